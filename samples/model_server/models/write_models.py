@@ -1,0 +1,218 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Write the sample's SavedModels, or check that the committed ones are what this script writes.
+
+    write_models.py [--check] [FOLDER]
+
+No TensorFlow and no protobuf package: the few messages of a SavedModel are written in protobuf's wire format here, fields
+in ascending order and map entries sorted by key, so that the same script gives the same bytes everywhere. Attributes that
+hold an op's default are left out, so that servers of any age load the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import struct
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+DT_FLOAT = 1
+UNKNOWN_SIZE = -1
+SCHEMA_VERSION = 1
+GRAPH_PRODUCER = 23
+"""Upstream's own half_plus_two has it: old enough for every server that reads a SavedModel."""
+
+Shape = Sequence[int]
+
+
+# -- protobuf's wire format ---------------------------------------------------------------------------------------------
+
+
+def varint(value: int) -> bytes:
+    """An integer in groups of seven bits; a negative one as 64 bits of two's complement."""
+    value &= (1 << 64) - 1
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
+
+
+def number(tag: int, value: int) -> bytes:
+    """A field of an integer type; zero is the default and takes no bytes."""
+    return varint(tag << 3) + varint(value) if value else b""
+
+
+def block(tag: int, content: bytes | str) -> bytes:
+    """A field that holds bytes, text or a message."""
+    raw = content.encode() if isinstance(content, str) else content
+    return varint(tag << 3 | 2) + varint(len(raw)) + raw
+
+
+def mapping(tag: int, entries: Mapping[str, bytes]) -> bytes:
+    """A map from text to messages, sorted by key."""
+    return b"".join(block(tag, block(1, key) + block(2, entries[key])) for key in sorted(entries))
+
+
+# -- TensorFlow's messages ----------------------------------------------------------------------------------------------
+
+
+def shape_proto(shape: Shape) -> bytes:
+    """TensorShapeProto: each dimension is a message of its own."""
+    return b"".join(block(2, number(1, size)) for size in shape)
+
+
+def tensor_proto(shape: Shape, values: Sequence[float]) -> bytes:
+    """TensorProto of floats, the values as tensor_content."""
+    return number(1, DT_FLOAT) + block(2, shape_proto(shape)) + block(4, struct.pack(f"<{len(values)}f", *values))
+
+
+def type_attr() -> bytes:
+    """AttrValue holding DT_FLOAT."""
+    return number(6, DT_FLOAT)
+
+
+def node(name: str, op: str, inputs: Sequence[str] = (), **attrs: bytes) -> bytes:
+    """NodeDef."""
+    return block(1, name) + block(2, op) + b"".join(block(3, each) for each in inputs) + mapping(5, attrs)
+
+
+def placeholder(name: str) -> bytes:
+    """A node that a request feeds. Its shape is left open, so that a flat list of numbers is as good as a column."""
+    return node(name, "Placeholder", dtype=type_attr())
+
+
+def constant(name: str, shape: Shape, values: Sequence[float]) -> bytes:
+    """A node that holds its value."""
+    return node(name, "Const", dtype=type_attr(), value=block(8, tensor_proto(shape, values)))
+
+
+def operation(name: str, op: str, *inputs: str) -> bytes:
+    """A node that computes, on floats."""
+    return node(name, op, inputs, T=type_attr())
+
+
+def tensor_info(tensor: str, shape: Shape) -> bytes:
+    """TensorInfo."""
+    return block(1, tensor) + number(2, DT_FLOAT) + block(3, shape_proto(shape))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A graph from x to y, and where it goes."""
+
+    path: str
+    nodes: Sequence[bytes]
+    input_shape: Shape
+    output_shape: Shape
+
+    def saved_model(self) -> bytes:
+        """The content of saved_model.pb."""
+        graph = b"".join(block(1, each) for each in self.nodes) + block(4, number(1, GRAPH_PRODUCER))
+        signature = (
+            mapping(1, {"x": tensor_info("x:0", self.input_shape)})
+            + mapping(2, {"y": tensor_info("y:0", self.output_shape)})
+            + block(3, "tensorflow/serving/predict")
+        )
+        info = block(4, "serve") + number(7, 1)  # the tag; default attributes are stripped
+        meta_graph = block(1, info) + block(2, graph) + mapping(5, {"serving_default": signature})
+        return number(1, SCHEMA_VERSION) + block(2, meta_graph)
+
+
+# -- the models ---------------------------------------------------------------------------------------------------------
+
+
+def half_plus(path: str, offset: float) -> Model:
+    """Y = 0.5 x + offset, as upstream's half_plus_two: the signature says [-1, 1], the graph takes any shape."""
+    nodes = [
+        placeholder("x"),
+        constant("a", (), [0.5]),
+        constant("b", (), [offset]),
+        operation("mul", "Mul", "a", "x"),
+        operation("y", "Add", "mul", "b"),
+    ]
+    return Model(path, nodes, (UNKNOWN_SIZE, 1), (UNKNOWN_SIZE, 1))
+
+
+def pseudo_random(seed: int) -> Iterator[float]:
+    """Numbers in [-1, 1), each a multiple of 2**-15 and so exact in a float: the minimal standard generator."""
+    state = seed
+    while True:
+        state = state * 48271 % 2147483647
+        yield (state >> 15) / (1 << 15) - 1.0
+
+
+def dense(path: str, sizes: Sequence[int]) -> Model:
+    """A perceptron: each layer is MatMul, BiasAdd and, but for the last, Relu."""
+    numbers = pseudo_random(seed=20190613)
+    nodes = [placeholder("x")]
+    previous = "x"
+    last = len(sizes) - 1
+    for layer, (rows, columns) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
+        # A power of two near 1/sqrt(rows): values keep their size from layer to layer, and stay exact.
+        scale = 2.0 ** -((rows.bit_length() - 1) // 2)
+        weights = [next(numbers) * scale for _ in range(rows * columns)]
+        biases = [next(numbers) * scale for _ in range(columns)]
+        product, total = f"layer{layer}/matmul", "y" if layer == last else f"layer{layer}/bias_add"
+        nodes += [
+            constant(f"layer{layer}/weights", (rows, columns), weights),
+            constant(f"layer{layer}/biases", (columns,), biases),
+            operation(product, "MatMul", previous, f"layer{layer}/weights"),
+            operation(total, "BiasAdd", product, f"layer{layer}/biases"),
+        ]
+        previous = total
+        if layer != last:
+            previous = f"layer{layer}/relu"
+            nodes.append(operation(previous, "Relu", total))
+    return Model(path, nodes, (UNKNOWN_SIZE, sizes[0]), (UNKNOWN_SIZE, sizes[-1]))
+
+
+MODELS: Sequence[Callable[[], Model]] = (
+    lambda: half_plus("half_plus_two/00000123", 2.0),
+    # Beside the first and not in it: who mounts half_plus_two gets 2.5, 3.0, 4.5.
+    lambda: half_plus("half_plus_two_next/00000124", 3.0),
+    lambda: dense("dense/1", (256, 512, 512, 10)),
+)
+
+
+def differences(folder: Path) -> list[str]:
+    """The files that are missing or not what this script writes."""
+    found = []
+    for make in MODELS:
+        model = make()
+        file = folder / model.path / "saved_model.pb"
+        if not file.is_file() or file.read_bytes() != model.saved_model():
+            found.append(f"{file}: missing, or not what write_models.py writes")
+    return found
+
+
+def write(folder: Path) -> None:
+    """Write all models."""
+    for make in MODELS:
+        model = make()
+        target = folder / model.path
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "saved_model.pb").write_bytes(model.saved_model())
+        print(f"{target}/saved_model.pb")
+
+
+def main() -> int:
+    """Run the command line; 1 when --check finds a difference."""
+    parser = argparse.ArgumentParser(description="Write the sample's SavedModels.")
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).parent)
+    arguments = parser.parse_args()
+    if not arguments.check:
+        write(arguments.folder)
+        return 0
+    problems = differences(arguments.folder)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tensorflow_serving/model_servers/http_server.h"
+#include <google/protobuf/util/json_util.h>
+#include <httplib.h>
+#include <limits>
+#include <regex>
+#include <thread>
+#include "tensorflow/core/platform/error.h"
+#include "tensorflow_serving/servables/tensorflow/predict_impl.h"
+#include "tensorflow_serving/util/json_tensor.h"
+
+namespace tensorflow::serving {
+namespace {
+// What std::regex needs of the stack grows with the text.
+constexpr size_t kMaxPath = 1024;
+
+std::string ToJson(const google::protobuf::Message& message, bool preserve_names) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.add_whitespace = true;
+  options.always_print_primitive_fields = true;
+  options.preserve_proto_field_names = preserve_names;
+  std::string text;
+  if (google::protobuf::util::MessageToJsonString(message, &text, options).ok()) return text;
+  throw Error(error::INTERNAL, "Failed to convert proto to json.");
+}
+
+std::string PredictFromJson(const ServableManager& manager, const ModelSpec& spec, const std::string& body) {
+  PredictRequest request;
+  *request.mutable_model_spec() = spec;
+  const bool rows = FillPredictRequestFromJson(body, [&](const std::string& signature_name) {
+    return FindSignature(*manager.GetServable(spec), signature_name, error::INVALID_ARGUMENT).inputs();
+  }, &request);
+  return MakeJsonFromTensors(Predict(manager, request).outputs(), rows);
+}
+
+std::string MetadataToJson(const ServableManager& manager, const ModelSpec& spec) {
+  GetModelMetadataRequest request;
+  *request.mutable_model_spec() = spec;
+  request.add_metadata_field("signature_def");
+  const GetModelMetadataResponse response = GetModelMetadata(manager, request);
+  // The signatures travel in an Any, whose JSON form would carry a type URL that upstream's answer does not have.
+  SignatureDefMap signatures;
+  response.metadata().at("signature_def").UnpackTo(&signatures);
+  return "{\n\"model_spec\":" + ToJson(response.model_spec(), true) + ",\n\"metadata\": {\"signature_def\": " +
+         ToJson(signatures, true) + "}\n}\n";
+}
+
+// The JSON answer to a request; throws when there is none to give.
+std::string Answer(const ServableManager& manager, const httplib::Request& request) {
+  static const std::regex kPath("/v1/models(?:/([^/:]+)(?:/versions/([0-9]{1,18}))?(:predict|/metadata)?)?",
+                                std::regex::icase);
+  std::smatch parts;
+  const bool matches = request.path.size() <= kMaxPath && std::regex_match(request.path, parts, kPath);
+  const bool predict = matches && parts[3].matched && *parts[3].first == ':';
+  if (!matches || request.method != (predict ? "POST" : "GET")) {
+    throw Error(error::INVALID_ARGUMENT, "Malformed request: ", request.method, " ", request.path);
+  }
+  ModelSpec spec;
+  spec.set_name(parts[1]);
+  if (parts[2].matched) spec.mutable_version()->set_value(std::stoll(parts[2]));
+  if (spec.name().empty()) throw Error(error::INVALID_ARGUMENT, "Missing model name in request.");
+  if (predict) return PredictFromJson(manager, spec, request.body);
+  return parts[3].matched ? MetadataToJson(manager, spec) : ToJson(manager.GetModelStatus(spec), false);
+}
+
+int HttpCode(error::Code code) {
+  static const std::map<error::Code, int> kCodes = {
+      {error::INVALID_ARGUMENT, 400}, {error::FAILED_PRECONDITION, 400}, {error::NOT_FOUND, 404},
+      {error::UNIMPLEMENTED, 501}};
+  const auto found = kCodes.find(code);
+  return found == kCodes.end() ? 500 : found->second;
+}
+
+void SetSocketOptions(int socket) {
+  const int yes = 1, no = 0;
+  // The library's own default is SO_REUSEPORT: two servers on one port, each with a share of the requests.
+  setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+  // IPv4 through the same socket, whatever the host's default; refused on an IPv4 socket, where it does not matter.
+  setsockopt(socket, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof(no));
+}
+}  // namespace
+
+void StartHttpServer(const ServableManager& manager, int64_t port, int64_t num_threads, int64_t timeout_in_ms) {
+  const auto server = std::make_shared<httplib::Server>();
+  server->new_task_queue = [num_threads] { return new httplib::ThreadPool(num_threads); };
+  server->set_socket_options(SetSocketOptions);
+  server->set_tcp_nodelay(true);
+  // A connection holds a thread for as long as it lives, so an idle one is not kept long.
+  server->set_keep_alive_timeout(2);
+  server->set_keep_alive_max_count(std::numeric_limits<int>::max());
+  server->set_read_timeout(std::chrono::milliseconds(timeout_in_ms));
+  server->set_write_timeout(std::chrono::milliseconds(timeout_in_ms));
+  const auto handler = [&manager](const httplib::Request& request, httplib::Response& response) {
+    try {
+      response.set_content(Answer(manager, request), "application/json");
+    } catch (const Error& problem) {
+      response.status = HttpCode(problem.code());
+      response.set_content(MakeJsonFromError(problem.what()), "application/json");
+    }
+  };
+  const char* const ours = "/[vV]1/.*";  // any other path is the library's 404
+  server->Get(ours, handler).Post(ours, handler).Put(ours, handler).Delete(ours, handler);
+  // A machine without IPv6 has no "::".
+  if (!server->bind_to_port("::", port) && !server->bind_to_port("0.0.0.0", port)) {
+    throw Error(error::UNAVAILABLE, "Failed to start HTTP Server at localhost:", port,
+                ": the port is taken, or may not be used");
+  }
+  std::thread([server] { server->listen_after_bind(); }).detach();
+}
+}  // namespace tensorflow::serving

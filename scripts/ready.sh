@@ -1,0 +1,34 @@
+# shellcheck shell=sh
+# What is ready: the quick checks of ./factory at every start, shared with setup.sh. Needs $here.
+# shellcheck disable=SC2154 # its caller sets here
+
+base_image=serving-factory/base:bookworm
+oldest_engine=23
+
+# What .venv was made from: another place, another pyproject.toml or another lock asks for a new one.
+environment_origin() {
+    echo "$here" && cat "$here/pyproject.toml" "$here/uv.lock"
+}
+
+environment_is_ready() {
+    [ -x "$here/.venv/bin/invoke" ] && [ -x "$here/.venv/bin/python" ] &&
+        environment_origin 2>/dev/null | cmp -s - "$here/.venv/.factory-stamp"
+}
+
+# new_enough VERSION: 26.1.5+dfsg1, 5:28.2.2 are; 20.10.24 and '' are not.
+new_enough() {
+    major=${1#*:}
+    major=${major%%[!0-9]*}
+    [ -n "$major" ] && [ "$major" -ge "$oldest_engine" ]
+}
+
+# A daemon answers, is new enough, and the docker command has buildx.
+engine_is_ready() {
+    answer=$(docker info --format '{{.ServerVersion}} {{range .ClientInfo.Plugins}}{{.Name}} {{end}}' 2>/dev/null) &&
+        new_enough "${answer%% *}" || return 1
+    case "$answer" in *' buildx '*) return 0 ;; *) return 1 ;; esac
+}
+
+base_is_ready() {
+    docker image inspect --format ok "$base_image" >/dev/null 2>&1
+}

@@ -1,0 +1,76 @@
+"""CPU levels: which features each has, which compiler flags ask for it, and how Linux names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+
+from serving_factory.catalogue.data import read_yaml
+
+__all__ = ["LEVELS", "Level", "LevelFacts", "allowed_features", "level_facts"]
+
+
+class Level(StrEnum):
+    """The CPU instruction level, by its psABI name; plus upstream's `avx`, and `native` (this machine's CPU)."""
+
+    V1 = "x86-64"
+    V2 = "x86-64-v2"
+    AVX = "avx"
+    V3 = "x86-64-v3"
+    V4 = "x86-64-v4"
+    NATIVE = "native"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelFacts:
+    """One level.
+
+    Args:
+        short: the form in ids and tags, such as `v3`.
+        features: every instruction-set feature that code of this level may use, by the psABI's names in lower case.
+        adds: those of them that the level below lacks.
+        cpuinfo: what /proc/cpuinfo must list for the code to run.
+        copts: compiler flags that ask for exactly this level, understood by gcc from 5.4 and clang from 6.
+    """
+
+    short: str
+    features: frozenset[str]
+    adds: frozenset[str]
+    cpuinfo: tuple[str, ...]
+    copts: tuple[str, ...]
+
+
+LEVELS: tuple[Level, ...] = (Level.V1, Level.V2, Level.AVX, Level.V3, Level.V4)
+"""The levels that can be published, lowest first."""
+
+
+@cache
+def _table() -> Mapping[Level, LevelFacts]:
+    data = read_yaml("levels.yaml")
+    table: dict[Level, LevelFacts] = {}
+    features: frozenset[str] = frozenset()
+    cpuinfo: tuple[str, ...] = ()
+    for level in LEVELS:
+        entry = data[level.value]
+        adds = frozenset(entry["adds"])
+        features |= adds
+        cpuinfo += tuple(entry["cpuinfo"])
+        table[level] = LevelFacts(
+            short=entry["short"], features=features, adds=adds, cpuinfo=cpuinfo, copts=tuple(entry["copts"])
+        )
+    table[Level.NATIVE] = LevelFacts(
+        short="native", features=features, adds=frozenset(), cpuinfo=(), copts=("-march=native",)
+    )
+    return table
+
+
+def level_facts(level: Level) -> LevelFacts:
+    """Tell what is known of a level."""
+    return _table()[level]
+
+
+def allowed_features() -> Mapping[str, frozenset[str]]:
+    """Map each publishable level's name to the features its code may use."""
+    return {level.value: level_facts(level).features for level in LEVELS}

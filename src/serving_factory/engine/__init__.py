@@ -1,0 +1,1 @@
+"""The only rooms that talk to the outside: buildx, the Docker engine, the registry."""

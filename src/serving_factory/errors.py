@@ -1,0 +1,214 @@
+"""Every error that a user can meet, on one page.
+
+Each class says what happened; an instance adds why, and what to do about it. Each has an exit code of its own, so that a
+nightly can tell a broken compiler from a registry that is down. Errors raised on purpose never show a traceback.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "ArtifactError",
+    "CancelledError",
+    "CompileError",
+    "CpuLevelError",
+    "DiskFullError",
+    "DriftError",
+    "EngineError",
+    "EngineUnavailableError",
+    "FactoryError",
+    "InspectionError",
+    "LibraryMissingError",
+    "LockedError",
+    "MatrixError",
+    "NotBuiltError",
+    "PackageError",
+    "RecipeError",
+    "RegistryDeniedError",
+    "RegistryError",
+    "RegistryFaultError",
+    "RegistryUnreachableError",
+    "ServerNotReadyError",
+    "ServerStopError",
+    "SmokeError",
+    "UnknownNameError",
+    "UsageError",
+    "WrongAnswerError",
+]
+
+
+class FactoryError(Exception):
+    """Something the user can act on.
+
+    Args:
+        what: one sentence, what happened, with the names and values concerned.
+        why: the evidence: a rule, the last lines of the right log. May span lines.
+        remedy: one thing to do next.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, why: str = "", remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.why = why
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        if self.why:
+            parts.append(self.why)
+        if self.remedy:
+            parts.append(f"What to do: {self.remedy}")
+        return "\n".join(parts)
+
+
+class UsageError(FactoryError):
+    """The options given do not fit together."""
+
+    exit_code = 2
+
+
+class MatrixError(FactoryError):
+    """The matrix file cannot be used; the message holds every problem at once."""
+
+    exit_code = 3
+
+
+class UnknownNameError(FactoryError):
+    """No variant, target or release of that name."""
+
+    exit_code = 4
+
+
+class DriftError(FactoryError):
+    """Generated files differ from what the data gives."""
+
+    exit_code = 5
+
+
+class NotBuiltError(FactoryError):
+    """A stage was asked for whose previous stage has no valid record."""
+
+    exit_code = 6
+
+
+class RecipeError(FactoryError):
+    """A variant is valid, but no recipe for it exists (yet)."""
+
+    exit_code = 7
+
+
+class LockedError(FactoryError):
+    """Another factory works in this checkout."""
+
+    exit_code = 10
+
+
+class EngineUnavailableError(FactoryError):
+    """The Docker engine or buildx is missing, too old, or does not answer."""
+
+    exit_code = 11
+
+
+class DiskFullError(FactoryError):
+    """The engine's or this machine's disk is full."""
+
+    exit_code = 12
+
+
+class EngineError(FactoryError):
+    """The Docker engine answers and refuses: no such image, a container that cannot start, a port in use."""
+
+    exit_code = 13
+
+
+class CompileError(FactoryError):
+    """The Bazel build, or the devel image around it, failed."""
+
+    exit_code = 20
+
+
+class ArtifactError(FactoryError):
+    """What the build gave is not what a build gives: a file is missing or is no ELF binary."""
+
+    exit_code = 21
+
+
+class InspectionError(FactoryError):
+    """The binary is not what the variant asked for."""
+
+    exit_code = 22
+
+
+class LibraryMissingError(FactoryError):
+    """The binary is linked to a library that the runtime image will not have."""
+
+    exit_code = 23
+
+
+class PackageError(FactoryError):
+    """The runtime image could not be built."""
+
+    exit_code = 24
+
+
+class SmokeError(FactoryError):
+    """The image failed a check of its own contract."""
+
+    exit_code = 30
+
+
+class ServerNotReadyError(FactoryError):
+    """The server in the image did not become ready in time."""
+
+    exit_code = 31
+
+
+class WrongAnswerError(FactoryError):
+    """The server answered, and the answer is wrong."""
+
+    exit_code = 32
+
+
+class ServerStopError(FactoryError):
+    """The container did not stop in time when asked to."""
+
+    exit_code = 33
+
+
+class CpuLevelError(FactoryError):
+    """The image refuses this machine's CPU: it lacks what the image's level needs."""
+
+    exit_code = 34
+
+
+class RegistryError(FactoryError):
+    """The registry answered in a way that is no fault of the network, the password or the moment."""
+
+    exit_code = 40
+
+
+class RegistryUnreachableError(FactoryError):
+    """Nothing answers at the registry's address."""
+
+    exit_code = 41
+
+
+class RegistryDeniedError(FactoryError):
+    """The registry wants other credentials."""
+
+    exit_code = 42
+
+
+class RegistryFaultError(FactoryError):
+    """The registry kept failing (5xx, 429, cut connections) until the retries were used up."""
+
+    exit_code = 43
+
+
+class CancelledError(FactoryError):
+    """Ctrl-C or SIGTERM."""
+
+    exit_code = 130

@@ -1,0 +1,54 @@
+"""Reading what Bazel tells: its progress lines, and the summary in its event file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["ActionSummary", "progress", "read_summary"]
+
+_PROGRESS = re.compile(r"\[([\d,]+) / ([\d,]+)\](?: (.*))?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionSummary:
+    """What Bazel did, from the event `buildMetrics` (build_event_stream.proto, BuildMetrics.ActionSummary).
+
+    Args:
+        executed: actions that ran or were taken from a cache.
+        runners: how: runner name → count, such as `{"processwrapper-sandbox": 40, "disk cache hit": 12}`.
+    """
+
+    executed: int
+    runners: Mapping[str, int]
+
+
+def progress(line: str) -> str | None:
+    """Shorten a progress line to `12/60 Compiling x.cc`; None for any other line."""
+    match = _PROGRESS.match(line)
+    if not match:
+        return None
+    done, total, action = match.groups()
+    return f"{done}/{total} {action or ''}".rstrip()
+
+
+def read_summary(events: Path) -> ActionSummary | None:
+    """Read the action summary of an event file; None where it has none, as in Bazel before 2.0 or a build that failed early."""
+    try:
+        lines = events.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines):
+        if '"buildMetrics"' not in line:
+            continue
+        summary = json.loads(line).get("buildMetrics", {}).get("actionSummary", {})
+        runners = {
+            str(runner["name"]): int(runner["count"])
+            for runner in summary.get("runnerCount", [])
+            if runner.get("name") != "total"
+        }
+        return ActionSummary(executed=int(summary.get("actionsExecuted", 0)), runners=runners)
+    return None

@@ -1,0 +1,132 @@
+"""What a stage is, and what it works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from serving_factory.engine.docker import Engine
+from serving_factory.errors import NotBuiltError
+from serving_factory.line.digests import tree_digest
+from serving_factory.line.events import StageName
+from serving_factory.line.records import Record, read_record
+from serving_factory.recipes.recipe import Recipe
+
+__all__ = ["VARIANT_LABEL", "Job", "Outputs", "Site", "Stage", "Tell"]
+
+VARIANT_LABEL = "org.serving-factory.variant"
+
+Outputs = Mapping[str, Any]
+Tell = Callable[[str], None]
+"""Called with the current action, in a few words, while a stage works."""
+
+
+class Site:
+    """Where a line runs: its folders, its engine, and what it finds there. Each thing is looked up once, when first needed."""
+
+    def __init__(
+        self, *, build: Path, models: Path, registry: str | None = None, connect: Callable[[], Engine] = Engine.connect
+    ) -> None:
+        self.build = build
+        self.models = models
+        self.registry = registry
+        self._connect = connect
+        self._image_ids: dict[str, str | None] = {}
+        self._trees: dict[Path, str] = {}
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The Docker engine."""
+        return self._connect()
+
+    @cached_property
+    def packaged(self) -> frozenset[str]:
+        """The ids of all images that this factory has packaged and the engine still has."""
+        return self.engine.image_ids(VARIANT_LABEL)
+
+    def image_id(self, reference: str) -> str | None:
+        """The id of an image that the engine has; None when it has none of that name."""
+        if reference not in self._image_ids:
+            self._image_ids[reference] = self.engine.image_id(reference)
+        return self._image_ids[reference]
+
+    def assume_image(self, reference: str, image_id: str | None) -> None:
+        """Take an image's id from a record instead of asking the engine."""
+        self._image_ids[reference] = image_id
+
+    def tree(self, folder: Path) -> str:
+        """The digest of a folder."""
+        if folder not in self._trees:
+            self._trees[folder] = tree_digest(folder)
+        return self._trees[folder]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One variant on its way along the line.
+
+    Args:
+        recipe: how it is built.
+        site: where.
+    """
+
+    recipe: Recipe
+    site: Site
+
+    @property
+    def folder(self) -> Path:
+        """Where everything about this variant lands."""
+        return self.site.build / self.recipe.variant.id
+
+    @property
+    def artifact(self) -> Path:
+        """What the compile stage took out of the build."""
+        return self.folder / "artifact"
+
+    def log(self, stage: StageName) -> Path:
+        """The full log of a stage."""
+        return self.folder / "logs" / f"{stage}.log"
+
+    @property
+    def state(self) -> str:
+        """The last stage that has a record; empty before the first."""
+        done = [stage for stage in StageName if read_record(self.folder, stage)]
+        return done[-1].value if done else ""
+
+    def record(self, stage: StageName) -> Record:
+        """The record of an earlier stage.
+
+        Raises:
+            NotBuiltError: that stage has not been done.
+        """
+        record = read_record(self.folder, stage)
+        if record is None:
+            raise NotBuiltError(
+                f"{self.recipe.variant.id}: the stage {stage} has not been done",
+                remedy=f"run `invoke build --variant {self.recipe.variant.id}`, which does all that is missing",
+            )
+        return record
+
+
+def _always(_job: Job, _record: Record) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage of the line.
+
+    Args:
+        name: its name.
+        key: the key of what it would do now.
+        run: does it, and gives what its record shall hold.
+        intact: whether what an earlier run made is still there.
+    """
+
+    name: StageName
+    key: Callable[[Job], str]
+    run: Callable[[Job, Tell], Outputs]
+    intact: Callable[[Job, Record], bool] = field(default=_always)

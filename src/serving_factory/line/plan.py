@@ -1,0 +1,62 @@
+"""What a build would do, going by the records alone: no engine, no registry, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serving_factory.line.events import StageName
+from serving_factory.line.job import Job, Stage
+from serving_factory.line.records import read_record
+
+__all__ = ["PlannedVariant", "plan_line"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedVariant:
+    """What would be done for one variant.
+
+    Args:
+        variant: its id.
+        run: the stages that would run.
+        up_to_date: the stages that would not.
+        because: why the first of them would run; empty when none would.
+    """
+
+    variant: str
+    run: tuple[StageName, ...]
+    up_to_date: tuple[StageName, ...]
+    because: str
+
+
+def plan_line(jobs: Sequence[Job], stages: Sequence[Stage]) -> tuple[PlannedVariant, ...]:
+    """Tell which stages would run. The base image is taken to be the recorded one."""
+    return tuple(_plan(job, stages) for job in jobs)
+
+
+def _plan(job: Job, stages: Sequence[Stage]) -> PlannedVariant:
+    compiled = read_record(job.folder, StageName.COMPILE)
+    if compiled:
+        job.site.assume_image(job.recipe.base_image, compiled.outputs["base_digest"])
+    for index, stage in enumerate(stages):
+        because = _reason(job, stage, compiled=compiled is not None)
+        if because:
+            names = [stage.name for stage in stages]
+            return PlannedVariant(
+                variant=job.recipe.variant.id,
+                run=tuple(names[index:]),
+                up_to_date=tuple(names[:index]),
+                because=because,
+            )
+    return PlannedVariant(
+        variant=job.recipe.variant.id, run=(), up_to_date=tuple(stage.name for stage in stages), because=""
+    )
+
+
+def _reason(job: Job, stage: Stage, *, compiled: bool) -> str:
+    record = read_record(job.folder, stage.name)
+    if record is None or not compiled:
+        return f"{stage.name} has not been done"
+    if record.key != stage.key(job):
+        return f"what decides {stage.name} has changed"
+    return ""

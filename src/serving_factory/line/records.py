@@ -1,0 +1,75 @@
+"""Records: the JSON file that a stage leaves behind, written atomically, and read back to see what need not be done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from serving_factory.line.events import StageName
+
+__all__ = ["Record", "read_record", "record_path", "write_atomically", "write_record"]
+
+_FILES = {StageName.EXTRACT: "binary.json"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What one stage of one variant did.
+
+    Args:
+        variant: the variant's id.
+        stage: the stage.
+        key: the key it ran under; the same key again means there is nothing to do.
+        started: UTC time, ISO 8601.
+        seconds: how long it took.
+        outputs: what it found and made, as JSON knows it.
+    """
+
+    variant: str
+    stage: StageName
+    key: str
+    started: str
+    seconds: float
+    outputs: Mapping[str, Any]
+
+
+def record_path(folder: Path, stage: StageName) -> Path:
+    """Where a stage's record lies in a variant's folder."""
+    return folder / _FILES.get(stage, f"{stage}.json")
+
+
+def read_record(folder: Path, stage: StageName) -> Record | None:
+    """Read a stage's record; None when there is none, or none that can be used."""
+    try:
+        data = json.loads(record_path(folder, stage).read_text(encoding="utf-8"))
+        return Record(**{**data, "stage": StageName(data["stage"])})
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, ValueError):
+        return None
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write a stage's record in one step: it is there whole, or not at all."""
+    text = json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n"
+    write_atomically(record_path(folder, record.stage), text)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, meets the old text or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.chmod(0o644)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

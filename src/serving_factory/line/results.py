@@ -1,0 +1,50 @@
+"""What became of a variant: the value that a run of the line ends in, one per variant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from serving_factory.errors import FactoryError
+
+__all__ = ["Status", "VariantResult"]
+
+
+class Status(StrEnum):
+    """How a variant ended, in the order in which a summary lists them."""
+
+    BUILT = "built"
+    UP_TO_DATE = "up-to-date"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantResult:
+    """One variant's end.
+
+    Args:
+        variant: the variant's id, such as `2.19.1-cpu-v3`.
+        status: how it ended.
+        seconds: time spent on it in this run, all its stages together.
+        image: the name under which its image can be run, where there is one.
+        facts: what is worth a column. Known names: `binary_size` and `image_size` (bytes, int), `rest` and
+            `grpc` (the numbers that the server answered, a sequence of floats, or a text).
+        error: why it failed; only with FAILED.
+        because: why it was not worked on; only with SKIPPED and CANCELLED, such as `because of 2.19.1-cpu`.
+        log: path of the log that tells most about the end, where there is one.
+    """
+
+    variant: str
+    status: Status
+    seconds: float = 0.0
+    image: str | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+    error: FactoryError | None = None
+    because: str = ""
+    log: str | None = None

@@ -1,0 +1,1 @@
+"""The smoke test of an image: its checks, and their report."""

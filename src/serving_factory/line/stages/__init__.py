@@ -1,0 +1,16 @@
+"""The stages, in their order. Each takes the previous one's record, does one thing, and writes its own."""
+
+from __future__ import annotations
+
+from serving_factory.line.job import Stage
+from serving_factory.line.stages.compile import COMPILE
+from serving_factory.line.stages.extract import EXTRACT
+from serving_factory.line.stages.inspect import INSPECT
+from serving_factory.line.stages.package import PACKAGE
+from serving_factory.line.stages.push import PUSH
+from serving_factory.line.stages.smoke import SMOKE
+
+__all__ = ["BUILD", "COMPILE", "EXTRACT", "INSPECT", "PACKAGE", "PUSH", "SMOKE"]
+
+BUILD: tuple[Stage, ...] = (COMPILE, EXTRACT, INSPECT, PACKAGE, SMOKE)
+"""From the sources to an image that has passed its smoke test."""

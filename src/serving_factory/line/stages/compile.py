@@ -1,0 +1,103 @@
+"""compile: the Bazel build of one variant in Docker. It takes home the folder `artifact`, whole or not at all."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step, build
+from serving_factory.errors import CompileError, FactoryError
+from serving_factory.line.bazel_events import progress, read_summary
+from serving_factory.line.events import StageName
+from serving_factory.line.job import Job, Outputs, Stage, Tell
+from serving_factory.line.records import Record
+from serving_factory.recipes.keys import key_of
+
+__all__ = ["COMPILE", "build_image", "write_context"]
+
+_FIRST_ERROR = re.compile(r"[^\s:]+:\d+(?::\d+)?: (?:fatal )?error: |(?:^|\] )ERROR: |: undefined reference to ")
+_SHOWN_ERRORS = 6
+
+
+def _key(job: Job) -> str:
+    recipe = job.recipe
+    return key_of(
+        recipe=recipe.compile_key,
+        base=job.site.image_id(recipe.base_image),
+        source=job.site.tree(recipe.source) if isinstance(recipe.source, Path) else recipe.source,
+    )
+
+
+def _run(job: Job, tell: Tell) -> Outputs:
+    recipe = job.recipe
+    context = write_context(job.folder / "recipe" / "devel", {"Dockerfile": recipe.devel, **dict(recipe.devel_files)})
+    request = BuildRequest(
+        dockerfile=context / "Dockerfile",
+        context=context,
+        target="artifact",
+        build_args=recipe.build_args,
+        contexts=(("source", str(recipe.source)), *recipe.base_context),
+        output=job.artifact,
+    )
+    result = build_image(request, job, StageName.COMPILE, tell, _compile_error)
+    summary = read_summary(job.artifact / "facts" / "bazel-events.json")
+    return {
+        "base": recipe.base_image,
+        "base_digest": job.site.image_id(recipe.base_image),
+        "source": job.site.tree(recipe.source) if isinstance(recipe.source, Path) else recipe.source,
+        "steps": result.steps,
+        "cached_steps": result.cached,
+        "actions": summary.executed if summary else None,
+        "runners": dict(summary.runners) if summary else {},
+    }
+
+
+def _intact(job: Job, _record: Record) -> bool:
+    return (job.artifact / "tensorflow_model_server").is_file()
+
+
+def _compile_error(job: Job, failed: BuildFailed) -> FactoryError:
+    log = job.log(StageName.COMPILE).read_text(encoding="utf-8", errors="replace")
+    errors = [line for line in log.splitlines() if _FIRST_ERROR.search(line)]
+    return CompileError(
+        f"{job.recipe.variant.id}: the build failed in {failed.step or 'docker buildx build'}",
+        why="\n".join(errors[:_SHOWN_ERRORS] or failed.tail),
+        remedy="mend the cause and run the same command: what was compiled is kept in Bazel's disk cache",
+    )
+
+
+def write_context(folder: Path, files: dict[str, str]) -> Path:
+    """Make a build context that holds just these files; shell scripts can be executed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        path = folder / name
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o755 if name.endswith(".sh") else 0o644)
+    return folder
+
+
+def build_image(
+    request: BuildRequest, job: Job, stage: StageName, tell: Tell, error: Callable[[Job, BuildFailed], FactoryError]
+) -> BuildResult:
+    """Run one buildx build of a stage: its log goes to the stage's file, its progress to `tell`."""
+
+    def on_step(step: Step) -> None:
+        if step.kind == "log":
+            if action := progress(step.text):
+                tell(action)
+        elif step.kind == "started":
+            tell(step.name)
+
+    log = job.log(stage)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as stream:
+        try:
+            return build(request, on_step=on_step, log=stream)
+        except BuildFailed as failed:
+            raise error(job, failed) from None
+
+
+COMPILE = Stage(name=StageName.COMPILE, key=_key, run=_run, intact=_intact)

@@ -1,0 +1,92 @@
+"""extract: read everything worth knowing from the compiled binary itself, and put the binary where a user looks for it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from serving_factory.errors import ArtifactError
+from serving_factory.line.digests import file_digest
+from serving_factory.line.elf import read_elf
+from serving_factory.line.events import StageName
+from serving_factory.line.instruction_set import scan
+from serving_factory.line.job import Job, Outputs, Stage, Tell
+from serving_factory.line.records import Record
+from serving_factory.recipes.keys import key_of
+
+__all__ = ["BINARY", "EXTRACT", "read_fact"]
+
+BINARY = "tensorflow_model_server"
+_FORMAT = 1
+"""Raised whenever this module reads something more, or otherwise, from the same binary."""
+
+
+def _key(job: Job) -> str:
+    return key_of(compile=job.record(StageName.COMPILE).key, format=_FORMAT)
+
+
+def _run(job: Job, tell: Tell) -> Outputs:
+    binary, debug = _take(job, BINARY), _take(job, f"{BINARY}.debug")
+    tell("reading the ELF headers")
+    elf = read_elf(binary)
+    tell(f"disassembling {elf.size / 2**20:.0f} MiB")
+    instructions = scan(binary, debug)
+    compiled = job.record(StageName.COMPILE)
+    return {
+        "sha256": file_digest(binary),
+        "size": elf.size,
+        "build_id": elf.build_id,
+        "version": read_fact(job, "version").splitlines(),
+        "version_exit": int(read_fact(job, "version.exit")),
+        "bazel": read_fact(job, "bazel"),
+        "compiler": read_fact(job, "compiler"),
+        "glibc": read_fact(job, "glibc"),
+        "distribution": read_fact(job, "os-release"),
+        "copts": list(job.recipe.variant.all_copts),
+        "configs": list(job.recipe.toolchain.configs),
+        "source": compiled.outputs["source"],
+        "base": compiled.outputs["base"],
+        "base_digest": compiled.outputs["base_digest"],
+        "compile_key": compiled.key,
+        "libraries": read_fact(job, "ldd").splitlines(),
+        "packages": read_fact(job, "packages").splitlines(),
+        "elf": asdict(elf),
+        "instructions": asdict(instructions),
+    }
+
+
+def _take(job: Job, name: str) -> Path:
+    """Link a file of the artifact to the variant's folder: one file, two names."""
+    source = job.artifact / name
+    if not source.is_file():
+        raise ArtifactError(
+            f"{job.recipe.variant.id}: the build left no file {name}",
+            remedy=f"read {job.log(StageName.COMPILE)}, mend the cause, delete {job.folder} and build again",
+        )
+    place = job.folder / name
+    place.unlink(missing_ok=True)
+    place.hardlink_to(source)
+    return place
+
+
+def read_fact(job: Job, name: str) -> str:
+    """Read one of the facts that the devel image wrote down, without the line end.
+
+    Raises:
+        ArtifactError: the devel image left no such fact.
+    """
+    try:
+        return (job.artifact / "facts" / name).read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"{job.recipe.variant.id}: the build left no fact {name!r}",
+            remedy=f"read {job.log(StageName.COMPILE)}, mend the cause, delete {job.folder} and build again",
+        ) from None
+
+
+def _intact(job: Job, record: Record) -> bool:
+    place = job.folder / BINARY
+    return place.is_file() and place.stat().st_size == record.outputs["size"]
+
+
+EXTRACT = Stage(name=StageName.EXTRACT, key=_key, run=_run, intact=_intact)

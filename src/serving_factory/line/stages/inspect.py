@@ -1,0 +1,77 @@
+"""inspect: ask the binary, and compare its answers with what the variant asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from serving_factory.catalogue.levels import Level, allowed_features
+from serving_factory.line import inspection_rules
+from serving_factory.line.digests import file_digest
+from serving_factory.line.elf import ElfFacts, ElfKind, Relro, library_closure_gaps
+from serving_factory.line.events import StageName
+from serving_factory.line.inspection_rules import Expectation, VersionAnswer, judge, verdict_error
+from serving_factory.line.instruction_set import InstructionSetFacts
+from serving_factory.line.job import Job, Outputs, Stage, Tell
+from serving_factory.line.stages.extract import read_fact
+from serving_factory.matrix.variant import Platform
+from serving_factory.recipes.keys import key_of
+
+__all__ = ["INSPECT"]
+
+_MACHINES: Mapping[Platform, str] = {Platform.LINUX_AMD64: "x86-64", Platform.LINUX_ARM64: "aarch64"}
+
+
+def _key(job: Job) -> str:
+    return key_of(
+        extract=job.record(StageName.EXTRACT).key,
+        level=job.recipe.variant.level,
+        reported=job.recipe.release.reported,
+        rootfs=job.site.tree(job.artifact / "rootfs"),
+        rules=file_digest(Path(inspection_rules.__file__)),
+    )
+
+
+def _run(job: Job, tell: Tell) -> Outputs:
+    found = job.record(StageName.EXTRACT).outputs
+    elf = _elf_facts(found["elf"])
+    tell("comparing what was found with what was asked for")
+    findings = judge(
+        _expectation(job),
+        elf=elf,
+        code=InstructionSetFacts(**found["instructions"]),
+        version=VersionAnswer(found["version_exit"], tuple(found["version"])),
+        missing=library_closure_gaps(
+            elf.needed, job.artifact / "rootfs", frozenset(read_fact(job, "base-libraries").splitlines())
+        ),
+        level_features=allowed_features(),
+    )
+    if error := verdict_error(findings, job.recipe.variant.id):
+        raise error
+    return {
+        "findings": [{"rule": finding.rule, "ok": finding.ok, "text": finding.text} for finding in findings],
+        "binary_sha256": found["sha256"],
+    }
+
+
+def _expectation(job: Job) -> Expectation:
+    variant = job.recipe.variant
+    # The devel and the runtime image stand on the same base, so its C library is the binary's own.
+    glibc = re.search(r"\d+\.\d+", read_fact(job, "glibc").rpartition(" ")[2])
+    return Expectation(
+        level=Level(variant.level).value,
+        machine=_MACHINES[variant.platform],
+        reported_version=job.recipe.release.reported,
+        max_glibc=glibc.group() if glibc else None,
+    )
+
+
+def _elf_facts(data: Mapping[str, Any]) -> ElfFacts:
+    return ElfFacts(
+        **{**data, "kind": ElfKind(data["kind"]), "relro": Relro(data["relro"]), "needed": tuple(data["needed"])}
+    )
+
+
+INSPECT = Stage(name=StageName.INSPECT, key=_key, run=_run)

@@ -1,0 +1,104 @@
+"""package: the slim runtime image. A cheap view of the binary: a new base, entrypoint or label never compiles anything."""
+
+from __future__ import annotations
+
+from serving_factory.engine.buildx import BuildFailed, BuildRequest
+from serving_factory.errors import FactoryError, PackageError
+from serving_factory.line.events import StageName
+from serving_factory.line.job import Job, Outputs, Stage, Tell
+from serving_factory.line.records import Record
+from serving_factory.line.stages.compile import build_image, write_context
+from serving_factory.recipes.keys import key_of, short
+from serving_factory.recipes.metadata import BuiltBinary, image_env, image_json, image_labels
+from serving_factory.recipes.recipe import tag_facts
+from serving_factory.recipes.tags import alias_tags, full_tags
+
+__all__ = ["PACKAGE", "built_binary", "image_tags"]
+
+_PACKAGE_KEY_LABEL = "org.serving-factory.package.key"
+
+
+def built_binary(job: Job) -> BuiltBinary:
+    """Gather from the record what the image shall tell of its binary."""
+    found = job.record(StageName.EXTRACT).outputs
+    return BuiltBinary(
+        sha256=found["sha256"],
+        build_id=found["build_id"],
+        version=found["version"][0].rpartition(" ")[2] if found["version"] else "",
+        compiler=found["compiler"],
+        bazel=found["bazel"],
+        base_digest=found["base_digest"] or "",
+        source=str(found["source"]),
+        compile_key=found["compile_key"],
+    )
+
+
+def image_tags(job: Job) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Compute the image's full tags and its aliases from the binary's record."""
+    facts = tag_facts(
+        job.recipe.variant,
+        job.recipe.targets,
+        binary=short(job.record(StageName.EXTRACT).outputs["sha256"]),
+    )
+    return full_tags(job.recipe.images, facts), alias_tags(job.recipe.images, facts)
+
+
+def _files(job: Job) -> dict[str, str]:
+    recipe = job.recipe
+    return {
+        "Dockerfile": recipe.runtime,
+        **dict(recipe.runtime_files),
+        "image.env": image_env(recipe),
+        "image.json": image_json(recipe, built_binary(job)),
+    }
+
+
+def _key(job: Job) -> str:
+    recipe = job.recipe
+    return key_of(
+        files=_files(job),
+        labels=image_labels(recipe, built_binary(job)),
+        names=[recipe.images.repository, *image_tags(job)],
+        base=job.site.image_id(recipe.base_image),
+        rootfs=job.site.tree(job.artifact / "rootfs"),
+    )
+
+
+def _run(job: Job, tell: Tell) -> Outputs:
+    recipe = job.recipe
+    context = write_context(job.folder / "recipe" / "runtime", _files(job))
+    full, aliases = image_tags(job)
+    references = [f"{recipe.images.repository}:{tag}" for tag in (*full, *aliases)]
+    labels = {**image_labels(recipe, built_binary(job)), _PACKAGE_KEY_LABEL: _key(job)}
+    request = BuildRequest(
+        dockerfile=context / "Dockerfile",
+        context=context,
+        contexts=(("artifact", str(job.artifact)), *recipe.base_context),
+        labels=tuple(sorted(labels.items())),
+        tags=tuple(references),
+    )
+    result = build_image(request, job, StageName.PACKAGE, tell, _error)
+    image = result.image_id or job.site.engine.image_id(references[0])
+    return {
+        "image": image,
+        "size": job.site.engine.image_size(references[0]),
+        "repository": recipe.images.repository,
+        "tags": list(full),
+        "aliases": list(aliases),
+        "binary_sha256": built_binary(job).sha256,
+    }
+
+
+def _error(job: Job, failed: BuildFailed) -> FactoryError:
+    return PackageError(
+        f"{job.recipe.variant.id}: the runtime image could not be built; it failed in {failed.step or 'docker buildx build'}",
+        why="\n".join(failed.tail),
+        remedy="mend the template in dockerfiles/templates/runtime, or the base image, and run the same command",
+    )
+
+
+def _intact(job: Job, record: Record) -> bool:
+    return record.outputs["image"] in job.site.packaged
+
+
+PACKAGE = Stage(name=StageName.PACKAGE, key=_key, run=_run, intact=_intact)

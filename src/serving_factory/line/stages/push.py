@@ -1,0 +1,117 @@
+"""push: full tags first, then the aliases; then the registry itself is asked what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from serving_factory.engine.docker import PushResult
+from serving_factory.engine.registry import ImageName, Registry, credentials_for
+from serving_factory.engine.retry import retrying
+from serving_factory.errors import RegistryError, RegistryFaultError, UsageError
+from serving_factory.line.events import StageName
+from serving_factory.line.job import Job, Outputs, Stage, Tell
+from serving_factory.line.records import Record
+from serving_factory.recipes.keys import key_of
+
+__all__ = ["PUSH", "push_name"]
+
+_ATTEMPTS = 4
+
+
+def push_name(repository: str, registry: str | None) -> ImageName:
+    """Where a repository is pushed: at the registry given, else at the one that its own name begins with.
+
+    Raises:
+        UsageError: neither names a registry.
+    """
+    if registry:
+        return ImageName.parse(f"{registry.rstrip('/')}/{repository}")
+    first = repository.partition("/")[0]
+    if "/" in repository and ("." in first or ":" in first or first == "localhost"):
+        return ImageName.parse(repository)
+    raise UsageError(
+        f"no registry to push {repository} to",
+        remedy="give --registry HOST[:PORT], or begin image.repository in the matrix file with the registry's name",
+    )
+
+
+def _key(job: Job) -> str:
+    packaged = job.record(StageName.PACKAGE).outputs
+    name = push_name(packaged["repository"], job.site.registry)
+    return key_of(
+        image=packaged["image"],
+        smoke=job.record(StageName.SMOKE).key,
+        registry=name.registry,
+        repository=name.repository,
+        tags=packaged["tags"],
+        aliases=packaged["aliases"],
+    )
+
+
+def _run(job: Job, tell: Tell) -> Outputs:
+    packaged = job.record(StageName.PACKAGE).outputs
+    name = push_name(packaged["repository"], job.site.registry)
+    digests: dict[str, str] = {}
+    blobs = 0
+    for tag in (*packaged["tags"], *packaged["aliases"]):
+        pushed = _push_tag(job, name, packaged["image"], tag, tell)
+        digests[tag] = _ask_digest(name, tag, pushed.digest, tell)
+        blobs += pushed.pushed_layers
+    return {
+        "registry": name.registry,
+        "repository": name.repository,
+        "digests": digests,
+        "pushed_layers": blobs,
+    }
+
+
+def _push_tag(job: Job, name: ImageName, image: str, tag: str, tell: Tell) -> PushResult:
+    repository = f"{name.registry}/{name.repository}"
+    engine = job.site.engine
+    engine.tag(image, repository, tag)
+    try:
+        return retrying(
+            lambda: engine.push(repository, tag, on_status=lambda status: tell(f"{tag}: {status}")),
+            transient=(RegistryFaultError,),
+            attempts=_ATTEMPTS,
+            on_retry=_tell_retry(tell, tag),
+        )
+    finally:
+        # The registry's name is only needed for the push; the image keeps the names that package gave it.
+        if repository != job.record(StageName.PACKAGE).outputs["repository"]:
+            engine.remove_image(f"{repository}:{tag}")
+
+
+def _tell_retry(tell: Tell, tag: str) -> Callable[[int, float, Exception], None]:
+    def on_retry(attempt: int, delay: float, error: Exception) -> None:
+        tell(f"{tag}: attempt {attempt} failed ({error}); again in {delay:.1f} s")
+
+    return on_retry
+
+
+def _ask_digest(name: ImageName, tag: str, pushed: str, tell: Tell) -> str:
+    """Ask the registry for a tag's digest, and compare it with what the engine says it pushed."""
+    registry = Registry(name.registry, credentials=credentials_for(name.registry))
+    held = retrying(
+        lambda: registry.manifest_digest(name.repository, tag),
+        transient=(RegistryFaultError,),
+        attempts=_ATTEMPTS,
+        on_retry=_tell_retry(tell, tag),
+    )
+    if held != pushed:
+        raise RegistryError(
+            f"{name.registry}/{name.repository}:{tag} was pushed as {pushed}, but the registry holds {held or 'nothing'}",
+            remedy="see whether someone else pushes the same tag; then run the same command again",
+        )
+    return held
+
+
+def _intact(_job: Job, record: Record) -> bool:
+    outputs = record.outputs
+    registry = Registry(outputs["registry"], credentials=credentials_for(outputs["registry"]))
+    return all(
+        registry.manifest_digest(outputs["repository"], tag) == digest for tag, digest in outputs["digests"].items()
+    )
+
+
+PUSH = Stage(name=StageName.PUSH, key=_key, run=_run, intact=_intact)

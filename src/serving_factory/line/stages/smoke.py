@@ -1,0 +1,58 @@
+"""smoke: run the real image, ask it everything that a user would, and stop it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from serving_factory.line import smoke as suite
+from serving_factory.line.digests import file_digest
+from serving_factory.line.events import StageName
+from serving_factory.line.job import Job, Outputs, Stage, Tell
+from serving_factory.line.records import write_atomically
+from serving_factory.line.smoke.types import SmokePlan
+from serving_factory.recipes.keys import key_of
+
+__all__ = ["SMOKE"]
+
+_MODEL = "half_plus_two"
+_NEXT_MODEL = "half_plus_two_next"
+
+
+def _key(job: Job) -> str:
+    return key_of(
+        image=job.record(StageName.PACKAGE).outputs["image"],
+        models=[job.site.tree(job.site.models / name) for name in (_MODEL, _NEXT_MODEL)],
+        suite=[file_digest(path) for path in sorted(Path(suite.__file__).parent.glob("*.py"))],
+    )
+
+
+def _run(job: Job, tell: Tell) -> Outputs:
+    # gRPC takes a quarter of a second to import: only a run that smokes waits for it.
+    from serving_factory.line.smoke.report import to_json, to_junit  # noqa: PLC0415
+    from serving_factory.line.smoke.run import run_checks  # noqa: PLC0415
+
+    variant = job.recipe.variant
+    plan = SmokePlan(
+        variant=variant.id,
+        model=job.site.models / _MODEL,
+        next_model=job.site.models / _NEXT_MODEL,
+        reported_version=job.recipe.release.reported,
+    )
+    report = run_checks(
+        job.site.engine,
+        job.record(StageName.PACKAGE).outputs["image"],
+        plan=plan,
+        emit_check=lambda check: tell(f"{check.name}: {check.text}"),
+    )
+    write_atomically(job.folder / "smoke-report.json", to_json(report))
+    write_atomically(job.folder / "smoke-report.junit.xml", to_junit(report))
+    if report.error:
+        raise report.error
+    return {
+        "checks": {check.name: round(check.seconds, 3) for check in report.checks},
+        "rest": list(report.answers.get("REST", ())),
+        "grpc": list(report.answers.get("gRPC", ())),
+    }
+
+
+SMOKE = Stage(name=StageName.SMOKE, key=_key, run=_run)

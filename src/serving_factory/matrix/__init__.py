@@ -1,0 +1,1 @@
+"""What this factory builds: the matrix file's model, its rules, and its expansion to variants."""

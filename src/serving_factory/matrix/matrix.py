@@ -1,0 +1,68 @@
+"""The matrix as the line uses it: a frozen value, checked against the catalogue and expanded to variants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving_factory.catalogue.releases import Flavour
+from serving_factory.matrix.variant import Variant
+
+__all__ = ["BazelChoice", "Images", "Matrix", "ToolchainChoice"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Images:
+    """How images are named: the repository, and templates of full tags and of moving aliases."""
+
+    repository: str
+    tags: tuple[str, ...]
+    aliases: tuple[str, ...]
+    labels: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BazelChoice:
+    """Another Bazel than upstream's, from an apt package of the toolchain's base."""
+
+    version: str
+    package: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolchainChoice:
+    """What the matrix says of the toolchain; None where the catalogue decides."""
+
+    base: str | None
+    compiler: str | None
+    bazel: BazelChoice | None
+    packages: tuple[str, ...]
+    configs: Mapping[Flavour, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """What this factory builds.
+
+    Args:
+        file: the matrix file.
+        images: how images are named.
+        variants: every variant of every target, each once, in order.
+        targets: target name → its variants' ids, in order.
+        source: the folder with the source tree; None for upstream's repository at the release's commit.
+        toolchain: what replaces the catalogue's toolchain.
+        base_images: base image → the image that stands for it on this network.
+    """
+
+    file: Path
+    images: Images
+    variants: tuple[Variant, ...]
+    targets: Mapping[str, tuple[str, ...]]
+    source: Path | None
+    toolchain: ToolchainChoice
+    base_images: Mapping[str, str]
+
+    def targets_of(self, variant: Variant) -> tuple[str, ...]:
+        """Name the targets that select this variant."""
+        return tuple(name for name, ids in self.targets.items() if variant.id in ids)

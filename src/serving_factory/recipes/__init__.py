@@ -1,0 +1,1 @@
+"""Everything needed to build one variant, as a value."""

@@ -1,0 +1,63 @@
+"""Everything that decides one variant, in the order in which a reader asks for it."""
+
+from __future__ import annotations
+
+from serving_factory.catalogue.levels import level_facts
+from serving_factory.catalogue.releases import UPSTREAM_TARGET
+from serving_factory.recipes.recipe import Recipe, tag_facts
+from serving_factory.recipes.tags import alias_tags, full_tags
+
+__all__ = ["Explanation", "explain"]
+
+Explanation = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+"""Sections: a title, and pairs of name and value."""
+
+
+def explain(recipe: Recipe) -> Explanation:
+    """Explain a recipe."""
+    variant, toolchain = recipe.variant, recipe.toolchain
+    bazel = toolchain.bazel
+    facts = tag_facts(variant, recipe.targets, binary="BINARY")
+    repository = recipe.images.repository
+    return (
+        (
+            "Variant",
+            (
+                ("id", variant.id),
+                ("release", variant.release),
+                ("flavour", variant.flavour.value),
+                ("level", variant.level.value),
+                ("platform", variant.platform.value),
+                ("targets", ", ".join(recipe.targets)),
+            ),
+        ),
+        (
+            "Compile",
+            (
+                ("source", str(recipe.source)),
+                ("Bazel target", UPSTREAM_TARGET),
+                ("configs", " ".join(f"--config={name}" for name in toolchain.configs) or "none"),
+                ("copts", " ".join(variant.all_copts) or "none"),
+                ("CPU must have", " ".join(level_facts(variant.level).cpuinfo) or "nothing beyond x86-64"),
+                ("key", recipe.compile_key),
+            ),
+        ),
+        (
+            "Toolchain",
+            (
+                ("base", toolchain.base),
+                ("base image used", recipe.base_image),
+                ("compiler", toolchain.compiler),
+                ("Bazel", f"{bazel.version}, {bazel.package or f'release asset sha256:{bazel.sha256}'}"),
+                ("packages", " ".join(toolchain.packages)),
+            ),
+        ),
+        (
+            "Image",
+            (
+                ("full tags", "\n".join(f"{repository}:{tag}" for tag in full_tags(recipe.images, facts))),
+                ("aliases", "\n".join(f"{repository}:{tag}" for tag in alias_tags(recipe.images, facts))),
+                ("on a lesser CPU use", recipe.lower_image or "no image of this matrix"),
+            ),
+        ),
+    )

@@ -1,0 +1,95 @@
+"""What an image says of itself: OCI labels, the JSON file inside it, and the few lines that its entrypoint reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from serving_factory.catalogue.levels import level_facts
+from serving_factory.catalogue.releases import UPSTREAM_URL
+from serving_factory.recipes.recipe import Recipe
+
+__all__ = ["BuiltBinary", "image_env", "image_json", "image_labels"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltBinary:
+    """What was read back from a compiled binary, as far as its image tells it.
+
+    Args:
+        sha256: of the stripped binary, 64 hex digits.
+        build_id: the linker's build id, hex; None where the linker wrote none.
+        version: the version that the server itself reports.
+        compiler: the compiler's own name and version.
+        bazel: Bazel's version, as it says itself.
+        base_digest: digest of the base image.
+        source: commit, or digest of the source folder.
+        compile_key: the key that the binary was compiled under.
+    """
+
+    sha256: str
+    build_id: str | None
+    version: str
+    compiler: str
+    bazel: str
+    base_digest: str
+    source: str
+    compile_key: str
+
+
+def image_labels(recipe: Recipe, binary: BuiltBinary) -> Mapping[str, str]:
+    """Give the image's labels: OCI's annotation keys, our own, and the matrix file's."""
+    variant = recipe.variant
+    labels = {
+        "org.opencontainers.image.title": f"TensorFlow Serving {variant.release}, {variant.flavour}, {variant.level}",
+        "org.opencontainers.image.version": variant.release,
+        "org.opencontainers.image.revision": binary.source,
+        "org.opencontainers.image.source": UPSTREAM_URL.removesuffix(".git") if recipe.upstream else "",
+        "org.opencontainers.image.licenses": "Apache-2.0",
+        "org.opencontainers.image.base.name": recipe.toolchain.base,
+        "org.opencontainers.image.base.digest": binary.base_digest,
+        "org.serving-factory.variant": variant.id,
+        "org.serving-factory.flavour": variant.flavour.value,
+        "org.serving-factory.level": variant.level.value,
+        "org.serving-factory.copts": " ".join(variant.all_copts),
+        "org.serving-factory.compiler": binary.compiler,
+        "org.serving-factory.bazel": binary.bazel,
+        "org.serving-factory.binary.sha256": binary.sha256,
+        "org.serving-factory.compile.key": binary.compile_key,
+        **dict(recipe.images.labels),
+    }
+    return {name: value for name, value in sorted(labels.items()) if value}
+
+
+def image_json(recipe: Recipe, binary: BuiltBinary) -> str:
+    """Write the JSON file that every image carries."""
+    variant = recipe.variant
+    document = {
+        "variant": variant.id,
+        "release": variant.release,
+        "tensorflow_serving_commit": recipe.release.commit if recipe.upstream else None,
+        "tensorflow_commit": recipe.release.tensorflow_commit if recipe.upstream else None,
+        "flavour": variant.flavour,
+        "level": variant.level,
+        "platform": variant.platform,
+        "copts": list(variant.all_copts),
+        "configs": list(recipe.toolchain.configs),
+        "base": recipe.toolchain.base,
+        "binary": asdict(binary),
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def image_env(recipe: Recipe) -> str:
+    """Write what the entrypoint reads: the level, what the CPU must have for it, and the image to use if it has not."""
+    variant = recipe.variant
+    lines = {
+        "VARIANT": variant.id,
+        "RELEASE": variant.release,
+        "FLAVOUR": variant.flavour.value,
+        "LEVEL": variant.level.value,
+        "CPU_FLAGS": " ".join(level_facts(variant.level).cpuinfo),
+        "LOWER_IMAGE": recipe.lower_image,
+    }
+    return "".join(f'{name}="{value}"\n' for name, value in lines.items())

@@ -1,0 +1,164 @@
+"""From a variant to its recipe: everything needed to build it, as a value. Nothing here touches a disk, a clock or Docker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving_factory.catalogue.levels import LEVELS, Level, level_facts
+from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, Release, releases
+from serving_factory.matrix.matrix import Images, Matrix
+from serving_factory.matrix.variant import Variant
+from serving_factory.recipes.keys import key_of
+from serving_factory.recipes.render import render, template_text
+from serving_factory.recipes.tags import TagFacts, alias_tags
+from serving_factory.recipes.toolchain import Toolchain, toolchain_for
+
+__all__ = ["Recipe", "recipe_for", "tag_facts"]
+
+_BINARY_PATH = UPSTREAM_TARGET.removeprefix("//").replace(":", "/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Everything needed to build one variant.
+
+    Args:
+        variant: what is built.
+        release: what the catalogue says of its release.
+        targets: the targets that select it.
+        toolchain: what compiles it.
+        source: the folder with the source tree, or a git URL with a commit.
+        base_image: the image that stands for the toolchain's base on this network.
+        devel: the devel Dockerfile.
+        devel_files: name → text of the files in its build context.
+        runtime: the runtime Dockerfile.
+        runtime_files: name → text of the files in its build context, those apart that only the built binary decides.
+        images: how the image is named.
+        lower_image: the image to use on a CPU that lacks this level; empty where there is none.
+        compile_key: over all that decides the binary, as far as the matrix and the catalogue tell.
+    """
+
+    variant: Variant
+    release: Release
+    targets: tuple[str, ...]
+    toolchain: Toolchain
+    source: Path | str
+    base_image: str
+    devel: str
+    devel_files: tuple[tuple[str, str], ...]
+    runtime: str
+    runtime_files: tuple[tuple[str, str], ...]
+    images: Images
+    lower_image: str
+    compile_key: str
+
+    @property
+    def upstream(self) -> bool:
+        """Whether the sources are upstream's own."""
+        return isinstance(self.source, str)
+
+    @property
+    def build_args(self) -> tuple[tuple[str, str], ...]:
+        """The build arguments of the devel Dockerfile."""
+        return (("COPTS", " ".join(f"--copt={option}" for option in self.variant.all_copts)),)
+
+    @property
+    def base_context(self) -> tuple[tuple[str, str], ...]:
+        """The named context that swaps the base image, where this network has another one for it."""
+        if self.base_image == self.toolchain.base:
+            return ()
+        return ((self.toolchain.base, f"docker-image://{self.base_image}"),)
+
+
+def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
+    """Make the recipe of a variant.
+
+    Raises:
+        RecipeError: there is no recipe for it; the message says why.
+    """
+    release = releases()[variant.release]
+    toolchain = toolchain_for(variant, release, matrix.toolchain)
+    source = matrix.source or f"{UPSTREAM_URL}#{release.commit}"
+    base_image = matrix.base_images.get(toolchain.base, toolchain.base)
+    devel = _devel(variant, release, toolchain)
+    devel_files = _files("devel/collect.sh", "runtime/init.c")
+    key = key_of(
+        devel=devel,
+        files=devel_files,
+        copts=variant.all_copts,
+        base=base_image,
+        source=None if matrix.source else source,
+        platform=variant.platform,
+    )
+    return Recipe(
+        variant=variant,
+        release=release,
+        targets=matrix.targets_of(variant),
+        toolchain=toolchain,
+        source=source,
+        base_image=base_image,
+        devel=devel,
+        devel_files=devel_files,
+        runtime=_runtime(variant, toolchain),
+        runtime_files=_files("runtime/tf_serving_entrypoint.sh", "runtime/tf_serving_health.sh"),
+        images=matrix.images,
+        lower_image=_lower_image(variant, matrix),
+        compile_key=key,
+    )
+
+
+def _files(*names: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name.rpartition("/")[2], template_text(name)) for name in names)
+
+
+def _devel(variant: Variant, release: Release, toolchain: Toolchain) -> str:
+    base_build = render("devel/base_build.Dockerfile.j2", toolchain=toolchain)
+    return render(
+        "devel/devel.Dockerfile.j2",
+        release=release,
+        flavour=variant.flavour,
+        toolchain=toolchain,
+        base_build=base_build,
+        upstream=UPSTREAM_URL,
+        bazel_target=UPSTREAM_TARGET,
+        binary_path=_BINARY_PATH,
+    )
+
+
+def _runtime(variant: Variant, toolchain: Toolchain) -> str:
+    return render(
+        "runtime/runtime.Dockerfile.j2", base=toolchain.base, release=variant.release, flavour=variant.flavour
+    )
+
+
+def _lower_image(variant: Variant, matrix: Matrix) -> str:
+    """The image of the highest level below, same release; the same flavour before another."""
+    if variant.level not in LEVELS:
+        return ""
+    lower = [
+        other
+        for other in matrix.variants
+        if other.release == variant.release and other.level in LEVELS and _rank(other.level) < _rank(variant.level)
+    ]
+    if not lower:
+        return ""
+    best = max(lower, key=lambda other: (other.flavour == variant.flavour, _rank(other.level)))
+    aliases = alias_tags(matrix.images, tag_facts(best, matrix.targets_of(best)))
+    return f"{matrix.images.repository}:{aliases[0]}" if aliases else ""
+
+
+def _rank(level: Level) -> int:
+    return LEVELS.index(level)
+
+
+def tag_facts(variant: Variant, targets: tuple[str, ...], *, binary: str = "") -> TagFacts:
+    """Gather what a variant's tags are made of."""
+    return TagFacts(
+        id=variant.id,
+        release=variant.release,
+        flavour=variant.flavour.value,
+        level=level_facts(variant.level).short,
+        binary=binary,
+        targets=targets,
+    )

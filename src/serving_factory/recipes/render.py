@@ -1,0 +1,34 @@
+"""Rendering of Dockerfiles from the templates in `dockerfiles/templates`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+__all__ = ["TEMPLATES", "render", "template_text"]
+
+TEMPLATES = Path(__file__).resolve().parents[3] / "dockerfiles" / "templates"
+
+
+def render(name: str, **values: object) -> str:
+    """Render a template; a value that the template names and the caller does not give is an error."""
+    return _environment().get_template(name).render(**values)
+
+
+def template_text(name: str) -> str:
+    """Read a file that goes into an image as it is."""
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 - Dockerfiles are no HTML; every value comes from checked data
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

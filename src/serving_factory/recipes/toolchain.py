@@ -1,0 +1,87 @@
+"""The toolchain: what compiles a variant. Derived from the catalogue, unless the matrix says otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serving_factory.catalogue.distributions import distributions
+from serving_factory.catalogue.releases import FlavourFacts, Release
+from serving_factory.errors import RecipeError
+from serving_factory.matrix.matrix import ToolchainChoice
+from serving_factory.matrix.variant import Variant
+
+__all__ = ["Bazel", "Toolchain", "toolchain_for"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bazel:
+    """The Bazel that builds: a release asset by checksum, or an apt package of the base.
+
+    Args:
+        version: Bazel's version.
+        sha256: of the release asset; None with a package.
+        package: the apt package; None with a release asset.
+    """
+
+    version: str
+    sha256: str | None
+    package: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toolchain:
+    """Everything that the compile stage needs beside the sources.
+
+    Args:
+        base: base image reference, as the Dockerfile names it.
+        packages: apt packages, sorted.
+        compiler: the C compiler's command.
+        bazel: which Bazel, and where it comes from.
+        configs: Bazel configs of the flavour, in order.
+    """
+
+    base: str
+    packages: tuple[str, ...]
+    compiler: str
+    bazel: Bazel
+    configs: tuple[str, ...]
+
+
+def toolchain_for(variant: Variant, release: Release, choice: ToolchainChoice) -> Toolchain:
+    """Derive the toolchain of a variant.
+
+    Raises:
+        RecipeError: the base is of no distribution that the catalogue knows, or Bazel's checksum is unknown.
+    """
+    facts: FlavourFacts = release.flavours[variant.flavour]
+    base = choice.base or release.base
+    distribution = distributions().get(base.partition("@")[0])
+    if distribution is None:
+        raise RecipeError(
+            f"{variant.id}: no package list is known for the base image {base}",
+            why=f"known bases: {', '.join(distributions())}",
+            remedy="name one of them at toolchain.base in the matrix file",
+        )
+    compiler = choice.compiler or facts.compiler
+    bazel = _bazel(variant, release, choice)
+    packages = {*distribution.packages, distribution.python, compiler, compiler.replace("gcc", "g++"), *choice.packages}
+    if bazel.package:
+        packages.add(bazel.package)
+    return Toolchain(
+        base=base,
+        packages=tuple(sorted(packages)),
+        compiler=compiler,
+        bazel=bazel,
+        configs=choice.configs.get(variant.flavour, facts.configs),
+    )
+
+
+def _bazel(variant: Variant, release: Release, choice: ToolchainChoice) -> Bazel:
+    if choice.bazel:
+        return Bazel(version=choice.bazel.version, sha256=None, package=choice.bazel.package)
+    if release.bazel_sha256 is None:
+        raise RecipeError(
+            f"{variant.id}: the checksum of Bazel {release.bazel} is not known",
+            remedy="name a Bazel that the base's distribution ships at toolchain.bazel in the matrix file",
+        )
+    return Bazel(version=release.bazel, sha256=release.bazel_sha256, package=None)

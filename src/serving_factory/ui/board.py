@@ -1,0 +1,205 @@
+"""The live board on a terminal: a line per variant, redrawn a few times a second on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self, TextIO
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
+
+from serving_factory.ui.errors import render_error
+from serving_factory.ui.logs import read_tail
+from serving_factory.ui.progress import Progress, Row, State
+from serving_factory.ui.streams import Stream, encoding_of
+from serving_factory.ui.tables import summary_table
+from serving_factory.ui.text import clean, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from serving_factory.line.events import Event, StageName
+    from serving_factory.line.results import VariantResult
+
+__all__ = ["BoardReporter", "draw"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    sign: str
+    ascii: str
+    style: str
+
+
+# In the order of urgency: where the terminal is too low for all, the first ones stay.
+_LOOKS: Mapping[State, _Look] = {
+    State.FAILED: _Look("✗", "x", "red"),
+    State.RUNNING: _Look("▸", ">", "cyan"),
+    State.DONE: _Look("✓", "+", "green"),
+    State.CANCELLED: _Look("-", "-", "yellow"),
+    State.SKIPPED: _Look("-", "-", "yellow"),
+    State.UP_TO_DATE: _Look("✓", "=", "dim"),
+    State.WAITING: _Look("·", ".", "dim"),
+}
+_CUT = ("…", "~")
+
+
+def draw(
+    rows: Sequence[Row], *, now: float, since: float, width: int, height: int, encoding: str = "utf-8"
+) -> list[Text]:
+    """Draw the board: at most `height` lines of at most `width` cells, the last one the overall count.
+
+    Rows keep their order; when there are too many, the failed and running ones stay, then those that
+    changed last.
+    """
+    rich_signs = _can_write_signs(encoding)
+    room = max(0, height - 1)
+    shown = _choose(rows, room if len(rows) <= room else room - 1)
+    names = max((cell_len(clean(row.variant)) for row in shown), default=0)
+    lines = [_row_line(row, now=now, names=names, rich_signs=rich_signs) for row in shown]
+    if len(shown) < len(rows) and room:
+        lines.append((f"  and {len(rows) - len(shown)} more", "dim"))
+    lines.append((_overall(rows, now - since), "bold"))
+    cut = _CUT[0] if rich_signs else _CUT[1]
+    return [_fit(text, style, width, cut, encoding) for text, style in lines]
+
+
+def _can_write_signs(encoding: str) -> bool:
+    try:
+        "".join([*(look.sign for look in _LOOKS.values()), *_CUT]).encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def _choose(rows: Sequence[Row], room: int) -> list[Row]:
+    if len(rows) <= room:
+        return list(rows)
+    urgency = list(_LOOKS)
+    first = sorted(rows, key=lambda row: (urgency.index(row.state), -row.changed))[: max(0, room)]
+    kept = {row.variant for row in first}
+    return [row for row in rows if row.variant in kept]
+
+
+def _row_line(row: Row, *, now: float, names: int, rich_signs: bool) -> tuple[str, str]:
+    name = clean(row.variant)
+    stage = row.stage.value if row.stage and row.state in {State.RUNNING, State.FAILED} else ""
+    time_text = duration(row.elapsed(now)) if row.started is not None or row.spent else ""
+    told = row.text.partition("\n")[0]
+    if row.state is not State.RUNNING:
+        told = f"{row.state.value}: {told}" if told else row.state.value
+    name += " " * (names - cell_len(name))
+    look = _LOOKS[row.state]
+    text = f"{look.sign if rich_signs else look.ascii} {name}  {stage:<7}  {time_text:>11}  {clean(told)}"
+    return text.rstrip(), look.style
+
+
+def _overall(rows: Sequence[Row], seconds: float) -> str:
+    ended = [row for row in rows if row.state not in {State.WAITING, State.RUNNING}]
+    parts = [f"{sum(row.state is state for row in rows)} {state.value}" for state in _LOOKS]
+    told = ", ".join(part for part in parts if not part.startswith("0 "))
+    return f"{len(ended)} of {len(rows)} ended after {duration(seconds)}" + (f": {told}" if told else "")
+
+
+def _fit(text: str, style: str, width: int, cut: str, encoding: str) -> Text:
+    if cell_len(text) > width:
+        text = set_cell_size(text, max(0, width - 1)) + cut if width > 0 else ""
+    text = text.encode(encoding, "replace").decode(encoding)
+    return Text(text, style=style, no_wrap=True, overflow="crop", end="")
+
+
+class BoardReporter:
+    """Shows the board while the line works, and the errors and the summary when it is done.
+
+    Args:
+        err: the terminal that the board is drawn on.
+        out: where the summary goes.
+        variants: ids that will be worked on, as far as known.
+        last_stage: the stage after which a variant is done.
+        colour: whether colours may be used.
+        clock: the monotonic clock, seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        err: TextIO,
+        out: Stream,
+        variants: Sequence[str] = (),
+        last_stage: StageName | None = None,
+        colour: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._err = Stream(err)
+        self._encoding = encoding_of(err)
+        self._out = out
+        self._clock = clock
+        self._since = clock()
+        self._progress = Progress(variants, last_stage)
+        self._lock = threading.RLock()
+        self._stopped = False
+        self._console = Console(
+            file=err, force_terminal=True, no_color=not colour, highlight=False, markup=False, emoji=False
+        )
+        self._live = Live(
+            self,
+            console=self._console,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=err is sys.stderr,
+            vertical_overflow="crop",
+        )
+
+    def __enter__(self) -> Self:
+        self._since = self._clock()
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = draw(
+            self._progress.rows(),
+            now=self._clock(),
+            since=self._since,
+            width=options.max_width,
+            height=console.size.height - 1,  # the cursor's own line
+            encoding=self._encoding,
+        )
+        yield Text("\n", end="").join(lines)
+
+    def handle(self, event: Event) -> None:
+        """Take in an event; the board's own thread draws it."""
+        self._progress.apply(event, self._clock())
+
+    def summary(self, results: Sequence[VariantResult]) -> None:
+        """Take the board away and print the errors on stderr, then the table on stdout."""
+        self._stop()
+        for result in results:
+            if result.error is not None:
+                tail = read_tail(result.log).lines
+                self._err.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
+        self._out.write("\n" + summary_table(results, width=self._out.width))
+
+    def _stop(self) -> None:
+        # A second Ctrl-C may land inside: whatever happens, the cursor is given back. OSError: the terminal
+        # is gone.
+        with self._lock, contextlib.suppress(OSError):
+            if self._stopped:
+                return
+            try:
+                self._live.stop()
+            finally:
+                self._console.show_cursor(show=True)
+                self._stopped = True

@@ -1,0 +1,199 @@
+"""Start and finish lines, for logs and CI; folds and annotations on GitHub Actions.
+
+    23:41:07 2.19.1-cpu-v3 compile started
+    23:42:07 2.19.1-cpu-v3 compile still running after 1 min 00 s: Compiling mat_mul.cc
+    23:42:18 2.19.1-cpu-v3 compile finished in 1 min 11 s
+
+Times are UTC. What belongs together is written in one piece, so that variants which run at once never mix
+their lines.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Self
+
+from serving_factory.line.events import Event, EventKind
+from serving_factory.ui.errors import log_excerpt, render_error
+from serving_factory.ui.github import annotation, fold, markdown_summary
+from serving_factory.ui.heartbeat import Heartbeat
+from serving_factory.ui.logs import Tail, already_told, read_tail
+from serving_factory.ui.tables import summary_table
+from serving_factory.ui.text import clean, clean_lines, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from serving_factory.line.results import VariantResult
+    from serving_factory.ui.streams import Stream
+
+__all__ = ["GitHub", "PlainReporter"]
+
+_FOLD_LINES = 10_000
+_PROGRESS_LINES = 2_000
+_LOOK_EVERY = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class GitHub:
+    """That we run on GitHub Actions, and the file that takes its step summary, where there is one."""
+
+    step_summary: Path | None = None
+
+
+@dataclass(slots=True)
+class _Running:
+    started: float
+    told: float
+    progress: deque[str] = field(default_factory=lambda: deque(maxlen=_PROGRESS_LINES))
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class PlainReporter:
+    """Prints a line when a stage starts, ends, or has been silent for a minute.
+
+    Args:
+        lines: where the lines go.
+        out: where the summary goes.
+        github: folds, annotations and the step summary, when on GitHub Actions.
+        silence: seconds after which a running stage gets a sign of life.
+        now: the wall clock, UTC.
+        clock: the monotonic clock, seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        lines: Stream,
+        out: Stream,
+        github: GitHub | None = None,
+        silence: float = 60.0,
+        now: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lines = lines
+        self._out = out
+        self._github = github
+        self._silence = silence
+        self._now = now
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._running: dict[tuple[str, str], _Running] = {}
+        self._told_failures: set[str] = set()
+        self._heartbeat = Heartbeat(self.beat, seconds=min(_LOOK_EVERY, silence))
+
+    def __enter__(self) -> Self:
+        self._heartbeat.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._heartbeat.stop()
+
+    def handle(self, event: Event) -> None:
+        """Print what the event calls for; progress is kept for the sign of life and the fold."""
+        key = (event.variant, event.stage.value)
+        now = self._clock()
+        with self._lock:
+            if event.kind is EventKind.STARTED:
+                self._running[key] = _Running(now, now)
+            elif event.kind is EventKind.PROGRESS:
+                self._keep(self._running.setdefault(key, _Running(now, now)), event.text)
+                return
+            running = None if event.kind is EventKind.STARTED else self._running.pop(key, None)
+            if event.kind is EventKind.FAILED:
+                self._told_failures.add(event.variant)
+        self._lines.write(self._block(event, running, now))
+
+    def beat(self) -> None:
+        """Print a line for each stage that has been silent for too long."""
+        now = self._clock()
+        with self._lock:
+            due = [(key, running) for key, running in self._running.items() if now - running.told >= self._silence]
+            for (variant, stage), running in due:
+                running.told = now
+                action = f": {clean(running.progress[-1])}" if running.progress else ""
+                told = f"{variant} {stage} still running after {duration(now - running.started)}{action}"
+                self._lines.write(f"{self._stamp()} {told}\n")
+
+    def summary(self, results: Sequence[VariantResult]) -> None:
+        """Print the errors that no line has told yet, then the table; append it to the step summary."""
+        for result in results:
+            if result.error is not None and result.variant not in self._told_failures:
+                tail = read_tail(result.log).lines
+                self._lines.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
+        self._out.write("\n" + summary_table(results, width=self._out.width))
+        if self._github is not None and self._github.step_summary is not None:
+            self._append(self._github.step_summary, markdown_summary(results))
+
+    @staticmethod
+    def _keep(running: _Running, text: str) -> None:
+        if text and (not running.progress or running.progress[-1] != text):
+            running.progress.append(text)
+
+    def _block(self, event: Event, running: _Running | None, now: float) -> str:
+        seconds = event.seconds
+        if seconds is None and running is not None:
+            seconds = now - running.started
+        line = f"{self._stamp()} {clean(event.variant)} {event.stage.value} {_ending(event, seconds)}\n"
+        if event.kind is EventKind.FAILED:
+            tail = read_tail(event.log)
+            line += "".join(f"  {text}".rstrip() + "\n" for text in _failure(event, tail))
+        if self._github is None or event.kind is EventKind.STARTED:
+            return line
+        if event.kind is EventKind.FAILED:
+            line += annotation(f"{event.variant} {event.stage.value} failed", event.text)
+        return self._fold(event, running) + line
+
+    def _fold(self, event: Event, running: _Running | None) -> str:
+        if running is None:
+            return ""
+        log = read_tail(event.log, _FOLD_LINES)
+        lines = log.lines or tuple(running.progress)
+        if not log.complete:
+            lines = (f"(the lines before these are in {event.log})", *lines)
+        return fold(f"{event.variant} {event.stage.value}: log", lines) if lines else ""
+
+    def _append(self, path: Path, text: str) -> None:
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            self._lines.write(clean(f"The step summary could not be written: {error}") + "\n")
+
+    def _stamp(self) -> str:
+        return f"{self._now():%H:%M:%S}"
+
+
+def _ending(event: Event, seconds: float | None) -> str:
+    took = "" if seconds is None else duration(seconds)
+    match event.kind:
+        case EventKind.FINISHED:
+            return f"finished in {took}" if took else "finished"
+        case EventKind.FAILED | EventKind.CANCELLED:
+            return f"{event.kind.value} after {took}" if took else event.kind.value
+        case EventKind.UP_TO_DATE:
+            return "up to date"
+        case EventKind.SKIPPED:
+            return f"skipped: {clean(event.text)}" if event.text else "skipped"
+        case _:
+            return event.kind.value
+
+
+def _failure(event: Event, tail: Tail) -> list[str]:
+    lines = list(clean_lines(event.text))
+    if not already_told(tail.lines, event.text):
+        lines += ["", *log_excerpt(tail.lines, event.log)]
+    elif event.log is not None:
+        lines += ["", f"The whole log: {clean(event.log)}"]
+    return lines

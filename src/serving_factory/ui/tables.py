@@ -1,0 +1,208 @@
+"""The tables and pages that tasks print: summary, demo, list, plan, explain. Pure, from values to text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from serving_factory.line.results import Status, VariantResult
+from serving_factory.ui.layout import Column, Section, page, table
+from serving_factory.ui.text import clean, duration, size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "ListRow",
+    "PlanRow",
+    "Section",
+    "counts",
+    "demo_table",
+    "detail",
+    "explain_page",
+    "fact_text",
+    "list_table",
+    "plan_table",
+    "run_commands",
+    "summary_table",
+]
+
+_WORDS: Mapping[Status, str] = {
+    Status.BUILT: "built",
+    Status.UP_TO_DATE: "up to date",
+    Status.FAILED: "failed",
+    Status.SKIPPED: "skipped",
+    Status.CANCELLED: "cancelled",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListRow:
+    """A variant as `invoke list` shows it; `state` says what of it lies in the build folder."""
+
+    variant: str
+    release: str
+    flavour: str
+    level: str
+    targets: tuple[str, ...] = ()
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRow:
+    """A variant as a dry run shows it.
+
+    Args:
+        variant: the id.
+        run: names of the stages that would run, in order.
+        up_to_date: names of the stages whose records match.
+        because: why the first stage that would run has to.
+    """
+
+    variant: str
+    run: tuple[str, ...] = ()
+    up_to_date: tuple[str, ...] = ()
+    because: str = ""
+
+
+def summary_table(results: Sequence[VariantResult], *, width: int | None = None) -> str:
+    """What became of each variant, the built ones first, and a line of counts."""
+    if not results:
+        return "Nothing to do: no variant was chosen.\n"
+    order = list(Status)
+    rows = [
+        (
+            _WORDS[result.status],
+            result.variant,
+            duration(result.seconds) if result.seconds else "",
+            fact_text(result, "binary_size"),
+            fact_text(result, "image_size"),
+            detail(result),
+        )
+        for result in sorted(results, key=lambda result: order.index(result.status))
+    ]
+    columns = (
+        Column("result"),
+        Column("variant"),
+        Column("time", right=True),
+        Column("binary", right=True),
+        Column("image", right=True),
+        Column("image name, or why not"),
+    )
+    return f"{table(columns, rows, width=width)}\n{counts(results)}\n"
+
+
+def counts(results: Sequence[VariantResult]) -> str:
+    """How many ended how: `3 variants: 2 built, 1 failed.`."""
+    found = {status: sum(result.status is status for result in results) for status in Status}
+    told = ", ".join(f"{count} {_WORDS[status]}" for status, count in found.items() if count)
+    return f"{_variants(len(results))}: {told}."
+
+
+def detail(result: VariantResult) -> str:
+    """The image's name; or the error's first line; or what else stood in the way."""
+    if result.error is not None:
+        return clean(result.error.what.partition("\n")[0])
+    return result.because or result.image or ""
+
+
+def demo_table(results: Sequence[VariantResult], *, models: Path, width: int | None = None) -> str:
+    """What the demo made: sizes, answers, times, image names, and how to run one of the images.
+
+    Args:
+        results: one per variant.
+        models: absolute path of the folder that holds `half_plus_two`.
+        width: columns of the terminal; None for no limit.
+    """
+    columns = (
+        Column("variant"),
+        Column("binary", right=True),
+        Column("image", right=True),
+        Column("REST answer"),
+        Column("gRPC answer"),
+        Column("time", right=True),
+        Column("image name"),
+    )
+    rows = [
+        (
+            result.variant,
+            fact_text(result, "binary_size"),
+            fact_text(result, "image_size"),
+            fact_text(result, "rest"),
+            fact_text(result, "grpc"),
+            _WORDS[result.status] if result.status is not Status.BUILT else duration(result.seconds),
+            detail(result),
+        )
+        for result in results
+    ]
+    image = next((result.image for result in results if result.image and result.error is None), None)
+    text = table(columns, rows, width=width)
+    return f"{text}\n{run_commands(image, models=models)}" if image else text
+
+
+def run_commands(image: str, *, models: Path) -> str:
+    """How to run an image with half_plus_two and ask it, word for word as upstream documents it."""
+    source = str(models / "half_plus_two")
+    mount = io.StringIO()
+    # docker reads --mount as one line of CSV: a comma or a quote in the path needs CSV's own quotes
+    csv.writer(mount, lineterminator="").writerow(["type=bind", f"source={source}", "target=/models/half_plus_two"])
+    run = shlex.join(
+        [
+            "docker",
+            "run",
+            "-p",
+            "8501:8501",
+            "--mount",
+            mount.getvalue(),
+            "-e",
+            "MODEL_NAME=half_plus_two",
+            image,
+        ]
+    )
+    ask = """curl -d '{"instances": [1.0, 2.0, 5.0]}' -X POST http://localhost:8501/v1/models/half_plus_two:predict"""
+    return f"Run one of them:\n\n  {run}\n\nand ask it, from another terminal:\n\n  {ask}\n"
+
+
+def list_table(rows: Sequence[ListRow], *, width: int | None = None) -> str:
+    """The matrix's variants, a line each."""
+    if not rows:
+        return "The matrix has no variants.\n"
+    columns = [Column(name) for name in ("variant", "release", "flavour", "level", "targets", "state")]
+    cells = [(row.variant, row.release, row.flavour, row.level, ", ".join(row.targets), row.state) for row in rows]
+    return f"{table(columns, cells, width=width)}\n{_variants(len(rows))}.\n"
+
+
+def plan_table(rows: Sequence[PlanRow], *, width: int | None = None) -> str:
+    """What a build would do, a line per variant."""
+    if not rows:
+        return "Nothing to do: no variant was chosen.\n"
+    columns = [Column(name) for name in ("variant", "would run", "up to date", "because")]
+    cells = [(row.variant, " ".join(row.run) or "nothing", " ".join(row.up_to_date), row.because) for row in rows]
+    work = sum(bool(row.run) for row in rows)
+    told = f"{_variants(len(rows))}: {work} to work on, {len(rows) - work} up to date. Nothing was run."
+    return f"{table(columns, cells, width=width)}\n{told}\n"
+
+
+def explain_page(title: str, sections: Sequence[Section]) -> str:
+    """All about one variant: a title, then sections of names and values."""
+    return page(title, sections)
+
+
+def fact_text(result: VariantResult, name: str) -> str:
+    """A fact as a cell: bytes as MiB, numbers joined by commas, what is absent as nothing."""
+    value = result.facts.get(name)
+    if value is None:
+        return ""
+    if name.endswith("_size") and isinstance(value, int):
+        return size(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(str(item) for item in value)
+    return str(value)
+
+
+def _variants(count: int) -> str:
+    return "1 variant" if count == 1 else f"{count} variants"

@@ -1,0 +1,331 @@
+"""engine/docker.py, against a small HTTP server on loopback that plays an engine."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import socket
+import threading
+import warnings
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+
+from serving_factory.engine.docker import OWNER_LABEL, Capacity, ContainerSpec, Engine, Mount
+from serving_factory.errors import (
+    DiskFullError,
+    EngineError,
+    EngineUnavailableError,
+    FactoryError,
+    RegistryFaultError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SPEC = ContainerSpec(image="an/image:1")
+CREATE = "POST /containers/create"
+Answer = tuple[int, object] | None  # HTTP status and body; None cuts the connection
+
+
+class FakeEngine:
+    """Answers by method and path without the API's version; what is not planned is 404."""
+
+    def __init__(self) -> None:
+        self.host = ""
+        self.asked: Counter[str] = Counter()
+        self.bodies: dict[str, dict[str, object]] = {}
+        self.answers: dict[str, Answer] = {
+            "GET /version": (200, {"Version": "26.1.5+dfsg1", "ApiVersion": "1.45"}),
+            "GET /images/an/image:1/json": (200, {"Id": "sha256:1", "Size": 7}),
+        }
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request to a FakeEngine."""
+
+    fake: FakeEngine
+
+    def _any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path = self.path.partition("?")[0]
+        if path.startswith("/v1."):
+            path = path[path.index("/", 1) :]
+        if path.startswith("/containers/serving-factory-"):
+            path = "/containers/NAME"
+        asked = f"{self.command} {path}"
+        self.fake.asked[asked] += 1
+        self.fake.bodies[asked] = json.loads(body) if body else {}
+        answer = self.fake.answers.get(asked, (404, {"message": "page not found"}))
+        if answer is None:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        status, content = answer
+        data = b"" if content is None else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_DELETE = _any  # noqa: N815  (names that http.server looks up)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeEngine]:
+    engine = FakeEngine()
+
+    class Bound(Handler):
+        fake = engine
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Bound) as server:
+        engine.host = f"tcp://127.0.0.1:{server.server_address[1]}"
+        for name in ("DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("DOCKER_HOST", engine.host)
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield engine
+        server.shutdown()
+        thread.join()
+
+
+class TestConnect:
+    def test_good(self, fake: FakeEngine) -> None:
+        assert fake.host
+        assert Engine.connect().version() == "26.1.5+dfsg1"
+
+    def test_by_context(self, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.delenv("DOCKER_HOST")
+        write_context(tmp_path, "elsewhere", fake.host)
+        monkeypatch.setenv("DOCKER_CONTEXT", "elsewhere")
+        assert Engine.connect().version() == "26.1.5+dfsg1"
+
+    @pytest.mark.parametrize("version", ["20.10.24+dfsg1", "22.06.0", "4.9.3", ""])
+    def test_too_old(self, fake: FakeEngine, version: str) -> None:
+        fake.answers["GET /version"] = (200, {"Version": version, "ApiVersion": "1.41"})
+        with pytest.raises(EngineUnavailableError, match=r"23 or later is needed") as caught:
+            Engine.connect()
+        assert version in caught.value.what
+        assert "Upgrade" in caught.value.remedy
+
+    def test_unknown_context(self, monkeypatch: pytest.MonkeyPatch, fake: FakeEngine, tmp_path: Path) -> None:
+        """The SDK would take the default engine: another one than buildx does."""
+        assert fake.host
+        monkeypatch.delenv("DOCKER_HOST")
+        (tmp_path / "config.json").write_text("{}")
+        monkeypatch.setenv("DOCKER_CONTEXT", "nowhere")
+        with pytest.raises(EngineUnavailableError, match=r"nowhere|does not answer"):
+            Engine.connect()
+
+    def test_broken_context(self, monkeypatch: pytest.MonkeyPatch, fake: FakeEngine, tmp_path: Path) -> None:
+        monkeypatch.delenv("DOCKER_HOST")
+        write_context(tmp_path, "broken", fake.host).write_text("{")
+        monkeypatch.setenv("DOCKER_CONTEXT", "broken")
+        with pytest.raises(EngineUnavailableError):
+            Engine.connect()
+
+    @pytest.mark.parametrize("host", ["tcp://127.0.0.1:1", "unix:///no/such/socket", "nonsense"])
+    def test_nothing_answers(self, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+        monkeypatch.setenv("DOCKER_HOST", host)
+        assert "./factory setup" in refusal()
+
+    def test_socket_of_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def connect(*_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setenv("DOCKER_HOST", "unix:///var/run/docker.sock")
+        monkeypatch.setattr(socket.socket, "connect", connect)
+        assert "usermod -aG docker" in refusal()
+
+
+def refusal() -> str:
+    """What is said when no engine can be connected to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the SDK leaves sockets open that did not connect
+        try:
+            Engine.connect()
+        except EngineUnavailableError as error:
+            text = str(error)
+        gc.collect()
+    return text
+
+
+def write_context(folder: Path, name: str, host: str) -> Path:
+    """As `docker context create` does; beside config.json, without which the SDK looks nowhere."""
+    (folder / "config.json").write_text("{}")
+    meta = folder / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest() / "meta.json"
+    meta.parent.mkdir(parents=True)
+    endpoints = {"docker": {"Host": host, "SkipTLSVerify": False}}
+    meta.write_text(json.dumps({"Name": name, "Metadata": {}, "Endpoints": endpoints}))
+    return meta
+
+
+class TestImages:
+    def test_known(self, fake: FakeEngine) -> None:
+        assert fake.host
+        engine = Engine.connect()
+        assert engine.image_id("an/image:1") == "sha256:1"
+        assert engine.image_size("an/image:1") == 7
+
+    def test_unknown(self, fake: FakeEngine) -> None:
+        fake.answers["GET /images/nope/json"] = (404, {"message": "No such image: nope"})
+        fake.answers["DELETE /images/nope"] = (404, {"message": "No such image: nope"})
+        engine = Engine.connect()
+        assert engine.image_id("nope") is None
+        engine.remove_image("nope")
+        with pytest.raises(EngineError, match="no image nope"):
+            engine.image_size("nope")
+
+    def test_not_knowing_is_not_absence(self, fake: FakeEngine) -> None:
+        engine = Engine.connect()
+        fake.answers["GET /images/nope/json"] = (500, {"message": "broken"})
+        with pytest.raises(EngineError):
+            engine.image_id("nope")
+        fake.answers["GET /images/nope/json"] = None
+        with pytest.raises(EngineUnavailableError):
+            engine.image_id("nope")
+
+    def test_by_label(self, fake: FakeEngine) -> None:
+        fake.answers["GET /images/json"] = (200, [{"Id": "sha256:1"}, {"Id": "sha256:2"}])
+        assert Engine.connect().image_ids("key=value") == {"sha256:1", "sha256:2"}
+        assert fake.asked["GET /images/json"] == 1
+
+    def test_in_use(self, fake: FakeEngine) -> None:
+        fake.answers["DELETE /images/an/image:1"] = (409, {"message": "image is being used by running container"})
+        with pytest.raises(EngineError, match="could not be removed"):
+            Engine.connect().remove_image("an/image:1")
+
+    def test_capacity(self, fake: FakeEngine) -> None:
+        fake.answers["GET /info"] = (200, {"NCPU": 2, "MemTotal": 25_000_000_000})
+        assert Engine.connect().capacity() == Capacity(cpus=2, memory=25_000_000_000)
+
+
+class TestContainer:
+    @pytest.mark.parametrize(
+        ("answer", "error", "words"),
+        [
+            ((404, {"message": "No such image: an/image:1"}), EngineError, "Build the image first"),
+            ((400, {"message": "invalid mount"}), EngineError, "invalid mount"),
+            ((500, {"message": "mkdir /var/lib/docker: no space left on device"}), DiskFullError, "docker system df"),
+            (None, EngineUnavailableError, "./factory setup"),
+        ],
+    )
+    def test_cannot_be_created(self, fake: FakeEngine, answer: Answer, error: type[FactoryError], words: str) -> None:
+        fake.answers[CREATE] = answer
+        with pytest.raises(error) as caught, Engine.connect().container(SPEC):
+            pytest.fail("it never ran")
+        assert words in str(caught.value)
+
+    def test_removed_when_it_cannot_be_started(self, fake: FakeEngine) -> None:
+        fake.answers[CREATE] = (201, {"Id": "c1"})
+        fake.answers["GET /containers/c1/json"] = (200, {"Id": "c1"})
+        fake.answers["POST /containers/c1/start"] = (500, {"message": "port is already allocated"})
+        fake.answers["DELETE /containers/NAME"] = (204, None)
+        with pytest.raises(EngineError, match="port is already allocated"), Engine.connect().container(SPEC):
+            pytest.fail("it never ran")
+        assert fake.asked["DELETE /containers/NAME"] == 1
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+    def test_what_happened_inside_is_what_is_told(self, fake: FakeEngine, error: type[BaseException]) -> None:
+        """Even when the engine goes away meanwhile and the container cannot be removed."""
+        runs(fake)
+        fake.answers["DELETE /containers/NAME"] = None
+        with pytest.raises(error), Engine.connect().container(SPEC):
+            raise error
+        assert fake.asked["DELETE /containers/NAME"] == 1
+
+    @pytest.mark.parametrize(
+        "answer", [(204, None), (404, {"message": "No such container"}), (409, {"message": "removal is in progress"})]
+    )
+    def test_removed_in_the_end(self, fake: FakeEngine, answer: Answer) -> None:
+        runs(fake)
+        fake.answers["DELETE /containers/NAME"] = answer
+        with Engine.connect().container(SPEC) as container:
+            assert container.id == "c1"
+        assert fake.asked["DELETE /containers/NAME"] == 1
+
+    def test_failed_removal_is_told(self, fake: FakeEngine) -> None:
+        runs(fake)
+        fake.answers["DELETE /containers/NAME"] = (500, {"message": "device or resource busy"})
+        with pytest.raises(EngineError, match=r"could not be removed(.|\n)*busy"), Engine.connect().container(SPEC):
+            pass
+
+    def test_everything_asked_for_reaches_the_engine(self, fake: FakeEngine, tmp_path: Path) -> None:
+        runs(fake)
+        fake.answers["DELETE /containers/NAME"] = (204, None)
+        spec = ContainerSpec(
+            image="an/image:1",
+            command=("--flag", "a b"),
+            entrypoint=("/bin/server",),
+            environment=(("NAME", "value"),),
+            ports=(8500, 8501),
+            mounts=(Mount(tmp_path, "/models"), Mount(tmp_path, "/out", read_only=False)),
+            read_only=True,
+            cap_drop=("ALL",),
+            user="65532:0",
+            security_opt=("no-new-privileges",),
+            tmpfs=("/tmp",),
+            memory=512_000_000,
+            network="none",
+            owner="test",
+        )
+        with Engine.connect().container(spec):
+            pass
+        body = fake.bodies[CREATE]
+        host = body["HostConfig"]
+        assert isinstance(host, dict)
+        assert (body["Cmd"], body["Entrypoint"]) == (["--flag", "a b"], ["/bin/server"])
+        assert (body["Env"], body["User"]) == (["NAME=value"], "65532:0")
+        assert body["Labels"] == {OWNER_LABEL: "test"}
+        assert host["PortBindings"] == {
+            f"{port}/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}] for port in (8500, 8501)
+        }
+        mounts = [(mount["Source"], mount["Target"], mount["ReadOnly"]) for mount in host["Mounts"]]
+        assert mounts == [(str(tmp_path), "/models", True), (str(tmp_path), "/out", False)]
+        assert (host["ReadonlyRootfs"], host["CapDrop"], host["Tmpfs"]) == (True, ["ALL"], {"/tmp": ""})
+        assert (host["SecurityOpt"], host["Memory"], host["NetworkMode"]) == (
+            ["no-new-privileges"],
+            512_000_000,
+            "none",
+        )
+
+    def test_strays(self, fake: FakeEngine) -> None:
+        fake.answers["GET /containers/json"] = (200, [{"Id": "serving-factory-1"}, {"Id": "serving-factory-2"}])
+        fake.answers["DELETE /containers/NAME"] = (204, None)
+        assert Engine.connect().remove_strays("test") == 2
+        assert fake.asked["DELETE /containers/NAME"] == 2
+
+
+def runs(fake: FakeEngine) -> None:
+    fake.answers[CREATE] = (201, {"Id": "c1"})
+    fake.answers["GET /containers/c1/json"] = (200, {"Id": "c1"})
+    fake.answers["POST /containers/c1/start"] = (204, None)
+
+
+class TestPush:
+    def test_nothing_to_push(self, fake: FakeEngine) -> None:
+        fake.answers["GET /images/r.example/a:1/json"] = (404, {"message": "No such image"})
+        with pytest.raises(EngineError, match=r"no image r\.example/a:1 to push"):
+            Engine.connect().push("r.example/a", "1", on_status=lambda _: None)
+
+    def test_engine_that_goes_away(self, fake: FakeEngine) -> None:
+        fake.answers["GET /images/r.example/a:1/json"] = (200, {"Id": "sha256:1"})
+        fake.answers["POST /images/r.example/a/push"] = None
+        with pytest.raises(EngineUnavailableError):
+            Engine.connect().push("r.example/a", "1", on_status=lambda _: None)
+
+    def test_failure_in_the_stream(self, fake: FakeEngine) -> None:
+        fake.answers["GET /images/r.example/a:1/json"] = (200, {"Id": "sha256:1"})
+        text = "received unexpected HTTP status: 503 Service Unavailable"
+        fake.answers["POST /images/r.example/a/push"] = (200, {"errorDetail": {"message": text}, "error": text})
+        with pytest.raises(RegistryFaultError, match=r"r\.example"):
+            Engine.connect().push("r.example/a", "1", on_status=lambda _: None)

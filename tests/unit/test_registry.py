@@ -1,0 +1,425 @@
+"""engine/registry.py, against a small HTTP server on loopback that plays a registry and its token service."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import socket
+import ssl
+import stat
+import threading
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+import pytest
+
+from serving_factory.engine.registry import Credentials, ImageName, Registry, credentials_for
+from serving_factory.errors import (
+    FactoryError,
+    RegistryDeniedError,
+    RegistryError,
+    RegistryFaultError,
+    RegistryUnreachableError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+DIGEST = "sha256:" + "ab" * 32
+ME = Credentials(username="me", password="secret")
+MANIFEST = b'{"schemaVersion": 2}'
+
+
+class FakeRegistry:
+    """Answers by `handler(fake, request)`, and remembers the requests."""
+
+    def __init__(self) -> None:
+        self.host = ""
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.handler: Callable[[FakeRegistry, Handler], None] = lambda _, request: request.reply(404)
+
+    @property
+    def asked(self) -> list[str]:
+        return [f"{method} {path}" for method, path, _, _ in self.requests]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request to a FakeRegistry."""
+
+    fake: FakeRegistry
+
+    def _any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.fake.requests.append((self.command, self.path, dict(self.headers.items()), body))
+        self.fake.handler(self.fake, self)
+
+    do_GET = do_HEAD = do_POST = _any  # noqa: N815  (names that http.server looks up)
+
+    def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def cut(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def authorization(self) -> str:
+        return self.headers.get("Authorization", "")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeRegistry]:
+    registry = FakeRegistry()
+
+    class Bound(Handler):
+        fake = registry
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Bound) as server:
+        registry.host = f"127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield registry
+        server.shutdown()
+        thread.join()
+
+
+def basic(credentials: Credentials) -> str:
+    return "Basic " + base64.b64encode(f"{credentials.username}:{credentials.password}".encode()).decode()
+
+
+def found(_: FakeRegistry, request: Handler) -> None:
+    request.reply(200, MANIFEST, Docker_Content_Digest=DIGEST)
+
+
+def wants_basic(_: FakeRegistry, request: Handler) -> None:
+    if request.authorization == basic(ME):
+        request.reply(200, Docker_Content_Digest=DIGEST)
+    else:
+        request.reply(401, WWW_Authenticate='Basic realm="here"')
+
+
+def wants_token(fake: FakeRegistry, request: Handler) -> None:
+    """A registry whose token service gives reading to anyone and `private/` to us only."""
+    path, _, query = request.path.partition("?")
+    if path == "/token":
+        asked = urllib.parse.parse_qs(query)
+        assert asked["service"] == ["the registry"]
+        private = asked["scope"][0].startswith("repository:private/")
+        allowed = not private or request.authorization == basic(ME)
+        request.reply(200, json.dumps({"token": "good" if allowed else "useless"}).encode())
+    elif request.authorization == "Bearer good":
+        request.reply(200, Docker_Content_Digest=DIGEST)
+    else:
+        challenge = f'Bearer realm="http://{fake.host}/token",service="the registry",scope="repository:x:pull"'
+        request.reply(401, WWW_Authenticate=challenge)
+
+
+class TestManifestDigest:
+    def test_open_registry(self, fake: FakeRegistry) -> None:
+        fake.handler = found
+        assert Registry(fake.host).manifest_digest("team/image", "1.0") == DIGEST
+        ((method, path, headers, _),) = fake.requests
+        assert (method, path) == ("HEAD", "/v2/team/image/manifests/1.0")
+        assert "application/vnd.oci.image.manifest.v1+json" in headers["Accept"]
+        assert "application/vnd.docker.distribution.manifest.v2+json" in headers["Accept"]
+        assert "Authorization" not in headers
+
+    def test_by_digest(self, fake: FakeRegistry) -> None:
+        fake.handler = found
+        assert Registry(fake.host).manifest_digest("a", DIGEST) == DIGEST
+        assert fake.asked == [f"HEAD /v2/a/manifests/{DIGEST}"]
+
+    def test_absent(self, fake: FakeRegistry) -> None:
+        assert Registry(fake.host).manifest_digest("a", "1") is None
+
+    def test_digest_is_computed_where_no_header_tells_it(self, fake: FakeRegistry) -> None:
+        fake.handler = lambda _, request: request.reply(200, MANIFEST)
+        digest = "sha256:" + hashlib.sha256(MANIFEST).hexdigest()
+        assert Registry(fake.host).manifest_digest("a", "1") == digest
+        assert fake.asked == ["HEAD /v2/a/manifests/1", "GET /v2/a/manifests/1"]
+
+    def test_basic(self, fake: FakeRegistry) -> None:
+        fake.handler = wants_basic
+        assert Registry(fake.host, credentials=ME).manifest_digest("a", "1") == DIGEST
+
+    def test_basic_and_absent(self, fake: FakeRegistry) -> None:
+        def handler(fake: FakeRegistry, request: Handler) -> None:
+            if request.authorization:
+                request.reply(404)
+            else:
+                wants_basic(fake, request)
+
+        fake.handler = handler
+        assert Registry(fake.host, credentials=ME).manifest_digest("a", "1") is None
+
+    @pytest.mark.parametrize("credentials", [None, Credentials(username="me", password="wrong")])
+    def test_basic_denied(self, fake: FakeRegistry, credentials: Credentials | None) -> None:
+        fake.handler = wants_basic
+        with pytest.raises(RegistryDeniedError) as caught:
+            Registry(fake.host, credentials=credentials).manifest_digest("a", "1")
+        assert f"docker login {fake.host}" in caught.value.remedy
+        assert "wrong" not in str(caught.value)
+
+    def test_forbidden(self, fake: FakeRegistry) -> None:
+        fake.handler = lambda _, request: request.reply(403)
+        with pytest.raises(RegistryDeniedError):
+            Registry(fake.host).manifest_digest("a", "1")
+
+    def test_token_for_anyone(self, fake: FakeRegistry) -> None:
+        fake.handler = wants_token
+        assert Registry(fake.host).manifest_digest("team/a", "1") == DIGEST
+        assert fake.asked[1] == "GET /token?service=the+registry&scope=repository%3Ateam%2Fa%3Apull"
+
+    def test_token_for_us(self, fake: FakeRegistry) -> None:
+        fake.handler = wants_token
+        assert Registry(fake.host, credentials=ME).manifest_digest("private/a", "1") == DIGEST
+
+    def test_token_that_does_not_do(self, fake: FakeRegistry) -> None:
+        fake.handler = wants_token
+        with pytest.raises(RegistryDeniedError):
+            Registry(fake.host).manifest_digest("private/a", "1")
+
+    def test_identity_token(self, fake: FakeRegistry) -> None:
+        def handler(fake: FakeRegistry, request: Handler) -> None:
+            if request.command == "POST":
+                request.reply(200, b'{"access_token": "good"}')
+            else:
+                wants_token(fake, request)
+
+        fake.handler = handler
+        me = Credentials(identity_token="refresh")
+        assert Registry(fake.host, credentials=me).manifest_digest("private/a", "1") == DIGEST
+        form = urllib.parse.parse_qs(fake.requests[1][3].decode())
+        assert form["grant_type"] == ["refresh_token"]
+        assert form["refresh_token"] == ["refresh"]
+        assert form["scope"] == ["repository:private/a:pull"]
+
+    @pytest.mark.parametrize(
+        ("status", "error"), [(401, RegistryDeniedError), (503, RegistryFaultError), (404, RegistryError)]
+    )
+    def test_token_service_that_refuses(self, fake: FakeRegistry, status: int, error: type[FactoryError]) -> None:
+        def handler(fake: FakeRegistry, request: Handler) -> None:
+            if request.path.startswith("/token"):
+                request.reply(status)
+            else:
+                wants_token(fake, request)
+
+        fake.handler = handler
+        with pytest.raises(error):
+            Registry(fake.host).manifest_digest("a", "1")
+
+    @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"no json"])
+    def test_token_service_that_talks_nonsense(self, fake: FakeRegistry, body: bytes) -> None:
+        def handler(fake: FakeRegistry, request: Handler) -> None:
+            if request.path.startswith("/token"):
+                request.reply(200, body)
+            else:
+                wants_token(fake, request)
+
+        fake.handler = handler
+        with pytest.raises(RegistryError, match="gave no token"):
+            Registry(fake.host).manifest_digest("a", "1")
+
+    @pytest.mark.parametrize("challenge", ["", "Negotiate", 'Bearer realm="file:///etc/passwd"', "Bearer"])
+    def test_unknown_challenge(self, fake: FakeRegistry, challenge: str) -> None:
+        fake.handler = lambda _, request: request.reply(401, WWW_Authenticate=challenge)
+        with pytest.raises(RegistryError, match="kind of log-in"):
+            Registry(fake.host, credentials=ME).manifest_digest("a", "1")
+
+    @pytest.mark.parametrize("status", [429, 500, 502, 503])
+    def test_faults_are_worth_a_retry(self, fake: FakeRegistry, status: int) -> None:
+        fake.handler = lambda _, request: request.reply(status)
+        with pytest.raises(RegistryFaultError, match=fake.host) as caught:
+            Registry(fake.host).manifest_digest("a", "1")
+        assert str(status) in caught.value.why
+
+    def test_other_refusals_are_not(self, fake: FakeRegistry) -> None:
+        fake.handler = lambda _, request: request.reply(400, b"name invalid")
+        with pytest.raises(RegistryError):
+            Registry(fake.host).manifest_digest("a", "1")
+
+    def test_cut_connection(self, fake: FakeRegistry) -> None:
+        fake.handler = lambda _, request: request.cut()
+        with pytest.raises(RegistryFaultError):
+            Registry(fake.host).manifest_digest("a", "1")
+
+    def test_cut_in_the_middle_of_an_answer(self, fake: FakeRegistry) -> None:
+        def handler(_: FakeRegistry, request: Handler) -> None:
+            if request.command == "HEAD":
+                request.reply(200)
+                return
+            request.send_response(200)
+            request.send_header("Content-Length", "1000")
+            request.end_headers()
+            request.wfile.write(b"{")
+            request.wfile.flush()
+            request.cut()
+
+        fake.handler = handler
+        with pytest.raises(RegistryFaultError):
+            Registry(fake.host).manifest_digest("a", "1")
+
+    def test_no_answer_in_time(self, fake: FakeRegistry) -> None:
+        done = threading.Event()
+
+        def handler(_: FakeRegistry, request: Handler) -> None:
+            done.wait(5)
+            request.cut()
+
+        fake.handler = handler
+        with pytest.raises(RegistryFaultError):
+            Registry(fake.host, timeout=0.2).manifest_digest("a", "1")
+        done.set()
+
+    def test_nothing_listens(self) -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            host = f"127.0.0.1:{unused.getsockname()[1]}"
+            with pytest.raises(RegistryUnreachableError) as caught:
+                Registry(host).manifest_digest("a", "1")
+        assert f"http://{host}/v2/" in caught.value.remedy
+
+    def test_redirect_keeps_the_method_and_drops_the_password(self, fake: FakeRegistry) -> None:
+        def handler(fake: FakeRegistry, request: Handler) -> None:
+            if request.path == "/elsewhere":
+                found(fake, request)
+            elif request.authorization:
+                request.reply(307, Location=f"http://{fake.host}/elsewhere")
+            else:
+                wants_basic(fake, request)
+
+        fake.handler = handler
+        assert Registry(fake.host, credentials=ME).manifest_digest("a", "1") == DIGEST
+        method, path, headers, _ = fake.requests[-1]
+        assert (method, path) == ("HEAD", "/elsewhere")
+        assert "Authorization" not in headers
+
+    def test_proxies_are_not_asked_about_this_machine(
+        self, fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        monkeypatch.delenv("no_proxy", raising=False)
+        fake.handler = found
+        assert Registry(fake.host).manifest_digest("a", "1") == DIGEST
+
+    def test_other_machines_are_asked_by_https_and_say_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def connect(*_: object, **__: object) -> None:
+            raise ssl.SSLCertVerificationError(1, "certificate verify failed: self-signed certificate")
+
+        monkeypatch.setattr(socket, "create_connection", connect)
+        for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(RegistryError) as caught:
+            Registry("registry.example.com").manifest_digest("a", "1")
+        assert "SSL_CERT_FILE" in caught.value.remedy
+
+
+class TestTakesPassword:
+    def test_right(self, fake: FakeRegistry) -> None:
+        fake.handler = wants_basic
+        assert Registry(fake.host, credentials=ME).takes_password()
+
+    def test_wrong(self, fake: FakeRegistry) -> None:
+        fake.handler = wants_basic
+        assert not Registry(fake.host, credentials=Credentials(username="me")).takes_password()
+
+    def test_none(self, fake: FakeRegistry) -> None:
+        fake.handler = wants_basic
+        assert not Registry(fake.host).takes_password()
+
+    def test_token_service(self, fake: FakeRegistry) -> None:
+        fake.handler = wants_token
+        assert not Registry(fake.host, credentials=ME).takes_password()
+
+
+class TestImageName:
+    @pytest.mark.parametrize(
+        ("text", "registry", "repository"),
+        [
+            ("127.0.0.1:5000/team/image", "127.0.0.1:5000", "team/image"),
+            ("localhost/image", "localhost", "image"),
+            ("registry.example.com/a/b/c", "registry.example.com", "a/b/c"),
+            ("team/image", "docker.io", "team/image"),
+            ("ubuntu", "docker.io", "library/ubuntu"),
+            ("r.example:5000/a_b/c--d.e", "r.example:5000", "a_b/c--d.e"),
+        ],
+    )
+    def test_parse(self, text: str, registry: str, repository: str) -> None:
+        assert ImageName.parse(text) == ImageName(registry, repository)
+
+    def test_text(self) -> None:
+        assert str(ImageName.parse("127.0.0.1:5000/team/image")) == "127.0.0.1:5000/team/image"
+
+    @pytest.mark.parametrize(
+        "text", ["", "/", "host.example/", "r.example/Team", "r.example/a:tag", "a@sha256:00", "r.example//a", "a/-b"]
+    )
+    def test_not_a_name(self, text: str) -> None:
+        with pytest.raises(UsageError):
+            ImageName.parse(text)
+
+
+class TestCredentials:
+    @pytest.fixture(autouse=True)
+    def config(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        return tmp_path / "config.json"
+
+    def test_no_configuration(self) -> None:
+        assert credentials_for("127.0.0.1:5000") is None
+
+    def test_logged_in(self, config: Path) -> None:
+        auth = base64.b64encode(b"me:se:cret").decode()
+        config.write_text(json.dumps({"auths": {"127.0.0.1:5000": {"auth": auth}}}))
+        assert credentials_for("127.0.0.1:5000") == Credentials(username="me", password="se:cret")
+        assert credentials_for("127.0.0.1:5001") is None
+
+    def test_docker_hub(self, config: Path) -> None:
+        auth = base64.b64encode(b"me:secret").decode()
+        config.write_text(json.dumps({"auths": {"https://index.docker.io/v1/": {"auth": auth}}}))
+        assert credentials_for("docker.io") == ME
+
+    def test_identity_token(self, config: Path) -> None:
+        config.write_text(json.dumps({"auths": {"r.example": {"identitytoken": "t"}}}))
+        assert credentials_for("r.example") == Credentials(identity_token="t")
+
+    def test_credential_helper(self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        helper = tmp_path / "docker-credential-test"
+        helper.write_text('#!/bin/sh\nread host\necho "{\\"Username\\": \\"me\\", \\"Secret\\": \\"for $host\\"}"\n')
+        helper.chmod(helper.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        config.write_text(json.dumps({"credHelpers": {"r.example": "test"}}))
+        assert credentials_for("r.example") == Credentials(username="me", password="for r.example")
+
+    def test_credential_helper_that_fails(self, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        helper = tmp_path / "docker-credential-test"
+        helper.write_text("#!/bin/sh\necho the vault is locked\nexit 1\n")
+        helper.chmod(helper.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        config.write_text(json.dumps({"credsStore": "test"}))
+        with pytest.raises(RegistryDeniedError, match=r"r\.example") as caught:
+            credentials_for("r.example")
+        assert "docker login r.example" in caught.value.remedy
+
+    @pytest.mark.parametrize("text", ['{"auths": {"r.example": "text"}}', '{"auths": {"r.example": {"auth": "!"}}}'])
+    def test_broken_configuration(self, config: Path, text: str) -> None:
+        config.write_text(text)
+        with pytest.raises(RegistryDeniedError, match="no usable credentials"):
+            credentials_for("r.example")
+
+    def test_password_is_never_shown(self) -> None:
+        assert "secret" not in repr(ME)
+        assert "refresh" not in repr(Credentials(identity_token="refresh"))

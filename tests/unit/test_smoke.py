@@ -1,0 +1,438 @@
+"""The smoke checks against fake containers: a good image passes, and each way to be bad ends in its own error."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from serving_factory.errors import (
+    CpuLevelError,
+    EngineError,
+    EngineUnavailableError,
+    FactoryError,
+    ServerNotReadyError,
+    ServerStopError,
+    SmokeError,
+    WrongAnswerError,
+)
+from serving_factory.line.smoke.run import run_checks
+from serving_factory.line.smoke.types import CheckResult, Features, SmokePlan, SmokeReport
+
+from .fake_serving import MODEL, NEW, OLD, Behaviour, FakeServing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from serving_factory.engine.docker import ContainerSpec
+
+VERSION = "TensorFlow ModelServer: 2.19.1-rc0+dev.sha.no_git\nTensorFlow Library: 2.19.1\n"
+ALL = [
+    "start",
+    "ready",
+    "predict-rest",
+    "predict-grpc",
+    "status",
+    "metadata",
+    "version-flag",
+    "swap",
+    "stop",
+    "hardened-ready",
+    "hardened-predict",
+    "health-command",
+    "healthy",
+    "hardened-stop",
+]
+
+
+@dataclass(kw_only=True)
+class Script:
+    """What one fake container does."""
+
+    behaviour: Behaviour = field(default_factory=Behaviour)
+    log: str = "a line of the server's log"
+    exits_with: int | None = None
+    exits_at_port: int = 0
+    version: tuple[int, str] = (0, VERSION)
+    health_command: tuple[int, str] = (0, "AVAILABLE")
+    exec_hangs: bool = False
+    health: str | None = "healthy"
+    stop_seconds: float = 0.3
+    stop_code: int = 143
+
+
+class FakeContainer:
+    def __init__(self, script: Script, server: FakeServing, spec: ContainerSpec) -> None:
+        self.script = script
+        self.server = server
+        self.spec = spec
+        self.modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in _tree(spec.mounts[0].source)}
+        self._code = script.exits_with
+        self._asked_health = 0
+
+    def die(self, code: int) -> None:
+        self._code = code
+
+    def port(self, container_port: int) -> int:
+        if self.script.exits_at_port:
+            self._code = self.script.exits_at_port
+            raise EngineError("Port 8501 is not published")
+        return {8500: self.server.grpc_port, 8501: self.server.rest_port}[container_port]
+
+    def logs(self, tail: int = 30) -> str:
+        return "\n".join(self.script.log.splitlines()[-tail:])
+
+    def status(self) -> str:
+        return "running" if self._code is None else "exited"
+
+    def exit_code(self) -> int | None:
+        return self._code
+
+    def health(self) -> str | None:
+        self._asked_health += 1
+        return "starting" if self.script.health and self._asked_health == 1 else self.script.health
+
+    def stop(self, timeout: int) -> float:
+        assert timeout > 2
+        self._code = self.script.stop_code
+        return self.script.stop_seconds
+
+    def exec(self, argv: tuple[str, ...]) -> tuple[int, str]:
+        if self.script.exec_hangs:
+            raise TimeoutError(f"'{' '.join(argv)}' took longer than 60 s")
+        if argv == ("/usr/bin/tensorflow_model_server", "--version"):
+            return self.script.version
+        return self.script.health_command
+
+
+class FakeEngine:
+    """Starts the first container by one script, the second by the other."""
+
+    def __init__(self, plain: Script, hardened: Script) -> None:
+        self.scripts = [plain, hardened]
+        self.containers: list[FakeContainer] = []
+        self.removed = 0
+        self.fails_at_removal = False
+
+    @contextmanager
+    def container(self, spec: ContainerSpec) -> Iterator[FakeContainer]:
+        script = self.scripts[len(self.containers)]
+        with FakeServing(spec.mounts[0].source, script.behaviour) as server:
+            self.containers.append(FakeContainer(script, server, spec))
+            try:
+                yield self.containers[-1]
+            finally:
+                self.removed += 1
+        if self.fails_at_removal:
+            raise EngineUnavailableError("The Docker engine does not answer.")
+
+
+def _tree(folder: Path) -> list[Path]:
+    return [folder, *folder.rglob("*")]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> SmokePlan:
+    for model, version in ((MODEL, OLD), (f"{MODEL}_next", NEW)):
+        folder = tmp_path / model / f"{version:08}"
+        (folder / "variables").mkdir(parents=True)
+        (folder / "saved_model.pb").write_bytes(b"model")
+        (folder / "saved_model.pb").chmod(0o600)
+        folder.chmod(0o700)
+    return SmokePlan(
+        variant="2.19.1-cpu-v3",
+        model=tmp_path / MODEL,
+        next_model=tmp_path / f"{MODEL}_next",
+        reported_version="2.19.1",
+        ready_timeout=0.3,
+        health_timeout=0.3,
+        swap_timeout=1.0,
+        owner="test",
+    )
+
+
+def smoke(
+    plan: SmokePlan, plain: Script | None = None, hardened: Script | None = None
+) -> tuple[SmokeReport, FakeEngine]:
+    engine = FakeEngine(plain or Script(), hardened or Script())
+    emitted: list[CheckResult] = []
+    report = run_checks(engine, "image:tag", plan=plan, emit_check=emitted.append)
+    assert report.checks == tuple(emitted)
+    assert engine.removed == len(engine.containers)
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("swap")] == []
+    for container in engine.containers:
+        assert not container.spec.mounts[0].source.exists()
+    return report, engine
+
+
+def failed(report: SmokeReport, check: str, error: type[FactoryError]) -> FactoryError:
+    """The report of a run that this check ended, with this error; give the error."""
+    assert [item.name for item in report.checks if not item.ok] == [check]
+    assert report.checks[-1].name == check
+    assert {name for name, _ in report.skipped} == set(ALL) - {item.name for item in report.checks}
+    assert all(reason == f"not reached: {check} failed" for _, reason in report.skipped)
+    assert type(report.error) is error
+    assert report.checks[-1].text == report.error.what
+    return report.error
+
+
+def test_a_good_image_passes_every_check(plan: SmokePlan) -> None:
+    report, _ = smoke(plan)
+    assert report.error is None, report.error
+    assert [item.name for item in report.checks] == ALL
+    assert report.skipped == ()
+    assert report.answers == {"REST": (2.5, 3.0, 4.5), "gRPC": (2.5, 3.0, 4.5)}
+    texts = {item.name: item.text for item in report.checks}
+    assert texts["predict-grpc"] == "[1.0, 2.0, 5.0] -> [2.5, 3.0, 4.5]"
+    assert texts["status"] == "version 123 AVAILABLE over gRPC and REST"
+    assert texts["version-flag"] == "2.19.1-rc0+dev.sha.no_git"
+    assert texts["swap"].startswith("answers: REST ")
+    assert texts["stop"] == "stopped in 0.30 s, exit code 143"
+
+
+def test_how_the_containers_are_started(plan: SmokePlan) -> None:
+    _, engine = smoke(plan)
+    plain, hardened = (container.spec for container in engine.containers)
+    assert plain.environment == (("MODEL_NAME", MODEL),)
+    assert set(plain.ports) == {8500, 8501}
+    assert plain.mounts[0].target == f"/models/{MODEL}"
+    assert plain.mounts[0].read_only
+    assert plain.owner == "test"
+    assert not plain.read_only
+    assert hardened.mounts[0].source != plain.mounts[0].source
+    assert dataclasses.replace(hardened, mounts=plain.mounts) == dataclasses.replace(
+        plain, read_only=True, cap_drop=("ALL",), user="12345", security_opt=("no-new-privileges",)
+    )
+
+
+def test_models_are_readable_by_every_user_whatever_the_umask(plan: SmokePlan) -> None:
+    before = os.umask(0o077)
+    try:
+        _, engine = smoke(plan)
+    finally:
+        os.umask(before)
+    for container in engine.containers:
+        assert set(container.modes.values()) == {0o755, 0o644}
+        assert container.modes["saved_model.pb"] == 0o644
+
+
+def test_an_old_release_is_asked_only_what_it_can(plan: SmokePlan) -> None:
+    features = Features(rest=False, model_status=False, version_flag=False)
+    report, engine = smoke(dataclasses.replace(plan, features=features))
+    assert report.error is None, report.error
+    assert report.skipped == (
+        ("predict-rest", "the release has no rest"),
+        ("version-flag", "the release has no version flag"),
+    )
+    assert report.answers == {"gRPC": (2.5, 3.0, 4.5)}
+    for container in engine.containers:
+        assert not [path for path, _ in container.server.requests if path.startswith("/")]
+
+
+def test_rest_without_model_status(plan: SmokePlan) -> None:
+    report, engine = smoke(dataclasses.replace(plan, features=Features(model_status=False)))
+    assert report.error is None, report.error
+    asked = {path for path, _ in engine.containers[0].server.requests if path.startswith("/")}
+    assert asked == {f"/v1/models/{MODEL}:predict"}
+
+
+def test_never_ready(plan: SmokePlan) -> None:
+    log = "\n".join(f"line {number}" for number in range(1, 41))
+    report, _ = smoke(plan, Script(behaviour=Behaviour(available=False), log=log))
+    error = failed(report, "ready", ServerNotReadyError)
+    assert error.what == "The server did not become ready within 0.3 s."
+    assert "version 123 LOADING" in error.why
+    assert "line 10\n" not in error.why
+    assert "line 11\n" in error.why
+    assert error.why.endswith("line 40")
+
+
+def test_model_does_not_load(plan: SmokePlan) -> None:
+    behaviour = Behaviour(load_error="Op type not registered 'Conv2D'")
+    report, _ = smoke(dataclasses.replace(plan, ready_timeout=30), Script(behaviour=behaviour))
+    error = failed(report, "ready", ServerNotReadyError)
+    assert "version 123 END (NOT_FOUND: Op type not registered 'Conv2D')" in error.why
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (Script(exits_with=1, log="cannot open shared object"), "exit code 1."),
+        (Script(exits_with=132), "exit code 132 (SIGILL)."),
+        (Script(exits_at_port=127), "exit code 127."),
+    ],
+)
+def test_exits_early(plan: SmokePlan, script: Script, said: str) -> None:
+    report, _ = smoke(dataclasses.replace(plan, ready_timeout=30), script)
+    error = failed(report, "ready", ServerNotReadyError)
+    assert error.what == "The container ended before the server was ready."
+    assert said in error.why
+    assert script.log in error.why
+
+
+@pytest.mark.parametrize("how", ["exits_with", "exits_at_port"])
+def test_cpu_refused(plan: SmokePlan, how: str) -> None:
+    sentence = "This image needs avx2, which this CPU lacks. Use the tag 2.19.1 instead."
+    script = Script(log=f"tf_serving_entrypoint: {sentence}\n")
+    setattr(script, how, 78)
+    report, _ = smoke(plan, script)
+    error = failed(report, "ready", CpuLevelError)
+    assert error.what == f"The image refuses this machine's CPU: {sentence}"
+
+
+@pytest.mark.parametrize(("protocol", "check"), [("REST", "predict-rest"), ("gRPC", "predict-grpc")])
+def test_wrong_answer(plan: SmokePlan, protocol: str, check: str) -> None:
+    report, _ = smoke(plan, Script(behaviour=Behaviour(wrong_protocol=protocol)))
+    error = failed(report, check, WrongAnswerError)
+    assert error.what == f"The server answered half_plus_two wrongly over {protocol}."
+    assert "Sent [1.0, 2.0, 5.0], got [3.5, 4.0, 5.5], expected [2.5, 3.0, 4.5]." in error.why
+    assert "a line of the server's log" in error.why
+
+
+def test_wrong_metadata(plan: SmokePlan) -> None:
+    report, _ = smoke(plan, Script(behaviour=Behaviour(signature="other")))
+    assert "no signature serving_default" in failed(report, "metadata", WrongAnswerError).what
+    report, _ = smoke(plan, Script(behaviour=Behaviour(reported_version=7)))
+    assert "version 7 instead of 123" in failed(report, "metadata", WrongAnswerError).what
+
+
+@pytest.mark.parametrize(
+    ("version", "error", "said"),
+    [
+        ((0, "TensorFlow ModelServer: 2.19.0\n"), WrongAnswerError, "not release 2.19.1"),
+        ((0, "TensorFlow ModelServer: 2.19.10\n"), WrongAnswerError, "not release 2.19.1"),
+        ((0, ""), WrongAnswerError, "not release 2.19.1"),
+        ((127, "no such file"), SmokeError, "exit code 127"),
+    ],
+)
+def test_wrong_version(plan: SmokePlan, version: tuple[int, str], error: type[FactoryError], said: str) -> None:
+    report, _ = smoke(plan, Script(version=version))
+    assert said in failed(report, "version-flag", error).what
+
+
+def test_a_command_inside_hangs(plan: SmokePlan) -> None:
+    report, _ = smoke(plan, Script(exec_hangs=True))
+    assert "took longer than 60 s" in failed(report, "version-flag", SmokeError).why
+
+
+@pytest.mark.parametrize("protocol", ["REST", "gRPC"])
+def test_a_request_fails_during_the_swap(plan: SmokePlan, protocol: str) -> None:
+    report, _ = smoke(plan, Script(behaviour=Behaviour(fails_in_swap=protocol)))
+    error = failed(report, "swap", SmokeError)
+    assert error.what == f"While the model's version was swapped, a {protocol} request failed."
+    assert "Servable not found for request" in error.why
+    assert "a line of the server's log" in error.why
+
+
+def test_a_connection_is_cut_during_the_swap(plan: SmokePlan) -> None:
+    report, _ = smoke(plan, Script(behaviour=Behaviour(drops_connections=True)))
+    assert "cut a connection in use" in failed(report, "swap", SmokeError).why
+
+
+def test_a_wrong_answer_during_the_swap(plan: SmokePlan) -> None:
+    report, _ = smoke(plan, Script(behaviour=Behaviour(added={OLD: 2.0, NEW: 9.0})))
+    error = failed(report, "swap", WrongAnswerError)
+    assert "got [9.5, 10.0, 11.5], expected [2.5, 3.0, 4.5] (old) or [3.5, 4.0, 5.5] (new)" in error.why
+
+
+def test_the_new_version_never_answers(plan: SmokePlan) -> None:
+    report, _ = smoke(dataclasses.replace(plan, swap_timeout=0.3), Script(behaviour=Behaviour(takes_new_version=False)))
+    assert "Version 124 was placed beside 123" in failed(report, "swap", SmokeError).what
+
+
+def test_the_old_version_never_ends(plan: SmokePlan) -> None:
+    report, _ = smoke(dataclasses.replace(plan, swap_timeout=0.3), Script(behaviour=Behaviour(ends_old_version=False)))
+    error = failed(report, "swap", SmokeError)
+    assert "version 123 is still loaded" in error.what
+    assert "version 123: AVAILABLE" in error.why
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (Script(stop_seconds=2.4), "took 2.40 s to stop; the limit is 2 s."),
+        (Script(stop_seconds=3.1, stop_code=137), "took 3.10 s to stop and had to be killed; the limit is 2 s."),
+    ],
+)
+def test_slow_stop(plan: SmokePlan, script: Script, said: str) -> None:
+    report, _ = smoke(plan, script)
+    assert said in failed(report, "stop", ServerStopError).what
+    report, _ = smoke(plan, hardened=script)
+    assert said in failed(report, "hardened-stop", ServerStopError).what
+
+
+@pytest.mark.parametrize(
+    ("health", "said"),
+    [
+        ("unhealthy", "but unhealthy"),
+        ("starting", "but starting"),
+        (None, "no health check"),
+    ],
+)
+def test_not_healthy(plan: SmokePlan, health: str | None, said: str) -> None:
+    report, _ = smoke(plan, hardened=Script(health=health))
+    assert said in failed(report, "healthy", SmokeError).what
+
+
+def test_health_command_fails(plan: SmokePlan) -> None:
+    report, _ = smoke(plan, hardened=Script(health_command=(1, "LOADING")))
+    error = failed(report, "health-command", SmokeError)
+    assert "/usr/bin/tf_serving_health.sh says: LOADING" in error.why
+
+
+def test_hardened_server_does_not_start(plan: SmokePlan) -> None:
+    report, _ = smoke(plan, hardened=Script(exits_with=1, log="mkdir: read-only file system"))
+    assert "read-only file system" in failed(report, "hardened-ready", ServerNotReadyError).why
+
+
+def test_server_dies_between_two_checks(plan: SmokePlan) -> None:
+    engine = FakeEngine(Script(), Script())
+
+    def kill(result: CheckResult) -> None:
+        if result.name == "status":
+            engine.containers[0].server.stop()
+            engine.containers[0].die(139)
+
+    report = run_checks(engine, "image:tag", plan=plan, emit_check=kill)
+    error = failed(report, "metadata", SmokeError)
+    assert error.what == "The server gave no answer to the check metadata."
+    assert "The container has ended with exit code 139 (SIGSEGV)." in error.why
+
+
+def test_missing_model(plan: SmokePlan, tmp_path: Path) -> None:
+    report, engine = smoke(dataclasses.replace(plan, model=tmp_path / "nowhere"))
+    assert "holds no version of a model" in failed(report, "start", SmokeError).what
+    assert engine.containers == []
+    report, _ = smoke(dataclasses.replace(plan, next_model=plan.model))
+    assert "no higher number" in failed(report, "start", SmokeError).what
+
+
+def test_engine_goes_away_at_the_end(plan: SmokePlan) -> None:
+    engine = FakeEngine(Script(exits_with=1), Script())
+    engine.fails_at_removal = True
+    report = run_checks(engine, "image:tag", plan=plan, emit_check=lambda _: None)
+    assert isinstance(report.error, ServerNotReadyError), "what failed first is what is told"
+    engine = FakeEngine(Script(), Script())
+    engine.fails_at_removal = True
+    report = run_checks(engine, "image:tag", plan=plan, emit_check=lambda _: None)
+    assert isinstance(report.error, EngineUnavailableError)
+    assert all(item.ok for item in report.checks)
+
+
+def test_interrupt_removes_the_containers(plan: SmokePlan) -> None:
+    engine = FakeEngine(Script(), Script())
+
+    def interrupt(result: CheckResult) -> None:
+        if result.name == "predict-rest":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_checks(engine, "image:tag", plan=plan, emit_check=interrupt)
+    assert engine.removed == 2

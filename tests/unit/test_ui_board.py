@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import io
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from serving_factory.errors import CompileError
+from serving_factory.line.events import Event, EventKind, StageName
+from serving_factory.line.results import Status, VariantResult
+from serving_factory.ui.board import BoardReporter, draw
+from serving_factory.ui.progress import Progress, Row, State
+from serving_factory.ui.streams import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
+
+
+def _event(kind: EventKind, text: str = "", *, variant: str = "2.19.1-cpu-v3", seconds: float | None = None) -> Event:
+    return Event(variant=variant, stage=StageName.COMPILE, kind=kind, text=text, seconds=seconds)
+
+
+def _progress() -> Progress:
+    progress = Progress(["2.19.1-cpu", "2.19.1-cpu-v3", "2.19.1-mkl-v3", "2.19.1-gpu", "2.19.1-cpu-v4"])
+    progress.apply(_event(EventKind.UP_TO_DATE, variant="2.19.1-cpu"), 0.0)
+    progress.apply(_event(EventKind.STARTED), 10.0)
+    progress.apply(_event(EventKind.PROGRESS, "Compiling mat_mul.cc"), 20.0)
+    progress.apply(_event(EventKind.STARTED, variant="2.19.1-mkl-v3"), 10.0)
+    progress.apply(_event(EventKind.FAILED, "the build failed\nmore", variant="2.19.1-mkl-v3"), 22.0)
+    progress.apply(_event(EventKind.SKIPPED, "because of 2.19.1-mkl-v3", variant="2.19.1-gpu"), 22.0)
+    return progress
+
+
+def _plain(rows: tuple[Row, ...], **how: object) -> list[str]:
+    settings = {"now": 81.4, "since": 0.0, "width": 100, "height": 20, **how}
+    return [line.plain for line in draw(rows, **settings)]  # type: ignore[arg-type]
+
+
+def test_the_board() -> None:
+    assert _plain(_progress().rows()) == [
+        "✓ 2.19.1-cpu                           up to date",
+        "▸ 2.19.1-cpu-v3  compile   1 min 11 s  Compiling mat_mul.cc",
+        "✗ 2.19.1-mkl-v3  compile         12 s  failed: the build failed",
+        "- 2.19.1-gpu                           skipped: because of 2.19.1-mkl-v3",
+        "· 2.19.1-cpu-v4                        waiting",
+        "3 of 5 ended after 1 min 21 s: 1 failed, 1 running, 1 skipped, 1 up to date, 1 waiting",
+    ]
+
+
+def test_styles() -> None:
+    styles = [line.style for line in draw(_progress().rows(), now=1.0, since=0.0, width=80, height=20)]
+    assert styles == ["dim", "cyan", "red", "yellow", "dim", "bold"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_poor_encodings_get_ascii_signs(encoding: str) -> None:
+    lines = _plain(_progress().rows(), encoding=encoding, width=40)
+    assert [line[0] for line in lines] == ["=", ">", "x", "-", ".", "3"]
+    assert lines[2].endswith("~")
+    assert "\n".join(lines).isascii()
+
+
+def test_rows_that_do_not_fit_give_way_to_the_urgent_ones() -> None:
+    assert _plain(_progress().rows(), height=4, width=30) == [
+        "▸ 2.19.1-cpu-v3  compile   1 …",
+        "✗ 2.19.1-mkl-v3  compile     …",
+        "  and 3 more",
+        "3 of 5 ended after 1 min 21 s…",
+    ]
+
+
+@pytest.mark.parametrize("height", [-1, 0, 1, 2, 3, 6, 100])
+def test_any_size_and_any_text_can_be_drawn(height: int) -> None:
+    progress = _progress()
+    progress.apply(_event(EventKind.PROGRESS, "\u6f22" * 300 + "\x1b[2J\t\ud800\U0001f469\u200d\U0001f52c"), 30.0)
+    for width in range(60):
+        lines = draw(progress.rows(), now=1e9, since=-1.0, width=width, height=height)
+        assert all(line.cell_len <= width for line in lines)
+        assert len(lines) <= max(1, height)
+
+
+def test_a_variant_that_worked_is_done_not_up_to_date() -> None:
+    progress = Progress(last_stage=StageName.SMOKE)
+    progress.apply(_event(EventKind.FINISHED, seconds=2.0), 0.0)
+    assert progress.rows()[0].state is State.WAITING
+    progress.apply(Event(variant="2.19.1-cpu-v3", stage=StageName.SMOKE, kind=EventKind.UP_TO_DATE), 0.0)
+    assert progress.rows()[0].state is State.DONE
+    assert progress.rows()[0].elapsed(99.0) == 2.0
+
+
+class _Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Terminal]:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    yield _Terminal()
+    for thread in threading.enumerate():
+        if "Refresh" in type(thread).__name__:
+            thread.join(5.0)
+            assert not thread.is_alive()
+
+
+def test_the_board_is_drawn_on_stderr_and_the_summary_on_stdout(terminal: _Terminal) -> None:
+    out = io.StringIO()
+    with BoardReporter(err=terminal, out=Stream(out), variants=["v"]) as reporter:
+        reporter.handle(_event(EventKind.STARTED))
+        reporter.summary([VariantResult(variant="v", status=Status.FAILED, error=CompileError("no", remedy="mend"))])
+    drawn = terminal.getvalue()
+    assert "· v" in drawn
+    assert drawn.rindex("\nError: no\n\nWhat to do: mend\n") > drawn.index(_SHOW)
+    assert out.getvalue().startswith("\nresult  variant  image name, or why not\n")
+
+
+def _interrupt(reporter: BoardReporter) -> None:
+    reporter.handle(_event(EventKind.STARTED))
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_gives_the_cursor_back(terminal: _Terminal) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter,
+    ):
+        _interrupt(reporter)
+    drawn = terminal.getvalue()
+    assert drawn.rindex(_SHOW) > drawn.rindex(_HIDE)
+
+
+def test_a_second_ctrl_c_while_the_board_is_taken_away(terminal: _Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    reporter = BoardReporter(err=terminal, out=Stream(io.StringIO()))
+    live_stop = reporter._live.stop
+
+    def interrupted() -> None:
+        live_stop()
+        terminal.write(_HIDE)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reporter._live, "stop", interrupted)
+    with pytest.raises(KeyboardInterrupt), reporter:
+        _interrupt(reporter)
+    drawn = terminal.getvalue()
+    assert drawn.rindex(_SHOW) > drawn.rindex(_HIDE)
+
+
+def test_no_colour(terminal: _Terminal) -> None:
+    with BoardReporter(err=terminal, out=Stream(io.StringIO()), colour=False) as reporter:
+        reporter.handle(_event(EventKind.FAILED, "no"))
+    assert "\x1b[31m" not in terminal.getvalue()
+    coloured = _Terminal()
+    with BoardReporter(err=coloured, out=Stream(io.StringIO())) as reporter:
+        reporter.handle(_event(EventKind.FAILED, "no"))
+    assert "\x1b[31m" in coloured.getvalue()
+
+
+def test_events_from_many_threads(terminal: _Terminal) -> None:
+    with BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter:
+
+        def work(variant: str) -> None:
+            for step in range(200):
+                reporter.handle(_event(EventKind.PROGRESS, str(step), variant=variant))
+            reporter.handle(_event(EventKind.FINISHED, variant=variant))
+
+        threads = [threading.Thread(target=work, args=(f"v{number}",)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert {row.state for row in reporter._progress.rows()} == {State.DONE}
+        assert len(reporter._progress.rows()) == 8

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from serving_factory.errors import CompileError
+from serving_factory.ui.errors import render_error
+from serving_factory.ui.logs import already_told, read_tail
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_an_error_says_what_why_the_last_lines_and_what_to_do() -> None:
+    error = CompileError(
+        "2.19.1-cpu-v3: the Bazel build failed with exit code 1",
+        why="a C++ file does not compile\n//a:b failed",
+        remedy="mend the file, then run the same command\nnothing is lost",
+    )
+    text = render_error(
+        error,
+        log_tail=["a.cc:1: error: \x1b[31mno\x1b[0m", "::error::mine", ""],
+        log_path="build/v/compile.log",
+    )
+    assert text == (
+        "Error: 2.19.1-cpu-v3: the Bazel build failed with exit code 1\n"
+        "  a C++ file does not compile\n"
+        "  //a:b failed\n"
+        "\n"
+        "  The last 3 lines of build/v/compile.log:\n"
+        "    | a.cc:1: error: no\n"
+        "    | : :error::mine\n"
+        "    |\n"
+        "\n"
+        "What to do: mend the file, then run the same command\n"
+        "  nothing is lost\n"
+    )
+
+
+def test_only_the_last_thirty_lines_are_shown() -> None:
+    text = render_error(CompileError("no"), log_tail=[f"line {number}" for number in range(40)])
+    assert "The last 30 lines of the log:" in text
+    assert "| line 9\n" not in text
+    assert "| line 10\n" in text
+    assert "| line 39\n" in text
+
+
+def test_a_tail_that_the_error_holds_already_is_not_shown_twice() -> None:
+    text = render_error(CompileError("no", why="the log ends in:\n  boom"), log_tail=["", "boom", ""], log_path="x.log")
+    assert text == "Error: no\n  the log ends in:\n    boom\n\n  The whole log: x.log\n"
+
+
+def test_an_error_with_nothing_but_a_sentence() -> None:
+    assert render_error(CompileError("no")) == "Error: no\n"
+    assert render_error(CompileError("")) == "Error: CompileError\n"
+
+
+def test_read_tail(tmp_path: Path) -> None:
+    log = tmp_path / "compile.log"
+    log.write_bytes(b"one\ntwo\xff\r\n\x1b[1mthree\n\n")
+    tail = read_tail(log, 2)
+    assert tail.lines == ("two\ufffd", "three")
+    assert not tail.complete
+    assert read_tail(log).complete
+
+
+def test_a_log_that_cannot_be_read_is_an_empty_one(tmp_path: Path) -> None:
+    assert read_tail(tmp_path / "none.log").lines == ()
+    assert read_tail(tmp_path).lines == ()
+    assert read_tail(None).lines == ()
+
+
+def test_already_told() -> None:
+    assert already_told((), "anything")
+    assert already_told(("a", " b ", ""), "x\n  b")
+    assert not already_told(("a", "b"), "a")

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from serving_factory.errors import CompileError
+from serving_factory.line.events import Event, EventKind, StageName
+from serving_factory.line.results import Status, VariantResult
+from serving_factory.ui.json_lines import JsonLinesReporter
+from serving_factory.ui.streams import Stream
+
+
+def _reporter(out: io.StringIO) -> JsonLinesReporter:
+    return JsonLinesReporter(Stream(out), now=lambda: datetime(2026, 1, 31, 23, 41, 7, 123456, tzinfo=UTC))
+
+
+def test_the_document() -> None:
+    out = io.StringIO()
+    with _reporter(out) as reporter:
+        reporter.handle(Event(variant="v", stage=StageName.COMPILE, kind=EventKind.STARTED))
+        reporter.handle(
+            Event(
+                variant="v",
+                stage=StageName.COMPILE,
+                kind=EventKind.FAILED,
+                text="no",
+                seconds=1.5,
+                log="build/v/compile.log",
+                fields={"actions": 53, "folder": Path("/x"), "ratio": float("nan"), "names": ("a", "b")},
+            )
+        )
+        reporter.summary(
+            [
+                VariantResult(
+                    variant="v",
+                    status=Status.FAILED,
+                    seconds=1.5,
+                    error=CompileError("no", remedy="mend it"),
+                    facts={"binary_size": 3},
+                )
+            ]
+        )
+    time = "2026-01-31T23:41:07.123Z"
+    assert [json.loads(line) for line in out.getvalue().splitlines()] == [
+        {"event": "started", "time": time, "variant": "v", "stage": "compile"},
+        {
+            "event": "failed",
+            "time": time,
+            "variant": "v",
+            "stage": "compile",
+            "text": "no",
+            "seconds": 1.5,
+            "log": "build/v/compile.log",
+            "fields": {"actions": 53, "folder": "/x", "ratio": None, "names": ["a", "b"]},
+        },
+        {
+            "event": "summary",
+            "time": time,
+            "counts": {"built": 0, "up-to-date": 0, "failed": 1, "skipped": 0, "cancelled": 0},
+            "results": [
+                {
+                    "variant": "v",
+                    "status": "failed",
+                    "seconds": 1.5,
+                    "facts": {"binary_size": 3},
+                    "error": {"kind": "CompileError", "exit_code": 20, "what": "no", "remedy": "mend it"},
+                }
+            ],
+        },
+    ]
+
+
+def test_foreign_text_stays_on_its_line_and_is_no_command() -> None:
+    out = io.StringIO()
+    text = "::error::x\n##[error]y \x1b[2J \u2028 \ud800"
+    _reporter(out).handle(Event(variant="v", stage=StageName.SMOKE, kind=EventKind.PROGRESS, text=text))
+    (line,) = out.getvalue().splitlines()
+    assert line.isascii()
+    assert line.isprintable()
+    assert "##[" not in line
+    assert json.loads(line)["text"] == text

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import io
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from serving_factory.errors import CompileError, LockedError
+from serving_factory.line.events import Event, EventKind, StageName
+from serving_factory.line.results import Status, VariantResult
+from serving_factory.ui.github import annotation, escape_data, escape_property, fold
+from serving_factory.ui.heartbeat import Heartbeat
+from serving_factory.ui.plain import GitHub, PlainReporter
+from serving_factory.ui.streams import Stream
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+import pytest
+
+_START = datetime(2026, 1, 31, 23, 41, 7, tzinfo=UTC)
+
+
+@dataclass
+class _Bench:
+    """A plain reporter with a clock that stands still until told."""
+
+    github: GitHub | None = None
+    seconds: float = 0.0
+    lines: io.StringIO = field(default_factory=io.StringIO)
+    out: io.StringIO = field(default_factory=io.StringIO)
+
+    def __post_init__(self) -> None:
+        self.reporter = PlainReporter(
+            lines=Stream(self.lines),
+            out=Stream(self.out),
+            github=self.github,
+            now=lambda: _START + timedelta(seconds=self.seconds),
+            clock=lambda: self.seconds,
+        )
+
+    def tell(
+        self,
+        kind: EventKind,
+        text: str = "",
+        *,
+        variant: str = "2.19.1-cpu-v3",
+        stage: StageName = StageName.COMPILE,
+        seconds: float | None = None,
+        log: str | None = None,
+    ) -> None:
+        self.reporter.handle(Event(variant=variant, stage=stage, kind=kind, text=text, seconds=seconds, log=log))
+
+
+def test_start_and_finish_lines() -> None:
+    bench = _Bench()
+    bench.tell(EventKind.STARTED)
+    bench.tell(EventKind.PROGRESS, "Compiling a.cc")
+    bench.seconds = 71.4
+    bench.tell(EventKind.FINISHED)
+    bench.tell(EventKind.STARTED, stage=StageName.SMOKE)
+    bench.tell(EventKind.FINISHED, stage=StageName.SMOKE, seconds=2.06)
+    bench.tell(EventKind.UP_TO_DATE, variant="2.19.1-cpu")
+    bench.tell(EventKind.SKIPPED, "because of 2.19.1-cpu", variant="2.19.1-mkl")
+    bench.tell(EventKind.CANCELLED, variant="2.19.1-gpu")
+    assert bench.lines.getvalue() == (
+        "23:41:07 2.19.1-cpu-v3 compile started\n"
+        "23:42:18 2.19.1-cpu-v3 compile finished in 1 min 11 s\n"
+        "23:42:18 2.19.1-cpu-v3 smoke started\n"
+        "23:42:18 2.19.1-cpu-v3 smoke finished in 2.1 s\n"
+        "23:42:18 2.19.1-cpu compile up to date\n"
+        "23:42:18 2.19.1-mkl compile skipped: because of 2.19.1-cpu\n"
+        "23:42:18 2.19.1-gpu compile cancelled\n"
+    )
+
+
+def test_a_failure_is_told_at_once_with_the_end_of_its_log_and_only_once(tmp_path: Path) -> None:
+    log = tmp_path / "compile.log"
+    log.write_text("fine\n\x1b[1mbroken\x1b[0m\n")
+    error = CompileError("the build failed", remedy="mend it")
+    bench = _Bench()
+    bench.tell(EventKind.STARTED)
+    bench.tell(EventKind.FAILED, str(error), seconds=12.0, log=str(log))
+    assert bench.lines.getvalue() == (
+        "23:41:07 2.19.1-cpu-v3 compile started\n"
+        "23:41:07 2.19.1-cpu-v3 compile failed after 12 s\n"
+        "  the build failed\n"
+        "  What to do: mend it\n"
+        "\n"
+        f"  The last 2 lines of {log}:\n"
+        "    | fine\n"
+        "    | broken\n"
+    )
+    before = bench.lines.getvalue()
+    bench.reporter.summary([VariantResult(variant="2.19.1-cpu-v3", status=Status.FAILED, error=error, log=str(log))])
+    assert bench.lines.getvalue() == before
+    assert "1 variant: 1 failed." in bench.out.getvalue()
+
+
+def test_a_log_whose_end_the_message_holds_is_only_named(tmp_path: Path) -> None:
+    log = tmp_path / "compile.log"
+    log.write_text("fine\nbroken\n")
+    bench = _Bench()
+    bench.tell(EventKind.FAILED, "no\n  broken", log=str(log))
+    assert bench.lines.getvalue().endswith(f"  no\n    broken\n\n  The whole log: {log}\n")
+
+
+def test_an_error_that_no_line_told_is_in_the_summary() -> None:
+    bench = _Bench()
+    bench.reporter.summary(
+        [VariantResult(variant="v", status=Status.FAILED, error=LockedError("another factory works here"))]
+    )
+    assert bench.lines.getvalue() == "\nError: another factory works here\n"
+
+
+def test_a_silent_stage_gets_a_sign_of_life_each_minute() -> None:
+    bench = _Bench()
+    bench.tell(EventKind.STARTED)
+    bench.seconds = 59.0
+    bench.reporter.beat()
+    bench.tell(EventKind.PROGRESS, "Compiling\x1b[2J a.cc")
+    bench.seconds = 60.0
+    bench.reporter.beat()
+    bench.reporter.beat()
+    bench.seconds = 500.0
+    bench.reporter.beat()
+    bench.tell(EventKind.FINISHED)
+    bench.seconds = 1000.0
+    bench.reporter.beat()
+    assert bench.lines.getvalue() == (
+        "23:41:07 2.19.1-cpu-v3 compile started\n"
+        "23:42:07 2.19.1-cpu-v3 compile still running after 1 min 00 s: Compiling a.cc\n"
+        "23:49:27 2.19.1-cpu-v3 compile still running after 8 min 20 s: Compiling a.cc\n"
+        "23:49:27 2.19.1-cpu-v3 compile finished in 8 min 20 s\n"
+    )
+
+
+def test_the_heartbeat_thread_beats_and_ends() -> None:
+    beaten = threading.Event()
+    heartbeat = Heartbeat(beaten.set, seconds=0.005)
+    heartbeat.start()
+    assert beaten.wait(5.0)
+    heartbeat.stop()
+    heartbeat.stop()
+    beaten.clear()
+    time.sleep(0.03)
+    assert not beaten.is_set()
+
+
+def test_the_reporter_ends_its_thread_also_on_ctrl_c() -> None:
+    lines = io.StringIO()
+    reporter = PlainReporter(lines=Stream(lines), out=Stream(io.StringIO()), silence=0.01)
+
+    def work() -> None:
+        reporter.handle(Event(variant="v", stage=StageName.COMPILE, kind=EventKind.STARTED))
+        deadline = time.monotonic() + 5.0
+        while "still running" not in lines.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), reporter:
+        work()
+    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
+
+
+def test_github_folds_the_log_and_annotates_the_failure(tmp_path: Path) -> None:
+    log = tmp_path / "compile.log"
+    log.write_text("one\n::error::forged\n  ::endgroup::\nsay ##[endgroup]\n100 %\n")
+    bench = _Bench(github=GitHub())
+    bench.tell(EventKind.STARTED)
+    bench.tell(EventKind.FAILED, "broken at 100 %\n  100 %", seconds=1.0, log=str(log))
+    assert bench.lines.getvalue() == (
+        "23:41:07 2.19.1-cpu-v3 compile started\n"
+        "::group::2.19.1-cpu-v3 compile: log\n"
+        "one\n"
+        ": :error::forged\n"
+        "  : :endgroup::\n"
+        "say ## [endgroup]\n"
+        "100 %\n"
+        "::endgroup::\n"
+        "23:41:07 2.19.1-cpu-v3 compile failed after 1.0 s\n"
+        "  broken at 100 %\n"
+        "    100 %\n"
+        "\n"
+        f"  The whole log: {log}\n"
+        "::error title=2.19.1-cpu-v3 compile failed::broken at 100 %25%0A  100 %25\n"
+    )
+
+
+def test_github_folds_the_progress_where_there_is_no_log() -> None:
+    bench = _Bench(github=GitHub())
+    bench.tell(EventKind.STARTED)
+    for text in ("a", "a", "b", ""):
+        bench.tell(EventKind.PROGRESS, text)
+    bench.tell(EventKind.FINISHED, seconds=1.0)
+    bench.tell(EventKind.UP_TO_DATE, stage=StageName.SMOKE, log="none.log")
+    assert bench.lines.getvalue() == (
+        "23:41:07 2.19.1-cpu-v3 compile started\n"
+        "::group::2.19.1-cpu-v3 compile: log\n"
+        "a\n"
+        "b\n"
+        "::endgroup::\n"
+        "23:41:07 2.19.1-cpu-v3 compile finished in 1.0 s\n"
+        "23:41:07 2.19.1-cpu-v3 smoke up to date\n"
+    )
+
+
+def test_github_says_where_the_start_of_a_very_long_log_is(tmp_path: Path) -> None:
+    log = tmp_path / "compile.log"
+    log.write_text("".join(f"{number}\n" for number in range(10_001)))
+    bench = _Bench(github=GitHub())
+    bench.tell(EventKind.STARTED)
+    bench.tell(EventKind.FINISHED, log=str(log))
+    lines = bench.lines.getvalue().splitlines()
+    assert lines[2:4] == [f"(the lines before these are in {log})", "1"]
+
+
+def test_escapes() -> None:
+    assert escape_data("50 %\r\n: a,b") == "50 %25%0D%0A: a,b"
+    assert escape_property("50 %\r\n: a,b") == "50 %25%0D%0A%3A a%2Cb"
+    assert annotation("a: b, c", "x\ny%") == "::error title=a%3A b%2C c::x%0Ay%25\n"
+    assert fold("a\nb %", ["::x::"]) == "::group::a b %25\n: :x::\n::endgroup::\n"
+
+
+def test_the_step_summary_is_appended(tmp_path: Path) -> None:
+    path = tmp_path / "summary.md"
+    path.write_text("before\n")
+    bench = _Bench(github=GitHub(path))
+    bench.reporter.summary(
+        [
+            VariantResult(
+                variant="2.19.1-cpu",
+                status=Status.BUILT,
+                seconds=71.4,
+                image="a/b:c",
+                facts={"binary_size": 12_897_485, "image_size": 96_000_000},
+            ),
+            VariantResult(variant="v", status=Status.FAILED, error=CompileError("a|b <script> `x`\nmore")),
+        ]
+    )
+    assert path.read_text() == (
+        "before\n"
+        "### serving-factory\n"
+        "\n"
+        "| variant | result | time | binary | image | image name, or why not |\n"
+        "|---|---|--:|--:|--:|---|\n"
+        "| 2.19.1-cpu | built | 1 min 11 s | 12.3 MiB | 91.6 MiB | a/b:c |\n"
+        "| v | failed |  |  |  | a\\|b &lt;script> \\`x\\` |\n"
+        "\n"
+        "2 variants: 1 built, 1 failed.\n"
+        "\n"
+    )
+
+
+def test_a_step_summary_that_cannot_be_written_is_said_and_no_more(tmp_path: Path) -> None:
+    bench = _Bench(github=GitHub(tmp_path))
+    bench.reporter.summary([VariantResult(variant="v", status=Status.BUILT)])
+    assert "The step summary could not be written: " in bench.lines.getvalue()
+
+
+def test_variants_that_run_at_once_never_mix_their_lines(tmp_path: Path) -> None:
+    bench = _Bench(github=GitHub())
+
+    def work(variant: str) -> None:
+        log = tmp_path / f"{variant}.log"
+        log.write_text(f"{variant}\n" * 50)
+        for _ in range(20):
+            bench.tell(EventKind.STARTED, variant=variant)
+            for step in range(10):
+                bench.tell(EventKind.PROGRESS, str(step), variant=variant)
+            bench.reporter.beat()
+            bench.tell(EventKind.FINISHED, variant=variant, log=str(log))
+
+    threads = [threading.Thread(target=work, args=(f"v{number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    folds = re.findall(r"::group::(v\d) compile: log\n(.*?)::endgroup::\n", bench.lines.getvalue(), re.DOTALL)
+    assert len(folds) == 8 * 20
+    assert all(body == f"{variant}\n" * 50 for variant, body in folds)
