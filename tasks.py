@@ -26,7 +26,7 @@ from serving_factory.line.plan import plan_line
 from serving_factory.line.records import write_atomically
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.line.scheduler import run_line
-from serving_factory.line.stages import BUILD, COMPILE, EXTRACT, INSPECT, PACKAGE, PUSH, SMOKE
+from serving_factory.line.stages import BUILD, COMPILE, EXTRACT, INSPECT, PACKAGE, SMOKE
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.select import select
@@ -167,7 +167,7 @@ def build(
     """
     with _errors():
         recipes = _recipes(matrix, target, release, variant)
-        stages = (*BUILD, PUSH) if registry else BUILD
+        stages = (*BUILD, *_push_stages()) if registry else BUILD
         site = _site(matrix, registry)
         if dry_run:
             _print_plan(recipes, site, stages, json=json)
@@ -218,7 +218,7 @@ def push(
         ./factory push --registry 127.0.0.1:5000 --target cpu-optimized
     """
     with _errors():
-        _run(_recipes(matrix, target, release, variant), _site(matrix, registry), (PUSH,), json=json)
+        _run(_recipes(matrix, target, release, variant), _site(matrix, registry), _push_stages(), json=json)
 
 
 @task(help=_help("json", "registry"))
@@ -230,7 +230,7 @@ def demo(_c: Context, json: bool = False, registry: str = "") -> None:
         ./factory demo --registry 127.0.0.1:5000
     """
     with _errors():
-        stages = (*BUILD, PUSH) if registry else BUILD
+        stages = (*BUILD, *_push_stages()) if registry else BUILD
         results = _run(_recipes(str(SAMPLE)), _site(str(SAMPLE), registry), stages, json=json)
         if not json:
             sys.stdout.write("\n" + tables.demo_table(results, models=MODELS, width=_width()))
@@ -352,6 +352,13 @@ def _site(matrix: str, registry: str = "") -> Site:
     file = _matrix_file(matrix).resolve()
     name = "" if file == MATRIX else file.parent.name if file.stem == "matrix" else file.stem
     return Site(build=BUILD_FOLDER / name, models=MODELS, registry=registry or None)
+
+
+def _push_stages() -> tuple[Stage, ...]:
+    # It brings the Docker SDK, which takes half a second to import: only who pushes waits for it.
+    from serving_factory.line.stages.push import PUSH  # noqa: PLC0415
+
+    return (PUSH,)
 
 
 def _run(recipes: Sequence[Recipe], site: Site, stages: Sequence[Stage], *, json: bool) -> tuple[VariantResult, ...]:

@@ -1,7 +1,7 @@
 """Every error that a user can meet, on one page.
 
-Each class says what happened; an instance adds why, and what to do about it. Each has an exit code of its own, so that a
-nightly can tell a broken compiler from a registry that is down. Errors raised on purpose never show a traceback.
+Each class says what happened; an instance adds why, and what to do about it. Each has an exit code of its own, so that
+a nightly can tell a broken compiler from a registry that is down. Errors raised on purpose never show a traceback.
 """
 
 from __future__ import annotations

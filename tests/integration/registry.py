@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fault", "FaultyProxy", "LocalRegistry", "write_docker_config"]
 
-FOLDER = Path(__file__).with_name("registry")
+FOLDER = Path(__file__).with_name("registry_image")
 IMAGE = "serving-factory-test/registry"
 PORT = 5000
 READY_WITHIN = 30.0  # seconds
@@ -43,7 +43,7 @@ class LocalRegistry:
     Args:
         host: such as `127.0.0.1:49153`.
         username: the one account.
-        password: its password; the hash is in `registry/htpasswd`.
+        password: its password; the hash is in `registry_image/htpasswd`.
     """
 
     host: str
@@ -79,7 +79,9 @@ class LocalRegistry:
             with container:
                 wrapped = container.get_wrapped_container()
                 wrapped.reload()
-                registry = cls(f"127.0.0.1:{wrapped.ports[f'{PORT}/tcp'][0]['HostPort']}")
+                published = wrapped.ports[f"{PORT}/tcp"]
+                assert published
+                registry = cls(f"127.0.0.1:{published[0]['HostPort']}")
                 registry._wait_until_ready()
                 yield registry
         finally:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -140,6 +142,16 @@ class TestBuild:
         with pytest.raises(DiskFullError):
             run(request(tmp_path, f"FROM {BASE}\n{step}\n"))
 
+    def test_engine_that_goes_away(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seconds = unique_seconds()
+        wanted = request(tmp_path, slow(seconds), output=tmp_path / "out")
+        with EngineTunnel.run() as tunnel:
+            monkeypatch.setenv("DOCKER_HOST", tunnel.host)
+            with pytest.raises(EngineUnavailableError) as caught:
+                build(wanted, on_step=lambda step: tunnel.cut() if step.text == "begun" else None, log=io.StringIO())
+        assert "went away" in caught.value.what
+        assert_nothing_left(tmp_path, seconds)
+
     @pytest.mark.parametrize("variable", ["DOCKER_HOST", "DOCKER_CONTEXT"])
     def test_no_engine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
         monkeypatch.delenv("DOCKER_HOST", raising=False)
@@ -209,6 +221,52 @@ class TestBuild:
         fixed = request(tmp_path, "FROM scratch\nCOPY Dockerfile /\n", output=tmp_path / "out")
         run(fixed)
         assert not list(tmp_path.glob(".out.partial-*"))
+
+
+class EngineTunnel:
+    """A TCP port that leads to this machine's engine until it is cut: an engine that goes away."""
+
+    def __init__(self, server: socket.socket) -> None:
+        self.host = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        self._server = server
+        self._open: list[socket.socket] = [server]
+
+    @classmethod
+    @contextlib.contextmanager
+    def run(cls) -> Iterator[EngineTunnel]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            tunnel = cls(server)
+            thread = threading.Thread(target=tunnel._accept)
+            thread.start()
+            try:
+                yield tunnel
+            finally:
+                tunnel.cut()
+                thread.join()
+
+    def cut(self) -> None:
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            while True:
+                client = stack.enter_context(self._server.accept()[0])
+                engine = stack.enter_context(socket.socket(socket.AF_UNIX))
+                engine.connect("/var/run/docker.sock")
+                self._open += [client, engine]
+                for pair in ((client, engine), (engine, client)):
+                    thread = threading.Thread(target=self._pump, args=pair)
+                    thread.start()
+                    stack.callback(thread.join)
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
 
 
 def unique_seconds() -> str:

@@ -208,6 +208,18 @@ class TestSolveStatus:
         assert status.stray == []
 
 
+def failing(command: str, said: bytes) -> list[str]:
+    """What buildx tells of a RUN whose command said something and ended with exit code 2."""
+    error = f'process "/bin/sh -c {command}" did not complete successfully: exit code: 2'
+    name = f"[1/1] RUN {command}"
+    return [
+        message(vertexes=[vertex("a", name, started=STARTED)]),
+        message(logs=[output("a", said)]),
+        message(vertexes=[vertex("a", name, started=STARTED, completed=COMPLETED, error=error)]),
+        f"ERROR: failed to solve: {error}",
+    ]
+
+
 class FakeRun:
     """Stands for process.run: hands over recorded lines, and does what buildx does with its files."""
 
@@ -287,23 +299,8 @@ class TestBuild:
         assert (caught.value.step, caught.value.tail, caught.value.exit_code) == ("", (), 1)
         assert "unable to prepare context" in str(caught.value)
 
-    def test_command_output_never_looks_like_a_lost_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        lines = [
-            message(vertexes=[vertex("a", "[1/1] RUN a", started=STARTED)]),
-            message(logs=[output("a", b"Cannot connect to the Docker daemon\n")]),
-            message(
-                vertexes=[
-                    vertex(
-                        "a",
-                        "[1/1] RUN a",
-                        started=STARTED,
-                        completed=COMPLETED,
-                        error='process "a" did not complete successfully: exit code: 2',
-                    )
-                ]
-            ),
-            'ERROR: process "echo is the docker daemon running" did not complete successfully: exit code: 2',
-        ]
+    def test_command_never_looks_like_a_lost_engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        lines = failing("echo is the docker daemon running", b"Cannot connect to the Docker daemon\n")
         with pytest.raises(BuildFailed) as caught:
             build(monkeypatch, FakeRun(lines, 1))
         assert caught.value.exit_code == 2
@@ -334,13 +331,13 @@ class TestBuild:
             build(monkeypatch, FakeRun([], 0, error=error))
 
     def test_full_disk_of_the_engine_in_the_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        lines = [
-            message(vertexes=[vertex("a", "[1/1] RUN a", started=STARTED)]),
-            message(logs=[output("a", b"ld: final link failed: No space left on device\n")]),
-            message(vertexes=[vertex("a", "[1/1] RUN a", started=STARTED, completed=COMPLETED, error="exit code: 1")]),
-            "ERROR: failed to solve: exit code: 1",
-        ]
-        with pytest.raises(DiskFullError, match="engine's disk"):
+        lines = failing("ld -o x", b"ld: final link failed: No space left on device\n")
+        with pytest.raises(DiskFullError, match="A disk is full"):
+            build(monkeypatch, FakeRun(lines, 1))
+
+    def test_command_that_only_names_a_full_disk(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        lines = failing("grep 'no space left on device' log", b"grep: log: No such file or directory\n")
+        with pytest.raises(BuildFailed):
             build(monkeypatch, FakeRun(lines, 1))
 
     def test_full_disk_of_the_engine_in_buildx_own_words(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,7 +402,7 @@ class TestOutputFolder:
         rename = Path.rename
 
         def failing(self: Path, target: Path) -> Path:
-            if target == out and ".partial-" in self.name:
+            if target == out and self.name == "files":
                 raise OSError(errno.EIO, "I/O error")
             return rename(self, target)
 

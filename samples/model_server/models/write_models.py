@@ -4,14 +4,15 @@
 
     write_models.py [--check] [FOLDER]
 
-No TensorFlow and no protobuf package: the few messages of a SavedModel are written in protobuf's wire format here, fields
-in ascending order and map entries sorted by key, so that the same script gives the same bytes everywhere. Attributes that
-hold an op's default are left out, so that servers of any age load the files.
+No TensorFlow and no protobuf package: the few messages of a SavedModel are written in protobuf's wire format here,
+fields in ascending order and map entries sorted by key, so that the same script gives the same bytes everywhere.
+Attributes that hold an op's default are left out, so that servers of any age load the files.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,19 +25,26 @@ SCHEMA_VERSION = 1
 GRAPH_PRODUCER = 23
 """Upstream's own half_plus_two has it: old enough for every server that reads a SavedModel."""
 
+DENSE_SIZES = (256, 512, 512, 10)
+DENSE_SEED = 20190613
+
 Shape = Sequence[int]
 
 
-# -- protobuf's wire format ---------------------------------------------------------------------------------------------
+# -- protobuf's wire format --
+
+
+MORE = 0x80
+"""The bit that says that another group of seven bits follows."""
 
 
 def varint(value: int) -> bytes:
     """An integer in groups of seven bits; a negative one as 64 bits of two's complement."""
     value &= (1 << 64) - 1
     groups = bytearray()
-    while value > 0x7F:
-        groups.append(value & 0x7F | 0x80)
-        value >>= 7
+    while value >= MORE:
+        groups.append(value % MORE | MORE)
+        value //= MORE
     groups.append(value)
     return bytes(groups)
 
@@ -57,7 +65,7 @@ def mapping(tag: int, entries: Mapping[str, bytes]) -> bytes:
     return b"".join(block(tag, block(1, key) + block(2, entries[key])) for key in sorted(entries))
 
 
-# -- TensorFlow's messages ----------------------------------------------------------------------------------------------
+# -- TensorFlow's messages --
 
 
 def shape_proto(shape: Shape) -> bytes:
@@ -122,7 +130,7 @@ class Model:
         return number(1, SCHEMA_VERSION) + block(2, meta_graph)
 
 
-# -- the models ---------------------------------------------------------------------------------------------------------
+# -- the models --
 
 
 def half_plus(path: str, offset: float) -> Model:
@@ -145,15 +153,19 @@ def pseudo_random(seed: int) -> Iterator[float]:
         yield (state >> 15) / (1 << 15) - 1.0
 
 
+def dense_scale(rows: int) -> float:
+    """A power of two near 1/sqrt(rows): values keep their size from layer to layer, and weights stay exact."""
+    return 2.0 ** -((rows.bit_length() - 1) // 2)
+
+
 def dense(path: str, sizes: Sequence[int]) -> Model:
     """A perceptron: each layer is MatMul, BiasAdd and, but for the last, Relu."""
-    numbers = pseudo_random(seed=20190613)
+    numbers = pseudo_random(seed=DENSE_SEED)
     nodes = [placeholder("x")]
     previous = "x"
     last = len(sizes) - 1
-    for layer, (rows, columns) in enumerate(zip(sizes, sizes[1:], strict=False), start=1):
-        # A power of two near 1/sqrt(rows): values keep their size from layer to layer, and stay exact.
-        scale = 2.0 ** -((rows.bit_length() - 1) // 2)
+    for layer, (rows, columns) in enumerate(itertools.pairwise(sizes), start=1):
+        scale = dense_scale(rows)
         weights = [next(numbers) * scale for _ in range(rows * columns)]
         biases = [next(numbers) * scale for _ in range(columns)]
         product, total = f"layer{layer}/matmul", "y" if layer == last else f"layer{layer}/bias_add"
@@ -174,7 +186,7 @@ MODELS: Sequence[Callable[[], Model]] = (
     lambda: half_plus("half_plus_two/00000123", 2.0),
     # Beside the first and not in it: who mounts half_plus_two gets 2.5, 3.0, 4.5.
     lambda: half_plus("half_plus_two_next/00000124", 3.0),
-    lambda: dense("dense/1", (256, 512, 512, 10)),
+    lambda: dense("dense/1", DENSE_SIZES),
 )
 
 

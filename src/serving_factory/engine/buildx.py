@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import glob
 import io
 import json
 import re
@@ -219,20 +220,19 @@ def _disk_full_is_typed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _scratch(output: Path | None) -> Iterator[tuple[Path, Path | None]]:
-    """Give a path for buildx's metadata, and a folder beside `output` that is gone unless it was renamed."""
-    with contextlib.ExitStack() as stack:
-        metadata = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="serving-factory-"))) / "metadata"
-        if output is None:
-            yield metadata, None
-            return
-        output.parent.mkdir(parents=True, exist_ok=True)
-        prefix = f".{output.name}{PARTIAL}"
-        for stray in output.parent.glob(f"{prefix}*"):  # a factory that was killed left it
-            shutil.rmtree(stray, ignore_errors=True)
-        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=output.parent))
-        stack.callback(shutil.rmtree, partial, ignore_errors=True)
-        partial.chmod(0o755)
-        yield metadata, partial
+    """Give a path for buildx's metadata, and beside `output` a folder for its files; gone in the end."""
+    if output is None:
+        with tempfile.TemporaryDirectory(prefix="serving-factory-") as scratch:
+            yield Path(scratch, "metadata"), None
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{glob.escape(output.name)}{PARTIAL}"
+    for stray in output.parent.glob(f"{prefix}*"):  # a factory that was killed left it
+        shutil.rmtree(stray, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}{PARTIAL}", dir=output.parent) as scratch:
+        files = Path(scratch, "files")
+        files.mkdir()
+        yield Path(scratch, "metadata"), files
 
 
 def _replace(output: Path, partial: Path) -> None:
@@ -240,16 +240,13 @@ def _replace(output: Path, partial: Path) -> None:
     if not output.exists():
         partial.rename(output)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{output.name}{PARTIAL}", dir=output.parent))
+    old = partial.with_name("old")  # goes with the scratch folder
+    output.rename(old)
     try:
-        output.rename(old / output.name)
-        try:
-            partial.rename(output)
-        except BaseException:
-            (old / output.name).rename(output)
-            raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+        partial.rename(output)
+    except BaseException:
+        old.rename(output)
+        raise
 
 
 def _image_id(metadata: Path) -> str | None:
@@ -262,14 +259,15 @@ def _fail(status: SolveStatus, code: int) -> NoReturn:
     failed = status.failed
     text = "\n".join(status.stray) or (failed.error if failed else "")
     tail = failed.tail if failed else ()
-    if NO_SPACE.search("\n".join((text, failed.error if failed else "", *tail))):
+    run = RUN_EXIT_CODE.search(failed.error if failed else "")
+    # Where a command failed, the error quotes the command; what happened is in its output.
+    if NO_SPACE.search(text if run is None else "\n".join(tail)):
         raise DiskFullError(
-            "The Docker engine's disk is full.",
+            "A disk is full: the Docker engine's, or the one that the output goes to.",
             why=text,
             remedy="Free some space ('docker system df' shows what takes it, 'docker buildx prune' drops the "
             "build cache), then run the same command again: finished stages are kept.",
         )
-    run = RUN_EXIT_CODE.search(failed.error if failed else "")
     if run is None and NO_BUILDX.search(text):
         raise EngineUnavailableError(
             "docker has no buildx plugin, or one older than 0.13.",

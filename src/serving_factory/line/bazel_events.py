@@ -36,7 +36,7 @@ def progress(line: str) -> str | None:
 
 
 def read_summary(events: Path) -> ActionSummary | None:
-    """Read the action summary of an event file; None where it has none, as in Bazel before 2.0 or a build that failed early."""
+    """Read the action summary of an event file; None where it has none: an old Bazel, or a build that failed early."""
     try:
         lines = events.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:

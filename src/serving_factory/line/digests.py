@@ -16,12 +16,12 @@ def file_digest(path: Path) -> str:
 
 
 def tree_digest(folder: Path) -> str:
-    """The sha256 over a folder: each file's path, whether it can be executed, and content; links by what they point to."""
+    """The sha256 over a folder: each file's path, content and whether it can be run; links by their target."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
-            total.update(f"link {name} {os.readlink(path)}\n".encode())
+            total.update(f"link {name} {path.readlink()}\n".encode())
         elif path.is_file():
             mode = "program" if os.access(path, os.X_OK) else "file"
             total.update(f"{mode} {name} {file_digest(path)}\n".encode())

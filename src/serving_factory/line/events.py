@@ -40,7 +40,7 @@ class Event:
         variant: the variant's id, such as `2.19.1-cpu-v3`.
         stage: which stage of it.
         kind: what happened.
-        text: for PROGRESS the current action in a few words; for FAILED the error's whole message; for SKIPPED the reason.
+        text: for PROGRESS the current action in a few words; for FAILED the error's whole message; for SKIPPED why.
         seconds: how long the stage took; only with FINISHED and FAILED.
         log: path of the stage's full log, where there is one.
         fields: facts worth a column or a JSON member, such as `{"actions": 53, "disk_cache_hits": 12}`.

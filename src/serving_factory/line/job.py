@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from serving_factory.engine.docker import Engine
 from serving_factory.errors import NotBuiltError
 from serving_factory.line.digests import tree_digest
 from serving_factory.line.events import StageName
 from serving_factory.line.records import Record, read_record
 from serving_factory.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from serving_factory.engine.docker import Engine
 
 __all__ = ["VARIANT_LABEL", "Job", "Outputs", "Site", "Stage", "Tell"]
 
@@ -25,10 +27,10 @@ Tell = Callable[[str], None]
 
 
 class Site:
-    """Where a line runs: its folders, its engine, and what it finds there. Each thing is looked up once, when first needed."""
+    """Where a line runs: its folders, its engine, what it finds there. Each thing is looked up once, when needed."""
 
     def __init__(
-        self, *, build: Path, models: Path, registry: str | None = None, connect: Callable[[], Engine] = Engine.connect
+        self, *, build: Path, models: Path, registry: str | None = None, connect: Callable[[], Engine] | None = None
     ) -> None:
         self.build = build
         self.models = models
@@ -40,7 +42,12 @@ class Site:
     @cached_property
     def engine(self) -> Engine:
         """The Docker engine."""
-        return self._connect()
+        if self._connect:
+            return self._connect()
+        # The SDK takes half a second to import: a run that finds all up to date by its records does not wait for it.
+        from serving_factory.engine.docker import Engine  # noqa: PLC0415
+
+        return Engine.connect()
 
     @cached_property
     def packaged(self) -> frozenset[str]:

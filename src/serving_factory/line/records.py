@@ -1,4 +1,4 @@
-"""Records: the JSON file that a stage leaves behind, written atomically, and read back to see what need not be done again."""
+"""Records: the JSON file that a stage leaves behind, and by which the next run sees what need not be done again."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class NetworkSection(_Section):
 
     base_images: dict[str, str] = Field(
         default_factory=dict,
-        description="Base image → the image to use for it: a mirror's, or one that the engine has.",
+        description="Base image → the image to use for it, a mirror's or one that the engine has.",
     )
 
 

@@ -15,7 +15,7 @@ __all__ = ["select"]
 def select(
     matrix: Matrix, *, targets: Sequence[str] = (), releases: Sequence[str] = (), variants: Sequence[str] = ()
 ) -> tuple[Variant, ...]:
-    """Choose the variants that are in any of the targets, any of the releases and any of the ids; all when none is given.
+    """Choose the variants that are in any of the targets, of the releases and of the ids; all when none is given.
 
     Raises:
         UnknownNameError: a name is not in the matrix, or no variant fits all that was asked.

@@ -22,7 +22,7 @@ class Platform(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """Release × flavour × level × platform (× cuda × capabilities).
+    """Release by flavour by level by platform (by cuda and capabilities).
 
     Args:
         release: upstream's full tag.

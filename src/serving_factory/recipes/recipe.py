@@ -1,4 +1,4 @@
-"""From a variant to its recipe: everything needed to build it, as a value. Nothing here touches a disk, a clock or Docker."""
+"""From a variant to its recipe: everything needed to build it, as a value. No disk, clock or Docker is touched."""
 
 from __future__ import annotations
 

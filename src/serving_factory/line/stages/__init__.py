@@ -7,10 +7,9 @@ from serving_factory.line.stages.compile import COMPILE
 from serving_factory.line.stages.extract import EXTRACT
 from serving_factory.line.stages.inspect import INSPECT
 from serving_factory.line.stages.package import PACKAGE
-from serving_factory.line.stages.push import PUSH
 from serving_factory.line.stages.smoke import SMOKE
 
-__all__ = ["BUILD", "COMPILE", "EXTRACT", "INSPECT", "PACKAGE", "PUSH", "SMOKE"]
+__all__ = ["BUILD", "COMPILE", "EXTRACT", "INSPECT", "PACKAGE", "SMOKE"]
 
 BUILD: tuple[Stage, ...] = (COMPILE, EXTRACT, INSPECT, PACKAGE, SMOKE)
-"""From the sources to an image that has passed its smoke test."""
+"""From the sources to an image that has passed its smoke test. `push` stands apart: only who pushes loads it."""

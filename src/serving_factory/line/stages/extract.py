@@ -1,4 +1,4 @@
-"""extract: read everything worth knowing from the compiled binary itself, and put the binary where a user looks for it."""
+"""extract: read all that is worth knowing from the binary itself, and put it where a user looks for it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from pathlib import Path
 
 from serving_factory.errors import ArtifactError
 from serving_factory.line.digests import file_digest
-from serving_factory.line.elf import read_elf
 from serving_factory.line.events import StageName
-from serving_factory.line.instruction_set import scan
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import Record
 from serving_factory.recipes.keys import key_of
@@ -26,6 +24,10 @@ def _key(job: Job) -> str:
 
 
 def _run(job: Job, tell: Tell) -> Outputs:
+    # Their libraries are slow to import: only a run that reads a binary waits for them.
+    from serving_factory.line.elf import read_elf  # noqa: PLC0415
+    from serving_factory.line.instruction_set import scan  # noqa: PLC0415
+
     binary, debug = _take(job, BINARY), _take(job, f"{BINARY}.debug")
     tell("reading the ELF headers")
     elf = read_elf(binary)

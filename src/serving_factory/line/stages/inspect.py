@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from serving_factory.catalogue.levels import Level, allowed_features
 from serving_factory.line import inspection_rules
 from serving_factory.line.digests import file_digest
-from serving_factory.line.elf import ElfFacts, ElfKind, Relro, library_closure_gaps
 from serving_factory.line.events import StageName
 from serving_factory.line.inspection_rules import Expectation, VersionAnswer, judge, verdict_error
-from serving_factory.line.instruction_set import InstructionSetFacts
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.stages.extract import read_fact
 from serving_factory.matrix.variant import Platform
@@ -35,8 +32,15 @@ def _key(job: Job) -> str:
 
 
 def _run(job: Job, tell: Tell) -> Outputs:
+    # Their libraries are slow to import: only a run that inspects waits for them.
+    from serving_factory.line.elf import ElfFacts, ElfKind, Relro, library_closure_gaps  # noqa: PLC0415
+    from serving_factory.line.instruction_set import InstructionSetFacts  # noqa: PLC0415
+
     found = job.record(StageName.EXTRACT).outputs
-    elf = _elf_facts(found["elf"])
+    data = found["elf"]
+    elf = ElfFacts(
+        **{**data, "kind": ElfKind(data["kind"]), "relro": Relro(data["relro"]), "needed": tuple(data["needed"])}
+    )
     tell("comparing what was found with what was asked for")
     findings = judge(
         _expectation(job),
@@ -65,12 +69,6 @@ def _expectation(job: Job) -> Expectation:
         machine=_MACHINES[variant.platform],
         reported_version=job.recipe.release.reported,
         max_glibc=glibc.group() if glibc else None,
-    )
-
-
-def _elf_facts(data: Mapping[str, Any]) -> ElfFacts:
-    return ElfFacts(
-        **{**data, "kind": ElfKind(data["kind"]), "relro": Relro(data["relro"]), "needed": tuple(data["needed"])}
     )
 
 

@@ -1,4 +1,4 @@
-"""package: the slim runtime image. A cheap view of the binary: a new base, entrypoint or label never compiles anything."""
+"""package: the slim runtime image. A cheap view of the binary: a new base, entrypoint or label compiles nothing."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _run(job: Job, tell: Tell) -> Outputs:
 
 def _error(job: Job, failed: BuildFailed) -> FactoryError:
     return PackageError(
-        f"{job.recipe.variant.id}: the runtime image could not be built; it failed in {failed.step or 'docker buildx build'}",
+        f"{job.recipe.variant.id}: the runtime image failed to build in {failed.step or 'docker buildx build'}",
         why="\n".join(failed.tail),
         remedy="mend the template in dockerfiles/templates/runtime, or the base image, and run the same command",
     )

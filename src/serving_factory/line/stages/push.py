@@ -100,7 +100,7 @@ def _ask_digest(name: ImageName, tag: str, pushed: str, tell: Tell) -> str:
     )
     if held != pushed:
         raise RegistryError(
-            f"{name.registry}/{name.repository}:{tag} was pushed as {pushed}, but the registry holds {held or 'nothing'}",
+            f"{name.registry}/{name.repository}:{tag} was pushed as {pushed}; the registry holds {held or 'nothing'}",
             remedy="see whether someone else pushes the same tag; then run the same command again",
         )
     return held

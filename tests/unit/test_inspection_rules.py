@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving_factory.catalogue.levels import LEVELS, allowed_features
+from serving_factory.errors import InspectionError, LibraryMissingError
+from serving_factory.line.elf import BINARY, ElfFacts, ElfKind, MissingLibrary, Relro
+from serving_factory.line.inspection_rules import Expectation, Finding, Rule, VersionAnswer, judge, verdict_error
+from serving_factory.line.instruction_set import FEATURES, InstructionSetFacts
+
+FEATURE_SETS = allowed_features()
+ELF = ElfFacts(
+    machine="x86-64",
+    kind=ElfKind.PIE,
+    build_id=None,
+    needed=(),
+    runpath=None,
+    interpreter="/lib64/ld-linux-x86-64.so.2",
+    highest_glibc="GLIBC_2.4",
+    highest_glibcxx=None,
+    highest_cxxabi=None,
+    size=1,
+    stripped=True,
+    isa_needed=None,
+    relro=Relro.FULL,
+)
+ANSWER = VersionAnswer(0, ("TensorFlow ModelServer: 2.19.1-rc0+dev.sha.eab9c35", "TensorFlow Library: 2.19.1"))
+ASKED = Expectation(level="x86-64", machine="x86-64", reported_version="2.19.1", max_glibc="2.31")
+V3 = {"avx": 600, "avx2": 80, "fma": 40, "bmi2": 20}
+
+
+def code(
+    own: Mapping[str, int], *, elsewhere: Mapping[str, int] | None = None, named: bool = True, scanned: int = 95
+) -> InstructionSetFacts:
+    return InstructionSetFacts(
+        functions=2000,
+        own_functions=1000 if named else 0,
+        named=named,
+        code_bytes=100,
+        scanned_bytes=scanned,
+        by_feature={**own, **(elsewhere or {})},
+        own=own if named else {},
+        dispatch_owned={},
+        examples={},
+        own_examples={feature: (f"tensorflow::uses_{feature}",) for feature in own},
+    )
+
+
+def finding(
+    rule: Rule,
+    *,
+    asked: Expectation = ASKED,
+    elf: ElfFacts = ELF,
+    facts: InstructionSetFacts | None = None,
+    answer: VersionAnswer | None = ANSWER,
+    missing: tuple[MissingLibrary, ...] = (),
+) -> Finding:
+    findings = judge(asked, elf=elf, code=facts, version=answer, missing=missing, level_features=FEATURE_SETS)
+    (found,) = (found for found in findings if found.rule is rule)
+    return found
+
+
+def at(level: str) -> Expectation:
+    return replace(ASKED, level=level)
+
+
+def test_every_rule_gives_one_finding_in_order() -> None:
+    findings = judge(ASKED, elf=ELF, code=None, version=None, missing=(), level_features=FEATURE_SETS)
+    assert [found.rule for found in findings] == list(Rule)
+
+
+def test_machine() -> None:
+    assert finding(Rule.MACHINE).ok
+    wrong = finding(Rule.MACHINE, elf=replace(ELF, machine="aarch64"))
+    assert wrong.ok is False
+    assert wrong.text == "asked for x86-64, found aarch64"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ANSWER.lines,
+        ("I tensorflow/core/util/port.cc:104] oneDNN is on", *ANSWER.lines),
+        ("TensorFlow ModelServer: 2.19.1", "TensorFlow Library: 2.19.1"),
+    ],
+)
+def test_version_answered(lines: tuple[str, ...]) -> None:
+    assert finding(Rule.VERSION, answer=VersionAnswer(0, lines)).ok
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (VersionAnswer(1, ("cannot open shared object file",)), "exit status 1: cannot open shared object file"),
+        (VersionAnswer(127, ()), "exit status 127, and said nothing"),
+        (VersionAnswer(0, ()), 'no line "TensorFlow ModelServer: …"'),
+        (VersionAnswer(0, ANSWER.lines[:1]), 'no line "TensorFlow Library: …"'),
+        (
+            VersionAnswer(0, ("TensorFlow ModelServer: 2.19.0", ANSWER.lines[1])),
+            "asked for 2.19.1, the binary says 2.19.0",
+        ),
+        (VersionAnswer(0, ("TensorFlow ModelServer: 2.19.10", ANSWER.lines[1])), "the binary says 2.19.10"),
+        (VersionAnswer(132, ()), "every x86-64 CPU"),
+    ],
+)
+def test_version_wrong(answer: VersionAnswer, text: str) -> None:
+    found = finding(Rule.VERSION, answer=answer)
+    assert found.ok is False
+    assert text in found.text
+
+
+@pytest.mark.parametrize("status", [132, -4])
+def test_a_binary_above_this_machines_cpu_is_not_proven(status: int) -> None:
+    found = finding(Rule.VERSION, asked=at("x86-64-v4"), answer=VersionAnswer(status, ()))
+    assert found.ok is None
+    assert "this machine's CPU cannot run x86-64-v4" in found.text
+
+
+def test_a_binary_that_was_not_started_is_not_proven() -> None:
+    assert finding(Rule.VERSION, answer=None).ok is None
+
+
+def test_level_kept() -> None:
+    found = finding(Rule.LEVEL_KEPT, facts=code({}, elsewhere={"avx512f": 3, "aes": 9}))
+    assert found.ok
+    assert "also uses aes, avx512f" in found.text
+    assert finding(Rule.LEVEL_KEPT, asked=at("x86-64-v3"), facts=code(V3)).ok
+
+
+@pytest.mark.parametrize(
+    ("level", "own"),
+    [
+        ("x86-64", {"avx": 1}),
+        ("x86-64", {"popcnt": 1}),
+        ("x86-64-v2", {"avx": 1}),
+        ("avx", {"avx": 600, "fma": 1}),
+        ("x86-64-v3", {**V3, "avx512vl": 1}),
+        ("x86-64-v4", {**V3, "avx512f": 50, "avx512vnni": 1}),
+        ("x86-64", {"aes": 1}),
+    ],
+)
+def test_level_exceeded(level: str, own: dict[str, int]) -> None:
+    found = finding(Rule.LEVEL_KEPT, asked=at(level), facts=code(own))
+    assert found.ok is False
+    above = next(feature for feature in reversed(own) if feature not in FEATURE_SETS[level])
+    assert f"{above} in 1 function, such as tensorflow::uses_{above}" in found.text
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        (None, "not disassembled"),
+        (code({"avx": 5}, named=False), "without symbols"),
+        (replace(code({}), own_functions=0), "no function belongs"),
+        (code({}, scanned=40), "name only 40%"),
+    ],
+)
+def test_level_kept_not_proven(facts: InstructionSetFacts | None, why: str) -> None:
+    found = finding(Rule.LEVEL_KEPT, facts=facts)
+    assert found.ok is None
+    assert why in found.text
+
+
+def test_native_has_no_bound() -> None:
+    assert finding(Rule.LEVEL_KEPT, asked=at("native"), facts=code({"avx512f": 9})).ok is None
+    assert finding(Rule.LEVEL_USED, asked=at("native"), facts=code({"avx512f": 9})).ok
+
+
+def test_nothing_above_the_level_anywhere_needs_no_symbols() -> None:
+    assert finding(Rule.LEVEL_KEPT, facts=code({}, named=False)).ok
+
+
+@pytest.mark.parametrize(
+    ("level", "own"),
+    [
+        ("x86-64", {}),
+        ("x86-64-v2", {"sse4.1": 1}),
+        ("x86-64-v2", {"popcnt": 1}),
+        ("avx", {"avx": 300}),
+        ("x86-64-v3", V3),
+        ("x86-64-v4", {**V3, "avx512f": 1}),
+    ],
+)
+def test_level_used(level: str, own: dict[str, int]) -> None:
+    assert finding(Rule.LEVEL_USED, asked=at(level), facts=code(own)).ok
+
+
+@pytest.mark.parametrize(
+    ("level", "own", "text"),
+    [
+        ("x86-64-v2", {"sse3": 1}, "no popcnt"),
+        ("avx", {"sse4.1": 100}, "no avx"),
+        ("x86-64-v3", {"avx": 600, "avx2": 80}, "no fma"),
+        ("x86-64-v3", {"avx": 600, "fma": 80}, "no avx2"),
+        ("x86-64-v4", V3, "no avx512f"),
+        ("x86-64-v3", {"avx": 9, "avx2": 3, "fma": 1}, "only 9 of 1000 own functions"),
+    ],
+)
+def test_level_not_used(level: str, own: dict[str, int], text: str) -> None:
+    found = finding(Rule.LEVEL_USED, asked=at(level), facts=code(own))
+    assert found.ok is False
+    assert text in found.text
+
+
+def test_features_in_libraries_alone_do_not_show_that_the_level_is_used() -> None:
+    assert finding(Rule.LEVEL_USED, asked=at("x86-64-v3"), facts=code({}, elsewhere=V3)).ok is False
+
+
+def test_without_symbols_absence_is_certain_and_presence_is_not() -> None:
+    v3 = at("x86-64-v3")
+    assert finding(Rule.LEVEL_USED, asked=v3, facts=code({"avx": 1}, named=False)).ok is False
+    assert finding(Rule.LEVEL_USED, asked=v3, facts=code(V3, named=False)).ok is None
+    assert finding(Rule.LEVEL_USED, asked=v3, facts=None).ok is None
+
+
+def test_libraries() -> None:
+    assert finding(Rule.LIBRARIES).ok
+    found = finding(Rule.LIBRARIES, missing=(MissingLibrary("libgomp.so.1", (BINARY, "/usr/lib/libx.so.1")),))
+    assert found.ok is False
+    assert "libgomp.so.1, needed by the binary, /usr/lib/libx.so.1" in found.text
+
+
+@pytest.mark.parametrize(
+    ("needed", "base", "ok"),
+    [
+        ("GLIBC_2.31", "2.31", True),
+        ("GLIBC_2.9", "2.31", True),
+        ("GLIBC_2.34", "2.31", False),
+        ("GLIBC_2.31", "2.4", False),
+        (None, "2.31", True),
+        ("GLIBC_2.31", None, None),
+    ],
+)
+def test_glibc(needed: str | None, base: str | None, ok: object) -> None:
+    found = finding(Rule.GLIBC, asked=replace(ASKED, max_glibc=base), elf=replace(ELF, highest_glibc=needed))
+    assert found.ok is ok
+
+
+def test_hardening_is_recorded_and_not_judged() -> None:
+    found = finding(Rule.HARDENING, elf=replace(ELF, kind=ElfKind.EXECUTABLE, relro=Relro.NONE))
+    assert found.ok
+    assert "executable, RELRO none" in found.text
+
+
+def test_no_error_where_nothing_failed() -> None:
+    findings = judge(ASKED, elf=ELF, code=code({}), version=None, missing=(), level_features=FEATURE_SETS)
+    assert {found.ok for found in findings} == {True, None}
+    assert verdict_error(findings, "2.19.1-cpu") is None
+
+
+def test_the_error_tells_every_failure() -> None:
+    findings = judge(
+        ASKED,
+        elf=replace(ELF, highest_glibc="GLIBC_2.34"),
+        code=code({"avx": 3}),
+        version=ANSWER,
+        missing=(MissingLibrary("libgomp.so.1", (BINARY,)),),
+        level_features=FEATURE_SETS,
+    )
+    error = verdict_error(findings, "2.19.1-cpu")
+    assert isinstance(error, InspectionError)
+    assert error.what == "The binary of 2.19.1-cpu is not what the variant asks for"
+    assert [line.split(":")[0] for line in error.why.splitlines()] == ["level-kept", "libraries", "glibc"]
+    assert "tensorflow::uses_avx" in error.why
+    assert "-march=native" in error.remedy
+
+
+def test_missing_libraries_alone_have_an_error_of_their_own() -> None:
+    error = verdict_error([Finding(Rule.LIBRARIES, ok=False, text="…")], "2.19.1-cpu")
+    assert isinstance(error, LibraryMissingError)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in Rule if rule is not Rule.HARDENING])
+def test_every_failure_has_a_remedy(rule: Rule) -> None:
+    error = verdict_error([Finding(rule, ok=False, text="…")], "2.19.1-cpu")
+    assert error is not None
+    assert error.remedy
+
+
+def test_long_names_and_long_lists_are_cut() -> None:
+    facts = replace(code({"avx": 9}), own_examples={"avx": ("x" * 500, "b", "c", "d")})
+    found = finding(Rule.LEVEL_KEPT, facts=facts)
+    assert len(found.text) < 250
+    assert found.text.endswith("b, c and more")
+
+
+@given(own=st.dictionaries(st.sampled_from(FEATURES), st.integers(1, 1000)))
+def test_what_a_level_allows_every_higher_one_allows(own: dict[str, int]) -> None:
+    kept = [finding(Rule.LEVEL_KEPT, asked=at(level.value), facts=code(own)).ok for level in LEVELS]
+    assert kept == sorted(kept, key=bool)
+
+
+@given(own=st.dictionaries(st.sampled_from(FEATURES), st.integers(1, 1000)), more=st.sampled_from(FEATURES))
+def test_more_features_never_make_a_level_kept_or_unused(own: dict[str, int], more: str) -> None:
+    for level in LEVELS:
+        with_more = {**own, more: 1000}
+        before, after = (
+            judge(at(level.value), elf=ELF, code=code(use), version=None, missing=(), level_features=FEATURE_SETS)
+            for use in (own, with_more)
+        )
+        kept, used = list(Rule).index(Rule.LEVEL_KEPT), list(Rule).index(Rule.LEVEL_USED)
+        assert not (before[kept].ok is False and after[kept].ok)
+        assert not (before[used].ok and after[used].ok is False)
