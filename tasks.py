@@ -372,7 +372,7 @@ def _run(recipes: Sequence[Recipe], site: Site, stages: Sequence[Stage], *, json
     )
     with hold_lock(BUILD_FOLDER):
         with reporter:
-            results = run_line([Job(recipe=recipe, site=site) for recipe in recipes], stages, reporter.handle)
+            results = run_line(_jobs(recipes, site), stages, reporter.handle, before=_before(stages))
         reporter.summary(results)
     _end(results)
     return results
@@ -387,8 +387,17 @@ def _end(results: Sequence[VariantResult]) -> None:
             raise Exit(code=result.error.exit_code)
 
 
+def _jobs(recipes: Sequence[Recipe], site: Site) -> list[Job]:
+    return [Job(recipe=recipe, site=site) for recipe in recipes]
+
+
+def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages of the line before these."""
+    return BUILD[: BUILD.index(stages[0])] if stages[0] in BUILD else BUILD
+
+
 def _print_plan(recipes: Sequence[Recipe], site: Site, stages: Sequence[Stage], *, json: bool) -> None:
-    planned = plan_line([Job(recipe=recipe, site=site) for recipe in recipes], stages)
+    planned = plan_line(_jobs(recipes, site), stages)
     rows = [
         tables.PlanRow(
             variant=one.variant,

@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/disassembly.py [BINARY]   (default: gRPC's shared library in this environment)
 
-Both read all executable code; objdump writes text to /dev/null, ours counts CPU features by function. The ratio is what to
-compare between machines: the MB/s are this machine's, under its present load.
+Both read all executable code; objdump writes text to /dev/null, ours counts CPU features by function. The ratio is
+what to compare between machines: the MB/s are this machine's, under its present load.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-from serving_factory.line.instruction_set import InstructionSetFacts, scan
+from serving_factory.line.inspection.instruction_set import InstructionSetFacts, scan
 
 
 def _default_binary() -> Path:

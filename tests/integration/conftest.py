@@ -3,9 +3,49 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 
 from .fixtures_registry import faulty_proxy, local_registry, logged_in
+from .line import V1, VARIANTS, Checkout, Demo
 
 __all__ = ["faulty_proxy", "local_registry", "logged_in"]
 
 os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"  # its reaper is an image that no closed network has
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """The demo, run once in a checkout of its own; everything after it builds on what it left."""
+    checkout = Checkout.make(tmp_path_factory.mktemp("demo") / "factory")
+    # Docker looks at a container's health for the first time after the interval: a smoke run would wait 10 s for it.
+    checkout.edit("dockerfiles/templates/runtime/runtime.Dockerfile.j2", "--interval=10s", "--interval=1s")
+    try:
+        yield Demo(checkout=checkout, outcome=checkout.run("demo", "--json").built())
+    finally:
+        checkout.clear()
+
+
+@pytest.fixture
+def checkout(demo: Demo, tmp_path: Path) -> Iterator[Checkout]:
+    """A copy of the demo's checkout to change, with one variant built: the cheapest."""
+    copy = demo.checkout.copy(tmp_path / "factory", V1)
+    yield copy
+    shutil.rmtree(copy.folder)
+
+
+@pytest.fixture
+def whole_checkout(demo: Demo, tmp_path: Path) -> Iterator[Checkout]:
+    """A copy of the demo's checkout to change, with all its variants built."""
+    copy = demo.checkout.copy(tmp_path / "factory", *VARIANTS)
+    yield copy
+    shutil.rmtree(copy.folder)
+
+
+@pytest.fixture(scope="session")
+def sample_image(demo: Demo) -> str:
+    """The id of the demo's image for x86-64."""
+    return str(demo.checkout.record(V1, "package")["outputs"]["image"])

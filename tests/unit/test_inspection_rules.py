@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from serving_factory.catalogue.levels import LEVELS, allowed_features
 from serving_factory.errors import InspectionError, LibraryMissingError
-from serving_factory.line.elf import BINARY, ElfFacts, ElfKind, MissingLibrary, Relro
-from serving_factory.line.inspection_rules import Expectation, Finding, Rule, VersionAnswer, judge, verdict_error
-from serving_factory.line.instruction_set import FEATURES, InstructionSetFacts
+from serving_factory.line.inspection.elf import BINARY, ElfFacts, ElfKind, MissingLibrary, Relro
+from serving_factory.line.inspection.instruction_set import FEATURES, InstructionSetFacts
+from serving_factory.line.inspection.rules import Expectation, Finding, Rule, VersionAnswer, judge, verdict_error
 
 FEATURE_SETS = allowed_features()
 ELF = ElfFacts(

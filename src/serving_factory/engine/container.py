@@ -51,6 +51,7 @@ class ContainerSpec:
         tmpfs: paths of empty file systems in memory.
         memory: limit in bytes.
         network: a network's name, `none` or `host`; None for the engine's bridge.
+        health_interval: seconds between two health checks; None for the image's own.
         owner: whose it is, so that `Engine.remove_strays` finds what a killed factory left.
     """
 
@@ -67,6 +68,7 @@ class ContainerSpec:
     tmpfs: tuple[str, ...] = ()
     memory: int | None = None
     network: str | None = None
+    health_interval: float | None = None
     owner: str = "factory"
 
 

@@ -224,6 +224,7 @@ def _options(spec: ContainerSpec, name: str) -> dict[str, Any]:
         "tmpfs": dict.fromkeys(spec.tmpfs, ""),
         "mem_limit": spec.memory,
         "network": spec.network,
+        "healthcheck": {"interval": int(spec.health_interval * 1e9)} if spec.health_interval else None,
         "labels": {OWNER_LABEL: spec.owner},
         "detach": True,
     }

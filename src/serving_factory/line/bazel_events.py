@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["ActionSummary", "progress", "read_summary"]
 
 _PROGRESS = re.compile(r"\[([\d,]+) / ([\d,]+)\](?: (.*))?")
+_PROCESSES = re.compile(r"^INFO: \d+ process(?:es)?: (.+?)\.?$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,8 @@ class ActionSummary:
 
     Args:
         executed: actions that ran or were taken from a cache.
-        runners: how: runner name → count, such as `{"processwrapper-sandbox": 40, "disk cache hit": 12}`.
+        runners: how: runner name → count, such as `{"processwrapper-sandbox": 40, "remote cache hit": 12}`. Before
+            Bazel 5 the event lacks them, and the line that Bazel prints at the end is read: `INFO: 52 processes: ...`.
     """
 
     executed: int
@@ -42,13 +44,21 @@ def read_summary(events: Path) -> ActionSummary | None:
     except FileNotFoundError:
         return None
     for line in reversed(lines):
-        if '"buildMetrics"' not in line:
+        if '"buildMetrics"' not in line or "buildMetrics" not in (event := json.loads(line)):
             continue
-        summary = json.loads(line).get("buildMetrics", {}).get("actionSummary", {})
-        runners = {
-            str(runner["name"]): int(runner["count"])
-            for runner in summary.get("runnerCount", [])
-            if runner.get("name") != "total"
-        }
+        summary = event["buildMetrics"].get("actionSummary", {})
+        counted = {str(runner["name"]): int(runner["count"]) for runner in summary.get("runnerCount", ())}
+        runners = {name: count for name, count in counted.items() if name != "total"} or _printed_runners(lines)
         return ActionSummary(executed=int(summary.get("actionsExecuted", 0)), runners=runners)
     return None
+
+
+def _printed_runners(lines: Sequence[str]) -> Mapping[str, int]:
+    """Read how actions ran from what Bazel printed; the events `progress` hold it."""
+    for line in reversed(lines):
+        if '"progress"' not in line:
+            continue
+        if match := _PROCESSES.search(json.loads(line).get("progress", {}).get("stderr", "")):
+            parts = (part.partition(" ") for part in match[1].split(", "))
+            return {name: int(count) for count, _, name in parts if count.isdecimal()}
+    return {}

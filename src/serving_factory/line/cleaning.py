@@ -11,7 +11,6 @@ from serving_factory.line.job import VARIANT_LABEL, Site
 
 __all__ = ["clean"]
 
-_OWNER = "factory"
 _CACHE_PREFIX = "serving-factory-bazel"
 
 
@@ -30,7 +29,7 @@ def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
         shutil.rmtree(folder)
         yield f"removed {folder}"
     if images:
-        yield f"removed {site.engine.remove_strays(_OWNER)} stray containers"
+        yield f"removed {site.strays} stray containers"
         for image in sorted(site.engine.image_ids(VARIANT_LABEL)):
             site.engine.remove_image(image)
             yield f"removed image {image}"

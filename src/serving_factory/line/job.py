@@ -12,6 +12,7 @@ from serving_factory.errors import NotBuiltError
 from serving_factory.line.digests import tree_digest
 from serving_factory.line.events import StageName
 from serving_factory.line.records import Record, read_record
+from serving_factory.recipes.keys import key_of, short
 from serving_factory.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -48,6 +49,16 @@ class Site:
         from serving_factory.engine.docker import Engine  # noqa: PLC0415
 
         return Engine.connect()
+
+    @property
+    def owner(self) -> str:
+        """Marks the containers of this build folder, so that no other checkout's are taken for strays."""
+        return f"factory-{short(key_of(build=str(self.build.resolve())))}"
+
+    @cached_property
+    def strays(self) -> int:
+        """How many containers a killed run had left; they are removed by looking."""
+        return self.engine.remove_strays(self.owner)
 
     @cached_property
     def packaged(self) -> frozenset[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from serving_factory.errors import FactoryError
+from serving_factory.errors import FactoryError, NotBuiltError
 from serving_factory.line.events import Emit, Event, EventKind, StageName
 from serving_factory.line.job import Job, Stage
 from serving_factory.line.records import Record, read_record, record_path, write_record
@@ -16,8 +16,17 @@ from serving_factory.line.results import Status, VariantResult
 __all__ = ["run_line"]
 
 
-def run_line(jobs: Sequence[Job], stages: Sequence[Stage], emit: Emit) -> tuple[VariantResult, ...]:
+def run_line(
+    jobs: Sequence[Job], stages: Sequence[Stage], emit: Emit, *, before: Sequence[Stage] = ()
+) -> tuple[VariantResult, ...]:
     """Run each job through the stages, in their order.
+
+    Args:
+        jobs: the variants.
+        stages: the stages to run, neighbours on the line.
+        emit: is told of all that happens.
+        before: the stages before these. They are not run; where one of them is out of date, the variant fails, so that
+            no image is made of yesterday's binary and today's labels.
 
     A FactoryError ends its own variant and no other. A KeyboardInterrupt ends the running stage; it and all that
     comes after count as cancelled.
@@ -28,7 +37,7 @@ def run_line(jobs: Sequence[Job], stages: Sequence[Stage], emit: Emit) -> tuple[
         run = _VariantRun(job, emit)
         if not interrupted:
             try:
-                run.through(stages)
+                run.through(stages, before)
             except KeyboardInterrupt:
                 interrupted = True
         results.append(run.result(cancelled=interrupted))
@@ -45,11 +54,14 @@ class _VariantRun:
         self._worked = False
         self._complete = False
         self._error: FactoryError | None = None
+        self._running: Stage | None = None
         self._last_log: str | None = None
 
-    def through(self, stages: Sequence[Stage]) -> None:
+    def through(self, stages: Sequence[Stage], before: Sequence[Stage]) -> None:
         for index, stage in enumerate(stages):
             try:
+                if index == 0:
+                    self._must_be_done(before)
                 self._one(stage)
             except FactoryError as error:
                 self._error, self._last_log = error, self._log(stage)
@@ -63,14 +75,27 @@ class _VariantRun:
                 raise
         self._complete = True
 
+    def _must_be_done(self, before: Sequence[Stage]) -> None:
+        for stage in before:
+            if not self._is_done(stage, stage.key(self._job)):
+                variant = self._job.recipe.variant.id
+                raise NotBuiltError(
+                    f"{variant}: the stage {stage.name} has not been done, or what decides it has changed since",
+                    remedy=f"run `invoke build --variant {variant}`, which does all that is missing",
+                )
+
+    def _is_done(self, stage: Stage, key: str) -> bool:
+        record = read_record(self._job.folder, stage.name)
+        return record is not None and record.key == key and stage.intact(self._job, record)
+
     def _one(self, stage: Stage) -> None:
         key = stage.key(self._job)
-        record = read_record(self._job.folder, stage.name)
-        if record and record.key == key and stage.intact(self._job, record):
+        if self._is_done(stage, key):
             self._tell(stage, EventKind.UP_TO_DATE)
             return
         self._tell(stage, EventKind.STARTED)
         self._worked = True
+        self._running = stage
         record_path(self._job.folder, stage.name).unlink(missing_ok=True)
         started, clock = datetime.now(UTC), time.monotonic()
         outputs = stage.run(self._job, lambda text: self._tell(stage, EventKind.PROGRESS, text=text))
@@ -90,7 +115,7 @@ class _VariantRun:
 
     def _log(self, stage: Stage) -> str | None:
         path = self._job.log(stage.name)
-        return str(path) if path.is_file() else None
+        return str(path) if self._running is stage and path.is_file() else None
 
     def _tell(self, stage: Stage, kind: EventKind, **more: Any) -> None:  # noqa: ANN401 - as Event takes them
         self._emit(Event(variant=self._job.recipe.variant.id, stage=stage.name, kind=kind, **more))

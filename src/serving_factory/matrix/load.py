@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
 
-from serving_factory.catalogue.levels import Level
-from serving_factory.catalogue.releases import Flavour, Release, releases
+from serving_factory.catalogue.distributions import distributions
+from serving_factory.catalogue.releases import Release, releases
 from serving_factory.errors import MatrixError
 from serving_factory.matrix.matrix import BazelChoice, Images, Matrix, ToolchainChoice
 from serving_factory.matrix.model import MatrixFile, TargetSection
 from serving_factory.matrix.problems import Place, Problem, matrix_error, nearest
+from serving_factory.matrix.tags import fill, is_tag
 from serving_factory.matrix.variant import Variant
 
 __all__ = ["load_matrix"]
@@ -52,10 +55,16 @@ def _parse(file: Path) -> CommentedMap:
     except MarkedYAMLError as error:
         mark = error.problem_mark
         place = Place(mark.line + 1, mark.column + 1) if mark else None
-        reason = " ".join(str(error.problem or error).split())
+        reason = " ".join(f"{error.context or ''} {error.problem or ''}".split())
         raise matrix_error(str(file), [Problem(place=place, where="", value="", rule=f"not YAML: {reason}")]) from None
-    except YAMLError as error:
-        raise MatrixError(f"{file}: not YAML: {error}") from None
+    except ReaderError as error:
+        before = text[: error.position]
+        place = Place(before.count("\n") + 1, len(before) - before.rfind("\n"))
+        rule = f"not YAML: character {error.character:#x} is not allowed"
+        raise matrix_error(str(file), [Problem(place=place, where="", value="", rule=rule)]) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        # The parser lets these through for values of YAML's own types that make no sense, such as the date 2024-13-45.
+        raise MatrixError(f"{file}: holds a value that cannot be read: {error}", remedy="put texts in quotes") from None
     if not isinstance(document, CommentedMap):
         raise MatrixError(
             f"{file}: the file is empty or not a mapping",
@@ -67,13 +76,17 @@ def _parse(file: Path) -> CommentedMap:
 def _model_problems(document: CommentedMap, error: ValidationError) -> Iterator[Problem]:
     for detail in error.errors(include_url=False):
         path = tuple(part for part in detail["loc"] if part != "[key]")
+        about_key = path != detail["loc"] or detail["type"] == "extra_forbidden"
         yield Problem(
-            place=_place(document, path),
+            place=_place(document, path, key=about_key),
             where=_dotted(path),
             value=repr(detail["input"]) if isinstance(detail["input"], str | int | float | bool) else "",
             rule=_rule(detail),
             remedy=_remedy(detail, path),
         )
+
+
+_KINDS = {"string_type": "a text", "list_type": "a list", "dict_type": "a mapping", "model_type": "a mapping"}
 
 
 def _rule(detail: Mapping[str, Any]) -> str:
@@ -88,30 +101,39 @@ def _rule(detail: Mapping[str, Any]) -> str:
             return "this must not be empty"
         case "enum":
             return f"expected one of {detail['ctx']['expected']}"
+        case "string_type" | "list_type" | "dict_type" | "model_type" as kind:
+            return f"expected {_KINDS[kind]}"
         case _:
             return str(detail["msg"][:1].lower() + detail["msg"][1:])
 
 
 def _remedy(detail: Mapping[str, Any], path: KeyPath) -> str:
+    word = None
     if detail["type"] == "extra_forbidden":
         word = nearest(str(path[-1]), _known_keys(path[:-1]))
-        return f"Did you mean {word!r}?" if word else ""
-    if detail["type"] == "enum":
-        words: Sequence[str] = [*Flavour, *Level]
-        word = nearest(str(detail["input"]), words)
-        return f"Did you mean {word!r}?" if word else ""
-    if detail["type"] == "string_type" and isinstance(detail["input"], float):
-        return f"Put it in quotes as it stands in the file (2.20 without quotes is the number {detail['input']})."
-    return ""
+    elif detail["type"] == "enum":
+        word = nearest(str(detail["input"]), re.findall(r"'([^']+)'", detail["ctx"]["expected"]))
+    elif detail["type"] == "string_type" and isinstance(detail["input"], int | float):
+        return "Put it in quotes: without them YAML reads a number or a truth value, and 2.20 becomes 2.2."
+    return f"Did you mean {word!r}?" if word else ""
 
 
 def _known_keys(path: KeyPath) -> Sequence[str]:
-    model: Any = MatrixFile
+    """The keys of the section at a path."""
+    model: type[BaseModel] = MatrixFile
     for part in path:
-        field = getattr(model, "model_fields", {}).get(part)
-        annotation = field.annotation if field else TargetSection
-        model = annotation if hasattr(annotation, "model_fields") else TargetSection
+        # A part that is no field is a target's name: the model is that of the mapping's values already.
+        if field := model.model_fields.get(str(part)):
+            model = next(_sections(field.annotation), model)
     return list(model.model_fields)
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - whatever a field is annotated with
+    """The models in an annotation such as `Section | None` or `dict[str, Section]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)
 
 
 def _dotted(path: KeyPath) -> str:
@@ -121,14 +143,16 @@ def _dotted(path: KeyPath) -> str:
     return text
 
 
-def _place(document: CommentedMap, path: KeyPath) -> Place | None:
-    """Find the deepest node of the path that the file has, and where it stands."""
+def _place(document: CommentedMap, path: KeyPath, *, key: bool = False) -> Place | None:
+    """Find the deepest node of the path that the file has, and where it stands: its value, or its key."""
     node: Any = document
     place: tuple[int, int] | None = None
     for part in path:
         try:
             if isinstance(node, CommentedMap):
-                place = node.lc.key(part) if not isinstance(node.get(part), str) else node.lc.value(part)
+                # A mapping, a list and an absent value may begin on a line below: their key is where one looks.
+                block = key or node[part] is None or isinstance(node[part], CommentedMap | CommentedSeq)
+                place = node.lc.key(part) if block else node.lc.value(part)
             elif isinstance(node, CommentedSeq):
                 place = node.lc.item(part)
             node = node[part]
@@ -154,8 +178,11 @@ class _Expansion:
             variants = sorted(self._variants(name, section, known), key=lambda variant: variant.order)
             for variant in variants:
                 self._claim(name, variant, by_id)
-            targets[name] = tuple(variant.id for variant in variants)
+            targets[name] = tuple(dict.fromkeys(variant.id for variant in variants))
+        ordered = tuple(sorted(by_id.values(), key=lambda variant: variant.order))
         source = self._source()
+        self._check_bases()
+        self._check_tags(ordered, targets)
         if self._problems:
             raise matrix_error(str(self._file), self._problems)
         choice = self._model.toolchain
@@ -167,7 +194,7 @@ class _Expansion:
                 aliases=tuple(self._model.image.aliases),
                 labels=tuple(sorted(self._model.image.labels.items())),
             ),
-            variants=tuple(sorted(by_id.values(), key=lambda variant: variant.order)),
+            variants=ordered,
             targets=targets,
             source=source,
             toolchain=ToolchainChoice(
@@ -228,3 +255,38 @@ class _Expansion:
         if not folder.is_dir():
             self._problem(("source",), repr(self._model.source), f"there is no folder {folder}")
         return folder
+
+    def _check_bases(self) -> None:
+        """A base image that the catalogue has no distribution for is a slip of the pen."""
+        bases: dict[KeyPath, str] = {("network", "base_images", name): name for name in self._model.network.base_images}
+        if self._model.toolchain.base:
+            bases["toolchain", "base"] = self._model.toolchain.base
+        known = distributions()
+        for path, base in bases.items():
+            if base.partition("@")[0] not in known:
+                word = nearest(base, known)
+                remedy = f"Did you mean {word!r}?" if word else f"Known: {', '.join(known)}."
+                self._problem(path, repr(base), "the catalogue knows no such base image", remedy)
+
+    def _check_tags(self, variants: Sequence[Variant], targets: Mapping[str, Sequence[str]]) -> None:
+        """A tag must not be too long, nor be two variants': the image pushed last would take it from the other."""
+        image = self._model.image
+        for kind, templates in (("tags", image.tags), ("aliases", image.aliases)):
+            for index, template in enumerate(templates):
+                owners: dict[str, list[str]] = {}
+                for variant in variants:
+                    names = [name for name, ids in targets.items() if variant.id in ids]
+                    for tag in fill(template, variant, binary="0" * 12, targets=names):
+                        owners.setdefault(tag, []).append(variant.id)
+                self._check_owners(("image", kind, index), template, owners)
+
+    def _check_owners(self, path: KeyPath, template: str, owners: Mapping[str, Sequence[str]]) -> None:
+        """Tell of the first tag that breaks a rule: the others of the same template break it in the same way."""
+        for tag, ids in owners.items():
+            if len(ids) > 1:
+                rule = f"{ids[0]} and {ids[1]} would both be tagged {tag}"
+                self._problem(path, repr(template), rule, "Put {id}, {flavour} or {level} into the template.")
+                return
+            if not is_tag(tag):
+                self._problem(path, repr(template), f"for {ids[0]} this gives a tag of more than 128 characters")
+                return

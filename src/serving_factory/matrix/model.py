@@ -9,15 +9,22 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import Flavour
+from serving_factory.matrix.tags import ALIAS_WORDS, TAG_WORDS, template_rule
 
 __all__ = ["BazelSection", "ImageSection", "MatrixFile", "NetworkSection", "TargetSection", "ToolchainSection"]
 
 _OPTION = re.compile(r"-[A-Za-z0-9_=,.:/+@%~-]+")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.:=~-]*")
-_REPOSITORY = re.compile(
-    r"(?:[A-Za-z0-9.-]+(?::[0-9]+)?/)?[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*"
-)
-_LABEL = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
+# As Docker reads names: the first word is a registry only where it holds a dot or a port, or is localhost.
+_REGISTRY = r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:))(?::[0-9]+)?"
+_WORD = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"(?:{_REGISTRY}/)?{_WORD}(?:/{_WORD})*")
+_IMAGE = re.compile(rf"{_REPOSITORY.pattern}(?::[A-Za-z0-9_][A-Za-z0-9._-]*)?(?:@sha256:[0-9a-f]{{64}})?")
+_NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
+_OWN_LABEL = re.compile(r"(?!org\.serving-factory(?:\.|$)).*")
+_FOLDER = re.compile(r"[^\x00-\x1f]+")
+_CONFIG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_VERSION = re.compile(r"[0-9][A-Za-z0-9.+~-]*")
 
 
 def _matching(pattern: re.Pattern[str], rule: str) -> AfterValidator:
@@ -36,7 +43,18 @@ PackageName = Annotated[str, _matching(_PACKAGE, "this is no Debian package name
 Repository = Annotated[
     str, _matching(_REPOSITORY, "a repository is lower case: [registry[:port]/]name[/name], with single separators")
 ]
-LabelName = Annotated[str, _matching(_LABEL, "a label is lower-case words joined by '.' or '-'")]
+Image = Annotated[str, _matching(_IMAGE, "an image is [registry[:port]/]name[:tag][@sha256:64 hex digits]")]
+TargetName = Annotated[str, _matching(_NAME, "a target's name is lower-case words joined by '.' or '-'")]
+LabelName = Annotated[
+    str,
+    _matching(_NAME, "a label is lower-case words joined by '.' or '-'"),
+    _matching(_OWN_LABEL, "labels that begin with org.serving-factory are the factory's own"),
+]
+Folder = Annotated[str, _matching(_FOLDER, "a folder's name is not empty and holds no control characters")]
+ConfigName = Annotated[str, _matching(_CONFIG, "a Bazel config is one word of letters, digits, '_', '.' and '-'")]
+VersionText = Annotated[str, _matching(_VERSION, "a version begins with a digit and holds no blanks")]
+FullTag = Annotated[str, AfterValidator(template_rule(TAG_WORDS, required="binary"))]
+Alias = Annotated[str, AfterValidator(template_rule(ALIAS_WORDS))]
 
 
 class _Section(BaseModel):
@@ -47,14 +65,15 @@ class ImageSection(_Section):
     """Names of the images."""
 
     repository: Repository = Field(description="Where images are named and pushed, without a tag.")
-    tags: list[str] = Field(
+    tags: list[FullTag] = Field(
         default=["{id}-{binary}"],
         min_length=1,
         description="Full tags, each of them unique to one binary. Placeholders: id, release, flavour, level, binary.",
     )
-    aliases: list[str] = Field(
+    aliases: list[Alias] = Field(
         default=["{id}", "{release}-{target}"],
-        description="Tags that move to the newest image, pushed last. Placeholders: as in tags, and target.",
+        description="Tags that move to the newest image, pushed last; each is one variant's. "
+        "Placeholders: id, release, flavour, level, target.",
     )
     labels: dict[LabelName, str] = Field(default_factory=dict, description="Labels of your own for every image.")
 
@@ -71,18 +90,18 @@ class TargetSection(_Section):
 class BazelSection(_Section):
     """Another Bazel than upstream's."""
 
-    version: str = Field(description="Its version, in quotes.")
+    version: VersionText = Field(description="Its version, in quotes.")
     package: PackageName = Field(description="The apt package, of the toolchain's base, that brings it.")
 
 
 class ToolchainSection(_Section):
     """What compiles, where it is not what the catalogue says of the release."""
 
-    base: str | None = Field(default=None, min_length=1, description="The base image, such as debian:bookworm.")
+    base: Image | None = Field(default=None, description="The base image, such as debian:bookworm.")
     compiler: PackageName | None = Field(default=None, description="The C compiler's package, such as gcc-9.")
     bazel: BazelSection | None = Field(default=None, description="Another Bazel.")
     packages: list[PackageName] = Field(default_factory=list, description="More apt packages.")
-    configs: dict[Annotated[Flavour, Field(strict=False)], list[str]] = Field(
+    configs: dict[Annotated[Flavour, Field(strict=False)], list[ConfigName]] = Field(
         default_factory=dict, description="Bazel configs of a flavour, where the source tree names others."
     )
 
@@ -90,7 +109,7 @@ class ToolchainSection(_Section):
 class NetworkSection(_Section):
     """Where outer inputs come from on this network."""
 
-    base_images: dict[str, str] = Field(
+    base_images: dict[Image, Image] = Field(
         default_factory=dict,
         description="Base image → the image to use for it, a mirror's or one that the engine has.",
     )
@@ -101,10 +120,9 @@ class MatrixFile(_Section):
 
     image: ImageSection
     releases: list[str] = Field(min_length=1, description="Upstream releases, by full tag, in quotes.")
-    targets: dict[LabelName, TargetSection] = Field(min_length=1, description="Named selections of variants.")
-    source: str | None = Field(
+    targets: dict[TargetName, TargetSection] = Field(min_length=1, description="Named selections of variants.")
+    source: Folder | None = Field(
         default=None,
-        min_length=1,
         description="The source tree: a folder, relative to this file. Default: upstream's, at the release's commit.",
     )
     toolchain: ToolchainSection = Field(default_factory=ToolchainSection)

@@ -40,8 +40,12 @@ class Problem:
 
 def nearest(word: str, valid: Iterable[str]) -> str | None:
     """Find the valid word most like this one, if any is much like it."""
-    matches = get_close_matches(word, [str(name) for name in valid], n=1, cutoff=0.6)
-    return matches[0] if matches else None
+    names = {str(name).casefold(): str(name) for name in valid}
+    folded = word.casefold()
+    # `v3` is short for one level only; `cpu` is part of many variants' ids, and means none of them.
+    holding = [name for name in names if len(folded) > 1 and folded in name]
+    matches = get_close_matches(folded, names, n=1, cutoff=0.6) or (holding if len(holding) == 1 else [])
+    return names[matches[0]] if matches else None
 
 
 def matrix_error(file: str, problems: Sequence[Problem]) -> MatrixError:

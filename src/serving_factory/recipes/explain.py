@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from serving_factory.catalogue.levels import level_facts
 from serving_factory.catalogue.releases import UPSTREAM_TARGET
-from serving_factory.recipes.recipe import Recipe, tag_facts
-from serving_factory.recipes.tags import alias_tags, full_tags
+from serving_factory.matrix.tags import alias_tags, full_tags
+from serving_factory.recipes.recipe import Recipe
 
 __all__ = ["Explanation", "explain"]
 
@@ -17,7 +19,6 @@ def explain(recipe: Recipe) -> Explanation:
     """Explain a recipe."""
     variant, toolchain = recipe.variant, recipe.toolchain
     bazel = toolchain.bazel
-    facts = tag_facts(variant, recipe.targets, binary="BINARY")
     repository = recipe.images.repository
     return (
         (
@@ -55,9 +56,13 @@ def explain(recipe: Recipe) -> Explanation:
         (
             "Image",
             (
-                ("full tags", "\n".join(f"{repository}:{tag}" for tag in full_tags(recipe.images, facts))),
-                ("aliases", "\n".join(f"{repository}:{tag}" for tag in alias_tags(recipe.images, facts))),
+                ("full tags", _names(repository, full_tags(recipe.images, variant, binary="BINARY"))),
+                ("aliases", _names(repository, alias_tags(recipe.images, variant, recipe.targets)) or "none"),
                 ("on a lesser CPU use", recipe.lower_image or "no image of this matrix"),
             ),
         ),
     )
+
+
+def _names(repository: str, tags: Sequence[str]) -> str:
+    return "\n".join(f"{repository}:{tag}" for tag in tags)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving_factory.catalogue.levels import LEVELS, Level, level_facts
+from serving_factory.catalogue.levels import LEVELS, Level
 from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, Release, releases
 from serving_factory.matrix.matrix import Images, Matrix
+from serving_factory.matrix.tags import alias_tags
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.keys import key_of
 from serving_factory.recipes.render import render, template_text
-from serving_factory.recipes.tags import TagFacts, alias_tags
 from serving_factory.recipes.toolchain import Toolchain, toolchain_for
 
-__all__ = ["Recipe", "recipe_for", "tag_facts"]
+__all__ = ["Recipe", "recipe_for"]
 
 _BINARY_PATH = UPSTREAM_TARGET.removeprefix("//").replace(":", "/")
 
@@ -144,21 +144,9 @@ def _lower_image(variant: Variant, matrix: Matrix) -> str:
     if not lower:
         return ""
     best = max(lower, key=lambda other: (other.flavour == variant.flavour, _rank(other.level)))
-    aliases = alias_tags(matrix.images, tag_facts(best, matrix.targets_of(best)))
+    aliases = alias_tags(matrix.images, best, matrix.targets_of(best))
     return f"{matrix.images.repository}:{aliases[0]}" if aliases else ""
 
 
 def _rank(level: Level) -> int:
     return LEVELS.index(level)
-
-
-def tag_facts(variant: Variant, targets: tuple[str, ...], *, binary: str = "") -> TagFacts:
-    """Gather what a variant's tags are made of."""
-    return TagFacts(
-        id=variant.id,
-        release=variant.release,
-        flavour=variant.flavour.value,
-        level=level_facts(variant.level).short,
-        binary=binary,
-        targets=targets,
-    )

@@ -34,14 +34,13 @@ std::string PredictFromJson(const ServableManager& manager, const ModelSpec& spe
 }
 
 std::string MetadataToJson(const ServableManager& manager, const ModelSpec& spec) {
-  GetModelMetadataRequest request;
-  *request.mutable_model_spec() = spec;
-  request.add_metadata_field("signature_def");
-  const GetModelMetadataResponse response = GetModelMetadata(manager, request);
-  // The signatures travel in an Any, whose JSON form would carry a type URL that upstream's answer does not have.
+  const auto servable = manager.GetServable(spec);
+  ModelSpec answered;
+  answered.set_name(servable->name);
+  answered.mutable_version()->set_value(servable->version);
   SignatureDefMap signatures;
-  response.metadata().at("signature_def").UnpackTo(&signatures);
-  return "{\n\"model_spec\":" + ToJson(response.model_spec(), true) + ",\n\"metadata\": {\"signature_def\": " +
+  *signatures.mutable_signature_def() = servable->bundle.signatures;
+  return "{\n\"model_spec\":" + ToJson(answered, true) + ",\n\"metadata\": {\"signature_def\": " +
          ToJson(signatures, true) + "}\n}\n";
 }
 

@@ -36,10 +36,8 @@ Flags DefaultFlags() {
           {"--load_retry_interval_micros", {"60000000", "pause between these tries"}},
           {"--version", {"false", "print the version and exit"}},
           {"--enable_batching", {"false", kIgnored}},
-          {"--enable_model_warmup", {"true", kIgnored}},
           {"--tensorflow_inter_op_parallelism", {"0", kIgnored}},
-          {"--tensorflow_intra_op_parallelism", {"0", kIgnored}},
-          {"--tensorflow_session_parallelism", {"0", kIgnored}}};
+          {"--tensorflow_intra_op_parallelism", {"0", kIgnored}}};
 }
 
 // Sets the flag that the argument names; --flag alone is --flag=true. False when there is none.

@@ -29,8 +29,6 @@ Json ParseObject(const std::string& body) {
     const Json document = Json::parse(body);
     if (!document.is_object()) throw BadRequest(Quote(document), "Is not object");
     return document;
-  } catch (const Json::parse_error& problem) {
-    throw BadRequest("JSON Parse error: Invalid value. at offset: ", problem.byte);
   } catch (const Json::exception& problem) {
     throw BadRequest("JSON Parse error: ", problem.what());
   }

@@ -25,8 +25,8 @@ def _key(job: Job) -> str:
 
 def _run(job: Job, tell: Tell) -> Outputs:
     # Their libraries are slow to import: only a run that reads a binary waits for them.
-    from serving_factory.line.elf import read_elf  # noqa: PLC0415
-    from serving_factory.line.instruction_set import scan  # noqa: PLC0415
+    from serving_factory.line.inspection.elf import read_elf  # noqa: PLC0415
+    from serving_factory.line.inspection.instruction_set import scan  # noqa: PLC0415
 
     binary, debug = _take(job, BINARY), _take(job, f"{BINARY}.debug")
     tell("reading the ELF headers")

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from serving_factory.catalogue.levels import Level, allowed_features
-from serving_factory.line import inspection_rules
 from serving_factory.line.digests import file_digest
 from serving_factory.line.events import StageName
-from serving_factory.line.inspection_rules import Expectation, VersionAnswer, judge, verdict_error
+from serving_factory.line.inspection import rules
+from serving_factory.line.inspection.rules import Expectation, VersionAnswer, judge, verdict_error
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.stages.extract import read_fact
 from serving_factory.matrix.variant import Platform
@@ -27,14 +27,14 @@ def _key(job: Job) -> str:
         level=job.recipe.variant.level,
         reported=job.recipe.release.reported,
         rootfs=job.site.tree(job.artifact / "rootfs"),
-        rules=file_digest(Path(inspection_rules.__file__)),
+        rules=file_digest(Path(rules.__file__)),
     )
 
 
 def _run(job: Job, tell: Tell) -> Outputs:
     # Their libraries are slow to import: only a run that inspects waits for them.
-    from serving_factory.line.elf import ElfFacts, ElfKind, Relro, library_closure_gaps  # noqa: PLC0415
-    from serving_factory.line.instruction_set import InstructionSetFacts  # noqa: PLC0415
+    from serving_factory.line.inspection.elf import ElfFacts, ElfKind, Relro, library_closure_gaps  # noqa: PLC0415
+    from serving_factory.line.inspection.instruction_set import InstructionSetFacts  # noqa: PLC0415
 
     found = job.record(StageName.EXTRACT).outputs
     data = found["elf"]

@@ -8,10 +8,9 @@ from serving_factory.line.events import StageName
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import Record
 from serving_factory.line.stages.compile import build_image, write_context
+from serving_factory.matrix.tags import alias_tags, full_tags
 from serving_factory.recipes.keys import key_of, short
 from serving_factory.recipes.metadata import BuiltBinary, image_env, image_json, image_labels
-from serving_factory.recipes.recipe import tag_facts
-from serving_factory.recipes.tags import alias_tags, full_tags
 
 __all__ = ["PACKAGE", "built_binary", "image_tags"]
 
@@ -35,12 +34,12 @@ def built_binary(job: Job) -> BuiltBinary:
 
 def image_tags(job: Job) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Compute the image's full tags and its aliases from the binary's record."""
-    facts = tag_facts(
-        job.recipe.variant,
-        job.recipe.targets,
-        binary=short(job.record(StageName.EXTRACT).outputs["sha256"]),
+    recipe = job.recipe
+    binary = short(job.record(StageName.EXTRACT).outputs["sha256"])
+    return (
+        full_tags(recipe.images, recipe.variant, binary=binary),
+        alias_tags(recipe.images, recipe.variant, recipe.targets),
     )
-    return full_tags(job.recipe.images, facts), alias_tags(job.recipe.images, facts)
 
 
 def _files(job: Job) -> dict[str, str]:

@@ -22,10 +22,13 @@ __attribute__((noinline)) void MatMulRow(const float* __restrict a, const float*
 }
 
 void MatMulLoop(const float* a, const float* b, float* out, int64_t m, int64_t k, int64_t n) {
-  constexpr int64_t kColumns = 512;  // taken together, so that their part of out (2 KiB) stays in the nearest cache
-  for (int64_t column = 0; column < n; column += kColumns) {
-    const int64_t width = std::min(kColumns, n - column);
-    for (int64_t row = 0; row < m; ++row) MatMulRow(a + row * k, b + column, out + row * n + column, k, width, n);
+  // A block of b, 16 KiB, stays in the nearest cache while all rows of a go over it.
+  constexpr int64_t kDepth = 32, kWidth = 128;
+  for (int64_t p = 0; p < k; p += kDepth) {
+    for (int64_t j = 0; j < n; j += kWidth) {
+      const int64_t depth = std::min(kDepth, k - p), width = std::min(kWidth, n - j);
+      for (int64_t i = 0; i < m; ++i) MatMulRow(a + i * k + p, b + p * n + j, out + i * n + j, depth, width, n);
+    }
   }
 }
 }  // namespace tensorflow

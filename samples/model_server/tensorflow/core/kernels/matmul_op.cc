@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #ifdef ENABLE_MKL
-#include <dnnl.h>
+#include <dnnl.hpp>
 #endif
 
 #include "tensorflow/core/kernels/kernels.h"
@@ -12,8 +12,19 @@ namespace {
 // True when oneDNN did the work. It refuses empty matrices; the loop leaves the zeros that their product is.
 bool MatMulOneDnn(const float* a, const float* b, float* out, int64_t m, int64_t k, int64_t n) {
 #ifdef ENABLE_MKL
-  static const bool enabled = port::IsMklEnabled();
-  return enabled && dnnl_sgemm('N', 'N', m, n, k, 1.0f, a, k, b, n, 0.0f, out, n) == dnnl_success;
+  if (!port::IsMklEnabled() || m * k * n == 0) return false;
+  using dnnl::memory;
+  static const dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
+  const auto matrix = [](int64_t rows, int64_t columns) {
+    return memory::desc({rows, columns}, memory::data_type::f32, memory::format_tag::ab);
+  };
+  const memory x(matrix(m, k), cpu, const_cast<float*>(a)), y(matrix(k, n), cpu, const_cast<float*>(b));
+  const memory z(matrix(m, n), cpu, out);
+  dnnl::stream stream(cpu);
+  const dnnl::matmul product({{x.get_desc(), y.get_desc(), z.get_desc()}, cpu});
+  product.execute(stream, {{DNNL_ARG_SRC, x}, {DNNL_ARG_WEIGHTS, y}, {DNNL_ARG_DST, z}});
+  stream.wait();
+  return true;
 #else
   return false;
 #endif

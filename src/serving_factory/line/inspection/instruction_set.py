@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final, cast
 from iced_x86 import Code, CpuidFeature, Decoder, Instruction
 
 from serving_factory.errors import InspectionError
-from serving_factory.line.code_owners import Owner, code_owners, plain_name
-from serving_factory.line.function_ranges import FunctionRanges, function_ranges
+from serving_factory.line.inspection.code_owners import Owner, code_owners, plain_name
+from serving_factory.line.inspection.function_ranges import FunctionRanges, function_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -128,6 +128,7 @@ def _disassemble(binary: Path, ranges: FunctionRanges, workers: int) -> Iterator
         max_workers=min(workers, len(chunks)),
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_prepare_worker,
+        initargs=(os.getpid(),),
     )
     try:
         yield from pool.map(work, chunks)
@@ -152,10 +153,12 @@ def _chunks(ranges: FunctionRanges) -> Iterator[tuple[array[int], array[int]]]:
         yield ranges.offsets[start:], ranges.sizes[start:]
 
 
-def _prepare_worker() -> None:
+def _prepare_worker(parent: int) -> None:
     """Leave Ctrl-C to the parent, and die with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:  # it died before the signal was asked for
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _features_of(binary: str, chunk: tuple[array[int], array[int]]) -> bytes:

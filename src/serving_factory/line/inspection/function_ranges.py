@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from elftools.elf.sections import NoteSection
 
 from serving_factory.errors import ArtifactError
-from serving_factory.line.elf import open_elf
+from serving_factory.line.inspection.elf import open_elf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,8 +14,8 @@ from serving_factory.errors import FactoryError, InspectionError, LibraryMissing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from serving_factory.line.elf import ElfFacts, MissingLibrary
-    from serving_factory.line.instruction_set import InstructionSetFacts
+    from serving_factory.line.inspection.elf import ElfFacts, MissingLibrary
+    from serving_factory.line.inspection.instruction_set import InstructionSetFacts
 
 __all__ = ["Expectation", "Finding", "Rule", "VersionAnswer", "judge", "verdict_error"]
 

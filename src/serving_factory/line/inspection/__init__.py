@@ -1,0 +1,1 @@
+"""Reading ELF files, disassembling them, and judging what was found."""

@@ -1,0 +1,79 @@
+"""What Bazel tells: as recorded from Bazel 4.2.3, and in the shape of later ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from serving_factory.line.bazel_events import progress, read_summary
+
+PRINTED = (
+    "Target //tensorflow_serving/model_servers:tensorflow_model_server up-to-date:\n"
+    "  /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server\n"
+    "INFO: Elapsed time: 63.497s, Critical Path: 28.57s\n"
+    "INFO: 65 processes: 39 remote cache hit, 7 internal, 19 processwrapper-sandbox.\n"
+    "INFO: Build completed successfully, 65 total actions\n"
+)
+OLD_METRICS = {"actionSummary": {"actionsCreated": "403", "actionsExecuted": "65"}}
+FINISHED = {
+    "id": {"buildFinished": {}},
+    "children": [{"buildToolLogs": {}}, {"buildMetrics": {}}],
+    "finished": {"overallSuccess": True, "exitCode": {"name": "SUCCESS"}},
+}
+
+
+def event_file(folder: Path, *events: object) -> Path:
+    path = folder / "bazel-events.json"
+    path.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    return path
+
+
+def printed(text: str) -> dict[str, object]:
+    return {"id": {"progress": {"opaqueCount": 3}}, "progress": {"stderr": text}}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            "[23 / 59] Compiling main.cc; 1s processwrapper-sandbox",
+            "23/59 Compiling main.cc; 1s processwrapper-sandbox",
+        ),
+        ("[1,234 / 20,000] 2 actions", "1,234/20,000 2 actions"),
+        ("[65 / 65]", "65/65"),
+        ("INFO: Found 1 target...", None),
+    ],
+)
+def test_progress_is_told_shortly(line: str, told: str | None) -> None:
+    assert progress(line) == told
+
+
+def test_before_bazel_5_the_runners_are_read_from_what_bazel_prints(tmp_path: Path) -> None:
+    metrics = {"id": {"buildMetrics": {}}, "buildMetrics": OLD_METRICS}
+    summary = read_summary(event_file(tmp_path, FINISHED, metrics, printed(PRINTED), {"id": {"buildToolLogs": {}}}))
+    assert summary is not None
+    assert summary.executed == 65
+    assert summary.runners == {"remote cache hit": 39, "internal": 7, "processwrapper-sandbox": 19}
+
+
+def test_a_later_bazel_has_the_runners_in_its_event(tmp_path: Path) -> None:
+    runners = [{"name": "total", "count": 3}, {"name": "disk cache hit", "count": 2}, {"name": "internal", "count": 1}]
+    summary = {"actionsExecuted": "3", "runnerCount": runners}
+    metrics = {"id": {"buildMetrics": {}}, "buildMetrics": {"actionSummary": summary}}
+    found = read_summary(event_file(tmp_path, printed(PRINTED), FINISHED, metrics))
+    assert found is not None
+    assert found.runners == {"disk cache hit": 2, "internal": 1}
+
+
+def test_one_process_is_in_the_singular(tmp_path: Path) -> None:
+    metrics = {"id": {"buildMetrics": {}}, "buildMetrics": OLD_METRICS}
+    found = read_summary(event_file(tmp_path, metrics, printed("INFO: 1 process: 1 internal.\n")))
+    assert found is not None
+    assert found.runners == {"internal": 1}
+
+
+def test_a_build_that_failed_early_has_no_summary(tmp_path: Path) -> None:
+    assert read_summary(event_file(tmp_path, FINISHED)) is None
+    assert read_summary(tmp_path / "no such file") is None
