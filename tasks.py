@@ -104,7 +104,7 @@ def explain_(_c: Context, variant: str, matrix: str = "", json: bool = False) ->
     """
     with _errors():
         (recipe,) = _recipes(matrix, variant=[variant])
-        sections = explain(recipe)
+        sections = explain(recipe, context=Job(recipe=recipe, site=_site(matrix)).devel_context)
         if json:
             _print_json({title: dict(values) for title, values in sections})
         else:
@@ -324,6 +324,9 @@ def _errors() -> Iterator[None]:
         yield
     except FactoryError as error:
         raise Exit(render_error(error).rstrip(), code=error.exit_code) from None
+    except PermissionError as error:
+        told = FactoryError(f"this user may not: {error}", remedy="see who owns that file, and run the command as them")
+        raise Exit(render_error(told).rstrip(), code=told.exit_code) from None
     except KeyboardInterrupt:
         raise Exit("Cancelled.", code=CancelledError.exit_code) from None
 

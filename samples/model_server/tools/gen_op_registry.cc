@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Host tool: reads ops.txt and prints the C++ source of the op table. It is compiled for the machine that builds, so a
-// change of the CPU level does not compile it again.
+// Host tool, compiled for the machine that builds, whatever the CPU level: prints the op table of ops.txt as C++.
 #include <fstream>
 #include <iostream>
 #include <sstream>

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import errno
 import glob
 import io
 import json
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from serving_factory.engine import process
+from serving_factory.engine.disk import disk_full_is_typed
 from serving_factory.engine.solve_status import SolveStatus, Step
 from serving_factory.errors import DiskFullError, EngineUnavailableError
 
@@ -161,7 +161,7 @@ def build(
             _write(log, step)
             on_step(step)
 
-    with _disk_full_is_typed(), _scratch(request.output) as (metadata, partial):
+    with disk_full_is_typed(), _scratch(request.output) as (metadata, partial):
         try:
             code = process.run(request.argv(metadata=metadata, output=partial), on_line=on_line, cancel=cancel)
         except FileNotFoundError as error:
@@ -202,20 +202,6 @@ def _write(log: TextIO, step: Step) -> None:
             line = f"{step.place} failed: {step.text}"
     log.write(line + "\n")
     log.flush()
-
-
-@contextlib.contextmanager
-def _disk_full_is_typed() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        raise DiskFullError(
-            "This machine's disk is full.",
-            why=str(error),
-            remedy="Free some space, then run the same command again: finished stages are kept.",
-        ) from error
 
 
 @contextlib.contextmanager

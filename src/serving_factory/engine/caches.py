@@ -60,7 +60,8 @@ def parse_disk_usage(text: str) -> Iterator[CacheMount]:
             if (match := _FIELD.match(line))
             for name, value in [match.groups()]
         }
-        if mount := _MOUNT_ID.search(fields.get("Description", "")):
+        mount = _MOUNT_ID.search(fields.get("Description", ""))
+        if mount and "ID" in fields:
             yield CacheMount(record=fields["ID"], id=mount["id"], size=fields.get("Size", ""))
 
 

@@ -19,10 +19,15 @@ def tree_digest(folder: Path) -> str:
     """The sha256 over a folder: each file's path, content and whether it can be run; links by their target."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
+        name = _quoted(path.relative_to(folder))
         if path.is_symlink():
-            total.update(f"link {name} {path.readlink()}\n".encode())
+            total.update(f"link {name} {_quoted(path.readlink())}\n".encode())
         elif path.is_file():
             mode = "program" if os.access(path, os.X_OK) else "file"
             total.update(f"{mode} {name} {file_digest(path)}\n".encode())
     return total.hexdigest()
+
+
+def _quoted(path: Path) -> str:
+    """A name of any bytes on one line, so that no name can pass for another file's line."""
+    return ascii(path.as_posix())

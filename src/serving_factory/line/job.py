@@ -104,6 +104,11 @@ class Job:
         """What the compile stage took out of the build."""
         return self.folder / "artifact"
 
+    @property
+    def devel_context(self) -> Path:
+        """The devel Dockerfile, and the files that it copies."""
+        return self.folder / "recipe" / "devel"
+
     def log(self, stage: StageName) -> Path:
         """The full log of a stage."""
         return self.folder / "logs" / f"{stage}.log"

@@ -47,8 +47,9 @@ def read_record(folder: Path, stage: StageName) -> Record | None:
     """Read a stage's record; None when there is none, or none that can be used."""
     try:
         data = json.loads(record_path(folder, stage).read_text(encoding="utf-8"))
-        return Record(**{**data, "stage": StageName(data["stage"])})
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, ValueError):
+        usable = data["stage"] == stage and isinstance(data["key"], str) and isinstance(data["outputs"], dict)
+        return Record(**{**data, "stage": stage}) if usable else None
+    except (OSError, TypeError, KeyError, ValueError):
         return None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from serving_factory.engine.disk import disk_full_is_typed
 from serving_factory.errors import FactoryError, NotBuiltError
 from serving_factory.line.events import Emit, Event, EventKind, StageName
 from serving_factory.line.job import Job, Stage
@@ -62,7 +63,8 @@ class _VariantRun:
             try:
                 if index == 0:
                     self._must_be_done(before)
-                self._one(stage)
+                with disk_full_is_typed():
+                    self._one(stage)
             except FactoryError as error:
                 self._error, self._last_log = error, self._log(stage)
                 self._tell(stage, EventKind.FAILED, text=str(error), log=self._last_log)

@@ -76,7 +76,7 @@ def _parse(file: Path) -> CommentedMap:
 def _model_problems(document: CommentedMap, error: ValidationError) -> Iterator[Problem]:
     for detail in error.errors(include_url=False):
         path = tuple(part for part in detail["loc"] if part != "[key]")
-        about_key = path != detail["loc"] or detail["type"] == "extra_forbidden"
+        about_key = path != detail["loc"] or detail["type"] in {"extra_forbidden", "invalid_key"}
         yield Problem(
             place=_place(document, path, key=about_key),
             where=_dotted(path),
@@ -86,25 +86,25 @@ def _model_problems(document: CommentedMap, error: ValidationError) -> Iterator[
         )
 
 
-_KINDS = {"string_type": "a text", "list_type": "a list", "dict_type": "a mapping", "model_type": "a mapping"}
+_RULES = {
+    "extra_forbidden": "unknown key",
+    "missing": "this key is required",
+    "too_short": "this must not be empty",
+    "string_type": "expected a text",
+    "list_type": "expected a list",
+    "dict_type": "expected a mapping",
+    "model_type": "expected a mapping",
+}
 
 
 def _rule(detail: Mapping[str, Any]) -> str:
     match detail["type"]:
-        case "extra_forbidden":
-            return "unknown key"
-        case "missing":
-            return "this key is required"
         case "value_error":
             return str(detail["ctx"]["error"])
-        case "too_short":
-            return "this must not be empty"
         case "enum":
             return f"expected one of {detail['ctx']['expected']}"
-        case "string_type" | "list_type" | "dict_type" | "model_type" as kind:
-            return f"expected {_KINDS[kind]}"
-        case _:
-            return str(detail["msg"][:1].lower() + detail["msg"][1:])
+        case kind:
+            return _RULES.get(kind) or str(detail["msg"][:1].lower() + detail["msg"][1:])
 
 
 def _remedy(detail: Mapping[str, Any], path: KeyPath) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from serving_factory.catalogue.levels import level_facts
 from serving_factory.catalogue.releases import UPSTREAM_TARGET
@@ -15,8 +17,13 @@ Explanation = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 """Sections: a title, and pairs of name and value."""
 
 
-def explain(recipe: Recipe) -> Explanation:
-    """Explain a recipe."""
+def explain(recipe: Recipe, *, context: Path) -> Explanation:
+    """Explain a recipe.
+
+    Args:
+        recipe: the recipe.
+        context: the folder in which the compile stage writes the devel Dockerfile and its files.
+    """
     variant, toolchain = recipe.variant, recipe.toolchain
     bazel = toolchain.bazel
     repository = recipe.images.repository
@@ -61,6 +68,23 @@ def explain(recipe: Recipe) -> Explanation:
                 ("on a lesser CPU use", recipe.lower_image or "no image of this matrix"),
             ),
         ),
+        (
+            "Devel image",
+            (("made by, after compile", _devel_command(recipe, context)),),
+        ),
+    )
+
+
+def _devel_command(recipe: Recipe, context: Path) -> str:
+    """The command that turns the devel Dockerfile into an image to work in."""
+    contexts = (("source", str(recipe.source)), *recipe.base_context)
+    options = [
+        *("--build-arg=" + "=".join(pair) for pair in recipe.build_args),
+        *("--build-context=" + "=".join(pair) for pair in contexts),
+    ]
+    tag = f"serving-factory/devel:{recipe.variant.id}"
+    return shlex.join(
+        ["docker", "buildx", "build", "--target=binary_build", "--load", f"--tag={tag}", *options, str(context)]
     )
 
 

@@ -29,8 +29,12 @@ def generated_files(matrix: Matrix) -> Mapping[str, str]:
 
 def drift(root: Path, files: Mapping[str, str]) -> Drift:
     """Compare the files on disk with what the data gives."""
-    found = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in _on_disk(root)}
-    wrong = {name: "missing" if name not in found else "differs" for name in files if found.get(name) != files[name]}
+    found = {path.relative_to(root).as_posix(): path.read_bytes() for path in _on_disk(root)}
+    wrong = {
+        name: "differs" if name in found else "missing"
+        for name, text in files.items()
+        if found.get(name) != text.encode()
+    }
     return dict(sorted({**wrong, **{name: "nothing makes it" for name in found if name not in files}}.items()))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 __all__ = ["key_of", "short"]
 
@@ -13,7 +13,7 @@ def key_of(**parts: object) -> str:
     """Hash named parts, independent of their order.
 
     Args:
-        parts: values that JSON knows, tuples included.
+        parts: values that JSON knows; tuples count as lists, sets of texts as sorted lists.
 
     Returns:
         64 hex digits.
@@ -28,8 +28,8 @@ def short(key: str) -> str:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
     if isinstance(value, frozenset | set) and all(isinstance(item, str) for item in value):
         return sorted(value)
-    if isinstance(value, Iterable):
-        return list(value)
     raise TypeError(f"{value!r} cannot be part of a key")

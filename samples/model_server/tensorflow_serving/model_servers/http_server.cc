@@ -11,9 +11,6 @@
 
 namespace tensorflow::serving {
 namespace {
-// What std::regex needs of the stack grows with the text.
-constexpr size_t kMaxPath = 1024;
-
 std::string ToJson(const google::protobuf::Message& message, bool preserve_names) {
   google::protobuf::util::JsonPrintOptions options;
   options.add_whitespace = true;
@@ -49,7 +46,8 @@ std::string Answer(const ServableManager& manager, const httplib::Request& reque
   static const std::regex kPath("/v1/models(?:/([^/:]+)(?:/versions/([0-9]{1,18}))?(:predict|/metadata)?)?",
                                 std::regex::icase);
   std::smatch parts;
-  const bool matches = request.path.size() <= kMaxPath && std::regex_match(request.path, parts, kPath);
+  // What std::regex needs of the stack grows with the text.
+  const bool matches = request.path.size() <= 1024 && std::regex_match(request.path, parts, kPath);
   const bool predict = matches && parts[3].matched && *parts[3].first == ':';
   if (!matches || request.method != (predict ? "POST" : "GET")) {
     throw Error(error::INVALID_ARGUMENT, "Malformed request: ", request.method, " ", request.path);

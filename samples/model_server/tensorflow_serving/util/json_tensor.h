@@ -8,8 +8,7 @@
 
 namespace tensorflow::serving {
 using TensorInfoMap = google::protobuf::Map<std::string, TensorInfo>;
-// Gives the inputs of a signature.
-using InputLookup = std::function<TensorInfoMap(const std::string& signature_name)>;
+using InputLookup = std::function<TensorInfoMap(const std::string& signature_name)>;  // gives a signature's inputs
 
 // Returns true when the request is in row form ("instances"), false when it is columnar ("inputs").
 bool FillPredictRequestFromJson(const std::string& body, const InputLookup& lookup, PredictRequest* request);

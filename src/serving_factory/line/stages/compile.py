@@ -32,7 +32,7 @@ def _key(job: Job) -> str:
 
 def _run(job: Job, tell: Tell) -> Outputs:
     recipe = job.recipe
-    context = write_context(job.folder / "recipe" / "devel", {"Dockerfile": recipe.devel, **dict(recipe.devel_files)})
+    context = write_context(job.devel_context, {"Dockerfile": recipe.devel, **dict(recipe.devel_files)})
     request = BuildRequest(
         dockerfile=context / "Dockerfile",
         context=context,

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads a SavedModel folder.
 #pragma once
 #include <memory>
 #include <string>
