@@ -124,7 +124,7 @@ start_daemon_by_hand() {
         return 0
     fi
     say "starting dockerd in the background (log: $daemon_log)"
-    setsid nohup dockerd >>"$daemon_log" 2>&1 </dev/null &
+    setsid nohup dockerd >>"$daemon_log" 2>&1 </dev/null 9>&- &
     daemon_pid=$!
 }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from serving_factory.engine import process
 from serving_factory.errors import EngineUnavailableError
 
-__all__ = ["CacheMount", "cache_mounts", "drop_cache_mounts"]
+__all__ = ["CacheMount", "cache_mounts", "drop_cache_mounts", "parse_disk_usage"]
 
 _FIELD = re.compile(r"(ID|Description|Size):\s+(.*)")
 _MOUNT_ID = re.compile(r'cached mount .* with id "(?P<id>[^"]+)"')

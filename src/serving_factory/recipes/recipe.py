@@ -100,7 +100,7 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
         base_image=base_image,
         devel=devel,
         devel_files=devel_files,
-        runtime=_runtime(variant, toolchain),
+        runtime=render("runtime/runtime.Dockerfile.j2", base=toolchain.base),
         runtime_files=_files("runtime/tf_serving_entrypoint.sh", "runtime/tf_serving_health.sh"),
         images=matrix.images,
         lower_image=_lower_image(variant, matrix),
@@ -123,12 +123,6 @@ def _devel(variant: Variant, release: Release, toolchain: Toolchain) -> str:
         upstream=UPSTREAM_URL,
         bazel_target=UPSTREAM_TARGET,
         binary_path=_BINARY_PATH,
-    )
-
-
-def _runtime(variant: Variant, toolchain: Toolchain) -> str:
-    return render(
-        "runtime/runtime.Dockerfile.j2", base=toolchain.base, release=variant.release, flavour=variant.flavour
     )
 
 
