@@ -21,7 +21,7 @@ from invoke.tasks import task
 
 from serving_factory.errors import CancelledError, DriftError, FactoryError
 from serving_factory.line.cleaning import clean as clean_site
-from serving_factory.line.job import Job, Site, Stage
+from serving_factory.line.job import Job, Site, Stage, build_name
 from serving_factory.line.lock import hold_lock
 from serving_factory.line.plan import plan_line
 from serving_factory.line.records import write_atomically
@@ -32,7 +32,7 @@ from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.select import select
 from serving_factory.recipes.explain import explain
-from serving_factory.recipes.generate import drift, generated_files
+from serving_factory.recipes.generate import drift, generated_files, generated_folder
 from serving_factory.recipes.recipe import Recipe, recipe_for
 from serving_factory.ui import tables
 from serving_factory.ui.errors import render_error
@@ -127,7 +127,8 @@ def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
     with _errors():
         file = _matrix_file(matrix)
         files = generated_files(load_matrix(file))
-        wrong = drift(file.parent, files)
+        folder = generated_folder(file)
+        wrong = drift(folder, files)
         if check and wrong:
             raise DriftError(
                 f"{len(wrong)} generated files are not what the templates and the data give",
@@ -135,7 +136,7 @@ def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
                 remedy=f"run `./factory generate --matrix {file}` and commit what it changes",
             )
         for name in wrong if not check else ():
-            path = file.parent / name
+            path = folder / name
             if name in files:
                 write_atomically(path, files[name])
             else:
@@ -354,10 +355,8 @@ def _recipes(
 
 
 def _site(matrix: str, registry: str = "") -> Site:
-    """The build folder is the checkout's own for matrix.yaml, and one of its own within it for any other file."""
-    file = _matrix_file(matrix).resolve()
-    name = "" if file == MATRIX else file.parent.name if file.stem == "matrix" else file.stem
-    return Site(build=BUILD_FOLDER / name, models=MODELS, registry=registry or None)
+    folder = BUILD_FOLDER / build_name(_matrix_file(matrix).resolve(), ROOT)
+    return Site(build=folder, models=MODELS, registry=registry or None)
 
 
 def _push_stages() -> tuple[Stage, ...]:

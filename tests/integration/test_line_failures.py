@@ -36,7 +36,9 @@ def test_a_broken_source_file(checkout: Checkout) -> None:
     outcome = checkout.run("build", "--matrix", "samples/matrix.yaml", "--variant", V1)
     assert outcome.code == 20, outcome
     assert "Traceback" not in outcome.out + outcome.err
-    assert f"tensorflow/core/kernels/nn_ops.cc:{line}:14: error: 'no_such_name'" in re.sub("[‘’]", "'", outcome.err)
+    assert f"tensorflow/core/kernels/nn_ops.cc:{line}:14: error: 'no_such_name'" in re.sub(
+        "[\u2018\u2019]", "'", outcome.err
+    )
     assert outcome.err.count("What to do: ") == 1
     assert f"{V1} compile failed" in outcome.err
     assert f"{V1} package skipped" in outcome.err

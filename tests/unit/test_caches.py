@@ -17,7 +17,7 @@ Mutable:	true
 Reclaimable:	true
 Shared:		false
 Size:		16.5MB
-Description:	cached mount /cache/disk from exec /bin/bash -euo pipefail -c bazel --disk_cache="/cache/disk/$(cat x)" with id "serving-factory-bazel-disk"
+Description:	cached mount /cache/disk from exec /bin/bash -euo pipefail -c bazel --disk_cache="/cache/disk/$(cat x)" with id "/serving-factory-bazel-disk"
 Usage count:	3
 Last used:	2 minutes ago
 Type:		exec.cachemount

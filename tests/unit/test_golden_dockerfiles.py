@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serving_factory.matrix.load import load_matrix
-from serving_factory.recipes.generate import drift, generated_files
+from serving_factory.recipes.generate import drift, generated_files, generated_folder
 
 from .matrices import ROOT, SHIPPED, SMALL, load
 
@@ -60,7 +60,7 @@ def broken_rules(text: str) -> set[str]:
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda path: path.parent.name)
 def test_nothing_has_drifted(file: Path) -> None:
-    assert drift(file.parent, generated_files(load_matrix(file))) == {}, "run ./factory generate"
+    assert drift(generated_folder(file), generated_files(load_matrix(file))) == {}, "run ./factory generate"
 
 
 def test_there_is_something_to_look_at() -> None:
@@ -131,19 +131,19 @@ def test_rules_of_devel_images(path: Path) -> None:
 
 def test_drift_tells_each_difference(tmp_path: Path) -> None:
     files = generated_files(load(tmp_path))
-    assert list(files) == ["dockerfiles/2.19.1/cpu.devel.Dockerfile", "dockerfiles/2.19.1/cpu.runtime.Dockerfile"]
+    assert list(files) == ["2.19.1/cpu.devel.Dockerfile", "2.19.1/cpu.runtime.Dockerfile"]
     devel, runtime = files
     assert drift(tmp_path, files) == {devel: "missing", runtime: "missing"}
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    (tmp_path / "dockerfiles" / "templates").mkdir()
-    (tmp_path / "dockerfiles" / "templates" / "x.Dockerfile").touch()
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "x.Dockerfile").touch()
     assert drift(tmp_path, files) == {}
     (tmp_path / devel).write_text(files[devel] + "\n", encoding="utf-8")
-    (tmp_path / "dockerfiles" / "2.18.0").mkdir()
-    (tmp_path / "dockerfiles" / "2.18.0" / "cpu.devel.Dockerfile").touch()
-    assert drift(tmp_path, files) == {"dockerfiles/2.18.0/cpu.devel.Dockerfile": "nothing makes it", devel: "differs"}
+    (tmp_path / "2.18.0").mkdir()
+    (tmp_path / "2.18.0" / "cpu.devel.Dockerfile").touch()
+    assert drift(tmp_path, files) == {"2.18.0/cpu.devel.Dockerfile": "nothing makes it", devel: "differs"}
 
 
 @pytest.mark.parametrize("change", [lambda data: data.replace(b"\n", b"\r\n"), lambda data: data + b"\xff"])

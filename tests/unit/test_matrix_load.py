@@ -315,7 +315,9 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
     assert "image:, releases: and targets:" in caught.value.remedy
 
 
-@pytest.mark.parametrize("value", ["2024-13-45", "!!int foo", "!!float x", "!!bool x", "9" * 5000, "[" * 400 + "]" * 400])
+@pytest.mark.parametrize(
+    "value", ["2024-13-45", "!!int foo", "!!float x", "!!bool x", "9" * 5000, "[" * 400 + "]" * 400]
+)
 def test_values_that_yaml_itself_cannot_make(tmp_path: Path, value: str) -> None:
     with pytest.raises(MatrixError, match=r"matrix\.yaml"):
         load(tmp_path, f"{SMALL}source: {value}\n")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving_factory.catalogue.levels import LEVELS, Level
-from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, Release, releases
+from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, Flavour, Release, releases
 from serving_factory.matrix.matrix import Images, Matrix
 from serving_factory.matrix.tags import alias_tags
 from serving_factory.matrix.variant import Variant
@@ -133,7 +133,10 @@ def _lower_image(variant: Variant, matrix: Matrix) -> str:
     lower = [
         other
         for other in matrix.variants
-        if other.release == variant.release and other.level in LEVELS and _rank(other.level) < _rank(variant.level)
+        if other.release == variant.release
+        and other.flavour in {variant.flavour, Flavour.CPU}
+        and other.level in LEVELS
+        and _rank(other.level) < _rank(variant.level)
     ]
     if not lower:
         return ""
