@@ -132,7 +132,7 @@ def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
         if check and wrong:
             raise DriftError(
                 f"{len(wrong)} generated files are not what the templates and the data give",
-                why="\n".join(f"{name}: {what}" for name, what in wrong.items()),
+                why="\n".join(f"{folder / name}: {what}" for name, what in wrong.items()),
                 remedy=f"run `./factory generate --matrix {file}` and commit what it changes",
             )
         for name in wrong if not check else ():
