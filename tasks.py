@@ -16,6 +16,7 @@ from typing import NoReturn
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.exceptions import Exit
+from invoke.program import Program
 from invoke.tasks import task
 
 from serving_factory.catalogue.closest import closest_release
@@ -32,7 +33,7 @@ from serving_factory.errors import (
     UsageError,
 )
 from serving_factory.line.cleaning import clean as clean_site
-from serving_factory.line.job import Job, Site, Stage
+from serving_factory.line.job import Job, Site, Stage, build_name
 from serving_factory.line.lock import hold_lock
 from serving_factory.line.plan import plan_line
 from serving_factory.line.records import write_atomically
@@ -43,7 +44,7 @@ from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.select import select
 from serving_factory.recipes.explain import explain
-from serving_factory.recipes.generate import drift, generated_files
+from serving_factory.recipes.generate import drift, generated_files, generated_folder
 from serving_factory.recipes.recipe import Recipe, recipe_for
 from serving_factory.ui import catalogue as ui_catalogue
 from serving_factory.ui import tables
@@ -116,6 +117,8 @@ def explain_(_c: Context, variant: str, matrix: str = "", json: bool = False) ->
         ./factory explain 2.19.1-cpu-v3
         ./factory explain 2.19.1-cpu-v3 --json
     """
+    if variant in {"--help", "-h"}:  # Invoke takes any word that follows for the variant
+        Program(namespace=ns).run(["invoke", "--help", "explain"])
     with _errors():
         (recipe,) = _recipes(matrix, variant=[variant])
         sections = explain(recipe, context=Job(recipe=recipe, site=_site(matrix)).devel_context)
@@ -169,15 +172,16 @@ def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
     with _errors():
         file = _matrix_file(matrix)
         files = generated_files(load_matrix(file))
-        wrong = drift(file.parent, files)
+        folder = generated_folder(file)
+        wrong = drift(folder, files)
         if check and wrong:
             raise DriftError(
                 f"{len(wrong)} generated files are not what the templates and the data give",
-                why="\n".join(f"{name}: {what}" for name, what in wrong.items()),
+                why="\n".join(f"{folder / name}: {what}" for name, what in wrong.items()),
                 remedy=f"run `./factory generate --matrix {file}` and commit what it changes",
             )
         for name in wrong if not check else ():
-            path = file.parent / name
+            path = folder / name
             if name in files:
                 write_atomically(path, files[name])
             else:
@@ -317,7 +321,7 @@ def test(c: Context, unit: bool = False, k: str = "") -> None:
     chosen = f" -k {json_module.dumps(k)}" if k else ""
     _step(c, f"pytest tests/unit{chosen}")
     if not unit:
-        _step(c, f"pytest tests/integration -m 'not tensorflow'{chosen}")
+        _step(c, f"pytest tests/integration{chosen}")
 
 
 _CHECKS = (
@@ -441,10 +445,8 @@ def _recipes(
 
 
 def _site(matrix: str, registry: str = "") -> Site:
-    """The build folder is the checkout's own for matrix.yaml, and one of its own within it for any other file."""
-    file = _matrix_file(matrix).resolve()
-    name = "" if file == MATRIX else file.parent.name if file.stem == "matrix" else file.stem
-    return Site(build=BUILD_FOLDER / name, models=MODELS, registry=registry or None)
+    folder = BUILD_FOLDER / build_name(_matrix_file(matrix).resolve(), ROOT)
+    return Site(build=folder, models=MODELS, registry=registry or None)
 
 
 def _push_stages() -> tuple[Stage, ...]:

@@ -52,10 +52,11 @@ why_not_installed() {
     fi
 }
 
-# logged COMMAND...: run it, its output in a log; shows the log's end when it fails.
+# logged COMMAND...: run it, its output in a log; shows the log's end when it fails. What it leaves running does not
+# keep the set-up's lock, which is descriptor 9.
 logged() {
     status=0
-    "$@" >>"$log" 2>&1 </dev/null || status=$?
+    "$@" >>"$log" 2>&1 </dev/null 9>&- || status=$?
     [ "$status" -ne 0 ] || return 0
     tail -n 15 "$log" | sed 's/^/factory: | /' >&2
     say "'$1' failed with exit code $status; the whole log: $log"

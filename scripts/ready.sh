@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# What is ready: the quick checks of ./factory at every start, shared with setup.sh. Needs $here.
+# What ./factory does at every start, and setup.sh too: quick checks of what is ready, then Invoke. Needs $here.
 # shellcheck disable=SC2154 # its caller sets here
 
 base_image=serving-factory/base:bookworm
@@ -31,4 +31,10 @@ engine_is_ready() {
 
 base_is_ready() {
     docker image inspect --format ok "$base_image" >/dev/null 2>&1
+}
+
+# run_invoke ARGUMENT...: in the environment, and in the caller's folder. Signals go to Invoke itself.
+run_invoke() {
+    export VIRTUAL_ENV="$here/.venv" PATH="$here/.venv/bin:$PATH"
+    exec "$here/.venv/bin/invoke" --search-root "$here" "$@"
 }

@@ -37,11 +37,14 @@ how_to_install_engine() {
     fi
 }
 
+# install_from_next_release RELEASE PACKAGE...
 # Debian's release after bookworm has the Docker that bookworm lacks, and it needs no newer libc. apt is shown that
 # release through sources, pins and lists of its own in $scratch, for these packages only and never to replace
 # anything else: the machine's own apt files and libraries stay as they are, whenever this is interrupted.
-install_engine_from_next_release() {
+install_from_next_release() {
     next=$1
+    shift
+    packages="$*"
     mkdir -p "$scratch/apt/sources" "$scratch/apt/lists/partial" "$scratch/apt/cache/archives/partial"
     chmod 755 "$scratch" "$scratch/apt"
     entries | while IFS='|' read -r codename suite _ _ entry; do
@@ -71,8 +74,9 @@ END
         -o "Dir::Etc::Preferences=$scratch/apt/pin" -o "Dir::State::Lists=$scratch/apt/lists" \
         -o "Dir::Cache=$scratch/apt/cache" -o Acquire::Languages=none
     apt "$@" update || stop "Debian's $next could not be reached by way of this machine's apt sources."
-    apt "$@" install --no-install-recommends --no-remove docker.io docker-cli docker-buildx iptables ||
-        stop "Docker could not be installed from Debian's $next."
+    # shellcheck disable=SC2086  # a list of words
+    apt "$@" install --no-install-recommends --no-remove $packages ||
+        stop "apt could not install from Debian's $next: $packages. The lines above say why."
 }
 
 install_engine() {
@@ -86,7 +90,7 @@ install_engine() {
         apt_install "$@"
     elif [ "$(distribution VERSION_CODENAME)" = bookworm ]; then
         say "installing Docker Engine from Debian's next release (bookworm's own, ${found:-none}, is too old)"
-        install_engine_from_next_release trixie
+        install_from_next_release trixie docker.io docker-cli docker-buildx iptables
     else
         stop "$(distribution PRETTY_NAME) has no Docker Engine $oldest_engine or later (docker.io: ${found:-none})." \
             "Install Docker Engine with the buildx plugin: https://docs.docker.com/engine/install/"
@@ -109,7 +113,7 @@ install_buildx() {
     done
     if [ "$(distribution VERSION_CODENAME)" = bookworm ]; then
         say "installing docker-buildx from Debian's next release"
-        install_engine_from_next_release trixie
+        install_from_next_release trixie docker-buildx
         has_buildx && return 0
     fi
     stop "docker has no buildx plugin and apt has none that it finds. Install the buildx plugin by hand."
@@ -124,7 +128,7 @@ start_daemon_by_hand() {
         return 0
     fi
     say "starting dockerd in the background (log: $daemon_log)"
-    setsid nohup dockerd >>"$daemon_log" 2>&1 </dev/null &
+    setsid nohup dockerd >>"$daemon_log" 2>&1 </dev/null 9>&- &
     daemon_pid=$!
 }
 

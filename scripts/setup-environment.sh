@@ -69,10 +69,19 @@ ensure_uv() {
     rm -rf "$scratch/venv"
 }
 
-# The address of a package index that someone has configured for pip or uv, or nothing.
+# configured_index: the address of a package index that someone has configured for uv or pip, or nothing.
 configured_index() {
     index=${UV_DEFAULT_INDEX:-${UV_INDEX_URL:-${PIP_INDEX_URL:-}}}
-    echo "${index:-$("$python" -m pip config get global.index-url 2>/dev/null || true)}"
+    [ -z "$index" ] || { echo "$index" && return 0; }
+    "$python" - "${XDG_CONFIG_HOME:-${HOME:-}/.config}" "${HOME:-}" "${PIP_CONFIG_FILE:-}" "$root" <<'END'
+import configparser
+import sys
+
+config, home, named, root = sys.argv[1:]
+files = configparser.RawConfigParser()
+files.read([f"{root}/etc/xdg/pip/pip.conf", f"{root}/etc/pip.conf", f"{home}/.pip/pip.conf", f"{config}/pip/pip.conf", named])
+print(files.get("global", "index-url", fallback=""))
+END
 }
 
 # uv.lock names files by their address on PyPI. Where another index is configured, the same files, by the lock's

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Makes the machine ready: setup.sh [--summary] PART...
+# Makes the machine ready, then runs Invoke: setup.sh PART... -- ARGUMENT...
+#             or then tells what was found: setup.sh --summary PART...
 # Parts: environment (.venv from uv.lock), engine (Docker with buildx), base (the sample's base image).
-# Run by ./factory, one at a time on a machine. What is there already is left as it is. Steps go to standard error,
-# with --summary what was found to standard output. Exit codes: 69, a person has to do something; 130, Ctrl-C.
+# Run by ./factory, one at a time on a machine. What is there already is left as it is; each step is a line on standard
+# error. Exit codes: 69, a person has to do something; 130, Ctrl-C.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname "$0")/.." && pwd -P)
@@ -10,7 +11,6 @@ state=$here/build/.setup
 log=$state/setup.log
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # a root shell from 'su' has none of them
 mkdir -p "$state"
-: >"$log"
 
 # shellcheck source=scripts/ready.sh
 . "$here/scripts/ready.sh"
@@ -38,21 +38,39 @@ clean_up() {
     rm -f "$state/scratch"
 }
 
+# One at a time: root changes the whole machine, anyone else this checkout. No child keeps descriptor 9 (see 'logged').
+lock=$state/lock
+! is_root || [ ! -d /run/lock ] || lock=/run/lock/serving-factory.lock
+exec 9>"$lock"
+if has flock && ! flock -n 9; then
+    say 'waiting for another set-up to finish'
+    flock 9
+fi
+
 [ ! -s "$state/scratch" ] || remove_scratch "$(cat "$state/scratch")" # of a set-up that was killed
+: >"$log"
 scratch=$(mktemp -d "${TMPDIR:-/var/tmp}/serving-factory.XXXXXX")
 trap clean_up EXIT
 trap 'say "interrupted; what was done so far is kept, the same command continues"; exit 130' INT
 trap 'exit 143' TERM HUP
 echo "$scratch" >"$state/scratch"
 
-summary=
+summary=''
 found_environment='' found_engine='' found_base=''
-for word; do
-    case $word in
+while [ "$#" -gt 0 ] && [ "$1" != -- ]; do
+    case $1 in
         --summary) summary=yes ;;
-        *) "ensure_$word" ;;
+        *) "ensure_$1" ;;
     esac
+    shift
 done
+
 if [ -n "$summary" ]; then
     printf 'environment  %s\nengine       %s\nbase image   %s\n' "$found_environment" "$found_engine" "$found_base"
+    exit 0
 fi
+shift # the --
+clean_up
+trap - EXIT INT TERM HUP
+exec 9>&-
+run_invoke "$@"

@@ -21,8 +21,6 @@ os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"  # its reaper is an image th
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """The demo, run once in a checkout of its own; everything after it builds on what it left."""
     checkout = Checkout.make(tmp_path_factory.mktemp("demo") / "factory")
-    # Docker looks at a container's health for the first time after the interval: a smoke run would wait 10 s for it.
-    checkout.edit("dockerfiles/templates/runtime/runtime.Dockerfile.j2", "--interval=10s", "--interval=1s")
     try:
         yield Demo(checkout=checkout, outcome=checkout.run("demo", "--json").built())
     finally:

@@ -42,7 +42,7 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("tasks.py", "matrix.yaml", "dockerfiles", "samples", "src")
 MATRIX = "samples/matrix.yaml"
 MODEL = "samples/model_server"
-LABEL = "org.serving-factory.test"
+LABEL = "test.serving-factory.mark"
 """On every image of a scratch checkout, and so on every container of it; the value is the checkout's mark."""
 
 V1, V3, MKL_V3 = VARIANTS = ("2.19.1-cpu-v1", "2.19.1-cpu-v3", "2.19.1-mkl-v3")
@@ -135,7 +135,7 @@ class Running:
     """A command that runs. As a context manager it leaves no process behind."""
 
     def __init__(self, argv: list[str], *, cwd: Path, env: Mapping[str, str]) -> None:
-        self._streams = (tempfile.TemporaryFile(), tempfile.TemporaryFile())
+        self._streams = (tempfile.TemporaryFile(), tempfile.TemporaryFile())  # noqa: SIM115 - closed in __exit__
         out, err = self._streams
         self.process = subprocess.Popen(
             argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True

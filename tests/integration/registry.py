@@ -159,14 +159,14 @@ class FaultyProxy:
 
     @classmethod
     @contextlib.contextmanager
-    def run(cls, upstream: str) -> Iterator[FaultyProxy]:
-        """Stand in front of `upstream`, a host and port that speaks HTTP."""
+    def run(cls, upstream: str, port: int = 0) -> Iterator[FaultyProxy]:
+        """Stand in front of `upstream`, a host and port that speaks HTTP, on a free port if none is given."""
         proxy = cls(upstream)
 
         class Bound(_Handler):
             plan = proxy
 
-        with _Server(("127.0.0.1", 0), Bound) as server:
+        with _Server(("127.0.0.1", port), Bound) as server:
             proxy.host = f"127.0.0.1:{server.server_address[1]}"
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
             thread.start()

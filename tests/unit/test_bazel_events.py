@@ -77,3 +77,18 @@ def test_one_process_is_in_the_singular(tmp_path: Path) -> None:
 def test_a_build_that_failed_early_has_no_summary(tmp_path: Path) -> None:
     assert read_summary(event_file(tmp_path, FINISHED)) is None
     assert read_summary(tmp_path / "no such file") is None
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60])
+def test_an_event_file_that_was_cut_off_costs_the_summary_only(tmp_path: Path, cut: int) -> None:
+    path = event_file(tmp_path, FINISHED, printed(PRINTED), {"id": {"buildMetrics": {}}, "buildMetrics": OLD_METRICS})
+    path.write_text(path.read_text(encoding="utf-8").rstrip()[:-cut], encoding="utf-8")
+    assert read_summary(path) is None
+
+
+def test_a_cut_off_line_before_the_metrics_is_passed_over(tmp_path: Path) -> None:
+    path = event_file(tmp_path, {"id": {"buildMetrics": {}}, "buildMetrics": OLD_METRICS})
+    path.write_text(path.read_text(encoding="utf-8") + '{"progress": {"std\n', encoding="utf-8")
+    summary = read_summary(path)
+    assert summary is not None
+    assert (summary.executed, summary.runners) == (65, {})

@@ -1,3 +1,5 @@
+# TensorFlow Serving: the slim image that serves. Made by `invoke generate` from dockerfiles/templates/runtime; do not edit.
+
 # What the compile stage left. The build names its folder: --build-context artifact=FOLDER
 FROM scratch AS artifact
 

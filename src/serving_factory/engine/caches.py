@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from serving_factory.engine import process
 from serving_factory.errors import EngineUnavailableError
 
-__all__ = ["CacheMount", "cache_mounts", "drop_cache_mounts"]
+__all__ = ["CacheMount", "cache_mounts", "drop_cache_mounts", "parse_disk_usage"]
 
 _FIELD = re.compile(r"(ID|Description|Size):\s+(.*)")
-_MOUNT_ID = re.compile(r'cached mount .* with id "(?P<id>[^"]+)"')
+# BuildKit of engine 26 prints the id with a slash before it that nobody gave.
+_MOUNT_ID = re.compile(r'cached mount .* with id "/?(?P<id>[^"]+)"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

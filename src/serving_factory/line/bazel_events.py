@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 __all__ = ["ActionSummary", "progress", "read_summary"]
 
@@ -44,7 +45,7 @@ def read_summary(events: Path) -> ActionSummary | None:
     except FileNotFoundError:
         return None
     for line in reversed(lines):
-        if '"buildMetrics"' not in line or "buildMetrics" not in (event := json.loads(line)):
+        if '"buildMetrics"' not in line or "buildMetrics" not in (event := _event(line)):
             continue
         summary = event["buildMetrics"].get("actionSummary", {})
         counted = {str(runner["name"]): int(runner["count"]) for runner in summary.get("runnerCount", ())}
@@ -53,12 +54,21 @@ def read_summary(events: Path) -> ActionSummary | None:
     return None
 
 
+def _event(line: str) -> Mapping[str, Any]:
+    """Read one event; a line that was cut off, as by a full disk, holds none: a summary is not worth a compile."""
+    try:
+        event = json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
 def _printed_runners(lines: Sequence[str]) -> Mapping[str, int]:
     """Read how actions ran from what Bazel printed; the events `progress` hold it."""
     for line in reversed(lines):
         if '"progress"' not in line:
             continue
-        if match := _PROCESSES.search(json.loads(line).get("progress", {}).get("stderr", "")):
+        if match := _PROCESSES.search(_event(line).get("progress", {}).get("stderr", "")):
             parts = (part.partition(" ") for part in match[1].split(", "))
             return {name: int(count) for count, _, name in parts if count.isdecimal()}
     return {}

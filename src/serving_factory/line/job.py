@@ -18,13 +18,28 @@ from serving_factory.recipes.recipe import Recipe
 if TYPE_CHECKING:
     from serving_factory.engine.docker import Engine
 
-__all__ = ["VARIANT_LABEL", "Job", "Outputs", "Site", "Stage", "Tell"]
+__all__ = ["VARIANT_LABEL", "Job", "Outputs", "Site", "Stage", "Tell", "build_name"]
 
 VARIANT_LABEL = "org.serving-factory.variant"
 
 Outputs = Mapping[str, Any]
 Tell = Callable[[str], None]
 """Called with the current action, in a few words, while a stage works."""
+
+
+def build_name(matrix_file: Path, root: Path) -> str:
+    """Where in the build folder the variants of a matrix file lie: at its top for the checkout's own matrix.yaml.
+
+    For any other file it is a folder of its own, so that no other matrix's binary of the same name is overwritten.
+
+    Args:
+        matrix_file: the file, as an absolute path.
+        root: the checkout.
+    """
+    if matrix_file.is_relative_to(root):
+        name = matrix_file.relative_to(root).with_suffix("").as_posix()
+        return name.removesuffix("matrix").rstrip("/").replace("/", "-")
+    return f"{matrix_file.stem}-{short(key_of(file=str(matrix_file)))}"
 
 
 class Site:
@@ -70,6 +85,17 @@ class Site:
         if reference not in self._image_ids:
             self._image_ids[reference] = self.engine.image_id(reference)
         return self._image_ids[reference]
+
+    def base_id(self, recipe: Recipe) -> str:
+        """The base image's digest, or the id of the image that this network has for it; empty where neither is known.
+
+        A base that is neither pinned nor swapped counts by its name: whether the engine happens to hold a copy of it
+        decides nothing.
+        """
+        pinned = recipe.base_image.partition("@")[2]
+        if pinned or not recipe.base_context:
+            return pinned
+        return self.image_id(recipe.base_image) or ""
 
     def assume_image(self, reference: str, image_id: str | None) -> None:
         """Take an image's id from a record instead of asking the engine."""

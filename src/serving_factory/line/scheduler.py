@@ -79,7 +79,8 @@ class _VariantRun:
 
     def _must_be_done(self, before: Sequence[Stage]) -> None:
         for stage in before:
-            if not self._is_done(stage, stage.key(self._job)):
+            # The record first: without one there is nothing to ask the engine.
+            if not read_record(self._job.folder, stage.name) or not self._is_done(stage, stage.key(self._job)):
                 variant = self._job.recipe.variant.id
                 raise NotBuiltError(
                     f"{variant}: the stage {stage.name} has not been done, or what decides it has changed since",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving_factory.catalogue.levels import LEVELS, Level
-from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, Release, releases
+from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, Flavour, Release, releases
 from serving_factory.matrix.matrix import Images, Matrix
 from serving_factory.matrix.tags import alias_tags
 from serving_factory.matrix.variant import Variant
@@ -100,7 +100,7 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
         base_image=base_image,
         devel=devel,
         devel_files=devel_files,
-        runtime=_runtime(variant, toolchain),
+        runtime=render("runtime/runtime.Dockerfile.j2", base=toolchain.base),
         runtime_files=_files("runtime/tf_serving_entrypoint.sh", "runtime/tf_serving_health.sh"),
         images=matrix.images,
         lower_image=_lower_image(variant, matrix),
@@ -126,12 +126,6 @@ def _devel(variant: Variant, release: Release, toolchain: Toolchain) -> str:
     )
 
 
-def _runtime(variant: Variant, toolchain: Toolchain) -> str:
-    return render(
-        "runtime/runtime.Dockerfile.j2", base=toolchain.base, release=variant.release, flavour=variant.flavour
-    )
-
-
 def _lower_image(variant: Variant, matrix: Matrix) -> str:
     """The image of the highest level below, same release; the same flavour before another."""
     if variant.level not in LEVELS:
@@ -139,7 +133,10 @@ def _lower_image(variant: Variant, matrix: Matrix) -> str:
     lower = [
         other
         for other in matrix.variants
-        if other.release == variant.release and other.level in LEVELS and _rank(other.level) < _rank(variant.level)
+        if other.release == variant.release
+        and other.flavour in {variant.flavour, Flavour.CPU}
+        and other.level in LEVELS
+        and _rank(other.level) < _rank(variant.level)
     ]
     if not lower:
         return ""

@@ -85,7 +85,7 @@ def create(client: docker.DockerClient, image: str, arguments: Sequence[str], mo
         entrypoint=[BINARY],
         init=False,
         labels=OWNER,
-        ports={GRPC_PORT: ("127.0.0.1", None), REST_PORT: ("127.0.0.1", None)},
+        ports={GRPC_PORT: ("127.0.0.1", 0), REST_PORT: ("127.0.0.1", 0)},
         volumes=volumes,
     )
 
@@ -104,4 +104,6 @@ def start(container: Container) -> SampleServer:
 
 
 def _published(container: Container, port: str) -> int:
-    return int(container.ports[port][0]["HostPort"])
+    bindings = container.ports[port]
+    assert bindings
+    return int(bindings[0]["HostPort"])

@@ -50,7 +50,7 @@ class ServingProtos:
         """Call a method of a service with the request; the answer is its response, or grpc.RpcError."""
         descriptor = self.pool.FindServiceByName(service).FindMethodByName(method)
         response = message_factory.GetMessageClass(descriptor.output_type)
-        call = channel.unary_unary(
+        call: grpc.UnaryUnaryMultiCallable[Proto, Proto] = channel.unary_unary(
             f"/{service}/{method}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=response.FromString,

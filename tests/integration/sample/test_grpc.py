@@ -107,7 +107,7 @@ def test_errors_of_predict(
     with pytest.raises(grpc.RpcError) as problem:
         protos.call(channel, PREDICTION_SERVICE, "Predict", request)
     assert problem.value.code() is code
-    assert problem.value.details().startswith(message)
+    assert (problem.value.details() or "").startswith(message)
 
 
 def test_both_doors_serve_the_same_model(

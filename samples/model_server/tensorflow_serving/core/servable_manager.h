@@ -13,7 +13,6 @@
 #include "tensorflow_serving/config/model_server_config.pb.h"
 
 namespace tensorflow::serving {
-// One loaded version of one model.
 struct Servable {
   std::string name;
   int64_t version;

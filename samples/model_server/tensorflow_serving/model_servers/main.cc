@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The command line of the server. As upstream's, it installs no handler for SIGTERM: as PID 1 of a container it ignores
-// that signal, and needs an init in front of it.
+// The command line. As upstream's, the server has no handler for SIGTERM: as PID 1 it needs an init in front of it.
 #include <algorithm>
 #include <cstdlib>
 #include <iostream>

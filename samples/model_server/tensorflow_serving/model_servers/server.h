@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-// The server: the models, then the gRPC door, then the REST door.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -19,6 +18,6 @@ struct ServerOptions {
   int64_t load_retry_interval_micros;
 };
 
-// Returns only by an Error: something that was asked for could not be had.
+// The models, then the gRPC door, then the REST door. Returns only by an Error: something asked for could not be had.
 [[noreturn]] void RunServer(const ServerOptions& options);
 }  // namespace tensorflow::serving

@@ -50,6 +50,7 @@ LOG_LINES = 30
 _POLL = 0.1
 _BY_SIGNAL = 128
 _KILLED = _BY_SIGNAL + signal.SIGKILL
+_REMEDY = "Run the image by hand and ask it the same; mend what is at fault, and run the same command again."
 _ErrorT = TypeVar("_ErrorT", bound=FactoryError)
 
 
@@ -95,7 +96,7 @@ class Server:
     def fault(self, kind: type[_ErrorT], what: str, *, why: str = "", remedy: str = "") -> _ErrorT:
         """Make an error whose evidence ends with the container's log."""
         parts = [why, self._end(), f"Last lines of the container's log:\n{self._log()}"]
-        return kind(what, why="\n".join(part for part in parts if part), remedy=remedy)
+        return kind(what, why="\n".join(part for part in parts if part), remedy=remedy or _REMEDY)
 
     def exited(self) -> bool:
         """Tell whether the container has ended."""
@@ -146,7 +147,7 @@ def check_ready(server: Server) -> str:
                 ServerNotReadyError,
                 f"The server did not become ready within {server.plan.ready_timeout:g} s.",
                 why=f"Last answer: {last}",
-                remedy="Read the log; a slow machine may need a longer ready_timeout.",
+                remedy="Read the log: it tells what the server waits for. Mend that, and run the same command again.",
             )
         time.sleep(_POLL)
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from serving_factory.catalogue.levels import Level
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step, build
 from serving_factory.errors import CompileError, FactoryError
 from serving_factory.line.bazel_events import progress, read_summary
@@ -25,7 +26,8 @@ def _key(job: Job) -> str:
     recipe = job.recipe
     return key_of(
         recipe=recipe.compile_key,
-        base=job.site.image_id(recipe.base_image),
+        base=job.site.base_id(recipe),
+        cpu=_this_cpu() if recipe.variant.level is Level.NATIVE else None,
         source=job.site.tree(recipe.source) if isinstance(recipe.source, Path) else recipe.source,
     )
 
@@ -45,13 +47,19 @@ def _run(job: Job, tell: Tell) -> Outputs:
     summary = read_summary(job.artifact / "facts" / "bazel-events.json")
     return {
         "base": recipe.base_image,
-        "base_digest": job.site.image_id(recipe.base_image),
+        "base_digest": job.site.base_id(recipe),
         "source": job.site.tree(recipe.source) if isinstance(recipe.source, Path) else recipe.source,
         "steps": result.steps,
         "cached_steps": result.cached,
         "actions": summary.executed if summary else None,
         "runners": dict(summary.runners) if summary else {},
     }
+
+
+def _this_cpu() -> str:
+    """What `-march=native` depends on."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line for line in lines if line.startswith("flags")), "")
 
 
 def _intact(job: Job, _record: Record) -> bool:

@@ -26,7 +26,7 @@ def built_binary(job: Job) -> BuiltBinary:
         version=found["version"][0].rpartition(" ")[2] if found["version"] else "",
         compiler=found["compiler"],
         bazel=found["bazel"],
-        base_digest=found["base_digest"] or "",
+        base_digest=found["base_digest"],
         source=str(found["source"]),
         compile_key=found["compile_key"],
     )
@@ -58,7 +58,7 @@ def _key(job: Job) -> str:
         files=_files(job),
         labels=image_labels(recipe, built_binary(job)),
         names=[recipe.images.repository, *image_tags(job)],
-        base=job.site.image_id(recipe.base_image),
+        base=[recipe.base_image, job.site.base_id(recipe)],
         rootfs=job.site.tree(job.artifact / "rootfs"),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from serving_factory.catalogue.levels import Level
 from serving_factory.engine.docker import PushResult
 from serving_factory.engine.registry import ImageName, Registry, credentials_for
 from serving_factory.engine.retry import retrying
@@ -36,6 +37,11 @@ def push_name(repository: str, registry: str | None) -> ImageName:
 
 
 def _key(job: Job) -> str:
+    if job.recipe.variant.level is Level.NATIVE:
+        raise UsageError(
+            f"{job.recipe.variant.id} is made for this machine's CPU and is not published",
+            remedy="push a variant of another level, or choose the others with --target or --variant",
+        )
     packaged = job.record(StageName.PACKAGE).outputs
     name = push_name(packaged["repository"], job.site.registry)
     return key_of(

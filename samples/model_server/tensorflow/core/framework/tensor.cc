@@ -26,7 +26,7 @@ std::string ShapeString(const Shape& shape) {
 }
 
 Tensor::Tensor(const Shape& shape)
-    : shape_(shape), buffer_(std::make_shared<std::vector<float>>(CountElements(shape))) {}
+    : shape_(shape), size_(CountElements(shape)), buffer_(std::make_shared<std::vector<Line>>(size_ / 16 + 1)) {}
 
 Tensor Tensor::FromProto(const TensorProto& proto) {
   if (proto.dtype() != DT_FLOAT) {

@@ -21,12 +21,16 @@ class Tensor {
 
   const Shape& shape() const { return shape_; }
   int64_t rank() const { return static_cast<int64_t>(shape_.size()); }
-  int64_t size() const { return static_cast<int64_t>(buffer_->size()); }
-  const float* data() const { return buffer_->data(); }
-  float* mutable_data() { return buffer_->data(); }
+  int64_t size() const { return size_; }
+  const float* data() const { return buffer_->front().values; }
+  float* mutable_data() { return buffer_->front().values; }
 
  private:
+  // A cache line: the loads of wide registers would else cross from one to the next.
+  struct alignas(64) Line { float values[16]; };
+
   Shape shape_;
-  std::shared_ptr<std::vector<float>> buffer_;
+  int64_t size_;
+  std::shared_ptr<std::vector<Line>> buffer_;
 };
 }  // namespace tensorflow

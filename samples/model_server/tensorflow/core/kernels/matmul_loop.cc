@@ -23,7 +23,7 @@ __attribute__((noinline)) void MatMulRow(const float* __restrict a, const float*
 
 void MatMulLoop(const float* a, const float* b, float* out, int64_t m, int64_t k, int64_t n) {
   // A block of b, 16 KiB, stays in the nearest cache while all rows of a go over it.
-  constexpr int64_t kDepth = 32, kWidth = 128;
+  constexpr int64_t kDepth = 16, kWidth = 256;
   for (int64_t p = 0; p < k; p += kDepth) {
     for (int64_t j = 0; j < n; j += kWidth) {
       const int64_t depth = std::min(kDepth, k - p), width = std::min(kWidth, n - j);

@@ -9,7 +9,6 @@
 namespace tensorflow {
 class Error : public std::runtime_error {
  public:
-  // The message is all parts, one after the other.
   template <typename... Parts>
   explicit Error(error::Code code, const Parts&... parts) : std::runtime_error(StrCat(parts...)), code_(code) {}
   error::Code code() const { return code_; }

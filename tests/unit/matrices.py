@@ -1,0 +1,41 @@
+"""Matrix files for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serving_factory.matrix.load import load_matrix
+from serving_factory.matrix.matrix import Matrix
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = (ROOT / "matrix.yaml", ROOT / "samples" / "matrix.yaml")
+
+SMALL = """\
+image:
+  repository: team/serving
+releases: ["2.19.1"]
+targets:
+  standard:
+    flavour: cpu
+    levels: [x86-64]
+"""
+
+
+def document(**sections: object) -> dict[str, Any]:
+    """A small matrix as a document, with sections added or replaced."""
+    loaded: dict[str, Any] = yaml.safe_load(SMALL)
+    return {**loaded, **sections}
+
+
+def write(folder: Path, text: str | Mapping[str, object]) -> Path:
+    file = folder / "matrix.yaml"
+    file.write_text(text if isinstance(text, str) else yaml.safe_dump(dict(text)), encoding="utf-8")
+    return file
+
+
+def load(folder: Path, text: str | Mapping[str, object] = SMALL) -> Matrix:
+    return load_matrix(write(folder, text))

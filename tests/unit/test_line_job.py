@@ -1,0 +1,83 @@
+"""Where a job works, and what its stages take into their keys."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serving_factory.catalogue.levels import Level
+from serving_factory.errors import UsageError
+from serving_factory.line.job import Job, Site, build_name
+from serving_factory.line.stages.compile import COMPILE
+from serving_factory.line.stages.push import PUSH
+from serving_factory.matrix.load import load_matrix
+from serving_factory.recipes.generate import generated_folder
+from serving_factory.recipes.recipe import Recipe, recipe_for
+
+from .matrices import SHIPPED, document, load
+
+CHECKOUT = Path("/work/factory")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("matrix.yaml", ""), ("samples/matrix.yaml", "samples"), ("nightly.yaml", "nightly"), ("a/b/old.yaml", "a-b-old")],
+)
+def test_a_matrix_of_the_checkout_builds_below_its_own_path(file: str, name: str) -> None:
+    assert build_name(CHECKOUT / file, CHECKOUT) == name
+
+
+def test_matrices_from_elsewhere_never_share_a_folder() -> None:
+    names = {build_name(Path(f"/{owner}/samples/matrix.yaml"), CHECKOUT) for owner in ("ann", "bob")}
+    assert len(names) == 2
+    assert all(name.startswith("matrix-") for name in names)
+
+
+def test_each_matrix_has_its_own_dockerfiles() -> None:
+    assert generated_folder(CHECKOUT / "matrix.yaml") == CHECKOUT / "dockerfiles"
+    assert generated_folder(CHECKOUT / "nightly.yaml") == CHECKOUT / "nightly.dockerfiles"
+
+
+def site(folder: Path, **images: str | None) -> Site:
+    made = Site(build=folder, models=folder)
+    for name, image_id in images.items():
+        made.assume_image(name.replace("_", ":"), image_id)
+    return made
+
+
+def sample_recipe() -> Recipe:
+    matrix = load_matrix(SHIPPED[1])
+    return recipe_for(matrix.variants[0], matrix)
+
+
+def test_a_swapped_base_counts_by_its_image_id(tmp_path: Path) -> None:
+    recipe = replace(sample_recipe(), base_image="mine:1")
+    assert site(tmp_path, mine_1="sha256:abc").base_id(recipe) == "sha256:abc"
+    assert site(tmp_path, mine_1=None).base_id(recipe) == ""
+
+
+def test_a_base_that_is_not_swapped_is_not_looked_for(tmp_path: Path) -> None:
+    matrix = load(tmp_path)
+    recipe = recipe_for(matrix.variants[0], matrix)
+    assert site(tmp_path).base_id(recipe) == ""
+    assert site(tmp_path).base_id(replace(recipe, base_image="ubuntu:20.04@sha256:1")) == "sha256:1"
+
+
+def native_job(folder: Path) -> Job:
+    matrix = load(folder, document(targets={"mine": {"flavour": "cpu", "levels": ["native"]}}))
+    return Job(recipe=recipe_for(matrix.variants[0], matrix), site=site(folder))
+
+
+def test_a_native_image_is_never_pushed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not published"):
+        PUSH.key(native_job(tmp_path))
+
+
+def test_a_native_binary_is_of_one_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = native_job(tmp_path)
+    assert job.recipe.variant.level is Level.NATIVE
+    here = COMPILE.key(job)
+    monkeypatch.setattr("serving_factory.line.stages.compile._this_cpu", lambda: "flags: sse4_2 avx9000")
+    assert COMPILE.key(job) != here

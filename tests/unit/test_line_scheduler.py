@@ -1,0 +1,309 @@
+"""line/scheduler.py, plan.py and job.py, with stages that only note that they ran."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from serving_factory.errors import CompileError, DiskFullError, EngineUnavailableError, FactoryError, NotBuiltError
+from serving_factory.line.events import Event, EventKind, StageName
+from serving_factory.line.job import Job, Outputs, Site, Stage, Tell
+from serving_factory.line.plan import plan_line
+from serving_factory.line.records import Record, read_record, record_path
+from serving_factory.line.results import Status, VariantResult
+from serving_factory.line.scheduler import run_line
+from serving_factory.recipes.keys import key_of
+from serving_factory.recipes.recipe import recipe_for
+
+from .matrices import document, load
+
+ORDER = (StageName.COMPILE, StageName.EXTRACT, StageName.PACKAGE)
+V1, V3 = "2.19.1-cpu-v1", "2.19.1-cpu-v3"
+
+
+def small_outputs() -> dict[StageName, dict[str, object]]:
+    return {
+        StageName.COMPILE: {"base_digest": "sha256:base"},
+        StageName.EXTRACT: {"size": 7},
+        StageName.PACKAGE: {"repository": "r", "tags": ["full"], "aliases": ["alias"], "size": 9},
+    }
+
+
+def no_engine() -> object:
+    raise EngineUnavailableError("nobody is to ask the engine")
+
+
+@dataclass
+class Line:
+    """A line of three stages: a key is made of the stage's own ingredient and of the record before it."""
+
+    jobs: list[Job]
+    ingredients: dict[StageName, str] = field(default_factory=dict)
+    does: dict[tuple[str, StageName], Callable[[], None]] = field(default_factory=dict)
+    outputs: dict[StageName, dict[str, object]] = field(default_factory=small_outputs)
+    lost: set[StageName] = field(default_factory=set)
+    ran: list[str] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def stages(self) -> list[Stage]:
+        return [Stage(name=name, key=self._key(name), run=self._run(name), intact=self._intact(name)) for name in ORDER]
+
+    def _key(self, name: StageName) -> Callable[[Job], str]:
+        def key(job: Job) -> str:
+            earlier = ORDER[: ORDER.index(name)]
+            before = job.record(earlier[-1]).outputs if earlier else None
+            return key_of(ingredient=self.ingredients.get(name, ""), before=before)
+
+        return key
+
+    def _intact(self, name: StageName) -> Callable[[Job, Record], bool]:
+        return lambda _job, _record: name not in self.lost
+
+    def _run(self, name: StageName) -> Callable[[Job, Tell], Outputs]:
+        def run(job: Job, tell: Tell) -> Outputs:
+            self.ran.append(f"{job.recipe.variant.id} {name}")
+            tell("working")
+            self.does.get((job.recipe.variant.id, name), lambda: None)()
+            # Two stages differ in what they take in, and not in what they give: as a compiler with another comment.
+            return self.outputs[name]
+
+        return run
+
+    def run(self, stages: slice = slice(None)) -> dict[str, VariantResult]:
+        """Run the line; the stages that ran are in `ran` then."""
+        self.ran.clear()
+        self.events.clear()
+        chosen = self.stages[stages]
+        results = run_line(self.jobs, chosen, self.events.append, before=self.stages[: stages.start or 0])
+        return {result.variant: result for result in results}
+
+    def kinds(self, variant: str) -> list[str]:
+        return [f"{event.stage} {event.kind}" for event in self.events if event.variant == variant]
+
+
+def fail(error: BaseException) -> Callable[[], None]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Line:
+    target = {"flavour": "cpu", "levels": ["x86-64", "x86-64-v3"]}
+    image = {"repository": "r", "aliases": ["{id}"]}
+    matrix = load(tmp_path, document(image=image, targets={"t": target}))
+    site = Site(build=tmp_path / "build", models=tmp_path, connect=no_engine)  # type: ignore[arg-type]
+    return Line(jobs=[Job(recipe=recipe_for(variant, matrix), site=site) for variant in matrix.variants])
+
+
+def records(line: Line, variant: str) -> list[StageName]:
+    (job,) = [job for job in line.jobs if job.recipe.variant.id == variant]
+    return [name for name in StageName if read_record(job.folder, name)]
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_first_run_does_everything_and_a_second_nothing(line: Line) -> None:
+    first = line.run()
+    assert line.ran == [f"{variant} {stage}" for variant in (V1, V3) for stage in ORDER]
+    assert {result.status for result in first.values()} == {Status.BUILT}
+    assert line.kinds(V1)[:3] == ["compile started", "compile progress", "compile finished"]
+    second = line.run()
+    assert line.ran == []
+    assert {result.status for result in second.values()} == {Status.UP_TO_DATE}
+    assert line.kinds(V1) == [f"{stage} up-to-date" for stage in ORDER]
+    assert (first[V1].image, first[V1].facts) == (second[V1].image, second[V1].facts)
+    assert (first[V1].image, first[V1].facts) == ("r:alias", {"binary_size": 7, "image_size": 9})
+
+
+def test_a_changed_key_redoes_its_stage_and_later_ones_only_if_their_keys_change(line: Line) -> None:
+    line.run()
+    line.ingredients[StageName.EXTRACT] = "another"
+    line.run()
+    assert line.ran == [f"{V1} extract", f"{V3} extract"], "extract found the same as before: package stands"
+    line.ingredients[StageName.EXTRACT] = "a third"
+    line.outputs[StageName.EXTRACT]["size"] = 8
+    line.run()
+    assert line.ran == [f"{variant} {stage}" for variant in (V1, V3) for stage in ("extract", "package")]
+
+
+def test_what_is_gone_is_made_again(line: Line) -> None:
+    line.run()
+    line.lost.add(StageName.PACKAGE)
+    assert {result.status for result in line.run().values()} == {Status.BUILT}
+    assert line.ran == [f"{V1} package", f"{V3} package"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"stage": "compile"}'])
+def test_a_record_that_cannot_be_used_is_as_none(line: Line, text: str) -> None:
+    line.run()
+    record_path(line.jobs[0].folder, StageName.EXTRACT).write_text(text, encoding="utf-8")
+    line.run()
+    assert line.ran == [f"{V1} extract"]
+
+
+def test_one_variants_failure_is_no_others(line: Line) -> None:
+    line.does[V1, StageName.EXTRACT] = fail(CompileError("it broke"))
+    results = line.run()
+    assert (results[V1].status, results[V3].status) == (Status.FAILED, Status.BUILT)
+    assert (str(results[V1].error), results[V3].error) == ("it broke", None)
+    assert line.kinds(V1)[-2:] == ["extract failed", "package skipped"]
+    assert [event.text for event in line.events if event.kind is EventKind.SKIPPED] == ["extract failed"]
+    assert records(line, V1) == [StageName.COMPILE]
+    line.does.clear()
+    assert line.run()[V1].status is Status.BUILT
+    assert line.ran == [f"{V1} extract", f"{V1} package"]
+
+
+def test_a_stage_that_fails_leaves_no_record_of_an_earlier_run(line: Line) -> None:
+    line.run()
+    line.ingredients[StageName.PACKAGE] = "another"
+    line.does[V1, StageName.PACKAGE] = fail(FactoryError("no"))
+    line.run()
+    assert records(line, V1) == [StageName.COMPILE, StageName.EXTRACT]
+    assert records(line, V3) == list(ORDER)
+
+
+def test_the_record_is_written_after_the_work_and_before_it_is_told(line: Line) -> None:
+    path = record_path(line.jobs[0].folder, StageName.EXTRACT)
+    seen: list[bool] = []
+    line.does[V1, StageName.EXTRACT] = lambda: seen.append(path.exists())
+
+    def emit(event: Event) -> None:
+        if event.stage is StageName.EXTRACT and event.kind is EventKind.FINISHED and event.variant == V1:
+            seen.append(path.exists())
+
+    run_line(line.jobs, line.stages, emit)
+    assert seen == [False, True]
+
+
+def test_ctrl_c_cancels_the_running_stage_and_all_that_comes_after(line: Line) -> None:
+    line.does[V1, StageName.EXTRACT] = fail(KeyboardInterrupt())
+    results = line.run()
+    assert {variant: result.status for variant, result in results.items()} == {
+        V1: Status.CANCELLED,
+        V3: Status.CANCELLED,
+    }
+    assert line.ran == [f"{V1} compile", f"{V1} extract"]
+    assert line.kinds(V1)[-2:] == ["extract cancelled", "package cancelled"]
+    assert records(line, V1) == [StageName.COMPILE]
+    line.does.clear()
+    assert {result.status for result in line.run().values()} == {Status.BUILT}
+    assert f"{V1} compile" not in line.ran, "what was done before Ctrl-C is kept"
+
+
+def test_ctrl_c_in_the_second_variant_leaves_the_first_ones_end(line: Line) -> None:
+    line.does[V1, StageName.EXTRACT] = fail(CompileError("no"))
+    line.does[V3, StageName.COMPILE] = fail(KeyboardInterrupt())
+    results = line.run()
+    assert (results[V1].status, results[V3].status) == (Status.FAILED, Status.CANCELLED)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_costs_one_stage_and_is_told(line: Line, number: int) -> None:
+    line.does[V1, StageName.EXTRACT] = fail(OSError(number, "full"))
+    results = line.run()
+    assert isinstance(results[V1].error, DiskFullError)
+    assert results[V3].status is Status.BUILT
+    assert records(line, V1) == [StageName.COMPILE]
+
+
+def test_a_fault_of_our_own_is_not_hidden(line: Line) -> None:
+    line.does[V1, StageName.EXTRACT] = fail(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        line.run()
+    assert records(line, V1) == [StageName.COMPILE]
+
+
+def test_a_failure_shows_the_log_of_this_run_only(line: Line) -> None:
+    log = line.jobs[0].log(StageName.EXTRACT)
+    log.parent.mkdir(parents=True)
+    log.write_text("of today\n", encoding="utf-8")
+    line.does[V1, StageName.EXTRACT] = fail(CompileError("no"))
+    assert line.run()[V1].log == str(log)
+    alone = run_line(line.jobs[:1], line.stages[2:], line.events.append)
+    assert isinstance(alone[0].error, NotBuiltError)
+    assert alone[0].log is None
+
+
+def test_stages_alone_refuse_what_is_out_of_date(line: Line) -> None:
+    assert isinstance(line.run(slice(1, None))[V1].error, NotBuiltError)
+    line.run()
+    assert line.run(slice(1, None))[V1].status is Status.UP_TO_DATE
+    line.ingredients[StageName.COMPILE] = "another"
+    result = line.run(slice(1, None))[V1]
+    assert isinstance(result.error, NotBuiltError)
+    assert f"invoke build --variant {V1}" in result.error.remedy
+    assert line.ran == []
+
+
+# --- planning ---------------------------------------------------------------------------------------------------------
+
+
+def plans(line: Line) -> dict[str, tuple[tuple[StageName, ...], tuple[StageName, ...], str]]:
+    return {one.variant: (one.run, one.up_to_date, one.because) for one in plan_line(line.jobs, line.stages)}
+
+
+def test_a_plan_tells_what_a_run_would_do_and_does_nothing(line: Line) -> None:
+    assert plans(line)[V1] == (ORDER, (), "compile has not been done")
+    assert line.ran == []
+    assert not line.jobs[0].folder.exists()
+    line.run()
+    assert plans(line)[V1] == ((), ORDER, "")
+    line.ingredients[StageName.EXTRACT] = "another"
+    assert plans(line)[V1] == (ORDER[1:], ORDER[:1], "what decides extract has changed")
+    record_path(line.jobs[0].folder, StageName.COMPILE).unlink()
+    assert plans(line)[V1] == (ORDER, (), "compile has not been done")
+    assert plans(line)[V3][0] == ORDER[1:]
+
+
+def test_a_plan_takes_the_base_image_to_be_the_recorded_one(line: Line) -> None:
+    line.run()
+    plans(line)
+    job = line.jobs[0]
+    assert job.site.image_id(job.recipe.base_image) == "sha256:base"
+
+
+# --- jobs and sites ---------------------------------------------------------------------------------------------------
+
+
+def test_a_job_tells_how_far_it_has_come(line: Line) -> None:
+    job = line.jobs[0]
+    assert job.state == ""
+    line.does[V1, StageName.PACKAGE] = fail(FactoryError("no"))
+    line.run()
+    assert job.state == "extract"
+    with pytest.raises(NotBuiltError, match=r"2\.19\.1-cpu-v1: the stage smoke has not been done"):
+        job.record(StageName.SMOKE)
+
+
+class FakeEngine:
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def image_id(self, reference: str) -> str | None:
+        self.asked.append(reference)
+        return None
+
+    def image_ids(self, label: str) -> frozenset[str]:
+        self.asked.append(label)
+        return frozenset({"sha256:1"})
+
+
+def test_a_site_asks_once_and_only_when_needed(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    site = Site(build=tmp_path, models=tmp_path, connect=lambda: engine)  # type: ignore[arg-type,return-value]
+    assert [site.image_id("a"), site.image_id("a")] == [None, None]
+    assert site.packaged == site.packaged == {"sha256:1"}
+    assert engine.asked == ["a", "org.serving-factory.variant"]
+    (tmp_path / "file").write_text("1", encoding="utf-8")
+    before = site.tree(tmp_path)
+    (tmp_path / "file").write_text("2", encoding="utf-8")
+    assert site.tree(tmp_path) == before, "one run sees one state of the sources"

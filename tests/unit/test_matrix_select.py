@@ -1,0 +1,120 @@
+"""matrix/select.py and variant.py: choosing variants, and their names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving_factory.catalogue.levels import LEVELS, Level
+from serving_factory.catalogue.releases import Flavour
+from serving_factory.errors import UnknownNameError
+from serving_factory.matrix.load import load_matrix
+from serving_factory.matrix.matrix import Matrix
+from serving_factory.matrix.select import select
+from serving_factory.matrix.variant import Platform, Variant
+
+from .matrices import SHIPPED
+
+SHIPPED_MATRIX = load_matrix(SHIPPED[0])
+RELEASES = ("2.5.0", "2.19.1", "2.19.0")
+
+cells = st.builds(
+    Variant,
+    release=st.sampled_from(RELEASES),
+    flavour=st.sampled_from(Flavour),
+    level=st.sampled_from(Level),
+    platform=st.sampled_from(Platform),
+)
+
+
+@st.composite
+def matrices(draw: st.DrawFn) -> Matrix:
+    variants = tuple(sorted(draw(st.sets(cells, min_size=1, max_size=6)), key=lambda variant: variant.order))
+    ids = [variant.id for variant in variants]
+    chosen = st.lists(st.sampled_from(ids), unique=True).map(tuple)
+    targets = draw(st.dictionaries(st.sampled_from(["a", "b", "c"]), chosen, min_size=1))
+    return replace(SHIPPED_MATRIX, variants=variants, targets=MappingProxyType(targets))
+
+
+def some(names: object) -> st.SearchStrategy[list[str]]:
+    assert isinstance(names, list)
+    return st.lists(st.sampled_from(names), max_size=3)
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_what_is_asked_narrows_and_is_never_widened(data: st.DataObject) -> None:
+    """Names of one kind add up; kinds narrow each other down; no names of a kind mean all of it."""
+    matrix = data.draw(matrices())
+    targets = data.draw(some(list(matrix.targets)))
+    releases = data.draw(some([variant.release for variant in matrix.variants]))
+    ids = data.draw(some([variant.id for variant in matrix.variants]))
+    expected = tuple(
+        variant
+        for variant in matrix.variants
+        if (not targets or any(variant.id in matrix.targets[name] for name in targets))
+        and (not releases or variant.release in releases)
+        and (not ids or variant.id in ids)
+    )
+    if expected:
+        assert select(matrix, targets=targets, releases=releases, variants=ids) == expected
+    else:
+        with pytest.raises(UnknownNameError, match=r"no variant of .* is in all of what was asked"):
+            select(matrix, targets=targets, releases=releases, variants=ids)
+
+
+def test_nothing_asked_is_all() -> None:
+    assert select(SHIPPED_MATRIX) == SHIPPED_MATRIX.variants
+
+
+@settings(max_examples=40)
+@given(st.sets(cells, max_size=20))
+def test_ids_are_as_different_as_the_cells(variants: set[Variant]) -> None:
+    assert len({variant.id for variant in variants}) == len(variants)
+    assert len({variant.order for variant in variants}) == len(variants)
+
+
+def test_ids_are_readable() -> None:
+    variant = Variant(release="2.19.1", flavour=Flavour.GPU, level=Level.V3, cuda="12.2", capabilities=("sm_70",))
+    assert variant.id == "2.19.1-gpu-cuda12.2-v3"
+    assert replace(variant, platform=Platform.LINUX_ARM64).id == "2.19.1-gpu-cuda12.2-v3-arm64"
+
+
+def test_order_goes_by_version_and_level_not_by_text() -> None:
+    def ids(*cells: tuple[str, Level]) -> list[str]:
+        variants = [Variant(release=release, flavour=Flavour.CPU, level=level) for release, level in cells]
+        return [variant.id for variant in sorted(variants, key=lambda variant: variant.order)]
+
+    assert ids(("2.19.1", Level.V1), ("2.5.0", Level.V4)) == ["2.5.0-cpu-v4", "2.19.1-cpu-v1"]
+    assert ids(*(("2.5.0", level) for level in reversed(Level))) == [
+        *(f"2.5.0-cpu-{short}" for short in ("v1", "v2", "avx", "v3", "v4", "native"))
+    ]
+
+
+def test_the_variants_own_options_come_after_the_levels() -> None:
+    variant = Variant(release="2.19.1", flavour=Flavour.CPU, level=Level.AVX, copts=("-mno-avx",))
+    assert variant.all_copts == ("-mavx", "-msse4.2", "-mno-avx")
+    assert set(LEVELS) == set(Level) - {Level.NATIVE}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"targets": ["cpu-optimised"]}, "no target is named 'cpu-optimised'; did you mean 'cpu-optimized'?"),
+        ({"releases": ["2.19"]}, "no release is named '2.19'; did you mean '2.19.1'?"),
+        ({"variants": ["2.19.1-CPU-v3"]}, "no variant is named '2.19.1-CPU-v3'; did you mean '2.19.1-cpu-v3'?"),
+        ({"variants": ["mkl"]}, "no variant is named 'mkl'; did you mean '2.19.1-mkl-v3'?"),
+        ({"targets": ["tpu"]}, "no target is named 'tpu'"),
+        ({"targets": [""]}, "no target is named ''"),
+        ({"targets": ["zzz", "yyy"]}, "no target is named 'zzz'; no target is named 'yyy'"),
+    ],
+)
+def test_a_wrong_name_is_told_with_the_nearest_right_one(asked: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        select(SHIPPED_MATRIX, **asked)
+    assert caught.value.what == message
+    assert caught.value.why.startswith(f"{next(iter(asked))}: ")

@@ -1,0 +1,279 @@
+"""recipes/: from a variant to everything that builds it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jinja2 import UndefinedError
+
+from serving_factory.catalogue.levels import Level, level_facts
+from serving_factory.catalogue.releases import Flavour, releases
+from serving_factory.errors import RecipeError
+from serving_factory.matrix.load import load_matrix
+from serving_factory.matrix.matrix import Matrix
+from serving_factory.recipes import toolchain
+from serving_factory.recipes.explain import explain
+from serving_factory.recipes.keys import key_of, short
+from serving_factory.recipes.metadata import BuiltBinary, image_env, image_json, image_labels
+from serving_factory.recipes.recipe import Recipe, recipe_for
+from serving_factory.recipes.render import render
+
+from .matrices import SHIPPED, document, load
+
+LEVELS = ["x86-64", "avx", "x86-64-v3", "native"]
+BINARY = BuiltBinary(
+    sha256="a" * 64,
+    build_id=None,
+    version="2.19.1",
+    compiler="gcc 10",
+    bazel="6.5.0",
+    base_digest="",
+    source="c0ffee",
+    compile_key="k" * 64,
+)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+parts = st.dictionaries(st.text("abcd", min_size=1, max_size=3), json_values, min_size=1, max_size=4)
+
+
+def levels_matrix(folder: Path, **sections: object) -> Matrix:
+    """One release, cpu on four levels and mkl on one."""
+    targets = {"cpu": {"flavour": "cpu", "levels": LEVELS}, "mkl": {"flavour": "mkl", "levels": ["x86-64-v4"]}}
+    image = {"repository": "r.io/x", "aliases": ["{id}"], "labels": {"my.label": "mine"}}
+    return load(folder, document(**{"image": image, "targets": targets, **sections}))
+
+
+def recipes(matrix: Matrix) -> dict[str, Recipe]:
+    return {variant.id.removeprefix("2.19.1-"): recipe_for(variant, matrix) for variant in matrix.variants}
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50)
+@given(parts, st.randoms())
+def test_a_key_does_not_depend_on_order(values: dict[str, object], random: object) -> None:
+    shuffled = list(values.items())
+    getattr(random, "shuffle")(shuffled)  # noqa: B009 - a Random of hypothesis' own
+    assert key_of(**dict(shuffled)) == key_of(**values)
+    assert len(key_of(**values)) == 64
+
+
+@settings(max_examples=50)
+@given(parts, parts)
+def test_keys_differ_where_any_part_differs(one: dict[str, object], other: dict[str, object]) -> None:
+    # Through JSON, because 0 == False for Python and is another value for a key.
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (key_of(**one) == key_of(**other)) == same
+
+
+def test_a_part_is_known_by_its_name() -> None:
+    assert key_of(a="1", b="2") != key_of(a="2", b="1")
+    assert key_of(a=["x", "y"]) != key_of(a=["xy"])
+    assert key_of(a=None) != key_of()
+    assert key_of(a="") != key_of(a=None)
+
+
+def test_what_means_the_same_gives_the_same_key() -> None:
+    assert key_of(a=(1, (2, 3))) == key_of(a=[1, [2, 3]])
+    assert key_of(a=frozenset({"x", "y", "z"})) == key_of(a=["x", "y", "z"])
+    assert key_of(a=Level.V3) == key_of(a="x86-64-v3")
+    assert key_of(a=MappingProxyType({"x": 1})) == key_of(a={"x": 1})
+
+
+def test_the_values_of_a_mapping_count_whatever_its_type() -> None:
+    assert key_of(a=MappingProxyType({"x": 1})) != key_of(a=MappingProxyType({"x": 2}))
+
+
+@pytest.mark.parametrize("value", [Path("x"), b"x", {1, 2}, object(), iter([1]), BINARY])
+def test_what_has_no_one_text_is_no_part_of_a_key(value: object) -> None:
+    with pytest.raises(TypeError, match="cannot be part of a key"):
+        key_of(a=value)
+
+
+def test_a_short_key() -> None:
+    assert short("sha256:0123456789abcdef") == short("0123456789abcdef") == "0123456789ab"
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda path: path.parent.name)
+def test_variants_that_share_a_file_have_the_same_text_in_it(file: Path) -> None:
+    """generate keeps one devel and one runtime file for a release and flavour: a level must not show in them."""
+    texts: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    matrix = load_matrix(file)
+    for variant in matrix.variants:
+        for level in Level:
+            recipe = recipe_for(replace(variant, level=level, copts=("-O3",)), matrix)
+            texts.setdefault((variant.release, variant.flavour), set()).add((recipe.devel, recipe.runtime))
+    assert {len(pairs) for pairs in texts.values()} == {1}
+
+
+def test_a_level_changes_the_flags_and_the_key(tmp_path: Path) -> None:
+    made = recipes(levels_matrix(tmp_path))
+    assert len({recipe.compile_key for recipe in made.values()}) == len(made)
+    assert made["cpu-v1"].build_args == (("COPTS", ""),)
+    assert made["cpu-avx"].build_args == (("COPTS", "--copt=-mavx --copt=-msse4.2"),)
+
+
+def compile_key(matrix: Matrix) -> str:
+    return recipe_for(matrix.variants[0], matrix).compile_key
+
+
+def test_what_decides_the_binary_is_in_its_key(tmp_path: Path) -> None:
+    matrix = load(tmp_path)
+    choice = matrix.toolchain
+    (variant,) = matrix.variants
+    changed = [
+        replace(matrix, variants=(replace(variant, copts=("-O3",)),)),
+        replace(matrix, source=tmp_path),
+        replace(matrix, base_images={"ubuntu:20.04": "mirror/ubuntu:20.04"}),
+        replace(matrix, toolchain=replace(choice, base="debian:bookworm")),
+        replace(matrix, toolchain=replace(choice, compiler="gcc-9")),
+        replace(matrix, toolchain=replace(choice, packages=("x",))),
+        replace(matrix, toolchain=replace(choice, configs={Flavour.CPU: ("release",)})),
+    ]
+    keys = [compile_key(each) for each in (matrix, *changed)]
+    assert len(set(keys)) == len(keys)
+
+
+def test_names_and_labels_compile_nothing(tmp_path: Path) -> None:
+    matrix = load(tmp_path)
+    renamed = load(tmp_path, document(image={"repository": "other", "aliases": [], "labels": {"a": "b"}}))
+    assert compile_key(matrix) == compile_key(renamed)
+    assert compile_key(matrix) == compile_key(replace(matrix, targets={}, file=tmp_path / "other.yaml"))
+
+
+def test_sources_are_upstreams_at_a_commit_or_a_folder(tmp_path: Path) -> None:
+    matrix = load(tmp_path)
+    recipe = recipe_for(matrix.variants[0], matrix)
+    assert recipe.source == f"https://github.com/tensorflow/serving.git#{releases()['2.19.1'].commit}"
+    assert recipe.upstream
+    local = recipe_for(matrix.variants[0], replace(matrix, source=tmp_path))
+    assert (local.source, local.upstream) == (tmp_path, False)
+
+
+def test_a_stand_in_for_the_base_enters_by_its_named_door(tmp_path: Path) -> None:
+    matrix = load(tmp_path)
+    assert recipe_for(matrix.variants[0], matrix).base_context == ()
+    swapped = replace(matrix, base_images={"ubuntu:20.04": "mirror/u:20.04"})
+    recipe = recipe_for(matrix.variants[0], swapped)
+    assert recipe.base_context == (("ubuntu:20.04", "docker-image://mirror/u:20.04"),)
+    assert recipe.devel == recipe_for(matrix.variants[0], matrix).devel, "the Dockerfile is the same everywhere"
+
+
+@pytest.mark.parametrize(
+    ("variant", "lower"),
+    [("cpu-v1", ""), ("cpu-avx", "cpu-v1"), ("cpu-v3", "cpu-avx"), ("mkl-v4", "cpu-v3"), ("cpu-native", "")],
+)
+def test_a_lesser_cpu_is_told_the_best_image_for_it(tmp_path: Path, variant: str, lower: str) -> None:
+    found = recipes(levels_matrix(tmp_path))[variant].lower_image
+    assert found == (f"r.io/x:2.19.1-{lower}" if lower else "")
+
+
+def test_a_toolchain_is_derived_and_can_be_chosen(tmp_path: Path) -> None:
+    upstream = recipe_for(load(tmp_path).variants[0], load(tmp_path)).toolchain
+    assert {"gcc-10", "g++-10", "python3"} <= set(upstream.packages)
+    assert (upstream.base, upstream.bazel.version, upstream.configs) == ("ubuntu:20.04", "6.5.0", ("kokoro",))
+    chosen = load(
+        tmp_path,
+        document(
+            toolchain={
+                "base": "debian:bookworm",
+                "compiler": "gcc",
+                "bazel": {"version": "4.2.3", "package": "bazel-bootstrap"},
+                "packages": ["zip", "libfoo-dev"],
+                "configs": {"cpu": []},
+            }
+        ),
+    )
+    other = recipe_for(chosen.variants[0], chosen).toolchain
+    assert {"gcc", "g++", "bazel-bootstrap", "libfoo-dev"} <= set(other.packages)
+    assert list(other.packages) == sorted(set(other.packages))
+    assert (other.bazel.sha256, other.bazel.package, other.configs) == (None, "bazel-bootstrap", ())
+
+
+def test_a_base_without_package_list_is_told(tmp_path: Path) -> None:
+    """The matrix file names none such; a release of the catalogue could."""
+    matrix = load(tmp_path)
+    with pytest.raises(RecipeError, match="no package list is known for the base image alpine:3") as caught:
+        recipe_for(matrix.variants[0], replace(matrix, toolchain=replace(matrix.toolchain, base="alpine:3")))
+    assert "ubuntu:20.04" in caught.value.why
+
+
+def test_a_bazel_without_checksum_is_told(tmp_path: Path) -> None:
+    matrix = load(tmp_path)
+    release = replace(releases()["2.19.1"], bazel_sha256=None)
+    with pytest.raises(RecipeError, match=r"the checksum of Bazel 6\.5\.0 is not known"):
+        toolchain.toolchain_for(matrix.variants[0], release, matrix.toolchain)
+
+
+def test_a_template_gets_every_value_that_it_names() -> None:
+    with pytest.raises(UndefinedError):
+        render("devel/devel.Dockerfile.j2", flavour="cpu")
+
+
+# --- what an image says of itself -------------------------------------------------------------------------------------
+
+
+def test_labels_say_what_the_image_is_and_leave_out_what_is_unknown(tmp_path: Path) -> None:
+    recipe = recipes(levels_matrix(tmp_path))["cpu-v3"]
+    labels = image_labels(recipe, BINARY)
+    assert labels["org.opencontainers.image.version"] == "2.19.1"
+    assert labels["org.opencontainers.image.source"] == "https://github.com/tensorflow/serving"
+    assert labels["org.serving-factory.variant"] == "2.19.1-cpu-v3"
+    assert labels["org.serving-factory.binary.sha256"] == "a" * 64
+    assert labels["my.label"] == "mine"
+    assert "org.opencontainers.image.base.digest" not in labels
+    assert list(labels) == sorted(labels)
+    assert all(labels.values())
+
+
+def test_an_image_of_another_source_tree_does_not_name_upstreams(tmp_path: Path) -> None:
+    recipe = recipes(levels_matrix(tmp_path, source="."))["cpu-v3"]
+    assert "org.opencontainers.image.source" not in image_labels(recipe, BINARY)
+    inside = json.loads(image_json(recipe, BINARY))
+    assert (inside["tensorflow_serving_commit"], inside["tensorflow_commit"]) == (None, None)
+    assert (inside["variant"], inside["binary"]["compile_key"]) == ("2.19.1-cpu-v3", "k" * 64)
+
+
+def shell_words(text: str) -> Mapping[str, str]:
+    return dict(word.partition("=")[::2] for word in shlex.split(text))
+
+
+@pytest.mark.parametrize("variant", ["cpu-v1", "cpu-v3", "mkl-v4"])
+def test_the_entrypoint_can_read_what_is_written_for_it(tmp_path: Path, variant: str) -> None:
+    recipe = recipes(levels_matrix(tmp_path))[variant]
+    values = shell_words(image_env(recipe))
+    assert values["VARIANT"] == f"2.19.1-{variant}"
+    assert values["CPU_FLAGS"].split() == list(level_facts(recipe.variant.level).cpuinfo)
+    assert values["LOWER_IMAGE"] == recipe.lower_image
+    assert not set("$`\\") & set(image_env(recipe)), "it is read by a shell"
+
+
+def test_explain_names_everything_that_decides(tmp_path: Path) -> None:
+    matrix = levels_matrix(tmp_path)
+    recipe = recipes(matrix)["cpu-v3"]
+    sections = {title: dict(values) for title, values in explain(recipe, context=tmp_path / "context")}
+    assert sections["Variant"]["targets"] == "cpu"
+    assert sections["Compile"]["key"] == recipe.compile_key
+    assert sections["Image"]["full tags"] == "r.io/x:2.19.1-cpu-v3-BINARY"
+    assert sections["Image"]["on a lesser CPU use"] == "r.io/x:2.19.1-cpu-avx"
+    command = shlex.split(sections["Devel image"]["made by, after compile"])
+    assert f"--build-context=source={recipe.source}" in command
+    assert command[-1] == str(tmp_path / "context")
+    bare = dict(dict(explain(recipes(matrix)["cpu-v1"], context=tmp_path))["Compile"])
+    assert (bare["copts"], bare["CPU must have"]) == ("none", "nothing beyond x86-64")

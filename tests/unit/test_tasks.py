@@ -1,0 +1,259 @@
+"""tasks.py: what a user types, without an engine to talk to."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from invoke.collection import Collection
+from invoke.program import Program
+
+from serving_factory.errors import FactoryError
+from serving_factory.line.lock import hold_lock
+
+from .matrices import ROOT, SMALL, write
+
+NOWHERE = "tcp://127.0.0.1:1"
+VARIANTS = ["2.19.1-cpu-v1", "2.19.1-cpu-v3", "2.19.1-mkl-v3"]
+STAGES = ["compile", "extract", "inspect", "package", "smoke"]
+TASKS = (
+    "build",
+    "clean",
+    "compile",
+    "demo",
+    "explain",
+    "generate",
+    "inspect",
+    "list",
+    "package",
+    "push",
+    "smoke",
+    "test",
+)
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The tasks, fresh: Invoke uses an option's help up when it prints it."""
+    spec = importlib.util.spec_from_file_location("tasks", ROOT / "tasks.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "tasks", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+Factory = Callable[..., Ended]
+
+
+@pytest.fixture
+def factory(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Factory:
+    """Runs tasks in this process, with a build folder of its own and no engine."""
+    monkeypatch.setenv("DOCKER_HOST", NOWHERE)
+    monkeypatch.setattr(module, "BUILD_FOLDER", tmp_path / "build")
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+    def run(*arguments: str) -> Ended:
+        code = 0
+        try:
+            Program(namespace=Collection.from_module(module), name="factory").run(["factory", *arguments])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+def documents(text: str) -> list[Any]:
+    """The JSON documents that stand one after the other in a text."""
+    decoder, found, place = json.JSONDecoder(), [], 0
+    while place < len(text):
+        document, end = decoder.raw_decode(text, place)
+        found.append(document)
+        place = end + 1
+    return found
+
+
+def test_what_only_looks_needs_no_engine(tmp_path: Path) -> None:
+    """As a user starts it: one process, three tasks, and nothing on the machine is asked or made."""
+    invoke = Path(sys.executable).with_name("invoke")
+    command = [invoke, "--search-root", ROOT, "list", "--json", "explain", VARIANTS[1], "--json"]
+    done = subprocess.run(
+        [*map(str, command), "build", "--dry-run", "--json", "--matrix", str(write(tmp_path, SMALL))],
+        cwd=tmp_path,
+        env={**os.environ, "DOCKER_HOST": NOWHERE, "HOME": str(tmp_path), "PATH": "/nowhere"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    listed, explained, planned = documents(done.stdout)
+    assert [row["variant"] for row in listed] == VARIANTS
+    assert explained["Variant"]["id"] == VARIANTS[1]
+    assert len(explained["Compile"]["key"]) == 64
+    assert [row["run"] + row["up_to_date"] for row in planned] == [STAGES]
+
+
+def test_the_tasks_are_those_that_are_listed(factory: Factory, module: ModuleType) -> None:
+    ended = factory()
+    assert ended.code == 0
+    names = [line.split()[0] for line in ended.out.splitlines() if line.startswith("  ")]
+    assert sorted(names) == sorted([*TASKS, "setup"]), "setup is a word of ./factory, not of Invoke"
+    assert set(module.ns.task_names) == {*TASKS, "tasks"}
+    assert all(len(line) <= 120 for line in ended.out.splitlines())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_help_of_every_task_teaches_by_example(factory: Factory, module: ModuleType, name: str) -> None:
+    ended = factory(name, "--help")
+    assert ended.code == 0
+    assert f"      ./factory {name}" in ended.out.partition("Examples:")[2]
+    options = re.findall(r"^  (-.*?)(?:   *(\S.*))?$", ended.out.partition("Options:")[2], re.MULTILINE)
+    assert len(options) == len(module.ns[name].get_arguments())
+    assert [option for option, explained in options if not explained] == []
+
+
+@pytest.mark.parametrize("name", [*STAGES[:1], *STAGES[2:], "push", "build", "list"])
+def test_what_reads_the_matrix_takes_another_file_and_a_choice(module: ModuleType, name: str) -> None:
+    options = {argument.name for argument in module.ns[name].get_arguments()}
+    assert {"matrix", "target", "release", "variant", "json"} <= options
+
+
+# --- wrong names and files --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["explain", "2.19.1-cpu-v33"], 4, "no variant is named '2.19.1-cpu-v33'; did you mean '2.19.1-cpu-v3'?"),
+        (["list", "--target", "cpu-optimised"], 4, "did you mean 'cpu-optimized'?"),
+        (["build", "--dry-run", "--release", "2.19.0"], 4, "did you mean '2.19.1'?"),
+        (["compile", "--variant", "cpu"], 4, "no variant is named 'cpu'"),
+        (["list", "-t", "cpu-standard", "-v", VARIANTS[1]], 4, "is in all of what was asked"),
+        (["list", "--matrix", "nowhere.yaml"], 3, "nowhere.yaml: there is no such file"),
+    ],
+)
+def test_a_wrong_name_is_told_calmly(factory: Factory, arguments: list[str], code: int, told: str) -> None:
+    ended = factory(*arguments)
+    assert (ended.code, ended.out) == (code, "")
+    assert ended.err.startswith("Error: ")
+    assert told in ended.err
+    assert "What to do: " in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_wrong_matrix_file_is_told_with_its_places(factory: Factory, tmp_path: Path) -> None:
+    file = write(tmp_path, SMALL.replace("cpu", "cpuu"))
+    ended = factory("build", "--matrix", str(file))
+    assert ended.code == 3
+    assert f"{file}:6:14: targets.standard.flavour: 'cpuu'" in ended.err
+
+
+def test_an_unknown_task_or_option_is_told(factory: Factory) -> None:
+    assert factory("biuld").code == 1
+    assert factory("list", "--nope").code == 1
+    assert "did not receive required positional arguments: 'variant'" in factory("explain").err
+
+
+# --- looking ----------------------------------------------------------------------------------------------------------
+
+
+def test_list_and_choices(factory: Factory) -> None:
+    ended = factory("list", "--json", "-t", "cpu-optimized", "-t", "mkl-optimized", "--release", "2.19.1")
+    assert [row["variant"] for row in json.loads(ended.out)] == VARIANTS[1:]
+    assert [row["state"] for row in json.loads(ended.out)] == ["", ""]
+    assert VARIANTS[0] in factory("list").out
+
+
+def test_explain_for_people(factory: Factory) -> None:
+    out = factory("explain", VARIANTS[1]).out
+    assert "-mfma" in out
+    assert "serving-factory/tensorflow-serving:2.19.1-cpu-v3" in out
+
+
+def test_a_dry_run_does_nothing(factory: Factory, tmp_path: Path) -> None:
+    ended = factory("build", "--dry-run", "--json", "--registry", "registry.example.com")
+    assert [row["run"] for row in json.loads(ended.out)] == [[*STAGES, "push"]] * 3
+    assert {row["because"] for row in json.loads(ended.out)} == {"compile has not been done"}
+    assert not (tmp_path / "build").exists()
+
+
+def test_generate_writes_what_is_missing_and_takes_away_what_nothing_makes(factory: Factory, tmp_path: Path) -> None:
+    file = write(tmp_path, SMALL)
+    checked = factory("generate", "--check", "--matrix", str(file))
+    assert checked.code == 5
+    assert "dockerfiles/2.19.1/cpu.devel.Dockerfile: missing" in checked.err
+    assert not (tmp_path / "dockerfiles").exists()
+    stray = tmp_path / "dockerfiles" / "2.18.0" / "cpu.devel.Dockerfile"
+    stray.parent.mkdir(parents=True)
+    stray.touch()
+    assert factory("generate", "--matrix", str(file)).out.count("wrote ") == 2
+    assert not stray.exists()
+    assert factory("generate", "--check", "--matrix", str(file)).out == "2 files are up to date\n"
+
+
+# --- working ----------------------------------------------------------------------------------------------------------
+
+
+def test_without_an_engine_a_build_ends_with_its_error(factory: Factory) -> None:
+    ended = factory("build", "--variant", VARIANTS[0])
+    assert ended.code == 11
+    assert "Traceback" not in ended.out + ended.err
+
+
+def test_clean_asks_no_engine_for_folders(factory: Factory, tmp_path: Path) -> None:
+    ours = tmp_path / "build" / VARIANTS[0]
+    (ours / "recipe").mkdir(parents=True)
+    other = tmp_path / "build" / "README.md"
+    other.touch()
+    assert factory("clean").out == f"removed {ours}\n"
+    assert other.exists()
+    assert not ours.exists()
+
+
+def test_a_second_factory_is_refused(factory: Factory, tmp_path: Path) -> None:
+    with hold_lock(tmp_path / "build"):
+        ended = factory("build", "--variant", VARIANTS[0])
+    assert ended.code == 10
+    assert f"process {os.getpid()} has held the lock since" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (FactoryError("a broke", why="b", remedy="mend it"), 1, "Error: a broke\n  b\n\nWhat to do: mend it\n"),
+        (KeyboardInterrupt(), 130, "Cancelled.\n"),
+        (PermissionError(13, "Permission denied", "x"), 1, "this user may not: [Errno 13] Permission denied: 'x'"),
+    ],
+)
+def test_errors_become_a_message_and_a_code(
+    factory: Factory, module: ModuleType, error: BaseException, code: int, told: str
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    vars(module)["load_matrix"] = broken
+    ended = factory("list")
+    assert ended.code == code
+    assert told in ended.err
