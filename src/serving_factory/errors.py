@@ -33,6 +33,7 @@ __all__ = [
     "ServerStopError",
     "SmokeError",
     "UnknownNameError",
+    "UpstreamDiffersError",
     "UsageError",
     "WrongAnswerError",
 ]
@@ -98,6 +99,12 @@ class RecipeError(FactoryError):
     """A variant is valid, but no recipe for it exists (yet)."""
 
     exit_code = 7
+
+
+class UpstreamDiffersError(FactoryError):
+    """A checkout of TensorFlow Serving is not what the catalogue says of its release."""
+
+    exit_code = 8
 
 
 class LockedError(FactoryError):

@@ -1,4 +1,4 @@
-"""CUDA toolkits: drivers, architectures, host compilers; and compute capabilities, by card and as TensorFlow spells them."""
+"""CUDA toolkits with their drivers, architectures and host compilers; compute capabilities, also by card."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Cuda:
     Args:
         version: `12.2`.
         driver: the oldest Linux driver that the toolkit comes with.
-        compatible_driver: the oldest on which it runs all the same, by minor-version compatibility; None before CUDA 11.
+        compatible_driver: the oldest for minor-version compatibility; None before CUDA 11.
         architectures: compute capabilities that nvcc compiles machine code for, lowest first.
         newest_gcc: the newest major version of gcc that nvcc takes as host compiler.
     """

@@ -33,7 +33,7 @@ class LevelFacts:
         adds: those of them that the level below lacks.
         cpuinfo: what /proc/cpuinfo must list for the code to run.
         copts: compiler flags that ask for exactly this level, understood by gcc from 5.4 and clang from 6.
-        psabi: the psABI's own names of all it has, those of the levels below among them; `avx` is no level of the psABI.
+        psabi: the psABI's own names of all it has, with those of the levels below; `avx` is none of its levels.
         march: the one flag that asks for the same of a later compiler; None where there is none.
         march_since: compiler -> the first major version that knows that flag; empty where all do.
     """
