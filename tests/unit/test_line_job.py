@@ -9,7 +9,8 @@ import pytest
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.errors import UsageError
-from serving_factory.line.job import Job, Site, build_name
+from serving_factory.line.job import Job, Site
+from serving_factory.line.place import build_name
 from serving_factory.line.stages.compile import COMPILE
 from serving_factory.line.stages.push import PUSH
 from serving_factory.matrix.load import load_matrix

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from serving_factory.catalogue.levels import LEVELS, Level
 from serving_factory.catalogue.releases import Flavour
 from serving_factory.errors import UnknownNameError
+from serving_factory.matrix.capabilities import capability_words, upstreams_capabilities
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.select import select
@@ -19,7 +20,7 @@ from serving_factory.matrix.variant import Platform, Variant
 
 from .matrices import SHIPPED
 
-SHIPPED_MATRIX = load_matrix(SHIPPED[0])
+SHIPPED_MATRIX = load_matrix(SHIPPED[1])
 RELEASES = ("2.5.0", "2.19.1", "2.19.0")
 
 cells = st.builds(
@@ -79,9 +80,12 @@ def test_ids_are_as_different_as_the_cells(variants: set[Variant]) -> None:
 
 
 def test_ids_are_readable() -> None:
-    variant = Variant(release="2.19.1", flavour=Flavour.GPU, level=Level.V3, cuda="12.2", capabilities=("sm_70",))
+    upstreams = upstreams_capabilities("2.19.1")
+    variant = Variant(release="2.19.1", flavour=Flavour.GPU, level=Level.V3, cuda="12.2", capabilities=upstreams)
     assert variant.id == "2.19.1-gpu-cuda12.2-v3"
     assert replace(variant, platform=Platform.LINUX_ARM64).id == "2.19.1-gpu-cuda12.2-v3-arm64"
+    own = replace(variant, capabilities=capability_words(["h100", "a100", "sm_75"]))
+    assert own.id == "2.19.1-gpu-cuda12.2-sm75x-80-90-v3"
 
 
 def test_order_goes_by_version_and_level_not_by_text() -> None:

@@ -1,4 +1,4 @@
-"""matrix/tags.py: tags are made of what a variant is."""
+"""matrix/tags.py and templates.py: tags are made of what a variant is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import Flavour
 from serving_factory.matrix.matrix import Images
-from serving_factory.matrix.tags import ALIAS_WORDS, TAG_WORDS, alias_tags, full_tags, is_tag, template_rule
+from serving_factory.matrix.tags import alias_tags, full_tags
+from serving_factory.matrix.templates import ALIAS_WORDS, TAG_WORDS, is_tag, template_rule
 from serving_factory.matrix.variant import Variant
 
 V3 = Variant(release="2.19.1", flavour=Flavour.MKL, level=Level.V3)

@@ -20,10 +20,10 @@ from serving_factory.errors import RecipeError
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.recipes import toolchain
-from serving_factory.recipes.explain import explain
+from serving_factory.recipes.explain import explain, explain_matrix
 from serving_factory.recipes.keys import key_of, short
 from serving_factory.recipes.metadata import BuiltBinary, image_env, image_json, image_labels
-from serving_factory.recipes.recipe import Recipe, recipe_for
+from serving_factory.recipes.recipe import Recipe, recipe_for, recipes_for
 from serving_factory.recipes.render import render
 
 from .matrices import SHIPPED, document, load
@@ -264,16 +264,63 @@ def test_the_entrypoint_can_read_what_is_written_for_it(tmp_path: Path, variant:
     assert not set("$`\\") & set(image_env(recipe)), "it is read by a shell"
 
 
+def explained(recipe: Recipe, matrix: Matrix, context: Path) -> dict[str, dict[str, tuple[str, str]]]:
+    sections = (*explain_matrix(recipe.variant, matrix, file_from="default"), *explain(recipe, matrix, context=context))
+    return {title: {name: (value, told) for name, value, told in entries} for title, entries in sections}
+
+
 def test_explain_names_everything_that_decides(tmp_path: Path) -> None:
     matrix = levels_matrix(tmp_path)
     recipe = recipes(matrix)["cpu-v3"]
-    sections = {title: dict(values) for title, values in explain(recipe, context=tmp_path / "context")}
-    assert sections["Variant"]["targets"] == "cpu"
-    assert sections["Compile"]["key"] == recipe.compile_key
-    assert sections["Image"]["full tags"] == "r.io/x:2.19.1-cpu-v3-BINARY"
-    assert sections["Image"]["on a lesser CPU use"] == "r.io/x:2.19.1-cpu-avx"
-    command = shlex.split(sections["Devel image"]["made by, after compile"])
+    sections = explained(recipe, matrix, tmp_path / "context")
+    assert sections["Variant"]["targets"] == ("cpu", "")
+    assert sections["Compile"]["key"] == (recipe.compile_key, "")
+    assert sections["Image"]["full tags"] == ("r.io/x:2.19.1-cpu-v3-BINARY", "default")
+    assert sections["Image"]["on a lesser CPU use"][0] == "r.io/x:2.19.1-cpu-avx"
+    command = shlex.split(sections["Devel image"]["made by, after compile"][0])
     assert f"--build-context=source={recipe.source}" in command
     assert command[-1] == str(tmp_path / "context")
-    bare = dict(dict(explain(recipes(matrix)["cpu-v1"], context=tmp_path))["Compile"])
-    assert (bare["copts"], bare["CPU must have"]) == ("none", "nothing beyond x86-64")
+    bare = explained(recipes(matrix)["cpu-v1"], matrix, tmp_path)["Compile"]
+    assert (bare["copts"][0], bare["CPU must have"][0]) == ("none", "nothing beyond x86-64")
+
+
+def test_explain_tells_where_each_value_comes_from(tmp_path: Path) -> None:
+    image = {"repository": "r.io/x", "aliases": ["{id}"]}
+    toolchain = {"base": "debian:bookworm", "compiler": "gcc", "packages": ["libx-dev"]}
+    network = {"base_images": {"debian:bookworm": "mirror/debian"}}
+    matrix = levels_matrix(tmp_path, image=image, source=".", toolchain=toolchain, network=network)
+    sections = explained(recipes(matrix)["mkl-v4"], matrix, tmp_path)
+    told = {
+        name: where.partition(", matrix.yaml:")[0] for part in sections.values() for name, (_, where) in part.items()
+    }
+    assert told["release"] == "releases[0]"
+    assert told["flavour"] == "targets.mkl.flavour"
+    assert told["level"] == "targets.mkl.levels"
+    assert told["source"] == "source"
+    assert told["base"] == "toolchain.base"
+    assert told["base image used"] == "network.base_images.debian:bookworm"
+    assert told["compiler"] == "toolchain.compiler"
+    assert told["packages"] == "catalogue, base and compiler; toolchain.packages"
+    assert told["Bazel"] == told["configs"] == "catalogue, release 2.19.1"
+    assert told["copts"] == ""
+    assert sections["Variant"]["copts"][1] == "catalogue, level x86-64-v4"
+    assert told["aliases"] == "image.aliases"
+    assert told["full tags"] == told["platform"] == "default"
+
+
+def test_what_is_only_reported_of_a_branch_is_told_and_built(tmp_path: Path) -> None:
+    target = {"flavour": "cpu", "levels": ["x86-64", "x86-64-v3"]}
+    image = {"repository": "r", "aliases": ["{id}"]}
+    matrix = load(tmp_path, document(releases=["2.12.2"], image=image, targets={"t": target}))
+    plain, doubtful = (dict(explain_matrix(variant, matrix, file_from="default")) for variant in matrix.variants)
+    assert "Reported" not in plain
+    assert doubtful["Reported"][0][:2] == ("may not compile", "an update of Eigen broke AVX2")
+
+
+def test_what_has_no_recipe_is_told_apart(tmp_path: Path) -> None:
+    targets = {name: {"flavour": name, "levels": ["x86-64"]} for name in ("cpu", "gpu")}
+    matrix = load(tmp_path, document(targets=targets))
+    made, lacking = recipes_for(matrix.variants, matrix)
+    assert [recipe.variant.id for recipe in made] == ["2.19.1-cpu-v1"]
+    assert [one.variant.id for one in lacking] == ["2.19.1-gpu-cuda12.2-v1"]
+    assert "there is no recipe for flavour gpu yet" in lacking[0].error.what

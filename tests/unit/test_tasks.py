@@ -248,12 +248,12 @@ def test_a_second_factory_is_refused(factory: Factory, tmp_path: Path) -> None:
     ],
 )
 def test_errors_become_a_message_and_a_code(
-    factory: Factory, module: ModuleType, error: BaseException, code: int, told: str
+    factory: Factory, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, told: str
 ) -> None:
     def broken(*_: object) -> None:
         raise error
 
-    vars(module)["load_matrix"] = broken
+    monkeypatch.setattr("serving_factory.matrix.load.load_matrix", broken)
     ended = factory("list")
     assert ended.code == code
     assert told in ended.err

@@ -18,28 +18,13 @@ from serving_factory.recipes.recipe import Recipe
 if TYPE_CHECKING:
     from serving_factory.engine.docker import Engine
 
-__all__ = ["VARIANT_LABEL", "Job", "Outputs", "Site", "Stage", "Tell", "build_name"]
+__all__ = ["VARIANT_LABEL", "Job", "Outputs", "Site", "Stage", "Tell"]
 
 VARIANT_LABEL = "org.serving-factory.variant"
 
 Outputs = Mapping[str, Any]
 Tell = Callable[[str], None]
 """Called with the current action, in a few words, while a stage works."""
-
-
-def build_name(matrix_file: Path, root: Path) -> str:
-    """Where in the build folder the variants of a matrix file lie: at its top for the checkout's own matrix.yaml.
-
-    For any other file it is a folder of its own, so that no other matrix's binary of the same name is overwritten.
-
-    Args:
-        matrix_file: the file, as an absolute path.
-        root: the checkout.
-    """
-    if matrix_file.is_relative_to(root):
-        name = matrix_file.relative_to(root).with_suffix("").as_posix()
-        return name.removesuffix("matrix").rstrip("/").replace("/", "-")
-    return f"{matrix_file.stem}-{short(key_of(file=str(matrix_file)))}"
 
 
 class Site:
@@ -138,12 +123,6 @@ class Job:
     def log(self, stage: StageName) -> Path:
         """The full log of a stage."""
         return self.folder / "logs" / f"{stage}.log"
-
-    @property
-    def state(self) -> str:
-        """The last stage that has a record; empty before the first."""
-        done = [stage for stage in StageName if read_record(self.folder, stage)]
-        return done[-1].value if done else ""
 
     def record(self, stage: StageName) -> Record:
         """The record of an earlier stage.

@@ -12,7 +12,7 @@ from typing import Any
 
 from serving_factory.line.events import StageName
 
-__all__ = ["Record", "read_record", "record_path", "write_atomically", "write_record"]
+__all__ = ["Record", "last_stage", "read_record", "record_path", "write_atomically", "write_record"]
 
 _FILES = {StageName.EXTRACT: "binary.json"}
 
@@ -51,6 +51,12 @@ def read_record(folder: Path, stage: StageName) -> Record | None:
         return Record(**{**data, "stage": stage}) if usable else None
     except (OSError, TypeError, KeyError, ValueError):
         return None
+
+
+def last_stage(folder: Path) -> str:
+    """The last stage of a variant that has a record; empty before the first."""
+    done = [stage for stage in StageName if read_record(folder, stage)]
+    return done[-1].value if done else ""
 
 
 def write_record(folder: Path, record: Record) -> None:

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving_factory.catalogue.releases import Flavour
+from serving_factory.catalogue.releases import Flavour, FlavourFacts
+from serving_factory.matrix.document import Document
+from serving_factory.matrix.expand import Dropped
+from serving_factory.matrix.rules import Rule
+from serving_factory.matrix.targets import Selection
 from serving_factory.matrix.variant import Variant
 
-__all__ = ["BazelChoice", "Images", "Matrix", "ToolchainChoice"]
+__all__ = ["BazelChoice", "Images", "Matrix", "Resources", "ToolchainChoice"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,26 @@ class ToolchainChoice:
     packages: tuple[str, ...]
     configs: Mapping[Flavour, tuple[str, ...]]
 
+    def compiler_of(self, facts: FlavourFacts) -> str:
+        """Tell which compiler builds a flavour, name and version; empty where nobody knows.
+
+        Another base has another version of the compiler of the same name.
+        """
+        return self.compiler or (facts.compiler if self.base is None else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one build may use of the machine; None where the file says nothing.
+
+    Args:
+        jobs: how many compilers run at once.
+        memory: main memory, as the file spells it: `16GiB`.
+    """
+
+    jobs: int | None
+    memory: str | None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
@@ -53,6 +77,11 @@ class Matrix:
         source: the folder with the source tree; None for upstream's repository at the release's commit.
         toolchain: what replaces the catalogue's toolchain.
         base_images: base image → the image that stands for it on this network.
+        resources: what one build may use.
+        dropped: what targets ask for and is not built, with the reasons.
+        selections: the targets as they were read.
+        rules: the file's rules.
+        document: the file, to tell where a value comes from.
     """
 
     file: Path
@@ -62,6 +91,11 @@ class Matrix:
     source: Path | None
     toolchain: ToolchainChoice
     base_images: Mapping[str, str]
+    resources: Resources
+    dropped: tuple[Dropped, ...]
+    selections: tuple[Selection, ...]
+    rules: tuple[Rule, ...]
+    document: Document
 
     def targets_of(self, variant: Variant) -> tuple[str, ...]:
         """Name the targets that select this variant."""

@@ -8,7 +8,10 @@ from difflib import get_close_matches
 
 from serving_factory.errors import MatrixError
 
-__all__ = ["Place", "Problem", "matrix_error", "nearest"]
+__all__ = ["Finding", "KeyPath", "Place", "Problem", "did_you_mean", "dotted", "matrix_error", "nearest"]
+
+KeyPath = tuple[str | int, ...]
+"""Where something stands in the file: keys, and indexes of lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +20,25 @@ class Place:
 
     line: int
     column: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is wrong, before anyone has looked up where in the file it stands.
+
+    Args:
+        path: of what is wrong.
+        rule: what ought to stand there; without its full stop.
+        remedy: one thing to do.
+        key: whether it is the key that is wrong, not its value.
+        value: what stands there, where the file need not say it because it is the default.
+    """
+
+    path: KeyPath
+    rule: str
+    remedy: str = ""
+    key: bool = False
+    value: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +60,14 @@ class Problem:
     remedy: str = ""
 
 
+def dotted(path: KeyPath) -> str:
+    """Write a path as people do: `targets.cpu-optimized.levels[0]`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
 def nearest(word: str, valid: Iterable[str]) -> str | None:
     """Find the valid word most like this one, if any is much like it."""
     names = {str(name).casefold(): str(name) for name in valid}
@@ -46,6 +76,12 @@ def nearest(word: str, valid: Iterable[str]) -> str | None:
     holding = [name for name in names if len(folded) > 1 and folded in name]
     matches = get_close_matches(folded, names, n=1, cutoff=0.6) or (holding if len(holding) == 1 else [])
     return names[matches[0]] if matches else None
+
+
+def did_you_mean(word: str, valid: Iterable[str], *, otherwise: str = "") -> str:
+    """Make a remedy of the nearest valid word, or give another where none is near."""
+    found = nearest(word, valid)
+    return f"Did you mean {found!r}?" if found else otherwise
 
 
 def matrix_error(file: str, problems: Sequence[Problem]) -> MatrixError:

@@ -1,43 +1,105 @@
-"""Choosing variants by what a user types: target, release or id, each with a did-you-mean."""
+"""Choosing variants by what a user types: target, release, id, or any axis; each with a did-you-mean."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
+from serving_factory.catalogue.levels import Level, level_facts
+from serving_factory.catalogue.releases import Flavour
 from serving_factory.errors import UnknownNameError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.problems import nearest
-from serving_factory.matrix.variant import Variant
+from serving_factory.matrix.selectors import SelectorError, cuda_versions, is_range, release_tags
+from serving_factory.matrix.variant import Platform, Variant
 
 __all__ = ["select"]
 
 
 def select(
-    matrix: Matrix, *, targets: Sequence[str] = (), releases: Sequence[str] = (), variants: Sequence[str] = ()
+    matrix: Matrix,
+    *,
+    targets: Sequence[str] = (),
+    releases: Sequence[str] = (),
+    variants: Sequence[str] = (),
+    flavours: Sequence[str] = (),
+    levels: Sequence[str] = (),
+    platforms: Sequence[str] = (),
+    cuda: Sequence[str] = (),
 ) -> tuple[Variant, ...]:
-    """Choose the variants that are in any of the targets, of the releases and of the ids; all when none is given.
+    """Choose variants. Names of one kind add up, kinds narrow each other down, and no names of a kind mean all of it.
+
+    Args:
+        matrix: what there is to choose from.
+        targets: names of targets.
+        releases: full tags, version specifiers, or `latest-patches`.
+        variants: ids.
+        flavours: flavours.
+        levels: levels, by their name or its short form.
+        platforms: platforms.
+        cuda: CUDA versions, or specifiers.
 
     Raises:
         UnknownNameError: a name is not in the matrix, or no variant fits all that was asked.
     """
     ids = {variant.id: variant for variant in matrix.variants}
+    short = {level_facts(level).short: level.value for level in Level}
+    levels = [short.get(name, name) for name in levels]
     _known("target", targets, matrix.targets)
-    _known("release", releases, dict.fromkeys(variant.release for variant in matrix.variants))
+    _not_dropped(variants, matrix)
     _known("variant", variants, ids)
+    _known("flavour", flavours, tuple(Flavour))
+    _known("level", levels, tuple(Level))
+    _known("platform", platforms, tuple(Platform))
+    tags = _meant("release", releases, [variant.release for variant in matrix.variants], release_tags)
+    cudas = _meant("cuda", cuda, [variant.cuda for variant in matrix.variants if variant.cuda], cuda_versions)
     in_targets = {id_ for name in targets for id_ in matrix.targets[name]} if targets else set(ids)
     chosen = tuple(
         variant
-        for variant in matrix.variants
-        if variant.id in in_targets
-        and (not releases or variant.release in releases)
-        and (not variants or variant.id in variants)
+        for id_, variant in ids.items()
+        if id_ in in_targets
+        and (not variants or id_ in variants)
+        and (not releases or variant.release in tags)
+        and (not flavours or variant.flavour in flavours)
+        and (not levels or variant.level in levels)
+        and (not platforms or variant.platform in platforms)
+        and (not cuda or variant.cuda in cudas)
     )
     if not chosen:
+        asked = ", ".join([*targets, *releases, *variants, *flavours, *levels, *platforms, *cuda])
         raise UnknownNameError(
-            f"no variant of {matrix.file} is in all of what was asked: {', '.join([*targets, *releases, *variants])}",
-            remedy="run `invoke list` to see which target selects which variant",
+            f"no variant of {matrix.file} is in all of what was asked: {asked}",
+            remedy="run `invoke list` to see which target selects which variant, and `invoke explain --dropped`",
         )
     return chosen
+
+
+def _meant(
+    kind: str, asked: Sequence[str], valid: Iterable[str], find: Callable[[str], frozenset[str]]
+) -> frozenset[str]:
+    """The names that are asked for, and those that a range means."""
+    names = [name for name in asked if not is_range(name)]
+    _known(kind, names, dict.fromkeys(valid))
+    found = set(names)
+    for text in asked:
+        if is_range(text):
+            try:
+                found |= find(text)
+            except SelectorError as error:
+                raise UnknownNameError(f"{text!r}: {error.rule}", remedy=error.remedy) from None
+    return frozenset(found)
+
+
+def _not_dropped(ids: Sequence[str], matrix: Matrix) -> None:
+    """Whoever asks for a variant that was dropped is told why."""
+    built = {variant.id for variant in matrix.variants} if ids else set()
+    for dropped in matrix.dropped if ids else ():
+        id_ = dropped.candidate.variant.id
+        if id_ in ids and id_ not in built:
+            raise UnknownNameError(
+                f"{id_} is not built: {dropped.reasons[0].text}",
+                why="\n".join(reason.text for reason in dropped.reasons[1:]),
+                remedy="`invoke explain --dropped` tells which rule says so",
+            )
 
 
 def _known(kind: str, asked: Sequence[str], valid: Collection[str]) -> None:

@@ -1,78 +1,139 @@
-"""Everything that decides one variant, in the order in which a reader asks for it."""
+"""Everything that decides one variant, in the order in which a reader asks for it, and where each value comes from."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from serving_factory.catalogue.levels import level_facts
-from serving_factory.catalogue.releases import UPSTREAM_TARGET
+from serving_factory.catalogue.releases import UPSTREAM_TARGET, releases
+from serving_factory.matrix.expand import uncertain_pairs
+from serving_factory.matrix.matrix import Matrix
+from serving_factory.matrix.origins import CATALOGUE, DEFAULT, origin, rules_about, variant_origins
+from serving_factory.matrix.problems import KeyPath
 from serving_factory.matrix.tags import alias_tags, full_tags
+from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.recipe import Recipe
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["Explained", "Explanation", "explain", "explain_matrix"]
 
-Explanation = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
-"""Sections: a title, and pairs of name and value."""
+Explained = tuple[str, str, str]
+"""A name, a value, and where it comes from; empty where it follows from the others."""
+
+Explanation = tuple[tuple[str, tuple[Explained, ...]], ...]
+"""Sections: a title, and what is explained."""
 
 
-def explain(recipe: Recipe, *, context: Path) -> Explanation:
+def explain_matrix(variant: Variant, matrix: Matrix, *, file_from: str) -> Explanation:
+    """Explain what the matrix says of a variant, whether or not there is a recipe for it.
+
+    Args:
+        variant: one of the matrix.
+        matrix: the matrix.
+        file_from: where the name of the matrix file comes from.
+    """
+    origins = variant_origins(matrix, variant)
+    gpu = (
+        ("cuda", variant.cuda or "", origins["cuda"]),
+        ("capabilities", " ".join(variant.capabilities) or "TensorFlow's default", origins["capabilities"]),
+    )
+    values = (
+        ("id", variant.id, ""),
+        ("matrix file", str(matrix.file), file_from),
+        ("targets", ", ".join(matrix.targets_of(variant)), ""),
+        ("release", variant.release, origins["release"]),
+        ("flavour", variant.flavour.value, origins["flavour"]),
+        ("level", variant.level.value, origins["level"]),
+        ("platform", variant.platform.value, origins["platform"]),
+        *(gpu if variant.cuda else ()),
+        ("copts", " ".join(variant.all_copts) or "none", origins["copts"]),
+    )
+    rules = tuple((where, what, "") for where, what in rules_about(matrix, variant))
+    sections = (("Variant", values), ("Rules", rules), ("Reported", tuple(_doubts(variant, matrix))))
+    return tuple(section for section in sections if section[1])
+
+
+def explain(recipe: Recipe, matrix: Matrix, *, context: Path) -> Explanation:
     """Explain a recipe.
 
     Args:
         recipe: the recipe.
+        matrix: the matrix that its variant is of.
         context: the folder in which the compile stage writes the devel Dockerfile and its files.
     """
-    variant, toolchain = recipe.variant, recipe.toolchain
+    upstream = f"{CATALOGUE}, release {recipe.release.tag}"
+
+    def of(*path: str, otherwise: str = upstream) -> str:
+        return origin(matrix, path, otherwise=otherwise)
+
+    variant, toolchain, repository = recipe.variant, recipe.toolchain, recipe.images.repository
     bazel = toolchain.bazel
-    repository = recipe.images.repository
+    needs = " ".join(level_facts(variant.level).cpuinfo) or "nothing beyond x86-64"
+    stand_in: KeyPath = ("network", "base_images", toolchain.base)
     return (
-        (
-            "Variant",
-            (
-                ("id", variant.id),
-                ("release", variant.release),
-                ("flavour", variant.flavour.value),
-                ("level", variant.level.value),
-                ("platform", variant.platform.value),
-                ("targets", ", ".join(recipe.targets)),
-            ),
-        ),
         (
             "Compile",
             (
-                ("source", str(recipe.source)),
-                ("Bazel target", UPSTREAM_TARGET),
-                ("configs", " ".join(f"--config={name}" for name in toolchain.configs) or "none"),
-                ("copts", " ".join(variant.all_copts) or "none"),
-                ("CPU must have", " ".join(level_facts(variant.level).cpuinfo) or "nothing beyond x86-64"),
-                ("key", recipe.compile_key),
+                ("source", str(recipe.source), of("source")),
+                ("Bazel target", UPSTREAM_TARGET, ""),
+                (
+                    "configs",
+                    " ".join(f"--config={name}" for name in toolchain.configs) or "none",
+                    of("toolchain", "configs", variant.flavour.value),
+                ),
+                ("copts", " ".join(variant.all_copts) or "none", ""),
+                ("CPU must have", needs, f"{CATALOGUE}, level {variant.level}"),
+                ("key", recipe.compile_key, ""),
             ),
         ),
         (
             "Toolchain",
             (
-                ("base", toolchain.base),
-                ("base image used", recipe.base_image),
-                ("compiler", toolchain.compiler),
-                ("Bazel", f"{bazel.version}, {bazel.package or f'release asset sha256:{bazel.sha256}'}"),
-                ("packages", " ".join(toolchain.packages)),
+                ("base", toolchain.base, of("toolchain", "base")),
+                ("base image used", recipe.base_image, origin(matrix, stand_in, otherwise="as named")),
+                ("compiler", toolchain.compiler, of("toolchain", "compiler")),
+                (
+                    "Bazel",
+                    f"{bazel.version}, {bazel.package or f'release asset sha256:{bazel.sha256}'}",
+                    of("toolchain", "bazel"),
+                ),
+                ("packages", " ".join(toolchain.packages), _packages_origin(matrix)),
             ),
         ),
         (
             "Image",
             (
-                ("full tags", _names(repository, full_tags(recipe.images, variant, binary="BINARY"))),
-                ("aliases", _names(repository, alias_tags(recipe.images, variant, recipe.targets)) or "none"),
-                ("on a lesser CPU use", recipe.lower_image or "no image of this matrix"),
+                (
+                    "full tags",
+                    _names(repository, full_tags(recipe.images, variant, binary="BINARY")),
+                    of("image", "tags", otherwise=DEFAULT),
+                ),
+                (
+                    "aliases",
+                    _names(repository, alias_tags(recipe.images, variant, recipe.targets)) or "none",
+                    of("image", "aliases", otherwise=DEFAULT),
+                ),
+                ("on a lesser CPU use", recipe.lower_image or "no image of this matrix", ""),
             ),
         ),
         (
             "Devel image",
-            (("made by, after compile", _devel_command(recipe, context)),),
+            (("made by, after compile", _devel_command(recipe, context), ""),),
         ),
     )
+
+
+def _packages_origin(matrix: Matrix) -> str:
+    base = f"{CATALOGUE}, base and compiler"
+    return f"{base}; {more}" if (more := origin(matrix, ("toolchain", "packages"), otherwise="")) else base
+
+
+def _doubts(variant: Variant, matrix: Matrix) -> Iterator[Explained]:
+    """What was reported of the release's branch, and may or may not hold of the release: it is built all the same."""
+    compiler = matrix.toolchain.compiler_of(releases()[variant.release].flavours[variant.flavour])
+    for pair in uncertain_pairs(variant, compiler):
+        yield (f"may not {pair.fails}", pair.reason, " ".join(pair.references))
 
 
 def _devel_command(recipe: Recipe, context: Path) -> str:

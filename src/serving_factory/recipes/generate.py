@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from serving_factory.matrix.matrix import Matrix
-from serving_factory.recipes.recipe import recipe_for
+from serving_factory.recipes.recipe import recipes_for
 
 __all__ = ["Drift", "drift", "generated_files", "generated_folder"]
 
@@ -21,10 +21,10 @@ def generated_folder(matrix_file: Path) -> Path:
 
 
 def generated_files(matrix: Matrix) -> Mapping[str, str]:
-    """Render every Dockerfile of a matrix: path, relative to their folder → text."""
+    """Render the Dockerfiles of every variant that has a recipe: path, relative to their folder → text."""
     files: dict[str, str] = {}
-    for variant in matrix.variants:
-        recipe = recipe_for(variant, matrix)
+    for recipe in recipes_for(matrix.variants, matrix)[0]:
+        variant = recipe.variant
         files[f"{variant.release}/{variant.flavour}.devel.Dockerfile"] = recipe.devel
         files[f"{variant.release}/{variant.flavour}.runtime.Dockerfile"] = recipe.runtime
     return files

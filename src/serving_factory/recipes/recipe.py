@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from serving_factory.catalogue.levels import LEVELS, Level
 from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, Flavour, Release, releases
+from serving_factory.errors import RecipeError
 from serving_factory.matrix.matrix import Images, Matrix
 from serving_factory.matrix.tags import alias_tags
 from serving_factory.matrix.variant import Variant
@@ -14,7 +16,7 @@ from serving_factory.recipes.keys import key_of
 from serving_factory.recipes.render import render, template_text
 from serving_factory.recipes.toolchain import Toolchain, toolchain_for
 
-__all__ = ["Recipe", "recipe_for"]
+__all__ = ["Lacking", "Recipe", "recipe_for", "recipes_for"]
 
 _BINARY_PATH = UPSTREAM_TARGET.removeprefix("//").replace(":", "/")
 
@@ -69,6 +71,26 @@ class Recipe:
         if self.base_image == self.toolchain.base:
             return ()
         return ((self.toolchain.base, f"docker-image://{self.base_image}"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """A variant that there is no recipe for, and why."""
+
+    variant: Variant
+    error: RecipeError
+
+
+def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...]]:
+    """Make the recipes of variants, and tell which there are none for."""
+    recipes: list[Recipe] = []
+    lacking: list[Lacking] = []
+    for variant in variants:
+        try:
+            recipes.append(recipe_for(variant, matrix))
+        except RecipeError as error:
+            lacking.append(Lacking(variant, error))
+    return tuple(recipes), tuple(lacking)
 
 
 def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:

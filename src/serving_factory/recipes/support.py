@@ -10,7 +10,7 @@ from serving_factory.catalogue.releases import Flavour
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.variant import Variant
 
-__all__ = ["RECIPES", "check_supported"]
+__all__ = ["RECIPES", "check_supported", "is_supported"]
 
 RECIPES: Mapping[Flavour, SpecifierSet] = {
     Flavour.CPU: SpecifierSet("==2.19.1"),
@@ -19,16 +19,22 @@ RECIPES: Mapping[Flavour, SpecifierSet] = {
 """Flavour -> the releases whose recipe exists."""
 
 
+def is_supported(variant: Variant) -> bool:
+    """Whether there is a recipe for a variant."""
+    known = RECIPES.get(variant.flavour)
+    return known is not None and variant.release in known
+
+
 def check_supported(variant: Variant) -> None:
     """Pass a variant that there is a recipe for.
 
     Raises:
         RecipeError: there is none; the message tells what there are recipes for.
     """
-    known = RECIPES.get(variant.flavour)
-    if known is not None and variant.release in known:
+    if is_supported(variant):
         return
-    missing = f"flavour {variant.flavour}" if known is None else f"flavour {variant.flavour} of {variant.release}"
+    of = f" of {variant.release}" if variant.flavour in RECIPES else ""
+    missing = f"flavour {variant.flavour}{of}"
     raise RecipeError(
         f"{variant.id}: there is no recipe for {missing} yet",
         why="recipes: " + "; ".join(f"{flavour} {_spelled(releases)}" for flavour, releases in RECIPES.items()),

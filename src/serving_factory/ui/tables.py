@@ -17,19 +17,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "DroppedRow",
     "ListRow",
     "PlanRow",
     "Section",
     "counts",
     "demo_table",
     "detail",
+    "dropped_table",
     "explain_page",
     "fact_text",
     "list_table",
     "plan_table",
     "run_commands",
     "summary_table",
+    "with_origin",
 ]
+
+_BESIDE = 60
+"""How long a value may be for its origin to stand beside it."""
 
 _WORDS: Mapping[Status, str] = {
     Status.BUILT: "built",
@@ -42,14 +48,46 @@ _WORDS: Mapping[Status, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListRow:
-    """A variant as `invoke list` shows it; `state` says what of it lies in the build folder."""
+    """A variant as `invoke list` shows it.
+
+    Args:
+        variant: the id.
+        release: the full tag.
+        flavour: the flavour.
+        level: the level.
+        platform: the platform.
+        cuda: CUDA's version; empty without.
+        capabilities: the compute capabilities, of a gpu variant.
+        targets: the targets that select it.
+        state: the last stage that has a record in the build folder.
+        recipe: whether there is a recipe for it.
+    """
 
     variant: str
     release: str
     flavour: str
     level: str
+    platform: str = "linux/amd64"
+    cuda: str = ""
+    capabilities: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     state: str = ""
+    recipe: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedRow:
+    """A variant that a target asks for and that is not built.
+
+    Args:
+        variant: its id.
+        target: the target.
+        reasons: why, each with where that is said.
+    """
+
+    variant: str
+    target: str
+    reasons: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +99,14 @@ class PlanRow:
         run: names of the stages that would run, in order.
         up_to_date: names of the stages whose records match.
         because: why the first stage that would run has to.
+        lacking: why there is no recipe for it; empty where there is one.
     """
 
     variant: str
     run: tuple[str, ...] = ()
     up_to_date: tuple[str, ...] = ()
     because: str = ""
+    lacking: str = ""
 
 
 def summary_table(results: Sequence[VariantResult], *, width: int | None = None) -> str:
@@ -167,13 +207,48 @@ def run_commands(image: str, *, models: Path) -> str:
     return f"Run one of them:\n\n  {run}\n\nand ask it, from another terminal:\n\n  {ask}\n"
 
 
-def list_table(rows: Sequence[ListRow], *, width: int | None = None) -> str:
-    """The matrix's variants, a line each."""
+def list_table(rows: Sequence[ListRow], *, dropped: int = 0, width: int | None = None) -> str:
+    """The matrix's variants, a line each.
+
+    Args:
+        rows: the variants.
+        dropped: how many the targets ask for beside these, that are not built.
+        width: columns of the terminal; None for no limit.
+    """
     if not rows:
         return "The matrix has no variants.\n"
-    columns = [Column(name) for name in ("variant", "release", "flavour", "level", "targets", "state")]
-    cells = [(row.variant, row.release, row.flavour, row.level, ", ".join(row.targets), row.state) for row in rows]
-    return f"{table(columns, cells, width=width)}\n{_variants(len(rows))}.\n"
+    columns = [
+        Column(name) for name in ("variant", "release", "flavour", "level", "platform", "cuda", "targets", "state")
+    ]
+    usual = {row.platform for row in rows} == {"linux/amd64"}
+    cells = [
+        (
+            row.variant,
+            row.release,
+            row.flavour,
+            row.level,
+            "" if usual else row.platform,
+            row.cuda,
+            ", ".join(row.targets),
+            row.state if row.recipe else "no recipe yet",
+        )
+        for row in rows
+    ]
+    more = f" {dropped} more are dropped: `invoke explain --dropped` tells why." if dropped else ""
+    return f"{table(columns, cells, width=width)}\n{_variants(len(rows))}.{more}\n"
+
+
+def dropped_table(rows: Sequence[DroppedRow], *, width: int | None = None) -> str:
+    """What is not built, a line for each reason."""
+    if not rows:
+        return "Nothing is dropped: every variant that a target asks for is built.\n"
+    columns = [Column(name) for name in ("variant", "target", "why", "who says so")]
+    cells = [
+        (*(("", "") if index else (row.variant, row.target)), reason, who)
+        for row in rows
+        for index, (reason, who) in enumerate(row.reasons)
+    ]
+    return f"{table(columns, cells, width=width)}\n{_variants(len(rows))} dropped.\n"
 
 
 def plan_table(rows: Sequence[PlanRow], *, width: int | None = None) -> str:
@@ -181,10 +256,22 @@ def plan_table(rows: Sequence[PlanRow], *, width: int | None = None) -> str:
     if not rows:
         return "Nothing to do: no variant was chosen.\n"
     columns = [Column(name) for name in ("variant", "would run", "up to date", "because")]
-    cells = [(row.variant, " ".join(row.run) or "nothing", " ".join(row.up_to_date), row.because) for row in rows]
-    work = sum(bool(row.run) for row in rows)
-    told = f"{_variants(len(rows))}: {work} to work on, {len(rows) - work} up to date. Nothing was run."
+    cells = [
+        (row.variant, " ".join(row.run) or "nothing", " ".join(row.up_to_date), row.lacking or row.because)
+        for row in rows
+    ]
+    work, lacking = sum(bool(row.run) for row in rows), sum(bool(row.lacking) for row in rows)
+    told = f"{_variants(len(rows))}: {work} to work on, {len(rows) - work - lacking} up to date"
+    told += f", {lacking} without a recipe. Nothing was run." if lacking else ". Nothing was run."
     return f"{table(columns, cells, width=width)}\n{told}\n"
+
+
+def with_origin(value: str, origin: str) -> str:
+    """A value, and where it comes from: beside it, or below where there is no room."""
+    if not origin:
+        return value
+    gap = "\n" if "\n" in value or len(value) > _BESIDE else "  "
+    return f"{value}{gap}({origin})"
 
 
 def explain_page(title: str, sections: Sequence[Section]) -> str:

@@ -1,0 +1,1 @@
+"""What the tasks do. The top floor: joins the rooms below, and prints. A task imports the one that it needs."""

@@ -1,0 +1,123 @@
+"""`list` and `explain`: what the matrix gives, without an engine."""
+
+from __future__ import annotations
+
+import json as json_module
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from serving_factory.commands.shared import Asked, print_json, width, write
+from serving_factory.errors import RecipeError, UsageError
+from serving_factory.line.place import build_folder
+from serving_factory.line.records import last_stage
+from serving_factory.matrix.github import github_matrices
+from serving_factory.matrix.matrix import Matrix
+from serving_factory.matrix.origins import CATALOGUE, origin
+from serving_factory.matrix.variant import Variant
+from serving_factory.recipes.support import is_supported
+from serving_factory.ui import tables
+
+__all__ = ["explain_dropped", "explain_variant", "list_variants"]
+
+
+def list_variants(asked: Asked, *, json: bool, ids: bool, github: bool) -> None:
+    """Print the variants: a table, or one of three forms for machines.
+
+    Raises:
+        UsageError: more than one of these forms is asked for.
+    """
+    if json + ids + github > 1:
+        raise UsageError("--json, --ids and --github are three forms of the same", remedy="ask for one of them")
+    matrix = asked.load()
+    chosen = asked.choose(matrix)
+    if ids:
+        write("".join(f"{variant.id}\n" for variant in chosen))
+    elif github:
+        write(json_module.dumps(github_matrices(chosen)) + "\n")
+    else:
+        folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
+        rows = [_row(variant, matrix, folder) for variant in chosen]
+        if json:
+            print_json([asdict(row) for row in rows])
+        else:
+            write(tables.list_table(rows, dropped=len(matrix.dropped), width=width()))
+
+
+def _row(variant: Variant, matrix: Matrix, folder: Path) -> tables.ListRow:
+    return tables.ListRow(
+        variant=variant.id,
+        release=variant.release,
+        flavour=variant.flavour.value,
+        level=variant.level.value,
+        platform=variant.platform.value,
+        cuda=variant.cuda or "",
+        capabilities=variant.capabilities,
+        targets=matrix.targets_of(variant),
+        state=last_stage(folder / variant.id),
+        recipe=is_supported(variant),
+    )
+
+
+def explain_variant(asked: Asked, id_: str, *, json: bool) -> None:
+    """Print everything that decides one variant, and where each value comes from.
+
+    Raises:
+        UsageError: no id is given.
+        UnknownNameError: the matrix has no such variant.
+    """
+    if not id_:
+        raise UsageError("explain needs a variant's id, or --dropped", remedy="take one of `invoke list --ids`")
+    # Recipes are rendered here, which takes a while to import: `list` does without.
+    from serving_factory.recipes.explain import explain, explain_matrix  # noqa: PLC0415
+    from serving_factory.recipes.recipe import recipe_for  # noqa: PLC0415
+
+    matrix = asked.load()
+    (variant,) = replace(asked, variants=(id_,)).choose(matrix)
+    file_from = "command line, --matrix" if asked.matrix else "default"
+    sections = explain_matrix(variant, matrix, file_from=file_from)
+    try:
+        recipe = recipe_for(variant, matrix)
+    except RecipeError as error:
+        sections += (("Recipe", (("none", error.what, ""),)),)
+    else:
+        folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build) / variant.id
+        sections += explain(recipe, matrix, context=folder / "recipe" / "devel")
+    if json:
+        values = {title: {name: value for name, value, _ in entries} for title, entries in sections}
+        origins = {title: {name: told for name, _, told in entries if told} for title, entries in sections}
+        print_json({**values, "origins": {title: told for title, told in origins.items() if told}})
+    else:
+        page = [
+            tables.Section(title, tuple((name, tables.with_origin(value, told)) for name, value, told in entries))
+            for title, entries in sections
+        ]
+        write(tables.explain_page(variant.id, page))
+
+
+def explain_dropped(asked: Asked, *, json: bool) -> None:
+    """Print what targets ask for and is not built, and why."""
+    matrix = asked.load()
+    rows = [
+        tables.DroppedRow(
+            variant=dropped.candidate.variant.id,
+            target=dropped.candidate.target,
+            reasons=tuple(
+                (reason.text, origin(matrix, reason.rule.path) if reason.rule else CATALOGUE)
+                for reason in dropped.reasons
+            ),
+        )
+        for dropped in matrix.dropped
+    ]
+    if json:
+        print_json(
+            [
+                {
+                    "variant": row.variant,
+                    "target": row.target,
+                    "reasons": [{"reason": reason, "from": told} for reason, told in row.reasons],
+                }
+                for row in rows
+            ]
+        )
+    else:
+        write(tables.dropped_table(rows, width=width()))

@@ -1,0 +1,148 @@
+"""What commands share: where the checkout is, the choice of variants, errors as exit codes, printing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from invoke.exceptions import Exit
+
+from serving_factory.errors import CancelledError, FactoryError
+from serving_factory.ui.errors import render_error
+
+if TYPE_CHECKING:
+    from serving_factory.matrix.matrix import Matrix
+    from serving_factory.matrix.variant import Variant
+
+__all__ = ["Asked", "Checkout", "count", "errors", "print_json", "width", "write"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """Where things are.
+
+    Args:
+        root: the checkout.
+        build: its build folder.
+    """
+
+    root: Path
+    build: Path
+
+    @property
+    def sample(self) -> Path:
+        """The sample's matrix file."""
+        return self.root / "samples" / "matrix.yaml"
+
+    @property
+    def models(self) -> Path:
+        """The models that images are tried with."""
+        return self.root / "samples" / "model_server" / "models"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Which variants of which matrix a user asks for; names of one kind add up, kinds narrow each other down.
+
+    Args:
+        checkout: where things are.
+        matrix: the matrix file; empty for the checkout's own.
+        targets: names of targets.
+        releases: full tags or specifiers.
+        variants: ids.
+        flavours: flavours.
+        levels: levels.
+        platforms: platforms.
+        cuda: CUDA versions or specifiers.
+    """
+
+    checkout: Checkout
+    matrix: str = ""
+    targets: Sequence[str] = field(default=())
+    releases: Sequence[str] = field(default=())
+    variants: Sequence[str] = field(default=())
+    flavours: Sequence[str] = field(default=())
+    levels: Sequence[str] = field(default=())
+    platforms: Sequence[str] = field(default=())
+    cuda: Sequence[str] = field(default=())
+
+    @property
+    def file(self) -> Path:
+        """The matrix file."""
+        return Path(self.matrix) if self.matrix else self.checkout.root / "matrix.yaml"
+
+    def load(self) -> Matrix:
+        """Read the matrix file.
+
+        Raises:
+            MatrixError: it cannot be used.
+        """
+        # It brings pydantic: a task's help does without.
+        from serving_factory.matrix.load import load_matrix  # noqa: PLC0415
+
+        return load_matrix(self.file)
+
+    def choose(self, matrix: Matrix) -> tuple[Variant, ...]:
+        """Choose the variants.
+
+        Raises:
+            UnknownNameError: there are none such.
+        """
+        from serving_factory.matrix.select import select  # noqa: PLC0415
+
+        return select(
+            matrix,
+            targets=self.targets,
+            releases=self.releases,
+            variants=self.variants,
+            flavours=self.flavours,
+            levels=self.levels,
+            platforms=self.platforms,
+            cuda=self.cuda,
+        )
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Turn the errors that a user can meet into a message and an exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except FactoryError as error:
+        raise Exit(render_error(error).rstrip(), code=error.exit_code) from None
+    except PermissionError as error:
+        told = FactoryError(f"this user may not: {error}", remedy="see who owns that file, and run the command as them")
+        raise Exit(render_error(told).rstrip(), code=told.exit_code) from None
+    except KeyboardInterrupt:
+        raise Exit("Cancelled.", code=CancelledError.exit_code) from None
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def write(text: str) -> None:
+    """Print, as it is."""
+    sys.stdout.write(text)
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document."""
+    write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def width() -> int | None:
+    """Columns of the terminal; None where nobody looks at one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def count(number: int, noun: str) -> str:
+    """Say how many: `1 place`, `2 places`."""
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,143 @@
+"""`build`, the stages alone, `push`, `demo` and `clean`: what needs an engine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from invoke.exceptions import Exit
+
+from serving_factory.commands.shared import Asked, Checkout, print_json, width, write
+from serving_factory.errors import CancelledError
+from serving_factory.line.cleaning import clean as clean_site
+from serving_factory.line.events import Event, EventKind, StageName
+from serving_factory.line.job import Job, Site, Stage
+from serving_factory.line.lock import hold_lock
+from serving_factory.line.place import build_folder
+from serving_factory.line.plan import plan_line
+from serving_factory.line.results import Status, VariantResult
+from serving_factory.line.scheduler import run_line
+from serving_factory.line.stages import BUILD, COMPILE, EXTRACT, INSPECT, PACKAGE, SMOKE
+from serving_factory.recipes.recipe import Lacking, Recipe, recipes_for
+from serving_factory.ui import tables
+from serving_factory.ui.reporter import choose
+
+__all__ = ["build", "clean", "demo", "push", "run_stage"]
+
+_ALONE = {"compile": (COMPILE, EXTRACT), "inspect": (INSPECT,), "package": (PACKAGE,), "smoke": (SMOKE,)}
+"""The stages that each of the small tasks runs."""
+
+
+def build(asked: Asked, *, registry: str, dry_run: bool, json: bool) -> None:
+    """Take the chosen variants through the whole line; with a registry, to it."""
+    stages = (*BUILD, *_push_stages()) if registry else BUILD
+    if dry_run:
+        _print_plan(asked, stages, registry=registry, json=json)
+    else:
+        _run(asked, stages, registry=registry, json=json)
+
+
+def run_stage(name: str, asked: Asked, *, json: bool) -> None:
+    """Run one stage of the chosen variants."""
+    _run(asked, _ALONE[name], json=json)
+
+
+def push(asked: Asked, *, registry: str, json: bool) -> None:
+    """Push the chosen variants' images."""
+    _run(asked, _push_stages(), registry=registry, json=json)
+
+
+def demo(checkout: Checkout, *, registry: str, json: bool) -> None:
+    """Take the sample through the whole line, and show how to run what came of it."""
+    stages = (*BUILD, *_push_stages()) if registry else BUILD
+    results = _run(Asked(checkout=checkout, matrix=str(checkout.sample)), stages, registry=registry, json=json)
+    if not json:
+        write("\n" + tables.demo_table(results, models=checkout.models, width=width()))
+
+
+def clean(asked: Asked, *, images: bool, caches: bool) -> None:
+    """Remove what builds of the matrix left."""
+    with hold_lock(asked.checkout.build):
+        for line in clean_site(_site(asked), images=images, caches=caches):
+            write(f"{line}\n")
+
+
+def _push_stages() -> tuple[Stage, ...]:
+    # It brings the Docker SDK, which takes half a second to import: only who pushes waits for it.
+    from serving_factory.line.stages.push import PUSH  # noqa: PLC0415
+
+    return (PUSH,)
+
+
+def _site(asked: Asked, registry: str = "") -> Site:
+    folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
+    return Site(build=folder, models=asked.checkout.models, registry=registry or None)
+
+
+def _recipes(asked: Asked) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...]]:
+    matrix = asked.load()
+    return recipes_for(asked.choose(matrix), matrix)
+
+
+def _run(asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: bool) -> tuple[VariantResult, ...]:
+    recipes, lacking = _recipes(asked)
+    site = _site(asked, registry)
+    reporter = choose(
+        json=json,
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+        environ=os.environ,
+        variants=[*(recipe.variant.id for recipe in recipes), *(one.variant.id for one in lacking)],
+        last_stage=stages[-1].name,
+    )
+    with hold_lock(asked.checkout.build):
+        with reporter:
+            for one in lacking:
+                reporter.handle(_refused(one, stages[0].name))
+            done = run_line(_jobs(recipes, site), stages, reporter.handle, before=_before(stages))
+        results = (*done, *(VariantResult(variant=o.variant.id, status=Status.FAILED, error=o.error) for o in lacking))
+        reporter.summary(results)
+    _end(results)
+    return results
+
+
+def _refused(lacking: Lacking, stage: StageName) -> Event:
+    return Event(variant=lacking.variant.id, stage=stage, kind=EventKind.FAILED, text=str(lacking.error))
+
+
+def _end(results: Sequence[VariantResult]) -> None:
+    """Exit as the run deserves; its errors are printed already."""
+    if any(result.status is Status.CANCELLED for result in results):
+        raise Exit(code=CancelledError.exit_code)
+    for result in results:
+        if result.error:
+            raise Exit(code=result.error.exit_code)
+
+
+def _jobs(recipes: Sequence[Recipe], site: Site) -> list[Job]:
+    return [Job(recipe=recipe, site=site) for recipe in recipes]
+
+
+def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages of the line before these."""
+    return BUILD[: BUILD.index(stages[0])] if stages[0] in BUILD else BUILD
+
+
+def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool) -> None:
+    recipes, lacking = _recipes(asked)
+    rows = [
+        tables.PlanRow(
+            variant=one.variant,
+            run=tuple(map(str, one.run)),
+            up_to_date=tuple(map(str, one.up_to_date)),
+            because=one.because,
+        )
+        for one in plan_line(_jobs(recipes, _site(asked, registry)), stages)
+    ]
+    rows += [tables.PlanRow(variant=one.variant.id, lacking=one.error.what) for one in lacking]
+    if json:
+        print_json([asdict(row) for row in rows])
+    else:
+        write(tables.plan_table(rows, width=width()))

@@ -1,0 +1,35 @@
+"""Where in the build folder a matrix's variants lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from serving_factory.recipes.keys import key_of, short
+
+__all__ = ["build_folder", "build_name"]
+
+
+def build_folder(matrix_file: Path, root: Path, build: Path) -> Path:
+    """Where the variants of a matrix file lie.
+
+    Args:
+        matrix_file: the file.
+        root: the checkout.
+        build: its build folder.
+    """
+    return build / build_name(matrix_file.resolve(), root)
+
+
+def build_name(matrix_file: Path, root: Path) -> str:
+    """Where in the build folder the variants of a matrix file lie: at its top for the checkout's own matrix.yaml.
+
+    For any other file it is a folder of its own, so that no other matrix's binary of the same name is overwritten.
+
+    Args:
+        matrix_file: the file, as an absolute path.
+        root: the checkout.
+    """
+    if matrix_file.is_relative_to(root):
+        name = matrix_file.relative_to(root).with_suffix("").as_posix()
+        return name.removesuffix("matrix").rstrip("/").replace("/", "-")
+    return f"{matrix_file.stem}-{short(key_of(file=str(matrix_file)))}"

@@ -1,0 +1,222 @@
+"""From selections and rules to variants. Pure: every candidate is either kept, or dropped with all its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+from serving_factory.catalogue.bad_pairs import BadPair, bad_pairs
+from serving_factory.catalogue.cuda import cudas, why_not
+from serving_factory.catalogue.flag_sets import flag_sets
+from serving_factory.catalogue.levels import Level
+from serving_factory.catalogue.releases import FlavourFacts, Release, releases
+from serving_factory.matrix.capabilities import capability_words
+from serving_factory.matrix.problems import Finding, KeyPath
+from serving_factory.matrix.rules import Candidate, Rule
+from serving_factory.matrix.targets import Selection
+from serving_factory.matrix.variant import Variant
+
+__all__ = ["CompilerOf", "Dropped", "Expansion", "Reason", "expand", "uncertain_pairs"]
+
+CompilerOf = Callable[[FlavourFacts], str]
+"""Which compiler builds a flavour, name and version; empty where nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a candidate is dropped, without a full stop; and the rule that says so, None where the catalogue does."""
+
+    text: str
+    rule: Rule | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A candidate that is not built, and all that speaks against it: first the catalogue, then rules in their order."""
+
+    candidate: Candidate
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expansion:
+    """What came of all selections.
+
+    Args:
+        kept: what is built, in the order of targets; within one, in the order of variants.
+        dropped: what is not, likewise.
+        findings: what the user ought to have written otherwise.
+    """
+
+    kept: tuple[Candidate, ...]
+    dropped: tuple[Dropped, ...]
+    findings: tuple[Finding, ...]
+
+
+def expand(selections: Iterable[Selection], rules: Sequence[Rule], compiler_of: CompilerOf) -> Expansion:
+    """Expand selections to variants.
+
+    The order of the rules decides nothing but the order in which reasons are told.
+
+    Args:
+        selections: what the targets ask for.
+        rules: what is taken out again.
+        compiler_of: the compiler, by which known bad pairs go.
+    """
+    state = _State(rules, compiler_of)
+    for selection in selections:
+        state.take(selection)
+    return Expansion(
+        kept=tuple(state.kept), dropped=tuple(state.dropped), findings=(*state.findings, *state.about_rules())
+    )
+
+
+def uncertain_pairs(variant: Variant, compiler: str) -> tuple[BadPair, ...]:
+    """Find what was reported of a variant's branch, while nobody has said whether the release has it: it is built."""
+    return tuple(pair for pair in _bad_pairs(variant, compiler) if not pair.certain)
+
+
+@dataclass(slots=True)
+class _State:
+    """What is gathered on the way through the selections."""
+
+    rules: Sequence[Rule]
+    compiler_of: CompilerOf
+    kept: list[Candidate] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    _concerned: set[KeyPath] = field(default_factory=set)
+    _sparing: set[KeyPath] = field(default_factory=set)
+    _emptied: dict[KeyPath, list[str]] = field(default_factory=dict)
+
+    def take(self, selection: Selection) -> None:
+        refusals: dict[Candidate, list[Reason]] = {}
+        mistakes: list[Finding] = []
+        for release in (release for tag, release in releases().items() if tag in selection.releases):
+            for candidate, reason in _candidates(selection, release, self.compiler_of):
+                refusals.setdefault(candidate, [])
+                if reason:
+                    refusals[candidate].append(reason)
+            mistakes += _mistakes(selection, release)
+        candidates = sorted(refusals, key=lambda candidate: candidate.variant.order)
+        self.findings += mistakes
+        told = bool(mistakes)
+        for rule in self.rules:
+            concerned = [candidate for candidate in candidates if rule.concerns(candidate)]
+            out = [candidate for candidate in concerned if rule.drops(candidate)]
+            if concerned:
+                self._concerned.add(rule.path)
+            if len(out) < len(concerned):
+                self._sparing.add(rule.path)
+            if out and len(out) == len(candidates):
+                self._emptied.setdefault(rule.path, []).append(selection.target)
+                told = True
+            for candidate in out:
+                refusals[candidate].append(Reason(rule.reason, rule))
+        kept = [candidate for candidate in candidates if not refusals[candidate]]
+        self.kept += kept
+        self.dropped += [Dropped(one, tuple(refusals[one])) for one in candidates if refusals[one]]
+        if not kept and not told:
+            self.findings.append(_nothing(selection, refusals))
+
+    def about_rules(self) -> Iterator[Finding]:
+        for rule in self.rules:
+            if rule.path not in self._concerned:
+                path = rule.path if rule.only is None else (*rule.path, "where")
+                rule_text = "no variant that a target asks for meets all of these conditions"
+                yield Finding(path=path, rule=rule_text, remedy="Loosen one, or take the rule away.")
+            elif rule.path in self._emptied:
+                names = " and ".join(self._emptied[rule.path])
+                yield Finding(
+                    path=rule.path,
+                    rule=f"this rule drops every variant of target {names}",
+                    remedy="Narrow its conditions, or take the target away.",
+                )
+            elif rule.only is not None and rule.path not in self._sparing:
+                yield Finding(
+                    path=(*rule.path, "only"),
+                    rule="no variant that `where` matches meets these conditions: the rule drops them all",
+                    remedy="Loosen one, or say so with an exclude rule.",
+                )
+
+
+def _candidates(
+    selection: Selection, release: Release, compiler_of: CompilerOf
+) -> Iterator[tuple[Candidate, Reason | None]]:
+    """Each variant that a target asks of one release, and what the catalogue has against it."""
+    facts = release.flavours.get(selection.flavour)
+    gpu = facts.gpu if facts else None
+    capabilities = gpu.capabilities if gpu else ()
+    if gpu and selection.capabilities is not None and selection.capabilities != capability_words(capabilities):
+        capabilities = selection.capabilities
+    refusal = _refusal(selection, release)
+    compiler = compiler_of(facts) if facts else ""
+    for platform in selection.platforms:
+        for level in selection.levels:
+            variant = Variant(
+                release=release.tag,
+                flavour=selection.flavour,
+                level=level,
+                platform=platform,
+                copts=selection.copts,
+                flag_set=_flag_set(selection, level),
+                cuda=gpu.cuda if gpu else None,
+                capabilities=capabilities,
+            )
+            bad = None if refusal else next((p for p in _bad_pairs(variant, compiler) if p.certain), None)
+            against = f"it does not {bad.fails}: {bad.reason} ({bad.references[0]})" if bad else refusal
+            yield Candidate(selection.target, variant), Reason(against) if against else None
+
+
+def _flag_set(selection: Selection, level: Level) -> str | None:
+    """The target's set, at the level that it is for: a set says nothing about other levels."""
+    name = selection.flag_set
+    return name if name and flag_sets()[name].level is level else None
+
+
+def _refusal(selection: Selection, release: Release) -> str:
+    """Why a release has nothing to offer to a target; empty where it has."""
+    return next((rule for _, rule, _ in _refusals(selection, release)), "")
+
+
+def _refusals(selection: Selection, release: Release) -> Iterator[tuple[str, str, str]]:
+    """What of a target a release cannot give: the name of the value, the rule, a remedy."""
+    facts = release.flavours.get(selection.flavour)
+    if facts is None:
+        has = ", ".join(release.flavours)
+        yield "flavour", f"release {release.tag} has no flavour {selection.flavour}", f"It has: {has}."
+        return
+    if facts.gpu is None:
+        return
+    cuda = facts.gpu.cuda
+    if selection.cuda not in {None, cuda}:
+        yield "cuda", f"release {release.tag} is built with CUDA {cuda} alone", f"Write {cuda!r}, or take it away."
+    elif selection.capabilities and (wrong := why_not(selection.capabilities, cudas()[cuda])):
+        yield "capabilities", f"release {release.tag}: {wrong}", "Take it away, or take other releases."
+
+
+def _mistakes(selection: Selection, release: Release) -> Iterator[Finding]:
+    """What a user has asked for by a release's full tag, and cannot get."""
+    if release.tag in selection.named:
+        for name, rule, remedy in _refusals(selection, release):
+            yield Finding(path=selection.origins[name], rule=rule, remedy=remedy)
+
+
+def _nothing(selection: Selection, refusals: Mapping[Candidate, Sequence[Reason]]) -> Finding:
+    """A target that is empty, with the first reasons for it."""
+    reasons = list(dict.fromkeys(reason.text for reasons in refusals.values() for reason in reasons))
+    told = "; ".join(reasons[:3]) + ("; …" if len(reasons) > 3 else "")  # noqa: PLR2004 - enough to see why
+    path: KeyPath = ("targets", selection.target)
+    return Finding(path=path, rule=f"this target selects nothing: {told}", remedy="Ask for other releases or levels.")
+
+
+def _bad_pairs(variant: Variant, compiler: str) -> Iterator[BadPair]:
+    for pair in _bad_pairs_of(variant.release):
+        if pair.holds(variant.release, variant.flavour, variant.level, compiler):
+            yield pair
+
+
+@cache
+def _bad_pairs_of(release: str) -> tuple[BadPair, ...]:
+    return tuple(pair for pair in bad_pairs() if release in pair.releases)

@@ -1,0 +1,119 @@
+"""What a user writes to mean some releases or CUDA versions: full names, version specifiers, `latest-patches`."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import Version
+
+from serving_factory.catalogue.closest import closest_release
+from serving_factory.catalogue.cuda import cudas
+from serving_factory.catalogue.releases import releases
+from serving_factory.matrix.problems import did_you_mean
+
+__all__ = ["LATEST", "SelectorError", "cuda_versions", "is_name", "is_range", "release_tags"]
+
+LATEST = "latest-patches"
+
+_NAME = re.compile(r"\d+(?:\.\d+)*")
+_OPERATORS = "<>=!~"
+_SPELLING = 'Write it like ">=2.11,<2.16": <, <=, ==, !=, >=, > or ~= and a version, joined by commas.'
+
+
+class SelectorError(ValueError):
+    """A selector that means nothing.
+
+    Args:
+        rule: which rule it breaks; part of a sentence.
+        remedy: one thing to do.
+    """
+
+    def __init__(self, rule: str, remedy: str) -> None:
+        super().__init__(rule)
+        self.rule = rule
+        self.remedy = remedy
+
+
+def is_range(text: str) -> bool:
+    """Whether this describes things by their versions, and is not the name of one."""
+    return LATEST in text or any(character in text for character in f"{_OPERATORS},")
+
+
+def is_name(text: str) -> bool:
+    """Whether this is the full name of one thing, not a description of several."""
+    return _NAME.fullmatch(text.strip()) is not None
+
+
+@cache
+def release_tags(text: str) -> frozenset[str]:
+    """Find the releases that a selector means.
+
+    Args:
+        text: parts joined by commas, each of which narrows: a full tag, a version specifier, or `latest-patches`, the
+            last patch of each line of the catalogue.
+
+    Raises:
+        SelectorError: it cannot be read, or the catalogue has no such release.
+    """
+    catalogue = releases()
+    versions = _versions()
+    found = set(catalogue)
+    for part in (part.strip() for part in text.split(",")):
+        if part == LATEST:
+            last = {release.line: tag for tag, release in catalogue.items()}
+            found &= set(last.values())
+        elif part in catalogue:
+            found &= {part}
+        elif part[:1] and part[0] in _OPERATORS:
+            specifier = _specifier(part)
+            found = {tag for tag in found if versions[tag] in specifier}
+        elif not part:
+            raise SelectorError("there is nothing before or after a comma", _SPELLING)
+        else:
+            raise _no_release(part)
+    if not found:
+        raise SelectorError(
+            "the catalogue has no such release", f"It has {next(iter(versions))} to {next(reversed(versions))}."
+        )
+    return frozenset(found)
+
+
+@cache
+def cuda_versions(text: str) -> frozenset[str]:
+    """Find the CUDA versions that a selector means: one by its name, or several by a specifier.
+
+    Raises:
+        SelectorError: it cannot be read, or no release was built with such a CUDA.
+    """
+    known = list(cudas())
+    if text in known:
+        return frozenset({text})
+    if text[:1] and text[0] in _OPERATORS:
+        specifier = _specifier(text)
+        if found := {version for version in known if Version(version) in specifier}:
+            return frozenset(found)
+    elif not is_name(text):
+        raise SelectorError("this is no CUDA version and no specifier", 'Write "12.2", or a range such as ">=12".')
+    known_ones = f"They were built with {', '.join(known)}."
+    raise SelectorError("no release was built with such a CUDA", did_you_mean(text, known, otherwise=known_ones))
+
+
+@cache
+def _versions() -> dict[str, Version]:
+    return {tag: release.version for tag, release in releases().items()}
+
+
+def _specifier(text: str) -> SpecifierSet:
+    try:
+        return SpecifierSet(text)
+    except InvalidSpecifier:
+        raise SelectorError("this is no version specifier", _SPELLING) from None
+
+
+def _no_release(asked: str) -> SelectorError:
+    if remedy := did_you_mean(asked, [LATEST]):
+        return SelectorError("this is no release and no specifier", remedy)
+    other = closest_release(asked, releases())
+    return SelectorError(other.reason, f"The nearest is {other.tag!r}.")
