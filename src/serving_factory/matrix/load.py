@@ -221,7 +221,7 @@ class _Expansion:
                 known[tag] = catalogue[tag]
                 continue
             other = closest_release(tag, catalogue)
-            self._problem(("releases", index), repr(tag), other.reason, f"The nearest is {other.tag!r}.")
+            self._problem(("releases", index), repr(tag), other.reason, f"Did you mean {other.tag!r}?")
         return known
 
     def _variants(self, name: str, section: TargetSection, known: Mapping[str, Release]) -> Iterator[Variant]:
