@@ -11,6 +11,7 @@ from typing import ClassVar
 __all__ = [
     "ArtifactError",
     "CancelledError",
+    "CatalogueError",
     "CompileError",
     "CpuLevelError",
     "DiskFullError",
@@ -105,6 +106,12 @@ class UpstreamDiffersError(FactoryError):
     """A checkout of TensorFlow Serving is not what the catalogue says of its release."""
 
     exit_code = 8
+
+
+class CatalogueError(FactoryError):
+    """The catalogue's own data makes no sense: an entry lacks a fact, or has one that nobody knows of."""
+
+    exit_code = 9
 
 
 class LockedError(FactoryError):

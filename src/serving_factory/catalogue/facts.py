@@ -9,6 +9,8 @@ from enum import StrEnum
 
 from packaging.version import Version
 
+from serving_factory.errors import CatalogueError
+
 __all__ = ["CapabilitiesFrom", "Flavour", "FlavourFacts", "GpuFacts", "NcclFrom", "Release", "ServerFacts"]
 
 _CONFIG = "--config="
@@ -98,7 +100,7 @@ class FlavourFacts:
         """The plain image of the distribution that `base` is made of: `ubuntu:20.04`."""
         found = _UBUNTU.search(self.base)
         if found is None:
-            raise ValueError(f"{self.base} names no Ubuntu")
+            raise CatalogueError(f"the base {self.base} names no Ubuntu")
         return f"ubuntu:{found[1]}"
 
     @property

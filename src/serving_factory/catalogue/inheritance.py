@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from serving_factory.errors import CatalogueError
+
 __all__ = ["Entry", "Lines", "inherited", "merged"]
 
 Entry = Mapping[str, Any]
@@ -33,18 +35,18 @@ def inherited(lines: Lines) -> Mapping[str, Entry]:
         Full tag -> entry, in the file's order.
 
     Raises:
-        ValueError: a line is like one that does not stand above it, or a release is in the wrong line.
+        CatalogueError: a line is like one that does not stand above it, or a release is in the wrong line.
     """
     whole: dict[str, Entry] = {}
     found: dict[str, Entry] = {}
     for name, line in lines.items():
         like = line.get("like")
         if like is not None and like not in whole:
-            raise ValueError(f"releases.yaml: line {name} is like {like}, which does not stand above it")
+            raise CatalogueError(f"releases.yaml: line {name} is like {like}, which does not stand above it")
         own = {key: value for key, value in line.items() if key not in {"like", "releases"}}
         whole[name] = merged(whole[like], own) if like is not None else own
         for tag, release in line["releases"].items():
             if tag.rpartition(".")[0] != name:
-                raise ValueError(f"releases.yaml: {tag} stands in line {name}")
+                raise CatalogueError(f"releases.yaml: {tag} stands in line {name}")
             found[tag] = merged(whole[name], release)
     return found

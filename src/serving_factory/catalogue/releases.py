@@ -17,6 +17,7 @@ from serving_factory.catalogue.facts import (
     ServerFacts,
 )
 from serving_factory.catalogue.inheritance import Entry, Lines, inherited
+from serving_factory.errors import CatalogueError
 
 __all__ = ["UPSTREAM_TARGET", "UPSTREAM_URL", "Flavour", "FlavourFacts", "Release", "read_releases", "releases"]
 
@@ -24,6 +25,7 @@ UPSTREAM_URL = "https://github.com/tensorflow/serving.git"
 UPSTREAM_TARGET = "//tensorflow_serving/model_servers:tensorflow_model_server"
 
 _UNKNOWN = "unknown"
+_REMEDY = "the head of releases.yaml tells which facts there are"
 
 
 @cache
@@ -43,7 +45,7 @@ def read_releases(lines: Lines, checksums: Mapping[str, str]) -> Mapping[str, Re
         Full tag -> release, oldest first.
 
     Raises:
-        ValueError: a release lacks a fact, or has one that nobody knows of.
+        CatalogueError: a release lacks a fact, or has one that nobody knows of.
     """
     found = [_release(tag, entry, checksums) for tag, entry in inherited(lines).items()]
     return {release.tag: release for release in sorted(found, key=lambda release: release.version)}
@@ -154,9 +156,16 @@ class _Facts:
     def take(self, name: str, default: object = _REQUIRED) -> Any:  # noqa: ANN401 - the dataclasses give the types
         found = self._left.pop(name, default)
         if found is self._REQUIRED:
-            raise ValueError(f"releases.yaml: {self._where}: {name} is missing")
+            raise CatalogueError(f"releases.yaml: {self._where}: {name} is missing", remedy=_REMEDY)
+        for value in found if isinstance(found, list) else (found,):
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                raise CatalogueError(
+                    f"releases.yaml: {self._where}: {name} is the number {value}", remedy="put it in quotes"
+                )
         return found
 
     def done(self) -> None:
         if self._left:
-            raise ValueError(f"releases.yaml: {self._where}: nobody knows of {', '.join(self._left)}")
+            raise CatalogueError(
+                f"releases.yaml: {self._where}: nobody knows of {', '.join(self._left)}", remedy=_REMEDY
+            )

@@ -22,7 +22,7 @@ _TAKES_VALUE = frozenset({"-c", "--action_env", "--copt", "--cxxopt", "--define"
 
 _TENSORFLOW = re.compile(r'name\s*=\s*"org_tensorflow"')
 _MINIMUM = re.compile(
-    r'(?:check_bazel_version(?:_at_least)?|versions\.check)\(\s*(?:minimum_bazel_version\s*=\s*)?"([\d.]+)"'
+    r'(?:check_version|check_bazel_version(?:_at_least)?|versions\.check)\(\s*(?:minimum_bazel_version\s*=\s*)?"([\d.]+)"'
 )
 
 

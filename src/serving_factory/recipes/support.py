@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from packaging.specifiers import SpecifierSet
-
 from serving_factory.catalogue.releases import Flavour
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.variant import Variant
 
 __all__ = ["RECIPES", "check_supported", "is_supported"]
 
-RECIPES: Mapping[Flavour, SpecifierSet] = {
-    Flavour.CPU: SpecifierSet("==2.19.1"),
-    Flavour.MKL: SpecifierSet("==2.19.1"),
+RECIPES: Mapping[Flavour, tuple[str, ...]] = {
+    Flavour.CPU: ("2.19.1",),
+    Flavour.MKL: ("2.19.1",),
 }
 """Flavour -> the releases whose recipe exists."""
 
@@ -37,10 +35,6 @@ def check_supported(variant: Variant) -> None:
     missing = f"flavour {variant.flavour}{of}"
     raise RecipeError(
         f"{variant.id}: there is no recipe for {missing} yet",
-        why="recipes: " + "; ".join(f"{flavour} {_spelled(releases)}" for flavour, releases in RECIPES.items()),
+        why="recipes: " + "; ".join(f"{flavour} {', '.join(releases)}" for flavour, releases in RECIPES.items()),
         remedy=f"take another release or flavour; `invoke catalogue {variant.release}` tells what upstream did",
     )
-
-
-def _spelled(releases: SpecifierSet) -> str:
-    return str(releases).removeprefix("==")

@@ -37,7 +37,7 @@ def word_for(task: str, arguments: Sequence[Argument], words: Sequence[str]) -> 
     for word in rest:
         if not word.startswith("-"):
             return word
-        argument = names.get(word.lstrip("-").replace("-", "_"))
+        argument = names.get(word.lstrip("-"))
         if argument and argument.takes_value:
             next(rest, None)
     return None
