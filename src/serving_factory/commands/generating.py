@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from serving_factory.commands.shared import Asked, count, write
@@ -16,17 +15,21 @@ __all__ = ["generate"]
 
 
 def generate(asked: Asked, *, check: bool) -> None:
-    """Write the schema, and the Dockerfiles of every variant that has a recipe; take away what nothing makes any more.
+    """Write the Dockerfiles of every variant that has a recipe; take away what nothing makes any more.
+
+    The schema is written along with those of a matrix file that lies beside it.
 
     Raises:
         DriftError: with `check`, a file is not what the data gives.
     """
     matrix, folder = asked.load(), generated_folder(asked.file)
     dockerfiles = generated_files(matrix)
-    files = {asked.checkout.root / SCHEMA_FILE: matrix_schema()}
-    files |= {folder / name: text for name, text in dockerfiles.items()}
+    files = {folder / name: text for name, text in dockerfiles.items()}
     wrong = {folder / name: what for name, what in drift(folder, dockerfiles).items()}
-    wrong |= _schema_drift(asked.checkout.root / SCHEMA_FILE, files)
+    schema = asked.checkout.root / SCHEMA_FILE
+    if asked.file.resolve().parent == schema.parent:
+        files[schema] = matrix_schema()
+        wrong |= _schema_drift(schema, files[schema])
     if check and wrong:
         raise DriftError(
             f"{len(wrong)} generated files are not what the templates and the data give",
@@ -44,7 +47,7 @@ def generate(asked: Asked, *, check: bool) -> None:
     write(f"{len(files)} files are up to date{more}\n")
 
 
-def _schema_drift(path: Path, files: Mapping[Path, str]) -> dict[Path, str]:
+def _schema_drift(path: Path, text: str) -> dict[Path, str]:
     if not path.is_file():
         return {path: "missing"}
-    return {} if path.read_bytes() == files[path].encode() else {path: "differs"}
+    return {} if path.read_bytes() == text.encode() else {path: "differs"}

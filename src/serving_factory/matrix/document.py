@@ -209,9 +209,7 @@ class _Composer:
         next(self._events)  # the document's end
         end = next(self._events)
         if not isinstance(end, yaml.StreamEndEvent):
-            raise _broken(
-                self._file, "a second document begins here", _mark(end), "Keep one; each is a file of its own."
-            )
+            raise _broken(self._file, "a second document begins here", _mark(end), "Keep one of them.")
         return None if root.text is not None and root.plain and _NULL.fullmatch(root.text) else root
 
     def _node(self, event: Any, path: KeyPath) -> _Node:  # noqa: ANN401 - PyYAML's events have no types

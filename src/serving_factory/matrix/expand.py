@@ -23,6 +23,10 @@ CompilerOf = Callable[[FlavourFacts], str]
 """Which compiler builds a flavour, name and version; empty where nobody knows."""
 
 
+_TOLD = 3
+"""How many reasons are enough to see why a target is empty."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """Why a candidate is dropped, without a full stop; and the rule that says so, None where the catalogue does."""
@@ -206,7 +210,7 @@ def _mistakes(selection: Selection, release: Release) -> Iterator[Finding]:
 def _nothing(selection: Selection, refusals: Mapping[Candidate, Sequence[Reason]]) -> Finding:
     """A target that is empty, with the first reasons for it."""
     reasons = list(dict.fromkeys(reason.text for reasons in refusals.values() for reason in reasons))
-    told = "; ".join(reasons[:3]) + ("; …" if len(reasons) > 3 else "")  # noqa: PLR2004 - enough to see why
+    told = "; ".join(reasons[:_TOLD]) + (f"; and {len(reasons) - _TOLD} more" if len(reasons) > _TOLD else "")
     path: KeyPath = ("targets", selection.target)
     return Finding(path=path, rule=f"this target selects nothing: {told}", remedy="Ask for other releases or levels.")
 

@@ -96,8 +96,16 @@ def cuda_versions(text: str) -> frozenset[str]:
             return frozenset(found)
     elif not is_name(text):
         raise SelectorError("this is no CUDA version and no specifier", 'Write "12.2", or a range such as ">=12".')
-    known_ones = f"They were built with {', '.join(known)}."
-    raise SelectorError("no release was built with such a CUDA", did_you_mean(text, known, otherwise=known_ones))
+    else:
+        near = min(known, key=lambda version: abs(_number(version) - _number(text)))
+        raise SelectorError("no release was built with such a CUDA", f"Did you mean {near!r}?")
+    raise SelectorError("no release was built with such a CUDA", f"They were built with {', '.join(known)}.")
+
+
+def _number(version: str) -> int:
+    """A CUDA version as a number, to tell which is near."""
+    release = Version(version).release
+    return 100 * release[0] + (release[1] if len(release) > 1 else 0)
 
 
 @cache
@@ -116,4 +124,4 @@ def _no_release(asked: str) -> SelectorError:
     if remedy := did_you_mean(asked, [LATEST]):
         return SelectorError("this is no release and no specifier", remedy)
     other = closest_release(asked, releases())
-    return SelectorError(other.reason, f"The nearest is {other.tag!r}.")
+    return SelectorError(other.reason, f"Did you mean {other.tag!r}?")

@@ -99,6 +99,8 @@ class _Reader:
             name = above
 
     def selection(self) -> Selection | None:
+        if self.findings:
+            return None
         flavour, levels = self._required("flavour"), self._required("levels")
         if self.findings:
             return None
@@ -148,7 +150,7 @@ class _Reader:
         asked, named = _asked(own, path)
         for index, text in enumerate(own):
             if not release_tags(text) & everywhere.keys():
-                what = "this release is" if is_name(text) else "none of these releases is"
+                what = "this release is not" if is_name(text) else "none of these releases is"
                 self._found((*path, index), f"{what} in the file's releases", "Add it there: a target takes of those.")
         return {tag: at for tag, at in asked.items() if tag in everywhere}, named & everywhere.keys()
 

@@ -10,7 +10,7 @@ from serving_factory.catalogue.levels import level_facts
 from serving_factory.catalogue.releases import UPSTREAM_TARGET, releases
 from serving_factory.matrix.expand import uncertain_pairs
 from serving_factory.matrix.matrix import Matrix
-from serving_factory.matrix.origins import CATALOGUE, DEFAULT, origin, rules_about, variant_origins
+from serving_factory.matrix.origins import CATALOGUE, origin, rules_about, variant_origins
 from serving_factory.matrix.problems import KeyPath
 from serving_factory.matrix.tags import alias_tags, full_tags
 from serving_factory.matrix.variant import Variant
@@ -62,66 +62,54 @@ def explain(recipe: Recipe, matrix: Matrix, *, context: Path) -> Explanation:
         matrix: the matrix that its variant is of.
         context: the folder in which the compile stage writes the devel Dockerfile and its files.
     """
-    upstream = f"{CATALOGUE}, release {recipe.release.tag}"
+    return (
+        ("Compile", _compile(recipe, matrix)),
+        ("Toolchain", _toolchain(recipe, matrix)),
+        ("Image", _image(recipe, matrix)),
+        ("Devel image", (("made by, after compile", _devel_command(recipe, context), ""),)),
+    )
 
-    def of(*path: str, otherwise: str = upstream) -> str:
-        return origin(matrix, path, otherwise=otherwise)
 
-    variant, toolchain, repository = recipe.variant, recipe.toolchain, recipe.images.repository
-    bazel = toolchain.bazel
+def _compile(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
+    variant, upstream = recipe.variant, _upstream(recipe)
+    configs = " ".join(f"--config={name}" for name in recipe.toolchain.configs) or "none"
     needs = " ".join(level_facts(variant.level).cpuinfo) or "nothing beyond x86-64"
+    return (
+        ("source", str(recipe.source), origin(matrix, ("source",), otherwise=upstream)),
+        ("Bazel target", UPSTREAM_TARGET, ""),
+        ("configs", configs, origin(matrix, ("toolchain", "configs", variant.flavour.value), otherwise=upstream)),
+        ("copts", " ".join(variant.all_copts) or "none", ""),
+        ("CPU must have", needs, f"{CATALOGUE}, level {variant.level}"),
+        ("key", recipe.compile_key, ""),
+    )
+
+
+def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
+    toolchain, upstream = recipe.toolchain, _upstream(recipe)
+    bazel = f"{toolchain.bazel.version}, {toolchain.bazel.package or f'release asset sha256:{toolchain.bazel.sha256}'}"
     stand_in: KeyPath = ("network", "base_images", toolchain.base)
     return (
-        (
-            "Compile",
-            (
-                ("source", str(recipe.source), of("source")),
-                ("Bazel target", UPSTREAM_TARGET, ""),
-                (
-                    "configs",
-                    " ".join(f"--config={name}" for name in toolchain.configs) or "none",
-                    of("toolchain", "configs", variant.flavour.value),
-                ),
-                ("copts", " ".join(variant.all_copts) or "none", ""),
-                ("CPU must have", needs, f"{CATALOGUE}, level {variant.level}"),
-                ("key", recipe.compile_key, ""),
-            ),
-        ),
-        (
-            "Toolchain",
-            (
-                ("base", toolchain.base, of("toolchain", "base")),
-                ("base image used", recipe.base_image, origin(matrix, stand_in, otherwise="as named")),
-                ("compiler", toolchain.compiler, of("toolchain", "compiler")),
-                (
-                    "Bazel",
-                    f"{bazel.version}, {bazel.package or f'release asset sha256:{bazel.sha256}'}",
-                    of("toolchain", "bazel"),
-                ),
-                ("packages", " ".join(toolchain.packages), _packages_origin(matrix)),
-            ),
-        ),
-        (
-            "Image",
-            (
-                (
-                    "full tags",
-                    _names(repository, full_tags(recipe.images, variant, binary="BINARY")),
-                    of("image", "tags", otherwise=DEFAULT),
-                ),
-                (
-                    "aliases",
-                    _names(repository, alias_tags(recipe.images, variant, recipe.targets)) or "none",
-                    of("image", "aliases", otherwise=DEFAULT),
-                ),
-                ("on a lesser CPU use", recipe.lower_image or "no image of this matrix", ""),
-            ),
-        ),
-        (
-            "Devel image",
-            (("made by, after compile", _devel_command(recipe, context), ""),),
-        ),
+        ("base", toolchain.base, origin(matrix, ("toolchain", "base"), otherwise=upstream)),
+        ("base image used", recipe.base_image, origin(matrix, stand_in, otherwise="as named")),
+        ("compiler", toolchain.compiler, origin(matrix, ("toolchain", "compiler"), otherwise=upstream)),
+        ("Bazel", bazel, origin(matrix, ("toolchain", "bazel"), otherwise=upstream)),
+        ("packages", " ".join(toolchain.packages), _packages_origin(matrix)),
     )
+
+
+def _image(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
+    images, variant = recipe.images, recipe.variant
+    tags = _names(images.repository, full_tags(images, variant, binary="BINARY"))
+    aliases = _names(images.repository, alias_tags(images, variant, recipe.targets))
+    return (
+        ("full tags", tags, origin(matrix, ("image", "tags"))),
+        ("aliases", aliases or "none", origin(matrix, ("image", "aliases"))),
+        ("on a lesser CPU use", recipe.lower_image or "no image of this matrix", ""),
+    )
+
+
+def _upstream(recipe: Recipe) -> str:
+    return f"{CATALOGUE}, release {recipe.release.tag}"
 
 
 def _packages_origin(matrix: Matrix) -> str:
