@@ -408,7 +408,7 @@ WRONG = {
     ),
     "a text for a number": (
         SMALL + 'resources: {jobs: "8"}\n',
-        "8:19: resources.jobs: '8': expected a whole number.",
+        "8:19: resources.jobs: '8': expected a whole number from 1 to 1024.",
     ),
     "an unknown level": (
         replaced("[x86-64]", "[x86-64, v3]"),

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from serving_factory.errors import MatrixError
 from serving_factory.matrix.schema import SCHEMA_FILE, matrix_schema
 
-from .matrices import ROOT, SHIPPED
+from .matrices import ROOT, SHIPPED, document, load
 
 SCHEMA: dict[str, Any] = json.loads(matrix_schema())
 
 
-def section(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = SCHEMA["$defs"][name]
-    return found
+def sections(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A section, and all that are in it."""
+    if "properties" in schema:
+        yield schema
+    below = [schema.get(name) for name in ("items", "additionalProperties")]
+    for inner in [*schema.get("properties", {}).values(), *below]:
+        if isinstance(inner, dict):
+            yield from sections(inner)
 
 
 def test_the_committed_schema_is_current() -> None:
@@ -32,22 +40,31 @@ def test_the_shipped_files_name_it(file: Path) -> None:
 
 
 def test_every_key_is_explained() -> None:
-    sections = [SCHEMA, *(found for found in SCHEMA["$defs"].values() if "properties" in found)]
-    assert len(sections) > 8
-    for found in sections:
-        assert found["additionalProperties"] is False
-        assert found["description"]
-        for name, key in found["properties"].items():
-            assert key.get("description") or "$ref" in key, name
-
-
-def test_nothing_may_be_null() -> None:
-    assert "null" not in matrix_schema()
+    found = list(sections(SCHEMA))
+    assert len(found) > 8
+    for section in found:
+        assert section["additionalProperties"] is False
+        assert section["description"]
+        for name, key in section["properties"].items():
+            assert key["description"], name
 
 
 def test_axes_are_listed() -> None:
-    assert section("Flavour")["enum"] == ["cpu", "mkl", "gpu"]
-    assert "x86-64-v3" in section("Level")["enum"]
-    assert "linux/amd64" in section("Platform")["enum"]
+    target = SCHEMA["properties"]["targets"]["additionalProperties"]["properties"]
+    assert target["flavour"]["enum"] == ["cpu", "mkl", "gpu"]
+    assert "x86-64-v3" in target["levels"]["items"]["enum"]
+    assert "linux/amd64" in SCHEMA["properties"]["platforms"]["items"]["enum"]
     assert set(SCHEMA["required"]) == {"image", "releases", "targets"}
-    assert section("RequireSection")["required"] == ["reason", "where", "only"]
+    assert SCHEMA["properties"]["require"]["items"]["required"] == ["reason", "where", "only"]
+
+
+def test_patterns_are_the_readers(tmp_path: Path) -> None:
+    """A pattern says for an editor what the reader's own check says."""
+    pattern = re.compile(SCHEMA["properties"]["image"]["properties"]["repository"]["pattern"])
+    for name in ("team/serving", "Team/serving", "reg:5000/a", "a//b"):
+        try:
+            load(tmp_path, document(image={"repository": name}))
+        except MatrixError:
+            assert not pattern.search(name)
+        else:
+            assert pattern.search(name)

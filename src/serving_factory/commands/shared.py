@@ -84,7 +84,7 @@ class Asked:
         Raises:
             MatrixError: it cannot be used.
         """
-        # It brings pydantic: a task's help does without.
+        # A task's help does without the catalogue and all that reads a matrix.
         from serving_factory.matrix.load import load_matrix  # noqa: PLC0415
 
         return load_matrix(self.file)

@@ -9,6 +9,7 @@ from serving_factory.matrix.model import ConditionsSection, MatrixFile
 from serving_factory.matrix.problems import Finding, KeyPath, did_you_mean
 from serving_factory.matrix.rules import Conditions, Rule, RuleKind
 from serving_factory.matrix.selectors import cuda_versions, release_tags
+from serving_factory.matrix.shapes import key_names
 
 __all__ = ["rule_findings", "rules_of"]
 
@@ -35,10 +36,10 @@ def rules_of(model: MatrixFile) -> tuple[Rule, ...]:
 def rule_findings(model: MatrixFile) -> Iterator[Finding]:
     """Tell of rules that look at nothing, and of those that name a target that there is not."""
     for path, section in _sections(model):
-        values = section.model_dump(exclude={"reason"}, exclude_none=True)
+        given = [name for name in _CONDITIONS if getattr(section, name) is not None]
         # A `where` without conditions is about all variants: nothing is wrong with it.
-        if not values and path[-1] != "where":
-            yield Finding(path=path, rule="there is no condition here", remedy=f"Give one of {_CONDITIONS}.")
+        if not given and path[-1] != "where":
+            yield Finding(path=path, rule="there is no condition here", remedy=f"Give one of {', '.join(_CONDITIONS)}.")
         for index, name in enumerate(section.targets or ()):
             if name not in model.targets:
                 listed = f"Targets: {', '.join(model.targets)}."
@@ -47,7 +48,7 @@ def rule_findings(model: MatrixFile) -> Iterator[Finding]:
 
 
 _T = TypeVar("_T")
-_CONDITIONS = ", ".join(ConditionsSection.model_fields)
+_CONDITIONS = key_names(ConditionsSection)
 
 
 def _sections(model: MatrixFile) -> Iterator[tuple[KeyPath, ConditionsSection]]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from serving_factory.catalogue.distributions import distributions
 from serving_factory.matrix.document import Document, read_document
 from serving_factory.matrix.expand import Expansion, expand
 from serving_factory.matrix.file_rules import rule_findings, rules_of
 from serving_factory.matrix.matrix import BazelChoice, Images, Matrix, Resources, ToolchainChoice
 from serving_factory.matrix.model import MatrixFile, ToolchainSection
-from serving_factory.matrix.model_findings import model_findings
 from serving_factory.matrix.problems import Finding, KeyPath, did_you_mean, matrix_error
 from serving_factory.matrix.rules import Candidate
+from serving_factory.matrix.shapes import Notes, Section
 from serving_factory.matrix.tags import fill
 from serving_factory.matrix.targets import selections
 from serving_factory.matrix.templates import is_tag
@@ -31,11 +29,9 @@ def load_matrix(file: Path) -> Matrix:
         MatrixError: the file cannot be read or breaks a rule; the message lists every problem.
     """
     document = read_document(file)
-    try:
-        model = MatrixFile.model_validate(document.data)
-    except ValidationError as error:
-        _refuse(document, model_findings(error, document.written))
-        raise
+    notes = Notes(document.written)
+    model = Section(MatrixFile).read(document.data, (), notes)
+    _refuse(document, notes.found)
     chosen, findings = selections(model)
     rules, toolchain = rules_of(model), _toolchain(model.toolchain)
     expansion = expand(chosen, rules, toolchain.compiler_of)

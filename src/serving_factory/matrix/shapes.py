@@ -1,0 +1,243 @@
+"""Shapes of the matrix file's values: each reads a value, tells what is wrong with it, and describes itself to editors.
+
+In place of a general validation library, because every `invoke` reads the matrix first: importing one took longer than
+all else that `invoke list` does.
+"""
+
+# ruff: noqa: D102 - what `read` and `schema` do is told once, at Shape
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from enum import StrEnum
+from typing import Any, Generic, Protocol, TypeVar
+
+from serving_factory.matrix.problems import Finding, KeyPath, did_you_mean
+from serving_factory.matrix.selectors import SelectorError
+
+__all__ = ["Many", "Notes", "Section", "Shape", "Table", "Text", "Whole", "Word", "key", "key_names", "matching"]
+
+JsonSchema = dict[str, Any]
+_S = TypeVar("_S")
+_SHAPE, _ABOUT = "shape", "about"
+
+
+class Notes:
+    """What is found while a file is read.
+
+    Args:
+        written: gives a value as it stands in the file.
+    """
+
+    def __init__(self, written: Callable[[KeyPath], str]) -> None:
+        self.written = written
+        self.found: list[Finding] = []
+
+    def add(self, path: KeyPath, rule: str, remedy: str = "", *, at_key: bool = False) -> None:
+        """Note something that is wrong."""
+        self.found.append(Finding(path=path, rule=rule, remedy=remedy, key=at_key))
+
+
+class Shape(Protocol):
+    """How a value looks."""
+
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> Any:  # noqa: ANN401
+        """Give the value as the program uses it. Where something is noted, what is given means nothing."""
+
+    def schema(self) -> JsonSchema:
+        """Describe it for editors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text, which a check may pass, change, or refuse with a ValueError that names the rule."""
+
+    check: Callable[[str], str] = str
+    pattern: str = ""
+
+    def read(self, value: Any, path: KeyPath, notes: Notes, *, at_key: bool = False) -> str:  # noqa: ANN401
+        if not isinstance(value, str):
+            notes.add(path, "expected a text", _quotes(value, notes.written(path)))
+            return ""
+        try:
+            return self.check(value)
+        except SelectorError as error:
+            notes.add(path, error.rule, error.remedy, at_key=at_key)
+        except ValueError as error:
+            notes.add(path, str(error), at_key=at_key)
+        return ""
+
+    def schema(self) -> JsonSchema:
+        return {"type": "string", "pattern": self.pattern} if self.pattern else {"type": "string"}
+
+
+def matching(pattern: str, rule: str) -> Text:
+    """Make the shape of a text that a regular expression matches as a whole."""
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise ValueError(rule)
+        return value
+
+    return Text(check, f"^(?:{pattern})$")
+
+
+def _quotes(value: object, written: str) -> str:
+    if not isinstance(value, bool | int | float):
+        return ""
+    kind = "truth value" if isinstance(value, bool) else "number"
+    what = f"a {kind}" if str(value) == written else f"the {kind} {value}"
+    return f'Put it in quotes, "{written}": without them YAML reads {what}.'
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One of some words."""
+
+    words: type[StrEnum]
+
+    def read(self, value: Any, path: KeyPath, notes: Notes, *, at_key: bool = False) -> StrEnum | None:  # noqa: ANN401
+        names = [word.value for word in self.words]
+        if isinstance(value, str) and value in names:
+            return self.words(value)
+        *most, last = map(repr, names)
+        rule = f"expected one of {', '.join(most)} or {last}"
+        notes.add(path, rule, did_you_mean(str(value), names), at_key=at_key)
+        return None
+
+    def schema(self) -> JsonSchema:
+        return {"enum": [word.value for word in self.words]}
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number within bounds."""
+
+    least: int
+    most: int
+
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> int:  # noqa: ANN401
+        if isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most:
+            return value
+        notes.add(path, f"expected a whole number from {self.least} to {self.most}")
+        return 0
+
+    def schema(self) -> JsonSchema:
+        return {"type": "integer", "minimum": self.least, "maximum": self.most}
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """A list."""
+
+    item: Shape
+    least: int = 1
+
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> tuple[Any, ...]:  # noqa: ANN401
+        if not isinstance(value, list):
+            remedy = f"Put it in brackets: [{value}]." if isinstance(value, str) else ""
+            notes.add(path, "expected a list", remedy)
+            return ()
+        if len(value) < self.least:
+            notes.add(path, "this must not be empty")
+        return tuple(self.item.read(one, (*path, index), notes) for index, one in enumerate(value))
+
+    def schema(self) -> JsonSchema:
+        return {"type": "array", "items": self.item.schema(), **({"minItems": self.least} if self.least else {})}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A mapping whose keys the user chooses."""
+
+    names: Text | Word
+    values: Shape
+    least: int = 0
+
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> dict[Any, Any]:  # noqa: ANN401
+        if not isinstance(value, dict):
+            notes.add(path, "expected a mapping")
+            return {}
+        if len(value) < self.least:
+            notes.add(path, "this must not be empty")
+        return {
+            self.names.read(name, (*path, name), notes, at_key=True): self.values.read(one, (*path, name), notes)
+            for name, one in value.items()
+        }
+
+    def schema(self) -> JsonSchema:
+        least = {"minProperties": self.least} if self.least else {}
+        return {
+            "type": "object",
+            "propertyNames": self.names.schema(),
+            "additionalProperties": self.values.schema(),
+            **least,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Section(Generic[_S]):
+    """A mapping with known keys: a dataclass whose fields are made with `key`."""
+
+    of: type[_S]
+
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> _S:  # noqa: ANN401
+        """Give the section; one that is not whole is made of what could be read, and something is noted."""
+        if not isinstance(value, dict):
+            notes.add(path, "expected a mapping")
+            return self._made({}, path, Notes(notes.written))
+        return self._made(value, path, notes)
+
+    def _made(self, value: Mapping[str, Any], path: KeyPath, notes: Notes) -> _S:
+        names = key_names(self.of)
+        for name in value:
+            if name not in names:
+                remedy = did_you_mean(name, names, otherwise=f"Known: {', '.join(names)}.")
+                notes.add((*path, name), "unknown key", remedy, at_key=True)
+        read: dict[str, Any] = {}
+        for one in _fields(self.of):
+            if one.name in value:
+                read[one.name] = one.metadata[_SHAPE].read(value[one.name], (*path, one.name), notes)
+            elif _required(one):
+                notes.add((*path, one.name), "this key is required")
+                read[one.name] = None
+        return self.of(**read)
+
+    def schema(self) -> JsonSchema:
+        described = {
+            one.name: {**one.metadata[_SHAPE].schema(), "description": one.metadata[_ABOUT]} for one in _fields(self.of)
+        }
+        return {
+            "type": "object",
+            "description": (self.of.__doc__ or "").strip(),
+            "properties": described,
+            "required": [one.name for one in _fields(self.of) if _required(one)],
+            "additionalProperties": False,
+        }
+
+
+def key(shape: Shape, about: str, **default: Any) -> Any:  # noqa: ANN401 - as dataclasses.field is typed
+    """Make a field of a section.
+
+    Args:
+        shape: how its value looks.
+        about: what it is, for editors.
+        default: `default=...` or `default_factory=...`, where the key may be left out.
+    """
+    return field(metadata={_SHAPE: shape, _ABOUT: about}, **default)
+
+
+def key_names(section: type) -> Sequence[str]:
+    """Name the keys of a section, in order."""
+    return [one.name for one in _fields(section)]
+
+
+def _fields(section: type) -> Iterator[Field[Any]]:
+    return iter(fields(section))
+
+
+def _required(one: Field[Any]) -> bool:
+    return one.default is MISSING and one.default_factory is MISSING
