@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
@@ -18,7 +19,7 @@ from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.select import select
 from serving_factory.matrix.variant import Platform, Variant
 
-from .matrices import SHIPPED
+from .matrices import SHIPPED, load
 
 SHIPPED_MATRIX = load_matrix(SHIPPED[1])
 RELEASES = ("2.5.0", "2.19.1", "2.19.0")
@@ -103,6 +104,53 @@ def test_the_variants_own_options_come_after_the_levels() -> None:
     variant = Variant(release="2.19.1", flavour=Flavour.CPU, level=Level.AVX, copts=("-mno-avx",))
     assert variant.all_copts == ("-mavx", "-msse4.2", "-mno-avx")
     assert set(LEVELS) == set(Level) - {Level.NATIVE}
+
+
+AXES = """
+image: {repository: r, aliases: ["{id}"]}
+releases: ["2.9.3", "2.14.1", "2.19.1"]
+targets:
+  cpu: {flavour: cpu, levels: [x86-64, x86-64-v3]}
+  gpu: {flavour: gpu, levels: [x86-64-v3]}
+exclude: [{reason: too old for us, releases: "2.9.3", flavours: [cpu], levels: [x86-64-v3]}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"flavours": ["gpu"]}, ["2.9.3-gpu-cuda11.2-v3", "2.14.1-gpu-cuda11.8-v3", "2.19.1-gpu-cuda12.2-v3"]),
+        ({"levels": ["x86-64"], "releases": [">=2.10"]}, ["2.14.1-cpu-v1", "2.19.1-cpu-v1"]),
+        ({"levels": ["v3"], "flavours": ["cpu"]}, ["2.14.1-cpu-v3", "2.19.1-cpu-v3"]),
+        ({"cuda": ["12.2"]}, ["2.19.1-gpu-cuda12.2-v3"]),
+        ({"cuda": [">=11.8"]}, ["2.14.1-gpu-cuda11.8-v3", "2.19.1-gpu-cuda12.2-v3"]),
+        ({"cuda": ["11.2", ">=12"]}, ["2.9.3-gpu-cuda11.2-v3", "2.19.1-gpu-cuda12.2-v3"]),
+        ({"releases": ["<2.10", "2.14.1"], "levels": ["v1"]}, ["2.9.3-cpu-v1", "2.14.1-cpu-v1"]),
+        ({"releases": ["latest-patches,<2.15"], "levels": ["v1"]}, ["2.9.3-cpu-v1", "2.14.1-cpu-v1"]),
+        ({"platforms": ["linux/amd64"], "targets": ["gpu"], "releases": ["2.19.1"]}, ["2.19.1-gpu-cuda12.2-v3"]),
+    ],
+)
+def test_any_axis_can_be_asked_for(tmp_path: Path, asked: dict[str, list[str]], found: list[str]) -> None:
+    assert [variant.id for variant in select(load(tmp_path, AXES), **asked)] == found
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"flavours": ["tpu"]}, "no flavour is named 'tpu'; did you mean 'gpu'?"),
+        ({"levels": ["v5"]}, "no level is named 'v5'"),
+        ({"platforms": ["amd64"]}, "no platform is named 'amd64'; did you mean 'linux/amd64'?"),
+        ({"cuda": ["12.3"]}, "no cuda is named '12.3'; did you mean '12.2'?"),
+        ({"cuda": [">=13"]}, "'>=13': no release was built with such a CUDA"),
+        ({"releases": [">=x"]}, "'>=x': this is no version specifier"),
+        ({"variants": ["2.9.3-cpu-v3"]}, "2.9.3-cpu-v3 is not built: too old for us"),
+    ],
+)
+def test_an_axis_has_its_names_too(tmp_path: Path, asked: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        select(load(tmp_path, AXES), **asked)
+    assert caught.value.what == message
+    assert caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,82 @@ def test_list_and_choices(factory: Factory) -> None:
     assert VARIANTS[0] in factory("list").out
 
 
+def test_list_by_any_axis_in_every_form(factory: Factory) -> None:
+    axes = ["--flavour", "gpu", "--level", "v3", "--cuda", ">=12", "--platform", "linux/amd64", "--release", ">=2.19"]
+    ids = ["2.19.1-gpu-cuda12.2-v3", "2.20.0-gpu-cuda12.5-v3"]
+    assert factory("list", "--ids", *axes).out.splitlines() == ids
+    rows = json.loads(factory("list", "--json", *axes).out)
+    assert [row["variant"] for row in rows] == ids
+    assert [(row["cuda"], row["recipe"]) for row in rows] == [("12.2", False), ("12.5", False)]
+    assert rows[0]["capabilities"][-1] == "compute_90"
+    (matrix,) = json.loads(factory("list", "--github", *axes).out)
+    assert [job["variant"] for job in matrix["include"]] == ids
+    assert "no recipe yet" in factory("list", *axes).out
+    assert factory("list", "--ids", "--json").code == 2
+
+
+def test_list_tells_that_there_is_more_to_know(factory: Factory, tmp_path: Path) -> None:
+    assert "explain --dropped" not in factory("list").out
+    file = str(write(tmp_path, DROPPING))
+    assert "2 more are dropped: `invoke explain --dropped` tells why." in factory("list", "--matrix", file).out
+
+
+DROPPING = """\
+image: {repository: r, aliases: ["{id}"]}
+releases: ["2.19.1", "2.18.1"]
+targets:
+  standard: {flavour: cpu, levels: [x86-64, avx]}
+exclude:
+  - {reason: nobody asks for it, levels: [avx]}
+"""
+
+
+def test_explain_what_is_dropped(factory: Factory, tmp_path: Path) -> None:
+    assert factory("explain", "--dropped").out == "Nothing is dropped: every variant that a target asks for is built.\n"
+    file = str(write(tmp_path, DROPPING))
+    assert "nobody asks for it  exclude[0], matrix.yaml:6" in factory("explain", "--dropped", "--matrix", file).out
+    rows = json.loads(factory("explain", "--dropped", "--json", "--matrix", file).out)
+    assert rows[0] == {
+        "variant": "2.18.1-cpu-avx",
+        "target": "standard",
+        "reasons": [{"reason": "nobody asks for it", "from": "exclude[0], matrix.yaml:6"}],
+    }
+
+
+def test_explain_a_variant_without_a_recipe(factory: Factory) -> None:
+    ended = factory("explain", "2.20.0-gpu-cuda12.5-v3")
+    assert ended.code == 0
+    assert "cuda          12.5  (catalogue, release 2.20.0)" in ended.out
+    assert "there is no recipe for flavour gpu yet" in ended.out
+
+
+def test_explain_as_json_keeps_origins_apart(factory: Factory) -> None:
+    found = json.loads(factory("explain", VARIANTS[1], "--json").out)
+    assert found["Variant"]["level"] == "x86-64-v3"
+    assert found["origins"]["Variant"]["level"].startswith("targets.cpu-optimized.levels, matrix.yaml:")
+    assert found["origins"]["Variant"]["matrix file"] == "default"
+    assert "id" not in found["origins"]["Variant"]
+    sample = json.loads(factory("explain", VARIANTS[1], "--json", "--matrix", "samples/matrix.yaml").out)
+    assert sample["origins"]["Variant"]["matrix file"] == "command line, --matrix"
+
+
+def test_what_has_no_recipe_fails_alone(factory: Factory) -> None:
+    rows = json.loads(factory("build", "--dry-run", "--json", "--release", "2.20.0", "-t", "cpu-standard").out)
+    assert (rows[0]["run"], "no recipe for flavour cpu of 2.20.0" in rows[0]["lacking"]) == ([], True)
+    assert (
+        "1 without a recipe. Nothing was run."
+        in factory("build", "--dry-run", "-t", "cpu-standard", "-r", "2.20.0").out
+    )
+    ended = factory("build", "--target", "gpu-standard", "--json")
+    assert ended.code == 7
+    assert "there is no recipe for flavour gpu yet" in ended.out
+
+
+def test_generate_says_how_many_have_no_recipe(factory: Factory) -> None:
+    ended = factory("generate", "--check")
+    assert (ended.code, ended.out) == (0, "5 files are up to date; 12 variants without a recipe yet\n")
+
+
 def test_explain_for_people(factory: Factory) -> None:
     out = factory("explain", VARIANTS[1]).out
     assert "-mfma" in out
