@@ -4,7 +4,8 @@ Usage: python benchmarks/planning.py [ROUNDS]
 
 The matrix asks for every release by every flavour and level. `invoke list` lists the default matrix.yaml, and is
 compared with the start of a bare `python -c 'import invoke, yaml'` in the same run: that ratio is what to compare
-between machines, because the seconds are this machine's, under its present load. Each figure is the best of some rounds.
+between machines, because the seconds are this machine's, under its present load. Each figure is the best of some
+rounds.
 """
 
 from __future__ import annotations
