@@ -149,13 +149,18 @@ start_daemon() {
     fi
     waited=0
     until ask_engine; do
-        if [ "$waited" -ge "$engine_wait" ] || { [ -n "$daemon_pid" ] && ! kill -0 "$daemon_pid" 2>/dev/null; }; then
+        if [ "$waited" -ge "$engine_wait" ] || { daemon_is_dead && ! ask_engine; }; then
             [ -z "$daemon_log" ] || tail -n 15 "$daemon_log" | sed 's/^/factory: | /' >&2
-            stop "The Docker daemon does not answer ($engine_error). Its last lines are above."
+            stop "The Docker daemon does not answer ($engine_error)."
         fi
         sleep 1
         waited=$((waited + 1))
     done
+}
+
+# The daemon that was started by hand here has ended.
+daemon_is_dead() {
+    [ -n "$daemon_pid" ] && ! kill -0 "$daemon_pid" 2>/dev/null
 }
 
 ensure_engine() {

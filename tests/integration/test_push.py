@@ -1,12 +1,15 @@
 """Pushing what the line has proven, to a real registry with a password.
 
-Each test pushes below a path of its own, so that none meets what another one has pushed.
+Each test finds the registry without tags. The blobs stay, so that only the first test waits for them to be sent.
 """
 
 from __future__ import annotations
 
+import base64
+import http.client
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,11 +30,22 @@ def full_tag(checkout: Checkout) -> str:
     return f"2.19.1-cpu-v1-{checkout.record(V1, 'extract')['outputs']['sha256'][:12]}"
 
 
-def held(registry: LocalRegistry, path: str, checkout: Checkout) -> dict[str, str | None]:
+def held(registry: LocalRegistry, checkout: Checkout) -> dict[str, str | None]:
     """The digest that the registry gives for each tag, asked without the proxy."""
     asked = Registry(registry.host, credentials=registry.credentials)
-    tags = (full_tag(checkout), *ALIASES)
-    return {tag: asked.manifest_digest(f"{path}/{checkout.repository}", tag) for tag in tags}
+    return {tag: asked.manifest_digest(checkout.repository, tag) for tag in (full_tag(checkout), *ALIASES)}
+
+
+@pytest.fixture(autouse=True)
+def _no_tags(checkout: Checkout, local_registry: LocalRegistry) -> Iterator[None]:
+    yield
+    pair = f"{local_registry.username}:{local_registry.password}"
+    headers = {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+    for digest in set(held(local_registry, checkout).values()) - {None}:
+        connection = http.client.HTTPConnection(local_registry.host, timeout=10)
+        connection.request("DELETE", f"/v2/{checkout.repository}/manifests/{digest}", headers=headers)
+        assert connection.getresponse().status == http.HTTPStatus.ACCEPTED
+        connection.close()
 
 
 def sent(proxy: FaultyProxy, what: str) -> list[str]:
@@ -43,16 +57,16 @@ def sent(proxy: FaultyProxy, what: str) -> list[str]:
 def test_full_tags_go_first_and_the_registry_confirms(
     checkout: Checkout, local_registry: LocalRegistry, faulty_proxy: FaultyProxy
 ) -> None:
-    push = checkout.line("push", "--registry", f"{faulty_proxy.host}/first", "--variant", V1)
+    push = checkout.line("push", "--registry", faulty_proxy.host, "--variant", V1)
     assert checkout.run(*push).built().stages(V1) == {"push": "finished"}
     tags = [full_tag(checkout), *ALIASES]
     assert [path.rpartition("/")[2] for path in sent(faulty_proxy, "manifests")] == tags
     assert sent(faulty_proxy, "blobs"), "or the second push proves nothing"
     outputs = checkout.record(V1, "push")["outputs"]
     assert list(outputs["digests"]) == tags
-    assert outputs["digests"] == held(local_registry, "first", checkout)
+    assert outputs["digests"] == held(local_registry, checkout)
     assert len(set(outputs["digests"].values())) == 1
-    assert docker("images", "--quiet", f"{faulty_proxy.host}/first/{checkout.repository}") == "", "a name is left"
+    assert docker("images", "--quiet", f"{faulty_proxy.host}/{checkout.repository}") == "", "a name is left"
 
     faulty_proxy.requests.clear()
     assert checkout.run(*push).built().stages(V1) == {"push": "up-to-date"}
@@ -69,8 +83,7 @@ def test_full_tags_go_first_and_the_registry_confirms(
 def test_a_registry_that_refuses_the_password(
     checkout: Checkout, local_registry: LocalRegistry, tmp_path: Path, password: str | None
 ) -> None:
-    path = f"refused-{password or 'none'}"
-    push = ("--registry", f"{local_registry.host}/{path}")
+    push = ("--registry", local_registry.host)
     hosts = (local_registry.host,) if password else ("registry.example.com",)
     refused = write_docker_config(tmp_path / "refused", local_registry, *hosts, password=password)
     outcome = checkout.build_one(*push, env={"DOCKER_CONFIG": str(refused)})
@@ -79,18 +92,18 @@ def test_a_registry_that_refuses_the_password(
     assert "docker login" in error["remedy"]
     assert local_registry.password not in outcome.out
     assert outcome.stages(V1) == REFUSED
-    assert set(held(local_registry, path, checkout).values()) == {None}
-    assert docker("images", "--quiet", f"{local_registry.host}/{path}/{checkout.repository}") == ""
+    assert set(held(local_registry, checkout).values()) == {None}
+    assert docker("images", "--quiet", f"{local_registry.host}/{checkout.repository}") == ""
 
     accepted = write_docker_config(tmp_path / "accepted", local_registry)
     assert checkout.build_one(*push, env={"DOCKER_CONFIG": str(accepted)}).built().stages(V1) == PUSHED
-    assert None not in held(local_registry, path, checkout).values()
+    assert None not in held(local_registry, checkout).values()
 
 
 def test_a_registry_that_is_down(checkout: Checkout, local_registry: LocalRegistry, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    push = ("--registry", f"127.0.0.1:{port}/down")
+    push = ("--registry", f"127.0.0.1:{port}")
     env = {"DOCKER_CONFIG": str(write_docker_config(tmp_path / "docker", local_registry, f"127.0.0.1:{port}"))}
     outcome = checkout.build_one(*push, env=env)
     assert f"127.0.0.1:{port}" in outcome.error(41, "RegistryUnreachableError")["what"]
@@ -98,7 +111,7 @@ def test_a_registry_that_is_down(checkout: Checkout, local_registry: LocalRegist
 
     with FaultyProxy.run(local_registry.host, port):
         assert checkout.build_one(*push, env=env).built().stages(V1) == PUSHED
-    assert None not in held(local_registry, "down", checkout).values()
+    assert None not in held(local_registry, checkout).values()
 
 
 @pytest.mark.usefixtures("logged_in")
@@ -106,11 +119,11 @@ def test_a_registry_that_fails_twice_and_then_works(
     checkout: Checkout, local_registry: LocalRegistry, faulty_proxy: FaultyProxy
 ) -> None:
     faulty_proxy.fail(times=2, status=500, method="PUT", path="/manifests/")
-    outcome = checkout.build_one("--registry", f"{faulty_proxy.host}/twice").built()
+    outcome = checkout.build_one("--registry", faulty_proxy.host).built()
     assert outcome.stages(V1) == PUSHED
     told = [event["text"] for event in outcome.events if event["event"] == "progress" and "again in" in event["text"]]
     assert [bool(re.search(rf"attempt {attempt} failed", text)) for attempt, text in enumerate(told, 1)] == [True, True]
-    assert None not in held(local_registry, "twice", checkout).values()
+    assert None not in held(local_registry, checkout).values()
 
 
 @pytest.mark.usefixtures("logged_in")
@@ -119,14 +132,14 @@ def test_a_registry_that_keeps_failing(
 ) -> None:
     """It takes the full tag and no alias: then no alias has moved, and what is there is whole."""
     fault = faulty_proxy.fail(times=99, status=500, method="PUT", path=f"/manifests/{ALIASES[0]}$")
-    push = ("--registry", f"{faulty_proxy.host}/keeps")
+    push = ("--registry", faulty_proxy.host)
     outcome = checkout.build_one(*push)
     outcome.error(43, "RegistryFaultError")
     assert outcome.stages(V1) == REFUSED
-    there = held(local_registry, "keeps", checkout)
+    there = held(local_registry, checkout)
     assert there.pop(full_tag(checkout))
     assert set(there.values()) == {None}
 
     fault.times = 0
     assert checkout.build_one(*push).built().stages(V1) == PUSHED
-    assert None not in held(local_registry, "keeps", checkout).values()
+    assert None not in held(local_registry, checkout).values()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from textwrap import shorten
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step, build
@@ -16,10 +18,14 @@ from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import Record
 from serving_factory.recipes.keys import key_of
 
-__all__ = ["COMPILE", "build_image", "write_context"]
+__all__ = ["COMPILE", "build_image", "error_lines", "step_title", "write_context"]
 
-_FIRST_ERROR = re.compile(r"[^\s:]+:\d+(?::\d+)?: (?:fatal )?error: |(?:^|\] )ERROR: |: undefined reference to ")
+# `file.cc:12:3: error:`, `gcc: error:`, Bazel's own, the linker's. Not the whole command, which buildx repeats.
+_ERROR = re.compile(
+    r"(?:^|\] )\S+: (?:fatal )?error: |(?:^|\] )ERROR: (?!failed to solve)|: undefined reference to |: cannot find -l"
+)
 _SHOWN_ERRORS = 6
+_STEP_WIDTH = 90
 
 
 def _key(job: Job) -> str:
@@ -68,12 +74,22 @@ def _intact(job: Job, _record: Record) -> bool:
 
 def _compile_error(job: Job, failed: BuildFailed) -> FactoryError:
     log = job.log(StageName.COMPILE).read_text(encoding="utf-8", errors="replace")
-    errors = [line for line in log.splitlines() if _FIRST_ERROR.search(line)]
     return CompileError(
-        f"{job.recipe.variant.id}: the build failed in {failed.step or 'docker buildx build'}",
-        why="\n".join(errors[:_SHOWN_ERRORS] or failed.tail),
+        f"{job.recipe.variant.id}: the build failed in {step_title(failed)}",
+        why="\n".join(error_lines(log) or failed.tail),
         remedy="mend the cause and run the same command: what was compiled is kept in Bazel's disk cache",
     )
+
+
+def error_lines(log: str) -> tuple[str, ...]:
+    """The first lines of a log that tell of an error."""
+    found = (line for line in log.splitlines() if _ERROR.search(line))
+    return tuple(islice(found, _SHOWN_ERRORS))
+
+
+def step_title(failed: BuildFailed) -> str:
+    """Name the failing step in a part of a line; its whole command is in the log."""
+    return shorten(failed.step, _STEP_WIDTH, placeholder=" ...") or "docker buildx build"
 
 
 def write_context(folder: Path, files: dict[str, str]) -> Path:

@@ -7,7 +7,7 @@ from serving_factory.errors import FactoryError, PackageError
 from serving_factory.line.events import StageName
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import Record
-from serving_factory.line.stages.compile import build_image, write_context
+from serving_factory.line.stages.compile import build_image, step_title, write_context
 from serving_factory.matrix.tags import alias_tags, full_tags
 from serving_factory.recipes.keys import key_of, short
 from serving_factory.recipes.metadata import BuiltBinary, image_env, image_json, image_labels
@@ -90,7 +90,7 @@ def _run(job: Job, tell: Tell) -> Outputs:
 
 def _error(job: Job, failed: BuildFailed) -> FactoryError:
     return PackageError(
-        f"{job.recipe.variant.id}: the runtime image failed to build in {failed.step or 'docker buildx build'}",
+        f"{job.recipe.variant.id}: the runtime image failed to build in {step_title(failed)}",
         why="\n".join(failed.tail),
         remedy="mend the template in dockerfiles/templates/runtime, or the base image, and run the same command",
     )

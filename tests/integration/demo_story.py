@@ -1,0 +1,108 @@
+"""The demo as the tests run it, once for all of them: ended twice in the second variant's compile, then let finish.
+
+On a machine without caches this compiles each variant once, as any demo does. The second variant has a flag of its own,
+a new one for each run of the tests, so that there is something to interrupt on every machine.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+
+from .line import MATRIX, V1, V3, Checkout, Outcome, processes_with, wait_until
+
+__all__ = ["COPTS", "FLAVOUR", "Demo", "Left", "run_demo"]
+
+COMPILING = re.compile(r"\[\d+ / \d+\] Compiling ([^;\s]+);")
+FLAVOUR = "  cpu-optimized:\n    flavour: cpu\n"
+COPTS = "    copts: [-D{mark}=1]\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """What a factory that was ended in a compile left behind, once the engine has had time to notice.
+
+    Args:
+        outcome: how it ended.
+        processes: those of the factory and those in the engine's build.
+        partial: files and folders that a stage was in the middle of.
+        records: names of the second variant's records.
+        compiled: the files that Bazel had compiled, of those whose names it showed.
+        first: the first variant's records and logs.
+    """
+
+    outcome: Outcome
+    processes: list[str]
+    partial: list[str]
+    records: set[str]
+    compiled: set[str]
+    first: dict[str, tuple[int, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demo:
+    """A checkout in which the demo has run; tests leave it as it is, and copy it.
+
+    Args:
+        checkout: the checkout.
+        by_ctrl_c: what was left when it was interrupted.
+        by_kill: what was left when it was killed after that.
+        outcome: how the last run ended.
+        recompiled: the files that Bazel showed to be compiling in the last run.
+        first: the first variant's records and logs after that.
+    """
+
+    checkout: Checkout
+    by_ctrl_c: Left
+    by_kill: Left
+    outcome: Outcome
+    recompiled: set[str]
+    first: dict[str, tuple[int, str]]
+
+
+def run_demo(checkout: Checkout) -> Demo:
+    """Run the demo to its end, in three attempts."""
+    mark = f"FACTORY_{checkout.mark}"
+    checkout.edit(MATRIX, FLAVOUR, FLAVOUR + COPTS.format(mark=mark))
+    by_ctrl_c = _end_compile(checkout, mark, signal.SIGINT, after=0)
+    by_kill = _end_compile(checkout, mark, signal.SIGKILL, after=2)
+    outcome = checkout.run("demo", "--json").built()
+    return Demo(
+        checkout=checkout,
+        by_ctrl_c=by_ctrl_c,
+        by_kill=by_kill,
+        outcome=outcome,
+        recompiled=set(_compiling(checkout)),
+        first=checkout.state(V1),
+    )
+
+
+def _compiling(checkout: Checkout) -> list[str]:
+    """The files that Bazel showed to be compiling, in their order. It shows one at a time: the one it began first."""
+    return list(dict.fromkeys(COMPILING.findall(checkout.compile_log(V3))))
+
+
+def _end_compile(checkout: Checkout, mark: str, number: signal.Signals, *, after: int) -> Left:
+    """Run, and end it when Bazel has compiled that many files of the second variant, and works on the next."""
+    with checkout.start("demo", "--json") as running:
+        log = checkout.compile_log(V3)
+        running.wait_for(lambda: checkout.compile_log(V3) != log, "the second variant's compile")
+        running.wait_for(lambda: len(_compiling(checkout)) > after, f"{after} compiled files")
+        assert processes_with(mark), "Bazel's own command line holds the flag"
+        running.send(number)
+        outcome = running.wait(30)
+        # The engine ends Bazel a moment after the client has gone. The factory's own processes name its folder.
+        wait_until(lambda: not _processes(checkout, mark))
+        return Left(
+            outcome=outcome,
+            processes=_processes(checkout, mark),
+            partial=[path.name for path in checkout.partial_files()],
+            records={path.name for path in checkout.variant_folder(V3).glob("*.json")},
+            compiled=set(_compiling(checkout)[:-1]),
+            first=checkout.state(V1),
+        )
+
+
+def _processes(checkout: Checkout, mark: str) -> list[str]:
+    return [*processes_with(mark), *processes_with(str(checkout.folder))]
