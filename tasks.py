@@ -198,7 +198,7 @@ def build(
     """Compile, inspect, package and smoke-test; with --registry, push as well. What is up to date is skipped.
 
     Examples:
-        ./factory build --target cpu-optimized
+        ./factory build --release 2.19.1 --target cpu-optimized
         ./factory build --release 2.19.1 --registry registry.example.com
         ./factory build --variant 2.19.1-cpu-v3 --dry-run
     """

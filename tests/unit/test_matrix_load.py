@@ -16,7 +16,7 @@ from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import BazelChoice
 from serving_factory.matrix.problems import Place, Problem, matrix_error, nearest
 
-from .matrices import SHIPPED, SMALL, document, load, write
+from .matrices import ROOT, SHIPPED, SMALL, document, load, write
 
 IMAGE = "repository: team/serving"
 
@@ -786,3 +786,14 @@ def test_problems_are_told_in_the_order_of_the_file() -> None:
 
 
 FULL = Problem(place=Place(1, 1), where="w", value="v", rule="r", remedy="Do it.")
+
+
+def test_the_documented_matrix_expands(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "matrix.md").read_text(encoding="utf-8")
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    matrix = load(tmp_path, example)
+    assert "2.19.1-gpu-cuda12.2-sm80-90-v3" in [variant.id for variant in matrix.variants]
+    assert {one.reasons[-1].text for one in matrix.dropped} == {
+        "the GPU nodes have drivers for CUDA 12",
+        "our 2.16 clients have moved on",
+    }
