@@ -775,6 +775,24 @@ def test_nearest(word: str, valid: list[str], found: str | None) -> None:
     assert nearest(word, valid) == found
 
 
+def test_a_chain_of_targets_has_an_end(tmp_path: Path) -> None:
+    chain = "".join(f"  t{index}: {{extends: {f't{index - 1}' if index else 'standard'}}}\n" for index in range(12))
+    assert load(tmp_path, SMALL + chain.partition("  t10")[0]).targets["t9"] == ("2.19.1-cpu-v1",)
+    assert told(tmp_path, SMALL + chain) == (
+        "8:17: targets.t0.extends: 'standard': more than 10 targets extend each other here. Let one say more itself.\n"
+        "9:17: targets.t1.extends: 't0': more than 10 targets extend each other here. Let one say more itself."
+    )
+
+
+def test_very_many_problems_and_very_long_values_are_cut(tmp_path: Path) -> None:
+    with pytest.raises(MatrixError) as caught:
+        load(tmp_path, SMALL + "".join(f"k{index}: 1\n" for index in range(130)))
+    lines = caught.value.why.split("\n")
+    assert (caught.value.what.rpartition(": ")[2], len(lines)) == ("130 problems", 101)
+    assert lines[-1] == f"{tmp_path}/matrix.yaml: and 30 more"
+    assert len(told(tmp_path, replaced("team/serving", "X" * 9000))) < 400
+
+
 def test_problems_are_told_in_the_order_of_the_file() -> None:
     def problem(place: Place | None, rule: str) -> Problem:
         return Problem(place=place, where="", value="", rule=rule)

@@ -10,6 +10,9 @@ from serving_factory.errors import MatrixError
 
 __all__ = ["Finding", "KeyPath", "Place", "Problem", "did_you_mean", "dotted", "matrix_error", "nearest"]
 
+_MAX_TOLD = 100
+_MAX_VALUE = 200
+
 KeyPath = tuple[str | int, ...]
 """Where something stands in the file: keys, and indexes of lists."""
 
@@ -85,16 +88,23 @@ def did_you_mean(word: str, valid: Iterable[str], *, otherwise: str = "") -> str
 
 
 def matrix_error(file: str, problems: Sequence[Problem]) -> MatrixError:
-    """Make one error of all problems, in the order of the file."""
+    """Make one error of all problems, in the order of the file; of very many, the first hundred are told."""
     ordered = sorted(problems, key=lambda p: (p.place.line, p.place.column) if p.place else (0, 0))
-    lines = [_line(file, problem) for problem in ordered]
-    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    lines = [_line(file, problem) for problem in ordered[:_MAX_TOLD]]
+    if more := len(ordered) - len(lines):
+        lines.append(f"{file}: and {more} more")
+    count = "1 problem" if len(ordered) == 1 else f"{len(ordered)} problems"
     return MatrixError(f"{file}: {count}", why="\n".join(lines))
 
 
 def _line(file: str, problem: Problem) -> str:
     place = f":{problem.place.line}:{problem.place.column}" if problem.place else ""
     where = f" {problem.where}:" if problem.where else ""
-    value = f" {problem.value}:" if problem.value else ""
+    value = f" {_cut(problem.value)}:" if problem.value else ""
     remedy = f" {problem.remedy}" if problem.remedy else ""
     return f"{file}{place}:{where}{value} {problem.rule}.{remedy}"
+
+
+def _cut(value: str) -> str:
+    """Show of a very long value how it begins."""
+    return value if len(value) <= _MAX_VALUE else f"{value[:_MAX_VALUE]}…"

@@ -15,7 +15,10 @@ from serving_factory.matrix.problems import Finding, KeyPath, did_you_mean
 from serving_factory.matrix.selectors import is_name, release_tags
 from serving_factory.matrix.variant import Platform, levels_of
 
-__all__ = ["Selection", "selections"]
+__all__ = ["MAX_EXTENDS", "Selection", "selections"]
+
+MAX_EXTENDS = 10
+"""How many targets may stand behind one: nobody follows a longer chain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +98,9 @@ class _Reader:
                 others = [other for other in targets if other != name]
                 listed = f"Targets: {', '.join(others)}." if others else "Take it away."
                 self._found(path, "there is no such target", did_you_mean(above, others, otherwise=listed))
+                return
+            if above is not None and len(seen) > MAX_EXTENDS:
+                self._found(path, f"more than {MAX_EXTENDS} targets extend each other here", "Let one say more itself.")
                 return
             name = above
 
