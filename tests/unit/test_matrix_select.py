@@ -159,6 +159,13 @@ def test_an_axis_has_its_names_too(tmp_path: Path, asked: dict[str, list[str]], 
         ({"targets": ["cpu-optimised"]}, "no target is named 'cpu-optimised'; did you mean 'cpu-optimized'?"),
         ({"releases": ["2.19"]}, "no release is named '2.19'; did you mean '2.19.1'?"),
         ({"variants": ["2.19.1-CPU-v3"]}, "no variant is named '2.19.1-CPU-v3'; did you mean '2.19.1-cpu-v3'?"),
+        (
+            {"variants": ["2.19.1-mkl-v4"]},
+            (
+                "no variant is named '2.19.1-mkl-v4': no target asks for mkl at level x86-64-v4 of release 2.19.1; "
+                "did you mean '2.19.1-mkl-v3'?"
+            ),
+        ),
         ({"variants": ["mkl"]}, "no variant is named 'mkl'; did you mean '2.19.1-mkl-v3'?"),
         ({"targets": ["tpu"]}, "no target is named 'tpu'"),
         ({"targets": [""]}, "no target is named ''"),

@@ -10,7 +10,7 @@ from serving_factory.errors import UnknownNameError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.problems import nearest
 from serving_factory.matrix.selectors import SelectorError, cuda_versions, is_range, release_tags
-from serving_factory.matrix.variant import Platform, Variant
+from serving_factory.matrix.variant import Platform, Variant, parse_id
 
 __all__ = ["select"]
 
@@ -106,10 +106,18 @@ def _known(kind: str, asked: Sequence[str], valid: Collection[str]) -> None:
     unknown = [name for name in asked if name not in valid]
     if not unknown:
         return
-    hints = [f"no {kind} is named {name!r}{_hint(name, valid)}" for name in unknown]
+    hints = [f"no {kind} is named {name!r}{_unasked(name)}{_hint(name, valid)}" for name in unknown]
     raise UnknownNameError(
         "; ".join(hints), why=f"{kind}s: {', '.join(valid)}", remedy=f"name a {kind} of the list above"
     )
+
+
+def _unasked(name: str) -> str:
+    """Of a name that is an id all the same, what no target asks for."""
+    variant = parse_id(name)
+    if variant is None:
+        return ""
+    return f": no target asks for {variant.flavour} at level {variant.level} of release {variant.release}"
 
 
 def _hint(name: str, valid: Collection[str]) -> str:
