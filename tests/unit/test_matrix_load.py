@@ -185,17 +185,29 @@ WRONG = {
         replaced("[x86-64]", "x86-64"),
         "7:13: targets.standard.levels: 'x86-64': expected a list. Put it in brackets: [x86-64].",
     ),
-    "a text for a mapping": (replaced(f"\n  {IMAGE}", " nginx"), "1:8: image: 'nginx': expected a mapping."),
-    "a list for a mapping": (SMALL + "network: [x]\n", "8:1: network: expected a mapping."),
-    "a list for a text": (replaced("team/serving", "[a]"), "2:3: image.repository: expected a text."),
+    "a text for a mapping": (
+        replaced(f"\n  {IMAGE}", " nginx"),
+        "1:8: image: 'nginx': expected a mapping. Write keys below it, each with a value.",
+    ),
+    "a list for a mapping": (
+        SMALL + "network: [x]\n",
+        "8:1: network: expected a mapping. Write keys below it, each with a value.",
+    ),
+    "a list for a text": (replaced("team/serving", "[a]"), "2:3: image.repository: expected a text. Write one text."),
     "a section without content": (
         SMALL + "  other:\n",
         "8:3: targets.other: there is no value here. Write one, or take the line away.",
     ),
-    "an empty axis": (replaced("[x86-64]", "[]"), "7:5: targets.standard.levels: this must not be empty."),
-    "no releases": (replaced('["2.19.1"]', "[]"), "3:1: releases: this must not be empty."),
-    "no targets": (SMALL.partition("targets")[0] + "targets: {}\n", "4:1: targets: this must not be empty."),
-    "no repository": (replaced(IMAGE, "labels: {}"), "1:1: image.repository: this key is required."),
+    "an empty axis": (
+        replaced("[x86-64]", "[]"),
+        "7:5: targets.standard.levels: this must not be empty. Name at least one.",
+    ),
+    "no releases": (replaced('["2.19.1"]', "[]"), "3:1: releases: this must not be empty. Name at least one."),
+    "no targets": (
+        SMALL.partition("targets")[0] + "targets: {}\n",
+        "4:1: targets: this must not be empty. Name at least one.",
+    ),
+    "no repository": (replaced(IMAGE, "labels: {}"), "1:1: image.repository: this key is required. Add it."),
     "an unknown flavour": (
         replaced("flavour: cpu", "flavour: CPU"),
         "6:14: targets.standard.flavour: 'CPU': expected one of 'cpu', 'mkl' or 'gpu'. Did you mean 'cpu'?",
@@ -204,12 +216,12 @@ WRONG = {
         replaced("flavour: cpu", "flavour: mkl").replace("2.19.1", "1.12.3"),
         "6:14: targets.standard.flavour: 'mkl': release 1.12.3 has no flavour mkl. It has: cpu, gpu.",
     ),
-    "no flavour": (replaced("    flavour: cpu\n", ""), "5:3: targets.standard.flavour: this key is required."),
+    "no flavour": (replaced("    flavour: cpu\n", ""), "5:3: targets.standard.flavour: this key is required. Add it."),
     "no levels in a target and the one that it extends": (
         replaced("    levels: [x86-64]\n", "") + "  more: {extends: standard, copts: [-O3]}\n",
         (
-            "5:3: targets.standard.levels: this key is required.\n"
-            "7:3: targets.more.levels: this key is required, and standard has none either."
+            "5:3: targets.standard.levels: this key is required. Add it.\n"
+            "7:3: targets.more.levels: this key is required, and standard has none either. Add it."
         ),
     ),
     "a target that extends nothing": (
@@ -324,11 +336,14 @@ WRONG = {
     ),
     "a rule without a reason": (
         SMALL + "exclude: [{flavours: [cpu]}]\n",
-        "8:11: exclude[0].reason: this key is required.",
+        "8:11: exclude[0].reason: this key is required. Add it.",
     ),
     "a rule with a reason that says nothing": (
         SMALL + "exclude: [{flavours: [cpu], reason: '-'}]\n",
-        "8:37: exclude[0].reason: '-': a reason says in words why the rule is there.",
+        (
+            "8:37: exclude[0].reason: '-': a reason says in words why the rule is there. Write why, for "
+            "whoever asks where a variant has gone."
+        ),
     ),
     "a rule without conditions": (
         SMALL + "exclude: [{reason: because}]\n",
@@ -404,11 +419,11 @@ WRONG = {
     ),
     "a size in no known unit": (
         SMALL + "resources: {memory: 16G}\n",
-        "8:21: resources.memory: '16G': a size is a number and MiB or GiB, such as 16GiB.",
+        ("8:21: resources.memory: '16G': a size is a number and MiB or GiB, such as 16GiB. Add the unit, MiB or GiB."),
     ),
     "a text for a number": (
         SMALL + 'resources: {jobs: "8"}\n',
-        "8:19: resources.jobs: '8': expected a whole number from 1 to 1024.",
+        "8:19: resources.jobs: '8': expected a whole number from 1 to 1024. Write it without quotes.",
     ),
     "an unknown level": (
         replaced("[x86-64]", "[x86-64, v3]"),
@@ -420,22 +435,31 @@ WRONG = {
     "a flavour for a level": (
         replaced("[x86-64]", "[gpuu]"),
         (
-            "7:14: targets.standard.levels[0]: 'gpuu': expected one of 'x86-64', 'x86-64-v2', 'avx', 'x86-64-v3', "
-            "'x86-64-v4' or 'native'."
+            "7:14: targets.standard.levels[0]: 'gpuu': expected one of 'x86-64', 'x86-64-v2', 'avx', "
+            "'x86-64-v3', 'x86-64-v4' or 'native'. Take one of them."
         ),
     ),
     "a target in capitals": (
         replaced("standard", "Standard"),
-        "5:3: targets.Standard: a target's name is lower-case words joined by '.' or '-'.",
+        (
+            "5:3: targets.Standard: a target's name is lower-case words joined by '.' or '-'. Write it like "
+            "cpu-standard."
+        ),
     ),
-    "a source that is not there": (SMALL + "source: 'a\x20b'\n", "8:9: source: 'a b': there is no folder FOLDER/a b."),
+    "a source that is not there": (
+        SMALL + "source: 'a\x20b'\n",
+        "8:9: source: 'a b': there is no folder FOLDER/a b. Name one, relative to this file.",
+    ),
     "a source that is a file": (
         SMALL + "source: matrix.yaml\n",
-        "8:9: source: 'matrix.yaml': there is no folder FOLDER/matrix.yaml.",
+        ("8:9: source: 'matrix.yaml': there is no folder FOLDER/matrix.yaml. Name one, relative to this file."),
     ),
     "a source that no system can name": (
         SMALL + 'source: "a\\0b"\n',
-        r"8:9: source: 'a\x00b': a folder's name is not empty and holds no control characters.",
+        (
+            "8:9: source: 'a\\x00b': a folder's name is not empty and holds no control characters. Name a "
+            "folder, relative to this file."
+        ),
     ),
     "one id for two builds": (
         SMALL + "  other: {flavour: cpu, levels: [x86-64], copts: [-O3]}\n",
@@ -479,8 +503,8 @@ WRONG = {
     "one of the factory's own labels": (
         image("labels: {org.serving-factory.variant: x}"),
         (
-            "3:12: image.labels.org.serving-factory.variant: labels that begin with org.serving-factory are the "
-            "factory's own."
+            "3:12: image.labels.org.serving-factory.variant: labels that begin with org.serving-factory are "
+            "the factory's own. Take another name."
         ),
     ),
 }

@@ -8,8 +8,7 @@ from functools import cache
 
 from serving_factory.catalogue.cuda import Capability, cards, cudas
 from serving_factory.catalogue.releases import Flavour, releases
-from serving_factory.matrix.problems import did_you_mean
-from serving_factory.matrix.selectors import SelectorError
+from serving_factory.matrix.problems import BrokenRuleError, did_you_mean
 
 __all__ = ["capability_words", "check_capability", "from_id", "in_id", "upstreams_capabilities"]
 
@@ -20,7 +19,7 @@ def check_capability(word: str) -> str:
     """Pass a card's name, or a capability that some CUDA compiles.
 
     Raises:
-        SelectorError: it is neither.
+        BrokenRuleError: it is neither.
     """
     known = cards()
     if word in known:
@@ -30,12 +29,12 @@ def check_capability(word: str) -> str:
     except ValueError:
         listed = f"Cards: {', '.join(known)}."
         rule = "this is no card and no capability (7.5, sm_75 or compute_75)"
-        raise SelectorError(rule, did_you_mean(word, known, otherwise=listed)) from None
+        raise BrokenRuleError(rule, did_you_mean(word, known, otherwise=listed)) from None
     architectures = {one for cuda in cudas().values() for one in cuda.architectures}
     architectures.update(one for card in known.values() for one in card.capabilities)
     if number not in architectures:
         ordered = sorted(architectures, key=Capability.parse)
-        raise SelectorError("no CUDA compiles this capability", f"There are {', '.join(ordered)}.")
+        raise BrokenRuleError("no CUDA compiles this capability", f"There are {', '.join(ordered)}.")
     return word
 
 

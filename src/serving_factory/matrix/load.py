@@ -111,7 +111,9 @@ def _source_findings(file: Path, model: MatrixFile) -> Iterator[Finding]:
     if model.source is not None:
         folder = (file.parent / model.source).resolve()
         if not folder.is_dir():
-            yield Finding(path=("source",), rule=f"there is no folder {folder}")
+            yield Finding(
+                path=("source",), rule=f"there is no folder {folder}", remedy="Name one, relative to this file."
+            )
 
 
 def _base_findings(model: MatrixFile) -> Iterator[Finding]:

@@ -9,8 +9,8 @@ from serving_factory.catalogue.flag_sets import flag_sets
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import Flavour
 from serving_factory.matrix.capabilities import check_capability
-from serving_factory.matrix.problems import did_you_mean
-from serving_factory.matrix.selectors import SelectorError, cuda_versions, release_tags
+from serving_factory.matrix.problems import BrokenRuleError, did_you_mean
+from serving_factory.matrix.selectors import cuda_versions, release_tags
 from serving_factory.matrix.shapes import Many, Section, Table, Text, Whole, Word, key, matching
 from serving_factory.matrix.templates import ALIAS_WORDS, TAG_WORDS, template_rule
 from serving_factory.matrix.variant import Platform
@@ -51,7 +51,7 @@ def _cuda_selector(text: str) -> str:
 
 def _cuda_version(text: str) -> str:
     if len(cuda_versions(text)) != 1:
-        raise SelectorError("a target names one CUDA version", 'Write it in full, such as "12.2".')
+        raise BrokenRuleError("a target names one CUDA version", 'Write it in full, such as "12.2".')
     return next(iter(cuda_versions(text)))
 
 
@@ -59,34 +59,57 @@ def _flags(name: str) -> str:
     names = (LEVELS_OWN_FLAGS, *flag_sets())
     if name not in names:
         listed = f"There are: {', '.join(names)}."
-        raise SelectorError("there is no such set of flags", did_you_mean(name, names, otherwise=listed))
+        raise BrokenRuleError("there is no such set of flags", did_you_mean(name, names, otherwise=listed))
     return name
 
 
 def _label(name: str) -> str:
     if name.startswith("org.serving-factory."):
-        raise ValueError("labels that begin with org.serving-factory are the factory's own")
+        raise BrokenRuleError("labels that begin with org.serving-factory are the factory's own", "Take another name.")
     return _LABEL_WORDS.check(name)
 
 
-_LABEL_WORDS = matching(_NAME, "a label is lower-case words joined by '.' or '-'")
+_LABEL_WORDS = matching(_NAME, "a label is lower-case words joined by '.' or '-'", "Write it like com.example.team.")
 
 COMPILER_OPTION = matching(
-    r"-[A-Za-z0-9_=,.:/+@%~-]+", "a compiler option begins with '-' and holds no blanks, quotes or shell characters"
+    r"-[A-Za-z0-9_=,.:/+@%~-]+",
+    "a compiler option begins with '-' and holds no blanks, quotes or shell characters",
+    "Make each option an entry of its own, such as [-O3, -g].",
 )
-PACKAGE = matching(r"[a-z0-9][a-z0-9+.:=~-]*", "this is no Debian package name")
-REPOSITORY = matching(_REPOSITORY, "a repository is lower case: [registry[:port]/]name[/name], with single separators")
+PACKAGE = matching(r"[a-z0-9][a-z0-9+.:=~-]*", "this is no Debian package name", "Name one package, such as gcc-10.")
+REPOSITORY = matching(
+    _REPOSITORY,
+    "a repository is lower case: [registry[:port]/]name[/name], with single separators",
+    "Write it like team/serving, and the tag under tags:.",
+)
 IMAGE = matching(
     rf"{_REPOSITORY}(?::[A-Za-z0-9_][A-Za-z0-9._-]*)?(?:@sha256:[0-9a-f]{{64}})?",
     "an image is [registry[:port]/]name[:tag][@sha256:64 hex digits]",
+    "Write it like debian:bookworm.",
 )
-TARGET = matching(_NAME, "a target's name is lower-case words joined by '.' or '-'")
+TARGET = matching(_NAME, "a target's name is lower-case words joined by '.' or '-'", "Write it like cpu-standard.")
 LABEL = Text(_label, _LABEL_WORDS.pattern)
-FOLDER = matching(r"[^\x00-\x1f]+", "a folder's name is not empty and holds no control characters")
-CONFIG = matching(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", "a Bazel config is one word of letters, digits, '_', '.' and '-'")
-VERSION = matching(r"[0-9][A-Za-z0-9.+~-]*", "a version begins with a digit and holds no blanks")
-MEMORY = matching(r"[1-9][0-9]{0,6}(?:MiB|GiB)", "a size is a number and MiB or GiB, such as 16GiB")
-REASON = matching(r"[\s\S]*\w[\s\S]*", "a reason says in words why the rule is there")
+FOLDER = matching(
+    r"[^\x00-\x1f]+",
+    "a folder's name is not empty and holds no control characters",
+    "Name a folder, relative to this file.",
+)
+CONFIG = matching(
+    r"[A-Za-z0-9_][A-Za-z0-9_.-]*",
+    "a Bazel config is one word of letters, digits, '_', '.' and '-'",
+    "Write it without --config=.",
+)
+VERSION = matching(
+    r"[0-9][A-Za-z0-9.+~-]*", "a version begins with a digit and holds no blanks", 'Write it like "6.5.0".'
+)
+MEMORY = matching(
+    r"[1-9][0-9]{0,6}(?:MiB|GiB)", "a size is a number and MiB or GiB, such as 16GiB", "Add the unit, MiB or GiB."
+)
+REASON = matching(
+    r"[\s\S]*\w[\s\S]*",
+    "a reason says in words why the rule is there",
+    "Write why, for whoever asks where a variant has gone.",
+)
 FLAVOUR, LEVEL, PLATFORM = Word(Flavour), Word(Level), Word(Platform)
 RELEASES = Text(_release_selector)
 

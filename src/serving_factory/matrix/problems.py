@@ -8,13 +8,37 @@ from difflib import get_close_matches
 
 from serving_factory.errors import MatrixError
 
-__all__ = ["Finding", "KeyPath", "Place", "Problem", "did_you_mean", "dotted", "matrix_error", "nearest"]
+__all__ = [
+    "BrokenRuleError",
+    "Finding",
+    "KeyPath",
+    "Place",
+    "Problem",
+    "did_you_mean",
+    "dotted",
+    "matrix_error",
+    "nearest",
+]
 
 _MAX_TOLD = 100
 _MAX_VALUE = 200
 
 KeyPath = tuple[str | int, ...]
 """Where something stands in the file: keys, and indexes of lists."""
+
+
+class BrokenRuleError(ValueError):
+    """A value that breaks a rule.
+
+    Args:
+        rule: which rule it breaks; part of a sentence.
+        remedy: one thing to do.
+    """
+
+    def __init__(self, rule: str, remedy: str) -> None:
+        super().__init__(rule)
+        self.rule = rule
+        self.remedy = remedy
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from serving_factory.catalogue.levels import Level, level_facts
 from serving_factory.catalogue.releases import Flavour
 from serving_factory.errors import UnknownNameError
 from serving_factory.matrix.matrix import Matrix
-from serving_factory.matrix.problems import nearest
-from serving_factory.matrix.selectors import SelectorError, cuda_versions, is_range, release_tags
+from serving_factory.matrix.problems import BrokenRuleError, nearest
+from serving_factory.matrix.selectors import cuda_versions, is_range, release_tags
 from serving_factory.matrix.variant import Platform, Variant, parse_id
 
 __all__ = ["select"]
@@ -84,7 +84,7 @@ def _meant(
         if is_range(text):
             try:
                 found |= find(text)
-            except SelectorError as error:
+            except BrokenRuleError as error:
                 raise UnknownNameError(f"{text!r}: {error.rule}", remedy=error.remedy) from None
     return frozenset(found)
 

@@ -11,29 +11,15 @@ from packaging.version import Version
 from serving_factory.catalogue.closest import closest_release
 from serving_factory.catalogue.cuda import cudas
 from serving_factory.catalogue.releases import releases
-from serving_factory.matrix.problems import did_you_mean
+from serving_factory.matrix.problems import BrokenRuleError, did_you_mean
 
-__all__ = ["LATEST", "SelectorError", "cuda_versions", "is_name", "is_range", "release_tags"]
+__all__ = ["LATEST", "cuda_versions", "is_name", "is_range", "release_tags"]
 
 LATEST = "latest-patches"
 
 _NAME = re.compile(r"\d+(?:\.\d+)*")
 _OPERATORS = "<>=!~"
 _SPELLING = 'Write it like ">=2.11,<2.16": <, <=, ==, !=, >=, > or ~= and a version, joined by commas.'
-
-
-class SelectorError(ValueError):
-    """A selector that means nothing.
-
-    Args:
-        rule: which rule it breaks; part of a sentence.
-        remedy: one thing to do.
-    """
-
-    def __init__(self, rule: str, remedy: str) -> None:
-        super().__init__(rule)
-        self.rule = rule
-        self.remedy = remedy
 
 
 def is_range(text: str) -> bool:
@@ -55,7 +41,7 @@ def release_tags(text: str) -> frozenset[str]:
             last patch of each line of the catalogue.
 
     Raises:
-        SelectorError: it cannot be read, or the catalogue has no such release.
+        BrokenRuleError: it cannot be read, or the catalogue has no such release.
     """
     catalogue = releases()
     versions = _versions()
@@ -70,11 +56,11 @@ def release_tags(text: str) -> frozenset[str]:
             specifier = _specifier(part)
             found = {tag for tag in found if versions[tag] in specifier}
         elif not part:
-            raise SelectorError("there is nothing before or after a comma", _SPELLING)
+            raise BrokenRuleError("there is nothing before or after a comma", _SPELLING)
         else:
             raise _no_release(part)
     if not found:
-        raise SelectorError(
+        raise BrokenRuleError(
             "the catalogue has no such release", f"It has {next(iter(versions))} to {next(reversed(versions))}."
         )
     return frozenset(found)
@@ -85,7 +71,7 @@ def cuda_versions(text: str) -> frozenset[str]:
     """Find the CUDA versions that a selector means: one by its name, or several by a specifier.
 
     Raises:
-        SelectorError: it cannot be read, or no release was built with such a CUDA.
+        BrokenRuleError: it cannot be read, or no release was built with such a CUDA.
     """
     known = list(cudas())
     if text in known:
@@ -95,11 +81,11 @@ def cuda_versions(text: str) -> frozenset[str]:
         if found := {version for version in known if Version(version) in specifier}:
             return frozenset(found)
     elif not is_name(text):
-        raise SelectorError("this is no CUDA version and no specifier", 'Write "12.2", or a range such as ">=12".')
+        raise BrokenRuleError("this is no CUDA version and no specifier", 'Write "12.2", or a range such as ">=12".')
     else:
         near = min(known, key=lambda version: abs(_number(version) - _number(text)))
-        raise SelectorError("no release was built with such a CUDA", f"Did you mean {near!r}?")
-    raise SelectorError("no release was built with such a CUDA", f"They were built with {', '.join(known)}.")
+        raise BrokenRuleError("no release was built with such a CUDA", f"Did you mean {near!r}?")
+    raise BrokenRuleError("no release was built with such a CUDA", f"They were built with {', '.join(known)}.")
 
 
 def _number(version: str) -> int:
@@ -117,11 +103,11 @@ def _specifier(text: str) -> SpecifierSet:
     try:
         return SpecifierSet(text)
     except InvalidSpecifier:
-        raise SelectorError("this is no version specifier", _SPELLING) from None
+        raise BrokenRuleError("this is no version specifier", _SPELLING) from None
 
 
-def _no_release(asked: str) -> SelectorError:
+def _no_release(asked: str) -> BrokenRuleError:
     if remedy := did_you_mean(asked, [LATEST]):
-        return SelectorError("this is no release and no specifier", remedy)
+        return BrokenRuleError("this is no release and no specifier", remedy)
     other = closest_release(asked, releases())
-    return SelectorError(other.reason, f"Did you mean {other.tag!r}?")
+    return BrokenRuleError(other.reason, f"Did you mean {other.tag!r}?")

@@ -14,12 +14,12 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
-from serving_factory.matrix.problems import Finding, KeyPath, did_you_mean
-from serving_factory.matrix.selectors import SelectorError
+from serving_factory.matrix.problems import BrokenRuleError, Finding, KeyPath, did_you_mean
 
 __all__ = ["Many", "Notes", "Section", "Shape", "Table", "Text", "Whole", "Word", "key", "key_names", "matching"]
 
 JsonSchema = dict[str, Any]
+_NAME_ONE, _KEYS, _ADD = "Name at least one.", "Write keys below it, each with a value.", "Add it."
 _S = TypeVar("_S")
 _SHAPE, _ABOUT = "shape", "about"
 
@@ -52,7 +52,7 @@ class Shape(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text, which a check may pass, change, or refuse with a ValueError that names the rule."""
+    """A text, which a check may pass, change, or refuse with a BrokenRuleError."""
 
     check: Callable[[str], str] = str
     pattern: str = ""
@@ -63,23 +63,27 @@ class Text:
             return ""
         try:
             return self.check(value)
-        except SelectorError as error:
+        except BrokenRuleError as error:
             notes.add(path, error.rule, error.remedy, at_key=at_key)
-        except ValueError as error:
-            notes.add(path, str(error), at_key=at_key)
-        return ""
+            return ""
 
     def schema(self) -> JsonSchema:
         return {"type": "string", "pattern": self.pattern} if self.pattern else {"type": "string"}
 
 
-def matching(pattern: str, rule: str) -> Text:
-    """Make the shape of a text that a regular expression matches as a whole."""
+def matching(pattern: str, rule: str, remedy: str) -> Text:
+    """Make the shape of a text that a regular expression matches as a whole.
+
+    Args:
+        pattern: the regular expression; JavaScript's are spelled the same.
+        rule: what it says, in words.
+        remedy: one thing to do about a text that it does not match.
+    """
     compiled = re.compile(pattern)
 
     def check(value: str) -> str:
         if not compiled.fullmatch(value):
-            raise ValueError(rule)
+            raise BrokenRuleError(rule, remedy)
         return value
 
     return Text(check, f"^(?:{pattern})$")
@@ -87,7 +91,7 @@ def matching(pattern: str, rule: str) -> Text:
 
 def _quotes(value: object, written: str) -> str:
     if not isinstance(value, bool | int | float):
-        return ""
+        return "Write one text."
     kind = "truth value" if isinstance(value, bool) else "number"
     what = f"a {kind}" if str(value) == written else f"the {kind} {value}"
     return f'Put it in quotes, "{written}": without them YAML reads {what}.'
@@ -105,7 +109,7 @@ class Word:
             return self.words(value)
         *most, last = map(repr, names)
         rule = f"expected one of {', '.join(most)} or {last}"
-        notes.add(path, rule, did_you_mean(str(value), names), at_key=at_key)
+        notes.add(path, rule, did_you_mean(str(value), names, otherwise="Take one of them."), at_key=at_key)
         return None
 
     def schema(self) -> JsonSchema:
@@ -122,7 +126,7 @@ class Whole:
     def read(self, value: Any, path: KeyPath, notes: Notes) -> int:  # noqa: ANN401
         if isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most:
             return value
-        notes.add(path, f"expected a whole number from {self.least} to {self.most}")
+        notes.add(path, f"expected a whole number from {self.least} to {self.most}", "Write it without quotes.")
         return 0
 
     def schema(self) -> JsonSchema:
@@ -138,11 +142,11 @@ class Many:
 
     def read(self, value: Any, path: KeyPath, notes: Notes) -> tuple[Any, ...]:  # noqa: ANN401
         if not isinstance(value, list):
-            remedy = f"Put it in brackets: [{value}]." if isinstance(value, str) else ""
-            notes.add(path, "expected a list", remedy)
+            shown = value if isinstance(value, str) else "…"
+            notes.add(path, "expected a list", f"Put it in brackets: [{shown}].")
             return ()
         if len(value) < self.least:
-            notes.add(path, "this must not be empty")
+            notes.add(path, "this must not be empty", _NAME_ONE)
         return tuple(self.item.read(one, (*path, index), notes) for index, one in enumerate(value))
 
     def schema(self) -> JsonSchema:
@@ -159,10 +163,10 @@ class Table:
 
     def read(self, value: Any, path: KeyPath, notes: Notes) -> dict[Any, Any]:  # noqa: ANN401
         if not isinstance(value, dict):
-            notes.add(path, "expected a mapping")
+            notes.add(path, "expected a mapping", _KEYS)
             return {}
         if len(value) < self.least:
-            notes.add(path, "this must not be empty")
+            notes.add(path, "this must not be empty", _NAME_ONE)
         return {
             self.names.read(name, (*path, name), notes, at_key=True): self.values.read(one, (*path, name), notes)
             for name, one in value.items()
@@ -187,7 +191,7 @@ class Section(Generic[_S]):
     def read(self, value: Any, path: KeyPath, notes: Notes) -> _S:  # noqa: ANN401
         """Give the section; one that is not whole is made of what could be read, and something is noted."""
         if not isinstance(value, dict):
-            notes.add(path, "expected a mapping")
+            notes.add(path, "expected a mapping", _KEYS)
             return self._made({}, path, Notes(notes.written))
         return self._made(value, path, notes)
 
@@ -202,7 +206,7 @@ class Section(Generic[_S]):
             if one.name in value:
                 read[one.name] = one.metadata[_SHAPE].read(value[one.name], (*path, one.name), notes)
             elif _required(one):
-                notes.add((*path, one.name), "this key is required")
+                notes.add((*path, one.name), "this key is required", _ADD)
                 read[one.name] = None
         return self.of(**read)
 

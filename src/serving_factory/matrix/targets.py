@@ -144,7 +144,7 @@ class _Reader:
         value = self._value(field)
         if value is None:
             extended = "" if len(self._chain) == 1 else f", and {' and '.join(self._chain[1:])} has none either"
-            self._found(("targets", self._name, field), f"this key is required{extended}")
+            self._found(("targets", self._name, field), f"this key is required{extended}", "Add it.")
         return value
 
     def _releases(self) -> tuple[Mapping[str, KeyPath], frozenset[str]]:

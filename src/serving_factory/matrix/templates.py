@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from string import Formatter
 
+from serving_factory.matrix.problems import BrokenRuleError, did_you_mean
+
 __all__ = ["ALIAS_WORDS", "TAG_WORDS", "is_tag", "template_rule"]
 
 # OCI distribution spec, section "Pulling manifests": what a tag may look like.
@@ -31,7 +33,7 @@ def template_rule(words: Sequence[str], *, required: str = "") -> Callable[[str]
         required: the one that it must hold.
 
     Returns:
-        A function that gives the template back, or raises ValueError with the rule that it breaks.
+        A function that gives the template back, or raises BrokenRuleError.
     """
     known = ", ".join(f"{{{word}}}" for word in words)
 
@@ -39,16 +41,18 @@ def template_rule(words: Sequence[str], *, required: str = "") -> Callable[[str]
         try:
             fields = [field for field in Formatter().parse(template) if field[1] is not None]
         except ValueError:
-            raise ValueError("a brace has no partner") from None
+            raise BrokenRuleError("a brace has no partner", f"Write a placeholder as {{{words[0]}}}.") from None
         for _, name, form, conversion in fields:
             if name not in words or form or conversion:
-                raise ValueError(f"a placeholder is one of {known}")
+                remedy = did_you_mean(f"{{{name}}}", [f"{{{word}}}" for word in words], otherwise="Take one of them.")
+                raise BrokenRuleError(f"a placeholder is one of {known}", remedy)
         if not is_tag(template.format_map(dict.fromkeys(words, "x"))):
-            raise ValueError(
-                "a tag holds letters, digits, '_', '.' and '-', 128 at most, and begins with no '.' or '-'"
+            raise BrokenRuleError(
+                "a tag holds letters, digits, '_', '.' and '-', 128 at most, and begins with no '.' or '-'",
+                "Leave out what is none of these.",
             )
         if required and required not in {name for _, name, _, _ in fields}:
-            raise ValueError(f"a full tag names one binary: it must hold {{{required}}}")
+            raise BrokenRuleError(f"a full tag names one binary: it must hold {{{required}}}", "Add it at the end.")
         return template
 
     return check
