@@ -96,7 +96,7 @@ def dropped(expansion: Expansion) -> set[Candidate]:
 # --- what always holds ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(selections, rules)
 def test_rules_only_remove(asked: list[Selection], with_rules: tuple[Rule, ...]) -> None:
     """What rules take out is what is dropped; together with what is kept it is what was there without them."""
@@ -106,13 +106,13 @@ def test_rules_only_remove(asked: list[Selection], with_rules: tuple[Rule, ...])
     assert set(ruled.kept).isdisjoint(dropped(ruled))
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(selections, rules, excludes | requires)
 def test_one_more_rule_never_adds_a_variant(asked: list[Selection], some: tuple[Rule, ...], more: Rule) -> None:
     assert set(expanded(asked, (*some, replace(more, index=9))).kept) <= set(expanded(asked, some).kept)
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(selections, rules, st.randoms())
 def test_the_order_of_rules_decides_nothing(asked: list[Selection], some: tuple[Rule, ...], random: object) -> None:
     shuffled = list(some)
@@ -125,7 +125,7 @@ def test_the_order_of_rules_decides_nothing(asked: list[Selection], some: tuple[
     assert {finding.path for finding in one.findings} == {finding.path for finding in other.findings}
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(selections, rules)
 def test_what_is_dropped_has_a_reason_that_holds(asked: list[Selection], with_rules: tuple[Rule, ...]) -> None:
     result = expanded(asked, with_rules)
@@ -138,7 +138,7 @@ def test_what_is_dropped_has_a_reason_that_holds(asked: list[Selection], with_ru
     assert not [candidate for candidate in result.kept for rule in with_rules if rule.drops(candidate)]
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(selections, rules)
 def test_it_is_the_same_each_time_and_in_order(asked: list[Selection], with_rules: tuple[Rule, ...]) -> None:
     result = expanded(asked, with_rules)
@@ -149,7 +149,7 @@ def test_it_is_the_same_each_time_and_in_order(asked: list[Selection], with_rule
         assert len(variants) == len(set(variants))
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(selections)
 def test_every_id_is_one_variants_and_leads_back_to_it(asked: list[Selection]) -> None:
     variants = {candidate.variant for candidate in expanded(asked, ()).kept}
@@ -301,6 +301,7 @@ def test_the_flags_of_a_set_are_for_its_level_alone() -> None:
     basic, optimized = kept(selection(flag_set="avx2-fma"))
     assert (basic.flag_set, optimized.flag_set) == (None, "avx2-fma")
     assert basic.all_copts == ()
+    assert (basic.cuda, basic.capabilities) == (None, ())
     assert optimized.all_copts[-1] == "-O3"
 
 
