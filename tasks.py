@@ -19,7 +19,19 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from serving_factory.errors import CancelledError, DriftError, FactoryError
+from serving_factory.catalogue.closest import closest_release
+from serving_factory.catalogue.describe import describe
+from serving_factory.catalogue.releases import Release, releases
+from serving_factory.catalogue.upstream_check import check_upstream as compare_upstream
+from serving_factory.catalogue.upstream_check import release_of
+from serving_factory.errors import (
+    CancelledError,
+    DriftError,
+    FactoryError,
+    UnknownNameError,
+    UpstreamDiffersError,
+    UsageError,
+)
 from serving_factory.line.cleaning import clean as clean_site
 from serving_factory.line.job import Job, Site, Stage, build_name
 from serving_factory.line.lock import hold_lock
@@ -34,8 +46,10 @@ from serving_factory.matrix.select import select
 from serving_factory.recipes.explain import explain
 from serving_factory.recipes.generate import drift, generated_files, generated_folder
 from serving_factory.recipes.recipe import Recipe, recipe_for
+from serving_factory.ui import catalogue as ui_catalogue
 from serving_factory.ui import tables
 from serving_factory.ui.errors import render_error
+from serving_factory.ui.positional import OptionalPositional
 from serving_factory.ui.reporter import choose
 
 ROOT = Path(__file__).resolve().parent
@@ -113,6 +127,37 @@ def explain_(_c: Context, variant: str, matrix: str = "", json: bool = False) ->
         else:
             page = [tables.Section(title, values) for title, values in sections]
             sys.stdout.write(tables.explain_page(recipe.variant.id, page))
+
+
+@task(
+    klass=OptionalPositional,
+    positional=["release"],
+    help=_help(
+        "json",
+        release="an upstream release, such as 2.19.1; all when left out",
+        check_upstream="compare the release with this checkout of tensorflow/serving, and exit with 8 if they differ",
+    ),
+)
+def catalogue(_c: Context, release: str | None = None, check_upstream: str = "", json: bool = False) -> None:
+    """Tell what upstream used for each release: Bazel, bases, compilers, flags, CUDA, what the server can do.
+
+    Examples:
+        ./factory catalogue
+        ./factory catalogue 2.19.1
+        ./factory catalogue --json
+        ./factory catalogue 2.19.1 --check-upstream ../serving
+    """
+    with _errors():
+        if check_upstream:
+            _check_upstream(Path(check_upstream), release or "", json=json)
+            return
+        documents = [describe(one) for one in ([_release(release)] if release else releases().values())]
+        if json:
+            _print_json(documents)
+        elif release:
+            sys.stdout.write(ui_catalogue.release_page(documents[0]))
+        else:
+            sys.stdout.write(ui_catalogue.releases_table(documents, width=_width()))
 
 
 @task(help=_help("matrix", check="change nothing; fail when a file is not what the data gives"))
@@ -310,7 +355,7 @@ def tasks(_c: Context) -> None:
 
 
 _GROUPS = {
-    "See": ["list", "explain", "generate"],
+    "See": ["list", "explain", "catalogue", "generate"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
     "Keep house": ["setup", "test", "clean"],
 }
@@ -337,6 +382,51 @@ def _errors() -> Iterator[None]:
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _release(tag: str) -> Release:
+    found = releases().get(tag)
+    if found is None:
+        other = closest_release(tag, releases())
+        raise UnknownNameError(
+            f"no release is named {tag!r}; did you mean {other.tag!r}?",
+            why=other.reason,
+            remedy="`invoke catalogue` lists all releases",
+        )
+    return found
+
+
+def _check_upstream(folder: Path, tag: str, *, json: bool) -> None:
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder", remedy="name a checkout of tensorflow/serving, at the release's tag")
+    tag = tag or release_of(folder, releases()) or ""
+    if not tag:
+        raise UsageError(
+            f"nothing in {folder} tells which release it is", remedy="name the release: catalogue RELEASE ..."
+        )
+    found = compare_upstream(folder, _release(tag))
+    if not found.read:
+        raise UsageError(
+            f"{folder} is no checkout of tensorflow/serving",
+            why=f"it has none of {', '.join(found.absent)}",
+            remedy="name the checkout's root",
+        )
+    differences = [asdict(one) for one in found.differences]
+    if json:
+        _print_json(differences)
+    if differences:
+        raise UpstreamDiffersError(
+            f"{folder} and the catalogue's entry of {tag} differ in {_count(len(differences), 'place')}",
+            why="" if json else ui_catalogue.differences_text(differences),
+            remedy="look at each; docs/new-release.md tells how an entry is written",
+        )
+    if not json:
+        absent = f"; not there to be compared: {', '.join(found.absent)}" if found.absent else ""
+        sys.stdout.write(f"{folder} is what the catalogue says of {tag}{absent}\n")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _matrix_file(given: str) -> Path:

@@ -11,6 +11,7 @@ from typing import ClassVar
 __all__ = [
     "ArtifactError",
     "CancelledError",
+    "CatalogueError",
     "CompileError",
     "CpuLevelError",
     "DiskFullError",
@@ -33,6 +34,7 @@ __all__ = [
     "ServerStopError",
     "SmokeError",
     "UnknownNameError",
+    "UpstreamDiffersError",
     "UsageError",
     "WrongAnswerError",
 ]
@@ -98,6 +100,18 @@ class RecipeError(FactoryError):
     """A variant is valid, but no recipe for it exists (yet)."""
 
     exit_code = 7
+
+
+class UpstreamDiffersError(FactoryError):
+    """A checkout of TensorFlow Serving is not what the catalogue says of its release."""
+
+    exit_code = 8
+
+
+class CatalogueError(FactoryError):
+    """The catalogue's own data makes no sense: an entry lacks a fact, or has one that nobody knows of."""
+
+    exit_code = 9
 
 
 class LockedError(FactoryError):

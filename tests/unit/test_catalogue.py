@@ -9,10 +9,8 @@ import pytest
 from serving_factory.catalogue.data import read_yaml
 from serving_factory.catalogue.distributions import distributions
 from serving_factory.catalogue.levels import LEVELS, Level, allowed_features, level_facts
-from serving_factory.catalogue.releases import UPSTREAM_TARGET, Release, releases
+from serving_factory.catalogue.releases import UPSTREAM_TARGET, releases
 
-HEX_40 = re.compile(r"[0-9a-f]{40}")
-HEX_64 = re.compile(r"[0-9a-f]{64}")
 # psABI, section "Micro-Architecture Levels": what each level adds, in the psABI's own names.
 PSABI = {
     Level.V2: "CMPXCHG16B LAHF-SAHF POPCNT SSE3 SSE4_1 SSE4_2 SSSE3",
@@ -21,26 +19,11 @@ PSABI = {
 }
 NAMES = {"cmpxchg16b": "cx16", "lahf-sahf": "lahf"}
 
-each_release = pytest.mark.parametrize("release", releases().values(), ids=lambda release: release.tag)
-
 
 def psabi(level: Level) -> set[str]:
     """All that a level has, by the psABI, in the catalogue's spelling."""
     names = " ".join(PSABI[each] for each in PSABI if LEVELS.index(each) <= LEVELS.index(level)).lower().split()
     return {NAMES.get(name, name.replace("sse4_", "sse4.")) for name in names}
-
-
-@each_release
-def test_a_release_is_complete(release: Release) -> None:
-    assert re.fullmatch(r"\d+\.\d+\.\d+", release.tag)
-    assert HEX_40.fullmatch(release.commit)
-    assert HEX_40.fullmatch(release.tensorflow_commit)
-    assert release.commit != release.tensorflow_commit
-    assert release.reported.startswith(release.tag)
-    assert release.bazel_sha256 is None or HEX_64.fullmatch(release.bazel_sha256)
-    assert release.flavours
-    assert release.base in distributions(), "no toolchain could be made on it"
-    assert all(re.fullmatch(r"gcc(-\d+)?", facts.compiler) for facts in release.flavours.values())
 
 
 def test_releases_come_oldest_first() -> None:

@@ -46,12 +46,15 @@ WRONG = {
     ),
     "a key that is a number": (SMALL + "1: 2\n", "8:1: [1]: 1: keys should be strings."),
     "an unknown release": (
-        replaced("2.19.1", "2.19.0"),
-        "3:12: releases[0]: '2.19.0': the catalogue has no such release. Did you mean '2.19.1'?",
+        replaced("2.19.1", "2.15.0"),
+        "3:12: releases[0]: '2.15.0': upstream has no stable tag 2.15.0. Did you mean '2.15.1'?",
     ),
     "a release like no other": (
         replaced("2.19.1", "nightly"),
-        "3:12: releases[0]: 'nightly': the catalogue has no such release. Known: 2.19.1.",
+        (
+            "3:12: releases[0]: 'nightly': this is no release: a release is a full tag such as 2.19.1. "
+            "Did you mean '2.20.0'?"
+        ),
     ),
     "a release without quotes": (
         replaced('"2.19.1"', "2.20"),
@@ -95,11 +98,8 @@ WRONG = {
         "6:14: targets.standard.flavour: 'CPU': expected one of 'cpu', 'mkl' or 'gpu'. Did you mean 'cpu'?",
     ),
     "a flavour that the release has not": (
-        replaced("flavour: cpu", "flavour: gpu"),
-        (
-            "6:14: targets.standard.flavour: gpu: there is no recipe for flavour gpu of release 2.19.1. "
-            "Recipes exist for: cpu, mkl."
-        ),
+        replaced("flavour: cpu", "flavour: mkl").replace("2.19.1", "1.12.3"),
+        "6:14: targets.standard.flavour: mkl: release 1.12.3 has no flavour mkl. It has: cpu, gpu.",
     ),
     "an unknown level": (
         replaced("[x86-64]", "[x86-64, v3]"),

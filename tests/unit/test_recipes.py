@@ -214,6 +214,52 @@ def test_a_base_without_package_list_is_told(tmp_path: Path) -> None:
     assert "ubuntu:20.04" in caught.value.why
 
 
+@pytest.mark.parametrize(
+    ("tag", "flavour", "told"),
+    [
+        ("2.19.1", "gpu", "no recipe for flavour gpu yet"),
+        ("2.18.1", "cpu", "no recipe for flavour cpu of 2.18.1 yet"),
+        ("1.12.3", "cpu", "no recipe for flavour cpu of 1.12.3 yet"),
+        ("2.20.0", "mkl", "no recipe for flavour mkl of 2.20.0 yet"),
+    ],
+)
+def test_what_the_catalogue_knows_and_this_factory_cannot_build_is_told(
+    tmp_path: Path, tag: str, flavour: str, told: str
+) -> None:
+    target = {"flavour": flavour, "levels": ["x86-64"]}
+    matrix = load(tmp_path, document(releases=[tag], targets={"standard": target}))
+    with pytest.raises(RecipeError, match=told) as caught:
+        recipe_for(matrix.variants[0], matrix)
+    assert caught.value.why == "recipes: cpu 2.19.1; mkl 2.19.1"
+
+
+def test_a_compiler_that_bazel_downloads_is_told(tmp_path: Path) -> None:
+    matrix = load(tmp_path)
+    facts = replace(releases()["2.19.1"].flavours[Flavour.CPU], compiler="hermetic clang")
+    release = replace(releases()["2.19.1"], flavours={Flavour.CPU: facts})
+    with pytest.raises(RecipeError, match="with a hermetic clang that Bazel downloads"):
+        toolchain.toolchain_for(matrix.variants[0], release, matrix.toolchain)
+
+
+def test_flags_that_are_no_configs_reach_both_bazel_commands(tmp_path: Path) -> None:
+    matrix = load(tmp_path)
+    facts = replace(releases()["2.19.1"].flavours[Flavour.CPU], kept_flags=("-c opt", "--copt=-fPIC"))
+    release = replace(releases()["2.19.1"], flavours={Flavour.CPU: facts})
+    made = toolchain.toolchain_for(matrix.variants[0], release, matrix.toolchain)
+    assert (made.configs, made.flags) == (("kokoro",), ("-c opt", "--copt=-fPIC"))
+    text = render(
+        "devel/devel.Dockerfile.j2",
+        release=release,
+        flavour="cpu",
+        toolchain=made,
+        base_build="",
+        upstream="u",
+        bazel_target="//t",
+        binary_path="b",
+    )
+    assert text.count("      --config=kokoro \\\n      -c opt \\\n      --copt=-fPIC \\\n") == 2
+
+
 def test_a_bazel_without_checksum_is_told(tmp_path: Path) -> None:
     matrix = load(tmp_path)
     release = replace(releases()["2.19.1"], bazel_sha256=None)

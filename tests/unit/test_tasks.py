@@ -18,16 +18,18 @@ import pytest
 from invoke.collection import Collection
 from invoke.program import Program
 
-from serving_factory.errors import FactoryError
+from serving_factory.errors import FactoryError, UnknownNameError, UpstreamDiffersError, UsageError
 from serving_factory.line.lock import hold_lock
 
 from .matrices import ROOT, SMALL, write
+from .upstream_trees import tree_2_19_1, write_tree
 
 NOWHERE = "tcp://127.0.0.1:1"
 VARIANTS = ["2.19.1-cpu-v1", "2.19.1-cpu-v3", "2.19.1-mkl-v3"]
 STAGES = ["compile", "extract", "inspect", "package", "smoke"]
 TASKS = (
     "build",
+    "catalogue",
     "clean",
     "compile",
     "demo",
@@ -75,6 +77,7 @@ def factory(
 
     def run(*arguments: str) -> Ended:
         code = 0
+        monkeypatch.setattr(sys, "argv", ["factory", *arguments])
         try:
             Program(namespace=Collection.from_module(module), name="factory").run(["factory", *arguments])
         except SystemExit as ended:
@@ -132,6 +135,57 @@ def test_the_help_of_every_task_teaches_by_example(factory: Factory, module: Mod
     options = re.findall(r"^  (-.*?)(?:   *(\S.*))?$", ended.out.partition("Options:")[2], re.MULTILINE)
     assert len(options) == len(module.ns[name].get_arguments())
     assert [option for option, explained in options if not explained] == []
+
+
+def test_the_catalogue_tells_what_upstream_used(factory: Factory) -> None:
+    ended = factory("catalogue", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    (found,) = documents(ended.out)
+    assert len(found) == 73
+    latest = found[-2]
+    assert {"release", "commit", "tensorflow_commit", "bazel", "bazel_minimum", "reported_version"} <= set(latest)
+    assert set(latest["flavours"]) == {"cpu", "mkl", "gpu"}
+    assert {"base", "default_options", "fixed_flags", "compiler"} <= set(latest["flavours"]["cpu"])
+    assert latest["flavours"]["cpu"]["fixed_flags"] == ["--config=kokoro"]
+    assert {"cuda", "cudnn", "nccl", "tensorrt", "capabilities", "config"} <= set(latest["flavours"]["gpu"])
+    told = {"rest", "model_status", "version_flag", "grpc_health", "monitoring", "integers_for_floats"}
+    assert told <= set(latest["server"])
+    assert found[0]["flavours"]["mkl"] is None
+    assert found[0]["reported_version"] is None
+    assert "73 releases" in factory("catalogue").out
+
+
+@pytest.mark.parametrize("words", [("2.17.1", "--json"), ("--json", "2.17.1"), ("--release", "2.17.1", "--json")])
+def test_the_catalogue_tells_of_one_release(factory: Factory, words: tuple[str, ...]) -> None:
+    (found,) = documents(factory("catalogue", *words).out)
+    assert [each["release"] for each in found] == ["2.17.1"]
+    assert factory("catalogue", "2.17.1").out.startswith("2.17.1\n")
+
+
+def test_an_unknown_release_of_the_catalogue_is_told_with_the_nearest(factory: Factory) -> None:
+    ended = factory("catalogue", "2.15.0")
+    assert ended.code == UnknownNameError.exit_code
+    assert "did you mean '2.15.1'" in ended.err
+    assert "no stable tag" in ended.err
+
+
+def test_the_catalogue_is_compared_with_a_checkout(factory: Factory, tmp_path: Path) -> None:
+    checkout = write_tree(tmp_path / "serving", tree_2_19_1())
+    ended = factory("catalogue", "--check-upstream", str(checkout))
+    assert (ended.code, ended.err) == (0, "")
+    assert "is what the catalogue says of 2.19.1; not there to be compared:" in ended.out
+    ended = factory("catalogue", "2.18.1", "--check-upstream", str(checkout))
+    assert ended.code == UpstreamDiffersError.exit_code
+    assert "version.h:3: reported version: the catalogue has 2.18.1-rc0, upstream 2.19.1-rc0" in ended.err
+    ended = factory("catalogue", "2.18.1", "--json", "--check-upstream", str(checkout))
+    assert ended.code == UpstreamDiffersError.exit_code
+    (found,) = documents(ended.out)
+    assert {"file", "line", "what", "catalogue", "upstream"} == set(found[0])
+
+
+def test_what_is_no_checkout_is_told(factory: Factory, tmp_path: Path) -> None:
+    for words in (("2.19.1", "-c", str(tmp_path)), ("-c", str(tmp_path)), ("-c", str(tmp_path / "nowhere"))):
+        assert factory("catalogue", *words).code == UsageError.exit_code
 
 
 @pytest.mark.parametrize("name", [*STAGES[:1], *STAGES[2:], "push", "build", "list"])

@@ -33,6 +33,9 @@ class LevelFacts:
         adds: those of them that the level below lacks.
         cpuinfo: what /proc/cpuinfo must list for the code to run.
         copts: compiler flags that ask for exactly this level, understood by gcc from 5.4 and clang from 6.
+        psabi: the psABI's own names of all it has, with those of the levels below; `avx` is none of its levels.
+        march: the one flag that asks for the same of a later compiler; None where there is none.
+        march_since: compiler -> the first major version that knows that flag; empty where all do.
     """
 
     short: str
@@ -40,6 +43,9 @@ class LevelFacts:
     adds: frozenset[str]
     cpuinfo: tuple[str, ...]
     copts: tuple[str, ...]
+    psabi: tuple[str, ...]
+    march: str | None
+    march_since: Mapping[str, int]
 
 
 LEVELS: tuple[Level, ...] = (Level.V1, Level.V2, Level.AVX, Level.V3, Level.V4)
@@ -52,16 +58,32 @@ def _table() -> Mapping[Level, LevelFacts]:
     table: dict[Level, LevelFacts] = {}
     features: frozenset[str] = frozenset()
     cpuinfo: tuple[str, ...] = ()
+    psabi: tuple[str, ...] = ()
     for level in LEVELS:
         entry = data[level.value]
         adds = frozenset(entry["adds"])
         features |= adds
         cpuinfo += tuple(entry["cpuinfo"])
+        psabi += tuple(entry["psabi"])
         table[level] = LevelFacts(
-            short=entry["short"], features=features, adds=adds, cpuinfo=cpuinfo, copts=tuple(entry["copts"])
+            short=entry["short"],
+            features=features,
+            adds=adds,
+            cpuinfo=cpuinfo,
+            copts=tuple(entry["copts"]),
+            psabi=psabi,
+            march=entry["march"],
+            march_since=entry["march_since"],
         )
     table[Level.NATIVE] = LevelFacts(
-        short="native", features=features, adds=frozenset(), cpuinfo=(), copts=("-march=native",)
+        short="native",
+        features=features,
+        adds=frozenset(),
+        cpuinfo=(),
+        copts=("-march=native",),
+        psabi=(),
+        march="-march=native",
+        march_since={},
     )
     return table
 

@@ -3,89 +3,169 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
-
-from packaging.version import Version
+from typing import Any
 
 from serving_factory.catalogue.data import read_yaml
+from serving_factory.catalogue.facts import (
+    CapabilitiesFrom,
+    Flavour,
+    FlavourFacts,
+    GpuFacts,
+    NcclFrom,
+    Release,
+    ServerFacts,
+)
+from serving_factory.catalogue.inheritance import Entry, Lines, inherited
+from serving_factory.errors import CatalogueError
 
-__all__ = ["UPSTREAM_TARGET", "UPSTREAM_URL", "Flavour", "FlavourFacts", "Release", "releases"]
+__all__ = ["UPSTREAM_TARGET", "UPSTREAM_URL", "Flavour", "FlavourFacts", "Release", "read_releases", "releases"]
 
 UPSTREAM_URL = "https://github.com/tensorflow/serving.git"
 UPSTREAM_TARGET = "//tensorflow_serving/model_servers:tensorflow_model_server"
 
-
-class Flavour(StrEnum):
-    """What the server computes with."""
-
-    CPU = "cpu"
-    MKL = "mkl"
-    GPU = "gpu"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlavourFacts:
-    """How upstream builds one flavour of a release.
-
-    Args:
-        compiler: the C++ compiler's package, such as `gcc-10`.
-        configs: Bazel configs always given, in order.
-    """
-
-    compiler: str
-    configs: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
-    """One upstream release.
-
-    Args:
-        tag: the full tag, `2.19.1`.
-        commit: of tensorflow/serving, 40 hex digits.
-        tensorflow_commit: of tensorflow/tensorflow, 40 hex digits.
-        reported: the version that the server's `--version` begins with.
-        bazel: the Bazel version of upstream's Dockerfiles.
-        bazel_sha256: of that Bazel's Linux x86_64 binary; None where it is unknown.
-        base: the image that upstream's devel image starts from.
-        flavours: the flavours that exist and that this factory has recipes for.
-    """
-
-    tag: str
-    commit: str
-    tensorflow_commit: str
-    reported: str
-    bazel: str
-    bazel_sha256: str | None
-    base: str
-    flavours: Mapping[Flavour, FlavourFacts]
-
-    @property
-    def version(self) -> Version:
-        """The tag as a comparable version."""
-        return Version(self.tag)
+_UNKNOWN = "unknown"
+_REMEDY = "the head of releases.yaml tells which facts there are"
 
 
 @cache
 def releases() -> Mapping[str, Release]:
     """Read all releases, oldest first, by full tag."""
-    checksums = read_yaml("bazel.yaml")
-    found = [
-        Release(
-            tag=tag,
-            commit=entry["commit"],
-            tensorflow_commit=entry["tensorflow_commit"],
-            reported=entry["reported"],
-            bazel=entry["bazel"],
-            bazel_sha256=checksums.get(entry["bazel"]),
-            base=entry["base"],
-            flavours={
-                Flavour(name): FlavourFacts(compiler=facts["compiler"], configs=tuple(facts["configs"]))
-                for name, facts in entry["flavours"].items()
-            },
-        )
-        for tag, entry in read_yaml("releases.yaml").items()
-    ]
+    return read_releases(read_yaml("releases.yaml"), read_yaml("bazel.yaml"))
+
+
+def read_releases(lines: Lines, checksums: Mapping[str, str]) -> Mapping[str, Release]:
+    """Make releases of the two data files.
+
+    Args:
+        lines: what releases.yaml holds.
+        checksums: what bazel.yaml holds: Bazel's version -> sha256, or `unknown`.
+
+    Returns:
+        Full tag -> release, oldest first.
+
+    Raises:
+        CatalogueError: a release lacks a fact, or has one that nobody knows of.
+    """
+    found = [_release(tag, entry, checksums) for tag, entry in inherited(lines).items()]
     return {release.tag: release for release in sorted(found, key=lambda release: release.version)}
+
+
+def _release(tag: str, entry: Entry, checksums: Mapping[str, str]) -> Release:
+    facts = _Facts(tag, entry)
+    python = facts.take("python")
+    flavours = {flavour: facts.take(flavour) for flavour in Flavour}
+    gpu = flavours[Flavour.GPU]
+    checksum = checksums.get(facts.peek("bazel"), _UNKNOWN)
+    release = Release(
+        tag=tag,
+        date=facts.take("date"),
+        commit=facts.take("commit"),
+        tensorflow_commit=facts.take("tensorflow_commit"),
+        tensorflow_sha256=facts.take("tensorflow_sha256", None),
+        reported=facts.take("reported", ""),
+        bazel=facts.take("bazel"),
+        bazel_minimum=facts.take("bazel_minimum"),
+        bazel_sha256=None if checksum == _UNKNOWN else checksum,
+        python=python,
+        bazel_python=facts.take("bazel_python"),
+        bazelrc=facts.take("bazelrc"),
+        configs=_configs(facts.take("configs"), gpu["capabilities"] if gpu else ()),
+        flavours={
+            flavour: _flavour(f"{tag}, {flavour}", own, python) for flavour, own in flavours.items() if own is not None
+        },
+        server=_server(f"{tag}, server", facts.take("server")),
+    )
+    facts.done()
+    return release
+
+
+def _configs(entry: Entry, capabilities: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
+    listed = ",".join(capabilities)
+    return {
+        name: tuple(flag.replace("{capabilities}", listed) for flag in flags)
+        for name, flags in sorted(entry.items())
+        if flags is not None
+    }
+
+
+def _flavour(where: str, entry: Entry, python: str) -> FlavourFacts:
+    facts = _Facts(where, entry)
+    found = FlavourFacts(
+        base=facts.take("base"),
+        runtime_base=facts.take("runtime_base"),
+        compiler=facts.take("compiler"),
+        python=facts.take("python", None) or python,
+        default_options=tuple(facts.take("default_options")),
+        command_flags=tuple(facts.take("command_flags")),
+        kept_flags=tuple(facts.take("kept_flags")),
+        gpu=_gpu(facts) if "cuda" in entry else None,
+    )
+    facts.done()
+    return found
+
+
+def _gpu(facts: _Facts) -> GpuFacts:
+    return GpuFacts(
+        cuda=facts.take("cuda"),
+        toolkit=facts.take("toolkit"),
+        cudnn=facts.take("cudnn"),
+        nccl=facts.take("nccl"),
+        nccl_from=NcclFrom(facts.take("nccl_from")),
+        tensorrt=facts.take("tensorrt"),
+        tensorrt_packages=facts.take("tensorrt_packages"),
+        capabilities=tuple(facts.take("capabilities")),
+        capabilities_from=CapabilitiesFrom(facts.take("capabilities_from")),
+        config=facts.take("config"),
+    )
+
+
+def _server(where: str, entry: Entry) -> ServerFacts:
+    facts = _Facts(where, entry)
+    found = ServerFacts(
+        flags=_names(facts.take("flags")),
+        model_status=facts.take("model_status"),
+        integers_for_floats=facts.take("integers_for_floats"),
+        stamped=facts.take("stamped"),
+        grpc_ready=facts.take("grpc_ready"),
+        rest_ready=facts.take("rest_ready"),
+        models=facts.take("models"),
+        testdata=_names(facts.take("testdata")),
+    )
+    facts.done()
+    return found
+
+
+def _names(entry: Entry) -> tuple[str, ...]:
+    """The keys of a mapping that serves as a set: null takes a name away."""
+    return tuple(sorted(name for name, there in entry.items() if there))
+
+
+class _Facts:
+    """An entry whose facts are taken one by one, so that one that is lacking or left over is told by its name."""
+
+    _REQUIRED = object()
+
+    def __init__(self, where: str, entry: Entry) -> None:
+        self._where = where
+        self._left = dict(entry)
+
+    def peek(self, name: str) -> str:
+        return str(self._left.get(name))
+
+    def take(self, name: str, default: object = _REQUIRED) -> Any:  # noqa: ANN401 - the dataclasses give the types
+        found = self._left.pop(name, default)
+        if found is self._REQUIRED:
+            raise CatalogueError(f"releases.yaml: {self._where}: {name} is missing", remedy=_REMEDY)
+        for value in found if isinstance(found, list) else (found,):
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                raise CatalogueError(
+                    f"releases.yaml: {self._where}: {name} is the number {value}", remedy="put it in quotes"
+                )
+        return found
+
+    def done(self) -> None:
+        if self._left:
+            raise CatalogueError(
+                f"releases.yaml: {self._where}: nobody knows of {', '.join(self._left)}", remedy=_REMEDY
+            )

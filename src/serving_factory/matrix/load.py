@@ -13,6 +13,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.reader import ReaderError
 
+from serving_factory.catalogue.closest import closest_release
 from serving_factory.catalogue.distributions import distributions
 from serving_factory.catalogue.releases import Release, releases
 from serving_factory.errors import MatrixError
@@ -219,9 +220,8 @@ class _Expansion:
             if tag in catalogue:
                 known[tag] = catalogue[tag]
                 continue
-            word = nearest(tag, catalogue)
-            remedy = f"Did you mean {word!r}?" if word else f"Known: {', '.join(catalogue)}."
-            self._problem(("releases", index), repr(tag), "the catalogue has no such release", remedy)
+            other = closest_release(tag, catalogue)
+            self._problem(("releases", index), repr(tag), other.reason, f"Did you mean {other.tag!r}?")
         return known
 
     def _variants(self, name: str, section: TargetSection, known: Mapping[str, Release]) -> Iterator[Variant]:
@@ -235,8 +235,8 @@ class _Expansion:
                 continue
             if section.flavour not in release.flavours:
                 has = ", ".join(release.flavours)
-                rule = f"there is no recipe for flavour {section.flavour} of release {tag}"
-                self._problem(("targets", name, "flavour"), section.flavour, rule, f"Recipes exist for: {has}.")
+                rule = f"release {tag} has no flavour {section.flavour}"
+                self._problem(("targets", name, "flavour"), section.flavour, rule, f"It has: {has}.")
                 continue
             for level in section.levels:
                 yield Variant(release=tag, flavour=section.flavour, level=level, copts=tuple(section.copts))

@@ -9,6 +9,7 @@ from serving_factory.catalogue.releases import FlavourFacts, Release
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.matrix import ToolchainChoice
 from serving_factory.matrix.variant import Variant
+from serving_factory.recipes.support import check_supported
 
 __all__ = ["Bazel", "Toolchain", "toolchain_for"]
 
@@ -38,6 +39,7 @@ class Toolchain:
         compiler: the C compiler's command.
         bazel: which Bazel, and where it comes from.
         configs: Bazel configs of the flavour, in order.
+        flags: other Bazel flags that every build of the flavour must have.
     """
 
     base: str
@@ -45,16 +47,19 @@ class Toolchain:
     compiler: str
     bazel: Bazel
     configs: tuple[str, ...]
+    flags: tuple[str, ...]
 
 
 def toolchain_for(variant: Variant, release: Release, choice: ToolchainChoice) -> Toolchain:
     """Derive the toolchain of a variant.
 
     Raises:
-        RecipeError: the base is of no distribution that the catalogue knows, or Bazel's checksum is unknown.
+        RecipeError: there is no recipe yet, the base is of no distribution that the catalogue knows, or Bazel's
+            checksum is unknown.
     """
+    check_supported(variant)
     facts: FlavourFacts = release.flavours[variant.flavour]
-    base = choice.base or release.base
+    base = choice.base or facts.os
     distribution = distributions().get(base.partition("@")[0])
     if distribution is None:
         raise RecipeError(
@@ -62,7 +67,13 @@ def toolchain_for(variant: Variant, release: Release, choice: ToolchainChoice) -
             why=f"known bases: {', '.join(distributions())}",
             remedy="name one of them at toolchain.base in the matrix file",
         )
-    compiler = choice.compiler or facts.compiler
+    compiler = choice.compiler or facts.compiler_package
+    if compiler is None:
+        raise RecipeError(
+            f"{variant.id}: upstream compiles it with a {facts.compiler} that Bazel downloads",
+            why="this factory compiles with a compiler of the base's distribution",
+            remedy="name one at toolchain.compiler in the matrix file",
+        )
     bazel = _bazel(variant, release, choice)
     packages = {*distribution.packages, distribution.python, compiler, compiler.replace("gcc", "g++"), *choice.packages}
     if bazel.package:
@@ -73,6 +84,7 @@ def toolchain_for(variant: Variant, release: Release, choice: ToolchainChoice) -
         compiler=compiler,
         bazel=bazel,
         configs=choice.configs.get(variant.flavour, facts.configs),
+        flags=facts.plain_flags,
     )
 
 

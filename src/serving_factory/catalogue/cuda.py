@@ -1,0 +1,138 @@
+"""CUDA toolkits with their drivers, architectures and host compilers; compute capabilities, also by card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from packaging.version import Version
+
+from serving_factory.catalogue.data import read_yaml
+
+__all__ = ["Capability", "Card", "Cuda", "cards", "cudas", "why_not"]
+
+_DOTTED = re.compile(r"(\d+)\.(\d)")
+_JOINED = re.compile(r"(sm|compute)_(\d+)(\d)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Capability:
+    """A compute capability that a binary is built for.
+
+    Args:
+        major: 7 of 7.5.
+        minor: 5 of 7.5.
+        machine_code: whether the binary has machine code for it.
+        ptx: whether the binary has PTX for it, which the driver of a later card translates.
+    """
+
+    major: int
+    minor: int
+    machine_code: bool = True
+    ptx: bool = True
+
+    @classmethod
+    def parse(cls, text: str) -> Capability:
+        """Read TensorFlow's notation: `7.5` and `compute_75` give machine code and PTX, `sm_75` machine code alone.
+
+        Raises:
+            ValueError: it is none of these.
+        """
+        if found := _DOTTED.fullmatch(text):
+            return cls(int(found[1]), int(found[2]))
+        if found := _JOINED.fullmatch(text):
+            return cls(int(found[2]), int(found[3]), ptx=found[1] == "compute")
+        raise ValueError(f"{text!r} is no compute capability: write 7.5, sm_75 or compute_75")
+
+    @property
+    def number(self) -> str:
+        """The capability itself, `7.5`."""
+        return f"{self.major}.{self.minor}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cuda:
+    """A CUDA toolkit.
+
+    Args:
+        version: `12.2`.
+        driver: the oldest Linux driver that the toolkit comes with.
+        compatible_driver: the oldest for minor-version compatibility; None before CUDA 11.
+        architectures: compute capabilities that nvcc compiles machine code for, lowest first.
+        newest_gcc: the newest major version of gcc that nvcc takes as host compiler.
+    """
+
+    version: str
+    driver: str
+    compatible_driver: str | None
+    architectures: tuple[str, ...]
+    newest_gcc: int
+
+    @property
+    def minimum_driver(self) -> str:
+        """The oldest driver on which a binary of this toolkit starts."""
+        return min(filter(None, (self.driver, self.compatible_driver)), key=Version)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A card, or a family of them, by the name that people use.
+
+    Args:
+        name: `h100`.
+        capabilities: what a binary needs for it.
+        since: the first CUDA that compiles machine code for all of them.
+    """
+
+    name: str
+    capabilities: tuple[str, ...]
+    since: str
+
+
+@cache
+def cudas() -> Mapping[str, Cuda]:
+    """Read all toolkits, by version, oldest first."""
+    return {
+        version: Cuda(
+            version=version,
+            driver=entry["driver"],
+            compatible_driver=entry["compatible_driver"],
+            architectures=tuple(entry["architectures"]),
+            newest_gcc=entry["newest_gcc"],
+        )
+        for version, entry in read_yaml("cuda.yaml").items()
+    }
+
+
+@cache
+def cards() -> Mapping[str, Card]:
+    """Read all cards, by name."""
+    return {
+        name: Card(name=name, capabilities=tuple(entry["capabilities"]), since=entry["since"])
+        for name, entry in read_yaml("cards.yaml").items()
+    }
+
+
+def why_not(capabilities: Iterable[str], cuda: Cuda) -> str:
+    """Tell why a toolkit cannot compile these capabilities.
+
+    Args:
+        capabilities: in TensorFlow's notation.
+        cuda: the toolkit.
+
+    Returns:
+        A sentence without its full stop; empty where it can compile them all.
+
+    Raises:
+        ValueError: one is in no notation of TensorFlow's.
+    """
+    numbers = [Capability.parse(text).number for text in capabilities]
+    unknown = [number for number in numbers if number not in cuda.architectures]
+    if not unknown:
+        return ""
+    lowest, highest = cuda.architectures[0], cuda.architectures[-1]
+    later = [card.since for card in cards().values() if unknown[0] in card.capabilities]
+    hint = f"; it needs CUDA {later[0]}" if later and Version(later[0]) > Version(cuda.version) else ""
+    return f"CUDA {cuda.version} compiles capabilities {lowest} to {highest}, not {', '.join(unknown)}{hint}"

@@ -1,0 +1,34 @@
+"""What this factory has recipes for. The catalogue knows every release; a recipe is a claim that it builds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from serving_factory.catalogue.releases import Flavour
+from serving_factory.errors import RecipeError
+from serving_factory.matrix.variant import Variant
+
+__all__ = ["RECIPES", "check_supported"]
+
+RECIPES: Mapping[Flavour, tuple[str, ...]] = {
+    Flavour.CPU: ("2.19.1",),
+    Flavour.MKL: ("2.19.1",),
+}
+"""Flavour -> the releases whose recipe exists."""
+
+
+def check_supported(variant: Variant) -> None:
+    """Pass a variant that there is a recipe for.
+
+    Raises:
+        RecipeError: there is none; the message tells what there are recipes for.
+    """
+    known = RECIPES.get(variant.flavour)
+    if known is not None and variant.release in known:
+        return
+    missing = f"flavour {variant.flavour}" if known is None else f"flavour {variant.flavour} of {variant.release}"
+    raise RecipeError(
+        f"{variant.id}: there is no recipe for {missing} yet",
+        why="recipes: " + "; ".join(f"{flavour} {', '.join(releases)}" for flavour, releases in RECIPES.items()),
+        remedy=f"take another release or flavour; `invoke catalogue {variant.release}` tells what upstream did",
+    )

@@ -1,0 +1,185 @@
+"""CUDA, cards, retired bases, bad pairs, flag sets and levels: each agrees with the releases, and is read right."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from serving_factory.catalogue.bad_pairs import Fails, bad_pairs, known_bad
+from serving_factory.catalogue.cuda import Capability, cards, cudas, why_not
+from serving_factory.catalogue.flag_sets import flag_set_of, flag_sets
+from serving_factory.catalogue.levels import LEVELS, Level, level_facts
+from serving_factory.catalogue.releases import Flavour, releases
+from serving_factory.catalogue.retired_bases import retired_bases
+
+# --- CUDA -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_toolkits_are_those_of_the_releases() -> None:
+    facts = [each.flavours[Flavour.GPU].gpu for each in releases().values()]
+    assert list(cudas()) == list(dict.fromkeys(gpu.cuda for gpu in facts if gpu is not None))
+    versions = list(map(Version, cudas()))
+    assert versions == sorted(versions)
+
+
+@pytest.mark.parametrize(
+    ("version", "driver", "minimum"),
+    [
+        ("8.0", "375.26", "375.26"),
+        ("11.0", "450.51.05", "450.51.05"),
+        ("11.2", "460.32.03", "450.80.02"),
+        ("12.2", "535.54.03", "525.60.13"),
+        ("12.5", "555.42.06", "525.60.13"),
+    ],
+)
+def test_drivers(version: str, driver: str, minimum: str) -> None:
+    assert (cudas()[version].driver, cudas()[version].minimum_driver) == (driver, minimum)
+
+
+def test_newer_toolkits_want_newer_drivers_and_take_newer_compilers() -> None:
+    rows = list(cudas().values())
+    for older, newer in pairwise(rows):
+        assert Version(older.driver) < Version(newer.driver)
+        assert older.newest_gcc <= newer.newest_gcc
+        assert Version(older.architectures[-1]) <= Version(newer.architectures[-1])
+        assert list(newer.architectures) == sorted(newer.architectures, key=Version)
+
+
+@pytest.mark.parametrize(
+    ("text", "capability"),
+    [
+        ("7.5", Capability(7, 5)),
+        ("10.0", Capability(10, 0)),
+        ("sm_75", Capability(7, 5, ptx=False)),
+        ("compute_90", Capability(9, 0)),
+        ("compute_120", Capability(12, 0)),
+    ],
+)
+def test_capabilities_are_read(text: str, capability: Capability) -> None:
+    assert Capability.parse(text) == capability
+    assert capability.machine_code
+
+
+@pytest.mark.parametrize("text", ["", "75", "sm_7", "sm75", "7", "7.55", "ptx_75", "sm_9a0", " 7.5"])
+def test_what_is_no_capability(text: str) -> None:
+    with pytest.raises(ValueError, match="is no compute capability"):
+        Capability.parse(text)
+
+
+def test_what_a_toolkit_cannot_compile_is_told() -> None:
+    assert why_not(["sm_50", "compute_90"], cudas()["12.2"]) == ""
+    assert why_not([], cudas()["12.2"]) == ""
+    told = why_not(["3.5", "sm_37", "8.0"], cudas()["12.2"])
+    assert told == "CUDA 12.2 compiles capabilities 5.0 to 9.0, not 3.5, 3.7"
+    assert why_not(["8.9"], cudas()["11.2"]).endswith("3.5 to 8.6, not 8.9; it needs CUDA 11.8")
+    assert why_not(["10.0"], cudas()["12.5"]).endswith("not 10.0; it needs CUDA 12.8")
+
+
+def test_a_card_can_be_compiled_for_since_the_cuda_that_it_names() -> None:
+    assert list(cards()) == ["t4", "v100", "a100", "l4", "h100", "blackwell"]
+    for card in cards().values():
+        for cuda in cudas().values():
+            fits = Version(cuda.version) >= Version(card.since)
+            assert (why_not(card.capabilities, cuda) == "") == fits, (card.name, cuda.version)
+
+
+def test_no_release_compiles_for_blackwell() -> None:
+    assert all(Version(cuda) < Version(cards()["blackwell"].since) for cuda in cudas())
+
+
+# --- retired bases ----------------------------------------------------------------------------------------------------
+
+
+def test_retired_bases_are_bases_of_releases_and_are_replaced_by_their_own_system() -> None:
+    gpu = [each.flavours[Flavour.GPU] for each in releases().values()]
+    systems = {facts.base: facts.os for facts in gpu}
+    used = {*systems, *(facts.runtime_base for facts in gpu)}
+    assert set(retired_bases()) <= used
+    for image, retired in retired_bases().items():
+        assert retired.replacement == systems.get(image, retired.replacement)
+        assert image.endswith(retired.replacement.replace(":", ""))
+        assert all(url.startswith("https://github.com/") for url in retired.references)
+
+
+def test_all_before_cuda_11_8_is_retired() -> None:
+    for each in releases().values():
+        facts = each.flavours[Flavour.GPU]
+        retired = each.version < Version("2.12.0")
+        assert (facts.base in retired_bases()) == retired, each.tag
+        assert facts.runtime_base is None or (facts.runtime_base in retired_bases()) == retired, each.tag
+
+
+# --- bad pairs --------------------------------------------------------------------------------------------------------
+
+
+def test_every_bad_pair_is_about_releases_that_exist_and_says_who_reported_it() -> None:
+    for pair in bad_pairs():
+        assert [tag for tag in releases() if tag in pair.releases], pair.releases
+        assert pair.reason[0].islower()
+        assert not pair.reason.endswith(".")
+        assert pair.references
+        assert all(url.startswith("https://github.com/tensorflow/") for url in pair.references)
+
+
+@pytest.mark.parametrize(
+    ("release", "flavour", "level", "compiler", "fails"),
+    [
+        ("2.2.0", Flavour.GPU, Level.V1, "gcc 7.5", [Fails.START]),
+        ("2.2.0", Flavour.CPU, Level.V1, "gcc 7.5", []),
+        ("2.2.2", Flavour.GPU, Level.V1, "gcc 7.5", []),
+        ("1.10.1", Flavour.CPU, Level.V4, "gcc 5.4", [Fails.COMPILE]),
+        ("1.10.1", Flavour.CPU, Level.V3, "gcc 5.4", []),
+        ("1.10.1", Flavour.CPU, Level.V4, "gcc-7", []),
+        ("2.0.0", Flavour.MKL, Level.V4, "gcc 7.5", [Fails.COMPILE]),
+        ("2.9.3", Flavour.CPU, Level.V4, "gcc-9", [Fails.COMPILE]),
+        ("2.9.3", Flavour.CPU, Level.V4, "gcc", []),
+        ("2.16.1", Flavour.GPU, Level.NATIVE, "clang-17", [Fails.COMPILE]),
+        ("2.16.1", Flavour.GPU, Level.V3, "clang-17", []),
+        ("2.19.1", Flavour.CPU, Level.V4, "gcc-10", []),
+    ],
+)
+def test_what_is_known_to_go_wrong(
+    release: str, flavour: Flavour, level: Level, compiler: str, fails: list[Fails]
+) -> None:
+    assert [pair.fails for pair in known_bad(release, flavour, level, compiler)] == fails
+
+
+def test_what_was_reported_of_a_branch_is_not_certain() -> None:
+    (found,) = known_bad("2.12.0", Flavour.CPU, Level.V3, "gcc 9.4")
+    assert not found.certain
+    assert found.releases == SpecifierSet("==2.12.*")
+
+
+# --- flag sets and levels ---------------------------------------------------------------------------------------------
+
+
+def test_what_the_field_has_used_since_2018_is_what_cpu_optimized_means() -> None:
+    found = flag_set_of("cpu-optimized")
+    assert found
+    assert found.copts == ("-msse4.1", "-msse4.2", "-mavx", "-mavx2", "-mfma", "-O3")
+    assert flag_set_of("cpu-standard") is None
+
+
+def test_a_flag_set_gives_no_more_than_its_level_has() -> None:
+    for found in flag_sets().values():
+        features = {copt.removeprefix("-m") for copt in found.copts if copt.startswith("-m")}
+        assert features <= level_facts(found.level).features
+        below = LEVELS[LEVELS.index(found.level) - 1]
+        assert not features <= level_facts(below).features
+
+
+def test_the_psabis_own_names() -> None:
+    assert level_facts(Level.V1).psabi == ("CMOV", "CX8", "FPU", "FXSR", "MMX", "OSFXSR", "SCE", "SSE", "SSE2")
+    assert {"OSXSAVE", "AVX2", "POPCNT", "SSE2"} <= set(level_facts(Level.V3).psabi)
+    assert level_facts(Level.AVX).psabi == level_facts(Level.V2).psabi
+    assert len(level_facts(Level.V4).psabi) == 9 + 7 + 9 + 5
+
+
+def test_the_one_flag_of_a_level() -> None:
+    assert level_facts(Level.AVX).march is None
+    assert level_facts(Level.V3).march == "-march=x86-64-v3"
+    assert level_facts(Level.V3).march_since == {"gcc": 11, "clang": 12}
+    assert level_facts(Level.V1).march_since == {}

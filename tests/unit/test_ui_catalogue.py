@@ -1,0 +1,60 @@
+"""The catalogue's tables and pages, and a task's optional argument."""
+
+from __future__ import annotations
+
+import pytest
+from invoke.parser.argument import Argument
+
+from serving_factory.catalogue.describe import describe
+from serving_factory.catalogue.releases import releases
+from serving_factory.ui.catalogue import differences_text, release_page, releases_table
+from serving_factory.ui.positional import word_for
+
+
+def test_a_line_for_each_release() -> None:
+    lines = releases_table([describe(releases()[tag]) for tag in ("1.5.0", "2.17.1")]).splitlines()
+    assert lines[0].split()[:4] == ["release", "date", "reports", "Bazel"]
+    assert lines[-4].split()[:4] == ["1.5.0", "2018-01-29", "0.5.4", "2.7"]
+    assert lines[-3].split()[-4:] == ["yes", "12.2", "8.9.4.25", "8.6.1"]
+    assert lines[-1].startswith("2 releases.")
+
+
+def test_a_page_for_a_release() -> None:
+    page = release_page(describe(releases()["1.12.3"]))
+    assert page.startswith("1.12.3\n")
+    assert "Flavour mkl\n  exists" in page
+    assert "base replacement      ubuntu:16.04" in page
+    assert "fixed flags           --config=cuda --copt=-fPIC" in page
+    assert "grpc health           no" in page
+    assert "nativeopt             --copt=-march=native\n" in page
+
+
+def test_differences_a_line_each() -> None:
+    one = {"file": "a/b", "line": 3, "what": "Bazel", "catalogue": "1", "upstream": "2"}
+    two = {"file": "c", "line": None, "what": "Dockerfile", "catalogue": "", "upstream": "c"}
+    assert differences_text([one, two]) == (
+        "a/b:3: Bazel: the catalogue has 1, upstream 2\nc: Dockerfile: the catalogue has nothing, upstream c"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("catalogue", None),
+        ("catalogue 2.19.1", "2.19.1"),
+        ("catalogue --json 2.19.1", "2.19.1"),
+        ("catalogue -j", None),
+        ("catalogue --check-upstream folder", None),
+        ("catalogue -c folder 2.19.1", "2.19.1"),
+        ("catalogue --check-upstream=folder 2.19.1", "2.19.1"),
+        ("list 2.19.1", None),
+        ("", None),
+    ],
+)
+def test_a_positional_argument_is_there_only_where_a_word_is(words: str, found: str | None) -> None:
+    arguments = [
+        Argument(names=("release", "r"), positional=True),
+        Argument(names=("check-upstream", "c"), kind=str),
+        Argument(names=("json", "j"), kind=bool, default=False),
+    ]
+    assert word_for("catalogue", arguments, words.split()) == found
