@@ -291,8 +291,10 @@ class Checkout:
 
     def containers(self, *, of_all: bool = False) -> list[str]:
         """Ids of the containers, running or not, that its factory started; or of all that its images run in."""
-        owner = () if of_all else ("--filter", f"label={OWNER_LABEL}=factory")
-        return docker("ps", "--all", "--quiet", "--filter", f"label={LABEL}={self.mark}", *owner).split()
+        columns = f'{{{{.ID}}}} {{{{.Label "{OWNER_LABEL}"}}}}'
+        listed = docker("ps", "--all", "--format", columns, "--filter", f"label={LABEL}={self.mark}")
+        rows = [line.partition(" ") for line in listed.splitlines()]
+        return [identity for identity, _, owner in rows if of_all or owner.startswith("factory")]
 
     def clear(self) -> None:
         """Remove its containers, its images and itself. Bazel's caches stay: the next tests are glad of them."""

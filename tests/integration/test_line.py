@@ -103,10 +103,12 @@ def test_a_changed_flag_compiles_that_variant_only(whole_checkout: Checkout) -> 
     assert whole_checkout.state(V1, MKL_V3) == before
 
 
-def test_a_lost_image_is_packaged_again(checkout: Checkout) -> None:
-    docker("rmi", "--force", checkout.record(V1, "package")["outputs"]["image"])
-    stages = checkout.build_one().built().stages(V1)
-    assert stages | {"smoke": ""} == PACKAGED_ANEW | {"smoke": ""}
+def test_a_lost_image_is_packaged_again(whole_checkout: Checkout) -> None:
+    """Not the first variant's: other tests may have a server of it running."""
+    docker("rmi", "--force", whole_checkout.record(V3, "package")["outputs"]["image"])
+    stages = whole_checkout.build("--variant", V3).built().stages(V3)
+    assert stages.pop("smoke") in {"finished", "up-to-date"}, "as the image comes out the same, or not"
+    assert stages == {stage: became for stage, became in PACKAGED_ANEW.items() if stage != "smoke"}
 
 
 def test_a_dry_run_needs_no_engine(demo: Demo) -> None:

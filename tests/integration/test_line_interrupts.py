@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -16,12 +18,13 @@ NOTHING_TO_DO = dict.fromkeys(BUILD_STAGES, "up-to-date")
 FINISHED = dict.fromkeys(BUILD_STAGES, "finished")
 
 
-def start_smoke(checkout: Checkout) -> Running:
+@contextmanager
+def smoke_running(checkout: Checkout) -> Iterator[Running]:
     """Start the smoke stage, and wait until its container runs."""
     checkout.record_file(V1, "smoke").unlink(missing_ok=True)
-    running = checkout.start(*checkout.line("smoke", "--variant", V1))
-    running.wait_for(lambda: bool(checkout.containers()), "a container")
-    return running
+    with checkout.start(*checkout.line("smoke", "--variant", V1)) as running:
+        running.wait_for(lambda: bool(checkout.containers()), "a container")
+        yield running
 
 
 def test_ctrl_c_in_a_compile_leaves_nothing_running_and_nothing_half_written(demo: Demo) -> None:
@@ -56,7 +59,7 @@ def test_the_same_command_goes_on_where_it_was_ended(demo: Demo) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_smoke_test_takes_its_container_along(checkout: Checkout, number: signal.Signals) -> None:
-    with start_smoke(checkout) as running:
+    with smoke_running(checkout) as running:
         running.send(number)
         outcome = running.wait(30)
     assert outcome.code == CANCELLED
@@ -69,8 +72,18 @@ def test_a_signal_in_the_smoke_test_takes_its_container_along(checkout: Checkout
     assert checkout.build_one().built().stages(V1) == NOTHING_TO_DO | {"smoke": "finished"}
 
 
+def test_a_container_that_a_killed_factory_left_is_removed_by_the_next(checkout: Checkout) -> None:
+    with smoke_running(checkout) as running:
+        running.send(signal.SIGKILL)
+        running.wait(30)
+    left = set(checkout.containers())
+    assert left
+    assert checkout.build_one().built().stages(V1) == NOTHING_TO_DO | {"smoke": "finished"}
+    assert left.isdisjoint(checkout.containers(of_all=True))
+
+
 def test_the_second_factory_in_a_checkout_says_who_holds_the_lock(checkout: Checkout) -> None:
-    with start_smoke(checkout) as running:
+    with smoke_running(checkout) as running:
         os.kill(running.process.pid, signal.SIGSTOP)  # so that it is there for as long as the second one looks
         message = checkout.build_one().told(LOCKED)
         os.kill(running.process.pid, signal.SIGCONT)
