@@ -1,5 +1,5 @@
 # TensorFlow Serving 2.19.1, mkl: compiles the server and collects what the runtime image needs.
-# Made by `invoke generate` from dockerfiles/templates/devel; do not edit.
+# Made by `./factory generate` from dockerfiles/templates/devel; do not edit.
 #
 # Named contexts (docker buildx build --build-context NAME=...):
 #   source  the source tree; upstream's is https://github.com/tensorflow/serving.git#eab9c3529b785dc685ab8c687f298e67016c8f81

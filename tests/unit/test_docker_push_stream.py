@@ -161,9 +161,7 @@ def test_texts(text: str, error: type[FactoryError]) -> None:
 
 
 def test_remedies_name_the_right_file() -> None:
-    assert (
-        "insecure-registries" in registry_faults.from_text(REGISTRY, "server gave HTTP response to HTTPS client").remedy
-    )
+    assert "certificate" in registry_faults.from_text(REGISTRY, "server gave HTTP response to HTTPS client").remedy
     assert f"certs.d/{REGISTRY}" in registry_faults.from_text(REGISTRY, "x509: unknown authority").remedy
 
 

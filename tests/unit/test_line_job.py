@@ -12,7 +12,7 @@ from serving_factory.errors import UsageError
 from serving_factory.line.job import Job, Site
 from serving_factory.line.place import build_name
 from serving_factory.line.stages.compile import COMPILE
-from serving_factory.line.stages.push import PUSH
+from serving_factory.line.stages.push import PUSH, push_name
 from serving_factory.matrix.load import load_matrix
 from serving_factory.recipes.generate import generated_folder
 from serving_factory.recipes.recipe import Recipe, recipe_for
@@ -24,10 +24,24 @@ CHECKOUT = Path("/work/factory")
 
 @pytest.mark.parametrize(
     ("file", "name"),
-    [("matrix.yaml", ""), ("samples/matrix.yaml", "samples"), ("nightly.yaml", "nightly"), ("a/b/old.yaml", "a-b-old")],
+    [("matrix.yaml", ""), ("samples/matrix.yaml", "samples")],
 )
-def test_a_matrix_of_the_checkout_builds_below_its_own_path(file: str, name: str) -> None:
+def test_the_shipped_matrices_have_plain_names(file: str, name: str) -> None:
     assert build_name(CHECKOUT / file, CHECKOUT) == name
+
+
+def test_no_two_files_share_a_folder() -> None:
+    files = (
+        "matrix.yaml",
+        "matrix.yml",
+        "samples.yaml",
+        "samples/matrix.yaml",
+        "a/b.yaml",
+        "a-b.yaml",
+        "x.yaml",
+        "xmatrix.yaml",
+    )
+    assert len({build_name(CHECKOUT / file, CHECKOUT) for file in files}) == len(files)
 
 
 def test_matrices_from_elsewhere_never_share_a_folder() -> None:
@@ -82,3 +96,28 @@ def test_a_native_binary_is_of_one_cpu(tmp_path: Path, monkeypatch: pytest.Monke
     here = COMPILE.key(job)
     monkeypatch.setattr("serving_factory.line.stages.compile._this_cpu", lambda: "flags: sse4_2 avx9000")
     assert COMPILE.key(job) != here
+
+
+@pytest.mark.parametrize(
+    "registry",
+    ["myregistry", "http://127.0.0.1:5000", "user:secret@127.0.0.1:5000", "127.0.0.1:99999", "127.0.0.1:", "a b.c", ""],
+)
+def test_what_is_no_registry_is_refused_before_anything_is_built(registry: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        push_name("team/serving", registry)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("registry", "repository", "host", "name"),
+    [
+        ("127.0.0.1:5000", "team/serving", "127.0.0.1:5000", "team/serving"),
+        ("registry.example.com/ours/", "serving", "registry.example.com", "ours/serving"),
+        ("localhost", "serving", "localhost", "serving"),
+        ("hub:5000", "serving", "hub:5000", "serving"),
+        (None, "registry.example.com/serving", "registry.example.com", "serving"),
+    ],
+)
+def test_where_an_image_goes(registry: str | None, repository: str, host: str, name: str) -> None:
+    found = push_name(repository, registry)
+    assert (found.registry, found.repository) == (host, name)

@@ -258,7 +258,7 @@ def test_list_by_any_axis_in_every_form(factory: Factory) -> None:
 def test_list_tells_that_there_is_more_to_know(factory: Factory, tmp_path: Path) -> None:
     assert "explain --dropped" not in factory("list").out
     file = str(write(tmp_path, DROPPING))
-    assert "2 more are dropped: `invoke explain --dropped` tells why." in factory("list", "--matrix", file).out
+    assert "2 more are dropped: `./factory explain --dropped` tells why." in factory("list", "--matrix", file).out
 
 
 DROPPING = """\
@@ -375,7 +375,7 @@ def test_a_second_factory_is_refused(factory: Factory, tmp_path: Path) -> None:
     [
         (FactoryError("a broke", why="b", remedy="mend it"), 1, "Error: a broke\n  b\n\nWhat to do: mend it\n"),
         (KeyboardInterrupt(), 130, "Cancelled.\n"),
-        (PermissionError(13, "Permission denied", "x"), 1, "this user may not: [Errno 13] Permission denied: 'x'"),
+        (PermissionError(13, "Permission denied", "x"), 1, "a file cannot be used: [Errno 13] Permission denied: 'x'"),
     ],
 )
 def test_errors_become_a_message_and_a_code(

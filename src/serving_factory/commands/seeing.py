@@ -66,7 +66,7 @@ def explain_variant(asked: Asked, id_: str, *, json: bool) -> None:
         UnknownNameError: the matrix has no such variant.
     """
     if not id_:
-        raise UsageError("explain needs a variant's id, or --dropped", remedy="take one of `invoke list --ids`")
+        raise UsageError("explain needs a variant's id, or --dropped", remedy="take one of `./factory list --ids`")
     # Recipes are rendered here, which takes a while to import: `list` does without.
     from serving_factory.recipes.explain import explain, explain_matrix  # noqa: PLC0415
     from serving_factory.recipes.recipe import recipe_for  # noqa: PLC0415

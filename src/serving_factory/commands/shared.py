@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -112,13 +113,17 @@ class Asked:
 @contextmanager
 def errors() -> Iterator[None]:
     """Turn the errors that a user can meet into a message and an exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _interrupt)
     try:
         yield
     except FactoryError as error:
         raise Exit(render_error(error).rstrip(), code=error.exit_code) from None
-    except PermissionError as error:
-        told = FactoryError(f"this user may not: {error}", remedy="see who owns that file, and run the command as them")
+    except BrokenPipeError:
+        # Whoever read has read enough; what is left in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        told = FactoryError(f"a file cannot be used: {error}", remedy="see who owns it, and whether it can be written")
         raise Exit(render_error(told).rstrip(), code=told.exit_code) from None
     except KeyboardInterrupt:
         raise Exit("Cancelled.", code=CancelledError.exit_code) from None
@@ -131,6 +136,7 @@ def _interrupt(_signal: int, _frame: object) -> NoReturn:
 def write(text: str) -> None:
     """Print, as it is."""
     sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def print_json(document: object) -> None:

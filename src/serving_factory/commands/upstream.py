@@ -79,6 +79,6 @@ def _release(tag: str) -> Release:
         raise UnknownNameError(
             f"no release is named {tag!r}; did you mean {other.tag!r}?",
             why=other.reason,
-            remedy="`invoke catalogue` lists all releases",
+            remedy="`./factory catalogue` lists all releases",
         )
     return found

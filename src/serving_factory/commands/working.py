@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 
 from invoke.exceptions import Exit
 
 from serving_factory.commands.shared import Asked, Checkout, print_json, width, write
-from serving_factory.errors import CancelledError
+from serving_factory.errors import CancelledError, EngineUnavailableError
 from serving_factory.line.cleaning import clean as clean_site
 from serving_factory.line.events import Event, EventKind, StageName
 from serving_factory.line.job import Job, Site, Stage
@@ -71,6 +72,15 @@ def _push_stages() -> tuple[Stage, ...]:
     return (PUSH,)
 
 
+def _check_registry(recipes: Sequence[Recipe], stages: Sequence[Stage], registry: str) -> None:
+    """Refuse a registry that nothing could be pushed to now, not after hours of building."""
+    if stages[-1].name is StageName.PUSH:
+        from serving_factory.line.stages.push import push_name  # noqa: PLC0415 - it brings the Docker SDK
+
+        for recipe in recipes:
+            push_name(recipe.images.repository, registry or None)
+
+
 def _site(asked: Asked, registry: str = "") -> Site:
     folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
     return Site(build=folder, models=asked.checkout.models, registry=registry or None)
@@ -83,6 +93,7 @@ def _recipes(asked: Asked) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...]]:
 
 def _run(asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: bool) -> tuple[VariantResult, ...]:
     recipes, lacking = _recipes(asked)
+    _check_registry(recipes, stages, registry)
     site = _site(asked, registry)
     reporter = choose(
         json=json,
@@ -93,6 +104,9 @@ def _run(asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: boo
         last_stage=stages[-1].name,
     )
     with hold_lock(asked.checkout.build):
+        if SMOKE in stages:
+            with suppress(EngineUnavailableError):  # the stage that needs the engine tells of it
+                site.strays  # noqa: B018 - looking removes them
         with reporter:
             for one in lacking:
                 reporter.handle(_refused(one, stages[0].name))
@@ -127,6 +141,7 @@ def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 
 def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool) -> None:
     recipes, lacking = _recipes(asked)
+    _check_registry(recipes, stages, registry)
     rows = [
         tables.PlanRow(
             variant=one.variant,

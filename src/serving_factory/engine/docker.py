@@ -23,7 +23,7 @@ from serving_factory.engine.sdk_errors import typed, unavailable
 from serving_factory.errors import EngineError, EngineUnavailableError, FactoryError, RegistryDeniedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from serving_factory.engine.registry import Credentials
 
@@ -113,6 +113,12 @@ class Engine:
         with typed("The images could not be listed.", remedy="Try 'docker images'."):
             found = self._api.images(filters={"label": label})
         return frozenset(str(image["Id"]) for image in found)
+
+    def image_names(self, label: str) -> Mapping[str, str]:
+        """Return the names, `repository:tag`, of all images with a label, each with the image's id. One question."""
+        with typed("The images could not be listed.", remedy="Try 'docker images'."):
+            found = self._api.images(filters={"label": label})
+        return {str(name): str(image["Id"]) for image in found for name in image["RepoTags"] or ()}
 
     @contextlib.contextmanager
     def container(self, spec: ContainerSpec) -> Iterator[Container]:

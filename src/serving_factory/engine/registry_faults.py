@@ -71,8 +71,8 @@ def from_text(registry: str, text: str) -> FactoryError:
         return RegistryError(
             f"The registry {registry} speaks plain HTTP, and the engine wants HTTPS.",
             why=text,
-            remedy=f'Give the registry a certificate, or add "{registry}" to "insecure-registries" in the '
-            "engine's /etc/docker/daemon.json and restart the engine.",
+            remedy="Give the registry a certificate. Plain HTTP is for registries on this machine alone, by the name "
+            "127.0.0.1 or localhost.",
         )
     if CERTIFICATE.search(text):
         return RegistryError(

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from serving_factory.engine.caches import drop_cache_mounts
-from serving_factory.line.job import VARIANT_LABEL, Site
+from serving_factory.line.events import StageName
+from serving_factory.line.job import Site
+from serving_factory.line.records import read_record
 
 __all__ = ["clean"]
 
@@ -25,16 +27,25 @@ def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
     Raises:
         EngineUnavailableError: images or caches were asked for, and no engine answers.
     """
-    for folder in _variant_folders(site.build):
-        shutil.rmtree(folder)
-        yield f"removed {folder}"
+    folders = tuple(_variant_folders(site.build))
     if images:
         yield f"removed {site.strays} stray containers"
-        for image in sorted(site.engine.image_ids(VARIANT_LABEL)):
-            site.engine.remove_image(image)
-            yield f"removed image {image}"
+        for name in sorted(name for folder in folders for name in _image_names(folder)):
+            site.engine.remove_image(name)
+            yield f"removed image {name}"
+    for folder in folders:
+        shutil.rmtree(folder)
+        yield f"removed {folder}"
     if caches:
         yield from (f"dropped cache {mount.id}, {mount.size}" for mount in drop_cache_mounts(_CACHE_PREFIX))
+
+
+def _image_names(folder: Path) -> Iterator[str]:
+    """The names that a variant's package stage gave to its image; another checkout's images are none of ours."""
+    record = read_record(folder, StageName.PACKAGE)
+    if record:
+        for tag in (*record.outputs["tags"], *record.outputs["aliases"]):
+            yield f"{record.outputs['repository']}:{tag}"
 
 
 def _variant_folders(build: Path) -> Iterator[Path]:

@@ -61,9 +61,9 @@ class Site:
         return self.engine.remove_strays(self.owner)
 
     @cached_property
-    def packaged(self) -> frozenset[str]:
-        """The ids of all images that this factory has packaged and the engine still has."""
-        return self.engine.image_ids(VARIANT_LABEL)
+    def packaged(self) -> Mapping[str, str]:
+        """The names of all images that a factory has packaged and the engine has, each with the image's id."""
+        return self.engine.image_names(VARIANT_LABEL)
 
     def image_id(self, reference: str) -> str | None:
         """The id of an image that the engine has; None when it has none of that name."""
@@ -134,7 +134,7 @@ class Job:
         if record is None:
             raise NotBuiltError(
                 f"{self.recipe.variant.id}: the stage {stage} has not been done",
-                remedy=f"run `invoke build --variant {self.recipe.variant.id}`, which does all that is missing",
+                remedy="run `./factory build` with the same options, which does all that is missing",
             )
         return record
 

@@ -23,13 +23,13 @@ def build_folder(matrix_file: Path, root: Path, build: Path) -> Path:
 def build_name(matrix_file: Path, root: Path) -> str:
     """Where in the build folder the variants of a matrix file lie: at its top for the checkout's own matrix.yaml.
 
-    For any other file it is a folder of its own, so that no other matrix's binary of the same name is overwritten.
+    For any other file it is a folder of its own, so that no other matrix's binary of the same name is overwritten; but
+    for the sample's, its name ends in digits of the file's path.
 
     Args:
         matrix_file: the file, as an absolute path.
         root: the checkout.
     """
-    if matrix_file.is_relative_to(root):
-        name = matrix_file.relative_to(root).with_suffix("").as_posix()
-        return name.removesuffix("matrix").rstrip("/").replace("/", "-")
-    return f"{matrix_file.stem}-{short(key_of(file=str(matrix_file)))}"
+    inside = matrix_file.relative_to(root).as_posix() if matrix_file.is_relative_to(root) else str(matrix_file)
+    known = {"matrix.yaml": "", "samples/matrix.yaml": "samples"}
+    return known.get(inside, f"matrix-{short(key_of(file=inside))}")

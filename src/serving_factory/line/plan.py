@@ -37,7 +37,7 @@ def plan_line(jobs: Sequence[Job], stages: Sequence[Stage]) -> tuple[PlannedVari
 def _plan(job: Job, stages: Sequence[Stage]) -> PlannedVariant:
     compiled = read_record(job.folder, StageName.COMPILE)
     if compiled:
-        job.site.assume_image(job.recipe.base_image, compiled.outputs["base_digest"] or None)
+        job.site.assume_image(job.recipe.base_image, compiled.outputs.get("base_digest") or None)
     for index, stage in enumerate(stages):
         because = _reason(job, stage, compiled=compiled is not None)
         if because:

@@ -7,12 +7,13 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from serving_factory.line.events import StageName
 
-__all__ = ["Record", "last_stage", "read_record", "record_path", "write_atomically", "write_record"]
+__all__ = ["Record", "last_stage", "reached", "read_record", "record_path", "write_atomically", "write_record"]
 
 _FILES = {StageName.EXTRACT: "binary.json"}
 
@@ -53,10 +54,18 @@ def read_record(folder: Path, stage: StageName) -> Record | None:
         return None
 
 
+def reached(folder: Path) -> Mapping[StageName, Record]:
+    """Read the records of the stages that a variant has been through without a gap, in their order.
+
+    What lies behind a gap tells of an earlier binary or image.
+    """
+    records = ((stage, read_record(folder, stage)) for stage in StageName)
+    return {stage: record for stage, record in takewhile(lambda pair: pair[1], records) if record}
+
+
 def last_stage(folder: Path) -> str:
-    """The last stage of a variant that has a record; empty before the first."""
-    done = [stage for stage in StageName if read_record(folder, stage)]
-    return done[-1].value if done else ""
+    """The last stage that a variant has reached; empty before the first."""
+    return next(reversed([stage.value for stage in reached(folder)]), "")
 
 
 def write_record(folder: Path, record: Record) -> None:

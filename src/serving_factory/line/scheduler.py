@@ -11,7 +11,7 @@ from serving_factory.engine.disk import disk_full_is_typed
 from serving_factory.errors import FactoryError, NotBuiltError
 from serving_factory.line.events import Emit, Event, EventKind, StageName
 from serving_factory.line.job import Job, Stage
-from serving_factory.line.records import Record, read_record, record_path, write_record
+from serving_factory.line.records import Record, reached, read_record, record_path, write_record
 from serving_factory.line.results import Status, VariantResult
 
 __all__ = ["run_line"]
@@ -84,7 +84,7 @@ class _VariantRun:
                 variant = self._job.recipe.variant.id
                 raise NotBuiltError(
                     f"{variant}: the stage {stage.name} has not been done, or what decides it has changed since",
-                    remedy=f"run `invoke build --variant {variant}`, which does all that is missing",
+                    remedy="run `./factory build` with the same options, which does all that is missing",
                 )
 
     def _is_done(self, stage: Stage, key: str) -> bool:
@@ -144,8 +144,9 @@ class _VariantRun:
 
 def _facts(job: Job) -> dict[str, Any]:
     """What the records tell of a variant, as far as it has come."""
+    records = reached(job.folder)
     binary, image, smoke = (
-        record.outputs if (record := read_record(job.folder, stage)) else {}
+        records[stage].outputs if stage in records else {}
         for stage in (StageName.EXTRACT, StageName.PACKAGE, StageName.SMOKE)
     )
     facts = {

@@ -68,7 +68,7 @@ def select(
         asked = ", ".join([*targets, *releases, *variants, *flavours, *levels, *platforms, *cuda])
         raise UnknownNameError(
             f"no variant of {matrix.file} is in all of what was asked: {asked}",
-            remedy="run `invoke list` to see which target selects which variant, and `invoke explain --dropped`",
+            remedy="run `./factory list` to see which target selects which variant, and `./factory explain --dropped`",
         )
     return chosen
 
@@ -98,7 +98,7 @@ def _not_dropped(ids: Sequence[str], matrix: Matrix) -> None:
             raise UnknownNameError(
                 f"{id_} is not built: {dropped.reasons[0].text}",
                 why="\n".join(reason.text for reason in dropped.reasons[1:]),
-                remedy="`invoke explain --dropped` tells which rule says so",
+                remedy="`./factory explain --dropped` tells which rule says so",
             )
 
 

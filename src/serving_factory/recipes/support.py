@@ -36,5 +36,5 @@ def check_supported(variant: Variant) -> None:
     raise RecipeError(
         f"{variant.id}: there is no recipe for {missing} yet",
         why="recipes: " + "; ".join(f"{flavour} {', '.join(releases)}" for flavour, releases in RECIPES.items()),
-        remedy=f"take another release or flavour; `invoke catalogue {variant.release}` tells what upstream did",
+        remedy=f"take another release or flavour; `./factory catalogue {variant.release}` tells what upstream did",
     )

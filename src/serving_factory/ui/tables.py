@@ -48,7 +48,7 @@ _WORDS: Mapping[Status, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListRow:
-    """A variant as `invoke list` shows it.
+    """A variant as `./factory list` shows it.
 
     Args:
         variant: the id.
@@ -234,7 +234,7 @@ def list_table(rows: Sequence[ListRow], *, dropped: int = 0, width: int | None =
         )
         for row in rows
     ]
-    more = f" {dropped} more are dropped: `invoke explain --dropped` tells why." if dropped else ""
+    more = f" {dropped} more are dropped: `./factory explain --dropped` tells why." if dropped else ""
     return f"{table(columns, cells, width=width)}\n{_variants(len(rows))}.{more}\n"
 
 

@@ -13,17 +13,20 @@ from serving_factory.catalogue.levels import Level
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step, build
 from serving_factory.errors import CompileError, FactoryError
 from serving_factory.line.bazel_events import progress, read_summary
+from serving_factory.line.digests import file_digest
 from serving_factory.line.events import StageName
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import Record
 from serving_factory.recipes.keys import key_of
 
-__all__ = ["COMPILE", "build_image", "error_lines", "step_title", "write_context"]
+__all__ = ["BINARY", "COMPILE", "build_image", "error_lines", "step_title", "write_context"]
 
 # `file.cc:12:3: error:`, `gcc: error:`, Bazel's own, the linker's. Not the whole command, which buildx repeats.
 _ERROR = re.compile(
     r"(?:^|\] )\S+: (?:fatal )?error: |(?:^|\] )ERROR: (?!failed to solve)|: undefined reference to |: cannot find -l"
 )
+BINARY = "tensorflow_model_server"
+
 _SHOWN_ERRORS = 6
 _STEP_WIDTH = 90
 
@@ -52,6 +55,7 @@ def _run(job: Job, tell: Tell) -> Outputs:
     result = build_image(request, job, StageName.COMPILE, tell, _compile_error)
     summary = read_summary(job.artifact / "facts" / "bazel-events.json")
     return {
+        "binary_sha256": file_digest(job.artifact / BINARY),
         "base": recipe.base_image,
         "base_digest": job.site.base_id(recipe),
         "source": job.site.tree(recipe.source) if isinstance(recipe.source, Path) else recipe.source,
@@ -69,7 +73,7 @@ def _this_cpu() -> str:
 
 
 def _intact(job: Job, _record: Record) -> bool:
-    return (job.artifact / "tensorflow_model_server").is_file()
+    return all((job.artifact / name).exists() for name in (BINARY, f"{BINARY}.debug", "rootfs", "facts"))
 
 
 def _compile_error(job: Job, failed: BuildFailed) -> FactoryError:

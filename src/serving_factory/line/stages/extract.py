@@ -10,17 +10,18 @@ from serving_factory.line.digests import file_digest
 from serving_factory.line.events import StageName
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import Record
+from serving_factory.line.stages.compile import BINARY
 from serving_factory.recipes.keys import key_of
 
-__all__ = ["BINARY", "EXTRACT", "read_fact"]
+__all__ = ["EXTRACT", "read_fact"]
 
-BINARY = "tensorflow_model_server"
 _FORMAT = 1
 """Raised whenever this module reads something more, or otherwise, from the same binary."""
 
 
 def _key(job: Job) -> str:
-    return key_of(compile=job.record(StageName.COMPILE).key, format=_FORMAT)
+    compiled = job.record(StageName.COMPILE)
+    return key_of(compile=compiled.key, binary=compiled.outputs["binary_sha256"], format=_FORMAT)
 
 
 def _run(job: Job, tell: Tell) -> Outputs:

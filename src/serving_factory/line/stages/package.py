@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from serving_factory.engine.buildx import BuildFailed, BuildRequest
-from serving_factory.errors import FactoryError, PackageError
+from serving_factory.errors import ArtifactError, FactoryError, PackageError
+from serving_factory.line.digests import file_digest
 from serving_factory.line.events import StageName
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import Record
-from serving_factory.line.stages.compile import build_image, step_title, write_context
+from serving_factory.line.stages.compile import BINARY, build_image, step_title, write_context
 from serving_factory.matrix.tags import alias_tags, full_tags
 from serving_factory.recipes.keys import key_of, short
 from serving_factory.recipes.metadata import BuiltBinary, image_env, image_json, image_labels
@@ -65,6 +66,7 @@ def _key(job: Job) -> str:
 
 def _run(job: Job, tell: Tell) -> Outputs:
     recipe = job.recipe
+    _must_be_inspected(job)
     context = write_context(job.folder / "recipe" / "runtime", _files(job))
     full, aliases = image_tags(job)
     references = [f"{recipe.images.repository}:{tag}" for tag in (*full, *aliases)]
@@ -88,6 +90,18 @@ def _run(job: Job, tell: Tell) -> Outputs:
     }
 
 
+def _must_be_inspected(job: Job) -> None:
+    """What goes into the image is read once more: its labels and tags tell of one binary, and must not be another's."""
+    inspected = built_binary(job).sha256
+    found = file_digest(job.artifact / BINARY)
+    if found != inspected:
+        raise ArtifactError(
+            f"{job.recipe.variant.id}: {job.artifact / BINARY} is not the binary that was inspected",
+            why=f"inspected: sha256:{inspected}\nthere now: sha256:{found}",
+            remedy=f"see who writes to {job.folder}; delete that folder and run `./factory build` again",
+        )
+
+
 def _error(job: Job, failed: BuildFailed) -> FactoryError:
     return PackageError(
         f"{job.recipe.variant.id}: the runtime image failed to build in {step_title(failed)}",
@@ -97,7 +111,9 @@ def _error(job: Job, failed: BuildFailed) -> FactoryError:
 
 
 def _intact(job: Job, record: Record) -> bool:
-    return record.outputs["image"] in job.site.packaged
+    found = record.outputs
+    names = (f"{found['repository']}:{tag}" for tag in (*found["tags"], *found["aliases"]))
+    return all(job.site.packaged.get(name) == found["image"] for name in names)
 
 
 PACKAGE = Stage(name=StageName.PACKAGE, key=_key, run=_run, intact=_intact)

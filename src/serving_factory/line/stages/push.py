@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from serving_factory.catalogue.levels import Level
@@ -17,6 +18,11 @@ from serving_factory.recipes.keys import key_of
 __all__ = ["PUSH", "push_name"]
 
 _ATTEMPTS = 4
+_LAST_PORT = 65535
+# Without a dot or a port Docker takes the first word for a folder on Docker Hub.
+_REGISTRY = re.compile(
+    r"(?:localhost|(?:[A-Za-z0-9-]+\.)+[A-Za-z0-9-]+|[A-Za-z0-9-]+(?=:))(?::(?P<port>\d{1,5}))?(?:/[a-z0-9._-]+)*/?"
+)
 
 
 def push_name(repository: str, registry: str | None) -> ImageName:
@@ -26,6 +32,13 @@ def push_name(repository: str, registry: str | None) -> ImageName:
         UsageError: neither names a registry.
     """
     if registry:
+        parts = _REGISTRY.fullmatch(registry)
+        if parts is None or int(parts["port"] or 0) > _LAST_PORT:
+            raise UsageError(
+                "--registry is not the name of a registry",
+                why="a registry is HOST.DOMAIN, HOST:PORT or localhost, with no scheme, user or password",
+                remedy="write it like registry.example.com or 127.0.0.1:5000; `docker login` gives the password",
+            )
         return ImageName.parse(f"{registry.rstrip('/')}/{repository}")
     first = repository.partition("/")[0]
     if "/" in repository and ("." in first or ":" in first or first == "localhost"):
@@ -97,13 +110,7 @@ def _tell_retry(tell: Tell, tag: str) -> Callable[[int, float, Exception], None]
 
 def _ask_digest(name: ImageName, tag: str, pushed: str, tell: Tell) -> str:
     """Ask the registry for a tag's digest, and compare it with what the engine says it pushed."""
-    registry = Registry(name.registry, credentials=credentials_for(name.registry))
-    held = retrying(
-        lambda: registry.manifest_digest(name.repository, tag),
-        transient=(RegistryFaultError,),
-        attempts=_ATTEMPTS,
-        on_retry=_tell_retry(tell, tag),
-    )
+    held = _held_digest(name, tag, tell)
     if held != pushed:
         raise RegistryError(
             f"{name.registry}/{name.repository}:{tag} was pushed as {pushed}; the registry holds {held or 'nothing'}",
@@ -112,12 +119,24 @@ def _ask_digest(name: ImageName, tag: str, pushed: str, tell: Tell) -> str:
     return held
 
 
+def _held_digest(name: ImageName, tag: str, tell: Tell) -> str | None:
+    registry = Registry(name.registry, credentials=credentials_for(name.registry))
+    return retrying(
+        lambda: registry.manifest_digest(name.repository, tag),
+        transient=(RegistryFaultError,),
+        attempts=_ATTEMPTS,
+        on_retry=_tell_retry(tell, tag),
+    )
+
+
+def _quiet(_text: str) -> None:
+    """For questions that nobody waits for."""
+
+
 def _intact(_job: Job, record: Record) -> bool:
     outputs = record.outputs
-    registry = Registry(outputs["registry"], credentials=credentials_for(outputs["registry"]))
-    return all(
-        registry.manifest_digest(outputs["repository"], tag) == digest for tag, digest in outputs["digests"].items()
-    )
+    name = ImageName(outputs["registry"], outputs["repository"])
+    return all(_held_digest(name, tag, _quiet) == digest for tag, digest in outputs["digests"].items())
 
 
 PUSH = Stage(name=StageName.PUSH, key=_key, run=_run, intact=_intact)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serving_factory.line import smoke as suite
 from serving_factory.line.digests import file_digest
 from serving_factory.line.events import StageName
 from serving_factory.line.job import Job, Outputs, Stage, Tell
@@ -14,6 +13,9 @@ from serving_factory.recipes.keys import key_of
 
 __all__ = ["SMOKE"]
 
+_SUITE = tuple(Path(__file__).parents[1] / room for room in ("smoke", "serving"))
+"""The code that judges an image: the checks, and the clients whose answers they look at."""
+
 _MODEL = "half_plus_two"
 _NEXT_MODEL = "half_plus_two_next"
 
@@ -22,7 +24,7 @@ def _key(job: Job) -> str:
     return key_of(
         image=job.record(StageName.PACKAGE).outputs["image"],
         models=[job.site.tree(job.site.models / name) for name in (_MODEL, _NEXT_MODEL)],
-        suite=[file_digest(path) for path in sorted(Path(suite.__file__).parent.glob("*.py"))],
+        suite=[file_digest(path) for room in _SUITE for path in sorted(room.glob("*.py"))],
     )
 
 
