@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.errors import CompileError
+from serving_factory.errors import CompileError, RegistryError
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.ui.layout import Column, table
 from serving_factory.ui.tables import (
@@ -16,6 +16,7 @@ from serving_factory.ui.tables import (
     explain_page,
     list_table,
     plan_table,
+    pushed_list,
     run_commands,
     summary_table,
 )
@@ -175,3 +176,14 @@ def test_wide_characters_keep_the_columns_and_foreign_text_is_harmless() -> None
 
 def test_no_results() -> None:
     assert summary_table([]) == "Nothing to do: no variant was chosen.\n"
+
+
+def test_what_was_pushed_is_told_with_its_digest() -> None:
+    pushed = VariantResult(
+        variant="a", status=Status.BUILT, facts={"pushed": ["r.io/x:1@sha256:ab", "r.io/x:2@sha256:ab"]}
+    )
+    failed = VariantResult(
+        variant="b", status=Status.FAILED, facts={"pushed": ["r.io/x:0@sha256:cd"]}, error=RegistryError("no")
+    )
+    assert pushed_list([pushed, failed]) == "\nPushed:\n  r.io/x:1@sha256:ab\n  r.io/x:2@sha256:ab\n"
+    assert pushed_list([failed]) == ""

@@ -72,13 +72,13 @@ def _push_stages() -> tuple[Stage, ...]:
     return (PUSH,)
 
 
-def _check_registry(recipes: Sequence[Recipe], stages: Sequence[Stage], registry: str) -> None:
-    """Refuse a registry that nothing could be pushed to now, not after hours of building."""
+def _check_push(recipes: Sequence[Recipe], stages: Sequence[Stage], registry: str) -> None:
+    """Refuse what could not be pushed now, not after hours of building."""
     if stages[-1].name is StageName.PUSH:
-        from serving_factory.line.stages.push import push_name  # noqa: PLC0415 - it brings the Docker SDK
+        from serving_factory.line.stages.push import check_pushable  # noqa: PLC0415 - it brings the Docker SDK
 
         for recipe in recipes:
-            push_name(recipe.images.repository, registry or None)
+            check_pushable(recipe, registry or None)
 
 
 def _site(asked: Asked, registry: str = "") -> Site:
@@ -93,7 +93,7 @@ def _recipes(asked: Asked) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...]]:
 
 def _run(asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: bool) -> tuple[VariantResult, ...]:
     recipes, lacking = _recipes(asked)
-    _check_registry(recipes, stages, registry)
+    _check_push(recipes, stages, registry)
     site = _site(asked, registry)
     reporter = choose(
         json=json,
@@ -113,6 +113,8 @@ def _run(asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: boo
             done = run_line(_jobs(recipes, site), stages, reporter.handle, before=_before(stages))
         results = (*done, *(VariantResult(variant=o.variant.id, status=Status.FAILED, error=o.error) for o in lacking))
         reporter.summary(results)
+    if stages[-1].name is StageName.PUSH and not json:
+        write(tables.pushed_list(results))
     _end(results)
     return results
 
@@ -141,7 +143,7 @@ def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 
 def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool) -> None:
     recipes, lacking = _recipes(asked)
-    _check_registry(recipes, stages, registry)
+    _check_push(recipes, stages, registry)
     rows = [
         tables.PlanRow(
             variant=one.variant,

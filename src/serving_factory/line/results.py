@@ -34,7 +34,8 @@ class VariantResult:
         seconds: time spent on it in this run, all its stages together.
         image: the name under which its image can be run, where there is one.
         facts: what is worth a column. Known names: `binary_size` and `image_size` (bytes, int), `rest` and
-            `grpc` (the numbers that the server answered, a sequence of floats, or a text).
+            `grpc` (the numbers that the server answered, a sequence of floats, or a text), `pushed` (names with
+            digests, `registry/repository:tag@sha256:...`).
         error: why it failed; only with FAILED.
         because: why it was not worked on; only with SKIPPED and CANCELLED, such as `because of 2.19.1-cpu`.
         log: path of the log that tells most about the end, where there is one.

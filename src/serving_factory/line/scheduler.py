@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -142,18 +142,27 @@ class _VariantRun:
         return Status.BUILT if self._worked else Status.UP_TO_DATE
 
 
+def _pushed(push: Mapping[str, Any]) -> list[str] | None:
+    """The names under which a registry holds the image, with its digest there."""
+    if not push:
+        return None
+    where = f"{push['registry']}/{push['repository']}"
+    return [f"{where}:{tag}@{digest}" for tag, digest in push["digests"].items()]
+
+
 def _facts(job: Job) -> dict[str, Any]:
     """What the records tell of a variant, as far as it has come."""
     records = reached(job.folder)
-    binary, image, smoke = (
+    binary, image, smoke, push = (
         records[stage].outputs if stage in records else {}
-        for stage in (StageName.EXTRACT, StageName.PACKAGE, StageName.SMOKE)
+        for stage in (StageName.EXTRACT, StageName.PACKAGE, StageName.SMOKE, StageName.PUSH)
     )
     facts = {
         "binary_size": binary.get("size"),
         "image_size": image.get("size"),
         "rest": smoke.get("rest"),
         "grpc": smoke.get("grpc"),
+        "pushed": _pushed(push),
     }
     return {
         "image": f"{image['repository']}:{(*image['aliases'], *image['tags'])[0]}" if image else None,

@@ -29,6 +29,7 @@ __all__ = [
     "fact_text",
     "list_table",
     "plan_table",
+    "pushed_list",
     "run_commands",
     "summary_table",
     "with_origin",
@@ -134,6 +135,16 @@ def summary_table(results: Sequence[VariantResult], *, width: int | None = None)
         Column("image name, or why not"),
     )
     return f"{table(columns, rows, width=width)}\n{counts(results)}\n"
+
+
+def pushed_list(results: Sequence[VariantResult]) -> str:
+    """What registries hold now: a name with its digest in each line."""
+    names = [name for result in results if result.error is None for name in _names(result.facts.get("pushed"))]
+    return "".join(f"{line}\n" for line in ("", "Pushed:", *(f"  {clean(name)}" for name in names))) if names else ""
+
+
+def _names(value: object) -> Sequence[str]:
+    return value if isinstance(value, list | tuple) else ()
 
 
 def counts(results: Sequence[VariantResult]) -> str:

@@ -136,7 +136,9 @@ def _act(check: _Check, bench: _Bench) -> str:
 
 def _start(bench: _Bench) -> str:
     """Start both containers at once: the hardened one grows healthy while the other is checked."""
-    folder = bench.stack.enter_context(tempfile.TemporaryDirectory(prefix="serving-factory-smoke-"))
+    folder = bench.stack.enter_context(
+        tempfile.TemporaryDirectory(prefix="serving-factory-smoke-", dir=bench.plan.scratch)
+    )
     bench.folders = prepare_models(bench.plan, Path(folder))
     for name, model, hardened in (
         ("plain", bench.folders.plain, False),

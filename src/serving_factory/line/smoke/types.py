@@ -79,6 +79,7 @@ class SmokePlan:
         model: folder with one version folder, a half_plus_two (y = 0.5 x + 2).
         next_model: folder with one higher version folder, y = 0.5 x + 3: what the swap brings in.
         reported_version: what `--version` must begin with, such as `2.19.1`.
+        scratch: an existing folder for copies of the models, which containers mount; None for the system's own.
         model_name: the name it is served under.
         features: what the release can do.
         health_command: the image's health check, run by hand once so that its own words are seen.
@@ -93,6 +94,7 @@ class SmokePlan:
     model: Path
     next_model: Path
     reported_version: str
+    scratch: Path | None = None
     model_name: str = "half_plus_two"
     features: Features = field(default_factory=Features)
     health_command: tuple[str, ...] = ("/usr/bin/tf_serving_health.sh",)

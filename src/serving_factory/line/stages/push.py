@@ -14,8 +14,9 @@ from serving_factory.line.events import StageName
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import Record
 from serving_factory.recipes.keys import key_of
+from serving_factory.recipes.recipe import Recipe
 
-__all__ = ["PUSH", "push_name"]
+__all__ = ["PUSH", "check_pushable", "push_name"]
 
 _ATTEMPTS = 4
 _LAST_PORT = 65535
@@ -49,14 +50,23 @@ def push_name(repository: str, registry: str | None) -> ImageName:
     )
 
 
-def _key(job: Job) -> str:
-    if job.recipe.variant.level is Level.NATIVE:
+def check_pushable(recipe: Recipe, registry: str | None) -> ImageName:
+    """Tell where a recipe's image would be pushed.
+
+    Raises:
+        UsageError: it can be pushed nowhere: there is no registry, or the image is for this machine alone.
+    """
+    if recipe.variant.level is Level.NATIVE:
         raise UsageError(
-            f"{job.recipe.variant.id} is made for this machine's CPU and is not published",
+            f"{recipe.variant.id} is made for this machine's CPU and is not published",
             remedy="push a variant of another level, or choose the others with --target or --variant",
         )
+    return push_name(recipe.images.repository, registry)
+
+
+def _key(job: Job) -> str:
+    name = check_pushable(job.recipe, job.site.registry)
     packaged = job.record(StageName.PACKAGE).outputs
-    name = push_name(packaged["repository"], job.site.registry)
     return key_of(
         image=packaged["image"],
         smoke=job.record(StageName.SMOKE).key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from serving_factory.line.digests import file_digest
@@ -42,6 +43,7 @@ def _run(job: Job, tell: Tell) -> Outputs:
         next_model=job.site.models / _NEXT_MODEL,
         reported_version=job.recipe.release.reported,
         owner=job.site.owner,
+        scratch=_scratch(job),
     )
     report = run_checks(
         job.site.engine,
@@ -58,6 +60,14 @@ def _run(job: Job, tell: Tell) -> Outputs:
         "rest": list(report.answers.get("REST", ())),
         "grpc": list(report.answers.get("gRPC", ())),
     }
+
+
+def _scratch(job: Job) -> Path:
+    """An empty folder for the copies of the models; what a killed run left in it goes."""
+    folder = job.folder / "scratch"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 SMOKE = Stage(name=StageName.SMOKE, key=_key, run=_run)
