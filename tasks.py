@@ -307,7 +307,7 @@ def test(c: Context, unit: bool = False, k: str = "") -> None:
     for command in _CHECKS:
         _step(c, command)
     chosen = f" -k {json_module.dumps(k)}" if k else ""
-    _step(c, f"pytest tests/unit{chosen}")
+    _step(c, f"pytest -n auto tests/unit{chosen}")
     if not unit:
         _step(c, f"pytest tests/integration{chosen}")
 
