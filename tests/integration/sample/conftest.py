@@ -38,7 +38,7 @@ def docker_client() -> Iterator[docker.DockerClient]:
 
 @pytest.fixture
 def create_server(docker_client: docker.DockerClient, sample_image: str) -> Iterator[CreateServer]:
-    """Makes containers of one model folder: create_server(folder, name, extra_flag, ...); all are removed at the end."""
+    """Makes containers of one model folder: create_server(folder, name, extra_flag, ...); all are removed after it."""
     with ExitStack() as stack:
 
         def make(models: Path, name: str, *flags: str) -> Container:
