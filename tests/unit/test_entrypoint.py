@@ -177,6 +177,48 @@ def test_a_port_that_is_no_number_is_named(world: World, name: str, value: str) 
     assert not outcome.started
 
 
+@pytest.mark.parametrize("name", ["PORT", "REST_API_PORT"])
+@pytest.mark.parametrize("value", ["0", "65536", "99999999999999999999999"])
+def test_a_port_out_of_range_is_named(world: World, name: str, value: str) -> None:
+    outcome = world.start(environment={name: value})
+    assert outcome.code == 64
+    assert f"{name} is '{value}', and a port is a number from 1 to 65535." in outcome.said
+    assert len(outcome.said.splitlines()) == 1
+    assert not outcome.started
+
+
+def test_the_ends_of_the_range_are_ports(world: World) -> None:
+    assert world.start(environment={"PORT": "1", "REST_API_PORT": "65535"}).started
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        ([], {"PORT": "9000", "REST_API_PORT": "9000"}),
+        ([], {"PORT": "8501"}),
+        (["--port=8501"], {}),
+        (["--rest_api_port=8500"], {}),
+    ],
+)
+def test_both_doors_on_one_port_are_told(world: World, arguments: list[str], environment: dict[str, str]) -> None:
+    outcome = world.start(*arguments, environment=environment)
+    assert outcome.code == 64
+    assert "gRPC and REST each need a port of their own." in outcome.said
+    assert not outcome.started
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--rest_api_port=9001"], ["--port=9001"], ["--version"], ["--port=0", "--rest_api_port=0"]]
+)
+def test_what_the_arguments_set_right_is_no_clash(world: World, arguments: list[str]) -> None:
+    assert world.start(*arguments, environment={"PORT": "9000", "REST_API_PORT": "9000"}).started
+
+
+def test_without_rest_its_port_clashes_with_none(world: World) -> None:
+    world.facts.write_text(IMAGE_FACTS + "REST=no")
+    assert world.start(environment={"PORT": "8501"}).started
+
+
 # --- the CPU ---
 
 

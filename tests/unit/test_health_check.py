@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
@@ -57,7 +58,7 @@ class Probe:
             text=True,
             timeout=20,
             check=False,
-            env={"PATH": os.environ["PATH"] if path is None else path},
+            env={**os.environ, "PATH": os.environ["PATH"] if path is None else path},
         )
         assert done.stderr == ""
         return done.returncode, done.stdout.strip()
@@ -68,8 +69,9 @@ def probe(tmp_path: Path) -> Probe:
     return Probe(tmp_path)
 
 
-def status(*states: str) -> str:
-    versions = [{"version": str(number), "state": state} for number, state in enumerate(states)]
+def status(*states: str, error: str = "") -> str:
+    told = {"error_code": "OK", "error_message": error}
+    versions = [{"version": str(number), "state": state, "status": told} for number, state in enumerate(states)]
     return json.dumps({"model_version_status": versions}, indent=1)
 
 
@@ -122,8 +124,29 @@ def test_a_model_is_ready_when_a_version_is_available(probe: Probe, states: list
         code, said = probe.run()
     assert code == (0 if ready else 1)
     assert said == (
-        "half_plus_two is AVAILABLE" if ready else "no version of half_plus_two is AVAILABLE: HTTP/1.0 200 OK"
+        "half_plus_two is AVAILABLE"
+        if ready
+        else f"no version of half_plus_two is AVAILABLE: {', '.join(states) or 'HTTP/1.0 200 OK'}"
     )
+
+
+def test_the_states_and_the_error_of_a_model_that_is_not_ready_are_told(probe: Probe) -> None:
+    error = "Op type not registered 'Sigmoid', \"quoted\""
+    with rest_server({"/v1/models/m": status("LOADING", "END", error=error)}) as port:
+        probe.server(f"--rest_api_port={port}", "--model_name=m")
+        said = f"no version of m is AVAILABLE: LOADING, END: {json.dumps(error)[1:-1]}"
+        assert probe.run() == (1, said)
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+@pytest.mark.parametrize("name", ["my model", "a+b", "50%", "modèle é", "模型", "a/b?c#d", "A-z.0_9~"])
+def test_any_name_of_a_model_is_asked_for(
+    probe: Probe, monkeypatch: pytest.MonkeyPatch, name: str, locale: str
+) -> None:
+    monkeypatch.setenv("LC_ALL", locale)
+    with rest_server({f"/v1/models/{quote(name, safe='')}": status("AVAILABLE")}) as port:
+        probe.server(f"--rest_api_port={port}", f"--model_name={name}")
+        assert probe.run() == (0, f"{name} is AVAILABLE")
 
 
 def test_a_model_that_the_server_does_not_know_is_not_ready(probe: Probe) -> None:

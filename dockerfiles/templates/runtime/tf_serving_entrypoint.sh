@@ -8,7 +8,7 @@
 #
 # Arguments are passed on to the server, after its own.
 #
-# Exit codes before the server has started: 64 a port that is no number, 66 no MODEL_CONFIG_FILE, 77 a file or folder that
+# Exit codes before the server has started: 64 a port that is none, or is both, 66 no MODEL_CONFIG_FILE, 77 a file or folder that
 # this user may not read, 78 a CPU that lacks what the image needs.
 set -eu
 
@@ -171,6 +171,9 @@ must_be_port() {
     case $2 in
     '' | *[!0-9]*) stop 64 "$1 is '$2', which is no port number." ;;
     esac
+    [ "$2" -ge 1 ] 2>/dev/null && [ "$2" -le 65535 ] && return 0
+    stop 64 "$1 is '$2', and a port is a number from 1 to 65535." \
+        "(To have no REST port, give the server the argument --rest_api_port=0.)"
 }
 
 read_image_facts
@@ -184,15 +187,21 @@ must_be_port PORT "$PORT"
 must_be_port REST_API_PORT "$REST_API_PORT"
 
 # What the arguments say goes before the environment, for the checks as for the server.
+grpc_port=$PORT rest_port=$REST_API_PORT
 model=$MODEL_BASE_PATH/$MODEL_NAME config_file=${MODEL_CONFIG_FILE:-} serves=yes
 for argument; do
     case $argument in
+    --port=*) grpc_port=${argument#*=} ;;
+    --rest_api_port=*) rest_port=${argument#*=} ;;
     --model_base_path=*) model=${argument#*=} ;;
     --model_config_file=*) config_file=${argument#*=} ;;
     --version | --help) serves=no ;;
     esac
 done
 if [ "$serves" = yes ]; then
+    if [ "$rest" != no ] && [ "$grpc_port" = "$rest_port" ] && [ "$rest_port" != 0 ]; then
+        stop 64 "PORT and REST_API_PORT are both $rest_port: gRPC and REST each need a port of their own."
+    fi
     set_threads
     if [ -n "$config_file" ]; then
         check_config_file "$config_file"

@@ -64,6 +64,35 @@ ask() {
     cat <&3
 } 2>/dev/null
 
+# encode TEXT: as it goes into a URL, byte by byte. A byte above 127 may come as a negative number.
+encode() {
+    local LC_ALL=C text=$1 url='' byte i
+    for ((i = 0; i < ${#text}; i++)); do
+        byte=${text:i:1}
+        case $byte in
+        [a-zA-Z0-9._~-]) ;;
+        *)
+            printf -v byte %d "'$byte"
+            printf -v byte %%%02X $((byte & 255))
+            ;;
+        esac
+        url+=$byte
+    done
+    say "$url"
+}
+
+# found ANSWER: the states of the model's versions and the first error, or the answer's first line where it has none.
+found() {
+    local rest=$1 states='' error=''
+    local state='"state":[[:space:]]*"([A-Z_]+)"' message='"error_message":[[:space:]]*"(([^"\\]|\\.)+)"'
+    [[ $rest =~ $message ]] && error=": ${BASH_REMATCH[1]}"
+    while [[ $rest =~ $state ]]; do
+        states+=${states:+, }${BASH_REMATCH[1]}
+        rest=${rest#*"${BASH_REMATCH[0]}"}
+    done
+    say "${states:-${1%%$'\r'*}}$error"
+}
+
 find_server || not_ready 'the server is not running'
 
 port=$(flag port 8500)
@@ -75,7 +104,7 @@ if [ "$rest_port" = 0 ]; then
 fi
 
 name=$(flag model_name default)
-answer=$(ask "$rest_port" "/v1/models/$name") || not_ready "nothing answers on the REST port, $rest_port"
+answer=$(ask "$rest_port" "/v1/models/$(encode "$name")") || not_ready "nothing answers on the REST port, $rest_port"
 case $answer in
 HTTP/1.*) ;;
 *) not_ready "what answers on port $rest_port is no HTTP server" ;;
@@ -87,5 +116,5 @@ if [ -n "$(flag model_config_file '')" ] || grep -q '^MODEL_STATUS="\{0,1\}no' "
     exit 0
 fi
 available='"state":[[:space:]]*"AVAILABLE"'
-[[ $answer =~ $available ]] || not_ready "no version of $name is AVAILABLE: ${answer%%$'\r'*}"
+[[ $answer =~ $available ]] || not_ready "no version of $name is AVAILABLE: $(found "$answer")"
 say "$name is AVAILABLE"

@@ -15,6 +15,7 @@ from types import ModuleType
 import docker
 import grpc
 import pytest
+from docker.models.containers import Container
 
 from .sample_server import SampleServer, create, start
 from .serving_protos import ServingProtos
@@ -25,6 +26,7 @@ MODELS = WORKSPACE / "models"
 # Where the models lie in the container -> name.
 ModelsConfig = Mapping[str, str]
 StartServer = Callable[..., SampleServer]
+CreateServer = Callable[..., Container]
 
 
 @pytest.fixture(scope="session")
@@ -35,17 +37,23 @@ def docker_client() -> Iterator[docker.DockerClient]:
 
 
 @pytest.fixture
-def start_server(docker_client: docker.DockerClient, sample_image: str) -> Iterator[StartServer]:
-    """Starts servers of one model folder: start_server(folder, name, extra_flag, ...); all are removed at the end."""
+def create_server(docker_client: docker.DockerClient, sample_image: str) -> Iterator[CreateServer]:
+    """Makes containers of one model folder: create_server(folder, name, extra_flag, ...); all are removed after it."""
     with ExitStack() as stack:
 
-        def run(models: Path, name: str, *flags: str) -> SampleServer:
+        def make(models: Path, name: str, *flags: str) -> Container:
             arguments = [f"--model_name={name}", f"--model_base_path=/models/{name}", "--rest_api_port=8501", *flags]
             container = create(docker_client, sample_image, arguments, models)
             stack.callback(container.remove, force=True, v=True)
-            return start(container)
+            return container
 
-        yield run
+        yield make
+
+
+@pytest.fixture
+def start_server(create_server: CreateServer) -> StartServer:
+    """Starts such containers and waits until their ports are open."""
+    return lambda *arguments: start(create_server(*arguments))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,10 @@ class SampleServer:
     def get(self, path: str) -> Answer:
         return self._ask("GET", path, None)
 
-    def post(self, path: str, body: object) -> Answer:
+    def post(self, path: str, body: object, content_type: str = "application/json") -> Answer:
         """Send the body as JSON; text goes as it is."""
-        return self._ask("POST", path, body if isinstance(body, str) else json.dumps(body))
+        text = body if isinstance(body, str) else json.dumps(body)
+        return self._ask("POST", path, text, {"Content-Type": content_type})
 
     def put(self, path: str) -> Answer:
         return self._ask("PUT", path, "{}")
@@ -66,10 +67,10 @@ class SampleServer:
     def log(self) -> str:
         return self.container.logs().decode()
 
-    def _ask(self, method: str, path: str, body: str | None) -> Answer:
+    def _ask(self, method: str, path: str, body: str | None, headers: Mapping[str, str] | None = None) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.rest_port, timeout=30)
         try:
-            connection.request(method, path, body)
+            connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()
             return Answer(response.status, json.loads(response.read() or "null"))
         finally:
@@ -91,7 +92,7 @@ def create(client: docker.DockerClient, image: str, arguments: Sequence[str], mo
 
 
 def start(container: Container) -> SampleServer:
-    """Start the container and wait until both ports are open."""
+    """Start the container, if it is not running yet, and wait until both ports are open."""
     container.start()
     deadline = time.monotonic() + START_SECONDS
     while READY not in container.logs().decode():

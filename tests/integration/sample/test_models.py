@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any, Self
 import grpc
 import pytest
 
-from .conftest import MODELS, StartServer
-from .sample_server import SampleServer
+from .conftest import MODELS, CreateServer, StartServer
+from .sample_server import SampleServer, start
 from .serving_protos import PREDICTION_SERVICE, ServingProtos
 
 NO_RETRY = "--max_num_load_retries=0"
@@ -133,7 +134,7 @@ def test_an_unsupported_op_is_named_and_the_server_lives(
         "sigmoid",
         [write_models.placeholder("x"), write_models.operation("y", "Sigmoid", "x")],
     )
-    server = start_server(models_folder, "sigmoid", NO_RETRY)
+    server = start_server(models_folder, "sigmoid")  # the default is to retry for minutes: not for this
     status = only_status(server, "sigmoid")
     assert (status["version"], status["state"], status["status"]["error_code"]) == ("1", "END", "NOT_FOUND")
     assert "Op type not registered 'Sigmoid'" in status["status"]["error_message"]
@@ -169,6 +170,18 @@ def test_a_failed_load_is_tried_again_as_often_as_asked(start_server: StartServe
     assert server.log().count("Loading servable: {name: broken version: 1} failed") == 3
 
 
+def test_what_may_come_right_is_told_at_once_and_tried_again(start_server: StartServer, models_folder: Path) -> None:
+    folder = models_folder / "half" / "1"
+    folder.mkdir(parents=True)
+    server = start_server(models_folder, "half", "--max_num_load_retries=1000", "--load_retry_interval_micros=500000")
+    status = only_status(server, "half")
+    assert (status["state"], status["status"]["error_code"]) == ("LOADING", "NOT_FOUND")
+    assert "Could not find SavedModel .pb" in status["status"]["error_message"]
+    shutil.copy(MODELS / "half_plus_two/00000123/saved_model.pb", folder)
+    server.wait_for_state("half", "1", "AVAILABLE")
+    assert only_status(server, "half")["status"] == {"error_code": "OK", "error_message": ""}
+
+
 def test_a_broken_new_version_leaves_the_old_one_in_place(start_server: StartServer, models_folder: Path) -> None:
     put_version(models_folder, "half", "1", MODELS / "half_plus_two/00000123")
     server = start_server(models_folder, "half", NO_RETRY)
@@ -178,14 +191,24 @@ def test_a_broken_new_version_leaves_the_old_one_in_place(start_server: StartSer
     assert server.predict("half", [2.0]) == [OLD_ANSWER]
 
 
-def test_a_model_that_appears_later_is_loaded(start_server: StartServer, models_folder: Path) -> None:
-    server = start_server(models_folder, "half")
-    assert server.get("/v1/models/half").code == 404
+def test_a_model_that_is_not_there_is_waited_for_with_closed_ports(
+    create_server: CreateServer, models_folder: Path
+) -> None:
+    container = create_server(models_folder, "half")
+    container.start()
+    time.sleep(3)  # a second is the pause between two looks
+    log = container.logs().decode()
+    assert log.count("filesystem access error") == 1
+    assert "Running gRPC ModelServer" not in log
     put_version(models_folder, "half", "1", MODELS / "half_plus_two/00000123")
-    deadline = threading.Event()
-    while server.get("/v1/models/half").code == 404 and not deadline.wait(0.2):
-        pass
-    server.wait_for_state("half", "1", "AVAILABLE")
+    assert start(container).states("half") == {"1": "AVAILABLE"}
+
+
+def test_without_further_looks_a_missing_model_is_not_waited_for(
+    start_server: StartServer, models_folder: Path
+) -> None:
+    server = start_server(models_folder, "half", "--file_system_poll_wait_seconds=0")
+    assert server.get("/v1/models/half").code == 404
 
 
 class Clients:

@@ -27,6 +27,19 @@ def test_predict(sample_server: SampleServer, request_body: object, response_bod
     assert (answer.code, answer.body) == (200, response_body)
 
 
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", "application/json"])
+def test_a_long_body_of_any_type(sample_server: SampleServer, content_type: str) -> None:
+    """The first is what `curl -d` sends."""
+    answer = sample_server.post(PREDICT, {"instances": [2.0] * 5000}, content_type)
+    assert (answer.code, answer.body) == (200, {"predictions": [3.0] * 5000})
+
+
+@pytest.mark.parametrize("content_type", ["multipart/form-data; boundary=x", "multipart/form-data"])
+def test_a_form_of_parts_is_malformed(sample_server: SampleServer, content_type: str) -> None:
+    body = '--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--x--\r\n'
+    assert sample_server.post(PREDICT, body, content_type).code == 400
+
+
 def test_predict_of_one_version(sample_server: SampleServer) -> None:
     answer = sample_server.post("/v1/models/half_plus_two/versions/123:predict", {"instances": [2.0]})
     assert (answer.code, answer.body) == (200, {"predictions": [3.0]})
@@ -75,8 +88,10 @@ def test_metadata(sample_server: SampleServer) -> None:
         (PREDICT, {"instances": [[1.0], 2.0]}, 400, "JSON Value: 2.0 found at incorrect level: 2"),
         (PREDICT, {"instances": [{"x": 1.0}, {"z": 1.0}]}, 400, "Failed to process element: 1"),
         (PREDICT, {"inputs": {"z": 1.0}}, 400, "Missing named input: x in 'inputs' object."),
-        (PREDICT, "[" * 100_000, 400, "JSON Parse error: "),
-        (PREDICT, '{"inputs":' + "[" * 1000 + "]" * 1000 + "}", 400, "Lists are nested too deep"),
+        (PREDICT, "[" * 200_000, 400, "JSON Parse error: nested too deep: over 254"),
+        (PREDICT, "[" * 200_000 + "]" * 200_000, 400, "JSON Parse error: nested too deep: over 254"),
+        (PREDICT, '{"a":' * 200_000 + "1" + "}" * 200_000, 400, "JSON Parse error: nested too deep: over 254"),
+        (PREDICT, '{"inputs":' + "[" * 1000 + "]" * 1000 + "}", 400, "JSON Parse error: nested too deep: over 254"),
         (
             PREDICT,
             {"signature_name": "other", "instances": [1.0]},

@@ -8,8 +8,7 @@
 
 namespace tensorflow::serving {
 namespace {
-// The newest version and its folder; 0 and "" when there is none. Every folder whose name is a number (of digits that
-// fit one) counts. Throws when the base path cannot be read.
+// The newest of the folders whose names are numbers; 0 and "" when there is none. Throws when the path cannot be read.
 std::pair<int64_t, std::string> FindNewest(const std::string& base_path) {
   std::pair<int64_t, std::string> newest;
   for (const auto& entry : std::filesystem::directory_iterator(base_path)) {
@@ -27,14 +26,14 @@ std::string Describe(const std::string& model, int64_t version) {
 }  // namespace
 
 void ServableManager::Start() {
-  for (const ModelConfig& model : options_.models.config()) Poll(model);
+  const auto poll = [this] {
+    for (const ModelConfig& model : options_.models.config()) Poll(model);
+    return std::none_of(complained_.begin(), complained_.end(), [](const auto& entry) { return entry.second; });
+  };
+  bool all_there = poll();
   if (options_.poll_wait.count() <= 0) return;
-  std::thread([this] {
-    while (true) {
-      std::this_thread::sleep_for(options_.poll_wait);
-      for (const ModelConfig& model : options_.models.config()) Poll(model);
-    }
-  }).detach();
+  for (; !all_there; all_there = poll()) std::this_thread::sleep_for(options_.poll_wait);
+  std::thread([=] { for (; true; poll()) std::this_thread::sleep_for(options_.poll_wait); }).detach();
 }
 
 void ServableManager::Poll(const ModelConfig& model) {
@@ -72,23 +71,24 @@ void ServableManager::Load(const std::string& model, int64_t number, const std::
   version.status.set_version(number);
   version.status.set_state(ModelVersionStatus::LOADING);
   lock.unlock();
+  bool for_good = false;
   try {
     TF_LOG('I', "Reading SavedModel from: ", folder);
-    Servable servable{model, number, LoadSavedModel(folder, options_.saved_model_tag)};
+    Servable servable{model, number, LoadSavedModel(folder, options_.saved_model_tag, &for_good)};
     lock.lock();
     version.servable = std::make_shared<Servable>(std::move(servable));
     version.status.set_state(ModelVersionStatus::AVAILABLE);
-    version.status.mutable_status();  // OK
+    version.status.mutable_status()->Clear();  // OK
     TF_LOG('I', "Successfully loaded servable version ", Describe(model, number));
   } catch (const std::exception& problem) {
     const auto* known = dynamic_cast<const Error*>(&problem);
     TF_LOG('E', "Loading servable: ", Describe(model, number), " failed: ", problem.what());
     lock.lock();
-    version.next_attempt = Clock::now() + options_.load_retry_interval;
-    if (version.failures++ < options_.max_num_load_retries) return;
-    version.status.set_state(ModelVersionStatus::END);
     version.status.mutable_status()->set_error_code(known != nullptr ? known->code() : error::UNKNOWN);
     version.status.mutable_status()->set_error_message(problem.what());
+    version.next_attempt = Clock::now() + options_.load_retry_interval;
+    if (!for_good && version.failures++ < options_.max_num_load_retries) return;
+    version.status.set_state(ModelVersionStatus::END);
   }
 }
 
@@ -120,9 +120,8 @@ std::shared_ptr<const Servable> ServableManager::GetServable(const ModelSpec& sp
   for (const Version& version : Matching(spec)) {
     if (version.servable != nullptr) return version.servable;
   }
-  if (!spec.has_version()) throw Error(error::NOT_FOUND, "Servable not found for request: Latest(", spec.name(), ")");
-  throw Error(error::NOT_FOUND, "Servable not found for request: Specific(", spec.name(), ", ",
-              spec.version().value(), ")");
+  throw Error(error::NOT_FOUND, "Servable not found for request: ", spec.has_version() ? "Specific(" : "Latest(",
+              spec.name(), spec.has_version() ? StrCat(", ", spec.version().value()) : "", ")");
 }
 
 GetModelStatusResponse ServableManager::GetModelStatus(const ModelSpec& spec) const {

@@ -31,8 +31,8 @@ class ServableManager {
 
   explicit ServableManager(const Options& options) : options_(options) {}
 
-  // Tries every model once, then goes on in a thread that ends with the process. A model that cannot be loaded is no
-  // error here: its status tells.
+  // Returns when every model has a version and that was tried (or looking was to be done once), and goes on in a thread
+  // that ends with the process. A model that cannot be loaded is no error here: its status tells.
   void Start();
 
   // A request keeps what it is given for as long as it needs it, whatever is swapped meanwhile.

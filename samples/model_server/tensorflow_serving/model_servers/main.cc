@@ -73,13 +73,12 @@ int main(int argc, char** argv) try {
   for (const auto& flag : all_known ? Flags() : DefaultFlags()) {
     std::cout << "\t" << flag.first << "=" << flag.second.value << "\t" << flag.second.help << std::endl;
   }
-  tensorflow::serving::RunServer({Number(flags, "--port"), Number(flags, "--rest_api_port"),
-                                  Number(flags, "--rest_api_num_threads"), Number(flags, "--rest_api_timeout_in_ms"),
-                                  flags.at("--model_name").value, flags.at("--model_base_path").value,
-                                  flags.at("--model_config_file").value, flags.at("--saved_model_tags").value,
-                                  Number(flags, "--file_system_poll_wait_seconds"),
-                                  Number(flags, "--max_num_load_retries"),
-                                  Number(flags, "--load_retry_interval_micros")});
+  tensorflow::serving::RunServer(
+      {Number(flags, "--port"), Number(flags, "--rest_api_port"), Number(flags, "--rest_api_num_threads"),
+       Number(flags, "--rest_api_timeout_in_ms"), flags.at("--model_name").value, flags.at("--model_base_path").value,
+       flags.at("--model_config_file").value, flags.at("--saved_model_tags").value,
+       Number(flags, "--file_system_poll_wait_seconds"), Number(flags, "--max_num_load_retries"),
+       Number(flags, "--load_retry_interval_micros")});
 } catch (const tensorflow::Error& problem) {
   std::cerr << "Failed to start server. Error: " << problem.ToString() << std::endl;
   std::_Exit(1);  // without destructors: the thread that loads models may be at work

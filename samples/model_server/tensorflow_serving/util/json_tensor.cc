@@ -12,7 +12,7 @@ namespace {
 using Json = nlohmann::json;
 using TensorMap = google::protobuf::Map<std::string, TensorProto>;
 
-constexpr int kMaxRank = 254;  // TensorFlow's bound
+constexpr int kMaxDepth = 254;  // TensorFlow's bound for tensors; what walks through a document recurses
 constexpr double kMaxInteger = (1 << std::numeric_limits<float>::digits) - 1;  // greater ones may not be floats
 
 template <typename... Parts>
@@ -26,7 +26,9 @@ std::string Quote(const Json& value) { return "JSON Value: " + value.dump().subs
 Json ParseObject(const std::string& body) {
   if (body.empty()) throw BadRequest("JSON Parse error: The document is empty");
   try {
-    const Json document = Json::parse(body);
+    const Json document = Json::parse(body, [](int depth, Json::parse_event_t, const Json&) {
+      return depth <= kMaxDepth ? true : throw BadRequest("JSON Parse error: nested too deep: over ", kMaxDepth);
+    });
     if (!document.is_object()) throw BadRequest(Quote(document), "Is not object");
     return document;
   } catch (const Json::exception& problem) {
@@ -65,7 +67,6 @@ TensorProto TensorFromJson(const Json& value, const TensorInfo& info) {
   TensorProto tensor;
   tensor.set_dtype(DT_FLOAT);
   for (const Json* level = &value; level->is_array(); level = &level->front()) {
-    if (tensor.tensor_shape().dim_size() == kMaxRank) throw BadRequest("Lists are nested too deep: over ", kMaxRank);
     tensor.mutable_tensor_shape()->add_dim()->set_size(static_cast<int64_t>(level->size()));
     if (level->empty()) break;
   }

@@ -23,9 +23,10 @@ const MetaGraphDef& FindMetaGraph(const SavedModel& model, const std::string& ta
 }
 }  // namespace
 
-SavedModelBundle LoadSavedModel(const std::string& folder, const std::string& tag) {
+SavedModelBundle LoadSavedModel(const std::string& folder, const std::string& tag, bool* for_good) {
   const SavedModel model = ReadSavedModel(folder + "/saved_model.pb");
   const MetaGraphDef& meta_graph = FindMetaGraph(model, tag);
+  *for_good = true;
   SavedModelBundle bundle{meta_graph.signature_def(), std::make_unique<Session>(meta_graph.graph_def())};
   for (const auto& signature : bundle.signatures) {
     for (const auto& input : signature.second.inputs()) bundle.session->CheckTensor(input.second.name());

@@ -11,7 +11,7 @@ struct SavedModelBundle {
   std::unique_ptr<Session> session;
 };
 
-// Loads the graph tagged with exactly this tag; throws when it cannot be served. Every tensor that a signature names is
-// in the graph.
-SavedModelBundle LoadSavedModel(const std::string& folder, const std::string& tag);
+// Loads the graph tagged with exactly this tag; every tensor that a signature names is in it. Throws when it cannot be
+// served, and sets *for_good when another try is no use: the file could be read, and holds what this binary cannot do.
+SavedModelBundle LoadSavedModel(const std::string& folder, const std::string& tag, bool* for_good);
 }  // namespace tensorflow
