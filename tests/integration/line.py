@@ -210,7 +210,16 @@ class Checkout:
         """Copy it with what it has built of these variants; it has the same mark."""
         others = {name for name in VARIANTS if name not in variants}
         shutil.copytree(self.folder, folder, symlinks=True, ignore=lambda _folder, names: others.intersection(names))
-        return Checkout(folder=folder, mark=self.mark)
+        checkout = Checkout(folder=folder, mark=self.mark)
+        for variant in variants:
+            checkout.claim_names(variant)
+        return checkout
+
+    def claim_names(self, variant: str) -> None:
+        """Give the names of a variant's image back to it: all copies share them, and another one may have moved them."""
+        packaged = self.record(variant, "package")["outputs"]
+        for tag in (*packaged["tags"], *packaged["aliases"]):
+            docker("tag", packaged["image"], f"{packaged['repository']}:{tag}")
 
     @property
     def repository(self) -> str:
