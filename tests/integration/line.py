@@ -216,7 +216,7 @@ class Checkout:
         return checkout
 
     def claim_names(self, variant: str) -> None:
-        """Give the names of a variant's image back to it: all copies share them, and another one may have moved them."""
+        """Give a variant's image its names back: all copies share them, and another may have moved them."""
         packaged = self.record(variant, "package")["outputs"]
         for tag in (*packaged["tags"], *packaged["aliases"]):
             docker("tag", packaged["image"], f"{packaged['repository']}:{tag}")
