@@ -186,7 +186,7 @@ class Checkout:
     """
 
     folder: Path
-    mark: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    mark: str = field(default_factory=lambda: f"m{uuid.uuid4().hex[:8]}")
 
     @classmethod
     def make(cls, folder: Path) -> Self:
