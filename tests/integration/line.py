@@ -182,7 +182,7 @@ class Checkout:
 
     Args:
         folder: where it is.
-        mark: 8 hex digits, in the name and in a label of each of its images.
+        mark: a word of 9 letters and digits, in the name and in a label of each of its images.
     """
 
     folder: Path
