@@ -482,6 +482,14 @@ WRONG = {
             "2.19.1-standard. Put {id}, {flavour} or {level} into the template."
         ),
     ),
+    "one alias for two variants through two templates": (
+        image('aliases: ["{id}", "{release}-{target}"]').replace("  standard:", "  other:")
+        + "  cpu-v1: {flavour: cpu, levels: [x86-64-v3]}\n",
+        (
+            "3:21: image.aliases[1]: '{release}-{target}': 2.19.1-cpu-v1 and 2.19.1-cpu-v3 would both be tagged "
+            "2.19.1-cpu-v1. '{id}' gives it too: change one of the two."
+        ),
+    ),
     "a tag that grows too long": (
         image(f'aliases: ["{{id}}-{"x" * 120}"]'),
         (
