@@ -14,7 +14,7 @@ from serving_factory.errors import MatrixError
 from serving_factory.matrix.document import MAX_BYTES
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import BazelChoice
-from serving_factory.matrix.problems import Place, Problem, matrix_error, nearest
+from serving_factory.matrix.problems import Place, Problem, dotted, matrix_error, nearest
 
 from .matrices import ROOT, SHIPPED, SMALL, document, load, write
 
@@ -667,7 +667,7 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, text: str, what: str) -> None
     file = write(tmp_path, text)
     with pytest.raises(MatrixError) as caught:
         load_matrix(file)
-    assert caught.value.what == f"{file}: {what}"
+    assert caught.value.what == f"{file}:1:1: {what}"
     assert "image:, releases: and targets:" in caught.value.remedy
 
 
@@ -847,3 +847,7 @@ def test_the_documented_matrix_expands(tmp_path: Path) -> None:
         "the GPU nodes have drivers for CUDA 12",
         "our 2.16 clients have moved on",
     }
+
+
+def test_a_path_is_one_line() -> None:
+    assert dotted(("targets", "a\nb", "levels", 0)) == r"targets.'a\nb'.levels[0]"
