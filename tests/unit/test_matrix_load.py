@@ -851,3 +851,18 @@ def test_the_documented_matrix_expands(tmp_path: Path) -> None:
 
 def test_a_path_is_one_line() -> None:
     assert dotted(("targets", "a\nb", "levels", 0)) == r"targets.'a\nb'.levels[0]"
+
+
+@pytest.mark.parametrize(
+    ("option", "rule"),
+    [
+        ("-march=native", "Use level native"),
+        ("-mtune=native", "Use level native"),
+        ("--copt=-O3", "begins with one '-'"),
+        ("-ofile", "where the compiler writes"),
+    ],
+)
+def test_compiler_options_that_are_refused(tmp_path: Path, option: str, rule: str) -> None:
+    with pytest.raises(MatrixError) as caught:
+        load(tmp_path, SMALL + f"    copts: [{option}]\n")
+    assert rule in caught.value.why
