@@ -8,7 +8,7 @@ import pytest
 
 from serving_factory.catalogue.releases import releases
 from serving_factory.catalogue.upstream_check import Difference, check_upstream, release_of
-from serving_factory.catalogue.upstream_files import Dockerfile, read_version, read_workspace
+from serving_factory.catalogue.upstream_files import BazelrcFile, Dockerfile, read_version, read_workspace
 
 from .upstream_trees import (
     DEVEL,
@@ -241,6 +241,26 @@ def test_another_commit(tmp_path: Path) -> None:
     assert told(compare(tmp_path, tree)) == [(".git/HEAD", 1, "commit", RELEASE.commit, "0" * 40)]
 
 
+def test_what_cannot_be_read_is_a_difference(tmp_path: Path) -> None:
+    tree = tree_2_19_1()
+    command = line_of(tree[DEVEL], "bazel build")
+    tree[DEVEL] = tree[DEVEL].replace("bazel build", "bazel build 'a", 1)
+    tree[".bazelrc"] = "\n" + 'build:release --copt="-O3\n'
+    del tree["WORKSPACE"]
+    folder = write_tree(tmp_path, tree)
+    (folder / "WORKSPACE").symlink_to("WORKSPACE")
+    assert [(one.file, one.line, one.what, one.upstream) for one in check_upstream(folder, RELEASE).differences] == [
+        (".bazelrc", 2, "cannot be read", "No closing quotation"),
+        ("WORKSPACE", None, "cannot be read", "Too many levels of symbolic links"),
+        (DEVEL, command, "cannot be read", "No closing quotation"),
+    ]
+
+
+def test_a_loop_tells_no_release(tmp_path: Path) -> None:
+    (tmp_path / ".git").symlink_to(".git")
+    assert release_of(tmp_path, releases()) is None
+
+
 # --- which release a checkout is --------------------------------------------------------------------------------------
 
 
@@ -271,6 +291,20 @@ def test_a_dockerfile_is_read_as_docker_does() -> None:
     assert found.build_flags() == ()
     assert found.pin("libnothing") is None
     assert found.python() is None
+
+
+def test_a_from_line_may_have_options() -> None:
+    found = Dockerfile("FROM --platform=linux/amd64 --x=y one AS  first\nFROM first\nFROM --platform=x two\n")
+    assert [image.value for image in found.images] == ["one", "two"]
+
+
+def test_a_bazelrc_is_read_as_bazel_does() -> None:
+    found = BazelrcFile("build:one-two -c opt \\\n  --copt=-g\nmobile-install:one-two --x\nbuild:last \\\n--y \\")
+    told = {name: [(flag.value, flag.line) for flag in flags] for name, flags in found.configs.items()}
+    assert told == {
+        "one-two": [("-c opt", 1), ("--copt=-g", 1), ("mobile-install: --x", 3)],
+        "last": [("--y", 4)],
+    }
 
 
 def test_a_pin_is_read_through_its_variable() -> None:

@@ -14,7 +14,7 @@ from serving_factory.errors import MatrixError
 from serving_factory.matrix.document import MAX_BYTES
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import BazelChoice
-from serving_factory.matrix.problems import Place, Problem, matrix_error, nearest
+from serving_factory.matrix.problems import Place, Problem, dotted, matrix_error, nearest
 
 from .matrices import ROOT, SHIPPED, SMALL, document, load, write
 
@@ -482,6 +482,14 @@ WRONG = {
             "2.19.1-standard. Put {id}, {flavour} or {level} into the template."
         ),
     ),
+    "one alias for two variants through two templates": (
+        image('aliases: ["{id}", "{release}-{target}"]').replace("  standard:", "  other:")
+        + "  cpu-v1: {flavour: cpu, levels: [x86-64-v3]}\n",
+        (
+            "3:21: image.aliases[1]: '{release}-{target}': 2.19.1-cpu-v1 and 2.19.1-cpu-v3 would both be tagged "
+            "2.19.1-cpu-v1. '{id}' gives it too: change one of the two."
+        ),
+    ),
     "a tag that grows too long": (
         image(f'aliases: ["{{id}}-{"x" * 120}"]'),
         (
@@ -659,7 +667,7 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, text: str, what: str) -> None
     file = write(tmp_path, text)
     with pytest.raises(MatrixError) as caught:
         load_matrix(file)
-    assert caught.value.what == f"{file}: {what}"
+    assert caught.value.what == f"{file}:1:1: {what}"
     assert "image:, releases: and targets:" in caught.value.remedy
 
 
@@ -839,3 +847,22 @@ def test_the_documented_matrix_expands(tmp_path: Path) -> None:
         "the GPU nodes have drivers for CUDA 12",
         "our 2.16 clients have moved on",
     }
+
+
+def test_a_path_is_one_line() -> None:
+    assert dotted(("targets", "a\nb", "levels", 0)) == r"targets.'a\nb'.levels[0]"
+
+
+@pytest.mark.parametrize(
+    ("option", "rule"),
+    [
+        ("-march=native", "Use level native"),
+        ("-mtune=native", "Use level native"),
+        ("--copt=-O3", "begins with one '-'"),
+        ("-ofile", "where the compiler writes"),
+    ],
+)
+def test_compiler_options_that_are_refused(tmp_path: Path, option: str, rule: str) -> None:
+    with pytest.raises(MatrixError) as caught:
+        load(tmp_path, SMALL + f"    copts: [{option}]\n")
+    assert rule in caught.value.why

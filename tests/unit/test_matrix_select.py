@@ -177,3 +177,14 @@ def test_a_wrong_name_is_told_with_the_nearest_right_one(asked: dict[str, list[s
         select(SHIPPED_MATRIX, **asked)
     assert caught.value.what == message
     assert caught.value.why.startswith(f"{next(iter(asked))}: ")
+
+
+def test_a_release_that_the_matrix_has_not_is_told_as_such(tmp_path: Path) -> None:
+    matrix = load(tmp_path, AXES)
+    with pytest.raises(UnknownNameError) as upstreams:
+        select(matrix, releases=["2.17.1"])
+    assert upstreams.value.what == "release 2.17.1 is not in this matrix; it has: 2.9.3, 2.14.1, 2.19.1"
+    with pytest.raises(UnknownNameError) as nobodys:
+        select(matrix, releases=["2.15.0"])
+    assert nobodys.value.what == "no release is named '2.15.0': upstream has no stable tag 2.15.0"
+    assert nobodys.value.remedy == "the nearest one is 2.15.1"

@@ -7,6 +7,7 @@ that is gone, or new, is a difference.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from serving_factory.catalogue.upstream_files import (
     BazelrcFile,
     Dockerfile,
     Found,
+    UnreadableError,
     read_flags,
     read_version,
     read_workspace,
@@ -84,11 +86,14 @@ def release_of(folder: Path, known: Mapping[str, Release]) -> str | None:
     Returns:
         A full tag, known to the catalogue or not; None where nothing tells.
     """
-    commit = _head(folder)
+    try:
+        commit, version = _head(folder), _text(folder / _SERVERS / "version.h")
+    except OSError:
+        return None
     by_commit = [release.tag for release in known.values() if release.commit == commit]
     if by_commit:
         return by_commit[-1]
-    found = read_version(_text(folder / _SERVERS / "version.h") or "")
+    found = read_version(version or "")
     return found.value.partition("-")[0] if found else None
 
 
@@ -99,22 +104,35 @@ def check_upstream(folder: Path, release: Release) -> Comparison:
         folder: the checkout's root.
         release: the entry.
     """
-    found = [
-        *_check_commit(folder, release),
-        *_check_workspace(folder, release),
-        *_check_bazelrc(folder, release),
-        *_check_server(folder, release),
-        *_check_dockerfile_names(folder, release),
+    checks = [
+        _check_commit(folder, release),
+        _check_workspace(folder, release),
+        _check_bazelrc(folder, release),
+        _check_server(folder, release),
+        _check_dockerfile_names(folder, release),
     ]
     for flavour, facts in release.flavours.items():
-        found += _check_devel(folder, release, flavour, facts)
-        found += _check_runtime(folder, flavour, facts)
+        checks += [_check_devel(folder, release, flavour, facts), _check_runtime(folder, flavour, facts)]
+    found = [difference for check in checks for difference in _guarded(folder, check)]
     sources = ("WORKSPACE", release.bazelrc, f"{_SERVERS}/version.h", f"{_SERVERS}/main.cc", _TESTDATA, _DOCKER)
     return Comparison(
         differences=tuple(sorted(found, key=lambda one: (one.file, one.line or 0, one.what))),
-        read=tuple(name for name in sources if (folder / name).exists()),
-        absent=tuple(name for name in sources if not (folder / name).exists()),
+        read=tuple(name for name in sources if os.path.lexists(folder / name)),
+        absent=tuple(name for name in sources if not os.path.lexists(folder / name)),
     )
+
+
+def _guarded(folder: Path, check: Iterator[Difference]) -> Iterator[Difference]:
+    """What a check finds; a file that the system does not let it read is a difference too."""
+    try:
+        yield from check
+    except OSError as error:
+        file = os.path.relpath(error.filename, folder)
+        yield Difference(file=file, line=None, what="cannot be read", catalogue="", upstream=str(error.strerror))
+
+
+def _unreadable(file: str, error: UnreadableError) -> Difference:
+    return Difference(file=file, line=error.line, what="cannot be read", catalogue="", upstream=error.reason)
 
 
 def _compare(file: str, what: str, catalogue: str | None, upstream: Found | None) -> Iterator[Difference]:
@@ -165,7 +183,11 @@ def _check_bazelrc(folder: Path, release: Release) -> Iterator[Difference]:
         if moved:
             yield Difference(file=moved, line=None, what="bazelrc", catalogue=name, upstream=moved)
         return
-    configs = BazelrcFile(text).configs
+    try:
+        configs = BazelrcFile(text).configs
+    except UnreadableError as error:
+        yield _unreadable(name, error)
+        return
     for config in sorted({*configs, *release.configs}):
         ours, theirs = release.configs.get(config), configs.get(config)
         if theirs is None:
@@ -235,8 +257,11 @@ def _check_devel(folder: Path, release: Release, flavour: Flavour, facts: Flavou
     yield from _compare(file, "Bazel", release.bazel, found.variables.get("BAZEL_VERSION"))
     options = found.variables.get("TF_SERVING_BUILD_OPTIONS")
     yield from _compare(file, f"{flavour}: default options", " ".join(facts.default_options), options)
-    flags = [flag for flag in found.build_flags() if not _DISPLAY.fullmatch(flag.value)]
-    yield from _compare_sets(file, f"{flavour}: build flag", facts.command_flags, flags)
+    try:
+        flags = [flag for flag in found.build_flags() if not _DISPLAY.fullmatch(flag.value)]
+        yield from _compare_sets(file, f"{flavour}: build flag", facts.command_flags, flags)
+    except UnreadableError as error:
+        yield _unreadable(file, error)
     if python := found.python():
         yield from _compare(file, f"{flavour}: Python", facts.python, python)
     if facts.gpu:

@@ -6,8 +6,9 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import dropwhile
 
-__all__ = ["BazelrcFile", "Dockerfile", "Found", "read_flags", "read_version", "read_workspace"]
+__all__ = ["BazelrcFile", "Dockerfile", "Found", "UnreadableError", "read_flags", "read_version", "read_workspace"]
 
 _MODEL_SERVER = "tensorflow_serving/model_servers:tensorflow_model_server"
 _BUILD = re.compile(rf"bazel build\b(.*?){_MODEL_SERVER}", re.DOTALL)
@@ -15,7 +16,7 @@ _INSTRUCTION = re.compile(r"([A-Za-z]+)\s+(.*)", re.DOTALL)
 _PAIR = re.compile(r"""(\w+)=("[^"]*"|'[^']*'|\S*)""")
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 _PYTHON = re.compile(r"\bpython(3\.\d+)-dev\b")
-_CONFIG_LINE = re.compile(r"(\w+):(\w+)\s+(.*)")
+_CONFIG_LINE = re.compile(r"([\w-]+):([\w-]+)\s+(.*)")
 
 # Options of Bazel whose value may be the next word.
 _TAKES_VALUE = frozenset({"-c", "--action_env", "--copt", "--cxxopt", "--define", "--repo_env"})
@@ -34,6 +35,20 @@ class Found:
     line: int
 
 
+class UnreadableError(Exception):
+    """A line that cannot be read.
+
+    Args:
+        reason: why.
+        line: counted from 1.
+    """
+
+    def __init__(self, reason: str, line: int) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.line = line
+
+
 class Dockerfile:
     """A Dockerfile of upstream's, read as far as the catalogue knows of it."""
 
@@ -47,20 +62,24 @@ class Dockerfile:
         for keyword, body, line in _instructions(text):
             match keyword:
                 case "FROM":
-                    image, _, stage = body.partition(" ")
+                    image, *stage = list(dropwhile(lambda word: word.startswith("--"), body.split())) or [""]
                     if image not in stages:
                         self.images.append(Found(image, line))
-                    stages.add(stage.split()[-1] if stage else "")
+                    stages.add(stage[-1] if stage else "")
                 case "ARG" | "ENV":
                     self.variables.update(_assignments(body, line))
 
     def build_flags(self) -> tuple[Found, ...]:
-        """What `bazel build` of the server names, its variables apart; empty where the file builds nothing."""
+        """What `bazel build` of the server names, its variables apart; empty where the file builds nothing.
+
+        Raises:
+            UnreadableError: its quotes do not pair.
+        """
         for keyword, body, line in _instructions(self._text):
             found = _BUILD.search(body) if keyword == "RUN" else None
             if found:
                 at = line + body[: found.start()].count("\n")
-                words = [word for word in shlex.split(found[1], comments=True) if not word.startswith("$")]
+                words = [word for word in _words(found[1], at) if not word.startswith("$")]
                 return tuple(Found(flag, at) for flag in _flags(words))
         return ()
 
@@ -85,17 +104,21 @@ class Dockerfile:
 
 
 class BazelrcFile:
-    """A bazelrc file's configs."""
+    """A bazelrc file's configs.
+
+    Raises:
+        UnreadableError: a line's quotes do not pair.
+    """
 
     def __init__(self, text: str) -> None:
         self.configs: dict[str, list[Found]] = {}
         """Name -> flags; a flag of another command than `build` begins with `COMMAND: `."""
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in _joined(text):
             if found := _CONFIG_LINE.fullmatch(line.strip()):
                 command, config, rest = found.groups()
                 prefix = "" if command == "build" else f"{command}: "
                 flags = self.configs.setdefault(config, [])
-                flags += [Found(prefix + flag, number) for flag in _flags(shlex.split(rest, comments=True))]
+                flags += [Found(prefix + flag, number) for flag in _flags(_words(rest, number))]
 
 
 def read_workspace(text: str) -> Mapping[str, Found]:
@@ -157,6 +180,25 @@ def _assignments(body: str, line: int) -> Iterator[tuple[str, Found]]:
             yield pair[1], Found(pair[2].strip("\"'"), line + body[: pair.start()].count("\n"))
     elif len(words := body.split(None, 1)) > 1:
         yield words[0], Found(words[1].strip().strip("\"'"), line)
+
+
+def _joined(text: str) -> Iterator[tuple[int, str]]:
+    """Give each line with those that continue it, as Bazel does, and the number of its first."""
+    body, first = "", 1
+    for number, line in enumerate(text.splitlines(), 1):
+        body += line.removesuffix("\\")
+        if not line.endswith("\\"):
+            yield first, body
+            body, first = "", number + 1
+    if body:
+        yield first, body
+
+
+def _words(text: str, line: int) -> list[str]:
+    try:
+        return shlex.split(text, comments=True)
+    except ValueError as error:
+        raise UnreadableError(str(error), line) from None
 
 
 def _flags(words: list[str]) -> Iterator[str]:

@@ -161,7 +161,7 @@ def _broken(file: Path, rule: str, place: Place | None, remedy: str) -> MatrixEr
 
 def _no_mapping(file: Path, what: str) -> MatrixError:
     return MatrixError(
-        f"{file}: {what}",
+        f"{file}:1:1: {what}",
         remedy="begin with the keys image:, releases: and targets:, as the shipped matrix.yaml does",
     )
 

@@ -136,20 +136,24 @@ def _tag_findings(model: MatrixFile, by_target: Mapping[str, Sequence[Variant]])
     for name, variants in by_target.items():
         for variant in variants:
             selected_by.setdefault(variant, []).append(name)
+    owners: dict[str, tuple[str, str]] = {}
     for kind, templates in (("tags", model.image.tags), ("aliases", model.image.aliases)):
         for index, template in enumerate(templates):
             # The others of the same template break the rule in the same way: one is enough.
-            if broken := next(_broken_tags(template, selected_by), None):
+            if broken := next(_broken_tags(template, selected_by, owners), None):
                 yield Finding(path=("image", kind, index), rule=broken[0], remedy=broken[1], value=repr(template))
 
 
-def _broken_tags(template: str, selected_by: Mapping[Variant, Sequence[str]]) -> Iterator[tuple[str, str]]:
-    owners: dict[str, str] = {}
+def _broken_tags(
+    template: str, selected_by: Mapping[Variant, Sequence[str]], owners: dict[str, tuple[str, str]]
+) -> Iterator[tuple[str, str]]:
+    """Rule and remedy of each tag that is wrong; `owners`: tag → the variant and the template it is of."""
     for variant, names in selected_by.items():
         for tag in fill(template, variant, binary="0" * 12, targets=names):
-            owner = owners.setdefault(tag, variant.id)
+            owner, other = owners.setdefault(tag, (variant.id, template))
             if owner != variant.id:
                 rule = f"{owner} and {variant.id} would both be tagged {tag}"
-                yield rule, "Put {id}, {flavour} or {level} into the template."
+                remedy = "Put {id}, {flavour} or {level} into the template."
+                yield rule, remedy if other == template else f"{other!r} gives it too: change one of the two."
             elif not is_tag(tag):
                 yield f"for {owner} this gives a tag of {len(tag)} characters, and 128 are allowed", "Shorten it."

@@ -71,11 +71,24 @@ def _label(name: str) -> str:
 
 _LABEL_WORDS = matching(_NAME, "a label is lower-case words joined by '.' or '-'", "Write it like com.example.team.")
 
-COMPILER_OPTION = matching(
+_OPTION_WORD = matching(
     r"-[A-Za-z0-9_=,.:/+@%~-]+",
     "a compiler option begins with '-' and holds no blanks, quotes or shell characters",
     "Make each option an entry of its own, such as [-O3, -g].",
 )
+
+
+def _compiler_option(text: str) -> str:
+    if text in ("-march=native", "-mtune=native"):
+        raise BrokenRuleError("what this gives depends on the machine that builds", "Use level native.")
+    if text.startswith("--"):
+        raise BrokenRuleError("a compiler option begins with one '-'", "Bazel's own options cannot stand here.")
+    if text.startswith("-o"):
+        raise BrokenRuleError("where the compiler writes is Bazel's to say", "Take it away.")
+    return _OPTION_WORD.check(text)
+
+
+COMPILER_OPTION = Text(_compiler_option, _OPTION_WORD.pattern)
 PACKAGE = matching(r"[a-z0-9][a-z0-9+.:=~-]*", "this is no Debian package name", "Name one package, such as gcc-10.")
 REPOSITORY = matching(
     _REPOSITORY,

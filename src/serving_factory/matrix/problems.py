@@ -91,7 +91,12 @@ def dotted(path: KeyPath) -> str:
     """Write a path as people do: `targets.cpu-optimized.levels[0]`."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            # A key with a newline would break the line that tells of it.
+            name = part if part.isprintable() else repr(part)
+            text += f".{name}" if text else name
     return text
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from serving_factory.catalogue.closest import closest_release
 from serving_factory.catalogue.levels import Level, level_facts
 from serving_factory.catalogue.releases import Flavour
+from serving_factory.catalogue.releases import releases as upstreams_releases
 from serving_factory.errors import UnknownNameError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.problems import BrokenRuleError, nearest
@@ -13,6 +16,8 @@ from serving_factory.matrix.selectors import cuda_versions, is_range, release_ta
 from serving_factory.matrix.variant import Platform, Variant, parse_id
 
 __all__ = ["select"]
+
+_FULL_TAG = re.compile(r"\d+\.\d+\.\d+")
 
 
 def select(
@@ -78,7 +83,10 @@ def _meant(
 ) -> frozenset[str]:
     """The names that are asked for, and those that a range means."""
     names = [name for name in asked if not is_range(name)]
-    _known(kind, names, dict.fromkeys(valid))
+    valid = dict.fromkeys(valid)
+    if kind == "release":
+        _built(names, valid)
+    _known(kind, names, valid)
     found = set(names)
     for text in asked:
         if is_range(text):
@@ -87,6 +95,22 @@ def _meant(
             except BrokenRuleError as error:
                 raise UnknownNameError(f"{text!r}: {error.rule}", remedy=error.remedy) from None
     return frozenset(found)
+
+
+def _built(asked: Sequence[str], valid: Collection[str]) -> None:
+    """Whoever asks for a full tag that the matrix has not is told whether upstream has it."""
+    for name in (name for name in asked if name not in valid and _FULL_TAG.fullmatch(name)):
+        if name in upstreams_releases():
+            raise UnknownNameError(
+                f"release {name} is not in this matrix; it has: {', '.join(valid)}",
+                remedy="add it to releases: of the matrix file, or take one of these",
+            )
+        other = closest_release(name, upstreams_releases())
+        raise UnknownNameError(
+            f"no release is named {name!r}: {other.reason}",
+            why=f"releases: {', '.join(valid)}",
+            remedy=f"the nearest one is {other.tag}",
+        )
 
 
 def _not_dropped(ids: Sequence[str], matrix: Matrix) -> None:
