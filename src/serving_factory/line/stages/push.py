@@ -139,14 +139,10 @@ def _held_digest(name: ImageName, tag: str, tell: Tell) -> str | None:
     )
 
 
-def _quiet(_text: str) -> None:
-    """For questions that nobody waits for."""
-
-
 def _intact(_job: Job, record: Record) -> bool:
     outputs = record.outputs
     name = ImageName(outputs["registry"], outputs["repository"])
-    return all(_held_digest(name, tag, _quiet) == digest for tag, digest in outputs["digests"].items())
+    return all(_held_digest(name, tag, lambda _: None) == digest for tag, digest in outputs["digests"].items())
 
 
 PUSH = Stage(name=StageName.PUSH, key=_key, run=_run, intact=_intact)

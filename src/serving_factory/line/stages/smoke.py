@@ -34,8 +34,6 @@ def _run(job: Job, tell: Tell) -> Outputs:
     from serving_factory.line.smoke.report import to_json, to_junit  # noqa: PLC0415
     from serving_factory.line.smoke.run import run_checks  # noqa: PLC0415
 
-    if job.site.strays:
-        tell(f"removed {job.site.strays} containers that a killed run had left")
     variant = job.recipe.variant
     plan = SmokePlan(
         variant=variant.id,
