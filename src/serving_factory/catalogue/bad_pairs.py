@@ -87,4 +87,9 @@ def known_bad(release: str, flavour: Flavour, level: Level, compiler: str) -> tu
         level: the CPU level.
         compiler: name and version, `gcc 9.4` or `clang-17`.
     """
-    return tuple(pair for pair in bad_pairs() if pair.holds(release, flavour, level, compiler))
+    return tuple(pair for pair in _of_release(release) if pair.holds(release, flavour, level, compiler))
+
+
+@cache
+def _of_release(release: str) -> tuple[BadPair, ...]:
+    return tuple(pair for pair in bad_pairs() if release in pair.releases)

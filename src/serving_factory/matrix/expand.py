@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 
-from serving_factory.catalogue.bad_pairs import BadPair, bad_pairs
+from serving_factory.catalogue.bad_pairs import BadPair, known_bad
 from serving_factory.catalogue.cuda import cudas, why_not
 from serving_factory.catalogue.flag_sets import flag_sets
 from serving_factory.catalogue.levels import Level
@@ -215,12 +214,5 @@ def _nothing(selection: Selection, refusals: Mapping[Candidate, Sequence[Reason]
     return Finding(path=path, rule=f"this target selects nothing: {told}", remedy="Ask for other releases or levels.")
 
 
-def _bad_pairs(variant: Variant, compiler: str) -> Iterator[BadPair]:
-    for pair in _bad_pairs_of(variant.release):
-        if pair.holds(variant.release, variant.flavour, variant.level, compiler):
-            yield pair
-
-
-@cache
-def _bad_pairs_of(release: str) -> tuple[BadPair, ...]:
-    return tuple(pair for pair in bad_pairs() if release in pair.releases)
+def _bad_pairs(variant: Variant, compiler: str) -> tuple[BadPair, ...]:
+    return known_bad(variant.release, variant.flavour, variant.level, compiler)
