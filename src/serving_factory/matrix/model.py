@@ -133,12 +133,12 @@ class ImageSection:
 
     repository: str = key(REPOSITORY, "Where images are named and pushed, without a tag.")
     tags: tuple[str, ...] = key(
-        Many(Text(template_rule(TAG_WORDS, required="binary"))),
+        Many(Text(template_rule(TAG_WORDS, required="binary")), most=20),
         "Full tags, each of them unique to one binary. Placeholders: id, release, flavour, level, binary.",
         default=("{id}-{binary}",),
     )
     aliases: tuple[str, ...] = key(
-        Many(Text(template_rule(ALIAS_WORDS)), least=0),
+        Many(Text(template_rule(ALIAS_WORDS)), least=0, most=20),
         "Tags that move to the newest image, pushed last; each is one variant's. "
         "Placeholders: id, release, flavour, level, target.",
         default=("{id}", "{release}-{target}"),
@@ -257,13 +257,15 @@ class MatrixFile:
     )
     platforms: tuple[Platform, ...] = key(Many(PLATFORM), "OCI platforms.", default=(Platform.LINUX_AMD64,))
     targets: Mapping[str, TargetSection] = key(
-        Table(TARGET, Section(TargetSection), least=1), "Named selections of variants."
+        Table(TARGET, Section(TargetSection), least=1, most=500), "Named selections of variants."
     )
     exclude: tuple[ExcludeSection, ...] = key(
-        Many(Section(ExcludeSection), least=0), "Drops what meets all conditions of a rule.", default=()
+        Many(Section(ExcludeSection), least=0, most=500), "Drops what meets all conditions of a rule.", default=()
     )
     require: tuple[RequireSection, ...] = key(
-        Many(Section(RequireSection), least=0), "Of what a rule is about, drops what is not among `only`.", default=()
+        Many(Section(RequireSection), least=0, most=500),
+        "Of what a rule is about, drops what is not among `only`.",
+        default=(),
     )
     resources: ResourcesSection = key(
         Section(ResourcesSection), "What one build may use of the machine.", default=ResourcesSection()

@@ -93,7 +93,7 @@ def _meant(
             try:
                 found |= find(text)
             except BrokenRuleError as error:
-                raise UnknownNameError(f"{text!r}: {error.rule}", remedy=error.remedy) from None
+                raise UnknownNameError(f"{text!r}: {error.rule}", remedy=str(error.remedy)) from None
     return frozenset(found)
 
 
