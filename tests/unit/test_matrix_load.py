@@ -872,3 +872,16 @@ def test_compiler_options_that_are_refused(tmp_path: Path, option: str, rule: st
     with pytest.raises(MatrixError) as caught:
         load(tmp_path, SMALL + f"    copts: [{option}]\n")
     assert rule in caught.value.why
+
+
+def test_a_set_of_flags_is_for_its_level_and_the_others_keep_their_own(tmp_path: Path) -> None:
+    """The same holds where a line of the file asks for the set, and where the target's name does."""
+    image = {"repository": "r", "aliases": ["{id}"]}
+    levels = ["x86-64-v3", "x86-64-v4"]
+    asked = {"t": {"flavour": "cpu", "levels": levels, "flags": "avx2-fma"}}
+    meant = {"cpu-optimized": {"flavour": "cpu", "levels": levels}}
+    for targets in (asked, meant):
+        v3, v4 = load(tmp_path, document(image=image, targets=targets)).variants
+        assert v3.flag_set == "avx2-fma"
+        assert v4.flag_set is None
+        assert "-mavx512f" in v4.all_copts

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serving_factory.catalogue.bad_pairs import BadPair, known_bad
-from serving_factory.catalogue.cuda import cudas, why_not
+from serving_factory.catalogue.cuda import cudas, why_not, why_not_compiler
+from serving_factory.catalogue.facts import GpuFacts
 from serving_factory.catalogue.flag_sets import flag_sets
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import FlavourFacts, Release, releases
@@ -205,8 +206,8 @@ def _candidates(
     capabilities = gpu.capabilities if gpu else ()
     if gpu and selection.capabilities is not None and selection.capabilities != capability_words(capabilities):
         capabilities = selection.capabilities
-    refusal = _refusal(selection, release)
     compiler = compiler_of(facts) if facts else ""
+    refusal = _refusal(selection, release) or _host_compiler(gpu, compiler)
     for platform in selection.platforms:
         for level in selection.levels:
             variant = Variant(
@@ -222,6 +223,11 @@ def _candidates(
             bad = None if refusal else next((p for p in _bad_pairs(variant, compiler) if p.certain), None)
             against = f"it does not {bad.fails}: {bad.reason} ({bad.references[0]})" if bad else refusal
             yield Candidate(selection.target, variant), Reason(against) if against else None
+
+
+def _host_compiler(gpu: GpuFacts | None, compiler: str) -> str:
+    """Why nvcc would not compile with it; where clang compiles CUDA, there is no nvcc."""
+    return why_not_compiler(compiler, cudas()[gpu.cuda]) if gpu and gpu.config == "cuda" else ""
 
 
 def _flag_set(selection: Selection, level: Level) -> str | None:

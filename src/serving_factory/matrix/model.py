@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from serving_factory.catalogue.cuda import cards
 from serving_factory.catalogue.flag_sets import flag_sets
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import Flavour
@@ -33,7 +34,8 @@ LEVELS_OWN_FLAGS = "level"
 """At a target's `flags:`, the compiler options of the level itself."""
 
 # As Docker reads names: the first word is a registry only where it holds a dot or a port, or is localhost.
-_REGISTRY = r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:))(?::[0-9]+)?"
+_PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_REGISTRY = rf"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:))(?::{_PORT})?"
 _REPOSITORY_WORD = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _REPOSITORY = rf"(?:{_REGISTRY}/)?{_REPOSITORY_WORD}(?:/{_REPOSITORY_WORD})*"
 _NAME = r"[a-z0-9]+(?:[.-][a-z0-9]+)*"
@@ -55,8 +57,12 @@ def _cuda_version(text: str) -> str:
     return next(iter(cuda_versions(text)))
 
 
+def _flag_names() -> tuple[str, ...]:
+    return (LEVELS_OWN_FLAGS, *flag_sets())
+
+
 def _flags(name: str) -> str:
-    names = (LEVELS_OWN_FLAGS, *flag_sets())
+    names = _flag_names()
     if name not in names:
         listed = f"There are: {', '.join(names)}."
         raise BrokenRuleError("there is no such set of flags", did_you_mean(name, names, otherwise=listed))
@@ -88,11 +94,13 @@ def _compiler_option(text: str) -> str:
     return _OPTION_WORD.check(text)
 
 
-COMPILER_OPTION = Text(_compiler_option, _OPTION_WORD.pattern)
+_REFUSED_OPTIONS = r"(?!--|-o|-m(?:arch|tune)=native$)"
+COMPILER_OPTION = Text(_compiler_option, _OPTION_WORD.pattern.replace("^", f"^{_REFUSED_OPTIONS}"))
+_CAPABILITY = r"^(?:[0-9]+\.[0-9]|(?:sm|compute)_[0-9]{2,})$"
 PACKAGE = matching(r"[a-z0-9][a-z0-9+.:=~-]*", "this is no Debian package name", "Name one package, such as gcc-10.")
 REPOSITORY = matching(
-    _REPOSITORY,
-    "a repository is lower case: [registry[:port]/]name[/name], with single separators",
+    rf"(?=.{{1,255}}$){_REPOSITORY}",
+    "a repository is lower case: [registry[:port]/]name[/name], with single separators, 255 characters at most",
     "Write it like team/serving, and the tag under tags:.",
 )
 IMAGE = matching(
@@ -161,13 +169,13 @@ class TargetSection:
         Text(_cuda_version), "The CUDA that a release must be built with. Default: each release's own.", default=None
     )
     capabilities: tuple[str, ...] | None = key(
-        Many(Text(check_capability)),
+        Many(Text(check_capability, _CAPABILITY, cards)),
         "What a gpu binary has machine code for: cards (t4, h100, ...) or capabilities (8.0, sm_80). "
         "Default: upstream's list.",
         default=None,
     )
     flags: str | None = key(
-        Text(_flags),
+        Text(_flags, words=_flag_names),
         "`level` for the level's own compiler options, or a named set that takes their place. "
         "Default: what a target of this name means, else `level`.",
         default=None,
