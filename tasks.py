@@ -71,7 +71,7 @@ def _asked(
         *AXES,
         "json",
         ids="print ids alone, one per line",
-        github="print a JSON list of matrices for GitHub Actions, at most 256 jobs each",
+        github="print a matrix for GitHub Actions; one more in a line of its own for each 256 jobs",
     ),
 )
 def list_(
@@ -124,6 +124,7 @@ def explain_(
         ./factory explain 2.19.1-cpu-v3
         ./factory explain 2.19.1-cpu-v3 --json
         ./factory explain --dropped
+        ./factory explain 2.19.1-cpu-v4 --dropped
     """
     if variant in {"--help", "-h"}:  # Invoke takes any word that follows for the variant
         Program(namespace=ns).run(["invoke", "--help", "explain"])
@@ -131,7 +132,7 @@ def explain_(
         from serving_factory.commands.seeing import explain_dropped, explain_variant
 
         if dropped:
-            explain_dropped(_asked(matrix), json=json)
+            explain_dropped(_asked(matrix), variant or "", json=json)
         else:
             explain_variant(_asked(matrix), variant or "", json=json)
 
