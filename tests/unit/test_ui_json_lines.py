@@ -59,6 +59,7 @@ def test_the_document() -> None:
             "event": "summary",
             "time": time,
             "counts": {"built": 0, "up-to-date": 0, "failed": 1, "skipped": 0, "cancelled": 0},
+            "seconds": 0.0,
             "results": [
                 {
                     "variant": "v",
