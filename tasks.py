@@ -178,6 +178,46 @@ def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
         write_files(_asked(matrix), check=check)
 
 
+@task(
+    klass=OptionalPositional,
+    positional=["run", "other"],
+    help=_help("json", run="a run's number; the latest runs when left out", other="compare with this run"),
+)
+def history(_c: Context, run: str | None = None, other: str | None = None, json: bool = False) -> None:
+    """Tell what earlier runs did: the latest, one of them, or what changed between two.
+
+    Examples:
+        ./factory history
+        ./factory history 12
+        ./factory history 11 12 --json
+    """
+    with errors():
+        from serving_factory.commands.remembering import show_history
+
+        show_history(_checkout(), [word for word in (run, other) if word], json=json)
+
+
+@task(iterable=CHOICE, help=_help("matrix", *CHOICE, "json"))
+def report(
+    _c: Context,
+    matrix: str = "",
+    target: Sequence[str] | None = None,
+    release: Sequence[str] | None = None,
+    variant: Sequence[str] | None = None,
+    json: bool = False,
+) -> None:
+    """Tell what the records say of each variant: actions, cache hits, downloads, times, memory, sizes.
+
+    Examples:
+        ./factory report --variant 2.19.1-cpu-v3
+        ./factory report --matrix samples/matrix.yaml --json
+    """
+    with errors():
+        from serving_factory.commands.remembering import show_report
+
+        show_report(_asked(matrix, target, release, variant), json=json)
+
+
 # --- the line ---------------------------------------------------------------------------------------------------------
 
 
@@ -343,7 +383,7 @@ def tasks(_c: Context) -> None:
 
 
 _GROUPS = {
-    "See": ["list", "explain", "catalogue", "generate"],
+    "See": ["list", "explain", "catalogue", "generate", "history", "report"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
     "Keep house": ["setup", "test", "clean"],
 }

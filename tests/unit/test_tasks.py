@@ -36,10 +36,12 @@ TASKS = (
     "demo",
     "explain",
     "generate",
+    "history",
     "inspect",
     "list",
     "package",
     "push",
+    "report",
     "smoke",
     "test",
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from serving_factory.errors import HistoryError
 from serving_factory.line.events import Event, EventKind, StageName
+from serving_factory.line.forecast import NOTHING_TO_DO, Outlook
 from serving_factory.line.history.rows import StageRow, VariantRow
 from serving_factory.line.history.store import FILE, open_for_writing
 from serving_factory.line.job import Job
@@ -33,8 +34,7 @@ class Recorder:
         jobs: the variants of the run.
         command: what the user typed, without the program's name.
         matrix: the matrix file.
-        forecasts: variant's id → seconds foretold.
-        forecast: seconds foretold for the whole run; None where nothing is.
+        outlook: what the run is expected to take.
     """
 
     def __init__(
@@ -44,11 +44,10 @@ class Recorder:
         *,
         command: str,
         matrix: str,
-        forecasts: Mapping[str, float] | None = None,
-        forecast: float | None = None,
+        outlook: Outlook = NOTHING_TO_DO,
     ) -> None:
         self._jobs = {job.recipe.variant.id: job for job in jobs}
-        self._forecasts = forecasts or {}
+        self._foretold = outlook.seconds
         self._began = time.monotonic()
         self._started: dict[tuple[str, StageName], float] = {}
         self._lock = threading.Lock()
@@ -60,7 +59,7 @@ class Recorder:
             self._connection, self.trouble = open_for_writing(build / FILE)
             cursor = self._connection.execute(
                 "INSERT INTO run (started, command, matrix, forecast) VALUES (?, ?, ?, ?)",
-                (_now(), command, matrix, forecast),
+                (_now(), command, matrix, outlook.total.seconds),
             )
             self._run = int(cursor.lastrowid or 0)
         except (HistoryError, sqlite3.Error, OSError) as error:
@@ -120,7 +119,7 @@ class Recorder:
             toolchain=toolchain_words(job.recipe.toolchain),
             status=result.status.value,
             seconds=result.seconds,
-            forecast=self._forecasts.get(variant.id),
+            forecast=self._foretold.get(variant.id),
             binary=binary.outputs.get("sha256") if binary else None,
             binary_size=binary.outputs.get("size") if binary else None,
             image=image.outputs.get("image") if image else None,
