@@ -218,6 +218,27 @@ def report(
         show_report(_asked(matrix, target, release, variant), json=json)
 
 
+@task(iterable=CHOICE, help=_help("matrix", *CHOICE, "json"))
+def doctor(
+    _c: Context,
+    matrix: str = "",
+    target: Sequence[str] | None = None,
+    release: Sequence[str] | None = None,
+    variant: Sequence[str] | None = None,
+    json: bool = False,
+) -> None:
+    """Look whether this machine can build what is chosen: engine, memory, disk, clock, proxies, registries, CPU, GPU.
+
+    Examples:
+        ./factory doctor
+        ./factory doctor --target cpu-optimized --json
+    """
+    with errors():
+        from serving_factory.commands.doctoring import examine
+
+        examine(_asked(matrix, target, release, variant), json=json)
+
+
 # --- the line ---------------------------------------------------------------------------------------------------------
 
 
@@ -383,7 +404,7 @@ def tasks(_c: Context) -> None:
 
 
 _GROUPS = {
-    "See": ["list", "explain", "catalogue", "generate", "history", "report"],
+    "See": ["list", "explain", "catalogue", "generate", "history", "report", "doctor"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
     "Keep house": ["setup", "test", "clean"],
 }

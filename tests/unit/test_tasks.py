@@ -34,6 +34,7 @@ TASKS = (
     "clean",
     "compile",
     "demo",
+    "doctor",
     "explain",
     "generate",
     "history",

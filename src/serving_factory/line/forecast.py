@@ -8,7 +8,19 @@ from enum import StrEnum
 
 from packaging.version import Version
 
-__all__ = ["NOTHING_TO_DO", "Basis", "Forecast", "Outlook", "Past", "Total", "Wanted", "forecast", "total"]
+__all__ = [
+    "NOTHING_TO_DO",
+    "Basis",
+    "Forecast",
+    "Outlook",
+    "Past",
+    "Size",
+    "Total",
+    "Wanted",
+    "forecast",
+    "size_of",
+    "total",
+]
 
 _COMPILE = "compile"
 _LATEST = 3
@@ -130,22 +142,36 @@ NOTHING_TO_DO = Outlook((), Total(seconds=None, memory=None, download=None, esti
 
 
 @dataclass(frozen=True, slots=True)
-class _Size:
-    """How much there is to compile, from `since` on: core seconds; bytes for Bazel and linker, and for each job."""
+class Size:
+    """How much a release is to compile: an estimate.
+
+    Args:
+        since: the first release that is of this size.
+        core_seconds: of compiling everything once.
+        memory: bytes for Bazel and the linker.
+        memory_per_job: bytes for each compiler that runs.
+        disk: bytes that one variant takes while it is built.
+    """
 
     since: Version
     core_seconds: float
     memory: float
     memory_per_job: float
+    disk: float
 
 
-_SIZES: Sequence[_Size] = (
-    # 1.9.1, measured: 2,760 actions, 28 min on 2 cores, peak 3.9 GB.
-    _Size(Version("0"), 28 * 60 * 2, 1.9e9, 1.0e9),
+_SIZES: Sequence[Size] = (
+    # 1.9.1, measured: 2,760 actions, 28 min on 2 cores, peak 3.9 GB, 1.7 GB of disk.
+    Size(Version("0"), 28 * 60 * 2, 1.9e9, 1.0e9, 1.7e9),
     # TensorFlow 2 on a hosted runner of 2 cores: more than 6 h (tensorflow/tensorflow#57630); 10 GB were not enough for
-    # 6 jobs (tensorflow/tensorflow#42066).
-    _Size(Version("2.0"), 6 * 3600 * 2, 2.0e9, 2.0e9),
+    # 6 jobs (tensorflow/tensorflow#42066); a Bazel cache of about 9 GB (googleapis/google-cloud-cpp#5819).
+    Size(Version("2.0"), 6 * 3600 * 2, 2.0e9, 2.0e9, 9e9),
 )
+
+
+def size_of(release: str) -> Size:
+    """Estimate how much a release is to compile."""
+    return max((one for one in _SIZES if one.since <= Version(release)), key=lambda one: one.since)
 
 
 def forecast(wanted: Iterable[Wanted], past: Sequence[Past], *, cores: int) -> tuple[Forecast, ...]:
@@ -201,7 +227,7 @@ def _one(wanted: Wanted, past: Sequence[Past], cores: int) -> Forecast:
         )
     if not wanted.upstream:
         return Forecast(variant=wanted.variant, seconds=None, memory=None, download=None, basis=Basis.NOTHING)
-    size = max((one for one in _SIZES if one.since <= Version(wanted.release)), key=lambda one: one.since)
+    size = size_of(wanted.release)
     return Forecast(
         variant=wanted.variant,
         seconds=rest + size.core_seconds / cores,
