@@ -21,6 +21,9 @@ from invoke.tasks import task
 from serving_factory.commands.shared import Asked, Checkout, errors
 from serving_factory.ui.positional import OptionalPositional
 
+# Invoke forbids bytecode files, and every task would compile hundreds of modules anew. Whoever wants none says so.
+sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+
 ROOT = Path(__file__).resolve().parent
 BUILD_FOLDER = ROOT / "build"
 

@@ -132,6 +132,7 @@ def _run(asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: boo
             done = run_line(_jobs(recipes, site), stages, emit, before=_before(stages))
         results = (*done, *(VariantResult(variant=o.variant.id, status=Status.FAILED, error=o.error) for o in lacking))
         recorder.end(results)
+        site.memory.save()
         reporter.summary(results)
     if recorder.trouble:
         sys.stderr.write(f"Note: {recorder.trouble}\n")
