@@ -19,7 +19,7 @@ from invoke.program import Program
 from invoke.tasks import task
 
 from serving_factory.commands.shared import Asked, Checkout, errors
-from serving_factory.ui.positional import OptionalPositional
+from serving_factory.ui.positional import ManyPositional, OptionalPositional
 
 ROOT = Path(__file__).resolve().parent
 BUILD_FOLDER = ROOT / "build"
@@ -161,6 +161,41 @@ def catalogue(_c: Context, release: str | None = None, check_upstream: str = "",
             upstream.check_upstream(Path(check_upstream), release or "", json=json)
         else:
             upstream.show_catalogue(release or "", json=json)
+
+
+@task(
+    klass=ManyPositional,
+    positional=["words"],
+    iterable=["pinned"],
+    help=_help(
+        "json",
+        words="archive GIT_DIR REF...: what to do, a mirror, and its tags, branches or commits",
+        output="the folder to put the archives in: a distdir (default: this one)",
+        pinned="what it must be: REF=SHA256, FILE_NAME=SHA256, or the file of a preflight report; may be repeated",
+        repository="the repository's name at the code host (default: as the mirror's origin has it)",
+        zip_="make zip files instead of tar.gz",
+    ),
+)
+def vault(
+    _c: Context,
+    words: Sequence[str] | None = None,
+    output: str = ".",
+    pinned: Sequence[str] | None = None,
+    repository: str = "",
+    zip_: bool = False,
+    json: bool = False,
+) -> None:
+    """Make a code host's archives out of a git mirror, and say whether they are the pinned ones.
+
+    Examples:
+        ./factory vault archive mirrors/abseil-cpp.git 9d0c5b7 --output distdir
+        ./factory vault archive mirrors/re2.git v2020-01 --pinned v2020-01=0123456789abcdef... --zip
+        ./factory vault archive mirrors/tensorflow.git 25c197e0 --pinned build/1.9.1-cpu-v1/preflight/report.json
+    """
+    with errors():
+        from serving_factory.commands.vaulting import vault as run_vault
+
+        run_vault(words or (), output=Path(output), pinned=pinned or (), repository=repository, as_zip=zip_, json=json)
 
 
 @task(help=_help("matrix", check="change nothing; fail when a file is not what the data gives"))
@@ -344,6 +379,7 @@ def tasks(_c: Context) -> None:
 
 _GROUPS = {
     "See": ["list", "explain", "catalogue", "generate"],
+    "Fill doors": ["vault"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
     "Keep house": ["setup", "test", "clean"],
 }

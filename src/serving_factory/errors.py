@@ -19,12 +19,14 @@ __all__ = [
     "EngineError",
     "EngineUnavailableError",
     "FactoryError",
+    "GitError",
     "InspectionError",
     "LibraryMissingError",
     "LockedError",
     "MatrixError",
     "NotBuiltError",
     "PackageError",
+    "PinnedDiffersError",
     "RecipeError",
     "RegistryDeniedError",
     "RegistryError",
@@ -220,6 +222,18 @@ class RegistryFaultError(FactoryError):
     """The registry kept failing (5xx, 429, cut connections) until the retries were used up."""
 
     exit_code = 43
+
+
+class GitError(FactoryError):
+    """A git mirror cannot give what is asked of it."""
+
+    exit_code = 50
+
+
+class PinnedDiffersError(FactoryError):
+    """An archive came out, and is not the one that is pinned."""
+
+    exit_code = 51
 
 
 class CancelledError(FactoryError):

@@ -42,6 +42,7 @@ TASKS = (
     "push",
     "smoke",
     "test",
+    "vault",
 )
 
 
@@ -388,3 +389,21 @@ def test_errors_become_a_message_and_a_code(
     ended = factory("list")
     assert ended.code == code
     assert told in ended.err
+
+
+# --- the vault --------------------------------------------------------------------------------------------------------
+
+
+def test_the_vault_takes_any_number_of_words(factory: Factory, tmp_path: Path) -> None:
+    folder = tmp_path / "re2"
+    folder.mkdir()
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for arguments in (["init", "--quiet"], [*author, "commit", "--quiet", "--allow-empty", "-m", "a"], ["tag", "v1"]):
+        subprocess.run(["git", "-C", folder, *arguments], check=True)
+    ended = factory("vault", "archive", str(folder), "v1", "--output", str(tmp_path / "out"), "HEAD", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert [one["ref"] for one in json.loads(ended.out)] == ["v1", "HEAD"]
+    ended = factory("vault", "archive", str(folder), "v1", "--zip", "--output", str(tmp_path / "out"))
+    assert "nothing pins it" in ended.out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["HEAD.tar.gz", "v1.tar.gz", "v1.zip"]
+    assert factory("vault").code == UsageError.exit_code
