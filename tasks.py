@@ -213,6 +213,32 @@ def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
         write_files(_asked(matrix), check=check)
 
 
+@task(
+    name="bake-file",
+    iterable=CHOICE,
+    help=_help("matrix", *CHOICE, output="the file to write (default: docker-bake.json in this checkout)"),
+)
+def bake_file(
+    _c: Context,
+    matrix: str = "",
+    target: Sequence[str] | None = None,
+    release: Sequence[str] | None = None,
+    variant: Sequence[str] | None = None,
+    output: str = "",
+) -> None:
+    """Write a file for `docker buildx bake` that builds the variants without this factory.
+
+    Examples:
+        ./factory bake-file
+        ./factory bake-file --target cpu-optimized --output docker-bake.json
+        ./factory bake-file --matrix samples/matrix.yaml
+    """
+    with errors():
+        from serving_factory.commands.baking import bake_file as write_file
+
+        write_file(_asked(matrix, target, release, variant), output=output)
+
+
 # --- the line ---------------------------------------------------------------------------------------------------------
 
 
@@ -378,7 +404,7 @@ def tasks(_c: Context) -> None:
 
 
 _GROUPS = {
-    "See": ["list", "explain", "catalogue", "generate"],
+    "See": ["list", "explain", "catalogue", "generate", "bake-file"],
     "Fill doors": ["vault"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
     "Keep house": ["setup", "test", "clean"],

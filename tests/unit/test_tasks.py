@@ -29,6 +29,7 @@ VARIANTS = ["2.19.1-cpu-v1", "2.19.1-cpu-v3", "2.19.1-mkl-v3"]
 RELEASE = ["--release", "2.19.1", "--target", "cpu-standard", "--target", "cpu-optimized", "--target", "mkl-optimized"]
 STAGES = ["compile", "extract", "inspect", "package", "smoke"]
 TASKS = (
+    "bake-file",
     "build",
     "catalogue",
     "clean",
