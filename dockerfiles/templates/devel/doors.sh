@@ -3,7 +3,8 @@
 #
 # mounts, each of them optional but the tmpfs:
 #   /run/secrets/network  shell lines `export NAME='value'`: proxies, PIP_INDEX_URL, APT_MIRROR (see apt_get), and
-#                         GIT_MIRRORS: a line `ADDRESS MIRROR` for each address that git shall look for elsewhere
+#                         GIT_MIRRORS: a line `ADDRESS MIRROR` for each address that git shall look for elsewhere;
+#                         BAZEL_DOWNLOADER_CONFIG: a text, for bazelrc to name as /run/doors/downloader.cfg
 #   /run/secrets/ca       certificates (PEM) to trust beside the system's
 #   /run/secrets/bazelrc  how Bazel runs here
 #   /run/doors            a tmpfs: what is made of these is there, and so in no layer
@@ -181,6 +182,10 @@ apt_install() {
 
 # --- Bazel ------------------------------------------------------------------------------------------------------------
 
+if [[ -n ${BAZEL_DOWNLOADER_CONFIG:-} ]]; then
+    printf '%s\n' "$BAZEL_DOWNLOADER_CONFIG" >"$doors_scratch/downloader.cfg"
+    unset BAZEL_DOWNLOADER_CONFIG
+fi
 if [[ -s $doors_secrets/bazelrc ]]; then
     doors_startup+=("--bazelrc=$doors_secrets/bazelrc")
 fi
