@@ -19,6 +19,7 @@ __all__ = [
     "EngineError",
     "EngineUnavailableError",
     "FactoryError",
+    "GitError",
     "HistoryError",
     "InspectionError",
     "LibraryMissingError",
@@ -27,6 +28,7 @@ __all__ = [
     "MatrixError",
     "NotBuiltError",
     "PackageError",
+    "PinnedDiffersError",
     "RecipeError",
     "RegistryDeniedError",
     "RegistryError",
@@ -234,6 +236,18 @@ class MachineUnfitError(FactoryError):
     """`doctor` found something that makes a build fail."""
 
     exit_code = 51
+
+
+class GitError(FactoryError):
+    """A git mirror cannot give what is asked of it."""
+
+    exit_code = 60
+
+
+class PinnedDiffersError(FactoryError):
+    """An archive came out, and is not the one that is pinned."""
+
+    exit_code = 61
 
 
 class CancelledError(FactoryError):

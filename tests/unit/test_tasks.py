@@ -29,6 +29,7 @@ VARIANTS = ["2.19.1-cpu-v1", "2.19.1-cpu-v3", "2.19.1-mkl-v3"]
 RELEASE = ["--release", "2.19.1", "--target", "cpu-standard", "--target", "cpu-optimized", "--target", "mkl-optimized"]
 STAGES = ["compile", "extract", "inspect", "package", "smoke"]
 TASKS = (
+    "bake-file",
     "build",
     "catalogue",
     "clean",
@@ -45,6 +46,7 @@ TASKS = (
     "report",
     "smoke",
     "test",
+    "vault",
 )
 
 
@@ -411,3 +413,21 @@ def test_errors_become_a_message_and_a_code(
     ended = factory("list")
     assert ended.code == code
     assert told in ended.err
+
+
+# --- the vault --------------------------------------------------------------------------------------------------------
+
+
+def test_the_vault_takes_any_number_of_words(factory: Factory, tmp_path: Path) -> None:
+    folder = tmp_path / "re2"
+    folder.mkdir()
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for arguments in (["init", "--quiet"], [*author, "commit", "--quiet", "--allow-empty", "-m", "a"], ["tag", "v1"]):
+        subprocess.run(["git", "-C", folder, *arguments], check=True)
+    ended = factory("vault", "archive", str(folder), "v1", "--output", str(tmp_path / "out"), "HEAD", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert [one["ref"] for one in json.loads(ended.out)] == ["v1", "HEAD"]
+    ended = factory("vault", "archive", str(folder), "v1", "--zip", "--output", str(tmp_path / "out"))
+    assert "nothing pins it" in ended.out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["HEAD.tar.gz", "v1.tar.gz", "v1.zip"]
+    assert factory("vault").code == UsageError.exit_code
