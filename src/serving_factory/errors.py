@@ -15,20 +15,26 @@ __all__ = [
     "CompileError",
     "CpuLevelError",
     "DiskFullError",
+    "DownloadError",
+    "DownloadFaultError",
     "DriftError",
     "EngineError",
     "EngineUnavailableError",
     "FactoryError",
     "InspectionError",
     "LibraryMissingError",
+    "LockFileError",
     "LockedError",
     "MatrixError",
+    "MovedError",
     "NotBuiltError",
+    "NotLockedError",
     "PackageError",
     "RecipeError",
     "RegistryDeniedError",
     "RegistryError",
     "RegistryFaultError",
+    "RegistryLimitError",
     "RegistryUnreachableError",
     "ServerNotReadyError",
     "ServerStopError",
@@ -36,6 +42,7 @@ __all__ = [
     "UnknownNameError",
     "UpstreamDiffersError",
     "UsageError",
+    "VanishedError",
     "WrongAnswerError",
 ]
 
@@ -220,6 +227,59 @@ class RegistryFaultError(FactoryError):
     """The registry kept failing (5xx, 429, cut connections) until the retries were used up."""
 
     exit_code = 43
+
+
+class RegistryLimitError(RegistryFaultError):
+    """The registry's rate limit (429) was still used up after the retries.
+
+    Args:
+        what: one sentence, what happened.
+        why: the evidence.
+        remedy: one thing to do next.
+        retry_after: the seconds that the registry asks to wait; None where it does not say.
+    """
+
+    exit_code = 44
+
+    def __init__(self, what: str, *, why: str = "", remedy: str = "", retry_after: float | None = None) -> None:
+        super().__init__(what, why=why, remedy=remedy)
+        self.retry_after = retry_after
+
+
+class DownloadError(FactoryError):
+    """A file could not be downloaded, or is not what it ought to be."""
+
+    exit_code = 45
+
+
+class DownloadFaultError(DownloadError):
+    """A server of files kept failing (5xx, 429, cut connections) until the retries were used up."""
+
+    exit_code = 46
+
+
+class LockFileError(FactoryError):
+    """The lock file cannot be used; the message holds every problem at once."""
+
+    exit_code = 50
+
+
+class NotLockedError(FactoryError):
+    """Something that builds start from is not in the lock file."""
+
+    exit_code = 51
+
+
+class MovedError(FactoryError):
+    """A locked tag stands for something else upstream by now; what is locked can still be had."""
+
+    exit_code = 52
+
+
+class VanishedError(FactoryError):
+    """A tag or a file that builds start from is not there upstream (any more)."""
+
+    exit_code = 53
 
 
 class CancelledError(FactoryError):
