@@ -9,6 +9,7 @@ from serving_factory.catalogue.distributions import distributions
 from serving_factory.matrix.document import Document, read_document
 from serving_factory.matrix.expand import Expansion, expand
 from serving_factory.matrix.file_rules import rule_findings, rules_of
+from serving_factory.matrix.lockfile import read_lock
 from serving_factory.matrix.matrix import Images, Matrix, Resources
 from serving_factory.matrix.model import MatrixFile
 from serving_factory.matrix.problems import Finding, KeyPath, did_you_mean, matrix_error
@@ -28,6 +29,7 @@ def load_matrix(file: Path) -> Matrix:
 
     Raises:
         MatrixError: the file cannot be read or breaks a rule; the message lists every problem.
+        LockFileError: the same of the lock file beside it.
     """
     document = read_document(file)
     notes = Notes(document.written)
@@ -55,6 +57,7 @@ def load_matrix(file: Path) -> Matrix:
         targets={name: tuple(variant.id for variant in found) for name, found in by_target.items()},
         settings=settings,
         network=network_of(model.network, file.parent),
+        lock=read_lock(file),
         resources=Resources(jobs=model.resources.jobs, memory=model.resources.memory),
         dropped=expansion.dropped,
         selections=chosen,
