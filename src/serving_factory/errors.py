@@ -271,7 +271,7 @@ class NotLockedError(FactoryError):
 
 
 class MovedError(FactoryError):
-    """A locked tag stands for something else upstream by now; what is locked can still be had."""
+    """What is locked is still there, and upstream the same name stands for something else by now."""
 
     exit_code = 52
 

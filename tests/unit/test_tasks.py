@@ -38,6 +38,7 @@ TASKS = (
     "generate",
     "inspect",
     "list",
+    "lock",
     "package",
     "push",
     "smoke",

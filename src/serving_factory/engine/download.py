@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http
 import urllib.parse
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ def fetch_text(url: str, *, route: Route | None = None, timeout: float = 20.0) -
     """Fetch a text.
 
     Args:
-        url: http or https.
+        url: http or https; a name and a password in it are sent, and never shown.
         route: how to get out of this network; this machine itself is asked directly.
         timeout: seconds that each connection and each answer may take.
 
@@ -34,9 +35,10 @@ def fetch_text(url: str, *, route: Route | None = None, timeout: float = 20.0) -
         DownloadFaultError: the server failed in a way that may be over the next time.
         DownloadError: it cannot be had, for another reason.
     """
+    url, headers = _without_password(url)
     asker = Asker(route=route, direct=is_loopback(urllib.parse.urlsplit(url).netloc), timeout=timeout)
     try:
-        answer = asker.ask("GET", url)
+        answer = asker.ask("GET", url, headers)
     except NoAnswerError as error:
         raise _failed(url, error) from error
     if answer.status in _GONE:
@@ -44,6 +46,22 @@ def fetch_text(url: str, *, route: Route | None = None, timeout: float = 20.0) -
     if answer.status != http.HTTPStatus.OK:
         raise _refused(url, answer)
     return answer.body.decode("utf-8", errors="replace")
+
+
+def _without_password(url: str) -> tuple[str, dict[str, str]]:
+    """Give the URL as it may be shown, and the header that its name and password become."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in {"http", "https"}:
+        raise DownloadError(
+            f"{url} cannot be asked: it is neither http nor https.",
+            remedy="Name a mirror by its https URL at network.bazel_mirror in the matrix file.",
+        )
+    user, at, place = parts.netloc.rpartition("@")
+    shown = parts._replace(netloc=place).geturl()
+    if not at:
+        return shown, {}
+    pair = base64.b64encode(urllib.parse.unquote(user).encode()).decode("ascii")
+    return shown, {"Authorization": f"Basic {pair}"}
 
 
 def _failed(url: str, error: NoAnswerError) -> DownloadError:

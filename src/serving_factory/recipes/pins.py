@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from serving_factory.catalogue.releases import Release, releases
+from serving_factory.errors import NotLockedError
 from serving_factory.matrix.lockfile import EMPTY, Lock
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.settings import BazelChoice
@@ -16,13 +17,13 @@ from serving_factory.recipes.support import is_supported
 __all__ = [
     "BAZEL_RELEASES",
     "NeededBase",
-    "NeededBazel",
     "Needs",
     "bazel_asset",
     "bazel_checksum",
     "image_for",
     "needs_of",
-    "unlocked",
+    "require_locked",
+    "unpinned_bases",
 ]
 
 BAZEL_RELEASES = "https://github.com/bazelbuild/bazel/releases/download"
@@ -42,22 +43,25 @@ class NeededBase:
 
     name: str
     asked: str | None
-    platforms: tuple[Platform, ...]
+    platforms: tuple[Platform, ...] = ()
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NeededBazel:
-    """A Bazel that is downloaded and whose checksum the catalogue does not know."""
-
-    version: str
+    @property
+    def image(self) -> str:
+        """The image whose registry can be asked."""
+        return self.asked or self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a lock file must hold for some variants, sorted by name."""
+    """What a lock file must hold for some variants, each sorted.
+
+    Args:
+        bases: base images.
+        bazels: versions of Bazel that are downloaded and whose checksum the catalogue does not know.
+    """
 
     bases: tuple[NeededBase, ...]
-    bazels: tuple[NeededBazel, ...]
+    bazels: tuple[str, ...]
 
 
 def needs_of(variants: Iterable[Variant], matrix: Matrix) -> Needs:
@@ -83,18 +87,36 @@ def needs_of(variants: Iterable[Variant], matrix: Matrix) -> Needs:
             )
             for name in sorted(platforms)
         ),
-        bazels=tuple(NeededBazel(version=version) for version in sorted(bazels)),
+        bazels=tuple(sorted(bazels)),
     )
 
 
-def unlocked(needs: Needs, lock: Lock) -> tuple[str, ...]:
-    """Name what is needed and not in a lock, in words."""
-    bases = (base.name for base in needs.bases if base.asked and base.name not in lock.bases)
-    bazels = (bazel.version for bazel in needs.bazels if bazel.version not in lock.bazel)
-    return (
-        *(f"{name}: no digest of this base image" for name in bases),
-        *(f"Bazel {version}: no checksum of its release asset" for version in bazels),
-    )
+def require_locked(variants: Iterable[Variant], matrix: Matrix) -> None:
+    """Pass variants all of whose bases and Bazels are known by content.
+
+    Raises:
+        NotLockedError: some are not; the message names them all.
+    """
+    needs, lock = needs_of(variants, matrix), matrix.lock
+    missing = [f"{name}: no digest of this base image" for name in _unpinned(needs, lock)]
+    missing += [
+        f"Bazel {version}: no checksum of its release asset" for version in needs.bazels if version not in lock.bazel
+    ]
+    if missing:
+        raise NotLockedError(
+            f"{lock.file} does not hold all that the builds start from",
+            why="\n".join(missing),
+            remedy=f"run `./factory lock --matrix {matrix.file}` and commit what it writes; or build without --locked",
+        )
+
+
+def unpinned_bases(variants: Iterable[Variant], matrix: Matrix) -> tuple[str, ...]:
+    """Name the bases that a registry may change under our hands."""
+    return _unpinned(needs_of(variants, matrix), matrix.lock)
+
+
+def _unpinned(needs: Needs, lock: Lock) -> tuple[str, ...]:
+    return tuple(base.name for base in needs.bases if base.asked and base.name not in lock.bases)
 
 
 def image_for(base: str, stand_ins: Mapping[str, str]) -> str:
