@@ -55,7 +55,7 @@ class Route:
 
     Args:
         proxies: scheme → the proxy's URL; where empty, HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment count.
-        no_proxy: names that are asked directly, joined by commas, as NO_PROXY has them.
+        no_proxy: names that are asked directly beside those of NO_PROXY, joined by commas.
         ca_certificates: a PEM file of authorities that are trusted beside the system's.
     """
 
@@ -159,7 +159,7 @@ def _no_answer(reason: object) -> NoAnswerError:
 
 
 class _Proxies(urllib.request.ProxyHandler):
-    """Proxies that the environment has no say in."""
+    """Proxies that take the place of the environment's; its NO_PROXY counts beside theirs."""
 
     def __init__(self, proxies: Mapping[str, str], no_proxy: str) -> None:
         super().__init__(dict(proxies))
