@@ -397,7 +397,7 @@ PIN = "sha256:" + "ab" * 32
 
 
 def test_a_build_tells_once_what_nothing_pins(factory: Factory, tmp_path: Path) -> None:
-    matrix = write(tmp_path, SMALL.replace("[x86-64]", "[x86-64, x86-64-v3]"))
+    matrix = write(tmp_path, SMALL + "  other: {flavour: mkl, levels: [x86-64]}\n")
     loose = factory("build", "--matrix", str(matrix))
     assert loose.err.count("Not pinned: ubuntu:20.04. `./factory lock` pins") == 1
     (tmp_path / "matrix.lock").write_text(f"bases: {{'ubuntu:20.04': {PIN}}}")
