@@ -151,6 +151,21 @@ def test_what_holds_whatever_the_broken_part_says_is_told(tmp_path: Path) -> Non
     assert places == ["5:18", "6:25", "7:11", "7:84"]
 
 
+def test_a_wrong_release_hides_nothing_that_is_wrong_with_the_others(tmp_path: Path) -> None:
+    """What a target asks for by name and cannot have stays wrong; that it is empty may come of the wrong release."""
+    text = BASE.replace('"2.19.1"', '"2.15.0", "1.12.3"').replace("cpu", "mkl")
+    places = [line.partition(": ")[0] for line in told(tmp_path, text + "  two: {flavour: cpu, levels: [avx]}\n")]
+    assert places == ["2:12", "4:18"]
+    (line,) = told(tmp_path, BASE.replace('"2.19.1"', '"2.15.0", "<1.13"').replace("cpu", "mkl"))
+    assert line.startswith("2:12: ")
+
+
+def test_one_pair_of_targets_clashes_once(tmp_path: Path) -> None:
+    text = BASE.replace('"2.19.1"', '"2.19.1", "2.18.1"') + "  two: {extends: one, copts: [-g]}\n"
+    (line,) = told(tmp_path, text)
+    assert line.startswith("5:23: targets.two.copts: targets one and two build 2.18.1-cpu-v1 with different copts.")
+
+
 def test_where_a_file_is_broken() -> None:
     broken = Broken([("targets", "a", "levels", 0), ("exclude", 1), ("image", "<<"), ()])
     assert broken.at("targets")
