@@ -21,9 +21,8 @@ from invoke.tasks import task
 from serving_factory.commands.shared import Asked, Checkout, errors
 from serving_factory.ui.positional import OptionalPositional
 
-# Invoke keeps Python from writing compiled files, for the sake of this file: every run would compile the package anew,
-# a third of the time of `list`.
-sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
+# Invoke forbids bytecode files, and every task would compile hundreds of modules anew. Whoever wants none says so.
+sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
 ROOT = Path(__file__).resolve().parent
 BUILD_FOLDER = ROOT / "build"
@@ -181,6 +180,67 @@ def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
         from serving_factory.commands.generating import generate as write_files
 
         write_files(_asked(matrix), check=check)
+
+
+@task(
+    klass=OptionalPositional,
+    positional=["run", "other"],
+    help=_help("json", run="a run's number; the latest runs when left out", other="compare with this run"),
+)
+def history(_c: Context, run: str | None = None, other: str | None = None, json: bool = False) -> None:
+    """Tell what earlier runs did: the latest, one of them, or what changed between two.
+
+    Examples:
+        ./factory history
+        ./factory history 12
+        ./factory history 11 12 --json
+    """
+    with errors():
+        from serving_factory.commands.remembering import show_history
+
+        show_history(_checkout(), [word for word in (run, other) if word], json=json)
+
+
+@task(iterable=CHOICE, help=_help("matrix", *CHOICE, "json"))
+def report(
+    _c: Context,
+    matrix: str = "",
+    target: Sequence[str] | None = None,
+    release: Sequence[str] | None = None,
+    variant: Sequence[str] | None = None,
+    json: bool = False,
+) -> None:
+    """Tell what the records say of each variant: actions, cache hits, downloads, times, memory, sizes.
+
+    Examples:
+        ./factory report --variant 2.19.1-cpu-v3
+        ./factory report --matrix samples/matrix.yaml --json
+    """
+    with errors():
+        from serving_factory.commands.remembering import show_report
+
+        show_report(_asked(matrix, target, release, variant), json=json)
+
+
+@task(iterable=CHOICE, help=_help("matrix", *CHOICE, "json"))
+def doctor(
+    _c: Context,
+    matrix: str = "",
+    target: Sequence[str] | None = None,
+    release: Sequence[str] | None = None,
+    variant: Sequence[str] | None = None,
+    json: bool = False,
+) -> None:
+    """Look whether this machine can build what is chosen: engine, memory, disk, clock, network, CPU, GPU.
+
+    Examples:
+        ./factory doctor
+        ./factory doctor --target cpu-optimized --json
+    """
+    with errors():
+        from serving_factory.commands.doctoring import examine
+
+        examine(_asked(matrix, target, release, variant), json=json)
 
 
 # --- the line ---------------------------------------------------------------------------------------------------------
@@ -348,7 +408,7 @@ def tasks(_c: Context) -> None:
 
 
 _GROUPS = {
-    "See": ["list", "explain", "catalogue", "generate"],
+    "See": ["list", "explain", "catalogue", "generate", "history", "report", "doctor"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
     "Keep house": ["setup", "test", "clean"],
 }

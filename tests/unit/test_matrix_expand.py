@@ -27,7 +27,7 @@ TAGS = tuple(releases())
 CARDS = (None, ("sm_70",), ("8.0", "9.0"), ("sm_80", "9.0"), capability_words(["blackwell"]))
 
 
-def compiler_of(facts: FlavourFacts) -> str:
+def compiler_of(_release: str, facts: FlavourFacts) -> str:
     return facts.compiler
 
 
@@ -160,7 +160,7 @@ def test_every_id_is_one_variants_and_leads_back_to_it(asked: list[Selection]) -
         assert parse_id(variant.id) == (variant if possible else None)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.dictionaries(
         st.sampled_from(["a", "b", "cpu-optimized"]),
@@ -299,7 +299,7 @@ def test_nvcc_takes_no_newer_gcc_than_it_knows() -> None:
     asked = selection(flavour=Flavour.GPU, levels=(Level.V1,), releases=ranged("2.9.3", "2.19.1"))
 
     def with_compiler(compiler: str) -> tuple[list[str], dict[str, tuple[str, ...]]]:
-        result = expand([asked], (), lambda _: compiler)
+        result = expand([asked], (), lambda _, __: compiler)
         reasons = {one.candidate.variant.release: tuple(r.text for r in one.reasons) for one in result.dropped}
         return [candidate.variant.release for candidate in result.kept], reasons
 
@@ -313,8 +313,8 @@ def test_nvcc_takes_no_newer_gcc_than_it_knows() -> None:
 def test_another_compiler_is_another_matter() -> None:
     asked = selection(levels=(Level.V4,), releases=ranged("2.0.0"))
     assert kept(asked) == []
-    assert expand([asked], (), lambda _: "gcc 8.4").dropped == ()
-    assert expand([asked], (), lambda _: "").dropped == ()
+    assert expand([asked], (), lambda _, __: "gcc 8.4").dropped == ()
+    assert expand([asked], (), lambda _, __: "").dropped == ()
 
 
 def test_what_is_not_certain_is_built() -> None:

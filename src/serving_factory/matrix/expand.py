@@ -30,8 +30,8 @@ __all__ = [
     "uncertain_pairs",
 ]
 
-CompilerOf = Callable[[FlavourFacts], str]
-"""Which compiler builds a flavour, name and version; empty where nobody knows."""
+CompilerOf = Callable[[str, FlavourFacts], str]
+"""Which compiler builds a flavour of a release, name and version; empty where nobody knows."""
 
 
 MAX_CANDIDATES = 10_000
@@ -206,7 +206,7 @@ def _candidates(
     capabilities = gpu.capabilities if gpu else ()
     if gpu and selection.capabilities is not None and selection.capabilities != capability_words(capabilities):
         capabilities = selection.capabilities
-    compiler = compiler_of(facts) if facts else ""
+    compiler = compiler_of(release.tag, facts) if facts else ""
     refusal = _refusal(selection, release) or _host_compiler(gpu, compiler)
     for platform in selection.platforms:
         for level in selection.levels:

@@ -8,12 +8,13 @@ from pathlib import Path
 from serving_factory.catalogue.distributions import distributions
 from serving_factory.matrix.broken import Broken
 from serving_factory.matrix.document import Document, read_document
-from serving_factory.matrix.expand import NOTHING, Expansion, expand, too_many
+from serving_factory.matrix.expand import NOTHING, CompilerOf, Expansion, expand, too_many
 from serving_factory.matrix.file_rules import FileRules, file_rules
-from serving_factory.matrix.matrix import BazelChoice, Images, Matrix, Resources, ToolchainChoice
-from serving_factory.matrix.model import MatrixFile, ToolchainSection
+from serving_factory.matrix.matrix import Images, Matrix, Resources
+from serving_factory.matrix.model import MatrixFile
 from serving_factory.matrix.problems import Finding, KeyPath, did_you_mean, matrix_error
 from serving_factory.matrix.rules import Candidate
+from serving_factory.matrix.settings import AllSettings, network_of, path_findings, settings_of
 from serving_factory.matrix.shapes import Notes, Section
 from serving_factory.matrix.tags import fill
 from serving_factory.matrix.targets import Selection, selections
@@ -36,14 +37,15 @@ def load_matrix(file: Path) -> Matrix:
         [*(problem.path for problem in document.problems), *(finding.path for finding in notes.found), *notes.meant]
     )
     chosen, findings = selections(model, broken)
-    rules, toolchain = file_rules(model, broken), _toolchain(model.toolchain, broken)
+    rules, settings = file_rules(model, broken), settings_of(model, file.parent, broken)
     if excess := too_many(chosen, (*rules.whole, *rules.doubtful)):
         expansion, told = NOTHING, [excess]
     else:
         unread = frozenset(model.targets) - {one.target for one in chosen}
-        expansion = expand(chosen, rules.whole, toolchain.compiler_of, unread=unread)
+        expansion = expand(chosen, rules.whole, _compiler_of(settings, broken), unread=unread)
         told = [*expansion.mistakes, *_about_all(document, model, expansion, chosen=chosen, rules=rules, broken=broken)]
-    elsewhere = (*_source_findings(file, model, broken), *_base_findings(model, broken))
+    paths = (finding for finding in path_findings(model, file.parent) if not broken.at(*finding.path))
+    elsewhere = (*paths, *_base_findings(model, broken))
     _refuse(document, [*notes.found, *findings, *rules.findings, *told, *elsewhere])
     by_target, variants = _gathered(model, expansion.kept)
     image = model.image
@@ -57,9 +59,8 @@ def load_matrix(file: Path) -> Matrix:
         ),
         variants=variants,
         targets={name: tuple(variant.id for variant in found) for name, found in by_target.items()},
-        source=None if model.source is None else (file.parent / model.source).resolve(),
-        toolchain=toolchain,
-        base_images=dict(model.network.base_images),
+        settings=settings,
+        network=network_of(model.network, file.parent),
         resources=Resources(jobs=model.resources.jobs, memory=model.resources.memory),
         dropped=expansion.dropped,
         selections=chosen,
@@ -95,16 +96,10 @@ def _refuse(document: Document, findings: Iterable[Finding]) -> None:
         raise matrix_error(str(document.file), problems)
 
 
-def _toolchain(section: ToolchainSection, broken: Broken) -> ToolchainChoice:
-    bazel = section.bazel
-    return ToolchainChoice(
-        # A base and no compiler: nobody knows what compiles.
-        base="" if broken.at("toolchain") else section.base,
-        compiler=section.compiler,
-        bazel=BazelChoice(version=bazel.version, package=bazel.package) if bazel else None,
-        packages=tuple(section.packages),
-        configs={flavour: tuple(configs) for flavour, configs in section.configs.items()},
-    )
+def _compiler_of(settings: AllSettings, broken: Broken) -> CompilerOf:
+    if broken.at("toolchain") or broken.at("per_release"):
+        return lambda _release, _facts: ""
+    return lambda release, facts: settings.of(release).toolchain.compiler_of(facts)
 
 
 def _gathered(
@@ -135,22 +130,14 @@ def _clashes(kept: Iterable[Candidate], chosen: Mapping[str, Selection]) -> Iter
             )
 
 
-def _source_findings(file: Path, model: MatrixFile, broken: Broken) -> Iterator[Finding]:
-    if model.source is not None and not broken.at("source"):
-        folder = (file.parent / model.source).resolve()
-        if not folder.is_dir():
-            yield Finding(
-                path=("source",), rule=f"there is no folder {folder}", remedy="Name one, relative to this file."
-            )
-
-
 def _base_findings(model: MatrixFile, broken: Broken) -> Iterator[Finding]:
     """A base image that the catalogue has no distribution for is a slip of the pen."""
     bases: list[tuple[str, KeyPath, bool]] = [
         (name, ("network", "base_images", name), True) for name in model.network.base_images
     ]
-    if model.toolchain.base:
-        bases.append((model.toolchain.base, ("toolchain", "base"), False))
+    places: list[tuple[str | None, KeyPath]] = [(model.toolchain.base, ("toolchain", "base"))]
+    places += [(one.toolchain.base, ("per_release", i, "toolchain", "base")) for i, one in enumerate(model.per_release)]
+    bases += [(base, path, False) for base, path in places if base]
     known = distributions()
     for base, path, is_key in bases:
         if base.partition("@")[0] not in known and not broken.at(*path):

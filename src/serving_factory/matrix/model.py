@@ -5,134 +5,56 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serving_factory.catalogue.cuda import cards
-from serving_factory.catalogue.flag_sets import flag_sets
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import Flavour
-from serving_factory.matrix.capabilities import check_capability
-from serving_factory.matrix.problems import BrokenRuleError, did_you_mean
-from serving_factory.matrix.selectors import cuda_versions, release_tags
-from serving_factory.matrix.shapes import Many, Section, Table, Text, Whole, Word, key, matching
+from serving_factory.matrix.shapes import Many, Section, Table, Text, Truth, Whole, key
 from serving_factory.matrix.templates import ALIAS_WORDS, TAG_WORDS, template_rule
 from serving_factory.matrix.variant import Platform
+from serving_factory.matrix.words import (
+    BAZEL_OPTION,
+    BAZEL_REPOSITORY,
+    CAPABILITY,
+    COMPILER_OPTION,
+    CONFIG,
+    CUDA,
+    CUDAS,
+    FILE,
+    FLAGS,
+    FLAVOUR,
+    FOLDER,
+    HOSTS,
+    IMAGE,
+    LABEL,
+    LEVEL,
+    MEMORY,
+    PACKAGE,
+    PLATFORM,
+    PYTHON,
+    REASON,
+    RELEASES,
+    REPOSITORY,
+    SNAPSHOT,
+    TARGET,
+    URL,
+    URL_OR_FOLDER,
+    VERSION,
+)
 
 __all__ = [
-    "LEVELS_OWN_FLAGS",
+    "AptSection",
     "BazelSection",
     "ConditionsSection",
     "ExcludeSection",
     "ImageSection",
     "MatrixFile",
     "NetworkSection",
+    "PerReleaseSection",
+    "ProxiesSection",
     "RequireSection",
     "ResourcesSection",
     "TargetSection",
     "ToolchainSection",
 ]
-
-LEVELS_OWN_FLAGS = "level"
-"""At a target's `flags:`, the compiler options of the level itself."""
-
-# As Docker reads names: the first word is a registry only where it holds a dot or a port, or is localhost.
-_PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-_REGISTRY = rf"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:))(?::{_PORT})?"
-_REPOSITORY_WORD = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-_REPOSITORY = rf"(?:{_REGISTRY}/)?{_REPOSITORY_WORD}(?:/{_REPOSITORY_WORD})*"
-_NAME = r"[a-z0-9]+(?:[.-][a-z0-9]+)*"
-
-
-def _release_selector(text: str) -> str:
-    release_tags(text)
-    return text
-
-
-def _cuda_selector(text: str) -> str:
-    cuda_versions(text)
-    return text
-
-
-def _cuda_version(text: str) -> str:
-    if len(cuda_versions(text)) != 1:
-        raise BrokenRuleError("a target names one CUDA version", 'Write it in full, such as "12.2".')
-    return next(iter(cuda_versions(text)))
-
-
-def _flag_names() -> tuple[str, ...]:
-    return (LEVELS_OWN_FLAGS, *flag_sets())
-
-
-def _flags(name: str) -> str:
-    names = _flag_names()
-    if name not in names:
-        listed = f"There are: {', '.join(names)}."
-        raise BrokenRuleError("there is no such set of flags", did_you_mean(name, names, otherwise=listed))
-    return name
-
-
-def _label(name: str) -> str:
-    if name.startswith("org.serving-factory."):
-        raise BrokenRuleError("labels that begin with org.serving-factory are the factory's own", "Take another name.")
-    return _LABEL_WORDS.check(name)
-
-
-_LABEL_WORDS = matching(_NAME, "a label is lower-case words joined by '.' or '-'", "Write it like com.example.team.")
-
-_OPTION_WORD = matching(
-    r"-[A-Za-z0-9_=,.:/+@%~-]+",
-    "a compiler option begins with '-' and holds no blanks, quotes or shell characters",
-    "Make each option an entry of its own, such as [-O3, -g].",
-)
-
-
-def _compiler_option(text: str) -> str:
-    if text in ("-march=native", "-mtune=native"):
-        raise BrokenRuleError("what this gives depends on the machine that builds", "Use level native.")
-    if text.startswith("--"):
-        raise BrokenRuleError("a compiler option begins with one '-'", "Bazel's own options cannot stand here.")
-    if text.startswith("-o"):
-        raise BrokenRuleError("where the compiler writes is Bazel's to say", "Take it away.")
-    return _OPTION_WORD.check(text)
-
-
-_REFUSED_OPTIONS = r"(?!--|-o|-m(?:arch|tune)=native$)"
-COMPILER_OPTION = Text(_compiler_option, _OPTION_WORD.pattern.replace("^", f"^{_REFUSED_OPTIONS}"))
-_CAPABILITY = r"^(?:[0-9]+\.[0-9]|(?:sm|compute)_[0-9]{2,})$"
-PACKAGE = matching(r"[a-z0-9][a-z0-9+.:=~-]*", "this is no Debian package name", "Name one package, such as gcc-10.")
-REPOSITORY = matching(
-    rf"(?=.{{1,255}}$){_REPOSITORY}",
-    "a repository is lower case: [registry[:port]/]name[/name], with single separators, 255 characters at most",
-    "Write it like team/serving, and the tag under tags:.",
-)
-IMAGE = matching(
-    rf"{_REPOSITORY}(?::[A-Za-z0-9_][A-Za-z0-9._-]*)?(?:@sha256:[0-9a-f]{{64}})?",
-    "an image is [registry[:port]/]name[:tag][@sha256:64 hex digits]",
-    "Write it like debian:bookworm.",
-)
-TARGET = matching(_NAME, "a target's name is lower-case words joined by '.' or '-'", "Write it like cpu-standard.")
-LABEL = Text(_label, _LABEL_WORDS.pattern)
-FOLDER = matching(
-    r"[^\x00-\x1f]+",
-    "a folder's name is not empty and holds no control characters",
-    "Name a folder, relative to this file.",
-)
-CONFIG = matching(
-    r"[A-Za-z0-9_][A-Za-z0-9_.-]*",
-    "a Bazel config is one word of letters, digits, '_', '.' and '-'",
-    "Write it without --config=.",
-)
-VERSION = matching(
-    r"[0-9][A-Za-z0-9.+~-]*", "a version begins with a digit and holds no blanks", 'Write it like "6.5.0".'
-)
-MEMORY = matching(
-    r"[1-9][0-9]{0,6}(?:MiB|GiB)", "a size is a number and MiB or GiB, such as 16GiB", "Add the unit, MiB or GiB."
-)
-REASON = matching(
-    r"[\s\S]*\w[\s\S]*",
-    "a reason says in words why the rule is there",
-    "Write why, for whoever asks where a variant has gone.",
-)
-FLAVOUR, LEVEL, PLATFORM = Word(Flavour), Word(Level), Word(Platform)
-RELEASES = Text(_release_selector)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,16 +88,16 @@ class TargetSection:
     )
     platforms: tuple[Platform, ...] | None = key(Many(PLATFORM), "Instead of the file's.", default=None)
     cuda: str | None = key(
-        Text(_cuda_version), "The CUDA that a release must be built with. Default: each release's own.", default=None
+        CUDA, "The CUDA that a release must be built with. Default: each release's own.", default=None
     )
     capabilities: tuple[str, ...] | None = key(
-        Many(Text(check_capability, _CAPABILITY, cards)),
+        Many(CAPABILITY),
         "What a gpu binary has machine code for: cards (t4, h100, ...) or capabilities (8.0, sm_80). "
         "Default: upstream's list.",
         default=None,
     )
     flags: str | None = key(
-        Text(_flags, words=_flag_names),
+        FLAGS,
         "`level` for the level's own compiler options, or a named set that takes their place. "
         "Default: what a target of this name means, else `level`.",
         default=None,
@@ -192,7 +114,7 @@ class ConditionsSection:
     levels: tuple[Level, ...] | None = key(Many(LEVEL), "Any of these levels.", default=None)
     targets: tuple[str, ...] | None = key(Many(TARGET), "As asked for by these targets.", default=None)
     platforms: tuple[Platform, ...] | None = key(Many(PLATFORM), "Any of these platforms.", default=None)
-    cuda: str | None = key(Text(_cuda_selector), 'A CUDA version, or a range such as ">=12".', default=None)
+    cuda: str | None = key(CUDAS, 'A CUDA version, or a range such as ">=12".', default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,10 +143,29 @@ class ResourcesSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BazelSection:
-    """Another Bazel than upstream's."""
+    """Which Bazel builds, and with what, where it is not upstream's."""
 
-    version: str = key(VERSION, "Its version, in quotes.")
-    package: str = key(PACKAGE, "The apt package, of the toolchain's base, that brings it.")
+    version: str | None = key(VERSION, "Another version than upstream's, in quotes.", default=None)
+    package: str | None = key(
+        PACKAGE, "The apt package, of the toolchain's base, that brings that version.", default=None
+    )
+    binary: str | None = key(
+        FILE, "The file with the Bazel binary, relative to this file, instead of a download.", default=None
+    )
+    distdir: str | None = key(
+        FOLDER, "A folder of archives: what is there, by file name and checksum, is not downloaded.", default=None
+    )
+    overrides: Mapping[str, str] = key(
+        Table(BAZEL_REPOSITORY, FOLDER),
+        "External repository → the folder that takes its place (--override_repository).",
+        default_factory=dict,
+    )
+    options: tuple[str, ...] = key(
+        Many(BAZEL_OPTION, least=0), "Options of `bazel build`, passed on as they are.", default=()
+    )
+    startup_options: tuple[str, ...] = key(
+        Many(BAZEL_OPTION, least=0), "Options before `build`, passed on as they are.", default=()
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,13 +174,50 @@ class ToolchainSection:
 
     base: str | None = key(IMAGE, "The base image, such as debian:bookworm.", default=None)
     compiler: str | None = key(PACKAGE, "The C compiler's package, such as gcc-9.", default=None)
-    bazel: BazelSection | None = key(Section(BazelSection), "Another Bazel.", default=None)
+    python: str | None = key(PYTHON, 'The Python that Bazel\'s rules run with, such as "2.7".', default=None)
     packages: tuple[str, ...] = key(Many(PACKAGE, least=0), "More apt packages.", default=())
     configs: Mapping[Flavour, tuple[str, ...]] = key(
         Table(FLAVOUR, Many(CONFIG, least=0)),
         "Bazel configs of a flavour, where the source tree names others.",
         default_factory=dict,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerReleaseSection:
+    """What holds for some releases alone: each value that is given takes the place of the file's."""
+
+    releases: str = key(RELEASES, 'A full tag, or a range such as ">=1.9,<1.13".')
+    toolchain: ToolchainSection = key(
+        Section(ToolchainSection), "What compiles them.", default_factory=ToolchainSection
+    )
+    bazel: BazelSection = key(Section(BazelSection), "Which Bazel builds them.", default_factory=BazelSection)
+    source: str | None = key(FOLDER, "Their source tree.", default=None)
+    patches: tuple[str, ...] = key(Many(FOLDER, least=0), "Folders of patches for their sources.", default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AptSection:
+    """Where apt gets its packages."""
+
+    mirror: str | None = key(
+        URL_OR_FOLDER,
+        "A mirror's URL, which stands before /ubuntu or /debian and may hold {snapshot}; or a folder with packages "
+        "and their index, relative to this file.",
+        default=None,
+    )
+    snapshot: str | None = key(
+        SNAPSHOT, "The time whose packages are wanted, for a mirror that has {snapshot} in its URL.", default=None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxiesSection:
+    """Forward proxies, for builds alone."""
+
+    http: str | None = key(URL, "For http.", default=None)
+    https: str | None = key(URL, "For https.", default=None)
+    no: str | None = key(HOSTS, "Hosts that are asked directly, joined by commas.", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +229,22 @@ class NetworkSection:
         "Base image → the image to use for it, a mirror's or one that the engine has.",
         default_factory=dict,
     )
+    apt: AptSection = key(Section(AptSection), "Where apt gets its packages.", default_factory=AptSection)
+    pip_index: str | None = key(URL, "The Python package index, for rules of Bazel that need one.", default=None)
+    git_mirrors: Mapping[str, str] = key(
+        Table(URL, URL), "The beginning of a git URL → what stands in its place.", default_factory=dict
+    )
+    bazel_mirror: str | None = key(
+        URL, "What has VERSION/bazel-VERSION-linux-x86_64, instead of Bazel's releases.", default=None
+    )
+    downloader_config: str | None = key(
+        FILE, "Rules by which Bazel rewrites the URLs of its downloads, relative to this file.", default=None
+    )
+    proxies: ProxiesSection = key(Section(ProxiesSection), "Forward proxies.", default_factory=ProxiesSection)
+    ca_certificates: str | None = key(
+        FILE, "More certificates to trust while building, in PEM, relative to this file.", default=None
+    )
+    offline: bool = key(Truth(), "Build without any network: all comes from folders.", default=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,9 +277,20 @@ class MatrixFile:
         "The source tree: a folder, relative to this file. Default: upstream's, at the release's commit.",
         default=None,
     )
+    patches: tuple[str, ...] = key(
+        Many(FOLDER, least=0), "Folders of patches for the sources, relative to this file, in order.", default=()
+    )
     toolchain: ToolchainSection = key(
-        Section(ToolchainSection), "What compiles, instead of what the catalogue says.", default=ToolchainSection()
+        Section(ToolchainSection),
+        "What compiles, instead of what the catalogue says.",
+        default_factory=ToolchainSection,
+    )
+    bazel: BazelSection = key(Section(BazelSection), "Which Bazel builds, and with what.", default_factory=BazelSection)
+    per_release: tuple[PerReleaseSection, ...] = key(
+        Many(Section(PerReleaseSection), least=0),
+        "What holds for some releases alone; of two entries for a release the later one wins.",
+        default=(),
     )
     network: NetworkSection = key(
-        Section(NetworkSection), "Where outer inputs come from on this network.", default=NetworkSection()
+        Section(NetworkSection), "Where outer inputs come from on this network.", default_factory=NetworkSection
     )

@@ -12,10 +12,11 @@ from serving_factory.catalogue.releases import Flavour
 from serving_factory.matrix.broken import WHOLE, Broken
 from serving_factory.matrix.capabilities import capability_words
 from serving_factory.matrix.chains import Chain, chains
-from serving_factory.matrix.model import LEVELS_OWN_FLAGS, MatrixFile
+from serving_factory.matrix.model import MatrixFile
 from serving_factory.matrix.problems import Finding, KeyPath
 from serving_factory.matrix.selectors import is_name, release_tags
 from serving_factory.matrix.variant import Platform, levels_of
+from serving_factory.matrix.words import LEVELS_OWN_FLAGS
 
 __all__ = ["Selection", "selections"]
 

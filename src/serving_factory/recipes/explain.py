@@ -64,22 +64,23 @@ def explain_matrix(variant: Variant, matrix: Matrix, *, file_from: str) -> Expla
 def explain_upstream(variant: Variant, matrix: Matrix) -> Explanation:
     """Explain what would compile a variant that there is no recipe for: upstream's tools, or the matrix file's."""
     release = releases()[variant.release]
-    facts, choice = release.flavours[variant.flavour], matrix.toolchain
+    facts, settings = release.flavours[variant.flavour], matrix.settings_of(release.tag)
+    choice, chosen_bazel = settings.toolchain, settings.bazel
     upstream = f"{CATALOGUE}, release {release.tag}"
-    bazel = f"{choice.bazel.version}, {choice.bazel.package}" if choice.bazel else release.bazel
+    bazel = ", ".join(filter(None, (chosen_bazel.version or release.bazel, chosen_bazel.package)))
     configs = choice.configs.get(variant.flavour, facts.configs)
     return (
         (
             "Toolchain",
             (
-                ("source", str(matrix.source or UPSTREAM_URL), origin(matrix, ("source",), otherwise=upstream)),
+                ("source", str(settings.source or UPSTREAM_URL), origin(matrix, ("source",), otherwise=upstream)),
                 ("base", choice.base or facts.base, origin(matrix, ("toolchain", "base"), otherwise=upstream)),
                 (
                     "compiler",
                     choice.compiler or facts.compiler,
                     origin(matrix, ("toolchain", "compiler"), otherwise=upstream),
                 ),
-                ("Bazel", bazel, origin(matrix, ("toolchain", "bazel"), otherwise=upstream)),
+                ("Bazel", bazel, origin(matrix, ("bazel", "version"), otherwise=upstream)),
                 ("configs", _configs(configs), _configs_origin(variant, matrix)),
             ),
         ),
@@ -121,7 +122,7 @@ def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
         ("base", toolchain.base, origin(matrix, ("toolchain", "base"), otherwise=upstream)),
         ("base image used", recipe.base_image, origin(matrix, stand_in, otherwise="as named")),
         ("compiler", toolchain.compiler, origin(matrix, ("toolchain", "compiler"), otherwise=upstream)),
-        ("Bazel", bazel, origin(matrix, ("toolchain", "bazel"), otherwise=upstream)),
+        ("Bazel", bazel, origin(matrix, ("bazel", "version"), otherwise=upstream)),
         ("packages", " ".join(toolchain.packages), _packages_origin(matrix)),
     )
 
@@ -178,7 +179,9 @@ def _packages_origin(matrix: Matrix) -> str:
 
 def _doubts(variant: Variant, matrix: Matrix) -> Iterator[Explained]:
     """What was reported of the release's branch, and may or may not hold of the release: it is built all the same."""
-    compiler = matrix.toolchain.compiler_of(releases()[variant.release].flavours[variant.flavour])
+    compiler = matrix.settings_of(variant.release).toolchain.compiler_of(
+        releases()[variant.release].flavours[variant.flavour]
+    )
     for pair in uncertain_pairs(variant, compiler):
         yield (f"may not {pair.fails}", pair.reason, " ".join(pair.references))
 
