@@ -19,9 +19,11 @@ __all__ = [
     "EngineError",
     "EngineUnavailableError",
     "FactoryError",
+    "HistoryError",
     "InspectionError",
     "LibraryMissingError",
     "LockedError",
+    "MachineUnfitError",
     "MatrixError",
     "NotBuiltError",
     "PackageError",
@@ -220,6 +222,18 @@ class RegistryFaultError(FactoryError):
     """The registry kept failing (5xx, 429, cut connections) until the retries were used up."""
 
     exit_code = 43
+
+
+class HistoryError(FactoryError):
+    """The history of earlier runs cannot be read."""
+
+    exit_code = 50
+
+
+class MachineUnfitError(FactoryError):
+    """`doctor` found something that makes a build fail."""
+
+    exit_code = 51
 
 
 class CancelledError(FactoryError):
