@@ -21,10 +21,12 @@ __all__ = [
     "EngineError",
     "EngineUnavailableError",
     "FactoryError",
+    "HistoryError",
     "InspectionError",
     "LibraryMissingError",
     "LockFileError",
     "LockedError",
+    "MachineUnfitError",
     "MatrixError",
     "MovedError",
     "NotBuiltError",
@@ -258,28 +260,40 @@ class DownloadFaultError(DownloadError):
     exit_code = 46
 
 
+class HistoryError(FactoryError):
+    """The history of earlier runs cannot be read."""
+
+    exit_code = 50
+
+
+class MachineUnfitError(FactoryError):
+    """`doctor` found something that makes a build fail."""
+
+    exit_code = 51
+
+
 class LockFileError(FactoryError):
     """The lock file cannot be used; the message holds every problem at once."""
 
-    exit_code = 50
+    exit_code = 60
 
 
 class NotLockedError(FactoryError):
     """Something that builds start from is not in the lock file."""
 
-    exit_code = 51
+    exit_code = 61
 
 
 class MovedError(FactoryError):
     """What is locked is still there, and upstream the same name stands for something else by now."""
 
-    exit_code = 52
+    exit_code = 62
 
 
 class VanishedError(FactoryError):
     """A tag or a file that builds start from is not there upstream (any more)."""
 
-    exit_code = 53
+    exit_code = 63
 
 
 class CancelledError(FactoryError):

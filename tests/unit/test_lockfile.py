@@ -21,7 +21,7 @@ SHA256 = "cd" * 32
 
 hexes = st.text("0123456789abcdef", min_size=64, max_size=64)
 bases = st.dictionaries(
-    st.from_regex(r"([a-z]{1,5}\.example(:[0-9]{2,4})?/)?[a-z]{1,8}:[a-z0-9][a-z0-9.]{0,7}", fullmatch=True),
+    st.from_regex(r"([a-z]{1,5}\.example(:[1-9][0-9]{1,3})?/)?[a-z]{1,8}:[a-z0-9][a-z0-9.]{0,7}", fullmatch=True),
     hexes.map("sha256:{}".format),
     max_size=4,
 )

@@ -34,13 +34,16 @@ TASKS = (
     "clean",
     "compile",
     "demo",
+    "doctor",
     "explain",
     "generate",
+    "history",
     "inspect",
     "list",
     "lock",
     "package",
     "push",
+    "report",
     "smoke",
     "test",
 )
@@ -242,15 +245,25 @@ def test_list_and_choices(factory: Factory) -> None:
     assert VARIANTS[0] in factory("list").out
 
 
-def test_list_by_any_axis_in_every_form(factory: Factory) -> None:
+GPU_AND_CPU = """\
+image: {repository: r}
+releases: ["2.18.1", "2.19.1", "2.20.0"]
+targets:
+  standard: {flavour: cpu, levels: [x86-64]}
+  gpu-optimized: {flavour: gpu, levels: [x86-64-v3]}
+"""
+
+
+def test_list_by_any_axis_in_every_form(factory: Factory, tmp_path: Path) -> None:
     axes = ["--flavour", "gpu", "--level", "v3", "--cuda", ">=12", "--platform", "linux/amd64", "--release", ">=2.19"]
+    axes += ["--matrix", str(write(tmp_path, GPU_AND_CPU))]
     ids = ["2.19.1-gpu-cuda12.2-v3", "2.20.0-gpu-cuda12.5-v3"]
     assert factory("list", "--ids", *axes).out.splitlines() == ids
     rows = json.loads(factory("list", "--json", *axes).out)
     assert [row["variant"] for row in rows] == ids
     assert [(row["cuda"], row["recipe"]) for row in rows] == [("12.2", False), ("12.5", False)]
     assert rows[0]["capabilities"][-1] == "compute_90"
-    (matrix,) = json.loads(factory("list", "--github", *axes).out)
+    matrix = json.loads(factory("list", "--github", *axes).out)
     assert [job["variant"] for job in matrix["include"]] == ids
     assert "no recipe yet" in factory("list", *axes).out
     assert factory("list", "--ids", "--json").code == 2
@@ -282,12 +295,22 @@ def test_explain_what_is_dropped(factory: Factory, tmp_path: Path) -> None:
         "target": "standard",
         "reasons": [{"reason": "nobody asks for it", "from": "exclude[0], matrix.yaml:6"}],
     }
+    assert [row["variant"] for row in rows] == ["2.18.1-cpu-avx", "2.19.1-cpu-avx"]
+
+
+def test_explain_what_is_dropped_of_one_variant(factory: Factory, tmp_path: Path) -> None:
+    file = str(write(tmp_path, DROPPING))
+    (row,) = json.loads(factory("explain", "2.19.1-cpu-avx", "--dropped", "--json", "--matrix", file).out)
+    assert row["variant"] == "2.19.1-cpu-avx"
+    ended = factory("explain", "foo", "--dropped", "--matrix", file)
+    assert ended.code != 0
+    assert "no target's foo is dropped" in ended.err
 
 
 def test_explain_a_variant_without_a_recipe(factory: Factory) -> None:
     ended = factory("explain", "2.20.0-gpu-cuda12.5-v3")
     assert ended.code == 0
-    assert "cuda          12.5  (catalogue, release 2.20.0)" in ended.out
+    assert "cuda 12.5 (catalogue, release 2.20.0)" in " ".join(ended.out.split())
     assert "there is no recipe for flavour gpu yet" in ended.out
 
 
@@ -409,7 +432,7 @@ def test_a_build_tells_once_what_nothing_pins(factory: Factory, tmp_path: Path) 
 def test_a_locked_build_refuses_before_it_looks_for_an_engine(factory: Factory, tmp_path: Path) -> None:
     matrix = write(tmp_path, SMALL)
     ended = factory("build", "--matrix", str(matrix), "--locked")
-    assert ended.code == 51
+    assert ended.code == 61
     assert ended.err.startswith(f"Error: {tmp_path / 'matrix.lock'} does not hold")
     assert ended.out == ""
     assert not (tmp_path / "build").exists()
@@ -448,7 +471,7 @@ def test_a_check_changes_nothing(factory: Factory, tmp_path: Path, option: str) 
 
 def test_a_check_of_what_is_not_locked_asks_nobody(factory: Factory, tmp_path: Path) -> None:
     ended = factory("lock", "--matrix", str(write(tmp_path, SMALL)), "--check", "--json")
-    assert ended.code == 51
+    assert ended.code == 61
     (pin,) = json.loads(ended.out)["pins"]
     assert (pin["name"], pin["change"]) == ("ubuntu:20.04", "not locked")
 
@@ -457,5 +480,5 @@ def test_a_broken_lock_file_is_told_by_whatever_reads_the_matrix(factory: Factor
     (tmp_path / "matrix.lock").write_text("bases:\n  ubuntu:20.04: latest\n")
     for task in ("list", "lock", "generate"):
         ended = factory(task, "--matrix", str(write(tmp_path, SMALL)))
-        assert ended.code == 50
+        assert ended.code == 60
         assert f"{tmp_path / 'matrix.lock'}:2:17: bases.ubuntu:20.04: 'latest'" in ended.err

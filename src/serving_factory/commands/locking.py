@@ -72,7 +72,8 @@ def _chosen(needs: Needs, *, update: str | bool | None) -> Callable[[str], bool]
     if update not in names:
         listed = f"there are: {', '.join(names)}" if names else "nothing is to be locked"
         raise UnknownNameError(
-            f"nothing that builds start from is named {update}", remedy=did_you_mean(update, names, otherwise=listed)
+            f"nothing that builds start from is named {update}",
+            remedy=str(did_you_mean(update, names, otherwise=listed)),
         )
     return lambda name: name == update
 
