@@ -21,6 +21,7 @@ __all__ = [
     "EngineError",
     "EngineUnavailableError",
     "FactoryError",
+    "GitError",
     "HistoryError",
     "InspectionError",
     "LibraryMissingError",
@@ -32,6 +33,7 @@ __all__ = [
     "NotBuiltError",
     "NotLockedError",
     "PackageError",
+    "PinnedDiffersError",
     "RecipeError",
     "RegistryDeniedError",
     "RegistryError",
@@ -272,28 +274,40 @@ class MachineUnfitError(FactoryError):
     exit_code = 51
 
 
+class GitError(FactoryError):
+    """A git mirror cannot give what is asked of it."""
+
+    exit_code = 60
+
+
+class PinnedDiffersError(FactoryError):
+    """An archive came out, and is not the one that is pinned."""
+
+    exit_code = 61
+
+
 class LockFileError(FactoryError):
     """The lock file cannot be used; the message holds every problem at once."""
 
-    exit_code = 60
+    exit_code = 70
 
 
 class NotLockedError(FactoryError):
     """Something that builds start from is not in the lock file."""
 
-    exit_code = 61
+    exit_code = 71
 
 
 class MovedError(FactoryError):
     """What is locked is still there, and upstream the same name stands for something else by now."""
 
-    exit_code = 62
+    exit_code = 72
 
 
 class VanishedError(FactoryError):
     """A tag or a file that builds start from is not there upstream (any more)."""
 
-    exit_code = 63
+    exit_code = 73
 
 
 class CancelledError(FactoryError):

@@ -48,6 +48,7 @@ def test_differences_a_line_each() -> None:
         ("catalogue -c folder 2.19.1", ["2.19.1"]),
         ("catalogue --check-upstream=folder 2.19.1 3", ["2.19.1", "3"]),
         ("list 2.19.1", []),
+        ("catalogue 2.19.1 -c folder 2.18.1 --json", ["2.19.1", "2.18.1"]),
         ("", []),
     ],
 )

@@ -8,11 +8,13 @@ from pathlib import Path
 from serving_factory.catalogue.distributions import distributions
 from serving_factory.matrix.broken import Broken
 from serving_factory.matrix.document import Document, read_document
+from serving_factory.matrix.environment import Given
 from serving_factory.matrix.expand import NOTHING, CompilerOf, Expansion, expand, too_many
 from serving_factory.matrix.file_rules import FileRules, file_rules
 from serving_factory.matrix.lockfile import read_lock
 from serving_factory.matrix.matrix import Images, Matrix, Resources
 from serving_factory.matrix.model import MatrixFile
+from serving_factory.matrix.network_rules import network_findings
 from serving_factory.matrix.problems import Finding, KeyPath, did_you_mean, matrix_error
 from serving_factory.matrix.rules import Candidate
 from serving_factory.matrix.settings import AllSettings, network_of, path_findings, settings_of
@@ -25,14 +27,18 @@ from serving_factory.matrix.variant import Variant
 __all__ = ["load_matrix"]
 
 
-def load_matrix(file: Path) -> Matrix:
+def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
     """Read a matrix file and expand it.
+
+    Args:
+        file: the file.
+        given: what the environment gives in the place of what the file says.
 
     Raises:
         MatrixError: the file cannot be read or breaks a rule; the message lists every problem.
         LockFileError: the same of the lock file beside it.
     """
-    document = read_document(file)
+    document = read_document(file).with_given(given)
     notes = Notes(document.written)
     model = Section(MatrixFile).read(document.data, (), notes)
     broken = Broken(
@@ -46,8 +52,8 @@ def load_matrix(file: Path) -> Matrix:
         unread = frozenset(model.targets) - {one.target for one in chosen}
         expansion = expand(chosen, rules.whole, _compiler_of(settings, broken), unread=unread)
         told = [*expansion.mistakes, *_about_all(document, model, expansion, chosen=chosen, rules=rules, broken=broken)]
-    paths = (finding for finding in path_findings(model, file.parent) if not broken.at(*finding.path))
-    elsewhere = (*paths, *_base_findings(model, broken))
+    places = (*path_findings(model, file.parent), *network_findings(model, file.parent))
+    elsewhere = (*(one for one in places if not broken.at(*one.path)), *_base_findings(model, broken))
     _refuse(document, [*notes.found, *findings, *rules.findings, *told, *elsewhere])
     by_target, variants = _gathered(model, expansion.kept)
     image = model.image

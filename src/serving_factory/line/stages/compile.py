@@ -14,9 +14,11 @@ from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult
 from serving_factory.errors import CompileError, FactoryError
 from serving_factory.line.bazel_events import progress, read_summary
 from serving_factory.line.digests import file_digest
+from serving_factory.line.doors import secret_files, secrets_of, stage_doors
 from serving_factory.line.events import StageName
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import Record
+from serving_factory.line.run_options import bazelrc
 from serving_factory.recipes.keys import key_of
 
 __all__ = ["BINARY", "COMPILE", "build_image", "error_lines", "step_title", "write_context"]
@@ -38,21 +40,28 @@ def _key(job: Job) -> str:
         base=job.site.base_id(recipe),
         cpu=_this_cpu() if recipe.variant.level is Level.NATIVE else None,
         source=job.site.tree(recipe.source) if isinstance(recipe.source, Path) else recipe.source,
+        bazel=file_digest(recipe.doors.bazel) if recipe.doors.bazel else None,
+        overrides={name: job.site.tree(folder) for name, folder in recipe.doors.overrides},
+        patches=[job.site.tree(folder) for folder in recipe.doors.patches],
     )
 
 
 def _run(job: Job, tell: Tell) -> Outputs:
     recipe = job.recipe
     context = write_context(job.devel_context, {"Dockerfile": recipe.devel, **dict(recipe.devel_files)})
-    request = BuildRequest(
-        dockerfile=context / "Dockerfile",
-        context=context,
-        target="artifact",
-        build_args=recipe.build_args,
-        contexts=(("source", str(recipe.source)), *recipe.base_context),
-        output=job.artifact,
-    )
-    result = build_image(request, job, StageName.COMPILE, tell, _compile_error)
+    stage_doors(recipe.doors, job.staged_doors)
+    with secret_files(job.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(recipe)}) as secrets:
+        request = BuildRequest(
+            dockerfile=context / "Dockerfile",
+            context=context,
+            target="artifact",
+            build_args=recipe.build_args,
+            contexts=recipe.contexts(job.staged_doors),
+            secrets=secrets,
+            network="none" if recipe.doors.offline else None,
+            output=job.artifact,
+        )
+        result = build_image(request, job, StageName.COMPILE, tell, _compile_error)
     summary = read_summary(job.artifact / "facts" / "bazel-events.json")
     return {
         "binary_sha256": file_digest(job.artifact / BINARY),
