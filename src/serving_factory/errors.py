@@ -24,6 +24,7 @@ __all__ = [
     "LibraryMissingError",
     "LockedError",
     "MatrixError",
+    "MissingInputsError",
     "NotBuiltError",
     "PackageError",
     "PinnedDiffersError",
@@ -234,6 +235,12 @@ class PinnedDiffersError(FactoryError):
     """An archive came out, and is not the one that is pinned."""
 
     exit_code = 51
+
+
+class MissingInputsError(FactoryError):
+    """A preflight found that inputs of a build are missing."""
+
+    exit_code = 52
 
 
 class CancelledError(FactoryError):

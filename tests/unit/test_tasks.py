@@ -40,6 +40,7 @@ TASKS = (
     "inspect",
     "list",
     "package",
+    "preflight",
     "push",
     "smoke",
     "test",
