@@ -21,6 +21,9 @@ from invoke.tasks import task
 from serving_factory.commands.shared import Asked, Checkout, errors
 from serving_factory.ui.positional import ManyPositional, OptionalPositional
 
+# Invoke forbids bytecode files, and every task would compile hundreds of modules anew. Whoever wants none says so.
+sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+
 ROOT = Path(__file__).resolve().parent
 BUILD_FOLDER = ROOT / "build"
 
@@ -71,7 +74,7 @@ def _asked(
         *AXES,
         "json",
         ids="print ids alone, one per line",
-        github="print a JSON list of matrices for GitHub Actions, at most 256 jobs each",
+        github="print a matrix for GitHub Actions; one more in a line of its own for each 256 jobs",
     ),
 )
 def list_(
@@ -124,6 +127,7 @@ def explain_(
         ./factory explain 2.19.1-cpu-v3
         ./factory explain 2.19.1-cpu-v3 --json
         ./factory explain --dropped
+        ./factory explain 2.19.1-cpu-v4 --dropped
     """
     if variant in {"--help", "-h"}:  # Invoke takes any word that follows for the variant
         Program(namespace=ns).run(["invoke", "--help", "explain"])
@@ -131,7 +135,7 @@ def explain_(
         from serving_factory.commands.seeing import explain_dropped, explain_variant
 
         if dropped:
-            explain_dropped(_asked(matrix), json=json)
+            explain_dropped(_asked(matrix), variant or "", json=json)
         else:
             explain_variant(_asked(matrix), variant or "", json=json)
 
@@ -229,6 +233,67 @@ def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
         from serving_factory.commands.generating import generate as write_files
 
         write_files(_asked(matrix), check=check)
+
+
+@task(
+    klass=OptionalPositional,
+    positional=["run", "other"],
+    help=_help("json", run="a run's number; the latest runs when left out", other="compare with this run"),
+)
+def history(_c: Context, run: str | None = None, other: str | None = None, json: bool = False) -> None:
+    """Tell what earlier runs did: the latest, one of them, or what changed between two.
+
+    Examples:
+        ./factory history
+        ./factory history 12
+        ./factory history 11 12 --json
+    """
+    with errors():
+        from serving_factory.commands.remembering import show_history
+
+        show_history(_checkout(), [word for word in (run, other) if word], json=json)
+
+
+@task(iterable=CHOICE, help=_help("matrix", *CHOICE, "json"))
+def report(
+    _c: Context,
+    matrix: str = "",
+    target: Sequence[str] | None = None,
+    release: Sequence[str] | None = None,
+    variant: Sequence[str] | None = None,
+    json: bool = False,
+) -> None:
+    """Tell what the records say of each variant: actions, cache hits, downloads, times, memory, sizes.
+
+    Examples:
+        ./factory report --variant 2.19.1-cpu-v3
+        ./factory report --matrix samples/matrix.yaml --json
+    """
+    with errors():
+        from serving_factory.commands.remembering import show_report
+
+        show_report(_asked(matrix, target, release, variant), json=json)
+
+
+@task(iterable=CHOICE, help=_help("matrix", *CHOICE, "json"))
+def doctor(
+    _c: Context,
+    matrix: str = "",
+    target: Sequence[str] | None = None,
+    release: Sequence[str] | None = None,
+    variant: Sequence[str] | None = None,
+    json: bool = False,
+) -> None:
+    """Look whether this machine can build what is chosen: engine, memory, disk, network, CPU, GPU.
+
+    Examples:
+        ./factory doctor
+        ./factory doctor --target cpu-optimized --json
+    """
+    with errors():
+        from serving_factory.commands.doctoring import examine
+
+        examine(_asked(matrix, target, release, variant), json=json)
 
 
 @task(
@@ -422,7 +487,7 @@ def tasks(_c: Context) -> None:
 
 
 _GROUPS = {
-    "See": ["list", "explain", "catalogue", "generate", "bake-file"],
+    "See": ["list", "explain", "catalogue", "generate", "bake-file", "history", "report", "doctor"],
     "Fill doors": ["preflight", "vault"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
     "Keep house": ["setup", "test", "clean"],

@@ -91,6 +91,31 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=secret
       ${BAZEL_OPTIONS} \
       //tensorflow_serving/model_servers:tensorflow_model_server
 
+# --- preflight: what of all this is missing; `./factory preflight` builds it, and nothing else needs it -----------
+FROM sources AS preflight_run
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY preflight.sh /factory/
+ARG BAZEL_OPTIONS=""
+ARG BAZEL_STARTUP_OPTIONS=""
+# Another value each time: what is missing today may be there tomorrow.
+ARG PREFLIGHT=""
+# Options are one per word: they are split on purpose.
+# hadolint ignore=SC2086
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=secret,id=bazelrc \
+    --mount=type=tmpfs,target=/run/doors --mount=type=bind,from=distdir,target=/doors/distdir \
+    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
+    . /factory/doors.sh \
+ && echo "preflight ${PREFLIGHT}" \
+ && /factory/preflight.sh /preflight \
+      bazel "${doors_startup[@]}" ${BAZEL_STARTUP_OPTIONS} --output_user_root=/factory/bazel -- "${doors_options[@]}" -- \
+      --symlink_prefix=/factory/bazel- \
+      --config=mkl \
+      ${BAZEL_OPTIONS} \
+      //tensorflow_serving/model_servers:tensorflow_model_server
+
+FROM scratch AS preflight
+COPY --from=preflight_run /preflight/ /
+
 # --- binary_build: the Bazel build --------------------------------------------------------------------------------
 FROM fetch AS binary_build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
@@ -121,28 +146,3 @@ CMD ["/bin/bash"]
 FROM scratch AS artifact
 COPY --from=binary_build /artifact/ /
 COPY --from=init /factory/tf_serving_init /rootfs/usr/bin/tf_serving_init
-
-# --- preflight: what of all this is missing; `./factory preflight` builds it, and nothing else needs it -----------
-FROM sources AS preflight_run
-SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-COPY preflight.sh /factory/
-ARG BAZEL_OPTIONS=""
-ARG BAZEL_STARTUP_OPTIONS=""
-# Another value each time: what is missing today may be there tomorrow.
-ARG PREFLIGHT=""
-# Options are one per word: they are split on purpose.
-# hadolint ignore=SC2086
-RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=secret,id=bazelrc \
-    --mount=type=tmpfs,target=/run/doors --mount=type=bind,from=distdir,target=/doors/distdir \
-    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
-    . /factory/doors.sh \
- && echo "preflight ${PREFLIGHT}" \
- && /factory/preflight.sh /preflight \
-      bazel "${doors_startup[@]}" ${BAZEL_STARTUP_OPTIONS} --output_user_root=/factory/bazel -- "${doors_options[@]}" -- \
-      --symlink_prefix=/factory/bazel- \
-      --config=mkl \
-      ${BAZEL_OPTIONS} \
-      //tensorflow_serving/model_servers:tensorflow_model_server
-
-FROM scratch AS preflight
-COPY --from=preflight_run /preflight/ /

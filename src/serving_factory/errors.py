@@ -20,9 +20,11 @@ __all__ = [
     "EngineUnavailableError",
     "FactoryError",
     "GitError",
+    "HistoryError",
     "InspectionError",
     "LibraryMissingError",
     "LockedError",
+    "MachineUnfitError",
     "MatrixError",
     "MissingInputsError",
     "NotBuiltError",
@@ -225,22 +227,34 @@ class RegistryFaultError(FactoryError):
     exit_code = 43
 
 
+class HistoryError(FactoryError):
+    """The history of earlier runs cannot be read."""
+
+    exit_code = 50
+
+
+class MachineUnfitError(FactoryError):
+    """`doctor` found something that makes a build fail."""
+
+    exit_code = 51
+
+
 class GitError(FactoryError):
     """A git mirror cannot give what is asked of it."""
 
-    exit_code = 50
+    exit_code = 60
 
 
 class PinnedDiffersError(FactoryError):
     """An archive came out, and is not the one that is pinned."""
 
-    exit_code = 51
+    exit_code = 61
 
 
 class MissingInputsError(FactoryError):
     """A preflight found that inputs of a build are missing."""
 
-    exit_code = 52
+    exit_code = 62
 
 
 class CancelledError(FactoryError):

@@ -37,7 +37,7 @@ int main() {
 
 
 def make_archive(name: str) -> bytes:
-    """The archive NAME-1.0.tar.gz of a repository with one library, of the repository's name: the same bytes each time."""
+    """The archive NAME-1.0.tar.gz of a repository with one library of that name; the same bytes each time."""
     files = {
         "WORKSPACE": f'workspace(name = "{name}")\n',
         "BUILD": f'cc_library(name = "{name}", srcs = ["{name}.cc"], visibility = ["//visibility:public"])\n',

@@ -31,7 +31,7 @@ def document(**sections: object) -> dict[str, Any]:
     return {**loaded, **sections}
 
 
-def write(folder: Path, text: str | Mapping[str, object]) -> Path:
+def write(folder: Path, text: str | Mapping[str, object] = SMALL) -> Path:
     file = folder / "matrix.yaml"
     file.write_text(text if isinstance(text, str) else yaml.safe_dump(dict(text)), encoding="utf-8")
     return file

@@ -173,7 +173,7 @@ WRONG = {
         "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
         + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairwise("abcdefghi")),
         (
-            "1:32: written out, the file's values and aliases are more than 20,000. "
+            "1:35: written out, the file's values and aliases are more than 10,000. "
             "Take the aliases (*) away, or some of the values."
         ),
     ),
@@ -193,7 +193,10 @@ WRONG = {
         SMALL + "network: [x]\n",
         "8:1: network: expected a mapping. Write keys below it, each with a value.",
     ),
-    "a list for a text": (replaced("team/serving", "[a]"), "2:3: image.repository: expected a text. Write one text."),
+    "a list for a text": (
+        replaced("team/serving", "[a]"),
+        '2:3: image.repository: expected a text. Write it without brackets: "a".',
+    ),
     "a section without content": (
         SMALL + "  other:\n",
         "8:3: targets.other: there is no value here. Write one, or take the line away.",
@@ -331,17 +334,21 @@ WRONG = {
         SMALL + "    flags: avx2-fma\n",
         (
             "8:12: targets.standard.flags: 'avx2-fma': these flags are for level x86-64-v3, not for x86-64. "
-            "Write `levels: [x86-64-v3]`, or `flags: level`."
+            "Add x86-64-v3 to the levels, or take the line away."
         ),
     ),
     "a rule without a reason": (
         SMALL + "exclude: [{flavours: [cpu]}]\n",
-        "8:11: exclude[0].reason: this key is required. Add it.",
+        (
+            "8:11: exclude[0].reason: this key is required. Add it.\n"
+            "8:11: exclude[0]: this rule drops every variant of target standard. "
+            "Narrow its conditions, or take the target away."
+        ),
     ),
     "a rule with a reason that says nothing": (
-        SMALL + "exclude: [{flavours: [cpu], reason: '-'}]\n",
+        replaced("[x86-64]", "[x86-64, avx]") + "exclude: [{levels: [avx], reason: '-'}]\n",
         (
-            "8:37: exclude[0].reason: '-': a reason says in words why the rule is there. Write why, for "
+            "8:35: exclude[0].reason: '-': a reason says in words why the rule is there. Write why, for "
             "whoever asks where a variant has gone."
         ),
     ),
@@ -423,7 +430,7 @@ WRONG = {
     ),
     "a text for a number": (
         SMALL + 'resources: {jobs: "8"}\n',
-        "8:19: resources.jobs: '8': expected a whole number from 1 to 1024. Write it without quotes.",
+        "8:19: resources.jobs: '8': expected a whole number from 1 to 1024. Write it without quotes: 8.",
     ),
     "an unknown level": (
         replaced("[x86-64]", "[x86-64, v3]"),
@@ -464,22 +471,22 @@ WRONG = {
     "one id for two builds": (
         SMALL + "  other: {flavour: cpu, levels: [x86-64], copts: [-O3]}\n",
         (
-            "8:43: targets.other.copts: target standard builds 2.19.1-cpu-v1 with other options. "
+            "8:43: targets.other.copts: targets standard and other build 2.19.1-cpu-v1 with different copts. "
             "Give both the same copts."
         ),
     ),
     "one id for two sets of flags": (
         replaced("[x86-64]", "[x86-64-v3]") + "  cpu-optimized: {extends: standard}\n",
         (
-            "8:3: targets.cpu-optimized.flags: target standard builds 2.19.1-cpu-v3 with other options. "
+            "8:3: targets.cpu-optimized: targets standard and cpu-optimized build 2.19.1-cpu-v3 with different flags. "
             "Give both the same flags."
         ),
     ),
     "one alias for two variants": (
         replaced("[x86-64]", "[x86-64, x86-64-v3]"),
         (
-            "1:1: image.aliases[1]: '{release}-{target}': 2.19.1-cpu-v1 and 2.19.1-cpu-v3 would both be tagged "
-            "2.19.1-standard. Put {id}, {flavour} or {level} into the template."
+            "1:1: image: by default aliases has '{release}-{target}': 2.19.1-cpu-v1 and 2.19.1-cpu-v3 would both be "
+            "tagged 2.19.1-standard. Add aliases: with another one."
         ),
     ),
     "one alias for two variants through two templates": (
@@ -811,8 +818,7 @@ def test_a_chain_of_targets_has_an_end(tmp_path: Path) -> None:
     chain = "".join(f"  t{index}: {{extends: {f't{index - 1}' if index else 'standard'}}}\n" for index in range(12))
     assert load(tmp_path, SMALL + chain.partition("  t10")[0]).targets["t9"] == ("2.19.1-cpu-v1",)
     assert told(tmp_path, SMALL + chain) == (
-        "8:17: targets.t0.extends: 'standard': more than 10 targets extend each other here. Let one say more itself.\n"
-        "9:17: targets.t1.extends: 't0': more than 10 targets extend each other here. Let one say more itself."
+        "18:18: targets.t10.extends: 't9': more than 10 targets extend each other here. Let one say more itself."
     )
 
 
@@ -827,7 +833,7 @@ def test_very_many_problems_and_very_long_values_are_cut(tmp_path: Path) -> None
 
 def test_problems_are_told_in_the_order_of_the_file() -> None:
     def problem(place: Place | None, rule: str) -> Problem:
-        return Problem(place=place, where="", value="", rule=rule)
+        return Problem(place=place, path=(), value="", rule=rule)
 
     error = matrix_error("f", [problem(Place(10, 1), "c"), problem(Place(9, 2), "b"), problem(None, "a")])
     assert error.what == "f: 3 problems"
@@ -835,7 +841,7 @@ def test_problems_are_told_in_the_order_of_the_file() -> None:
     assert re.fullmatch(r"f:1:1: w: v: r\. Do it\.", matrix_error("f", [FULL]).why)
 
 
-FULL = Problem(place=Place(1, 1), where="w", value="v", rule="r", remedy="Do it.")
+FULL = Problem(place=Place(1, 1), path=("w",), value="v", rule="r", remedy="Do it.")
 
 
 def test_the_documented_matrix_expands(tmp_path: Path) -> None:
@@ -866,3 +872,16 @@ def test_compiler_options_that_are_refused(tmp_path: Path, option: str, rule: st
     with pytest.raises(MatrixError) as caught:
         load(tmp_path, SMALL + f"    copts: [{option}]\n")
     assert rule in caught.value.why
+
+
+def test_a_set_of_flags_is_for_its_level_and_the_others_keep_their_own(tmp_path: Path) -> None:
+    """The same holds where a line of the file asks for the set, and where the target's name does."""
+    image = {"repository": "r", "aliases": ["{id}"]}
+    levels = ["x86-64-v3", "x86-64-v4"]
+    asked = {"t": {"flavour": "cpu", "levels": levels, "flags": "avx2-fma"}}
+    meant = {"cpu-optimized": {"flavour": "cpu", "levels": levels}}
+    for targets in (asked, meant):
+        v3, v4 = load(tmp_path, document(image=image, targets=targets)).variants
+        assert v3.flag_set == "avx2-fma"
+        assert v4.flag_set is None
+        assert "-mavx512f" in v4.all_copts

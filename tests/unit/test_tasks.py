@@ -35,13 +35,16 @@ TASKS = (
     "clean",
     "compile",
     "demo",
+    "doctor",
     "explain",
     "generate",
+    "history",
     "inspect",
     "list",
     "package",
     "preflight",
     "push",
+    "report",
     "smoke",
     "test",
     "vault",
@@ -244,15 +247,25 @@ def test_list_and_choices(factory: Factory) -> None:
     assert VARIANTS[0] in factory("list").out
 
 
-def test_list_by_any_axis_in_every_form(factory: Factory) -> None:
+GPU_AND_CPU = """\
+image: {repository: r}
+releases: ["2.18.1", "2.19.1", "2.20.0"]
+targets:
+  standard: {flavour: cpu, levels: [x86-64]}
+  gpu-optimized: {flavour: gpu, levels: [x86-64-v3]}
+"""
+
+
+def test_list_by_any_axis_in_every_form(factory: Factory, tmp_path: Path) -> None:
     axes = ["--flavour", "gpu", "--level", "v3", "--cuda", ">=12", "--platform", "linux/amd64", "--release", ">=2.19"]
+    axes += ["--matrix", str(write(tmp_path, GPU_AND_CPU))]
     ids = ["2.19.1-gpu-cuda12.2-v3", "2.20.0-gpu-cuda12.5-v3"]
     assert factory("list", "--ids", *axes).out.splitlines() == ids
     rows = json.loads(factory("list", "--json", *axes).out)
     assert [row["variant"] for row in rows] == ids
     assert [(row["cuda"], row["recipe"]) for row in rows] == [("12.2", False), ("12.5", False)]
     assert rows[0]["capabilities"][-1] == "compute_90"
-    (matrix,) = json.loads(factory("list", "--github", *axes).out)
+    matrix = json.loads(factory("list", "--github", *axes).out)
     assert [job["variant"] for job in matrix["include"]] == ids
     assert "no recipe yet" in factory("list", *axes).out
     assert factory("list", "--ids", "--json").code == 2
@@ -284,12 +297,22 @@ def test_explain_what_is_dropped(factory: Factory, tmp_path: Path) -> None:
         "target": "standard",
         "reasons": [{"reason": "nobody asks for it", "from": "exclude[0], matrix.yaml:6"}],
     }
+    assert [row["variant"] for row in rows] == ["2.18.1-cpu-avx", "2.19.1-cpu-avx"]
+
+
+def test_explain_what_is_dropped_of_one_variant(factory: Factory, tmp_path: Path) -> None:
+    file = str(write(tmp_path, DROPPING))
+    (row,) = json.loads(factory("explain", "2.19.1-cpu-avx", "--dropped", "--json", "--matrix", file).out)
+    assert row["variant"] == "2.19.1-cpu-avx"
+    ended = factory("explain", "foo", "--dropped", "--matrix", file)
+    assert ended.code != 0
+    assert "no target's foo is dropped" in ended.err
 
 
 def test_explain_a_variant_without_a_recipe(factory: Factory) -> None:
     ended = factory("explain", "2.20.0-gpu-cuda12.5-v3")
     assert ended.code == 0
-    assert "cuda          12.5  (catalogue, release 2.20.0)" in ended.out
+    assert "cuda 12.5 (catalogue, release 2.20.0)" in " ".join(ended.out.split())
     assert "there is no recipe for flavour gpu yet" in ended.out
 
 

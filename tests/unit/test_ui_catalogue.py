@@ -40,22 +40,22 @@ def test_differences_a_line_each() -> None:
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        ("catalogue", ""),
-        ("catalogue 2.19.1", "2.19.1"),
-        ("catalogue --json 2.19.1", "2.19.1"),
-        ("catalogue -j", ""),
-        ("catalogue --check-upstream folder", ""),
-        ("catalogue -c folder 2.19.1", "2.19.1"),
-        ("catalogue --check-upstream=folder 2.19.1", "2.19.1"),
-        ("list 2.19.1", ""),
-        ("", ""),
-        ("catalogue 2.19.1 -c folder 2.18.1 --json", "2.19.1 2.18.1"),
+        ("catalogue", []),
+        ("catalogue 2.19.1", ["2.19.1"]),
+        ("catalogue --json 2.19.1", ["2.19.1"]),
+        ("catalogue -j", []),
+        ("catalogue --check-upstream folder", []),
+        ("catalogue -c folder 2.19.1", ["2.19.1"]),
+        ("catalogue --check-upstream=folder 2.19.1 3", ["2.19.1", "3"]),
+        ("list 2.19.1", []),
+        ("catalogue 2.19.1 -c folder 2.18.1 --json", ["2.19.1", "2.18.1"]),
+        ("", []),
     ],
 )
-def test_a_positional_argument_is_there_only_where_a_word_is(words: str, found: str) -> None:
+def test_a_positional_argument_is_there_only_where_a_word_is(words: str, found: list[str]) -> None:
     arguments = [
         Argument(names=("release", "r"), positional=True),
         Argument(names=("check-upstream", "c"), kind=str),
         Argument(names=("json", "j"), kind=bool, default=False),
     ]
-    assert words_for("catalogue", arguments, words.split()) == tuple(found.split())
+    assert words_for("catalogue", arguments, words.split()) == found

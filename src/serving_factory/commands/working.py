@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,18 +12,22 @@ from dataclasses import asdict
 from invoke.exceptions import Exit
 
 from serving_factory.commands.shared import Asked, Checkout, print_json, width, write
-from serving_factory.errors import CancelledError, EngineUnavailableError
+from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
 from serving_factory.line.cleaning import clean as clean_site
 from serving_factory.line.events import Event, EventKind, StageName
+from serving_factory.line.forecast import NOTHING_TO_DO, Outlook
+from serving_factory.line.history.outlook import outlook_of
+from serving_factory.line.history.recorder import Recorder
 from serving_factory.line.job import Job, Site, Stage
 from serving_factory.line.lock import hold_lock
 from serving_factory.line.place import build_folder
-from serving_factory.line.plan import plan_line
+from serving_factory.line.plan import PlannedVariant, plan_line
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.line.scheduler import run_line
 from serving_factory.line.stages import BUILD, COMPILE, EXTRACT, INSPECT, PACKAGE, SMOKE
 from serving_factory.recipes.recipe import Lacking, Recipe, recipes_for
 from serving_factory.ui import tables
+from serving_factory.ui.forecasts import forecast_line
 from serving_factory.ui.reporter import choose
 
 __all__ = ["build", "clean", "demo", "push", "run_stage"]
@@ -95,6 +100,7 @@ def _run(asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: boo
     recipes, lacking = _recipes(asked)
     _check_push(recipes, stages, registry)
     site = _site(asked, registry)
+    outlook = _outlook(asked, recipes, stages, registry)
     reporter = choose(
         json=json,
         stdout=sys.stdout,
@@ -102,21 +108,58 @@ def _run(asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: boo
         environ=os.environ,
         variants=[*(recipe.variant.id for recipe in recipes), *(one.variant.id for one in lacking)],
         last_stage=stages[-1].name,
+        outlook=outlook,
     )
     with hold_lock(asked.checkout.build):
+        recorder = Recorder(
+            asked.checkout.build,
+            _jobs(recipes, site),
+            command=shlex.join(sys.argv[1:]),
+            matrix=str(asked.file),
+            outlook=outlook,
+        )
+
+        def emit(event: Event) -> None:
+            recorder.handle(event)
+            reporter.handle(event)
+
         if SMOKE in stages:
             with suppress(EngineUnavailableError):  # the stage that needs the engine tells of it
                 site.strays  # noqa: B018 - looking removes them
         with reporter:
             for one in lacking:
                 reporter.handle(_refused(one, stages[0].name))
-            done = run_line(_jobs(recipes, site), stages, reporter.handle, before=_before(stages))
+            done = run_line(_jobs(recipes, site), stages, emit, before=_before(stages))
         results = (*done, *(VariantResult(variant=o.variant.id, status=Status.FAILED, error=o.error) for o in lacking))
+        recorder.end(results)
+        site.memory.save()
         reporter.summary(results)
+    if recorder.trouble:
+        sys.stderr.write(f"Note: {recorder.trouble}\n")
     if stages[-1].name is StageName.PUSH and not json:
         write(tables.pushed_list(results))
     _end(results)
     return results
+
+
+def _plan(asked: Asked, recipes: Sequence[Recipe], stages: Sequence[Stage], registry: str) -> Sequence[PlannedVariant]:
+    # A site of its own: a plan takes base images from records, and the run must not.
+    return plan_line(_jobs(recipes, _site(asked, registry)), stages)
+
+
+def _outlook(
+    asked: Asked,
+    recipes: Sequence[Recipe],
+    stages: Sequence[Stage],
+    registry: str,
+    plan: Sequence[PlannedVariant] | None = None,
+) -> Outlook:
+    """What a run will take."""
+    try:
+        plan = _plan(asked, recipes, stages, registry) if plan is None else plan
+    except (FactoryError, OSError):
+        return NOTHING_TO_DO  # what is wrong the line tells, and of which variant
+    return outlook_of(recipes, plan, asked.checkout.build, cores=os.cpu_count() or 1)
 
 
 def _refused(lacking: Lacking, stage: StageName) -> Event:
@@ -144,17 +187,21 @@ def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool) -> None:
     recipes, lacking = _recipes(asked)
     _check_push(recipes, stages, registry)
+    plan = _plan(asked, recipes, stages, registry)
+    outlook = _outlook(asked, recipes, stages, registry, plan)
+    forecasts = {one.variant: one for one in outlook.forecasts}
     rows = [
         tables.PlanRow(
             variant=one.variant,
             run=tuple(map(str, one.run)),
             up_to_date=tuple(map(str, one.up_to_date)),
             because=one.because,
+            forecast=forecasts.get(one.variant),
         )
-        for one in plan_line(_jobs(recipes, _site(asked, registry)), stages)
+        for one in plan
     ]
     rows += [tables.PlanRow(variant=one.variant.id, lacking=one.error.what) for one in lacking]
     if json:
         print_json([asdict(row) for row in rows])
     else:
-        write(tables.plan_table(rows, width=width()))
+        write(tables.plan_table(rows, width=width()) + forecast_line(outlook))

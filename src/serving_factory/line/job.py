@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving_factory.errors import NotBuiltError
-from serving_factory.line.digests import tree_digest
 from serving_factory.line.events import StageName
 from serving_factory.line.records import Record, read_record
+from serving_factory.line.tree_memory import TreeMemory
 from serving_factory.recipes.keys import key_of, short
 from serving_factory.recipes.recipe import Recipe
 
@@ -39,6 +39,7 @@ class Site:
         self._connect = connect
         self._image_ids: dict[str, str | None] = {}
         self._trees: dict[Path, str] = {}
+        self.memory = TreeMemory(build / "trees.json")
 
     @cached_property
     def engine(self) -> Engine:
@@ -89,7 +90,7 @@ class Site:
     def tree(self, folder: Path) -> str:
         """The digest of a folder."""
         if folder not in self._trees:
-            self._trees[folder] = tree_digest(folder)
+            self._trees[folder] = self.memory.digest(folder)
         return self._trees[folder]
 
 

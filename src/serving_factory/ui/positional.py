@@ -1,4 +1,4 @@
-"""Tasks whose positional argument may be left out, or is many words: Invoke knows only one word, and requires it."""
+"""Tasks whose positional arguments may be left out, or are many words: Invoke knows only single, required ones."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["ManyPositional", "OptionalPositional", "words_for"]
 
 
 class OptionalPositional(Task[Any]):
-    """Its one positional argument, None by default, is positional only where the command line has a word for it."""
+    """Its positional arguments, None by default, are positional only where the command line has words for them."""
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:  # noqa: FBT001 - Invoke's
         """Give the arguments to Invoke's parser."""
         arguments: list[Argument] = super().get_arguments(ignore_unknown_help)
-        if not words_for(self.name, arguments, sys.argv[1:]):
-            for argument in arguments:
-                argument.positional = False
+        words = len(words_for(self.name, arguments, sys.argv[1:]))
+        for argument in [argument for argument in arguments if argument.positional][words:]:
+            argument.positional = False
         return arguments
 
 
@@ -53,8 +53,8 @@ class _Words(Argument):
         self._found.append(word)
 
 
-def words_for(task: str, arguments: Sequence[Argument], words: Sequence[str]) -> tuple[str, ...]:
-    """Find the words after a task's name that are neither options of it nor an option's value.
+def words_for(task: str, arguments: Sequence[Argument], words: Sequence[str]) -> list[str]:
+    """Find the words after a task's name that are neither options of it nor values of options.
 
     Args:
         task: the task's name.
@@ -63,11 +63,11 @@ def words_for(task: str, arguments: Sequence[Argument], words: Sequence[str]) ->
     """
     names = {name: argument for argument in arguments for name in argument.names}
     rest = iter(words[words.index(task) + 1 :] if task in words else ())
-    found: list[str] = []
+    found = []
     for word in rest:
-        argument = names.get(word.lstrip("-")) if word.startswith("-") else None
-        if argument and argument.takes_value:
-            next(rest, None)
-        elif not word.startswith("-"):
+        argument = names.get(word.lstrip("-"))
+        if not word.startswith("-"):
             found.append(word)
-    return tuple(found)
+        elif argument and argument.takes_value:
+            next(rest, None)
+    return found

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from serving_factory.line.results import Status, VariantResult
+from serving_factory.ui.forecasts import forecast_cells
 from serving_factory.ui.layout import Column, Section, page, table
 from serving_factory.ui.text import clean, duration, size
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from serving_factory.line.forecast import Forecast
 
 __all__ = [
     "DroppedRow",
@@ -101,6 +104,7 @@ class PlanRow:
         up_to_date: names of the stages whose records match.
         because: why the first stage that would run has to.
         lacking: why there is no recipe for it; empty where there is one.
+        forecast: what it will take; None where there is nothing to do.
     """
 
     variant: str
@@ -108,10 +112,19 @@ class PlanRow:
     up_to_date: tuple[str, ...] = ()
     because: str = ""
     lacking: str = ""
+    forecast: Forecast | None = None
 
 
-def summary_table(results: Sequence[VariantResult], *, width: int | None = None) -> str:
-    """What became of each variant, the built ones first, and a line of counts."""
+def summary_table(
+    results: Sequence[VariantResult], *, foretold: Mapping[str, float] | None = None, width: int | None = None
+) -> str:
+    """What became of each variant, the built ones first, and a line of counts.
+
+    Args:
+        results: one per variant.
+        foretold: variant's id → seconds that were foretold.
+        width: columns of the terminal; None for no limit.
+    """
     if not results:
         return "Nothing to do: no variant was chosen.\n"
     order = list(Status)
@@ -120,6 +133,7 @@ def summary_table(results: Sequence[VariantResult], *, width: int | None = None)
             _WORDS[result.status],
             result.variant,
             duration(result.seconds) if result.seconds else "",
+            duration(foretold[result.variant]) if foretold and result.variant in foretold else "",
             fact_text(result, "binary_size"),
             fact_text(result, "image_size"),
             detail(result),
@@ -130,6 +144,7 @@ def summary_table(results: Sequence[VariantResult], *, width: int | None = None)
         Column("result"),
         Column("variant"),
         Column("time", right=True),
+        Column("foretold", right=True),
         Column("binary", right=True),
         Column("image", right=True),
         Column("image name, or why not"),
@@ -267,8 +282,15 @@ def plan_table(rows: Sequence[PlanRow], *, width: int | None = None) -> str:
     if not rows:
         return "Nothing to do: no variant was chosen.\n"
     columns = [Column(name) for name in ("variant", "would run", "up to date", "because")]
+    columns += [Column(name, right=True) for name in ("time", "memory", "downloads")] + [Column("foretold from")]
     cells = [
-        (row.variant, " ".join(row.run) or "nothing", " ".join(row.up_to_date), row.lacking or row.because)
+        (
+            row.variant,
+            " ".join(row.run) or "nothing",
+            " ".join(row.up_to_date),
+            row.lacking or row.because,
+            *forecast_cells(row.forecast),
+        )
         for row in rows
     ]
     work, lacking = sum(bool(row.run) for row in rows), sum(bool(row.lacking) for row in rows)
