@@ -322,12 +322,57 @@ def bake_file(
         write_file(_asked(matrix, target, release, variant), output=output)
 
 
+@task(
+    optional=["update"],
+    help=_help(
+        "matrix",
+        "json",
+        update="take what there is now instead of what is locked: of all, or of this base image or Bazel version",
+        check="change nothing; tell what has moved or vanished upstream, and fail if anything has",
+        dry_run="ask, print what would be locked, and write nothing",
+    ),
+)
+def lock(
+    _c: Context,
+    matrix: str = "",
+    update: str | None = None,
+    check: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Pin what builds start from: base images by digest, and Bazel checksums that are unknown, in matrix.lock.
+
+    What is locked stays; --update takes what there is now. With a lock file, `generate` writes the digests into the
+    Dockerfiles, and `build --locked` refuses what is not pinned.
+
+    Examples:
+        ./factory lock
+        ./factory lock --update ubuntu:20.04
+        ./factory lock --update --dry-run
+        ./factory lock --check
+    """
+    with errors():
+        from serving_factory.commands import locking
+
+        if check:
+            locking.check(_asked(matrix), json=json, update=update, dry_run=dry_run)
+        else:
+            locking.lock(_asked(matrix), json=json, update=update, dry_run=dry_run)
+
+
 # --- the line ---------------------------------------------------------------------------------------------------------
 
 
 @task(
     iterable=CHOICE,
-    help=_help("matrix", *CHOICE, "json", "registry", dry_run="print what would be done, and do nothing"),
+    help=_help(
+        "matrix",
+        *CHOICE,
+        "json",
+        "registry",
+        dry_run="print what would be done, and do nothing",
+        locked="refuse, before any work, what `lock` has not pinned: base images by digest, Bazel by checksum",
+    ),
 )
 def build(
     _c: Context,
@@ -337,6 +382,7 @@ def build(
     variant: Sequence[str] | None = None,
     registry: str = "",
     dry_run: bool = False,
+    locked: bool = False,
     json: bool = False,
 ) -> None:
     """Compile, inspect, package and smoke-test; with --registry, push as well. What is up to date is skipped.
@@ -345,11 +391,13 @@ def build(
         ./factory build --release 2.19.1 --target cpu-optimized
         ./factory build --release 2.19.1 --registry registry.example.com
         ./factory build --variant 2.19.1-cpu-v3 --dry-run
+        ./factory build --locked
     """
     with errors():
         from serving_factory.commands.working import build as run_build
 
-        run_build(_asked(matrix, target, release, variant), registry=registry, dry_run=dry_run, json=json)
+        asked = _asked(matrix, target, release, variant)
+        run_build(asked, registry=registry, dry_run=dry_run, json=json, locked=locked)
 
 
 def _stage_task(name: str, text: str) -> object:
@@ -487,7 +535,7 @@ def tasks(_c: Context) -> None:
 
 
 _GROUPS = {
-    "See": ["list", "explain", "catalogue", "generate", "bake-file", "history", "report", "doctor"],
+    "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor"],
     "Fill doors": ["preflight", "vault"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
     "Keep house": ["setup", "test", "clean"],

@@ -41,6 +41,7 @@ TASKS = (
     "history",
     "inspect",
     "list",
+    "lock",
     "package",
     "preflight",
     "push",
@@ -432,3 +433,73 @@ def test_the_vault_takes_any_number_of_words(factory: Factory, tmp_path: Path) -
     assert "nothing pins it" in ended.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["HEAD.tar.gz", "v1.tar.gz", "v1.zip"]
     assert factory("vault").code == UsageError.exit_code
+
+
+# --- pins -------------------------------------------------------------------------------------------------------------
+
+PIN = "sha256:" + "ab" * 32
+
+
+def test_a_build_tells_once_what_nothing_pins(factory: Factory, tmp_path: Path) -> None:
+    matrix = write(tmp_path, SMALL + "  other: {flavour: mkl, levels: [x86-64]}\n")
+    loose = factory("build", "--matrix", str(matrix))
+    assert loose.err.count("Not pinned: ubuntu:20.04. `./factory lock` pins") == 1
+    (tmp_path / "matrix.lock").write_text(f"bases: {{'ubuntu:20.04': {PIN}}}")
+    pinned = factory("build", "--matrix", str(matrix), "--locked")
+    assert "Not pinned" not in pinned.err
+    assert loose.code == pinned.code == 11, "there is no engine"
+
+
+def test_a_locked_build_refuses_before_it_looks_for_an_engine(factory: Factory, tmp_path: Path) -> None:
+    matrix = write(tmp_path, SMALL)
+    ended = factory("build", "--matrix", str(matrix), "--locked")
+    assert ended.code == 51
+    assert ended.err.startswith(f"Error: {tmp_path / 'matrix.lock'} does not hold")
+    assert ended.out == ""
+    assert not (tmp_path / "build").exists()
+
+
+def test_the_sample_has_nothing_to_lock(factory: Factory) -> None:
+    sample = str(ROOT / "samples" / "matrix.yaml")
+    ended = factory("lock", "--matrix", sample)
+    assert (ended.code, ended.err) == (0, "")
+    assert "Nothing is to be locked" in ended.out
+    assert json.loads(factory("lock", "--json", "--matrix", sample).out)["pins"] == []
+    assert not (ROOT / "samples" / "matrix.lock").exists()
+
+
+def test_what_is_locked_is_kept_without_asking_anyone(factory: Factory, tmp_path: Path) -> None:
+    matrix, lock = write(tmp_path, SMALL), tmp_path / "matrix.lock"
+    text = f"# by hand\nbases: {{'ubuntu:20.04': {PIN}}}\n"
+    lock.write_text(text)
+    ended = factory("lock", "--matrix", str(matrix))
+    assert (ended.code, ended.err) == (0, "")
+    assert "1 pin: 1 kept." in ended.out
+    assert lock.read_text() == text
+
+
+def test_what_is_to_be_updated_must_be_needed(factory: Factory, tmp_path: Path) -> None:
+    ended = factory("lock", "--matrix", str(write(tmp_path, SMALL)), "--update", "ubuntu:20.4")
+    assert ended.code == UnknownNameError.exit_code
+    assert "Did you mean 'ubuntu:20.04'?" in ended.err
+
+
+@pytest.mark.parametrize("option", ["--update", "--dry-run"])
+def test_a_check_changes_nothing(factory: Factory, tmp_path: Path, option: str) -> None:
+    ended = factory("lock", "--matrix", str(write(tmp_path, SMALL)), "--check", option)
+    assert ended.code == UsageError.exit_code
+
+
+def test_a_check_of_what_is_not_locked_asks_nobody(factory: Factory, tmp_path: Path) -> None:
+    ended = factory("lock", "--matrix", str(write(tmp_path, SMALL)), "--check", "--json")
+    assert ended.code == 51
+    (pin,) = json.loads(ended.out)["pins"]
+    assert (pin["name"], pin["change"]) == ("ubuntu:20.04", "not locked")
+
+
+def test_a_broken_lock_file_is_told_by_whatever_reads_the_matrix(factory: Factory, tmp_path: Path) -> None:
+    (tmp_path / "matrix.lock").write_text("bases:\n  ubuntu:20.04: latest\n")
+    for task in ("list", "lock", "generate"):
+        ended = factory(task, "--matrix", str(write(tmp_path, SMALL)))
+        assert ended.code == 50
+        assert f"{tmp_path / 'matrix.lock'}:2:17: bases.ubuntu:20.04: 'latest'" in ended.err

@@ -118,9 +118,13 @@ def _compile(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
 def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     toolchain, upstream = recipe.toolchain, _upstream(recipe)
     bazel = f"{toolchain.bazel.version}, {toolchain.bazel.package or f'release asset sha256:{toolchain.bazel.sha256}'}"
-    stand_in: KeyPath = ("network", "base_images", toolchain.base)
+    name, _, pinned = toolchain.base.partition("@")
+    stand_in: KeyPath = ("network", "base_images", name)
+    base_from = origin(matrix, ("toolchain", "base"), otherwise=upstream)
+    if pinned and name in matrix.lock.bases:
+        base_from += f"; its digest: {matrix.lock.file}"
     return (
-        ("base", toolchain.base, origin(matrix, ("toolchain", "base"), otherwise=upstream)),
+        ("base", toolchain.base, base_from),
         ("base image used", recipe.base_image, origin(matrix, stand_in, otherwise="as named")),
         ("compiler", toolchain.compiler, origin(matrix, ("toolchain", "compiler"), otherwise=upstream)),
         ("Bazel", bazel, origin(matrix, ("bazel", "version"), otherwise=upstream)),
