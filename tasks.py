@@ -169,6 +169,24 @@ def catalogue(_c: Context, release: str | None = None, check_upstream: str = "",
 
 @task(
     klass=ManyPositional,
+    positional=["variants"],
+    help=_help("matrix", "json", variants="ids of variants, such as 1.9.1-cpu-v1"),
+)
+def preflight(_c: Context, variants: Sequence[str] | None = None, matrix: str = "", json: bool = False) -> None:
+    """Ask Bazel what archives and repositories of variants are missing, all at once, before anything is compiled.
+
+    Examples:
+        ./factory preflight 2.19.1-cpu-v3
+        ./factory preflight 1.9.1-cpu-v1 1.15.0-cpu-v1 --json
+    """
+    with errors():
+        from serving_factory.commands.preflighting import preflight as run_preflight
+
+        run_preflight(_asked(matrix), variants or (), json=json)
+
+
+@task(
+    klass=ManyPositional,
     positional=["words"],
     iterable=["pinned"],
     help=_help(
@@ -518,7 +536,7 @@ def tasks(_c: Context) -> None:
 
 _GROUPS = {
     "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor"],
-    "Fill doors": ["vault"],
+    "Fill doors": ["preflight", "vault"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
     "Keep house": ["setup", "test", "clean"],
 }

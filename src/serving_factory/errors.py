@@ -29,6 +29,7 @@ __all__ = [
     "LockedError",
     "MachineUnfitError",
     "MatrixError",
+    "MissingInputsError",
     "MovedError",
     "NotBuiltError",
     "NotLockedError",
@@ -284,6 +285,12 @@ class PinnedDiffersError(FactoryError):
     """An archive came out, and is not the one that is pinned."""
 
     exit_code = 61
+
+
+class MissingInputsError(FactoryError):
+    """A preflight found that inputs of a build are missing."""
+
+    exit_code = 62
 
 
 class LockFileError(FactoryError):

@@ -44,6 +44,7 @@ TASKS = (
     "list",
     "lock",
     "package",
+    "preflight",
     "push",
     "report",
     "smoke",

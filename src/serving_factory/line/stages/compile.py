@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from textwrap import shorten
@@ -21,7 +22,7 @@ from serving_factory.line.records import Record
 from serving_factory.line.run_options import bazelrc
 from serving_factory.recipes.keys import key_of
 
-__all__ = ["BINARY", "COMPILE", "build_image", "error_lines", "step_title", "write_context"]
+__all__ = ["BINARY", "COMPILE", "build_image", "devel_request", "error_lines", "step_title", "write_context"]
 
 # `file.cc:12:3: error:`, `gcc: error:`, Bazel's own, the linker's. Not the whole command, which buildx repeats.
 _ERROR = re.compile(
@@ -46,21 +47,34 @@ def _key(job: Job) -> str:
     )
 
 
-def _run(job: Job, tell: Tell) -> Outputs:
+@contextmanager
+def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildRequest]:
+    """Give the request that takes the files of a stage of the devel Dockerfile home; it is good within the block.
+
+    Args:
+        job: the variant.
+        target: the stage.
+        output: the folder that gets its files.
+    """
     recipe = job.recipe
     context = write_context(job.devel_context, {"Dockerfile": recipe.devel, **dict(recipe.devel_files)})
     stage_doors(recipe.doors, job.staged_doors)
     with secret_files(job.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(recipe)}) as secrets:
-        request = BuildRequest(
+        yield BuildRequest(
             dockerfile=context / "Dockerfile",
             context=context,
-            target="artifact",
+            target=target,
             build_args=recipe.build_args,
             contexts=recipe.contexts(job.staged_doors),
             secrets=secrets,
             network="none" if recipe.doors.offline else None,
-            output=job.artifact,
+            output=output,
         )
+
+
+def _run(job: Job, tell: Tell) -> Outputs:
+    recipe = job.recipe
+    with devel_request(job, target="artifact", output=job.artifact) as request:
         result = build_image(request, job, StageName.COMPILE, tell, _compile_error)
     summary = read_summary(job.artifact / "facts" / "bazel-events.json")
     return {
