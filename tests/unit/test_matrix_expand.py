@@ -27,7 +27,7 @@ TAGS = tuple(releases())
 CARDS = (None, ("sm_70",), ("8.0", "9.0"), ("sm_80", "9.0"), capability_words(["blackwell"]))
 
 
-def compiler_of(facts: FlavourFacts) -> str:
+def compiler_of(_release: str, facts: FlavourFacts) -> str:
     return facts.compiler
 
 
@@ -286,8 +286,8 @@ def test_what_is_known_not_to_work_is_not_built() -> None:
 def test_another_compiler_is_another_matter() -> None:
     asked = selection(levels=(Level.V4,), releases=ranged("2.0.0"))
     assert kept(asked) == []
-    assert expand([asked], (), lambda _: "gcc 8.4").dropped == ()
-    assert expand([asked], (), lambda _: "").dropped == ()
+    assert expand([asked], (), lambda _, __: "gcc 8.4").dropped == ()
+    assert expand([asked], (), lambda _, __: "").dropped == ()
 
 
 def test_what_is_not_certain_is_built() -> None:

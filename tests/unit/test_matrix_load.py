@@ -13,8 +13,8 @@ from serving_factory.catalogue.releases import Flavour
 from serving_factory.errors import MatrixError
 from serving_factory.matrix.document import MAX_BYTES
 from serving_factory.matrix.load import load_matrix
-from serving_factory.matrix.matrix import BazelChoice
 from serving_factory.matrix.problems import Place, Problem, dotted, matrix_error, nearest
+from serving_factory.matrix.settings import BazelChoice
 
 from .matrices import ROOT, SHIPPED, SMALL, document, load, write
 
@@ -45,8 +45,8 @@ WRONG = {
         "8:5: targets.standard.level: unknown key. Did you mean 'levels'?",
     ),
     "an unknown key of a section in a section": (
-        SMALL + 'toolchain: {bazel: {version: "1", package: b, packag: c}}\n',
-        "8:47: toolchain.bazel.packag: unknown key. Did you mean 'package'?",
+        SMALL + 'network: {proxies: {https: "http://a", no: b, htpps: c}}\n',
+        "8:47: network.proxies.htpps: unknown key. Did you mean 'https'?",
     ),
     "a key that is like no other": (
         SMALL + "resources: {cpus: 2}\n",
@@ -88,9 +88,9 @@ WRONG = {
         ('3:12: releases[0]: 2.20: expected a text. Put it in quotes, "2.20": without them YAML reads the number 2.2.'),
     ),
     "a version without quotes": (
-        SMALL + "toolchain: {bazel: {version: 3.10, package: bazel}}\n",
+        SMALL + "bazel: {version: 3.10, package: bazel}\n",
         (
-            '8:30: toolchain.bazel.version: 3.10: expected a text. Put it in quotes, "3.10": without them YAML reads '
+            '8:18: bazel.version: 3.10: expected a text. Put it in quotes, "3.10": without them YAML reads '
             "the number 3.1."
         ),
     ),
@@ -630,7 +630,6 @@ def test_a_compiler_option_is_one_word_without_shell(tmp_path: Path, option: str
     [
         ({"configs": {"cpu": ["a; rm -rf /"]}}, "a Bazel config is one word"),
         ({"configs": {"cpu": ["--x"]}}, "a Bazel config is one word"),
-        ({"bazel": {"version": "4\nRUN x", "package": "bazel"}}, "a version begins with a digit"),
         ({"base": "debian:bookworm@sha256:1\nRUN x"}, "an image is"),
         ({"base": ""}, "an image is"),
         ({"compiler": "gcc-9 && x"}, "this is no Debian package name"),
@@ -754,20 +753,21 @@ def test_everything_of_a_file_arrives(tmp_path: Path) -> None:
             toolchain={
                 "base": "debian:bookworm",
                 "compiler": "gcc-9",
-                "bazel": {"version": "4.2.3", "package": "bazel-bootstrap"},
                 "packages": ["libfoo-dev"],
                 "configs": {"mkl": ["one", "two"]},
             },
+            bazel={"version": "4.2.3", "package": "bazel-bootstrap"},
             network={"base_images": {"debian:bookworm": "mirror:5000/debian@sha256:" + "0" * 64}},
         ),
     )
     assert matrix.images.labels == (("a", "1"), ("b", "2"))
     assert (matrix.images.tags, matrix.images.aliases) == (("{level}-{binary}",), ())
-    assert matrix.source == tmp_path / "tree"
-    assert matrix.toolchain.bazel == BazelChoice(version="4.2.3", package="bazel-bootstrap")
-    assert matrix.toolchain.configs == {Flavour.MKL: ("one", "two")}
-    assert (matrix.toolchain.base, matrix.toolchain.compiler) == ("debian:bookworm", "gcc-9")
-    assert matrix.base_images == {"debian:bookworm": "mirror:5000/debian@sha256:" + "0" * 64}
+    settings = matrix.settings_of("2.19.1")
+    assert settings.source == tmp_path / "tree"
+    assert settings.bazel == BazelChoice(version="4.2.3", package="bazel-bootstrap", overrides={})
+    assert settings.toolchain.configs == {Flavour.MKL: ("one", "two")}
+    assert (settings.toolchain.base, settings.toolchain.compiler) == ("debian:bookworm", "gcc-9")
+    assert matrix.network.base_images == {"debian:bookworm": "mirror:5000/debian@sha256:" + "0" * 64}
 
 
 def test_what_is_named_twice_is_built_once(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from serving_factory.catalogue.releases import Flavour, releases
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import Matrix
+from serving_factory.matrix.settings import AllSettings
 from serving_factory.recipes import toolchain
 from serving_factory.recipes.explain import explain, explain_matrix
 from serving_factory.recipes.keys import key_of, short
@@ -130,22 +132,33 @@ def test_a_level_changes_the_flags_and_the_key(tmp_path: Path) -> None:
     assert made["cpu-avx"].build_args == (("COPTS", "--copt=-mavx --copt=-msse4.2"),)
 
 
+def with_settings(matrix: Matrix, **values: Any) -> Matrix:  # noqa: ANN401 - the dataclasses give the types
+    return replace(matrix, settings=AllSettings(replace(matrix.settings.usual, **values), {}))
+
+
+def with_toolchain(matrix: Matrix, **values: Any) -> Matrix:  # noqa: ANN401 - the dataclasses give the types
+    return with_settings(matrix, toolchain=replace(matrix.settings.usual.toolchain, **values))
+
+
+def with_bases(matrix: Matrix, bases: dict[str, str]) -> Matrix:
+    return replace(matrix, network=replace(matrix.network, base_images=bases))
+
+
 def compile_key(matrix: Matrix) -> str:
     return recipe_for(matrix.variants[0], matrix).compile_key
 
 
 def test_what_decides_the_binary_is_in_its_key(tmp_path: Path) -> None:
     matrix = load(tmp_path)
-    choice = matrix.toolchain
     (variant,) = matrix.variants
     changed = [
         replace(matrix, variants=(replace(variant, copts=("-O3",)),)),
-        replace(matrix, source=tmp_path),
-        replace(matrix, base_images={"ubuntu:20.04": "mirror/ubuntu:20.04"}),
-        replace(matrix, toolchain=replace(choice, base="debian:bookworm")),
-        replace(matrix, toolchain=replace(choice, compiler="gcc-9")),
-        replace(matrix, toolchain=replace(choice, packages=("x",))),
-        replace(matrix, toolchain=replace(choice, configs={Flavour.CPU: ("release",)})),
+        with_settings(matrix, source=tmp_path),
+        with_bases(matrix, {"ubuntu:20.04": "mirror/ubuntu:20.04"}),
+        with_toolchain(matrix, base="debian:bookworm"),
+        with_toolchain(matrix, compiler="gcc-9"),
+        with_toolchain(matrix, packages=("x",)),
+        with_toolchain(matrix, configs={Flavour.CPU: ("release",)}),
     ]
     keys = [compile_key(each) for each in (matrix, *changed)]
     assert len(set(keys)) == len(keys)
@@ -163,14 +176,14 @@ def test_sources_are_upstreams_at_a_commit_or_a_folder(tmp_path: Path) -> None:
     recipe = recipe_for(matrix.variants[0], matrix)
     assert recipe.source == f"https://github.com/tensorflow/serving.git#{releases()['2.19.1'].commit}"
     assert recipe.upstream
-    local = recipe_for(matrix.variants[0], replace(matrix, source=tmp_path))
+    local = recipe_for(matrix.variants[0], with_settings(matrix, source=tmp_path))
     assert (local.source, local.upstream) == (tmp_path, False)
 
 
 def test_a_stand_in_for_the_base_enters_by_its_named_door(tmp_path: Path) -> None:
     matrix = load(tmp_path)
     assert recipe_for(matrix.variants[0], matrix).base_context == ()
-    swapped = replace(matrix, base_images={"ubuntu:20.04": "mirror/u:20.04"})
+    swapped = with_bases(matrix, {"ubuntu:20.04": "mirror/u:20.04"})
     recipe = recipe_for(matrix.variants[0], swapped)
     assert recipe.base_context == (("ubuntu:20.04", "docker-image://mirror/u:20.04"),)
     assert recipe.devel == recipe_for(matrix.variants[0], matrix).devel, "the Dockerfile is the same everywhere"
@@ -195,10 +208,10 @@ def test_a_toolchain_is_derived_and_can_be_chosen(tmp_path: Path) -> None:
             toolchain={
                 "base": "debian:bookworm",
                 "compiler": "gcc",
-                "bazel": {"version": "4.2.3", "package": "bazel-bootstrap"},
                 "packages": ["zip", "libfoo-dev"],
                 "configs": {"cpu": []},
-            }
+            },
+            bazel={"version": "4.2.3", "package": "bazel-bootstrap"},
         ),
     )
     other = recipe_for(chosen.variants[0], chosen).toolchain
@@ -211,7 +224,7 @@ def test_a_base_without_package_list_is_told(tmp_path: Path) -> None:
     """The matrix file names none such; a release of the catalogue could."""
     matrix = load(tmp_path)
     with pytest.raises(RecipeError, match="no package list is known for the base image alpine:3") as caught:
-        recipe_for(matrix.variants[0], replace(matrix, toolchain=replace(matrix.toolchain, base="alpine:3")))
+        recipe_for(matrix.variants[0], with_toolchain(matrix, base="alpine:3"))
     assert "ubuntu:20.04" in caught.value.why
 
 
@@ -239,14 +252,14 @@ def test_a_compiler_that_bazel_downloads_is_told(tmp_path: Path) -> None:
     facts = replace(releases()["2.19.1"].flavours[Flavour.CPU], compiler="hermetic clang")
     release = replace(releases()["2.19.1"], flavours={Flavour.CPU: facts})
     with pytest.raises(RecipeError, match="with a hermetic clang that Bazel downloads"):
-        toolchain.toolchain_for(matrix.variants[0], release, matrix.toolchain)
+        toolchain.toolchain_for(matrix.variants[0], release, matrix.settings.usual)
 
 
 def test_flags_that_are_no_configs_reach_both_bazel_commands(tmp_path: Path) -> None:
     matrix = load(tmp_path)
     facts = replace(releases()["2.19.1"].flavours[Flavour.CPU], kept_flags=("-c opt", "--copt=-fPIC"))
     release = replace(releases()["2.19.1"], flavours={Flavour.CPU: facts})
-    made = toolchain.toolchain_for(matrix.variants[0], release, matrix.toolchain)
+    made = toolchain.toolchain_for(matrix.variants[0], release, matrix.settings.usual)
     assert (made.configs, made.flags) == (("kokoro",), ("-c opt", "--copt=-fPIC"))
     text = render(
         "devel/devel.Dockerfile.j2",
@@ -265,7 +278,7 @@ def test_a_bazel_without_checksum_is_told(tmp_path: Path) -> None:
     matrix = load(tmp_path)
     release = replace(releases()["2.19.1"], bazel_sha256=None)
     with pytest.raises(RecipeError, match=r"the checksum of Bazel 6\.5\.0 is not known"):
-        toolchain.toolchain_for(matrix.variants[0], release, matrix.toolchain)
+        toolchain.toolchain_for(matrix.variants[0], release, matrix.settings.usual)
 
 
 def test_a_template_gets_every_value_that_it_names() -> None:

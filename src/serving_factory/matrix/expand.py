@@ -18,8 +18,8 @@ from serving_factory.matrix.variant import Variant
 
 __all__ = ["CompilerOf", "Dropped", "Expansion", "Reason", "expand", "uncertain_pairs"]
 
-CompilerOf = Callable[[FlavourFacts], str]
-"""Which compiler builds a flavour, name and version; empty where nobody knows."""
+CompilerOf = Callable[[str, FlavourFacts], str]
+"""Which compiler builds a flavour of a release, name and version; empty where nobody knows."""
 
 
 _TOLD = 3
@@ -154,7 +154,7 @@ def _candidates(
     if gpu and selection.capabilities is not None and selection.capabilities != capability_words(capabilities):
         capabilities = selection.capabilities
     refusal = _refusal(selection, release)
-    compiler = compiler_of(facts) if facts else ""
+    compiler = compiler_of(release.tag, facts) if facts else ""
     for platform in selection.platforms:
         for level in selection.levels:
             variant = Variant(

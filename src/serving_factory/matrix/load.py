@@ -9,10 +9,11 @@ from serving_factory.catalogue.distributions import distributions
 from serving_factory.matrix.document import Document, read_document
 from serving_factory.matrix.expand import Expansion, expand
 from serving_factory.matrix.file_rules import rule_findings, rules_of
-from serving_factory.matrix.matrix import BazelChoice, Images, Matrix, Resources, ToolchainChoice
-from serving_factory.matrix.model import MatrixFile, ToolchainSection
+from serving_factory.matrix.matrix import Images, Matrix, Resources
+from serving_factory.matrix.model import MatrixFile
 from serving_factory.matrix.problems import Finding, KeyPath, did_you_mean, matrix_error
 from serving_factory.matrix.rules import Candidate
+from serving_factory.matrix.settings import network_of, path_findings, settings_of
 from serving_factory.matrix.shapes import Notes, Section
 from serving_factory.matrix.tags import fill
 from serving_factory.matrix.targets import selections
@@ -33,13 +34,13 @@ def load_matrix(file: Path) -> Matrix:
     model = Section(MatrixFile).read(document.data, (), notes)
     _refuse(document, notes.found)
     chosen, findings = selections(model)
-    rules, toolchain = rules_of(model), _toolchain(model.toolchain)
-    expansion = expand(chosen, rules, toolchain.compiler_of)
+    rules, settings = rules_of(model), settings_of(model, file.parent)
+    expansion = expand(chosen, rules, lambda release, facts: settings.of(release).toolchain.compiler_of(facts))
     by_target, variants = _gathered(model, expansion)
     # What is wrong with a target is told before what comes of it: a rule may match nothing only because of that.
     about = [*findings, *rule_findings(model)] or [*expansion.findings, *_clashes(expansion)]
     _refuse(
-        document, [*about, *_source_findings(file, model), *_base_findings(model), *_tag_findings(model, by_target)]
+        document, [*about, *path_findings(model, file.parent), *_base_findings(model), *_tag_findings(model, by_target)]
     )
     image = model.image
     return Matrix(
@@ -52,9 +53,8 @@ def load_matrix(file: Path) -> Matrix:
         ),
         variants=variants,
         targets={name: tuple(variant.id for variant in found) for name, found in by_target.items()},
-        source=None if model.source is None else (file.parent / model.source).resolve(),
-        toolchain=toolchain,
-        base_images=dict(model.network.base_images),
+        settings=settings,
+        network=network_of(model.network, file.parent),
         resources=Resources(jobs=model.resources.jobs, memory=model.resources.memory),
         dropped=expansion.dropped,
         selections=chosen,
@@ -71,17 +71,6 @@ def _refuse(document: Document, findings: Iterable[Finding]) -> None:
     problems += [problem for problem in found if problem.where not in known]
     if problems:
         raise matrix_error(str(document.file), problems)
-
-
-def _toolchain(section: ToolchainSection) -> ToolchainChoice:
-    bazel = section.bazel
-    return ToolchainChoice(
-        base=section.base,
-        compiler=section.compiler,
-        bazel=BazelChoice(version=bazel.version, package=bazel.package) if bazel else None,
-        packages=tuple(section.packages),
-        configs={flavour: tuple(configs) for flavour, configs in section.configs.items()},
-    )
 
 
 def _gathered(model: MatrixFile, expansion: Expansion) -> tuple[Mapping[str, Sequence[Variant]], tuple[Variant, ...]]:
@@ -107,22 +96,14 @@ def _clashes(expansion: Expansion) -> Iterator[Finding]:
             )
 
 
-def _source_findings(file: Path, model: MatrixFile) -> Iterator[Finding]:
-    if model.source is not None:
-        folder = (file.parent / model.source).resolve()
-        if not folder.is_dir():
-            yield Finding(
-                path=("source",), rule=f"there is no folder {folder}", remedy="Name one, relative to this file."
-            )
-
-
 def _base_findings(model: MatrixFile) -> Iterator[Finding]:
     """A base image that the catalogue has no distribution for is a slip of the pen."""
     bases: list[tuple[str, KeyPath, bool]] = [
         (name, ("network", "base_images", name), True) for name in model.network.base_images
     ]
-    if model.toolchain.base:
-        bases.append((model.toolchain.base, ("toolchain", "base"), False))
+    places: list[tuple[str | None, KeyPath]] = [(model.toolchain.base, ("toolchain", "base"))]
+    places += [(one.toolchain.base, ("per_release", i, "toolchain", "base")) for i, one in enumerate(model.per_release)]
+    bases += [(base, path, False) for base, path in places if base]
     known = distributions()
     for base, path, is_key in bases:
         if base.partition("@")[0] not in known:

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving_factory.catalogue.releases import Flavour, FlavourFacts
 from serving_factory.matrix.document import Document
 from serving_factory.matrix.expand import Dropped
 from serving_factory.matrix.rules import Rule
+from serving_factory.matrix.settings import AllSettings, Network, Settings
 from serving_factory.matrix.targets import Selection
 from serving_factory.matrix.variant import Variant
 
-__all__ = ["BazelChoice", "Images", "Matrix", "Resources", "ToolchainChoice"]
+__all__ = ["Images", "Matrix", "Resources"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,32 +24,6 @@ class Images:
     tags: tuple[str, ...]
     aliases: tuple[str, ...]
     labels: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BazelChoice:
-    """Another Bazel than upstream's, from an apt package of the toolchain's base."""
-
-    version: str
-    package: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolchainChoice:
-    """What the matrix says of the toolchain; None where the catalogue decides."""
-
-    base: str | None
-    compiler: str | None
-    bazel: BazelChoice | None
-    packages: tuple[str, ...]
-    configs: Mapping[Flavour, tuple[str, ...]]
-
-    def compiler_of(self, facts: FlavourFacts) -> str:
-        """Tell which compiler builds a flavour, name and version; empty where nobody knows.
-
-        Another base has another version of the compiler of the same name.
-        """
-        return self.compiler or (facts.compiler if self.base is None else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +48,8 @@ class Matrix:
         images: how images are named.
         variants: every variant of every target, each once, in order.
         targets: target name → its variants' ids, in order.
-        source: the folder with the source tree; None for upstream's repository at the release's commit.
-        toolchain: what replaces the catalogue's toolchain.
-        base_images: base image → the image that stands for it on this network.
+        settings: what replaces the catalogue's toolchain and sources, by release.
+        network: where outer inputs come from on this network.
         resources: what one build may use.
         dropped: what targets ask for and is not built, with the reasons.
         selections: the targets as they were read.
@@ -88,9 +61,8 @@ class Matrix:
     images: Images
     variants: tuple[Variant, ...]
     targets: Mapping[str, tuple[str, ...]]
-    source: Path | None
-    toolchain: ToolchainChoice
-    base_images: Mapping[str, str]
+    settings: AllSettings
+    network: Network
     resources: Resources
     dropped: tuple[Dropped, ...]
     selections: tuple[Selection, ...]
@@ -100,3 +72,7 @@ class Matrix:
     def targets_of(self, variant: Variant) -> tuple[str, ...]:
         """Name the targets that select this variant."""
         return tuple(name for name, ids in self.targets.items() if variant.id in ids)
+
+    def settings_of(self, release: str) -> Settings:
+        """What the matrix says of how a release is built."""
+        return self.settings.of(release)

@@ -11,18 +11,21 @@ from serving_factory.catalogue.releases import Flavour
 from serving_factory.matrix.capabilities import check_capability
 from serving_factory.matrix.problems import BrokenRuleError, did_you_mean
 from serving_factory.matrix.selectors import cuda_versions, release_tags
-from serving_factory.matrix.shapes import Many, Section, Table, Text, Whole, Word, key, matching
+from serving_factory.matrix.shapes import Many, Section, Table, Text, Truth, Whole, Word, key, matching
 from serving_factory.matrix.templates import ALIAS_WORDS, TAG_WORDS, template_rule
 from serving_factory.matrix.variant import Platform
 
 __all__ = [
     "LEVELS_OWN_FLAGS",
+    "AptSection",
     "BazelSection",
     "ConditionsSection",
     "ExcludeSection",
     "ImageSection",
     "MatrixFile",
     "NetworkSection",
+    "PerReleaseSection",
+    "ProxiesSection",
     "RequireSection",
     "ResourcesSection",
     "TargetSection",
@@ -107,6 +110,32 @@ FOLDER = matching(
     "a folder's name is not empty and holds no control characters",
     "Name a folder, relative to this file.",
 )
+FILE = matching(
+    r"[^\x00-\x1f]+",
+    "a file's name is not empty and holds no control characters",
+    "Name a file, relative to this one.",
+)
+URL = matching(
+    r"[a-z][a-z0-9+.-]*://[^\s'\"`$\\\\]+",
+    "a URL has a scheme, and holds no blanks, quotes, dollar signs or backslashes",
+    "Write it like https://mirror.example.com/path.",
+)
+URL_OR_FOLDER = matching(
+    r"[^\x00-\x1f'\"`$\\\\]+",
+    "this is neither a URL nor a folder: it is empty, or holds quotes, dollar signs or backslashes",
+    "Write it like https://mirror.example.com/ubuntu, or name a folder, relative to this file.",
+)
+SNAPSHOT = matching(r"[0-9]{8}T[0-9]{6}Z", "a snapshot is a time in UTC", 'Write it like "20260102T030405Z".')
+HOSTS = matching(r"[A-Za-z0-9_.,:*/-]+", "this is a list of hosts", "Join them by commas: localhost,.example.com.")
+BAZEL_REPOSITORY = matching(
+    r"[A-Za-z0-9_][A-Za-z0-9_.+~-]*", "this is no name of an external repository", "Write it without the @."
+)
+BAZEL_OPTION = matching(
+    r"-[^\s'\"`$\\\\;&|<>()]*",
+    "an option of Bazel begins with '-' and holds no blanks, quotes or shell characters",
+    "Make each option an entry of its own, such as [--define=a=b, -k].",
+)
+PYTHON = matching(r"[23]\.[0-9]{1,2}", "a Python is named by two numbers", 'Write it in quotes, like "3.8".')
 CONFIG = matching(
     r"[A-Za-z0-9_][A-Za-z0-9_.-]*",
     "a Bazel config is one word of letters, digits, '_', '.' and '-'",
@@ -213,10 +242,29 @@ class ResourcesSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BazelSection:
-    """Another Bazel than upstream's."""
+    """Which Bazel builds, and with what, where it is not upstream's."""
 
-    version: str = key(VERSION, "Its version, in quotes.")
-    package: str = key(PACKAGE, "The apt package, of the toolchain's base, that brings it.")
+    version: str | None = key(VERSION, "Another version than upstream's, in quotes.", default=None)
+    package: str | None = key(
+        PACKAGE, "The apt package, of the toolchain's base, that brings that version.", default=None
+    )
+    binary: str | None = key(
+        FILE, "The file with the Bazel binary, relative to this file, instead of a download.", default=None
+    )
+    distdir: str | None = key(
+        FOLDER, "A folder of archives: what is there, by file name and checksum, is not downloaded.", default=None
+    )
+    overrides: Mapping[str, str] = key(
+        Table(BAZEL_REPOSITORY, FOLDER),
+        "External repository → the folder that takes its place (--override_repository).",
+        default_factory=dict,
+    )
+    options: tuple[str, ...] = key(
+        Many(BAZEL_OPTION, least=0), "Options of `bazel build`, passed on as they are.", default=()
+    )
+    startup_options: tuple[str, ...] = key(
+        Many(BAZEL_OPTION, least=0), "Options before `build`, passed on as they are.", default=()
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,13 +273,50 @@ class ToolchainSection:
 
     base: str | None = key(IMAGE, "The base image, such as debian:bookworm.", default=None)
     compiler: str | None = key(PACKAGE, "The C compiler's package, such as gcc-9.", default=None)
-    bazel: BazelSection | None = key(Section(BazelSection), "Another Bazel.", default=None)
+    python: str | None = key(PYTHON, 'The Python that Bazel\'s rules run with, such as "2.7".', default=None)
     packages: tuple[str, ...] = key(Many(PACKAGE, least=0), "More apt packages.", default=())
     configs: Mapping[Flavour, tuple[str, ...]] = key(
         Table(FLAVOUR, Many(CONFIG, least=0)),
         "Bazel configs of a flavour, where the source tree names others.",
         default_factory=dict,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerReleaseSection:
+    """What holds for some releases alone: each value that is given takes the place of the file's."""
+
+    releases: str = key(RELEASES, 'A full tag, or a range such as ">=1.9,<1.13".')
+    toolchain: ToolchainSection = key(
+        Section(ToolchainSection), "What compiles them.", default_factory=ToolchainSection
+    )
+    bazel: BazelSection = key(Section(BazelSection), "Which Bazel builds them.", default_factory=BazelSection)
+    source: str | None = key(FOLDER, "Their source tree.", default=None)
+    patches: tuple[str, ...] = key(Many(FOLDER, least=0), "Folders of patches for their sources.", default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AptSection:
+    """Where apt gets its packages."""
+
+    mirror: str | None = key(
+        URL_OR_FOLDER,
+        "A mirror's URL, which stands before /ubuntu or /debian and may hold {snapshot}; or a folder with packages "
+        "and their index, relative to this file.",
+        default=None,
+    )
+    snapshot: str | None = key(
+        SNAPSHOT, "The time whose packages are wanted, for a mirror that has {snapshot} in its URL.", default=None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxiesSection:
+    """Forward proxies, for builds alone."""
+
+    http: str | None = key(URL, "For http.", default=None)
+    https: str | None = key(URL, "For https.", default=None)
+    no: str | None = key(HOSTS, "Hosts that are asked directly, joined by commas.", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +328,22 @@ class NetworkSection:
         "Base image → the image to use for it, a mirror's or one that the engine has.",
         default_factory=dict,
     )
+    apt: AptSection = key(Section(AptSection), "Where apt gets its packages.", default_factory=AptSection)
+    pip_index: str | None = key(URL, "The Python package index, for rules of Bazel that need one.", default=None)
+    git_mirrors: Mapping[str, str] = key(
+        Table(URL, URL), "The beginning of a git URL → what stands in its place.", default_factory=dict
+    )
+    bazel_mirror: str | None = key(
+        URL, "What has VERSION/bazel-VERSION-linux-x86_64, instead of Bazel's releases.", default=None
+    )
+    downloader_config: str | None = key(
+        FILE, "Rules by which Bazel rewrites the URLs of its downloads, relative to this file.", default=None
+    )
+    proxies: ProxiesSection = key(Section(ProxiesSection), "Forward proxies.", default_factory=ProxiesSection)
+    ca_certificates: str | None = key(
+        FILE, "More certificates to trust while building, in PEM, relative to this file.", default=None
+    )
+    offline: bool = key(Truth(), "Build without any network: all comes from folders.", default=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,9 +374,20 @@ class MatrixFile:
         "The source tree: a folder, relative to this file. Default: upstream's, at the release's commit.",
         default=None,
     )
+    patches: tuple[str, ...] = key(
+        Many(FOLDER, least=0), "Folders of patches for the sources, relative to this file, in order.", default=()
+    )
     toolchain: ToolchainSection = key(
-        Section(ToolchainSection), "What compiles, instead of what the catalogue says.", default=ToolchainSection()
+        Section(ToolchainSection),
+        "What compiles, instead of what the catalogue says.",
+        default_factory=ToolchainSection,
+    )
+    bazel: BazelSection = key(Section(BazelSection), "Which Bazel builds, and with what.", default_factory=BazelSection)
+    per_release: tuple[PerReleaseSection, ...] = key(
+        Many(Section(PerReleaseSection), least=0),
+        "What holds for some releases alone; of two entries for a release the later one wins.",
+        default=(),
     )
     network: NetworkSection = key(
-        Section(NetworkSection), "Where outer inputs come from on this network.", default=NetworkSection()
+        Section(NetworkSection), "Where outer inputs come from on this network.", default_factory=NetworkSection
     )

@@ -16,7 +16,20 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from serving_factory.matrix.problems import BrokenRuleError, Finding, KeyPath, did_you_mean
 
-__all__ = ["Many", "Notes", "Section", "Shape", "Table", "Text", "Whole", "Word", "key", "key_names", "matching"]
+__all__ = [
+    "Many",
+    "Notes",
+    "Section",
+    "Shape",
+    "Table",
+    "Text",
+    "Truth",
+    "Whole",
+    "Word",
+    "key",
+    "key_names",
+    "matching",
+]
 
 JsonSchema = dict[str, Any]
 _NAME_ONE, _KEYS, _ADD = "Name at least one.", "Write keys below it, each with a value.", "Add it."
@@ -131,6 +144,20 @@ class Whole:
 
     def schema(self) -> JsonSchema:
         return {"type": "integer", "minimum": self.least, "maximum": self.most}
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """Yes or no."""
+
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> bool:  # noqa: ANN401
+        if isinstance(value, bool):
+            return value
+        notes.add(path, "expected true or false", "Write one of the two, without quotes.")
+        return False
+
+    def schema(self) -> JsonSchema:
+        return {"type": "boolean"}
 
 
 @dataclass(frozen=True, slots=True)

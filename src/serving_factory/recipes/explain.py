@@ -92,7 +92,7 @@ def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
         ("base", toolchain.base, origin(matrix, ("toolchain", "base"), otherwise=upstream)),
         ("base image used", recipe.base_image, origin(matrix, stand_in, otherwise="as named")),
         ("compiler", toolchain.compiler, origin(matrix, ("toolchain", "compiler"), otherwise=upstream)),
-        ("Bazel", bazel, origin(matrix, ("toolchain", "bazel"), otherwise=upstream)),
+        ("Bazel", bazel, origin(matrix, ("bazel", "version"), otherwise=upstream)),
         ("packages", " ".join(toolchain.packages), _packages_origin(matrix)),
     )
 
@@ -119,7 +119,9 @@ def _packages_origin(matrix: Matrix) -> str:
 
 def _doubts(variant: Variant, matrix: Matrix) -> Iterator[Explained]:
     """What was reported of the release's branch, and may or may not hold of the release: it is built all the same."""
-    compiler = matrix.toolchain.compiler_of(releases()[variant.release].flavours[variant.flavour])
+    compiler = matrix.settings_of(variant.release).toolchain.compiler_of(
+        releases()[variant.release].flavours[variant.flavour]
+    )
     for pair in uncertain_pairs(variant, compiler):
         yield (f"may not {pair.fails}", pair.reason, " ".join(pair.references))
 

@@ -100,9 +100,10 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
         RecipeError: there is no recipe for it; the message says why.
     """
     release = releases()[variant.release]
-    toolchain = toolchain_for(variant, release, matrix.toolchain)
-    source = matrix.source or f"{UPSTREAM_URL}#{release.commit}"
-    base_image = matrix.base_images.get(toolchain.base, toolchain.base)
+    settings = matrix.settings_of(variant.release)
+    toolchain = toolchain_for(variant, release, settings)
+    source = settings.source or f"{UPSTREAM_URL}#{release.commit}"
+    base_image = matrix.network.base_images.get(toolchain.base, toolchain.base)
     devel = _devel(variant, release, toolchain)
     devel_files = _files("devel/collect.sh", "runtime/init.c")
     key = key_of(
@@ -110,7 +111,7 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
         files=devel_files,
         copts=variant.all_copts,
         base=base_image,
-        source=None if matrix.source else source,
+        source=None if settings.source else source,
         platform=variant.platform,
     )
     return Recipe(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from serving_factory.catalogue.distributions import distributions
 from serving_factory.catalogue.releases import FlavourFacts, Release
 from serving_factory.errors import RecipeError
-from serving_factory.matrix.matrix import ToolchainChoice
+from serving_factory.matrix.settings import BazelChoice, Settings
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.support import check_supported
 
@@ -50,7 +50,7 @@ class Toolchain:
     flags: tuple[str, ...]
 
 
-def toolchain_for(variant: Variant, release: Release, choice: ToolchainChoice) -> Toolchain:
+def toolchain_for(variant: Variant, release: Release, settings: Settings) -> Toolchain:
     """Derive the toolchain of a variant.
 
     Raises:
@@ -58,6 +58,7 @@ def toolchain_for(variant: Variant, release: Release, choice: ToolchainChoice) -
             checksum is unknown.
     """
     check_supported(variant)
+    choice = settings.toolchain
     facts: FlavourFacts = release.flavours[variant.flavour]
     base = choice.base or facts.os
     distribution = distributions().get(base.partition("@")[0])
@@ -74,7 +75,7 @@ def toolchain_for(variant: Variant, release: Release, choice: ToolchainChoice) -
             why="this factory compiles with a compiler of the base's distribution",
             remedy="name one at toolchain.compiler in the matrix file",
         )
-    bazel = _bazel(variant, release, choice)
+    bazel = _bazel(variant, release, settings.bazel)
     packages = {*distribution.packages, distribution.python, compiler, compiler.replace("gcc", "g++"), *choice.packages}
     if bazel.package:
         packages.add(bazel.package)
@@ -88,12 +89,12 @@ def toolchain_for(variant: Variant, release: Release, choice: ToolchainChoice) -
     )
 
 
-def _bazel(variant: Variant, release: Release, choice: ToolchainChoice) -> Bazel:
-    if choice.bazel:
-        return Bazel(version=choice.bazel.version, sha256=None, package=choice.bazel.package)
+def _bazel(variant: Variant, release: Release, choice: BazelChoice) -> Bazel:
+    if choice.version and choice.package:
+        return Bazel(version=choice.version, sha256=None, package=choice.package)
     if release.bazel_sha256 is None:
         raise RecipeError(
             f"{variant.id}: the checksum of Bazel {release.bazel} is not known",
-            remedy="name a Bazel that the base's distribution ships at toolchain.bazel in the matrix file",
+            remedy="name a Bazel that the base's distribution ships at bazel: in the matrix file",
         )
     return Bazel(version=release.bazel, sha256=release.bazel_sha256, package=None)
