@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
 
@@ -123,6 +123,9 @@ _CACHE = re.compile(
     r"|(?:InvalidProtocolBufferException|Protocol message).*/cache/(?P<parsed>disk)\b"
 )
 
+# What Bazel took from the cache for a compile has no outputs: an entry that was cut off still reads as one without any.
+_NO_OUTPUTS = re.compile(r"error while parsing \.d file: \S+ \(No such file or directory\)")
+
 _OLD_BAZEL = re.compile(
     r"(?:Current Bazel version is|Bazel version:?) (?P<found>[\d.]+)\S*[,;]? (?:expected|is too old, need) at least "
     r"(?P<minimum>[\d.]+)"
@@ -137,7 +140,7 @@ def classify(log: str, *, exit_code: int) -> Failure:
         exit_code: of the failing command.
     """
     lines = [line for line in log.splitlines() if not line.lstrip().startswith(">>>")]
-    for find in (_out_of_memory, _disk_full, _cache, _checksum, _fetch, _old_bazel):
+    for find in (_out_of_memory, _disk_full, _cache, _no_outputs, _checksum, _fetch, _old_bazel):
         if failure := find(lines, exit_code):
             return failure
     return Failure(kind=Kind.COMPILE, lines=error_lines(log))
@@ -175,6 +178,11 @@ def _cache(lines: list[str], _exit_code: int) -> Failure | None:
         if match := _CACHE.search(line):
             return Failure(kind=Kind.CACHE_CORRUPT, lines=(line,), details={"cache": match["cache"] or match["parsed"]})
     return None
+
+
+def _no_outputs(lines: list[str], _exit_code: int) -> Failure | None:
+    found = _matching(Kind.CACHE_CORRUPT, _NO_OUTPUTS, lines)
+    return None if found is None else replace(found, details={"cache": "disk"})
 
 
 def _checksum(lines: list[str], _exit_code: int) -> Failure | None:
