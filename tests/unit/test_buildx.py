@@ -72,6 +72,8 @@ class TestArgv:
             target="binary",
             build_args=(("COPTS", "--copt=-mavx2 --copt=-mfma"), ("EMPTY", "")),
             contexts=(("source", "/src"), ("ubuntu:20.04", "docker-image://base:bookworm")),
+            secrets=(("network", Path("/s/network")), ("ca", Path("/a,b"))),
+            network="none",
             labels=(("org.opencontainers.image.title", "a b"),),
             tags=("one:1", "two:2"),
             output=Path("/out"),
@@ -82,7 +84,9 @@ class TestArgv:
             "--file", "/d/devel.Dockerfile", "--target", "binary",
             "--build-arg", "COPTS=--copt=-mavx2 --copt=-mfma", "--build-arg", "EMPTY=",
             "--build-context", "source=/src", "--build-context", "ubuntu:20.04=docker-image://base:bookworm",
-            "--label", "org.opencontainers.image.title=a b", "--tag", "one:1", "--tag", "two:2", "--no-cache",
+            "--label", "org.opencontainers.image.title=a b",
+            "--secret", "id=network,src=/s/network", "--secret", 'id=ca,"src=/a,b"', "--network", "none",
+            "--tag", "one:1", "--tag", "two:2", "--no-cache",
             "--output", "type=local,dest=/out", "/d",
         ]  # fmt: skip
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Literal, NoReturn, TextIO
 
 from serving_factory.engine import process
 from serving_factory.engine.disk import disk_full_is_typed
@@ -54,6 +54,8 @@ class BuildRequest:
         build_args: ARG names and values.
         contexts: named contexts, such as `("source", "/src/serving")` or
             `("ubuntu:20.04", "docker-image://base:bookworm")`.
+        secrets: ids and files of the secrets that the build's steps may mount; they are in no layer.
+        network: `none` for steps without one; None for the engine's usual one.
         labels: image labels.
         tags: image names with tags.
         output: folder that gets the result's files, replaced as a whole on success; None loads an image into
@@ -66,6 +68,8 @@ class BuildRequest:
     target: str | None = None
     build_args: tuple[tuple[str, str], ...] = ()
     contexts: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[tuple[str, Path], ...] = ()
+    network: Literal["none"] | None = None
     labels: tuple[tuple[str, str], ...] = ()
     tags: tuple[str, ...] = ()
     output: Path | None = None
@@ -89,6 +93,10 @@ class BuildRequest:
         ):
             for name, value in pairs:
                 argv += [flag, f"{name}={value}"]
+        for name, file in self.secrets:
+            argv += ["--secret", _csv(f"id={name}", f"src={file}")]
+        if self.network is not None:
+            argv += ["--network", self.network]
         for tag in self.tags:
             argv += ["--tag", tag]
         if self.no_cache:

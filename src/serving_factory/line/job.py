@@ -133,6 +133,11 @@ class Job:
         """The devel Dockerfile, and the files that it copies."""
         return self.folder / "recipe" / "devel"
 
+    @property
+    def staged_doors(self) -> Path:
+        """What is put together of folders and files for the build, in a folder for each named context."""
+        return self.folder / "recipe" / "doors"
+
     def log(self, stage: StageName) -> Path:
         """The full log of a stage."""
         return self.folder / "logs" / f"{stage}.log"

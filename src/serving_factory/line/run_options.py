@@ -6,6 +6,7 @@ from packaging.version import Version
 
 from serving_factory.line.job import Job
 from serving_factory.line.schedule import Share
+from serving_factory.recipes.doors import DOWNLOADER_CONFIG
 
 __all__ = ["bazelrc"]
 
@@ -17,6 +18,8 @@ _MIB = 2**20
 def bazelrc(job: Job) -> str:
     """Write the bazelrc of a variant's build: a line `build OPTION` for each option."""
     options = _resources(job.share, Version(job.recipe.toolchain.bazel.version))
+    if job.recipe.doors.downloader_config:
+        options.append(f"--experimental_downloader_config={DOWNLOADER_CONFIG}")
     return "".join(f"build {option}\n" for option in options)
 
 

@@ -12,11 +12,13 @@ from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult
 from serving_factory.errors import FactoryError
 from serving_factory.line.bazel_events import progress, read_summary
 from serving_factory.line.digests import file_digest
+from serving_factory.line.doors import secret_files, secrets_of, stage_doors
 from serving_factory.line.events import StageName
 from serving_factory.line.failure_errors import failure_error
 from serving_factory.line.failures import classify
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import Record
+from serving_factory.line.run_options import bazelrc
 from serving_factory.line.stages.attempts import with_second_chances
 from serving_factory.recipes.keys import key_of
 
@@ -34,23 +36,17 @@ def _key(job: Job) -> str:
         base=job.site.base_id(recipe),
         cpu=_this_cpu() if recipe.variant.level is Level.NATIVE else None,
         source=job.site.tree(recipe.source) if isinstance(recipe.source, Path) else recipe.source,
+        bazel=file_digest(recipe.doors.bazel) if recipe.doors.bazel else None,
+        overrides={name: job.site.tree(folder) for name, folder in recipe.doors.overrides},
+        patches=[job.site.tree(folder) for folder in recipe.doors.patches],
     )
 
 
 def _run(job: Job, tell: Tell) -> Outputs:
     recipe = job.recipe
     context = write_context(job.devel_context, {"Dockerfile": recipe.devel, **dict(recipe.devel_files)})
-    request = BuildRequest(
-        dockerfile=context / "Dockerfile",
-        context=context,
-        target="artifact",
-        build_args=recipe.build_args,
-        contexts=(("source", str(recipe.source)), *recipe.base_context),
-        output=job.artifact,
-    )
-    result = with_second_chances(
-        job, tell, lambda job: build_image(request, job, StageName.COMPILE, tell, _compile_error)
-    )
+    stage_doors(recipe.doors, job.staged_doors)
+    result = with_second_chances(job, tell, lambda job: _build(job, context, tell))
     summary = read_summary(job.artifact / "facts" / "bazel-events.json")
     return {
         "binary_sha256": file_digest(job.artifact / BINARY),
@@ -62,6 +58,22 @@ def _run(job: Job, tell: Tell) -> Outputs:
         "actions": summary.executed if summary else None,
         "runners": dict(summary.runners) if summary else {},
     }
+
+
+def _build(job: Job, context: Path, tell: Tell) -> BuildResult:
+    recipe = job.recipe
+    with secret_files(job.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(job)}) as secrets:
+        request = BuildRequest(
+            dockerfile=context / "Dockerfile",
+            context=context,
+            target="artifact",
+            build_args=recipe.build_args,
+            contexts=recipe.contexts(job.staged_doors),
+            secrets=secrets,
+            network="none" if recipe.doors.offline else None,
+            output=job.artifact,
+        )
+        return build_image(request, job, StageName.COMPILE, tell, _compile_error)
 
 
 def _this_cpu() -> str:
