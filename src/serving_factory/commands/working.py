@@ -28,9 +28,11 @@ from serving_factory.line.results import Status, VariantResult
 from serving_factory.line.schedule import Limits, Schedule, one_by_one, schedule
 from serving_factory.line.scheduler import run_line
 from serving_factory.line.stages import BUILD, COMPILE, EXTRACT, INSPECT, PACKAGE, SMOKE
+from serving_factory.recipes.pins import require_locked, unpinned_bases
 from serving_factory.recipes.recipe import Lacking, Recipe, recipes_for
 from serving_factory.ui import tables
 from serving_factory.ui.forecasts import forecast_line
+from serving_factory.ui.pins import unpinned_note
 from serving_factory.ui.reporter import choose
 
 __all__ = ["build", "clean", "demo", "push", "run_stage"]
@@ -41,7 +43,11 @@ _ALONE = {"compile": (COMPILE, EXTRACT), "inspect": (INSPECT,), "package": (PACK
 
 
 def build(asked: Asked, *, registry: str, dry_run: bool, json: bool, how: HowToRun) -> None:
-    """Take the chosen variants through the whole line; with a registry, to it."""
+    """Take the chosen variants through the whole line; with a registry, to it.
+
+    Raises:
+        NotLockedError: what may only start from what is locked would start from something else.
+    """
     stages = (*BUILD, *_push_stages()) if registry else BUILD
     if dry_run:
         _print_plan(asked, stages, registry=registry, json=json, how=how)
@@ -95,9 +101,13 @@ def _site(asked: Asked, registry: str = "") -> Site:
     return Site(build=folder, models=asked.checkout.models, registry=registry or None)
 
 
-def _recipes(asked: Asked, how: HowToRun) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...], Limits]:
+def _recipes(asked: Asked, how: HowToRun) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...], tuple[str, ...], Limits]:
+    """Recipes, variants without one, the bases that nothing pins, and what the run may use."""
     matrix = asked.load()
-    return *recipes_for(asked.choose(matrix), matrix), how.limits(matrix.resources)
+    chosen = asked.choose(matrix)
+    if how.locked:
+        require_locked(chosen, matrix)
+    return (*recipes_for(chosen, matrix), unpinned_bases(chosen, matrix), how.limits(matrix.resources))
 
 
 def _schedule(
@@ -118,7 +128,9 @@ def _run(
     asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: bool, how: HowToRun = _AS_USUAL
 ) -> tuple[VariantResult, ...]:
     policy = how.policy()
-    recipes, lacking, limits = _recipes(asked, how)
+    recipes, lacking, unpinned, limits = _recipes(asked, how)
+    if unpinned and COMPILE in stages:
+        sys.stderr.write(unpinned_note(unpinned))
     _check_push(recipes, stages, registry)
     site = _site(asked, registry)
     with hold_lock(asked.checkout.build):
@@ -189,7 +201,7 @@ def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 
 def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool, how: HowToRun) -> None:
     how.policy()  # what makes no sense is told by a dry run too
-    recipes, lacking, limits = _recipes(asked, how)
+    recipes, lacking, _, limits = _recipes(asked, how)
     _check_push(recipes, stages, registry)
     site = _site(asked, registry)
     plan = plan_line(_jobs(recipes, site), stages)
