@@ -140,6 +140,11 @@ class BuildFailed(Exception):  # noqa: N818  (an outcome that the stage turns in
         self.exit_code = exit_code
         self.text = text
 
+    @property
+    def place(self) -> str:
+        """The failing step in a few letters, as its lines in the log begin."""
+        return Step(name=self.step, kind="error").place
+
 
 def build(
     request: BuildRequest,

@@ -78,6 +78,7 @@ _ERRORS: Mapping[Kind, type[FactoryError]] = {
 # `file.cc:12:3: error:`, `gcc: error:`, Bazel's own, the linker's. Not the whole command, which buildx repeats.
 _ERROR = re.compile(
     r"(?:^|\] )\S+: (?:fatal )?error: |(?:^|\] )ERROR: (?!failed to solve)|: undefined reference to |: cannot find -l"
+    r"|^\[[^\]]+\] failed: (?!process )"
 )
 
 # The first word is gcc's or Bazel's for a child that got SIGKILL; nobody but the kernel's OOM killer, or the cgroup's,
@@ -109,11 +110,12 @@ _FETCH = re.compile(
     r"|fatal: unable to access .*(?:Could not resolve host|Failed to connect|timed out|Connection|returned error: 5)"
     r"|fatal: (?:early EOF|the remote end hung up unexpectedly)|error: RPC failed"
     # apt
-    r"|E: Failed to fetch .*(?:Could not (?:connect|resolve)|Temporary failure|Connection (?:failed|timed out|reset)|"
-    r"Unable to connect|Hash Sum mismatch|File has unexpected size|5\d\d )"
+    r"|[EW]: Failed to fetch .*(?:Could not (?:connect|resolve)|Temporary failure|"
+    r"Connection (?:failed|timed out|reset)|Unable to connect|Hash Sum mismatch|File has unexpected size|5\d\d )"
     # BuildKit: base images and ADD
     r"|failed to do request: .*(?:no such host|connection re(?:fused|set)|i/o timeout|EOF|timed? ?out|unreachable)"
     r"|dial tcp.*(?:no such host|connection refused|i/o timeout|unreachable)"
+    r"|invalid response status (?:408|429|5\d\d)"
     r"|unexpected status(?: code)?(?: from \S+ request to)? .*\b(?:408|429|5\d\d)\b"
 )
 
@@ -126,20 +128,20 @@ _CACHE = re.compile(
 # What Bazel took from the cache for a compile has no outputs: an entry that was cut off still reads as one without any.
 _NO_OUTPUTS = re.compile(r"error while parsing \.d file: \S+ \(No such file or directory\)")
 
-_OLD_BAZEL = re.compile(
-    r"(?:Current Bazel version is|Bazel version:?) (?P<found>[\d.]+)\S*[,;]? (?:expected|is too old, need) at least "
-    r"(?P<minimum>[\d.]+)"
-)
+_OLD_BAZEL = re.compile(r"Current Bazel version is (?P<found>[\d.]*).*?[,;] expected at least (?P<minimum>\d[\d.]*)")
 
 
-def classify(log: str, *, exit_code: int) -> Failure:
+def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
     """Tell why a build failed.
 
     Args:
         log: all that it printed, a line per line, what buildx said of the error included.
         exit_code: of the failing command.
+        place: the failing step in a few letters, `[binary_build 3/4]`, with which its lines begin: what an earlier step
+            warned of and lived with is not why this one failed. Empty to look at all.
     """
-    lines = [line for line in log.splitlines() if not line.lstrip().startswith(">>>")]
+    lines = [line for line in log.splitlines() if line.startswith(place) or not line.startswith("[")]
+    lines = [line for line in lines if not line.lstrip().startswith(">>>")]
     for find in (_out_of_memory, _disk_full, _cache, _no_outputs, _checksum, _fetch, _old_bazel):
         if failure := find(lines, exit_code):
             return failure
@@ -209,6 +211,6 @@ def _fetch(lines: list[str], _exit_code: int) -> Failure | None:
 def _old_bazel(lines: list[str], _exit_code: int) -> Failure | None:
     for line in lines:
         if match := _OLD_BAZEL.search(line):
-            details = {"minimum": match["minimum"].rstrip("."), "found": match["found"]}
+            details = {"minimum": match["minimum"].rstrip("."), "found": match["found"] or "of the build"}
             return Failure(kind=Kind.BAZEL_TOO_OLD, lines=(line,), details=details)
     return None

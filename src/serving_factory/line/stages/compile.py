@@ -89,7 +89,7 @@ def _intact(job: Job, _record: Record) -> bool:
 def _compile_error(job: Job, failed: BuildFailed) -> FactoryError:
     log = job.log(StageName.COMPILE).read_text(encoding="utf-8", errors="replace")
     return failure_error(
-        classify(f"{log}\n{failed.text}", exit_code=failed.exit_code),
+        classify(f"{log}\n{failed.text}", exit_code=failed.exit_code, place=failed.place),
         variant=job.recipe.variant.id,
         step=step_title(failed),
         tail=failed.tail,
