@@ -236,6 +236,44 @@ def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
 
 
 @task(
+    optional=["update"],
+    help=_help(
+        "matrix",
+        "json",
+        update="take what there is now instead of what is locked: of all, or of this base image or Bazel version",
+        check="change nothing; tell what has moved or vanished upstream, and fail if anything has",
+        dry_run="ask, print what would be locked, and write nothing",
+    ),
+)
+def lock(
+    _c: Context,
+    matrix: str = "",
+    update: str | None = None,
+    check: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Pin what builds start from: base images by digest, and Bazel checksums that are unknown, in matrix.lock.
+
+    What is locked stays; --update takes what there is now. With a lock file, `generate` writes the digests into the
+    Dockerfiles, and `build --locked` refuses what is not pinned.
+
+    Examples:
+        ./factory lock
+        ./factory lock --update ubuntu:20.04
+        ./factory lock --update --dry-run
+        ./factory lock --check
+    """
+    with errors():
+        from serving_factory.commands import locking
+
+        if check:
+            locking.check(_asked(matrix), json=json, update=update, dry_run=dry_run)
+        else:
+            locking.lock(_asked(matrix), json=json, update=update, dry_run=dry_run)
+
+
+@task(
     klass=OptionalPositional,
     positional=["run", "other"],
     help=_help("json", run="a run's number; the latest runs when left out", other="compare with this run"),
@@ -320,44 +358,6 @@ def bake_file(
         from serving_factory.commands.baking import bake_file as write_file
 
         write_file(_asked(matrix, target, release, variant), output=output)
-
-
-@task(
-    optional=["update"],
-    help=_help(
-        "matrix",
-        "json",
-        update="take what there is now instead of what is locked: of all, or of this base image or Bazel version",
-        check="change nothing; tell what has moved or vanished upstream, and fail if anything has",
-        dry_run="ask, print what would be locked, and write nothing",
-    ),
-)
-def lock(
-    _c: Context,
-    matrix: str = "",
-    update: str | None = None,
-    check: bool = False,
-    dry_run: bool = False,
-    json: bool = False,
-) -> None:
-    """Pin what builds start from: base images by digest, and Bazel checksums that are unknown, in matrix.lock.
-
-    What is locked stays; --update takes what there is now. With a lock file, `generate` writes the digests into the
-    Dockerfiles, and `build --locked` refuses what is not pinned.
-
-    Examples:
-        ./factory lock
-        ./factory lock --update ubuntu:20.04
-        ./factory lock --update --dry-run
-        ./factory lock --check
-    """
-    with errors():
-        from serving_factory.commands import locking
-
-        if check:
-            locking.check(_asked(matrix), json=json, update=update, dry_run=dry_run)
-        else:
-            locking.lock(_asked(matrix), json=json, update=update, dry_run=dry_run)
 
 
 # --- the line ---------------------------------------------------------------------------------------------------------
