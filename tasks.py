@@ -19,7 +19,7 @@ from invoke.program import Program
 from invoke.tasks import task
 
 from serving_factory.commands.shared import Asked, Checkout, errors
-from serving_factory.ui.positional import OptionalPositional
+from serving_factory.ui.positional import ManyPositional, OptionalPositional
 
 # Invoke forbids bytecode files, and every task would compile hundreds of modules anew. Whoever wants none says so.
 sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
@@ -167,6 +167,41 @@ def catalogue(_c: Context, release: str | None = None, check_upstream: str = "",
             upstream.show_catalogue(release or "", json=json)
 
 
+@task(
+    klass=ManyPositional,
+    positional=["words"],
+    iterable=["pinned"],
+    help=_help(
+        "json",
+        words="archive GIT_DIR REF...: what to do, a mirror, and its tags, branches or commits",
+        output="the folder to put the archives in: a distdir (default: this one)",
+        pinned="what it must be: REF=SHA256, FILE_NAME=SHA256, or the file of a preflight report; may be repeated",
+        repository="the repository's name at the code host (default: as the mirror's origin has it)",
+        zip_="make zip files instead of tar.gz",
+    ),
+)
+def vault(
+    _c: Context,
+    words: Sequence[str] | None = None,
+    output: str = ".",
+    pinned: Sequence[str] | None = None,
+    repository: str = "",
+    zip_: bool = False,
+    json: bool = False,
+) -> None:
+    """Make a code host's archives out of a git mirror, and say whether they are the pinned ones.
+
+    Examples:
+        ./factory vault archive mirrors/abseil-cpp.git 9d0c5b7 --output distdir
+        ./factory vault archive mirrors/re2.git v2020-01 --pinned v2020-01=0123456789abcdef... --zip
+        ./factory vault archive mirrors/tensorflow.git 25c197e0 --pinned build/1.9.1-cpu-v1/preflight/report.json
+    """
+    with errors():
+        from serving_factory.commands.vaulting import vault as run_vault
+
+        run_vault(words or (), output=Path(output), pinned=pinned or (), repository=repository, as_zip=zip_, json=json)
+
+
 @task(help=_help("matrix", check="change nothing; fail when a file is not what the data gives"))
 def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
     """Write the Dockerfiles of every release and flavour that has a recipe, beside the matrix file.
@@ -231,7 +266,7 @@ def doctor(
     variant: Sequence[str] | None = None,
     json: bool = False,
 ) -> None:
-    """Look whether this machine can build what is chosen: engine, memory, disk, clock, proxies, registries, CPU, GPU.
+    """Look whether this machine can build what is chosen: engine, memory, disk, network, CPU, GPU.
 
     Examples:
         ./factory doctor
@@ -243,12 +278,83 @@ def doctor(
         examine(_asked(matrix, target, release, variant), json=json)
 
 
+@task(
+    name="bake-file",
+    iterable=CHOICE,
+    help=_help("matrix", *CHOICE, output="the file to write (default: docker-bake.json in this checkout)"),
+)
+def bake_file(
+    _c: Context,
+    matrix: str = "",
+    target: Sequence[str] | None = None,
+    release: Sequence[str] | None = None,
+    variant: Sequence[str] | None = None,
+    output: str = "",
+) -> None:
+    """Write a file for `docker buildx bake` that builds the variants without this factory.
+
+    Examples:
+        ./factory bake-file
+        ./factory bake-file --target cpu-optimized --output docker-bake.json
+        ./factory bake-file --matrix samples/matrix.yaml
+    """
+    with errors():
+        from serving_factory.commands.baking import bake_file as write_file
+
+        write_file(_asked(matrix, target, release, variant), output=output)
+
+
+@task(
+    optional=["update"],
+    help=_help(
+        "matrix",
+        "json",
+        update="take what there is now instead of what is locked: of all, or of this base image or Bazel version",
+        check="change nothing; tell what has moved or vanished upstream, and fail if anything has",
+        dry_run="ask, print what would be locked, and write nothing",
+    ),
+)
+def lock(
+    _c: Context,
+    matrix: str = "",
+    update: str | None = None,
+    check: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Pin what builds start from: base images by digest, and Bazel checksums that are unknown, in matrix.lock.
+
+    What is locked stays; --update takes what there is now. With a lock file, `generate` writes the digests into the
+    Dockerfiles, and `build --locked` refuses what is not pinned.
+
+    Examples:
+        ./factory lock
+        ./factory lock --update ubuntu:20.04
+        ./factory lock --update --dry-run
+        ./factory lock --check
+    """
+    with errors():
+        from serving_factory.commands import locking
+
+        if check:
+            locking.check(_asked(matrix), json=json, update=update, dry_run=dry_run)
+        else:
+            locking.lock(_asked(matrix), json=json, update=update, dry_run=dry_run)
+
+
 # --- the line ---------------------------------------------------------------------------------------------------------
 
 
 @task(
     iterable=CHOICE,
-    help=_help("matrix", *CHOICE, "json", "registry", dry_run="print what would be done, and do nothing"),
+    help=_help(
+        "matrix",
+        *CHOICE,
+        "json",
+        "registry",
+        dry_run="print what would be done, and do nothing",
+        locked="refuse, before any work, what `lock` has not pinned: base images by digest, Bazel by checksum",
+    ),
 )
 def build(
     _c: Context,
@@ -258,6 +364,7 @@ def build(
     variant: Sequence[str] | None = None,
     registry: str = "",
     dry_run: bool = False,
+    locked: bool = False,
     json: bool = False,
 ) -> None:
     """Compile, inspect, package and smoke-test; with --registry, push as well. What is up to date is skipped.
@@ -266,11 +373,13 @@ def build(
         ./factory build --release 2.19.1 --target cpu-optimized
         ./factory build --release 2.19.1 --registry registry.example.com
         ./factory build --variant 2.19.1-cpu-v3 --dry-run
+        ./factory build --locked
     """
     with errors():
         from serving_factory.commands.working import build as run_build
 
-        run_build(_asked(matrix, target, release, variant), registry=registry, dry_run=dry_run, json=json)
+        asked = _asked(matrix, target, release, variant)
+        run_build(asked, registry=registry, dry_run=dry_run, json=json, locked=locked)
 
 
 def _stage_task(name: str, text: str) -> object:
@@ -408,7 +517,8 @@ def tasks(_c: Context) -> None:
 
 
 _GROUPS = {
-    "See": ["list", "explain", "catalogue", "generate", "history", "report", "doctor"],
+    "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor"],
+    "Fill doors": ["vault"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
     "Keep house": ["setup", "test", "clean"],
 }

@@ -122,7 +122,9 @@ def test_variants_that_share_a_file_have_the_same_text_in_it(file: Path) -> None
         for level in Level:
             recipe = recipe_for(replace(variant, level=level, copts=("-O3",)), matrix)
             texts.setdefault((variant.release, variant.flavour), set()).add((recipe.devel, recipe.runtime))
-    assert {len(pairs) for pairs in texts.values()} == {1}
+    # The last patch of a line, which the default file builds, may have no recipe yet.
+    assert texts or file == SHIPPED[0]
+    assert {len(pairs) for pairs in texts.values()} <= {1}
 
 
 def test_a_level_changes_the_flags_and_the_key(tmp_path: Path) -> None:

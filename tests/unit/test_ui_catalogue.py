@@ -29,6 +29,13 @@ def test_a_page_for_a_release() -> None:
     assert "nativeopt             --copt=-march=native\n" in page
 
 
+def test_a_page_tells_what_a_gpu_build_needs_of_its_surroundings() -> None:
+    page = " ".join(release_page(describe(releases()["2.9.3"])).split())
+    assert "newest gcc 10" in page
+    assert "base replacement ubuntu:18.04" in page
+    assert "base last patch nvidia/cuda:11.2.2-base-ubuntu18.04" in page
+
+
 def test_differences_a_line_each() -> None:
     one = {"file": "a/b", "line": 3, "what": "Bazel", "catalogue": "1", "upstream": "2"}
     two = {"file": "c", "line": None, "what": "Dockerfile", "catalogue": "", "upstream": "c"}
@@ -48,6 +55,7 @@ def test_differences_a_line_each() -> None:
         ("catalogue -c folder 2.19.1", ["2.19.1"]),
         ("catalogue --check-upstream=folder 2.19.1 3", ["2.19.1", "3"]),
         ("list 2.19.1", []),
+        ("catalogue 2.19.1 -c folder 2.18.1 --json", ["2.19.1", "2.18.1"]),
         ("", []),
     ],
 )

@@ -25,9 +25,11 @@ from serving_factory.line.plan import PlannedVariant, plan_line
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.line.scheduler import run_line
 from serving_factory.line.stages import BUILD, COMPILE, EXTRACT, INSPECT, PACKAGE, SMOKE
+from serving_factory.recipes.pins import require_locked, unpinned_bases
 from serving_factory.recipes.recipe import Lacking, Recipe, recipes_for
 from serving_factory.ui import tables
 from serving_factory.ui.forecasts import forecast_line
+from serving_factory.ui.pins import unpinned_note
 from serving_factory.ui.reporter import choose
 
 __all__ = ["build", "clean", "demo", "push", "run_stage"]
@@ -36,13 +38,17 @@ _ALONE = {"compile": (COMPILE, EXTRACT), "inspect": (INSPECT,), "package": (PACK
 """The stages that each of the small tasks runs."""
 
 
-def build(asked: Asked, *, registry: str, dry_run: bool, json: bool) -> None:
-    """Take the chosen variants through the whole line; with a registry, to it."""
+def build(asked: Asked, *, registry: str, dry_run: bool, json: bool, locked: bool) -> None:
+    """Take the chosen variants through the whole line; with a registry, to it.
+
+    Raises:
+        NotLockedError: with `locked`, something that they start from is not in the lock file.
+    """
     stages = (*BUILD, *_push_stages()) if registry else BUILD
     if dry_run:
-        _print_plan(asked, stages, registry=registry, json=json)
+        _print_plan(asked, stages, registry=registry, json=json, locked=locked)
     else:
-        _run(asked, stages, registry=registry, json=json)
+        _run(asked, stages, registry=registry, json=json, locked=locked)
 
 
 def run_stage(name: str, asked: Asked, *, json: bool) -> None:
@@ -91,13 +97,21 @@ def _site(asked: Asked, registry: str = "") -> Site:
     return Site(build=folder, models=asked.checkout.models, registry=registry or None)
 
 
-def _recipes(asked: Asked) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...]]:
+def _recipes(asked: Asked, *, locked: bool = False) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...], tuple[str, ...]]:
+    """Recipes, variants without one, and the bases that nothing pins."""
     matrix = asked.load()
-    return recipes_for(asked.choose(matrix), matrix)
+    chosen = asked.choose(matrix)
+    if locked:
+        require_locked(chosen, matrix)
+    return (*recipes_for(chosen, matrix), unpinned_bases(chosen, matrix))
 
 
-def _run(asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: bool) -> tuple[VariantResult, ...]:
-    recipes, lacking = _recipes(asked)
+def _run(
+    asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: bool, locked: bool = False
+) -> tuple[VariantResult, ...]:
+    recipes, lacking, unpinned = _recipes(asked, locked=locked)
+    if unpinned and COMPILE in stages:
+        sys.stderr.write(unpinned_note(unpinned))
     _check_push(recipes, stages, registry)
     site = _site(asked, registry)
     outlook = _outlook(asked, recipes, stages, registry)
@@ -184,8 +198,8 @@ def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     return BUILD[: BUILD.index(stages[0])] if stages[0] in BUILD else BUILD
 
 
-def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool) -> None:
-    recipes, lacking = _recipes(asked)
+def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool, locked: bool) -> None:
+    recipes, lacking, _ = _recipes(asked, locked=locked)
     _check_push(recipes, stages, registry)
     plan = _plan(asked, recipes, stages, registry)
     outlook = _outlook(asked, recipes, stages, registry, plan)

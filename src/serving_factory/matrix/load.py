@@ -11,6 +11,7 @@ from serving_factory.matrix.document import Document, read_document
 from serving_factory.matrix.environment import Given
 from serving_factory.matrix.expand import NOTHING, CompilerOf, Expansion, expand, too_many
 from serving_factory.matrix.file_rules import FileRules, file_rules
+from serving_factory.matrix.lockfile import read_lock
 from serving_factory.matrix.matrix import Images, Matrix, Resources
 from serving_factory.matrix.model import MatrixFile
 from serving_factory.matrix.network_rules import network_findings
@@ -35,6 +36,7 @@ def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
 
     Raises:
         MatrixError: the file cannot be read or breaks a rule; the message lists every problem.
+        LockFileError: the same of the lock file beside it.
     """
     document = read_document(file).with_given(given)
     notes = Notes(document.written)
@@ -67,6 +69,7 @@ def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
         targets={name: tuple(variant.id for variant in found) for name, found in by_target.items()},
         settings=settings,
         network=network_of(model.network, file.parent),
+        lock=read_lock(file),
         resources=Resources(jobs=model.resources.jobs, memory=model.resources.memory),
         dropped=expansion.dropped,
         selections=chosen,

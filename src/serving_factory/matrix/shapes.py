@@ -106,10 +106,10 @@ def matching(pattern: str, rule: str, remedy: str) -> Text:
         rule: what it says, in words.
         remedy: one thing to do about a text that it does not match.
     """
-    compiled = re.compile(pattern)
 
     def check(value: str) -> str:
-        if not compiled.fullmatch(value):
+        # Not compiled before it is needed: most files use few of the patterns.
+        if not re.fullmatch(pattern, value):
             raise BrokenRuleError(rule, remedy)
         return value
 

@@ -118,14 +118,30 @@ def _compile(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
 def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     toolchain, upstream = recipe.toolchain, _upstream(recipe)
     bazel = f"{toolchain.bazel.version}, {toolchain.bazel.package or f'release asset sha256:{toolchain.bazel.sha256}'}"
-    stand_in: KeyPath = ("network", "base_images", toolchain.base)
+    name, _, pinned = toolchain.base.partition("@")
+    stand_in: KeyPath = ("network", "base_images", name)
+    base_from = origin(matrix, ("toolchain", "base"), otherwise=upstream)
+    if pinned and name in matrix.lock.bases:
+        base_from += f"; its digest: {matrix.lock.file}"
     return (
-        ("base", toolchain.base, origin(matrix, ("toolchain", "base"), otherwise=upstream)),
+        ("base", toolchain.base, base_from),
         ("base image used", recipe.base_image, origin(matrix, stand_in, otherwise="as named")),
         ("compiler", toolchain.compiler, origin(matrix, ("toolchain", "compiler"), otherwise=upstream)),
         ("Bazel", bazel, origin(matrix, ("bazel", "version"), otherwise=upstream)),
         ("packages", " ".join(toolchain.packages), _packages_origin(matrix)),
     )
+
+
+def _cpu(variant: Variant) -> tuple[Explained, ...]:
+    """What the level asks of a CPU, in Linux' words and in the psABI's; and the one flag that means the same."""
+    facts, told = level_facts(variant.level), f"{CATALOGUE}, level {variant.level}"
+    found = [("must have", " ".join(facts.cpuinfo) or "nothing beyond x86-64", told)]
+    if facts.psabi:
+        found.append(("in the psABI's words", " ".join(facts.psabi), told))
+    if facts.march_since:
+        since = " and ".join(f"{name} {version}" for name, version in facts.march_since.items())
+        found.append(("in one flag", f"{facts.march}, from {since} on", told))
+    return tuple(found)
 
 
 def _doors(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
@@ -160,18 +176,6 @@ def _doors(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
         for name, value, path in entries
         if value is not None
     )
-
-
-def _cpu(variant: Variant) -> tuple[Explained, ...]:
-    """What the level asks of a CPU, in Linux' words and in the psABI's; and the one flag that means the same."""
-    facts, told = level_facts(variant.level), f"{CATALOGUE}, level {variant.level}"
-    found = [("must have", " ".join(facts.cpuinfo) or "nothing beyond x86-64", told)]
-    if facts.psabi:
-        found.append(("in the psABI's words", " ".join(facts.psabi), told))
-    if facts.march_since:
-        since = " and ".join(f"{name} {version}" for name, version in facts.march_since.items())
-        found.append(("in one flag", f"{facts.march}, from {since} on", told))
-    return tuple(found)
 
 
 def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:

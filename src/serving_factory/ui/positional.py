@@ -1,4 +1,4 @@
-"""A task whose positional arguments may be left out, which Invoke has not: there positional arguments are required."""
+"""Tasks whose positional arguments may be left out, or are many words: Invoke knows only single, required ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from invoke.parser.argument import Argument
 from invoke.tasks import Task
 
-__all__ = ["OptionalPositional", "words_for"]
+__all__ = ["ManyPositional", "OptionalPositional", "words_for"]
 
 
 class OptionalPositional(Task[Any]):
@@ -22,6 +22,35 @@ class OptionalPositional(Task[Any]):
         for argument in [argument for argument in arguments if argument.positional][words:]:
             argument.positional = False
         return arguments
+
+
+class ManyPositional(Task[Any]):
+    """Its one positional argument takes every word to the end of the command line; no task can follow it there."""
+
+    def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:  # noqa: FBT001 - Invoke's
+        """Give the arguments to Invoke's parser."""
+        arguments: list[Argument] = super().get_arguments(ignore_unknown_help)
+        words = len(words_for(self.name, arguments, sys.argv[1:]))
+        return [_Words(argument, words) if argument.positional else argument for argument in arguments]
+
+
+class _Words(Argument):
+    """A positional argument that Invoke's parser feeds until it has all of its words."""
+
+    def __init__(self, argument: Argument, words: int) -> None:
+        super().__init__(names=argument.names, kind=list, help=argument.help, positional=words > 0)
+        self._words = words
+        self._found: list[str] = []
+
+    @property
+    def value(self) -> Sequence[str] | None:
+        """The words; None while the parser shall give more."""
+        return self._found if len(self._found) >= self._words else None
+
+    @value.setter
+    def value(self, word: str) -> None:
+        self.raw_value = word
+        self._found.append(word)
 
 
 def words_for(task: str, arguments: Sequence[Argument], words: Sequence[str]) -> list[str]:
