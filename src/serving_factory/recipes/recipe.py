@@ -10,11 +10,12 @@ from serving_factory.catalogue.levels import LEVELS, Level
 from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, Flavour, Release, releases
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.matrix import Images, Matrix
+from serving_factory.matrix.settings import Settings
 from serving_factory.matrix.tags import alias_tags
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.keys import key_of
-from serving_factory.recipes.render import render, template_text
-from serving_factory.recipes.toolchain import Toolchain, toolchain_for
+from serving_factory.recipes.render import patch_text, render, template_text
+from serving_factory.recipes.toolchain import Toolchain, check_buildable, toolchain_for
 
 __all__ = ["Lacking", "Recipe", "recipe_for", "recipes_for"]
 
@@ -38,6 +39,7 @@ class Recipe:
         runtime_files: name → text of the files in its build context, those apart that only the built binary decides.
         images: how the image is named.
         lower_image: the image to use on a CPU that lacks this level; empty where there is none.
+        build_args: of the devel Dockerfile: what differs between variants that share it.
         compile_key: over all that decides the binary, as far as the matrix and the catalogue tell.
     """
 
@@ -53,17 +55,13 @@ class Recipe:
     runtime_files: tuple[tuple[str, str], ...]
     images: Images
     lower_image: str
+    build_args: tuple[tuple[str, str], ...]
     compile_key: str
 
     @property
     def upstream(self) -> bool:
         """Whether the sources are upstream's own."""
         return isinstance(self.source, str)
-
-    @property
-    def build_args(self) -> tuple[tuple[str, str], ...]:
-        """The build arguments of the devel Dockerfile."""
-        return (("COPTS", " ".join(f"--copt={option}" for option in self.variant.all_copts)),)
 
     @property
     def base_context(self) -> tuple[tuple[str, str], ...]:
@@ -75,19 +73,21 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """A variant that there is no recipe for, and why."""
+    """A variant that cannot be built, and why."""
 
     variant: Variant
     error: RecipeError
 
 
 def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...]]:
-    """Make the recipes of variants, and tell which there are none for."""
+    """Make the recipes of variants, and tell which cannot be built, and why."""
     recipes: list[Recipe] = []
     lacking: list[Lacking] = []
     for variant in variants:
         try:
-            recipes.append(recipe_for(variant, matrix))
+            recipe = recipe_for(variant, matrix)
+            check_buildable(variant, recipe.toolchain)
+            recipes.append(recipe)
         except RecipeError as error:
             lacking.append(Lacking(variant, error))
     return tuple(recipes), tuple(lacking)
@@ -105,11 +105,12 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
     source = settings.source or f"{UPSTREAM_URL}#{release.commit}"
     base_image = matrix.network.base_images.get(toolchain.base, toolchain.base)
     devel = _devel(variant, release, toolchain)
-    devel_files = _files("devel/collect.sh", "runtime/init.c")
+    devel_files = _devel_files(toolchain)
+    build_args = _build_args(variant, toolchain, settings)
     key = key_of(
         devel=devel,
         files=devel_files,
-        copts=variant.all_copts,
+        arguments=build_args,
         base=base_image,
         source=None if settings.source else source,
         platform=variant.platform,
@@ -123,12 +124,34 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
         base_image=base_image,
         devel=devel,
         devel_files=devel_files,
-        runtime=render("runtime/runtime.Dockerfile.j2", base=toolchain.base),
+        runtime=_runtime(variant, release, toolchain),
         runtime_files=_files("runtime/tf_serving_entrypoint.sh", "runtime/tf_serving_health.sh"),
         images=matrix.images,
         lower_image=_lower_image(variant, matrix),
+        build_args=build_args,
         compile_key=key,
     )
+
+
+def _build_args(variant: Variant, toolchain: Toolchain, settings: Settings) -> tuple[tuple[str, str], ...]:
+    arguments = {"COPTS": " ".join(f"--copt={option}" for option in variant.all_copts)}
+    if toolchain.gpu:
+        arguments["CUDA_CAPABILITIES"] = ",".join(variant.capabilities)
+    bazel = settings.bazel
+    for name, words in (("BAZEL_OPTIONS", bazel.options), ("BAZEL_STARTUP_OPTIONS", bazel.startup_options)):
+        if words:
+            arguments[name] = " ".join(words)
+    return tuple(arguments.items())
+
+
+def _devel_files(toolchain: Toolchain) -> tuple[tuple[str, str], ...]:
+    """Files of the build context: those of every build, and those that this one's Dockerfile names beyond."""
+    names = ["devel/collect.sh", "devel/doors.sh", "devel/apply_patches.sh", "runtime/init.c"]
+    if toolchain.llvm or (toolchain.gpu and toolchain.gpu.repositories):
+        names.append("devel/apt_key.sh")
+    if toolchain.llvm:
+        names.append("devel/llvm-snapshot.asc")
+    return (*_files(*names), *((mend.script, patch_text(mend.script)) for mend in toolchain.mends))
 
 
 def _files(*names: str) -> tuple[tuple[str, str], ...]:
@@ -136,16 +159,24 @@ def _files(*names: str) -> tuple[tuple[str, str], ...]:
 
 
 def _devel(variant: Variant, release: Release, toolchain: Toolchain) -> str:
-    base_build = render("devel/base_build.Dockerfile.j2", toolchain=toolchain)
     return render(
         "devel/devel.Dockerfile.j2",
         release=release,
         flavour=variant.flavour,
         toolchain=toolchain,
-        base_build=base_build,
         upstream=UPSTREAM_URL,
         bazel_target=UPSTREAM_TARGET,
         binary_path=_BINARY_PATH,
+    )
+
+
+def _runtime(variant: Variant, release: Release, toolchain: Toolchain) -> str:
+    return render(
+        "runtime/runtime.Dockerfile.j2",
+        release=release,
+        flavour=variant.flavour,
+        base=toolchain.base,
+        gpu=toolchain.gpu,
     )
 
 
