@@ -19,6 +19,7 @@ from serving_factory.catalogue.mends import mends_for
 from serving_factory.catalogue.releases import Flavour, releases
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.matrix import Matrix
+from serving_factory.recipes.metadata import image_env
 from serving_factory.recipes.recipe import Recipe, recipe_for
 from serving_factory.recipes.render import PATCHES, TEMPLATES
 
@@ -226,6 +227,21 @@ def test_every_bazel_gets_flags_that_it_knows() -> None:
     assert (bazel_reads(".bazelrc", "0.17.2"), bazel_reads(".bazelrc", "0.20.0")) == (False, True)
 
 
+@pytest.mark.parametrize(
+    ("tag", "rest", "status"), [("1.7.1", "no", "no"), ("1.11.1", "yes", "no"), ("1.12.0", "yes", "yes")]
+)
+def test_the_image_tells_what_its_server_can_do(tmp_path: Path, tag: str, rest: str, status: str) -> None:
+    text = image_env(recipe(tmp_path, tag))
+    assert f'REST="{rest}"\n' in text
+    assert f'MODEL_STATUS="{status}"\n' in text
+    assert "CUDA" not in text
+
+
+def test_a_gpu_image_tells_its_driver_and_capabilities(tmp_path: Path) -> None:
+    text = image_env(recipe(tmp_path, "2.17.1", "gpu"))
+    assert 'CUDA="12.2"\nDRIVER="525.60.13"\nCAPABILITIES="sm_50 sm_60 sm_70 sm_80 compute_90"\n' in text
+
+
 # --- scripts ----------------------------------------------------------------------------------------------------------
 
 OLD_LOG = """\
@@ -254,6 +270,60 @@ def test_every_mend_says_why_and_where_from() -> None:
         head = script.read_text(encoding="utf-8")
         assert "# Why: " in head
         assert "# Reference: https://" in head
+
+
+class Patching:
+    """apply_patches.sh in a folder, with its paths turned there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        text = (TEMPLATES / "devel" / "apply_patches.sh").read_text(encoding="utf-8")
+        for path in ("/doors/patches", "/factory/mends"):
+            assert path in text
+            text = text.replace(path, f"{root}{path}")
+        self.script = root / "apply_patches.sh"
+        self.script.write_text(text, encoding="utf-8")
+
+    def write(self, place: str, text: str) -> None:
+        file = self.root / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(self.script), *arguments]
+        return subprocess.run(command, cwd=self.root, check=False, capture_output=True, text=True)
+
+
+def diff(before: str, after: str) -> str:
+    return f"--- a/x.cc\n+++ b/x.cc\n@@ -1 +1 @@\n-{before}\n+{after}\n"
+
+
+def test_patches_are_applied_in_order_to_sources_and_external_repositories(tmp_path: Path) -> None:
+    patching = Patching(tmp_path)
+    patching.write("source/x.cc", "one\n")
+    patching.write("bazel/0123/external/grpc/x.cc", "one\n")
+    patching.write("doors/patches/2-second.patch", diff("two", "three"))
+    patching.write("doors/patches/1-first.patch", diff("one", "two"))
+    patching.write("doors/patches/external/grpc/a.patch", diff("one", "four"))
+    patching.write("factory/mends/grpc/mend.sh", 'echo mended >>"$1/x.cc"\n')
+    assert patching.run("source", "source").returncode == 0
+    assert patching.run("external", "bazel").returncode == 0
+    assert (tmp_path / "source/x.cc").read_text() == "three\n"
+    assert (tmp_path / "bazel/0123/external/grpc/x.cc").read_text() == "four\nmended\n"
+
+
+def test_without_patches_nothing_is_done(tmp_path: Path) -> None:
+    patching = Patching(tmp_path)
+    assert [patching.run(*words).returncode for words in (("source", "."), ("external", "."))] == [0, 0]
+
+
+def test_a_patch_that_does_not_fit_and_one_for_nothing_end_the_build(tmp_path: Path) -> None:
+    patching = Patching(tmp_path)
+    patching.write("source/x.cc", "other\n")
+    patching.write("doors/patches/a.patch", diff("one", "two"))
+    assert "a.patch does not fit" in patching.run("source", "source").stderr
+    patching.write("doors/patches/external/nowhere/a.patch", diff("one", "two"))
+    assert "there is no external repository nowhere" in patching.run("external", "bazel").stderr
 
 
 @pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed here")
