@@ -10,8 +10,11 @@ from typing import ClassVar
 
 __all__ = [
     "ArtifactError",
+    "BazelTooOldError",
+    "CacheCorruptError",
     "CancelledError",
     "CatalogueError",
+    "ChecksumError",
     "CompileError",
     "CpuLevelError",
     "DiskFullError",
@@ -21,6 +24,7 @@ __all__ = [
     "EngineError",
     "EngineUnavailableError",
     "FactoryError",
+    "FetchError",
     "GitError",
     "HistoryError",
     "InspectionError",
@@ -33,6 +37,7 @@ __all__ = [
     "MovedError",
     "NotBuiltError",
     "NotLockedError",
+    "OutOfMemoryError",
     "PackageError",
     "PinnedDiffersError",
     "RecipeError",
@@ -44,6 +49,7 @@ __all__ = [
     "ServerNotReadyError",
     "ServerStopError",
     "SmokeError",
+    "TimeLimitError",
     "UnknownNameError",
     "UpstreamDiffersError",
     "UsageError",
@@ -148,6 +154,46 @@ class EngineError(FactoryError):
     """The Docker engine answers and refuses: no such image, a container that cannot start, a port in use."""
 
     exit_code = 13
+
+
+class TimeLimitError(FactoryError):
+    """A time limit that was given is over."""
+
+    exit_code = 14
+
+
+class BazelTooOldError(FactoryError):
+    """The Bazel that is to build a release is older than the oldest that the release accepts."""
+
+    exit_code = 15
+
+
+class FetchError(FactoryError):
+    """Something could not be downloaded: the network, or the other end, failed until the retries were used up."""
+
+    exit_code = 16
+
+
+class ChecksumError(FactoryError):
+    """What was downloaded is not what its checksum says; nobody tries that again."""
+
+    exit_code = 17
+
+
+class OutOfMemoryError(FactoryError):
+    """The engine's machine had too little memory for the build, with half the jobs too."""
+
+    exit_code = 18
+
+
+class CacheCorruptError(FactoryError):
+    """One of Bazel's caches is damaged, and so it was after it had been dropped."""
+
+    exit_code = 19
+
+    def __init__(self, what: str, *, cache: str, why: str = "", remedy: str = "") -> None:
+        super().__init__(what, why=why, remedy=remedy)
+        self.cache = cache
 
 
 class CompileError(FactoryError):

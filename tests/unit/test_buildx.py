@@ -7,7 +7,6 @@ import errno
 import io
 import json
 import re
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from serving_factory.engine import buildx, process
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, Step
+from serving_factory.engine.cancel import Cancel
 from serving_factory.engine.solve_status import SolveStatus
 from serving_factory.errors import CancelledError, DiskFullError, EngineUnavailableError
 
@@ -240,8 +240,8 @@ class FakeRun:
         self.error = error
         self.argv: list[str] = []
 
-    def __call__(self, argv: list[str], *, on_line: Callable[[str], None], cancel: threading.Event | None) -> int:
-        assert cancel is None or isinstance(cancel, threading.Event)
+    def __call__(self, argv: list[str], *, on_line: Callable[[str], None], cancel: Cancel | None) -> int:
+        assert cancel is None
         self.argv = argv
         if "--output" in argv:
             folder = Path(argv[argv.index("--output") + 1].partition("dest=")[2])

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 
 from invoke.exceptions import Exit
 
+from serving_factory.commands.scheduling import HowToRun, budget_of
 from serving_factory.commands.shared import Asked, Checkout, print_json, width, write
 from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
 from serving_factory.line.cleaning import clean as clean_site
@@ -21,8 +23,9 @@ from serving_factory.line.history.recorder import Recorder
 from serving_factory.line.job import Job, Site, Stage
 from serving_factory.line.lock import hold_lock
 from serving_factory.line.place import build_folder
-from serving_factory.line.plan import PlannedVariant, plan_line
+from serving_factory.line.plan import candidates, plan_line, planned_candidates
 from serving_factory.line.results import Status, VariantResult
+from serving_factory.line.schedule import Limits, Schedule, one_by_one, schedule
 from serving_factory.line.scheduler import run_line
 from serving_factory.line.stages import BUILD, COMPILE, EXTRACT, INSPECT, PACKAGE, SMOKE
 from serving_factory.recipes.pins import require_locked, unpinned_bases
@@ -34,21 +37,22 @@ from serving_factory.ui.reporter import choose
 
 __all__ = ["build", "clean", "demo", "push", "run_stage"]
 
+_AS_USUAL = HowToRun()
 _ALONE = {"compile": (COMPILE, EXTRACT), "inspect": (INSPECT,), "package": (PACKAGE,), "smoke": (SMOKE,)}
 """The stages that each of the small tasks runs."""
 
 
-def build(asked: Asked, *, registry: str, dry_run: bool, json: bool, locked: bool) -> None:
+def build(asked: Asked, *, registry: str, dry_run: bool, json: bool, how: HowToRun) -> None:
     """Take the chosen variants through the whole line; with a registry, to it.
 
     Raises:
-        NotLockedError: with `locked`, something that they start from is not in the lock file.
+        NotLockedError: what may only start from what is locked would start from something else.
     """
     stages = (*BUILD, *_push_stages()) if registry else BUILD
     if dry_run:
-        _print_plan(asked, stages, registry=registry, json=json, locked=locked)
+        _print_plan(asked, stages, registry=registry, json=json, how=how)
     else:
-        _run(asked, stages, registry=registry, json=json, locked=locked)
+        _run(asked, stages, registry=registry, json=json, how=how)
 
 
 def run_stage(name: str, asked: Asked, *, json: bool) -> None:
@@ -97,54 +101,69 @@ def _site(asked: Asked, registry: str = "") -> Site:
     return Site(build=folder, models=asked.checkout.models, registry=registry or None)
 
 
-def _recipes(asked: Asked, *, locked: bool = False) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...], tuple[str, ...]]:
-    """Recipes, variants without one, and the bases that nothing pins."""
+def _recipes(asked: Asked, how: HowToRun) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...], tuple[str, ...], Limits]:
+    """Recipes, variants without one, the bases that nothing pins, and what the run may use."""
     matrix = asked.load()
     chosen = asked.choose(matrix)
-    if locked:
+    if how.locked:
         require_locked(chosen, matrix)
-    return (*recipes_for(chosen, matrix), unpinned_bases(chosen, matrix))
+    return (*recipes_for(chosen, matrix), unpinned_bases(chosen, matrix), how.limits(matrix.resources))
+
+
+def _schedule(
+    jobs: Sequence[Job], stages: Sequence[Stage], limits: Limits, site: Site, build: Path
+) -> tuple[Schedule, Outlook]:
+    """Who works when, and what it takes. Without an engine nobody can: one after the other, as far as they come."""
+    budget = budget_of(site, stages)
+    if budget is None:
+        return one_by_one([job.recipe.variant.id for job in jobs]), NOTHING_TO_DO
+    work = candidates(jobs, stages)
+    turns = schedule(work, budget, limits)
+    # Only compiles are foretold: next to them all else hardly counts.
+    runs = {one.variant: [stage.name for stage in stages] for one in work if one.compiles}
+    return turns, outlook_of([job.recipe for job in jobs], runs, turns, build)
 
 
 def _run(
-    asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: bool, locked: bool = False
+    asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: bool, how: HowToRun = _AS_USUAL
 ) -> tuple[VariantResult, ...]:
-    recipes, lacking, unpinned = _recipes(asked, locked=locked)
+    policy = how.policy()
+    recipes, lacking, unpinned, limits = _recipes(asked, how)
     if unpinned and COMPILE in stages:
         sys.stderr.write(unpinned_note(unpinned))
     _check_push(recipes, stages, registry)
     site = _site(asked, registry)
-    outlook = _outlook(asked, recipes, stages, registry)
-    reporter = choose(
-        json=json,
-        stdout=sys.stdout,
-        stderr=sys.stderr,
-        environ=os.environ,
-        variants=[*(recipe.variant.id for recipe in recipes), *(one.variant.id for one in lacking)],
-        last_stage=stages[-1].name,
-        outlook=outlook,
-    )
     with hold_lock(asked.checkout.build):
-        recorder = Recorder(
-            asked.checkout.build,
-            _jobs(recipes, site),
-            command=shlex.join(sys.argv[1:]),
-            matrix=str(asked.file),
+        if SMOKE in stages:
+            with suppress(EngineUnavailableError):  # the stage that needs the engine tells of it
+                site.strays  # noqa: B018 - looking removes them
+        jobs = _jobs(recipes, site)
+        turns, outlook = _schedule(jobs, stages, limits, site, asked.checkout.build)
+        reporter = choose(
+            json=json,
+            stdout=sys.stdout,
+            stderr=sys.stderr,
+            environ=os.environ,
+            variants=[*(recipe.variant.id for recipe in recipes), *(one.variant.id for one in lacking)],
+            last_stage=stages[-1].name,
             outlook=outlook,
+        )
+        recorder = Recorder(
+            asked.checkout.build, jobs, command=shlex.join(sys.argv[1:]), matrix=str(asked.file), outlook=outlook
         )
 
         def emit(event: Event) -> None:
             recorder.handle(event)
             reporter.handle(event)
 
-        if SMOKE in stages:
-            with suppress(EngineUnavailableError):  # the stage that needs the engine tells of it
-                site.strays  # noqa: B018 - looking removes them
         with reporter:
             for one in lacking:
                 reporter.handle(_refused(one, stages[0].name))
-            done = run_line(_jobs(recipes, site), stages, emit, before=_before(stages))
-        results = (*done, *(VariantResult(variant=o.variant.id, status=Status.FAILED, error=o.error) for o in lacking))
+            done = run_line(jobs, stages, emit, before=_before(stages), schedule=turns, policy=policy)
+        results = (
+            *done.results,
+            *(VariantResult(variant=o.variant.id, status=Status.FAILED, error=o.error) for o in lacking),
+        )
         recorder.end(results)
         site.memory.save()
         reporter.summary(results)
@@ -152,38 +171,20 @@ def _run(
         sys.stderr.write(f"Note: {recorder.trouble}\n")
     if stages[-1].name is StageName.PUSH and not json:
         write(tables.pushed_list(results))
-    _end(results)
+    _end(results, done.ended_by)
     return results
-
-
-def _plan(asked: Asked, recipes: Sequence[Recipe], stages: Sequence[Stage], registry: str) -> Sequence[PlannedVariant]:
-    # A site of its own: a plan takes base images from records, and the run must not.
-    return plan_line(_jobs(recipes, _site(asked, registry)), stages)
-
-
-def _outlook(
-    asked: Asked,
-    recipes: Sequence[Recipe],
-    stages: Sequence[Stage],
-    registry: str,
-    plan: Sequence[PlannedVariant] | None = None,
-) -> Outlook:
-    """What a run will take."""
-    try:
-        plan = _plan(asked, recipes, stages, registry) if plan is None else plan
-    except (FactoryError, OSError):
-        return NOTHING_TO_DO  # what is wrong the line tells, and of which variant
-    return outlook_of(recipes, plan, asked.checkout.build, cores=os.cpu_count() or 1)
 
 
 def _refused(lacking: Lacking, stage: StageName) -> Event:
     return Event(variant=lacking.variant.id, stage=stage, kind=EventKind.FAILED, text=str(lacking.error))
 
 
-def _end(results: Sequence[VariantResult]) -> None:
-    """Exit as the run deserves; its errors are printed already."""
-    if any(result.status is Status.CANCELLED for result in results):
-        raise Exit(code=CancelledError.exit_code)
+def _end(results: Sequence[VariantResult], ended_by: FactoryError | None) -> None:
+    """Exit as the run deserves; its variants' errors are printed already."""
+    if isinstance(ended_by, CancelledError):
+        raise Exit(code=ended_by.exit_code)
+    if ended_by:
+        raise ended_by
     for result in results:
         if result.error:
             raise Exit(code=result.error.exit_code)
@@ -198,11 +199,17 @@ def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     return BUILD[: BUILD.index(stages[0])] if stages[0] in BUILD else BUILD
 
 
-def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool, locked: bool) -> None:
-    recipes, lacking, _ = _recipes(asked, locked=locked)
+def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool, how: HowToRun) -> None:
+    how.policy()  # what makes no sense is told by a dry run too
+    recipes, lacking, _, limits = _recipes(asked, how)
     _check_push(recipes, stages, registry)
-    plan = _plan(asked, recipes, stages, registry)
-    outlook = _outlook(asked, recipes, stages, registry, plan)
+    site = _site(asked, registry)
+    plan = plan_line(_jobs(recipes, site), stages)
+    work = planned_candidates(plan)
+    budget = budget_of(site, stages) if work else None
+    planned = schedule(work, budget, limits) if budget else one_by_one([one.variant for one in work])
+    turns = {turn.variant: turn for turn in planned.turns} if budget else {}
+    outlook = outlook_of(recipes, {one.variant: one.run for one in plan}, planned, asked.checkout.build)
     forecasts = {one.variant: one for one in outlook.forecasts}
     rows = [
         tables.PlanRow(
@@ -211,11 +218,16 @@ def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: b
             up_to_date=tuple(map(str, one.up_to_date)),
             because=one.because,
             forecast=forecasts.get(one.variant),
+            wave=turns[one.variant].wave if one.variant in turns else None,
+            jobs=turns[one.variant].share.jobs if one.variant in turns else None,
+            memory=turns[one.variant].share.memory if one.variant in turns else None,
+            after=turns[one.variant].after if one.variant in turns else "",
         )
-        for one in plan
+        for one in sorted(plan, key=lambda one: list(turns).index(one.variant) if one.variant in turns else len(turns))
     ]
     rows += [tables.PlanRow(variant=one.variant.id, lacking=one.error.what) for one in lacking]
     if json:
         print_json([asdict(row) for row in rows])
     else:
-        write(tables.plan_table(rows, width=width()) + forecast_line(outlook))
+        machine = (budget.cpus, budget.memory) if budget else None
+        write(tables.plan_table(rows, machine=machine, width=width()) + forecast_line(outlook))

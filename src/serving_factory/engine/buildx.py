@@ -21,8 +21,9 @@ from serving_factory.engine.solve_status import SolveStatus, Step
 from serving_factory.errors import DiskFullError, EngineUnavailableError
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterator
+
+    from serving_factory.engine.cancel import Cancel
 
 __all__ = ["BuildFailed", "BuildRequest", "BuildResult", "Step", "build"]
 
@@ -139,13 +140,18 @@ class BuildFailed(Exception):  # noqa: N818  (an outcome that the stage turns in
         self.exit_code = exit_code
         self.text = text
 
+    @property
+    def place(self) -> str:
+        """The failing step in a few letters, as its lines in the log begin."""
+        return Step(name=self.step, kind="error").place
+
 
 def build(
     request: BuildRequest,
     *,
     on_step: Callable[[Step], None],
     log: TextIO,
-    cancel: threading.Event | None = None,
+    cancel: Cancel | None = None,
 ) -> BuildResult:
     """Build, and tell as it goes.
 
@@ -153,13 +159,13 @@ def build(
         request: what to build.
         on_step: told of every step's start, output lines and end, in the caller's thread.
         log: gets every line as it comes, as `[binary_build 3/4] text`.
-        cancel: stops the build when set, from any thread.
+        cancel: stops the build when asked, from any thread.
 
     Raises:
         BuildFailed: the Dockerfile or one of its commands failed.
         DiskFullError: the engine's or this machine's disk is full.
         EngineUnavailableError: no docker, no buildx, no engine, or it went away.
-        CancelledError: `cancel` was set.
+        CancelledError: `cancel` was asked for.
     """
     began = time.monotonic()
     status = SolveStatus(tail=TAIL)

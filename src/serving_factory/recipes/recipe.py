@@ -8,10 +8,11 @@ from pathlib import Path
 
 from serving_factory.catalogue.levels import LEVELS, Level
 from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, Flavour, Release, releases
-from serving_factory.errors import RecipeError
+from serving_factory.errors import BazelTooOldError, RecipeError
 from serving_factory.matrix.matrix import Images, Matrix
 from serving_factory.matrix.tags import alias_tags
 from serving_factory.matrix.variant import Variant
+from serving_factory.recipes.bazel_version import check_bazel
 from serving_factory.recipes.doors import Doors, doors_for, mirrored
 from serving_factory.recipes.keys import key_of
 from serving_factory.recipes.pins import image_for
@@ -94,7 +95,7 @@ class Lacking:
     """A variant that there is no recipe for, and why."""
 
     variant: Variant
-    error: RecipeError
+    error: RecipeError | BazelTooOldError
 
 
 def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...]]:
@@ -103,8 +104,11 @@ def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Reci
     lacking: list[Lacking] = []
     for variant in variants:
         try:
-            recipes.append(recipe_for(variant, matrix))
-        except RecipeError as error:
+            recipe = recipe_for(variant, matrix)
+            if recipe.upstream:  # another tree has a WORKSPACE of its own, which says what it wants when it is loaded
+                check_bazel(variant, recipe.release, recipe.toolchain.bazel.version)
+            recipes.append(recipe)
+        except (RecipeError, BazelTooOldError) as error:
             lacking.append(Lacking(variant, error))
     return tuple(recipes), tuple(lacking)
 

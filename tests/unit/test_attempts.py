@@ -1,0 +1,115 @@
+"""line/stages/attempts.py: what is tried again, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from serving_factory.engine.buildx import BuildResult
+from serving_factory.errors import (
+    CacheCorruptError,
+    CancelledError,
+    ChecksumError,
+    CompileError,
+    FactoryError,
+    FetchError,
+    OutOfMemoryError,
+)
+from serving_factory.line.job import Job, Site
+from serving_factory.line.schedule import Share
+from serving_factory.line.stages import attempts
+from serving_factory.recipes.recipe import recipe_for
+
+from .matrices import load
+
+DONE = BuildResult(image_id=None, steps=1, cached=0, seconds=1.0)
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    monkeypatch.setattr(attempts, "_FIRST_DELAY", 0.01)
+    matrix = load(tmp_path)
+    site = Site(build=tmp_path, models=tmp_path)
+    return Job(recipe=recipe_for(matrix.variants[0], matrix), site=site, share=Share(jobs=5, memory=8))
+
+
+class Attempts:
+    """Fails as often as it has errors, then succeeds."""
+
+    def __init__(self, *errors: FactoryError) -> None:
+        self.errors = list(errors)
+        self.shares: list[Share] = []
+        self.told: list[str] = []
+
+    def __call__(self, job: Job) -> BuildResult:
+        self.shares.append(job.share)
+        if self.errors:
+            raise self.errors.pop(0)
+        return DONE
+
+    def run(self, job: Job) -> BuildResult:
+        return attempts.with_second_chances(job, self.told.append, self)
+
+
+def test_out_of_memory_is_tried_once_more_with_half_the_jobs_in_the_same_memory(job: Job) -> None:
+    tried = Attempts(OutOfMemoryError("no"))
+    assert tried.run(job) is DONE
+    assert tried.shares == [Share(jobs=5, memory=8), Share(jobs=2, memory=8)]
+    assert tried.told == ["out of memory with 5 jobs: once more with 2"]
+
+
+def test_and_never_a_third_time(job: Job) -> None:
+    tried = Attempts(OutOfMemoryError("first"), OutOfMemoryError("second"))
+    with pytest.raises(OutOfMemoryError, match="second; before that, with 5"):
+        tried.run(job)
+    assert len(tried.shares) == 2
+
+
+def test_one_job_cannot_be_halved(job: Job) -> None:
+    tried = Attempts(OutOfMemoryError("no"))
+    with pytest.raises(OutOfMemoryError, match="no"):
+        tried.run(replace(job, share=Share(jobs=1, memory=8)))
+    assert len(tried.shares) == 1
+
+
+def test_a_download_is_tried_four_times(job: Job) -> None:
+    tried = Attempts(*[FetchError("cut")] * 3)
+    assert tried.run(job) is DONE
+    assert [text.partition(" in ")[0] for text in tried.told] == [f"cut; try {number} of 4" for number in (2, 3, 4)]
+    tried = Attempts(*[FetchError("cut")] * 4)
+    with pytest.raises(FetchError):
+        tried.run(job)
+    assert len(tried.shares) == 4
+
+
+def test_a_wait_ends_when_the_run_does(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "_FIRST_DELAY", 60.0)
+    job.cancel.ask()
+    with pytest.raises(CancelledError):
+        Attempts(FetchError("cut")).run(job)
+
+
+def test_a_damaged_cache_is_dropped_that_one_only_and_the_build_tried_once_more(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped: list[str] = []
+    drop: Callable[[str], object] = dropped.append
+    monkeypatch.setattr(attempts, "drop_cache_mounts", drop)
+    assert Attempts(CacheCorruptError("no", cache="disk")).run(job) is DONE
+    assert dropped == ["serving-factory-bazel-disk"]
+    tried = Attempts(*[CacheCorruptError("no", cache="disk")] * 2)
+    with pytest.raises(CacheCorruptError):
+        tried.run(job)
+    assert len(tried.shares) == 2
+
+
+@pytest.mark.parametrize("error", [ChecksumError("no"), CompileError("no")])
+def test_nothing_else_is_tried_again(job: Job, error: FactoryError) -> None:
+    tried = Attempts(error)
+    with pytest.raises(type(error)):
+        tried.run(job)
+    assert len(tried.shares) == 1
+    assert tried.told == []

@@ -1,0 +1,115 @@
+"""line/failures.py, on what Bazel 4.2.3, gcc 12, apt, git and BuildKit (Docker 26.1.5) really printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serving_factory import errors
+from serving_factory.line.failure_errors import failure_error
+from serving_factory.line.failures import Kind, classify
+from serving_factory.line.schedule import Share
+
+RECORDED = Path(__file__).with_name("recorded") / "failures"
+FOUND = "016417ba36df712c98761c4fc689a112f7cd9c59f1868a87745c65208632af6d"
+SHARE = Share(jobs=2, memory=4 * 2**30)
+GOOD = "[binary_build 1/3] INFO: Build completed successfully, 53 total actions\n"
+
+
+def recorded(name: str) -> str:
+    return (RECORDED / f"{name}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(RECORDED.glob("*.txt"))])
+def test_each_recorded_failure_is_told_apart(name: str) -> None:
+    """The file's name begins with the kind."""
+    failure = classify(recorded(name), exit_code=1)
+    assert name.startswith(failure.kind.value), failure
+    assert 0 < len(failure.lines) <= 6
+
+
+def test_every_kind_but_the_disk_has_a_record() -> None:
+    for kind in set(Kind) - {Kind.DISK_FULL}:
+        assert list(RECORDED.glob(f"{kind}*.txt")), kind
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        # gcc's driver, the linker's, and Bazel's own
+        ("g++: internal compiler error: Killed (program cc1plus)", Kind.OUT_OF_MEMORY),
+        ("collect2: fatal error: ld terminated with signal 9 [Killed]", Kind.OUT_OF_MEMORY),
+        ("FATAL: bazel ran out of memory: java.lang.OutOfMemoryError: Java heap space", Kind.OUT_OF_MEMORY),
+        ("cc1plus: out of memory allocating 65536 bytes after a total of 1437696 bytes", Kind.OUT_OF_MEMORY),
+        # moby/buildkit, executor/runcexecutor: ENOMEM where the cgroup counted an oom_kill
+        (
+            'ERROR: failed to solve: process "/bin/sh -c make" did not complete successfully: cannot allocate memory',
+            Kind.OUT_OF_MEMORY,
+        ),
+        ("/usr/bin/ld: final link failed: No space left on device", Kind.DISK_FULL),
+        ("E: Failed to fetch http://a/b.deb  Hash Sum mismatch", Kind.FETCH),
+        ("fatal: early EOF", Kind.FETCH),
+        ("a.cc:3: error: 'std::bad_alloc' has not been declared", Kind.COMPILE),
+        ("a.cc:3: error: no member named 'Killed' in 'Status'", Kind.COMPILE),
+        ("[2 / 3] Compiling killed.cc", Kind.COMPILE),
+        ("WARNING: Download from http://a/x.tgz failed: class java.net.ConnectException", Kind.COMPILE),
+        (f"WARNING: Download from http://a/x.tgz failed: Checksum was {FOUND} but wanted {FOUND}", Kind.COMPILE),
+    ],
+)
+def test_other_words_for_the_same(line: str, kind: Kind) -> None:
+    assert classify(f"{GOOD}{line}\n{GOOD}", exit_code=1).kind is kind
+
+
+def test_a_command_that_was_killed_ran_out_of_memory() -> None:
+    failure = classify(GOOD, exit_code=137)
+    assert failure.kind is Kind.OUT_OF_MEMORY
+    assert "137" in failure.lines[0]
+
+
+def test_what_an_earlier_step_lived_with_is_not_the_reason() -> None:
+    log = "[base_build 2/4] W: Failed to fetch http://m/InRelease  Could not connect to m:80\n"
+    log += "[binary_build 1/3] a.cc:1:2: error: wrong\n"
+    assert classify(log, exit_code=1, place="[binary_build 1/3]").kind is Kind.COMPILE
+    assert classify(log, exit_code=1, place="[base_build 2/4]").kind is Kind.FETCH
+
+
+def test_a_checksum_names_both_sums_and_the_door() -> None:
+    expected = {"expected": "0" * 64, "found": FOUND, "door": "http://172.17.0.1:18080/ok/a.tgz"}
+    for name in ("checksum-bazel", "checksum-add"):
+        failure = classify(recorded(name), exit_code=1)
+        assert failure.details == expected
+        error = failure_error(failure, variant="v", step="[fetch]", tail=(), share=SHARE)
+        assert isinstance(error, errors.ChecksumError)
+        assert expected["door"] in error.what
+        assert error.why == f"expected sha256:{'0' * 64}\nfound    sha256:{FOUND}"
+
+
+def test_out_of_memory_is_one_sentence_with_the_numbers() -> None:
+    failure = classify(recorded("out-of-memory-gcc"), exit_code=1)
+    error = failure_error(failure, variant="v", step="[binary_build 1/3] RUN bazel", tail=(), share=SHARE)
+    assert isinstance(error, errors.OutOfMemoryError)
+    assert error.what == (
+        "v: the build ran out of memory in [binary_build 1/3] RUN bazel, with 2 jobs and 4.0 GiB planned for it"
+    )
+    assert "Killed signal terminated program cc1plus" in error.why
+    assert "--jobs" in error.remedy
+
+
+def test_an_old_bazel_names_both_versions() -> None:
+    failure = classify("Current Bazel version is 4.2.3- (@non-git), expected at least 6.5.0", exit_code=1)
+    error = failure_error(failure, variant="v", step="", tail=(), share=SHARE)
+    assert isinstance(error, errors.BazelTooOldError)
+    assert error.what == "v: Bazel 4.2.3 is too old: the sources want 6.5.0 or later"
+
+
+def test_a_damaged_cache_is_named() -> None:
+    failure = classify(recorded("cache-corrupt-disk"), exit_code=1)
+    error = failure_error(failure, variant="v", step="", tail=(), share=SHARE)
+    assert isinstance(error, errors.CacheCorruptError)
+    assert error.cache == "disk"
+
+
+def test_a_failure_that_nobody_knows_shows_the_last_lines() -> None:
+    error = failure_error(classify("", exit_code=3), variant="v", step="s", tail=("a", "b"), share=SHARE)
+    assert (type(error), error.what, error.why) == (errors.CompileError, "v: the build failed in s", "a\nb")

@@ -1,0 +1,280 @@
+"""line/scheduler.py where several variants work at once: the budget, who waits for whom, and how a run is ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from serving_factory.errors import (
+    CancelledError,
+    ChecksumError,
+    CompileError,
+    EngineUnavailableError,
+    FactoryError,
+    TimeLimitError,
+)
+from serving_factory.line.events import Event, EventKind, StageName
+from serving_factory.line.job import Job, Outputs, Site, Stage, Tell
+from serving_factory.line.plan import candidates
+from serving_factory.line.records import Record, read_record
+from serving_factory.line.results import Outcome, Status
+from serving_factory.line.schedule import Budget, Limits, schedule
+from serving_factory.line.scheduler import Policy, run_line
+from serving_factory.recipes.recipe import recipe_for
+
+from .matrices import document, load
+
+GIB = 2**30
+LEVELS = ["x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4"]
+IMAGE = {"repository": "r", "aliases": ["{id}"]}
+NAMES = [f"2.19.1-cpu-v{number}" for number in (1, 2, 3, 4)]
+Act = Callable[[Job], None]
+
+
+def sleep(job: Job) -> None:
+    job.cancel.wait(0.15)
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+@dataclass
+class Crowd:
+    """Four variants of one toolchain, with two stages that note who works at once with whom."""
+
+    jobs: list[Job]
+    acts: dict[str, Act] = field(default_factory=dict)
+    smoke: Act = sleep
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    working: dict[str, int] = field(default_factory=dict)
+    most: int = 0
+    began: list[str] = field(default_factory=list)
+    compiled: list[str] = field(default_factory=list)
+    shares: dict[str, int] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+
+    def _compile(self, job: Job, _tell: Tell) -> Outputs:
+        name = job.recipe.variant.id
+        with self.lock:
+            self.began.append(name)
+            self.shares[name] = job.share.jobs
+            self.working[name] = job.share.jobs
+            self.most = max(self.most, sum(self.working.values()))
+        try:
+            self.acts.get(name, sleep)(job)
+        finally:
+            with self.lock:
+                self.compiled.append(name)
+                self.working[name] = 1
+        return {}
+
+    def _smoke(self, job: Job, _tell: Tell) -> Outputs:
+        with self.lock:
+            self.most = max(self.most, sum(self.working.values()))
+        self.smoke(job)
+        with self.lock:
+            del self.working[job.recipe.variant.id]
+        return {}
+
+    def run(self, *, cpus: int = 8, policy: Policy | None = None, parallel: int | None = None) -> Outcome:
+        stages = [
+            Stage(name=StageName.COMPILE, key=lambda _job: "c", run=self._compile),
+            Stage(name=StageName.SMOKE, key=lambda _job: "s", run=self._smoke),
+        ]
+        plan = schedule(candidates(self.jobs, stages), Budget(cpus=cpus, memory=999 * GIB), Limits(parallel=parallel))
+        return run_line(self.jobs, stages, self.events.append, schedule=plan, policy=policy)
+
+    def statuses(self, outcome: Outcome) -> list[Status]:
+        return [result.status for result in outcome.results]
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> Crowd:
+    matrix = load(tmp_path, document(image=IMAGE, targets={"t": {"flavour": "cpu", "levels": LEVELS}}))
+    site = Site(build=tmp_path / "build", models=tmp_path)
+    return Crowd(jobs=[Job(recipe=recipe_for(variant, matrix), site=site) for variant in matrix.variants])
+
+
+def fail(error: Exception) -> Act:
+    def act(_job: Job) -> None:
+        raise error
+
+    return act
+
+
+def test_the_first_fills_the_caches_and_the_rest_share_the_machine(crowd: Crowd) -> None:
+    outcome = crowd.run(cpus=12)
+    assert crowd.statuses(outcome) == [Status.BUILT] * 4
+    assert crowd.began[0] == crowd.compiled[0] == NAMES[0]
+    assert crowd.shares == {NAMES[0]: 12, NAMES[1]: 4, NAMES[2]: 4, NAMES[3]: 4}
+    assert 8 < crowd.most <= 12, "they worked at once, and within the budget"
+    assert [result.variant for result in outcome.results] == NAMES
+    assert outcome.ended_by is None
+
+
+def test_parallel_is_how_many_work_at_once_in_all_their_stages(crowd: Crowd) -> None:
+    at_once: list[int] = []
+
+    def count(job: Job) -> None:
+        at_once.append(len(crowd.working))
+        sleep(job)
+
+    crowd.smoke = count
+    crowd.run(cpus=64, parallel=2)
+    assert max(at_once) <= 2
+
+
+def test_the_others_go_on_when_the_first_of_a_toolchain_fails(crowd: Crowd) -> None:
+    crowd.acts[NAMES[0]] = fail(CompileError("no"))
+    assert crowd.statuses(crowd.run()) == [Status.FAILED, *[Status.BUILT] * 3]
+
+
+def test_what_would_fail_the_same_way_is_skipped_and_says_because_of_whom(crowd: Crowd) -> None:
+    crowd.acts[NAMES[0]] = fail(ChecksumError("no"))
+    outcome = crowd.run()
+    assert crowd.statuses(outcome) == [Status.FAILED, *[Status.SKIPPED] * 3]
+    assert crowd.began == [NAMES[0]]
+    assert outcome.results[2].because == f"because of {NAMES[0]}: what failed there is the same here"
+    told = [(event.variant, event.text) for event in crowd.events if event.kind is EventKind.SKIPPED][1:]
+    assert told == [(name, outcome.results[2].because) for name in NAMES[1:]]
+
+
+def test_fail_fast_begins_with_no_other_and_lets_what_runs_go_on(crowd: Crowd) -> None:
+    def fail_late(_job: Job) -> None:
+        assert wait_until(lambda: NAMES[2] in crowd.began)
+        raise CompileError("no")
+
+    crowd.acts[NAMES[1]] = fail_late
+    outcome = crowd.run(cpus=8, policy=Policy(fail_fast=True))
+    assert crowd.statuses(outcome) == [Status.BUILT, Status.FAILED, Status.BUILT, Status.SKIPPED]
+    assert outcome.results[3].because == f"because of {NAMES[1]}, as --fail-fast says"
+
+
+def test_without_it_all_others_are_worked_on(crowd: Crowd) -> None:
+    crowd.acts[NAMES[1]] = fail(CompileError("no"))
+    assert crowd.statuses(crowd.run()) == [Status.BUILT, Status.FAILED, Status.BUILT, Status.BUILT]
+
+
+def test_a_variant_that_takes_too_long_fails_and_no_other(crowd: Crowd) -> None:
+    crowd.acts[NAMES[1]] = lambda job: job.cancel.wait(30)
+    outcome = crowd.run(policy=Policy(variant_seconds=1.2))
+    assert crowd.statuses(outcome) == [Status.BUILT, Status.FAILED, Status.BUILT, Status.BUILT]
+    assert isinstance(outcome.results[1].error, TimeLimitError)
+    assert "--variant-minutes" in outcome.results[1].error.what
+    assert outcome.ended_by is None
+
+
+def test_a_run_that_takes_too_long_is_ended_and_says_so(crowd: Crowd) -> None:
+    crowd.acts[NAMES[1]] = lambda job: job.cancel.wait(30)
+    outcome = crowd.run(cpus=4, policy=Policy(seconds=1.2))
+    assert isinstance(outcome.ended_by, TimeLimitError)
+    assert crowd.statuses(outcome) == [Status.BUILT, *[Status.CANCELLED] * 3]
+    assert {result.because for result in outcome.results[1:]} == {"--max-minutes 0.02 was over"}
+    assert crowd.began == NAMES[:2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_all_that_runs_and_begins_nothing(crowd: Crowd, number: signal.Signals) -> None:
+    def end(job: Job) -> None:
+        assert wait_until(lambda: NAMES[2] in crowd.began)
+        os.kill(os.getpid(), number)
+        job.cancel.wait(30)
+
+    crowd.acts = {NAMES[1]: end, NAMES[2]: lambda job: job.cancel.wait(30)}
+    before = signal.getsignal(number)
+    outcome = crowd.run(cpus=8)
+    assert isinstance(outcome.ended_by, CancelledError)
+    assert crowd.statuses(outcome) == [Status.BUILT, *[Status.CANCELLED] * 3]
+    assert NAMES[3] not in crowd.began
+    assert not read_record(crowd.jobs[1].folder, StageName.COMPILE)
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_ends_them_at_once(crowd: Crowd) -> None:
+    seen: list[bool] = []
+
+    def stubborn(job: Job) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        while not job.cancel.asked:
+            time.sleep(0.01)
+        seen.append(job.cancel.at_once)
+        os.kill(os.getpid(), signal.SIGINT)
+        while not job.cancel.at_once:
+            time.sleep(0.01)
+        seen.append(job.cancel.at_once)
+        job.cancel.check()
+
+    crowd.acts[NAMES[0]] = stubborn
+    assert crowd.statuses(crowd.run()) == [Status.CANCELLED] * 4
+    assert seen == [False, True]
+
+
+def test_a_variant_that_does_not_end_is_not_waited_for(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving_factory.line.scheduler._PATIENCE", 0.3)
+    release = threading.Event()
+
+    def deaf(_job: Job) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        release.wait(30)
+
+    crowd.acts[NAMES[0]] = deaf
+    began = time.monotonic()
+    assert crowd.statuses(crowd.run()) == [Status.CANCELLED] * 4
+    assert time.monotonic() - began < 5
+    heard = len(crowd.events)
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name == NAMES[0]:
+            thread.join(5)
+    assert len(crowd.events) == heard, "it has nothing to say any more"
+
+
+def test_a_fault_of_our_own_ends_the_run_and_is_raised(crowd: Crowd) -> None:
+    crowd.acts = {NAMES[1]: fail(ZeroDivisionError()), NAMES[2]: lambda job: job.cancel.wait(30)}
+    with pytest.raises(ZeroDivisionError):
+        crowd.run(cpus=8)
+    assert NAMES[3] not in crowd.began
+
+
+def test_failures_that_come_of_the_end_are_not_told_as_failures(crowd: Crowd) -> None:
+    """As when a container is removed under a smoke test that asks it something."""
+
+    def act(job: Job) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        while not job.cancel.asked:
+            time.sleep(0.01)
+        raise FactoryError("no such container")
+
+    crowd.acts[NAMES[0]] = act
+    outcome = crowd.run()
+    assert outcome.results[0].status is Status.CANCELLED
+    assert outcome.results[0].error is None
+
+
+def test_whether_a_compile_has_work_to_do_is_asked_of_its_record(crowd: Crowd) -> None:
+    crowd.run()
+    done = Stage(name=StageName.COMPILE, key=lambda _job: "c", run=crowd._compile)
+    changed = Stage(name=StageName.COMPILE, key=lambda _job: "another", run=crowd._compile)
+
+    def broken(_job: Job) -> str:
+        raise EngineUnavailableError("nobody is there")
+
+    def lost(_job: Job, _record: Record) -> bool:
+        return False
+
+    unknown = Stage(name=StageName.COMPILE, key=broken, run=crowd._compile)
+    gone = Stage(name=StageName.COMPILE, key=lambda _job: "c", run=crowd._compile, intact=lost)
+    compiles = [candidates(crowd.jobs[:1], [stage])[0].compiles for stage in (done, changed, unknown, gone)]
+    assert compiles == [False, True, True, True]
+    assert len({one.toolchain for one in candidates(crowd.jobs, [done])}) == 1
