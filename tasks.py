@@ -19,7 +19,10 @@ from invoke.program import Program
 from invoke.tasks import task
 
 from serving_factory.commands.shared import Asked, Checkout, errors
-from serving_factory.ui.positional import OptionalPositional
+from serving_factory.ui.positional import ManyPositional, OptionalPositional
+
+# Invoke forbids bytecode files, and every task would compile hundreds of modules anew. Whoever wants none says so.
+sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
 ROOT = Path(__file__).resolve().parent
 BUILD_FOLDER = ROOT / "build"
@@ -71,7 +74,7 @@ def _asked(
         *AXES,
         "json",
         ids="print ids alone, one per line",
-        github="print a JSON list of matrices for GitHub Actions, at most 256 jobs each",
+        github="print a matrix for GitHub Actions; one more in a line of its own for each 256 jobs",
     ),
 )
 def list_(
@@ -124,6 +127,7 @@ def explain_(
         ./factory explain 2.19.1-cpu-v3
         ./factory explain 2.19.1-cpu-v3 --json
         ./factory explain --dropped
+        ./factory explain 2.19.1-cpu-v4 --dropped
     """
     if variant in {"--help", "-h"}:  # Invoke takes any word that follows for the variant
         Program(namespace=ns).run(["invoke", "--help", "explain"])
@@ -131,7 +135,7 @@ def explain_(
         from serving_factory.commands.seeing import explain_dropped, explain_variant
 
         if dropped:
-            explain_dropped(_asked(matrix), json=json)
+            explain_dropped(_asked(matrix), variant or "", json=json)
         else:
             explain_variant(_asked(matrix), variant or "", json=json)
 
@@ -163,6 +167,59 @@ def catalogue(_c: Context, release: str | None = None, check_upstream: str = "",
             upstream.show_catalogue(release or "", json=json)
 
 
+@task(
+    klass=ManyPositional,
+    positional=["variants"],
+    help=_help("matrix", "json", variants="ids of variants, such as 1.9.1-cpu-v1"),
+)
+def preflight(_c: Context, variants: Sequence[str] | None = None, matrix: str = "", json: bool = False) -> None:
+    """Ask Bazel what archives and repositories of variants are missing, all at once, before anything is compiled.
+
+    Examples:
+        ./factory preflight 2.19.1-cpu-v3
+        ./factory preflight 1.9.1-cpu-v1 1.15.0-cpu-v1 --json
+    """
+    with errors():
+        from serving_factory.commands.preflighting import preflight as run_preflight
+
+        run_preflight(_asked(matrix), variants or (), json=json)
+
+
+@task(
+    klass=ManyPositional,
+    positional=["words"],
+    iterable=["pinned"],
+    help=_help(
+        "json",
+        words="archive GIT_DIR REF...: what to do, a mirror, and its tags, branches or commits",
+        output="the folder to put the archives in: a distdir (default: this one)",
+        pinned="what it must be: REF=SHA256, FILE_NAME=SHA256, or the file of a preflight report; may be repeated",
+        repository="the repository's name at the code host (default: as the mirror's origin has it)",
+        zip_="make zip files instead of tar.gz",
+    ),
+)
+def vault(
+    _c: Context,
+    words: Sequence[str] | None = None,
+    output: str = ".",
+    pinned: Sequence[str] | None = None,
+    repository: str = "",
+    zip_: bool = False,
+    json: bool = False,
+) -> None:
+    """Make a code host's archives out of a git mirror, and say whether they are the pinned ones.
+
+    Examples:
+        ./factory vault archive mirrors/abseil-cpp.git 9d0c5b7 --output distdir
+        ./factory vault archive mirrors/re2.git v2020-01 --pinned v2020-01=0123456789abcdef... --zip
+        ./factory vault archive mirrors/tensorflow.git 25c197e0 --pinned build/1.9.1-cpu-v1/preflight/report.json
+    """
+    with errors():
+        from serving_factory.commands.vaulting import vault as run_vault
+
+        run_vault(words or (), output=Path(output), pinned=pinned or (), repository=repository, as_zip=zip_, json=json)
+
+
 @task(help=_help("matrix", check="change nothing; fail when a file is not what the data gives"))
 def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
     """Write the Dockerfiles of every release and flavour that has a recipe, beside the matrix file.
@@ -176,6 +233,131 @@ def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
         from serving_factory.commands.generating import generate as write_files
 
         write_files(_asked(matrix), check=check)
+
+
+@task(
+    optional=["update"],
+    help=_help(
+        "matrix",
+        "json",
+        update="take what there is now instead of what is locked: of all, or of this base image or Bazel version",
+        check="change nothing; tell what has moved or vanished upstream, and fail if anything has",
+        dry_run="ask, print what would be locked, and write nothing",
+    ),
+)
+def lock(
+    _c: Context,
+    matrix: str = "",
+    update: str | None = None,
+    check: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Pin what builds start from: base images by digest, and Bazel checksums that are unknown, in matrix.lock.
+
+    What is locked stays; --update takes what there is now. With a lock file, `generate` writes the digests into the
+    Dockerfiles, and `build --locked` refuses what is not pinned.
+
+    Examples:
+        ./factory lock
+        ./factory lock --update ubuntu:20.04
+        ./factory lock --update --dry-run
+        ./factory lock --check
+    """
+    with errors():
+        from serving_factory.commands import locking
+
+        if check:
+            locking.check(_asked(matrix), json=json, update=update, dry_run=dry_run)
+        else:
+            locking.lock(_asked(matrix), json=json, update=update, dry_run=dry_run)
+
+
+@task(
+    klass=OptionalPositional,
+    positional=["run", "other"],
+    help=_help("json", run="a run's number; the latest runs when left out", other="compare with this run"),
+)
+def history(_c: Context, run: str | None = None, other: str | None = None, json: bool = False) -> None:
+    """Tell what earlier runs did: the latest, one of them, or what changed between two.
+
+    Examples:
+        ./factory history
+        ./factory history 12
+        ./factory history 11 12 --json
+    """
+    with errors():
+        from serving_factory.commands.remembering import show_history
+
+        show_history(_checkout(), [word for word in (run, other) if word], json=json)
+
+
+@task(iterable=CHOICE, help=_help("matrix", *CHOICE, "json"))
+def report(
+    _c: Context,
+    matrix: str = "",
+    target: Sequence[str] | None = None,
+    release: Sequence[str] | None = None,
+    variant: Sequence[str] | None = None,
+    json: bool = False,
+) -> None:
+    """Tell what the records say of each variant: actions, cache hits, downloads, times, memory, sizes.
+
+    Examples:
+        ./factory report --variant 2.19.1-cpu-v3
+        ./factory report --matrix samples/matrix.yaml --json
+    """
+    with errors():
+        from serving_factory.commands.remembering import show_report
+
+        show_report(_asked(matrix, target, release, variant), json=json)
+
+
+@task(iterable=CHOICE, help=_help("matrix", *CHOICE, "json"))
+def doctor(
+    _c: Context,
+    matrix: str = "",
+    target: Sequence[str] | None = None,
+    release: Sequence[str] | None = None,
+    variant: Sequence[str] | None = None,
+    json: bool = False,
+) -> None:
+    """Look whether this machine can build what is chosen: engine, memory, disk, network, CPU, GPU.
+
+    Examples:
+        ./factory doctor
+        ./factory doctor --target cpu-optimized --json
+    """
+    with errors():
+        from serving_factory.commands.doctoring import examine
+
+        examine(_asked(matrix, target, release, variant), json=json)
+
+
+@task(
+    name="bake-file",
+    iterable=CHOICE,
+    help=_help("matrix", *CHOICE, output="the file to write (default: docker-bake.json in this checkout)"),
+)
+def bake_file(
+    _c: Context,
+    matrix: str = "",
+    target: Sequence[str] | None = None,
+    release: Sequence[str] | None = None,
+    variant: Sequence[str] | None = None,
+    output: str = "",
+) -> None:
+    """Write a file for `docker buildx bake` that builds the variants without this factory.
+
+    Examples:
+        ./factory bake-file
+        ./factory bake-file --target cpu-optimized --output docker-bake.json
+        ./factory bake-file --matrix samples/matrix.yaml
+    """
+    with errors():
+        from serving_factory.commands.baking import bake_file as write_file
+
+        write_file(_asked(matrix, target, release, variant), output=output)
 
 
 # --- the line ---------------------------------------------------------------------------------------------------------
@@ -195,6 +377,7 @@ def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
         fail_fast="begin with no other variant once one has failed; what runs goes on to its end",
         max_minutes="end the whole run after so many minutes; the same command goes on later",
         variant_minutes="end each variant that takes more minutes than this; it counts as failed",
+        locked="refuse, before any work, what `lock` has not pinned: base images by digest, Bazel by checksum",
     ),
 )
 def build(
@@ -205,6 +388,7 @@ def build(
     variant: Sequence[str] | None = None,
     registry: str = "",
     dry_run: bool = False,
+    locked: bool = False,
     json: bool = False,
     parallel: str = "",
     jobs: str = "",
@@ -220,6 +404,7 @@ def build(
         ./factory build --release 2.19.1 --registry registry.example.com
         ./factory build --variant 2.19.1-cpu-v3 --dry-run
         ./factory build --parallel 4 --memory 16GiB --max-minutes 480
+        ./factory build --locked
     """
     with errors():
         from serving_factory.commands.scheduling import HowToRun
@@ -233,7 +418,8 @@ def build(
             max_minutes=max_minutes,
             variant_minutes=variant_minutes,
         )
-        run_build(_asked(matrix, target, release, variant), registry=registry, dry_run=dry_run, json=json, how=how)
+        asked = _asked(matrix, target, release, variant)
+        run_build(asked, registry=registry, dry_run=dry_run, json=json, locked=locked, how=how)
 
 
 def _stage_task(name: str, text: str) -> object:
@@ -371,7 +557,8 @@ def tasks(_c: Context) -> None:
 
 
 _GROUPS = {
-    "See": ["list", "explain", "catalogue", "generate"],
+    "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor"],
+    "Fill doors": ["preflight", "vault"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
     "Keep house": ["setup", "test", "clean"],
 }

@@ -18,22 +18,33 @@ __all__ = [
     "CompileError",
     "CpuLevelError",
     "DiskFullError",
+    "DownloadError",
+    "DownloadFaultError",
     "DriftError",
     "EngineError",
     "EngineUnavailableError",
     "FactoryError",
     "FetchError",
+    "GitError",
+    "HistoryError",
     "InspectionError",
     "LibraryMissingError",
+    "LockFileError",
     "LockedError",
+    "MachineUnfitError",
     "MatrixError",
+    "MissingInputsError",
+    "MovedError",
     "NotBuiltError",
+    "NotLockedError",
     "OutOfMemoryError",
     "PackageError",
+    "PinnedDiffersError",
     "RecipeError",
     "RegistryDeniedError",
     "RegistryError",
     "RegistryFaultError",
+    "RegistryLimitError",
     "RegistryUnreachableError",
     "ServerNotReadyError",
     "ServerStopError",
@@ -42,6 +53,7 @@ __all__ = [
     "UnknownNameError",
     "UpstreamDiffersError",
     "UsageError",
+    "VanishedError",
     "WrongAnswerError",
 ]
 
@@ -266,6 +278,89 @@ class RegistryFaultError(FactoryError):
     """The registry kept failing (5xx, 429, cut connections) until the retries were used up."""
 
     exit_code = 43
+
+
+class RegistryLimitError(RegistryFaultError):
+    """The registry's rate limit (429) was still used up after the retries.
+
+    Args:
+        what: one sentence, what happened.
+        why: the evidence.
+        remedy: one thing to do next.
+        retry_after: the seconds that the registry asks to wait; None where it does not say.
+    """
+
+    exit_code = 44
+
+    def __init__(self, what: str, *, why: str = "", remedy: str = "", retry_after: float | None = None) -> None:
+        super().__init__(what, why=why, remedy=remedy)
+        self.retry_after = retry_after
+
+
+class DownloadError(FactoryError):
+    """A file could not be downloaded, or is not what it ought to be."""
+
+    exit_code = 45
+
+
+class DownloadFaultError(DownloadError):
+    """A server of files kept failing (5xx, 429, cut connections) until the retries were used up."""
+
+    exit_code = 46
+
+
+class HistoryError(FactoryError):
+    """The history of earlier runs cannot be read."""
+
+    exit_code = 50
+
+
+class MachineUnfitError(FactoryError):
+    """`doctor` found something that makes a build fail."""
+
+    exit_code = 51
+
+
+class GitError(FactoryError):
+    """A git mirror cannot give what is asked of it."""
+
+    exit_code = 60
+
+
+class PinnedDiffersError(FactoryError):
+    """An archive came out, and is not the one that is pinned."""
+
+    exit_code = 61
+
+
+class MissingInputsError(FactoryError):
+    """A preflight found that inputs of a build are missing."""
+
+    exit_code = 62
+
+
+class LockFileError(FactoryError):
+    """The lock file cannot be used; the message holds every problem at once."""
+
+    exit_code = 70
+
+
+class NotLockedError(FactoryError):
+    """Something that builds start from is not in the lock file."""
+
+    exit_code = 71
+
+
+class MovedError(FactoryError):
+    """What is locked is still there, and upstream the same name stands for something else by now."""
+
+    exit_code = 72
+
+
+class VanishedError(FactoryError):
+    """A tag or a file that builds start from is not there upstream (any more)."""
+
+    exit_code = 73
 
 
 class CancelledError(FactoryError):

@@ -131,12 +131,14 @@ class Fault:
         status: answer with this HTTP status; 0 passes the request on.
         cut: close the connection without an answer.
         delay: seconds to wait first.
+        retry_after: the header Retry-After of the answer; empty for none.
     """
 
     method: str = ""
     path: str = ""
     times: int = 1
     status: int = 0
+    retry_after: str = ""
     cut: bool = False
     delay: float = 0.0
 
@@ -185,9 +187,12 @@ class FaultyProxy:
         path: str = "",
         cut: bool = False,
         delay: float = 0.0,
+        retry_after: str = "",
     ) -> Fault:
         """Plan a fault; see `Fault`. `times` of it counts down as it happens."""
-        fault = Fault(method=method, path=path, times=times, status=status, cut=cut, delay=delay)
+        fault = Fault(
+            method=method, path=path, times=times, status=status, cut=cut, delay=delay, retry_after=retry_after
+        )
         with self.lock:
             self.faults.append(fault)
         return fault
@@ -229,7 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
             if fault.status:
-                self._send(fault.status, [("Content-Type", "text/plain")], b"a planned fault\n")
+                more = [("Retry-After", fault.retry_after)] if fault.retry_after else []
+                self._send(fault.status, [("Content-Type", "text/plain"), *more], b"a planned fault\n")
                 return
         self._pass_on(body)
 

@@ -14,6 +14,8 @@ from serving_factory.matrix.matrix import Matrix
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "matrix.yaml", ROOT / "samples" / "matrix.yaml")
 
+SAMPLE = SHIPPED[1]
+
 SMALL = """\
 image:
   repository: team/serving
@@ -31,10 +33,21 @@ def document(**sections: object) -> dict[str, Any]:
     return {**loaded, **sections}
 
 
-def write(folder: Path, text: str | Mapping[str, object]) -> Path:
+def write(folder: Path, text: str | Mapping[str, object] = SMALL) -> Path:
     file = folder / "matrix.yaml"
     file.write_text(text if isinstance(text, str) else yaml.safe_dump(dict(text)), encoding="utf-8")
     return file
+
+
+def checkout(folder: Path) -> Path:
+    """A checkout whose matrix names its releases one by one: a new one in the catalogue changes nothing for it."""
+    text = SHIPPED[0].read_text(encoding="utf-8")
+    latest = 'releases: ["latest-patches,>=2.18"]'
+    assert latest in text
+    write(folder, text.replace(latest, 'releases: ["2.18.1", "2.19.1", "2.20.0"]'))
+    for name in ("dockerfiles", "matrix.schema.json", "samples"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
 
 
 def load(folder: Path, text: str | Mapping[str, object] = SMALL) -> Matrix:

@@ -23,7 +23,7 @@ BELOW: dict[str, set[str]] = {
     "recipes": {"matrix", "catalogue", "errors"},
     "engine": {"errors"},
     "line": {"engine", "recipes", "matrix", "catalogue", "errors"},
-    "ui": {"line.events", "line.results", "errors"},
+    "ui": {"line.events", "line.results", "line.forecast", "errors"},
     "commands": {"ui", "line", "engine", "recipes", "matrix", "catalogue", "errors"},
 }
 PURE = ("catalogue", "matrix", "recipes")

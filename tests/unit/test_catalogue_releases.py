@@ -273,7 +273,7 @@ def test_a_base_without_a_system_is_told() -> None:
         ("2.16.2", "2.16.1", "upstream has no stable tag 2.16.2"),
         ("1.12.1", "1.12.3", "upstream has no stable tag 1.12.1"),
         ("2.20.0rc1", "2.20.0", "upstream has no stable tag 2.20.0rc1"),
-        ("2.19", "2.19.1", "a release is a full tag, with a patch number"),
+        ("2.16", "2.16.1", "a release is a full tag, with a patch number"),
         ("2.21.0", "2.20.0", "the catalogue knows no release 2.21.x"),
         ("1.16.0", "1.15.0", "the catalogue knows no release 1.16.x"),
         ("0.1.0", "1.5.0", "the catalogue knows no release 0.1.x"),

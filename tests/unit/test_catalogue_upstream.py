@@ -245,7 +245,7 @@ def test_what_cannot_be_read_is_a_difference(tmp_path: Path) -> None:
     tree = tree_2_19_1()
     command = line_of(tree[DEVEL], "bazel build")
     tree[DEVEL] = tree[DEVEL].replace("bazel build", "bazel build 'a", 1)
-    tree[".bazelrc"] = "\n" + 'build:release --copt="-O3\n'
+    tree[".bazelrc"] = "\n" + 'build:release --copt="-O3\n' + tree[".bazelrc"]
     del tree["WORKSPACE"]
     folder = write_tree(tmp_path, tree)
     (folder / "WORKSPACE").symlink_to("WORKSPACE")
@@ -254,6 +254,13 @@ def test_what_cannot_be_read_is_a_difference(tmp_path: Path) -> None:
         ("WORKSPACE", None, "cannot be read", "Too many levels of symbolic links"),
         (DEVEL, command, "cannot be read", "No closing quotation"),
     ]
+
+
+def test_a_quote_without_a_partner_hides_no_other_config(tmp_path: Path) -> None:
+    tree = tree_2_19_1()
+    tree[".bazelrc"] = 'build:release --copt="-O3\n' + tree[".bazelrc"] + "build:brand_new --define=x=y\n"
+    found = [(one.what, one.upstream) for one in check_upstream(write_tree(tmp_path, tree), RELEASE).differences]
+    assert found == [("cannot be read", "No closing quotation"), ("config", "brand_new")]
 
 
 def test_a_loop_tells_no_release(tmp_path: Path) -> None:

@@ -58,6 +58,53 @@ def test_axes_are_listed() -> None:
     assert SCHEMA["properties"]["require"]["items"]["required"] == ["reason", "where", "only"]
 
 
+TARGET = SCHEMA["properties"]["targets"]["additionalProperties"]["properties"]
+
+
+def accepted(schema: dict[str, Any], word: str) -> bool:
+    """Whether an editor would take a word: enough of JSON schema for the words of a target."""
+    if "anyOf" in schema:
+        return any(accepted(one, word) for one in schema["anyOf"])
+    return word in schema["enum"] if "enum" in schema else re.search(schema["pattern"], word) is not None
+
+
+@pytest.mark.parametrize(
+    ("key", "schema", "words"),
+    [
+        ("flags", TARGET["flags"], ("level", "avx2-fma", "avx2")),
+        ("capabilities", TARGET["capabilities"]["items"], ("h100", "8.0", "sm_80", "compute_90", "a10O", "8", "sm80")),
+        (
+            "copts",
+            TARGET["copts"]["items"],
+            ("-O3", "-march=skylake", "-march=native", "-mtune=native", "-ofile", "--copt=-O3", "O3", "-a b"),
+        ),
+    ],
+)
+def test_an_editor_refuses_what_the_reader_refuses(
+    tmp_path: Path, key: str, schema: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    taken, refused = [], []
+    for word in words:
+        value: object = word if key == "flags" else [word]
+        target = {"flavour": "gpu" if key == "capabilities" else "cpu", "levels": ["x86-64-v3"], key: value}
+        try:
+            load(tmp_path, document(targets={"t": target}))
+        except MatrixError:
+            assert not accepted(schema, word), word
+            refused.append(word)
+        else:
+            assert accepted(schema, word), word
+            taken.append(word)
+    assert taken
+    assert refused
+
+
+def test_what_is_bounded_is_bounded_for_editors() -> None:
+    assert SCHEMA["properties"]["targets"]["maxProperties"] == 500
+    assert SCHEMA["properties"]["exclude"]["maxItems"] == 500
+    assert TARGET["levels"]["maxItems"] == 200
+
+
 def test_patterns_are_the_readers(tmp_path: Path) -> None:
     """A pattern says for an editor what the reader's own check says."""
     pattern = re.compile(SCHEMA["properties"]["image"]["properties"]["repository"]["pattern"])

@@ -22,7 +22,7 @@ from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.settings import AllSettings
 from serving_factory.recipes import toolchain
-from serving_factory.recipes.explain import explain, explain_matrix
+from serving_factory.recipes.explain import explain, explain_matrix, explain_upstream
 from serving_factory.recipes.keys import key_of, short
 from serving_factory.recipes.metadata import BuiltBinary, image_env, image_json, image_labels
 from serving_factory.recipes.recipe import Recipe, recipe_for, recipes_for
@@ -122,7 +122,9 @@ def test_variants_that_share_a_file_have_the_same_text_in_it(file: Path) -> None
         for level in Level:
             recipe = recipe_for(replace(variant, level=level, copts=("-O3",)), matrix)
             texts.setdefault((variant.release, variant.flavour), set()).add((recipe.devel, recipe.runtime))
-    assert {len(pairs) for pairs in texts.values()} == {1}
+    # The last patch of a line, which the default file builds, may have no recipe yet.
+    assert texts or file == SHIPPED[0]
+    assert {len(pairs) for pairs in texts.values()} <= {1}
 
 
 def test_a_level_changes_the_flags_and_the_key(tmp_path: Path) -> None:
@@ -255,7 +257,7 @@ def test_a_compiler_that_bazel_downloads_is_told(tmp_path: Path) -> None:
         toolchain.toolchain_for(matrix.variants[0], release, matrix.settings.usual)
 
 
-def test_flags_that_are_no_configs_reach_both_bazel_commands(tmp_path: Path) -> None:
+def test_flags_that_are_no_configs_reach_every_bazel_command(tmp_path: Path) -> None:
     matrix = load(tmp_path)
     facts = replace(releases()["2.19.1"].flavours[Flavour.CPU], kept_flags=("-c opt", "--copt=-fPIC"))
     release = replace(releases()["2.19.1"], flavours={Flavour.CPU: facts})
@@ -271,7 +273,7 @@ def test_flags_that_are_no_configs_reach_both_bazel_commands(tmp_path: Path) -> 
         bazel_target="//t",
         binary_path="b",
     )
-    assert text.count("      --config=kokoro \\\n      -c opt \\\n      --copt=-fPIC \\\n") == 2
+    assert text.count("      --config=kokoro \\\n      -c opt \\\n      --copt=-fPIC \\\n") == 3
 
 
 def test_a_bazel_without_checksum_is_told(tmp_path: Path) -> None:
@@ -336,12 +338,14 @@ def test_explain_names_everything_that_decides(tmp_path: Path) -> None:
     assert sections["Variant"]["targets"] == ("cpu", "")
     assert sections["Compile"]["key"] == (recipe.compile_key, "")
     assert sections["Image"]["full tags"] == ("r.io/x:2.19.1-cpu-v3-BINARY", "default")
-    assert sections["Image"]["on a lesser CPU use"][0] == "r.io/x:2.19.1-cpu-avx"
+    assert sections["On a lesser CPU"]["use"][0] == "r.io/x:2.19.1-cpu-avx"
     command = shlex.split(sections["Devel image"]["made by, after compile"][0])
     assert f"--build-context=source={recipe.source}" in command
     assert command[-1] == str(tmp_path / "context")
-    bare = explained(recipes(matrix)["cpu-v1"], matrix, tmp_path)["Compile"]
-    assert (bare["copts"][0], bare["CPU must have"][0]) == ("none", "nothing beyond x86-64")
+    assert sections["CPU"]["in one flag"][0] == "-march=x86-64-v3, from gcc 11 and clang 12 on"
+    assert "LAHF-SAHF" in sections["CPU"]["in the psABI's words"][0]
+    bare = explained(recipes(matrix)["cpu-v1"], matrix, tmp_path)
+    assert (bare["Compile"]["copts"][0], bare["CPU"]["must have"][0]) == ("none", "nothing beyond x86-64")
 
 
 def test_explain_tells_where_each_value_comes_from(tmp_path: Path) -> None:
@@ -366,6 +370,59 @@ def test_explain_tells_where_each_value_comes_from(tmp_path: Path) -> None:
     assert sections["Variant"]["copts"][1] == "catalogue, level x86-64-v4"
     assert told["aliases"] == "image.aliases"
     assert told["full tags"] == told["platform"] == "default"
+
+
+def test_explain_tells_labels_and_resources(tmp_path: Path) -> None:
+    def found(**sections: object) -> dict[str, tuple[str, str]]:
+        matrix = load(tmp_path, document(**sections))
+        told = dict(explain_matrix(matrix.variants[0], matrix, file_from=""))
+        return {
+            name: (value, where.partition(",")[0]) for name, (value, where) in _pairs(told["Image"] + told["Resources"])
+        }
+
+    plain = found()
+    assert plain["labels"] == ("the factory's own alone", "default")
+    assert plain["jobs"] == plain["memory"] == ("not limited", "default")
+    image = {"repository": "r", "labels": {"com.example.team": "serving"}}
+    limited = found(image=image, resources={"jobs": 4, "memory": "8GiB"})
+    assert limited["labels"] == ("com.example.team=serving", "image.labels")
+    assert limited["jobs"] == ("4", "resources.jobs")
+    assert limited["memory"] == ("8GiB", "resources.memory")
+
+
+def _pairs(entries: tuple[tuple[str, str, str], ...]) -> list[tuple[str, tuple[str, str]]]:
+    return [(name, (value, told)) for name, value, told in entries]
+
+
+def test_explain_tells_of_upstream_where_there_is_no_recipe(tmp_path: Path) -> None:
+    targets = {"g": {"flavour": "gpu", "levels": ["x86-64"]}}
+    image = {"repository": "r.io/x", "aliases": ["{id}"]}
+    matrix = load(tmp_path, document(releases=["2.14.1"], image=image, targets=targets))
+    (variant,) = matrix.variants
+    told = dict(explain_matrix(variant, matrix, file_from="default"))
+    assert dict(_pairs(told["Image"]))["aliases"][0] == "r.io/x:2.14.1-gpu-cuda11.8-v1"
+    ((title, entries),) = explain_upstream(variant, matrix)
+    values = dict(_pairs(entries))
+    facts = releases()["2.14.1"].flavours[Flavour.GPU]
+    assert title == "Toolchain"
+    assert values["base"] == (facts.base, "catalogue, release 2.14.1")
+    assert values["compiler"] == (facts.compiler, "catalogue, release 2.14.1")
+    assert values["Bazel"] == (releases()["2.14.1"].bazel, "catalogue, release 2.14.1")
+    bazel = {"version": "4.2.3", "package": "bazel-bootstrap"}
+    toolchain = {"configs": {"gpu": ["own"]}}
+    other = load(tmp_path, document(releases=["2.14.1"], targets=targets, toolchain=toolchain, bazel=bazel))
+    ((_, entries),) = explain_upstream(other.variants[0], other)
+    assert dict(_pairs(entries))["Bazel"] == ("4.2.3, bazel-bootstrap", "bazel.version, matrix.yaml:3")
+    assert dict(_pairs(entries))["configs"][0] == "--config=own"
+
+
+def test_explain_tells_where_a_set_of_flags_does_nothing(tmp_path: Path) -> None:
+    targets = {"cpu-optimized": {"flavour": "cpu", "levels": ["x86-64-v3", "x86-64-v4"]}}
+    image = {"repository": "r", "aliases": ["{id}"]}
+    matrix = load(tmp_path, document(image=image, targets=targets))
+    v3, v4 = (dict(_pairs(explain_matrix(one, matrix, file_from="")[0][1])) for one in matrix.variants)
+    assert v3["copts"][1] == "catalogue, flag set avx2-fma (what a target named cpu-optimized means)"
+    assert v4["copts"][1] == "catalogue, level x86-64-v4 (flag set avx2-fma is for level x86-64-v3 alone)"
 
 
 def test_what_is_only_reported_of_a_branch_is_told_and_built(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from serving_factory.errors import (
     RegistryDeniedError,
     RegistryError,
     RegistryFaultError,
+    RegistryLimitError,
     RegistryUnreachableError,
     UsageError,
 )
@@ -246,6 +247,15 @@ class TestManifestDigest:
             Registry(fake.host).manifest_digest("a", "1")
         assert str(status) in caught.value.why
 
+    @pytest.mark.parametrize(("header", "seconds"), [("12", 12.0), ("", None), ("soon", None)])
+    def test_a_rate_limit_is_an_error_of_its_own(self, fake: FakeRegistry, header: str, seconds: float | None) -> None:
+        fake.handler = lambda _, request: request.reply(429, b"toomanyrequests", Retry_After=header)
+        with pytest.raises(RegistryLimitError) as caught:
+            Registry(fake.host).manifest_digest("a", "1")
+        assert caught.value.retry_after == seconds
+        assert ("asks to wait 12 s" in caught.value.why) == (seconds is not None)
+        assert f"docker login {fake.host}" in caught.value.remedy
+
     def test_other_refusals_are_not(self, fake: FakeRegistry) -> None:
         fake.handler = lambda _, request: request.reply(400, b"name invalid")
         with pytest.raises(RegistryError):
@@ -327,6 +337,65 @@ class TestManifestDigest:
         assert "SSL_CERT_FILE" in caught.value.remedy
 
 
+class Shelf:
+    """A registry with documents by digest."""
+
+    def __init__(self, fake: FakeRegistry) -> None:
+        self.documents: dict[str, bytes] = {}
+        fake.handler = self.answer
+
+    def put(self, document: object) -> str:
+        body = json.dumps(document).encode()
+        digest = "sha256:" + hashlib.sha256(body).hexdigest()
+        self.documents[digest] = body
+        return digest
+
+    def answer(self, _: FakeRegistry, request: Handler) -> None:
+        body = self.documents.get(request.path.rpartition("/")[2])
+        request.reply(404) if body is None else request.reply(200, body)
+
+
+class TestPlatforms:
+    def test_of_an_index(self, fake: FakeRegistry) -> None:
+        entries: list[dict[str, object]] = [
+            {"platform": {"os": "linux", "architecture": "amd64"}},
+            {"platform": {"os": "linux", "architecture": "arm64", "variant": "v8"}},
+            {"platform": {"os": "unknown", "architecture": "unknown"}},
+        ]
+        digest = Shelf(fake).put({"manifests": entries})
+        assert Registry(fake.host).platforms("team/a", digest) >= {"linux/amd64", "linux/arm64"}
+        assert fake.asked == [f"GET /v2/team/a/manifests/{digest}"]
+        assert "application/vnd.oci.image.index.v1+json" in fake.requests[0][2]["Accept"]
+
+    def test_of_a_single_manifest(self, fake: FakeRegistry) -> None:
+        shelf = Shelf(fake)
+        config = shelf.put({"os": "linux", "architecture": "arm64"})
+        digest = shelf.put({"config": {"digest": config}, "layers": []})
+        assert Registry(fake.host).platforms("team/a", digest) == {"linux/arm64"}
+        assert fake.asked[1] == f"GET /v2/team/a/blobs/{config}"
+
+    @pytest.mark.parametrize("document", [{}, {"config": "x"}, {"config": {}}, []])
+    def test_of_what_is_no_manifest(self, fake: FakeRegistry, document: object) -> None:
+        digest = Shelf(fake).put(document)
+        with pytest.raises(RegistryError, match="does not hold"):
+            Registry(fake.host).platforms("a", digest)
+
+    @pytest.mark.parametrize("entry", [{}, {"platform": None}, None])
+    def test_an_entry_without_a_platform_is_for_none(self, fake: FakeRegistry, entry: object) -> None:
+        assert "linux/amd64" not in Registry(fake.host).platforms("a", Shelf(fake).put({"manifests": [entry]}))
+
+    def test_what_is_sent_must_have_the_digest_that_was_asked_for(self, fake: FakeRegistry) -> None:
+        shelf = Shelf(fake)
+        shelf.documents[DIGEST] = b'{"manifests": []}'
+        with pytest.raises(RegistryError, match="does not hold"):
+            Registry(fake.host).platforms("a", DIGEST)
+
+    def test_what_is_not_there(self, fake: FakeRegistry) -> None:
+        with pytest.raises(RegistryError, match="does not hold") as caught:
+            Registry(fake.host).platforms("a", DIGEST)
+        assert caught.value.why == "There is nothing."
+
+
 class TestTakesPassword:
     def test_right(self, fake: FakeRegistry) -> None:
         fake.handler = wants_basic
@@ -354,11 +423,30 @@ class TestImageName:
             ("registry.example.com/a/b/c", "registry.example.com", "a/b/c"),
             ("team/image", "docker.io", "team/image"),
             ("ubuntu", "docker.io", "library/ubuntu"),
+            ("docker.io/ubuntu", "docker.io", "library/ubuntu"),
+            ("index.docker.io/team/image", "docker.io", "team/image"),
             ("r.example:5000/a_b/c--d.e", "r.example:5000", "a_b/c--d.e"),
         ],
     )
     def test_parse(self, text: str, registry: str, repository: str) -> None:
         assert ImageName.parse(text) == ImageName(registry, repository)
+
+    @pytest.mark.parametrize(
+        ("text", "name", "reference"),
+        [
+            ("ubuntu:20.04", "docker.io/library/ubuntu", "20.04"),
+            ("ubuntu", "docker.io/library/ubuntu", "latest"),
+            (f"ubuntu:20.04@{DIGEST}", "docker.io/library/ubuntu", DIGEST),
+            ("docker.io/library/ubuntu:20.04", "docker.io/library/ubuntu", "20.04"),
+            ("nvidia/cuda:12.2.0", "docker.io/nvidia/cuda", "12.2.0"),
+            ("127.0.0.1:5000/a:1", "127.0.0.1:5000/a", "1"),
+            ("127.0.0.1:5000/a/b", "127.0.0.1:5000/a/b", "latest"),
+            ("localhost/a:1", "localhost/a", "1"),
+        ],
+    )
+    def test_parse_reference(self, text: str, name: str, reference: str) -> None:
+        found, found_reference = ImageName.parse_reference(text)
+        assert (str(found), found_reference) == (name, reference)
 
     def test_text(self) -> None:
         assert str(ImageName.parse("127.0.0.1:5000/team/image")) == "127.0.0.1:5000/team/image"

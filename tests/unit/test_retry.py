@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serving_factory.engine.retry import retrying
-from serving_factory.errors import CancelledError, RegistryDeniedError, RegistryFaultError
+from serving_factory.engine.retry import LONGEST_WAIT, retrying
+from serving_factory.errors import CancelledError, RegistryDeniedError, RegistryFaultError, RegistryLimitError
 
 
 class Flaky:
@@ -109,3 +109,23 @@ def test_default_jitter_varies() -> None:
         )
     assert len(set(slept)) > 1
     assert all(0.25 <= delay <= 0.75 for delay in slept)
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(7.0, 7.0), (0.1, 0.5), (None, 0.5)])
+def test_a_rate_limit_that_says_how_long_is_waited_for(asked: float | None, waited: float) -> None:
+    slept: list[float] = []
+    retrying(
+        Flaky(RegistryLimitError("enough", retry_after=asked)),
+        transient=(RegistryFaultError,),
+        on_retry=lambda *_: None,
+        sleep=slept.append,
+        jitter=lambda: 0.5,
+    )
+    assert slept == [waited]
+
+
+def test_a_rate_limit_of_hours_is_not() -> None:
+    action = Flaky(RegistryLimitError("enough", retry_after=LONGEST_WAIT + 1))
+    with pytest.raises(RegistryLimitError, match="enough"):
+        retrying(action, transient=(RegistryFaultError,), on_retry=forbidden, sleep=forbidden)
+    assert action.calls == 1

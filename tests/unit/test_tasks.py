@@ -18,11 +18,12 @@ import pytest
 from invoke.collection import Collection
 from invoke.program import Program
 
+from serving_factory.catalogue.releases import releases
 from serving_factory.errors import FactoryError, UnknownNameError, UpstreamDiffersError, UsageError
 from serving_factory.line.lock import hold_lock
 from serving_factory.line.schedule import Budget
 
-from .matrices import ROOT, SHIPPED, SMALL, write
+from .matrices import ROOT, SAMPLE, SHIPPED, SMALL, checkout, write
 from .upstream_trees import tree_2_19_1, write_tree
 
 NOWHERE = "tcp://127.0.0.1:1"
@@ -30,19 +31,26 @@ VARIANTS = ["2.19.1-cpu-v1", "2.19.1-cpu-v3", "2.19.1-mkl-v3"]
 RELEASE = ["--release", "2.19.1", "--target", "cpu-standard", "--target", "cpu-optimized", "--target", "mkl-optimized"]
 STAGES = ["compile", "extract", "inspect", "package", "smoke"]
 TASKS = (
+    "bake-file",
     "build",
     "catalogue",
     "clean",
     "compile",
     "demo",
+    "doctor",
     "explain",
     "generate",
+    "history",
     "inspect",
     "list",
+    "lock",
     "package",
+    "preflight",
     "push",
+    "report",
     "smoke",
     "test",
+    "vault",
 )
 
 
@@ -70,10 +78,15 @@ Factory = Callable[..., Ended]
 
 @pytest.fixture
 def factory(
-    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    module: ModuleType,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Factory:
-    """Runs tasks in this process, with a build folder of its own and no engine."""
+    """Runs tasks in this process, with a checkout and a build folder of its own and no engine."""
     monkeypatch.setenv("DOCKER_HOST", NOWHERE)
+    monkeypatch.setattr(module, "ROOT", checkout(tmp_path_factory.mktemp("checkout")))
     monkeypatch.setattr(module, "BUILD_FOLDER", tmp_path / "build")
     monkeypatch.setattr("signal.signal", lambda *_: None)
 
@@ -102,7 +115,8 @@ def documents(text: str) -> list[Any]:
 def test_what_only_looks_needs_no_engine(tmp_path: Path) -> None:
     """As a user starts it: one process, three tasks, and nothing on the machine is asked or made."""
     invoke = Path(sys.executable).with_name("invoke")
-    command = [invoke, "--search-root", ROOT, "list", "--json", *RELEASE, "explain", VARIANTS[1], "--json"]
+    sample = ["--matrix", SAMPLE, "--json"]
+    command = [invoke, "--search-root", ROOT, "list", *sample, *RELEASE, "explain", VARIANTS[1], *sample]
     done = subprocess.run(
         [*map(str, command), "build", "--dry-run", "--json", "--matrix", str(write(tmp_path, SMALL))],
         cwd=tmp_path,
@@ -118,6 +132,14 @@ def test_what_only_looks_needs_no_engine(tmp_path: Path) -> None:
     assert explained["Variant"]["id"] == VARIANTS[1]
     assert len(explained["Compile"]["key"]) == 64
     assert [row["run"] + row["up_to_date"] for row in planned] == [STAGES]
+
+
+@pytest.mark.parametrize("never", ["", "1"])
+def test_the_package_is_compiled_once_unless_the_user_wants_no_compiled_files(tmp_path: Path, never: str) -> None:
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": never}
+    command = [sys.executable, "-m", "invoke", "--search-root", str(ROOT), "list", "--matrix", str(SAMPLE)]
+    subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, timeout=60, check=True)
+    assert bool(list(tmp_path.rglob("serving_factory/matrix/model.*.pyc"))) is not bool(never)
 
 
 def test_the_tasks_are_those_that_are_listed(factory: Factory, module: ModuleType) -> None:
@@ -143,8 +165,8 @@ def test_the_catalogue_tells_what_upstream_used(factory: Factory) -> None:
     ended = factory("catalogue", "--json")
     assert (ended.code, ended.err) == (0, "")
     (found,) = documents(ended.out)
-    assert len(found) == 73
-    latest = found[-2]
+    assert len(found) == len(releases())
+    latest = next(one for one in found if one["release"] == "2.19.1")
     assert {"release", "commit", "tensorflow_commit", "bazel", "bazel_minimum", "reported_version"} <= set(latest)
     assert set(latest["flavours"]) == {"cpu", "mkl", "gpu"}
     assert {"base", "default_options", "fixed_flags", "compiler"} <= set(latest["flavours"]["cpu"])
@@ -154,7 +176,7 @@ def test_the_catalogue_tells_what_upstream_used(factory: Factory) -> None:
     assert told <= set(latest["server"])
     assert found[0]["flavours"]["mkl"] is None
     assert found[0]["reported_version"] is None
-    assert "73 releases" in factory("catalogue").out
+    assert f"{len(releases())} releases" in factory("catalogue").out
 
 
 @pytest.mark.parametrize("words", [("2.17.1", "--json"), ("--json", "2.17.1"), ("--release", "2.17.1", "--json")])
@@ -242,15 +264,25 @@ def test_list_and_choices(factory: Factory) -> None:
     assert VARIANTS[0] in factory("list").out
 
 
-def test_list_by_any_axis_in_every_form(factory: Factory) -> None:
+GPU_AND_CPU = """\
+image: {repository: r}
+releases: ["2.18.1", "2.19.1", "2.20.0"]
+targets:
+  standard: {flavour: cpu, levels: [x86-64]}
+  gpu-optimized: {flavour: gpu, levels: [x86-64-v3]}
+"""
+
+
+def test_list_by_any_axis_in_every_form(factory: Factory, tmp_path: Path) -> None:
     axes = ["--flavour", "gpu", "--level", "v3", "--cuda", ">=12", "--platform", "linux/amd64", "--release", ">=2.19"]
+    axes += ["--matrix", str(write(tmp_path, GPU_AND_CPU))]
     ids = ["2.19.1-gpu-cuda12.2-v3", "2.20.0-gpu-cuda12.5-v3"]
     assert factory("list", "--ids", *axes).out.splitlines() == ids
     rows = json.loads(factory("list", "--json", *axes).out)
     assert [row["variant"] for row in rows] == ids
     assert [(row["cuda"], row["recipe"]) for row in rows] == [("12.2", False), ("12.5", False)]
     assert rows[0]["capabilities"][-1] == "compute_90"
-    (matrix,) = json.loads(factory("list", "--github", *axes).out)
+    matrix = json.loads(factory("list", "--github", *axes).out)
     assert [job["variant"] for job in matrix["include"]] == ids
     assert "no recipe yet" in factory("list", *axes).out
     assert factory("list", "--ids", "--json").code == 2
@@ -282,12 +314,22 @@ def test_explain_what_is_dropped(factory: Factory, tmp_path: Path) -> None:
         "target": "standard",
         "reasons": [{"reason": "nobody asks for it", "from": "exclude[0], matrix.yaml:6"}],
     }
+    assert [row["variant"] for row in rows] == ["2.18.1-cpu-avx", "2.19.1-cpu-avx"]
+
+
+def test_explain_what_is_dropped_of_one_variant(factory: Factory, tmp_path: Path) -> None:
+    file = str(write(tmp_path, DROPPING))
+    (row,) = json.loads(factory("explain", "2.19.1-cpu-avx", "--dropped", "--json", "--matrix", file).out)
+    assert row["variant"] == "2.19.1-cpu-avx"
+    ended = factory("explain", "foo", "--dropped", "--matrix", file)
+    assert ended.code != 0
+    assert "no target's foo is dropped" in ended.err
 
 
 def test_explain_a_variant_without_a_recipe(factory: Factory) -> None:
     ended = factory("explain", "2.20.0-gpu-cuda12.5-v3")
     assert ended.code == 0
-    assert "cuda          12.5  (catalogue, release 2.20.0)" in ended.out
+    assert "cuda 12.5 (catalogue, release 2.20.0)" in " ".join(ended.out.split())
     assert "there is no recipe for flavour gpu yet" in ended.out
 
 
@@ -423,3 +465,91 @@ def test_a_dry_run_shows_who_works_when(factory: Factory, monkeypatch: pytest.Mo
     ended = factory("build", "--dry-run", "--parallel", "1", "--memory", "6GiB", "--matrix", str(SHIPPED[1]))
     assert "6.0 GiB" in ended.out
     assert "8 CPUs and 64.0 GiB" in ended.out
+
+
+# --- pins -------------------------------------------------------------------------------------------------------------
+
+PIN = "sha256:" + "ab" * 32
+
+
+def test_a_build_tells_once_what_nothing_pins(factory: Factory, tmp_path: Path) -> None:
+    matrix = write(tmp_path, SMALL + "  other: {flavour: mkl, levels: [x86-64]}\n")
+    loose = factory("build", "--matrix", str(matrix))
+    assert loose.err.count("Not pinned: ubuntu:20.04. `./factory lock` pins") == 1
+    (tmp_path / "matrix.lock").write_text(f"bases: {{'ubuntu:20.04': {PIN}}}")
+    pinned = factory("build", "--matrix", str(matrix), "--locked")
+    assert "Not pinned" not in pinned.err
+    assert loose.code == pinned.code == 11, "there is no engine"
+
+
+def test_a_locked_build_refuses_before_it_looks_for_an_engine(factory: Factory, tmp_path: Path) -> None:
+    matrix = write(tmp_path, SMALL)
+    ended = factory("build", "--matrix", str(matrix), "--locked")
+    assert ended.code == 71
+    assert ended.err.startswith(f"Error: {tmp_path / 'matrix.lock'} does not hold")
+    assert ended.out == ""
+    assert not (tmp_path / "build").exists()
+
+
+def test_the_sample_has_nothing_to_lock(factory: Factory) -> None:
+    sample = str(ROOT / "samples" / "matrix.yaml")
+    ended = factory("lock", "--matrix", sample)
+    assert (ended.code, ended.err) == (0, "")
+    assert "Nothing is to be locked" in ended.out
+    assert json.loads(factory("lock", "--json", "--matrix", sample).out)["pins"] == []
+    assert not (ROOT / "samples" / "matrix.lock").exists()
+
+
+def test_what_is_locked_is_kept_without_asking_anyone(factory: Factory, tmp_path: Path) -> None:
+    matrix, lock = write(tmp_path, SMALL), tmp_path / "matrix.lock"
+    text = f"# by hand\nbases: {{'ubuntu:20.04': {PIN}}}\n"
+    lock.write_text(text)
+    ended = factory("lock", "--matrix", str(matrix))
+    assert (ended.code, ended.err) == (0, "")
+    assert "1 pin: 1 kept." in ended.out
+    assert lock.read_text() == text
+
+
+def test_what_is_to_be_updated_must_be_needed(factory: Factory, tmp_path: Path) -> None:
+    ended = factory("lock", "--matrix", str(write(tmp_path, SMALL)), "--update", "ubuntu:20.4")
+    assert ended.code == UnknownNameError.exit_code
+    assert "Did you mean 'ubuntu:20.04'?" in ended.err
+
+
+@pytest.mark.parametrize("option", ["--update", "--dry-run"])
+def test_a_check_changes_nothing(factory: Factory, tmp_path: Path, option: str) -> None:
+    ended = factory("lock", "--matrix", str(write(tmp_path, SMALL)), "--check", option)
+    assert ended.code == UsageError.exit_code
+
+
+def test_a_check_of_what_is_not_locked_asks_nobody(factory: Factory, tmp_path: Path) -> None:
+    ended = factory("lock", "--matrix", str(write(tmp_path, SMALL)), "--check", "--json")
+    assert ended.code == 71
+    (pin,) = json.loads(ended.out)["pins"]
+    assert (pin["name"], pin["change"]) == ("ubuntu:20.04", "not locked")
+
+
+def test_a_broken_lock_file_is_told_by_whatever_reads_the_matrix(factory: Factory, tmp_path: Path) -> None:
+    (tmp_path / "matrix.lock").write_text("bases:\n  ubuntu:20.04: latest\n")
+    for task in ("list", "lock", "generate"):
+        ended = factory(task, "--matrix", str(write(tmp_path, SMALL)))
+        assert ended.code == 70
+        assert f"{tmp_path / 'matrix.lock'}:2:17: bases.ubuntu:20.04: 'latest'" in ended.err
+
+
+# --- the vault --------------------------------------------------------------------------------------------------------
+
+
+def test_the_vault_takes_any_number_of_words(factory: Factory, tmp_path: Path) -> None:
+    folder = tmp_path / "re2"
+    folder.mkdir()
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for arguments in (["init", "--quiet"], [*author, "commit", "--quiet", "--allow-empty", "-m", "a"], ["tag", "v1"]):
+        subprocess.run(["git", "-C", folder, *arguments], check=True)
+    ended = factory("vault", "archive", str(folder), "v1", "--output", str(tmp_path / "out"), "HEAD", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert [one["ref"] for one in json.loads(ended.out)] == ["v1", "HEAD"]
+    ended = factory("vault", "archive", str(folder), "v1", "--zip", "--output", str(tmp_path / "out"))
+    assert "nothing pins it" in ended.out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["HEAD.tar.gz", "v1.tar.gz", "v1.zip"]
+    assert factory("vault").code == UsageError.exit_code

@@ -8,7 +8,7 @@ from invoke.parser.argument import Argument
 from serving_factory.catalogue.describe import describe
 from serving_factory.catalogue.releases import releases
 from serving_factory.ui.catalogue import differences_text, release_page, releases_table
-from serving_factory.ui.positional import word_for
+from serving_factory.ui.positional import words_for
 
 
 def test_a_line_for_each_release() -> None:
@@ -29,6 +29,13 @@ def test_a_page_for_a_release() -> None:
     assert "nativeopt             --copt=-march=native\n" in page
 
 
+def test_a_page_tells_what_a_gpu_build_needs_of_its_surroundings() -> None:
+    page = " ".join(release_page(describe(releases()["2.9.3"])).split())
+    assert "newest gcc 10" in page
+    assert "base replacement ubuntu:18.04" in page
+    assert "base last patch nvidia/cuda:11.2.2-base-ubuntu18.04" in page
+
+
 def test_differences_a_line_each() -> None:
     one = {"file": "a/b", "line": 3, "what": "Bazel", "catalogue": "1", "upstream": "2"}
     two = {"file": "c", "line": None, "what": "Dockerfile", "catalogue": "", "upstream": "c"}
@@ -40,21 +47,22 @@ def test_differences_a_line_each() -> None:
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        ("catalogue", None),
-        ("catalogue 2.19.1", "2.19.1"),
-        ("catalogue --json 2.19.1", "2.19.1"),
-        ("catalogue -j", None),
-        ("catalogue --check-upstream folder", None),
-        ("catalogue -c folder 2.19.1", "2.19.1"),
-        ("catalogue --check-upstream=folder 2.19.1", "2.19.1"),
-        ("list 2.19.1", None),
-        ("", None),
+        ("catalogue", []),
+        ("catalogue 2.19.1", ["2.19.1"]),
+        ("catalogue --json 2.19.1", ["2.19.1"]),
+        ("catalogue -j", []),
+        ("catalogue --check-upstream folder", []),
+        ("catalogue -c folder 2.19.1", ["2.19.1"]),
+        ("catalogue --check-upstream=folder 2.19.1 3", ["2.19.1", "3"]),
+        ("list 2.19.1", []),
+        ("catalogue 2.19.1 -c folder 2.18.1 --json", ["2.19.1", "2.18.1"]),
+        ("", []),
     ],
 )
-def test_a_positional_argument_is_there_only_where_a_word_is(words: str, found: str | None) -> None:
+def test_a_positional_argument_is_there_only_where_a_word_is(words: str, found: list[str]) -> None:
     arguments = [
         Argument(names=("release", "r"), positional=True),
         Argument(names=("check-upstream", "c"), kind=str),
         Argument(names=("json", "j"), kind=bool, default=False),
     ]
-    assert word_for("catalogue", arguments, words.split()) == found
+    assert words_for("catalogue", arguments, words.split()) == found

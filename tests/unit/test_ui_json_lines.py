@@ -7,13 +7,15 @@ from pathlib import Path
 
 from serving_factory.errors import CompileError
 from serving_factory.line.events import Event, EventKind, StageName
+from serving_factory.line.forecast import NOTHING_TO_DO, Basis, Forecast, Outlook, total
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.ui.json_lines import JsonLinesReporter
 from serving_factory.ui.streams import Stream
 
 
-def _reporter(out: io.StringIO) -> JsonLinesReporter:
-    return JsonLinesReporter(Stream(out), now=lambda: datetime(2026, 1, 31, 23, 41, 7, 123456, tzinfo=UTC))
+def _reporter(out: io.StringIO, outlook: Outlook = NOTHING_TO_DO) -> JsonLinesReporter:
+    now = datetime(2026, 1, 31, 23, 41, 7, 123456, tzinfo=UTC)
+    return JsonLinesReporter(Stream(out), now=lambda: now, clock=lambda: 0.0, outlook=outlook)
 
 
 def test_the_document() -> None:
@@ -59,6 +61,7 @@ def test_the_document() -> None:
             "event": "summary",
             "time": time,
             "counts": {"built": 0, "up-to-date": 0, "failed": 1, "skipped": 0, "cancelled": 0},
+            "seconds": 0.0,
             "results": [
                 {
                     "variant": "v",
@@ -81,3 +84,24 @@ def test_foreign_text_stays_on_its_line_and_is_no_command() -> None:
     assert line.isprintable()
     assert "##[" not in line
     assert json.loads(line)["text"] == text
+
+
+def test_the_forecast_comes_first_and_the_summary_names_it() -> None:
+    out = io.StringIO()
+    known = Forecast(variant="v", seconds=60.0, memory=7, download=None, basis=Basis.VARIANT)
+    unknown = Forecast(variant="w", seconds=None, memory=None, download=None, basis=Basis.NOTHING)
+    with _reporter(out, Outlook((known, unknown), total([known, unknown]))) as reporter:
+        reporter.summary([])
+    first, last = (json.loads(line) for line in out.getvalue().splitlines())
+    assert (first.pop("event"), first.pop("time")) == ("forecast", "2026-01-31T23:41:07.123Z")
+    assert first == {
+        "seconds": 60.0,
+        "memory": 7,
+        "estimated": False,
+        "unknown": 1,
+        "variants": [
+            {"variant": "v", "seconds": 60.0, "memory": 7, "basis": "its own earlier runs"},
+            {"variant": "w", "basis": "nothing: no earlier run is like it"},
+        ],
+    }
+    assert (last["event"], last["seconds"], last["forecast_seconds"]) == ("summary", 0.0, 60.0)

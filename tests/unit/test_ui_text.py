@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving_factory.ui.text import clean, clean_lines, duration, size
@@ -68,7 +68,6 @@ def test_clean(foreign: str, harmless: str) -> None:
     assert clean(foreign) == harmless
 
 
-@settings(deadline=None)  # the machine may be busy building
 @given(st.text(alphabet=st.sampled_from("\x1b[]:#\r\n\t A0m\x07\\\u200b\x9b")))
 def test_clean_leaves_nothing_that_acts(text: str) -> None:
     cleaned = clean(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cache
 
 from packaging.version import InvalidVersion, Version
 
@@ -33,7 +34,7 @@ def closest_release(asked: str, tags: Collection[str]) -> Closest:
         asked: what was asked for; a full tag, a line, or anything.
         tags: the releases that there are; at least one.
     """
-    known = sorted(map(Version, tags))
+    known = _versions(tuple(tags))
     try:
         version = Version(asked)
     except InvalidVersion:
@@ -46,6 +47,11 @@ def closest_release(asked: str, tags: Collection[str]) -> Closest:
         return Closest(str(later[0] if later else line[-1]), f"upstream has no stable tag {asked}")
     nearest = [one for one in known if one <= version] or known[:1]
     return Closest(str(nearest[-1]), f"the catalogue knows no release {_line(version)}.x")
+
+
+@cache
+def _versions(tags: tuple[str, ...]) -> tuple[Version, ...]:
+    return tuple(sorted(map(Version, tags)))
 
 
 def _line(version: Version) -> str:

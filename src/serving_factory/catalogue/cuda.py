@@ -11,9 +11,10 @@ from packaging.version import Version
 
 from serving_factory.catalogue.data import read_yaml
 
-__all__ = ["Capability", "Card", "Cuda", "cards", "cudas", "why_not"]
+__all__ = ["Capability", "Card", "Cuda", "cards", "cudas", "why_not", "why_not_compiler"]
 
 _DOTTED = re.compile(r"(\d+)\.(\d)")
+_GCC = re.compile(r"gcc[ -](\d+)")
 _JOINED = re.compile(r"(sm|compute)_(\d+)(\d)")
 
 
@@ -136,3 +137,19 @@ def why_not(capabilities: Iterable[str], cuda: Cuda) -> str:
     later = [card.since for card in cards().values() if unknown[0] in card.capabilities]
     hint = f"; it needs CUDA {later[0]}" if later and Version(later[0]) > Version(cuda.version) else ""
     return f"CUDA {cuda.version} compiles capabilities {lowest} to {highest}, not {', '.join(unknown)}{hint}"
+
+
+def why_not_compiler(compiler: str, cuda: Cuda) -> str:
+    """Tell why nvcc does not take a compiler as its host compiler.
+
+    Args:
+        compiler: name and version, `gcc 9.4` or `gcc-12`.
+        cuda: the toolkit.
+
+    Returns:
+        A sentence without its full stop; empty where it takes the compiler, or nobody knows the version.
+    """
+    found = _GCC.match(compiler)
+    if found is None or int(found[1]) <= cuda.newest_gcc:
+        return ""
+    return f"nvcc of CUDA {cuda.version} takes gcc up to {cuda.newest_gcc} as host compiler, not {compiler}"

@@ -51,6 +51,7 @@ def _flavour(facts: FlavourFacts | None) -> Document | None:
     return {
         "base": facts.base,
         "base_replacement": retired.replacement if retired else None,
+        "base_last_patch": retired.last_patch if retired else None,
         "runtime_base": facts.runtime_base,
         "os": facts.os,
         "compiler": facts.compiler,
@@ -66,6 +67,7 @@ def _gpu(facts: GpuFacts) -> Document:
         "cuda": facts.cuda,
         "toolkit": facts.toolkit,
         "minimum_driver": cudas()[facts.cuda].minimum_driver,
+        "newest_gcc": cudas()[facts.cuda].newest_gcc,
         "cudnn": facts.cudnn,
         "nccl": facts.nccl,
         "nccl_from": facts.nccl_from.value,

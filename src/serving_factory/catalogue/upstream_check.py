@@ -183,12 +183,11 @@ def _check_bazelrc(folder: Path, release: Release) -> Iterator[Difference]:
         if moved:
             yield Difference(file=moved, line=None, what="bazelrc", catalogue=name, upstream=moved)
         return
-    try:
-        configs = BazelrcFile(text).configs
-    except UnreadableError as error:
+    bazelrc = BazelrcFile(text)
+    configs = bazelrc.configs
+    for error in bazelrc.unreadable.values():
         yield _unreadable(name, error)
-        return
-    for config in sorted({*configs, *release.configs}):
+    for config in sorted({*configs, *release.configs} - bazelrc.unreadable.keys()):
         ours, theirs = release.configs.get(config), configs.get(config)
         if theirs is None:
             yield Difference(file=name, line=None, what="config", catalogue=config, upstream="")

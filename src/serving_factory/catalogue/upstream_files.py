@@ -104,21 +104,22 @@ class Dockerfile:
 
 
 class BazelrcFile:
-    """A bazelrc file's configs.
-
-    Raises:
-        UnreadableError: a line's quotes do not pair.
-    """
+    """A bazelrc file's configs."""
 
     def __init__(self, text: str) -> None:
         self.configs: dict[str, list[Found]] = {}
         """Name -> flags; a flag of another command than `build` begins with `COMMAND: `."""
+        self.unreadable: dict[str, UnreadableError] = {}
+        """Name of a config -> the first of its lines whose quotes do not pair; its other flags are those above."""
         for number, line in _joined(text):
             if found := _CONFIG_LINE.fullmatch(line.strip()):
                 command, config, rest = found.groups()
                 prefix = "" if command == "build" else f"{command}: "
                 flags = self.configs.setdefault(config, [])
-                flags += [Found(prefix + flag, number) for flag in _flags(_words(rest, number))]
+                try:
+                    flags += [Found(prefix + flag, number) for flag in _flags(_words(rest, number))]
+                except UnreadableError as error:
+                    self.unreadable.setdefault(config, error)
 
 
 def read_workspace(text: str) -> Mapping[str, Found]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json as json_module
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from serving_factory.commands.shared import Asked, print_json, width, write
-from serving_factory.errors import RecipeError, UsageError
+from serving_factory.errors import RecipeError, UnknownNameError, UsageError
 from serving_factory.line.place import build_folder
 from serving_factory.line.records import last_stage
 from serving_factory.matrix.github import github_matrices
@@ -33,7 +32,7 @@ def list_variants(asked: Asked, *, json: bool, ids: bool, github: bool) -> None:
     if ids:
         write("".join(f"{variant.id}\n" for variant in chosen))
     elif github:
-        write(json_module.dumps(github_matrices(chosen)) + "\n")
+        write(github_matrices(chosen))
     else:
         folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
         rows = [_row(variant, matrix, folder) for variant in chosen]
@@ -68,7 +67,7 @@ def explain_variant(asked: Asked, id_: str, *, json: bool) -> None:
     if not id_:
         raise UsageError("explain needs a variant's id, or --dropped", remedy="take one of `./factory list --ids`")
     # Recipes are rendered here, which takes a while to import: `list` does without.
-    from serving_factory.recipes.explain import explain, explain_matrix  # noqa: PLC0415
+    from serving_factory.recipes.explain import explain, explain_matrix, explain_upstream  # noqa: PLC0415
     from serving_factory.recipes.recipe import recipe_for  # noqa: PLC0415
 
     matrix = asked.load()
@@ -78,7 +77,7 @@ def explain_variant(asked: Asked, id_: str, *, json: bool) -> None:
     try:
         recipe = recipe_for(variant, matrix)
     except RecipeError as error:
-        sections += (("Recipe", (("none", error.what, ""),)),)
+        sections += (("Recipe", (("none", error.what, ""),)), *explain_upstream(variant, matrix))
     else:
         folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build) / variant.id
         sections += explain(recipe, matrix, context=folder / "recipe" / "devel")
@@ -94,8 +93,17 @@ def explain_variant(asked: Asked, id_: str, *, json: bool) -> None:
         write(tables.explain_page(variant.id, page))
 
 
-def explain_dropped(asked: Asked, *, json: bool) -> None:
-    """Print what targets ask for and is not built, and why."""
+def explain_dropped(asked: Asked, id_: str, *, json: bool) -> None:
+    """Print what targets ask for and is not built, and why.
+
+    Args:
+        asked: which matrix.
+        id_: the one variant to tell of; empty for all.
+        json: print JSON.
+
+    Raises:
+        UnknownNameError: the variant is not dropped.
+    """
     matrix = asked.load()
     rows = [
         tables.DroppedRow(
@@ -107,7 +115,13 @@ def explain_dropped(asked: Asked, *, json: bool) -> None:
             ),
         )
         for dropped in matrix.dropped
+        if id_ in {"", dropped.candidate.variant.id}
     ]
+    if id_ and not rows:
+        raise UnknownNameError(
+            f"no target's {id_} is dropped",
+            remedy="`./factory explain --dropped` lists all that is, `list` what is built",
+        )
     if json:
         print_json(
             [

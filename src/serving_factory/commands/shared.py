@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, NoReturn
 from invoke.exceptions import Exit
 
 from serving_factory.errors import CancelledError, FactoryError
-from serving_factory.ui.errors import render_error
 
 if TYPE_CHECKING:
     from serving_factory.matrix.matrix import Matrix
@@ -120,15 +119,21 @@ def errors() -> Iterator[None]:
     try:
         yield
     except FactoryError as error:
-        raise Exit(render_error(error).rstrip(), code=error.exit_code) from None
+        raise Exit(_rendered(error).rstrip(), code=error.exit_code) from None
     except BrokenPipeError:
         # Whoever read has read enough; what is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         told = FactoryError(f"a file cannot be used: {error}", remedy="see who owns it, and whether it can be written")
-        raise Exit(render_error(told).rstrip(), code=told.exit_code) from None
+        raise Exit(_rendered(told).rstrip(), code=told.exit_code) from None
     except KeyboardInterrupt:
         raise Exit("Cancelled.", code=CancelledError.exit_code) from None
+
+
+def _rendered(error: FactoryError) -> str:
+    from serving_factory.ui.errors import render_error  # noqa: PLC0415 - most runs end without an error
+
+    return render_error(error)
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from invoke.exceptions import Exit
 
@@ -15,16 +16,22 @@ from serving_factory.commands.shared import Asked, Checkout, print_json, width, 
 from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
 from serving_factory.line.cleaning import clean as clean_site
 from serving_factory.line.events import Event, EventKind, StageName
+from serving_factory.line.forecast import NOTHING_TO_DO, Outlook
+from serving_factory.line.history.outlook import outlook_of
+from serving_factory.line.history.recorder import Recorder
 from serving_factory.line.job import Job, Site, Stage
 from serving_factory.line.lock import hold_lock
 from serving_factory.line.place import build_folder
-from serving_factory.line.plan import candidates, plan_line, planned_candidates
+from serving_factory.line.plan import PlannedVariant, candidates, plan_line, planned_candidates
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.line.schedule import Limits, Schedule, one_by_one, schedule
 from serving_factory.line.scheduler import run_line
 from serving_factory.line.stages import BUILD, COMPILE, EXTRACT, INSPECT, PACKAGE, SMOKE
+from serving_factory.recipes.pins import require_locked, unpinned_bases
 from serving_factory.recipes.recipe import Lacking, Recipe, recipes_for
 from serving_factory.ui import tables
+from serving_factory.ui.forecasts import forecast_line
+from serving_factory.ui.pins import unpinned_note
 from serving_factory.ui.reporter import choose
 
 __all__ = ["build", "clean", "demo", "push", "run_stage"]
@@ -34,13 +41,17 @@ _ALONE = {"compile": (COMPILE, EXTRACT), "inspect": (INSPECT,), "package": (PACK
 """The stages that each of the small tasks runs."""
 
 
-def build(asked: Asked, *, registry: str, dry_run: bool, json: bool, how: HowToRun) -> None:
-    """Take the chosen variants through the whole line; with a registry, to it."""
+def build(asked: Asked, *, registry: str, dry_run: bool, json: bool, locked: bool, how: HowToRun) -> None:
+    """Take the chosen variants through the whole line; with a registry, to it.
+
+    Raises:
+        NotLockedError: with `locked`, something that they start from is not in the lock file.
+    """
     stages = (*BUILD, *_push_stages()) if registry else BUILD
     if dry_run:
-        _print_plan(asked, stages, registry=registry, json=json, how=how)
+        _print_plan(asked, stages, registry=registry, json=json, locked=locked, how=how)
     else:
-        _run(asked, stages, registry=registry, json=json, how=how)
+        _run(asked, stages, registry=registry, json=json, locked=locked, how=how)
 
 
 def run_stage(name: str, asked: Asked, *, json: bool) -> None:
@@ -89,9 +100,28 @@ def _site(asked: Asked, registry: str = "") -> Site:
     return Site(build=folder, models=asked.checkout.models, registry=registry or None)
 
 
-def _recipes(asked: Asked, how: HowToRun) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...], Limits]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """What a run is about: recipes, variants without one, the bases that nothing pins, and limits."""
+
+    recipes: tuple[Recipe, ...]
+    lacking: tuple[Lacking, ...]
+    unpinned: tuple[str, ...]
+    limits: Limits
+
+
+def _choose(asked: Asked, how: HowToRun, *, locked: bool) -> _Chosen:
     matrix = asked.load()
-    return *recipes_for(asked.choose(matrix), matrix), how.limits(matrix.resources)
+    chosen = asked.choose(matrix)
+    if locked:
+        require_locked(chosen, matrix)
+    recipes, lacking = recipes_for(chosen, matrix)
+    return _Chosen(
+        recipes=recipes,
+        lacking=lacking,
+        unpinned=unpinned_bases(chosen, matrix),
+        limits=how.limits(matrix.resources),
+    )
 
 
 def _schedule(jobs: Sequence[Job], stages: Sequence[Stage], limits: Limits, site: Site) -> Schedule:
@@ -103,12 +133,22 @@ def _schedule(jobs: Sequence[Job], stages: Sequence[Stage], limits: Limits, site
 
 
 def _run(
-    asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: bool, how: HowToRun = _AS_USUAL
+    asked: Asked,
+    stages: Sequence[Stage],
+    *,
+    registry: str = "",
+    json: bool,
+    locked: bool = False,
+    how: HowToRun = _AS_USUAL,
 ) -> tuple[VariantResult, ...]:
     policy = how.policy()
-    recipes, lacking, limits = _recipes(asked, how)
+    chosen = _choose(asked, how, locked=locked)
+    recipes, lacking = chosen.recipes, chosen.lacking
+    if chosen.unpinned and COMPILE in stages:
+        sys.stderr.write(unpinned_note(chosen.unpinned))
     _check_push(recipes, stages, registry)
     site = _site(asked, registry)
+    outlook = _outlook(asked, recipes, stages, registry)
     reporter = choose(
         json=json,
         stdout=sys.stdout,
@@ -116,8 +156,21 @@ def _run(
         environ=os.environ,
         variants=[*(recipe.variant.id for recipe in recipes), *(one.variant.id for one in lacking)],
         last_stage=stages[-1].name,
+        outlook=outlook,
     )
     with hold_lock(asked.checkout.build):
+        recorder = Recorder(
+            asked.checkout.build,
+            _jobs(recipes, site),
+            command=shlex.join(sys.argv[1:]),
+            matrix=str(asked.file),
+            outlook=outlook,
+        )
+
+        def emit(event: Event) -> None:
+            recorder.handle(event)
+            reporter.handle(event)
+
         if SMOKE in stages:
             with suppress(EngineUnavailableError):  # the stage that needs the engine tells of it
                 site.strays  # noqa: B018 - looking removes them
@@ -128,20 +181,42 @@ def _run(
             done = run_line(
                 jobs,
                 stages,
-                reporter.handle,
+                emit,
                 before=_before(stages),
-                schedule=_schedule(jobs, stages, limits, site),
+                schedule=_schedule(jobs, stages, chosen.limits, site),
                 policy=policy,
             )
-        results = (
-            *done.results,
-            *(VariantResult(variant=o.variant.id, status=Status.FAILED, error=o.error) for o in lacking),
-        )
+        refused = [VariantResult(variant=o.variant.id, status=Status.FAILED, error=o.error) for o in lacking]
+        results = (*done.results, *refused)
+        recorder.end(results)
+        site.memory.save()
         reporter.summary(results)
+    if recorder.trouble:
+        sys.stderr.write(f"Note: {recorder.trouble}\n")
     if stages[-1].name is StageName.PUSH and not json:
         write(tables.pushed_list(results))
     _end(results, done.ended_by)
     return results
+
+
+def _plan(asked: Asked, recipes: Sequence[Recipe], stages: Sequence[Stage], registry: str) -> Sequence[PlannedVariant]:
+    # A site of its own: a plan takes base images from records, and the run must not.
+    return plan_line(_jobs(recipes, _site(asked, registry)), stages)
+
+
+def _outlook(
+    asked: Asked,
+    recipes: Sequence[Recipe],
+    stages: Sequence[Stage],
+    registry: str,
+    plan: Sequence[PlannedVariant] | None = None,
+) -> Outlook:
+    """What a run will take."""
+    try:
+        plan = _plan(asked, recipes, stages, registry) if plan is None else plan
+    except (FactoryError, OSError):
+        return NOTHING_TO_DO  # what is wrong the line tells, and of which variant
+    return outlook_of(recipes, plan, asked.checkout.build, cores=os.cpu_count() or 1)
 
 
 def _refused(lacking: Lacking, stage: StageName) -> Event:
@@ -168,21 +243,25 @@ def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     return BUILD[: BUILD.index(stages[0])] if stages[0] in BUILD else BUILD
 
 
-def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool, how: HowToRun) -> None:
+def _print_plan(
+    asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool, locked: bool, how: HowToRun
+) -> None:
     how.policy()  # what makes no sense is told by a dry run too
-    recipes, lacking, limits = _recipes(asked, how)
-    _check_push(recipes, stages, registry)
-    site = _site(asked, registry)
-    plan = plan_line(_jobs(recipes, site), stages)
+    chosen = _choose(asked, how, locked=locked)
+    _check_push(chosen.recipes, stages, registry)
+    plan = _plan(asked, chosen.recipes, stages, registry)
+    outlook = _outlook(asked, chosen.recipes, stages, registry, plan)
+    forecasts = {one.variant: one for one in outlook.forecasts}
     work = planned_candidates(plan)
-    budget = budget_of(site, stages) if work else None
-    turns = {turn.variant: turn for turn in schedule(work, budget, limits).turns} if budget else {}
+    budget = budget_of(_site(asked, registry), stages) if work else None
+    turns = {turn.variant: turn for turn in schedule(work, budget, chosen.limits).turns} if budget else {}
     rows = [
         tables.PlanRow(
             variant=one.variant,
             run=tuple(map(str, one.run)),
             up_to_date=tuple(map(str, one.up_to_date)),
             because=one.because,
+            forecast=forecasts.get(one.variant),
             wave=turns[one.variant].wave if one.variant in turns else None,
             jobs=turns[one.variant].share.jobs if one.variant in turns else None,
             memory=turns[one.variant].share.memory if one.variant in turns else None,
@@ -190,9 +269,9 @@ def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: b
         )
         for one in sorted(plan, key=lambda one: list(turns).index(one.variant) if one.variant in turns else len(turns))
     ]
-    rows += [tables.PlanRow(variant=one.variant.id, lacking=one.error.what) for one in lacking]
+    rows += [tables.PlanRow(variant=one.variant.id, lacking=one.error.what) for one in chosen.lacking]
     if json:
         print_json([asdict(row) for row in rows])
     else:
         machine = (budget.cpus, budget.memory) if budget else None
-        write(tables.plan_table(rows, machine=machine, width=width()))
+        write(tables.plan_table(rows, machine=machine, width=width()) + forecast_line(outlook))

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import http.client
+import http
 import json
 import re
-import ssl
-import urllib.error
 import urllib.parse
-import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import Any, Self
 
 import docker.auth
 from docker.errors import DockerException
 
 from serving_factory.engine import registry_faults
+from serving_factory.engine.http import Answer, Asker, NoAnswerError, Route, Trouble
 from serving_factory.errors import RegistryDeniedError, RegistryError, UsageError
-
-if TYPE_CHECKING:
-    from email.message import Message
-    from typing import IO
 
 __all__ = ["Credentials", "ImageName", "Registry", "credentials_for"]
 
@@ -36,7 +31,6 @@ MANIFESTS = (
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 PATH_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
 CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
-REASON_LIMIT = 500  # characters of a registry's answer that an error quotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +53,9 @@ class ImageName:
         if slash and ("." in first or ":" in first or first == "localhost"):
             registry, repository = first, rest
         else:
-            registry, repository = DOCKER_HUB, text if slash else f"library/{text}"
+            registry, repository = DOCKER_HUB, text
+        if registry in {DOCKER_HUB, f"index.{DOCKER_HUB}"}:
+            registry, repository = DOCKER_HUB, repository if "/" in repository else f"library/{repository}"
         if not all(PATH_PART.fullmatch(part) for part in repository.split("/")):
             raise UsageError(
                 f"'{text}' is not the name of an image repository.",
@@ -67,6 +63,21 @@ class ImageName:
                 remedy="Write it like registry.example.com/team/tensorflow-serving.",
             )
         return cls(registry, repository)
+
+    @classmethod
+    def parse_reference(cls, text: str) -> tuple[Self, str]:
+        """Read `[registry/]path[:tag][@digest]` as Docker does.
+
+        Returns:
+            The repository; and the digest, else the tag, `latest` where there is none.
+
+        Raises:
+            UsageError: it is no such reference.
+        """
+        named, _, digest = text.partition("@")
+        folder, slash, last = named.rpartition("/")
+        name, _, tag = last.partition(":")
+        return cls.parse(f"{folder}{slash}{name}"), digest or tag or "latest"
 
     def __str__(self) -> str:
         return f"{self.registry}/{self.repository}"
@@ -117,20 +128,24 @@ class Registry:
         host: its name and port. Plain HTTP for localhost and 127.0.0.0/8, as the engine does, else HTTPS.
         credentials: None to ask without.
         timeout: seconds that each connection and each answer may take.
+        route: how to get out of this network; registries on this machine are asked directly.
     """
 
-    def __init__(self, host: str, *, credentials: Credentials | None = None, timeout: float = 20.0) -> None:
+    def __init__(
+        self,
+        host: str,
+        *,
+        credentials: Credentials | None = None,
+        timeout: float = 20.0,
+        route: Route | None = None,
+    ) -> None:
         self.host = host
         self._credentials = credentials
-        self._timeout = timeout
         loopback = registry_faults.is_loopback(host)
         server = "registry-1.docker.io" if host == DOCKER_HUB else host
         self._base = f"{'http' if loopback else 'https'}://{server}/v2/"
         self._realms = ("https://", "http://") if loopback else ("https://",)  # no password over plain HTTP
-        handlers: list[urllib.request.BaseHandler] = [_Redirects()]
-        if loopback:
-            handlers.append(urllib.request.ProxyHandler({}))
-        self._opener = urllib.request.build_opener(*handlers)
+        self._asker = Asker(route=route, direct=loopback, timeout=timeout)
 
     def manifest_digest(self, repository: str, reference: str) -> str | None:
         """Find the digest that a tag stands for now.
@@ -157,6 +172,43 @@ class Registry:
         answer = self._ask("GET", url, scope)  # the header is a "should": the digest is that of the body
         return None if answer is None else f"sha256:{hashlib.sha256(answer.body).hexdigest()}"
 
+    def platforms(self, repository: str, digest: str) -> frozenset[str]:
+        """Find the platforms that an image is for.
+
+        Args:
+            repository: such as `team/image`.
+            digest: of an image index, a manifest list or a single manifest, that the registry holds.
+
+        Returns:
+            `os/architecture` of each, such as `linux/amd64`.
+
+        Raises:
+            RegistryUnreachableError, RegistryDeniedError, RegistryFaultError, RegistryError: it could not be found out,
+                or what the registry holds is not what has this digest.
+        """
+        manifest = self._content(repository, "manifests", digest)
+        listed = manifest.get("manifests")
+        if isinstance(listed, list):
+            return frozenset(_platform(_mapping(_mapping(entry).get("platform"))) for entry in listed)
+        config = str(_mapping(manifest.get("config")).get("digest"))
+        return frozenset({_platform(self._content(repository, "blobs", config))})
+
+    def _content(self, repository: str, kind: str, digest: str) -> dict[str, Any]:
+        """Fetch a JSON document by its digest."""
+        answer = self._ask("GET", f"{self._base}{repository}/{kind}/{digest}", f"repository:{repository}:pull")
+        body = b"" if answer is None else answer.body
+        try:
+            found = json.loads(body)
+        except ValueError:
+            found = None
+        if isinstance(found, dict) and f"sha256:{hashlib.sha256(body).hexdigest()}" == digest:
+            return found
+        raise RegistryError(
+            f"The registry {self.host} does not hold {repository}@{digest} as it says.",
+            why="There is nothing." if answer is None else "What it sends has another digest, or is no JSON object.",
+            remedy="Run the same command again; if it goes on, look at the registry's own log.",
+        )
+
     def takes_password(self) -> bool:
         """Tell whether the registry wants a plain name and password (Basic) and takes ours.
 
@@ -171,7 +223,7 @@ class Registry:
         answer = self._open("GET", self._base, {"Authorization": self._basic(self._credentials)})
         return answer.status == http.HTTPStatus.OK
 
-    def _ask(self, method: str, url: str, scope: str) -> _Answer | None:
+    def _ask(self, method: str, url: str, scope: str) -> Answer | None:
         answer = self._open(method, url, {"Accept": ", ".join(MANIFESTS)})
         if answer.status == http.HTTPStatus.UNAUTHORIZED:
             authorization = self._authorization(answer.headers.get("WWW-Authenticate", ""), scope)
@@ -229,14 +281,16 @@ class Registry:
             ) from error
         return f"Bearer {token}"
 
-    def _check(self, answer: _Answer) -> None:
+    def _check(self, answer: Answer) -> None:
         status = answer.status
         if status < http.HTTPStatus.MULTIPLE_CHOICES:
             return
         why = f"It answered {status}: {answer.reason}"
         if status in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
             raise registry_faults.denied(self.host, why)
-        if status == http.HTTPStatus.TOO_MANY_REQUESTS or status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        if status == http.HTTPStatus.TOO_MANY_REQUESTS:
+            raise registry_faults.limit(self.host, why, answer.retry_after)
+        if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
             raise registry_faults.fault(self.host, why)
         raise RegistryError(
             f"The registry {self.host} did not answer as a registry does.",
@@ -244,66 +298,29 @@ class Registry:
             remedy="Check the registry's name: is there a registry (API version 2) at that address?",
         )
 
-    def _open(self, method: str, url: str, headers: dict[str, str], data: bytes | None = None) -> _Answer:
-        request = urllib.request.Request(url, data=data, method=method)  # noqa: S310  (http and https only, above)
-        for name, value in headers.items():
-            request.add_unredirected_header(name, value)
+    def _open(self, method: str, url: str, headers: dict[str, str], data: bytes | None = None) -> Answer:
         try:
-            with self._opener.open(request, timeout=self._timeout) as response:
-                return _Answer(response.status, response.headers, response.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return _Answer(error.code, error.headers, _body(error))
-        except urllib.error.URLError as error:
-            raise self._failed(error.reason) from error
-        except (OSError, http.client.HTTPException) as error:
-            raise registry_faults.fault(self.host, f"The connection broke: {error!r}") from error
+            return self._asker.ask(method, url, headers, data)
+        except NoAnswerError as error:
+            raise self._failed(error) from error
 
-    def _failed(self, reason: object) -> Exception:
-        if isinstance(reason, ssl.SSLCertVerificationError):
-            return registry_faults.from_text(self.host, str(reason))
-        if isinstance(reason, ssl.SSLError):
+    def _failed(self, error: NoAnswerError) -> Exception:
+        if error.trouble is Trouble.CERTIFICATE:
+            return registry_faults.from_text(self.host, error.reason)
+        if error.trouble is Trouble.TLS:
             return RegistryError(
                 f"The registry {self.host} does not speak HTTPS as it should.",
-                why=str(reason),
+                why=error.reason,
                 remedy="Give it a certificate. Plain HTTP is for registries on localhost only.",
             )
-        if isinstance(reason, (ConnectionResetError, BrokenPipeError)):
-            return registry_faults.fault(self.host, f"The connection broke: {reason}")
-        return registry_faults.unreachable(self.host, str(reason))
+        if error.trouble is Trouble.CUT:
+            return registry_faults.fault(self.host, f"The connection broke: {error.reason}")
+        return registry_faults.unreachable(self.host, error.reason)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    headers: Message
-    body: bytes
-
-    @property
-    def reason(self) -> str:
-        return self.body[:REASON_LIMIT].decode("utf-8", errors="replace").strip() or "(no text)"
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Keeps the method: the standard library turns a redirected HEAD into a GET."""
-
-    def redirect_request(  # noqa: PLR0917  (the standard library's signature)
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        redirected = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if redirected is not None:
-            redirected.method = req.get_method()
-        return redirected
-
-
-def _body(response: urllib.error.HTTPError) -> bytes:
-    try:
-        return response.read()
-    except (OSError, http.client.HTTPException):
-        return b""  # the status alone decides
+def _platform(entry: Mapping[str, Any]) -> str:
+    return f"{entry.get('os')}/{entry.get('architecture')}"

@@ -9,13 +9,14 @@ from serving_factory.errors import (
     RegistryDeniedError,
     RegistryError,
     RegistryFaultError,
+    RegistryLimitError,
     RegistryUnreachableError,
 )
 
 if TYPE_CHECKING:
     from serving_factory.errors import FactoryError
 
-__all__ = ["denied", "fault", "from_text", "is_loopback", "unreachable"]
+__all__ = ["denied", "fault", "from_text", "is_loopback", "limit", "unreachable"]
 
 UNREACHABLE = re.compile(
     r"connection refused|no such host|i/o timeout|no route to host|network is unreachable|server misbehaving"
@@ -51,7 +52,7 @@ def denied(registry: str, why: str) -> RegistryDeniedError:
     return RegistryDeniedError(
         f"The registry {registry} refused the credentials, or there are none for it.",
         why=why,
-        remedy=f"Log in with an account that may push there: docker login {registry}",
+        remedy=f"Log in with an account that may do this there: docker login {registry}",
     )
 
 
@@ -62,6 +63,18 @@ def fault(registry: str, why: str) -> RegistryFaultError:
         why=why,
         remedy="Run the same command again later: what the registry has is not sent twice. If it goes on, look "
         "at the registry's own log.",
+    )
+
+
+def limit(registry: str, why: str, retry_after: float | None) -> RegistryLimitError:
+    """The registry has had enough of us for now."""
+    asked = f" It asks to wait {retry_after:.0f} s." if retry_after else ""
+    return RegistryLimitError(
+        f"The registry {registry} answers no more requests for now: its rate limit is used up.",
+        why=why + asked,
+        remedy="Run the same command again later. A log-in often has a higher limit than none: docker login "
+        f"{registry}; or name a mirror at network.base_images in the matrix file.",
+        retry_after=retry_after,
     )
 
 

@@ -6,12 +6,17 @@ import random
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from serving_factory.errors import RegistryLimitError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["retrying"]
+__all__ = ["LONGEST_WAIT", "retrying"]
 
 Result = TypeVar("Result")
+
+LONGEST_WAIT = 60.0
+"""Seconds. Who asks for more is not waited for: that error is raised at once."""
 
 _RANDOM = random.SystemRandom()  # no state of ours, and no two factories in step
 
@@ -27,6 +32,8 @@ def retrying(
     jitter: Callable[[], float] = _RANDOM.random,
 ) -> Result:
     """Call `action` until it returns, at most `attempts` times, with waits that double in between.
+
+    Where a registry's rate limit says how long to wait, that is waited if it is longer.
 
     Args:
         action: what to do.
@@ -45,7 +52,14 @@ def retrying(
         try:
             return action()
         except transient as error:
-            delay = first_delay * 2 ** (attempt - 1) * (0.5 + jitter())
+            delay = max(first_delay * 2 ** (attempt - 1) * (0.5 + jitter()), _asked_for(error))
+            if delay > LONGEST_WAIT:
+                raise
             on_retry(attempt, delay, error)
         sleep(delay)
     return action()
+
+
+def _asked_for(error: Exception) -> float:
+    """The seconds that whoever failed asks to wait."""
+    return (error.retry_after or 0.0) if isinstance(error, RegistryLimitError) else 0.0

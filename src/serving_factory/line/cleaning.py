@@ -33,7 +33,7 @@ def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
         for name in sorted(name for folder in folders for name in _image_names(folder)):
             site.engine.remove_image(name)
             yield f"removed image {name}"
-    for folder in folders:
+    for folder in (*folders, *site.build.glob("bake")):
         shutil.rmtree(folder)
         yield f"removed {folder}"
     if caches:

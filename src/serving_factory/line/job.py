@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from serving_factory.engine.cancel import Cancel
 from serving_factory.errors import NotBuiltError
-from serving_factory.line.digests import tree_digest
 from serving_factory.line.events import StageName
 from serving_factory.line.records import Record, read_record
 from serving_factory.line.schedule import LIGHT, Share
+from serving_factory.line.tree_memory import TreeMemory
 from serving_factory.recipes.keys import key_of, short
 from serving_factory.recipes.recipe import Recipe
 
@@ -46,6 +46,7 @@ class Site:
         self._lock = threading.RLock()
         self._image_ids: dict[str, str | None] = {}
         self._trees: dict[Path, str] = {}
+        self.memory = TreeMemory(build / "trees.json")
 
     @cached_property
     def engine(self) -> Engine:
@@ -98,7 +99,7 @@ class Site:
         """The digest of a folder."""
         with self._lock:
             if folder not in self._trees:
-                self._trees[folder] = tree_digest(folder)
+                self._trees[folder] = self.memory.digest(folder)
             return self._trees[folder]
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from serving_factory.line.job import Job
 from serving_factory.line.schedule import Share
 from serving_factory.recipes.bazel_version import bazel_numbers
 from serving_factory.recipes.doors import DOWNLOADER_CONFIG
+from serving_factory.recipes.recipe import Recipe
 
 __all__ = ["bazelrc"]
 
@@ -14,10 +14,15 @@ _RAM_OPTION = (0, 23)
 _MIB = 2**20
 
 
-def bazelrc(job: Job) -> str:
-    """Write the bazelrc of a variant's build: a line `build OPTION` for each option."""
-    options = _resources(job.share, bazel_numbers(job.recipe.toolchain.bazel.version))
-    if job.recipe.doors.downloader_config:
+def bazelrc(recipe: Recipe, share: Share | None = None) -> str:
+    """Write the bazelrc of a variant's build: a line `build OPTION` for each option.
+
+    Args:
+        recipe: how the variant is built.
+        share: what the build may use; None where Bazel is to see for itself what its machine has.
+    """
+    options = _resources(share, bazel_numbers(recipe.toolchain.bazel.version)) if share else []
+    if recipe.doors.downloader_config:
         options.append(f"--experimental_downloader_config={DOWNLOADER_CONFIG}")
     return "".join(f"build {option}\n" for option in options)
 

@@ -30,12 +30,17 @@ def check_capability(word: str) -> str:
         listed = f"Cards: {', '.join(known)}."
         rule = "this is no card and no capability (7.5, sm_75 or compute_75)"
         raise BrokenRuleError(rule, did_you_mean(word, known, otherwise=listed)) from None
-    architectures = {one for cuda in cudas().values() for one in cuda.architectures}
-    architectures.update(one for card in known.values() for one in card.capabilities)
-    if number not in architectures:
-        ordered = sorted(architectures, key=Capability.parse)
-        raise BrokenRuleError("no CUDA compiles this capability", f"There are {', '.join(ordered)}.")
+    if number not in _architectures():
+        raise BrokenRuleError("no CUDA compiles this capability", f"There are {', '.join(_architectures())}.")
     return word
+
+
+@cache
+def _architectures() -> tuple[str, ...]:
+    """What some CUDA compiles machine code for, lowest first."""
+    found = {one for cuda in cudas().values() for one in cuda.architectures}
+    found.update(one for card in cards().values() for one in card.capabilities)
+    return tuple(sorted(found, key=Capability.parse))
 
 
 def capability_words(words: Iterable[str]) -> tuple[str, ...]:

@@ -13,12 +13,12 @@ import yaml
 
 from serving_factory.errors import MatrixError
 from serving_factory.matrix.environment import Given
-from serving_factory.matrix.problems import Finding, KeyPath, Place, Problem, dotted, matrix_error
+from serving_factory.matrix.problems import Finding, KeyPath, Place, Problem, matrix_error
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_VALUES", "Document", "read_document"]
 
 MAX_BYTES = 1 << 20
-MAX_VALUES = 20_000
+MAX_VALUES = 10_000
 """How many values a file may have when each alias is written out."""
 MAX_DEPTH = 20
 
@@ -103,8 +103,8 @@ class Document:
         """Look up where in the file a finding is."""
         return Problem(
             place=self.place(finding.path, key=finding.key),
-            where=dotted(finding.path),
-            value="" if finding.key else self.written(finding.path) or finding.value,
+            path=finding.path,
+            value="" if finding.key else self.written(finding.path),
             rule=finding.rule,
             remedy=finding.remedy,
             variable=self.variable(finding.path),
@@ -195,7 +195,7 @@ def _place_of(text: str, index: int) -> Place:
 
 
 def _broken(file: Path, rule: str, place: Place | None, remedy: str) -> MatrixError:
-    return matrix_error(str(file), [Problem(place=place, where="", value="", rule=rule, remedy=remedy)])
+    return matrix_error(str(file), [Problem(place=place, path=(), value="", rule=rule, remedy=remedy)])
 
 
 def _no_mapping(file: Path, what: str) -> MatrixError:
@@ -296,7 +296,7 @@ class _Composer:
         return entries
 
     def _problem(self, place: Place, path: KeyPath, value: str, rule: str, remedy: str) -> None:
-        self.problems.append(Problem(place=place, where=dotted(path), value=value, rule=rule, remedy=remedy))
+        self.problems.append(Problem(place=place, path=path, value=value, rule=rule, remedy=remedy))
 
 
 def _mark(event: Any) -> Place:  # noqa: ANN401 - PyYAML's events have no types

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serving_factory.catalogue.bad_pairs import BadPair, known_bad
-from serving_factory.catalogue.cuda import cudas, why_not
+from serving_factory.catalogue.cuda import cudas, why_not, why_not_compiler
+from serving_factory.catalogue.facts import GpuFacts
 from serving_factory.catalogue.flag_sets import flag_sets
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import FlavourFacts, Release, releases
@@ -16,12 +17,27 @@ from serving_factory.matrix.rules import Candidate, Rule
 from serving_factory.matrix.targets import Selection
 from serving_factory.matrix.variant import Variant
 
-__all__ = ["CompilerOf", "Dropped", "Expansion", "Reason", "expand", "uncertain_pairs"]
+__all__ = [
+    "MAX_CANDIDATES",
+    "MAX_CHECKS",
+    "NOTHING",
+    "CompilerOf",
+    "Dropped",
+    "Expansion",
+    "Reason",
+    "expand",
+    "too_many",
+    "uncertain_pairs",
+]
 
 CompilerOf = Callable[[str, FlavourFacts], str]
 """Which compiler builds a flavour of a release, name and version; empty where nobody knows."""
 
 
+MAX_CANDIDATES = 10_000
+"""How many variants all targets together may ask for; every release by flavour by level is 1,314."""
+MAX_CHECKS = 1_000_000
+"""Variants that are asked for, by rules: looking at so many takes about a second."""
 _TOLD = 3
 """How many reasons are enough to see why a target is empty."""
 
@@ -49,15 +65,32 @@ class Expansion:
     Args:
         kept: what is built, in the order of targets; within one, in the order of variants.
         dropped: what is not, likewise.
-        findings: what the user ought to have written otherwise.
+        mistakes: what is asked for by name and cannot be had.
+        consequences: what targets and rules come to that nobody can have meant: only where all releases are known.
     """
 
     kept: tuple[Candidate, ...]
     dropped: tuple[Dropped, ...]
-    findings: tuple[Finding, ...]
+    mistakes: tuple[Finding, ...]
+    consequences: tuple[Finding, ...]
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the user ought to have written otherwise."""
+        return (*self.mistakes, *self.consequences)
 
 
-def expand(selections: Iterable[Selection], rules: Sequence[Rule], compiler_of: CompilerOf) -> Expansion:
+NOTHING = Expansion(kept=(), dropped=(), mistakes=(), consequences=())
+"""What comes of no selection."""
+
+
+def expand(
+    selections: Iterable[Selection],
+    rules: Sequence[Rule],
+    compiler_of: CompilerOf,
+    *,
+    unread: frozenset[str] = frozenset(),
+) -> Expansion:
     """Expand selections to variants.
 
     The order of the rules decides nothing but the order in which reasons are told.
@@ -66,13 +99,29 @@ def expand(selections: Iterable[Selection], rules: Sequence[Rule], compiler_of: 
         selections: what the targets ask for.
         rules: what is taken out again.
         compiler_of: the compiler, by which known bad pairs go.
+        unread: targets of which nobody knows what they ask for: a rule that may be about them may match something.
     """
     state = _State(rules, compiler_of)
     for selection in selections:
         state.take(selection)
     return Expansion(
-        kept=tuple(state.kept), dropped=tuple(state.dropped), findings=(*state.findings, *state.about_rules())
+        kept=tuple(state.kept),
+        dropped=tuple(state.dropped),
+        mistakes=tuple(state.mistakes),
+        consequences=(*state.emptied, *state.about_rules(unread)),
     )
+
+
+def too_many(selections: Sequence[Selection], rules: Sequence[Rule]) -> Finding | None:
+    """Tell of a file that asks for more than anyone would build: it would take long to find that out."""
+    asked = sum(len(one.releases) * len(one.levels) * len(one.platforms) for one in selections)
+    if asked > MAX_CANDIDATES:
+        rule = f"the targets ask for {asked:,} variants, and {MAX_CANDIDATES:,} are the most that one file may ask for"
+    elif asked * len(rules) > MAX_CHECKS:
+        rule = f"{len(rules):,} rules would look at {asked:,} variants, and {MAX_CHECKS:,} looks are the most"
+    else:
+        return None
+    return Finding(path=("targets",), rule=rule, remedy="Narrow releases or targets, or write several files.")
 
 
 def uncertain_pairs(variant: Variant, compiler: str) -> tuple[BadPair, ...]:
@@ -88,7 +137,8 @@ class _State:
     compiler_of: CompilerOf
     kept: list[Candidate] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    mistakes: list[Finding] = field(default_factory=list)
+    emptied: list[Finding] = field(default_factory=list)
     _concerned: set[KeyPath] = field(default_factory=set)
     _sparing: set[KeyPath] = field(default_factory=set)
     _emptied: dict[KeyPath, list[str]] = field(default_factory=dict)
@@ -103,11 +153,11 @@ class _State:
                     refusals[candidate].append(reason)
             mistakes += _mistakes(selection, release)
         candidates = sorted(refusals, key=lambda candidate: candidate.variant.order)
-        self.findings += mistakes
+        self.mistakes += mistakes
         told = bool(mistakes)
-        for rule in self.rules:
+        for rule in (rule for rule in self.rules if rule.where.may_concern(selection.target, selection.flavour)):
             concerned = [candidate for candidate in candidates if rule.concerns(candidate)]
-            out = [candidate for candidate in concerned if rule.drops(candidate)]
+            out = concerned if rule.only is None else [one for one in concerned if not rule.only.met_by(one)]
             if concerned:
                 self._concerned.add(rule.path)
             if len(out) < len(concerned):
@@ -121,10 +171,13 @@ class _State:
         self.kept += kept
         self.dropped += [Dropped(one, tuple(refusals[one])) for one in candidates if refusals[one]]
         if not kept and not told:
-            self.findings.append(_nothing(selection, refusals))
+            self.emptied.append(_nothing(selection, refusals))
 
-    def about_rules(self) -> Iterator[Finding]:
+    def about_rules(self, unread: frozenset[str]) -> Iterator[Finding]:
         for rule in self.rules:
+            unsure = bool(unread if rule.where.targets is None else unread & rule.where.targets)
+            if unsure and rule.path not in self._emptied:
+                continue
             if rule.path not in self._concerned:
                 path = rule.path if rule.only is None else (*rule.path, "where")
                 rule_text = "no variant that a target asks for meets all of these conditions"
@@ -153,8 +206,8 @@ def _candidates(
     capabilities = gpu.capabilities if gpu else ()
     if gpu and selection.capabilities is not None and selection.capabilities != capability_words(capabilities):
         capabilities = selection.capabilities
-    refusal = _refusal(selection, release)
     compiler = compiler_of(release.tag, facts) if facts else ""
+    refusal = _refusal(selection, release) or _host_compiler(gpu, compiler)
     for platform in selection.platforms:
         for level in selection.levels:
             variant = Variant(
@@ -170,6 +223,11 @@ def _candidates(
             bad = None if refusal else next((p for p in _bad_pairs(variant, compiler) if p.certain), None)
             against = f"it does not {bad.fails}: {bad.reason} ({bad.references[0]})" if bad else refusal
             yield Candidate(selection.target, variant), Reason(against) if against else None
+
+
+def _host_compiler(gpu: GpuFacts | None, compiler: str) -> str:
+    """Why nvcc would not compile with it; where clang compiles CUDA, there is no nvcc."""
+    return why_not_compiler(compiler, cudas()[gpu.cuda]) if gpu and gpu.config == "cuda" else ""
 
 
 def _flag_set(selection: Selection, level: Level) -> str | None:

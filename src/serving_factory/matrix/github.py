@@ -3,49 +3,53 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
+from serving_factory.errors import UsageError
 from serving_factory.matrix.variant import Variant
 
-__all__ = ["MAX_JOBS", "MAX_SIZE", "GithubMatrix", "github_matrices"]
-
-GithubMatrix = Mapping[str, list[dict[str, str]]]
-"""`{"include": [...]}`: an object of texts for each job."""
+__all__ = ["MAX_JOBS", "MAX_SIZE", "github_matrices"]
 
 MAX_JOBS = 256
 """The most jobs that one matrix may make (GitHub's documentation, "Usage limits")."""
 
 MAX_SIZE = 1_000_000
-"""Bytes: a job's outputs are 1 MB at most."""
+"""Bytes of UTF-16: a job's outputs are 1 MB at most, all together (GitHub's documentation, `jobs.<job_id>.outputs`)."""
 
 
-def github_matrices(variants: Iterable[Variant], *, jobs: int = MAX_JOBS, size: int = MAX_SIZE) -> list[GithubMatrix]:
-    """Cut variants into matrices, each of which GitHub takes.
+def github_matrices(variants: Iterable[Variant], *, jobs: int = MAX_JOBS, size: int = MAX_SIZE) -> str:
+    """Write variants as matrices, each of which GitHub takes.
 
     Args:
         variants: one job each, in order.
         jobs: the most jobs of a matrix.
-        size: the most bytes of a matrix as JSON.
+        size: the most bytes of all matrices, in UTF-16.
 
     Returns:
-        Matrices; none where there are no variants.
+        A line of JSON for each matrix, `{"include": [...]}` with an object of texts for each job: one line wherever all
+        jobs fit into one matrix.
+
+    Raises:
+        UsageError: a job of GitHub's could not hand so much to another one.
     """
-    matrices: list[list[dict[str, str]]] = []
-    room = 0
-    for variant in variants:
-        job = {
-            "variant": variant.id,
-            "release": variant.release,
-            "flavour": variant.flavour.value,
-            "level": variant.level.value,
-            "platform": variant.platform.value,
-            "cuda": variant.cuda or "",
-        }
-        # A comma and a blank stand between two jobs.
-        needs = len(json.dumps(job)) + 2
-        if not matrices or len(matrices[-1]) == jobs or needs > room:
-            matrices.append([])
-            room = size - len(json.dumps({"include": []}))
-        matrices[-1].append(job)
-        room -= needs
-    return [{"include": jobs_of_one} for jobs_of_one in matrices]
+    entries = [_job(variant) for variant in variants]
+    chunks = [entries[start : start + jobs] for start in range(0, len(entries), jobs)]
+    lines = "".join(json.dumps({"include": chunk}) + "\n" for chunk in chunks)
+    bytes_ = len(lines.encode("utf-16-le"))
+    if bytes_ > size:
+        raise UsageError(
+            f"{len(entries):,} variants are {bytes_:,} bytes of JSON in UTF-16, and GitHub takes {size:,} from one job",
+            remedy="ask for fewer, with --target or --release, and list the others in another job",
+        )
+    return lines
+
+
+def _job(variant: Variant) -> dict[str, str]:
+    return {
+        "variant": variant.id,
+        "release": variant.release,
+        "flavour": variant.flavour.value,
+        "level": variant.level.value,
+        "platform": variant.platform.value,
+        "cuda": variant.cuda or "",
+    }

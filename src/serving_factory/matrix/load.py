@@ -6,19 +6,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from serving_factory.catalogue.distributions import distributions
+from serving_factory.matrix.broken import Broken
 from serving_factory.matrix.document import Document, read_document
 from serving_factory.matrix.environment import Given
-from serving_factory.matrix.expand import Expansion, expand
-from serving_factory.matrix.file_rules import rule_findings, rules_of
+from serving_factory.matrix.expand import NOTHING, CompilerOf, Expansion, expand, too_many
+from serving_factory.matrix.file_rules import FileRules, file_rules
+from serving_factory.matrix.lockfile import read_lock
 from serving_factory.matrix.matrix import Images, Matrix, Resources
 from serving_factory.matrix.model import MatrixFile
 from serving_factory.matrix.network_rules import network_findings
 from serving_factory.matrix.problems import Finding, KeyPath, did_you_mean, matrix_error
 from serving_factory.matrix.rules import Candidate
-from serving_factory.matrix.settings import network_of, path_findings, settings_of
+from serving_factory.matrix.settings import AllSettings, network_of, path_findings, settings_of
 from serving_factory.matrix.shapes import Notes, Section
 from serving_factory.matrix.tags import fill
-from serving_factory.matrix.targets import selections
+from serving_factory.matrix.targets import Selection, selections
 from serving_factory.matrix.templates import is_tag
 from serving_factory.matrix.variant import Variant
 
@@ -34,19 +36,26 @@ def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
 
     Raises:
         MatrixError: the file cannot be read or breaks a rule; the message lists every problem.
+        LockFileError: the same of the lock file beside it.
     """
     document = read_document(file).with_given(given)
     notes = Notes(document.written)
     model = Section(MatrixFile).read(document.data, (), notes)
-    _refuse(document, notes.found)
-    chosen, findings = selections(model)
-    rules, settings = rules_of(model), settings_of(model, file.parent)
-    expansion = expand(chosen, rules, lambda release, facts: settings.of(release).toolchain.compiler_of(facts))
-    by_target, variants = _gathered(model, expansion)
-    # What is wrong with a target is told before what comes of it: a rule may match nothing only because of that.
-    about = [*findings, *rule_findings(model)] or [*expansion.findings, *_clashes(expansion)]
-    about += [*path_findings(model, file.parent), *network_findings(model, file.parent)]
-    _refuse(document, [*about, *_base_findings(model), *_tag_findings(model, by_target)])
+    broken = Broken(
+        [*(problem.path for problem in document.problems), *(finding.path for finding in notes.found), *notes.meant]
+    )
+    chosen, findings = selections(model, broken)
+    rules, settings = file_rules(model, broken), settings_of(model, file.parent, broken)
+    if excess := too_many(chosen, (*rules.whole, *rules.doubtful)):
+        expansion, told = NOTHING, [excess]
+    else:
+        unread = frozenset(model.targets) - {one.target for one in chosen}
+        expansion = expand(chosen, rules.whole, _compiler_of(settings, broken), unread=unread)
+        told = [*expansion.mistakes, *_about_all(document, model, expansion, chosen=chosen, rules=rules, broken=broken)]
+    places = (*path_findings(model, file.parent), *network_findings(model, file.parent, broken))
+    elsewhere = (*(finding for finding in places if not broken.at(*finding.path)), *_base_findings(model, broken))
+    _refuse(document, [*notes.found, *findings, *rules.findings, *told, *elsewhere])
+    by_target, variants = _gathered(model, expansion.kept)
     image = model.image
     return Matrix(
         file=file,
@@ -60,48 +69,77 @@ def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
         targets={name: tuple(variant.id for variant in found) for name, found in by_target.items()},
         settings=settings,
         network=network_of(model.network, file.parent),
+        lock=read_lock(file),
         resources=Resources(jobs=model.resources.jobs, memory=model.resources.memory),
         dropped=expansion.dropped,
         selections=chosen,
-        rules=rules,
+        rules=rules.whole,
         document=document,
     )
+
+
+def _about_all(
+    document: Document,
+    model: MatrixFile,
+    expansion: Expansion,
+    *,
+    chosen: Sequence[Selection],
+    rules: FileRules,
+    broken: Broken,
+) -> Iterator[Finding]:
+    """What is wrong with targets, rules and names together, as far as what is not whole cannot change it."""
+    if not (broken.at("releases") or broken.around("targets")):
+        yield from expansion.consequences
+    settled = [one for one in expansion.kept if not any(rule.concerns(one) for rule in rules.doubtful)]
+    yield from _clashes(settled, {one.target: one for one in chosen})
+    by_target, _ = _gathered(model, settled)
+    yield from _tag_findings(document, model, by_target, broken)
 
 
 def _refuse(document: Document, findings: Iterable[Finding]) -> None:
     """Raise, if there is anything to tell; of one place only what was found first."""
     problems = list(document.problems)
-    known = {problem.where for problem in problems}
-    found = [document.problem(finding) for finding in dict.fromkeys(findings)]
-    problems += [problem for problem in found if problem.where not in known]
+    known = {problem.path for problem in problems}
+    problems += [document.problem(one) for one in dict.fromkeys(findings) if one.path not in known]
     if problems:
         raise matrix_error(str(document.file), problems)
 
 
-def _gathered(model: MatrixFile, expansion: Expansion) -> tuple[Mapping[str, Sequence[Variant]], tuple[Variant, ...]]:
+def _compiler_of(settings: AllSettings, broken: Broken) -> CompilerOf:
+    if broken.at("toolchain") or broken.at("per_release"):
+        return lambda _release, _facts: ""
+    return lambda release, facts: settings.of(release).toolchain.compiler_of(facts)
+
+
+def _gathered(
+    model: MatrixFile, kept: Iterable[Candidate]
+) -> tuple[Mapping[str, Sequence[Variant]], tuple[Variant, ...]]:
     """The variants of each target, and those of all of them, each once and in order."""
     by_target: dict[str, list[Variant]] = {name: [] for name in model.targets}
-    for candidate in expansion.kept:
+    for candidate in kept:
         by_target[candidate.target].append(candidate.variant)
     variants = {variant.id: variant for found in by_target.values() for variant in found}
     return by_target, tuple(sorted(variants.values(), key=lambda variant: variant.order))
 
 
-def _clashes(expansion: Expansion) -> Iterator[Finding]:
+def _clashes(kept: Iterable[Candidate], chosen: Mapping[str, Selection]) -> Iterator[Finding]:
     """Two targets may share a variant, but not two different builds under one id."""
     first: dict[str, Candidate] = {}
-    for candidate in expansion.kept:
+    told: set[tuple[str, str]] = set()
+    for candidate in kept:
         variant, other = candidate.variant, first.setdefault(candidate.variant.id, candidate)
-        if other.variant != variant:
+        if other.variant != variant and (other.target, candidate.target) not in told:
+            told.add((other.target, candidate.target))
             key = "copts" if other.variant.copts != variant.copts else "flags"
+            written = [chosen[name].origins.get(key) for name in (candidate.target, other.target)]
             yield Finding(
-                path=("targets", candidate.target, key),
-                rule=f"target {other.target} builds {variant.id} with other options",
+                path=next(filter(None, written), ("targets", candidate.target)),
+                rule=f"targets {other.target} and {candidate.target} build {variant.id} with different {key}",
                 remedy=f"Give both the same {key}.",
             )
 
 
-def _base_findings(model: MatrixFile) -> Iterator[Finding]:
+def _base_findings(model: MatrixFile, broken: Broken) -> Iterator[Finding]:
     """A base image that the catalogue has no distribution for is a slip of the pen."""
     bases: list[tuple[str, KeyPath, bool]] = [
         (name, ("network", "base_images", name), True) for name in model.network.base_images
@@ -111,12 +149,14 @@ def _base_findings(model: MatrixFile) -> Iterator[Finding]:
     bases += [(base, path, False) for base, path in places if base]
     known = distributions()
     for base, path, is_key in bases:
-        if base.partition("@")[0] not in known:
+        if base.partition("@")[0] not in known and not broken.at(*path):
             remedy = did_you_mean(base, known, otherwise=f"Known: {', '.join(known)}.")
             yield Finding(path=path, rule="the catalogue knows no such base image", remedy=remedy, key=is_key)
 
 
-def _tag_findings(model: MatrixFile, by_target: Mapping[str, Sequence[Variant]]) -> Iterator[Finding]:
+def _tag_findings(
+    document: Document, model: MatrixFile, by_target: Mapping[str, Sequence[Variant]], broken: Broken
+) -> Iterator[Finding]:
     """A tag must not be too long, nor be two variants': the image pushed last would take it from the other."""
     selected_by: dict[Variant, list[str]] = {}
     for name, variants in by_target.items():
@@ -125,9 +165,16 @@ def _tag_findings(model: MatrixFile, by_target: Mapping[str, Sequence[Variant]])
     owners: dict[str, tuple[str, str]] = {}
     for kind, templates in (("tags", model.image.tags), ("aliases", model.image.aliases)):
         for index, template in enumerate(templates):
+            if broken.at("image", kind, index):
+                continue
             # The others of the same template break the rule in the same way: one is enough.
-            if broken := next(_broken_tags(template, selected_by, owners), None):
-                yield Finding(path=("image", kind, index), rule=broken[0], remedy=broken[1], value=repr(template))
+            if wrong := next(_broken_tags(template, selected_by, owners), None):
+                path: KeyPath = ("image", kind)
+                if document.has(path):
+                    yield Finding(path=(*path, index), rule=wrong[0], remedy=wrong[1])
+                else:
+                    rule = f"by default {kind} has {template!r}: {wrong[0]}"
+                    yield Finding(path=("image",), rule=rule, remedy=f"Add {kind}: with another one.")
 
 
 def _broken_tags(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from serving_factory.matrix.document import Document
 from serving_factory.matrix.expand import Dropped
+from serving_factory.matrix.lockfile import Lock
 from serving_factory.matrix.rules import Rule
 from serving_factory.matrix.settings import AllSettings, Network, Settings
 from serving_factory.matrix.targets import Selection
@@ -50,6 +51,7 @@ class Matrix:
         targets: target name → its variants' ids, in order.
         settings: what replaces the catalogue's toolchain and sources, by release.
         network: where outer inputs come from on this network.
+        lock: what is pinned, of the lock file beside the matrix file.
         resources: what one build may use.
         dropped: what targets ask for and is not built, with the reasons.
         selections: the targets as they were read.
@@ -63,6 +65,7 @@ class Matrix:
     targets: Mapping[str, tuple[str, ...]]
     settings: AllSettings
     network: Network
+    lock: Lock
     resources: Resources
     dropped: tuple[Dropped, ...]
     selections: tuple[Selection, ...]

@@ -5,18 +5,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serving_factory.catalogue.flag_sets import flag_sets
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import Flavour
-from serving_factory.matrix.capabilities import check_capability
-from serving_factory.matrix.problems import BrokenRuleError, did_you_mean
-from serving_factory.matrix.selectors import cuda_versions, release_tags
-from serving_factory.matrix.shapes import Many, Section, Table, Text, Truth, Whole, Word, key, matching
+from serving_factory.matrix.shapes import Many, Section, Table, Text, Truth, Whole, key
 from serving_factory.matrix.templates import ALIAS_WORDS, TAG_WORDS, template_rule
 from serving_factory.matrix.variant import Platform
+from serving_factory.matrix.words import (
+    BAZEL_OPTION,
+    BAZEL_REPOSITORY,
+    CAPABILITY,
+    COMPILER_OPTION,
+    CONFIG,
+    CUDA,
+    CUDAS,
+    FILE,
+    FLAGS,
+    FLAVOUR,
+    FOLDER,
+    HOSTS,
+    IMAGE,
+    LABEL,
+    LEVEL,
+    MEMORY,
+    PACKAGE,
+    PLATFORM,
+    PYTHON,
+    REASON,
+    RELEASES,
+    REPOSITORY,
+    SNAPSHOT,
+    TARGET,
+    URL,
+    URL_OR_FOLDER,
+    VERSION,
+)
 
 __all__ = [
-    "LEVELS_OWN_FLAGS",
     "AptSection",
     "BazelSection",
     "ConditionsSection",
@@ -32,129 +56,6 @@ __all__ = [
     "ToolchainSection",
 ]
 
-LEVELS_OWN_FLAGS = "level"
-"""At a target's `flags:`, the compiler options of the level itself."""
-
-# As Docker reads names: the first word is a registry only where it holds a dot or a port, or is localhost.
-_REGISTRY = r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9-]+(?=:))(?::[0-9]+)?"
-_REPOSITORY_WORD = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-_REPOSITORY = rf"(?:{_REGISTRY}/)?{_REPOSITORY_WORD}(?:/{_REPOSITORY_WORD})*"
-_NAME = r"[a-z0-9]+(?:[.-][a-z0-9]+)*"
-
-
-def _release_selector(text: str) -> str:
-    release_tags(text)
-    return text
-
-
-def _cuda_selector(text: str) -> str:
-    cuda_versions(text)
-    return text
-
-
-def _cuda_version(text: str) -> str:
-    if len(cuda_versions(text)) != 1:
-        raise BrokenRuleError("a target names one CUDA version", 'Write it in full, such as "12.2".')
-    return next(iter(cuda_versions(text)))
-
-
-def _flags(name: str) -> str:
-    names = (LEVELS_OWN_FLAGS, *flag_sets())
-    if name not in names:
-        listed = f"There are: {', '.join(names)}."
-        raise BrokenRuleError("there is no such set of flags", did_you_mean(name, names, otherwise=listed))
-    return name
-
-
-def _label(name: str) -> str:
-    if name.startswith("org.serving-factory."):
-        raise BrokenRuleError("labels that begin with org.serving-factory are the factory's own", "Take another name.")
-    return _LABEL_WORDS.check(name)
-
-
-_LABEL_WORDS = matching(_NAME, "a label is lower-case words joined by '.' or '-'", "Write it like com.example.team.")
-
-_OPTION_WORD = matching(
-    r"-[A-Za-z0-9_=,.:/+@%~-]+",
-    "a compiler option begins with '-' and holds no blanks, quotes or shell characters",
-    "Make each option an entry of its own, such as [-O3, -g].",
-)
-
-
-def _compiler_option(text: str) -> str:
-    if text in ("-march=native", "-mtune=native"):
-        raise BrokenRuleError("what this gives depends on the machine that builds", "Use level native.")
-    if text.startswith("--"):
-        raise BrokenRuleError("a compiler option begins with one '-'", "Bazel's own options cannot stand here.")
-    if text.startswith("-o"):
-        raise BrokenRuleError("where the compiler writes is Bazel's to say", "Take it away.")
-    return _OPTION_WORD.check(text)
-
-
-COMPILER_OPTION = Text(_compiler_option, _OPTION_WORD.pattern)
-PACKAGE = matching(r"[a-z0-9][a-z0-9+.:=~-]*", "this is no Debian package name", "Name one package, such as gcc-10.")
-REPOSITORY = matching(
-    _REPOSITORY,
-    "a repository is lower case: [registry[:port]/]name[/name], with single separators",
-    "Write it like team/serving, and the tag under tags:.",
-)
-IMAGE = matching(
-    rf"{_REPOSITORY}(?::[A-Za-z0-9_][A-Za-z0-9._-]*)?(?:@sha256:[0-9a-f]{{64}})?",
-    "an image is [registry[:port]/]name[:tag][@sha256:64 hex digits]",
-    "Write it like debian:bookworm.",
-)
-TARGET = matching(_NAME, "a target's name is lower-case words joined by '.' or '-'", "Write it like cpu-standard.")
-LABEL = Text(_label, _LABEL_WORDS.pattern)
-FOLDER = matching(
-    r"[^\x00-\x1f]+",
-    "a folder's name is not empty and holds no control characters",
-    "Name a folder, relative to this file.",
-)
-FILE = matching(
-    r"[^\x00-\x1f]+",
-    "a file's name is not empty and holds no control characters",
-    "Name a file, relative to this one.",
-)
-URL = matching(
-    r"[a-z][a-z0-9+.-]*://[^\s'\"`$\\\\]+",
-    "a URL has a scheme, and holds no blanks, quotes, dollar signs or backslashes",
-    "Write it like https://mirror.example.com/path.",
-)
-URL_OR_FOLDER = matching(
-    r"[^\x00-\x1f'\"`$\\\\]+",
-    "this is neither a URL nor a folder: it is empty, or holds quotes, dollar signs or backslashes",
-    "Write it like https://mirror.example.com/ubuntu, or name a folder, relative to this file.",
-)
-SNAPSHOT = matching(r"[0-9]{8}T[0-9]{6}Z", "a snapshot is a time in UTC", 'Write it like "20260102T030405Z".')
-HOSTS = matching(r"[A-Za-z0-9_.,:*/-]+", "this is a list of hosts", "Join them by commas: localhost,.example.com.")
-BAZEL_REPOSITORY = matching(
-    r"[A-Za-z0-9_][A-Za-z0-9_.+~-]*", "this is no name of an external repository", "Write it without the @."
-)
-BAZEL_OPTION = matching(
-    r"-[^\s'\"`$\\\\;&|<>()]*",
-    "an option of Bazel begins with '-' and holds no blanks, quotes or shell characters",
-    "Make each option an entry of its own, such as [--define=a=b, -k].",
-)
-PYTHON = matching(r"[23]\.[0-9]{1,2}", "a Python is named by two numbers", 'Write it in quotes, like "3.8".')
-CONFIG = matching(
-    r"[A-Za-z0-9_][A-Za-z0-9_.-]*",
-    "a Bazel config is one word of letters, digits, '_', '.' and '-'",
-    "Write it without --config=.",
-)
-VERSION = matching(
-    r"[0-9][A-Za-z0-9.+~-]*", "a version begins with a digit and holds no blanks", 'Write it like "6.5.0".'
-)
-MEMORY = matching(
-    r"[1-9][0-9]{0,6}(?:MiB|GiB)", "a size is a number and MiB or GiB, such as 16GiB", "Add the unit, MiB or GiB."
-)
-REASON = matching(
-    r"[\s\S]*\w[\s\S]*",
-    "a reason says in words why the rule is there",
-    "Write why, for whoever asks where a variant has gone.",
-)
-FLAVOUR, LEVEL, PLATFORM = Word(Flavour), Word(Level), Word(Platform)
-RELEASES = Text(_release_selector)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSection:
@@ -162,12 +63,12 @@ class ImageSection:
 
     repository: str = key(REPOSITORY, "Where images are named and pushed, without a tag.")
     tags: tuple[str, ...] = key(
-        Many(Text(template_rule(TAG_WORDS, required="binary"))),
+        Many(Text(template_rule(TAG_WORDS, required="binary")), most=20),
         "Full tags, each of them unique to one binary. Placeholders: id, release, flavour, level, binary.",
         default=("{id}-{binary}",),
     )
     aliases: tuple[str, ...] = key(
-        Many(Text(template_rule(ALIAS_WORDS)), least=0),
+        Many(Text(template_rule(ALIAS_WORDS)), least=0, most=20),
         "Tags that move to the newest image, pushed last; each is one variant's. "
         "Placeholders: id, release, flavour, level, target.",
         default=("{id}", "{release}-{target}"),
@@ -187,16 +88,16 @@ class TargetSection:
     )
     platforms: tuple[Platform, ...] | None = key(Many(PLATFORM), "Instead of the file's.", default=None)
     cuda: str | None = key(
-        Text(_cuda_version), "The CUDA that a release must be built with. Default: each release's own.", default=None
+        CUDA, "The CUDA that a release must be built with. Default: each release's own.", default=None
     )
     capabilities: tuple[str, ...] | None = key(
-        Many(Text(check_capability)),
+        Many(CAPABILITY),
         "What a gpu binary has machine code for: cards (t4, h100, ...) or capabilities (8.0, sm_80). "
         "Default: upstream's list.",
         default=None,
     )
     flags: str | None = key(
-        Text(_flags),
+        FLAGS,
         "`level` for the level's own compiler options, or a named set that takes their place. "
         "Default: what a target of this name means, else `level`.",
         default=None,
@@ -213,7 +114,7 @@ class ConditionsSection:
     levels: tuple[Level, ...] | None = key(Many(LEVEL), "Any of these levels.", default=None)
     targets: tuple[str, ...] | None = key(Many(TARGET), "As asked for by these targets.", default=None)
     platforms: tuple[Platform, ...] | None = key(Many(PLATFORM), "Any of these platforms.", default=None)
-    cuda: str | None = key(Text(_cuda_selector), 'A CUDA version, or a range such as ">=12".', default=None)
+    cuda: str | None = key(CUDAS, 'A CUDA version, or a range such as ">=12".', default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,8 +202,8 @@ class AptSection:
 
     mirror: str | None = key(
         URL_OR_FOLDER,
-        "A mirror's URL, which stands before /ubuntu or /debian and may hold {snapshot}; or a folder with packages "
-        "and their index, relative to this file.",
+        "A mirror's URL, which stands before /ubuntu or /debian, or holds {archive} for them, and may hold {snapshot}; "
+        "or a folder with packages and their index, relative to this file.",
         default=None,
     )
     snapshot: str | None = key(
@@ -358,13 +259,15 @@ class MatrixFile:
     )
     platforms: tuple[Platform, ...] = key(Many(PLATFORM), "OCI platforms.", default=(Platform.LINUX_AMD64,))
     targets: Mapping[str, TargetSection] = key(
-        Table(TARGET, Section(TargetSection), least=1), "Named selections of variants."
+        Table(TARGET, Section(TargetSection), least=1, most=500), "Named selections of variants."
     )
     exclude: tuple[ExcludeSection, ...] = key(
-        Many(Section(ExcludeSection), least=0), "Drops what meets all conditions of a rule.", default=()
+        Many(Section(ExcludeSection), least=0, most=500), "Drops what meets all conditions of a rule.", default=()
     )
     require: tuple[RequireSection, ...] = key(
-        Many(Section(RequireSection), least=0), "Of what a rule is about, drops what is not among `only`.", default=()
+        Many(Section(RequireSection), least=0, most=500),
+        "Of what a rule is about, drops what is not among `only`.",
+        default=(),
     )
     resources: ResourcesSection = key(
         Section(ResourcesSection), "What one build may use of the machine.", default=ResourcesSection()

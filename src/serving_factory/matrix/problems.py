@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from heapq import nlargest
 
 from serving_factory.errors import MatrixError
 
@@ -15,6 +15,8 @@ __all__ = [
     "KeyPath",
     "Place",
     "Problem",
+    "Remedy",
+    "Suggestion",
     "did_you_mean",
     "dotted",
     "matrix_error",
@@ -24,9 +26,29 @@ __all__ = [
 
 _MAX_TOLD = 100
 _MAX_VALUE = 200
+_MAX_COMPARED = 50
+"""How many words are looked at closely to find the nearest: that takes some 50 µs each."""
 
 KeyPath = tuple[str | int, ...]
 """Where something stands in the file: keys, and indexes of lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A remedy that names the valid word nearest to a wrong one. It is looked for when somebody is told of it."""
+
+    word: str
+    valid: tuple[str, ...]
+    otherwise: str = ""
+
+    def __str__(self) -> str:
+        """Give the remedy: `Did you mean 'cpu'?`, or another where no word is near."""
+        found = nearest(self.word, self.valid)
+        return f"Did you mean {found!r}?" if found else self.otherwise
+
+
+Remedy = str | Suggestion
+"""One thing to do."""
 
 
 class BrokenRuleError(ValueError):
@@ -37,7 +59,7 @@ class BrokenRuleError(ValueError):
         remedy: one thing to do.
     """
 
-    def __init__(self, rule: str, remedy: str) -> None:
+    def __init__(self, rule: str, remedy: Remedy) -> None:
         super().__init__(rule)
         self.rule = rule
         self.remedy = remedy
@@ -60,14 +82,12 @@ class Finding:
         rule: what ought to stand there; without its full stop.
         remedy: one thing to do.
         key: whether it is the key that is wrong, not its value.
-        value: what stands there, where the file need not say it because it is the default.
     """
 
     path: KeyPath
     rule: str
-    remedy: str = ""
+    remedy: Remedy = ""
     key: bool = False
-    value: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +96,7 @@ class Problem:
 
     Args:
         place: where; None when it is about the file as a whole.
-        where: the path of keys, such as `targets.cpu-optimized.levels[0]`.
+        path: of what is wrong; empty when it is about the file's text.
         value: what stands there, as the user wrote it.
         rule: what ought to stand there.
         remedy: one thing to do.
@@ -84,10 +104,10 @@ class Problem:
     """
 
     place: Place | None
-    where: str
+    path: KeyPath
     value: str
     rule: str
-    remedy: str = ""
+    remedy: Remedy = ""
     variable: str = ""
 
 
@@ -106,18 +126,30 @@ def dotted(path: KeyPath) -> str:
 
 def nearest(word: str, valid: Iterable[str]) -> str | None:
     """Find the valid word most like this one, if any is much like it."""
+    from difflib import get_close_matches  # noqa: PLC0415 - few runs meet a wrong word, and it takes a while to import
+
     names = {str(name).casefold(): str(name) for name in valid}
     folded = word.casefold()
     # `v3` is short for one level only; `cpu` is part of many variants' ids, and means none of them.
     holding = [name for name in names if len(folded) > 1 and folded in name]
-    matches = get_close_matches(folded, names, n=1, cutoff=0.6) or (holding if len(holding) == 1 else [])
+    # The name with one slip of the pen has all but one letter of the right one at its two ends.
+    likely = nlargest(_MAX_COMPARED, names, key=lambda name: _common(name, folded)) if names else ()
+    matches = get_close_matches(folded, likely, n=1, cutoff=0.6) or (holding if len(holding) == 1 else [])
     return names[matches[0]] if matches else None
 
 
-def did_you_mean(word: str, valid: Iterable[str], *, otherwise: str = "") -> str:
-    """Make a remedy of the nearest valid word, or give another where none is near."""
-    found = nearest(word, valid)
-    return f"Did you mean {found!r}?" if found else otherwise
+def _common(one: str, other: str) -> int:
+    """How many characters two words share at their beginning and their end."""
+    return _same(one, other) + _same(one[::-1], other[::-1])
+
+
+def _same(one: str, other: str) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def did_you_mean(word: str, valid: Iterable[str], *, otherwise: str = "") -> Suggestion:
+    """Make a remedy of the nearest valid word, or of another where none is near."""
+    return Suggestion(word, tuple(valid), otherwise)
 
 
 def matrix_error(file: str, problems: Sequence[Problem]) -> MatrixError:
@@ -132,12 +164,10 @@ def matrix_error(file: str, problems: Sequence[Problem]) -> MatrixError:
 
 def _line(file: str, problem: Problem) -> str:
     place = f":{problem.place.line}:{problem.place.column}" if problem.place else ""
-    where = f" {problem.where}:" if problem.where else ""
+    where = f" {dotted(problem.path)}:" if problem.path else ""
     value = f" {_cut(without_password(problem.value))}:" if problem.value else ""
-    remedy = f" {problem.remedy}" if problem.remedy else ""
-    if problem.variable:
-        return f"environment: {problem.variable}:{value} {problem.rule}.{remedy}"
-    return f"{file}{place}:{where}{value} {problem.rule}.{remedy}"
+    told = f"environment: {problem.variable}:" if problem.variable else f"{file}{place}:{where}"
+    return f"{told}{value} {problem.rule}. {problem.remedy}".rstrip()
 
 
 def _cut(value: str) -> str:

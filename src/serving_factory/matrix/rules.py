@@ -48,6 +48,10 @@ class Conditions:
     platforms: frozenset[Platform] | None = None
     cuda: frozenset[str] | None = None
 
+    def may_concern(self, target: str, flavour: Flavour) -> bool:
+        """Whether a candidate of such a target and flavour may meet them."""
+        return (self.targets is None or target in self.targets) and (self.flavours is None or flavour in self.flavours)
+
     def met_by(self, candidate: Candidate) -> bool:
         """Whether a candidate meets all of them."""
         variant = candidate.variant

@@ -56,7 +56,7 @@ def select(
     _known("level", levels, tuple(Level))
     _known("platform", platforms, tuple(Platform))
     tags = _meant("release", releases, [variant.release for variant in matrix.variants], release_tags)
-    cudas = _meant("cuda", cuda, [variant.cuda for variant in matrix.variants if variant.cuda], cuda_versions)
+    cudas = _meant("CUDA version", cuda, [variant.cuda for variant in matrix.variants if variant.cuda], cuda_versions)
     in_targets = {id_ for name in targets for id_ in matrix.targets[name]} if targets else set(ids)
     chosen = tuple(
         variant
@@ -93,7 +93,7 @@ def _meant(
             try:
                 found |= find(text)
             except BrokenRuleError as error:
-                raise UnknownNameError(f"{text!r}: {error.rule}", remedy=error.remedy) from None
+                raise UnknownNameError(f"{text!r}: {error.rule}", remedy=str(error.remedy)) from None
     return frozenset(found)
 
 

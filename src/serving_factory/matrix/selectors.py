@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import InvalidSpecifier, Specifier
 from packaging.version import Version
 
 from serving_factory.catalogue.closest import closest_release
 from serving_factory.catalogue.cuda import cudas
 from serving_factory.catalogue.releases import releases
-from serving_factory.matrix.problems import BrokenRuleError, did_you_mean
+from serving_factory.matrix.problems import BrokenRuleError, did_you_mean, nearest
 
 __all__ = ["LATEST", "cuda_versions", "is_name", "is_range", "release_tags"]
 
@@ -46,7 +46,8 @@ def release_tags(text: str) -> frozenset[str]:
     catalogue = releases()
     versions = _versions()
     found = set(catalogue)
-    for part in (part.strip() for part in text.split(",")):
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
         if part == LATEST:
             last = {release.line: tag for tag, release in catalogue.items()}
             found &= set(last.values())
@@ -54,11 +55,17 @@ def release_tags(text: str) -> frozenset[str]:
             found &= {part}
         elif part[:1] and part[0] in _OPERATORS:
             specifier = _specifier(part)
-            found = {tag for tag in found if versions[tag] in specifier}
+            # All releases are stable: no need to look whether a pre-release is meant, which takes as long again.
+            found = {tag for tag in found if specifier.contains(versions[tag], prereleases=True)}
         elif not part:
             raise BrokenRuleError("there is nothing before or after a comma", _SPELLING)
         else:
             raise _no_release(part)
+    if not found and len(parts) > 1 and all(map(release_tags, parts)):
+        raise BrokenRuleError(
+            "what commas join narrows, and no release is all of this",
+            'Write an entry or a rule for each, or a range such as ">=2.18,<2.20".',
+        )
     if not found:
         raise BrokenRuleError(
             "the catalogue has no such release", f"It has {next(iter(versions))} to {next(reversed(versions))}."
@@ -99,15 +106,20 @@ def _versions() -> dict[str, Version]:
     return {tag: release.version for tag, release in releases().items()}
 
 
-def _specifier(text: str) -> SpecifierSet:
+def _specifier(text: str) -> Specifier:
     try:
-        return SpecifierSet(text)
+        found = Specifier(text)
     except InvalidSpecifier:
         raise BrokenRuleError("this is no version specifier", _SPELLING) from None
+    if found.operator == "===":
+        raise BrokenRuleError("=== compares texts, and there is only one text of each version", _SPELLING)
+    return found
 
 
 def _no_release(asked: str) -> BrokenRuleError:
-    if remedy := did_you_mean(asked, [LATEST]):
-        return BrokenRuleError("this is no release and no specifier", remedy)
+    if "*" in asked:
+        return BrokenRuleError("this is no release and no specifier", 'Write "==2.11.*" for all releases of a line.')
+    if not asked[0].isdigit() and nearest(asked, [LATEST]):
+        return BrokenRuleError("this is no release and no specifier", did_you_mean(asked, [LATEST]))
     other = closest_release(asked, releases())
     return BrokenRuleError(other.reason, f"Did you mean {other.tag!r}?")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from serving_factory.catalogue.releases import Flavour, FlavourFacts
+from serving_factory.matrix.broken import Broken
 from serving_factory.matrix.model import (
     BazelSection,
     MatrixFile,
@@ -142,12 +143,13 @@ class Network:
     offline: bool = False
 
 
-def settings_of(model: MatrixFile, folder: Path) -> AllSettings:
+def settings_of(model: MatrixFile, folder: Path, broken: Broken) -> AllSettings:
     """Gather what the file says of each release.
 
     Args:
         model: the file.
         folder: what its folders and files are relative to.
+        broken: what of the file cannot be relied on; an entry for releases that cannot be read is passed over.
     """
     whole = PerReleaseSection(
         releases="",
@@ -157,7 +159,8 @@ def settings_of(model: MatrixFile, folder: Path) -> AllSettings:
         patches=model.patches,
     )
     merged: dict[str, PerReleaseSection] = {}
-    for one in model.per_release:
+    readable = (one for i, one in enumerate(model.per_release) if not broken.at("per_release", i, "releases"))
+    for one in readable:
         for tag in release_tags(one.releases):
             merged[tag] = _over(merged.get(tag, whole), one)
     return AllSettings(_settings(whole, folder), {tag: _settings(one, folder) for tag, one in merged.items()})

@@ -9,12 +9,12 @@ all else that `invoke list` does.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
-from serving_factory.matrix.problems import BrokenRuleError, Finding, KeyPath, did_you_mean
+from serving_factory.matrix.problems import BrokenRuleError, Finding, KeyPath, Remedy, did_you_mean, nearest
 
 __all__ = [
     "Many",
@@ -33,6 +33,7 @@ __all__ = [
 
 JsonSchema = dict[str, Any]
 _NAME_ONE, _KEYS, _ADD = "Name at least one.", "Write keys below it, each with a value.", "Add it."
+_FEWER = "Say it with fewer, or in several files."
 _S = TypeVar("_S")
 _SHAPE, _ABOUT = "shape", "about"
 
@@ -47,8 +48,10 @@ class Notes:
     def __init__(self, written: Callable[[KeyPath], str]) -> None:
         self.written = written
         self.found: list[Finding] = []
+        self.meant: set[KeyPath] = set()
+        """Keys that are not there, but that an unknown one is probably a slip of the pen for."""
 
-    def add(self, path: KeyPath, rule: str, remedy: str = "", *, at_key: bool = False) -> None:
+    def add(self, path: KeyPath, rule: str, remedy: Remedy = "", *, at_key: bool = False) -> None:
         """Note something that is wrong."""
         self.found.append(Finding(path=path, rule=rule, remedy=remedy, key=at_key))
 
@@ -65,10 +68,17 @@ class Shape(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text, which a check may pass, change, or refuse with a BrokenRuleError."""
+    """A text, which a check may pass, change, or refuse with a BrokenRuleError.
+
+    Args:
+        check: gives the text as the program uses it.
+        pattern: for editors, what all texts look like that are none of the words.
+        words: for editors, texts that can be listed.
+    """
 
     check: Callable[[str], str] = str
     pattern: str = ""
+    words: Callable[[], Iterable[str]] = tuple
 
     def read(self, value: Any, path: KeyPath, notes: Notes, *, at_key: bool = False) -> str:  # noqa: ANN401
         if not isinstance(value, str):
@@ -81,7 +91,11 @@ class Text:
             return ""
 
     def schema(self) -> JsonSchema:
-        return {"type": "string", "pattern": self.pattern} if self.pattern else {"type": "string"}
+        pattern = {"pattern": self.pattern} if self.pattern else {}
+        words = {"enum": list(self.words())}
+        if not words["enum"]:
+            return {"type": "string", **pattern}
+        return {"type": "string", "anyOf": [words, pattern]} if pattern else words
 
 
 def matching(pattern: str, rule: str, remedy: str) -> Text:
@@ -92,10 +106,10 @@ def matching(pattern: str, rule: str, remedy: str) -> Text:
         rule: what it says, in words.
         remedy: one thing to do about a text that it does not match.
     """
-    compiled = re.compile(pattern)
 
     def check(value: str) -> str:
-        if not compiled.fullmatch(value):
+        # Not compiled before it is needed: most files use few of the patterns.
+        if not re.fullmatch(pattern, value):
             raise BrokenRuleError(rule, remedy)
         return value
 
@@ -103,6 +117,8 @@ def matching(pattern: str, rule: str, remedy: str) -> Text:
 
 
 def _quotes(value: object, written: str) -> str:
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        return f'Write it without brackets: "{value[0]}".'
     if not isinstance(value, bool | int | float):
         return "Write one text."
     kind = "truth value" if isinstance(value, bool) else "number"
@@ -139,7 +155,9 @@ class Whole:
     def read(self, value: Any, path: KeyPath, notes: Notes) -> int:  # noqa: ANN401
         if isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most:
             return value
-        notes.add(path, f"expected a whole number from {self.least} to {self.most}", "Write it without quotes.")
+        quoted = isinstance(value, str) and value.isdecimal() and self.least <= int(value) <= self.most
+        remedy = f"Write it without quotes: {value}." if quoted else "Write one of these."
+        notes.add(path, f"expected a whole number from {self.least} to {self.most}", remedy)
         return 0
 
     def schema(self) -> JsonSchema:
@@ -162,22 +180,38 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """A list."""
+    """A list of bounded length."""
 
     item: Shape
     least: int = 1
+    most: int = 200
 
     def read(self, value: Any, path: KeyPath, notes: Notes) -> tuple[Any, ...]:  # noqa: ANN401
         if not isinstance(value, list):
-            shown = value if isinstance(value, str) else "…"
-            notes.add(path, "expected a list", f"Put it in brackets: [{shown}].")
+            notes.add(path, "expected a list", self._brackets(value, notes.written(path)))
+            return ()
+        if len(value) > self.most:
+            notes.add(path, _too_many(self.most, len(value)), _FEWER)
             return ()
         if len(value) < self.least:
             notes.add(path, "this must not be empty", _NAME_ONE)
         return tuple(self.item.read(one, (*path, index), notes) for index, one in enumerate(value))
 
+    def _brackets(self, value: object, written: str) -> str:
+        if isinstance(value, str):
+            return f"Put it in brackets: [{value}]."
+        if not written:
+            return "Write each entry in a line of its own, after `- `."
+        quote = '"' if isinstance(self.item, Text) else ""
+        return f"Put it in brackets: [{quote}{written}{quote}]."
+
     def schema(self) -> JsonSchema:
-        return {"type": "array", "items": self.item.schema(), **({"minItems": self.least} if self.least else {})}
+        bounds = {**({"minItems": self.least} if self.least else {}), "maxItems": self.most}
+        return {"type": "array", "items": self.item.schema(), **bounds}
+
+
+def _too_many(most: int, found: int) -> str:
+    return f"this may have {most} entries at most, and has {found:,}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +221,14 @@ class Table:
     names: Text | Word
     values: Shape
     least: int = 0
+    most: int = 200
 
     def read(self, value: Any, path: KeyPath, notes: Notes) -> dict[Any, Any]:  # noqa: ANN401
         if not isinstance(value, dict):
             notes.add(path, "expected a mapping", _KEYS)
+            return {}
+        if len(value) > self.most:
+            notes.add(path, _too_many(self.most, len(value)), _FEWER)
             return {}
         if len(value) < self.least:
             notes.add(path, "this must not be empty", _NAME_ONE)
@@ -206,6 +244,7 @@ class Table:
             "propertyNames": self.names.schema(),
             "additionalProperties": self.values.schema(),
             **least,
+            "maxProperties": self.most,
         }
 
 
@@ -223,19 +262,26 @@ class Section(Generic[_S]):
         return self._made(value, path, notes)
 
     def _made(self, value: Mapping[str, Any], path: KeyPath, notes: Notes) -> _S:
-        names = key_names(self.of)
-        for name in value:
-            if name not in names:
-                remedy = did_you_mean(name, names, otherwise=f"Known: {', '.join(names)}.")
-                notes.add((*path, name), "unknown key", remedy, at_key=True)
+        self._unknown_keys(value, path, notes)
         read: dict[str, Any] = {}
         for one in _fields(self.of):
+            here = (*path, one.name)
             if one.name in value:
-                read[one.name] = one.metadata[_SHAPE].read(value[one.name], (*path, one.name), notes)
+                read[one.name] = one.metadata[_SHAPE].read(value[one.name], here, notes)
             elif _required(one):
-                notes.add((*path, one.name), "this key is required", _ADD)
-                read[one.name] = None
+                if here not in notes.meant:
+                    notes.add(here, "this key is required", _ADD)
+                read[one.name] = one.metadata[_SHAPE].read(None, here, Notes(notes.written))
         return self.of(**read)
+
+    def _unknown_keys(self, value: Mapping[str, Any], path: KeyPath, notes: Notes) -> None:
+        names = key_names(self.of)
+        unknown = [name for name in value if name not in names]
+        for name in unknown:
+            notes.add((*path, name), "unknown key", did_you_mean(name, names, otherwise=_known(names)), at_key=True)
+            meant = nearest(name, names) if len(unknown) <= len(names) else None
+            if meant and meant not in value:
+                notes.meant.add((*path, meant))
 
     def schema(self) -> JsonSchema:
         described = {
@@ -264,6 +310,10 @@ def key(shape: Shape, about: str, **default: Any) -> Any:  # noqa: ANN401 - as d
 def key_names(section: type) -> Sequence[str]:
     """Name the keys of a section, in order."""
     return [one.name for one in _fields(section)]
+
+
+def _known(names: Sequence[str]) -> str:
+    return f"Known: {', '.join(names)}."
 
 
 def _fields(section: type) -> Iterator[Field[Any]]:

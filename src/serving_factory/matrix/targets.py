@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from serving_factory.catalogue.flag_sets import flag_set_of, flag_sets
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import Flavour
+from serving_factory.matrix.broken import WHOLE, Broken
 from serving_factory.matrix.capabilities import capability_words
-from serving_factory.matrix.model import LEVELS_OWN_FLAGS, MatrixFile
-from serving_factory.matrix.problems import Finding, KeyPath, did_you_mean
+from serving_factory.matrix.chains import Chain, chains
+from serving_factory.matrix.model import MatrixFile
+from serving_factory.matrix.problems import Finding, KeyPath
 from serving_factory.matrix.selectors import is_name, release_tags
 from serving_factory.matrix.variant import Platform, levels_of
+from serving_factory.matrix.words import LEVELS_OWN_FLAGS
 
-__all__ = ["MAX_EXTENDS", "Selection", "selections"]
-
-MAX_EXTENDS = 10
-"""How many targets may stand behind one: nobody follows a longer chain."""
+__all__ = ["Selection", "selections"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Selection:
         cuda: the CUDA that the releases must have; None for any.
         capabilities: as `capability_words` writes them; None for those of upstream.
         copts: compiler options beside the level's.
-        flag_set: a named set of options for its level; None for each level's own.
+        flag_set: a named set of options, for the level that it is for; None for each level's own.
         origins: name of a value -> where it stands in the file; a name that is not there has its default.
     """
 
@@ -53,67 +53,53 @@ class Selection:
     origins: Mapping[str, KeyPath]
 
 
-def selections(model: MatrixFile) -> tuple[tuple[Selection, ...], tuple[Finding, ...]]:
-    """Make a selection of each target; one about which something is found gives none."""
+def selections(model: MatrixFile, broken: Broken = WHOLE) -> tuple[tuple[Selection, ...], tuple[Finding, ...]]:
+    """Make a selection of each target of which nothing is wrong, and tell what is wrong with the others.
+
+    Args:
+        model: the file.
+        broken: where it is not whole: of that nothing is told, nor of what follows from it.
+    """
     found: list[Selection] = []
-    findings: list[Finding] = []
-    for name in model.targets:
-        reader = _Reader(name, model)
-        selection = reader.selection()
-        findings += reader.findings
-        if selection and not reader.findings:
+    everywhere = _asked(model.releases, ("releases",), broken)
+    followed, findings = chains({name: section for name, section in model.targets.items() if name}, broken)
+    told = list(findings)
+    for name, chain in followed.items():
+        reader = _Reader(name, chain, model, everywhere, broken)
+        if selection := reader.selection():
             found.append(selection)
-    return tuple(found), tuple(dict.fromkeys(findings))
+        told += reader.findings
+    return tuple(found), tuple(dict.fromkeys(told))
+
+
+_Asked = tuple[Mapping[str, KeyPath], frozenset[str]]
+"""Each release that a list asks for, with the entry that does so first; and those that it asks for by full tag."""
 
 
 class _Reader:
     """Reads one target, and all that it extends."""
 
-    def __init__(self, name: str, model: MatrixFile) -> None:
+    def __init__(self, name: str, chain: Chain, model: MatrixFile, everywhere: _Asked, broken: Broken) -> None:
         self._name = name
+        self._chain = chain
         self._model = model
+        self._everywhere = everywhere
+        self._broken = broken
         self.findings: list[Finding] = []
-        self._chain = tuple(self._ancestry())
         self._origins: dict[str, KeyPath] = {}
-
-    def _ancestry(self) -> Iterator[str]:
-        """This target, the one that it extends, and so on."""
-        targets = self._model.targets
-        seen: list[str] = []
-        name: str | None = self._name
-        while name is not None:
-            seen.append(name)
-            yield name
-            above = targets[name].extends
-            path: KeyPath = ("targets", name, "extends")
-            if above in seen:
-                # Told once, at the first of those that go round in the file's order.
-                circle = seen[seen.index(above) :]
-                first = min(circle, key=list(targets).index)
-                rest = [*circle[circle.index(first) :], *circle[: circle.index(first)], first]
-                rule = f"a target cannot extend itself: {' → '.join(rest)}"
-                self._found(("targets", first, "extends"), rule, "Let one of them stand on its own.")
-                return
-            if above is not None and above not in targets:
-                others = [other for other in targets if other != name]
-                listed = f"Targets: {', '.join(others)}." if others else "Take it away."
-                self._found(path, "there is no such target", did_you_mean(above, others, otherwise=listed))
-                return
-            if above is not None and len(seen) > MAX_EXTENDS:
-                self._found(path, f"more than {MAX_EXTENDS} targets extend each other here", "Let one say more itself.")
-                return
-            name = above
+        self._unread: set[str] = set() if chain[-1] else {"extends"}
+        """The values that nobody can tell."""
 
     def selection(self) -> Selection | None:
-        if self.findings:
-            return None
-        flavour, levels = self._required("flavour"), self._required("levels")
-        if self.findings:
-            return None
+        """Read all values; None where one is wrong, or cannot be read."""
+        flavour, levels = self._required("flavour"), self._required("levels") or ()
         releases, named = self._releases()
         platforms = self._platforms(levels)
-        cuda, capabilities = self._value("cuda"), self._value("capabilities")
+        cuda, capabilities, copts = self._value("cuda"), self._value("capabilities"), self._value("copts")
         self._gpu_only(flavour)
+        flag_set = self._flag_set(levels)
+        if self.findings or self._unread:
+            return None
         return Selection(
             target=self._name,
             flavour=flavour,
@@ -123,8 +109,8 @@ class _Reader:
             named=named,
             cuda=cuda,
             capabilities=None if capabilities is None else capability_words(capabilities),
-            copts=tuple(self._value("copts") or ()),
-            flag_set=self._flag_set(levels),
+            copts=tuple(copts or ()),
+            flag_set=flag_set,
             origins=self._origins,
         )
 
@@ -132,8 +118,11 @@ class _Reader:
         self.findings.append(Finding(path=path, rule=rule, remedy=remedy))
 
     def _value(self, field: str) -> Any:  # noqa: ANN401 - the model gives the fields their types
-        """The value of the first target of the chain that has one."""
+        """The value of the first target of the chain that has one; None also where nobody can tell."""
         for name in self._chain:
+            if name is None or self._broken.at("targets", name, field):
+                self._unread.add(field)
+                return None
             value = getattr(self._model.targets[name], field)
             if value is not None:
                 self._origins[field] = ("targets", name, field)
@@ -142,19 +131,21 @@ class _Reader:
 
     def _required(self, field: str) -> Any:  # noqa: ANN401 - the model gives the fields their types
         value = self._value(field)
-        if value is None:
-            extended = "" if len(self._chain) == 1 else f", and {' and '.join(self._chain[1:])} has none either"
+        if value is None and field not in self._unread:
+            behind = " and ".join(name for name in self._chain[1:] if name)
+            extended = f", and {behind} has none either" if behind else ""
             self._found(("targets", self._name, field), f"this key is required{extended}", "Add it.")
+            self._unread.add(field)
         return value
 
-    def _releases(self) -> tuple[Mapping[str, KeyPath], frozenset[str]]:
-        everywhere, named = _asked(self._model.releases, ("releases",))
+    def _releases(self) -> _Asked:
+        everywhere, named = self._everywhere
         own = self._value("releases")
         if own is None:
             return everywhere, named
         path = self._origins["releases"]
-        asked, named = _asked(own, path)
-        for index, text in enumerate(own):
+        asked, named = _asked(own, path, self._broken)
+        for index, text in enumerate(() if self._broken.at("releases") else own):
             if not release_tags(text) & everywhere.keys():
                 what = "this release is not" if is_name(text) else "none of these releases is"
                 self._found((*path, index), f"{what} in the file's releases", "Add it there: a target takes of those.")
@@ -163,6 +154,10 @@ class _Reader:
     def _platforms(self, levels: Sequence[Level]) -> tuple[Platform, ...]:
         platforms = self._value("platforms")
         path = self._origins["platforms"] if platforms else ("platforms",)
+        if platforms is None and self._broken.at("platforms"):
+            self._unread.add("platforms")
+        if "platforms" in self._unread:
+            return ()
         platforms = platforms or self._model.platforms
         for index, platform in enumerate(platforms):
             wrong = [level for level in levels if level not in levels_of(platform)]
@@ -172,8 +167,8 @@ class _Reader:
                 self._found((*path, index), rule, f"Its levels: {has}.")
         return tuple(dict.fromkeys(platforms))
 
-    def _gpu_only(self, flavour: Flavour) -> None:
-        if flavour is Flavour.GPU:
+    def _gpu_only(self, flavour: Flavour | None) -> None:
+        if flavour is Flavour.GPU or "flavour" in self._unread:
             return
         for field in ("cuda", "capabilities"):
             if field in self._origins:
@@ -181,17 +176,24 @@ class _Reader:
                 self._found(self._origins[field], rule, "Take it away, or make the flavour gpu.")
 
     def _flag_set(self, levels: Sequence[Level]) -> str | None:
-        """The set that the file names; else the one that a target of such a name means, at the set's own level."""
+        """The set that the file names; else the one that a target of such a name means.
+
+        A set is for one level, and the others keep their own flags. One that the file names for none of its levels
+        would do nothing: that is a mistake, while a name alone asks for nothing.
+        """
         for name in self._chain:
+            if name is None or self._broken.at("targets", name, "flags"):
+                self._unread.add("flags")
+                return None
             asked = self._model.targets[name].flags
             if asked is not None:
                 path = self._origins["flags"] = ("targets", name, "flags")
                 if asked == LEVELS_OWN_FLAGS:
                     return None
                 level = flag_sets()[asked].level
-                if set(levels) != {level}:
+                if levels and level not in levels:
                     rule = f"these flags are for level {level}, not for {', '.join(levels)}"
-                    self._found(path, rule, f"Write `levels: [{level}]`, or `flags: {LEVELS_OWN_FLAGS}`.")
+                    self._found(path, rule, f"Add {level} to the levels, or take the line away.")
                 return asked
             meant = flag_set_of(name)
             if meant:
@@ -200,10 +202,10 @@ class _Reader:
         return None
 
 
-def _asked(texts: Sequence[str], path: KeyPath) -> tuple[Mapping[str, KeyPath], frozenset[str]]:
-    """Each release that a list asks for, with the entry that does so first; and those that it asks for by full tag."""
+def _asked(texts: Sequence[str], path: KeyPath, broken: Broken) -> _Asked:
+    whole = [(index, text) for index, text in enumerate(texts) if not broken.at(*path, index)]
     found: dict[str, KeyPath] = {}
-    for index, text in enumerate(texts):
+    for index, text in whole:
         for tag in release_tags(text):
             found.setdefault(tag, (*path, index))
-    return found, frozenset(text.strip() for text in texts if is_name(text))
+    return found, frozenset(text.strip() for _, text in whole if is_name(text))

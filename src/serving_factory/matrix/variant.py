@@ -9,10 +9,11 @@ from functools import cache
 
 from packaging.version import Version
 
+from serving_factory.catalogue.cuda import cudas, why_not
 from serving_factory.catalogue.flag_sets import flag_sets
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts
-from serving_factory.catalogue.releases import Flavour
-from serving_factory.matrix.capabilities import from_id, in_id, upstreams_capabilities
+from serving_factory.catalogue.releases import Flavour, releases
+from serving_factory.matrix.capabilities import capability_words, from_id, in_id, upstreams_capabilities
 
 __all__ = ["Platform", "Variant", "levels_of", "parse_id"]
 
@@ -82,20 +83,27 @@ def levels_of(platform: Platform) -> tuple[Level, ...]:
 
 
 def parse_id(text: str) -> Variant | None:
-    """Read an id: the variant of that id without compiler options of its own; None where this is no id."""
+    """Read an id: the variant of that id without compiler options of its own; None where no variant has this id."""
     found = _id_pattern().fullmatch(text)
-    if found is None:
+    release = releases().get(found["release"]) if found else None
+    facts = release.flavours.get(Flavour(found["flavour"])) if found and release else None
+    if found is None or facts is None or found["cuda"] != (facts.gpu.cuda if facts.gpu else None):
         return None
-    release, cuda = found["release"], found["cuda"]
-    upstreams = upstreams_capabilities(release) if cuda else ()
-    return Variant(
-        release=release,
+    upstreams = facts.gpu.capabilities if facts.gpu else ()
+    variant = Variant(
+        release=found["release"],
         flavour=Flavour(found["flavour"]),
         level=next(level for level in Level if level_facts(level).short == found["level"]),
         platform=Platform(f"linux/{found['platform'] or 'amd64'}"),
-        cuda=cuda,
-        capabilities=from_id(found["capabilities"]) if found["capabilities"] else upstreams,
+        cuda=found["cuda"],
+        capabilities=capability_words(from_id(found["capabilities"])) if found["capabilities"] else upstreams,
     )
+    possible = (
+        variant.level in levels_of(variant.platform)
+        and variant.id == text
+        and not (facts.gpu and why_not(variant.capabilities, cudas()[facts.gpu.cuda]))
+    )
+    return variant if possible else None
 
 
 @cache

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from serving_factory.catalogue.levels import level_facts
-from serving_factory.catalogue.releases import UPSTREAM_TARGET, releases
+from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, releases
 from serving_factory.matrix.expand import uncertain_pairs
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.origins import CATALOGUE, origin, release_origin, rules_about, variant_origins
@@ -16,7 +16,7 @@ from serving_factory.matrix.tags import alias_tags, full_tags
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.recipe import Recipe
 
-__all__ = ["Explained", "Explanation", "explain", "explain_matrix"]
+__all__ = ["Explained", "Explanation", "explain", "explain_matrix", "explain_upstream"]
 
 Explained = tuple[str, str, str]
 """A name, a value, and where it comes from; empty where it follows from the others."""
@@ -50,8 +50,41 @@ def explain_matrix(variant: Variant, matrix: Matrix, *, file_from: str) -> Expla
         ("copts", " ".join(variant.all_copts) or "none", origins["copts"]),
     )
     rules = tuple((where, what, "") for where, what in rules_about(matrix, variant))
-    sections = (("Variant", values), ("Rules", rules), ("Reported", tuple(_doubts(variant, matrix))))
+    sections = (
+        ("Variant", values),
+        ("CPU", _cpu(variant)),
+        ("Rules", rules),
+        ("Reported", tuple(_doubts(variant, matrix))),
+        ("Image", _image(variant, matrix)),
+        ("Resources", _resources(matrix)),
+    )
     return tuple(section for section in sections if section[1])
+
+
+def explain_upstream(variant: Variant, matrix: Matrix) -> Explanation:
+    """Explain what would compile a variant that there is no recipe for: upstream's tools, or the matrix file's."""
+    release = releases()[variant.release]
+    facts, settings = release.flavours[variant.flavour], matrix.settings_of(release.tag)
+    choice, chosen_bazel = settings.toolchain, settings.bazel
+    upstream = f"{CATALOGUE}, release {release.tag}"
+    bazel = ", ".join(filter(None, (chosen_bazel.version or release.bazel, chosen_bazel.package)))
+    configs = choice.configs.get(variant.flavour, facts.configs)
+    return (
+        (
+            "Toolchain",
+            (
+                ("source", str(settings.source or UPSTREAM_URL), origin(matrix, ("source",), otherwise=upstream)),
+                ("base", choice.base or facts.base, origin(matrix, ("toolchain", "base"), otherwise=upstream)),
+                (
+                    "compiler",
+                    choice.compiler or facts.compiler,
+                    origin(matrix, ("toolchain", "compiler"), otherwise=upstream),
+                ),
+                ("Bazel", bazel, origin(matrix, ("bazel", "version"), otherwise=upstream)),
+                ("configs", _configs(configs), _configs_origin(variant, matrix)),
+            ),
+        ),
+    )
 
 
 def explain(recipe: Recipe, matrix: Matrix, *, context: Path) -> Explanation:
@@ -66,21 +99,18 @@ def explain(recipe: Recipe, matrix: Matrix, *, context: Path) -> Explanation:
         ("Compile", _compile(recipe, matrix)),
         ("Toolchain", _toolchain(recipe, matrix)),
         ("Doors", _doors(recipe, matrix)),
-        ("Image", _image(recipe, matrix)),
+        ("On a lesser CPU", (("use", recipe.lower_image or "no image of this matrix", ""),)),
         ("Devel image", (("made by, after compile", _devel_command(recipe, context), ""),)),
     )
 
 
 def _compile(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     variant, upstream = recipe.variant, _upstream(recipe)
-    configs = " ".join(f"--config={name}" for name in recipe.toolchain.configs) or "none"
-    needs = " ".join(level_facts(variant.level).cpuinfo) or "nothing beyond x86-64"
     return (
         ("source", str(recipe.source), origin(matrix, ("source",), otherwise=upstream)),
         ("Bazel target", UPSTREAM_TARGET, ""),
-        ("configs", configs, origin(matrix, ("toolchain", "configs", variant.flavour.value), otherwise=upstream)),
+        ("configs", _configs(recipe.toolchain.configs), _configs_origin(variant, matrix)),
         ("copts", " ".join(variant.all_copts) or "none", ""),
-        ("CPU must have", needs, f"{CATALOGUE}, level {variant.level}"),
         ("key", recipe.compile_key, ""),
     )
 
@@ -88,14 +118,30 @@ def _compile(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
 def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     toolchain, upstream = recipe.toolchain, _upstream(recipe)
     bazel = f"{toolchain.bazel.version}, {toolchain.bazel.package or f'release asset sha256:{toolchain.bazel.sha256}'}"
-    stand_in: KeyPath = ("network", "base_images", toolchain.base)
+    name, _, pinned = toolchain.base.partition("@")
+    stand_in: KeyPath = ("network", "base_images", name)
+    base_from = origin(matrix, ("toolchain", "base"), otherwise=upstream)
+    if pinned and name in matrix.lock.bases:
+        base_from += f"; its digest: {matrix.lock.file}"
     return (
-        ("base", toolchain.base, origin(matrix, ("toolchain", "base"), otherwise=upstream)),
+        ("base", toolchain.base, base_from),
         ("base image used", recipe.base_image, origin(matrix, stand_in, otherwise="as named")),
         ("compiler", toolchain.compiler, origin(matrix, ("toolchain", "compiler"), otherwise=upstream)),
         ("Bazel", bazel, origin(matrix, ("bazel", "version"), otherwise=upstream)),
         ("packages", " ".join(toolchain.packages), _packages_origin(matrix)),
     )
+
+
+def _cpu(variant: Variant) -> tuple[Explained, ...]:
+    """What the level asks of a CPU, in Linux' words and in the psABI's; and the one flag that means the same."""
+    facts, told = level_facts(variant.level), f"{CATALOGUE}, level {variant.level}"
+    found = [("must have", " ".join(facts.cpuinfo) or "nothing beyond x86-64", told)]
+    if facts.psabi:
+        found.append(("in the psABI's words", " ".join(facts.psabi), told))
+    if facts.march_since:
+        since = " and ".join(f"{name} {version}" for name, version in facts.march_since.items())
+        found.append(("in one flag", f"{facts.march}, from {since} on", told))
+    return tuple(found)
 
 
 def _doors(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
@@ -132,15 +178,33 @@ def _doors(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     )
 
 
-def _image(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
-    images, variant = recipe.images, recipe.variant
+def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:
+    images = matrix.images
     tags = _names(images.repository, full_tags(images, variant, binary="BINARY"))
-    aliases = _names(images.repository, alias_tags(images, variant, recipe.targets))
+    aliases = _names(images.repository, alias_tags(images, variant, matrix.targets_of(variant)))
+    labels = "\n".join(f"{name}={value}" for name, value in images.labels)
     return (
         ("full tags", tags, origin(matrix, ("image", "tags"))),
         ("aliases", aliases or "none", origin(matrix, ("image", "aliases"))),
-        ("on a lesser CPU use", recipe.lower_image or "no image of this matrix", ""),
+        ("labels", labels or "the factory's own alone", origin(matrix, ("image", "labels"))),
     )
+
+
+def _resources(matrix: Matrix) -> tuple[Explained, ...]:
+    jobs, memory = matrix.resources.jobs, matrix.resources.memory
+    return (
+        ("jobs", str(jobs or "not limited"), origin(matrix, ("resources", "jobs"))),
+        ("memory", memory or "not limited", origin(matrix, ("resources", "memory"))),
+    )
+
+
+def _configs(names: Sequence[str]) -> str:
+    return " ".join(f"--config={name}" for name in names) or "none"
+
+
+def _configs_origin(variant: Variant, matrix: Matrix) -> str:
+    path: KeyPath = ("toolchain", "configs", variant.flavour.value)
+    return origin(matrix, path, otherwise=f"{CATALOGUE}, release {variant.release}")
 
 
 def _upstream(recipe: Recipe) -> str:

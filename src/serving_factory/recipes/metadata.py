@@ -38,33 +38,46 @@ class BuiltBinary:
     compile_key: str
 
 
-def image_labels(recipe: Recipe, binary: BuiltBinary) -> Mapping[str, str]:
-    """Give the image's labels: OCI's annotation keys, our own, and the matrix file's."""
+def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str]:
+    """Give the image's labels: OCI's annotation keys, our own, and the matrix file's.
+
+    Args:
+        recipe: how the image is built.
+        binary: what was read back from its binary; None where nobody has: then the labels do not tell of it.
+    """
     variant = recipe.variant
+    found = _binary_labels(binary) if binary else {}
     labels = {
         "org.opencontainers.image.title": f"TensorFlow Serving {variant.release}, {variant.flavour}, {variant.level}",
         "org.opencontainers.image.version": variant.release,
-        "org.opencontainers.image.revision": binary.source,
+        "org.opencontainers.image.revision": recipe.release.commit if recipe.upstream else "",
         "org.opencontainers.image.source": UPSTREAM_URL.removesuffix(".git") if recipe.upstream else "",
         "org.opencontainers.image.licenses": "Apache-2.0",
         "org.opencontainers.image.base.name": recipe.base_image.partition("@")[0],
         "org.opencontainers.image.base.digest": recipe.base_image.partition("@")[2],
-        "org.serving-factory.base.id": binary.base_digest,
         "org.serving-factory.variant": variant.id,
         "org.serving-factory.flavour": variant.flavour.value,
         "org.serving-factory.level": variant.level.value,
         "org.serving-factory.copts": " ".join(variant.all_copts),
-        "org.serving-factory.compiler": binary.compiler,
-        "org.serving-factory.bazel": binary.bazel,
-        "org.serving-factory.binary.sha256": binary.sha256,
-        "org.serving-factory.compile.key": binary.compile_key,
+        **found,
         **dict(recipe.images.labels),
     }
     return {name: value for name, value in sorted(labels.items()) if value}
 
 
-def image_json(recipe: Recipe, binary: BuiltBinary) -> str:
-    """Write the JSON file that every image carries."""
+def _binary_labels(binary: BuiltBinary) -> Mapping[str, str]:
+    return {
+        "org.opencontainers.image.revision": binary.source,
+        "org.serving-factory.base.id": binary.base_digest,
+        "org.serving-factory.compiler": binary.compiler,
+        "org.serving-factory.bazel": binary.bazel,
+        "org.serving-factory.binary.sha256": binary.sha256,
+        "org.serving-factory.compile.key": binary.compile_key,
+    }
+
+
+def image_json(recipe: Recipe, binary: BuiltBinary | None) -> str:
+    """Write the JSON file that every image carries; `binary` is null where nobody has read it back."""
     variant = recipe.variant
     document = {
         "variant": variant.id,
@@ -77,7 +90,7 @@ def image_json(recipe: Recipe, binary: BuiltBinary) -> str:
         "copts": list(variant.all_copts),
         "configs": list(recipe.toolchain.configs),
         "base": recipe.toolchain.base,
-        "binary": asdict(binary),
+        "binary": asdict(binary) if binary else None,
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 

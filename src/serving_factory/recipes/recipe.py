@@ -15,6 +15,7 @@ from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.bazel_version import check_bazel
 from serving_factory.recipes.doors import Doors, doors_for, mirrored
 from serving_factory.recipes.keys import key_of
+from serving_factory.recipes.pins import image_for
 from serving_factory.recipes.render import render, template_text
 from serving_factory.recipes.toolchain import Toolchain, toolchain_for
 
@@ -120,12 +121,12 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
     """
     release = releases()[variant.release]
     settings = matrix.settings_of(variant.release)
-    toolchain = toolchain_for(variant, release, settings)
+    toolchain = toolchain_for(variant, release, settings, matrix.lock)
     source = settings.source or f"{UPSTREAM_URL}#{release.commit}"
     doors = doors_for(settings, matrix.network, bazel=toolchain.bazel.version)
-    base_image = matrix.network.base_images.get(toolchain.base, toolchain.base)
+    base_image = image_for(toolchain.base, matrix.network.base_images)
     devel = _devel(variant, release, toolchain)
-    devel_files = _files("devel/doors.sh", "devel/collect.sh", "runtime/init.c")
+    devel_files = _files("devel/doors.sh", "devel/collect.sh", "devel/preflight.sh", "runtime/init.c")
     key = key_of(
         devel=devel,
         files=devel_files,

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from serving_factory.catalogue.distributions import distributions
 from serving_factory.catalogue.releases import FlavourFacts, Release
 from serving_factory.errors import RecipeError
+from serving_factory.matrix.lockfile import EMPTY, Lock
 from serving_factory.matrix.settings import BazelChoice, Settings
 from serving_factory.matrix.variant import Variant
+from serving_factory.recipes.pins import bazel_checksum
 from serving_factory.recipes.support import check_supported
 
 __all__ = ["Bazel", "Toolchain", "toolchain_for"]
@@ -50,8 +52,8 @@ class Toolchain:
     flags: tuple[str, ...]
 
 
-def toolchain_for(variant: Variant, release: Release, settings: Settings) -> Toolchain:
-    """Derive the toolchain of a variant.
+def toolchain_for(variant: Variant, release: Release, settings: Settings, lock: Lock = EMPTY) -> Toolchain:
+    """Derive the toolchain of a variant; what the lock pins is named by content.
 
     Raises:
         RecipeError: there is no recipe yet, the base is of no distribution that the catalogue knows, or Bazel's
@@ -75,12 +77,12 @@ def toolchain_for(variant: Variant, release: Release, settings: Settings) -> Too
             why="this factory compiles with a compiler of the base's distribution",
             remedy="name one at toolchain.compiler in the matrix file",
         )
-    bazel = _bazel(variant, release, settings.bazel)
+    bazel = _bazel(variant, release, settings.bazel, lock)
     packages = {*distribution.packages, distribution.python, compiler, compiler.replace("gcc", "g++"), *choice.packages}
     if bazel.package:
         packages.add(bazel.package)
     return Toolchain(
-        base=base,
+        base=lock.pinned(base),
         packages=tuple(sorted(packages)),
         compiler=compiler,
         bazel=bazel,
@@ -89,12 +91,14 @@ def toolchain_for(variant: Variant, release: Release, settings: Settings) -> Too
     )
 
 
-def _bazel(variant: Variant, release: Release, choice: BazelChoice) -> Bazel:
+def _bazel(variant: Variant, release: Release, choice: BazelChoice, lock: Lock) -> Bazel:
     if choice.version and choice.package:
         return Bazel(version=choice.version, sha256=None, package=choice.package)
-    if release.bazel_sha256 is None:
+    version, sha256 = choice.version or release.bazel, bazel_checksum(release, choice, lock)
+    if sha256 is None:
         raise RecipeError(
-            f"{variant.id}: the checksum of Bazel {release.bazel} is not known",
-            remedy="name a Bazel that the base's distribution ships at bazel: in the matrix file",
+            f"{variant.id}: the checksum of Bazel {version} is not known",
+            remedy="run `./factory lock`, which fetches it into the lock file; or name a Bazel that the base's "
+            "distribution ships at bazel: in the matrix file",
         )
-    return Bazel(version=release.bazel, sha256=release.bazel_sha256, package=None)
+    return Bazel(version=version, sha256=sha256, package=None)

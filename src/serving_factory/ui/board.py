@@ -14,7 +14,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from serving_factory.line.forecast import NOTHING_TO_DO
 from serving_factory.ui.errors import render_error
+from serving_factory.ui.forecasts import forecast_line, truth_line
 from serving_factory.ui.logs import read_tail
 from serving_factory.ui.progress import Progress, Row, State
 from serving_factory.ui.streams import Stream, encoding_of
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from serving_factory.line.events import Event, StageName
+    from serving_factory.line.forecast import Outlook
     from serving_factory.line.results import VariantResult
 
 __all__ = ["BoardReporter", "draw"]
@@ -52,18 +55,30 @@ _CUT = ("…", "~")
 
 
 def draw(
-    rows: Sequence[Row], *, now: float, since: float, width: int, height: int, encoding: str = "utf-8"
+    rows: Sequence[Row],
+    *,
+    now: float,
+    since: float,
+    width: int,
+    height: int,
+    encoding: str = "utf-8",
+    foretold: Mapping[str, float] | None = None,
 ) -> list[Text]:
     """Draw the board: at most `height` lines of at most `width` cells, the last one the overall count.
 
     Rows keep their order; when there are too many, the failed and running ones stay, then those that
-    changed last.
+    changed last. `foretold`, variant's id → seconds, adds how much of each is left.
     """
     rich_signs = _can_write_signs(encoding)
     room = max(0, height - 1)
     shown = _choose(rows, room if len(rows) <= room else room - 1)
     names = max((cell_len(clean(row.variant)) for row in shown), default=0)
-    lines = [_row_line(row, now=now, names=names, rich_signs=rich_signs) for row in shown]
+    left = {row.variant: _left(row, (foretold or {}).get(row.variant), now) for row in shown}
+    room_left = max(map(len, left.values()), default=0)
+    lines = [
+        _row_line(row, now=now, names=names, rich_signs=rich_signs, left=left[row.variant].ljust(room_left))
+        for row in shown
+    ]
     if len(shown) < len(rows) and room:
         lines.append((f"  and {len(rows) - len(shown)} more", "dim"))
     lines.append((_overall(rows, now - since), "bold"))
@@ -88,7 +103,16 @@ def _choose(rows: Sequence[Row], room: int) -> list[Row]:
     return [row for row in rows if row.variant in kept]
 
 
-def _row_line(row: Row, *, now: float, names: int, rich_signs: bool) -> tuple[str, str]:
+def _left(row: Row, foretold: float | None, now: float) -> str:
+    """How long a variant still takes, as far as was foretold; nothing where it has taken longer already."""
+    if foretold is None or row.state not in {State.WAITING, State.RUNNING}:
+        return ""
+    running = 0.0 if row.started is None else now - row.started
+    left = foretold - row.spent - running
+    return f"  {duration(left)} left" if left > 0 else ""
+
+
+def _row_line(row: Row, *, now: float, names: int, rich_signs: bool, left: str) -> tuple[str, str]:
     name = clean(row.variant)
     stage = row.stage.value if row.stage and row.state in {State.RUNNING, State.FAILED} else ""
     time_text = duration(row.elapsed(now)) if row.started is not None or row.spent else ""
@@ -97,7 +121,7 @@ def _row_line(row: Row, *, now: float, names: int, rich_signs: bool) -> tuple[st
         told = f"{row.state.value}: {told}" if told else row.state.value
     name += " " * (names - cell_len(name))
     look = _LOOKS[row.state]
-    text = f"{look.sign if rich_signs else look.ascii} {name}  {stage:<7}  {time_text:>11}  {clean(told)}"
+    text = f"{look.sign if rich_signs else look.ascii} {name}  {stage:<7}  {time_text:>11}{left}  {clean(told)}"
     return text.rstrip(), look.style
 
 
@@ -125,6 +149,7 @@ class BoardReporter:
         last_stage: the stage after which a variant is done.
         colour: whether colours may be used.
         clock: the monotonic clock, seconds.
+        outlook: what the run is expected to take.
     """
 
     def __init__(
@@ -136,7 +161,9 @@ class BoardReporter:
         last_stage: StageName | None = None,
         colour: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        outlook: Outlook = NOTHING_TO_DO,
     ) -> None:
+        self._outlook = outlook
         self._err = Stream(err)
         self._encoding = encoding_of(err)
         self._out = out
@@ -160,6 +187,7 @@ class BoardReporter:
 
     def __enter__(self) -> Self:
         self._since = self._clock()
+        self._err.write(forecast_line(self._outlook))
         self._live.start(refresh=True)
         return self
 
@@ -176,6 +204,7 @@ class BoardReporter:
             width=options.max_width,
             height=console.size.height - 1,  # the cursor's own line
             encoding=self._encoding,
+            foretold=self._outlook.seconds,
         )
         yield Text("\n", end="").join(lines)
 
@@ -190,7 +219,8 @@ class BoardReporter:
             if result.error is not None:
                 tail = read_tail(result.log).lines
                 self._err.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
-        self._out.write("\n" + summary_table(results, width=self._out.width))
+        self._out.write("\n" + summary_table(results, foretold=self._outlook.seconds, width=self._out.width))
+        self._out.write(truth_line(self._outlook, results, self._clock() - self._since))
 
     def _stop(self) -> None:
         # A second Ctrl-C may land inside: whatever happens, the cursor is given back. OSError: the terminal

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len
-
 from serving_factory.ui.text import clean, clean_lines
 
 if TYPE_CHECKING:
@@ -50,7 +48,7 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, width: in
     columns = [columns[index] for index in used]
     cells = [[row[index] for index in used] for row in cells]
     heads = [column.title for column in columns]
-    widths = [max(cell_len(line[index]) for line in [heads, *cells]) for index in range(len(columns))]
+    widths = [max(_cells(line[index]) for line in [heads, *cells]) for index in range(len(columns))]
     if width is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
         return _blocks(heads, cells)
     lines = [heads, ["-" * cells_wide for cells_wide in widths], *cells]
@@ -60,7 +58,7 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, width: in
 def page(title: str, sections: Sequence[Section]) -> str:
     """Lay out names and values under headings; sections without entries are left out."""
     sections = [section for section in sections if section.entries]
-    margin = max((cell_len(clean(name)) for section in sections for name, _ in section.entries), default=0)
+    margin = max((_cells(clean(name)) for section in sections for name, _ in section.entries), default=0)
     lines = [clean(title)]
     for section in sections:
         lines += ["", clean(section.title)]
@@ -77,7 +75,7 @@ def _line(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int]
 
 
 def _blocks(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    margin = max(cell_len(head) for head in heads)
+    margin = max(_cells(head) for head in heads)
     blocks = (
         "".join(f"{_pad(head, margin)}{_GAP}{cell}\n" for head, cell in zip(heads, row, strict=True) if cell)
         for row in rows
@@ -86,5 +84,14 @@ def _blocks(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _pad(text: str, width: int, *, right: bool = False) -> str:
-    fill = " " * (width - cell_len(text))
+    fill = " " * (width - _cells(text))
     return fill + text if right else text + fill
+
+
+def _cells(text: str) -> int:
+    """How many columns a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len  # noqa: PLC0415 - few tables hold anything but ASCII, and it takes a while to import
+
+    return cell_len(text)

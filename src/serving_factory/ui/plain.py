@@ -18,7 +18,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 from serving_factory.line.events import Event, EventKind
+from serving_factory.line.forecast import NOTHING_TO_DO
 from serving_factory.ui.errors import log_excerpt, render_error
+from serving_factory.ui.forecasts import forecast_line, truth_line
 from serving_factory.ui.github import annotation, fold, markdown_summary
 from serving_factory.ui.heartbeat import Heartbeat
 from serving_factory.ui.logs import Tail, already_told, read_tail
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from serving_factory.line.forecast import Outlook
     from serving_factory.line.results import VariantResult
     from serving_factory.ui.streams import Stream
 
@@ -68,6 +71,7 @@ class PlainReporter:
         silence: seconds after which a running stage gets a sign of life.
         now: the wall clock, UTC.
         clock: the monotonic clock, seconds.
+        outlook: what the run is expected to take.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class PlainReporter:
         silence: float = 60.0,
         now: Callable[[], datetime] = _utc_now,
         clock: Callable[[], float] = time.monotonic,
+        outlook: Outlook = NOTHING_TO_DO,
     ) -> None:
         self._lines = lines
         self._out = out
@@ -86,12 +91,15 @@ class PlainReporter:
         self._silence = silence
         self._now = now
         self._clock = clock
+        self._began = clock()
+        self._outlook = outlook
         self._lock = threading.RLock()
         self._running: dict[tuple[str, str], _Running] = {}
         self._told_failures: set[str] = set()
         self._heartbeat = Heartbeat(self.beat, seconds=min(_LOOK_EVERY, silence))
 
     def __enter__(self) -> Self:
+        self._lines.write(forecast_line(self._outlook))
         self._heartbeat.start()
         return self
 
@@ -132,7 +140,8 @@ class PlainReporter:
             if result.error is not None and result.variant not in self._told_failures:
                 tail = read_tail(result.log).lines
                 self._lines.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
-        self._out.write("\n" + summary_table(results, width=self._out.width))
+        self._out.write("\n" + summary_table(results, foretold=self._outlook.seconds, width=self._out.width))
+        self._out.write(truth_line(self._outlook, results, self._clock() - self._began))
         if self._github is not None and self._github.step_summary is not None:
             self._append(self._github.step_summary, markdown_summary(results))
 

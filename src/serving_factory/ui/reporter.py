@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
+from serving_factory.line.forecast import NOTHING_TO_DO
 from serving_factory.ui.json_lines import JsonLinesReporter
 from serving_factory.ui.plain import GitHub, PlainReporter
 from serving_factory.ui.streams import Stream, is_terminal
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from serving_factory.line.events import Event, StageName
+    from serving_factory.line.forecast import Outlook
     from serving_factory.line.results import VariantResult
 
 __all__ = ["Reporter", "choose"]
@@ -45,6 +47,7 @@ def choose(
     environ: Mapping[str, str],
     variants: Sequence[str] = (),
     last_stage: StageName | None = None,
+    outlook: Outlook = NOTHING_TO_DO,
 ) -> Reporter:
     """Choose how to print.
 
@@ -58,20 +61,23 @@ def choose(
         environ: `CI`, `GITHUB_ACTIONS`, `GITHUB_STEP_SUMMARY`, `NO_COLOR` and `TERM` are looked at.
         variants: ids that will be worked on; the board shows those that wait, too.
         last_stage: the last stage asked for, so that the board knows when a variant is done.
+        outlook: what the run is expected to take; it is told at the start, and compared with the truth at the end.
     """
     out = Stream(stdout)
     if json:
-        return JsonLinesReporter(out)
+        return JsonLinesReporter(out, outlook=outlook)
     if environ.get("GITHUB_ACTIONS") == "true":
         summary = environ.get("GITHUB_STEP_SUMMARY")
-        return PlainReporter(lines=out, out=out, github=GitHub(Path(summary) if summary else None))
+        return PlainReporter(lines=out, out=out, github=GitHub(Path(summary) if summary else None), outlook=outlook)
     if _can_draw(stderr, environ):
         # rich takes a third of a second to import: only who sees the board waits for it
         from serving_factory.ui.board import BoardReporter  # noqa: PLC0415
 
         colour = not environ.get("NO_COLOR")
-        return BoardReporter(err=stderr, out=out, variants=variants, last_stage=last_stage, colour=colour)
-    return PlainReporter(lines=Stream(stderr), out=out)
+        return BoardReporter(
+            err=stderr, out=out, variants=variants, last_stage=last_stage, colour=colour, outlook=outlook
+        )
+    return PlainReporter(lines=Stream(stderr), out=out, outlook=outlook)
 
 
 def _can_draw(stderr: TextIO, environ: Mapping[str, str]) -> bool:

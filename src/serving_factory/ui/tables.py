@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from serving_factory.line.results import Status, VariantResult
+from serving_factory.ui.forecasts import forecast_cells
 from serving_factory.ui.layout import Column, Section, page, table
 from serving_factory.ui.text import clean, duration, size
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from serving_factory.line.forecast import Forecast
 
 __all__ = [
     "DroppedRow",
@@ -105,6 +108,7 @@ class PlanRow:
         jobs: compilers at once.
         memory: bytes.
         after: the variant whose compile fills the caches for this one.
+        forecast: what it will take; None where there is nothing to do.
     """
 
     variant: str
@@ -116,10 +120,19 @@ class PlanRow:
     jobs: int | None = None
     memory: int | None = None
     after: str = ""
+    forecast: Forecast | None = None
 
 
-def summary_table(results: Sequence[VariantResult], *, width: int | None = None) -> str:
-    """What became of each variant, the built ones first, and a line of counts."""
+def summary_table(
+    results: Sequence[VariantResult], *, foretold: Mapping[str, float] | None = None, width: int | None = None
+) -> str:
+    """What became of each variant, the built ones first, and a line of counts.
+
+    Args:
+        results: one per variant.
+        foretold: variant's id → seconds that were foretold.
+        width: columns of the terminal; None for no limit.
+    """
     if not results:
         return "Nothing to do: no variant was chosen.\n"
     order = list(Status)
@@ -128,6 +141,7 @@ def summary_table(results: Sequence[VariantResult], *, width: int | None = None)
             _WORDS[result.status],
             result.variant,
             duration(result.seconds) if result.seconds else "",
+            duration(foretold[result.variant]) if foretold and result.variant in foretold else "",
             fact_text(result, "binary_size"),
             fact_text(result, "image_size"),
             detail(result),
@@ -138,6 +152,7 @@ def summary_table(results: Sequence[VariantResult], *, width: int | None = None)
         Column("result"),
         Column("variant"),
         Column("time", right=True),
+        Column("foretold", right=True),
         Column("binary", right=True),
         Column("image", right=True),
         Column("image name, or why not"),
@@ -283,8 +298,10 @@ def plan_table(rows: Sequence[PlanRow], *, machine: tuple[int, int] | None = Non
     columns = [
         Column("wave", right=True),
         *(Column(name) for name in ("variant", "would run", "up to date")),
-        *(Column(name, right=True) for name in ("jobs", "memory")),
+        *(Column(name, right=True) for name in ("jobs", "may use")),
         Column("because"),
+        *(Column(name, right=True) for name in ("time", "memory", "downloads")),
+        Column("foretold from"),
     ]
     cells = [
         (
@@ -295,6 +312,7 @@ def plan_table(rows: Sequence[PlanRow], *, machine: tuple[int, int] | None = Non
             "" if row.jobs is None else str(row.jobs),
             "" if row.memory is None else _gib(row.memory),
             row.lacking or (f"{row.because}; after {row.after}" if row.after else row.because),
+            *forecast_cells(row.forecast),
         )
         for row in rows
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache
 from pathlib import Path
 
 from serving_factory.line.digests import file_digest
@@ -25,8 +26,13 @@ def _key(job: Job) -> str:
     return key_of(
         image=job.record(StageName.PACKAGE).outputs["image"],
         models=[job.site.tree(job.site.models / name) for name in (_MODEL, _NEXT_MODEL)],
-        suite=[file_digest(path) for room in _SUITE for path in sorted(room.glob("*.py"))],
+        suite=_suite_digests(),
     )
+
+
+@cache
+def _suite_digests() -> list[str]:
+    return [file_digest(path) for room in _SUITE for path in sorted(room.glob("*.py"))]
 
 
 def _run(job: Job, tell: Tell) -> Outputs:

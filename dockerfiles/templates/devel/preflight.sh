@@ -1,0 +1,81 @@
+#!/bin/bash
+# Asks Bazel what of the build's inputs is missing, and writes down all that it says. It never fails: what is missing is
+# its result.
+#
+# usage: preflight.sh FOLDER BAZEL [STARTUP_OPTION...] -- [REPOSITORY_OPTION...] -- [BUILD_OPTION...] TARGET
+#
+#   FOLDER             the folder to fill
+#   REPOSITORY_OPTION  options that say where repositories come from, which every Bazel command understands
+#
+# In the source tree; the doors are at /doors, Bazel's repository cache at /cache/repository, its output at /factory/bazel.
+#
+# FOLDER then holds
+#   bazel.log     what the analysis printed
+#   bazel.exit    its exit status
+#   query.build   every external repository that WORKSPACE declares, as Bazel writes rules; empty where it cannot be read
+#   query.log     what else was printed on the way to that
+#   external      NAME or NAME -> TARGET, for each external repository that is there now
+#   distdir       sha256sum's line for each archive in the distdir
+#   cache         the sha256 of each archive that was in the repository cache before
+#   overrides     the names of the repositories that are overridden
+#   sources/      WORKSPACE and *.bzl of the source tree
+set -euo pipefail
+export LC_ALL=C
+
+folder=$1 bazel=() repository=() build=(--nobuild --keep_going)
+shift
+while [[ $1 != -- ]]; do
+    bazel+=("$1")
+    shift
+done
+shift
+while [[ $1 != -- ]]; do
+    repository+=("$1")
+    shift
+done
+shift
+build+=("$@")
+
+# names FOLDER: of what is in it; nothing where there is no such folder.
+names() {
+    [[ ! -d $1 ]] || find "$1" -mindepth 1 -maxdepth 1 -printf '%f\n' | sort
+}
+
+# externals: the repositories that were fetched; what could not be left an empty folder.
+externals() {
+    local place
+    for place in /factory/bazel/*/external/*; do
+        if [[ -L $place ]]; then
+            printf '%s -> %s\n' "${place##*/}" "$(readlink "$place")"
+        elif [[ -n $(names "$place") ]]; then
+            printf '%s\n' "${place##*/}"
+        fi
+    done
+}
+
+# query OPTION...: the declared repositories.
+query() {
+    "${bazel[@]}" query --keep_going --output=build "$@" '//external:*'
+}
+
+mkdir -p "$folder/sources"
+names /cache/repository/content_addressable/sha256 >"$folder/cache"
+(cd /doors/distdir 2>/dev/null && find . -maxdepth 1 -type f -printf '%P\0' | sort -z | xargs -0 -r sha256sum) >"$folder/distdir" || :
+names /doors/overrides >"$folder/overrides"
+find . -name .git -prune -o \( -name WORKSPACE -o -name '*.bzl' \) -type f -exec cp --parents {} "$folder/sources" \;
+
+status=0
+"${bazel[@]}" build "${repository[@]}" --color=no --curses=no "${build[@]}" >"$folder/bazel.log" 2>&1 || status=$?
+echo "$status" >"$folder/bazel.exit"
+externals >"$folder/external"
+
+if ! query "${repository[@]}" >"$folder/query.build" 2>"$folder/query.log"; then
+    # Bazel before 0.18 asks nobody else for what is not in the distdir, and does not say from where it would come: without
+    # one it does.
+    others=()
+    for option in "${repository[@]}"; do
+        [[ $option == --distdir=* ]] || others+=("$option")
+    done
+    [[ -s $folder/query.build ]] || query "${others[@]}" >"$folder/query.build" 2>>"$folder/query.log" || :
+fi
+cat "$folder/bazel.log"

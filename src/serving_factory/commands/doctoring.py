@@ -1,0 +1,118 @@
+"""`doctor`: whether this machine can build what is chosen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from serving_factory.catalogue.cuda import cudas
+from serving_factory.commands.shared import Asked, count, print_json, write
+from serving_factory.engine.about import EngineFacts, engine_facts, garbage_collection
+from serving_factory.engine.docker import Engine
+from serving_factory.errors import EngineUnavailableError, MachineUnfitError
+from serving_factory.line.doctor import engine_judges, machine_judges, network_judges, probes
+from serving_factory.line.doctor.check import Check, Verdict, fail
+from serving_factory.line.forecast import size_of
+from serving_factory.matrix.matrix import Matrix
+from serving_factory.matrix.variant import Variant
+from serving_factory.recipes.recipe import Recipe, recipes_for
+from serving_factory.ui.doctor import doctor_page
+
+__all__ = ["examine"]
+
+_OTHER_SOURCES_DISK = 1e9  # bytes; of a source tree that is not upstream's nothing is known
+
+
+def examine(asked: Asked, *, json: bool) -> None:
+    """Look at the machine, and print what was found.
+
+    Raises:
+        MachineUnfitError: a build of what is chosen would fail.
+    """
+    matrix = asked.load()
+    checks = tuple(_checks(matrix, asked.choose(matrix)))
+    rows = [{**asdict(check), "verdict": check.verdict.value} for check in checks]
+    if json:
+        print_json(rows)
+    else:
+        write(doctor_page(rows))
+    failed = [check.name for check in checks if check.verdict is Verdict.FAIL]
+    if failed:
+        raise MachineUnfitError(
+            f"{count(len(failed), 'check')} failed: {', '.join(failed)}",
+            remedy="do what stands beside them, and run the doctor again",
+        )
+
+
+def _checks(matrix: Matrix, variants: Sequence[Variant]) -> Iterator[Check]:
+    recipes, _ = recipes_for(variants, matrix)
+    try:
+        facts = engine_facts()
+    except EngineUnavailableError as error:
+        yield fail("engine", error.what, "nothing can be built; what depends on it was not looked at", error.remedy)
+        facts = None
+    if facts:
+        yield from _engine_checks(facts, variants)
+    yield from _machine_checks(matrix, variants, recipes, facts)
+    yield from _network_checks(matrix, recipes, facts)
+
+
+def _engine_checks(facts: EngineFacts, variants: Sequence[Variant]) -> Iterator[Check]:
+    yield engine_judges.judge_engine(facts)
+    yield engine_judges.judge_api(facts)
+    yield engine_judges.judge_buildx(facts)
+    yield engine_judges.judge_store(facts)
+    if facts.buildx:
+        yield _collection()
+    yield engine_judges.judge_clock(facts)
+    needed = [(one.cuda, cudas()[one.cuda].minimum_driver) for one in variants if one.cuda]
+    yield engine_judges.judge_gpu(facts, probes.gpu_driver(), needed)
+
+
+def _collection() -> Check:
+    try:
+        return engine_judges.judge_collection(garbage_collection(), probes.caches_size())
+    except EngineUnavailableError as error:
+        return fail("garbage collection", f"{error.what} {error.why}", "buildx does not work", error.remedy)
+
+
+def _machine_checks(
+    matrix: Matrix, variants: Sequence[Variant], recipes: Sequence[Recipe], facts: EngineFacts | None
+) -> Iterator[Check]:
+    if facts:
+        sizes = [size_of(recipe.variant.release) for recipe in recipes if recipe.upstream]
+        jobs = matrix.resources.jobs or facts.cpus
+        yield machine_judges.judge_memory(
+            cpus=facts.cpus,
+            memory=facts.memory,
+            jobs=matrix.resources.jobs,
+            needed=int(max((size.memory + size.memory_per_job * jobs for size in sizes), default=0)) or None,
+            per_job=max((size.memory_per_job for size in sizes), default=1e9),
+        )
+        disk = [size_of(one.variant.release).disk if one.upstream else _OTHER_SOURCES_DISK for one in recipes]
+        yield machine_judges.judge_disk(
+            free=probes.free_disk(facts), one=int(max(disk, default=0)), planned=int(sum(disk))
+        )
+    yield machine_judges.judge_inotify(probes.inotify_limits())
+    levels = {one.id: one.level for one in matrix.variants}
+    yield machine_judges.judge_cpu(
+        probes.cpu_flags(),
+        {one.id: one.level for one in variants},
+        {name: [levels[id_] for id_ in ids] for name, ids in matrix.targets.items()},
+    )
+
+
+def _network_checks(matrix: Matrix, recipes: Sequence[Recipe], facts: EngineFacts | None) -> Iterator[Check]:
+    network = matrix.network
+    told = {"http": network.http_proxy, "https": network.https_proxy, "no": network.no_proxy}
+    yield network_judges.judge_proxies(
+        probes.environment_proxies(os.environ),
+        facts.proxies if facts else {},
+        {name: value for name, value in told.items() if value},
+    )
+    yield network_judges.judge_login(*probes.login(matrix.images.repository))
+    if facts and engine_judges.judge_engine(facts).verdict is not Verdict.FAIL:
+        engine = Engine.connect()
+        bases = dict.fromkeys(recipe.base_image for recipe in recipes)
+        yield network_judges.judge_bases({base: probes.base_state(base, engine) for base in bases})

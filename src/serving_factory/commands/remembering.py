@@ -1,0 +1,98 @@
+"""`history` and `report`: what earlier runs did, and what the records tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from serving_factory.commands.shared import Asked, Checkout, print_json, width, write
+from serving_factory.errors import UnknownNameError, UsageError
+from serving_factory.line.history.changes import changes
+from serving_factory.line.history.rows import RunRow
+from serving_factory.line.history.store import FILE, read_history, read_runs, read_stages, read_variants
+from serving_factory.line.measures import measure
+from serving_factory.line.place import build_folder
+from serving_factory.line.records import reached
+from serving_factory.ui import history as pages
+
+if TYPE_CHECKING:
+    import sqlite3
+
+__all__ = ["show_history", "show_report"]
+
+_LATEST = 30
+
+
+def show_history(checkout: Checkout, words: Sequence[str], *, json: bool) -> None:
+    """Print the latest runs; or one of them; or what changed between two.
+
+    Args:
+        checkout: where things are.
+        words: none, one or two numbers of runs.
+        json: print a JSON document.
+
+    Raises:
+        HistoryError: the history cannot be read.
+        UnknownNameError: there is no such run.
+        UsageError: a word is no number.
+    """
+    numbers = [_number(word) for word in words]
+    with read_history(checkout.build / FILE) as connection:
+        runs = {run.id: run for run in read_runs(connection)} if connection else {}
+        chosen = [_run(number, runs) for number in numbers]
+        if not chosen or connection is None:
+            _show_runs(list(runs.values())[:_LATEST], more=max(0, len(runs) - _LATEST), json=json)
+        elif len(chosen) == 1:
+            _show_run(connection, chosen[0], json=json)
+        else:
+            _show_changes(connection, chosen[0], chosen[1], json=json)
+
+
+def _number(word: str) -> int:
+    if not word.isdecimal():
+        raise UsageError(f"{word!r} is no number of a run", remedy="`./factory history` lists the runs")
+    return int(word)
+
+
+def _run(number: int, runs: dict[int, RunRow]) -> RunRow:
+    if number not in runs:
+        known = f"the latest is {next(iter(runs))}" if runs else "there is none yet in this checkout"
+        raise UnknownNameError(f"there is no run {number}; {known}", remedy="`./factory history` lists the runs")
+    return runs[number]
+
+
+def _show_runs(runs: Sequence[RunRow], *, more: int, json: bool) -> None:
+    if json:
+        print_json([asdict(run) for run in runs])
+    else:
+        write(pages.runs_table([asdict(run) for run in runs], more=more, width=width()))
+
+
+def _show_run(connection: sqlite3.Connection, run: RunRow, *, json: bool) -> None:
+    variants = [asdict(row) for row in read_variants(connection, run.id)]
+    stages = [asdict(row) for row in read_stages(connection, run.id)]
+    if json:
+        print_json({**asdict(run), "variants": variants, "stages": stages})
+    else:
+        write(pages.run_page(asdict(run), variants, stages, width=width()))
+
+
+def _show_changes(connection: sqlite3.Connection, before: RunRow, after: RunRow, *, json: bool) -> None:
+    found = changes(read_variants(connection, before.id), read_variants(connection, after.id))
+    rows = [asdict(change) for change in found]
+    if json:
+        print_json({"before": asdict(before), "after": asdict(after), "changes": rows})
+    else:
+        write(pages.changes_table(asdict(before), asdict(after), rows, width=width()))
+
+
+def show_report(asked: Asked, *, json: bool) -> None:
+    """Print what the records of the chosen variants tell."""
+    folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
+    chosen = asked.choose(asked.load())
+    rows = [asdict(measure(variant.id, reached(folder / variant.id))) for variant in chosen]
+    if json:
+        print_json(rows)
+    else:
+        write(pages.report_page(rows))

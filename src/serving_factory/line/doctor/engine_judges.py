@@ -1,0 +1,137 @@
+"""What the engine's facts mean. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from packaging.version import Version
+
+from serving_factory.engine.about import EngineFacts
+from serving_factory.line.doctor.check import Check, fail, gib, ok, warn
+
+__all__ = ["judge_api", "judge_buildx", "judge_clock", "judge_collection", "judge_engine", "judge_gpu", "judge_store"]
+
+_OLDEST_ENGINE = Version("23")
+_OLDEST_BUILDX = Version("0.13")
+_OLDEST_API = Version("1.42")  # of engine 23
+_NUMBERS = re.compile(r"\d+(?:\.\d+)*")
+_CLOCK_NOTICEABLE, _CLOCK_WRONG = 5.0, 300.0  # seconds; tokens of registries are good for 300 at most
+
+
+def judge_engine(facts: EngineFacts) -> Check:
+    """Its version: from 23 on, BuildKit is the builder and takes named contexts."""
+    if _version(facts.version) < _OLDEST_ENGINE:
+        return fail(
+            "engine",
+            f"version {facts.version or 'unknown'}",
+            f"builds need named contexts, which the engine has since {_OLDEST_ENGINE}",
+            "upgrade Docker, then run `./factory setup`",
+        )
+    return ok("engine", f"version {facts.version}")
+
+
+def judge_api(facts: EngineFacts) -> Check:
+    """Whether engine and docker command share a version of the API."""
+    found = f"the engine speaks {facts.oldest_api} to {facts.api}, the docker command up to {facts.client_api}"
+    if _version(facts.client_api) < _version(facts.oldest_api):
+        return fail("API", found, "they share no version", "upgrade the docker command (docker-cli, docker-ce-cli)")
+    if _version(facts.api) < _OLDEST_API:
+        return fail("API", found, f"{_OLDEST_API} is needed", "upgrade Docker, then run `./factory setup`")
+    return ok("API", found)
+
+
+def judge_buildx(facts: EngineFacts) -> Check:
+    """Buildx's version: since 0.13 it tells its progress as JSON."""
+    if facts.buildx is None:
+        return fail("buildx", "the docker command has no such plugin", "nothing can be built", "run `./factory setup`")
+    if _version(facts.buildx) < _OLDEST_BUILDX:
+        return fail(
+            "buildx",
+            f"version {facts.buildx}",
+            f"progress is read as buildx tells it since {_OLDEST_BUILDX}",
+            "run `./factory setup`, or install docker-buildx 0.13 or later",
+        )
+    return ok("buildx", f"version {facts.buildx}")
+
+
+def judge_store(facts: EngineFacts) -> Check:
+    """Where images are kept decides whether attestations can be kept with them."""
+    if facts.containerd_store:
+        return ok("image store", "containerd's: attestations can be kept with images")
+    return warn(
+        "image store",
+        "the engine's own",
+        "attestations (SBOM, provenance) cannot be kept with images; all else works",
+        'if they are wanted: set {"features": {"containerd-snapshotter": true}} in daemon.json and restart the engine',
+    )
+
+
+def judge_collection(limits: Sequence[int], caches: int) -> Check:
+    """BuildKit's garbage collection against what Bazel's caches hold.
+
+    Args:
+        limits: of its rules, bytes; none where the engine does not tell.
+        caches: what our cache mounts hold, bytes.
+    """
+    name = "garbage collection"
+    if not limits:
+        return warn(
+            name,
+            f"the engine does not tell its limits; Bazel's caches hold {gib(caches)}",
+            "a limit below that makes BuildKit drop the caches of builds that were not run for a while",
+            "see builder.gc in the engine's daemon.json; defaultKeepStorage should be well above what the caches hold",
+        )
+    limit = max(limits)
+    if caches > limit:
+        return warn(
+            name,
+            f"keeps {gib(limit)} at most; Bazel's caches hold {gib(caches)}",
+            "BuildKit will drop caches, and the next builds compile from nothing",
+            "raise builder.gc.defaultKeepStorage in the engine's daemon.json",
+        )
+    return ok(name, f"keeps up to {gib(limit)}; Bazel's caches hold {gib(caches)}")
+
+
+def judge_clock(facts: EngineFacts) -> Check:
+    """The engine's clock against ours."""
+    seconds = abs((facts.time - facts.asked_at).total_seconds())
+    found = f"the engine's clock and this machine's are {seconds:.1f} s apart"
+    remedy = "have both machines keep time by NTP (timedatectl set-ntp true)"
+    if seconds > _CLOCK_WRONG:
+        return fail("clock", found, "registries refuse tokens and certificates of another time", remedy)
+    if seconds > _CLOCK_NOTICEABLE:
+        return warn("clock", found, "times in records, logs and images will not fit together", remedy)
+    return ok("clock", found)
+
+
+def judge_gpu(facts: EngineFacts, driver: str | None, needed: Iterable[tuple[str, str]]) -> Check:
+    """GPU runtime and driver against what the planned variants need.
+
+    Args:
+        facts: of the engine.
+        driver: version of the NVIDIA driver; None where there is none.
+        needed: CUDA's version and the oldest driver for it, of each planned gpu variant.
+    """
+    wanted = sorted(set(needed), key=lambda pair: Version(pair[1]))
+    if not wanted:
+        return ok("GPU", "no gpu variant is planned")
+    runtime = "nvidia" in facts.runtimes or facts.cdi
+    found = f"driver {driver or 'none'}, {'a' if runtime else 'no'} container runtime for GPUs"
+    if driver is None or not runtime:
+        return warn(
+            "GPU",
+            found,
+            "gpu images can be built here, but not be tried on a GPU",
+            "to try them here: install the NVIDIA driver and the NVIDIA container toolkit",
+        )
+    lacking = [f"CUDA {cuda} needs {oldest}" for cuda, oldest in wanted if _version(driver) < Version(oldest)]
+    if lacking:
+        return fail("GPU", found, f"the driver is too old: {', '.join(lacking)}", "install a newer NVIDIA driver")
+    return ok("GPU", found)
+
+
+def _version(text: str) -> Version:
+    """The numbers that a version begins with, `26.1.5` of `26.1.5+dfsg1`; 0 where there are none."""
+    found = _NUMBERS.search(text)
+    return Version(found.group() if found else "0")

@@ -1,0 +1,103 @@
+"""Looks at the machine. Thin: what is found is judged elsewhere."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from serving_factory.engine.about import EngineFacts, byte_count
+from serving_factory.engine.caches import cache_mounts
+from serving_factory.engine.docker import Engine
+from serving_factory.engine.registry import ImageName, Registry, credentials_for
+from serving_factory.errors import FactoryError, RegistryDeniedError
+from serving_factory.line.doctor.network_judges import BaseState, Login
+
+__all__ = [
+    "base_state",
+    "caches_size",
+    "cpu_flags",
+    "environment_proxies",
+    "free_disk",
+    "gpu_driver",
+    "inotify_limits",
+    "login",
+]
+
+_CACHES = "serving-factory"
+_DRIVER = re.compile(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)")
+_REFERENCE = re.compile(r"(?P<name>[^@]+?)(?::(?P<tag>[^:/@]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?")
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """The features of this machine's CPU, as Linux lists them."""
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").partition(":")[2].split())
+
+
+def inotify_limits(folder: Path = Path("/proc/sys/fs/inotify")) -> Mapping[str, int]:
+    """The kernel's limits for watching files; none where it tells none."""
+    names = ("max_user_instances", "max_user_watches")
+    return {name: int((folder / name).read_text()) for name in names if (folder / name).is_file()}
+
+
+def gpu_driver(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """The version of the NVIDIA driver; None where none is loaded."""
+    found = _DRIVER.search(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return found[1] if found else None
+
+
+def environment_proxies(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """The proxies that an environment names: `http`, `https`, `no`. The lower case goes first, as with curl."""
+    found = {
+        name: environ.get(f"{name}_proxy") or environ.get(f"{name.upper()}_PROXY") for name in ("http", "https", "no")
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def free_disk(facts: EngineFacts) -> int | None:
+    """Free bytes where the engine keeps its data; None where that is on another machine."""
+    root = Path(facts.root)
+    return shutil.disk_usage(root).free if facts.host == socket.gethostname() and root.is_dir() else None
+
+
+def caches_size() -> int:
+    """Bytes that Bazel's caches hold in the engine.
+
+    Raises:
+        EngineUnavailableError: buildx cannot tell.
+    """
+    return sum(byte_count(mount.size) or 0 for mount in cache_mounts(_CACHES))
+
+
+def login(repository: str) -> tuple[str, Login, str]:
+    """Ask the registry of an image repository whether it knows us: its name, its answer, its words."""
+    name = ImageName.parse(repository)
+    if not repository.startswith(f"{name.registry}/"):  # Docker Hub is what a name without a registry stands for
+        return "", Login.NONE_NAMED, ""
+    try:
+        credentials = credentials_for(name.registry)
+        Registry(name.registry, credentials=credentials).manifest_digest(name.repository, "latest")
+    except RegistryDeniedError as error:
+        return name.registry, Login.DENIED, error.why
+    except FactoryError as error:
+        return name.registry, Login.UNREACHABLE, error.why
+    return name.registry, Login.ACCEPTED, ""
+
+
+def base_state(reference: str, engine: Engine) -> BaseState:
+    """Find out whether a base image can be had: from the engine, or else from its registry."""
+    if engine.image_id(reference) is not None:
+        return BaseState.HELD
+    found = _REFERENCE.fullmatch(reference)
+    if found is None:
+        return BaseState.UNKNOWN
+    try:
+        name = ImageName.parse(found["name"])
+        registry = Registry(name.registry, credentials=credentials_for(name.registry))
+        digest = registry.manifest_digest(name.repository, found["digest"] or found["tag"] or "latest")
+    except FactoryError:
+        return BaseState.UNKNOWN
+    return BaseState.THERE if digest else BaseState.GONE

@@ -1,0 +1,257 @@
+"""What a build will take: time, memory, downloads. Pure: from what earlier runs took, or from the release's size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from packaging.version import Version
+
+__all__ = [
+    "NOTHING_TO_DO",
+    "Basis",
+    "Forecast",
+    "Outlook",
+    "Past",
+    "Size",
+    "Total",
+    "Wanted",
+    "forecast",
+    "size_of",
+    "total",
+]
+
+_COMPILE = "compile"
+_LATEST = 3
+"""How many of the latest runs count: what was changed meanwhile makes older ones tell less."""
+
+_OTHERS: Mapping[str, float] = {"extract": 20.0, "inspect": 1.0, "package": 20.0, "smoke": 30.0, "push": 60.0}
+"""Seconds allowed for a stage that no run has been through; next to a compile they hardly count."""
+
+
+class Basis(StrEnum):
+    """What a forecast goes by, the best first."""
+
+    VARIANT = "its own earlier runs"
+    FLAVOUR = "its release and flavour"
+    TOOLCHAIN = "its toolchain"
+    ESTIMATE = "an estimate from the release's size"
+    NOTHING = "nothing: no earlier run is like it"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """A stage that finished in an earlier run, oldest first.
+
+    Args:
+        variant: the variant's id.
+        release: its release.
+        flavour: its flavour.
+        toolchain: what compiled it.
+        stage: the stage's name.
+        seconds: what it took.
+        memory: peak memory in bytes; None where it was not measured.
+        download: bytes downloaded; None where it was not measured.
+    """
+
+    variant: str
+    release: str
+    flavour: str
+    toolchain: str
+    stage: str
+    seconds: float
+    memory: int | None = None
+    download: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A variant that is to be built.
+
+    Args:
+        variant: its id.
+        release: its release.
+        flavour: its flavour.
+        toolchain: what compiles it.
+        upstream: whether the sources are upstream's, so that the release tells how much there is to compile.
+        run: names of the stages that will run.
+    """
+
+    variant: str
+    release: str
+    flavour: str
+    toolchain: str
+    upstream: bool
+    run: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What one variant will take.
+
+    Args:
+        variant: its id.
+        seconds: wall time; None where nothing is known.
+        memory: peak memory of the compile in bytes; None where unknown.
+        download: bytes; None where unknown.
+        basis: what it goes by.
+    """
+
+    variant: str
+    seconds: float | None
+    memory: int | None
+    download: int | None
+    basis: Basis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """What a whole run will take; the parts that are None are not known.
+
+    Args:
+        seconds: wall time.
+        memory: peak memory in bytes.
+        download: bytes.
+        estimated: whether a part of it is an estimate, not earlier runs.
+        unknown: how many variants nothing is known of; they are not in the other figures.
+    """
+
+    seconds: float | None
+    memory: int | None
+    download: int | None
+    estimated: bool
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A run's forecast: of each variant that has anything to do, and of all."""
+
+    forecasts: tuple[Forecast, ...]
+    total: Total
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Variant's id → seconds foretold, where they are."""
+        return {one.variant: one.seconds for one in self.forecasts if one.seconds is not None}
+
+
+NOTHING_TO_DO = Outlook((), Total(seconds=None, memory=None, download=None, estimated=False, unknown=0))
+"""The outlook of a run in which all is up to date."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much a release is to compile: an estimate.
+
+    Args:
+        since: the first release that is of this size.
+        core_seconds: of compiling everything once.
+        memory: bytes for Bazel and the linker.
+        memory_per_job: bytes for each compiler that runs.
+        disk: bytes that one variant takes while it is built.
+    """
+
+    since: Version
+    core_seconds: float
+    memory: float
+    memory_per_job: float
+    disk: float
+
+
+_SIZES: Sequence[Size] = (
+    # 1.9.1, measured: 2,760 actions, 28 min on 2 cores, peak 3.9 GB, 1.7 GB of disk.
+    Size(Version("0"), 28 * 60 * 2, 1.9e9, 1.0e9, 1.7e9),
+    # TensorFlow 2 on a hosted runner of 2 cores: more than 6 h (tensorflow/tensorflow#57630); 10 GB were not enough for
+    # 6 jobs (tensorflow/tensorflow#42066); a Bazel cache of about 9 GB (googleapis/google-cloud-cpp#5819).
+    Size(Version("2.0"), 6 * 3600 * 2, 2.0e9, 2.0e9, 9e9),
+)
+
+
+def size_of(release: str) -> Size:
+    """Estimate how much a release is to compile."""
+    return max((one for one in _SIZES if one.since <= Version(release)), key=lambda one: one.since)
+
+
+def forecast(wanted: Iterable[Wanted], past: Sequence[Past], *, cores: int) -> tuple[Forecast, ...]:
+    """Foretell what each variant takes that has anything to do.
+
+    Args:
+        wanted: the variants.
+        past: what finished in earlier runs, oldest first.
+        cores: compilers that run at once; only estimates depend on it.
+    """
+    return tuple(_one(one, past, cores) for one in wanted if one.run)
+
+
+def total(forecasts: Sequence[Forecast], *, at_once: int = 1) -> Total:
+    """Add up.
+
+    Args:
+        forecasts: of the variants.
+        at_once: how many variants run at once. What each of them takes is then what it took at once with others.
+    """
+    known = [one for one in forecasts if one.seconds is not None]
+    seconds = [one.seconds for one in known if one.seconds is not None]
+    memory = sorted((one.memory for one in known if one.memory is not None), reverse=True)
+    download = [one.download for one in known if one.download is not None]
+    return Total(
+        seconds=max(*seconds, sum(seconds) / at_once) if seconds else None,
+        memory=sum(memory[:at_once]) if memory else None,
+        download=sum(download) if download else None,
+        estimated=any(one.basis is Basis.ESTIMATE for one in known),
+        unknown=len(forecasts) - len(known),
+    )
+
+
+def _one(wanted: Wanted, past: Sequence[Past], cores: int) -> Forecast:
+    found = {stage: _like(wanted, stage, past) for stage in wanted.run}
+    rest = sum(
+        _middle([row.seconds for row in rows]) if rows else _OTHERS.get(stage, 0.0)
+        for stage, (_, rows) in found.items()
+        if stage != _COMPILE
+    )
+    basis, rows = found.get(_COMPILE) or next(iter(found.values()))
+    if _COMPILE not in wanted.run:
+        return Forecast(variant=wanted.variant, seconds=rest, memory=None, download=None, basis=basis)
+    if rows:
+        memory = [row.memory for row in rows if row.memory is not None]
+        download = [row.download for row in rows if row.download is not None]
+        return Forecast(
+            variant=wanted.variant,
+            seconds=rest + _middle([row.seconds for row in rows]),
+            memory=max(memory, default=None),
+            download=int(_middle(download)) if download else None,
+            basis=basis,
+        )
+    if not wanted.upstream:
+        return Forecast(variant=wanted.variant, seconds=None, memory=None, download=None, basis=Basis.NOTHING)
+    size = size_of(wanted.release)
+    return Forecast(
+        variant=wanted.variant,
+        seconds=rest + size.core_seconds / cores,
+        memory=int(size.memory + size.memory_per_job * cores),
+        download=None,
+        basis=Basis.ESTIMATE,
+    )
+
+
+def _like(wanted: Wanted, stage: str, past: Sequence[Past]) -> tuple[Basis, Sequence[Past]]:
+    """The latest runs of a stage that are the most like it."""
+    likenesses: Mapping[Basis, Callable[[Past], bool]] = {
+        Basis.VARIANT: lambda row: row.variant == wanted.variant,
+        Basis.FLAVOUR: lambda row: (row.release, row.flavour) == (wanted.release, wanted.flavour),
+        Basis.TOOLCHAIN: lambda row: row.toolchain == wanted.toolchain,
+    }
+    rows = [row for row in past if row.stage == stage]
+    for basis, alike in likenesses.items():
+        if found := [row for row in rows if alike(row)]:
+            return basis, found[-_LATEST:]
+    return Basis.NOTHING, ()
+
+
+def _middle(values: Sequence[float]) -> float:
+    """The median; of two, the larger."""
+    # Importing the standard library's median takes longer than all that is done here.
+    return sorted(values)[len(values) // 2]

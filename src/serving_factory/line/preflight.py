@@ -1,0 +1,62 @@
+"""A preflight: Bazel is asked what of a variant's inputs is missing, before hours of building."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from serving_factory.engine.buildx import BuildFailed, Step, build
+from serving_factory.errors import CompileError
+from serving_factory.line.job import Job
+from serving_factory.line.preflight_report import Report, read_report
+from serving_factory.line.records import write_atomically
+from serving_factory.line.stages.compile import devel_request, step_title
+
+__all__ = ["preflight_document", "preflight_folder", "run_preflight"]
+
+
+def preflight_folder(job: Job) -> Path:
+    """Where what a preflight found lies: the report, Bazel's log, and what both were made of."""
+    return job.folder / "preflight"
+
+
+def run_preflight(job: Job, tell: Callable[[str], None]) -> Report:
+    """Build the toolchain, get the sources, and let Bazel analyse them; the report stays in the variant's folder.
+
+    Args:
+        job: the variant.
+        tell: told what is being done.
+
+    Raises:
+        CompileError: it did not come so far as to ask Bazel.
+    """
+
+    def on_step(step: Step) -> None:
+        if step.kind == "started":
+            tell(step.name)
+
+    folder, log = preflight_folder(job), job.folder / "logs" / "preflight.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with devel_request(job, target="preflight", output=folder) as request, log.open("w", encoding="utf-8") as stream:
+        # Without a new value the engine would give the answer of the last time.
+        asked = replace(request, build_args=(*request.build_args, ("PREFLIGHT", uuid.uuid4().hex)))
+        try:
+            build(asked, on_step=on_step, log=stream)
+        except BuildFailed as failed:
+            raise CompileError(
+                f"{job.recipe.variant.id}: the preflight failed in {step_title(failed)}, before Bazel was asked",
+                why="\n".join(failed.tail) or failed.text,
+                remedy=f"mend the cause and run the same command; the whole log is {log}",
+            ) from None
+    report = read_report(folder)
+    document = preflight_document(job, report)
+    write_atomically(folder / "report.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    return report
+
+
+def preflight_document(job: Job, report: Report) -> dict[str, object]:
+    """The report for machines."""
+    return {"variant": job.recipe.variant.id, **asdict(report)}

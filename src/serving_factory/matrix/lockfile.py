@@ -1,0 +1,127 @@
+"""The lock file: what the tags that builds start from stand for, and the checksums that the catalogue lacks.
+
+It lies beside the matrix file. A value, its text, and the reader of that text; nothing here asks anyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+from serving_factory.errors import LockFileError, MatrixError
+from serving_factory.matrix.document import read_document
+from serving_factory.matrix.problems import BrokenRuleError, matrix_error
+from serving_factory.matrix.shapes import Notes, Section, Table, Text, key, matching
+from serving_factory.matrix.words import IMAGE, VERSION
+
+__all__ = ["EMPTY", "Lock", "lock_path", "lock_text", "read_lock"]
+
+_DIGEST = matching(
+    r"sha256:[0-9a-f]{64}", "a digest is sha256: and 64 hex digits", "Take it from where the file was right."
+)
+_SHA256 = matching(r"[0-9a-f]{64}", "a sha256 is 64 hex digits", "Take it from where the file was right.")
+
+_HEAD = """\
+# What the builds of {matrix} start from, by content: `./factory lock` writes this file and keeps what stands in it,
+# `./factory lock --update` takes what there is now, `./factory lock --check` tells what has changed upstream.
+# Commit it. docs/lock.md tells more.
+"""
+_BASES = "# Base image -> digest of what its tag stands for: of the index of all platforms, where it has one.\n"
+_BAZEL = "# Bazel -> sha256 of the asset bazel-VERSION-linux-x86_64 of that release, where the catalogue knows none.\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """What is pinned.
+
+    Args:
+        file: where it is read from and written to; None for a lock of nothing.
+        bases: base image with its tag, as Dockerfiles name it → `sha256:...`.
+        bazel: Bazel's version → sha256 of its release asset, 64 hex digits.
+    """
+
+    file: Path | None = None
+    bases: Mapping[str, str] = field(default_factory=dict)
+    bazel: Mapping[str, str] = field(default_factory=dict)
+
+    def pinned(self, base: str) -> str:
+        """Give the reference by which a Dockerfile names a base: `ubuntu:20.04@sha256:...` where it is locked."""
+        digest = self.bases.get(base)
+        return f"{base}@{digest}" if digest else base
+
+
+EMPTY = Lock()
+"""Nothing is pinned."""
+
+
+def lock_path(matrix_file: Path) -> Path:
+    """Where a matrix's lock file lies: `matrix.lock` beside `matrix.yaml`."""
+    written = matrix_file.suffix == ".lock"  # must not be its own lock file
+    return matrix_file.with_suffix(".lock.lock" if written else ".lock")
+
+
+def read_lock(matrix_file: Path) -> Lock:
+    """Read the lock file of a matrix file; a lock of nothing where there is none.
+
+    Raises:
+        LockFileError: it cannot be used; the message lists every problem with its place.
+    """
+    file = lock_path(matrix_file)
+    if not file.exists():
+        return Lock(file=file)
+    try:
+        document = read_document(file)
+        notes = Notes(document.written)
+        read = Section(_LockFile).read(document.data, (), notes)
+        if problems := [*document.problems, *map(document.problem, notes.found)]:
+            raise matrix_error(str(file), problems)
+    except MatrixError as error:
+        raise LockFileError(
+            f"the lock file cannot be used: {error.what}",
+            why=error.why,
+            remedy="take the file back from version control; or delete it, and write it anew with `./factory lock`",
+        ) from None
+    return Lock(file=file, bases=dict(read.bases), bazel=dict(read.bazel))
+
+
+def lock_text(lock: Lock, *, matrix: str) -> str:
+    """Write a lock as the text of its file: sorted, a line for each pin.
+
+    Args:
+        lock: what is pinned.
+        matrix: the matrix file's name, for the comment at the head.
+    """
+    parts = [_HEAD.format(matrix=matrix)]
+    if lock.bases:
+        lines = (f'  "{base}": {lock.bases[base]}\n' for base in sorted(lock.bases))
+        parts += [_BASES, "bases:\n", *lines]
+    if lock.bazel:
+        lines = (f'  "{version}": "{lock.bazel[version]}"\n' for version in sorted(lock.bazel, key=_order))
+        parts += [_BAZEL, "bazel:\n", *lines]
+    if not (lock.bases or lock.bazel):
+        parts.append("bases: {}\n")
+    return "".join(parts)
+
+
+def _order(version: str) -> tuple[Version, str]:
+    try:
+        return Version(version), version
+    except InvalidVersion:
+        return Version("0"), version
+
+
+def _tagged(name: str) -> str:
+    if "@" in name or ":" not in name.rpartition("/")[2]:
+        raise BrokenRuleError("a base image stands here with its tag, and without a digest", "Write it like debian:12.")
+    return IMAGE.check(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LockFile:
+    """What a lock file holds."""
+
+    bases: Mapping[str, str] = key(Table(Text(_tagged), _DIGEST), "Base image -> digest.", default_factory=dict)
+    bazel: Mapping[str, str] = key(Table(VERSION, _SHA256), "Bazel's version -> sha256.", default_factory=dict)

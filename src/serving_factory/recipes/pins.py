@@ -1,0 +1,170 @@
+"""What the builds of a matrix start from and a lock file can pin: base images, and Bazels without a known checksum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from serving_factory.catalogue.releases import Release, releases
+from serving_factory.errors import NotLockedError
+from serving_factory.matrix.lockfile import EMPTY, Lock
+from serving_factory.matrix.matrix import Matrix
+from serving_factory.matrix.settings import BazelChoice
+from serving_factory.matrix.variant import Platform, Variant
+from serving_factory.recipes.support import is_supported
+
+__all__ = [
+    "BAZEL_RELEASES",
+    "NeededBase",
+    "Needs",
+    "bazel_asset",
+    "bazel_checksum",
+    "image_for",
+    "needs_of",
+    "require_locked",
+    "unpinned_bases",
+]
+
+BAZEL_RELEASES = "https://github.com/bazelbuild/bazel/releases/download"
+"""The folder of Bazel's release assets: what `network.bazel_mirror` takes the place of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeededBase:
+    """A base image that builds start from.
+
+    Args:
+        name: with its tag, as Dockerfiles name it: `ubuntu:20.04`.
+        asked: the image whose registry is asked: itself, or its stand-in on this network; None where no registry has a
+            say, because the stand-in is one that the engine has, or is pinned by hand.
+        platforms: what it must be for.
+    """
+
+    name: str
+    asked: str | None
+    platforms: tuple[Platform, ...] = ()
+
+    @property
+    def image(self) -> str:
+        """The image whose registry can be asked."""
+        return self.asked or self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a lock file must hold for some variants, each sorted.
+
+    Args:
+        bases: base images.
+        bazels: versions of Bazel that are downloaded and whose checksum the catalogue does not know.
+    """
+
+    bases: tuple[NeededBase, ...]
+    bazels: tuple[str, ...]
+
+
+def needs_of(variants: Iterable[Variant], matrix: Matrix) -> Needs:
+    """Tell what variants start from; those without a recipe need nothing.
+
+    Args:
+        variants: of the matrix.
+        matrix: the matrix.
+    """
+    platforms: dict[str, set[Platform]] = {}
+    bazels: set[str] = set()
+    for variant in filter(is_supported, variants):
+        release, settings = releases()[variant.release], matrix.settings_of(variant.release)
+        base = settings.toolchain.base or release.flavours[variant.flavour].os
+        if "@" not in base:
+            platforms.setdefault(base, set()).add(variant.platform)
+        if not (settings.bazel.package or settings.bazel.binary) and not bazel_checksum(release, settings.bazel, EMPTY):
+            bazels.add(settings.bazel.version or release.bazel)
+    return Needs(
+        bases=tuple(
+            NeededBase(
+                name=name, asked=_asked(name, matrix.network.base_images), platforms=tuple(sorted(platforms[name]))
+            )
+            for name in sorted(platforms)
+        ),
+        bazels=tuple(sorted(bazels)),
+    )
+
+
+def require_locked(variants: Iterable[Variant], matrix: Matrix) -> None:
+    """Pass variants all of whose bases and Bazels are known by content.
+
+    Raises:
+        NotLockedError: some are not; the message names them all.
+    """
+    needs, lock = needs_of(variants, matrix), matrix.lock
+    missing = [f"{name}: no digest of this base image" for name in _unpinned(needs, lock)]
+    missing += [
+        f"Bazel {version}: no checksum of its release asset" for version in needs.bazels if version not in lock.bazel
+    ]
+    if missing:
+        raise NotLockedError(
+            f"{lock.file} does not hold all that the builds start from",
+            why="\n".join(missing),
+            remedy=f"run `./factory lock --matrix {matrix.file}` and commit what it writes; or build without --locked",
+        )
+
+
+def unpinned_bases(variants: Iterable[Variant], matrix: Matrix) -> tuple[str, ...]:
+    """Name the bases that a registry may change under our hands."""
+    return _unpinned(needs_of(variants, matrix), matrix.lock)
+
+
+def _unpinned(needs: Needs, lock: Lock) -> tuple[str, ...]:
+    return tuple(base.name for base in needs.bases if base.asked and base.name not in lock.bases)
+
+
+def image_for(base: str, stand_ins: Mapping[str, str]) -> str:
+    """Find the image that stands for a base on this network.
+
+    Args:
+        base: as a Dockerfile names it, pinned or not.
+        stand_ins: base image → the image to use for it.
+
+    Returns:
+        The base itself where it has no stand-in. A registry's stand-in for a pinned base is pinned to the same digest;
+        an image that the engine has is taken as it is.
+    """
+    name, _, digest = base.partition("@")
+    stand_in = stand_ins.get(base) or stand_ins.get(name)
+    if stand_in is None:
+        return base
+    return f"{stand_in}@{digest}" if digest and "@" not in stand_in and _in_registry(stand_in) else stand_in
+
+
+def bazel_checksum(release: Release, choice: BazelChoice, lock: Lock) -> str | None:
+    """Find the sha256 of the release asset of a release's Bazel, or of the one that was chosen instead.
+
+    Returns:
+        64 hex digits: the catalogue's, else the lock's; None where neither knows it.
+    """
+    version = choice.version or release.bazel
+    known = release.bazel_sha256 if version == release.bazel else _known_checksums().get(version)
+    return known or lock.bazel.get(version)
+
+
+def bazel_asset(version: str) -> str:
+    """Name the release asset that is the plain binary."""
+    return f"bazel-{version}-linux-x86_64"
+
+
+def _asked(name: str, stand_ins: Mapping[str, str]) -> str | None:
+    stand_in = stand_ins.get(name, name)
+    asks = stand_in == name or (_in_registry(stand_in) and "@" not in stand_in)
+    return stand_in if asks else None
+
+
+def _in_registry(image: str) -> bool:
+    """Whether an image's name begins with a registry's, by Docker's rule."""
+    first, slash, _ = image.partition("/")
+    return bool(slash) and ("." in first or ":" in first or first == "localhost")
+
+
+@cache
+def _known_checksums() -> Mapping[str, str]:
+    return {release.bazel: release.bazel_sha256 for release in releases().values() if release.bazel_sha256}

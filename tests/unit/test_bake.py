@@ -1,0 +1,190 @@
+"""The bake file: what each target builds, how targets hang together, what images honestly say."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving_factory.commands.baking import bake_file
+from serving_factory.commands.shared import Asked, Checkout
+from serving_factory.errors import RecipeError, UsageError
+from serving_factory.matrix.load import load_matrix
+from serving_factory.recipes.bake import STAGE_GROUPS, Bake, bake
+from serving_factory.recipes.recipe import Recipe, recipes_for
+
+from .matrices import ROOT, SMALL, document, load, write
+
+FOLDER = Path("/build/bake")
+V1, V3, MKL = "2_19_1-cpu-v1", "2_19_1-cpu-v3", "2_19_1-mkl-v3"
+
+
+@pytest.fixture(scope="module")
+def recipes() -> tuple[Recipe, ...]:
+    matrix = load_matrix(ROOT / "samples" / "matrix.yaml")
+    return recipes_for(matrix.variants, matrix)[0]
+
+
+@pytest.fixture(scope="module")
+def made(recipes: tuple[Recipe, ...]) -> Bake:
+    return bake(recipes, folder=FOLDER, secrets={})
+
+
+def targets(made: Bake) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = made.document["target"]
+    return found
+
+
+def test_a_variant_has_two_targets_and_shares_two(made: Bake) -> None:
+    shared = [f"{flavour}-{stage}" for flavour in ("2_19_1-cpu", "2_19_1-mkl") for stage in ("base_build", "fetch")]
+    own = [name + end for name in (V1, V3, MKL) for end in ("", "-artifact")]
+    assert sorted(targets(made)) == sorted([*shared, *own])
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in targets(made))
+
+
+def test_targets_hang_together(made: Bake) -> None:
+    base = {"debian:bookworm": "docker-image://serving-factory/base:bookworm"}
+    source = {"source": str(ROOT / "samples" / "model_server")}
+    stages = {"base_build": "target:2_19_1-cpu-base_build", "fetch": "target:2_19_1-cpu-fetch"}
+    assert targets(made)[V3]["contexts"] == {"artifact": f"target:{V3}-artifact", **base}
+    assert targets(made)[f"{V3}-artifact"]["contexts"] == {**source, **base, **stages}
+    assert targets(made)["2_19_1-cpu-fetch"]["contexts"] == {**source, **base, "base_build": stages["base_build"]}
+    assert targets(made)["2_19_1-cpu-base_build"]["contexts"] == {**source, **base}
+
+
+def test_groups_are_the_matrix_targets_and_the_stages(made: Bake) -> None:
+    groups = {name: group["targets"] for name, group in made.document["group"].items()}
+    assert groups == {
+        "default": [V1, V3, MKL],
+        "base_build": ["2_19_1-cpu-base_build", "2_19_1-mkl-base_build"],
+        "fetch": ["2_19_1-cpu-fetch", "2_19_1-mkl-fetch"],
+        "artifact": [f"{V1}-artifact", f"{V3}-artifact", f"{MKL}-artifact"],
+        "image": [V1, V3, MKL],
+        "cpu-standard": [V1],
+        "cpu-optimized": [V3],
+        "mkl-optimized": [MKL],
+    }
+    assert set(STAGE_GROUPS) < set(groups)
+
+
+def test_the_level_is_an_argument_of_what_is_compiled_alone(made: Bake, recipes: tuple[Recipe, ...]) -> None:
+    assert targets(made)[f"{V3}-artifact"]["args"] == dict(recipes[1].build_args)
+    assert "--copt=-mavx2" in targets(made)[f"{V3}-artifact"]["args"]["COPTS"]
+    assert "COPTS" not in targets(made)["2_19_1-cpu-fetch"]["args"]
+
+
+def test_contexts_hold_the_files_of_the_recipes(made: Bake, recipes: tuple[Recipe, ...]) -> None:
+    named = {target["context"] for target in targets(made).values()}
+    assert named == {str(folder) for folder in made.contexts}
+    devel = made.contexts[FOLDER / "2.19.1-cpu" / "devel"]
+    assert devel == {"Dockerfile": recipes[0].devel, **dict(recipes[0].devel_files)}
+    runtime = made.contexts[FOLDER / "2.19.1-cpu-v3" / "runtime"]
+    assert runtime["Dockerfile"] == recipes[1].runtime
+    assert 'LEVEL="x86-64-v3"' in runtime["image.env"]
+    assert set(runtime) == {"Dockerfile", "image.env", "image.json", *dict(recipes[1].runtime_files)}
+
+
+def test_an_image_says_nothing_of_a_binary_that_nobody_has_read(made: Bake) -> None:
+    image = targets(made)[V3]
+    assert image["tags"] == ["serving-factory/sample:baked-2.19.1-cpu-v3"]
+    assert image["labels"]["org.serving-factory.level"] == "x86-64-v3"
+    assert not {name for name in image["labels"] if "binary" in name or "compiler" in name}
+    assert json.loads(made.contexts[FOLDER / "2.19.1-cpu-v3" / "runtime"]["image.json"])["binary"] is None
+
+
+def test_an_image_of_upstreams_sources_names_their_commit(tmp_path: Path) -> None:
+    matrix = load(tmp_path)
+    (recipe,) = recipes_for(matrix.variants, matrix)[0]
+    labels = targets(bake([recipe], folder=FOLDER, secrets={}))["2_19_1-cpu-v1"]["labels"]
+    assert labels["org.opencontainers.image.revision"] == recipe.release.commit
+
+
+def test_other_sources_of_one_name_are_kept_apart(recipes: tuple[Recipe, ...]) -> None:
+    """Whatever makes the Dockerfiles of two levels differ, none of them builds from the other's."""
+    other = replace(recipes[1], devel=recipes[1].devel + "# for this level alone\n")
+    made = bake([recipes[0], other], folder=FOLDER, secrets={})
+    assert targets(made)[f"{V3}-artifact"]["context"] == str(FOLDER / "2.19.1-cpu-v3" / "devel")
+    assert targets(made)[f"{V3}-artifact"]["contexts"]["fetch"] == f"target:{V3}-fetch"
+    assert made.contexts[FOLDER / "2.19.1-cpu" / "devel"]["Dockerfile"] == recipes[0].devel
+
+
+def test_what_bake_would_take_for_a_template_is_quoted(tmp_path: Path) -> None:
+    image = {"repository": "team/serving", "labels": {"my.label": "${HOME} %{if}"}}
+    matrix = load(tmp_path, document(image=image))
+    made = bake(recipes_for(matrix.variants, matrix)[0], folder=FOLDER, secrets={})
+    assert targets(made)["2_19_1-cpu-v1"]["labels"]["my.label"] == "$${HOME} %%{if}"
+
+
+def test_doors_are_those_of_the_line(tmp_path: Path) -> None:
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "grpc").mkdir()
+    bazel = {"distdir": "archives", "overrides": {"grpc": "grpc"}, "options": ["--define=a=b"]}
+    matrix = load(tmp_path, document(bazel=bazel, network={"offline": True}))
+    recipes = recipes_for(matrix.variants, matrix)[0]
+    made = bake(recipes, folder=FOLDER, secrets={"2.19.1-cpu-v1": {"network", "ca"}})
+    shared = FOLDER / "2.19.1-cpu"
+    for name in ("2_19_1-cpu-base_build", "2_19_1-cpu-fetch", f"{V1}-artifact"):
+        target = targets(made)[name]
+        assert target["contexts"].items() >= dict(recipes[0].contexts(shared / "doors")).items()
+        assert target["contexts"]["overrides"] == str(shared / "doors" / "overrides")
+        assert target["args"]["BAZEL_OPTIONS"] == "--define=a=b"
+        assert target["secret"] == [f"id=ca,src={shared}/secrets/ca", f"id=network,src={shared}/secrets/network"]
+        assert target["network"] == "none"
+    assert targets(made)[V1]["network"] == "none"
+    assert made.doors == {shared: recipes[0]}
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def asked(tmp_path: Path, file: Path) -> Asked:
+    return Asked(checkout=Checkout(ROOT, tmp_path / "build"), matrix=str(file))
+
+
+def test_the_file_and_its_contexts_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "out.json"
+    bake_file(asked(tmp_path, ROOT / "samples" / "matrix.yaml"), output=str(file))
+    written = json.loads(file.read_text(encoding="utf-8"))
+    contexts = {Path(target["context"]) for target in written["target"].values()}
+    assert {path.parent for path in contexts} == {
+        tmp_path / "build" / "samples" / "bake" / name
+        for name in ("2.19.1-cpu", "2.19.1-mkl", "2.19.1-cpu-v1", "2.19.1-cpu-v3", "2.19.1-mkl-v3")
+    }
+    assert all((path / "Dockerfile").is_file() for path in contexts)
+    assert "3 variants" in capsys.readouterr().out
+
+
+def test_doors_and_secrets_are_put_where_the_file_says(tmp_path: Path) -> None:
+    (tmp_path / "grpc").mkdir()
+    (tmp_path / "grpc" / "WORKSPACE").touch()
+    proxies = {"https": "http://user:password@proxy.example.com:3128"}
+    sections = {"bazel": {"overrides": {"grpc": "grpc"}}, "network": {"proxies": proxies}}
+    file = write(tmp_path, document(**sections))
+    bake_file(asked(tmp_path, file), output=str(tmp_path / "out.json"))
+    text = (tmp_path / "out.json").read_text(encoding="utf-8")
+    assert "password" not in text
+    target = json.loads(text)["target"]["2_19_1-cpu-fetch"]
+    assert (Path(target["contexts"]["overrides"]) / "grpc" / "WORKSPACE").is_file()
+    (secret,) = target["secret"]
+    place = Path(secret.removeprefix("id=network,src="))
+    assert "password" in place.read_text(encoding="utf-8")
+    assert (place.stat().st_mode & 0o777, place.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_variants_without_a_recipe_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = SMALL.replace('["2.19.1"]', '["2.19.1", "2.0.0"]')
+    bake_file(asked(tmp_path, write(tmp_path, text)), output=str(tmp_path / "a.json"))
+    assert "1 variant; 1 variant without a recipe left out" in capsys.readouterr().out
+    with pytest.raises(RecipeError, match="none of the variants"):
+        bake_file(asked(tmp_path, write(tmp_path, SMALL.replace("2.19.1", "2.0.0"))), output=str(tmp_path / "b.json"))
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_a_target_of_a_groups_name_is_told(tmp_path: Path) -> None:
+    file = write(tmp_path, SMALL.replace("standard:", "image:"))
+    with pytest.raises(UsageError, match="named image, as a group"):
+        bake_file(asked(tmp_path, file), output=str(tmp_path / "a.json"))

@@ -1,0 +1,379 @@
+"""line/doctor: each judge with a case in which it fails; the probes on files; the page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving_factory.catalogue.levels import Level, level_facts
+from serving_factory.commands import doctoring
+from serving_factory.commands.shared import Asked, Checkout
+from serving_factory.engine.about import EngineFacts, byte_count, engine_facts, garbage_collection, read_facts
+from serving_factory.engine.docker import Engine
+from serving_factory.errors import (
+    EngineUnavailableError,
+    FactoryError,
+    MachineUnfitError,
+    RegistryDeniedError,
+    RegistryUnreachableError,
+)
+from serving_factory.line.doctor import probes
+from serving_factory.line.doctor.check import Check, Verdict
+from serving_factory.line.doctor.engine_judges import (
+    judge_api,
+    judge_buildx,
+    judge_clock,
+    judge_collection,
+    judge_engine,
+    judge_gpu,
+    judge_store,
+)
+from serving_factory.line.doctor.machine_judges import host_level, judge_cpu, judge_disk, judge_inotify, judge_memory
+from serving_factory.line.doctor.network_judges import BaseState, Login, judge_bases, judge_login, judge_proxies
+from serving_factory.ui.doctor import doctor_page
+
+from .matrices import ROOT, write
+
+NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+GIB = 2**30
+
+VERSION: dict[str, Any] = {
+    "Client": {"ApiVersion": "1.45", "DefaultAPIVersion": "1.50"},
+    "Server": {"Version": "26.1.5+dfsg1", "ApiVersion": "1.45", "MinAPIVersion": "1.24"},
+}
+INFO: dict[str, Any] = {
+    "ClientInfo": {"Plugins": [{"Name": "buildx", "Version": "0.13.1+ds1"}]},
+    "DriverStatus": [["Backing Filesystem", "extfs"]],
+    "NCPU": 2,
+    "MemTotal": 24 * GIB,
+    "Name": "vm",
+    "DockerRootDir": "/var/lib/docker",
+    "SystemTime": "2026-01-31T12:00:01.565505758Z",
+    "HttpProxy": "",
+    "HttpsProxy": "http://proxy:3128",
+    "Runtimes": {"runc": {}},
+    "CDISpecDirs": None,
+}
+FACTS = read_facts(VERSION, INFO, asked_at=NOW)
+
+
+def bad(check: Check, verdict: Verdict, told: str) -> None:
+    """A check that is not well says what it means and what to do."""
+    assert check.verdict is verdict, check
+    assert told in f"{check.found}\n{check.means}\n{check.remedy}"
+    assert check.means
+    assert check.remedy
+
+
+def well(check: Check) -> None:
+    assert (check.verdict, check.means, check.remedy) == (Verdict.OK, "", "")
+
+
+# --- what the engine tells --------------------------------------------------------------------------------------------
+
+
+def test_the_engine_is_read() -> None:
+    assert (FACTS.version, FACTS.api, FACTS.oldest_api, FACTS.client_api) == ("26.1.5+dfsg1", "1.45", "1.24", "1.50")
+    assert (FACTS.buildx, FACTS.containerd_store, FACTS.cpus, FACTS.memory) == ("0.13.1+ds1", False, 2, 24 * GIB)
+    assert FACTS.time == NOW + timedelta(seconds=1, microseconds=565505)
+    assert (FACTS.proxies, FACTS.runtimes, FACTS.cdi) == ({"https": "http://proxy:3128"}, ("runc",), False)
+    status = [["driver-type", "io.containerd.snapshotter.v1"]]
+    assert read_facts(VERSION, {**INFO, "DriverStatus": status}, asked_at=NOW).containerd_store
+    assert read_facts(VERSION, {**INFO, "ClientInfo": {}}, asked_at=NOW).buildx is None
+
+
+def test_an_engine_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_argv: object, *, on_line: Any, **_more: object) -> int:  # noqa: ANN401 - a callback
+        on_line('{"ServerErrors": ["Cannot connect to the Docker daemon"]}')
+        return 0
+
+    monkeypatch.setattr("serving_factory.engine.process.run", refused)
+    with pytest.raises(EngineUnavailableError) as told:
+        engine_facts()
+    assert "Cannot connect" in told.value.why
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("16.5MB", 16_500_000), ("2GiB", 2 * GIB), ("512kB", 512_000), ("0B", 0), ("3TB", 3 * 10**12), ("much", None)],
+)
+def test_sizes_as_docker_prints_them(text: str, count: int | None) -> None:
+    assert byte_count(text) == count
+
+
+@pytest.mark.parametrize(
+    ("lines", "limits"),
+    [
+        (
+            ["GC Policy rule#0:", " All:           false", " Keep Bytes:    2GiB", " Keep Bytes:    20GB"],
+            (2 * GIB, 20 * 10**9),
+        ),
+        ([" Max Used Space: 10GB"], (10**10,)),
+        (["Name: default"], ()),
+    ],
+)
+def test_limits_of_the_garbage_collection(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str], limits: tuple[int, ...]
+) -> None:
+    def inspect(_argv: object, *, on_line: Any, **_more: object) -> int:  # noqa: ANN401 - a callback
+        for line in lines:
+            on_line(line)
+        return 0
+
+    monkeypatch.setattr("serving_factory.engine.process.run", inspect)
+    assert garbage_collection() == limits
+
+
+# --- the engine's judges ----------------------------------------------------------------------------------------------
+
+
+def engine(**more: Any) -> EngineFacts:  # noqa: ANN401 - members of EngineFacts
+    return replace(FACTS, **more)
+
+
+def test_the_engine_must_be_new_enough() -> None:
+    well(judge_engine(FACTS))
+    bad(judge_engine(engine(version="20.10.24")), Verdict.FAIL, "20.10.24")
+    bad(judge_engine(engine(version="")), Verdict.FAIL, "unknown")
+
+
+def test_engine_and_command_must_share_an_api() -> None:
+    well(judge_api(FACTS))
+    bad(judge_api(engine(oldest_api="1.44", client_api="1.43")), Verdict.FAIL, "share no version")
+    bad(judge_api(engine(api="1.41")), Verdict.FAIL, "1.42 is needed")
+
+
+def test_buildx_must_be_there_and_new_enough() -> None:
+    well(judge_buildx(FACTS))
+    well(judge_buildx(engine(buildx="v0.30.1")))
+    bad(judge_buildx(engine(buildx=None)), Verdict.FAIL, "no such plugin")
+    bad(judge_buildx(engine(buildx="v0.12.0")), Verdict.FAIL, "0.12.0")
+
+
+def test_the_image_store_decides_on_attestations() -> None:
+    well(judge_store(engine(containerd_store=True)))
+    bad(judge_store(FACTS), Verdict.WARN, "attestations")
+
+
+def test_the_garbage_collection_must_leave_the_caches_alone() -> None:
+    well(judge_collection([2 * GIB, 20 * GIB], 10 * GIB))
+    bad(judge_collection([2 * GIB, 20 * GIB], 21 * GIB), Verdict.WARN, "keeps 20.0 GiB at most")
+    bad(judge_collection([], GIB), Verdict.WARN, "does not tell its limits")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "verdict"), [(-1, Verdict.OK), (6, Verdict.WARN), (-6, Verdict.WARN), (400, Verdict.FAIL)]
+)
+def test_the_clocks_must_agree(seconds: int, verdict: Verdict) -> None:
+    assert judge_clock(engine(time=NOW + timedelta(seconds=seconds))).verdict is verdict
+
+
+def test_a_gpu_is_needed_only_where_gpu_variants_are() -> None:
+    needed = [("12.2", "525.60.13"), ("10.0", "410.48")]
+    gpu = engine(runtimes=("nvidia", "runc"))
+    well(judge_gpu(FACTS, None, []))
+    well(judge_gpu(gpu, "535.54.03", needed))
+    well(judge_gpu(engine(cdi=True), "535.54.03", needed))
+    bad(judge_gpu(FACTS, "535.54.03", needed), Verdict.WARN, "no container runtime")
+    bad(judge_gpu(gpu, None, needed), Verdict.WARN, "driver none")
+    bad(judge_gpu(gpu, "470.82.01", needed), Verdict.FAIL, "CUDA 12.2 needs 525.60.13")
+
+
+# --- the machine's judges ---------------------------------------------------------------------------------------------
+
+
+def memory(**more: Any) -> Check:  # noqa: ANN401 - members of the judge
+    usual: dict[str, Any] = {"cpus": 8, "memory": 32 * GIB, "jobs": None, "needed": 18 * GIB, "per_job": 2 * GIB}
+    return judge_memory(**{**usual, **more})
+
+
+def test_there_must_be_memory_for_the_jobs() -> None:
+    well(memory())
+    well(memory(needed=None))
+    bad(memory(memory=2 * GIB), Verdict.FAIL, "does not compile in less")
+    bad(memory(memory=12 * GIB), Verdict.WARN, "set resources.jobs to 5,")
+    bad(memory(memory=5 * GIB), Verdict.WARN, "set resources.jobs to 1,")
+    bad(memory(jobs=16), Verdict.WARN, "set resources.jobs to 8")
+
+
+def test_there_must_be_disk_for_what_is_planned() -> None:
+    well(judge_disk(free=20 * GIB, one=2 * GIB, planned=10 * GIB))
+    well(judge_disk(free=None, one=2 * GIB, planned=10 * GIB))
+    bad(judge_disk(free=5 * GIB, one=2 * GIB, planned=10 * GIB), Verdict.WARN, "before the last variant")
+    bad(judge_disk(free=GIB, one=2 * GIB, planned=10 * GIB), Verdict.FAIL, "not one variant")
+
+
+def test_limits_for_watching_files() -> None:
+    well(judge_inotify({"max_user_instances": 128, "max_user_watches": 8192}))
+    well(judge_inotify({}))
+    bad(judge_inotify({"max_user_instances": 64}), Verdict.WARN, "sysctl -w fs.inotify.max_user_instances=128")
+
+
+def flags(level: Level) -> frozenset[str]:
+    return frozenset({"fpu", *level_facts(level).cpuinfo})
+
+
+def test_the_level_of_a_cpu() -> None:
+    for level in (Level.V1, Level.V2, Level.AVX, Level.V3, Level.V4):
+        assert host_level(flags(level)) is level
+    assert host_level(flags(Level.V3) - {"fma"}) is Level.AVX
+    assert host_level(flags(Level.V4) - {"movbe"}) is Level.AVX, "a hole below counts"
+
+
+def test_the_target_that_suits_a_cpu_is_named() -> None:
+    targets = {"standard": [Level.V1], "optimized": [Level.V3], "mixed": [Level.V1, Level.V4], "mine": [Level.NATIVE]}
+    fine = judge_cpu(flags(Level.V3), {"a": Level.V1, "b": Level.NATIVE}, targets)
+    well(fine)
+    assert fine.found == "x86-64-v3; targets that suit it: optimized"
+    assert "suit it: standard" in judge_cpu(flags(Level.V2), {}, targets).found
+    assert "suit it: mixed" in judge_cpu(flags(Level.V4), {}, targets).found
+    bad(judge_cpu(flags(Level.V2), {"a": Level.V1, "c": Level.V3}, targets), Verdict.WARN, "not be tried: c")
+    assert "none of this matrix" in judge_cpu(flags(Level.V2), {}, {"o": [Level.V4]}).found
+
+
+# --- the network's judges ---------------------------------------------------------------------------------------------
+
+
+PROXY = {"http": "http://p:1", "https": "http://p:1"}
+
+
+def test_proxies_must_be_the_same_everywhere() -> None:
+    well(judge_proxies({}, {}, {}))
+    well(judge_proxies({"no": "localhost"}, {}, {}))
+    well(judge_proxies(PROXY, PROXY, PROXY))
+    well(judge_proxies({}, PROXY, PROXY))
+    bad(judge_proxies(PROXY, {}, PROXY), Verdict.WARN, "the engine pulls base images without a proxy")
+    bad(judge_proxies(PROXY, PROXY, {}), Verdict.WARN, "builds fetch without a proxy")
+    bad(judge_proxies({"http": "http://q:1"}, PROXY, PROXY), Verdict.WARN, "they differ")
+
+
+def test_no_password_of_a_proxy_is_shown() -> None:
+    secret = {"http": "http://me:secret@p:1"}
+    assert "secret" not in str(judge_proxies(secret, {}, {}))
+    assert "http http://p:1" in judge_proxies(secret, {}, {}).found
+
+
+def test_the_registry_must_know_us() -> None:
+    well(judge_login("", Login.NONE_NAMED))
+    well(judge_login("r:5000", Login.ACCEPTED))
+    bad(judge_login("r:5000", Login.UNREACHABLE, "no route"), Verdict.WARN, "no route")
+    bad(judge_login("r:5000", Login.DENIED, "401"), Verdict.FAIL, "docker login r:5000")
+
+
+def test_base_images_must_still_exist() -> None:
+    well(judge_bases({"a:1": BaseState.HELD, "b:1": BaseState.THERE}))
+    well(judge_bases({}))
+    bad(judge_bases({"a:1": BaseState.UNKNOWN, "b:1": BaseState.THERE}), Verdict.WARN, "a:1: unknown")
+    bad(judge_bases({"a:1": BaseState.UNKNOWN, "b:1": BaseState.GONE}), Verdict.FAIL, "builds on b:1")
+
+
+# --- probes -----------------------------------------------------------------------------------------------------------
+
+
+def test_probes_of_files(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("processor\t: 0\nflags\t\t: fpu avx2\nflags\t\t: other\n")
+    assert probes.cpu_flags(file) == {"fpu", "avx2"}
+    assert probes.gpu_driver(file) is None
+    assert probes.gpu_driver(tmp_path / "nothing") is None
+    file.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun  6 22:20:39 UTC 2023\n")
+    assert probes.gpu_driver(file) == "535.54.03"
+    file.write_text("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  555.42.06  Release Build\n")
+    assert probes.gpu_driver(file) == "555.42.06"
+    (tmp_path / "max_user_watches").write_text("8192\n")
+    assert probes.inotify_limits(tmp_path) == {"max_user_watches": 8192}
+
+
+def test_proxies_of_an_environment() -> None:
+    found = probes.environment_proxies(
+        {"HTTP_PROXY": "upper", "http_proxy": "lower", "NO_PROXY": "x", "https_proxy": ""}
+    )
+    assert found == {"http": "lower", "no": "x"}
+
+
+def test_disk_of_another_machine_is_not_looked_at() -> None:
+    assert probes.free_disk(engine(host="elsewhere", root="/")) is None
+
+
+class Answers:
+    """Stands for a registry."""
+
+    def __init__(self, answer: str | FactoryError | None) -> None:
+        self.answer = answer
+
+    def __call__(self, _host: str, **_more: object) -> Answers:
+        return self
+
+    def manifest_digest(self, _repository: str, _reference: str) -> str | None:
+        if isinstance(self.answer, FactoryError):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "login", "state"),
+    [
+        ("sha256:1", Login.ACCEPTED, BaseState.THERE),
+        (None, Login.ACCEPTED, BaseState.GONE),
+        (RegistryDeniedError("no", why="401"), Login.DENIED, BaseState.UNKNOWN),
+        (RegistryUnreachableError("no", why="no route"), Login.UNREACHABLE, BaseState.UNKNOWN),
+    ],
+)
+def test_what_a_registry_answers(
+    monkeypatch: pytest.MonkeyPatch, answer: str | FactoryError | None, login: Login, state: BaseState
+) -> None:
+    monkeypatch.setattr(probes, "Registry", Answers(answer))
+    monkeypatch.setattr(probes, "credentials_for", lambda _host: None)
+    assert probes.login("r.example.com:5000/team/image")[:2] == ("r.example.com:5000", login)
+
+    class Held:
+        @staticmethod
+        def image_id(reference: str) -> str | None:
+            return "sha256:1" if reference == "mine:1" else None
+
+    held: Engine = Held()  # type: ignore[assignment]  # it has all that is asked of it
+    assert probes.base_state("mine:1", held) is BaseState.HELD
+    assert probes.base_state(f"ubuntu:20.04@sha256:{'0' * 64}", held) is state
+    assert probes.base_state("ubuntu", held) is state
+
+
+def test_a_repository_without_a_registry_needs_no_login() -> None:
+    assert probes.login("team/image")[1] is Login.NONE_NAMED
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_tells_what_to_do() -> None:
+    rows = [
+        {"name": "engine", "verdict": "ok", "found": "version 26", "means": "", "remedy": ""},
+        {"name": "disk", "verdict": "fail", "found": "1 GiB free", "means": "no room", "remedy": "make some"},
+    ]
+    assert doctor_page(rows) == (
+        "ok    engine  version 26\n"
+        "fail  disk    1 GiB free\n"
+        "              It means: no room\n"
+        "              What to do: make some\n"
+        "\n"
+        "2 checks: 1 ok, 1 fail.\n"
+    )
+
+
+def test_without_an_engine_the_rest_is_looked_at_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nothing() -> EngineFacts:
+        raise EngineUnavailableError("The Docker engine does not answer.", remedy="start it")
+
+    monkeypatch.setattr(doctoring, "engine_facts", nothing)
+    asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
+    with pytest.raises(MachineUnfitError, match="1 check failed: engine"):
+        doctoring.examine(asked, json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert [check["name"] for check in found if check["verdict"] == "fail"] == ["engine"]
+    assert {"inotify", "CPU", "proxies", "registry login"} <= {check["name"] for check in found}

@@ -1,0 +1,140 @@
+"""engine/download.py and the ways out of a network of engine/http.py, against small servers on loopback."""
+
+from __future__ import annotations
+
+import base64
+import time
+from email.message import Message
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+
+from serving_factory.engine.download import fetch_text
+from serving_factory.engine.http import Answer, Asker, NoAnswerError, Route, Trouble
+from serving_factory.errors import DownloadError, DownloadFaultError, UsageError
+
+from .test_registry import FakeRegistry, fake
+
+__all__ = ["fake"]
+
+
+def serve(fake: FakeRegistry, status: int, body: bytes = b"") -> str:
+    fake.handler = lambda _, request: request.reply(status, body)
+    return f"http://{fake.host}/3.0.0/bazel.sha256"
+
+
+# --- a text -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_is_fetched(fake: FakeRegistry) -> None:
+    assert fetch_text(serve(fake, 200, b"abc\n")) == "abc\n"
+    assert fake.asked == ["GET /3.0.0/bazel.sha256"]
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_what_is_not_there_is_none(fake: FakeRegistry, status: int) -> None:
+    assert fetch_text(serve(fake, status)) is None
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_faults_are_worth_a_retry(fake: FakeRegistry, status: int) -> None:
+    with pytest.raises(DownloadFaultError) as caught:
+        fetch_text(serve(fake, status, b"too much"))
+    assert f"{status}: too much" in caught.value.why
+
+
+@pytest.mark.parametrize("status", [401, 403, 400])
+def test_refusals_are_not(fake: FakeRegistry, status: int) -> None:
+    with pytest.raises(DownloadError) as caught:
+        fetch_text(serve(fake, status))
+    assert not isinstance(caught.value, DownloadFaultError)
+    assert "network.bazel_mirror" in caught.value.remedy
+
+
+def test_a_cut_connection_is_worth_a_retry(fake: FakeRegistry) -> None:
+    fake.handler = lambda _, request: request.cut()
+    with pytest.raises(DownloadFaultError, match="could not be fetched"):
+        fetch_text(f"http://{fake.host}/x")
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(DownloadError, match="cannot be reached") as caught:
+        fetch_text("http://127.0.0.1:1/x")
+    assert not isinstance(caught.value, DownloadFaultError)
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/x"])
+def test_files_of_this_machine_are_no_downloads(url: str) -> None:
+    with pytest.raises(DownloadError, match="neither http nor https"):
+        fetch_text(url)
+
+
+def test_a_password_is_sent_and_not_shown(fake: FakeRegistry) -> None:
+    serve(fake, 403)
+    with pytest.raises(DownloadError) as caught:
+        fetch_text(f"http://me:s%40crit@{fake.host}/x")
+    assert fake.requests[0][2]["Authorization"] == "Basic " + base64.b64encode(b"me:s@crit").decode()
+    assert "crit" not in str(caught.value)
+
+
+# --- the way there ----------------------------------------------------------------------------------------------------
+
+
+def through(fake: FakeRegistry, **route: str) -> Asker:
+    fake.handler = lambda _, request: request.reply(200, b"by proxy")
+    return Asker(route=Route(proxies={"http": f"http://{fake.host}"}, **route), timeout=5)  # type: ignore[arg-type] # only no_proxy
+
+
+def test_a_networks_proxy_is_asked(fake: FakeRegistry) -> None:
+    answer = through(fake).ask("GET", "http://mirror.example.com/x")
+    assert (answer.status, answer.body) == (200, b"by proxy")
+    assert fake.asked == ["GET http://mirror.example.com/x"]
+
+
+def test_a_networks_proxy_goes_before_that_of_the_environment(
+    fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert through(fake).ask("GET", "http://mirror.example.com/x").body == b"by proxy"
+
+
+def test_hosts_that_need_no_proxy_are_asked_directly(fake: FakeRegistry) -> None:
+    through(fake, no_proxy="localhost,.invalid").ask("GET", "http://mirror.example.com/x")
+    with pytest.raises(NoAnswerError) as caught:
+        through(fake, no_proxy="localhost,.invalid").ask("GET", "http://mirror.invalid/x")
+    assert caught.value.trouble is Trouble.UNREACHABLE
+    assert fake.asked == ["GET http://mirror.example.com/x"]
+
+
+def test_without_one_the_environments_proxy_is_asked(fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", f"http://{fake.host}")
+    fake.handler = lambda _, request: request.reply(200, b"by proxy")
+    assert Asker(timeout=5).ask("GET", "http://mirror.example.com/x").body == b"by proxy"
+
+
+def test_certificates_that_are_none_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("no certificate\n")
+    with pytest.raises(UsageError, match=r"ca\.pem") as caught:
+        Asker(route=Route(ca_certificates=file))
+    assert "BEGIN CERTIFICATE" in caught.value.remedy
+
+
+# --- Retry-After ------------------------------------------------------------------------------------------------------
+
+
+def answer(retry_after: str) -> Answer:
+    headers = Message()
+    headers["Retry-After"] = retry_after
+    return Answer(429, headers, b"")
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    assert answer("120").retry_after == 120.0
+    assert answer(formatdate(time.time() + 60, usegmt=True)).retry_after == pytest.approx(60, abs=5)
+    assert answer(formatdate(0, usegmt=True)).retry_after == 0.0
+    assert answer("-1").retry_after is None
+    assert Answer(429, Message(), b"").retry_after is None

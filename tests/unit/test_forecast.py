@@ -1,0 +1,147 @@
+"""line/forecast.py, and how a forecast reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving_factory.line.forecast import NOTHING_TO_DO, Basis, Forecast, Outlook, Past, Wanted, forecast, total
+from serving_factory.line.results import Status, VariantResult
+from serving_factory.ui.forecasts import forecast_cells, forecast_line, truth_line
+from serving_factory.ui.tables import PlanRow, plan_table, summary_table
+
+ALL = ("compile", "extract", "inspect", "package", "smoke")
+
+
+def wanted(variant: str = "2.19.1-cpu-v3", *, run: tuple[str, ...] = ("compile",), upstream: bool = True) -> Wanted:
+    release, flavour, _ = variant.split("-")
+    return Wanted(variant=variant, release=release, flavour=flavour, toolchain="gcc", upstream=upstream, run=run)
+
+
+def past(variant: str, seconds: float, **more: int | str) -> Past:
+    release, flavour, _ = variant.split("-")
+    facts = {"stage": "compile", "toolchain": "gcc", **more}
+    return Past(variant=variant, release=release, flavour=flavour, seconds=seconds, **facts)  # type: ignore[arg-type]
+
+
+def one(wish: Wanted, *rows: Past, cores: int = 2) -> Forecast:
+    (found,) = forecast([wish], rows, cores=cores)
+    return found
+
+
+SIBLINGS = (past("1.15.0-mkl-v1", 400.0), past("2.19.1-cpu-v1", 90.0), past("2.19.1-cpu-v3", 60.0))
+
+
+@pytest.mark.parametrize(
+    ("rows", "basis", "seconds"),
+    [
+        (SIBLINGS, Basis.VARIANT, 60.0),
+        (SIBLINGS[:2], Basis.FLAVOUR, 90.0),
+        (SIBLINGS[:1], Basis.TOOLCHAIN, 400.0),
+        ((past("1.15.0-mkl-v1", 400.0, toolchain="another"),), Basis.ESTIMATE, 6 * 3600.0),
+    ],
+)
+def test_the_nearest_earlier_runs_count(rows: tuple[Past, ...], basis: Basis, seconds: float) -> None:
+    found = one(wanted(), *rows)
+    assert (found.basis, found.seconds) == (basis, seconds)
+
+
+def test_of_the_latest_three_runs_the_middle_counts() -> None:
+    rows = [past("2.19.1-cpu-v3", seconds) for seconds in (1000.0, 10.0, 50.0, 20.0)]
+    assert one(wanted(), *rows).seconds == 20.0
+    assert one(wanted(), *rows[:2]).seconds == 1000.0, "of two, the longer: rather too long than too short"
+
+
+def test_only_what_will_run_takes_time() -> None:
+    rows = [past("2.19.1-cpu-v3", 60.0, memory=5, download=7), past("2.19.1-cpu-v3", 3.0, stage="smoke")]
+    assert one(wanted(run=("compile", "smoke")), *rows).seconds == 63.0
+    smoke = one(wanted(run=("smoke",)), *rows)
+    assert (smoke.seconds, smoke.memory, smoke.download, smoke.basis) == (3.0, None, None, Basis.VARIANT)
+    assert forecast([wanted(run=())], rows, cores=2) == ()
+
+
+def test_memory_is_the_most_and_downloads_the_middle_of_what_was_measured() -> None:
+    rows = [past("2.19.1-cpu-v3", 60.0, memory=memory, download=memory) for memory in (5, 9, 7)]
+    found = one(wanted(), *rows)
+    assert (found.memory, found.download) == (9, 7)
+    found = one(wanted(), past("2.19.1-cpu-v3", 60.0))
+    assert (found.memory, found.download) == (None, None), "what was not measured is unknown, not nothing"
+
+
+def test_a_first_run_is_estimated_from_what_was_measured_by_hand() -> None:
+    """1.9.1: 28 min on 2 cores, peak 3.9 GB."""
+    found = one(wanted("1.9.1-cpu-v1"))
+    assert (found.seconds, found.memory, found.basis) == (28 * 60, 3_900_000_000, Basis.ESTIMATE)
+    more = one(wanted("1.9.1-cpu-v1"), cores=8)
+    assert (more.seconds, more.memory) == (7 * 60, 9_900_000_000)
+    later = one(wanted("2.0.0-cpu-v1"))
+    assert later.seconds
+    assert later.seconds > 28 * 60
+
+
+def test_another_source_tree_is_not_estimated_from_the_release() -> None:
+    found = one(wanted(upstream=False))
+    assert (found.seconds, found.memory, found.basis) == (None, None, Basis.NOTHING)
+    assert one(wanted(upstream=False), past("2.19.1-cpu-v1", 90.0)).seconds == 90.0
+
+
+def test_what_no_run_has_been_through_is_allowed_for() -> None:
+    allowed = one(wanted(run=ALL), past("2.19.1-cpu-v3", 60.0)).seconds
+    assert allowed
+    assert 60 < allowed < 300
+
+
+def known(variant: str, seconds: float, memory: int | None = None, basis: Basis = Basis.VARIANT) -> Forecast:
+    return Forecast(variant=variant, seconds=seconds, memory=memory, download=memory, basis=basis)
+
+
+UNKNOWN = Forecast(variant="u", seconds=None, memory=None, download=None, basis=Basis.NOTHING)
+
+
+def test_a_total_adds_up_by_how_many_run_at_once() -> None:
+    forecasts = [known("a", 60.0, 4), known("b", 20.0, 2), known("c", 40.0, 3), UNKNOWN]
+    alone = total(forecasts)
+    assert (alone.seconds, alone.memory, alone.download) == (120.0, 4, 9)
+    assert (alone.unknown, alone.estimated) == (1, False)
+    assert total(forecasts, at_once=2).memory == 7
+    assert total(forecasts, at_once=2).seconds == 60.0
+    assert total(forecasts, at_once=9).seconds == 60.0, "no run is shorter than its longest variant"
+    assert total([known("a", 60.0, basis=Basis.ESTIMATE)]).estimated
+    assert total([UNKNOWN]).seconds is None
+
+
+def outlook(*forecasts: Forecast) -> Outlook:
+    return Outlook(forecasts, total(forecasts))
+
+
+def test_a_forecast_in_words() -> None:
+    assert forecast_line(NOTHING_TO_DO) == ""
+    assert forecast_line(outlook(UNKNOWN)) == "Forecast: none; no earlier run is like this one.\n"
+    assert forecast_line(outlook(known("a", 60.0, 2**30))) == (
+        "Forecast: about 1 min 00 s, peak memory 1,024.0 MiB, downloads 1,024.0 MiB, from earlier runs.\n"
+    )
+    told = forecast_line(outlook(known("a", 60.0, basis=Basis.ESTIMATE), UNKNOWN))
+    assert "peak memory unknown, downloads unknown, in part an estimate from the release's size" in told
+    assert "; 1 more of which nothing is known." in told
+
+
+def test_a_dry_run_shows_the_forecast_beside_the_plan() -> None:
+    row = PlanRow(variant="a", run=("compile",), because="compile has not been done", forecast=known("a", 60.0))
+    text = plan_table([row, PlanRow(variant="b", up_to_date=("compile",))])
+    assert "foretold from" in text
+    assert "1 min 00 s" in text
+    assert "its own earlier runs" in text
+    assert forecast_cells(None) == ("", "", "", "")
+    assert "foretold" not in plan_table([PlanRow(variant="b", up_to_date=("compile",))])
+
+
+def built(variant: str, status: Status = Status.BUILT) -> VariantResult:
+    return VariantResult(variant=variant, status=status, seconds=70.0)
+
+
+def test_the_truth_stands_against_the_forecast() -> None:
+    expected = outlook(known("a", 60.0))
+    assert truth_line(expected, [built("a")], 75.0) == "Foretold 1 min 00 s, took 1 min 15 s.\n"
+    assert truth_line(expected, [built("a", Status.FAILED)], 75.0) == "", "half a run proves no forecast wrong"
+    assert truth_line(NOTHING_TO_DO, [built("a", Status.UP_TO_DATE)], 1.0) == ""
+    assert "foretold" in summary_table([built("a")], foretold=expected.seconds)
+    assert "foretold" not in summary_table([built("a")])

@@ -1,0 +1,115 @@
+"""`history` and `report`, from the records and the file to the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from serving_factory.commands.remembering import show_history, show_report
+from serving_factory.commands.shared import Asked, Checkout
+from serving_factory.errors import UnknownNameError, UsageError
+from serving_factory.line.events import StageName
+from serving_factory.line.history.recorder import Recorder
+from serving_factory.line.job import Job, Site
+from serving_factory.line.measures import measure
+from serving_factory.line.records import Record, write_record
+from serving_factory.line.results import Status, VariantResult
+from serving_factory.recipes.recipe import recipe_for
+
+from .matrices import ROOT, load, write
+
+V1 = "2.19.1-cpu-v1"
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(ROOT, tmp_path / "build")
+
+
+def run(checkout: Checkout, status: Status, seconds: float = 3.0) -> None:
+    matrix = load(checkout.build.parent)
+    job = Job(recipe=recipe_for(matrix.variants[0], matrix), site=Site(build=checkout.build, models=checkout.build))
+    listener = Recorder(checkout.build, [job], command="build", matrix="m.yaml")
+    listener.end([VariantResult(variant=V1, status=status, seconds=seconds)])
+
+
+def test_before_the_first_run(checkout: Checkout, capsys: Captured) -> None:
+    show_history(checkout, [], json=False)
+    show_history(checkout, [], json=True)
+    assert capsys.readouterr().out == "No run yet in this checkout.\n[]\n"
+    with pytest.raises(UnknownNameError, match="there is no run 1; there is none yet"):
+        show_history(checkout, ["1"], json=False)
+
+
+def test_runs_are_listed_shown_and_compared(checkout: Checkout, capsys: Captured) -> None:
+    run(checkout, Status.FAILED)
+    run(checkout, Status.BUILT)
+    show_history(checkout, [], json=False)
+    listed = capsys.readouterr().out
+    assert listed.index("1 built") < listed.index("1 failed"), "the latest first"
+    show_history(checkout, ["2"], json=False)
+    assert f"{V1}  built" in capsys.readouterr().out
+    show_history(checkout, ["1", "2"], json=False)
+    assert f"{V1}  status  failed  built" in capsys.readouterr().out
+    show_history(checkout, ["2", "2"], json=False)
+    assert "nothing changed" in capsys.readouterr().out
+
+
+def test_the_same_for_machines(checkout: Checkout, capsys: Captured) -> None:
+    run(checkout, Status.FAILED)
+    run(checkout, Status.BUILT)
+    show_history(checkout, [], json=True)
+    assert [one["counts"] for one in json.loads(capsys.readouterr().out)] == [{"built": 1}, {"failed": 1}]
+    show_history(checkout, ["1"], json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["id"], found["stages"], found["variants"][0]["status"]) == (1, [], "failed")
+    show_history(checkout, ["1", "2"], json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["changes"] == [{"variant": V1, "what": "status", "before": "failed", "after": "built"}]
+
+
+def test_a_wrong_run_is_told(checkout: Checkout) -> None:
+    run(checkout, Status.BUILT)
+    with pytest.raises(UnknownNameError, match="there is no run 7; the latest is 1"):
+        show_history(checkout, ["1", "7"], json=False)
+    with pytest.raises(UsageError, match="'latest' is no number"):
+        show_history(checkout, ["latest"], json=False)
+
+
+def record(stage: StageName, **outputs: object) -> Record:
+    return Record(variant=V1, stage=stage, key="k", started="then", seconds=71.4, outputs=outputs)
+
+
+COMPILED = record(
+    StageName.COMPILE, actions=60, runners={"processwrapper-sandbox": 40, "disk cache hit": 12, "internal": 8}
+)
+
+
+def test_what_a_record_lacks_is_absent_not_nothing() -> None:
+    nothing = measure(V1, {})
+    assert (nothing.actions, nothing.disk_cache_hits, nothing.wall_seconds) == (None, None, None)
+    found = measure(V1, {StageName.COMPILE: COMPILED})
+    assert (found.wall_seconds, found.actions, found.local) == (71.4, 60, 40)
+    assert (found.disk_cache_hits, found.remote_cache_hits) == (12, 0)
+    assert (found.peak_memory_bytes, found.image_size) == (None, None)
+    old = measure(V1, {StageName.COMPILE: record(StageName.COMPILE, actions=None, runners={})})
+    assert (old.actions, old.local, old.disk_cache_hits) == (None, None, None), "a Bazel that tells nothing"
+
+
+def test_the_report_tells_what_the_records_do(checkout: Checkout, tmp_path: Path, capsys: Captured) -> None:
+    file = write(tmp_path, (ROOT / "samples" / "matrix.yaml").read_text("utf-8").replace("source: model_server\n", ""))
+    asked = Asked(checkout=Checkout(tmp_path, checkout.build), matrix=str(file), variants=[V1])
+    write_record(checkout.build / V1, COMPILED)
+    write_record(checkout.build / V1, record(StageName.EXTRACT, size=5 * 2**20))
+    show_report(asked, json=False)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["actions", "60"] in lines
+    assert ["binary", "5.0", "MiB"] in lines
+    assert ["peak", "memory", "absent"] in lines
+    assert ["smoke", "checks", "absent"] in lines
+    show_report(asked, json=True)
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["variant"], found["actions"], found["peak_memory_bytes"]) == (V1, 60, None)

@@ -1,0 +1,290 @@
+"""The vault: archives as a code host serves them, from real git repositories."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import tarfile
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from serving_factory.catalogue.releases import releases
+from serving_factory.commands.vaulting import vault
+from serving_factory.engine.git import ArchiveFormat, commit_of, origin_name, write_archive
+from serving_factory.errors import GitError, PinnedDiffersError, UsageError
+from serving_factory.line.vault import archive_folder, archive_name, make_archive
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+WHEN = "2018-07-04T12:00:00+0000"  # in Los Angeles it is 5 in the morning
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A bare mirror, and the one commit in it."""
+
+    folder: Path
+    commit: str
+
+
+def git(folder: Path, *arguments: str) -> str:
+    env = {**os.environ, "GIT_AUTHOR_DATE": WHEN, "GIT_COMMITTER_DATE": WHEN}
+    names = ("-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "init.defaultBranch=main")
+    done = subprocess.run(
+        ["git", "-C", str(folder), *names, *arguments], capture_output=True, text=True, env=env, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Mirror:
+    work = tmp_path_factory.mktemp("vault") / "re2"
+    work.mkdir()
+    git(work, "init", "--quiet")
+    (work / ".gitattributes").write_text("version export-subst\nnotes export-ignore\n")
+    (work / "version").write_text("commit $Format:%H$\n")
+    (work / "notes").write_text("for nobody else\n")
+    (work / "run.sh").write_text("#!/bin/sh\n" + "echo much the same\n" * 5000)
+    (work / "run.sh").chmod(0o755)
+    git(work, "add", ".")
+    git(work, "commit", "--quiet", "-m", "one")
+    git(work, "tag", "v1.2")
+    git(work, "tag", "--annotate", "-m", "more", "release/1.2+more")
+    git(work, "branch", "feature/x")
+    folder = work.parent / "mirrored"
+    git(work.parent, "clone", "--quiet", "--mirror", str(work), str(folder))
+    return Mirror(folder, git(work, "rev-parse", "HEAD"))
+
+
+def make(
+    mirror: Mirror, ref: str, output: Path, *, form: ArchiveFormat = ArchiveFormat.TAR_GZ, **pins: str
+) -> tuple[Path, str]:
+    made = make_archive(mirror.folder, ref, repository="re2", form=form, output=output, pins=pins)
+    return made.file, made.folder
+
+
+# --- the host's rules -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ref", "folder"),
+    [
+        ("v1.2", "re2-1.2/"),
+        ("V1.2", "re2-1.2/"),
+        ("1.2", "re2-1.2/"),
+        ("version1", "re2-version1/"),
+        ("release/1.2", "re2-release-1.2/"),
+        ("a/b/v1", "re2-a-b-v1/"),
+        ("1.2+more", "re2-1.2-more/"),
+        ("1.2--rc", "re2-1.2-rc/"),
+        (COMMIT, f"re2-{COMMIT}/"),
+        (COMMIT[:7], f"re2-{COMMIT}/"),
+        ("abcdef0", "re2-abcdef0/"),
+    ],
+)
+def test_the_folder_is_named_as_the_host_names_it(ref: str, folder: str) -> None:
+    assert archive_folder("re2", ref, COMMIT) == folder
+
+
+def test_the_file_has_the_base_name_of_the_url() -> None:
+    assert archive_name("v1.2", ArchiveFormat.TAR_GZ) == "v1.2.tar.gz"
+    assert archive_name("release/1.2", ArchiveFormat.ZIP) == "1.2.zip"
+
+
+# --- archives ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ref", "folder", "name"),
+    [
+        ("v1.2", "re2-1.2", "v1.2.tar.gz"),
+        ("release/1.2+more", "re2-release-1.2-more", "1.2+more.tar.gz"),
+        ("feature/x", "re2-feature-x", "x.tar.gz"),
+        ("main", "re2-main", "main.tar.gz"),
+    ],
+)
+def test_a_tar_gz_is_git_archive_through_gzip(mirror: Mirror, tmp_path: Path, ref: str, folder: str, name: str) -> None:
+    file, told = make(mirror, ref, tmp_path / "out")
+    assert (file.name, told) == (name, f"{folder}/")
+    with tarfile.open(file) as archive:
+        assert archive.getnames() == [folder, *(f"{folder}/{name}" for name in (".gitattributes", "run.sh", "version"))]
+        assert archive.getmember(f"{folder}/run.sh").mode == 0o775
+        version = archive.extractfile(f"{folder}/version")
+        assert version
+        assert version.read().decode() == f"commit {mirror.commit}\n"
+    tar = subprocess.run(
+        ["git", "-C", mirror.folder, "archive", "--format=tar", f"--prefix={folder}/", mirror.commit],
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert gzip.decompress(file.read_bytes()) == tar
+    packed = subprocess.run(["gzip", "-cn"], input=tar, capture_output=True, check=True).stdout
+    assert file.read_bytes() == packed
+
+
+def test_a_commit_can_be_given_in_part(mirror: Mirror, tmp_path: Path) -> None:
+    file, folder = make(mirror, mirror.commit[:8], tmp_path)
+    assert (file.name, folder) == (f"{mirror.commit[:8]}.tar.gz", f"re2-{mirror.commit}/")
+
+
+def test_a_zip_has_the_times_of_los_angeles(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    file, _ = make(mirror, "v1.2", tmp_path, form=ArchiveFormat.ZIP)
+    with zipfile.ZipFile(file) as archive:
+        assert archive.comment.decode() == mirror.commit
+        assert {one.date_time for one in archive.infolist()} == {(2018, 7, 4, 5, 0, 0)}
+
+
+def test_a_zip_needs_to_know_the_zone(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving_factory.engine.git._HOST_ZONE", "America/Nowhere")
+    with pytest.raises(GitError, match="does not know the time zone"):
+        make(mirror, "v1.2", tmp_path, form=ArchiveFormat.ZIP)
+
+
+def test_what_a_user_has_set_changes_no_byte(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = make(mirror, "v1.2", tmp_path / "plain")[0].read_bytes()
+    (tmp_path / ".gitconfig").write_text(
+        f'[tar]\numask = 0077\n[tar "tar.gz"]\ncommand = gzip -9\n[core]\nautocrlf = true\n'
+        f"attributesFile = {tmp_path / 'attributes'}\n"
+    )
+    (tmp_path / "attributes").write_text("run.sh export-ignore\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GZIP", "-9")
+    assert make(mirror, "v1.2", tmp_path / "set")[0].read_bytes() == plain
+
+
+def test_what_git_does_not_know_is_told(mirror: Mirror, tmp_path: Path) -> None:
+    with pytest.raises(GitError, match=r"has nothing of the name v9\.9"):
+        make(mirror, "v9.9", tmp_path)
+    with pytest.raises(GitError, match="git fails in") as caught:
+        commit_of(tmp_path, "v1.2")
+    assert "not a git repository" in caught.value.why
+    with pytest.raises(GitError, match="git fails in"):
+        write_archive(mirror.folder, "0" * 40, prefix="a/", form=ArchiveFormat.ZIP, file=tmp_path / "a.zip")
+
+
+def test_a_machine_without_git_is_told(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(GitError, match="the git command is not there"):
+        commit_of(mirror.folder, "v1.2")
+
+
+@pytest.mark.parametrize(
+    ("origin", "name"),
+    [
+        ("https://code.example.com/google/re2.git", "re2"),
+        ("https://code.example.com/google/re2/", "re2"),
+        ("git@code.example.com:re2.git", "re2"),
+        ("/mirrors/re2/.git", "re2"),
+        ("", "somewhere"),
+    ],
+)
+def test_the_origin_tells_the_name(tmp_path: Path, origin: str, name: str) -> None:
+    folder = tmp_path / "somewhere.git"
+    folder.mkdir()
+    git(folder, "init", "--quiet", "--bare")
+    if origin:
+        git(folder, "remote", "add", "origin", origin)
+    assert origin_name(folder) == name
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def sha256_of(mirror: Mirror, folder: Path, ref: str) -> str:
+    return hashlib.sha256(make(mirror, ref, folder)[0].read_bytes()).hexdigest()
+
+
+def run(mirror: Mirror, *refs: str, output: Path, pinned: tuple[str, ...] = (), repository: str = "") -> None:
+    words = ("archive", str(mirror.folder), *refs)
+    vault(words, output=output, pinned=pinned, repository=repository, as_zip=False, json=True)
+
+
+def test_an_archive_that_is_the_pinned_one_is_kept(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = sha256_of(mirror, tmp_path / "once", "v1.2")
+    run(mirror, "v1.2", "main", output=tmp_path / "out", pinned=(f"v1.2=sha256:{right}",))
+    first, second = json.loads(capsys.readouterr().out)
+    assert first == {
+        "ref": "v1.2",
+        "commit": mirror.commit,
+        "file": str(tmp_path / "out" / "v1.2.tar.gz"),
+        "folder": "re2-1.2/",
+        "size": (tmp_path / "out" / "v1.2.tar.gz").stat().st_size,
+        "sha256": right,
+        "pinned": right,
+        "matches": True,
+    }
+    assert (second["pinned"], second["matches"]) == (None, None)
+
+
+def test_an_archive_that_is_not_the_pinned_one_is_not_kept(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = sha256_of(mirror, tmp_path / "once", "main")
+    with pytest.raises(PinnedDiffersError, match="1 archive of 2") as caught:
+        run(mirror, "v1.2", "main", output=tmp_path / "out", pinned=(f"v1.2.tar.gz={'0' * 64}", f"main={right}"))
+    assert f"pinned is {'0' * 64}, made was" in caught.value.why
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["main.tar.gz"]
+    assert [one["matches"] for one in json.loads(capsys.readouterr().out)] == [False, True]
+
+
+def test_pins_come_from_a_preflight_report(mirror: Mirror, tmp_path: Path) -> None:
+    entry = {
+        "file": "v1.2.tar.gz",
+        "sha256": "1" * 64,
+        "urls": ["https://code.example.com/google/re2/archive/v1.2.tar.gz"],
+    }
+    other = {**entry, "sha256": "2" * 64, "urls": ["https://code.example.com/google/re3/archive/v1.2.tar.gz"]}
+    unpinned = {**entry, "file": "v1.3.tar.gz", "sha256": None}
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"missing": [entry, other, unpinned]}))
+    with pytest.raises(PinnedDiffersError) as caught:
+        run(mirror, "v1.2", output=tmp_path, pinned=(str(report),))
+    assert f"pinned is {'1' * 64}" in caught.value.why
+
+
+def test_the_catalogue_pins_tensorflow(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = releases()["1.9.1"]
+    assert release.tensorflow_sha256
+    here = {"1.9.1": replace(release, tensorflow_commit=mirror.commit)}
+    monkeypatch.setattr("serving_factory.commands.vaulting.releases", lambda: here)
+    with pytest.raises(PinnedDiffersError) as caught:
+        run(mirror, mirror.commit, output=tmp_path, repository="tensorflow")
+    assert f"pinned is {release.tensorflow_sha256}" in caught.value.why
+    capsys.readouterr()
+    run(mirror, mirror.commit, output=tmp_path)
+    assert json.loads(capsys.readouterr().out)[0]["pinned"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "vault cannot do ``"),
+        (("archive",), "vault cannot do `archive`"),
+        (("archive", "somewhere"), "vault cannot do `archive somewhere`"),
+        (("unpack", "a", "b"), "vault cannot do `unpack a b`"),
+        (("archive", "/nowhere", "v1"), "/nowhere is no folder"),
+    ],
+)
+def test_what_makes_no_sense_is_told(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        vault(words, output=tmp_path, pinned=(), repository="", as_zip=False, json=False)
+    assert caught.value.what == told
+
+
+@pytest.mark.parametrize("text", [None, "[]", '{"missing": [{}]}', "no json", "\xff"])
+def test_a_pin_that_is_none_is_told(mirror: Mirror, tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "v1.2=0123"
+    if text is not None:
+        file.write_text(text, encoding="latin-1")
+    with pytest.raises(UsageError, match="neither NAME=SHA256 nor a report"):
+        run(mirror, "v1.2", output=tmp_path, pinned=(str(file),))
