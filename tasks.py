@@ -411,6 +411,7 @@ def build(
         from serving_factory.commands.working import build as run_build
 
         how = HowToRun(
+            locked=locked,
             parallel=parallel,
             jobs=jobs,
             memory=memory,
@@ -418,8 +419,7 @@ def build(
             max_minutes=max_minutes,
             variant_minutes=variant_minutes,
         )
-        asked = _asked(matrix, target, release, variant)
-        run_build(asked, registry=registry, dry_run=dry_run, json=json, locked=locked, how=how)
+        run_build(_asked(matrix, target, release, variant), registry=registry, dry_run=dry_run, json=json, how=how)
 
 
 def _stage_task(name: str, text: str) -> object:

@@ -124,7 +124,7 @@ def test_a_damaged_cache_is_dropped_and_the_build_tried_once_more(tiny: Checkout
 
 
 def test_a_bazel_below_the_minimum_is_refused_before_any_work(tiny: Checkout) -> None:
-    with tiny.edited(MATRIX, "\nsource: model_server\n", "\n"):
+    with tiny.edited(MATRIX, "\nsource: model_server\n", "\n# upstream's own source\n"):
         outcome = tiny.build("--variant", V1)
         error = outcome.error(15, "BazelTooOldError")
         assert error["what"].startswith(f"{V1}: Bazel 4.2.3 is older than 6.5.0")

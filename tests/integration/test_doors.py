@@ -32,6 +32,8 @@ BASE = "serving-factory/base:bookworm"
 SNAPSHOT = "20260301T000000Z"
 DOCUMENTED = ROOT / "docs" / "matrix.md"
 
+pytestmark = pytest.mark.timeout(1200)  # on a bare machine a toolchain is installed
+
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
@@ -164,7 +166,7 @@ def devel_image(checkout: Checkout, env: Mapping[str, str], tag: str) -> None:
     variant = next(variant for variant in matrix.variants if variant.id == V1)
     recipe = recipe_for(variant, matrix)
     job = Job(recipe=recipe, site=Site(build=checkout.folder / "build" / "samples", models=checkout.folder))
-    with secret_files(checkout.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(recipe)}) as secrets:
+    with secret_files(checkout.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(job)}) as secrets:
         request = BuildRequest(
             dockerfile=job.devel_context / "Dockerfile",
             context=job.devel_context,

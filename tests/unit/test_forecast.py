@@ -12,9 +12,13 @@ from serving_factory.ui.tables import PlanRow, plan_table, summary_table
 ALL = ("compile", "extract", "inspect", "package", "smoke")
 
 
-def wanted(variant: str = "2.19.1-cpu-v3", *, run: tuple[str, ...] = ("compile",), upstream: bool = True) -> Wanted:
+def wanted(
+    variant: str = "2.19.1-cpu-v3", *, run: tuple[str, ...] = ("compile",), upstream: bool = True, jobs: int = 2
+) -> Wanted:
     release, flavour, _ = variant.split("-")
-    return Wanted(variant=variant, release=release, flavour=flavour, toolchain="gcc", upstream=upstream, run=run)
+    return Wanted(
+        variant=variant, release=release, flavour=flavour, toolchain="gcc", upstream=upstream, run=run, jobs=jobs
+    )
 
 
 def past(variant: str, seconds: float, **more: int | str) -> Past:
@@ -23,8 +27,8 @@ def past(variant: str, seconds: float, **more: int | str) -> Past:
     return Past(variant=variant, release=release, flavour=flavour, seconds=seconds, **facts)  # type: ignore[arg-type]
 
 
-def one(wish: Wanted, *rows: Past, cores: int = 2) -> Forecast:
-    (found,) = forecast([wish], rows, cores=cores)
+def one(wish: Wanted, *rows: Past) -> Forecast:
+    (found,) = forecast([wish], rows)
     return found
 
 
@@ -56,7 +60,7 @@ def test_only_what_will_run_takes_time() -> None:
     assert one(wanted(run=("compile", "smoke")), *rows).seconds == 63.0
     smoke = one(wanted(run=("smoke",)), *rows)
     assert (smoke.seconds, smoke.memory, smoke.download, smoke.basis) == (3.0, None, None, Basis.VARIANT)
-    assert forecast([wanted(run=())], rows, cores=2) == ()
+    assert forecast([wanted(run=())], rows) == ()
 
 
 def test_memory_is_the_most_and_downloads_the_middle_of_what_was_measured() -> None:
@@ -71,7 +75,7 @@ def test_a_first_run_is_estimated_from_what_was_measured_by_hand() -> None:
     """1.9.1: 28 min on 2 cores, peak 3.9 GB."""
     found = one(wanted("1.9.1-cpu-v1"))
     assert (found.seconds, found.memory, found.basis) == (28 * 60, 3_900_000_000, Basis.ESTIMATE)
-    more = one(wanted("1.9.1-cpu-v1"), cores=8)
+    more = one(wanted("1.9.1-cpu-v1", jobs=8))
     assert (more.seconds, more.memory) == (7 * 60, 9_900_000_000)
     later = one(wanted("2.0.0-cpu-v1"))
     assert later.seconds
@@ -97,16 +101,16 @@ def known(variant: str, seconds: float, memory: int | None = None, basis: Basis 
 UNKNOWN = Forecast(variant="u", seconds=None, memory=None, download=None, basis=Basis.NOTHING)
 
 
-def test_a_total_adds_up_by_how_many_run_at_once() -> None:
+def test_a_total_adds_up_wave_by_wave() -> None:
     forecasts = [known("a", 60.0, 4), known("b", 20.0, 2), known("c", 40.0, 3), UNKNOWN]
     alone = total(forecasts)
     assert (alone.seconds, alone.memory, alone.download) == (120.0, 4, 9)
     assert (alone.unknown, alone.estimated) == (1, False)
-    assert total(forecasts, at_once=2).memory == 7
-    assert total(forecasts, at_once=2).seconds == 60.0
-    assert total(forecasts, at_once=9).seconds == 60.0, "no run is shorter than its longest variant"
+    waves = total(forecasts, {"a": 1, "b": 2, "c": 2, "u": 2})
+    assert (waves.seconds, waves.memory, waves.download) == (100.0, 5, 9)
     assert total([known("a", 60.0, basis=Basis.ESTIMATE)]).estimated
-    assert total([UNKNOWN]).seconds is None
+    nothing = total([UNKNOWN])
+    assert (nothing.seconds, nothing.memory, nothing.download) == (None, None, None)
 
 
 def outlook(*forecasts: Forecast) -> Outlook:

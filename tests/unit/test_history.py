@@ -16,7 +16,7 @@ import pytest
 
 from serving_factory.errors import CompileError, HistoryError
 from serving_factory.line.events import Event, EventKind, StageName
-from serving_factory.line.forecast import Basis, Forecast, Outlook, total
+from serving_factory.line.forecast import NOTHING_TO_DO, Basis, Forecast, Outlook, total
 from serving_factory.line.history.changes import changes
 from serving_factory.line.history.outlook import outlook_of
 from serving_factory.line.history.recorder import Recorder, numbers
@@ -31,9 +31,9 @@ from serving_factory.line.history.store import (
     read_variants,
 )
 from serving_factory.line.job import Job, Site
-from serving_factory.line.plan import PlannedVariant
 from serving_factory.line.records import Record, write_record
 from serving_factory.line.results import Status, VariantResult
+from serving_factory.line.schedule import one_by_one
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import document, load
@@ -156,16 +156,17 @@ def test_only_the_latest_runs_of_a_stage_are_looked_at(build: Path, jobs: list[J
 
 def test_the_forecast_comes_from_the_history(build: Path, jobs: list[Job]) -> None:
     recipes = [job.recipe for job in jobs]
-    run = (StageName.COMPILE,)
-    plan = [PlannedVariant(toolchain="t", variant=name, run=run, up_to_date=(), because="new") for name in (V1, V3)]
-    assert [one.basis for one in outlook_of(recipes, plan, build, cores=2).forecasts] == [Basis.ESTIMATE] * 2
+    runs = dict.fromkeys((V1, V3), (StageName.COMPILE,))
+    turns = one_by_one([V1, V3])
+    assert [one.basis for one in outlook_of(recipes, runs, turns, build).forecasts] == [Basis.ESTIMATE] * 2
+    assert outlook_of(recipes, {V1: ()}, turns, build) == NOTHING_TO_DO
     listener = recorder(build, jobs)
     work(listener, jobs[0])
     listener.end([result(jobs[0])])
-    found = outlook_of(recipes, plan, build, cores=2)
+    found = outlook_of(recipes, runs, turns, build)
     assert [(one.basis, one.seconds) for one in found.forecasts] == [(Basis.VARIANT, 2.5), (Basis.FLAVOUR, 2.5)]
     (build / FILE).write_bytes(b"no database" * 100)
-    assert outlook_of(recipes, plan, build, cores=2).forecasts[0].basis is Basis.ESTIMATE
+    assert outlook_of(recipes, runs, turns, build).forecasts[0].basis is Basis.ESTIMATE
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

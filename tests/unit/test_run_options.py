@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from serving_factory.line.job import Job, Site
 from serving_factory.line.run_options import bazelrc
 from serving_factory.line.schedule import Share
 from serving_factory.recipes.recipe import recipe_for
@@ -26,7 +27,12 @@ def test_each_bazel_is_told_in_words_that_it_knows(tmp_path: Path, version: str,
     matrix = load(tmp_path)
     recipe = recipe_for(matrix.variants[0], matrix)
     toolchain = replace(recipe.toolchain, bazel=replace(recipe.toolchain.bazel, version=version))
-    assert bazelrc(replace(recipe, toolchain=toolchain), Share(jobs=3, memory=5 * 2**30)).splitlines() == lines
+    job = Job(
+        recipe=replace(recipe, toolchain=toolchain),
+        site=Site(build=tmp_path, models=tmp_path),
+        share=Share(jobs=3, memory=5 * 2**30),
+    )
+    assert bazelrc(job).splitlines() == lines
 
 
 def test_what_a_build_may_use_is_no_part_of_what_it_is(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_plan_table() -> None:
         PlanRow(variant="b", up_to_date=("compile", "package", "smoke")),
     ]
     assert plan_table(rows, machine=(8, 20 * 2**30)) == (
-        "wave  variant  would run      up to date             jobs   may use  because\n"
+        "wave  variant  would run      up to date             jobs    memory  because\n"
         "----  -------  -------------  ---------------------  ----  --------  ---------------\n"
         "   1  a        package smoke  compile                   1   2.0 GiB  a label changed\n"
         "   2  c        compile                                  8  16.0 GiB  new; after a\n"

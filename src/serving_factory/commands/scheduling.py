@@ -27,6 +27,7 @@ class HowToRun:
     """What a user says of how a run is to go, as it was typed; empty where nothing was.
 
     Args:
+        locked: start from nothing that is not locked.
         parallel: how many variants work at once, at most.
         jobs: compilers at once, of each compile.
         memory: of each compile, such as `16GiB`.
@@ -35,6 +36,7 @@ class HowToRun:
         variant_minutes: each variant may take.
     """
 
+    locked: bool = False
     parallel: str = ""
     jobs: str = ""
     memory: str = ""

@@ -7,7 +7,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 
 from invoke.exceptions import Exit
 
@@ -22,7 +23,7 @@ from serving_factory.line.history.recorder import Recorder
 from serving_factory.line.job import Job, Site, Stage
 from serving_factory.line.lock import hold_lock
 from serving_factory.line.place import build_folder
-from serving_factory.line.plan import PlannedVariant, candidates, plan_line, planned_candidates
+from serving_factory.line.plan import candidates, plan_line, planned_candidates
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.line.schedule import Limits, Schedule, one_by_one, schedule
 from serving_factory.line.scheduler import run_line
@@ -41,17 +42,17 @@ _ALONE = {"compile": (COMPILE, EXTRACT), "inspect": (INSPECT,), "package": (PACK
 """The stages that each of the small tasks runs."""
 
 
-def build(asked: Asked, *, registry: str, dry_run: bool, json: bool, locked: bool, how: HowToRun) -> None:
+def build(asked: Asked, *, registry: str, dry_run: bool, json: bool, how: HowToRun) -> None:
     """Take the chosen variants through the whole line; with a registry, to it.
 
     Raises:
-        NotLockedError: with `locked`, something that they start from is not in the lock file.
+        NotLockedError: what may only start from what is locked would start from something else.
     """
     stages = (*BUILD, *_push_stages()) if registry else BUILD
     if dry_run:
-        _print_plan(asked, stages, registry=registry, json=json, locked=locked, how=how)
+        _print_plan(asked, stages, registry=registry, json=json, how=how)
     else:
-        _run(asked, stages, registry=registry, json=json, locked=locked, how=how)
+        _run(asked, stages, registry=registry, json=json, how=how)
 
 
 def run_stage(name: str, asked: Asked, *, json: bool) -> None:
@@ -100,94 +101,69 @@ def _site(asked: Asked, registry: str = "") -> Site:
     return Site(build=folder, models=asked.checkout.models, registry=registry or None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Chosen:
-    """What a run is about: recipes, variants without one, the bases that nothing pins, and limits."""
-
-    recipes: tuple[Recipe, ...]
-    lacking: tuple[Lacking, ...]
-    unpinned: tuple[str, ...]
-    limits: Limits
-
-
-def _choose(asked: Asked, how: HowToRun, *, locked: bool) -> _Chosen:
+def _recipes(asked: Asked, how: HowToRun) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...], tuple[str, ...], Limits]:
+    """Recipes, variants without one, the bases that nothing pins, and what the run may use."""
     matrix = asked.load()
     chosen = asked.choose(matrix)
-    if locked:
+    if how.locked:
         require_locked(chosen, matrix)
-    recipes, lacking = recipes_for(chosen, matrix)
-    return _Chosen(
-        recipes=recipes,
-        lacking=lacking,
-        unpinned=unpinned_bases(chosen, matrix),
-        limits=how.limits(matrix.resources),
-    )
+    return (*recipes_for(chosen, matrix), unpinned_bases(chosen, matrix), how.limits(matrix.resources))
 
 
-def _schedule(jobs: Sequence[Job], stages: Sequence[Stage], limits: Limits, site: Site) -> Schedule:
-    """Who works when. Without an engine nobody can: one after the other then, as far as they come."""
+def _schedule(
+    jobs: Sequence[Job], stages: Sequence[Stage], limits: Limits, site: Site, build: Path
+) -> tuple[Schedule, Outlook]:
+    """Who works when, and what it takes. Without an engine nobody can: one after the other, as far as they come."""
     budget = budget_of(site, stages)
     if budget is None:
-        return one_by_one([job.recipe.variant.id for job in jobs])
-    return schedule(candidates(jobs, stages), budget, limits)
+        return one_by_one([job.recipe.variant.id for job in jobs]), NOTHING_TO_DO
+    work = candidates(jobs, stages)
+    turns = schedule(work, budget, limits)
+    # Only compiles are foretold: next to them all else hardly counts.
+    runs = {one.variant: [stage.name for stage in stages] for one in work if one.compiles}
+    return turns, outlook_of([job.recipe for job in jobs], runs, turns, build)
 
 
 def _run(
-    asked: Asked,
-    stages: Sequence[Stage],
-    *,
-    registry: str = "",
-    json: bool,
-    locked: bool = False,
-    how: HowToRun = _AS_USUAL,
+    asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: bool, how: HowToRun = _AS_USUAL
 ) -> tuple[VariantResult, ...]:
     policy = how.policy()
-    chosen = _choose(asked, how, locked=locked)
-    recipes, lacking = chosen.recipes, chosen.lacking
-    if chosen.unpinned and COMPILE in stages:
-        sys.stderr.write(unpinned_note(chosen.unpinned))
+    recipes, lacking, unpinned, limits = _recipes(asked, how)
+    if unpinned and COMPILE in stages:
+        sys.stderr.write(unpinned_note(unpinned))
     _check_push(recipes, stages, registry)
     site = _site(asked, registry)
-    outlook = _outlook(asked, recipes, stages, registry)
-    reporter = choose(
-        json=json,
-        stdout=sys.stdout,
-        stderr=sys.stderr,
-        environ=os.environ,
-        variants=[*(recipe.variant.id for recipe in recipes), *(one.variant.id for one in lacking)],
-        last_stage=stages[-1].name,
-        outlook=outlook,
-    )
     with hold_lock(asked.checkout.build):
-        recorder = Recorder(
-            asked.checkout.build,
-            _jobs(recipes, site),
-            command=shlex.join(sys.argv[1:]),
-            matrix=str(asked.file),
+        if SMOKE in stages:
+            with suppress(EngineUnavailableError):  # the stage that needs the engine tells of it
+                site.strays  # noqa: B018 - looking removes them
+        jobs = _jobs(recipes, site)
+        turns, outlook = _schedule(jobs, stages, limits, site, asked.checkout.build)
+        reporter = choose(
+            json=json,
+            stdout=sys.stdout,
+            stderr=sys.stderr,
+            environ=os.environ,
+            variants=[*(recipe.variant.id for recipe in recipes), *(one.variant.id for one in lacking)],
+            last_stage=stages[-1].name,
             outlook=outlook,
+        )
+        recorder = Recorder(
+            asked.checkout.build, jobs, command=shlex.join(sys.argv[1:]), matrix=str(asked.file), outlook=outlook
         )
 
         def emit(event: Event) -> None:
             recorder.handle(event)
             reporter.handle(event)
 
-        if SMOKE in stages:
-            with suppress(EngineUnavailableError):  # the stage that needs the engine tells of it
-                site.strays  # noqa: B018 - looking removes them
         with reporter:
             for one in lacking:
                 reporter.handle(_refused(one, stages[0].name))
-            jobs = _jobs(recipes, site)
-            done = run_line(
-                jobs,
-                stages,
-                emit,
-                before=_before(stages),
-                schedule=_schedule(jobs, stages, chosen.limits, site),
-                policy=policy,
-            )
-        refused = [VariantResult(variant=o.variant.id, status=Status.FAILED, error=o.error) for o in lacking]
-        results = (*done.results, *refused)
+            done = run_line(jobs, stages, emit, before=_before(stages), schedule=turns, policy=policy)
+        results = (
+            *done.results,
+            *(VariantResult(variant=o.variant.id, status=Status.FAILED, error=o.error) for o in lacking),
+        )
         recorder.end(results)
         site.memory.save()
         reporter.summary(results)
@@ -197,26 +173,6 @@ def _run(
         write(tables.pushed_list(results))
     _end(results, done.ended_by)
     return results
-
-
-def _plan(asked: Asked, recipes: Sequence[Recipe], stages: Sequence[Stage], registry: str) -> Sequence[PlannedVariant]:
-    # A site of its own: a plan takes base images from records, and the run must not.
-    return plan_line(_jobs(recipes, _site(asked, registry)), stages)
-
-
-def _outlook(
-    asked: Asked,
-    recipes: Sequence[Recipe],
-    stages: Sequence[Stage],
-    registry: str,
-    plan: Sequence[PlannedVariant] | None = None,
-) -> Outlook:
-    """What a run will take."""
-    try:
-        plan = _plan(asked, recipes, stages, registry) if plan is None else plan
-    except (FactoryError, OSError):
-        return NOTHING_TO_DO  # what is wrong the line tells, and of which variant
-    return outlook_of(recipes, plan, asked.checkout.build, cores=os.cpu_count() or 1)
 
 
 def _refused(lacking: Lacking, stage: StageName) -> Event:
@@ -243,18 +199,18 @@ def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     return BUILD[: BUILD.index(stages[0])] if stages[0] in BUILD else BUILD
 
 
-def _print_plan(
-    asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool, locked: bool, how: HowToRun
-) -> None:
+def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool, how: HowToRun) -> None:
     how.policy()  # what makes no sense is told by a dry run too
-    chosen = _choose(asked, how, locked=locked)
-    _check_push(chosen.recipes, stages, registry)
-    plan = _plan(asked, chosen.recipes, stages, registry)
-    outlook = _outlook(asked, chosen.recipes, stages, registry, plan)
-    forecasts = {one.variant: one for one in outlook.forecasts}
+    recipes, lacking, _, limits = _recipes(asked, how)
+    _check_push(recipes, stages, registry)
+    site = _site(asked, registry)
+    plan = plan_line(_jobs(recipes, site), stages)
     work = planned_candidates(plan)
-    budget = budget_of(_site(asked, registry), stages) if work else None
-    turns = {turn.variant: turn for turn in schedule(work, budget, chosen.limits).turns} if budget else {}
+    budget = budget_of(site, stages) if work else None
+    planned = schedule(work, budget, limits) if budget else one_by_one([one.variant for one in work])
+    turns = {turn.variant: turn for turn in planned.turns} if budget else {}
+    outlook = outlook_of(recipes, {one.variant: one.run for one in plan}, planned, asked.checkout.build)
+    forecasts = {one.variant: one for one in outlook.forecasts}
     rows = [
         tables.PlanRow(
             variant=one.variant,
@@ -269,7 +225,7 @@ def _print_plan(
         )
         for one in sorted(plan, key=lambda one: list(turns).index(one.variant) if one.variant in turns else len(turns))
     ]
-    rows += [tables.PlanRow(variant=one.variant.id, lacking=one.error.what) for one in chosen.lacking]
+    rows += [tables.PlanRow(variant=one.variant.id, lacking=one.error.what) for one in lacking]
     if json:
         print_json([asdict(row) for row in rows])
     else:

@@ -76,6 +76,7 @@ class Wanted:
         toolchain: what compiles it.
         upstream: whether the sources are upstream's, so that the release tells how much there is to compile.
         run: names of the stages that will run.
+        jobs: compilers that run at once; only estimates depend on it.
     """
 
     variant: str
@@ -84,6 +85,7 @@ class Wanted:
     toolchain: str
     upstream: bool
     run: tuple[str, ...]
+    jobs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,38 +176,41 @@ def size_of(release: str) -> Size:
     return max((one for one in _SIZES if one.since <= Version(release)), key=lambda one: one.since)
 
 
-def forecast(wanted: Iterable[Wanted], past: Sequence[Past], *, cores: int) -> tuple[Forecast, ...]:
+def forecast(wanted: Iterable[Wanted], past: Sequence[Past]) -> tuple[Forecast, ...]:
     """Foretell what each variant takes that has anything to do.
 
     Args:
         wanted: the variants.
         past: what finished in earlier runs, oldest first.
-        cores: compilers that run at once; only estimates depend on it.
     """
-    return tuple(_one(one, past, cores) for one in wanted if one.run)
+    return tuple(_one(one, past) for one in wanted if one.run)
 
 
-def total(forecasts: Sequence[Forecast], *, at_once: int = 1) -> Total:
+def total(forecasts: Sequence[Forecast], waves: Mapping[str, int] | None = None) -> Total:
     """Add up.
 
     Args:
         forecasts: of the variants.
-        at_once: how many variants run at once. What each of them takes is then what it took at once with others.
+        waves: variant's id → its wave; those of one wave work at once, one wave after the other. None where each
+            works alone.
     """
     known = [one for one in forecasts if one.seconds is not None]
-    seconds = [one.seconds for one in known if one.seconds is not None]
-    memory = sorted((one.memory for one in known if one.memory is not None), reverse=True)
+    by_wave: dict[object, list[Forecast]] = {}
+    for one in known:
+        by_wave.setdefault(waves.get(one.variant) if waves else one.variant, []).append(one)
+    seconds = [max(one.seconds or 0.0 for one in members) for members in by_wave.values()]
+    memory = [sum(one.memory or 0 for one in members) for members in by_wave.values()]
     download = [one.download for one in known if one.download is not None]
     return Total(
-        seconds=max(*seconds, sum(seconds) / at_once) if seconds else None,
-        memory=sum(memory[:at_once]) if memory else None,
+        seconds=sum(seconds) if seconds else None,
+        memory=max(memory, default=0) or None,
         download=sum(download) if download else None,
         estimated=any(one.basis is Basis.ESTIMATE for one in known),
         unknown=len(forecasts) - len(known),
     )
 
 
-def _one(wanted: Wanted, past: Sequence[Past], cores: int) -> Forecast:
+def _one(wanted: Wanted, past: Sequence[Past]) -> Forecast:
     found = {stage: _like(wanted, stage, past) for stage in wanted.run}
     rest = sum(
         _middle([row.seconds for row in rows]) if rows else _OTHERS.get(stage, 0.0)
@@ -230,8 +235,8 @@ def _one(wanted: Wanted, past: Sequence[Past], cores: int) -> Forecast:
     size = size_of(wanted.release)
     return Forecast(
         variant=wanted.variant,
-        seconds=rest + size.core_seconds / cores,
-        memory=int(size.memory + size.memory_per_job * cores),
+        seconds=rest + size.core_seconds / wanted.jobs,
+        memory=int(size.memory + size.memory_per_job * wanted.jobs),
         download=None,
         basis=Basis.ESTIMATE,
     )

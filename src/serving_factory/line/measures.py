@@ -1,4 +1,4 @@
-"""What the records of a variant tell in numbers. What a record does not have is None, never 0."""
+"""What the records of a variant tell in numbers (docs/records.md). What a record does not have is None, never 0."""
 
 from __future__ import annotations
 
@@ -11,9 +11,18 @@ from serving_factory.line.records import Record
 
 __all__ = ["Measures", "measure"]
 
-_DISK_HIT = "disk cache hit"
-_REMOTE_HIT = "remote cache hit"
-_NO_PROCESS = "internal"
+_OF_BAZEL = (
+    "wall_seconds",
+    "actions",
+    "local_actions",
+    "disk_cache_hits",
+    "remote_cache_hits",
+    "remote_actions",
+    "bytes_fetched",
+    "critical_path_seconds",
+    "cpu_seconds",
+    "peak_memory_bytes",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +32,13 @@ class Measures:
     Args:
         variant: its id.
         compiled: when the binary was compiled; UTC, ISO 8601.
-        wall_seconds: of the compile stage.
+        stage_seconds: how long the compile stage took.
+        wall_seconds: of these, Bazel's.
         actions: that Bazel ran or took from a cache.
-        local: of these, those that ran here.
+        local_actions: of these, those that ran in the build's container.
         disk_cache_hits: of these, those from the disk cache.
         remote_cache_hits: of these, those from the remote cache.
+        remote_actions: of these, those that a remote execution service ran.
         bytes_fetched: what Bazel downloaded.
         critical_path_seconds: the longest chain of actions.
         cpu_seconds: of all actions and of Bazel.
@@ -39,11 +50,13 @@ class Measures:
 
     variant: str
     compiled: str | None = None
+    stage_seconds: float | None = None
     wall_seconds: float | None = None
     actions: int | None = None
-    local: int | None = None
+    local_actions: int | None = None
     disk_cache_hits: int | None = None
     remote_cache_hits: int | None = None
+    remote_actions: int | None = None
     bytes_fetched: int | None = None
     critical_path_seconds: float | None = None
     cpu_seconds: float | None = None
@@ -57,24 +70,15 @@ def measure(variant: str, records: Mapping[StageName, Record]) -> Measures:
     """Read the numbers out of a variant's records."""
     compiled = records.get(StageName.COMPILE)
     facts: Mapping[str, Any] = compiled.outputs if compiled else {}
-    runners: Mapping[str, int] = facts.get("runners") or {}
     binary, image, smoke = (
         records[stage].outputs if stage in records else {}
         for stage in (StageName.EXTRACT, StageName.PACKAGE, StageName.SMOKE)
     )
-    local = [count for name, count in runners.items() if name not in {_DISK_HIT, _REMOTE_HIT, _NO_PROCESS}]
     return Measures(
         variant=variant,
         compiled=compiled.started if compiled else None,
-        wall_seconds=compiled.seconds if compiled else None,
-        actions=facts.get("actions"),
-        local=sum(local) if runners else None,
-        disk_cache_hits=runners.get(_DISK_HIT, 0) if runners else None,
-        remote_cache_hits=runners.get(_REMOTE_HIT, 0) if runners else None,
-        bytes_fetched=facts.get("bytes_fetched"),
-        critical_path_seconds=facts.get("critical_path_seconds"),
-        cpu_seconds=facts.get("cpu_seconds"),
-        peak_memory_bytes=facts.get("peak_memory_bytes"),
+        stage_seconds=compiled.seconds if compiled else None,
+        **{name: facts.get(name) for name in _OF_BAZEL},
         binary_size=binary.get("size"),
         image_size=image.get("size"),
         smoke_seconds=smoke.get("checks") or {},

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from serving_factory.line.job import Job
 from serving_factory.line.schedule import Share
 from serving_factory.recipes.bazel_version import bazel_numbers
 from serving_factory.recipes.doors import DOWNLOADER_CONFIG
 from serving_factory.recipes.recipe import Recipe
 
-__all__ = ["bazelrc"]
+__all__ = ["bazelrc", "unbounded_bazelrc"]
 
 # Bazel's release notes: 0.23 brought --local_ram_resources (MB), and 3.0 took --local_resources (MB, CPUs, I/O) away.
 _RAM_OPTION = (0, 23)
 _MIB = 2**20
 
 
-def bazelrc(recipe: Recipe, share: Share | None = None) -> str:
-    """Write the bazelrc of a variant's build: a line `build OPTION` for each option.
+def bazelrc(job: Job) -> str:
+    """Write the bazelrc of a variant's build: a line `build OPTION` for each option."""
+    options = _resources(job.share, bazel_numbers(job.recipe.toolchain.bazel.version))
+    return "".join(f"build {option}\n" for option in options) + unbounded_bazelrc(job.recipe)
 
-    Args:
-        recipe: how the variant is built.
-        share: what the build may use; None where Bazel is to see for itself what its machine has.
-    """
-    options = _resources(share, bazel_numbers(recipe.toolchain.bazel.version)) if share else []
+
+def unbounded_bazelrc(recipe: Recipe) -> str:
+    """Write the same without bounds, for who runs the build without this factory."""
     if recipe.doors.downloader_config:
-        options.append(f"--experimental_downloader_config={DOWNLOADER_CONFIG}")
-    return "".join(f"build {option}\n" for option in options)
+        return f"build --experimental_downloader_config={DOWNLOADER_CONFIG}\n"
+    return ""
 
 
 def _resources(share: Share, bazel: tuple[int, ...]) -> list[str]:

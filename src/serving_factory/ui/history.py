@@ -16,14 +16,16 @@ _ABSENT = "absent"
 _DIGEST = 19  # characters of `sha256:` and a dozen digits
 _MEASURES = (
     ("compiled", "compiled", str),
-    ("wall time", "wall_seconds", duration),
+    ("compile stage", "stage_seconds", duration),
+    ("Bazel's wall time", "wall_seconds", duration),
     ("critical path", "critical_path_seconds", duration),
     ("CPU time", "cpu_seconds", duration),
     ("peak memory", "peak_memory_bytes", size),
     ("actions", "actions", str),
-    ("ran here", "local", str),
+    ("ran here", "local_actions", str),
     ("disk cache hits", "disk_cache_hits", str),
     ("remote cache hits", "remote_cache_hits", str),
+    ("ran remotely", "remote_actions", str),
     ("downloaded", "bytes_fetched", size),
     ("binary", "binary_size", size),
     ("image", "image_size", size),

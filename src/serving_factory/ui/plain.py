@@ -15,6 +15,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from textwrap import shorten
 from typing import TYPE_CHECKING, Self
 
 from serving_factory.line.events import Event, EventKind
@@ -41,6 +42,7 @@ __all__ = ["GitHub", "PlainReporter"]
 _FOLD_LINES = 10_000
 _PROGRESS_LINES = 2_000
 _LOOK_EVERY = 5.0
+_ACTION = 100  # columns: the name of a Dockerfile's step is its whole command
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,9 @@ class PlainReporter:
             due = [(key, running) for key, running in self._running.items() if now - running.told >= self._silence]
             for (variant, stage), running in due:
                 running.told = now
-                action = f": {clean(running.progress[-1])}" if running.progress else ""
+                action = (
+                    f": {shorten(clean(running.progress[-1]), _ACTION, placeholder=' ...')}" if running.progress else ""
+                )
                 told = f"{variant} {stage} still running after {duration(now - running.started)}{action}"
                 self._lines.write(f"{self._stamp()} {told}\n")
 

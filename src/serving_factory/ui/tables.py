@@ -298,9 +298,9 @@ def plan_table(rows: Sequence[PlanRow], *, machine: tuple[int, int] | None = Non
     columns = [
         Column("wave", right=True),
         *(Column(name) for name in ("variant", "would run", "up to date")),
-        *(Column(name, right=True) for name in ("jobs", "may use")),
+        *(Column(name, right=True) for name in ("jobs", "memory")),
         Column("because"),
-        *(Column(name, right=True) for name in ("time", "memory", "downloads")),
+        *(Column(name, right=True) for name in ("time", "peak memory", "downloads")),
         Column("foretold from"),
     ]
     cells = [

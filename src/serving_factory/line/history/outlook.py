@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serving_factory.errors import HistoryError
-from serving_factory.line.forecast import Outlook, Past, Wanted, forecast, total
+from serving_factory.line.events import StageName
+from serving_factory.line.forecast import NOTHING_TO_DO, Outlook, Past, Wanted, forecast, total
 from serving_factory.line.history.recorder import toolchain_words
 from serving_factory.line.history.rows import StageRow
 from serving_factory.line.history.store import FILE, read_history, read_latest
-from serving_factory.line.plan import PlannedVariant
+from serving_factory.line.schedule import Schedule
 from serving_factory.recipes.recipe import Recipe
 
 __all__ = ["DOWNLOADED", "PEAK_MEMORY", "outlook_of"]
@@ -24,34 +25,40 @@ _EACH = 3  # runs of every stage of every variant: more are not looked at
 
 
 def outlook_of(
-    recipes: Sequence[Recipe], plan: Sequence[PlannedVariant], build: Path, *, cores: int, at_once: int = 1
+    recipes: Sequence[Recipe], runs: Mapping[str, Sequence[StageName]], schedule: Schedule, build: Path
 ) -> Outlook:
     """Foretell what a run takes. A history that cannot be read counts as none: the run itself will tell of it.
 
     Args:
         recipes: of the variants.
-        plan: what would be done for each.
+        runs: variant's id → the stages that would run.
+        schedule: who works when, and with how much.
         build: the build folder of the checkout.
-        cores: compilers that run at once.
-        at_once: variants that run at once.
     """
+    if not any(runs.values()):
+        return NOTHING_TO_DO
     past: tuple[Past, ...] = ()
     with contextlib.suppress(HistoryError), read_history(build / FILE) as connection:
         past = tuple(map(_past, read_latest(connection, each=_EACH))) if connection else ()
-    stages: Mapping[str, tuple[str, ...]] = {one.variant: tuple(map(str, one.run)) for one in plan}
-    wanted = [_wanted(recipe, stages.get(recipe.variant.id, ())) for recipe in recipes]
-    forecasts = forecast(wanted, past, cores=cores)
-    return Outlook(forecasts, total(forecasts, at_once=at_once))
+    turns = {turn.variant: turn for turn in schedule.turns}
+    wanted = [
+        _wanted(recipe, runs.get(recipe.variant.id, ()), turns[recipe.variant.id].share.jobs)
+        for recipe in recipes
+        if recipe.variant.id in turns
+    ]
+    forecasts = forecast(wanted, past)
+    return Outlook(forecasts, total(forecasts, {turn.variant: turn.wave for turn in schedule.turns}))
 
 
-def _wanted(recipe: Recipe, run: tuple[str, ...]) -> Wanted:
+def _wanted(recipe: Recipe, run: Sequence[StageName], jobs: int) -> Wanted:
     return Wanted(
         variant=recipe.variant.id,
         release=recipe.variant.release,
         flavour=recipe.variant.flavour.value,
         toolchain=toolchain_words(recipe.toolchain),
         upstream=recipe.upstream,
-        run=run,
+        run=tuple(map(str, run)),
+        jobs=jobs,
     )
 
 

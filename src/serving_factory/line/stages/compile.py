@@ -55,7 +55,7 @@ def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildReque
     recipe = job.recipe
     context = write_context(job.devel_context, {"Dockerfile": recipe.devel, **dict(recipe.devel_files)})
     stage_doors(recipe.doors, job.staged_doors)
-    with secret_files(job.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(recipe, job.share)}) as secrets:
+    with secret_files(job.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(job)}) as secrets:
         yield BuildRequest(
             dockerfile=context / "Dockerfile",
             context=context,

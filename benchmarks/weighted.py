@@ -1,0 +1,134 @@
+"""A scratch checkout whose sample is heavy, with caches of its own: what the benchmarks of builds share.
+
+The ids of the cache mounts are changed in the copy of the templates, so no build of anybody else's is made faster or
+slower, and what the benchmark leaves in the engine can be dropped in the end. The toolchain's layer (apt packages) is
+there before anything is measured, for each way alike.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from serving_factory.engine.caches import drop_cache_mounts
+from serving_factory.matrix.load import load_matrix
+from serving_factory.recipes.recipe import recipes_for
+from tests.integration.line import MATRIX, MODEL, Checkout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from serving_factory.recipes.recipe import Recipe
+
+__all__ = ["LEVELS", "WEIGHT", "Bench", "weighted"]
+
+WEIGHT = 24
+LEVELS = ("x86-64", "x86-64-v3")
+CACHES = "serving-factory-bazel"
+CHANGED = f"{MODEL}/tensorflow/core/kernels/nn_ops.cc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A scratch checkout.
+
+    Args:
+        checkout: the checkout.
+        caches: what the ids of its cache mounts begin with.
+        recipes: of its variants: two flavours by two levels.
+        toolchain: the image with the toolchain.
+    """
+
+    checkout: Checkout
+    caches: str
+    recipes: tuple[Recipe, ...]
+    toolchain: str
+
+    @property
+    def source(self) -> Path:
+        """The sample's source tree."""
+        return self.checkout.folder / MODEL
+
+    def compile(self, *variants: str) -> None:
+        """Compile through the factory: these variants, or all."""
+        choice = [word for variant in variants for word in ("--variant", variant)]
+        outcome = self.checkout.run(*self.checkout.line("compile", *choice)).built()
+        counts = outcome.events[-1]["counts"]
+        assert counts["built"] == (len(variants) or len(self.recipes)), counts
+
+    def change(self, mark: int) -> None:
+        """Change one C++ file of the sources, in a way that no build has seen."""
+        with (self.checkout.folder / CHANGED).open("a", encoding="utf-8") as file:
+            file.write(f'\nextern const char kBenchmark{mark}[];\nconst char kBenchmark{mark}[] = "{self.caches}";\n')
+
+
+def bazel_words(recipe: Recipe) -> list[str]:
+    """The words of `bazel build` for a variant, as someone would type them."""
+    configs = [f"--config={name}" for name in recipe.toolchain.configs]
+    copts = [f"--copt={option}" for option in recipe.variant.all_copts]
+    return [*configs, *copts, "//tensorflow_serving/model_servers:tensorflow_model_server"]
+
+
+@contextmanager
+def weighted(weight: int = WEIGHT) -> Iterator[Bench]:
+    """Make the scratch checkout; it and all that it left in the engine are gone in the end."""
+    with tempfile.TemporaryDirectory(prefix="factory-weighted-") as name:
+        checkout = Checkout.make(Path(name) / "factory")
+        caches = f"serving-factory-benchmark-{checkout.mark}"
+        toolchain = f"{checkout.repository}-toolchain:1"
+        try:
+            _prepare(checkout, caches, weight)
+            matrix = load_matrix(checkout.folder / MATRIX)
+            recipes, _ = recipes_for(matrix.variants, matrix)
+            bench = Bench(checkout=checkout, caches=caches, recipes=recipes, toolchain=toolchain)
+            _build_toolchain(bench, Path(name) / "toolchain")
+            yield bench
+        finally:
+            subprocess.run(["docker", "rmi", "--force", toolchain], stdout=subprocess.DEVNULL, check=False)
+            drop_cache_mounts(caches)
+            checkout.clear()
+
+
+def _prepare(checkout: Checkout, caches: str, weight: int) -> None:
+    for template in (checkout.folder / "dockerfiles" / "templates" / "devel").glob("*.j2"):
+        text = template.read_text(encoding="utf-8")
+        template.write_text(text.replace(f"id={CACHES}", f"id={caches}"), encoding="utf-8")
+    with (checkout.folder / MODEL / ".bazelrc").open("a", encoding="utf-8") as file:
+        file.write(f"\nbuild --define=weight={weight}\n")
+    file_ = checkout.folder / MATRIX
+    document: dict[str, Any] = yaml.safe_load(file_.read_text(encoding="utf-8"))
+    document["targets"] = {
+        flavour: {"flavour": flavour, "levels": list(LEVELS), "flags": "level"} for flavour in ("cpu", "mkl")
+    }
+    document["image"]["aliases"] = ["{id}"]
+    file_.write_text(yaml.safe_dump(document), encoding="utf-8")
+
+
+def _build_toolchain(bench: Bench, folder: Path) -> None:
+    """Build the toolchain's stage alone, from the very Dockerfile that the factory uses."""
+    recipe = bench.recipes[0]
+    folder.mkdir()
+    for name, text in (("Dockerfile", recipe.devel), *recipe.devel_files):
+        (folder / name).write_text(text, encoding="utf-8")
+    base = [word for name, value in recipe.base_context for word in ("--build-context", f"{name}={value}")]
+    subprocess.run(
+        [
+            "docker",
+            "buildx",
+            "build",
+            "--quiet",
+            "--target=base_build",
+            f"--tag={bench.toolchain}",
+            "--load",
+            *base,
+            folder,
+        ],
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
