@@ -86,7 +86,7 @@ def test_a_download_is_tried_four_times(job: Job) -> None:
 
 
 def test_a_wait_ends_when_the_run_does(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "_FIRST_DELAY", 60.0)
+    monkeypatch.setattr(attempts, "_FIRST_DELAY", 20.0)
     job.cancel.ask()
     with pytest.raises(CancelledError):
         Attempts(FetchError("cut")).run(job)
