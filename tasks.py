@@ -169,6 +169,24 @@ def catalogue(_c: Context, release: str | None = None, check_upstream: str = "",
 
 @task(
     klass=ManyPositional,
+    positional=["variants"],
+    help=_help("matrix", "json", variants="ids of variants, such as 1.9.1-cpu-v1"),
+)
+def preflight(_c: Context, variants: Sequence[str] | None = None, matrix: str = "", json: bool = False) -> None:
+    """Ask Bazel what archives and repositories of variants are missing, all at once, before anything is compiled.
+
+    Examples:
+        ./factory preflight 2.19.1-cpu-v3
+        ./factory preflight 1.9.1-cpu-v1 1.15.0-cpu-v1 --json
+    """
+    with errors():
+        from serving_factory.commands.preflighting import preflight as run_preflight
+
+        run_preflight(_asked(matrix), variants or (), json=json)
+
+
+@task(
+    klass=ManyPositional,
     positional=["words"],
     iterable=["pinned"],
     help=_help(
@@ -215,6 +233,44 @@ def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
         from serving_factory.commands.generating import generate as write_files
 
         write_files(_asked(matrix), check=check)
+
+
+@task(
+    optional=["update"],
+    help=_help(
+        "matrix",
+        "json",
+        update="take what there is now instead of what is locked: of all, or of this base image or Bazel version",
+        check="change nothing; tell what has moved or vanished upstream, and fail if anything has",
+        dry_run="ask, print what would be locked, and write nothing",
+    ),
+)
+def lock(
+    _c: Context,
+    matrix: str = "",
+    update: str | None = None,
+    check: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Pin what builds start from: base images by digest, and Bazel checksums that are unknown, in matrix.lock.
+
+    What is locked stays; --update takes what there is now. With a lock file, `generate` writes the digests into the
+    Dockerfiles, and `build --locked` refuses what is not pinned.
+
+    Examples:
+        ./factory lock
+        ./factory lock --update ubuntu:20.04
+        ./factory lock --update --dry-run
+        ./factory lock --check
+    """
+    with errors():
+        from serving_factory.commands import locking
+
+        if check:
+            locking.check(_asked(matrix), json=json, update=update, dry_run=dry_run)
+        else:
+            locking.lock(_asked(matrix), json=json, update=update, dry_run=dry_run)
 
 
 @task(
@@ -302,44 +358,6 @@ def bake_file(
         from serving_factory.commands.baking import bake_file as write_file
 
         write_file(_asked(matrix, target, release, variant), output=output)
-
-
-@task(
-    optional=["update"],
-    help=_help(
-        "matrix",
-        "json",
-        update="take what there is now instead of what is locked: of all, or of this base image or Bazel version",
-        check="change nothing; tell what has moved or vanished upstream, and fail if anything has",
-        dry_run="ask, print what would be locked, and write nothing",
-    ),
-)
-def lock(
-    _c: Context,
-    matrix: str = "",
-    update: str | None = None,
-    check: bool = False,
-    dry_run: bool = False,
-    json: bool = False,
-) -> None:
-    """Pin what builds start from: base images by digest, and Bazel checksums that are unknown, in matrix.lock.
-
-    What is locked stays; --update takes what there is now. With a lock file, `generate` writes the digests into the
-    Dockerfiles, and `build --locked` refuses what is not pinned.
-
-    Examples:
-        ./factory lock
-        ./factory lock --update ubuntu:20.04
-        ./factory lock --update --dry-run
-        ./factory lock --check
-    """
-    with errors():
-        from serving_factory.commands import locking
-
-        if check:
-            locking.check(_asked(matrix), json=json, update=update, dry_run=dry_run)
-        else:
-            locking.lock(_asked(matrix), json=json, update=update, dry_run=dry_run)
 
 
 # --- the line ---------------------------------------------------------------------------------------------------------
@@ -540,7 +558,7 @@ def tasks(_c: Context) -> None:
 
 _GROUPS = {
     "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor"],
-    "Fill doors": ["vault"],
+    "Fill doors": ["preflight", "vault"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
     "Keep house": ["setup", "test", "clean"],
 }

@@ -33,6 +33,7 @@ __all__ = [
     "LockedError",
     "MachineUnfitError",
     "MatrixError",
+    "MissingInputsError",
     "MovedError",
     "NotBuiltError",
     "NotLockedError",
@@ -308,28 +309,16 @@ class DownloadFaultError(DownloadError):
     exit_code = 46
 
 
-class LockFileError(FactoryError):
-    """The lock file cannot be used; the message holds every problem at once."""
+class HistoryError(FactoryError):
+    """The history of earlier runs cannot be read."""
 
     exit_code = 50
 
 
-class NotLockedError(FactoryError):
-    """Something that builds start from is not in the lock file."""
+class MachineUnfitError(FactoryError):
+    """`doctor` found something that makes a build fail."""
 
     exit_code = 51
-
-
-class MovedError(FactoryError):
-    """What is locked is still there, and upstream the same name stands for something else by now."""
-
-    exit_code = 52
-
-
-class VanishedError(FactoryError):
-    """A tag or a file that builds start from is not there upstream (any more)."""
-
-    exit_code = 53
 
 
 class GitError(FactoryError):
@@ -344,16 +333,34 @@ class PinnedDiffersError(FactoryError):
     exit_code = 61
 
 
-class HistoryError(FactoryError):
-    """The history of earlier runs cannot be read."""
+class MissingInputsError(FactoryError):
+    """A preflight found that inputs of a build are missing."""
+
+    exit_code = 62
+
+
+class LockFileError(FactoryError):
+    """The lock file cannot be used; the message holds every problem at once."""
 
     exit_code = 70
 
 
-class MachineUnfitError(FactoryError):
-    """`doctor` found something that makes a build fail."""
+class NotLockedError(FactoryError):
+    """Something that builds start from is not in the lock file."""
 
     exit_code = 71
+
+
+class MovedError(FactoryError):
+    """What is locked is still there, and upstream the same name stands for something else by now."""
+
+    exit_code = 72
+
+
+class VanishedError(FactoryError):
+    """A tag or a file that builds start from is not there upstream (any more)."""
+
+    exit_code = 73
 
 
 class CancelledError(FactoryError):

@@ -205,7 +205,7 @@ def test_a_moved_tag_is_told_by_check_and_taken_by_update(place: Place, shelf: S
     assert place.pins(0, "--check")[BASE]["change"] == "kept"
     new = shelf.index("amd64", note="a later one")
     told = place.run("lock", "--check")
-    assert f"locked {old}\n  found  {new}" in told.told(52)
+    assert f"locked {old}\n  found  {new}" in told.told(72)
     assert place.pins(0)[BASE]["change"] == "kept"
     assert old in place.lock_file.read_text()
     assert place.pins(0, "--update", BASE)[BASE] == {
@@ -224,7 +224,7 @@ def test_a_deleted_tag_is_an_error_with_a_remedy(place: Place, shelf: Shelf) -> 
     place.pins(0)
     shelf.delete(digest)
     for arguments in (["--check"], ["--update"]):
-        told = place.run("lock", *arguments).told(53)
+        told = place.run("lock", *arguments).told(73)
         assert "no such tag" in told
         assert "toolchain.base" in told
     assert digest in place.lock_file.read_text(), "what was locked stays"
@@ -235,7 +235,7 @@ def test_a_locked_image_that_is_gone_under_a_moved_tag_is_an_error(place: Place,
     place.pins(0)
     shelf.index("amd64", note="a later one")
     shelf.delete(digest)
-    assert "no longer has the locked one" in place.run("lock", "--check").told(53)
+    assert "no longer has the locked one" in place.run("lock", "--check").told(73)
 
 
 # --- registries that refuse -------------------------------------------------------------------------------------------
@@ -286,12 +286,12 @@ def test_a_missing_checksum_is_fetched_from_the_mirror(place: Place, shelf: Shel
     assert f'  "{BAZEL}": "{SHA256}"\n' in place.lock_file.read_text()
     assert place.pins(0, "--check")[BAZEL]["change"] == "kept"
     checksum(mirror, "0" * 64)
-    assert "A release does not change" in place.run("lock", "--check").told(52)
+    assert "A release does not change" in place.run("lock", "--check").told(72)
 
 
 def test_what_could_be_pinned_is_pinned_where_the_rest_could_not(place: Place, shelf: Shelf, mirror: Path) -> None:
     digest = shelf.index("amd64")
-    told = place.run("lock").told(53)
+    told = place.run("lock").told(73)
     assert f"bazel-{BAZEL}-linux-x86_64.sha256" in told
     assert digest in place.lock_file.read_text()
     checksum(mirror, "<html>Please log in</html>")
@@ -311,7 +311,7 @@ def test_a_locked_build_refuses_all_that_is_not_locked_before_any_work(
     shelf.index("amd64")
     checksum(mirror)
     for arguments in ([], ["--dry-run"]):
-        told = place.run("build", "--locked", *arguments).told(51)
+        told = place.run("build", "--locked", *arguments).told(71)
         assert f"{BASE}: no digest" in told
         assert f"Bazel {BAZEL}: no checksum" in told
     place.pins(0)

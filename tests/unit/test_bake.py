@@ -31,7 +31,7 @@ def recipes() -> tuple[Recipe, ...]:
 
 @pytest.fixture(scope="module")
 def made(recipes: tuple[Recipe, ...]) -> Bake:
-    return bake(recipes, folder=FOLDER)
+    return bake(recipes, folder=FOLDER, secrets={})
 
 
 def targets(made: Bake) -> dict[str, dict[str, Any]]:
@@ -99,14 +99,14 @@ def test_an_image_says_nothing_of_a_binary_that_nobody_has_read(made: Bake) -> N
 def test_an_image_of_upstreams_sources_names_their_commit(tmp_path: Path) -> None:
     matrix = load(tmp_path)
     (recipe,) = recipes_for(matrix.variants, matrix)[0]
-    labels = targets(bake([recipe], folder=FOLDER))["2_19_1-cpu-v1"]["labels"]
+    labels = targets(bake([recipe], folder=FOLDER, secrets={}))["2_19_1-cpu-v1"]["labels"]
     assert labels["org.opencontainers.image.revision"] == recipe.release.commit
 
 
 def test_other_sources_of_one_name_are_kept_apart(recipes: tuple[Recipe, ...]) -> None:
     """Whatever makes the Dockerfiles of two levels differ, none of them builds from the other's."""
     other = replace(recipes[1], devel=recipes[1].devel + "# for this level alone\n")
-    made = bake([recipes[0], other], folder=FOLDER)
+    made = bake([recipes[0], other], folder=FOLDER, secrets={})
     assert targets(made)[f"{V3}-artifact"]["context"] == str(FOLDER / "2.19.1-cpu-v3" / "devel")
     assert targets(made)[f"{V3}-artifact"]["contexts"]["fetch"] == f"target:{V3}-fetch"
     assert made.contexts[FOLDER / "2.19.1-cpu" / "devel"]["Dockerfile"] == recipes[0].devel
@@ -115,8 +115,27 @@ def test_other_sources_of_one_name_are_kept_apart(recipes: tuple[Recipe, ...]) -
 def test_what_bake_would_take_for_a_template_is_quoted(tmp_path: Path) -> None:
     image = {"repository": "team/serving", "labels": {"my.label": "${HOME} %{if}"}}
     matrix = load(tmp_path, document(image=image))
-    made = bake(recipes_for(matrix.variants, matrix)[0], folder=FOLDER)
+    made = bake(recipes_for(matrix.variants, matrix)[0], folder=FOLDER, secrets={})
     assert targets(made)["2_19_1-cpu-v1"]["labels"]["my.label"] == "$${HOME} %%{if}"
+
+
+def test_doors_are_those_of_the_line(tmp_path: Path) -> None:
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "grpc").mkdir()
+    bazel = {"distdir": "archives", "overrides": {"grpc": "grpc"}, "options": ["--define=a=b"]}
+    matrix = load(tmp_path, document(bazel=bazel, network={"offline": True}))
+    recipes = recipes_for(matrix.variants, matrix)[0]
+    made = bake(recipes, folder=FOLDER, secrets={"2.19.1-cpu-v1": {"network", "ca"}})
+    shared = FOLDER / "2.19.1-cpu"
+    for name in ("2_19_1-cpu-base_build", "2_19_1-cpu-fetch", f"{V1}-artifact"):
+        target = targets(made)[name]
+        assert target["contexts"].items() >= dict(recipes[0].contexts(shared / "doors")).items()
+        assert target["contexts"]["overrides"] == str(shared / "doors" / "overrides")
+        assert target["args"]["BAZEL_OPTIONS"] == "--define=a=b"
+        assert target["secret"] == [f"id=ca,src={shared}/secrets/ca", f"id=network,src={shared}/secrets/network"]
+        assert target["network"] == "none"
+    assert targets(made)[V1]["network"] == "none"
+    assert made.doors == {shared: recipes[0]}
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -137,6 +156,23 @@ def test_the_file_and_its_contexts_are_written(tmp_path: Path, capsys: pytest.Ca
     }
     assert all((path / "Dockerfile").is_file() for path in contexts)
     assert "3 variants" in capsys.readouterr().out
+
+
+def test_doors_and_secrets_are_put_where_the_file_says(tmp_path: Path) -> None:
+    (tmp_path / "grpc").mkdir()
+    (tmp_path / "grpc" / "WORKSPACE").touch()
+    proxies = {"https": "http://user:password@proxy.example.com:3128"}
+    sections = {"bazel": {"overrides": {"grpc": "grpc"}}, "network": {"proxies": proxies}}
+    file = write(tmp_path, document(**sections))
+    bake_file(asked(tmp_path, file), output=str(tmp_path / "out.json"))
+    text = (tmp_path / "out.json").read_text(encoding="utf-8")
+    assert "password" not in text
+    target = json.loads(text)["target"]["2_19_1-cpu-fetch"]
+    assert (Path(target["contexts"]["overrides"]) / "grpc" / "WORKSPACE").is_file()
+    (secret,) = target["secret"]
+    place = Path(secret.removeprefix("id=network,src="))
+    assert "password" in place.read_text(encoding="utf-8")
+    assert (place.stat().st_mode & 0o777, place.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
 def test_variants_without_a_recipe_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -269,6 +269,12 @@ def test_secrets_are_files_for_a_while(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+def test_without_secrets_there_is_no_folder_for_them(tmp_path: Path) -> None:
+    with secret_files(tmp_path, {"network": "", "bazelrc": ""}) as secrets:
+        assert secrets == ()
+        assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_secrets_are_gone_however_the_build_ends(tmp_path: Path, error: type[BaseException]) -> None:
     with pytest.raises(error), secret_files(tmp_path, {"network": "a"}):

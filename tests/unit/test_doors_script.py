@@ -116,6 +116,8 @@ def test_proxies_and_the_index_reach_what_runs_after(root: Root) -> None:
     assert "https_proxy=http://u:it's@proxy:3128\n" in shown
     assert "PIP_INDEX_URL=https://index/simple\n" in shown
     assert "RULES_PYTHON_PIP_ISOLATED=0\n" in shown
+    told = "--host_jvm_args=-Djdk.http.auth.tunneling.disabledSchemes="
+    assert root.run('echo "${doors_startup[@]}"') == f"--batch {told}\n"
 
 
 def test_git_looks_where_it_is_told(root: Root) -> None:

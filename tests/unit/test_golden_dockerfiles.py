@@ -117,7 +117,8 @@ def test_rules_of_devel_images(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     found = list(instructions(text))
     stages = [rest.partition(" AS ")[2] for word, rest in found if word == "FROM"]
-    assert stages[-5:] == ["base_build", "init", "fetch", "binary_build", "artifact"]
+    own = ["base_build", "init", "sources", "fetch", "preflight_run", "preflight", "binary_build", "artifact"]
+    assert stages[-8:] == own
     flags = "".join(rest for word, rest in found if word == "RUN" and "${COPTS}" in rest)
     assert flags.count("${COPTS}") == 1
     assert "--host_copt" not in text, "a level is for the target configuration only"

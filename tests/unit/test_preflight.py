@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.line.preflight import Declared, Found, Report, declared_repositories, read_report
+from serving_factory.line.preflight_report import Declared, Found, Report, declared_repositories, read_report
 from serving_factory.ui.doors import preflight_page
 
 RECORDED = Path(__file__).parent / "recorded"

@@ -257,7 +257,7 @@ def test_a_compiler_that_bazel_downloads_is_told(tmp_path: Path) -> None:
         toolchain.toolchain_for(matrix.variants[0], release, matrix.settings.usual)
 
 
-def test_flags_that_are_no_configs_reach_both_bazel_commands(tmp_path: Path) -> None:
+def test_flags_that_are_no_configs_reach_every_bazel_command(tmp_path: Path) -> None:
     matrix = load(tmp_path)
     facts = replace(releases()["2.19.1"].flavours[Flavour.CPU], kept_flags=("-c opt", "--copt=-fPIC"))
     release = replace(releases()["2.19.1"], flavours={Flavour.CPU: facts})
@@ -273,7 +273,7 @@ def test_flags_that_are_no_configs_reach_both_bazel_commands(tmp_path: Path) -> 
         bazel_target="//t",
         binary_path="b",
     )
-    assert text.count("      --config=kokoro \\\n      -c opt \\\n      --copt=-fPIC \\\n") == 2
+    assert text.count("      --config=kokoro \\\n      -c opt \\\n      --copt=-fPIC \\\n") == 3
 
 
 def test_a_bazel_without_checksum_is_told(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ TASKS = (
     "list",
     "lock",
     "package",
+    "preflight",
     "push",
     "report",
     "smoke",
@@ -431,24 +432,6 @@ def test_errors_become_a_message_and_a_code(
     assert told in ended.err
 
 
-# --- the vault --------------------------------------------------------------------------------------------------------
-
-
-def test_the_vault_takes_any_number_of_words(factory: Factory, tmp_path: Path) -> None:
-    folder = tmp_path / "re2"
-    folder.mkdir()
-    author = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
-    for arguments in (["init", "--quiet"], [*author, "commit", "--quiet", "--allow-empty", "-m", "a"], ["tag", "v1"]):
-        subprocess.run(["git", "-C", folder, *arguments], check=True)
-    ended = factory("vault", "archive", str(folder), "v1", "--output", str(tmp_path / "out"), "HEAD", "--json")
-    assert (ended.code, ended.err) == (0, "")
-    assert [one["ref"] for one in json.loads(ended.out)] == ["v1", "HEAD"]
-    ended = factory("vault", "archive", str(folder), "v1", "--zip", "--output", str(tmp_path / "out"))
-    assert "nothing pins it" in ended.out
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["HEAD.tar.gz", "v1.tar.gz", "v1.zip"]
-    assert factory("vault").code == UsageError.exit_code
-
-
 # --- pins -------------------------------------------------------------------------------------------------------------
 
 PIN = "sha256:" + "ab" * 32
@@ -467,7 +450,7 @@ def test_a_build_tells_once_what_nothing_pins(factory: Factory, tmp_path: Path) 
 def test_a_locked_build_refuses_before_it_looks_for_an_engine(factory: Factory, tmp_path: Path) -> None:
     matrix = write(tmp_path, SMALL)
     ended = factory("build", "--matrix", str(matrix), "--locked")
-    assert ended.code == 51
+    assert ended.code == 71
     assert ended.err.startswith(f"Error: {tmp_path / 'matrix.lock'} does not hold")
     assert ended.out == ""
     assert not (tmp_path / "build").exists()
@@ -506,7 +489,7 @@ def test_a_check_changes_nothing(factory: Factory, tmp_path: Path, option: str) 
 
 def test_a_check_of_what_is_not_locked_asks_nobody(factory: Factory, tmp_path: Path) -> None:
     ended = factory("lock", "--matrix", str(write(tmp_path, SMALL)), "--check", "--json")
-    assert ended.code == 51
+    assert ended.code == 71
     (pin,) = json.loads(ended.out)["pins"]
     assert (pin["name"], pin["change"]) == ("ubuntu:20.04", "not locked")
 
@@ -515,5 +498,23 @@ def test_a_broken_lock_file_is_told_by_whatever_reads_the_matrix(factory: Factor
     (tmp_path / "matrix.lock").write_text("bases:\n  ubuntu:20.04: latest\n")
     for task in ("list", "lock", "generate"):
         ended = factory(task, "--matrix", str(write(tmp_path, SMALL)))
-        assert ended.code == 50
+        assert ended.code == 70
         assert f"{tmp_path / 'matrix.lock'}:2:17: bases.ubuntu:20.04: 'latest'" in ended.err
+
+
+# --- the vault --------------------------------------------------------------------------------------------------------
+
+
+def test_the_vault_takes_any_number_of_words(factory: Factory, tmp_path: Path) -> None:
+    folder = tmp_path / "re2"
+    folder.mkdir()
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for arguments in (["init", "--quiet"], [*author, "commit", "--quiet", "--allow-empty", "-m", "a"], ["tag", "v1"]):
+        subprocess.run(["git", "-C", folder, *arguments], check=True)
+    ended = factory("vault", "archive", str(folder), "v1", "--output", str(tmp_path / "out"), "HEAD", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    assert [one["ref"] for one in json.loads(ended.out)] == ["v1", "HEAD"]
+    ended = factory("vault", "archive", str(folder), "v1", "--zip", "--output", str(tmp_path / "out"))
+    assert "nothing pins it" in ended.out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["HEAD.tar.gz", "v1.tar.gz", "v1.zip"]
+    assert factory("vault").code == UsageError.exit_code

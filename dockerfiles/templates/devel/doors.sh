@@ -95,6 +95,11 @@ java_truststore() {
 }
 
 doors_startup=(--batch)
+if [[ -n ${https_proxy:-} ]]; then
+    # Java does not tell a proxy for https its password unless told to.
+    doors_startup+=(--host_jvm_args=-Djdk.http.auth.tunneling.disabledSchemes=)
+fi
+
 doors_ca=
 if [[ -s $doors_secrets/ca ]]; then
     doors_ca=$doors_scratch/ca.pem

@@ -62,8 +62,8 @@ COPY init.c /factory/
 RUN "$CC" -std=c99 -static -O2 -Wall -Wextra -Werror -o /factory/tf_serving_init /factory/init.c \
  && strip /factory/tf_serving_init
 
-# --- fetch: Bazel's downloads, apart from the flags of a level, so that a change of flags downloads nothing --------
-FROM base_build AS fetch
+# --- sources: the tree to be built, with its patches ---------------------------------------------------------------
+FROM base_build AS sources
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /source
 # `source` is a named context, not a stage of this file.
@@ -72,6 +72,10 @@ COPY --from=source / /source/
 RUN --mount=type=bind,from=patches,target=/doors/patches \
     find /doors/patches -maxdepth 1 -name '*.patch' | sort | while read -r file; do patch -p1 < "$file"; done
 COPY --from=overrides / /doors/overrides/
+
+# --- fetch: Bazel's downloads, apart from the flags of a level, so that a change of flags downloads nothing --------
+FROM sources AS fetch
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 ARG BAZEL_OPTIONS=""
 ARG BAZEL_STARTUP_OPTIONS=""
 # hadolint ignore=SC2086
@@ -84,6 +88,31 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=secret
       --config=mkl \
       ${BAZEL_OPTIONS} \
       //tensorflow_serving/model_servers:tensorflow_model_server
+
+# --- preflight: what of all this is missing; `./factory preflight` builds it, and nothing else needs it -----------
+FROM sources AS preflight_run
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY preflight.sh /factory/
+ARG BAZEL_OPTIONS=""
+ARG BAZEL_STARTUP_OPTIONS=""
+# Another value each time: what is missing today may be there tomorrow.
+ARG PREFLIGHT=""
+# Options are one per word: they are split on purpose.
+# hadolint ignore=SC2086
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=secret,id=bazelrc \
+    --mount=type=tmpfs,target=/run/doors --mount=type=bind,from=distdir,target=/doors/distdir \
+    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
+    . /factory/doors.sh \
+ && echo "preflight ${PREFLIGHT}" \
+ && /factory/preflight.sh /preflight \
+      bazel "${doors_startup[@]}" ${BAZEL_STARTUP_OPTIONS} --output_user_root=/factory/bazel -- "${doors_options[@]}" -- \
+      --symlink_prefix=/factory/bazel- \
+      --config=mkl \
+      ${BAZEL_OPTIONS} \
+      //tensorflow_serving/model_servers:tensorflow_model_server
+
+FROM scratch AS preflight
+COPY --from=preflight_run /preflight/ /
 
 # --- binary_build: the Bazel build --------------------------------------------------------------------------------
 FROM fetch AS binary_build

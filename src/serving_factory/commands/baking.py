@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from serving_factory.commands.shared import Asked, count, write
 from serving_factory.errors import RecipeError, UsageError
+from serving_factory.line.doors import secrets_of, stage_doors
 from serving_factory.line.place import build_folder
 from serving_factory.line.records import write_atomically
+from serving_factory.line.run_options import bazelrc
 from serving_factory.line.stages.compile import write_context
 from serving_factory.recipes.bake import STAGE_GROUPS, bake
 from serving_factory.recipes.recipe import recipes_for
@@ -39,11 +43,28 @@ def bake_file(asked: Asked, *, output: str) -> None:
             remedy="name that target otherwise",
         )
     folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build).resolve() / "bake"
-    made = bake(recipes, folder=folder)
+    secrets = {recipe.variant.id: {**secrets_of(recipe.doors), "bazelrc": bazelrc(recipe)} for recipe in recipes}
+    made = bake(recipes, folder=folder, secrets={id_: _given(contents) for id_, contents in secrets.items()})
     for context, files in made.contexts.items():
         write_context(context, dict(files))
+    for place, recipe in made.doors.items():
+        stage_doors(recipe.doors, place / "doors")
+        _write_secrets(place / "secrets", _given(secrets[recipe.variant.id]))
     file = Path(output) if output else asked.checkout.root / "docker-bake.json"
     write_atomically(file, json.dumps(made.document, indent=2, ensure_ascii=False) + "\n")
     more = f"; {count(len(lacking), 'variant')} without a recipe left out" if lacking else ""
     write(f"wrote {file}: {count(len(recipes), 'variant')}{more}\n")
     write(f"Its contexts are in {folder}. See what it would do: docker buildx bake --file {file} --print\n")
+
+
+def _given(contents: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: text for name, text in contents.items() if text}
+
+
+def _write_secrets(folder: Path, contents: Mapping[str, str]) -> None:
+    """Write files that nobody else may read. They stay, for bake reads them whenever it is run."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    for name, text in contents.items():
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_text(text, encoding="utf-8")

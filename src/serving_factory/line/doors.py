@@ -57,10 +57,13 @@ def secret_files(folder: Path, contents: Mapping[str, str]) -> Iterator[tuple[tu
     """
     place = folder / ".secrets"
     shutil.rmtree(place, ignore_errors=True)
+    given = {name: place / name for name, text in contents.items() if text}
+    if not given:
+        yield ()
+        return
     folder.mkdir(parents=True, exist_ok=True)
     place.mkdir(mode=0o700)
     try:
-        given = {name: place / name for name, text in contents.items() if text}
         for name, file in given.items():
             file.touch(mode=0o600)
             file.write_text(contents[name], encoding="utf-8")

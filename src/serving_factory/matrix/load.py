@@ -52,8 +52,8 @@ def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
         unread = frozenset(model.targets) - {one.target for one in chosen}
         expansion = expand(chosen, rules.whole, _compiler_of(settings, broken), unread=unread)
         told = [*expansion.mistakes, *_about_all(document, model, expansion, chosen=chosen, rules=rules, broken=broken)]
-    places = (*path_findings(model, file.parent), *network_findings(model, file.parent))
-    elsewhere = (*(one for one in places if not broken.at(*one.path)), *_base_findings(model, broken))
+    places = (*path_findings(model, file.parent), *network_findings(model, file.parent, broken))
+    elsewhere = (*(finding for finding in places if not broken.at(*finding.path)), *_base_findings(model, broken))
     _refuse(document, [*notes.found, *findings, *rules.findings, *told, *elsewhere])
     by_target, variants = _gathered(model, expansion.kept)
     image = model.image

@@ -202,8 +202,8 @@ class AptSection:
 
     mirror: str | None = key(
         URL_OR_FOLDER,
-        "A mirror's URL, which stands before /ubuntu or /debian and may hold {snapshot}; or a folder with packages "
-        "and their index, relative to this file.",
+        "A mirror's URL, which stands before /ubuntu or /debian, or holds {archive} for them, and may hold {snapshot}; "
+        "or a folder with packages and their index, relative to this file.",
         default=None,
     )
     snapshot: str | None = key(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from serving_factory.matrix.broken import Broken
 from serving_factory.matrix.model import MatrixFile
 from serving_factory.matrix.problems import Finding, KeyPath, without_password
 from serving_factory.matrix.settings import Network, network_of
@@ -16,15 +17,17 @@ _INDEXES = ("Packages", "Packages.gz", "Packages.xz")
 _SNAPSHOT = "{snapshot}"
 
 
-def network_findings(model: MatrixFile, folder: Path) -> Iterator[Finding]:
+def network_findings(model: MatrixFile, folder: Path, broken: Broken) -> Iterator[Finding]:
     """Find what is wrong with the doors.
 
     Args:
         model: the file.
         folder: what its folders and files are relative to.
+        broken: what of the file cannot be relied on.
     """
     network = network_of(model.network, folder)
-    yield from _apt_findings(network)
+    if not broken.at(*_APT):
+        yield from _apt_findings(network)
     yield from _password_findings(network)
     file = network.ca_certificates
     if file and file.is_file() and b"-----BEGIN CERTIFICATE-----" not in file.read_bytes():

@@ -166,9 +166,8 @@ def _line(file: str, problem: Problem) -> str:
     place = f":{problem.place.line}:{problem.place.column}" if problem.place else ""
     where = f" {dotted(problem.path)}:" if problem.path else ""
     value = f" {_cut(without_password(problem.value))}:" if problem.value else ""
-    if problem.variable:
-        return f"environment: {problem.variable}:{value} {problem.rule}. {problem.remedy}".rstrip()
-    return f"{file}{place}:{where}{value} {problem.rule}. {problem.remedy}".rstrip()
+    told = f"environment: {problem.variable}:" if problem.variable else f"{file}{place}:{where}"
+    return f"{told}{value} {problem.rule}. {problem.remedy}".rstrip()
 
 
 def _cut(value: str) -> str:

@@ -6,7 +6,7 @@ that come of it say nothing of their binary, and have tags of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,12 @@ class Bake:
     Args:
         document: the file, as data.
         contexts: folder → name → text of the files in it, without what the builds themselves make.
+        doors: folder → the recipe whose doors are put together there.
     """
 
     document: Mapping[str, Any]
     contexts: Mapping[Path, Mapping[str, str]]
+    doors: Mapping[Path, Recipe]
 
 
 def target_name(variant: Variant) -> str:
@@ -48,7 +50,7 @@ def target_name(variant: Variant) -> str:
     return _word(variant.id)
 
 
-def bake(recipes: Sequence[Recipe], *, folder: Path) -> Bake:
+def bake(recipes: Sequence[Recipe], *, folder: Path, secrets: Mapping[str, Collection[str]]) -> Bake:
     """Make the bake file of some variants.
 
     For each variant there are two targets, its image, `2_19_1-cpu-v3`, and what is compiled for that,
@@ -58,25 +60,29 @@ def bake(recipes: Sequence[Recipe], *, folder: Path) -> Bake:
     Args:
         recipes: of the variants.
         folder: where the contexts lie, an absolute path; artifacts go there too.
+        secrets: a variant's id → the ids of its secrets, whose files lie in `secrets` beside its doors.
     """
     targets: dict[str, _Target] = {}
     contexts: dict[Path, Mapping[str, str]] = {}
+    doors: dict[Path, Recipe] = {}
     groups: dict[str, list[str]] = {name: [] for name in ("default", *STAGE_GROUPS)}
     for recipe in recipes:
         shared = _shared_name(recipe, contexts, folder)
         devel, runtime = folder / shared / "devel", folder / recipe.variant.id / "runtime"
         contexts[devel] = {"Dockerfile": recipe.devel, **dict(recipe.devel_files)}
+        doors[folder / shared] = recipe
+        inputs = _inputs(recipe, folder / shared, secrets.get(recipe.variant.id, ()))
         contexts[runtime] = _runtime_files(recipe)
         image = target_name(recipe.variant)
         links: dict[str, str] = {}
         for stage in _SHARED_STAGES:
             name = f"{_word(shared)}-{stage}"
-            targets[name] = _stage(recipe, devel, stage, links, output="type=cacheonly", name=name)
+            targets[name] = _stage(recipe, stage, inputs, links, output="type=cacheonly", name=name)
             links[stage] = f"target:{name}"
             _join(groups[stage], name)
         artifact = f"{image}-artifact"
         output = f"type=local,dest={folder / recipe.variant.id / 'artifact'}"
-        targets[artifact] = _stage(recipe, devel, "artifact", links, output=output, name=artifact)
+        targets[artifact] = _stage(recipe, "artifact", inputs, links, output=output, name=artifact)
         targets[image] = _image(recipe, runtime, artifact=artifact)
         groups["artifact"].append(artifact)
         for name in ("default", "image", *recipe.targets):
@@ -86,18 +92,33 @@ def bake(recipes: Sequence[Recipe], *, folder: Path) -> Bake:
         "group": {name: {"targets": members} for name, members in groups.items()},
         "target": targets,
     }
-    return Bake(document, contexts)
+    return Bake(document, contexts, doors)
 
 
-def _stage(recipe: Recipe, context: Path, stage: str, links: Mapping[str, str], *, output: str, name: str) -> _Target:
+def _inputs(recipe: Recipe, folder: Path, secrets: Collection[str]) -> _Target:
+    """What every stage of the devel Dockerfile is built with."""
+    given = [f"id={name},src={folder / 'secrets' / name}" for name in sorted(secrets)]
+    return {
+        "context": _literal(str(folder / "devel")),
+        "platforms": [recipe.variant.platform.value],
+        "contexts": _literals(recipe.contexts(folder / "doors")),
+        **({"secret": [_literal(one) for one in given]} if given else {}),
+        **_network(recipe),
+    }
+
+
+def _network(recipe: Recipe) -> _Target:
+    return {"network": "none"} if recipe.doors.offline else {}
+
+
+def _stage(recipe: Recipe, stage: str, inputs: _Target, links: Mapping[str, str], *, output: str, name: str) -> _Target:
     """A target for a stage of the devel Dockerfile; the stages that `links` names come from other targets."""
     args = {key: value for key, value in recipe.build_args if stage == "artifact" or key not in _LEVEL_ARGS}
     return {
-        "context": _literal(str(context)),
+        **inputs,
         "target": stage,
-        "platforms": [recipe.variant.platform.value],
-        "args": {key: _literal(value) for key, value in args.items()},
-        "contexts": {**_literals((("source", str(recipe.source)), *recipe.base_context)), **links},
+        "args": _literals(args.items()),
+        "contexts": {**inputs["contexts"], **links},
         "output": [_literal(output)],
         **_cache(name),
     }
@@ -110,6 +131,7 @@ def _image(recipe: Recipe, context: Path, *, artifact: str) -> _Target:
         "contexts": {"artifact": f"target:{artifact}", **_literals(recipe.base_context)},
         "labels": _literals(image_labels(recipe, None).items()),
         "tags": [_literal(f"{recipe.images.repository}:baked-{recipe.variant.id}")],
+        **_network(recipe),
     }
 
 

@@ -126,7 +126,7 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
     doors = doors_for(settings, matrix.network, bazel=toolchain.bazel.version)
     base_image = image_for(toolchain.base, matrix.network.base_images)
     devel = _devel(variant, release, toolchain)
-    devel_files = _files("devel/doors.sh", "devel/collect.sh", "runtime/init.c")
+    devel_files = _files("devel/doors.sh", "devel/collect.sh", "devel/preflight.sh", "runtime/init.c")
     key = key_of(
         devel=devel,
         files=devel_files,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 
@@ -22,7 +23,7 @@ from serving_factory.line.run_options import bazelrc
 from serving_factory.line.stages.attempts import with_second_chances
 from serving_factory.recipes.keys import key_of
 
-__all__ = ["BINARY", "COMPILE", "build_image", "step_title", "write_context"]
+__all__ = ["BINARY", "COMPILE", "build_image", "devel_request", "step_title", "write_context"]
 
 BINARY = "tensorflow_model_server"
 
@@ -42,11 +43,34 @@ def _key(job: Job) -> str:
     )
 
 
-def _run(job: Job, tell: Tell) -> Outputs:
+@contextmanager
+def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildRequest]:
+    """Give the request that takes the files of a stage of the devel Dockerfile home; it is good within the block.
+
+    Args:
+        job: the variant.
+        target: the stage.
+        output: the folder that gets its files.
+    """
     recipe = job.recipe
     context = write_context(job.devel_context, {"Dockerfile": recipe.devel, **dict(recipe.devel_files)})
     stage_doors(recipe.doors, job.staged_doors)
-    result = with_second_chances(job, tell, lambda job: _build(job, context, tell))
+    with secret_files(job.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(job)}) as secrets:
+        yield BuildRequest(
+            dockerfile=context / "Dockerfile",
+            context=context,
+            target=target,
+            build_args=recipe.build_args,
+            contexts=recipe.contexts(job.staged_doors),
+            secrets=secrets,
+            network="none" if recipe.doors.offline else None,
+            output=output,
+        )
+
+
+def _run(job: Job, tell: Tell) -> Outputs:
+    recipe = job.recipe
+    result = with_second_chances(job, tell, lambda job: _build(job, tell))
     summary = read_summary(job.artifact / "facts" / "bazel-events.json")
     return {
         "binary_sha256": file_digest(job.artifact / BINARY),
@@ -60,19 +84,8 @@ def _run(job: Job, tell: Tell) -> Outputs:
     }
 
 
-def _build(job: Job, context: Path, tell: Tell) -> BuildResult:
-    recipe = job.recipe
-    with secret_files(job.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(job)}) as secrets:
-        request = BuildRequest(
-            dockerfile=context / "Dockerfile",
-            context=context,
-            target="artifact",
-            build_args=recipe.build_args,
-            contexts=recipe.contexts(job.staged_doors),
-            secrets=secrets,
-            network="none" if recipe.doors.offline else None,
-            output=job.artifact,
-        )
+def _build(job: Job, tell: Tell) -> BuildResult:
+    with devel_request(job, target="artifact", output=job.artifact) as request:
         return build_image(request, job, StageName.COMPILE, tell, _compile_error)
 
 

@@ -1,0 +1,65 @@
+"""`preflight`: what of the inputs of variants is missing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from serving_factory.commands.shared import Asked, count, print_json, width, write
+from serving_factory.errors import CompileError, MissingInputsError, UsageError
+from serving_factory.line.job import Job, Site
+from serving_factory.line.lock import hold_lock
+from serving_factory.line.place import build_folder
+from serving_factory.line.preflight import preflight_document, preflight_folder, run_preflight
+from serving_factory.recipes.recipe import recipe_for
+from serving_factory.ui.doors import preflight_page
+
+__all__ = ["preflight"]
+
+
+def preflight(asked: Asked, variants: Sequence[str], *, json: bool) -> None:
+    """Ask of each variant what is missing, and print what there is to know.
+
+    Args:
+        asked: the matrix.
+        variants: ids.
+        json: print JSON.
+
+    Raises:
+        UsageError: no variant is named.
+        RecipeError: there is no recipe for one of them.
+        MissingInputsError: something is missing.
+        CompileError: the analysis failed, and nothing is missing; or it did not come to one.
+    """
+    if not variants:
+        raise UsageError("preflight needs a variant's id", remedy="`./factory list --ids` prints them")
+    matrix = asked.load()
+    recipes = [recipe_for(variant, matrix) for variant in replace(asked, variants=variants).choose(matrix)]
+    folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
+    jobs = [Job(recipe=recipe, site=Site(build=folder, models=asked.checkout.models)) for recipe in recipes]
+    with hold_lock(asked.checkout.build):
+        reports = [(job, run_preflight(job, _tell)) for job in jobs]
+    documents = [preflight_document(job, report) for job, report in reports]
+    if json:
+        print_json(documents)
+    else:
+        write("\n".join(preflight_page(document, width=width()) for document in documents))
+    names = {one.name for _, report in reports for one in report.missing}
+    if names:
+        raise MissingInputsError(
+            f"{count(len(names), 'input')} missing",
+            why="\n".join(f"{job.recipe.variant.id}: {preflight_folder(job) / 'report.json'}" for job, _ in reports),
+            remedy="put the archives into bazel.distdir, or folders in their place at bazel.overrides, and ask again",
+        )
+    for job, report in reports:
+        if report.failed:
+            raise CompileError(
+                f"{job.recipe.variant.id}: Bazel's analysis fails, and not for want of an input",
+                why="\n".join(report.errors),
+                remedy=f"see {preflight_folder(job) / 'bazel.log'}",
+            )
+
+
+def _tell(what: str) -> None:
+    sys.stderr.write(f"{what}\n")

@@ -1,0 +1,242 @@
+"""What a preflight tells: which of a build's inputs are there, and which are missing. Reads what preflight.sh left."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["Declared", "Found", "Missing", "Report", "declared_repositories", "read_report"]
+
+_FAILED = re.compile(r"no such package '@+(?P<name>[^/']+)//[^']*': (?P<reason>.*?)(?: and referenced by '.*)?$")
+_DOWNLOAD = re.compile(r"Error downloading \[(?P<urls>[^\]]*)\] to \S*/(?P<file>[^/\s]+): (?P<reason>.*)")
+_NOT_IN_DISTDIR = re.compile(r"FileNotFoundException: \S*/doors/distdir/(?P<file>[^/\s]+) \(")
+_STOPPED = re.compile(
+    r"error loading package '(?:external)?': |^ERROR: (?:no such package '@|While resolving toolchains )"
+)
+_BAZEL_DECLARES = re.compile(r"^# /DEFAULT\.WORKSPACE\S*\n\w+\(\n  name = \"([^\"]+)\"", re.MULTILINE)
+_BAZELS_OWN = re.compile(r"bazel_tools$|local_config_|platforms$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """An external repository, as WORKSPACE or a file that it loads declares it.
+
+    Args:
+        name: the repository's name.
+        rule: the rule, such as `http_archive`.
+        urls: where the rule looks, as far as it says so in plain words.
+        sha256: of its archive, 64 hex digits; None where nothing is said.
+    """
+
+    name: str
+    rule: str
+    urls: tuple[str, ...] = ()
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """A repository that the build needs and cannot get.
+
+    Args:
+        name: the repository's name.
+        rule: the rule that declares it; empty where that cannot be seen.
+        file: the name that Bazel looks for in a distdir; empty where it is no archive, or nothing tells.
+        urls: where it would come from.
+        sha256: of the archive; None where nothing tells.
+        problem: why it cannot be had.
+    """
+
+    name: str
+    rule: str
+    file: str
+    urls: tuple[str, ...]
+    sha256: str | None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A repository that is there.
+
+    Args:
+        name: the repository's name.
+        origin: `override`, `distdir`, `cache`, `download`, or `local` for what needs no archive.
+        file: the archive's name in the distdir; empty where it is not from there.
+    """
+
+    name: str
+    origin: str
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a preflight found.
+
+    Args:
+        missing: what the build needs and cannot get.
+        found: what it needs and has.
+        unseen: what is declared, would have to be downloaded, and was not looked at: it may or may not be needed.
+        stopped: whether these kept Bazel from looking at what the targets need at all.
+        failed: whether Bazel's analysis failed.
+        errors: what Bazel says is wrong, where nothing is missing.
+    """
+
+    missing: tuple[Missing, ...]
+    found: tuple[Found, ...]
+    unseen: tuple[Declared, ...]
+    stopped: bool
+    failed: bool
+    errors: tuple[str, ...] = field(default=())
+
+
+def read_report(folder: Path) -> Report:
+    """Read what preflight.sh left (it says itself what that is)."""
+    log, query_log = _lines(folder / "bazel.log"), _lines(folder / "query.log")
+    distdir = {name: sha256 for sha256, name in (line.split("  ", 1) for line in _lines(folder / "distdir"))}
+    query = "\n".join(_lines(folder / "query.build"))
+    declared = _by_name(declared_repositories(query)) or _declared_in_sources(folder / "sources")
+    missing = _missing([*log, *query_log], declared, distdir)
+    gone = {one.name for one in missing}
+    external = [line.partition(" -> ")[0] for line in _lines(folder / "external")]
+    overrides = set(_lines(folder / "overrides"))
+    found = tuple(
+        _found(name, declared.get(name), distdir, overrides, _lines(folder / "cache"))
+        for name in external
+        if name not in gone and not _BAZELS_OWN.match(name)
+    )
+    seen = {*gone, *overrides, *external, *_BAZEL_DECLARES.findall(query)}
+    failed = _lines(folder / "bazel.exit") != ["0"]
+    return Report(
+        missing=missing,
+        found=found,
+        unseen=tuple(
+            one
+            for one in declared.values()
+            if one.name not in seen and (one.urls or one.sha256) and one.sha256 not in distdir.values()
+        ),
+        stopped=bool(missing) and any(_STOPPED.search(line) for line in log),
+        failed=failed,
+        errors=() if missing else tuple(dict.fromkeys(line for line in log if line.startswith("ERROR: "))),
+    )
+
+
+def declared_repositories(text: str) -> Iterator[Declared]:
+    """Find the repositories that a text declares: what `bazel query --output=build` prints, WORKSPACE, or a .bzl file.
+
+    Starlark's syntax is Python's, so Python reads it; what is not said in plain words is passed over.
+    """
+    for block in _blocks(text):
+        for node in ast.walk(block):
+            if isinstance(node, ast.Call):
+                values = {one.arg: _literal(one.value) for one in node.keywords if one.arg}
+                name = values.get("name")
+                if isinstance(name, str):
+                    yield Declared(
+                        name=name,
+                        rule=ast.unparse(node.func),
+                        urls=_urls(values),
+                        sha256=_sha256(values),
+                    )
+
+
+def _declared_in_sources(folder: Path) -> dict[str, Declared]:
+    """What the source tree's files say where Bazel cannot read WORKSPACE: also what nothing loads."""
+    texts = ("\n".join(_lines(path)) for path in sorted(folder.rglob("*")) if path.is_file())
+    return _by_name(one for text in texts for one in declared_repositories(text))
+
+
+def _blocks(text: str) -> Iterator[ast.Module]:
+    """The text as a whole; where Python cannot read that, those of its top-level calls that it can."""
+    try:
+        yield ast.parse(text)
+    except (SyntaxError, ValueError):
+        for part in re.split(r"(?m)(?<=^\))$", text):
+            with suppress(SyntaxError, ValueError):
+                yield ast.parse(part)
+
+
+def _literal(node: ast.expr) -> object:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError):
+        return None
+
+
+def _urls(values: Mapping[str, object]) -> tuple[str, ...]:
+    given = [values.get("url"), values.get("remote")]
+    many = values.get("urls")
+    given += many if isinstance(many, list) else []
+    return tuple(url for url in given if isinstance(url, str) and url)
+
+
+def _sha256(values: Mapping[str, object]) -> str | None:
+    sha256, integrity = values.get("sha256"), values.get("integrity")
+    if isinstance(sha256, str) and sha256:
+        return sha256
+    if isinstance(integrity, str) and integrity.startswith("sha256-"):
+        with suppress(ValueError):
+            return base64.b64decode(integrity.removeprefix("sha256-")).hex()
+    return None
+
+
+def _by_name(declared: Iterable[Declared]) -> dict[str, Declared]:
+    """Each name's first declaration that tells of an archive, else its first."""
+    found: dict[str, Declared] = {}
+    for one in declared:
+        known = found.get(one.name)
+        if known is None or (one.sha256 and not known.sha256):
+            found[one.name] = one
+    return found
+
+
+def _missing(lines: Sequence[str], declared: Mapping[str, Declared], distdir: Mapping[str, str]) -> tuple[Missing, ...]:
+    """Gather all that is said of each missing repository; what Bazel says first is what is wrong with it."""
+    reasons: dict[str, list[str]] = {}
+    for line in lines:
+        if match := _FAILED.search(line):
+            reasons.setdefault(match["name"], []).append(match["reason"])
+    return tuple(_one_missing(name, said, declared.get(name), distdir) for name, said in sorted(reasons.items()))
+
+
+def _one_missing(name: str, reasons: Sequence[str], declared: Declared | None, distdir: Mapping[str, str]) -> Missing:
+    downloads = [match for reason in reasons if (match := _DOWNLOAD.search(reason))]
+    absent = [match for reason in reasons if (match := _NOT_IN_DISTDIR.search(reason))]
+    told = tuple(downloads[0]["urls"].split(", ")) if downloads else ()
+    urls = (declared.urls if declared else ()) or told
+    file = next((match["file"] for match in (*absent, *downloads)), urls[0].rpartition("/")[2] if urls else "")
+    sha256 = declared.sha256 if declared else None
+    problem = downloads[0]["reason"] if downloads else reasons[0]
+    if absent:
+        problem = "not in the distdir"
+    elif file in distdir and distdir[file] != sha256:
+        problem = f"the distdir's file of that name has sha256 {distdir[file]}"
+    rule = declared.rule if declared else ""
+    return Missing(name=name, rule=rule, file=file, urls=urls, sha256=sha256, problem=problem)
+
+
+def _found(
+    name: str,
+    declared: Declared | None,
+    distdir: Mapping[str, str],
+    overrides: set[str],
+    cache: Sequence[str],
+) -> Found:
+    if name in overrides:
+        return Found(name=name, origin="override")
+    sha256 = declared.sha256 if declared else None
+    if file := next((file for file, digest in distdir.items() if digest == sha256), ""):
+        return Found(name=name, origin="distdir", file=file)
+    if sha256 in cache:
+        return Found(name=name, origin="cache")
+    return Found(name=name, origin="download" if declared and (declared.urls or sha256) else "local")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
