@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,3 +71,30 @@ def test_a_lock_file_that_says_nothing_useful(tmp_path: Path, text: str) -> None
         with pytest.raises(LockedError) as caught, hold_lock(tmp_path):
             pytest.fail("the lock is held")
     assert caught.value.why == "it has only just begun"
+
+
+@pytest.mark.parametrize("pid", [1, os.getpid()], ids=["another process", "this process"])
+def test_what_a_dead_process_wrote_holds_nothing_whoever_has_its_number_now(tmp_path: Path, pid: int) -> None:
+    """The lock is the kernel's (flock), not the file's text: no number has to be compared with anyone's start time."""
+    left = {"pid": pid, "since": "2020-01-01T00:00:00+00:00", "command": "factory build"}
+    (tmp_path / ".lock").write_text(json.dumps(left), encoding="utf-8")
+    with hold_lock(tmp_path):
+        assert json.loads((tmp_path / ".lock").read_text(encoding="utf-8"))["pid"] == os.getpid()
+
+
+def test_a_child_that_outlives_its_factory_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """The lock's descriptor is not inherited, or a killed factory's docker command would hold it on."""
+    start = 'import subprocess\n    child = subprocess.Popen(["sleep", "60"])\n    print(child.pid'
+    program = HOLDER.replace('print("held"', start)
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+    try:
+        os.kill(child, 0)
+        with hold_lock(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)

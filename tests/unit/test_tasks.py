@@ -21,8 +21,9 @@ from invoke.program import Program
 from serving_factory.catalogue.releases import releases
 from serving_factory.errors import FactoryError, UnknownNameError, UpstreamDiffersError, UsageError
 from serving_factory.line.lock import hold_lock
+from serving_factory.line.schedule import Budget
 
-from .matrices import ROOT, SAMPLE, SMALL, checkout, write
+from .matrices import ROOT, SAMPLE, SHIPPED, SMALL, checkout, write
 from .upstream_trees import tree_2_19_1, write_tree
 
 NOWHERE = "tcp://127.0.0.1:1"
@@ -518,3 +519,37 @@ def test_the_vault_takes_any_number_of_words(factory: Factory, tmp_path: Path) -
     assert "nothing pins it" in ended.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["HEAD.tar.gz", "v1.tar.gz", "v1.zip"]
     assert factory("vault").code == UsageError.exit_code
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "remedy"),
+    [
+        ("--parallel", "0", "--parallel 4"),
+        ("--jobs", "many", "--jobs 4"),
+        ("--memory", "16G", "--memory 16GiB"),
+        ("--max-minutes", "0", "--max-minutes 90"),
+        ("--variant-minutes", "1h", "--variant-minutes 90"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+def test_a_number_that_is_none_is_refused(
+    factory: Factory, option: str, value: str, remedy: str, dry_run: tuple[str, ...]
+) -> None:
+    ended = factory("build", option, value, *dry_run, *RELEASE)
+    assert ended.code == 2
+    assert f"{option} {value}" in ended.err
+    assert remedy in ended.err
+
+
+def test_a_dry_run_shows_who_works_when(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = Budget(cpus=8, memory=64 * 2**30)
+    monkeypatch.setattr("serving_factory.commands.working.budget_of", lambda *_: budget)
+    rows = json.loads(factory("build", "--dry-run", "--json", "--matrix", str(SHIPPED[1])).out)
+    assert [(row["variant"], row["wave"], row["jobs"], row["after"]) for row in rows] == [
+        (VARIANTS[0], 1, 8, ""),
+        (VARIANTS[1], 2, 4, VARIANTS[0]),
+        (VARIANTS[2], 2, 4, VARIANTS[0]),
+    ]
+    ended = factory("build", "--dry-run", "--parallel", "1", "--memory", "6GiB", "--matrix", str(SHIPPED[1]))
+    assert "6.0 GiB" in ended.out
+    assert "8 CPUs and 64.0 GiB" in ended.out

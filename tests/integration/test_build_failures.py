@@ -1,0 +1,170 @@
+"""What goes wrong in a build, provoked for real: each has its own error, and the same command afterwards goes on."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .line import MATRIX, MKL_V3, V1, V3, Checkout, Outcome, processes_with, wait_until
+from .tiny import BUILD, MAIN, archives, in_caches, limited_memory, tiny_checkout
+
+EATS = """\
+[genrule(
+    name = "eat%d" % number,
+    outs = ["eat%d.h" % number],
+    cmd = "python3 -c 'import time; eaten = bytearray({size} << 20); time.sleep(3)' && echo // {mark} > $@",
+) for number in (1, 2)]
+cc_binary(name = "tensorflow_model_server", srcs = ["main.cc", ":eat1", ":eat2"])
+"""
+SLOW = f"static char const big[] = {{{','.join('1' * 2_500_000)}}};\nint slow() {{ return big[1]; }}\n"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    with tiny_checkout(tmp_path_factory.mktemp("tiny") / "factory") as checkout:
+        yield checkout
+
+
+def compile_them(checkout: Checkout, *variants: str, env: dict[str, str] | None = None) -> Outcome:
+    chosen = [word for variant in variants or (V1,) for word in ("--variant", variant)]
+    return checkout.run(*checkout.line("compile", *chosen), env=env)
+
+
+def goes_on(checkout: Checkout) -> None:
+    assert checkout.partial_files() == []
+    compile_them(checkout).built()
+
+
+def progress_of(outcome: Outcome) -> list[str]:
+    return [event["text"] for event in outcome.events if event["event"] == "progress"]
+
+
+def test_bazel_is_told_how_much_it_may_use(tiny: Checkout) -> None:
+    compile_them(tiny).built()
+    events = (tiny.variant_folder(V1) / "artifact" / "facts" / "bazel-events.json").read_text()
+    for option in ("--jobs", "--local_ram_resources"):
+        assert re.search(rf'"{option}\\u003d[1-9]\d*"', events), "Bazel's JSON has no equals sign"
+    assert list(tiny.variant_folder(V1).glob(".secrets*")) == []
+
+
+def test_a_wrong_checksum_is_not_tried_again_and_stands_for_all_that_share_it(tiny: Checkout) -> None:
+    with archives() as server, server.depend(tiny, sha256="0" * 64):
+        outcome = tiny.build("--variant", V1, "--variant", V3)
+        error = outcome.error(17, "ChecksumError")
+        assert server.address in error["what"]
+        assert error["why"] == f"expected sha256:{'0' * 64}\nfound    sha256:{server.sha256}"
+        assert not any("try 2" in text for text in progress_of(outcome))
+        assert outcome.results[V3]["status"] == "skipped"
+        assert outcome.results[V3]["because"] == f"because of {V1}: what failed there is the same here"
+    goes_on(tiny)
+
+
+def test_a_download_that_is_cut_is_tried_again(tiny: Checkout) -> None:
+    with archives() as server, server.depend(tiny):
+        server.cut.set()
+        with tiny.start(*tiny.line("compile", "--variant", V1)) as running:
+            running.wait_for(lambda: "a download failed" in running.printed()[0], "the second try")
+            server.cut.clear()
+            outcome = running.wait().built()
+        assert any("try 2 of 4 in" in text for text in progress_of(outcome))
+    goes_on(tiny)
+
+
+def test_a_download_that_stays_cut_is_told(tiny: Checkout) -> None:
+    attempts = "src/serving_factory/line/stages/attempts.py"
+    with (
+        archives() as server,
+        server.depend(tiny),
+        tiny.edited(attempts, "_FETCHES = 4", "_FETCHES = 2"),
+        tiny.edited(attempts, "_FIRST_DELAY = 3.0", "_FIRST_DELAY = 0.1"),
+    ):
+        server.cut.set()
+        error = compile_them(tiny).error(16, "FetchError")
+        assert server.address in error["why"]
+    goes_on(tiny)
+
+
+def test_out_of_memory_is_tried_once_more_with_half_the_jobs(tiny: Checkout, tmp_path: Path) -> None:
+    """Two actions of 300 MB each; beside Bazel the limit has room for one of them."""
+    good = (tiny.folder / BUILD).read_text()
+    (tiny.folder / BUILD).write_text(EATS.format(size=300, mark=f"{tiny.mark} once"))
+    with limited_memory(tiny, 750_000_000, tmp_path / "bin") as env:
+        outcome = tiny.run("build", *tiny.line("build", "--variant", V1, "--jobs", "2")[1:], env=env)
+        assert "out of memory with 2 jobs: once more with 1" in progress_of(outcome)
+        assert outcome.stages(V1)["compile"] == "finished"
+    (tiny.folder / BUILD).write_text(good)
+    goes_on(tiny)
+
+
+def test_too_little_memory_for_one_job_is_told_with_the_numbers(tiny: Checkout, tmp_path: Path) -> None:
+    good = (tiny.folder / BUILD).read_text()
+    (tiny.folder / BUILD).write_text(EATS.format(size=700, mark=f"{tiny.mark} twice"))
+    with limited_memory(tiny, 750_000_000, tmp_path / "bin") as env:
+        outcome = tiny.build("--variant", V1, "--jobs", "2", "--memory", "4GiB", env=env)
+        error = outcome.error(18, "OutOfMemoryError")
+        assert "with 1 job and 4.0 GiB planned for it; before that, with 2" in error["what"]
+    (tiny.folder / BUILD).write_text(good)
+    goes_on(tiny)
+
+
+def test_a_damaged_cache_is_dropped_and_the_build_tried_once_more(tiny: Checkout, tmp_path: Path) -> None:
+    compile_them(tiny).built()
+    damage = 'find /cache -path "*/ac/*" -type f | while read f; do chmod u+w "$f"; printf XXXX > "$f"; done'
+    in_caches(tiny, tmp_path / "damage", "disk", damage)
+    tiny.record_file(V1, "compile").unlink()
+    with tiny.edited(f"{MAIN[: -len('main.cc')]}BUILD", "cc_binary", "# looked at anew\ncc_binary"):
+        outcome = compile_them(tiny).built()
+        assert "the disk cache is damaged: once more without it" in progress_of(outcome)
+    goes_on(tiny)
+
+
+def test_a_bazel_below_the_minimum_is_refused_before_any_work(tiny: Checkout) -> None:
+    with tiny.edited(MATRIX, "\nsource: model_server\n", "\n"):
+        outcome = tiny.build("--variant", V1)
+        error = outcome.error(15, "BazelTooOldError")
+        assert error["what"].startswith(f"{V1}: Bazel 4.2.3 is older than 6.5.0")
+    goes_on(tiny)
+
+
+def test_time_limits_end_a_variant_or_the_whole_run(tiny: Checkout) -> None:
+    good = (tiny.folder / MAIN).read_text()
+    (tiny.folder / MAIN).write_text(f"// {tiny.mark} limits\n{SLOW}{good}")
+    outcome = tiny.build("--variant", V1, "--variant-minutes", "0.1")
+    assert "--variant-minutes" in outcome.error(14, "TimeLimitError")["what"]
+    outcome = tiny.build("--variant", V1, "--variant", V3, "--max-minutes", "0.1")
+    assert outcome.code == 14
+    assert {result["status"] for result in outcome.results.values()} == {"cancelled"}
+    assert "Error: the run was ended after 0.1 min, as --max-minutes says" in outcome.err
+    assert wait_until(lambda: not processes_with(tiny.mark))
+    (tiny.folder / MAIN).write_text(good)
+    goes_on(tiny)
+
+
+def test_ctrl_c_ends_all_that_work_at_once(tiny: Checkout) -> None:
+    good = (tiny.folder / MAIN).read_text()
+    compile_them(tiny).built()
+    for variant in (V3, MKL_V3):
+        shutil.rmtree(tiny.variant_folder(variant), ignore_errors=True)
+    (tiny.folder / MAIN).write_text(f"// {tiny.mark} two\n{SLOW}{good}")
+    chosen = ("--variant", V3, "--variant", MKL_V3, "--parallel", "2")
+
+    def compiling(variant: str) -> bool:
+        return "Compiling" in tiny.compile_log(variant)
+
+    with tiny.start(*tiny.line("build", *chosen)) as running:
+        running.wait_for(lambda: V3 in running.printed()[0], "the first compile")
+        running.wait_for(lambda: compiling(V3) or compiling(MKL_V3), "a compile")
+        running.send(signal.SIGINT)
+        outcome = running.wait(30)
+    assert outcome.code == 130
+    assert "Traceback" not in outcome.out + outcome.err
+    assert {result["status"] for result in outcome.results.values()} == {"cancelled"}
+    assert wait_until(lambda: not processes_with(str(tiny.folder)))
+    assert tiny.containers() == []
+    (tiny.folder / MAIN).write_text(good)
+    goes_on(tiny)
