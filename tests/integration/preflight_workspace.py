@@ -36,12 +36,17 @@ int main() {
 """
 
 
-def make_archive(name: str) -> bytes:
-    """The archive NAME-1.0.tar.gz of a repository with one library of that name; the same bytes each time."""
+def make_archive(name: str, mark: str) -> bytes:
+    """The archive NAME-1.0.tar.gz of a repository with one library of that name.
+
+    Args:
+        name: the repository's name.
+        mark: makes it another archive than any that Bazel's cache has; the same mark gives the same bytes.
+    """
     files = {
         "WORKSPACE": f'workspace(name = "{name}")\n',
         "BUILD": f'cc_library(name = "{name}", srcs = ["{name}.cc"], visibility = ["//visibility:public"])\n',
-        f"{name}.cc": f"int {name}() {{ return 1; }}\n",
+        f"{name}.cc": f"int {name}() {{ return 1; }}  // {mark}\n",
     }
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
@@ -52,21 +57,22 @@ def make_archive(name: str) -> bytes:
     return gzip.compress(packed.getvalue(), mtime=0)
 
 
-def write_workspace(folder: Path, *, stopped: bool = False) -> None:
+def write_workspace(folder: Path, *, mark: str, stopped: bool = False) -> None:
     """Write `source`, `distdir` and `overrides` into a folder, for a matrix file beside them.
 
     Args:
         folder: where to.
+        mark: of its archives.
         stopped: let WORKSPACE load a file of @s, which is missing.
     """
-    archives = {name: make_archive(name) for name in ("a", "b", "c", "r", "s")}
+    archives = {name: make_archive(name, mark) for name in ("a", "b", "c", "r", "s")}
     pins = {name: hashlib.sha256(data).hexdigest() for name, data in archives.items()} | {"c": PINNED_C, "d": "d" * 64}
     _write(folder / "source", _sources(pins, stopped=stopped))
     (folder / "distdir").mkdir()
     for name in ("a", "c", "r"):
         (folder / "distdir" / f"{name}-1.0.tar.gz").write_bytes(archives[name])
     (folder / "overrides").mkdir()
-    with tarfile.open(fileobj=io.BytesIO(make_archive("d"))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(make_archive("d", mark))) as archive:
         archive.extractall(folder / "overrides", filter="data")
     for name in ("rules_cc", "rules_java"):
         (folder / "overrides" / name).symlink_to(ROOT / "samples" / "model_server" / "third_party" / name)

@@ -32,6 +32,8 @@ BASE = "serving-factory/base:bookworm"
 SNAPSHOT = "20260301T000000Z"
 DOCUMENTED = ROOT / "docs" / "matrix.md"
 
+pytestmark = pytest.mark.timeout(1200)  # on a bare machine a toolchain is installed
+
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:

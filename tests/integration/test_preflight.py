@@ -35,7 +35,7 @@ def preflight(checkout: Checkout, folder: Path) -> Outcome:
 def test_all_that_is_missing_is_told_at_once(checkout: Checkout, tmp_path: Path) -> None:
     folder = tmp_path / "workspace"
     folder.mkdir()
-    write_workspace(folder)
+    write_workspace(folder, mark=checkout.mark)
     ended = preflight(checkout, folder)
     assert ended.code == MissingInputsError.exit_code, ended
     (report,) = json.loads(ended.out)
@@ -53,7 +53,7 @@ def test_all_that_is_missing_is_told_at_once(checkout: Checkout, tmp_path: Path)
 
     # What was missing comes, and the next look says so.
     for name in ("b", "s"):
-        (folder / "distdir" / f"{name}-1.0.tar.gz").write_bytes(make_archive(name))
+        (folder / "distdir" / f"{name}-1.0.tar.gz").write_bytes(make_archive(name, checkout.mark))
     (report,) = json.loads(preflight(checkout, folder).out)
     assert [one["name"] for one in report["missing"]] == ["c"]
 
@@ -61,7 +61,7 @@ def test_all_that_is_missing_is_told_at_once(checkout: Checkout, tmp_path: Path)
 def test_a_workspace_that_cannot_be_read_is_told(checkout: Checkout, tmp_path: Path) -> None:
     folder = tmp_path / "workspace"
     folder.mkdir()
-    write_workspace(folder, stopped=True)
+    write_workspace(folder, mark=checkout.mark, stopped=True)
     ended = preflight(checkout, folder)
     assert ended.code == MissingInputsError.exit_code, ended
     (report,) = json.loads(ended.out)

@@ -280,3 +280,19 @@ def test_empty_folders_are_no_doors(root: Root) -> None:
         (root.folder / "doors" / name).mkdir(parents=True)
     assert root.run('echo "${doors_options[@]}"') == "--repository_cache=/cache/repository\n"
     assert "sources" not in root.run("apt_get update")
+
+
+def test_what_bazel_tells_of_its_environment_is_forgotten(root: Root) -> None:
+    """As it was found in an image: in the log of Bazel's own, and in two kinds of events."""
+    events = [
+        '{"started":{}}',
+        '{"a":["--client_env=https_proxy=hush"]}',
+        '{"optionName":"client_env"}',
+        '{"metrics":{}}',
+    ]
+    root.write("factory/bazel-events.json", "\n".join(events) + "\n")
+    root.write("factory/bazel/b570b5/java.log.root.20261121.1", "--client_env=https_proxy=hush")
+    root.write("factory/bazel/b570b5/command.log", "INFO: done")
+    assert root.run("true && false") == "exit 1\n", "a step that fails still does"
+    assert (root.folder / "factory/bazel-events.json").read_text().splitlines() == [events[0], events[3]]
+    assert [path.name for path in (root.folder / "factory/bazel/b570b5").iterdir()] == ["command.log"]

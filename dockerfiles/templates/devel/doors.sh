@@ -207,3 +207,13 @@ for doors_file in "$doors_root"/doors/overrides/*/; do
         doors_options+=("--override_repository=${doors_file##*/}=$doors_file")
     fi
 done
+
+# Bazel writes its whole environment, with the proxy's password, into its log and into the events of a build. Both would
+# stay in the layer, and the events go home with the artifact.
+doors_forget() {
+    rm -f "$doors_root"/factory/bazel/*/java.log*
+    if [[ -e $doors_root/factory/bazel-events.json ]]; then
+        sed -i '/client_env/d' "$doors_root/factory/bazel-events.json" # an event is a line
+    fi
+}
+trap doors_forget EXIT

@@ -78,7 +78,8 @@ FROM sources AS fetch
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 ARG BAZEL_OPTIONS=""
 ARG BAZEL_STARTUP_OPTIONS=""
-# hadolint ignore=SC2086
+# The shell is bash, and has arrays.
+# hadolint ignore=SC2086,SC3054
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=secret,id=bazelrc \
     --mount=type=tmpfs,target=/run/doors --mount=type=bind,from=distdir,target=/doors/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
@@ -119,7 +120,8 @@ ARG COPTS=""
 ARG BAZEL_OPTIONS=""
 ARG BAZEL_STARTUP_OPTIONS=""
 # COPTS is one option per word: it is split on purpose.
-# hadolint ignore=SC2086
+# The shell is bash, and has arrays.
+# hadolint ignore=SC2086,SC3054
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=secret,id=bazelrc \
     --mount=type=tmpfs,target=/run/doors --mount=type=bind,from=distdir,target=/doors/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from serving_factory.line.job import Job
 from serving_factory.line.schedule import Share
 from serving_factory.recipes.bazel_version import bazel_numbers
 from serving_factory.recipes.doors import DOWNLOADER_CONFIG
 from serving_factory.recipes.recipe import Recipe
 
-__all__ = ["bazelrc", "shared_bazelrc"]
+__all__ = ["bazelrc", "unbounded_bazelrc"]
 
 # Bazel's release notes: 0.23 brought --local_ram_resources (MB), and 3.0 took --local_resources (MB, CPUs, I/O) away.
 _RAM_OPTION = (0, 23)
@@ -19,17 +17,15 @@ _MIB = 2**20
 
 def bazelrc(job: Job) -> str:
     """Write the bazelrc of a variant's build: a line `build OPTION` for each option."""
-    resources = _resources(job.share, bazel_numbers(job.recipe.toolchain.bazel.version))
-    return _lines(resources) + shared_bazelrc(job.recipe)
+    options = _resources(job.share, bazel_numbers(job.recipe.toolchain.bazel.version))
+    return "".join(f"build {option}\n" for option in options) + unbounded_bazelrc(job.recipe)
 
 
-def shared_bazelrc(recipe: Recipe) -> str:
-    """Write the part of it that does not depend on the machine."""
-    return _lines([f"--experimental_downloader_config={DOWNLOADER_CONFIG}"] if recipe.doors.downloader_config else [])
-
-
-def _lines(options: Sequence[str]) -> str:
-    return "".join(f"build {option}\n" for option in options)
+def unbounded_bazelrc(recipe: Recipe) -> str:
+    """Write the same without bounds, for who runs the build without this factory."""
+    if recipe.doors.downloader_config:
+        return f"build --experimental_downloader_config={DOWNLOADER_CONFIG}\n"
+    return ""
 
 
 def _resources(share: Share, bazel: tuple[int, ...]) -> list[str]:
