@@ -222,7 +222,7 @@ def vault(
 
 @task(help=_help("matrix", check="change nothing; fail when a file is not what the data gives"))
 def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
-    """Write the Dockerfiles of every release and flavour that has a recipe, beside the matrix file.
+    """Write the Dockerfiles of every release and flavour, or of another matrix file's, beside that file.
 
     Examples:
         ./factory generate

@@ -1,6 +1,6 @@
 """Compares the speed of our scan with `objdump -d` on one binary, in one run.
 
-Usage: python benchmarks/disassembly.py [BINARY]   (default: gRPC's shared library in this environment)
+Usage: python -m benchmarks.disassembly [BINARY]   (default: gRPC's shared library in this environment)
 
 Both read all executable code; objdump writes text to /dev/null, ours counts CPU features by function. The ratio is
 what to compare between machines: the MB/s are this machine's, under its present load.
@@ -8,16 +8,15 @@ what to compare between machines: the MB/s are this machine's, under its present
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks.measuring import best, parser
 from serving_factory.line.inspection.instruction_set import InstructionSetFacts, scan
 
 
@@ -28,26 +27,16 @@ def _default_binary() -> Path:
     return Path(spec.origin)
 
 
-def _seconds(action: Callable[[], object], rounds: int) -> float:
-    """The best of some rounds: what disturbs a measurement only ever adds to it."""
-    best = float("inf")
-    for _ in range(rounds):
-        started = time.perf_counter()
-        action()
-        best = min(best, time.perf_counter() - started)
-    return best
-
-
 def _objdump(binary: Path) -> None:
     subprocess.run(["objdump", "-d", str(binary)], stdout=subprocess.DEVNULL, check=True)
 
 
 def main() -> None:
     """Measure, and print one line per way."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("binary", nargs="?", type=Path, help="an x86-64 ELF file with symbols, or a stripped one")
-    parser.add_argument("--rounds", type=int, default=2, help="rounds of each; the best counts (default: 2)")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("binary", nargs="?", type=Path, help="an x86-64 ELF file with symbols, or a stripped one")
+    arguments.add_argument("--rounds", type=int, default=2, help="rounds of each; the best counts (default: 2)")
+    options = arguments.parse_args()
     binary = options.binary or _default_binary()
 
     facts: InstructionSetFacts = scan(binary, None, workers=1)
@@ -64,7 +53,7 @@ def main() -> None:
         print("objdump is not installed: no ratio")
     reference = None
     for name, action in ways.items():
-        speed = megabytes / _seconds(action, options.rounds)
+        speed = megabytes / best(action, options.rounds)
         reference = reference or speed
         print(f"{name:<20} {speed:6.1f} MB/s   {speed / reference:5.2f} x")
 

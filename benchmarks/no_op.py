@@ -12,13 +12,13 @@ Ends with exit code 1 when the ratio is not below 3 %.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.measuring import parser
 from tests.integration.line import BUILD_STAGES, MATRIX, VARIANTS, Checkout, Outcome
 
 LIMIT = 0.03
@@ -55,11 +55,11 @@ def measure(checkout: Checkout) -> tuple[float, list[float]]:
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
+    arguments = parser(__doc__)
+    arguments.add_argument(
         "--drop-caches", action="store_true", help="drop Bazel's caches in the engine first, all of them"
     )
-    options = parser.parse_args()
+    options = arguments.parse_args()
     with tempfile.TemporaryDirectory(prefix="factory-no-op-") as folder:
         checkout = Checkout.make(Path(folder) / "factory")
         try:

@@ -1,6 +1,6 @@
 """Measures the planning half of the line: expanding a large matrix, and `invoke list` from its start to its end.
 
-Usage: python benchmarks/planning.py [ROUNDS]
+Usage: python -m benchmarks.planning [ROUNDS]
 
 The matrix asks for every release by every flavour and level. `invoke list` lists the default matrix.yaml, and is
 compared with the start of a bare `python -c 'import invoke, yaml'` in the same run: that ratio is what to compare
@@ -15,27 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
+from benchmarks.measuring import best
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import Flavour, releases
 from serving_factory.matrix.load import load_matrix
 
 ROOT = Path(__file__).resolve().parents[1]
 BARE = "import invoke, yaml"
-
-
-def best(action: Callable[[], object], rounds: int) -> float:
-    """The best of some rounds, in seconds: what disturbs a measurement only ever adds to it."""
-    found = float("inf")
-    for _ in range(rounds):
-        started = time.perf_counter()
-        action()
-        found = min(found, time.perf_counter() - started)
-    return found
 
 
 def everything() -> str:
