@@ -1,4 +1,5 @@
-# TensorFlow Serving: the slim image that serves. Made by `./factory generate` from dockerfiles/templates/runtime; do not edit.
+# TensorFlow Serving 2.19.1, cpu: the slim image that serves.
+# Made by `./factory generate` from dockerfiles/templates/runtime; do not edit.
 
 # What the compile stage left. The build names its folder: --build-context artifact=FOLDER
 FROM scratch AS artifact

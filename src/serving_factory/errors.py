@@ -115,7 +115,7 @@ class NotBuiltError(FactoryError):
 
 
 class RecipeError(FactoryError):
-    """A variant is valid, but no recipe for it exists (yet)."""
+    """A variant is valid, and cannot be built as the matrix and the catalogue have it."""
 
     exit_code = 7
 

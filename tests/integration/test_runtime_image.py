@@ -497,6 +497,15 @@ def test_what_is_opened_at_run_time_goes_along_too(workshop: Workshop) -> None:
     assert (artifact / "rootfs/usr/share/doc/gcc-12-base/copyright").is_file()
 
 
+def test_a_library_from_elsewhere_lands_where_the_loader_looks_and_the_drivers_stay_away(workshop: Workshop) -> None:
+    workshop.sh(
+        "mkdir -p own && cc -shared -o own/libcuda.so.1 -x c /dev/null && cp own/libcuda.so.1 own/libcudart.so.12"
+    )
+    artifact = workshop.collect("$PWD/own/libcuda.so.1", "$PWD/own/libcudart.so.12")
+    assert "usr/lib/x86_64-linux-gnu/libcudart.so.12" in files(artifact)
+    assert not [name for name in files(artifact) if "libcuda.so" in name]
+
+
 def test_a_newer_library_than_the_base_has_goes_along_but_not_the_c_library(workshop: Workshop) -> None:
     workshop.sh("sed -E 's/^(libzstd1|libc6) .*/\\1 0.1/' /base-packages >old-packages")
     artifact = workshop.collect(packages="old-packages")

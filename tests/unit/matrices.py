@@ -45,7 +45,7 @@ def checkout(folder: Path) -> Path:
     latest = 'releases: ["latest-patches,>=2.18"]'
     assert latest in text
     write(folder, text.replace(latest, 'releases: ["2.18.1", "2.19.1", "2.20.0"]'))
-    for name in ("dockerfiles", "matrix.schema.json", "samples"):
+    for name in ("dockerfiles", "docs", "matrix.schema.json", "samples"):
         (folder / name).symlink_to(ROOT / name)
     return folder
 

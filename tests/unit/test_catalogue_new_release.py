@@ -138,7 +138,7 @@ def test_the_page_names_files_that_exist() -> None:
     for name in ("data/releases.yaml", "data/bazel.yaml", "data/cuda.yaml"):
         assert f"src/serving_factory/catalogue/{name}" in page
         assert (ROOT / "src" / "serving_factory" / "catalogue" / name).is_file()
-    assert (ROOT / "src" / "serving_factory" / "recipes" / "support.py").is_file()
+    assert (ROOT / "src" / "serving_factory" / "recipes" / "toolchain.py").is_file()
 
 
 def test_the_examples_of_the_page_are_entries() -> None:

@@ -44,6 +44,7 @@ class World:
         self.facts = root / "image.env"
         self.cpuinfo = root / "cpuinfo"
         self.cgroup = root / "cgroup"
+        self.driver = root / "nvidia-version"
         self.server = root / "tensorflow_model_server"
         self.models.mkdir()
         self.cgroup.mkdir()
@@ -57,6 +58,8 @@ class World:
             "/usr/share/serving-factory/image.env": self.facts,
             "/proc/cpuinfo": self.cpuinfo,
             "/sys/fs/cgroup": self.cgroup,
+            "/proc/driver/nvidia/version": self.driver,
+            "/usr/lib/x86_64-linux-gnu/libcuda.so": root / "libcuda.so",
             "/models}": f"{self.models}}}",
         }.items():
             assert text.count(path) == 1, path
@@ -417,3 +420,45 @@ def test_scripts_are_shellcheck_clean_and_executable(script: Path) -> None:
     done = subprocess.run([shellcheck, str(script)], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout
     assert os.access(script, os.X_OK)
+
+
+# --- gpu --------------------------------------------------------------------------------------------------------------
+
+GPU = (
+    IMAGE_FACTS.replace("FLAVOUR=cpu", 'FLAVOUR="gpu"')
+    + 'CUDA="12.2"\nDRIVER="525.60.13"\nCAPABILITIES="sm_80 sm_90"\n'
+)
+NEEDS = "CUDA 12.2 needs driver 525.60.13 or later; this image is compiled for sm_80 sm_90"
+KERNEL_MODULE = (
+    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Tue Jun 27 15:04:05 UTC 2023\nGCC version:  gcc 9.4.0\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("kernel_module", "library", "said"),
+    [
+        ("535.54.03", "", f"NVIDIA driver 535.54.03; {NEEDS}."),
+        ("470.82.01", "", f"the NVIDIA driver here, 470.82.01, is too old: {NEEDS}."),
+        ("", "550.54.15", f"NVIDIA driver 550.54.15; {NEEDS}."),
+        ("", "", f"no NVIDIA driver is here ({NEEDS}). Was the container started with docker run --gpus all?"),
+    ],
+)
+def test_a_gpu_image_tells_the_driver_found_and_needed(
+    world: World, kernel_module: str, library: str, said: str
+) -> None:
+    world.facts.write_text(GPU)
+    world.model()
+    if kernel_module:
+        world.driver.write_text(KERNEL_MODULE.format(kernel_module))
+    if library:
+        (world.root / f"libcuda.so.{library}").touch()
+    outcome = world.start()
+    assert said in outcome.said
+    assert outcome.started
+
+
+def test_only_a_gpu_image_looks_for_a_driver(world: World) -> None:
+    world.model()
+    assert "driver" not in world.start().said
+    world.facts.write_text(GPU)
+    assert "driver" not in world.start("--version").said

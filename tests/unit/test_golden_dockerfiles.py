@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
+from serving_factory.catalogue.releases import releases
 from serving_factory.matrix.load import load_matrix
 from serving_factory.recipes.generate import drift, generated_files, generated_folder
 
@@ -22,15 +24,17 @@ Instruction = tuple[str, str]
 # What an instruction must not hold.
 FORBIDDEN = (
     ("RUN", re.compile(r"\|\s*(?:sudo\s+)?(?:/\S*/)?(?:ba|da|z|k)?sh\b"), "pipes into a shell"),
+    ("RUN", re.compile(r"(?:^|\s)[^\s\"']+>=[^\s]"), "redirects where a version is meant"),
     (
         "RUN",
         re.compile(r"\b(?:curl|wget)\b|\bpip3? (?:install|download)\b|\bgit clone\b"),
         "downloads without a checksum",
     ),
     ("RUN", re.compile(r"\bapt-key\b"), "trusts a key for every repository"),
-    ("RUN", re.compile(r"apt-get install(?!.*--no-install-recommends)"), "installs what is only recommended"),
-    ("ADD", re.compile(r"^(?!--checksum=sha256:[0-9a-f]{64} )"), "adds without a checksum"),
-    ("FROM", re.compile(r":latest\b"), "rolls"),
+    ("RUN", re.compile(r"apt[-_]get install(?! -y --no-install-recommends)"), "installs what is only recommended"),
+    ("ADD", re.compile(r"/(?:latest|master|main|head)(?:/|$)", re.IGNORECASE), "rolls"),
+    ("RUN", re.compile(r"https?://\S*/(?:latest|master|main|head)/", re.IGNORECASE), "rolls"),
+    ("FROM", re.compile(r":latest\b|nvidia/cuda"), "rolls, or will be deleted"),
     ("ENTRYPOINT", re.compile(r"^(?!\[)"), "is not in exec form"),
     ("CMD", re.compile(r"^(?!\[)"), "is not in exec form"),
 )
@@ -47,10 +51,34 @@ def instructions(text: str) -> Iterator[Instruction]:
         yield word.upper(), rest.strip()
 
 
+def checked(added: str, text: str) -> bool:
+    """A file is added by its checksum, or it is a key whose fingerprint is compared before it is used."""
+    name = re.escape(added.split(maxsplit=1)[0].rpartition("/")[2])
+    return bool(
+        re.match(r"--checksum=sha256:[0-9a-f]{64} ", added)
+        or (" " in added and re.search(rf"apt_key\.sh \S+/{name} [0-9A-F]{{40}} ", text))
+    )
+
+
+def has_shell_options(found: list[Instruction]) -> bool:
+    """Each stage that runs something says first that an error ends it, also in a pipe."""
+    shell = ""
+    for word, rest in found:
+        if word in {"FROM", "SHELL"}:
+            shell = rest if word == "SHELL" else ""
+        if word == "RUN" and shell != '["/bin/bash", "-euo", "pipefail", "-c"]':
+            return False
+    return True
+
+
 def broken_rules(text: str) -> set[str]:
     """The rules that hold for every Dockerfile here, as far as this one breaks them."""
     found = list(instructions(text))
     broken = {rule for word, rest in found for name, held, rule in FORBIDDEN if word == name and held.search(rest)}
+    if any(not checked(rest, text) for word, rest in found if word == "ADD"):
+        broken.add("adds without a checksum or a fingerprint")
+    if not has_shell_options(found):
+        broken.add("runs without the shell's options")
     if any(word in {"ARG", "ENV"} and SECRETIVE.search(rest) for word, rest in found):
         broken.add("looks like a secret")
     if re.match(r"\s*#\s*(?:syntax|escape)\s*=", text, re.IGNORECASE):
@@ -60,12 +88,14 @@ def broken_rules(text: str) -> set[str]:
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda path: path.parent.name)
 def test_nothing_has_drifted(file: Path) -> None:
-    assert drift(generated_folder(file), generated_files(load_matrix(file))) == {}, "run ./factory generate"
+    files = generated_files(load_matrix(file), every_release=file.parent == ROOT)
+    assert drift(generated_folder(file), files) == {}, "run ./factory generate"
 
 
 def test_there_is_something_to_look_at() -> None:
-    assert len(DEVEL) == len(RUNTIME) == 4
-    assert len(COMMITTED) == 8
+    flavours = sum(len(release.flavours) for release in releases().values())
+    assert len(releases()) == 73
+    assert len(DEVEL) == len(RUNTIME) == flavours + 2
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: str(path.relative_to(ROOT)))
@@ -80,6 +110,11 @@ def test_rules_of_every_dockerfile(path: Path) -> None:
         "RUN true \\\n && curl https://example.com/install \\\n | sudo bash -",
         "RUN wget https://example.com/a.tar.gz",
         "RUN pip install tensorflow",
+        "RUN true",
+        'SHELL ["/bin/bash", "-euo", "pipefail", "-c"]\nRUN install future>=0.17.1',
+        "ADD https://example.com/3bf863cc.pub /",
+        "ADD --checksum=sha256:" + 64 * "0" + " https://example.com/master/x /x",
+        "FROM nvidia/cuda:12.2.0-base-ubuntu20.04",
         "RUN apt-key add key.asc",
         "RUN apt-get install -y gcc",
         "ADD https://example.com/bazel /bazel",
@@ -104,8 +139,11 @@ def test_rules_of_runtime_images(path: Path) -> None:
     words = [word for word, _ in found]
     assert "RUN" not in words, "a runtime image is copied together, nothing is installed"
     assert [rest for word, rest in found if word == "USER"] == ["65532:65532"]
-    assert [rest for word, rest in found if word == "EXPOSE"] == ["8500 8501"]
-    assert [rest for word, rest in found if word == "ENV"] == ["MODEL_NAME=model MODEL_BASE_PATH=/models"]
+    assert [word for word in words if word in {"USER", "COPY", "WORKDIR"}][-1] == "USER", "nothing is added after it"
+    rest_api = releases()[path.parent.name].server.rest
+    assert [rest for word, rest in found if word == "EXPOSE"] == ["8500 8501" if rest_api else "8500"]
+    gpu = ["NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility"] if "gpu" in path.name else []
+    assert [rest for word, rest in found if word == "ENV"] == ["MODEL_NAME=model MODEL_BASE_PATH=/models", *gpu]
     (check,) = [rest for word, rest in found if word == "HEALTHCHECK"]
     assert json.loads(check.partition("CMD ")[2]) == ["/usr/bin/tf_serving_health.sh"]
     (entrypoint,) = [json.loads(rest) for word, rest in found if word == "ENTRYPOINT"]
@@ -124,7 +162,10 @@ def test_rules_of_devel_images(path: Path) -> None:
     assert "--host_copt" not in text, "a level is for the target configuration only"
     fetched = text.partition("AS fetch")[2].partition("AS binary_build")[0]
     assert "COPTS" not in fetched, "another level must download nothing"
-    assert re.search(r"--mount=type=cache,id=serving-factory-bazel-disk,", flags)
+    has_disk_cache = releases()[path.parent.name].version >= Version("1.9.1")
+    assert (
+        ("--mount=type=cache,id=serving-factory-bazel-disk," in flags) == ("--disk_cache=" in flags) == has_disk_cache
+    )
 
 
 # --- drift ------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,6 @@ from serving_factory.recipes.keys import key_of, short
 from serving_factory.recipes.metadata import BuiltBinary, image_env, image_json, image_labels
 from serving_factory.recipes.recipe import Recipe, recipe_for, recipes_for
 from serving_factory.recipes.render import render
-from serving_factory.recipes.support import is_supported
 
 from .matrices import SHIPPED, document, load
 
@@ -118,7 +117,7 @@ def test_variants_that_share_a_file_have_the_same_text_in_it(file: Path) -> None
     """generate keeps one devel and one runtime file for a release and flavour: a level must not show in them."""
     texts: dict[tuple[str, str], set[tuple[str, str]]] = {}
     matrix = load_matrix(file)
-    for variant in filter(is_supported, matrix.variants):
+    for variant in matrix.variants:
         for level in Level:
             recipe = recipe_for(replace(variant, level=level, copts=("-O3",)), matrix)
             texts.setdefault((variant.release, variant.flavour), set()).add((recipe.devel, recipe.runtime))
@@ -230,31 +229,11 @@ def test_a_base_without_package_list_is_told(tmp_path: Path) -> None:
     assert "ubuntu:20.04" in caught.value.why
 
 
-@pytest.mark.parametrize(
-    ("tag", "flavour", "told"),
-    [
-        ("2.19.1", "gpu", "no recipe for flavour gpu yet"),
-        ("2.18.1", "cpu", "no recipe for flavour cpu of 2.18.1 yet"),
-        ("1.12.3", "cpu", "no recipe for flavour cpu of 1.12.3 yet"),
-        ("2.20.0", "mkl", "no recipe for flavour mkl of 2.20.0 yet"),
-    ],
-)
-def test_what_the_catalogue_knows_and_this_factory_cannot_build_is_told(
-    tmp_path: Path, tag: str, flavour: str, told: str
-) -> None:
-    target = {"flavour": flavour, "levels": ["x86-64"]}
-    matrix = load(tmp_path, document(releases=[tag], targets={"standard": target}))
-    with pytest.raises(RecipeError, match=told) as caught:
-        recipe_for(matrix.variants[0], matrix)
-    assert caught.value.why == "recipes: cpu 2.19.1; mkl 2.19.1"
-
-
-def test_a_compiler_that_bazel_downloads_is_told(tmp_path: Path) -> None:
-    matrix = load(tmp_path)
-    facts = replace(releases()["2.19.1"].flavours[Flavour.CPU], compiler="hermetic clang")
-    release = replace(releases()["2.19.1"], flavours={Flavour.CPU: facts})
-    with pytest.raises(RecipeError, match="with a hermetic clang that Bazel downloads"):
-        toolchain.toolchain_for(matrix.variants[0], release, matrix.settings.usual)
+def test_a_compiler_that_bazel_downloads_is_not_named_to_it(tmp_path: Path) -> None:
+    matrix = load(tmp_path, document(releases=["2.20.0"]))
+    recipe = recipe_for(matrix.variants[0], matrix)
+    assert (recipe.toolchain.hermetic, recipe.toolchain.cc, recipe.toolchain.c_compiler) == (True, None, "gcc")
+    assert "ENV CC" not in recipe.devel
 
 
 def test_flags_that_are_no_configs_reach_every_bazel_command(tmp_path: Path) -> None:
@@ -268,7 +247,6 @@ def test_flags_that_are_no_configs_reach_every_bazel_command(tmp_path: Path) -> 
         release=release,
         flavour="cpu",
         toolchain=made,
-        base_build="",
         upstream="u",
         bazel_target="//t",
         binary_path="b",
@@ -276,11 +254,19 @@ def test_flags_that_are_no_configs_reach_every_bazel_command(tmp_path: Path) -> 
     assert text.count("      --config=kokoro \\\n      -c opt \\\n      --copt=-fPIC \\\n") == 3
 
 
-def test_a_bazel_without_checksum_is_told(tmp_path: Path) -> None:
-    matrix = load(tmp_path)
-    release = replace(releases()["2.19.1"], bazel_sha256=None)
-    with pytest.raises(RecipeError, match=r"the checksum of Bazel 6\.5\.0 is not known"):
-        toolchain.toolchain_for(matrix.variants[0], release, matrix.settings.usual)
+def test_a_bazel_without_checksum_renders_and_is_not_built(tmp_path: Path) -> None:
+    matrix = load(tmp_path, document(releases=["2.4.4"]))
+    recipe = recipe_for(matrix.variants[0], matrix)
+    assert "ADD" not in recipe.devel
+    assert "`./factory lock`" in recipe.devel
+    _, (lacking,) = recipes_for(matrix.variants, matrix)
+    assert "the checksum of Bazel 3.0.0 is not known" in lacking.error.what
+    assert "./factory lock" in lacking.error.remedy
+    assert 'bazel: {version: "3.0.0", binary: FILE}' in lacking.error.remedy
+    binary = tmp_path / "bazel"
+    binary.touch()
+    given = load(tmp_path, document(releases=["2.4.4"], bazel={"version": "3.0.0", "binary": "bazel"}))
+    assert len(recipes_for(given.variants, given)[0]) == 1
 
 
 def test_a_template_gets_every_value_that_it_names() -> None:
@@ -434,10 +420,8 @@ def test_what_is_only_reported_of_a_branch_is_told_and_built(tmp_path: Path) -> 
     assert doubtful["Reported"][0][:2] == ("may not compile", "an update of Eigen broke code for AVX2")
 
 
-def test_what_has_no_recipe_is_told_apart(tmp_path: Path) -> None:
-    targets = {name: {"flavour": name, "levels": ["x86-64"]} for name in ("cpu", "gpu")}
-    matrix = load(tmp_path, document(targets=targets))
+def test_what_cannot_be_built_is_told_apart(tmp_path: Path) -> None:
+    matrix = load(tmp_path, document(releases=["2.19.1", "2.3.4"]))
     made, lacking = recipes_for(matrix.variants, matrix)
     assert [recipe.variant.id for recipe in made] == ["2.19.1-cpu-v1"]
-    assert [one.variant.id for one in lacking] == ["2.19.1-gpu-cuda12.2-v1"]
-    assert "there is no recipe for flavour gpu yet" in lacking[0].error.what
+    assert [one.variant.id for one in lacking] == ["2.3.4-cpu-v1"]

@@ -146,13 +146,23 @@ collect_libraries() {
     libc_folder=$(libraries_of "$(command -v sh)" | sed -n 's|^libc\.so[^ ]* \(.*\)/[^/]*$|\1|p')
     : >"$scratch/packages"
     write_owners
+    loader_folder=$(readlink -f "/usr${libc_folder#/usr}")
     sort -u "$scratch/needed" | while read -r soname path; do
+        case $soname in
+        # The driver's: they fit the kernel of the machine that serves, and are handed to the container there.
+        libcuda.so* | libnvidia-*) continue ;;
+        esac
         package=$(owner_of "$path")
+        folder=$(readlink -f "$(dirname "$path")")
+        case $package:$folder in
+        # Of no package: it came with the sources. Or of one that has a folder of its own for them, as CUDA's do. Either way no
+        # loader of the runtime image would look where they lie here.
+        :* | *:/usr/local/* | *:/opt/*) folder=$loader_folder ;;
+        esac
         if [ -z "$package" ]; then
-            # Of no package: it came with the sources. Where it lies here, no loader would look for it there.
-            copy_library "$soname" "$path" "$(readlink -f "/usr${libc_folder#/usr}")"
+            copy_library "$soname" "$path" "$folder"
         elif ! in_base "$package"; then
-            copy_library "$soname" "$path" "$(readlink -f "$(dirname "$path")")"
+            copy_library "$soname" "$path" "$folder"
             printf '%s\n' "$package" >>"$scratch/packages"
         fi
     done
@@ -173,9 +183,13 @@ collect_packages() {
     sort -u "$scratch/packages" | while read -r package; do
         # Some packages share the folder of another one, by a link.
         folder=$(readlink -f "/usr/share/doc/$package")
-        [ -r "$folder/copyright" ] || stop "the licence of $package is not here ($folder/copyright)"
-        mkdir -p "$rootfs$folder"
-        install -m 644 "$folder/copyright" "$rootfs$folder/copyright"
+        # Debian's and Ubuntu's packages all have one; of other vendors' this is not certain, and hours of compiling came before.
+        if [ -r "$folder/copyright" ]; then
+            mkdir -p "$rootfs$folder"
+            install -m 644 "$folder/copyright" "$rootfs$folder/copyright"
+        else
+            say "the package $package has no licence file ($folder/copyright): none goes along"
+        fi
         dpkg-query -s "$package" >"$rootfs/var/lib/dpkg/status.d/$package"
         printf '%s=%s\n' "$package" "$(version_of "$package")"
     done >"$facts/packages"

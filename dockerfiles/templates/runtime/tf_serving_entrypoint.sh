@@ -16,6 +16,8 @@ server=/usr/bin/tensorflow_model_server
 image_facts=/usr/share/serving-factory/image.env
 cpuinfo=/proc/cpuinfo
 cgroup=/sys/fs/cgroup
+driver_file=/proc/driver/nvidia/version
+driver_library=/usr/lib/x86_64-linux-gnu/libcuda.so
 
 say() { printf 'tf_serving_entrypoint: %s\n' "$*" >&2; }
 
@@ -31,7 +33,7 @@ stop() {
 
 # The file is read, not sourced: the names in it are common, and may be in the environment with another meaning.
 read_image_facts() {
-    level='' cpu_flags='' lower_image='' flavour='' rest=yes
+    level='' cpu_flags='' lower_image='' flavour='' rest=yes cuda='' driver='' capabilities=''
     [ -r "$image_facts" ] || return 0
     while IFS= read -r line || [ -n "$line" ]; do
         value=${line#*=}
@@ -42,6 +44,9 @@ read_image_facts() {
         CPU_FLAGS=*) cpu_flags=$value ;;
         LOWER_IMAGE=*) lower_image=$value ;;
         FLAVOUR=*) flavour=$value ;;
+        CUDA=*) cuda=$value ;;
+        DRIVER=*) driver=$value ;;
+        CAPABILITIES=*) capabilities=$value ;;
         REST=*) rest=$value ;; # before 1.8.0 the server has none
         esac
     done <"$image_facts"
@@ -73,6 +78,35 @@ check_cpu() {
         "(${cpu_name:-its name is not given}) lacks:$missing." \
         "Use ${lower_image:-an image of a lower level} instead." \
         "In a virtual machine the CPU may have more than it shows: then let the machine pass on the host's CPU type."
+}
+
+# The driver is the machine's, and the container runtime hands its libraries in. Without one the server starts all the same, and
+# computes on the CPU what its model does not pin to a card.
+tell_driver() {
+    [ "$flavour" = gpu ] || return 0
+    found=''
+    if [ -r "$driver_file" ]; then
+        read -r line <"$driver_file" || :
+        for word in $line; do # NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun ...
+            case $word in
+            [0-9]*.[0-9]*)
+                found=$word
+                break
+                ;;
+            esac
+        done
+    fi
+    for file in "$driver_library".[0-9]*.[0-9]*; do
+        [ -n "$found" ] || [ ! -e "$file" ] || found=${file#"$driver_library".}
+    done
+    needs="CUDA $cuda needs driver $driver or later; this image is compiled for ${capabilities:-the default capabilities}"
+    if [ -z "$found" ]; then
+        say "no NVIDIA driver is here ($needs). Was the container started with docker run --gpus all?"
+    elif [ "${found%%.*}" -lt "${driver%%.*}" ] 2>/dev/null; then
+        say "the NVIDIA driver here, $found, is too old: $needs."
+    else
+        say "NVIDIA driver $found; $needs."
+    fi
 }
 
 # OpenMP counts the CPUs that the container may run on, but knows nothing of a quota (docker run --cpus), and more threads
@@ -202,6 +236,7 @@ if [ "$serves" = yes ]; then
     if [ "$rest" != no ] && [ "$grpc_port" = "$rest_port" ] && [ "$rest_port" != 0 ]; then
         stop 64 "PORT and REST_API_PORT are both $rest_port: gRPC and REST each need a port of their own."
     fi
+    tell_driver
     set_threads
     if [ -n "$config_file" ]; then
         check_config_file "$config_file"

@@ -19,7 +19,16 @@ from serving_factory.catalogue.facts import (
 from serving_factory.catalogue.inheritance import Entry, Lines, inherited
 from serving_factory.errors import CatalogueError
 
-__all__ = ["UPSTREAM_TARGET", "UPSTREAM_URL", "Flavour", "FlavourFacts", "Release", "read_releases", "releases"]
+__all__ = [
+    "UPSTREAM_TARGET",
+    "UPSTREAM_URL",
+    "Flavour",
+    "FlavourFacts",
+    "Release",
+    "bazel_checksums",
+    "read_releases",
+    "releases",
+]
 
 UPSTREAM_URL = "https://github.com/tensorflow/serving.git"
 UPSTREAM_TARGET = "//tensorflow_serving/model_servers:tensorflow_model_server"
@@ -32,6 +41,12 @@ _REMEDY = "the head of releases.yaml tells which facts there are"
 def releases() -> Mapping[str, Release]:
     """Read all releases, oldest first, by full tag."""
     return read_releases(read_yaml("releases.yaml"), read_yaml("bazel.yaml"))
+
+
+@cache
+def bazel_checksums() -> Mapping[str, str]:
+    """Read the sha256 of Bazel's Linux x86_64 binaries, by version; those that are unknown are left out."""
+    return {version: sha256 for version, sha256 in read_yaml("bazel.yaml").items() if sha256 != _UNKNOWN}
 
 
 def read_releases(lines: Lines, checksums: Mapping[str, str]) -> Mapping[str, Release]:

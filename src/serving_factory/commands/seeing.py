@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from serving_factory.catalogue.releases import releases
 from serving_factory.commands.shared import Asked, print_json, width, write
 from serving_factory.errors import RecipeError, UnknownNameError, UsageError
 from serving_factory.line.place import build_folder
@@ -13,7 +14,7 @@ from serving_factory.matrix.github import github_matrices
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.origins import CATALOGUE, origin
 from serving_factory.matrix.variant import Variant
-from serving_factory.recipes.support import is_supported
+from serving_factory.recipes.toolchain import is_buildable
 from serving_factory.ui import tables
 
 __all__ = ["explain_dropped", "explain_variant", "list_variants"]
@@ -53,7 +54,7 @@ def _row(variant: Variant, matrix: Matrix, folder: Path) -> tables.ListRow:
         capabilities=variant.capabilities,
         targets=matrix.targets_of(variant),
         state=last_stage(folder / variant.id),
-        recipe=is_supported(variant),
+        recipe=is_buildable(variant, releases()[variant.release], matrix.settings_of(variant.release), matrix.lock),
     )
 
 

@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from serving_factory.catalogue.cuda import cudas
 from serving_factory.catalogue.levels import level_facts
 from serving_factory.catalogue.releases import UPSTREAM_URL
+from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.recipe import Recipe
 
 __all__ = ["BuiltBinary", "image_env", "image_json", "image_labels"]
@@ -59,6 +61,8 @@ def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str
         "org.serving-factory.flavour": variant.flavour.value,
         "org.serving-factory.level": variant.level.value,
         "org.serving-factory.copts": " ".join(variant.all_copts),
+        "org.serving-factory.cuda": variant.cuda or "",
+        "org.serving-factory.capabilities": " ".join(variant.capabilities),
         **found,
         **dict(recipe.images.labels),
     }
@@ -95,8 +99,22 @@ def image_json(recipe: Recipe, binary: BuiltBinary | None) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+def _gpu_env(variant: Variant) -> Mapping[str, str]:
+    if variant.cuda is None:
+        return {}
+    return {
+        "CUDA": variant.cuda,
+        "DRIVER": cudas()[variant.cuda].minimum_driver,
+        "CAPABILITIES": " ".join(variant.capabilities),
+    }
+
+
 def image_env(recipe: Recipe) -> str:
-    """Write what the entrypoint reads: the level, what the CPU must have for it, and the image to use if it has not."""
+    """Write what the entrypoint and the health check read.
+
+    The level, what the CPU must have for it, and the image to use if it has not; what the server can do; of a gpu image
+    its CUDA, the oldest driver for that, and its compute capabilities.
+    """
     variant = recipe.variant
     lines = {
         "VARIANT": variant.id,
@@ -105,5 +123,8 @@ def image_env(recipe: Recipe) -> str:
         "LEVEL": variant.level.value,
         "CPU_FLAGS": " ".join(level_facts(variant.level).cpuinfo),
         "LOWER_IMAGE": recipe.lower_image,
+        "REST": "yes" if recipe.release.server.rest else "no",
+        "MODEL_STATUS": "yes" if recipe.release.server.model_status else "no",
+        **_gpu_env(variant),
     }
     return "".join(f'{name}="{value}"\n' for name, value in lines.items())

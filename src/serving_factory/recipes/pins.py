@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 
-from serving_factory.catalogue.releases import Release, releases
+from serving_factory.catalogue.releases import bazel_checksums, releases
 from serving_factory.errors import NotLockedError
 from serving_factory.matrix.lockfile import EMPTY, Lock
 from serving_factory.matrix.matrix import Matrix
-from serving_factory.matrix.settings import BazelChoice
 from serving_factory.matrix.variant import Platform, Variant
-from serving_factory.recipes.support import is_supported
 
 __all__ = [
     "BAZEL_RELEASES",
@@ -65,7 +62,7 @@ class Needs:
 
 
 def needs_of(variants: Iterable[Variant], matrix: Matrix) -> Needs:
-    """Tell what variants start from; those without a recipe need nothing.
+    """Tell what variants start from.
 
     Args:
         variants: of the matrix.
@@ -73,13 +70,14 @@ def needs_of(variants: Iterable[Variant], matrix: Matrix) -> Needs:
     """
     platforms: dict[str, set[Platform]] = {}
     bazels: set[str] = set()
-    for variant in filter(is_supported, variants):
+    for variant in variants:
         release, settings = releases()[variant.release], matrix.settings_of(variant.release)
         base = settings.toolchain.base or release.flavours[variant.flavour].os
         if "@" not in base:
             platforms.setdefault(base, set()).add(variant.platform)
-        if not (settings.bazel.package or settings.bazel.binary) and not bazel_checksum(release, settings.bazel, EMPTY):
-            bazels.add(settings.bazel.version or release.bazel)
+        version = settings.bazel.version or release.bazel
+        if not (settings.bazel.package or settings.bazel.binary or bazel_checksum(version, EMPTY)):
+            bazels.add(version)
     return Needs(
         bases=tuple(
             NeededBase(
@@ -137,15 +135,13 @@ def image_for(base: str, stand_ins: Mapping[str, str]) -> str:
     return f"{stand_in}@{digest}" if digest and "@" not in stand_in and _in_registry(stand_in) else stand_in
 
 
-def bazel_checksum(release: Release, choice: BazelChoice, lock: Lock) -> str | None:
-    """Find the sha256 of the release asset of a release's Bazel, or of the one that was chosen instead.
+def bazel_checksum(version: str, lock: Lock) -> str | None:
+    """Find the sha256 of the release asset of a Bazel.
 
     Returns:
         64 hex digits: the catalogue's, else the lock's; None where neither knows it.
     """
-    version = choice.version or release.bazel
-    known = release.bazel_sha256 if version == release.bazel else _known_checksums().get(version)
-    return known or lock.bazel.get(version)
+    return bazel_checksums().get(version) or lock.bazel.get(version)
 
 
 def bazel_asset(version: str) -> str:
@@ -163,8 +159,3 @@ def _in_registry(image: str) -> bool:
     """Whether an image's name begins with a registry's, by Docker's rule."""
     first, slash, _ = image.partition("/")
     return bool(slash) and ("." in first or ":" in first or first == "localhost")
-
-
-@cache
-def _known_checksums() -> Mapping[str, str]:
-    return {release.bazel: release.bazel_sha256 for release in releases().values() if release.bazel_sha256}

@@ -16,8 +16,8 @@ from serving_factory.recipes.bazel_version import check_bazel
 from serving_factory.recipes.doors import Doors, doors_for, mirrored
 from serving_factory.recipes.keys import key_of
 from serving_factory.recipes.pins import image_for
-from serving_factory.recipes.render import render, template_text
-from serving_factory.recipes.toolchain import Toolchain, toolchain_for
+from serving_factory.recipes.render import patch_text, render, template_text
+from serving_factory.recipes.toolchain import Toolchain, check_buildable, toolchain_for
 
 __all__ = ["Lacking", "Recipe", "recipe_for", "recipes_for"]
 
@@ -42,6 +42,7 @@ class Recipe:
         runtime_files: name → text of the files in its build context, those apart that only the built binary decides.
         images: how the image is named.
         lower_image: the image to use on a CPU that lacks this level; empty where there is none.
+        build_args: of the devel Dockerfile: what differs between variants that share it.
         compile_key: over all that decides the binary, as far as the matrix and the catalogue tell.
     """
 
@@ -58,18 +59,13 @@ class Recipe:
     runtime_files: tuple[tuple[str, str], ...]
     images: Images
     lower_image: str
+    build_args: tuple[tuple[str, str], ...]
     compile_key: str
 
     @property
     def upstream(self) -> bool:
         """Whether the sources are upstream's own."""
         return isinstance(self.source, str)
-
-    @property
-    def build_args(self) -> tuple[tuple[str, str], ...]:
-        """The build arguments of the devel Dockerfile."""
-        copts = " ".join(f"--copt={option}" for option in self.variant.all_copts)
-        return (("COPTS", copts), *self.doors.key_args, *self.doors.free_args)
 
     def contexts(self, staged: Path) -> tuple[tuple[str, str], ...]:
         """The named contexts of the devel Dockerfile.
@@ -92,19 +88,20 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """A variant that there is no recipe for, and why."""
+    """A variant that cannot be built, and why."""
 
     variant: Variant
     error: RecipeError | BazelTooOldError
 
 
 def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...]]:
-    """Make the recipes of variants, and tell which there are none for."""
+    """Make the recipes of variants, and tell which cannot be built, and why."""
     recipes: list[Recipe] = []
     lacking: list[Lacking] = []
     for variant in variants:
         try:
             recipe = recipe_for(variant, matrix)
+            check_buildable(variant, recipe.toolchain)
             if recipe.upstream:  # another tree has a WORKSPACE of its own, which says what it wants when it is loaded
                 check_bazel(variant, recipe.release, recipe.toolchain.bazel.version)
             recipes.append(recipe)
@@ -126,12 +123,12 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
     doors = doors_for(settings, matrix.network, bazel=toolchain.bazel.version)
     base_image = image_for(toolchain.base, matrix.network.base_images)
     devel = _devel(variant, release, toolchain)
-    devel_files = _files("devel/doors.sh", "devel/collect.sh", "devel/preflight.sh", "runtime/init.c")
+    devel_files = _devel_files(toolchain)
+    arguments = _arguments(variant, toolchain, doors)
     key = key_of(
         devel=devel,
         files=devel_files,
-        copts=variant.all_copts,
-        arguments=doors.key_args,
+        arguments=arguments,
         base=base_image,
         source=None if settings.source else source,
         platform=variant.platform,
@@ -146,12 +143,31 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
         base_image=base_image,
         devel=devel,
         devel_files=devel_files,
-        runtime=render("runtime/runtime.Dockerfile.j2", base=toolchain.base),
+        runtime=_runtime(variant, release, toolchain),
         runtime_files=_files("runtime/tf_serving_entrypoint.sh", "runtime/tf_serving_health.sh"),
         images=matrix.images,
         lower_image=_lower_image(variant, matrix),
+        build_args=(*arguments, *doors.free_args),
         compile_key=key,
     )
+
+
+def _arguments(variant: Variant, toolchain: Toolchain, doors: Doors) -> tuple[tuple[str, str], ...]:
+    """The build arguments that decide what is built."""
+    arguments = {"COPTS": " ".join(f"--copt={option}" for option in variant.all_copts)}
+    if toolchain.gpu:
+        arguments["CUDA_CAPABILITIES"] = ",".join(variant.capabilities)
+    return (*arguments.items(), *doors.key_args)
+
+
+def _devel_files(toolchain: Toolchain) -> tuple[tuple[str, str], ...]:
+    """Files of the build context: those of every build, and those that this one's Dockerfile names beyond."""
+    names = ["devel/collect.sh", "devel/doors.sh", "devel/apply_patches.sh", "devel/preflight.sh", "runtime/init.c"]
+    if toolchain.llvm or (toolchain.gpu and toolchain.gpu.repositories):
+        names.append("devel/apt_key.sh")
+    if toolchain.llvm:
+        names.append("devel/llvm-snapshot.asc")
+    return (*_files(*names), *((mend.script, patch_text(mend.script)) for mend in toolchain.mends))
 
 
 def _files(*names: str) -> tuple[tuple[str, str], ...]:
@@ -159,16 +175,24 @@ def _files(*names: str) -> tuple[tuple[str, str], ...]:
 
 
 def _devel(variant: Variant, release: Release, toolchain: Toolchain) -> str:
-    base_build = render("devel/base_build.Dockerfile.j2", toolchain=toolchain)
     return render(
         "devel/devel.Dockerfile.j2",
         release=release,
         flavour=variant.flavour,
         toolchain=toolchain,
-        base_build=base_build,
         upstream=UPSTREAM_URL,
         bazel_target=UPSTREAM_TARGET,
         binary_path=_BINARY_PATH,
+    )
+
+
+def _runtime(variant: Variant, release: Release, toolchain: Toolchain) -> str:
+    return render(
+        "runtime/runtime.Dockerfile.j2",
+        release=release,
+        flavour=variant.flavour,
+        base=toolchain.base,
+        gpu=toolchain.gpu,
     )
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["TEMPLATES", "render", "template_text"]
+__all__ = ["PATCHES", "TEMPLATES", "patch_text", "render", "template_text"]
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "dockerfiles" / "templates"
+PATCHES = TEMPLATES.parent / "patches"
 
 
 def render(name: str, **values: object) -> str:
@@ -22,6 +23,11 @@ def render(name: str, **values: object) -> str:
 def template_text(name: str) -> str:
     """Read a file that goes into an image as it is."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def patch_text(name: str) -> str:
+    """Read a script of dockerfiles/patches."""
+    return (PATCHES / name).read_text(encoding="utf-8")
 
 
 @cache

@@ -2,33 +2,68 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from serving_factory.catalogue.distributions import distributions
-from serving_factory.catalogue.releases import FlavourFacts, Release
+from packaging.version import Version
+
+from serving_factory.catalogue.bazel_flags import bazel_flag, bazel_reads
+from serving_factory.catalogue.distributions import Distribution, DistributionPython, Wheel, distributions
+from serving_factory.catalogue.mends import Mend, mends_for
+from serving_factory.catalogue.mkl import mkl_libraries
+from serving_factory.catalogue.releases import Flavour, FlavourFacts, Release
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.lockfile import EMPTY, Lock
 from serving_factory.matrix.settings import BazelChoice, Settings
 from serving_factory.matrix.variant import Variant
+from serving_factory.recipes.gpu import GpuBuild, gpu_build
 from serving_factory.recipes.pins import bazel_checksum
-from serving_factory.recipes.support import check_supported
 
-__all__ = ["Bazel", "Toolchain", "toolchain_for"]
+__all__ = ["Bazel", "Llvm", "Toolchain", "check_buildable", "is_buildable", "toolchain_for"]
+
+_PYTHON_3_SINCE = Version("2.2")
+_CLANG = re.compile(r"clang-(\d+)")
+_DOORS_OPTIONS = ("repository_cache", "distdir")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bazel:
-    """The Bazel that builds: a release asset by checksum, or an apt package of the base.
+    """The Bazel that builds: a release asset, or an apt package of the base.
 
     Args:
         version: Bazel's version.
-        sha256: of the release asset; None with a package.
+        sha256: of the release asset; None with a package, and where neither the catalogue nor the lock knows it.
         package: the apt package; None with a release asset.
+        given: whether the matrix names the file.
+        disk_cache: its flag for the disk cache; None where it has none.
+        event_file: its flag for the file of build events.
+        old_spellings: option of doors.sh -> this Bazel's flag, where it spells one otherwise.
     """
 
     version: str
     sha256: str | None
     package: str | None
+    given: bool
+    disk_cache: str | None
+    event_file: str
+    old_spellings: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Llvm:
+    """A clang from LLVM's own apt repository.
+
+    Args:
+        version: `17`.
+        suite: the distribution's name there.
+        packages: apt packages, sorted.
+        fingerprint: of the repository's key, 40 hex digits.
+    """
+
+    version: str
+    suite: str
+    packages: tuple[str, ...]
+    fingerprint: str = "6084F3CF814B57C1CF12EFD515CF4D18AF4F7421"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,68 +72,206 @@ class Toolchain:
 
     Args:
         base: base image reference, as the Dockerfile names it.
+        distribution: which distribution that is.
         packages: apt packages, sorted.
-        compiler: the C compiler's command.
+        compiler: the C++ compiler: `gcc-10`, `clang-17`, or `hermetic clang`, which Bazel downloads.
+        c_compiler: the command that compiles the runtime image's init.
+        cc: the command that Bazel is told of; None where a config names the compiler or Bazel brings it.
+        llvm: where clang comes from; None without one.
+        python: what Bazel's rules run with; None where Bazel brings its own.
+        wheel: numpy, where the distribution has none for that Python.
         bazel: which Bazel, and where it comes from.
         configs: Bazel configs of the flavour, in order.
         flags: other Bazel flags that every build of the flavour must have.
+        libraries: paths, below which collect.sh finds what the server needs beyond what its loader finds.
+        mends: changes to external repositories that this base makes needed.
+        gpu: what a gpu build has beyond; None for other flavours.
     """
 
     base: str
+    distribution: Distribution
     packages: tuple[str, ...]
     compiler: str
+    c_compiler: str
+    cc: str | None
+    llvm: Llvm | None
+    python: DistributionPython | None
+    wheel: Wheel | None
     bazel: Bazel
     configs: tuple[str, ...]
     flags: tuple[str, ...]
+    libraries: tuple[str, ...]
+    mends: tuple[Mend, ...]
+    gpu: GpuBuild | None
+
+    @property
+    def hermetic(self) -> bool:
+        """Whether Bazel downloads the compiler."""
+        return self.cc is None and self.llvm is None
+
+    @property
+    def compiler_command(self) -> str:
+        """What collect.sh asks for its version, where Bazel is told of no compiler."""
+        return self.compiler if self.llvm else self.c_compiler
+
+    @property
+    def wants_future(self) -> bool:
+        """Whether the Python module `future` is installed."""
+        return self.python is not None and self.python.future in self.packages
 
 
 def toolchain_for(variant: Variant, release: Release, settings: Settings, lock: Lock = EMPTY) -> Toolchain:
     """Derive the toolchain of a variant; what the lock pins is named by content.
 
     Raises:
-        RecipeError: there is no recipe yet, the base is of no distribution that the catalogue knows, or Bazel's
-            checksum is unknown.
+        RecipeError: what the matrix chooses cannot build the release.
     """
-    check_supported(variant)
     choice = settings.toolchain
     facts: FlavourFacts = release.flavours[variant.flavour]
     base = choice.base or facts.os
-    distribution = distributions().get(base.partition("@")[0])
-    if distribution is None:
+    distribution = _distribution(variant, base)
+    compiler = choice.compiler or facts.compiler_package or "hermetic clang"
+    is_clang = compiler == "hermetic clang" or _CLANG.fullmatch(compiler) is not None
+    c_compiler = "gcc" if is_clang else compiler
+    bazel = _bazel(variant, release, settings.bazel, lock)
+    python = _python(variant, release, distribution, choice.python)
+    packages = {
+        *distribution.packages,
+        c_compiler,
+        c_compiler.replace("gcc", "g++"),
+        *_python_packages(variant, release, distribution, python),
+        *choice.packages,
+        *filter(None, [bazel.package]),
+    }
+    return Toolchain(
+        base=lock.pinned(base),
+        distribution=distribution,
+        packages=tuple(sorted(packages)),
+        compiler=compiler,
+        c_compiler=c_compiler,
+        cc=None if is_clang else compiler,
+        llvm=_llvm(compiler, distribution),
+        python=python,
+        wheel=python.numpy if python and isinstance(python.numpy, Wheel) else None,
+        bazel=bazel,
+        configs=choice.configs.get(variant.flavour, facts.configs),
+        flags=facts.plain_flags,
+        libraries=_libraries(release) if variant.flavour is Flavour.MKL else (),
+        mends=mends_for(release.version, distribution.glibc),
+        gpu=gpu_build(release, distribution) if variant.flavour is Flavour.GPU else None,
+    )
+
+
+def check_buildable(variant: Variant, toolchain: Toolchain) -> None:
+    """Pass a toolchain that has all that a build needs.
+
+    Raises:
+        RecipeError: nothing tells the checksum of its Bazel, and the matrix names no file.
+    """
+    bazel = toolchain.bazel
+    if bazel.package or bazel.sha256 or bazel.given:
+        return
+    raise RecipeError(
+        f"{variant.id}: the checksum of Bazel {bazel.version} is not known",
+        why="nothing is downloaded without a checksum",
+        remedy="let `./factory lock` find it out, or name the file in the matrix file: "
+        f'bazel: {{version: "{bazel.version}", binary: FILE}}',
+    )
+
+
+def is_buildable(variant: Variant, release: Release, settings: Settings, lock: Lock = EMPTY) -> bool:
+    """Whether a variant can be built as the matrix chooses."""
+    try:
+        check_buildable(variant, toolchain_for(variant, release, settings, lock))
+    except RecipeError:
+        return False
+    return True
+
+
+def _distribution(variant: Variant, base: str) -> Distribution:
+    found = distributions().get(base.partition("@")[0])
+    if found is None:
         raise RecipeError(
             f"{variant.id}: no package list is known for the base image {base}",
             why=f"known bases: {', '.join(distributions())}",
             remedy="name one of them at toolchain.base in the matrix file",
         )
-    compiler = choice.compiler or facts.compiler_package
-    if compiler is None:
+    return found
+
+
+def _python(
+    variant: Variant, release: Release, distribution: Distribution, chosen: str | None
+) -> DistributionPython | None:
+    """The Python that Bazel's rules run with, before Bazel brings its own."""
+    if chosen is None and release.bazel_python is not None:
+        return None
+    wanted = chosen or ("2.7" if release.version < _PYTHON_3_SINCE else list(distribution.pythons)[-1])
+    found = distribution.pythons.get(wanted)
+    if found is None:
         raise RecipeError(
-            f"{variant.id}: upstream compiles it with a {facts.compiler} that Bazel downloads",
-            why="this factory compiles with a compiler of the base's distribution",
-            remedy="name one at toolchain.compiler in the matrix file",
+            f"{variant.id}: {distribution.name} has no Python {wanted}",
+            why=f"it has {', '.join(distribution.pythons)}; {release.tag} was built with Python {release.python}",
+            remedy="name another base at toolchain.base, or one of these at toolchain.python, in the matrix file",
         )
-    bazel = _bazel(variant, release, settings.bazel, lock)
-    packages = {*distribution.packages, distribution.python, compiler, compiler.replace("gcc", "g++"), *choice.packages}
-    if bazel.package:
-        packages.add(bazel.package)
-    return Toolchain(
-        base=lock.pinned(base),
-        packages=tuple(sorted(packages)),
-        compiler=compiler,
-        bazel=bazel,
-        configs=choice.configs.get(variant.flavour, facts.configs),
-        flags=facts.plain_flags,
-    )
+    return found
+
+
+def _python_packages(
+    variant: Variant, release: Release, distribution: Distribution, python: DistributionPython | None
+) -> tuple[str, ...]:
+    if python is None:
+        return (distribution.tools,)
+    packages = python.packages if isinstance(python.numpy, Wheel) else (*python.packages, python.numpy)
+    if not Version("1.14") <= release.version < _PYTHON_3_SINCE:
+        return packages
+    if python.future is None:
+        raise RecipeError(
+            f"{variant.id}: {distribution.name} has no `future` for Python {python.version}",
+            why=f"the scripts of TensorFlow {release.line} import it",
+            remedy=f'take toolchain.python: "{list(distribution.pythons)[-1]}" in the matrix file',
+        )
+    return (*packages, python.future)
+
+
+def _llvm(compiler: str, distribution: Distribution) -> Llvm | None:
+    found = _CLANG.fullmatch(compiler)
+    if found is None:
+        return None
+    version = found[1]
+    packages = tuple(f"{name}-{version}" for name in ("clang", "lld", "llvm"))
+    return Llvm(version=version, suite=distribution.llvm, packages=packages)
+
+
+def _libraries(release: Release) -> tuple[str, ...]:
+    places = {"external": "/factory/bazel/*/external/", "bin": "/factory/bazel-bin/"}
+    split = (library.partition("/") for library in mkl_libraries(release.version))
+    return tuple(places[kind] + path for kind, _, path in split)
 
 
 def _bazel(variant: Variant, release: Release, choice: BazelChoice, lock: Lock) -> Bazel:
-    if choice.version and choice.package:
-        return Bazel(version=choice.version, sha256=None, package=choice.package)
-    version, sha256 = choice.version or release.bazel, bazel_checksum(release, choice, lock)
-    if sha256 is None:
+    version = choice.version or release.bazel
+    for option, given in (("distdir", choice.distdir), ("override_repository", choice.overrides)):
+        if given and bazel_flag(option, version) is None:
+            raise RecipeError(
+                f"{variant.id}: Bazel {version} is not known to understand --{option}",
+                remedy='name a later one in the matrix file, such as bazel: {version: "0.17.2"}',
+            )
+    if not bazel_reads(release.bazelrc, version):
         raise RecipeError(
-            f"{variant.id}: the checksum of Bazel {version} is not known",
-            remedy="run `./factory lock`, which fetches it into the lock file; or name a Bazel that the base's "
-            "distribution ships at bazel: in the matrix file",
+            f"{variant.id}: Bazel {version} does not read {release.bazelrc}, where {release.tag} has its flags",
+            why="Bazel reads tools/bazel.rc until 0.17 and .bazelrc since 0.18",
+            remedy=f"leave bazel.version out for upstream's {release.bazel}, or name one from that side of 0.18",
         )
-    return Bazel(version=version, sha256=sha256, package=None)
+    return Bazel(
+        version=version,
+        sha256=None if choice.package else bazel_checksum(version, lock),
+        package=choice.package,
+        given=choice.binary is not None,
+        disk_cache=bazel_flag("disk_cache", version),
+        event_file=bazel_flag("build_event_json_file", version) or "",
+        old_spellings=tuple(
+            (option, spelling)
+            for option in _DOORS_OPTIONS
+            if (spelling := bazel_flag(option, version)) and spelling != f"--{option}"
+        ),
+    )

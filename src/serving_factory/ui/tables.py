@@ -264,7 +264,7 @@ def list_table(rows: Sequence[ListRow], *, dropped: int = 0, width: int | None =
             "" if usual else row.platform,
             row.cuda,
             ", ".join(row.targets),
-            row.state if row.recipe else "no recipe yet",
+            row.state if row.recipe else "cannot be built",
         )
         for row in rows
     ]
@@ -318,7 +318,7 @@ def plan_table(rows: Sequence[PlanRow], *, machine: tuple[int, int] | None = Non
     ]
     work, lacking = sum(bool(row.run) for row in rows), sum(bool(row.lacking) for row in rows)
     told = f"{_variants(len(rows))}: {work} to work on, {len(rows) - work - lacking} up to date"
-    told += f", {lacking} without a recipe. Nothing was run." if lacking else ". Nothing was run."
+    told += f", {lacking} that cannot be built. Nothing was run." if lacking else ". Nothing was run."
     if machine:
         told += f"\nThe engine's machine has {machine[0]} CPUs and {_gib(machine[1])} for them; a wave works at once."
     elif work:

@@ -1,0 +1,167 @@
+# TensorFlow Serving 1.8.0, cpu: compiles the server and collects what the runtime image needs.
+# Made by `./factory generate` from dockerfiles/templates/devel and src/serving_factory/catalogue/data; do not edit.
+#
+# Named contexts (docker buildx build --build-context NAME=...):
+#   source     the source tree; upstream's is https://github.com/tensorflow/serving.git#d908ef169a085424850f6015b0e405cfa3476098
+#   bazel      a folder with the file `bazel`, instead of the release asset
+#   distdir    a folder of archives that Bazel would download
+#   overrides  a folder with one folder for each external repository to be replaced
+#   patches    *.patch for the source tree, external/NAME/*.patch for an external repository
+#   apt        a folder with a flat apt repository, instead of all others
+# Build arguments:
+#   COPTS                  --copt options of the CPU level, for the target configuration only
+#   BAZEL_OPTIONS          more options of `bazel build`
+#   BAZEL_STARTUP_OPTIONS  more options before `build`
+#   APT_SNAPSHOT           the time whose packages are wanted, where the apt mirror knows times
+# Secrets: network, ca, bazelrc (see doors.sh)
+
+# --- Doors that nothing comes through unless a named context is given --------------------------------------------------
+FROM scratch AS distdir
+FROM scratch AS overrides
+FROM scratch AS patches
+FROM scratch AS apt
+
+# --- bazel: the release asset ------------------------------------------------------------------------------------------
+FROM scratch AS bazel
+# The catalogue does not know the checksum of Bazel 0.11.1, and nothing is downloaded without one: the lock file supplies it
+# (`./factory lock`), or the named context `bazel` the file (`bazel: {binary: FILE}` in the matrix file).
+
+# --- base_build: the toolchain -----------------------------------------------------------------------------------------
+FROM ubuntu:16.04 AS base_build
+# Arguments stand before SHELL: after an ARG, hadolint forgets it.
+ARG APT_SNAPSHOT=""
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+
+# What the base has is in every runtime image too; the libraries of packages installed below are copied there.
+RUN mkdir /factory && dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort > /factory/base-packages
+COPY doors.sh /factory/
+
+# The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
+# Catalogue: distributions.yaml, ubuntu:16.04; Python 2.7 with numpy, which TensorFlow's python_configure wants.
+# man1: slim bases drop it, and Java's packages then fail to install.
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=bind,from=apt,target=/doors/apt \
+    mkdir -p /usr/share/man/man1 \
+ && source /factory/doors.sh \
+ && apt_install \
+      apt-transport-https \
+      binutils \
+      ca-certificates \
+      g++ \
+      gcc \
+      git \
+      libc6-dev \
+      patch \
+      python \
+      python-dev \
+      python-numpy \
+      unzip \
+      zip
+
+# Bazel 0.11.1: the plain binary. The named context `bazel` replaces the download.
+COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
+ENV CC=/usr/bin/gcc
+
+# One folder of Bazel's disk cache for each set of packages: what one compiler made is never used by another.
+RUN dpkg-query -W -f '${Package}=${Version}\n' | sort | sha256sum | cut -c -16 > /factory/toolchain-id
+
+# --- init: the runtime image's PID 1, the same for every release -------------------------------------------------------
+FROM base_build AS init
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY init.c /factory/
+RUN gcc -std=c99 -static -O2 -Wall -Wextra -Werror -o /factory/tf_serving_init /factory/init.c \
+ && strip /factory/tf_serving_init
+
+# --- sources: the tree to be built, with its patches -------------------------------------------------------------------
+FROM base_build AS sources
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+WORKDIR /source
+# `source` is a named context, not a stage of this file.
+# hadolint ignore=DL3022
+COPY --from=source / /source/
+COPY apply_patches.sh /factory/
+RUN --mount=type=bind,from=patches,target=/doors/patches \
+    /factory/apply_patches.sh source /source
+COPY --from=overrides / /doors/overrides/
+
+# --- fetch: Bazel's downloads, apart from the flags of a level, so that a change of flags downloads nothing ------------
+FROM sources AS fetch
+ARG BAZEL_STARTUP_OPTIONS=""
+ARG BAZEL_OPTIONS=""
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# Options are one per word: they are split on purpose. The arrays come from doors.sh.
+# hadolint ignore=SC2086,SC2154
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
+    source /factory/doors.sh \
+ && doors_options=("${doors_options[@]/#--repository_cache=/--experimental_repository_cache=}") \
+ && doors_options=("${doors_options[@]/#--distdir=/--experimental_distdir=}") \
+ && bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
+      "${doors_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no \
+      -c opt \
+      --cxxopt=-D_GLIBCXX_USE_CXX11_ABI=0 \
+      ${BAZEL_OPTIONS} \
+      //tensorflow_serving/model_servers:tensorflow_model_server
+RUN --mount=type=bind,from=patches,target=/doors/patches \
+    /factory/apply_patches.sh external /factory/bazel
+
+# --- preflight: what of all this is missing; `./factory preflight` builds it -------------------------------------------
+FROM sources AS preflight_run
+ARG BAZEL_STARTUP_OPTIONS=""
+ARG BAZEL_OPTIONS=""
+# Another value each time: what is missing today may be there tomorrow.
+ARG PREFLIGHT=""
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY preflight.sh /factory/
+# Options are one per word: they are split on purpose. The arrays come from doors.sh.
+# hadolint ignore=SC2086,SC2154
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
+    source /factory/doors.sh \
+ && doors_options=("${doors_options[@]/#--repository_cache=/--experimental_repository_cache=}") \
+ && doors_options=("${doors_options[@]/#--distdir=/--experimental_distdir=}") \
+ && echo "preflight ${PREFLIGHT}" \
+ && /factory/preflight.sh /preflight \
+      bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} -- "${doors_options[@]}" -- \
+      --symlink_prefix=/factory/bazel- \
+      -c opt \
+      --cxxopt=-D_GLIBCXX_USE_CXX11_ABI=0 \
+      ${BAZEL_OPTIONS} \
+      //tensorflow_serving/model_servers:tensorflow_model_server
+
+FROM scratch AS preflight
+COPY --from=preflight_run /preflight/ /
+
+# --- binary_build: the Bazel build -------------------------------------------------------------------------------------
+FROM fetch AS binary_build
+ARG COPTS=""
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# Options are one per word: they are split on purpose. The arrays come from doors.sh.
+# hadolint ignore=SC2086,SC2154
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
+    source /factory/doors.sh \
+ && doors_options=("${doors_options[@]/#--repository_cache=/--experimental_repository_cache=}") \
+ && doors_options=("${doors_options[@]/#--distdir=/--experimental_distdir=}") \
+ && bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
+      "${doors_options[@]}" \
+      --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=1 --verbose_failures \
+      --experimental_build_event_json_file=/factory/bazel-events.json \
+      -c opt \
+      --cxxopt=-D_GLIBCXX_USE_CXX11_ABI=0 \
+      ${BAZEL_OPTIONS} ${COPTS} \
+      //tensorflow_serving/model_servers:tensorflow_model_server
+COPY collect.sh /factory/
+RUN BAZEL=bazel \
+    /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
+ && cp /factory/bazel-events.json /artifact/facts/ \
+ && install -D -m 0644 -t /artifact/licences /source/LICENSE*
+CMD ["/bin/bash"]
+
+# --- artifact: what the factory takes home -----------------------------------------------------------------------------
+FROM scratch AS artifact
+COPY --from=binary_build /artifact/ /
+COPY --from=init /factory/tf_serving_init /rootfs/usr/bin/tf_serving_init

@@ -1,0 +1,269 @@
+# TensorFlow Serving 2.12.0, gpu: compiles the server and collects what the runtime image needs.
+# Made by `./factory generate` from dockerfiles/templates/devel and src/serving_factory/catalogue/data; do not edit.
+#
+# Named contexts (docker buildx build --build-context NAME=...):
+#   source     the source tree; upstream's is https://github.com/tensorflow/serving.git#962aae1fd77f241021a9db608e9cbafc5203f39e
+#   bazel      a folder with the file `bazel`, instead of the release asset
+#   distdir    a folder of archives that Bazel would download
+#   overrides  a folder with one folder for each external repository to be replaced
+#   patches    *.patch for the source tree, external/NAME/*.patch for an external repository
+#   apt        a folder with a flat apt repository, instead of all others
+#   nvidia     a folder with the keys of NVIDIA's apt repositories
+# Build arguments:
+#   COPTS                  --copt options of the CPU level, for the target configuration only
+#   CUDA_CAPABILITIES      compute capabilities, as TensorFlow spells them
+#   TENSORRT               0 to leave TensorRT out
+#   BAZEL_OPTIONS          more options of `bazel build`
+#   BAZEL_STARTUP_OPTIONS  more options before `build`
+#   BAZEL_MIRROR           what has VERSION/bazel-VERSION-linux-x86_64
+#   APT_SNAPSHOT           the time whose packages are wanted, where the apt mirror knows times
+# Secrets: network, ca, bazelrc (see doors.sh)
+
+# --- Doors that nothing comes through unless a named context is given --------------------------------------------------
+FROM scratch AS distdir
+FROM scratch AS overrides
+FROM scratch AS patches
+FROM scratch AS apt
+
+# --- bazel: the release asset, by checksum (catalogue: bazel.yaml) -----------------------------------------------------
+FROM scratch AS bazel
+ARG BAZEL_MIRROR=https://github.com/bazelbuild/bazel/releases/download
+# hadolint takes the variable for a file.
+# hadolint ignore=DL3020
+ADD --checksum=sha256:3d144b890b85d95fb13df941bfd010fc3628e9afaa4c85e7d1a002e4fd02b249 \
+    ${BAZEL_MIRROR}/5.3.0/bazel-5.3.0-linux-x86_64 /bazel
+
+# --- nvidia: the keys of its apt repositories, as it publishes them; checked in the next stage -------------------------
+FROM scratch AS nvidia
+ADD https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2004/x86_64/3bf863cc.pub /
+ADD https://developer.download.nvidia.com/compute/machine-learning/repos/ubuntu2004/x86_64/7fa2af80.pub /
+
+# --- keys: keyrings for apt, made of keys with the expected fingerprints -----------------------------------------------
+FROM ubuntu:20.04 AS keys
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY doors.sh apt_key.sh /factory/
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=bind,from=apt,target=/doors/apt \
+    --mount=type=bind,from=nvidia,target=/nvidia \
+    source /factory/doors.sh \
+ && apt_install \
+      gnupg \
+ && /factory/apt_key.sh /nvidia/3bf863cc.pub EB693B3035CD5710E231E123A4B469963BF863CC /keyrings/nvidia-cuda.gpg \
+ && /factory/apt_key.sh /nvidia/7fa2af80.pub AE09FE4BBD223A84B2CCFCE3F60F4B3D7FA2AF80 /keyrings/nvidia-machine-learning.gpg
+
+# --- base_build: the toolchain -----------------------------------------------------------------------------------------
+FROM ubuntu:20.04 AS base_build
+# Arguments stand before SHELL: after an ARG, hadolint forgets it.
+ARG APT_SNAPSHOT=""
+ARG TENSORRT=1
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+
+# What the base has is in every runtime image too; the libraries of packages installed below are copied there.
+RUN mkdir /factory && dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort > /factory/base-packages
+COPY doors.sh /factory/
+
+# The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
+# Catalogue: distributions.yaml, ubuntu:20.04; Python 3.8 with numpy, which TensorFlow's python_configure wants.
+# man1: slim bases drop it, and Java's packages then fail to install.
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=bind,from=apt,target=/doors/apt \
+    mkdir -p /usr/share/man/man1 \
+ && source /factory/doors.sh \
+ && apt_install \
+      binutils \
+      ca-certificates \
+      g++ \
+      gcc \
+      git \
+      libc6-dev \
+      patch \
+      python3 \
+      python3-dev \
+      python3-distutils \
+      python3-numpy \
+      unzip \
+      zip
+
+# Bazel's old rules and the sources' own scripts call `python`.
+RUN ln -sf python3 /usr/bin/python
+
+# CUDA 11.8 from NVIDIA's own repositories, in upstream's versions (catalogue: cuda_packages.yaml).
+COPY --from=keys /keyrings/nvidia-cuda.gpg /usr/share/keyrings/
+COPY --from=keys /keyrings/nvidia-machine-learning.gpg /usr/share/keyrings/
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=bind,from=apt,target=/doors/apt \
+    echo "deb [signed-by=/usr/share/keyrings/nvidia-cuda.gpg] https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2004/x86_64 /" \
+      > /etc/apt/sources.list.d/nvidia.list \
+ && echo "deb [signed-by=/usr/share/keyrings/nvidia-machine-learning.gpg] https://developer.download.nvidia.com/compute/machine-learning/repos/ubuntu2004/x86_64 /" \
+      >> /etc/apt/sources.list.d/nvidia.list \
+ && source /factory/doors.sh \
+ && apt_install \
+      cuda-command-line-tools-11-8 \
+      cuda-cudart-11-8 \
+      cuda-cudart-dev-11-8 \
+      cuda-nvcc-11-8 \
+      cuda-nvrtc-11-8 \
+      cuda-nvrtc-dev-11-8 \
+      libcublas-11-8 \
+      libcublas-dev-11-8 \
+      libcudnn8=8.6.0.163-1+cuda11.8 \
+      libcudnn8-dev=8.6.0.163-1+cuda11.8 \
+      libcufft-11-8 \
+      libcufft-dev-11-8 \
+      libcurand-11-8 \
+      libcurand-dev-11-8 \
+      libcusolver-11-8 \
+      libcusolver-dev-11-8 \
+      libcusparse-11-8 \
+      libcusparse-dev-11-8 \
+ && ln -sfn cuda-11.8 /usr/local/cuda
+
+# TensorRT 8.4.3, as upstream has it; --build-arg=TENSORRT=0 leaves it out.
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=bind,from=apt,target=/doors/apt \
+    if [ "$TENSORRT" = 1 ]; then \
+    source /factory/doors.sh \
+ && apt_get update \
+ && apt_get install -y --no-install-recommends \
+      libnvinfer-dev=8.4.3-1+cuda11.6 \
+      libnvinfer-plugin-dev=8.4.3-1+cuda11.6 \
+      libnvinfer-plugin8=8.4.3-1+cuda11.6 \
+      libnvinfer8=8.4.3-1+cuda11.6; \
+    fi
+
+# Where cuda_configure looks for what the packages put elsewhere.
+RUN ln -sf /usr/include/cudnn.h /usr/local/cuda/include/cudnn.h \
+ && ln -sf /usr/lib/x86_64-linux-gnu/libcudnn.so /usr/local/cuda/lib64/libcudnn.so \
+ && ln -sf /usr/lib/x86_64-linux-gnu/libcudnn.so.8 /usr/local/cuda/lib64/libcudnn.so.8
+
+# Bazel 5.3.0: the plain binary. The named context `bazel` replaces the download.
+COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
+ENV CC=/usr/bin/gcc
+# What TensorFlow's cuda_configure looks at (catalogue: cuda_packages.yaml).
+ENV TF_NEED_TENSORRT=${TENSORRT}
+ENV TF_NEED_CUDA=1
+ENV TF_CUDA_VERSION=11.8
+ENV TF_CUDNN_VERSION=8
+ENV TF_NCCL_VERSION=""
+ENV TMP=/tmp
+ENV TENSORRT_INSTALL_PATH=/usr/lib/x86_64-linux-gnu
+ENV TF_TENSORRT_VERSION=8.4.3
+
+# One folder of Bazel's disk cache for each set of packages: what one compiler made is never used by another.
+RUN dpkg-query -W -f '${Package}=${Version}\n' | sort | sha256sum | cut -c -16 > /factory/toolchain-id
+
+# --- init: the runtime image's PID 1, the same for every release -------------------------------------------------------
+FROM base_build AS init
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY init.c /factory/
+RUN gcc -std=c99 -static -O2 -Wall -Wextra -Werror -o /factory/tf_serving_init /factory/init.c \
+ && strip /factory/tf_serving_init
+
+# --- sources: the tree to be built, with its patches -------------------------------------------------------------------
+FROM base_build AS sources
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+WORKDIR /source
+# `source` is a named context, not a stage of this file.
+# hadolint ignore=DL3022
+COPY --from=source / /source/
+COPY apply_patches.sh /factory/
+RUN --mount=type=bind,from=patches,target=/doors/patches \
+    /factory/apply_patches.sh source /source
+COPY --from=overrides / /doors/overrides/
+
+# --- fetch: Bazel's downloads, apart from the flags of a level, so that a change of flags downloads nothing ------------
+FROM sources AS fetch
+ARG CUDA_CAPABILITIES="sm_35,sm_50,sm_60,sm_70,sm_75,compute_80"
+ARG TENSORRT=1
+ARG BAZEL_STARTUP_OPTIONS=""
+ARG BAZEL_OPTIONS=""
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# Options are one per word: they are split on purpose. The arrays come from doors.sh.
+# hadolint ignore=SC2086,SC2154
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
+    source /factory/doors.sh \
+ && bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
+      "${doors_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no \
+      --config=cuda \
+      --copt=-fPIC \
+      --action_env=TF_CUDA_COMPUTE_CAPABILITIES=${CUDA_CAPABILITIES} \
+      ${BAZEL_OPTIONS} \
+      //tensorflow_serving/model_servers:tensorflow_model_server
+RUN --mount=type=bind,from=patches,target=/doors/patches \
+    /factory/apply_patches.sh external /factory/bazel
+
+# --- preflight: what of all this is missing; `./factory preflight` builds it -------------------------------------------
+FROM sources AS preflight_run
+ARG CUDA_CAPABILITIES="sm_35,sm_50,sm_60,sm_70,sm_75,compute_80"
+ARG TENSORRT=1
+ARG BAZEL_STARTUP_OPTIONS=""
+ARG BAZEL_OPTIONS=""
+# Another value each time: what is missing today may be there tomorrow.
+ARG PREFLIGHT=""
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY preflight.sh /factory/
+# Options are one per word: they are split on purpose. The arrays come from doors.sh.
+# hadolint ignore=SC2086,SC2154
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
+    source /factory/doors.sh \
+ && echo "preflight ${PREFLIGHT}" \
+ && /factory/preflight.sh /preflight \
+      bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} -- "${doors_options[@]}" -- \
+      --symlink_prefix=/factory/bazel- \
+      --config=cuda \
+      --copt=-fPIC \
+      --action_env=TF_CUDA_COMPUTE_CAPABILITIES=${CUDA_CAPABILITIES} \
+      ${BAZEL_OPTIONS} \
+      //tensorflow_serving/model_servers:tensorflow_model_server
+
+FROM scratch AS preflight
+COPY --from=preflight_run /preflight/ /
+
+# --- binary_build: the Bazel build -------------------------------------------------------------------------------------
+FROM fetch AS binary_build
+ARG COPTS=""
+ARG TENSORRT=1
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# Options are one per word: they are split on purpose. The arrays come from doors.sh.
+# hadolint ignore=SC2086,SC2154
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
+    --mount=type=cache,id=serving-factory-bazel-disk,target=/cache/disk \
+    source /factory/doors.sh \
+ && ln -s libcuda.so /usr/local/cuda/lib64/stubs/libcuda.so.1 \
+ && export LD_LIBRARY_PATH=/usr/local/cuda/lib64/stubs:/usr/local/cuda/extras/CUPTI/lib64:/usr/local/cuda/lib64 \
+ && bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
+      "${doors_options[@]}" --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
+      --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=1 --verbose_failures \
+      --build_event_json_file=/factory/bazel-events.json \
+      --config=cuda \
+      --copt=-fPIC \
+      --action_env=TF_CUDA_COMPUTE_CAPABILITIES=${CUDA_CAPABILITIES} \
+      ${BAZEL_OPTIONS} ${COPTS} \
+      //tensorflow_serving/model_servers:tensorflow_model_server \
+ && rm /usr/local/cuda/lib64/stubs/libcuda.so.1
+COPY collect.sh /factory/
+# What the server is linked to or opens while it runs: the libraries of these packages, in the versions it was compiled with, and
+# CUPTI. libcuda is the driver's: it is never taken along.
+RUN packages=(cuda-cudart-11-8 cuda-nvrtc-11-8 libcublas-11-8 libcudnn8 libcufft-11-8 libcurand-11-8 libcusolver-11-8 libcusparse-11-8) \
+ && if [ "$TENSORRT" = 1 ]; then packages+=(libnvinfer-plugin8 libnvinfer8); fi \
+ && dpkg-query -L "${packages[@]}" | grep -E '/lib[^/]*\.so\.[0-9][^/]*$' > /factory/libraries \
+ && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.* >> /factory/libraries \
+ && mapfile -t libraries < /factory/libraries \
+ && LD_LIBRARY_PATH="$(xargs -n 1 dirname < /factory/libraries | sort -u | paste -s -d :)" \
+    BAZEL=bazel \
+    /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
+      "${libraries[@]}" \
+ && cp /factory/bazel-events.json /artifact/facts/ \
+ && install -D -m 0644 -t /artifact/licences /source/LICENSE*
+CMD ["/bin/bash"]
+
+# --- artifact: what the factory takes home -----------------------------------------------------------------------------
+FROM scratch AS artifact
+COPY --from=binary_build /artifact/ /
+COPY --from=init /factory/tf_serving_init /rootfs/usr/bin/tf_serving_init

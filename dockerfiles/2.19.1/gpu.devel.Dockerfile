@@ -1,0 +1,199 @@
+# TensorFlow Serving 2.19.1, gpu: compiles the server and collects what the runtime image needs.
+# Made by `./factory generate` from dockerfiles/templates/devel and src/serving_factory/catalogue/data; do not edit.
+#
+# Named contexts (docker buildx build --build-context NAME=...):
+#   source     the source tree; upstream's is https://github.com/tensorflow/serving.git#eab9c3529b785dc685ab8c687f298e67016c8f81
+#   bazel      a folder with the file `bazel`, instead of the release asset
+#   distdir    a folder of archives that Bazel would download
+#   overrides  a folder with one folder for each external repository to be replaced
+#   patches    *.patch for the source tree, external/NAME/*.patch for an external repository
+#   apt        a folder with a flat apt repository, instead of all others
+# Build arguments:
+#   COPTS                  --copt options of the CPU level, for the target configuration only
+#   CUDA_CAPABILITIES      compute capabilities, as TensorFlow spells them
+#   BAZEL_OPTIONS          more options of `bazel build`
+#   BAZEL_STARTUP_OPTIONS  more options before `build`
+#   BAZEL_MIRROR           what has VERSION/bazel-VERSION-linux-x86_64
+#   APT_SNAPSHOT           the time whose packages are wanted, where the apt mirror knows times
+# Secrets: network, ca, bazelrc (see doors.sh)
+
+# --- Doors that nothing comes through unless a named context is given --------------------------------------------------
+FROM scratch AS distdir
+FROM scratch AS overrides
+FROM scratch AS patches
+FROM scratch AS apt
+
+# --- bazel: the release asset, by checksum (catalogue: bazel.yaml) -----------------------------------------------------
+FROM scratch AS bazel
+ARG BAZEL_MIRROR=https://github.com/bazelbuild/bazel/releases/download
+# hadolint takes the variable for a file.
+# hadolint ignore=DL3020
+ADD --checksum=sha256:a40ac69263440761199fcb8da47ad4e3f328cbe79ffbf4ecc14e5ba252857307 \
+    ${BAZEL_MIRROR}/6.5.0/bazel-6.5.0-linux-x86_64 /bazel
+
+# --- keys: keyrings for apt, made of keys with the expected fingerprints -----------------------------------------------
+FROM ubuntu:20.04 AS keys
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY doors.sh apt_key.sh llvm-snapshot.asc /factory/
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=bind,from=apt,target=/doors/apt \
+    source /factory/doors.sh \
+ && apt_install \
+      gnupg \
+ && /factory/apt_key.sh /factory/llvm-snapshot.asc 6084F3CF814B57C1CF12EFD515CF4D18AF4F7421 /keyrings/llvm.gpg
+
+# --- base_build: the toolchain -----------------------------------------------------------------------------------------
+FROM ubuntu:20.04 AS base_build
+# Arguments stand before SHELL: after an ARG, hadolint forgets it.
+ARG APT_SNAPSHOT=""
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+
+# What the base has is in every runtime image too; the libraries of packages installed below are copied there.
+RUN mkdir /factory && dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort > /factory/base-packages
+COPY doors.sh /factory/
+
+# The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
+# Catalogue: distributions.yaml, ubuntu:20.04.
+# man1: slim bases drop it, and Java's packages then fail to install.
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=bind,from=apt,target=/doors/apt \
+    mkdir -p /usr/share/man/man1 \
+ && source /factory/doors.sh \
+ && apt_install \
+      binutils \
+      ca-certificates \
+      g++ \
+      gcc \
+      git \
+      libc6-dev \
+      patch \
+      python3 \
+      unzip \
+      zip
+
+# clang-17 compiles host and device code; it comes from LLVM's own repository, as with upstream.
+COPY --from=keys /keyrings/llvm.gpg /usr/share/keyrings/
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=bind,from=apt,target=/doors/apt \
+    echo "deb [signed-by=/usr/share/keyrings/llvm.gpg] https://apt.llvm.org/focal/ llvm-toolchain-focal-17 main" \
+      > /etc/apt/sources.list.d/llvm.list \
+ && source /factory/doors.sh \
+ && apt_install \
+      clang-17 \
+      lld-17 \
+      llvm-17
+
+# Bazel 6.5.0: the plain binary. The named context `bazel` replaces the download.
+COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
+# CC is not set: the config cuda_clang names clang-17.
+# What TensorFlow's cuda_configure looks at (catalogue: cuda_packages.yaml).
+ENV TMP=/tmp
+
+# One folder of Bazel's disk cache for each set of packages: what one compiler made is never used by another.
+RUN dpkg-query -W -f '${Package}=${Version}\n' | sort | sha256sum | cut -c -16 > /factory/toolchain-id
+
+# --- init: the runtime image's PID 1, the same for every release -------------------------------------------------------
+FROM base_build AS init
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY init.c /factory/
+RUN gcc -std=c99 -static -O2 -Wall -Wextra -Werror -o /factory/tf_serving_init /factory/init.c \
+ && strip /factory/tf_serving_init
+
+# --- sources: the tree to be built, with its patches -------------------------------------------------------------------
+FROM base_build AS sources
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+WORKDIR /source
+# `source` is a named context, not a stage of this file.
+# hadolint ignore=DL3022
+COPY --from=source / /source/
+COPY apply_patches.sh /factory/
+RUN --mount=type=bind,from=patches,target=/doors/patches \
+    /factory/apply_patches.sh source /source
+COPY --from=overrides / /doors/overrides/
+
+# --- fetch: Bazel's downloads, apart from the flags of a level, so that a change of flags downloads nothing ------------
+FROM sources AS fetch
+ARG CUDA_CAPABILITIES="sm_50,sm_60,sm_70,sm_80,compute_90"
+ARG BAZEL_STARTUP_OPTIONS=""
+ARG BAZEL_OPTIONS=""
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# Options are one per word: they are split on purpose. The arrays come from doors.sh.
+# hadolint ignore=SC2086,SC2154
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
+    source /factory/doors.sh \
+ && bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
+      "${doors_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no \
+      --config=cuda_clang \
+      --copt=-fPIC \
+      --repo_env=TF_CUDA_COMPUTE_CAPABILITIES=${CUDA_CAPABILITIES} \
+      ${BAZEL_OPTIONS} \
+      //tensorflow_serving/model_servers:tensorflow_model_server
+RUN --mount=type=bind,from=patches,target=/doors/patches \
+    /factory/apply_patches.sh external /factory/bazel
+
+# --- preflight: what of all this is missing; `./factory preflight` builds it -------------------------------------------
+FROM sources AS preflight_run
+ARG CUDA_CAPABILITIES="sm_50,sm_60,sm_70,sm_80,compute_90"
+ARG BAZEL_STARTUP_OPTIONS=""
+ARG BAZEL_OPTIONS=""
+# Another value each time: what is missing today may be there tomorrow.
+ARG PREFLIGHT=""
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY preflight.sh /factory/
+# Options are one per word: they are split on purpose. The arrays come from doors.sh.
+# hadolint ignore=SC2086,SC2154
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
+    source /factory/doors.sh \
+ && echo "preflight ${PREFLIGHT}" \
+ && /factory/preflight.sh /preflight \
+      bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} -- "${doors_options[@]}" -- \
+      --symlink_prefix=/factory/bazel- \
+      --config=cuda_clang \
+      --copt=-fPIC \
+      --repo_env=TF_CUDA_COMPUTE_CAPABILITIES=${CUDA_CAPABILITIES} \
+      ${BAZEL_OPTIONS} \
+      //tensorflow_serving/model_servers:tensorflow_model_server
+
+FROM scratch AS preflight
+COPY --from=preflight_run /preflight/ /
+
+# --- binary_build: the Bazel build -------------------------------------------------------------------------------------
+FROM fetch AS binary_build
+ARG COPTS=""
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# Options are one per word: they are split on purpose. The arrays come from doors.sh.
+# hadolint ignore=SC2086,SC2154
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
+    --mount=type=cache,id=serving-factory-bazel-disk,target=/cache/disk \
+    source /factory/doors.sh \
+ && bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
+      "${doors_options[@]}" --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
+      --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=1 --verbose_failures \
+      --build_event_json_file=/factory/bazel-events.json \
+      --config=cuda_clang \
+      --copt=-fPIC \
+      --repo_env=TF_CUDA_COMPUTE_CAPABILITIES=${CUDA_CAPABILITIES} \
+      ${BAZEL_OPTIONS} ${COPTS} \
+      //tensorflow_serving/model_servers:tensorflow_model_server
+COPY collect.sh /factory/
+# What the server is linked to or opens while it runs, as Bazel downloaded it. libcuda is the driver's: it is never taken along.
+RUN ls /factory/bazel/*/external/{cuda_cublas,cuda_cudart,cuda_cudnn,cuda_cufft,cuda_cupti,cuda_curand,cuda_cusolver,cuda_cusparse,cuda_nccl,cuda_nvjitlink,cuda_nvrtc}/lib/lib*.so.[0-9]* > /factory/libraries \
+ && mapfile -t libraries < /factory/libraries \
+ && LD_LIBRARY_PATH="$(xargs -n 1 dirname < /factory/libraries | sort -u | paste -s -d :)" \
+    BAZEL=bazel CC=clang-17 \
+    /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
+      "${libraries[@]}" \
+ && cp /factory/bazel-events.json /artifact/facts/ \
+ && install -D -m 0644 -t /artifact/licences /source/LICENSE*
+CMD ["/bin/bash"]
+
+# --- artifact: what the factory takes home -----------------------------------------------------------------------------
+FROM scratch AS artifact
+COPY --from=binary_build /artifact/ /
+COPY --from=init /factory/tf_serving_init /rootfs/usr/bin/tf_serving_init

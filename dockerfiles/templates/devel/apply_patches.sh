@@ -1,0 +1,55 @@
+#!/bin/bash
+# Changes the sources, in the devel image.
+#
+# usage: apply_patches.sh source FOLDER
+#        apply_patches.sh external BAZEL_ROOT
+#
+#   source     applies /doors/patches/*.patch to the source tree in FOLDER
+#   external   applies /doors/patches/external/NAME/*.patch to the external repository NAME, as Bazel fetched it below BAZEL_ROOT
+#              (its --output_user_root) or as it was overridden, and then runs the scripts /factory/mends/NAME/*.sh on it
+#
+# Patches are applied with -p1, in the order of their names. One that does not fit ends it: a build must not go on without it.
+set -euo pipefail
+shopt -s nullglob
+export LC_ALL=C
+
+stop() {
+    printf 'apply_patches: %s\n' "$*" >&2
+    exit 1
+}
+
+# apply PATCH FOLDER
+apply() {
+    echo "apply_patches: ${1#/doors/patches/}"
+    patch --directory="$2" --strip=1 --forward --batch --no-backup-if-mismatch <"$1" || stop "${1#/doors/patches/} does not fit"
+}
+
+# folder_of NAME BAZEL_ROOT: where the external repository is.
+folder_of() {
+    local found=("$2"/*/external/"$1"/)
+    [ "${#found[@]}" = 1 ] || stop "there is no external repository $1: nothing that is built needs it"
+    readlink -f "${found[0]}"
+}
+
+case ${1:-} in
+source)
+    for file in /doors/patches/*.patch; do
+        apply "$file" "$2"
+    done
+    ;;
+external)
+    for repository in /doors/patches/external/*/; do
+        folder=$(folder_of "$(basename "$repository")" "$2")
+        for file in "$repository"*.patch; do
+            apply "$file" "$folder"
+        done
+    done
+    for repository in /factory/mends/*/; do
+        folder=$(folder_of "$(basename "$repository")" "$2")
+        for script in "$repository"*.sh; do
+            sh "$script" "$folder"
+        done
+    done
+    ;;
+*) stop 'usage: apply_patches.sh source FOLDER | external BAZEL_ROOT' ;;
+esac

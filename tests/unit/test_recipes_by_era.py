@@ -1,0 +1,354 @@
+"""What the Dockerfiles of twelve releases must say, era by era, and what their scripts do."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+from serving_factory.catalogue.bazel_flags import bazel_flag, bazel_reads
+from serving_factory.catalogue.cuda_packages import cuda_packages
+from serving_factory.catalogue.mends import mends_for
+from serving_factory.catalogue.releases import Flavour, releases
+from serving_factory.errors import RecipeError
+from serving_factory.matrix.matrix import Matrix
+from serving_factory.recipes.metadata import image_env
+from serving_factory.recipes.recipe import Recipe, recipe_for
+from serving_factory.recipes.render import PATCHES, TEMPLATES
+
+from .matrices import ROOT, document, load
+
+ERAS = (
+    "1.5.0",
+    "1.8.0",
+    "1.9.1",
+    "1.11.1",
+    "1.13.0",
+    "2.1.4",
+    "2.2.0",
+    "2.4.4",
+    "2.11.0",
+    "2.14.1",
+    "2.17.1",
+    "2.20.0",
+)
+GPU_RELEASES = tuple(tag for tag, release in releases().items() if Flavour.GPU in release.flavours)
+
+
+def committed(tag: str, flavour: str, kind: str = "devel") -> str:
+    return (ROOT / "dockerfiles" / tag / f"{flavour}.{kind}.Dockerfile").read_text(encoding="utf-8")
+
+
+def matrix_of(folder: Path, tag: str, flavour: str = "cpu", **sections: object) -> Matrix:
+    target = {"flavour": flavour, "levels": ["x86-64"]}
+    return load(folder, document(releases=[tag], targets={"t": target}, **sections))
+
+
+def recipe(folder: Path, tag: str, flavour: str = "cpu", **sections: object) -> Recipe:
+    matrix = matrix_of(folder, tag, flavour, **sections)
+    return recipe_for(matrix.variants[0], matrix)
+
+
+EXPECTED: dict[tuple[str, str], tuple[str, ...]] = {
+    ("1.5.0", "cpu"): (
+        "FROM ubuntu:16.04",
+        "apt-transport-https",
+        "python-numpy",
+        "#--repository_cache=/--experimental_repository_cache=}",
+        "--experimental_build_event_json_file=",
+        "-c opt",
+        "--cxxopt=-D_GLIBCXX_USE_CXX11_ABI=0",
+        "with its submodules",
+    ),
+    ("1.8.0", "gpu"): ("libcudnn7=7.1.4.18-1+cuda9.0", "libnccl2=2.2.12-1+cuda9.0", "TF_CUDA_COMPUTE_CAPABILITIES="),
+    ("1.9.1", "cpu"): ("--disk_cache=", "cpu", "/bazel-"),
+    ("1.11.1", "gpu"): (
+        "NCCL_INSTALL_PATH=/usr/lib/nccl/\n",
+        "--copt=-fPIC",
+        "libnvinfer4=4.1.2-1+cuda9.0",
+        "TF_NEED_TENSORRT",
+    ),
+    ("1.13.0", "mkl"): ("FROM ubuntu:18.04", "mkl_linux/lib/libiomp5.so", "--config=mkl", "bazel-0.20.0-linux"),
+    ("2.1.4", "cpu"): ("python-future", "bazel-0.24.1-linux"),
+    ("2.2.0", "gpu"): ("libcublas10=10.2.1.243-1", "cuda-nvrtc-10-1", 'CUDA_CAPABILITIES=""', "python3-numpy"),
+    ("2.4.4", "mkl"): ("bazel-bin/external/llvm_openmp/libiomp5.so", "ln -sf python3 /usr/bin/python"),
+    ("2.11.0", "gpu"): (
+        "libcudnn8=8.1.0.77-1+cuda11.2",
+        "libnvinfer7=7.2.2-1+cuda11.0",
+        "--action_env=TF_CUDA_COMPUTE_CAPABILITIES=${CUDA_CAPABILITIES}",
+        "EB693B3035CD5710E231E123A4B469963BF863CC",
+        "AE09FE4BBD223A84B2CCFCE3F60F4B3D7FA2AF80",
+    ),
+    ("2.14.1", "cpu"): ("FROM ubuntu:20.04", "bazel-6.1.0-linux"),
+    ("2.17.1", "gpu"): (
+        "clang-17",
+        "llvm-toolchain-focal-17",
+        "--config=cuda_clang",
+        "--repo_env=TF_CUDA_COMPUTE_CAPABILITIES=${CUDA_CAPABILITIES}",
+        "--repo_env=TF_NEED_TENSORRT=${TENSORRT}",
+        "machine-learning/repos/ubuntu1804",
+    ),
+    ("2.17.1", "cpu"): ("--config=kokoro", "ENV CC=/usr/bin/gcc\n"),
+    ("2.20.0", "cpu"): ("CC is not set: Bazel downloads a clang", "bazel-7.4.1-linux", "string-dump=.comment"),
+    ("2.20.0", "mkl"): ("--config=clang_local", "ENV CC=/usr/bin/gcc\n"),
+    ("2.20.0", "gpu"): ("cuda_cudnn", "external/{cuda_cublas"),
+}
+ABSENT: dict[tuple[str, str], tuple[str, ...]] = {
+    ("1.5.0", "cpu"): ("--disk_cache", "--config=", "python3"),
+    ("1.9.1", "gpu"): ("TENSORRT", "nvinfer"),
+    ("1.12.3", "gpu"): (" -c opt", "GLIBCXX_USE_CXX11_ABI"),
+    ("2.4.4", "gpu"): ("nvparsers", "nvonnxparsers", "nvprune"),
+    ("2.14.1", "cpu"): ("numpy", "python3-dev"),
+    ("2.19.1", "gpu"): ("nvinfer", "TENSORRT", "libcudnn", "cuda-nvcc", "stubs", "FROM scratch AS nvidia"),
+    ("2.20.0", "gpu"): ("clang-17", "ENV CC", "kokoro", "apt_key"),
+}
+
+
+@pytest.mark.parametrize(("tag", "flavour"), EXPECTED)
+def test_each_era_has_what_it_needs(tag: str, flavour: str) -> None:
+    text = committed(tag, flavour)
+    assert [words for words in EXPECTED[tag, flavour] if words not in text] == []
+
+
+@pytest.mark.parametrize(("tag", "flavour"), ABSENT)
+def test_each_era_lacks_what_it_does_not_know(tag: str, flavour: str) -> None:
+    text = committed(tag, flavour)
+    assert [words for words in ABSENT[tag, flavour] if words in text] == []
+
+
+@pytest.mark.parametrize("tag", GPU_RELEASES)
+def test_the_libraries_of_a_gpu_image_are_those_it_was_compiled_with(tag: str) -> None:
+    """The runtime image installs nothing: what it has comes from the devel image's packages."""
+    release, packages = releases()[tag], cuda_packages(releases()[tag])
+    gpu = release.flavours[Flavour.GPU].gpu
+    assert gpu is not None
+    installed = {package.partition("=")[0] for package in packages.packages}
+    assert set(packages.server) <= installed
+    assert bool(packages.packages) != bool(packages.hermetic)
+    assert bool(packages.hermetic) == (release.version >= Version("2.18"))
+    for package in packages.packages:
+        if package.startswith("cuda-") and not packages.hermetic:
+            assert package.endswith("-" + gpu.cuda.replace(".", "-")), "parts of two toolkits"
+    if packages.packages and gpu.cudnn.replace(".", "").isdigit():
+        assert any(package.startswith("libcudnn") and f"={gpu.cudnn}-" in package for package in packages.packages)
+    if packages.tensorrt:
+        pinned = dict(package.split("=") for package in packages.tensorrt.packages)
+        assert set(packages.tensorrt.server) <= set(pinned)
+        assert set(pinned.values()) == {gpu.tensorrt_packages}
+    devel, runtime = committed(tag, "gpu"), committed(tag, "gpu", "runtime")
+    assert not re.search(r"apt|RUN|nvcc|stubs", runtime.partition("FROM ubuntu")[2])
+    assert ("TENSORRT" in devel) == (gpu.tensorrt is not None) == (Version("1.11") <= release.version < Version("2.18"))
+
+
+@pytest.mark.parametrize("tag", GPU_RELEASES)
+def test_the_stub_of_the_driver_is_gone_when_its_run_ends(tag: str) -> None:
+    text = committed(tag, "gpu")
+    made, removed = text.count("stubs/libcuda.so.1 \\"), text.count("rm /usr/local/cuda/lib64/stubs/libcuda.so.1")
+    assert made == removed == (0 if releases()[tag].version >= Version("2.18") else 1)
+    assert not re.search(r"^ENV .*LD_LIBRARY_PATH", text, re.MULTILINE)
+
+
+def test_capabilities_are_an_argument_and_part_of_the_key(tmp_path: Path) -> None:
+    matrix = matrix_of(tmp_path, "2.17.1", "gpu")
+    (variant,) = matrix.variants
+    other = recipe_for(replace(variant, capabilities=("8.0",)), matrix)
+    made = recipe_for(variant, matrix)
+    assert dict(other.build_args)["CUDA_CAPABILITIES"] == "8.0"
+    assert dict(made.build_args)["CUDA_CAPABILITIES"] == "sm_50,sm_60,sm_70,sm_80,compute_90"
+    assert (made.devel == other.devel, made.compile_key == other.compile_key) == (True, False)
+
+
+# --- what the matrix may choose ---------------------------------------------------------------------------------------
+
+
+def test_the_build_that_was_done_by_hand_is_a_matrix_file(tmp_path: Path) -> None:
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "patches").mkdir()
+    (tmp_path / "patches" / "a.patch").touch()
+    made = recipe(
+        tmp_path,
+        "1.9.1",
+        toolchain={"base": "debian:bullseye", "compiler": "gcc-9", "python": "2.7"},
+        bazel={"version": "0.17.2", "distdir": "dist", "overrides": {"grpc": "dist"}},
+        patches=["patches"],
+    )
+    for words in (
+        "FROM debian:bullseye",
+        "g++-9",
+        "python2-dev",
+        "numpy-1.16.6-cp27",
+        "ENV CC=/usr/bin/gcc-9",
+        "bazel-0.17.2-linux",
+    ):
+        assert words in made.devel
+    assert "COPY grpc-gettid.sh /factory/mends/grpc/" in made.devel
+    assert "grpc-gettid.sh" in dict(made.devel_files)
+
+
+@pytest.mark.parametrize(
+    ("tag", "flavour", "sections", "told"),
+    [
+        ("1.9.1", "cpu", {"toolchain": {"base": "debian:bookworm"}}, "debian:bookworm has no Python 2.7"),
+        ("1.15.0", "cpu", {"toolchain": {"base": "debian:bullseye"}}, "has no `future` for Python 2.7"),
+        ("2.11.1", "gpu", {"toolchain": {"base": "debian:bullseye"}}, "NVIDIA has no packages of CUDA 11.2"),
+        ("1.9.1", "cpu", {"bazel": {"version": "0.24.1"}}, "Bazel 0.24.1 does not read tools/bazel.rc"),
+        ("2.11.1", "cpu", {"bazel": {"version": "0.17.2"}}, "Bazel 0.17.2 does not read .bazelrc"),
+        ("1.5.0", "cpu", {"bazel": {"distdir": "."}}, "Bazel 0.5.4 is not known to understand --distdir"),
+    ],
+)
+def test_what_cannot_work_is_told(
+    tmp_path: Path, tag: str, flavour: str, sections: dict[str, object], told: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe(tmp_path, tag, flavour, **sections)
+    assert told in caught.value.what
+    assert caught.value.remedy
+
+
+def test_mends_are_for_bases_with_a_new_glibc() -> None:
+    assert [mend.script for mend in mends_for(Version("2.1.4"), Version("2.31"))] == ["grpc-gettid.sh"]
+    assert mends_for(Version("2.1.4"), Version("2.27")) == ()
+    assert mends_for(Version("2.2.0"), Version("2.31")) == ()
+    assert not any("mends/" in path.read_text("utf-8") for path in (ROOT / "dockerfiles").glob("*/*.devel.Dockerfile"))
+
+
+def test_every_bazel_gets_flags_that_it_knows() -> None:
+    assert bazel_flag("repository_cache", "0.5.4") == "--experimental_repository_cache"
+    assert bazel_flag("disk_cache", "0.11.1") is None
+    assert bazel_flag("disk_cache", "0.15.0") == "--disk_cache"
+    assert bazel_flag("distdir", "6.5.0") == "--distdir"
+    assert (bazel_reads("tools/bazel.rc", "0.17.2"), bazel_reads("tools/bazel.rc", "0.18.0")) == (True, False)
+    assert (bazel_reads(".bazelrc", "0.17.2"), bazel_reads(".bazelrc", "0.20.0")) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("tag", "rest", "status"), [("1.7.1", "no", "no"), ("1.11.1", "yes", "no"), ("1.12.0", "yes", "yes")]
+)
+def test_the_image_tells_what_its_server_can_do(tmp_path: Path, tag: str, rest: str, status: str) -> None:
+    text = image_env(recipe(tmp_path, tag))
+    assert f'REST="{rest}"\n' in text
+    assert f'MODEL_STATUS="{status}"\n' in text
+    assert "CUDA" not in text
+
+
+def test_a_gpu_image_tells_its_driver_and_capabilities(tmp_path: Path) -> None:
+    text = image_env(recipe(tmp_path, "2.17.1", "gpu"))
+    assert 'CUDA="12.2"\nDRIVER="525.60.13"\nCAPABILITIES="sm_50 sm_60 sm_70 sm_80 compute_90"\n' in text
+
+
+# --- scripts ----------------------------------------------------------------------------------------------------------
+
+OLD_LOG = """\
+#include <unistd.h>
+static long gettid(void) { return syscall(__NR_gettid); }
+void log(void) { if (tid == 0) tid = gettid(); }
+"""
+
+
+@pytest.mark.parametrize(
+    "place", ["src/core/lib/support/log_linux.c", "src/core/lib/gpr/log_linux.cc", "src/core/lib/iomgr/ev.cc"]
+)
+def test_gettid_is_renamed_wherever_it_is(tmp_path: Path, place: str) -> None:
+    file = tmp_path / place
+    file.parent.mkdir(parents=True)
+    file.write_text(OLD_LOG, encoding="utf-8")
+    for _ in range(2):  # and what was renamed stays as it is
+        subprocess.run(["sh", str(PATCHES / "grpc-gettid.sh"), str(tmp_path)], check=True, capture_output=True)
+        text = file.read_text(encoding="utf-8")
+        assert text == OLD_LOG.replace(" gettid(", " sys_gettid(")
+    assert "__NR_gettid)" in text
+
+
+def test_every_mend_says_why_and_where_from() -> None:
+    for script in PATCHES.glob("*.sh"):
+        head = script.read_text(encoding="utf-8")
+        assert "# Why: " in head
+        assert "# Reference: https://" in head
+
+
+class Patching:
+    """apply_patches.sh in a folder, with its paths turned there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        text = (TEMPLATES / "devel" / "apply_patches.sh").read_text(encoding="utf-8")
+        for path in ("/doors/patches", "/factory/mends"):
+            assert path in text
+            text = text.replace(path, f"{root}{path}")
+        self.script = root / "apply_patches.sh"
+        self.script.write_text(text, encoding="utf-8")
+
+    def write(self, place: str, text: str) -> None:
+        file = self.root / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(self.script), *arguments]
+        return subprocess.run(command, cwd=self.root, check=False, capture_output=True, text=True)
+
+
+def diff(before: str, after: str) -> str:
+    return f"--- a/x.cc\n+++ b/x.cc\n@@ -1 +1 @@\n-{before}\n+{after}\n"
+
+
+def test_patches_are_applied_in_order_to_sources_and_external_repositories(tmp_path: Path) -> None:
+    patching = Patching(tmp_path)
+    patching.write("source/x.cc", "one\n")
+    patching.write("bazel/0123/external/grpc/x.cc", "one\n")
+    patching.write("doors/patches/2-second.patch", diff("two", "three"))
+    patching.write("doors/patches/1-first.patch", diff("one", "two"))
+    patching.write("doors/patches/external/grpc/a.patch", diff("one", "four"))
+    patching.write("factory/mends/grpc/mend.sh", 'echo mended >>"$1/x.cc"\n')
+    assert patching.run("source", "source").returncode == 0
+    assert patching.run("external", "bazel").returncode == 0
+    assert (tmp_path / "source/x.cc").read_text() == "three\n"
+    assert (tmp_path / "bazel/0123/external/grpc/x.cc").read_text() == "four\nmended\n"
+
+
+def test_without_patches_nothing_is_done(tmp_path: Path) -> None:
+    patching = Patching(tmp_path)
+    assert [patching.run(*words).returncode for words in (("source", "."), ("external", "."))] == [0, 0]
+
+
+def test_a_patch_that_does_not_fit_and_one_for_nothing_end_the_build(tmp_path: Path) -> None:
+    patching = Patching(tmp_path)
+    patching.write("source/x.cc", "other\n")
+    patching.write("doors/patches/a.patch", diff("one", "two"))
+    assert "a.patch does not fit" in patching.run("source", "source").stderr
+    patching.write("doors/patches/external/nowhere/a.patch", diff("one", "two"))
+    assert "there is no external repository nowhere" in patching.run("external", "bazel").stderr
+
+
+@pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed here")
+def test_a_key_is_used_only_with_the_expected_fingerprint(tmp_path: Path) -> None:
+    script, key = TEMPLATES / "devel" / "apt_key.sh", TEMPLATES / "devel" / "llvm-snapshot.asc"
+    good = "6084F3CF814B57C1CF12EFD515CF4D18AF4F7421"
+    keyring = tmp_path / "keyrings" / "llvm.gpg"
+    subprocess.run(["sh", str(script), str(key), good, str(keyring)], check=True, capture_output=True)
+    assert keyring.stat().st_size > 1000
+    keyring.unlink()
+    done = subprocess.run(
+        ["sh", str(script), str(key), "0" * 40, str(keyring)], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert f"holds the key {good}" in done.stderr
+    assert not keyring.exists()
+
+
+@pytest.mark.parametrize("tag", ERAS)
+def test_hadolint_has_nothing_to_say(tag: str) -> None:
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert hadolint is not None
+    files = [str(path) for path in (ROOT / "dockerfiles" / tag).iterdir()]
+    done = subprocess.run(
+        [hadolint, "--config", str(ROOT / ".hadolint.yaml"), *files], check=False, capture_output=True, text=True
+    )
+    assert done.stdout == ""
