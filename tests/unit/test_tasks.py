@@ -19,7 +19,13 @@ from invoke.collection import Collection
 from invoke.program import Program
 
 from serving_factory.catalogue.releases import releases
-from serving_factory.errors import FactoryError, UnknownNameError, UpstreamDiffersError, UsageError
+from serving_factory.errors import (
+    EngineUnavailableError,
+    FactoryError,
+    UnknownNameError,
+    UpstreamDiffersError,
+    UsageError,
+)
 from serving_factory.line.lock import hold_lock
 from serving_factory.line.schedule import Budget
 
@@ -559,3 +565,11 @@ def test_the_vault_takes_any_number_of_words(factory: Factory, tmp_path: Path) -
     assert "nothing pins it" in ended.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["HEAD.tar.gz", "v1.tar.gz", "v1.zip"]
     assert factory("vault").code == UsageError.exit_code
+
+
+def test_preflight_tells_what_it_lacks(factory: Factory) -> None:
+    assert "preflight needs a variant's id" in factory("preflight").err
+    assert factory("preflight", VARIANTS[0], "2.19.1-cpu-v33").code == UnknownNameError.exit_code
+    ended = factory("preflight", VARIANTS[0], "--matrix", "samples/matrix.yaml")
+    assert ended.code == EngineUnavailableError.exit_code
+    assert "engine does not answer" in ended.err
