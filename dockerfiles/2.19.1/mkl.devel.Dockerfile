@@ -6,6 +6,8 @@
 #   bazel   a folder with the file `bazel`, instead of the release asset below
 # Build arguments:
 #   COPTS   --copt options of the CPU level, for the target configuration only
+# Secrets, each optional (--secret id=...):
+#   bazelrc  how Bazel runs here: jobs, memory, remote cache; never what is built
 
 # --- bazel: the release asset, by the checksum that the catalogue knows -------------------------------------------
 FROM scratch AS bazel
@@ -57,8 +59,10 @@ WORKDIR /source
 # `source` is a named context, not a stage of this file.
 # hadolint ignore=DL3022
 COPY --from=source / /source/
-RUN --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
-    bazel --batch --output_user_root=/factory/bazel build --nobuild \
+COPY bazel.sh /factory/
+RUN --mount=type=secret,id=bazelrc \
+    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
+    /factory/bazel.sh fetch bazel --batch --output_user_root=/factory/bazel build --nobuild \
       --repository_cache=/cache/repository --symlink_prefix=/factory/bazel- --color=no --curses=no \
       --config=mkl \
       //tensorflow_serving/model_servers:tensorflow_model_server
@@ -68,9 +72,10 @@ FROM fetch AS binary_build
 ARG COPTS=""
 # COPTS is one option per word: it is split on purpose.
 # hadolint ignore=SC2086
-RUN --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
+RUN --mount=type=secret,id=bazelrc \
+    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
     --mount=type=cache,id=serving-factory-bazel-disk,target=/cache/disk \
-    bazel --batch --output_user_root=/factory/bazel build \
+    /factory/bazel.sh build bazel --batch --output_user_root=/factory/bazel build \
       --repository_cache=/cache/repository --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
       --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=1 --verbose_failures \
       --build_event_json_file=/factory/bazel-events.json \
@@ -79,7 +84,7 @@ RUN --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/reposit
       //tensorflow_serving/model_servers:tensorflow_model_server
 COPY collect.sh /factory/
 RUN BAZEL=bazel /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
- && cp /factory/bazel-events.json /artifact/facts/ \
+ && cp -r /factory/bazel-events.json /factory/measures /artifact/facts/ \
  && install -D -m 0644 -t /artifact/licences /source/LICENSE*
 CMD ["/bin/bash"]
 

@@ -105,7 +105,7 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
     source = settings.source or f"{UPSTREAM_URL}#{release.commit}"
     base_image = matrix.network.base_images.get(toolchain.base, toolchain.base)
     devel = _devel(variant, release, toolchain)
-    devel_files = _files("devel/collect.sh", "runtime/init.c")
+    devel_files = _files("devel/bazel.sh", "devel/collect.sh", "runtime/init.c")
     key = key_of(
         devel=devel,
         files=devel_files,
