@@ -10,6 +10,7 @@ from typing import ClassVar
 
 __all__ = [
     "ArtifactError",
+    "CacheFileError",
     "CancelledError",
     "CatalogueError",
     "CompileError",
@@ -220,6 +221,12 @@ class RegistryFaultError(FactoryError):
     """The registry kept failing (5xx, 429, cut connections) until the retries were used up."""
 
     exit_code = 43
+
+
+class CacheFileError(FactoryError):
+    """A file of exported caches cannot be used: it is damaged, of another format, or none."""
+
+    exit_code = 60
 
 
 class CancelledError(FactoryError):

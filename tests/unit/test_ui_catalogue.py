@@ -8,7 +8,7 @@ from invoke.parser.argument import Argument
 from serving_factory.catalogue.describe import describe
 from serving_factory.catalogue.releases import releases
 from serving_factory.ui.catalogue import differences_text, release_page, releases_table
-from serving_factory.ui.positional import word_for
+from serving_factory.ui.positional import words_for
 
 
 def test_a_line_for_each_release() -> None:
@@ -40,21 +40,21 @@ def test_differences_a_line_each() -> None:
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        ("catalogue", None),
-        ("catalogue 2.19.1", "2.19.1"),
-        ("catalogue --json 2.19.1", "2.19.1"),
-        ("catalogue -j", None),
-        ("catalogue --check-upstream folder", None),
-        ("catalogue -c folder 2.19.1", "2.19.1"),
-        ("catalogue --check-upstream=folder 2.19.1", "2.19.1"),
-        ("list 2.19.1", None),
-        ("", None),
+        ("catalogue", []),
+        ("catalogue 2.19.1", ["2.19.1"]),
+        ("catalogue --json 2.19.1", ["2.19.1"]),
+        ("catalogue -j", []),
+        ("catalogue --check-upstream folder", []),
+        ("catalogue -c folder 2.19.1", ["2.19.1"]),
+        ("catalogue --check-upstream=folder 2.19.1 3", ["2.19.1", "3"]),
+        ("list 2.19.1", []),
+        ("", []),
     ],
 )
-def test_a_positional_argument_is_there_only_where_a_word_is(words: str, found: str | None) -> None:
+def test_a_positional_argument_is_there_only_where_a_word_is(words: str, found: list[str]) -> None:
     arguments = [
         Argument(names=("release", "r"), positional=True),
         Argument(names=("check-upstream", "c"), kind=str),
         Argument(names=("json", "j"), kind=bool, default=False),
     ]
-    assert word_for("catalogue", arguments, words.split()) == found
+    assert words_for("catalogue", arguments, words.split()) == found

@@ -1,4 +1,4 @@
-"""A task whose positional argument may be left out, which Invoke has not: there a positional argument is required."""
+"""A task whose positional arguments may be left out, which Invoke has not: there positional arguments are required."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 from invoke.parser.argument import Argument
 from invoke.tasks import Task
 
-__all__ = ["OptionalPositional", "word_for"]
+__all__ = ["OptionalPositional", "words_for"]
 
 
 class OptionalPositional(Task[Any]):
-    """Its one positional argument, None by default, is positional only where the command line has a word for it."""
+    """Its positional arguments, None by default, are positional only where the command line has words for them."""
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:  # noqa: FBT001 - Invoke's
         """Give the arguments to Invoke's parser."""
         arguments: list[Argument] = super().get_arguments(ignore_unknown_help)
-        if not word_for(self.name, arguments, sys.argv[1:]):
-            for argument in arguments:
-                argument.positional = False
+        words = len(words_for(self.name, arguments, sys.argv[1:]))
+        for argument in [argument for argument in arguments if argument.positional][words:]:
+            argument.positional = False
         return arguments
 
 
-def word_for(task: str, arguments: Sequence[Argument], words: Sequence[str]) -> str | None:
-    """Find the first word after a task's name that is neither an option of it nor an option's value.
+def words_for(task: str, arguments: Sequence[Argument], words: Sequence[str]) -> list[str]:
+    """Find the words after a task's name that are neither options of it nor values of options.
 
     Args:
         task: the task's name.
@@ -34,10 +34,11 @@ def word_for(task: str, arguments: Sequence[Argument], words: Sequence[str]) -> 
     """
     names = {name: argument for argument in arguments for name in argument.names}
     rest = iter(words[words.index(task) + 1 :] if task in words else ())
+    found = []
     for word in rest:
-        if not word.startswith("-"):
-            return word
         argument = names.get(word.lstrip("-"))
-        if argument and argument.takes_value:
+        if not word.startswith("-"):
+            found.append(word)
+        elif argument and argument.takes_value:
             next(rest, None)
-    return None
+    return found
