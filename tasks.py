@@ -183,7 +183,19 @@ def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
 
 @task(
     iterable=CHOICE,
-    help=_help("matrix", *CHOICE, "json", "registry", dry_run="print what would be done, and do nothing"),
+    help=_help(
+        "matrix",
+        *CHOICE,
+        "json",
+        "registry",
+        dry_run="print what would be done, and do nothing",
+        parallel="work on at most so many variants at once (default: as many as the engine's machine bears)",
+        jobs="run so many compilers at once in each compile (default: the variants of a wave share the CPUs)",
+        memory="let each compile use so much memory, such as 16GiB (default: 2GiB a job)",
+        fail_fast="begin with no other variant once one has failed; what runs goes on to its end",
+        max_minutes="end the whole run after so many minutes; the same command goes on later",
+        variant_minutes="end each variant that takes more minutes than this; it counts as failed",
+    ),
 )
 def build(
     _c: Context,
@@ -194,6 +206,12 @@ def build(
     registry: str = "",
     dry_run: bool = False,
     json: bool = False,
+    parallel: str = "",
+    jobs: str = "",
+    memory: str = "",
+    fail_fast: bool = False,
+    max_minutes: str = "",
+    variant_minutes: str = "",
 ) -> None:
     """Compile, inspect, package and smoke-test; with --registry, push as well. What is up to date is skipped.
 
@@ -201,11 +219,21 @@ def build(
         ./factory build --release 2.19.1 --target cpu-optimized
         ./factory build --release 2.19.1 --registry registry.example.com
         ./factory build --variant 2.19.1-cpu-v3 --dry-run
+        ./factory build --parallel 4 --memory 16GiB --max-minutes 480
     """
     with errors():
+        from serving_factory.commands.scheduling import HowToRun
         from serving_factory.commands.working import build as run_build
 
-        run_build(_asked(matrix, target, release, variant), registry=registry, dry_run=dry_run, json=json)
+        how = HowToRun(
+            parallel=parallel,
+            jobs=jobs,
+            memory=memory,
+            fail_fast=fail_fast,
+            max_minutes=max_minutes,
+            variant_minutes=variant_minutes,
+        )
+        run_build(_asked(matrix, target, release, variant), registry=registry, dry_run=dry_run, json=json, how=how)
 
 
 def _stage_task(name: str, text: str) -> object:

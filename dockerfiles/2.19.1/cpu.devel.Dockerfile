@@ -4,15 +4,26 @@
 # Named contexts (docker buildx build --build-context NAME=...):
 #   source  the source tree; upstream's is https://github.com/tensorflow/serving.git#eab9c3529b785dc685ab8c687f298e67016c8f81
 #   bazel   a folder with the file `bazel`, instead of the release asset below
+#   distdir, overrides, patches, apt   see doors.sh
 # Build arguments:
 #   COPTS   --copt options of the CPU level, for the target configuration only
 # Secrets, each optional (--secret id=...):
-#   bazelrc  how Bazel runs here: jobs, memory, remote cache; never what is built
+#   network, ca  see doors.sh
+#   bazelrc      how Bazel runs here: jobs, memory, remote cache; never what is built
+
+# --- doors that are empty unless a named context takes their place -------------------------------------------------
+FROM scratch AS apt
+FROM scratch AS distdir
+FROM scratch AS overrides
+FROM scratch AS patches
 
 # --- bazel: the release asset, by the checksum that the catalogue knows -------------------------------------------
 FROM scratch AS bazel
+# hadolint takes an address that begins with a variable for a file.
+ARG BAZEL_MIRROR=https://github.com/bazelbuild/bazel/releases/download
+# hadolint ignore=DL3020
 ADD --checksum=sha256:a40ac69263440761199fcb8da47ad4e3f328cbe79ffbf4ecc14e5ba252857307 \
-    https://github.com/bazelbuild/bazel/releases/download/6.5.0/bazel-6.5.0-linux-x86_64 /bazel
+    ${BAZEL_MIRROR}/6.5.0/bazel-6.5.0-linux-x86_64 /bazel
 
 # --- base_build: the toolchain ------------------------------------------------------------------------------------
 FROM ubuntu:20.04 AS base_build
@@ -21,13 +32,17 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # What the base has is in every runtime image too; the libraries of packages installed below are copied there.
 RUN mkdir /factory && dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort > /factory/base-packages
 
+# What stands between a step and the network: see the file.
+COPY doors.sh /factory/
+
 # The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
-# man1: slim bases drop it, and Java's packages then fail to install. unsafe-io: a crash costs this layer anyway, so dpkg
-# need not wait for the disk after every file.
-# hadolint ignore=DL3008
-RUN mkdir -p /usr/share/man/man1 \
- && apt-get update \
- && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends -o Dpkg::Options::=--force-unsafe-io \
+# man1: slim bases drop it, and Java's packages then fail to install.
+ARG APT_SNAPSHOT=""
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
+    --mount=type=bind,from=apt,target=/doors/apt \
+    . /factory/doors.sh \
+ && mkdir -p /usr/share/man/man1 \
+ && apt_install \
       binutils \
       ca-certificates \
       g++-10 \
@@ -37,8 +52,7 @@ RUN mkdir -p /usr/share/man/man1 \
       patch \
       python3 \
       unzip \
-      zip \
- && rm -rf /var/lib/apt/lists/*
+      zip
 
 # Bazel 6.5.0: the plain binary, by checksum. The named context `bazel` replaces the download.
 COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
@@ -55,32 +69,47 @@ RUN "$CC" -std=c99 -static -O2 -Wall -Wextra -Werror -o /factory/tf_serving_init
 
 # --- fetch: Bazel's downloads, apart from the flags of a level, so that a change of flags downloads nothing --------
 FROM base_build AS fetch
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /source
 # `source` is a named context, not a stage of this file.
 # hadolint ignore=DL3022
 COPY --from=source / /source/
+RUN --mount=type=bind,from=patches,target=/doors/patches \
+    find /doors/patches -maxdepth 1 -name '*.patch' | sort | while read -r file; do patch -p1 < "$file"; done
+COPY --from=overrides / /doors/overrides/
 COPY bazel.sh /factory/
-RUN --mount=type=secret,id=bazelrc \
+ARG BAZEL_OPTIONS=""
+ARG BAZEL_STARTUP_OPTIONS=""
+# hadolint ignore=SC2086
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=secret,id=bazelrc \
+    --mount=type=tmpfs,target=/run/doors --mount=type=bind,from=distdir,target=/doors/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
-    /factory/bazel.sh fetch bazel --batch --output_user_root=/factory/bazel build --nobuild \
-      --repository_cache=/cache/repository --symlink_prefix=/factory/bazel- --color=no --curses=no \
+    . /factory/doors.sh \
+ && /factory/bazel.sh fetch bazel "${doors_startup[@]}" ${BAZEL_STARTUP_OPTIONS} --output_user_root=/factory/bazel build --nobuild \
+      "${doors_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no \
       --config=kokoro \
+      ${BAZEL_OPTIONS} \
       //tensorflow_serving/model_servers:tensorflow_model_server
 
 # --- binary_build: the Bazel build --------------------------------------------------------------------------------
 FROM fetch AS binary_build
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 ARG COPTS=""
+ARG BAZEL_OPTIONS=""
+ARG BAZEL_STARTUP_OPTIONS=""
 # COPTS is one option per word: it is split on purpose.
 # hadolint ignore=SC2086
-RUN --mount=type=secret,id=bazelrc \
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=secret,id=bazelrc \
+    --mount=type=tmpfs,target=/run/doors --mount=type=bind,from=distdir,target=/doors/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
     --mount=type=cache,id=serving-factory-bazel-disk,target=/cache/disk \
-    /factory/bazel.sh build bazel --batch --output_user_root=/factory/bazel build \
-      --repository_cache=/cache/repository --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
+    . /factory/doors.sh \
+ && /factory/bazel.sh build bazel "${doors_startup[@]}" ${BAZEL_STARTUP_OPTIONS} --output_user_root=/factory/bazel build \
+      "${doors_options[@]}" --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
       --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=1 --verbose_failures \
       --build_event_json_file=/factory/bazel-events.json \
       --config=kokoro \
-      ${COPTS} \
+      ${COPTS} ${BAZEL_OPTIONS} \
       //tensorflow_serving/model_servers:tensorflow_model_server
 COPY collect.sh /factory/
 RUN BAZEL=bazel /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \

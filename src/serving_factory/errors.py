@@ -10,9 +10,12 @@ from typing import ClassVar
 
 __all__ = [
     "ArtifactError",
+    "BazelTooOldError",
+    "CacheCorruptError",
     "CacheFileError",
     "CancelledError",
     "CatalogueError",
+    "ChecksumError",
     "CompileError",
     "CpuLevelError",
     "DiskFullError",
@@ -20,11 +23,13 @@ __all__ = [
     "EngineError",
     "EngineUnavailableError",
     "FactoryError",
+    "FetchError",
     "InspectionError",
     "LibraryMissingError",
     "LockedError",
     "MatrixError",
     "NotBuiltError",
+    "OutOfMemoryError",
     "PackageError",
     "RecipeError",
     "RegistryDeniedError",
@@ -34,6 +39,7 @@ __all__ = [
     "ServerNotReadyError",
     "ServerStopError",
     "SmokeError",
+    "TimeLimitError",
     "UnknownNameError",
     "UpstreamDiffersError",
     "UsageError",
@@ -137,6 +143,46 @@ class EngineError(FactoryError):
     """The Docker engine answers and refuses: no such image, a container that cannot start, a port in use."""
 
     exit_code = 13
+
+
+class TimeLimitError(FactoryError):
+    """A time limit that was given is over."""
+
+    exit_code = 14
+
+
+class BazelTooOldError(FactoryError):
+    """The Bazel that is to build a release is older than the oldest that the release accepts."""
+
+    exit_code = 15
+
+
+class FetchError(FactoryError):
+    """Something could not be downloaded: the network, or the other end, failed until the retries were used up."""
+
+    exit_code = 16
+
+
+class ChecksumError(FactoryError):
+    """What was downloaded is not what its checksum says; nobody tries that again."""
+
+    exit_code = 17
+
+
+class OutOfMemoryError(FactoryError):
+    """The engine's machine had too little memory for the build, with half the jobs too."""
+
+    exit_code = 18
+
+
+class CacheCorruptError(FactoryError):
+    """One of Bazel's caches is damaged, and so it was after it had been dropped."""
+
+    exit_code = 19
+
+    def __init__(self, what: str, *, cache: str, why: str = "", remedy: str = "") -> None:
+        super().__init__(what, why=why, remedy=remedy)
+        self.cache = cache
 
 
 class CompileError(FactoryError):

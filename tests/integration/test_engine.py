@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step, build
+from serving_factory.engine.cancel import Cancel
 from serving_factory.engine.docker import OWNER_LABEL, ContainerSpec, Engine, Mount
 from serving_factory.engine.registry import Registry, credentials_for
 from serving_factory.engine.retry import retrying
@@ -171,11 +172,11 @@ class TestBuild:
 
     def test_cancelled_from_another_thread(self, tmp_path: Path) -> None:
         seconds = unique_seconds()
-        cancel = threading.Event()
+        cancel = Cancel()
 
         def on_step(step: Step) -> None:
             if step.text == "begun":
-                cancel.set()
+                cancel.ask()
 
         wanted = request(tmp_path, slow(seconds), output=tmp_path / "out")
         with pytest.raises(CancelledError):

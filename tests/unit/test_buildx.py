@@ -7,7 +7,6 @@ import errno
 import io
 import json
 import re
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from serving_factory.engine import buildx, process
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, Step
+from serving_factory.engine.cancel import Cancel
 from serving_factory.engine.solve_status import SolveStatus
 from serving_factory.errors import CancelledError, DiskFullError, EngineUnavailableError
 
@@ -72,6 +72,8 @@ class TestArgv:
             target="binary",
             build_args=(("COPTS", "--copt=-mavx2 --copt=-mfma"), ("EMPTY", "")),
             contexts=(("source", "/src"), ("ubuntu:20.04", "docker-image://base:bookworm")),
+            secrets=(("network", Path("/s/network")), ("ca", Path("/a,b"))),
+            network="none",
             labels=(("org.opencontainers.image.title", "a b"),),
             tags=("one:1", "two:2"),
             output=Path("/out"),
@@ -82,7 +84,9 @@ class TestArgv:
             "--file", "/d/devel.Dockerfile", "--target", "binary",
             "--build-arg", "COPTS=--copt=-mavx2 --copt=-mfma", "--build-arg", "EMPTY=",
             "--build-context", "source=/src", "--build-context", "ubuntu:20.04=docker-image://base:bookworm",
-            "--label", "org.opencontainers.image.title=a b", "--tag", "one:1", "--tag", "two:2", "--no-cache",
+            "--label", "org.opencontainers.image.title=a b",
+            "--secret", "id=network,src=/s/network", "--secret", 'id=ca,"src=/a,b"', "--network", "none",
+            "--tag", "one:1", "--tag", "two:2", "--no-cache",
             "--output", "type=local,dest=/out", "/d",
         ]  # fmt: skip
 
@@ -236,8 +240,8 @@ class FakeRun:
         self.error = error
         self.argv: list[str] = []
 
-    def __call__(self, argv: list[str], *, on_line: Callable[[str], None], cancel: threading.Event | None) -> int:
-        assert cancel is None or isinstance(cancel, threading.Event)
+    def __call__(self, argv: list[str], *, on_line: Callable[[str], None], cancel: Cancel | None) -> int:
+        assert cancel is None
         self.argv = argv
         if "--output" in argv:
             folder = Path(argv[argv.index("--output") + 1].partition("dest=")[2])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from serving_factory.engine.buildx import BuildFailed
-from serving_factory.line.stages.compile import error_lines, step_title
+from serving_factory.line.failures import error_lines
+from serving_factory.line.stages.compile import step_title
 
 NOISE = """\
 [binary_build 1/3] INFO: Found 1 target...

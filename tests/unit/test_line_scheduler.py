@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,7 @@ from serving_factory.line.events import Event, EventKind, StageName
 from serving_factory.line.job import Job, Outputs, Site, Stage, Tell
 from serving_factory.line.plan import plan_line
 from serving_factory.line.records import Record, last_stage, read_record, record_path, write_record
-from serving_factory.line.results import Status, VariantResult
+from serving_factory.line.results import Outcome, Status, VariantResult
 from serving_factory.line.scheduler import run_line
 from serving_factory.recipes.keys import key_of
 from serving_factory.recipes.recipe import recipe_for
@@ -33,6 +36,10 @@ def small_outputs() -> dict[StageName, dict[str, object]]:
     }
 
 
+def nothing(_job: Job) -> None:
+    pass
+
+
 def no_engine() -> object:
     raise EngineUnavailableError("nobody is to ask the engine")
 
@@ -43,11 +50,13 @@ class Line:
 
     jobs: list[Job]
     ingredients: dict[StageName, str] = field(default_factory=dict)
-    does: dict[tuple[str, StageName], Callable[[], None]] = field(default_factory=dict)
+    does: dict[tuple[str, StageName], Callable[[Job], object]] = field(default_factory=dict)
     outputs: dict[StageName, dict[str, object]] = field(default_factory=small_outputs)
     lost: set[StageName] = field(default_factory=set)
     ran: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    how: dict[str, Any] = field(default_factory=dict)
+    outcome: Outcome | None = None
 
     @property
     def stages(self) -> list[Stage]:
@@ -68,7 +77,7 @@ class Line:
         def run(job: Job, tell: Tell) -> Outputs:
             self.ran.append(f"{job.recipe.variant.id} {name}")
             tell("working")
-            self.does.get((job.recipe.variant.id, name), lambda: None)()
+            self.does.get((job.recipe.variant.id, name), nothing)(job)
             # Two stages differ in what they take in, and not in what they give: as a compiler with another comment.
             return self.outputs[name]
 
@@ -79,18 +88,25 @@ class Line:
         self.ran.clear()
         self.events.clear()
         chosen = self.stages[stages]
-        results = run_line(self.jobs, chosen, self.events.append, before=self.stages[: stages.start or 0])
-        return {result.variant: result for result in results}
+        before = self.stages[: stages.start or 0]
+        self.outcome = run_line(self.jobs, chosen, self.events.append, before=before, **self.how)
+        return {result.variant: result for result in self.outcome.results}
 
     def kinds(self, variant: str) -> list[str]:
         return [f"{event.stage} {event.kind}" for event in self.events if event.variant == variant]
 
 
-def fail(error: BaseException) -> Callable[[], None]:
-    def act() -> None:
+def fail(error: BaseException) -> Callable[[Job], None]:
+    def act(_job: Job) -> None:
         raise error
 
     return act
+
+
+def ctrl_c(job: Job) -> None:
+    """What a user does while a stage works, and what the stage does then."""
+    os.kill(os.getpid(), signal.SIGINT)
+    job.cancel.wait(10)
 
 
 @pytest.fixture
@@ -183,7 +199,7 @@ def test_a_stage_that_fails_leaves_no_record_of_an_earlier_run(line: Line) -> No
 def test_the_record_is_written_after_the_work_and_before_it_is_told(line: Line) -> None:
     path = record_path(line.jobs[0].folder, StageName.EXTRACT)
     seen: list[bool] = []
-    line.does[V1, StageName.EXTRACT] = lambda: seen.append(path.exists())
+    line.does[V1, StageName.EXTRACT] = lambda _job: seen.append(path.exists())
 
     def emit(event: Event) -> None:
         if event.stage is StageName.EXTRACT and event.kind is EventKind.FINISHED and event.variant == V1:
@@ -194,7 +210,7 @@ def test_the_record_is_written_after_the_work_and_before_it_is_told(line: Line) 
 
 
 def test_ctrl_c_cancels_the_running_stage_and_all_that_comes_after(line: Line) -> None:
-    line.does[V1, StageName.EXTRACT] = fail(KeyboardInterrupt())
+    line.does[V1, StageName.EXTRACT] = ctrl_c
     results = line.run()
     assert {variant: result.status for variant, result in results.items()} == {
         V1: Status.CANCELLED,
@@ -210,7 +226,7 @@ def test_ctrl_c_cancels_the_running_stage_and_all_that_comes_after(line: Line) -
 
 def test_ctrl_c_in_the_second_variant_leaves_the_first_ones_end(line: Line) -> None:
     line.does[V1, StageName.EXTRACT] = fail(CompileError("no"))
-    line.does[V3, StageName.COMPILE] = fail(KeyboardInterrupt())
+    line.does[V3, StageName.COMPILE] = ctrl_c
     results = line.run()
     assert (results[V1].status, results[V3].status) == (Status.FAILED, Status.CANCELLED)
 
@@ -237,7 +253,7 @@ def test_a_failure_shows_the_log_of_this_run_only(line: Line) -> None:
     log.write_text("of today\n", encoding="utf-8")
     line.does[V1, StageName.EXTRACT] = fail(CompileError("no"))
     assert line.run()[V1].log == str(log)
-    alone = run_line(line.jobs[:1], line.stages[2:], line.events.append)
+    alone = run_line(line.jobs[:1], line.stages[2:], line.events.append).results
     assert isinstance(alone[0].error, NotBuiltError)
     assert alone[0].log is None
 

@@ -16,6 +16,7 @@ def test_what_is_said_of_some_releases_takes_the_place_of_what_is_said_of_all(tm
     for name in ("tree", "old", "grpc", "archives", "fixes"):
         (tmp_path / name).mkdir()
     (tmp_path / "bazel-0.17.2").touch()
+    (tmp_path / "fixes" / "gettid.patch").touch()
     matrix = load(
         tmp_path,
         document(
@@ -60,10 +61,11 @@ def test_what_is_said_of_some_releases_takes_the_place_of_what_is_said_of_all(tm
 
 def test_a_mirror_of_apt_is_a_url_or_a_folder(tmp_path: Path) -> None:
     (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "Packages").touch()
     network = load(tmp_path, document(network={"apt": {"mirror": "packages"}})).network
     assert (network.apt_mirror, network.apt_folder) == (None, tmp_path / "packages")
-    network = load(tmp_path, document(network={"apt": {"mirror": "https://m.example.com/{snapshot}"}})).network
-    assert (network.apt_mirror, network.apt_folder) == ("https://m.example.com/{snapshot}", None)
+    network = load(tmp_path, document(network={"apt": {"mirror": "https://m.example.com/x"}})).network
+    assert (network.apt_mirror, network.apt_folder) == ("https://m.example.com/x", None)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from serving_factory.engine import process
+from serving_factory.engine.cancel import Cancel
 from serving_factory.errors import CancelledError
 
 
@@ -148,12 +149,25 @@ def test_background_process_does_not_outlive_its_command() -> None:
 
 
 def test_cancelled_from_another_thread() -> None:
-    cancel = threading.Event()
-    timer = threading.Timer(0.3, cancel.set)
+    cancel = Cancel()
+    timer = threading.Timer(0.3, cancel.ask)
     timer.start()
     with pytest.raises(CancelledError):
         process.run(["sleep", "60"], on_line=ignore, cancel=cancel)
     timer.join()
+
+
+def test_asked_to_end_at_once_there_is_no_grace() -> None:
+    cancel = Cancel()
+    timers = [threading.Timer(0.3, cancel.ask), threading.Timer(0.6, cancel.ask, kwargs={"at_once": True})]
+    for timer in timers:
+        timer.start()
+    began = time.monotonic()
+    with pytest.raises(CancelledError):
+        process.run(shell("trap '' INT TERM; while :; do sleep 0.1; done"), on_line=ignore, cancel=cancel)
+    assert time.monotonic() - began < 3
+    for timer in timers:
+        timer.join()
 
 
 def test_command_in_a_worker_thread_is_not_ended_by_another_thread() -> None:

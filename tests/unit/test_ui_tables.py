@@ -139,17 +139,30 @@ def test_list_table() -> None:
 
 def test_plan_table() -> None:
     rows = [
-        PlanRow(variant="a", run=("package", "smoke"), up_to_date=("compile",), because="a label changed"),
+        PlanRow(
+            variant="a",
+            run=("package", "smoke"),
+            up_to_date=("compile",),
+            because="a label changed",
+            wave=1,
+            jobs=1,
+            memory=2 * 2**30,
+        ),
+        PlanRow(variant="c", run=("compile",), because="new", wave=2, jobs=8, memory=16 * 2**30, after="a"),
         PlanRow(variant="b", up_to_date=("compile", "package", "smoke")),
     ]
-    assert plan_table(rows) == (
-        "variant  would run      up to date             because\n"
-        "-------  -------------  ---------------------  ---------------\n"
-        "a        package smoke  compile                a label changed\n"
-        "b        nothing        compile package smoke\n"
+    assert plan_table(rows, machine=(8, 20 * 2**30)) == (
+        "wave  variant  would run      up to date             jobs    memory  because\n"
+        "----  -------  -------------  ---------------------  ----  --------  ---------------\n"
+        "   1  a        package smoke  compile                   1   2.0 GiB  a label changed\n"
+        "   2  c        compile                                  8  16.0 GiB  new; after a\n"
+        "      b        nothing        compile package smoke\n"
         "\n"
-        "2 variants: 1 to work on, 1 up to date. Nothing was run.\n"
+        "3 variants: 2 to work on, 1 up to date. Nothing was run.\n"
+        "The engine's machine has 8 CPUs and 20.0 GiB for them; a wave works at once.\n"
     )
+    assert "No engine answers" in plan_table(rows)
+    assert "engine" not in plan_table(rows[2:])
     assert plan_table([]).startswith("Nothing to do")
 
 

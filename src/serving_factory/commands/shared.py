@@ -80,15 +80,17 @@ class Asked:
         return Path(self.matrix) if self.matrix else self.checkout.root / "matrix.yaml"
 
     def load(self) -> Matrix:
-        """Read the matrix file.
+        """Read the matrix file, and what the environment gives in its place.
 
         Raises:
             MatrixError: it cannot be used.
+            UsageError: a variable of the environment cannot be read.
         """
         # A task's help does without the catalogue and all that reads a matrix.
+        from serving_factory.matrix.environment import given  # noqa: PLC0415
         from serving_factory.matrix.load import load_matrix  # noqa: PLC0415
 
-        return load_matrix(self.file)
+        return load_matrix(self.file, given(os.environ, Path.cwd()))
 
     def choose(self, matrix: Matrix) -> tuple[Variant, ...]:
         """Choose the variants.

@@ -10,15 +10,17 @@ from dataclasses import asdict
 
 from invoke.exceptions import Exit
 
+from serving_factory.commands.scheduling import HowToRun, budget_of
 from serving_factory.commands.shared import Asked, Checkout, print_json, width, write
-from serving_factory.errors import CancelledError, EngineUnavailableError
+from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
 from serving_factory.line.cleaning import clean as clean_site
 from serving_factory.line.events import Event, EventKind, StageName
 from serving_factory.line.job import Job, Site, Stage
 from serving_factory.line.lock import hold_lock
 from serving_factory.line.place import build_folder
-from serving_factory.line.plan import plan_line
+from serving_factory.line.plan import candidates, plan_line, planned_candidates
 from serving_factory.line.results import Status, VariantResult
+from serving_factory.line.schedule import Limits, Schedule, one_by_one, schedule
 from serving_factory.line.scheduler import run_line
 from serving_factory.line.stages import BUILD, COMPILE, EXTRACT, INSPECT, PACKAGE, SMOKE
 from serving_factory.recipes.recipe import Lacking, Recipe, recipes_for
@@ -27,17 +29,18 @@ from serving_factory.ui.reporter import choose
 
 __all__ = ["build", "clean", "demo", "push", "run_stage"]
 
+_AS_USUAL = HowToRun()
 _ALONE = {"compile": (COMPILE, EXTRACT), "inspect": (INSPECT,), "package": (PACKAGE,), "smoke": (SMOKE,)}
 """The stages that each of the small tasks runs."""
 
 
-def build(asked: Asked, *, registry: str, dry_run: bool, json: bool) -> None:
+def build(asked: Asked, *, registry: str, dry_run: bool, json: bool, how: HowToRun) -> None:
     """Take the chosen variants through the whole line; with a registry, to it."""
     stages = (*BUILD, *_push_stages()) if registry else BUILD
     if dry_run:
-        _print_plan(asked, stages, registry=registry, json=json)
+        _print_plan(asked, stages, registry=registry, json=json, how=how)
     else:
-        _run(asked, stages, registry=registry, json=json)
+        _run(asked, stages, registry=registry, json=json, how=how)
 
 
 def run_stage(name: str, asked: Asked, *, json: bool) -> None:
@@ -86,13 +89,24 @@ def _site(asked: Asked, registry: str = "") -> Site:
     return Site(build=folder, models=asked.checkout.models, registry=registry or None)
 
 
-def _recipes(asked: Asked) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...]]:
+def _recipes(asked: Asked, how: HowToRun) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...], Limits]:
     matrix = asked.load()
-    return recipes_for(asked.choose(matrix), matrix)
+    return *recipes_for(asked.choose(matrix), matrix), how.limits(matrix.resources)
 
 
-def _run(asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: bool) -> tuple[VariantResult, ...]:
-    recipes, lacking = _recipes(asked)
+def _schedule(jobs: Sequence[Job], stages: Sequence[Stage], limits: Limits, site: Site) -> Schedule:
+    """Who works when. Without an engine nobody can: one after the other then, as far as they come."""
+    budget = budget_of(site, stages)
+    if budget is None:
+        return one_by_one([job.recipe.variant.id for job in jobs])
+    return schedule(candidates(jobs, stages), budget, limits)
+
+
+def _run(
+    asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: bool, how: HowToRun = _AS_USUAL
+) -> tuple[VariantResult, ...]:
+    policy = how.policy()
+    recipes, lacking, limits = _recipes(asked, how)
     _check_push(recipes, stages, registry)
     site = _site(asked, registry)
     reporter = choose(
@@ -110,12 +124,23 @@ def _run(asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: boo
         with reporter:
             for one in lacking:
                 reporter.handle(_refused(one, stages[0].name))
-            done = run_line(_jobs(recipes, site), stages, reporter.handle, before=_before(stages))
-        results = (*done, *(VariantResult(variant=o.variant.id, status=Status.FAILED, error=o.error) for o in lacking))
+            jobs = _jobs(recipes, site)
+            done = run_line(
+                jobs,
+                stages,
+                reporter.handle,
+                before=_before(stages),
+                schedule=_schedule(jobs, stages, limits, site),
+                policy=policy,
+            )
+        results = (
+            *done.results,
+            *(VariantResult(variant=o.variant.id, status=Status.FAILED, error=o.error) for o in lacking),
+        )
         reporter.summary(results)
     if stages[-1].name is StageName.PUSH and not json:
         write(tables.pushed_list(results))
-    _end(results)
+    _end(results, done.ended_by)
     return results
 
 
@@ -123,10 +148,12 @@ def _refused(lacking: Lacking, stage: StageName) -> Event:
     return Event(variant=lacking.variant.id, stage=stage, kind=EventKind.FAILED, text=str(lacking.error))
 
 
-def _end(results: Sequence[VariantResult]) -> None:
-    """Exit as the run deserves; its errors are printed already."""
-    if any(result.status is Status.CANCELLED for result in results):
-        raise Exit(code=CancelledError.exit_code)
+def _end(results: Sequence[VariantResult], ended_by: FactoryError | None) -> None:
+    """Exit as the run deserves; its variants' errors are printed already."""
+    if isinstance(ended_by, CancelledError):
+        raise Exit(code=ended_by.exit_code)
+    if ended_by:
+        raise ended_by
     for result in results:
         if result.error:
             raise Exit(code=result.error.exit_code)
@@ -141,20 +168,31 @@ def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     return BUILD[: BUILD.index(stages[0])] if stages[0] in BUILD else BUILD
 
 
-def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool) -> None:
-    recipes, lacking = _recipes(asked)
+def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool, how: HowToRun) -> None:
+    how.policy()  # what makes no sense is told by a dry run too
+    recipes, lacking, limits = _recipes(asked, how)
     _check_push(recipes, stages, registry)
+    site = _site(asked, registry)
+    plan = plan_line(_jobs(recipes, site), stages)
+    work = planned_candidates(plan)
+    budget = budget_of(site, stages) if work else None
+    turns = {turn.variant: turn for turn in schedule(work, budget, limits).turns} if budget else {}
     rows = [
         tables.PlanRow(
             variant=one.variant,
             run=tuple(map(str, one.run)),
             up_to_date=tuple(map(str, one.up_to_date)),
             because=one.because,
+            wave=turns[one.variant].wave if one.variant in turns else None,
+            jobs=turns[one.variant].share.jobs if one.variant in turns else None,
+            memory=turns[one.variant].share.memory if one.variant in turns else None,
+            after=turns[one.variant].after if one.variant in turns else "",
         )
-        for one in plan_line(_jobs(recipes, _site(asked, registry)), stages)
+        for one in sorted(plan, key=lambda one: list(turns).index(one.variant) if one.variant in turns else len(turns))
     ]
     rows += [tables.PlanRow(variant=one.variant.id, lacking=one.error.what) for one in lacking]
     if json:
         print_json([asdict(row) for row in rows])
     else:
-        write(tables.plan_table(rows, width=width()))
+        machine = (budget.cpus, budget.memory) if budget else None
+        write(tables.plan_table(rows, machine=machine, width=width()))

@@ -13,7 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Literal, NoReturn, TextIO
 
 from serving_factory.engine import process
 from serving_factory.engine.disk import disk_full_is_typed
@@ -21,8 +21,9 @@ from serving_factory.engine.solve_status import SolveStatus, Step
 from serving_factory.errors import DiskFullError, EngineUnavailableError
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterator
+
+    from serving_factory.engine.cancel import Cancel
 
 __all__ = ["BuildFailed", "BuildRequest", "BuildResult", "Step", "build"]
 
@@ -53,6 +54,8 @@ class BuildRequest:
         build_args: ARG names and values.
         contexts: named contexts, such as `("source", "/src/serving")` or
             `("ubuntu:20.04", "docker-image://base:bookworm")`.
+        secrets: ids and files of the secrets that the build's steps may mount; they are in no layer.
+        network: `none` for steps without one; None for the engine's usual one.
         labels: image labels.
         tags: image names with tags.
         output: folder that gets the result's files, replaced as a whole on success; None loads an image into
@@ -65,6 +68,8 @@ class BuildRequest:
     target: str | None = None
     build_args: tuple[tuple[str, str], ...] = ()
     contexts: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[tuple[str, Path], ...] = ()
+    network: Literal["none"] | None = None
     labels: tuple[tuple[str, str], ...] = ()
     tags: tuple[str, ...] = ()
     output: Path | None = None
@@ -88,6 +93,10 @@ class BuildRequest:
         ):
             for name, value in pairs:
                 argv += [flag, f"{name}={value}"]
+        for name, file in self.secrets:
+            argv += ["--secret", _csv(f"id={name}", f"src={file}")]
+        if self.network is not None:
+            argv += ["--network", self.network]
         for tag in self.tags:
             argv += ["--tag", tag]
         if self.no_cache:
@@ -137,7 +146,7 @@ def build(
     *,
     on_step: Callable[[Step], None],
     log: TextIO,
-    cancel: threading.Event | None = None,
+    cancel: Cancel | None = None,
 ) -> BuildResult:
     """Build, and tell as it goes.
 
@@ -145,13 +154,13 @@ def build(
         request: what to build.
         on_step: told of every step's start, output lines and end, in the caller's thread.
         log: gets every line as it comes, as `[binary_build 3/4] text`.
-        cancel: stops the build when set, from any thread.
+        cancel: stops the build when asked, from any thread.
 
     Raises:
         BuildFailed: the Dockerfile or one of its commands failed.
         DiskFullError: the engine's or this machine's disk is full.
         EngineUnavailableError: no docker, no buildx, no engine, or it went away.
-        CancelledError: `cancel` was set.
+        CancelledError: `cancel` was asked for.
     """
     began = time.monotonic()
     status = SolveStatus(tail=TAIL)

@@ -18,8 +18,9 @@ from serving_factory.engine import keeper
 from serving_factory.errors import CancelledError
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Mapping, Sequence
+
+    from serving_factory.engine.cancel import Cancel
 
 __all__ = ["run"]
 
@@ -36,7 +37,7 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
     grace: float = 10.0,
-    cancel: threading.Event | None = None,
+    cancel: Cancel | None = None,
 ) -> int:
     """Run a command and hand over its output line by line, in the caller's thread.
 
@@ -53,7 +54,8 @@ def run(
         env: the command's whole environment; None for ours.
         timeout: seconds that the command may take.
         grace: seconds that it may take to end after SIGINT.
-        cancel: ends the command when set, from any thread. (KeyboardInterrupt reaches the main thread only.)
+        cancel: ends the command when asked, from any thread; asked to end at once, without grace. (KeyboardInterrupt
+            reaches the main thread only.)
 
     Returns:
         The exit code; 128 plus the signal's number where a signal ended the command.
@@ -61,7 +63,7 @@ def run(
     Raises:
         FileNotFoundError: no such program.
         TimeoutError: `timeout` is over.
-        CancelledError: `cancel` was set.
+        CancelledError: `cancel` was asked for.
     """
     if shutil.which(argv[0], path=None if env is None else env.get("PATH")) is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
@@ -87,7 +89,7 @@ def run(
                 _check(argv, timeout, deadline, cancel)
                 time.sleep(POLL / 10)  # most often its output ends a moment before it does
         except BaseException:
-            _stop(process, output, grace)
+            _stop(process, output, grace, cancel)
             raise
         finally:
             _signal_group(process, signal.SIGKILL)
@@ -140,8 +142,8 @@ def _hand_over(lines: Sequence[str], on_line: Callable[[str], None]) -> None:
         on_line(line)
 
 
-def _check(argv: Sequence[str], timeout: float | None, deadline: float | None, cancel: threading.Event | None) -> None:
-    if cancel is not None and cancel.is_set():
+def _check(argv: Sequence[str], timeout: float | None, deadline: float | None, cancel: Cancel | None) -> None:
+    if cancel is not None and cancel.asked:
         raise CancelledError(f"{argv[0]} was stopped because the run was cancelled.")
     if deadline is not None and time.monotonic() > deadline:
         raise TimeoutError(errno.ETIMEDOUT, f"{argv[0]} took longer than {timeout:g} s")
@@ -157,12 +159,14 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         os.killpg(process.pid, number)
 
 
-def _stop(process: subprocess.Popen[bytes], output: _Output, grace: float) -> None:
+def _stop(process: subprocess.Popen[bytes], output: _Output, grace: float, cancel: Cancel | None) -> None:
     """Ask, ask firmly, and leave the rest to the caller's SIGKILL."""
     for number, seconds in ((signal.SIGINT, grace), (signal.SIGTERM, TERM_GRACE)):
         _signal_group(process, number)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
+            if cancel is not None and cancel.at_once:
+                return
             output.read(POLL)  # its last words must not block it
             if _exited(process):
                 if output.ended:

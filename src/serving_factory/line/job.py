@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serving_factory.engine.cancel import Cancel
 from serving_factory.errors import NotBuiltError
 from serving_factory.line.digests import tree_digest
 from serving_factory.line.events import StageName
 from serving_factory.line.records import Record, read_record
+from serving_factory.line.schedule import LIGHT, Share
 from serving_factory.recipes.keys import key_of, short
 from serving_factory.recipes.recipe import Recipe
 
@@ -28,7 +31,10 @@ Tell = Callable[[str], None]
 
 
 class Site:
-    """Where a line runs: its folders, its engine, what it finds there. Each thing is looked up once, when needed."""
+    """Where a line runs: its folders, its engine, what it finds there.
+
+    Each thing is looked up once, when needed, however many threads need it at a time.
+    """
 
     def __init__(
         self, *, build: Path, models: Path, registry: str | None = None, connect: Callable[[], Engine] | None = None
@@ -37,6 +43,7 @@ class Site:
         self.models = models
         self.registry = registry
         self._connect = connect
+        self._lock = threading.RLock()
         self._image_ids: dict[str, str | None] = {}
         self._trees: dict[Path, str] = {}
 
@@ -67,9 +74,10 @@ class Site:
 
     def image_id(self, reference: str) -> str | None:
         """The id of an image that the engine has; None when it has none of that name."""
-        if reference not in self._image_ids:
-            self._image_ids[reference] = self.engine.image_id(reference)
-        return self._image_ids[reference]
+        with self._lock:
+            if reference not in self._image_ids:
+                self._image_ids[reference] = self.engine.image_id(reference)
+            return self._image_ids[reference]
 
     def base_id(self, recipe: Recipe) -> str:
         """The base image's digest, or the id of the image that this network has for it; empty where neither is known.
@@ -88,9 +96,10 @@ class Site:
 
     def tree(self, folder: Path) -> str:
         """The digest of a folder."""
-        if folder not in self._trees:
-            self._trees[folder] = tree_digest(folder)
-        return self._trees[folder]
+        with self._lock:
+            if folder not in self._trees:
+                self._trees[folder] = tree_digest(folder)
+            return self._trees[folder]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +109,14 @@ class Job:
     Args:
         recipe: how it is built.
         site: where.
+        share: what it may use of the engine's machine.
+        cancel: asks its stages to end.
     """
 
     recipe: Recipe
     site: Site
+    share: Share = LIGHT
+    cancel: Cancel = field(default_factory=Cancel)
 
     @property
     def folder(self) -> Path:
@@ -119,6 +132,11 @@ class Job:
     def devel_context(self) -> Path:
         """The devel Dockerfile, and the files that it copies."""
         return self.folder / "recipe" / "devel"
+
+    @property
+    def staged_doors(self) -> Path:
+        """What is put together of folders and files for the build, in a folder for each named context."""
+        return self.folder / "recipe" / "doors"
 
     def log(self, stage: StageName) -> Path:
         """The full log of a stage."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from serving_factory.errors import FactoryError
 from serving_factory.line.events import StageName
 from serving_factory.line.job import Job, Stage
 from serving_factory.line.records import read_record
+from serving_factory.line.schedule import Candidate
+from serving_factory.line.variant_run import is_done
+from serving_factory.recipes.keys import key_of
+from serving_factory.recipes.recipe import Recipe
 
-__all__ = ["PlannedVariant", "plan_line"]
+__all__ = ["PlannedVariant", "candidates", "plan_line", "planned_candidates", "toolchain_key"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +26,11 @@ class PlannedVariant:
         run: the stages that would run.
         up_to_date: the stages that would not.
         because: why the first of them would run; empty when none would.
+        toolchain: tells its toolchain from others.
     """
 
     variant: str
+    toolchain: str
     run: tuple[StageName, ...]
     up_to_date: tuple[StageName, ...]
     because: str
@@ -44,12 +51,17 @@ def _plan(job: Job, stages: Sequence[Stage]) -> PlannedVariant:
             names = [stage.name for stage in stages]
             return PlannedVariant(
                 variant=job.recipe.variant.id,
+                toolchain=toolchain_key(job.recipe),
                 run=tuple(names[index:]),
                 up_to_date=tuple(names[:index]),
                 because=because,
             )
     return PlannedVariant(
-        variant=job.recipe.variant.id, run=(), up_to_date=tuple(stage.name for stage in stages), because=""
+        variant=job.recipe.variant.id,
+        toolchain=toolchain_key(job.recipe),
+        run=(),
+        up_to_date=tuple(stage.name for stage in stages),
+        because="",
     )
 
 
@@ -60,3 +72,42 @@ def _reason(job: Job, stage: Stage, *, compiled: bool) -> str:
     if record.key != stage.key(job):
         return f"what decides {stage.name} has changed"
     return ""
+
+
+def toolchain_key(recipe: Recipe) -> str:
+    """Tell a toolchain from others: by its base, packages, Bazel and compiler. Variants of one share Bazel's caches."""
+    toolchain = recipe.toolchain
+    return key_of(
+        base=recipe.base_image,
+        packages=toolchain.packages,
+        bazel=repr(toolchain.bazel),
+        compiler=toolchain.compiler,
+    )
+
+
+def planned_candidates(plan: Sequence[PlannedVariant]) -> tuple[Candidate, ...]:
+    """Those of a plan that have something to do."""
+    return tuple(
+        Candidate(variant=one.variant, toolchain=one.toolchain, compiles=StageName.COMPILE in one.run)
+        for one in plan
+        if one.run
+    )
+
+
+def candidates(jobs: Sequence[Job], stages: Sequence[Stage]) -> tuple[Candidate, ...]:
+    """All jobs of a run; unlike a plan's, they are looked at with the engine's eyes too."""
+    return tuple(
+        Candidate(
+            variant=job.recipe.variant.id,
+            toolchain=toolchain_key(job.recipe),
+            compiles=any(stage.name is StageName.COMPILE and _has_work(stage, job) for stage in stages),
+        )
+        for job in jobs
+    )
+
+
+def _has_work(stage: Stage, job: Job) -> bool:
+    try:
+        return not is_done(stage, job)
+    except FactoryError:  # the stage itself will tell
+        return True

@@ -1,4 +1,4 @@
-"""What became of a variant: the value that a run of the line ends in, one per variant."""
+"""What became of a run: one result per variant, and what ended it early, if anything did."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from serving_factory.errors import FactoryError
 
-__all__ = ["Status", "VariantResult"]
+__all__ = ["Outcome", "Status", "VariantResult"]
 
 
 class Status(StrEnum):
@@ -49,3 +49,16 @@ class VariantResult:
     error: FactoryError | None = None
     because: str = ""
     log: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run of the line ended.
+
+    Args:
+        results: one for each variant, in the order in which they were given.
+        ended_by: what ended the run before all was done: Ctrl-C, a signal, a time limit; None where nothing did.
+    """
+
+    results: tuple[VariantResult, ...]
+    ended_by: FactoryError | None = None

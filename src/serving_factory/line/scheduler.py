@@ -1,170 +1,261 @@
-"""Runs variants through the stages. What a record shows to be done is skipped; one variant's failure is no other's."""
+"""Runs variants through the stages: in turn or at once, as their schedule says; one variant's failure is no other's.
+
+Each variant works in a thread of its own. All that is decided is decided in the thread that calls `run_line`, which
+reads one queue of messages: what a variant has come to, and what the user wants.
+"""
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from serving_factory.engine.disk import disk_full_is_typed
-from serving_factory.errors import FactoryError, NotBuiltError
-from serving_factory.line.events import Emit, Event, EventKind, StageName
+from serving_factory.engine.cancel import Cancel
+from serving_factory.errors import CancelledError, FactoryError, TimeLimitError
+from serving_factory.line.events import Emit, Event
+from serving_factory.line.failures import SHARED
 from serving_factory.line.job import Job, Stage
-from serving_factory.line.records import Record, reached, read_record, record_path, write_record
-from serving_factory.line.results import Status, VariantResult
+from serving_factory.line.results import Outcome
+from serving_factory.line.schedule import LIGHT, Schedule, Share, Turn, one_by_one
+from serving_factory.line.signals import told_of_signals
+from serving_factory.line.variant_run import VariantRun
 
-__all__ = ["run_line"]
+__all__ = ["Policy", "run_line"]
+
+_PATIENCE = 15.0
+"""Seconds that variants get to end once they are asked to: a build's grace, and what comes after it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """When to stop.
+
+    Args:
+        fail_fast: begin with no other variant once one has failed; what runs goes on to its end.
+        seconds: the whole run may take; None for no limit.
+        variant_seconds: each variant may take.
+    """
+
+    fail_fast: bool = False
+    seconds: float | None = None
+    variant_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A variant's compile stage has ended."""
+
+    variant: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A variant has ended; with a fault, it ended in an exception that is no FactoryError."""
+
+    variant: str
+    fault: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Signal:
+    """The user wants the run to end."""
+
+
+_Message = _Compiled | _Ended | _Signal
 
 
 def run_line(
-    jobs: Sequence[Job], stages: Sequence[Stage], emit: Emit, *, before: Sequence[Stage] = ()
-) -> tuple[VariantResult, ...]:
+    jobs: Sequence[Job],
+    stages: Sequence[Stage],
+    emit: Emit,
+    *,
+    before: Sequence[Stage] = (),
+    schedule: Schedule | None = None,
+    policy: Policy | None = None,
+) -> Outcome:
     """Run each job through the stages, in their order.
+
+    A FactoryError ends its own variant, and those whose failure would be the same; no other. A first Ctrl-C, or
+    SIGTERM, ends all that runs, with 10 s for a build to put its things in order; a second one ends it at once.
 
     Args:
         jobs: the variants.
         stages: the stages to run, neighbours on the line.
-        emit: is told of all that happens.
-        before: the stages before these. They are not run; where one of them is out of date, the variant fails, so that
-            no image is made of yesterday's binary and today's labels.
-
-    A FactoryError ends its own variant and no other. A KeyboardInterrupt ends the running stage; it and all that
-    comes after count as cancelled.
+        emit: is told of all that happens; from several threads.
+        before: the stages before these. They are not run; where one of them is out of date, the variant fails.
+        schedule: which variant works when, and with how much; None for one after the other, in the order of `jobs`.
+        policy: when to stop.
     """
-    results: list[VariantResult] = []
-    interrupted = False
-    for job in jobs:
-        run = _VariantRun(job, emit)
-        if not interrupted:
-            try:
-                run.through(stages, before)
-            except KeyboardInterrupt:
-                interrupted = True
-        results.append(run.result(cancelled=interrupted))
-    return tuple(results)
+    names = [job.recipe.variant.id for job in jobs]
+    return _Coordinator(
+        jobs, stages, emit, before=before, schedule=schedule or one_by_one(names), policy=policy or Policy()
+    ).run()
 
 
-class _VariantRun:
-    """One variant's way along the line."""
+class _Coordinator:
+    """Decides who begins, who must end, and what became of it. Its methods run in one thread."""
 
-    def __init__(self, job: Job, emit: Emit) -> None:
-        self._job = job
-        self._emit = emit
-        self._began = time.monotonic()
-        self._worked = False
-        self._complete = False
-        self._error: FactoryError | None = None
-        self._running: Stage | None = None
-        self._last_log: str | None = None
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        stages: Sequence[Stage],
+        emit: Emit,
+        *,
+        before: Sequence[Stage],
+        schedule: Schedule,
+        policy: Policy,
+    ) -> None:
+        turns = {turn.variant: turn for turn in schedule.turns}
+        self._stages, self._before = stages, before
+        self._emit, self._silent = emit, False
+        self._schedule, self._policy = schedule, policy
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._jobs = {job.recipe.variant.id: _given(job, turns[job.recipe.variant.id]) for job in jobs}
+        self._runs = {name: self._new_run(name, job) for name, job in self._jobs.items()}
+        self._waiting = deque(schedule.turns)
+        self._shares: dict[str, Share] = {}
+        self._compiled: set[str] = set()
+        self._deadlines: dict[str, float] = {}
+        self._run_ends = _after(policy.seconds)
+        self._given_up: float | None = None
+        self._ended_by: FactoryError | None = None
+        self._fault: BaseException | None = None
 
-    def through(self, stages: Sequence[Stage], before: Sequence[Stage]) -> None:
-        for index, stage in enumerate(stages):
-            try:
-                if index == 0:
-                    self._must_be_done(before)
-                with disk_full_is_typed():
-                    self._one(stage)
-            except FactoryError as error:
-                self._error, self._last_log = error, self._log(stage)
-                self._tell(stage, EventKind.FAILED, text=str(error), log=self._last_log)
-                for later in stages[index + 1 :]:
-                    self._tell(later, EventKind.SKIPPED, text=f"{stage.name} failed")
+    def _new_run(self, name: str, job: Job) -> VariantRun:
+        return VariantRun(job, self._tell, on_compiled=lambda: self._inbox.put(_Compiled(name)))
+
+    def _tell(self, event: Event) -> None:
+        if not self._silent:
+            self._emit(event)
+
+    def run(self) -> Outcome:
+        with told_of_signals(lambda: self._inbox.put(_Signal())):
+            self._begin_what_fits()
+            while self._shares:
+                self._take(self._next_message())
+                if self._given_up is not None and time.monotonic() > self._given_up:
+                    break
+                self._begin_what_fits()
+        self._silent = True  # a thread that would not end has nothing to say any more
+        if self._fault:
+            raise self._fault
+        return Outcome(results=tuple(run.result() for run in self._runs.values()), ended_by=self._ended_by)
+
+    # --- beginning ----------------------------------------------------------------------------------------------------
+
+    def _begin_what_fits(self) -> None:
+        while self._waiting and not self._ended_by and not self._fault:
+            turn = self._waiting[0]
+            if turn.after and turn.after not in self._compiled:
                 return
-            except KeyboardInterrupt:
-                for later in stages[index:]:
-                    self._tell(later, EventKind.CANCELLED)
-                raise
-        self._complete = True
+            if because := self._reason_to_skip(turn):
+                self._waiting.popleft()
+                self._runs[turn.variant].skip(self._stages, because)
+                continue
+            if not self._schedule.fits(turn.share, tuple(self._shares.values())):
+                return
+            self._waiting.popleft()
+            self._begin(turn)
 
-    def _must_be_done(self, before: Sequence[Stage]) -> None:
-        for stage in before:
-            # The record first: without one there is nothing to ask the engine.
-            if not read_record(self._job.folder, stage.name) or not self._is_done(stage, stage.key(self._job)):
-                variant = self._job.recipe.variant.id
-                raise NotBuiltError(
-                    f"{variant}: the stage {stage.name} has not been done, or what decides it has changed since",
-                    remedy="run `./factory build` with the same options, which does all that is missing",
+    def _reason_to_skip(self, turn: Turn) -> str:
+        failed = {name: run.error for name, run in self._runs.items() if run.error}
+        if failed and self._policy.fail_fast:
+            return f"because of {next(iter(failed))}, as --fail-fast says"
+        recipe = self._jobs[turn.variant].recipe
+        for name, error in failed.items():
+            other = self._jobs[name].recipe
+            if isinstance(error, SHARED) and (other.devel, other.source) == (recipe.devel, recipe.source):
+                return f"because of {name}: what failed there is the same here"
+        return ""
+
+    def _begin(self, turn: Turn) -> None:
+        self._shares[turn.variant] = turn.share
+        self._deadlines[turn.variant] = _after(self._policy.variant_seconds)
+        # A daemon: one that does not end in time is no reason for the process to stay.
+        threading.Thread(target=self._work, args=(turn.variant,), name=turn.variant, daemon=True).start()
+
+    def _work(self, variant: str) -> None:
+        """Take a variant along the line; in a thread of its own."""
+        fault: BaseException | None = None
+        try:
+            self._runs[variant].through(self._stages, self._before)
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for this one
+            fault = error
+        self._inbox.put(_Ended(variant, fault))
+
+    # --- hearing ------------------------------------------------------------------------------------------------------
+
+    def _next_message(self) -> _Message | None:
+        """Wait for a message, until the next time limit at the latest; None when that came first."""
+        now = time.monotonic()
+        running = (self._deadlines[name] for name in self._shares if not self._jobs[name].cancel.asked)
+        ends = [*running, self._run_ends if not self._ended_by else None, self._given_up]
+        due = min((end for end in ends if end is not None), default=_NEVER)
+        try:
+            # Not forever: a wait without end would keep Python from looking at signals on some systems.
+            return self._inbox.get(timeout=max(0.0, min(due - now, 60.0)))
+        except queue.Empty:
+            self._end_what_is_over()
+            return None
+
+    def _take(self, message: _Message | None) -> None:
+        match message:
+            case _Compiled(variant):
+                self._compiled.add(variant)
+                self._shares[variant] = LIGHT
+            case _Ended(variant, fault):
+                self._compiled.add(variant)
+                del self._shares[variant]
+                if fault is not None and self._fault is None:
+                    self._fault = fault
+                    self._end_all("a fault of the factory's own")
+            case _Signal():
+                self._interrupt()
+
+    # --- ending -------------------------------------------------------------------------------------------------------
+
+    def _interrupt(self) -> None:
+        if isinstance(self._ended_by, CancelledError):
+            self._end_all("cancelled", at_once=True)
+        else:
+            self._ended_by = CancelledError("The run was cancelled.")
+            self._end_all("cancelled")
+
+    def _end_what_is_over(self) -> None:
+        now = time.monotonic()
+        if now >= self._run_ends and not self._ended_by:
+            minutes = (self._policy.seconds or 0) / 60
+            self._ended_by = TimeLimitError(
+                f"the run was ended after {minutes:g} min, as --max-minutes says",
+                remedy="run the same command again: it goes on where this one was ended",
+            )
+            self._end_all(f"--max-minutes {minutes:g} was over")
+        for name in self._shares:
+            if now >= self._deadlines[name] and not self._jobs[name].cancel.asked:
+                minutes = (self._policy.variant_seconds or 0) / 60
+                self._runs[name].time_limit = TimeLimitError(
+                    f"{name}: ended after {minutes:g} min, as --variant-minutes says",
+                    remedy="give it more time; what was compiled is kept in Bazel's disk cache",
                 )
+                self._jobs[name].cancel.ask()
 
-    def _is_done(self, stage: Stage, key: str) -> bool:
-        record = read_record(self._job.folder, stage.name)
-        return record is not None and record.key == key and stage.intact(self._job, record)
-
-    def _one(self, stage: Stage) -> None:
-        key = stage.key(self._job)
-        if self._is_done(stage, key):
-            self._tell(stage, EventKind.UP_TO_DATE)
-            return
-        self._tell(stage, EventKind.STARTED)
-        self._worked = True
-        self._running = stage
-        record_path(self._job.folder, stage.name).unlink(missing_ok=True)
-        started, clock = datetime.now(UTC), time.monotonic()
-        outputs = stage.run(self._job, lambda text: self._tell(stage, EventKind.PROGRESS, text=text))
-        seconds = round(time.monotonic() - clock, 3)
-        write_record(
-            self._job.folder,
-            Record(
-                variant=self._job.recipe.variant.id,
-                stage=stage.name,
-                key=key,
-                started=started.isoformat(timespec="seconds"),
-                seconds=seconds,
-                outputs=outputs,
-            ),
-        )
-        self._tell(stage, EventKind.FINISHED, seconds=seconds, log=self._log(stage))
-
-    def _log(self, stage: Stage) -> str | None:
-        path = self._job.log(stage.name)
-        return str(path) if self._running is stage and path.is_file() else None
-
-    def _tell(self, stage: Stage, kind: EventKind, **more: Any) -> None:  # noqa: ANN401 - as Event takes them
-        self._emit(Event(variant=self._job.recipe.variant.id, stage=stage.name, kind=kind, **more))
-
-    def result(self, *, cancelled: bool) -> VariantResult:
-        """Sum up; the facts come from the records, so that they are there for what was up to date too."""
-        return VariantResult(
-            variant=self._job.recipe.variant.id,
-            status=self._status(cancelled=cancelled),
-            seconds=round(time.monotonic() - self._began, 3),
-            error=self._error,
-            log=self._last_log,
-            **_facts(self._job),
-        )
-
-    def _status(self, *, cancelled: bool) -> Status:
-        if self._error:
-            return Status.FAILED
-        if not self._complete:
-            return Status.CANCELLED if cancelled else Status.SKIPPED
-        return Status.BUILT if self._worked else Status.UP_TO_DATE
+    def _end_all(self, because: str, *, at_once: bool = False) -> None:
+        for name, run in self._runs.items():
+            run.cancelled = run.cancelled or because
+            if name in self._shares:
+                self._jobs[name].cancel.ask(at_once=at_once)
+        self._given_up = time.monotonic() + (_PATIENCE / 5 if at_once else _PATIENCE)
 
 
-def _pushed(push: Mapping[str, Any]) -> list[str] | None:
-    """The names under which a registry holds the image, with its digest there."""
-    if not push:
-        return None
-    where = f"{push['registry']}/{push['repository']}"
-    return [f"{where}:{tag}@{digest}" for tag, digest in push["digests"].items()]
+_NEVER = float("inf")
 
 
-def _facts(job: Job) -> dict[str, Any]:
-    """What the records tell of a variant, as far as it has come."""
-    records = reached(job.folder)
-    binary, image, smoke, push = (
-        records[stage].outputs if stage in records else {}
-        for stage in (StageName.EXTRACT, StageName.PACKAGE, StageName.SMOKE, StageName.PUSH)
-    )
-    facts = {
-        "binary_size": binary.get("size"),
-        "image_size": image.get("size"),
-        "rest": smoke.get("rest"),
-        "grpc": smoke.get("grpc"),
-        "pushed": _pushed(push),
-    }
-    return {
-        "image": f"{image['repository']}:{(*image['aliases'], *image['tags'])[0]}" if image else None,
-        "facts": {name: value for name, value in facts.items() if value is not None},
-    }
+def _given(job: Job, turn: Turn) -> Job:
+    return replace(job, share=turn.share, cancel=Cancel())
+
+
+def _after(seconds: float | None) -> float:
+    return _NEVER if seconds is None else time.monotonic() + seconds

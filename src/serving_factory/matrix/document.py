@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from serving_factory.errors import MatrixError
+from serving_factory.matrix.environment import Given
 from serving_factory.matrix.problems import Finding, KeyPath, Place, Problem, dotted, matrix_error
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_VALUES", "Document", "read_document"]
@@ -52,12 +54,14 @@ class Document:
         file: which.
         data: mappings, lists, texts, numbers, truth values and nulls; all keys are texts.
         problems: what can be told of it without knowing what it is for, such as keys that stand there twice.
+        given: path → what the environment gives in the place of what the file has there.
     """
 
     file: Path
     data: dict[str, Any]
     problems: tuple[Problem, ...]
     _root: _Node = field(repr=False)
+    given: Mapping[KeyPath, Given] = field(default_factory=dict)
 
     def place(self, path: KeyPath, *, key: bool = False) -> Place | None:
         """Find where a value stands, or its key; where the file has not got it, what is nearest above."""
@@ -67,8 +71,29 @@ class Document:
         """Whether there is such a value in the file."""
         return self._walk(path)[1] is not None
 
+    def variable(self, path: KeyPath) -> str:
+        """Name the environment variable that a value comes from; empty where it is the file's."""
+        return self.given[path].variable if path in self.given else ""
+
+    def with_given(self, values: Iterable[Given]) -> Document:
+        """Put what the environment gives in its place, and in that of what the file says for some releases."""
+        data, given = deepcopy(self.data), dict(self.given)
+        listed = data.get("per_release")
+        for one in values:
+            particular = [
+                ("per_release", index, *one.path)
+                for index, _ in enumerate(listed if isinstance(listed, list) else ())
+                if self.has(("per_release", index, *one.path))
+            ]
+            for path in (one.path, *particular):
+                _put(data, path, one.value)
+                given[path] = one
+        return replace(self, data=data, given=given)
+
     def written(self, path: KeyPath) -> str:
         """Give a scalar as it stands in the file, texts in quotes; empty for lists, mappings and what is absent."""
+        if path in self.given:
+            return repr(self.given[path].value)
         node = self._walk(path)[1]
         if node is None or not node.text:
             return ""
@@ -82,6 +107,7 @@ class Document:
             value="" if finding.key else self.written(finding.path) or finding.value,
             rule=finding.rule,
             remedy=finding.remedy,
+            variable=self.variable(finding.path),
         )
 
     def _walk(self, path: KeyPath, *, key: bool = False) -> tuple[Place | None, _Node | None]:
@@ -122,6 +148,19 @@ def read_document(file: Path) -> Document:
     document = Document(file, data, tuple(composer.problems), root)
     nulls = tuple(document.problem(finding) for finding in _nulls(data, ()))
     return replace(document, problems=document.problems + nulls)
+
+
+def _put(data: dict[str, Any], path: KeyPath, value: object) -> None:
+    """Set a value below mappings, which are made where there are none. Where there is something else, that is told."""
+    *above, last = path
+    place: Any = data
+    for part in above:
+        if isinstance(place, dict):
+            place = place.setdefault(part, {})
+        elif isinstance(place, list) and isinstance(part, int):
+            place = place[part]
+    if isinstance(place, dict):
+        place[last] = value
 
 
 def _text(file: Path) -> str:

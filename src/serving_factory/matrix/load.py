@@ -7,10 +7,12 @@ from pathlib import Path
 
 from serving_factory.catalogue.distributions import distributions
 from serving_factory.matrix.document import Document, read_document
+from serving_factory.matrix.environment import Given
 from serving_factory.matrix.expand import Expansion, expand
 from serving_factory.matrix.file_rules import rule_findings, rules_of
 from serving_factory.matrix.matrix import Images, Matrix, Resources
 from serving_factory.matrix.model import MatrixFile
+from serving_factory.matrix.network_rules import network_findings
 from serving_factory.matrix.problems import Finding, KeyPath, did_you_mean, matrix_error
 from serving_factory.matrix.rules import Candidate
 from serving_factory.matrix.settings import network_of, path_findings, settings_of
@@ -23,13 +25,17 @@ from serving_factory.matrix.variant import Variant
 __all__ = ["load_matrix"]
 
 
-def load_matrix(file: Path) -> Matrix:
+def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
     """Read a matrix file and expand it.
+
+    Args:
+        file: the file.
+        given: what the environment gives in the place of what the file says.
 
     Raises:
         MatrixError: the file cannot be read or breaks a rule; the message lists every problem.
     """
-    document = read_document(file)
+    document = read_document(file).with_given(given)
     notes = Notes(document.written)
     model = Section(MatrixFile).read(document.data, (), notes)
     _refuse(document, notes.found)
@@ -39,9 +45,8 @@ def load_matrix(file: Path) -> Matrix:
     by_target, variants = _gathered(model, expansion)
     # What is wrong with a target is told before what comes of it: a rule may match nothing only because of that.
     about = [*findings, *rule_findings(model)] or [*expansion.findings, *_clashes(expansion)]
-    _refuse(
-        document, [*about, *path_findings(model, file.parent), *_base_findings(model), *_tag_findings(model, by_target)]
-    )
+    about += [*path_findings(model, file.parent), *network_findings(model, file.parent)]
+    _refuse(document, [*about, *_base_findings(model), *_tag_findings(model, by_target)])
     image = model.image
     return Matrix(
         file=file,

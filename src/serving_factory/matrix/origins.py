@@ -8,21 +8,35 @@ from serving_factory.catalogue.flag_sets import flag_sets
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.problems import KeyPath, dotted
 from serving_factory.matrix.rules import Candidate
+from serving_factory.matrix.selectors import release_tags
 from serving_factory.matrix.targets import Selection
 from serving_factory.matrix.variant import Variant
 
-__all__ = ["CATALOGUE", "DEFAULT", "origin", "rules_about", "variant_origins"]
+__all__ = ["CATALOGUE", "DEFAULT", "origin", "release_origin", "rules_about", "variant_origins"]
 
 CATALOGUE = "catalogue"
 DEFAULT = "default"
 
 
 def origin(matrix: Matrix, path: KeyPath, *, otherwise: str = DEFAULT) -> str:
-    """Name a place in the matrix file, `targets.a.levels, matrix.yaml:20`; or what holds where it is absent."""
+    """Name a place in the matrix file, `targets.a.levels, matrix.yaml:20`; or what holds where it is absent.
+
+    What the environment gives is named by its variable, `environment, HTTPS_PROXY`.
+    """
+    if variable := matrix.document.variable(path):
+        return f"environment, {variable}"
     if not matrix.document.has(path):
         return otherwise
     place = matrix.document.place(path)
     return f"{dotted(path)}, {matrix.file.name}:{place.line}" if place else dotted(path)
+
+
+def release_origin(matrix: Matrix, release: str, path: KeyPath) -> str:
+    """Name the place of a value that may be given for some releases alone: the last one that gives it counts."""
+    listed = matrix.document.data.get("per_release", ())
+    about = [index for index, one in enumerate(listed) if release in release_tags(one["releases"])]
+    places = [place for index in about if matrix.document.has(place := ("per_release", index, *path))]
+    return origin(matrix, places[-1] if places else path)
 
 
 def variant_origins(matrix: Matrix, variant: Variant) -> Mapping[str, str]:

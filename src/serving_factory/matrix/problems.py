@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,6 +19,7 @@ __all__ = [
     "dotted",
     "matrix_error",
     "nearest",
+    "without_password",
 ]
 
 _MAX_TOLD = 100
@@ -78,6 +80,7 @@ class Problem:
         value: what stands there, as the user wrote it.
         rule: what ought to stand there.
         remedy: one thing to do.
+        variable: the environment variable that gives the value; empty where it is the file's.
     """
 
     place: Place | None
@@ -85,6 +88,7 @@ class Problem:
     value: str
     rule: str
     remedy: str = ""
+    variable: str = ""
 
 
 def dotted(path: KeyPath) -> str:
@@ -129,11 +133,18 @@ def matrix_error(file: str, problems: Sequence[Problem]) -> MatrixError:
 def _line(file: str, problem: Problem) -> str:
     place = f":{problem.place.line}:{problem.place.column}" if problem.place else ""
     where = f" {problem.where}:" if problem.where else ""
-    value = f" {_cut(problem.value)}:" if problem.value else ""
+    value = f" {_cut(without_password(problem.value))}:" if problem.value else ""
     remedy = f" {problem.remedy}" if problem.remedy else ""
+    if problem.variable:
+        return f"environment: {problem.variable}:{value} {problem.rule}.{remedy}"
     return f"{file}{place}:{where}{value} {problem.rule}.{remedy}"
 
 
 def _cut(value: str) -> str:
     """Show of a very long value how it begins."""
     return value if len(value) <= _MAX_VALUE else f"{value[:_MAX_VALUE]}…"
+
+
+def without_password(text: str) -> str:
+    """Blot out what stands before the @ of a URL: what is shown on a screen is soon in a log."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)

@@ -10,8 +10,8 @@ from serving_factory.catalogue.levels import level_facts
 from serving_factory.catalogue.releases import UPSTREAM_TARGET, releases
 from serving_factory.matrix.expand import uncertain_pairs
 from serving_factory.matrix.matrix import Matrix
-from serving_factory.matrix.origins import CATALOGUE, origin, rules_about, variant_origins
-from serving_factory.matrix.problems import KeyPath
+from serving_factory.matrix.origins import CATALOGUE, origin, release_origin, rules_about, variant_origins
+from serving_factory.matrix.problems import KeyPath, without_password
 from serving_factory.matrix.tags import alias_tags, full_tags
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.recipe import Recipe
@@ -65,6 +65,7 @@ def explain(recipe: Recipe, matrix: Matrix, *, context: Path) -> Explanation:
     return (
         ("Compile", _compile(recipe, matrix)),
         ("Toolchain", _toolchain(recipe, matrix)),
+        ("Doors", _doors(recipe, matrix)),
         ("Image", _image(recipe, matrix)),
         ("Devel image", (("made by, after compile", _devel_command(recipe, context), ""),)),
     )
@@ -94,6 +95,40 @@ def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
         ("compiler", toolchain.compiler, origin(matrix, ("toolchain", "compiler"), otherwise=upstream)),
         ("Bazel", bazel, origin(matrix, ("bazel", "version"), otherwise=upstream)),
         ("packages", " ".join(toolchain.packages), _packages_origin(matrix)),
+    )
+
+
+def _doors(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
+    """The doors that are in use; passwords are blotted out."""
+    network, doors = matrix.network, recipe.doors
+    entries: list[tuple[str, object, KeyPath]] = [
+        ("Bazel binary", doors.bazel, ("bazel", "binary")),
+        ("Bazel mirror", network.bazel_mirror, ("network", "bazel_mirror")),
+        ("distdir", doors.distdir, ("bazel", "distdir")),
+        *((f"override {name}", folder, ("bazel", "overrides", name)) for name, folder in doors.overrides),
+        *((f"patches {index + 1}", folder, ("patches", index)) for index, folder in enumerate(doors.patches)),
+        ("downloader config", network.downloader_config, ("network", "downloader_config")),
+        ("apt", network.apt_folder or network.apt_mirror, ("network", "apt", "mirror")),
+        ("apt snapshot", network.apt_snapshot, ("network", "apt", "snapshot")),
+        ("pip index", network.pip_index, ("network", "pip_index")),
+        *((f"git {url}", to, ("network", "git_mirrors", url)) for url, to in network.git_mirrors.items()),
+        ("proxy for http", network.http_proxy, ("network", "proxies", "http")),
+        ("proxy for https", network.https_proxy, ("network", "proxies", "https")),
+        ("no proxy for", network.no_proxy, ("network", "proxies", "no")),
+        ("certificates", network.ca_certificates, ("network", "ca_certificates")),
+        ("network", "none" if network.offline else None, ("network", "offline")),
+    ]
+    unused = f"Bazel {recipe.toolchain.bazel.version} knows no such rules: not used"
+    return tuple(
+        (
+            name,
+            unused
+            if value is network.downloader_config is not doors.downloader_config
+            else without_password(str(value)),
+            release_origin(matrix, recipe.release.tag, path),
+        )
+        for name, value, path in entries
+        if value is not None
     )
 
 
@@ -128,10 +163,10 @@ def _doubts(variant: Variant, matrix: Matrix) -> Iterator[Explained]:
 
 def _devel_command(recipe: Recipe, context: Path) -> str:
     """The command that turns the devel Dockerfile into an image to work in."""
-    contexts = (("source", str(recipe.source)), *recipe.base_context)
     options = [
         *("--build-arg=" + "=".join(pair) for pair in recipe.build_args),
-        *("--build-context=" + "=".join(pair) for pair in contexts),
+        *("--build-context=" + "=".join(pair) for pair in recipe.contexts(context.parent / "doors")),
+        *(["--network=none"] if recipe.doors.offline else ()),
     ]
     tag = f"serving-factory/devel:{recipe.variant.id}"
     return shlex.join(

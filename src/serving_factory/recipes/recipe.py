@@ -12,6 +12,7 @@ from serving_factory.errors import RecipeError
 from serving_factory.matrix.matrix import Images, Matrix
 from serving_factory.matrix.tags import alias_tags
 from serving_factory.matrix.variant import Variant
+from serving_factory.recipes.doors import Doors, doors_for, mirrored
 from serving_factory.recipes.keys import key_of
 from serving_factory.recipes.render import render, template_text
 from serving_factory.recipes.toolchain import Toolchain, toolchain_for
@@ -30,7 +31,8 @@ class Recipe:
         release: what the catalogue says of its release.
         targets: the targets that select it.
         toolchain: what compiles it.
-        source: the folder with the source tree, or a git URL with a commit.
+        source: the folder with the source tree, or upstream's git URL with a commit.
+        doors: how the other outer inputs enter.
         base_image: the image that stands for the toolchain's base on this network.
         devel: the devel Dockerfile.
         devel_files: name → text of the files in its build context.
@@ -46,6 +48,7 @@ class Recipe:
     targets: tuple[str, ...]
     toolchain: Toolchain
     source: Path | str
+    doors: Doors
     base_image: str
     devel: str
     devel_files: tuple[tuple[str, str], ...]
@@ -63,7 +66,19 @@ class Recipe:
     @property
     def build_args(self) -> tuple[tuple[str, str], ...]:
         """The build arguments of the devel Dockerfile."""
-        return (("COPTS", " ".join(f"--copt={option}" for option in self.variant.all_copts)),)
+        copts = " ".join(f"--copt={option}" for option in self.variant.all_copts)
+        return (("COPTS", copts), *self.doors.key_args, *self.doors.free_args)
+
+    def contexts(self, staged: Path) -> tuple[tuple[str, str], ...]:
+        """The named contexts of the devel Dockerfile.
+
+        Args:
+            staged: the folder below which those lie that are put together for this build.
+        """
+        source = str(self.source)
+        if isinstance(self.source, str):
+            source = mirrored(self.source, self.doors.git_mirrors)
+        return (("source", source), *self.doors.contexts(staged), *self.base_context)
 
     @property
     def base_context(self) -> tuple[tuple[str, str], ...]:
@@ -103,13 +118,15 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
     settings = matrix.settings_of(variant.release)
     toolchain = toolchain_for(variant, release, settings)
     source = settings.source or f"{UPSTREAM_URL}#{release.commit}"
+    doors = doors_for(settings, matrix.network, bazel=toolchain.bazel.version)
     base_image = matrix.network.base_images.get(toolchain.base, toolchain.base)
     devel = _devel(variant, release, toolchain)
-    devel_files = _files("devel/bazel.sh", "devel/collect.sh", "runtime/init.c")
+    devel_files = _files("devel/doors.sh", "devel/bazel.sh", "devel/collect.sh", "runtime/init.c")
     key = key_of(
         devel=devel,
         files=devel_files,
         copts=variant.all_copts,
+        arguments=doors.key_args,
         base=base_image,
         source=None if settings.source else source,
         platform=variant.platform,
@@ -120,6 +137,7 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
         targets=matrix.targets_of(variant),
         toolchain=toolchain,
         source=source,
+        doors=doors,
         base_image=base_image,
         devel=devel,
         devel_files=devel_files,

@@ -101,6 +101,10 @@ class PlanRow:
         up_to_date: names of the stages whose records match.
         because: why the first stage that would run has to.
         lacking: why there is no recipe for it; empty where there is one.
+        wave: variants of one wave work at once; None where nothing would run, and where no engine answers.
+        jobs: compilers at once.
+        memory: bytes.
+        after: the variant whose compile fills the caches for this one.
     """
 
     variant: str
@@ -108,6 +112,10 @@ class PlanRow:
     up_to_date: tuple[str, ...] = ()
     because: str = ""
     lacking: str = ""
+    wave: int | None = None
+    jobs: int | None = None
+    memory: int | None = None
+    after: str = ""
 
 
 def summary_table(results: Sequence[VariantResult], *, width: int | None = None) -> str:
@@ -262,19 +270,46 @@ def dropped_table(rows: Sequence[DroppedRow], *, width: int | None = None) -> st
     return f"{table(columns, cells, width=width)}\n{_variants(len(rows))} dropped.\n"
 
 
-def plan_table(rows: Sequence[PlanRow], *, width: int | None = None) -> str:
-    """What a build would do, a line per variant."""
+def plan_table(rows: Sequence[PlanRow], *, machine: tuple[int, int] | None = None, width: int | None = None) -> str:
+    """What a build would do, a line per variant, in the order in which they would begin.
+
+    Args:
+        rows: the variants.
+        machine: CPUs and bytes of memory that the engine's machine has for it; None where nobody knows.
+        width: columns of the terminal; None for no limit.
+    """
     if not rows:
         return "Nothing to do: no variant was chosen.\n"
-    columns = [Column(name) for name in ("variant", "would run", "up to date", "because")]
+    columns = [
+        Column("wave", right=True),
+        *(Column(name) for name in ("variant", "would run", "up to date")),
+        *(Column(name, right=True) for name in ("jobs", "memory")),
+        Column("because"),
+    ]
     cells = [
-        (row.variant, " ".join(row.run) or "nothing", " ".join(row.up_to_date), row.lacking or row.because)
+        (
+            "" if row.wave is None else str(row.wave),
+            row.variant,
+            " ".join(row.run) or "nothing",
+            " ".join(row.up_to_date),
+            "" if row.jobs is None else str(row.jobs),
+            "" if row.memory is None else _gib(row.memory),
+            row.lacking or (f"{row.because}; after {row.after}" if row.after else row.because),
+        )
         for row in rows
     ]
     work, lacking = sum(bool(row.run) for row in rows), sum(bool(row.lacking) for row in rows)
     told = f"{_variants(len(rows))}: {work} to work on, {len(rows) - work - lacking} up to date"
     told += f", {lacking} without a recipe. Nothing was run." if lacking else ". Nothing was run."
+    if machine:
+        told += f"\nThe engine's machine has {machine[0]} CPUs and {_gib(machine[1])} for them; a wave works at once."
+    elif work:
+        told += "\nNo engine answers: how many would work at once, and with how much, depends on its machine."
     return f"{table(columns, cells, width=width)}\n{told}\n"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
 
 
 def with_origin(value: str, origin: str) -> str:

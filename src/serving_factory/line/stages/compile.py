@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from textwrap import shorten
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step, build
-from serving_factory.errors import CompileError, FactoryError
+from serving_factory.errors import FactoryError
 from serving_factory.line.bazel_events import progress
 from serving_factory.line.bazel_run import BazelSteps, run_facts
 from serving_factory.line.digests import file_digest
+from serving_factory.line.doors import secret_files, secrets_of, stage_doors
 from serving_factory.line.events import StageName
+from serving_factory.line.failure_errors import failure_error
+from serving_factory.line.failures import classify
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import Record
+from serving_factory.line.run_options import bazelrc
+from serving_factory.line.stages.attempts import with_second_chances
 from serving_factory.recipes.keys import key_of
 
-__all__ = ["BINARY", "COMPILE", "build_image", "error_lines", "step_title", "write_context"]
+__all__ = ["BINARY", "COMPILE", "build_image", "step_title", "write_context"]
 
-# `file.cc:12:3: error:`, `gcc: error:`, Bazel's own, the linker's. Not the whole command, which buildx repeats.
-_ERROR = re.compile(
-    r"(?:^|\] )\S+: (?:fatal )?error: |(?:^|\] )ERROR: (?!failed to solve)|: undefined reference to |: cannot find -l"
-)
 BINARY = "tensorflow_model_server"
 
-_SHOWN_ERRORS = 6
 _STEP_WIDTH = 90
 
 
@@ -39,22 +37,18 @@ def _key(job: Job) -> str:
         base=job.site.base_id(recipe),
         cpu=_this_cpu() if recipe.variant.level is Level.NATIVE else None,
         source=job.site.tree(recipe.source) if isinstance(recipe.source, Path) else recipe.source,
+        bazel=file_digest(recipe.doors.bazel) if recipe.doors.bazel else None,
+        overrides={name: job.site.tree(folder) for name, folder in recipe.doors.overrides},
+        patches=[job.site.tree(folder) for folder in recipe.doors.patches],
     )
 
 
 def _run(job: Job, tell: Tell) -> Outputs:
     recipe = job.recipe
     context = write_context(job.devel_context, {"Dockerfile": recipe.devel, **dict(recipe.devel_files)})
-    request = BuildRequest(
-        dockerfile=context / "Dockerfile",
-        context=context,
-        target="artifact",
-        build_args=recipe.build_args,
-        contexts=(("source", str(recipe.source)), *recipe.base_context),
-        output=job.artifact,
-    )
+    stage_doors(recipe.doors, job.staged_doors)
     steps = BazelSteps()
-    result = build_image(request, job, StageName.COMPILE, tell, _compile_error, see=steps.see)
+    result = with_second_chances(job, tell, lambda job: _build(job, context, tell, steps))
     return {
         "binary_sha256": file_digest(job.artifact / BINARY),
         "base": recipe.base_image,
@@ -64,6 +58,22 @@ def _run(job: Job, tell: Tell) -> Outputs:
         "cached_steps": result.cached,
         **run_facts(job.artifact / "facts", steps),
     }
+
+
+def _build(job: Job, context: Path, tell: Tell, steps: BazelSteps) -> BuildResult:
+    recipe = job.recipe
+    with secret_files(job.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(job)}) as secrets:
+        request = BuildRequest(
+            dockerfile=context / "Dockerfile",
+            context=context,
+            target="artifact",
+            build_args=recipe.build_args,
+            contexts=recipe.contexts(job.staged_doors),
+            secrets=secrets,
+            network="none" if recipe.doors.offline else None,
+            output=job.artifact,
+        )
+        return build_image(request, job, StageName.COMPILE, tell, _compile_error, see=steps.see)
 
 
 def _this_cpu() -> str:
@@ -78,17 +88,13 @@ def _intact(job: Job, _record: Record) -> bool:
 
 def _compile_error(job: Job, failed: BuildFailed) -> FactoryError:
     log = job.log(StageName.COMPILE).read_text(encoding="utf-8", errors="replace")
-    return CompileError(
-        f"{job.recipe.variant.id}: the build failed in {step_title(failed)}",
-        why="\n".join(error_lines(log) or failed.tail),
-        remedy="mend the cause and run the same command: what was compiled is kept in Bazel's disk cache",
+    return failure_error(
+        classify(f"{log}\n{failed.text}", exit_code=failed.exit_code),
+        variant=job.recipe.variant.id,
+        step=step_title(failed),
+        tail=failed.tail,
+        share=job.share,
     )
-
-
-def error_lines(log: str) -> tuple[str, ...]:
-    """The first lines of a log that tell of an error."""
-    found = (line for line in log.splitlines() if _ERROR.search(line))
-    return tuple(islice(found, _SHOWN_ERRORS))
 
 
 def step_title(failed: BuildFailed) -> str:
@@ -130,7 +136,7 @@ def build_image(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as stream:
         try:
-            return build(request, on_step=on_step, log=stream)
+            return build(request, on_step=on_step, log=stream, cancel=job.cancel)
         except BuildFailed as failed:
             raise error(job, failed) from None
 

@@ -75,6 +75,7 @@ def _run(job: Job, tell: Tell) -> Outputs:
         dockerfile=context / "Dockerfile",
         context=context,
         contexts=(("artifact", str(job.artifact)), *recipe.base_context),
+        network="none" if recipe.doors.offline else None,
         labels=tuple(sorted(labels.items())),
         tags=tuple(references),
     )

@@ -31,6 +31,7 @@ def _key(job: Job) -> str:
 
 def _run(job: Job, tell: Tell) -> Outputs:
     # gRPC takes a quarter of a second to import: only a run that smokes waits for it.
+    from serving_factory.line.smoke.cancellable import CancellableEngine  # noqa: PLC0415
     from serving_factory.line.smoke.report import to_json, to_junit  # noqa: PLC0415
     from serving_factory.line.smoke.run import run_checks  # noqa: PLC0415
 
@@ -44,11 +45,12 @@ def _run(job: Job, tell: Tell) -> Outputs:
         scratch=_scratch(job),
     )
     report = run_checks(
-        job.site.engine,
+        CancellableEngine(job.site.engine, job.cancel),
         job.record(StageName.PACKAGE).outputs["image"],
         plan=plan,
         emit_check=lambda check: tell(f"{check.name}: {check.text}"),
     )
+    job.cancel.check()  # a report of a run that was ended would tell of a failure that none was
     write_atomically(job.folder / "smoke-report.json", to_json(report))
     write_atomically(job.folder / "smoke-report.junit.xml", to_junit(report))
     if report.error:

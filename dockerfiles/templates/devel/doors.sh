@@ -1,0 +1,204 @@
+# shellcheck shell=bash
+# The doors: what stands between a build step and the network. Sourced, under `set -euo pipefail`, by each RUN that reaches out.
+#
+# mounts, each of them optional but the tmpfs:
+#   /run/secrets/network  shell lines `export NAME='value'`: proxies, PIP_INDEX_URL, APT_MIRROR (see apt_get), and
+#                         GIT_MIRRORS: a line `ADDRESS MIRROR` for each address that git shall look for elsewhere;
+#                         BAZEL_DOWNLOADER_CONFIG: a text, for bazelrc to name as /run/doors/downloader.cfg
+#   /run/secrets/ca       certificates (PEM) to trust beside the system's
+#   /run/secrets/bazelrc  how Bazel runs here
+#   /run/doors            a tmpfs: what is made of these is there, and so in no layer
+#   /doors/apt            a folder with a flat apt repository, in place of all others
+#   /doors/distdir        archives, by the names that they would be downloaded under
+#   /doors/overrides      a folder for each Bazel repository that is not downloaded
+# environment:
+#   APT_SNAPSHOT          a moment such as 20260301T000000Z: what APT_MIRROR has in place of {snapshot}
+#
+# It gives the functions apt_get and apt_install, and for Bazel the arrays doors_startup and doors_options, which are never
+# empty: under `set -u` bash 4.3 takes an empty array for an unset name.
+
+# Tests put another folder in the place of the root.
+doors_root=${FACTORY_TEST_ROOT:-}
+doors_secrets=$doors_root/run/secrets
+doors_scratch=$doors_root/run/doors
+
+# Tools that write into the home write into no layer. An older git reads settings from there only.
+export HOME=$doors_scratch
+
+# --- proxies, pip, git ------------------------------------------------------------------------------------------------
+
+if [[ -s $doors_secrets/network ]]; then
+    # shellcheck source=/dev/null
+    . "$doors_secrets/network"
+fi
+
+# Without it, rules_python's pip takes no notice of PIP_INDEX_URL.
+if [[ -n ${PIP_INDEX_URL:-} ]]; then
+    export RULES_PYTHON_PIP_ISOLATED=0
+fi
+
+while read -r doors_address doors_mirror; do
+    if [[ -n $doors_address ]]; then
+        printf '[url "%s"]\n\tinsteadOf = "%s"\n' "$doors_mirror" "$doors_address"
+    fi
+done <<<"${GIT_MIRRORS:-}" >"$doors_scratch/.gitconfig"
+
+# --- certificates -----------------------------------------------------------------------------------------------------
+
+# big_endian NUMBER: its four bytes.
+big_endian() {
+    local bytes
+    printf -v bytes '\\x%02x\\x%02x\\x%02x\\x%02x' $(($1 >> 24 & 255)) $(($1 >> 16 & 255)) $(($1 >> 8 & 255)) $(($1 & 255))
+    printf '%b' "$bytes"
+}
+
+# keystore_entries: of the certificates on stdin (PEM) each one as an entry of a Java keystore; their number goes to stderr.
+keystore_entries() {
+    local line body='' inside='' number=0 alias padding
+    while read -r line || [[ -n $line ]]; do
+        line=${line%$'\r'}
+        case $line in
+        '-----BEGIN CERTIFICATE-----') inside=yes body='' ;;
+        '-----END CERTIFICATE-----')
+            inside='' number=$((number + 1))
+            printf -v alias 'ca%06d' "$number"
+            padding=${body##*[!=]}
+            big_endian 2 # a certificate that is trusted
+            printf '\0\10%s\0\0\0\0\0\0\0\0\0\5X.509' "$alias"
+            big_endian $((${#body} * 3 / 4 - ${#padding}))
+            base64 -d <<<"$body"
+            ;;
+        *) [[ -z $inside ]] || body+=$line ;;
+        esac
+    done
+    printf '%d' "$number" >&2
+}
+
+# java_truststore PEM FILE: the certificates as a keystore of the format JKS, which every Java reads, with the password
+# changeit. Written here because there may be no keytool: Bazel brings a Java without it.
+java_truststore() {
+    local number digest
+    number=$({ keystore_entries <"$1" >"$2.entries"; } 2>&1)
+    {
+        printf '\xfe\xed\xfe\xed'
+        big_endian 2 # the format's version
+        big_endian "$number"
+        cat "$2.entries"
+    } >"$2"
+    # The digest is over the password in UTF-16, a phrase of the format, and the store.
+    digest=$({
+        printf '\0c\0h\0a\0n\0g\0e\0i\0tMighty Aphrodite'
+        cat "$2"
+    } | sha1sum | sed 's/ .*//; s/../\\x&/g')
+    printf '%b' "$digest" >>"$2"
+    rm "$2.entries"
+}
+
+doors_startup=(--batch)
+doors_ca=
+if [[ -s $doors_secrets/ca ]]; then
+    doors_ca=$doors_scratch/ca.pem
+    for doors_file in "$doors_root/etc/ssl/certs/ca-certificates.crt" "$doors_secrets/ca"; do
+        if [[ -s $doors_file ]]; then
+            cat "$doors_file"
+            echo
+        fi
+    done >"$doors_ca"
+    java_truststore "$doors_ca" "$doors_scratch/truststore.jks"
+    chmod 644 "$doors_ca" # apt reads it as a user of its own
+    export SSL_CERT_FILE=$doors_ca CURL_CA_BUNDLE=$doors_ca GIT_SSL_CAINFO=$doors_ca \
+        PIP_CERT=$doors_ca REQUESTS_CA_BUNDLE=$doors_ca
+    doors_startup+=("--host_jvm_args=-Djavax.net.ssl.trustStore=$doors_scratch/truststore.jks")
+    doors_startup+=(--host_jvm_args=-Djavax.net.ssl.trustStoreType=jks)
+    doors_startup+=(--host_jvm_args=-Djavax.net.ssl.trustStorePassword=changeit)
+fi
+
+# --- apt --------------------------------------------------------------------------------------------------------------
+
+# apt_sources FOLDER: writes there what apt shall read in place of /etc/apt/sources.list*, where a door says so. A folder is
+# the only source then. A mirror takes the place of every host: APT_MIRROR has {archive} for the path of an address, such as
+# debian-security, or the path follows it.
+apt_sources() {
+    local target file
+    if [[ -n $(ls -A "$doors_root/doors/apt" 2>/dev/null) ]]; then
+        echo "deb [trusted=yes] file:$doors_root/doors/apt ./" >"$1/folder.list"
+    elif [[ -n ${APT_MIRROR:-} ]]; then
+        target=${APT_MIRROR%/}
+        [[ $target == *'{archive}'* ]] || target+='/{archive}'
+        target=$(sed "s/[\\\\&#]/\\\\&/g; s/{archive}/\\\\1/g; s/{snapshot}/${APT_SNAPSHOT:-}/g" <<<"$target")
+        for file in "$doors_root"/etc/apt/{sources.list,sources.list.d/*.list,sources.list.d/*.sources}; do
+            [[ ! -s $file ]] ||
+                sed -E "/^[[:space:]]*(#|\$)/!s#https?://[^/[:space:]]+/([^[:space:]]*[^/[:space:]])/*#$target#g" "$file" \
+                    >"$1/$(basename "$file" | sed 's/^sources\.list$/base.list/')"
+        done
+    fi
+}
+
+# apt_get ARGUMENT...: apt-get by way of the doors. Its lists are in the tmpfs: there is nothing to clean up.
+apt_get() {
+    local sources=$doors_scratch/apt/sources lists=$doors_scratch/apt/lists
+    local options=(-o "Dir::State::Lists=$lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=)
+    options+=(-o APT::Keep-Downloaded-Packages=false -o Acquire::Languages=none -o Acquire::Retries=3)
+    rm -rf "$sources"
+    mkdir -p "$sources" "$lists/partial"
+    apt_sources "$sources"
+    if [[ -n $(ls -A "$sources") ]]; then
+        options+=(-o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$sources")
+    fi
+    if [[ -e $sources/folder.list ]]; then
+        options+=(-o APT::Sandbox::User=root) # apt's own user may not be let into the folder
+    fi
+    if [[ -n ${APT_SNAPSHOT:-} ]]; then
+        options+=(-o Acquire::Check-Valid-Until=false) # it was valid then
+    fi
+    if [[ -n $doors_ca ]]; then
+        options+=(-o "Acquire::https::CaInfo=$doors_ca")
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" "$@"
+}
+
+# is_installed PACKAGE[=VERSION]
+is_installed() {
+    local found
+    found=$(dpkg-query -W -f '${db:Status-Status} ${Version}\n' "${1%%=*}" 2>/dev/null) || return 1
+    case $1 in
+    *=*) [[ $found == "installed ${1#*=}" ]] ;;
+    *) [[ $found == 'installed '* ]] ;;
+    esac
+}
+
+# apt_install PACKAGE[=VERSION]...: does nothing where all of them are installed, so that a base which was prepared needs no
+# network. unsafe-io: a crash costs the layer anyway, so dpkg need not wait for the disk after every file.
+apt_install() {
+    local package
+    for package; do
+        if ! is_installed "$package"; then
+            apt_get update &&
+                apt_get install --yes --no-install-recommends -o Dpkg::Options::=--force-unsafe-io "$@"
+            return
+        fi
+    done
+}
+
+# --- Bazel ------------------------------------------------------------------------------------------------------------
+
+if [[ -n ${BAZEL_DOWNLOADER_CONFIG:-} ]]; then
+    printf '%s\n' "$BAZEL_DOWNLOADER_CONFIG" >"$doors_scratch/downloader.cfg"
+    unset BAZEL_DOWNLOADER_CONFIG
+fi
+if [[ -s $doors_secrets/bazelrc ]]; then
+    doors_startup+=("--bazelrc=$doors_secrets/bazelrc")
+fi
+
+# Where each of them is used: in the RUN steps of the Dockerfile.
+# shellcheck disable=SC2034
+doors_options=(--repository_cache="$doors_root/cache/repository")
+if [[ -n $(ls -A "$doors_root/doors/distdir" 2>/dev/null) ]]; then
+    doors_options+=(--distdir="$doors_root/doors/distdir")
+fi
+for doors_file in "$doors_root"/doors/overrides/*/; do
+    if [[ -d $doors_file ]]; then
+        doors_file=${doors_file%/}
+        doors_options+=("--override_repository=${doors_file##*/}=$doors_file")
+    fi
+done

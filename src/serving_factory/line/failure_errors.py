@@ -1,0 +1,62 @@
+"""What a failed build is told as. Pure."""
+
+from __future__ import annotations
+
+from serving_factory.errors import CacheCorruptError, FactoryError
+from serving_factory.line.failures import Failure, Kind
+from serving_factory.line.schedule import Share
+
+__all__ = ["failure_error"]
+
+_AGAIN = "run the same command again: what was compiled is kept in Bazel's disk cache"
+
+
+def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str, ...], share: Share) -> FactoryError:
+    """Say what happened to a variant's build, why, and what to do.
+
+    Args:
+        failure: what was read from its log.
+        variant: the variant's id.
+        step: the step that failed, in a part of a line.
+        tail: that step's last lines, for a failure whose own lines nobody knows.
+        share: what the build could use.
+    """
+    details, why = failure.details, "\n".join(failure.lines or tail)
+    if failure.kind is Kind.CACHE_CORRUPT:
+        return CacheCorruptError(
+            f"{variant}: Bazel cannot use its {details['cache']} cache",
+            why=why,
+            remedy="look at the disk of the engine's machine, then run the same command again; "
+            "`./factory clean --caches` drops all of Bazel's caches",
+            cache=details["cache"],
+        )
+    match failure.kind:
+        case Kind.OUT_OF_MEMORY:
+            planned = f"{_jobs(share.jobs)} and {_gib(share.memory)} planned for it"
+            what = f"the build ran out of memory in {step}, with {planned}"
+            remedy = f"give the engine's machine more memory, or the build fewer jobs with --jobs; then {_AGAIN}"
+        case Kind.DISK_FULL:
+            what = f"the engine's disk is full: {step} could not write"
+            remedy = f"free some space (`docker system df` shows what takes it), then {_AGAIN}"
+        case Kind.CHECKSUM:
+            what = f"what came from {details['door']} is not what its checksum says; nothing of it was used"
+            why = f"expected sha256:{details['expected']}\nfound    sha256:{details['found']}"
+            remedy = "find out who changed it, or what stands in between; another try gives the same"
+        case Kind.FETCH:
+            what = f"a download failed in {step}"
+            remedy = "see whether the network, a proxy or a mirror is down, and run the same command again"
+        case Kind.BAZEL_TOO_OLD:
+            what = f"Bazel {details['found']} is too old: the sources want {details['minimum']} or later"
+            remedy = "name a later one at `bazel: {version: ...}` in the matrix file"
+        case _:
+            what = f"the build failed in {step}"
+            remedy = "mend the cause and run the same command: what was compiled is kept in Bazel's disk cache"
+    return failure.error(f"{variant}: {what}", why=why, remedy=remedy)
+
+
+def _jobs(number: int) -> str:
+    return "1 job" if number == 1 else f"{number} jobs"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

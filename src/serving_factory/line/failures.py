@@ -1,0 +1,214 @@
+"""Why a build failed, read from what it printed. Pure: a log in, a failure out.
+
+The patterns are words of Bazel, gcc, the linkers, apt, git and BuildKit; tests/unit/recorded/failures holds what they
+really printed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from itertools import islice
+
+from serving_factory.errors import (
+    BazelTooOldError,
+    CacheCorruptError,
+    ChecksumError,
+    CompileError,
+    DiskFullError,
+    FactoryError,
+    FetchError,
+    OutOfMemoryError,
+)
+
+__all__ = ["SHARED", "Failure", "Kind", "classify", "error_lines"]
+
+SHARED: tuple[type[FactoryError], ...] = (BazelTooOldError, ChecksumError, FetchError)
+"""What fails one variant so fails every other one with the same sources and the same Dockerfile."""
+
+_SHOWN = 6
+_KILLED = 128 + 9
+
+
+class Kind(StrEnum):
+    """What kind of failure it is."""
+
+    OUT_OF_MEMORY = "out-of-memory"
+    DISK_FULL = "disk-full"
+    CACHE_CORRUPT = "cache-corrupt"
+    CHECKSUM = "checksum"
+    FETCH = "fetch"
+    BAZEL_TOO_OLD = "bazel-too-old"
+    COMPILE = "compile"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A failure.
+
+    Args:
+        kind: what kind.
+        lines: the lines of the log that tell of it, at most six.
+        details: what was read from them: `expected`, `found` and `door` of a checksum; `cache`, the name of the broken
+            one; `minimum` and `found` of Bazel's version.
+    """
+
+    kind: Kind
+    lines: tuple[str, ...]
+    details: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def error(self) -> type[FactoryError]:
+        """The class of errors that it belongs to."""
+        return _ERRORS[self.kind]
+
+
+_ERRORS: Mapping[Kind, type[FactoryError]] = {
+    Kind.OUT_OF_MEMORY: OutOfMemoryError,
+    Kind.DISK_FULL: DiskFullError,
+    Kind.CACHE_CORRUPT: CacheCorruptError,
+    Kind.CHECKSUM: ChecksumError,
+    Kind.FETCH: FetchError,
+    Kind.BAZEL_TOO_OLD: BazelTooOldError,
+    Kind.COMPILE: CompileError,
+}
+
+# `file.cc:12:3: error:`, `gcc: error:`, Bazel's own, the linker's. Not the whole command, which buildx repeats.
+_ERROR = re.compile(
+    r"(?:^|\] )\S+: (?:fatal )?error: |(?:^|\] )ERROR: (?!failed to solve)|: undefined reference to |: cannot find -l"
+)
+
+# The first word is gcc's or Bazel's for a child that got SIGKILL; nobody but the kernel's OOM killer, or the cgroup's,
+# sends that one within a build step. The second line is BuildKit's, which watches the cgroup.
+_OUT_OF_MEMORY = re.compile(
+    r"Killed signal terminated program|internal compiler error: Killed|terminated with signal 9|\bfailed: \(Killed\)"
+    r"|failed \(Killed\)|\(Exit 137\)|: line \d+:\s+\d+ Killed\b"
+    r"|did not complete successfully: cannot allocate memory"
+    r"|java\.lang\.OutOfMemoryError|what\(\):\s+std::bad_alloc|out of memory allocating|virtual memory exhausted"
+)
+_DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+
+# Not the warning that comes before: another mirror may have what this one has not.
+_BAZEL_CHECKSUM = re.compile(
+    r"Error downloading \[(?P<door>[^\]]+)\].*?"
+    r"Checksum was (?P<found>[0-9a-f]{64}) but wanted (?P<expected>[0-9a-f]{64})"
+)
+_BUILDKIT_CHECKSUM = re.compile(
+    r"digest mismatch (?:sha256:)?(?P<found>[0-9a-f]{64}): (?:sha256:)?(?P<expected>[0-9a-f]{64})"
+)
+_ADDED = re.compile(r"\bADD (?:--\S+ )*(?P<door>\S+)")
+
+_FETCH = re.compile(
+    # Bazel's downloader
+    r"Error downloading \[.*(?:Connection (?:reset|refused|timed out)|Connect timed out|Read timed out|Unknown host|"
+    r"No route to host|Network is unreachable|Premature EOF|Bytes read \d+ but wanted|"
+    r"Remote host (?:terminated|closed)|GET returned (?:408|429|5\d\d)|Timed out|Broken pipe)"
+    # git
+    r"|fatal: unable to access .*(?:Could not resolve host|Failed to connect|timed out|Connection|returned error: 5)"
+    r"|fatal: (?:early EOF|the remote end hung up unexpectedly)|error: RPC failed"
+    # apt
+    r"|E: Failed to fetch .*(?:Could not (?:connect|resolve)|Temporary failure|Connection (?:failed|timed out|reset)|"
+    r"Unable to connect|Hash Sum mismatch|File has unexpected size|5\d\d )"
+    # BuildKit: base images and ADD
+    r"|failed to do request: .*(?:no such host|connection re(?:fused|set)|i/o timeout|EOF|timed? ?out|unreachable)"
+    r"|dial tcp.*(?:no such host|connection refused|i/o timeout|unreachable)"
+    r"|unexpected status(?: code)?(?: from \S+ request to)? .*\b(?:408|429|5\d\d)\b"
+)
+
+_CACHE = re.compile(
+    r"/cache/(?P<cache>disk|repository)\b.*(?:Please delete the directory|Input/output error|Is a directory|"
+    r"Not a directory|File exists|Structure needs cleaning|Invalid argument|Bad message)"
+    r"|(?:InvalidProtocolBufferException|Protocol message).*/cache/(?P<parsed>disk)\b"
+)
+
+# What Bazel took from the cache for a compile has no outputs: an entry that was cut off still reads as one without any.
+_NO_OUTPUTS = re.compile(r"error while parsing \.d file: \S+ \(No such file or directory\)")
+
+_OLD_BAZEL = re.compile(
+    r"(?:Current Bazel version is|Bazel version:?) (?P<found>[\d.]+)\S*[,;]? (?:expected|is too old, need) at least "
+    r"(?P<minimum>[\d.]+)"
+)
+
+
+def classify(log: str, *, exit_code: int) -> Failure:
+    """Tell why a build failed.
+
+    Args:
+        log: all that it printed, a line per line, what buildx said of the error included.
+        exit_code: of the failing command.
+    """
+    lines = [line for line in log.splitlines() if not line.lstrip().startswith(">>>")]
+    for find in (_out_of_memory, _disk_full, _cache, _no_outputs, _checksum, _fetch, _old_bazel):
+        if failure := find(lines, exit_code):
+            return failure
+    return Failure(kind=Kind.COMPILE, lines=error_lines(log))
+
+
+def error_lines(log: str) -> tuple[str, ...]:
+    """The first lines of a log that tell of an error."""
+    return _first(line for line in log.splitlines() if _ERROR.search(line))
+
+
+def _first(lines: Iterable[str]) -> tuple[str, ...]:
+    return tuple(islice(dict.fromkeys(lines), _SHOWN))
+
+
+def _matching(kind: Kind, pattern: re.Pattern[str], lines: list[str]) -> Failure | None:
+    found = _first(line for line in lines if pattern.search(line))
+    return Failure(kind=kind, lines=found) if found else None
+
+
+def _out_of_memory(lines: list[str], exit_code: int) -> Failure | None:
+    found = _matching(Kind.OUT_OF_MEMORY, _OUT_OF_MEMORY, lines)
+    if found is None and exit_code == _KILLED:
+        return Failure(
+            kind=Kind.OUT_OF_MEMORY, lines=(f"the command ended with exit code {_KILLED}, which is SIGKILL",)
+        )
+    return found
+
+
+def _disk_full(lines: list[str], _exit_code: int) -> Failure | None:
+    return _matching(Kind.DISK_FULL, _DISK_FULL, lines)
+
+
+def _cache(lines: list[str], _exit_code: int) -> Failure | None:
+    for line in lines:
+        if match := _CACHE.search(line):
+            return Failure(kind=Kind.CACHE_CORRUPT, lines=(line,), details={"cache": match["cache"] or match["parsed"]})
+    return None
+
+
+def _no_outputs(lines: list[str], _exit_code: int) -> Failure | None:
+    found = _matching(Kind.CACHE_CORRUPT, _NO_OUTPUTS, lines)
+    return None if found is None else replace(found, details={"cache": "disk"})
+
+
+def _checksum(lines: list[str], _exit_code: int) -> Failure | None:
+    for line in lines:
+        if match := _BAZEL_CHECKSUM.search(line):
+            return _mismatch(line, match, match["door"])
+        if match := _BUILDKIT_CHECKSUM.search(line):
+            added = next(
+                (found["door"] for each in lines if (found := _ADDED.search(each))), "an ADD of the Dockerfile"
+            )
+            return _mismatch(line, match, added)
+    return None
+
+
+def _mismatch(line: str, match: re.Match[str], door: str) -> Failure:
+    details = {"expected": match["expected"], "found": match["found"], "door": door}
+    return Failure(kind=Kind.CHECKSUM, lines=(line,), details=details)
+
+
+def _fetch(lines: list[str], _exit_code: int) -> Failure | None:
+    return _matching(Kind.FETCH, _FETCH, lines)
+
+
+def _old_bazel(lines: list[str], _exit_code: int) -> Failure | None:
+    for line in lines:
+        if match := _OLD_BAZEL.search(line):
+            details = {"minimum": match["minimum"].rstrip("."), "found": match["found"]}
+            return Failure(kind=Kind.BAZEL_TOO_OLD, lines=(line,), details=details)
+    return None

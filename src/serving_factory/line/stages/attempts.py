@@ -1,0 +1,64 @@
+"""Which failed builds are tried again, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from serving_factory.engine.buildx import BuildResult
+from serving_factory.engine.caches import drop_cache_mounts
+from serving_factory.engine.retry import retrying
+from serving_factory.errors import CacheCorruptError, FetchError, OutOfMemoryError
+from serving_factory.line.job import Job, Tell
+
+__all__ = ["with_second_chances"]
+
+_FETCHES = 4
+_FIRST_DELAY = 3.0  # seconds; Bazel, git and apt have tried for a while themselves
+_CACHES = "serving-factory-bazel"
+
+
+def with_second_chances(job: Job, tell: Tell, attempt: Callable[[Job], BuildResult]) -> BuildResult:
+    """Build, and try again what can end otherwise.
+
+    A download that failed is tried four times, with waits that double. A build that ran out of memory is tried once
+    more with half its jobs, on what the first try left in Bazel's disk cache. A damaged cache is dropped, and the build
+    tried once more. Nothing else is: a wrong checksum, least of all.
+
+    Args:
+        job: the variant.
+        tell: told of each try after the first.
+        attempt: builds once.
+    """
+    try:
+        return _with_patience(job, tell, attempt)
+    except OutOfMemoryError as error:
+        if job.share.jobs == 1:
+            raise
+        fewer = job.share.halved()
+        tell(f"out of memory with {job.share.jobs} jobs: once more with {fewer.jobs}")
+        try:
+            return _with_patience(replace(job, share=fewer), tell, attempt)
+        except OutOfMemoryError as again:
+            raise OutOfMemoryError(
+                f"{again.what}; before that, with {job.share.jobs}", why=again.why, remedy=again.remedy
+            ) from error
+    except CacheCorruptError as error:
+        tell(f"the {error.cache} cache is damaged: once more without it")
+        drop_cache_mounts(f"{_CACHES}-{error.cache}")
+        return _with_patience(job, tell, attempt)
+
+
+def _with_patience(job: Job, tell: Tell, attempt: Callable[[Job], BuildResult]) -> BuildResult:
+    def on_retry(number: int, delay: float, error: Exception) -> None:
+        what = error.what if isinstance(error, FetchError) else str(error)
+        tell(f"{what}; try {number + 1} of {_FETCHES} in {delay:.0f} s")
+
+    return retrying(
+        lambda: attempt(job),
+        transient=(FetchError,),
+        on_retry=on_retry,
+        attempts=_FETCHES,
+        first_delay=_FIRST_DELAY,
+        sleep=job.cancel.wait,
+    )

@@ -1,0 +1,195 @@
+"""One variant's way along the line. What a record shows to be done is skipped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from serving_factory.engine.disk import disk_full_is_typed
+from serving_factory.errors import FactoryError, NotBuiltError
+from serving_factory.line.events import Emit, Event, EventKind, StageName
+from serving_factory.line.job import Job, Stage
+from serving_factory.line.records import Record, reached, read_record, record_path, write_record
+from serving_factory.line.results import Status, VariantResult
+
+__all__ = ["VariantRun", "is_done"]
+
+
+def is_done(stage: Stage, job: Job) -> bool:
+    """Whether a stage's record is of what it would do now, and its product still there."""
+    return _is_done(stage, job, stage.key(job))
+
+
+def _is_done(stage: Stage, job: Job, key: str) -> bool:
+    record = read_record(job.folder, stage.name)
+    return record is not None and record.key == key and stage.intact(job, record)
+
+
+class VariantRun:
+    """One variant's way along the line.
+
+    Args:
+        job: the variant.
+        emit: is told of all that happens.
+        on_compiled: called once its compile stage has ended, however it ended.
+    """
+
+    def __init__(self, job: Job, emit: Emit, on_compiled: Callable[[], None]) -> None:
+        self._job = job
+        self._emit = emit
+        self._on_compiled = on_compiled
+        self._began: float | None = None
+        self._ended: float | None = None
+        self._worked = False
+        self._complete = False
+        self._running: Stage | None = None
+        self._last_log: str | None = None
+        self.error: FactoryError | None = None
+        self.time_limit: FactoryError | None = None
+        self.skipped = ""
+        self.cancelled = ""
+
+    def through(self, stages: Sequence[Stage], before: Sequence[Stage]) -> None:
+        """Run the stages, in their order.
+
+        A FactoryError ends the variant: `error` holds it then. Any other exception is raised.
+
+        Args:
+            stages: the stages to run, neighbours on the line.
+            before: the stages before these. They are not run; where one of them is out of date, the variant fails, so
+                that no image is made of yesterday's binary and today's labels.
+        """
+        self._began = time.monotonic()
+        try:
+            self._through(stages, before)
+        finally:
+            self._ended = time.monotonic()
+
+    def _through(self, stages: Sequence[Stage], before: Sequence[Stage]) -> None:
+        for index, stage in enumerate(stages):
+            try:
+                self._job.cancel.check()
+                if index == 0:
+                    self._must_be_done(before)
+                with disk_full_is_typed():
+                    self._one(stage)
+            except FactoryError as error:
+                if self._job.cancel.asked and not self.time_limit:
+                    for later in stages[index:]:
+                        self._tell(later, EventKind.CANCELLED)
+                    return
+                self._fail(stage, self.time_limit or error)
+                for later in stages[index + 1 :]:
+                    self._tell(later, EventKind.SKIPPED, text=f"{stage.name} failed")
+                return
+            finally:
+                if stage.name is StageName.COMPILE:
+                    self._on_compiled()
+        self._complete = True
+
+    def _fail(self, stage: Stage, error: FactoryError) -> None:
+        self.error, self._last_log = error, self._log(stage)
+        self._tell(stage, EventKind.FAILED, text=str(error), log=self._last_log)
+
+    def skip(self, stages: Sequence[Stage], because: str) -> None:
+        """Do nothing, and say why."""
+        self.skipped = because
+        self._tell(stages[0], EventKind.SKIPPED, text=because)
+
+    def _must_be_done(self, before: Sequence[Stage]) -> None:
+        for stage in before:
+            # The record first: without one there is nothing to ask the engine.
+            if not read_record(self._job.folder, stage.name) or not is_done(stage, self._job):
+                variant = self._job.recipe.variant.id
+                raise NotBuiltError(
+                    f"{variant}: the stage {stage.name} has not been done, or what decides it has changed since",
+                    remedy="run `./factory build` with the same options, which does all that is missing",
+                )
+
+    def _one(self, stage: Stage) -> None:
+        key = stage.key(self._job)
+        if _is_done(stage, self._job, key):
+            self._tell(stage, EventKind.UP_TO_DATE)
+            return
+        self._tell(stage, EventKind.STARTED)
+        self._worked = True
+        self._running = stage
+        record_path(self._job.folder, stage.name).unlink(missing_ok=True)
+        started, clock = datetime.now(UTC), time.monotonic()
+        outputs = stage.run(self._job, lambda text: self._progress(stage, text))
+        seconds = round(time.monotonic() - clock, 3)
+        write_record(
+            self._job.folder,
+            Record(
+                variant=self._job.recipe.variant.id,
+                stage=stage.name,
+                key=key,
+                started=started.isoformat(timespec="seconds"),
+                seconds=seconds,
+                outputs=outputs,
+            ),
+        )
+        self._tell(stage, EventKind.FINISHED, seconds=seconds, log=self._log(stage))
+
+    def _progress(self, stage: Stage, text: str) -> None:
+        """Pass on what a stage tells; one that is to end does not come back from here."""
+        self._job.cancel.check()
+        self._tell(stage, EventKind.PROGRESS, text=text)
+
+    def _log(self, stage: Stage) -> str | None:
+        path = self._job.log(stage.name)
+        return str(path) if self._running is stage and path.is_file() else None
+
+    def _tell(self, stage: Stage, kind: EventKind, **more: Any) -> None:  # noqa: ANN401 - as Event takes them
+        self._emit(Event(variant=self._job.recipe.variant.id, stage=stage.name, kind=kind, **more))
+
+    def result(self) -> VariantResult:
+        """Sum up; the facts come from the records, so that they are there for what was up to date too."""
+        status = self._status()
+        because = self.skipped if status is Status.SKIPPED else self.cancelled if status is Status.CANCELLED else ""
+        return VariantResult(
+            variant=self._job.recipe.variant.id,
+            status=status,
+            seconds=round((self._ended or time.monotonic()) - self._began, 3) if self._began else 0.0,
+            error=self.error,
+            because=because,
+            log=self._last_log,
+            **_facts(self._job),
+        )
+
+    def _status(self) -> Status:
+        if self.error:
+            return Status.FAILED
+        if not self._complete:
+            return Status.SKIPPED if self.skipped else Status.CANCELLED
+        return Status.BUILT if self._worked else Status.UP_TO_DATE
+
+
+def _pushed(push: Mapping[str, Any]) -> list[str] | None:
+    """The names under which a registry holds the image, with its digest there."""
+    if not push:
+        return None
+    where = f"{push['registry']}/{push['repository']}"
+    return [f"{where}:{tag}@{digest}" for tag, digest in push["digests"].items()]
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    """What the records tell of a variant, as far as it has come."""
+    records = reached(job.folder)
+    binary, image, smoke, push = (
+        records[stage].outputs if stage in records else {}
+        for stage in (StageName.EXTRACT, StageName.PACKAGE, StageName.SMOKE, StageName.PUSH)
+    )
+    facts = {
+        "binary_size": binary.get("size"),
+        "image_size": image.get("size"),
+        "rest": smoke.get("rest"),
+        "grpc": smoke.get("grpc"),
+        "pushed": _pushed(push),
+    }
+    return {
+        "image": f"{image['repository']}:{(*image['aliases'], *image['tags'])[0]}" if image else None,
+        "facts": {name: value for name, value in facts.items() if value is not None},
+    }
