@@ -184,3 +184,11 @@ def test_the_disk_cache_gives_way_where_bazel_cannot_have_both(box: Box, port: i
     box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 {port}\n# factory-remote-alone\n{REMOTE}")
     box.run("build", "build", "--disk_cache=/d", "//:all")
     assert box.arguments == [box.secret_option, "build", "//:all"]
+
+
+def test_files_that_options_name_are_there_while_bazel_runs(box: Box) -> None:
+    box.write("bazel", BAZEL.replace("exit ", 'cat "$FACTORY_TEST_ROOT/dev/shm/factory-tls_client_key" >&2\nexit '))
+    box.write("run/secrets/bazelrc", "# factory-file tls_client_key c29tZSBrZXkK\nbuild --jobs=1\n")
+    assert box.run().stderr == "some key\n"
+    assert box.bazelrc == "build --jobs=1\n"
+    assert list((box.root / "dev/shm").iterdir()) == []

@@ -10,7 +10,8 @@
 #   /run/secrets/bazelrc          how Bazel runs here, where given. `{toolchain}` stands for the toolchain's id. What begins with
 #                                 `build:factory-remote ` counts in the step build only, and only while something answers at
 #                                 the address in the line `# factory-remote HOST PORT`; `# factory-remote-alone` takes
-#                                 --disk_cache away with it, for Bazels that cannot have both
+#                                 --disk_cache away with it, for Bazels that cannot have both. `# factory-file NAME BASE64`
+#                                 is a file that its options name, /dev/shm/factory-NAME
 #   /factory/toolchain-id         names the toolchain's folder in /cache/disk; beside it goes ID.toolchain, which says in words
 #                                 what that is, and by its time when it was used last
 #   /factory/measures/STEP        a line `NAME NUMBER` for each number that is known:
@@ -83,7 +84,10 @@ disk_cache=yes
 if [[ -s $root/run/secrets/bazelrc ]]; then
     (
         umask 077
-        sed "s/{toolchain}/$(cat "$root/factory/toolchain-id")/g" "$root/run/secrets/bazelrc" >"$bazelrc"
+        while read -r _ _ name content; do
+            base64 -d <<<"$content" >"$root/dev/shm/factory-$name"
+        done < <(grep '^# factory-file ' "$root/run/secrets/bazelrc")
+        sed "/^# factory-file /d; s/{toolchain}/$(cat "$root/factory/toolchain-id")/g" "$root/run/secrets/bazelrc" >"$bazelrc"
     )
     if [[ $step == build ]] && remote_answers; then
         remote=1
@@ -115,7 +119,7 @@ watcher=$!
 status=0
 "$bazel" ${options[@]+"${options[@]}"} || status=$?
 kill "$watcher" 2>/dev/null
-rm -f "$bazelrc"
+rm -f "$root"/dev/shm/factory-*
 
 if [[ -f $events ]]; then
     grep -E '^\{"id":\{"(progress|buildFinished|buildMetrics|buildToolLogs)"' "$events" >"$events.kept"

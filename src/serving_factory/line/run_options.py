@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+
 from packaging.version import Version
 
 from serving_factory.line.job import Job
+from serving_factory.line.remote import remote_lines
 from serving_factory.line.schedule import Share
 from serving_factory.recipes.doors import DOWNLOADER_CONFIG
 
-__all__ = ["bazelrc"]
+__all__ = ["bazelrc", "in_ci"]
 
 # Bazel's release notes: 0.23 brought --local_ram_resources (MB), and 3.0 took --local_resources (MB, CPUs, I/O) away.
 _RAM_OPTION = Version("0.23")
 _MIB = 2**20
 
 
-def bazelrc(job: Job) -> str:
-    """Write the bazelrc of a variant's build: a line `build OPTION` for each option."""
-    options = _resources(job.share, Version(job.recipe.toolchain.bazel.version))
+def bazelrc(job: Job, environ: Mapping[str, str] = os.environ) -> str:
+    """Write the bazelrc of a variant's build: a line for each option.
+
+    Args:
+        job: the variant.
+        environ: tells whether this is a CI run, whose results are worth uploading.
+    """
+    bazel = Version(job.recipe.toolchain.bazel.version)
+    options = _resources(job.share, bazel)
     if job.recipe.doors.downloader_config:
         options.append(f"--experimental_downloader_config={DOWNLOADER_CONFIG}")
-    return "".join(f"build {option}\n" for option in options)
+    remote = job.recipe.remote
+    upload = in_ci(environ) if remote.upload is None else remote.upload
+    lines = [*(f"build {option}" for option in options), *remote_lines(remote, bazel, upload=upload)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def in_ci(environ: Mapping[str, str]) -> bool:
+    """Whether this is a CI run: every CI service sets CI."""
+    return environ.get("CI", "").lower() not in {"", "0", "false"}
 
 
 def _resources(share: Share, bazel: Version) -> list[str]:

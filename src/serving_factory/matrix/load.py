@@ -60,7 +60,7 @@ def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
         targets={name: tuple(variant.id for variant in found) for name, found in by_target.items()},
         settings=settings,
         network=network_of(model.network, file.parent),
-        resources=Resources(jobs=model.resources.jobs, memory=model.resources.memory),
+        resources=Resources(jobs=model.resources.jobs, memory=model.resources.memory, cache=model.resources.cache),
         dropped=expansion.dropped,
         selections=chosen,
         rules=rules,
