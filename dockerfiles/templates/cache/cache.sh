@@ -21,6 +21,8 @@ disk=${FACTORY_TEST_ROOT:-}/cache/disk
 out=${FACTORY_TEST_ROOT:-}/out
 parcel=${FACTORY_TEST_ROOT:-}/parcel
 staging=.serving-factory-import
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 
 # `USED BYTES PATH` of each file; used is when it was read or written last, whichever is later.
 files() { find "$@" -name "$staging" -prune -o -type f -printf '%A@ %T@ %s %p\n' | awk '{
@@ -51,17 +53,17 @@ show() {
 prune() {
     most=$1 id=${2:-}
     if [ -n "$id" ]; then set -- "$disk/$id"; else set -- "$repository" "$disk"; fi
-    files "$@" | grep -v ' [^ ]*/[0-9a-f]*\.toolchain$' | sort -n >/tmp/files || :
-    awk -v most="$most" '
+    files "$@" | grep -v ' [^ ]*/[0-9a-f]*\.toolchain$' | sort -n >"$scratch/files" || :
+    awk -v most="$most" -v gone="$scratch/gone" '
         { bytes[NR] = $2; left += $2; sub(/^[^ ]* [^ ]* /, ""); path[NR] = $0 }
         END {
             for (n = 1; n <= NR && left > most; n++) {
-                left -= bytes[n]; gone += bytes[n]
-                printf "%s%c", path[n], 0 >"/tmp/gone"
+                left -= bytes[n]; sum += bytes[n]
+                print path[n] >gone
             }
-            printf "pruned %.0f %d\n", gone, n - 1
-        }' /tmp/files
-    [ ! -f /tmp/gone ] || xargs -0 rm -f </tmp/gone
+            printf "pruned %.0f %d\n", sum, n - 1
+        }' "$scratch/files"
+    [ ! -f "$scratch/gone" ] || xargs -d "\n" rm -f <"$scratch/gone"
     find "$@" -mindepth 1 -depth -type d -empty -delete
     # A toolchain whose folder is empty is none any more.
     for description in "$disk"/*.toolchain; do

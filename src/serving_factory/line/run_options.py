@@ -10,9 +10,10 @@ from packaging.version import Version
 from serving_factory.line.job import Job
 from serving_factory.line.remote import remote_lines
 from serving_factory.line.schedule import Share
+from serving_factory.matrix.settings import Remote
 from serving_factory.recipes.doors import DOWNLOADER_CONFIG
 
-__all__ = ["bazelrc", "in_ci"]
+__all__ = ["bazelrc", "uploads"]
 
 # Bazel's release notes: 0.23 brought --local_ram_resources (MB), and 3.0 took --local_resources (MB, CPUs, I/O) away.
 _RAM_OPTION = Version("0.23")
@@ -31,13 +32,17 @@ def bazelrc(job: Job, environ: Mapping[str, str] = os.environ) -> str:
     if job.recipe.doors.downloader_config:
         options.append(f"--experimental_downloader_config={DOWNLOADER_CONFIG}")
     remote = job.recipe.remote
-    upload = in_ci(environ) if remote.upload is None else remote.upload
-    lines = [*(f"build {option}" for option in options), *remote_lines(remote, bazel, upload=upload)]
+    lines = [
+        *(f"build {option}" for option in options),
+        *remote_lines(remote, bazel, upload=uploads(remote, environ)),
+    ]
     return "".join(f"{line}\n" for line in lines)
 
 
-def in_ci(environ: Mapping[str, str]) -> bool:
-    """Whether this is a CI run: every CI service sets CI."""
+def uploads(remote: Remote, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether results are uploaded: as the matrix says, else in a CI run only. Every CI service sets CI."""
+    if remote.upload is not None:
+        return remote.upload
     return environ.get("CI", "").lower() not in {"", "0", "false"}
 
 
