@@ -25,8 +25,16 @@ genrule(name = "header", outs = ["made.h"], cmd = "$(location :tool) > $@", tool
 cc_binary(name = "tensorflow_model_server", srcs = ["server.cc", "made.h"], visibility = ["//visibility:public"])
 """
 TOOL = '#include <cstdio>\nint main() { std::puts("#define VERSION \\"2.19.1\\""); }\n'
+# Other levels and other OTHERs make another object, or the link would be found in the cache.
 SERVER = """\
 #include <cstdio>
+#ifndef OTHER
+#define OTHER 0
+#endif
+#ifdef __AVX2__
+int level = 3;
+#endif
+int other = OTHER;
 #include "tensorflow_serving/model_servers/made.h"
 int main() { std::printf("TensorFlow ModelServer: %s-rc0\\nTensorFlow Library: %s\\n", VERSION, VERSION); }
 """

@@ -10,8 +10,9 @@ from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import Flavour
 from serving_factory.matrix.capabilities import check_capability
 from serving_factory.matrix.problems import BrokenRuleError, did_you_mean
+from serving_factory.matrix.remote_model import FILE, RemoteSection
 from serving_factory.matrix.selectors import cuda_versions, release_tags
-from serving_factory.matrix.shapes import Many, Section, Table, Text, Truth, TruthOr, Whole, Word, key, matching
+from serving_factory.matrix.shapes import Many, Section, Table, Text, Truth, Whole, Word, key, matching
 from serving_factory.matrix.templates import ALIAS_WORDS, TAG_WORDS, template_rule
 from serving_factory.matrix.variant import Platform
 
@@ -26,11 +27,9 @@ __all__ = [
     "NetworkSection",
     "PerReleaseSection",
     "ProxiesSection",
-    "RemoteSection",
     "RequireSection",
     "ResourcesSection",
     "TargetSection",
-    "TlsSection",
     "ToolchainSection",
 ]
 
@@ -112,11 +111,6 @@ FOLDER = matching(
     "a folder's name is not empty and holds no control characters",
     "Name a folder, relative to this file.",
 )
-FILE = matching(
-    r"[^\x00-\x1f]+",
-    "a file's name is not empty and holds no control characters",
-    "Name a file, relative to this one.",
-)
 URL = matching(
     r"[a-z][a-z0-9+.-]*://[^\s'\"`$\\\\]+",
     "a URL has a scheme, and holds no blanks, quotes, dollar signs or backslashes",
@@ -136,22 +130,6 @@ BAZEL_OPTION = matching(
     r"-[^\s'\"`$\\\\;&|<>()]*",
     "an option of Bazel begins with '-' and holds no blanks, quotes or shell characters",
     "Make each option an entry of its own, such as [--define=a=b, -k].",
-)
-REMOTE = matching(
-    r"(?:https?|grpcs?)://[^\s'\"`$\\\\{}#]+",
-    "a remote cache has a URL with http, https, grpc or grpcs",
-    "Write it like https://cache.example.com/bazel or grpcs://cache.example.com:443.",
-)
-EXECUTOR = matching(
-    r"grpcs?://[^\s'\"`$\\\\{}#/]+",
-    "remote execution has a URL with grpc or grpcs",
-    "Write it like grpcs://build.example.com:443.",
-)
-HEADER = matching(
-    r"[A-Za-z0-9_.-]+", "a header's name is letters, digits, '_', '.' and '-'", "Write it like x-api-key."
-)
-HEADER_VALUE = matching(
-    r"[^\x00-\x1f\x7f]+", "a header's value is not empty and holds no control characters", "Write it on one line."
 )
 PYTHON = matching(r"[23]\.[0-9]{1,2}", "a Python is named by two numbers", 'Write it in quotes, like "3.8".')
 CONFIG = matching(
@@ -259,34 +237,6 @@ class ResourcesSection:
     cache: str | None = key(
         MEMORY, "What Bazel's caches may take of the engine's disk after a build, such as \"30GiB\".", default=None
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsSection:
-    """Files (PEM) for the connection to a remote cache."""
-
-    certificate: str | None = key(FILE, "Of the authority that signed the server's; not for https.", default=None)
-    client_certificate: str | None = key(FILE, "Who we are.", default=None)
-    client_key: str | None = key(FILE, "The key to that.", default=None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteSection:
-    """A cache, or builders, that other machines share."""
-
-    cache: str | None = key(
-        REMOTE, "The remote cache's URL; each toolchain has a place of its own in it.", default=None
-    )
-    executor: str | None = key(EXECUTOR, "The URL of a remote execution service.", default=None)
-    upload: bool | None = key(
-        TruthOr("auto"),
-        "Whether results go there: true, false, or `auto`, which is true where CI is set.",
-        default=None,
-    )
-    headers: Mapping[str, str] = key(
-        Table(HEADER, HEADER_VALUE), "Sent along with each request, and kept secret.", default_factory=dict
-    )
-    tls: TlsSection = key(Section(TlsSection), "Files for the connection.", default=TlsSection())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,10 +13,10 @@ from serving_factory.matrix.model import (
     MatrixFile,
     NetworkSection,
     PerReleaseSection,
-    RemoteSection,
     ToolchainSection,
 )
 from serving_factory.matrix.problems import Finding, KeyPath
+from serving_factory.matrix.remote_model import RemoteSection
 from serving_factory.matrix.selectors import release_tags
 
 __all__ = [
