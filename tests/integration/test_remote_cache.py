@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from .line import docker
 from .remote_caches import WebDav, build_grid
 from .small_workspace import ALL_ACTIONS, HOST_ACTIONS, LEVEL_ACTIONS, V1, SmallWorkspace
 
@@ -34,31 +35,39 @@ def puts(requests: list[str]) -> int:
     return sum(line.startswith("PUT 201 ") for line in requests)
 
 
-def where_it_is(small: SmallWorkspace, text: str) -> list[str]:
+def where_it_is(small: SmallWorkspace, image: Path, text: str) -> list[str]:
     """The files that hold a text: all that a build left in the checkout, and all layers of its devel image."""
     (folder,) = small.checkout.folder.glob("build/matrix-*")
     found = [str(path) for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
-    context = folder / V1 / "recipe" / "devel"
-    argv = ["docker", "buildx", "build", "--quiet", "--target", "binary_build", "--output", "type=docker"]
-    argv += ["--build-context", f"source={small.checkout.folder / 'source'}"]
-    argv += ["--build-context", "debian:bookworm=docker-image://serving-factory/base:bookworm"]
-    argv += ["--build-arg", "COPTS=", "--build-arg", "BAZEL_OPTIONS=--define=round=1", str(context)]
-    image = subprocess.run(argv, check=True, capture_output=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(image)) as whole:
-        for member in whole:
-            content = whole.extractfile(member)
-            data = content.read() if content else b""
+    with tarfile.open(image) as whole:
+        for member in (one for one in whole if one.isfile()):
+            data = _read(whole, member)
             found += [member.name] if text.encode() in data else []
             if data[257:262] == b"ustar":
                 with tarfile.open(fileobj=io.BytesIO(data)) as layer:
-                    for inner in layer:
-                        file = layer.extractfile(inner) if inner.isfile() else None
-                        found += [inner.name] if file and text.encode() in file.read() else []
+                    found += [one.name for one in layer if one.isfile() and text.encode() in _read(layer, one)]
     return found
 
 
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = tar.extractfile(member)
+    assert stream
+    return stream.read()
+
+
+def devel_image(small: SmallWorkspace, file: Path, options: str) -> Path:
+    """Write the image that the last build's binary was made in: all its steps are in BuildKit's cache."""
+    (folder,) = small.checkout.folder.glob("build/matrix-*")
+    argv = ["buildx", "build", "--target", "binary_build", "--output", f"type=docker,dest={file}"]
+    argv += ["--build-context", f"source={small.checkout.folder / 'source'}"]
+    argv += ["--build-context", "debian:bookworm=docker-image://serving-factory/base:bookworm"]
+    argv += ["--build-arg", "COPTS=", "--build-arg", f"BAZEL_OPTIONS={options}"]
+    docker(*argv, str(folder / V1 / "recipe" / "devel"), seconds=300)
+    return file
+
+
 @pytest.mark.timeout(1800)
-def test_a_cache_over_http(small: SmallWorkspace, web_dav: WebDav) -> None:
+def test_a_cache_over_http(small: SmallWorkspace, web_dav: WebDav, tmp_path: Path) -> None:
     """In one test, as each part begins with what the one before it left."""
     there = f"cache: '{web_dav.url}', headers: {{x-planted: {SECRET}}}"
     small.configure(options="--define=round=1", remote=f"{there}, upload: true")
@@ -68,8 +77,11 @@ def test_a_cache_over_http(small: SmallWorkspace, web_dav: WebDav) -> None:
     uploaded = puts(requests)
     assert uploaded >= ALL_ACTIONS
     assert all(f"header={SECRET}" in line for line in requests), "each request has the header"
-    assert where_it_is(small, SECRET) == []
-    assert where_it_is(small, "PRETTY_NAME"), "or nothing is found because nothing is looked at"
+    image = devel_image(small, tmp_path / "image.tar", "--define=round=1")
+    events = next(small.checkout.folder.glob("build/matrix-*/*/artifact/facts/bazel-events.json"))
+    (invocation,) = set(re.findall(r"Invocation ID: (\S{36})", events.read_text(encoding="utf-8")))
+    assert "factory/bazel-events.json" in where_it_is(small, image, invocation), "it is the image of this very build"
+    assert where_it_is(small, image, SECRET) == []
 
     small.empty_caches()
     small.configure(options="--define=round=2", remote=there)

@@ -30,6 +30,7 @@ RELEASE = ["--release", "2.19.1", "--target", "cpu-standard", "--target", "cpu-o
 STAGES = ["compile", "extract", "inspect", "package", "smoke"]
 TASKS = (
     "build",
+    "cache",
     "catalogue",
     "clean",
     "compile",
