@@ -24,7 +24,14 @@ cc_binary(name = "tool", srcs = ["tool.cc"])
 genrule(name = "header", outs = ["made.h"], cmd = "$(location :tool) > $@", tools = [":tool"])
 cc_binary(name = "tensorflow_model_server", srcs = ["server.cc", "made.h"], visibility = ["//visibility:public"])
 """
-TOOL = '#include <cstdio>\nint main() { std::puts("#define VERSION \\"2.19.1\\""); }\n'
+# The header is big, so that there is something to remove from a cache.
+TOOL = """\
+#include <cstdio>
+int main() {
+  std::puts("#define VERSION \\"2.19.1\\"");
+  for (int line = 0; line < 40000; ++line) std::puts("// ------------------------------------------------------------");
+}
+"""
 # Other levels and other OTHERs make another object, or the link would be found in the cache.
 SERVER = """\
 #include <cstdio>
@@ -84,6 +91,11 @@ class SmallWorkspace:
             (servers / name).write_text(text)
         return cls(checkout)
 
+    @property
+    def mark_option(self) -> str:
+        """Tells its Bazel runs from another checkout's, which BuildKit would take for them."""
+        return f"--define=mark={self.checkout.mark}"
+
     def configure(self, *, copts: str = "", options: str = "", remote: str = "", more: str = "") -> None:
         """Write the matrix. Other copts change the server's two actions; other options only run Bazel again."""
         sample = (ROOT / "samples" / "matrix.yaml").read_text(encoding="utf-8")
@@ -93,7 +105,7 @@ class SmallWorkspace:
             label=LABEL,
             mark=self.checkout.mark,
             copts=copts,
-            options=options,
+            options=", ".join(word for word in (self.mark_option, options) if word),
             remote=remote,
             toolchain="\n".join(line for line in toolchain.splitlines() if not line.startswith("bazel:")),
             more=more,

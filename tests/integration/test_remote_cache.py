@@ -61,7 +61,7 @@ def devel_image(small: SmallWorkspace, file: Path, options: str) -> Path:
     argv = ["buildx", "build", "--target", "binary_build", "--output", f"type=docker,dest={file}"]
     argv += ["--build-context", f"source={small.checkout.folder / 'source'}"]
     argv += ["--build-context", "debian:bookworm=docker-image://serving-factory/base:bookworm"]
-    argv += ["--build-arg", "COPTS=", "--build-arg", f"BAZEL_OPTIONS={options}"]
+    argv += ["--build-arg", "COPTS=", "--build-arg", f"BAZEL_OPTIONS={small.mark_option} {options}"]
     docker(*argv, str(folder / V1 / "recipe" / "devel"), seconds=300)
     return file
 
