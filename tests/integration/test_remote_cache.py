@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .line import docker
+from .line import LABEL, docker
 from .remote_caches import WebDav, build_grid
 from .small_workspace import ALL_ACTIONS, HOST_ACTIONS, LEVEL_ACTIONS, V1, SmallWorkspace
 
@@ -58,11 +58,14 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def devel_image(small: SmallWorkspace, file: Path, options: str) -> Path:
     """Write the image that the last build's binary was made in: all its steps are in BuildKit's cache."""
     (folder,) = small.checkout.folder.glob("build/matrix-*")
-    argv = ["buildx", "build", "--target", "binary_build", "--output", f"type=docker,dest={file}"]
+    name = f"{small.checkout.repository}:devel"
+    argv = ["buildx", "build", "--target", "binary_build", "--load", "--tag", name]
+    argv += ["--label", f"{LABEL}={small.checkout.mark}"]  # so that it goes with the checkout
     argv += ["--build-context", f"source={small.checkout.folder / 'source'}"]
     argv += ["--build-context", "debian:bookworm=docker-image://serving-factory/base:bookworm"]
     argv += ["--build-arg", "COPTS=", "--build-arg", f"BAZEL_OPTIONS={small.mark_option} {options}"]
     docker(*argv, str(folder / V1 / "recipe" / "devel"), seconds=300)
+    docker("save", "--output", str(file), name, seconds=300)
     return file
 
 
