@@ -144,6 +144,15 @@ def test_events_that_hold_options_are_not_kept(box: Box) -> None:
     assert set(text.splitlines()) == set(KEPT)
 
 
+def test_bazels_log_that_holds_options_does_not_stay(box: Box) -> None:
+    box.write("factory/bazel/0a1b/java.log.host.root.log.java.20261121-034655.26", "--remote_header=a=planted")
+    box.write("factory/bazel/0a1b/execroot/java.log", "a source's own")
+    (box.root / "factory/bazel/0a1b/java.log").symlink_to("java.log.host.root.log.java.20261121-034655.26")
+    box.run()
+    assert [path.name for path in (box.root / "factory/bazel/0a1b").iterdir()] == ["execroot"]
+    assert (box.root / "factory/bazel/0a1b/execroot/java.log").exists()
+
+
 def test_without_a_bazelrc_bazel_runs_as_it_was_asked_to(box: Box) -> None:
     asked = ("--batch", "build", "--disk_cache=/d", "a b")
     box.run("build", *asked)
@@ -161,7 +170,7 @@ def test_the_bazelrc_stays_in_the_tmpfs_and_not_for_long(box: Box) -> None:
 def test_a_remote_cache_that_answers_is_used_in_the_build_only(box: Box, port: int) -> None:
     box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 {port}\n{REMOTE}")
     box.run("fetch")
-    assert "--config" not in box.bazelrc
+    assert "--" not in box.bazelrc
     box.run("build", "build", "--disk_cache=/d")
     assert box.bazelrc.splitlines()[1:] == [
         "build:factory-remote --remote_cache=http://cache/0123456789abcdef",

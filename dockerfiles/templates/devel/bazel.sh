@@ -19,6 +19,7 @@
 #     remote              1 when a remote cache or executor was used, else 0
 #     cpu_microseconds    of the step's container
 #     peak_memory_bytes   of the step's container, looked at each second; without the page cache, which gives way
+#   /factory/bazel                Bazel's output; its log there, which begins with all options, does not stay
 #   /factory/bazel-events.json    keeps the events that are read, and none that hold options: headers would be among them
 #
 # stderr: when Bazel failed, the line `factory: exit_code N peak_memory_bytes N memory_limit_bytes N oom_kills N`, and
@@ -93,6 +94,8 @@ if [[ -s $root/run/secrets/bazelrc ]]; then
         remote=1
         echo 'build --config=factory-remote' >>"$bazelrc"
         ! grep -qx '# factory-remote-alone' "$bazelrc" || disk_cache=
+    else
+        sed -i '/^build:factory-remote /d' "$bazelrc"
     fi
     options+=("--bazelrc=$bazelrc")
 fi
@@ -120,6 +123,8 @@ status=0
 "$bazel" ${options[@]+"${options[@]}"} || status=$?
 kill "$watcher" 2>/dev/null
 rm -f "$root"/dev/shm/factory-*
+# Bazel's own log and profile: the log begins with all options, and a layer would keep them.
+find "$root/factory/bazel" -maxdepth 2 \( -name 'java.log*' -o -name 'command.profile.gz' \) -delete 2>/dev/null
 
 if [[ -f $events ]]; then
     grep -E '^\{"id":\{"(progress|buildFinished|buildMetrics|buildToolLogs)"' "$events" >"$events.kept"
