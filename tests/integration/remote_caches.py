@@ -23,7 +23,7 @@ BUILD_GRID = "buildgrid==0.4.4"
 GRID = """\
 server:
   - !channel
-    port: {port}
+    address: '{host}:{port}'
     insecure-mode: true
 instances:
   - name: '{instance}'
@@ -36,9 +36,10 @@ instances:
       - !bytestream
         storage: *cas
       - !action-cache
-        storage: *cas
-        max-cached-refs: 1000
-        allow-updates: true
+        cache: !lru-action-cache
+          storage: *cas
+          max-cached-refs: 1000
+          allow-updates: true
 """
 
 
@@ -96,10 +97,10 @@ def build_grid(folder: Path, instance: str) -> Iterator[str]:
     subprocess.run([python, "-m", "pip", "install", "--quiet", BUILD_GRID], check=True)
     host = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").strip()
     with socket.socket() as probe:
-        probe.bind(("", 0))
+        probe.bind((host, 0))
         port = probe.getsockname()[1]
     config = folder / "grid.yml"
-    config.write_text(textwrap.dedent(GRID).format(port=port, instance=instance), encoding="utf-8")
+    config.write_text(textwrap.dedent(GRID).format(host=host, port=port, instance=instance), encoding="utf-8")
     with (folder / "grid.log").open("w") as log:
         server = subprocess.Popen([python.with_name("bgd"), "server", "start", config], stdout=log, stderr=log)
         try:
