@@ -506,6 +506,41 @@ def clean(_c: Context, matrix: str = "", images: bool = False, caches: bool = Fa
         run_clean(_asked(matrix), images=images, caches=caches)
 
 
+@task(
+    klass=OptionalPositional,
+    positional=["verb", "file"],
+    help=_help(
+        "matrix",
+        "json",
+        verb="show, prune, export or import",
+        file="the tarball, of export and import",
+        max_size="prune: what may stay, such as 20GiB; default: resources.cache of the matrix",
+        toolchain="prune: only this toolchain's folder; without --max-size it goes as a whole",
+    ),
+)
+def cache(
+    _c: Context,
+    verb: str | None = None,
+    file: str | None = None,
+    max_size: str = "",
+    toolchain: str = "",
+    matrix: str = "",
+    json: bool = False,
+) -> None:
+    """Show Bazel's caches in the engine, prune them, or carry them to another machine.
+
+    Examples:
+        ./factory cache show
+        ./factory cache prune --max-size 20GiB
+        ./factory cache export caches.tar
+        ./factory cache import caches.tar
+    """
+    with errors():
+        from serving_factory.commands.caching import cache as work_on_caches
+
+        work_on_caches(_asked(matrix), verb or "", file or "", max_size=max_size, toolchain=toolchain, json=json)
+
+
 # --- keeping the house ------------------------------------------------------------------------------------------------
 
 
@@ -560,7 +595,7 @@ _GROUPS = {
     "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor"],
     "Fill doors": ["preflight", "vault"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
-    "Keep house": ["setup", "test", "clean"],
+    "Keep house": ["setup", "test", "cache", "clean"],
 }
 _ALONE = {"setup": "Make the machine ready: environment, Docker engine, the sample's base image."}
 

@@ -173,6 +173,7 @@ ARG TENSORRT=1
 ARG BAZEL_STARTUP_OPTIONS=""
 ARG BAZEL_OPTIONS=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY bazel.sh /factory/
 # Options are one per word: they are split on purpose. The arrays come from doors.sh.
 # hadolint ignore=SC2086,SC2154
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
@@ -180,7 +181,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
     source /factory/doors.sh \
  && if [ -n "${CUDA_CAPABILITIES}" ]; then export TF_CUDA_COMPUTE_CAPABILITIES="${CUDA_CAPABILITIES}"; fi \
- && bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
+ && /factory/bazel.sh fetch bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
       "${doors_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no \
       --config=cuda \
       --copt=-fPIC \
@@ -233,7 +234,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
  && if [ -n "${CUDA_CAPABILITIES}" ]; then export TF_CUDA_COMPUTE_CAPABILITIES="${CUDA_CAPABILITIES}"; fi \
  && ln -s libcuda.so /usr/local/cuda/lib64/stubs/libcuda.so.1 \
  && export LD_LIBRARY_PATH=/usr/local/cuda/lib64/stubs:/usr/local/cuda/extras/CUPTI/lib64:/usr/local/cuda/lib64 \
- && bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
+ && /factory/bazel.sh build bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
       "${doors_options[@]}" --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
       --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=1 --verbose_failures \
       --build_event_json_file=/factory/bazel-events.json \
@@ -254,7 +255,7 @@ RUN packages=(cuda-cublas-10-0 cuda-cudart-10-0 cuda-cufft-10-0 cuda-curand-10-0
     BAZEL=bazel \
     /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
       "${libraries[@]}" \
- && cp /factory/bazel-events.json /artifact/facts/ \
+ && cp -r /factory/bazel-events.json /factory/measures /artifact/facts/ \
  && install -D -m 0644 -t /artifact/licences /source/LICENSE*
 CMD ["/bin/bash"]
 

@@ -92,13 +92,14 @@ FROM sources AS fetch
 ARG BAZEL_STARTUP_OPTIONS=""
 ARG BAZEL_OPTIONS=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY bazel.sh /factory/
 # Options are one per word: they are split on purpose. The arrays come from doors.sh.
 # hadolint ignore=SC2086,SC2154
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
     source /factory/doors.sh \
- && bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
+ && /factory/bazel.sh fetch bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
       "${doors_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no \
       --config=mkl \
       ${BAZEL_OPTIONS} \
@@ -142,7 +143,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
     --mount=type=cache,id=serving-factory-bazel-disk,target=/cache/disk \
     source /factory/doors.sh \
- && bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
+ && /factory/bazel.sh build bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
       "${doors_options[@]}" --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
       --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=1 --verbose_failures \
       --build_event_json_file=/factory/bazel-events.json \
@@ -154,7 +155,7 @@ RUN BAZEL=bazel \
     /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
       /factory/bazel/*/external/mkl_linux/lib/libiomp5.so \
       /factory/bazel/*/external/mkl_linux/lib/libmklml_intel.so \
- && cp /factory/bazel-events.json /artifact/facts/ \
+ && cp -r /factory/bazel-events.json /factory/measures /artifact/facts/ \
  && install -D -m 0644 -t /artifact/licences /source/LICENSE*
 CMD ["/bin/bash"]
 

@@ -156,6 +156,7 @@ ARG CUDA_CAPABILITIES="3.0,3.5,5.2,6.0,6.1,7.0"
 ARG BAZEL_STARTUP_OPTIONS=""
 ARG BAZEL_OPTIONS=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY bazel.sh /factory/
 # Options are one per word: they are split on purpose. The arrays come from doors.sh.
 # hadolint ignore=SC2086,SC2154
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
@@ -165,7 +166,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
  && doors_options=("${doors_options[@]/#--repository_cache=/--experimental_repository_cache=}") \
  && doors_options=("${doors_options[@]/#--distdir=/--experimental_distdir=}") \
  && if [ -n "${CUDA_CAPABILITIES}" ]; then export TF_CUDA_COMPUTE_CAPABILITIES="${CUDA_CAPABILITIES}"; fi \
- && bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
+ && /factory/bazel.sh fetch bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
       "${doors_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no \
       --config=cuda \
       -c opt \
@@ -222,7 +223,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
  && if [ -n "${CUDA_CAPABILITIES}" ]; then export TF_CUDA_COMPUTE_CAPABILITIES="${CUDA_CAPABILITIES}"; fi \
  && ln -s libcuda.so /usr/local/cuda/lib64/stubs/libcuda.so.1 \
  && export LD_LIBRARY_PATH=/usr/local/cuda/lib64/stubs:/usr/local/cuda/extras/CUPTI/lib64:/usr/local/cuda/lib64 \
- && bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
+ && /factory/bazel.sh build bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
       "${doors_options[@]}" --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
       --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=1 --verbose_failures \
       --experimental_build_event_json_file=/factory/bazel-events.json \
@@ -243,7 +244,7 @@ RUN packages=(cuda-cublas-9-0 cuda-cudart-9-0 cuda-cufft-9-0 cuda-curand-9-0 cud
     BAZEL=bazel \
     /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
       "${libraries[@]}" \
- && cp /factory/bazel-events.json /artifact/facts/ \
+ && cp -r /factory/bazel-events.json /factory/measures /artifact/facts/ \
  && install -D -m 0644 -t /artifact/licences /source/LICENSE*
 CMD ["/bin/bash"]
 

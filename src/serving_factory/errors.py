@@ -12,6 +12,7 @@ __all__ = [
     "ArtifactError",
     "BazelTooOldError",
     "CacheCorruptError",
+    "CacheFileError",
     "CancelledError",
     "CatalogueError",
     "ChecksumError",
@@ -319,6 +320,12 @@ class MachineUnfitError(FactoryError):
     """`doctor` found something that makes a build fail."""
 
     exit_code = 51
+
+
+class CacheFileError(FactoryError):
+    """A file of exported caches cannot be used: it is damaged, of another format, or none."""
+
+    exit_code = 52
 
 
 class GitError(FactoryError):

@@ -52,9 +52,9 @@ LONGEST = 570.0  # seconds that one command may take
 NOT_INHERITED = ("CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY")
 
 
-def docker(*arguments: str) -> str:
+def docker(*arguments: str, seconds: float = 60.0) -> str:
     """What a docker command prints."""
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=seconds, check=False)
     assert done.returncode == 0, f"docker {arguments}: {done.stderr}"
     return done.stdout
 
@@ -277,8 +277,12 @@ class Checkout:
 
     def record(self, variant: str, stage: str) -> dict[str, Any]:
         """What a stage left behind."""
-        record: dict[str, Any] = json.loads(self.record_file(variant, stage).read_text(encoding="utf-8"))
-        return record
+        return self.read_json(self.record_file(variant, stage))
+
+    @staticmethod
+    def read_json(file: Path) -> dict[str, Any]:
+        read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return read
 
     def state(self, *variants: str) -> dict[str, tuple[int, str]]:
         """Path → time of the last change and content, of every record and log of these variants."""

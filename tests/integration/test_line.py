@@ -58,6 +58,16 @@ def test_the_demo_builds_and_proves_all_variants(demo: Demo) -> None:
     assert demo.checkout.containers() == []
 
 
+def test_the_records_tell_what_bazel_did(demo: Demo) -> None:
+    """How much of it came from caches depends on the machine; that nothing is fetched for a second level does not."""
+    for variant in VARIANTS:
+        told = demo.checkout.record(variant, "compile")["outputs"]
+        assert told["local_actions"] + told["disk_cache_hits"] + told["runners"]["internal"] == told["actions"]
+        assert told["bytes_fetched"] == told["remote_cache_hits"] == 0
+        assert told["critical_path_seconds"] < told["wall_seconds"]
+        assert told["peak_memory_bytes"] > 50 * 2**20
+
+
 def test_the_second_demo_does_no_work(demo: Demo, tmp_path: Path) -> None:
     before, began = demo.checkout.state(*VARIANTS), time.time()
     env = docker_that_tells(tmp_path / "bin")

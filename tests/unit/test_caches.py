@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
-from serving_factory.engine import process
-from serving_factory.engine.caches import CacheMount, cache_mounts, drop_cache_mounts, parse_disk_usage
+from serving_factory.engine import caches, process
+from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step
+from serving_factory.engine.caches import CacheMount, cache_mounts, drop_cache_mounts, parse_disk_usage, work_on_mounts
 from serving_factory.errors import EngineUnavailableError
 
 PRINTED = """\
@@ -89,3 +91,60 @@ def test_a_buildx_that_fails_is_told_with_its_words(monkeypatch: pytest.MonkeyPa
     with pytest.raises(EngineUnavailableError, match="docker buildx du failed") as caught:
         cache_mounts("x")
     assert "serving-factory-bazel-disk" in caught.value.why
+
+
+LEFT = """\
+ID:		a1
+Description:	mount / from exec /bin/sh -c mkdir /out && bash /serving-factory-cache/cache.sh ${WORK}
+Type:		regular
+
+ID:		a2
+Description:	cached mount /cache/disk from exec /bin/sh -c bash /serving-factory-cache/cache.sh with id "/disk"
+Type:		exec.cachemount
+
+ID:		a3
+Description:	local source for parcel
+Type:		source.local
+
+ID:		a4
+Description:	local source for context
+Type:		source.local
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_work_on_mounts_leaves_nothing_but_the_mounts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, fails: bool
+) -> None:
+    pruned: list[str] = []
+    requests: list[BuildRequest] = []
+
+    def run(argv: Sequence[str], *, on_line: Callable[[str], None]) -> int:
+        if argv[2] == "prune":
+            pruned.append(argv[-1])
+        for line in LEFT.splitlines():
+            on_line(line)
+        return 0
+
+    def build(request: BuildRequest, *, on_step: Callable[[Step], None], log: object) -> BuildResult:
+        del log
+        requests.append(request)
+        on_step(Step(name="[internal] load", kind="log", text="other"))
+        on_step(Step(name="[work 1/1] RUN x", kind="log", text="cache repository 0 0 0 "))
+        if fails:
+            raise BuildFailed(step="x", tail=(), exit_code=1, text="")
+        return BuildResult(image_id=None, steps=1, cached=0, seconds=0.0)
+
+    monkeypatch.setattr(process, "run", run)
+    monkeypatch.setattr(caches, "build", build)
+    if fails:
+        with pytest.raises(BuildFailed):
+            work_on_mounts(tmp_path, ["show"], base="base:1")
+    else:
+        told = work_on_mounts(tmp_path, ["prune", "7"], base="base:1", parcel=tmp_path / "in", output=tmp_path / "out")
+        assert told == ("cache repository 0 0 0 ",)
+        arguments = dict(requests[0].build_args)
+        assert (arguments["BASE"], arguments["WORK"]) == ("base:1", "prune 7")
+        assert requests[0].contexts == (("parcel", str(tmp_path / "in")),)
+        assert requests[0].output == tmp_path / "out"
+    assert pruned == ["id=a1", "id=a3"]

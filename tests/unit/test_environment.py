@@ -51,6 +51,10 @@ def test_every_variable_reaches_its_setting(tmp_path: Path) -> None:
         SERVING_FACTORY_GIT_MIRRORS="https://a/=https://b/ https://c/x.git=https://d/y.git",
         SERVING_FACTORY_BAZEL_MIRROR="https://bazel",
         SERVING_FACTORY_BAZEL_DISTDIR="archives",
+        SERVING_FACTORY_REMOTE_CACHE="https://cache",
+        SERVING_FACTORY_REMOTE_EXECUTOR="grpcs://build:443",
+        SERVING_FACTORY_REMOTE_UPLOAD="auto",
+        SERVING_FACTORY_REMOTE_HEADERS="x-api-key: some secret",
         SERVING_FACTORY_DOWNLOADER_CONFIG="rules",
         SERVING_FACTORY_CA_CERTIFICATES="ca.pem",
         SERVING_FACTORY_OFFLINE="yes",
@@ -58,6 +62,9 @@ def test_every_variable_reaches_its_setting(tmp_path: Path) -> None:
         https_proxy="http://u:p@proxy:3129",
         NO_PROXY="localhost,.example.com",
     )
+    remote = matrix.settings_of("2.19.1").bazel.remote
+    assert (remote.cache, remote.executor, remote.upload) == ("https://cache", "grpcs://build:443", None)
+    assert remote.headers == {"x-api-key": "some secret"}
     network = matrix.network
     assert network.base_images == {"ubuntu:20.04": "env/ubuntu:20.04", "debian:bookworm": "file/debian"}
     assert (network.apt_mirror, network.apt_snapshot) == ("https://apt/{snapshot}", "20260301T000000Z")

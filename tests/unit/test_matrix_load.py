@@ -51,7 +51,7 @@ WRONG = {
     ),
     "a key that is like no other": (
         SMALL + "resources: {cpus: 2}\n",
-        "8:13: resources.cpus: unknown key. Known: jobs, memory.",
+        "8:13: resources.cpus: unknown key. Known: jobs, memory, cache.",
     ),
     "a key twice": (
         SMALL + 'releases: ["2.19.1"]\n',

@@ -39,6 +39,7 @@ STAGES = ["compile", "extract", "inspect", "package", "smoke"]
 TASKS = (
     "bake-file",
     "build",
+    "cache",
     "catalogue",
     "clean",
     "compile",

@@ -167,12 +167,25 @@ def _run(
         recorder.end(results)
         site.memory.save()
         reporter.summary(results)
+        told = _after(asked, jobs, results)
     if recorder.trouble:
         sys.stderr.write(f"Note: {recorder.trouble}\n")
+    if not json:
+        write(told)
     if stages[-1].name is StageName.PUSH and not json:
         write(tables.pushed_list(results))
     _end(results, done.ended_by)
     return results
+
+
+def _after(asked: Asked, jobs: Sequence[Job], results: Sequence[VariantResult]) -> str:
+    """What a run that compiled anything leaves to be done, and to be said."""
+    if not any(result.status is Status.BUILT for result in results):
+        return ""
+    # Only who has built waits for its import.
+    from serving_factory.commands.caching import cap_caches, remote_notes  # noqa: PLC0415
+
+    return remote_notes(jobs, results) + cap_caches(asked.load())
 
 
 def _refused(lacking: Lacking, stage: StageName) -> Event:

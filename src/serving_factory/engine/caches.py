@@ -1,15 +1,20 @@
-"""BuildKit's cache mounts: found by the id that a Dockerfile gave them, and dropped."""
+"""BuildKit's cache mounts: found by the id that a Dockerfile gave them, dropped, and worked on from inside a build."""
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Iterator
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from serving_factory.engine import process
+from serving_factory.engine.buildx import BuildRequest, Step, build
 from serving_factory.errors import EngineUnavailableError
 
-__all__ = ["CacheMount", "cache_mounts", "drop_cache_mounts", "parse_disk_usage"]
+__all__ = ["CacheMount", "cache_mounts", "drop_cache_mounts", "parse_disk_usage", "work_on_mounts"]
 
 _FIELD = re.compile(r"(ID|Description|Size):\s+(.*)")
 # BuildKit of engine 26 prints the id with a slash before it that nobody gave.
@@ -50,6 +55,62 @@ def drop_cache_mounts(prefix: str) -> tuple[CacheMount, ...]:
     for mount in mounts:
         _buildx("prune", "--force", "--filter", f"id={mount.record}")
     return mounts
+
+
+def work_on_mounts(
+    context: Path, words: Sequence[str], *, base: str, parcel: Path | None = None, output: Path | None = None
+) -> tuple[str, ...]:
+    """Run a build step that has cache mounts: nothing else gets at what is in them.
+
+    Args:
+        context: holds `cache.Dockerfile` and what its step runs. The name of what the step mounts there, `/NAME`, tells
+            what the build leaves in BuildKit's own cache, and is dropped again: it may be as big as the caches.
+        words: for the step.
+        base: the image that the step runs in.
+        parcel: a folder that the step reads.
+        output: gets the step's files.
+
+    Returns:
+        the lines that the step printed.
+
+    Raises:
+        BuildFailed: the step failed.
+        EngineUnavailableError: no engine, or no buildx.
+        DiskFullError: a disk is full.
+    """
+    lines: list[str] = []
+
+    def on_step(step: Step) -> None:
+        if step.kind == "log" and step.name.startswith("[work"):
+            lines.append(step.text)
+
+    with tempfile.TemporaryDirectory(prefix="serving-factory-") as scratch:
+        request = BuildRequest(
+            dockerfile=context / "cache.Dockerfile",
+            context=context,
+            build_args=(("BASE", base), ("RUN_ID", uuid.uuid4().hex), ("WORK", " ".join(words))),
+            contexts=() if parcel is None else (("parcel", str(parcel)),),
+            output=output or Path(scratch, "nothing"),
+        )
+        try:
+            build(request, on_step=on_step, log=io.StringIO())
+        finally:
+            _drop_leftovers()
+    return tuple(lines)
+
+
+_LEFTOVER = re.compile(r"/serving-factory-cache\b|local source for parcel")
+
+
+def _drop_leftovers() -> None:
+    for block in _buildx("du", "--verbose").split("\n\n"):
+        description, record = (_field(block, name) for name in ("Description", "ID"))
+        if record and _LEFTOVER.search(description) and not description.startswith("cached mount "):
+            _buildx("prune", "--force", "--filter", f"id={record}")
+
+
+def _field(block: str, name: str) -> str:
+    return next((match[2] for match in map(_FIELD.match, block.splitlines()) if match and match[1] == name), "")
 
 
 def parse_disk_usage(text: str) -> Iterator[CacheMount]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,7 @@ from typing import Any
 __all__ = ["ActionSummary", "progress", "read_summary"]
 
 _PROGRESS = re.compile(r"\[([\d,]+) / ([\d,]+)\](?: (.*))?")
+_CRITICAL_PATH = re.compile(r"Critical Path: ([\d.]+)s")
 _PROCESSES = re.compile(r"^INFO: \d+ process(?:es)?: (.+?)\.?$", re.MULTILINE)
 
 
@@ -23,10 +26,14 @@ class ActionSummary:
         executed: actions that ran or were taken from a cache.
         runners: how: runner name → count, such as `{"processwrapper-sandbox": 40, "remote cache hit": 12}`. Before
             Bazel 5 the event lacks them, and the line that Bazel prints at the end is read: `INFO: 52 processes: ...`.
+        wall_seconds: from Bazel's start to its end; None where the event lacks it.
+        critical_path_seconds: the longest chain of actions, from the event `buildToolLogs`; None where that lacks it.
     """
 
     executed: int
     runners: Mapping[str, int]
+    wall_seconds: float | None = None
+    critical_path_seconds: float | None = None
 
 
 def progress(line: str) -> str | None:
@@ -47,10 +54,16 @@ def read_summary(events: Path) -> ActionSummary | None:
     for line in reversed(lines):
         if '"buildMetrics"' not in line or "buildMetrics" not in (event := _event(line)):
             continue
-        summary = event["buildMetrics"].get("actionSummary", {})
+        metrics = event["buildMetrics"]
+        summary, wall = metrics.get("actionSummary", {}), metrics.get("timingMetrics", {}).get("wallTimeInMs")
         counted = {str(runner["name"]): int(runner["count"]) for runner in summary.get("runnerCount", ())}
         runners = {name: count for name, count in counted.items() if name != "total"} or _printed_runners(lines)
-        return ActionSummary(executed=int(summary.get("actionsExecuted", 0)), runners=runners)
+        return ActionSummary(
+            executed=int(summary.get("actionsExecuted", 0)),
+            runners=runners,
+            wall_seconds=None if wall is None else int(wall) / 1000,
+            critical_path_seconds=_critical_path(lines),
+        )
     return None
 
 
@@ -61,6 +74,24 @@ def _event(line: str) -> Mapping[str, Any]:
     except json.JSONDecodeError:
         return {}
     return event if isinstance(event, dict) else {}
+
+
+def _critical_path(lines: Sequence[str]) -> float | None:
+    """Read the tool log `critical path`, a text in base64; some Bazels also tell `buildMetrics` of it, but not all."""
+    for line in reversed(lines):
+        if '"buildToolLogs"' not in line:
+            continue
+        for log in _event(line).get("buildToolLogs", {}).get("log", ()):
+            if log.get("name") == "critical path" and (found := _CRITICAL_PATH.search(_decoded(log.get("contents")))):
+                return float(found[1])
+    return None
+
+
+def _decoded(text: object) -> str:
+    try:
+        return base64.b64decode(str(text), validate=True).decode("utf-8", errors="replace")
+    except binascii.Error:
+        return ""
 
 
 def _printed_runners(lines: Sequence[str]) -> Mapping[str, int]:

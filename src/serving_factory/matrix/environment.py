@@ -60,6 +60,18 @@ def _pairs(name: str, value: str, _here: Path) -> dict[str, str]:
     return {key: replacement for key, _, replacement in words}
 
 
+def _upload(name: str, value: str, here: Path) -> bool | str:
+    return value if value == "auto" else _truth(name, value, here)
+
+
+def _headers(name: str, value: str, _here: Path) -> dict[str, str]:
+    headers = [line.partition(":") for line in value.splitlines() if line.strip()]
+    if not all(header.strip() and text.strip() for header, _, text in headers):
+        # The value is not shown: it is a secret.
+        raise UsageError(f"{name}: a line of it is no header", remedy="write a line NAME: VALUE for each header")
+    return {header.strip(): text.strip() for header, _, text in headers}
+
+
 _Reader = Callable[[str, str, Path], Any]
 
 VARIABLES: tuple[tuple[tuple[str, ...], KeyPath, _Reader], ...] = (
@@ -70,6 +82,10 @@ VARIABLES: tuple[tuple[tuple[str, ...], KeyPath, _Reader], ...] = (
     ((f"{PREFIX}GIT_MIRRORS",), ("network", "git_mirrors"), _pairs),
     ((f"{PREFIX}BAZEL_MIRROR",), ("network", "bazel_mirror"), _text),
     ((f"{PREFIX}BAZEL_DISTDIR",), ("bazel", "distdir"), _place),
+    ((f"{PREFIX}REMOTE_CACHE",), ("bazel", "remote", "cache"), _text),
+    ((f"{PREFIX}REMOTE_EXECUTOR",), ("bazel", "remote", "executor"), _text),
+    ((f"{PREFIX}REMOTE_UPLOAD",), ("bazel", "remote", "upload"), _upload),
+    ((f"{PREFIX}REMOTE_HEADERS",), ("bazel", "remote", "headers"), _headers),
     ((f"{PREFIX}DOWNLOADER_CONFIG",), ("network", "downloader_config"), _place),
     (("HTTP_PROXY", "http_proxy"), ("network", "proxies", "http"), _proxy),
     (("HTTPS_PROXY", "https_proxy"), ("network", "proxies", "https"), _proxy),

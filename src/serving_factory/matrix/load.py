@@ -70,7 +70,7 @@ def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
         settings=settings,
         network=network_of(model.network, file.parent),
         lock=read_lock(file),
-        resources=Resources(jobs=model.resources.jobs, memory=model.resources.memory),
+        resources=Resources(jobs=model.resources.jobs, memory=model.resources.memory, cache=model.resources.cache),
         dropped=expansion.dropped,
         selections=chosen,
         rules=rules.whole,

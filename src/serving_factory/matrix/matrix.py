@@ -34,10 +34,12 @@ class Resources:
     Args:
         jobs: how many compilers run at once.
         memory: main memory, as the file spells it: `16GiB`.
+        cache: what Bazel's caches may take after a build, spelled likewise.
     """
 
     jobs: int | None
     memory: str | None
+    cache: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import Flavour
+from serving_factory.matrix.remote_model import RemoteSection
 from serving_factory.matrix.shapes import Many, Section, Table, Text, Truth, Whole, key
 from serving_factory.matrix.templates import ALIAS_WORDS, TAG_WORDS, template_rule
 from serving_factory.matrix.variant import Platform
@@ -139,6 +140,9 @@ class ResourcesSection:
 
     jobs: int | None = key(Whole(1, 1024), "How many compilers run at once.", default=None)
     memory: str | None = key(MEMORY, 'Main memory, such as "16GiB".', default=None)
+    cache: str | None = key(
+        MEMORY, "What Bazel's caches may take of the engine's disk after a build, such as \"30GiB\".", default=None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +169,9 @@ class BazelSection:
     )
     startup_options: tuple[str, ...] = key(
         Many(BAZEL_OPTION, least=0), "Options before `build`, passed on as they are.", default=()
+    )
+    remote: RemoteSection = key(
+        Section(RemoteSection), "A cache, or builders, that other machines share.", default=RemoteSection()
     )
 
 

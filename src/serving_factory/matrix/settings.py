@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,12 +17,14 @@ from serving_factory.matrix.model import (
     ToolchainSection,
 )
 from serving_factory.matrix.problems import Finding, KeyPath
+from serving_factory.matrix.remote_model import RemoteSection
 from serving_factory.matrix.selectors import release_tags
 
 __all__ = [
     "AllSettings",
     "BazelChoice",
     "Network",
+    "Remote",
     "Settings",
     "ToolchainChoice",
     "network_of",
@@ -52,6 +54,34 @@ class ToolchainChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """A cache, or builders, that other machines share.
+
+    Args:
+        cache: URL of the cache.
+        executor: URL of the remote execution service.
+        upload: whether results are uploaded; None to do so in CI only.
+        headers: sent with each request; secrets. No text of this value shows them.
+        certificate: PEM file of the authority that signed the server's certificate.
+        client_certificate: PEM file that says who we are.
+        client_key: PEM file with the key to that.
+    """
+
+    cache: str | None = None
+    executor: str | None = None
+    upload: bool | None = None
+    headers: Mapping[str, str] = field(repr=False)
+    certificate: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+
+    @property
+    def address(self) -> str:
+        """The URL of what must answer; empty without a remote."""
+        return self.executor or self.cache or ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BazelChoice:
     """What the matrix says of Bazel.
 
@@ -63,6 +93,7 @@ class BazelChoice:
         overrides: external repository -> the folder that takes its place.
         options: of `bazel build`.
         startup_options: those before `build`.
+        remote: a cache, or builders, that other machines share.
     """
 
     version: str | None = None
@@ -72,6 +103,7 @@ class BazelChoice:
     overrides: Mapping[str, Path]
     options: tuple[str, ...] = ()
     startup_options: tuple[str, ...] = ()
+    remote: Remote = field(default_factory=lambda: Remote(headers={}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +236,7 @@ def _settings(section: PerReleaseSection, folder: Path) -> Settings:
             overrides={name: (folder / path).resolve() for name, path in sorted(bazel.overrides.items())},
             options=bazel.options,
             startup_options=bazel.startup_options,
+            remote=_remote(bazel.remote, folder),
         ),
         source=_path(folder, section.source),
         patches=tuple((folder / path).resolve() for path in section.patches),
@@ -228,6 +261,18 @@ def network_of(section: NetworkSection, folder: Path) -> Network:
         no_proxy=section.proxies.no,
         ca_certificates=_path(folder, section.ca_certificates),
         offline=section.offline,
+    )
+
+
+def _remote(section: RemoteSection, folder: Path) -> Remote:
+    return Remote(
+        cache=section.cache,
+        executor=section.executor,
+        upload=section.upload,
+        headers=dict(section.headers),
+        certificate=_path(folder, section.tls.certificate),
+        client_certificate=_path(folder, section.tls.client_certificate),
+        client_key=_path(folder, section.tls.client_key),
     )
 
 
@@ -256,12 +301,22 @@ def _of_section(path: KeyPath, bazel: BazelSection, patches: tuple[str, ...], fo
         yield from _missing((*path, "bazel", "overrides", name), _path(folder, place))
     for index, place in enumerate(patches):
         yield from _missing((*path, "patches", index), _path(folder, place))
+    yield from _of_remote((*path, "bazel", "remote"), bazel.remote, folder)
     if bazel.version is None and (given := (bazel.package and "package") or (bazel.binary and "binary")):
         yield Finding(
             path=(*path, "bazel", given),
             rule="it is not said which version that is",
             remedy='Add version, in quotes: version: "6.5.0".',
         )
+
+
+def _of_remote(path: KeyPath, remote: RemoteSection, folder: Path) -> Iterator[Finding]:
+    tls = remote.tls
+    for name in ("certificate", "client_certificate", "client_key"):
+        yield from _missing((*path, "tls", name), _path(folder, getattr(tls, name)), is_file=True)
+    if (tls.client_certificate is None) != (tls.client_key is None):
+        given, lacking = ("client_key", "client_certificate")[:: 1 if tls.client_key else -1]
+        yield Finding(path=(*path, "tls", given), rule=f"it is of no use without {lacking}", remedy="Name both files.")
 
 
 def _missing(path: KeyPath, place: Path | None, *, is_file: bool = False) -> Iterator[Finding]:

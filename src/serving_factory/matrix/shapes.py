@@ -24,6 +24,7 @@ __all__ = [
     "Table",
     "Text",
     "Truth",
+    "TruthOr",
     "Whole",
     "Word",
     "key",
@@ -176,6 +177,23 @@ class Truth:
 
     def schema(self) -> JsonSchema:
         return {"type": "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class TruthOr:
+    """Yes, no, or one word for neither, which reads as None."""
+
+    word: str
+
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> bool | None:  # noqa: ANN401
+        if isinstance(value, bool):
+            return value
+        if value != self.word:
+            notes.add(path, f"expected true, false or {self.word}", "Write one of the three, without quotes.")
+        return None
+
+    def schema(self) -> JsonSchema:
+        return {"enum": [True, False, self.word]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from serving_factory.catalogue.levels import LEVELS, Level
 from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, Flavour, Release, releases
 from serving_factory.errors import BazelTooOldError, RecipeError
 from serving_factory.matrix.matrix import Images, Matrix
+from serving_factory.matrix.settings import Remote
 from serving_factory.matrix.tags import alias_tags
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.bazel_version import check_bazel
@@ -35,6 +36,7 @@ class Recipe:
         toolchain: what compiles it.
         source: the folder with the source tree, or upstream's git URL with a commit.
         doors: how the other outer inputs enter.
+        remote: a cache, or builders, that other machines share; no part of the key.
         base_image: the image that stands for the toolchain's base on this network.
         devel: the devel Dockerfile.
         devel_files: name → text of the files in its build context.
@@ -52,6 +54,7 @@ class Recipe:
     toolchain: Toolchain
     source: Path | str
     doors: Doors
+    remote: Remote
     base_image: str
     devel: str
     devel_files: tuple[tuple[str, str], ...]
@@ -140,6 +143,7 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
         toolchain=toolchain,
         source=source,
         doors=doors,
+        remote=settings.bazel.remote,
         base_image=base_image,
         devel=devel,
         devel_files=devel_files,
@@ -162,7 +166,10 @@ def _arguments(variant: Variant, toolchain: Toolchain, doors: Doors) -> tuple[tu
 
 def _devel_files(toolchain: Toolchain) -> tuple[tuple[str, str], ...]:
     """Files of the build context: those of every build, and those that this one's Dockerfile names beyond."""
-    names = ["devel/collect.sh", "devel/doors.sh", "devel/apply_patches.sh", "devel/preflight.sh", "runtime/init.c"]
+    names = [
+        *(f"devel/{name}.sh" for name in ("apply_patches", "bazel", "collect", "doors", "preflight")),
+        "runtime/init.c",
+    ]
     if toolchain.llvm or (toolchain.gpu and toolchain.gpu.repositories):
         names.append("devel/apt_key.sh")
     if toolchain.llvm:

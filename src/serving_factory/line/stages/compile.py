@@ -11,7 +11,8 @@ from textwrap import shorten
 from serving_factory.catalogue.levels import Level
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step, build
 from serving_factory.errors import FactoryError
-from serving_factory.line.bazel_events import progress, read_summary
+from serving_factory.line.bazel_events import progress
+from serving_factory.line.bazel_run import BazelSteps, run_facts
 from serving_factory.line.digests import file_digest
 from serving_factory.line.doors import secret_files, secrets_of, stage_doors
 from serving_factory.line.events import StageName
@@ -70,8 +71,8 @@ def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildReque
 
 def _run(job: Job, tell: Tell) -> Outputs:
     recipe = job.recipe
-    result = with_second_chances(job, tell, lambda job: _build(job, tell))
-    summary = read_summary(job.artifact / "facts" / "bazel-events.json")
+    steps = BazelSteps()
+    result = with_second_chances(job, tell, lambda job: _build(job, tell, steps))
     return {
         "binary_sha256": file_digest(job.artifact / BINARY),
         "base": recipe.base_image,
@@ -79,14 +80,13 @@ def _run(job: Job, tell: Tell) -> Outputs:
         "source": job.site.tree(recipe.source) if isinstance(recipe.source, Path) else recipe.source,
         "steps": result.steps,
         "cached_steps": result.cached,
-        "actions": summary.executed if summary else None,
-        "runners": dict(summary.runners) if summary else {},
+        **run_facts(job.artifact / "facts", steps),
     }
 
 
-def _build(job: Job, tell: Tell) -> BuildResult:
+def _build(job: Job, tell: Tell, steps: BazelSteps) -> BuildResult:
     with devel_request(job, target="artifact", output=job.artifact) as request:
-        return build_image(request, job, StageName.COMPILE, tell, _compile_error)
+        return build_image(request, job, StageName.COMPILE, tell, _compile_error, see=steps.see)
 
 
 def _this_cpu() -> str:
@@ -127,11 +127,18 @@ def write_context(folder: Path, files: dict[str, str]) -> Path:
 
 
 def build_image(
-    request: BuildRequest, job: Job, stage: StageName, tell: Tell, error: Callable[[Job, BuildFailed], FactoryError]
+    request: BuildRequest,
+    job: Job,
+    stage: StageName,
+    tell: Tell,
+    error: Callable[[Job, BuildFailed], FactoryError],
+    *,
+    see: Callable[[Step], None] = lambda _step: None,
 ) -> BuildResult:
-    """Run one buildx build of a stage: its log goes to the stage's file, its progress to `tell`."""
+    """Run one buildx build of a stage: its log goes to the stage's file, its progress to `tell`, each step to `see`."""
 
     def on_step(step: Step) -> None:
+        see(step)
         if step.kind == "log":
             if action := progress(step.text):
                 tell(action)

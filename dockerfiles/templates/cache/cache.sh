@@ -1,0 +1,137 @@
+#!/bin/bash
+# Shows, prunes and carries Bazel's caches, in a build step that has them mounted.
+#
+# usage: cache.sh show
+#        cache.sh prune BYTES [TOOLCHAIN]  removes what was used least recently until no more than BYTES are left, of the
+#                                          whole or of that toolchain's folder
+#        cache.sh pack                     leaves /out/contents.tar.zst, or .gz where there is no zstd, and its checksum
+#        cache.sh unpack                   adds what /parcel/contents.tar.* has and the caches have not
+#
+# stdout: `cache NAME BYTES FILES LAST-USED WORDS` for the repository cache (NAME `repository`) and for each toolchain's
+# folder of the disk cache (NAME its id), before what is done and after it; LAST-USED in seconds since 1970. `pruned BYTES FILES`,
+# `added BYTES FILES`.
+#
+# Bazel reads a disk cache while this works: a file is added whole, by renaming, and one that goes is a miss.
+set -euo pipefail
+export LC_ALL=C
+umask 022
+
+repository=${FACTORY_TEST_ROOT:-}/cache/repository
+disk=${FACTORY_TEST_ROOT:-}/cache/disk
+out=${FACTORY_TEST_ROOT:-}/out
+parcel=${FACTORY_TEST_ROOT:-}/parcel
+staging=.serving-factory-import
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# `USED BYTES PATH` of each file; used is when it was read or written last, whichever is later.
+files() { find "$@" -name "$staging" -prune -o -type f -printf '%A@ %T@ %s %p\n' | awk '{
+    used = $1 > $2 ? $1 : $2
+    sub(/^[^ ]* [^ ]* /, "")
+    printf "%.3f %s\n", used, $0
+}'; }
+
+toolchains() { find "$disk" -mindepth 1 -maxdepth 1 -type d ! -name "$staging" -printf '%f\n' | sort; }
+
+# line NAME FOLDER [DESCRIPTION]: the time of the description, made anew by each build, tells of use where no file does.
+line() {
+    words='' used=0
+    if [ -n "${3:-}" ] && [ -f "$3" ]; then
+        words=$(paste -s -d ';' "$3")
+        used=$(stat -c %Y "$3")
+    fi
+    files "$2" | awk -v name="$1" -v used="$used" -v words="$words" '
+        { bytes += $2; if ($1 > used) used = $1 }
+        END { printf "cache %s %.0f %d %.0f %s\n", name, bytes, NR, used, words }'
+}
+
+show() {
+    line repository "$repository"
+    toolchains | while read -r id; do line "$id" "$disk/$id" "$disk/$id.toolchain"; done
+}
+
+prune() {
+    most=$1 id=${2:-}
+    if [ -n "$id" ]; then set -- "$disk/$id"; else set -- "$repository" "$disk"; fi
+    files "$@" | grep -v ' [^ ]*/[0-9a-f]*\.toolchain$' | sort -n >"$scratch/files" || :
+    awk -v most="$most" -v gone="$scratch/gone" '
+        { bytes[NR] = $2; left += $2; sub(/^[^ ]* [^ ]* /, ""); path[NR] = $0 }
+        END {
+            for (n = 1; n <= NR && left > most; n++) {
+                left -= bytes[n]; sum += bytes[n]
+                print path[n] >gone
+            }
+            printf "pruned %.0f %d\n", sum, n - 1
+        }' "$scratch/files"
+    [ ! -f "$scratch/gone" ] || xargs -d "\n" rm -f <"$scratch/gone"
+    find "$@" -mindepth 1 -depth -type d -empty -delete
+    # A toolchain whose folder is empty is none any more.
+    for description in "$disk"/*.toolchain; do
+        [ -d "${description%.toolchain}" ] && [ -n "$(ls -A "${description%.toolchain}")" ] || rm -f "$description"
+    done
+    find "$disk" -mindepth 1 -maxdepth 1 -type d -empty -delete
+}
+
+pack() {
+    if command -v zstd >/dev/null; then set -- zst 'zstd -q -T0 -3'; else set -- gz 'gzip -1'; fi
+    tar -C "$repository/.." -c --atime-preserve=system --exclude="$staging" repository disk | $2 >"$out/contents.tar.$1"
+    (cd "$out" && sha256sum "contents.tar.$1" >contents.sha256)
+}
+
+# add FROM TO: moves what TO has not; each file is there whole or not at all, whenever this ends.
+add() {
+    [ -d "$1" ] || return 0
+    (cd "$1" && find . -type d) | while read -r folder; do mkdir -p "$2/$folder"; done
+    (cd "$1" && find . -type f -printf '%s %P\n') | while read -r bytes path; do
+        if [ ! -e "$2/$path" ]; then
+            mv "$1/$path" "$2/$path"
+            echo "$bytes"
+        fi
+    done
+}
+
+unpack() {
+    rm -rf "${disk:?}/$staging" "${repository:?}/$staging" # an import that was ended left it
+    for part in disk repository; do
+        place=$disk
+        [ "$part" = disk ] || place=$repository
+        mkdir "$place/$staging"
+        case $(ls "$parcel") in
+        *.tar.zst*)
+            if ! command -v zstd >/dev/null; then
+                echo 'cache: the tarball is packed with zstd, which the base image has not' >&2
+                exit 4
+            fi
+            zstd -q -d -c "$parcel/contents.tar.zst"
+            ;;
+        *) gzip -d -c "$parcel/contents.tar.gz" ;;
+        esac | tar -C "$place/$staging" -x "$part"
+        if [ -n "$(find "$place/$staging" ! -type f ! -type d | head -n 1)" ]; then
+            rm -rf "${place:?}/$staging"
+            echo 'cache: the tarball holds something that is neither a file nor a folder' >&2
+            exit 3
+        fi
+        add "$place/$staging/$part" "$place"
+        rm -rf "${place:?}/$staging"
+    done | awk '{ bytes += $1 } END { printf "added %.0f %d\n", bytes, NR }'
+}
+
+work=$1
+shift
+case $work in
+show) show ;;
+prune)
+    rm -rf "${disk:?}/$staging" "${repository:?}/$staging"
+    prune "$@"
+    show
+    ;;
+pack)
+    show
+    pack
+    ;;
+unpack)
+    unpack
+    show
+    ;;
+*) exit 2 ;;
+esac

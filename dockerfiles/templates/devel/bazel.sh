@@ -1,0 +1,145 @@
+#!/bin/bash
+# Runs Bazel and writes down what that took. It ends as Bazel ends.
+#
+# usage: bazel.sh STEP BAZEL [STARTUP-OPTION...] COMMAND [OPTION...]
+#
+#   STEP   `fetch`, or `build`, in which a remote cache or executor is used where there is one
+#   BAZEL  the Bazel binary
+#
+# files:
+#   /run/secrets/bazelrc          how Bazel runs here, where given. `{toolchain}` stands for the toolchain's id. What begins with
+#                                 `build:factory-remote ` counts in the step build only, and only while something answers at
+#                                 the address in the line `# factory-remote HOST PORT`; `# factory-remote-alone` takes
+#                                 --disk_cache away with it, for Bazels that cannot have both. `# factory-file NAME BASE64`
+#                                 is a file that its options name, /dev/shm/factory-NAME
+#   /factory/toolchain-id         names the toolchain's folder in /cache/disk; beside it goes ID.toolchain, which says in words
+#                                 what that is, and by its time when it was used last
+#   /factory/measures/STEP        a line `NAME NUMBER` for each number that is known:
+#     bytes_fetched       by which /cache/repository grew
+#     remote              1 when a remote cache or executor was used, else 0
+#     cpu_microseconds    of the step's container
+#     peak_memory_bytes   of the step's container, looked at each second; without the page cache, which gives way
+#   /factory/bazel                Bazel's output; its log there, which begins with all options, does not stay
+#   /factory/bazel-events.json    keeps the events that are read, and none that hold options: headers would be among them
+#
+# stderr: when Bazel failed, the line `factory: exit_code N peak_memory_bytes N memory_limit_bytes N oom_kills N`, and
+# `factory: no remote: HOST:PORT does not answer` when it is so.
+set -uo pipefail
+
+# Tests put other folders in the place of these.
+root=${FACTORY_TEST_ROOT:-}
+cgroup=$root/sys/fs/cgroup
+bazelrc=$root/dev/shm/factory-bazelrc # a tmpfs in every build container, so in no layer
+events=$root/factory/bazel-events.json
+
+step=$1 bazel=$2
+shift 2
+mkdir -p "$root/factory/measures"
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+fetched_bytes() { find "$root/cache/repository" -type f -printf '%s\n' 2>/dev/null | awk '{ sum += $1 } END { printf "%.0f\n", sum }'; }
+
+# number FILE [NAME]: the number in a file, or in its line NAME; nothing where there is none.
+number() { awk -v name="${2:-}" 'name == "" { print $1; exit } $1 == name { print $2; exit }' "$1" 2>/dev/null; }
+
+# The second of each pair is of version 1 of the control groups.
+memory_now() { number "$cgroup/memory.stat" anon || number "$cgroup/memory/memory.stat" total_rss; }
+memory_limit() { number "$cgroup/memory.max" || number "$cgroup/memory/memory.limit_in_bytes"; }
+oom_kills() { number "$cgroup/memory.events" oom_kill || number "$cgroup/memory/memory.oom_control" oom_kill; }
+cpu_microseconds() {
+    number "$cgroup/cpu.stat" usage_usec ||
+        awk '{ printf "%.0f\n", $1 / 1000 }' "$cgroup/cpuacct/cpuacct.usage" 2>/dev/null
+}
+
+watch_memory() {
+    local now peak=0
+    while :; do
+        now=$(memory_now)
+        if ((${now:-0} > peak)); then
+            peak=$now
+            echo "$peak" >"$root/factory/measures/.peak"
+        fi
+        sleep 1
+    done
+}
+
+# measured NAME NUMBER: a line of the measures, where the number is known.
+measured() { [[ -z $2 ]] || echo "$1 $2"; }
+
+# --- how Bazel runs ---------------------------------------------------------------------------------------------------
+
+# Bazels differ in what they do about a cache that is not there, up to ending the build: so it is asked beforehand.
+remote_answers() {
+    local host port
+    read -r host port < <(sed -n 's/^# factory-remote \([^ ]*\) \([0-9]*\)$/\1 \2/p' "$root/run/secrets/bazelrc") || return 1
+    # shellcheck disable=SC2016 # the inner shell's arguments
+    timeout 5 bash -c ': <"/dev/tcp/$0/$1"' "$host" "$port" 2>/dev/null && return
+    echo "factory: no remote: $host:$port does not answer" >&2
+    return 1
+}
+
+options=()
+remote=0
+disk_cache=yes
+if [[ -s $root/run/secrets/bazelrc ]]; then
+    (
+        umask 077
+        while read -r _ _ name content; do
+            base64 -d <<<"$content" >"$root/dev/shm/factory-$name"
+        done < <(grep '^# factory-file ' "$root/run/secrets/bazelrc")
+        sed "/^# factory-file /d; s/{toolchain}/$(cat "$root/factory/toolchain-id")/g" "$root/run/secrets/bazelrc" >"$bazelrc"
+    )
+    if [[ $step == build ]] && remote_answers; then
+        remote=1
+        echo 'build --config=factory-remote' >>"$bazelrc"
+        ! grep -qx '# factory-remote-alone' "$bazelrc" || disk_cache=
+    else
+        sed -i '/^build:factory-remote /d' "$bazelrc"
+    fi
+    options+=("--bazelrc=$bazelrc")
+fi
+for option; do
+    case $option in
+    "--bazelrc=$root/run/secrets/bazelrc") ;;
+    --disk_cache=*) [[ -z $disk_cache ]] || options+=("$option") ;;
+    *) options+=("$option") ;;
+    esac
+done
+
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+if [[ -d $root/cache/disk ]]; then
+    {
+        "${CC:-gcc}" --version | sed -n 1p
+        sed -n 's/^PRETTY_NAME="\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' "$root/etc/os-release"
+    } >"$root/cache/disk/$(cat "$root/factory/toolchain-id").toolchain"
+fi
+
+before=$(fetched_bytes)
+watch_memory >/dev/null 2>&1 &
+watcher=$!
+status=0
+"$bazel" ${options[@]+"${options[@]}"} || status=$?
+kill "$watcher" 2>/dev/null
+rm -f "$root"/dev/shm/factory-*
+# Bazel's own log and profile: the log begins with all options, and a layer would keep them.
+find "$root/factory/bazel" -maxdepth 2 \( -name 'java.log*' -o -name 'command.profile.gz' \) -delete 2>/dev/null
+
+if [[ -f $events ]]; then
+    grep -E '^\{"id":\{"(progress|buildFinished|buildMetrics|buildToolLogs)"' "$events" >"$events.kept"
+    mv "$events.kept" "$events"
+fi
+peak=$(number "$root/factory/measures/.peak")
+rm -f "$root/factory/measures/.peak"
+{
+    after=$(fetched_bytes)
+    echo "bytes_fetched $((after > before ? after - before : 0))"
+    echo "remote $remote"
+    measured cpu_microseconds "$(cpu_microseconds)"
+    measured peak_memory_bytes "$peak"
+} >"$root/factory/measures/$step"
+if ((status)); then
+    echo "factory: exit_code $status peak_memory_bytes ${peak:-?} memory_limit_bytes $(memory_limit) oom_kills $(oom_kills)" >&2
+fi
+exit "$status"

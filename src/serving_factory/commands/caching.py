@@ -1,0 +1,170 @@
+"""`cache`: Bazel's caches in the engine, seen, kept within bounds, and carried between machines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from packaging.version import Version
+
+from serving_factory.commands.shared import Asked, count, print_json, width, write
+from serving_factory.errors import UsageError
+from serving_factory.line.bazel_caches import (
+    Cache,
+    Changed,
+    export_caches,
+    import_caches,
+    prune_caches,
+    show_caches,
+)
+from serving_factory.line.events import StageName
+from serving_factory.line.job import Job
+from serving_factory.line.lock import hold_lock
+from serving_factory.line.records import Record, read_record
+from serving_factory.line.remote import unusable
+from serving_factory.line.results import Status, VariantResult
+from serving_factory.line.run_options import uploads
+from serving_factory.matrix.matrix import Matrix
+from serving_factory.recipes.recipe import recipes_for
+from serving_factory.ui.caches import CacheRow, caches_table
+from serving_factory.ui.text import size
+
+__all__ = ["cache", "cap_caches", "remote_notes"]
+
+_VERBS = ("show", "prune", "export", "import")
+_UNITS = {"MiB": 2**20, "GiB": 2**30}
+
+
+def cache(asked: Asked, verb: str, file: str, *, max_size: str, toolchain: str, json: bool) -> None:
+    """Do one thing with Bazel's caches.
+
+    Raises:
+        UsageError: there is no such thing to do, or options do not fit it.
+    """
+    _check(verb, file, max_size=max_size, toolchain=toolchain)
+    matrix = asked.load()
+    base = _base(matrix)
+    if verb == "show":
+        _print(show_caches(base), json=json)
+        return
+    with hold_lock(asked.checkout.build):
+        if verb == "export":
+            exported = export_caches(base, _target(file))
+            _say(f"exported {_total(exported)} to {file}", exported, json=json)
+        elif verb == "import":
+            _changed("added", import_caches(base, Path(file)), json=json)
+        else:
+            most = _most(max_size, toolchain, matrix.resources.cache)
+            _changed("removed", prune_caches(base, most=most, toolchain=toolchain), json=json)
+
+
+def cap_caches(matrix: Matrix) -> str:
+    """Bring the caches within what the matrix lets them take; say so where something had to go."""
+    if matrix.resources.cache is None:
+        return ""
+    changed = prune_caches(_base(matrix), most=_bytes(matrix.resources.cache))
+    return (
+        f"Bazel's caches: removed {_amount(changed)}, to keep within {matrix.resources.cache}.\n"
+        if changed.files
+        else ""
+    )
+
+
+def remote_notes(jobs: Sequence[Job], results: Sequence[VariantResult]) -> str:
+    """Say once which of the variants built now went without the remote cache that they should have had, and why."""
+    built = {result.variant for result in results if result.status is Status.BUILT}
+    without: dict[str, list[str]] = {}
+    for job in jobs:
+        record = read_record(job.folder, StageName.COMPILE)
+        if record and job.recipe.variant.id in built and (why := _without_remote(job, record)):
+            without.setdefault(why, []).append(job.recipe.variant.id)
+    return "".join(f"Built without the remote cache, as {why}: {', '.join(ids)}.\n" for why, ids in without.items())
+
+
+def _without_remote(job: Job, record: Record) -> str:
+    if silent := record.outputs.get("silent_remote"):
+        return f"{silent} does not answer"
+    remote, bazel = job.recipe.remote, job.recipe.toolchain.bazel.version
+    cannot = unusable(remote, Version(bazel), upload=uploads(remote)) if remote.address else ""
+    return f"Bazel {bazel} can have {cannot}" if cannot else ""
+
+
+def _check(verb: str, file: str, *, max_size: str, toolchain: str) -> None:
+    if verb not in _VERBS:
+        said = f"cache {verb}: there is no such thing to do" if verb else "cache needs to be told what to do"
+        raise UsageError(said, remedy=f"write one of: {', '.join(f'./factory cache {one}' for one in _VERBS)}")
+    if verb in {"export", "import"} and not file:
+        raise UsageError(f"cache {verb} needs a file", remedy=f"write ./factory cache {verb} caches.tar")
+    if verb in {"show", "prune"} and file:
+        raise UsageError(f"cache {verb} {file}: {verb} takes no file", remedy=f"write ./factory cache {verb}")
+    if verb != "prune" and (max_size or toolchain):
+        raise UsageError(
+            "--max-size and --toolchain are for prune", remedy="write ./factory cache prune --max-size 20GiB"
+        )
+    if verb == "import" and not Path(file).is_file():
+        raise UsageError(f"there is no file {file}", remedy="name one that ./factory cache export has written")
+
+
+def _target(file: str) -> Path:
+    path = Path(file).resolve()
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}", remedy="make it, or name another place")
+    return path
+
+
+def _most(max_size: str, toolchain: str, cap: str | None) -> int:
+    if max_size or (cap and not toolchain):
+        return _bytes(max_size or cap or "")
+    if toolchain:
+        return 0
+    raise UsageError(
+        "it is not said how much may stay",
+        remedy="add --max-size 20GiB, or resources.cache to the matrix file; --toolchain ID alone removes that one's",
+    )
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,7})(MiB|GiB)", text)
+    if not match:
+        raise UsageError(
+            f"--max-size {text}: this is no size", remedy="write a number and MiB or GiB: --max-size 20GiB"
+        )
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _base(matrix: Matrix) -> str:
+    """The base image of the matrix's first variant: it is there wherever something has been built."""
+    recipes, lacking = recipes_for(matrix.variants, matrix)
+    if not recipes:
+        raise lacking[0].error
+    return recipes[0].base_image
+
+
+def _print(caches: tuple[Cache, ...], *, json: bool) -> None:
+    if json:
+        print_json([asdict(one) for one in caches])
+    else:
+        write(caches_table([CacheRow(**asdict(one)) for one in caches], width=width()))
+
+
+def _say(text: str, caches: tuple[Cache, ...], *, json: bool) -> None:
+    if not json:
+        write(f"{text}\n")
+    _print(caches, json=json)
+
+
+def _changed(word: str, changed: Changed, *, json: bool) -> None:
+    if json:
+        print_json(asdict(changed))
+    else:
+        _say(f"{word} {_amount(changed)}", changed.caches, json=False)
+
+
+def _amount(changed: Changed) -> str:
+    return f"{size(changed.bytes)} in {count(changed.files, 'file')}"
+
+
+def _total(caches: tuple[Cache, ...]) -> str:
+    return size(sum(one.bytes for one in caches))

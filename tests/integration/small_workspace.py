@@ -1,0 +1,141 @@
+"""A Bazel workspace of five actions under upstream's target name, in a checkout with caches of its own.
+
+Three actions are no level's business: a tool of the host is compiled and linked, and makes a header. Two are: the
+server is compiled and linked.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from .line import LABEL, MODEL, ROOT, Checkout, Outcome, docker
+
+__all__ = ["ALL_ACTIONS", "HOST_ACTIONS", "LEVEL_ACTIONS", "SmallWorkspace"]
+
+HOST_ACTIONS, LEVEL_ACTIONS = 3, 2
+ALL_ACTIONS = HOST_ACTIONS + LEVEL_ACTIONS
+
+BUILD = """\
+cc_binary(name = "tool", srcs = ["tool.cc"])
+genrule(name = "header", outs = ["made.h"], cmd = "$(location :tool) > $@", tools = [":tool"])
+cc_binary(name = "tensorflow_model_server", srcs = ["server.cc", "made.h"], visibility = ["//visibility:public"])
+"""
+# The header is big, so that there is something to remove from a cache.
+TOOL = """\
+#include <cstdio>
+int main() {
+  std::puts("#define VERSION \\"2.19.1\\"");
+  for (int line = 0; line < 40000; ++line) std::puts("// ------------------------------------------------------------");
+}
+"""
+# Other levels and other OTHERs make another object, or the link would be found in the cache.
+SERVER = """\
+#include <cstdio>
+#ifndef OTHER
+#define OTHER 0
+#endif
+#ifdef __AVX2__
+int level = 3;
+#endif
+int other = OTHER;
+#include "tensorflow_serving/model_servers/made.h"
+int main() { std::printf("TensorFlow ModelServer: %s-rc0\\nTensorFlow Library: %s\\n", VERSION, VERSION); }
+"""
+WORKSPACE = """\
+workspace(name = "tf_serving")
+local_repository(name = "rules_cc", path = "third_party/rules_cc")
+local_repository(name = "rules_java", path = "third_party/rules_java")
+"""
+MATRIX = """\
+image: {{repository: {repository}, aliases: ["{{id}}"], labels: {{{label}: {mark}}}}}
+releases: ["2.19.1"]
+targets:
+  cpu: {{flavour: cpu, levels: [x86-64, x86-64-v3], copts: [{copts}]}}
+source: source
+bazel: {{version: "4.2.3", package: bazel-bootstrap, options: [{options}], remote: {{{remote}}}}}
+{more}
+{toolchain}
+"""
+CACHE_FILES = ("dockerfiles/templates/devel/devel.Dockerfile.j2", "dockerfiles/templates/cache/cache.Dockerfile")
+MATRIX_FILE = "small.yaml"
+V1, V3 = "2.19.1-cpu-v1", "2.19.1-cpu-v3"
+
+
+@dataclass(frozen=True, slots=True)
+class SmallWorkspace:
+    """The workspace's checkout, and its commands."""
+
+    checkout: Checkout
+
+    @classmethod
+    def make(cls, folder: Path) -> Self:
+        checkout = Checkout.make(folder)
+        for name in CACHE_FILES:
+            path = checkout.folder / name
+            text = path.read_text(encoding="utf-8")
+            assert "id=serving-factory-bazel-" in text
+            path.write_text(text.replace("id=serving-factory-bazel-", f"id={checkout.mark}-bazel-"), encoding="utf-8")
+        source = checkout.folder / "source"
+        servers = source / "tensorflow_serving" / "model_servers"
+        servers.mkdir(parents=True)
+        for name in ("rules_cc", "rules_java"):
+            shutil.copytree(ROOT / MODEL / "third_party" / name, source / "third_party" / name)
+        shutil.copy(ROOT / MODEL / "LICENSE", source)
+        (source / "WORKSPACE").write_text(WORKSPACE)
+        (source / ".bazelrc").write_text("build --announce_rc\n")
+        for name, text in {"BUILD": BUILD, "tool.cc": TOOL, "server.cc": SERVER}.items():
+            (servers / name).write_text(text)
+        return cls(checkout)
+
+    @property
+    def mark_option(self) -> str:
+        """Tells its Bazel runs from another checkout's, which BuildKit would take for them."""
+        return f"--define=mark={self.checkout.mark}"
+
+    def configure(self, *, copts: str = "", options: str = "", remote: str = "", more: str = "") -> None:
+        """Write the matrix. Other copts change the server's two actions; other options only run Bazel again."""
+        sample = (ROOT / "samples" / "matrix.yaml").read_text(encoding="utf-8")
+        toolchain = sample[sample.index("toolchain:") :]
+        text = MATRIX.format(
+            repository=self.checkout.repository,
+            label=LABEL,
+            mark=self.checkout.mark,
+            copts=copts,
+            options=", ".join(word for word in (self.mark_option, options) if word),
+            remote=remote,
+            toolchain="\n".join(line for line in toolchain.splitlines() if not line.startswith("bazel:")),
+            more=more,
+        )
+        (self.checkout.folder / MATRIX_FILE).write_text(text, encoding="utf-8")
+
+    def compile(self, variant: str = V1, **env: str) -> dict[str, Any]:
+        """Compile, and give what the record tells."""
+        arguments = ("compile", "--matrix", MATRIX_FILE, "--json", "--variant", variant)
+        self.checkout.run(*arguments, env=env).built()
+        return self.record(variant)
+
+    def record(self, variant: str = V1) -> dict[str, Any]:
+        (folder,) = self.checkout.folder.glob("build/matrix-*")
+        record: dict[str, Any] = Checkout.read_json(folder / variant / "compile.json")["outputs"]
+        return record
+
+    def run(self, *arguments: str) -> Outcome:
+        return self.checkout.run(*arguments, "--matrix", MATRIX_FILE)
+
+    def empty_caches(self) -> None:
+        self.run("cache", "prune", "--max-size", "0MiB").built()
+
+    def clear(self) -> None:
+        """Leave nothing, its caches included."""
+        for record in _mounts(self.checkout.mark):
+            subprocess.run(["docker", "buildx", "prune", "--force", "--filter", f"id={record}"], check=False)
+        self.checkout.clear()
+
+
+def _mounts(mark: str) -> list[str]:
+    blocks = docker("buildx", "du", "--verbose").split("\n\n")
+    return [block.split()[1] for block in blocks if f'with id "/{mark}-bazel-' in block]

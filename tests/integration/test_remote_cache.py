@@ -1,0 +1,128 @@
+"""Remote caches that are real: nginx over HTTP, BuildGrid over gRPC."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .line import LABEL, docker
+from .remote_caches import WebDav, build_grid
+from .small_workspace import ALL_ACTIONS, HOST_ACTIONS, LEVEL_ACTIONS, V1, SmallWorkspace
+
+SECRET = "planted-5c1e77"
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWorkspace]:
+    made = SmallWorkspace.make(tmp_path_factory.mktemp("small") / "factory")
+    yield made
+    made.clear()
+
+
+@pytest.fixture(scope="module")
+def web_dav() -> Iterator[WebDav]:
+    with WebDav.run() as server:
+        yield server
+
+
+def puts(requests: list[str]) -> int:
+    return sum(line.startswith("PUT 201 ") for line in requests)
+
+
+def where_it_is(small: SmallWorkspace, image: Path, text: str) -> list[str]:
+    """The files that hold a text: all that a build left in the checkout, and all layers of its devel image."""
+    (folder,) = small.checkout.folder.glob("build/matrix-*")
+    found = [str(path) for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+    with tarfile.open(image) as whole:
+        for member in (one for one in whole if one.isfile()):
+            data = _read(whole, member)
+            found += [member.name] if text.encode() in data else []
+            if data[257:262] == b"ustar":
+                with tarfile.open(fileobj=io.BytesIO(data)) as layer:
+                    found += [one.name for one in layer if one.isfile() and text.encode() in _read(layer, one)]
+    return found
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = tar.extractfile(member)
+    assert stream
+    return stream.read()
+
+
+def devel_image(small: SmallWorkspace, file: Path, options: str) -> Path:
+    """Write the image that the last build's binary was made in: all its steps are in BuildKit's cache."""
+    (folder,) = small.checkout.folder.glob("build/matrix-*")
+    name = f"{small.checkout.repository}:devel"
+    argv = ["buildx", "build", "--target", "binary_build", "--load", "--tag", name]
+    argv += ["--label", f"{LABEL}={small.checkout.mark}"]  # so that it goes with the checkout
+    argv += ["--build-context", f"source={small.checkout.folder / 'source'}"]
+    argv += ["--build-context", "debian:bookworm=docker-image://serving-factory/base:bookworm"]
+    argv += ["--build-arg", "COPTS=", "--build-arg", f"BAZEL_OPTIONS={small.mark_option} {options}"]
+    docker(*argv, str(folder / V1 / "recipe" / "devel"), seconds=300)
+    docker("save", "--output", str(file), name, seconds=300)
+    return file
+
+
+@pytest.mark.timeout(1800)
+def test_a_cache_over_http(small: SmallWorkspace, web_dav: WebDav, tmp_path: Path) -> None:
+    """In one test, as each part begins with what the one before it left."""
+    there = f"cache: '{web_dav.url}', headers: {{x-planted: {SECRET}}}"
+    small.configure(options="--define=round=1", remote=f"{there}, upload: true")
+    first = small.compile()
+    assert (first["local_actions"], first["remote_cache_hits"]) == (ALL_ACTIONS, 0)
+    requests = web_dav.requests()
+    uploaded = puts(requests)
+    assert uploaded >= ALL_ACTIONS
+    assert all(f"header={SECRET}" in line for line in requests), "each request has the header"
+    image = devel_image(small, tmp_path / "image.tar", "--define=round=1")
+    events = next(small.checkout.folder.glob("build/matrix-*/*/artifact/facts/bazel-events.json"))
+    (invocation,) = set(re.findall(r"Invocation ID: (\S{36})", events.read_text(encoding="utf-8")))
+    assert "factory/bazel-events.json" in where_it_is(small, image, invocation), "it is the image of this very build"
+    assert where_it_is(small, image, SECRET) == []
+
+    small.empty_caches()
+    small.configure(options="--define=round=2", remote=there)
+    second = small.compile(CI="")
+    assert (second["local_actions"], second["remote_cache_hits"]) == (0, ALL_ACTIONS)
+
+    small.configure(copts="-DOTHER=1", remote=there)
+    third = small.compile()
+    assert third["local_actions"] == LEVEL_ACTIONS
+    assert puts(web_dav.requests()) == uploaded, "read-only uploads nothing"
+    small.configure(copts="-DOTHER=1", options="--define=round=3")
+    assert small.compile()["disk_cache_hits"] == ALL_ACTIONS, "what was not uploaded is kept on disk"
+
+    small.configure(copts="-DOTHER=2", remote=there)
+    in_ci = small.compile(CI="true")
+    assert in_ci["local_actions"] == LEVEL_ACTIONS
+    assert puts(web_dav.requests()) > uploaded
+
+    web_dav.stop()
+    small.configure(copts="-DOTHER=3", remote=there)
+    outcome = small.run("compile").built()
+    assert outcome.out.count("Built without the remote cache, as") == 1
+    dead = small.record()
+    assert dead["silent_remote"] == f"{web_dav.host}:8080"
+    assert (dead["local_actions"], dead["disk_cache_hits"]) == (LEVEL_ACTIONS, HOST_ACTIONS)
+
+
+@pytest.mark.buildgrid
+@pytest.mark.timeout(1800)
+def test_a_cache_over_grpc(small: SmallWorkspace, tmp_path: Path) -> None:
+    small.configure(options="--define=round=1")
+    small.compile()
+    *_, toolchain = json.loads(small.run("cache", "show", "--json").built().out)
+    with build_grid(tmp_path, toolchain["name"]) as url:
+        small.empty_caches()
+        small.configure(options="--define=round=4", remote=f"cache: '{url}', upload: true")
+        assert small.compile()["local_actions"] == ALL_ACTIONS
+        small.empty_caches()
+        small.configure(options="--define=round=5", remote=f"cache: '{url}'")
+        second = small.compile()
+    assert (second["local_actions"], second["remote_cache_hits"]) == (0, ALL_ACTIONS)

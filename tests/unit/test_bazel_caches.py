@@ -1,0 +1,198 @@
+"""line/bazel_caches.py and its command, with an engine that answers what it is told to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from serving_factory.commands import caching
+from serving_factory.commands.shared import Asked, Checkout
+from serving_factory.engine.buildx import BuildFailed
+from serving_factory.errors import CacheFileError, EngineError, FactoryError, UnknownNameError, UsageError
+from serving_factory.line import bazel_caches
+from serving_factory.line.bazel_caches import Cache, export_caches, import_caches, prune_caches, show_caches
+from serving_factory.ui.caches import CacheRow, caches_table
+
+from .matrices import ROOT
+
+SHOWN = ("cache repository 2048 3 0 ", "noise", "cache 0123456789abcdef 5000000 70 1795229868 gcc 9;Some Linux 12")
+CACHES = (
+    Cache(name="repository", bytes=2048, files=3, used=0, toolchain=""),
+    Cache(name="0123456789abcdef", bytes=5_000_000, files=70, used=1795229868, toolchain="gcc 9;Some Linux 12"),
+)
+CONTENTS = b"packed caches" * 1000
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What the engine was asked."""
+    asked: list[list[str]] = []
+
+    def work(
+        _context: Path, words: Sequence[str], *, base: str, parcel: Path | None = None, output: Path | None = None
+    ) -> tuple[str, ...]:
+        asked.append([base, *words])
+        if words[0] == "pack":
+            assert output
+            folder = output / "serving-factory-cache"
+            folder.mkdir(parents=True)
+            (folder / "contents.tar.gz").write_bytes(CONTENTS)
+            (folder / "contents.sha256").write_text(f"{hashlib.sha256(CONTENTS).hexdigest()}  contents.tar.gz\n")
+        if words[0] == "unpack":
+            assert parcel
+            assert (parcel / "contents.tar.gz").read_bytes() == CONTENTS
+        said = {"prune": ("pruned 900 4",), "unpack": ("added 800 2",)}
+        return (*said.get(words[0], ()), *SHOWN)
+
+    monkeypatch.setattr(bazel_caches, "work_on_mounts", work)
+    return asked
+
+
+def test_caches_are_read(calls: list[list[str]]) -> None:
+    assert show_caches("base:1") == CACHES
+    assert calls == [["base:1", "show"]]
+
+
+def test_pruning_one_toolchain_needs_one(calls: list[list[str]]) -> None:
+    assert prune_caches("b", most=7, toolchain="0123456789abcdef").files == 4
+    assert calls[-1] == ["b", "prune", "7", "0123456789abcdef"]
+    with pytest.raises(UnknownNameError, match="no toolchain repository"):
+        prune_caches("b", most=7, toolchain="repository")
+
+
+def test_what_was_exported_can_be_imported(calls: list[list[str]], tmp_path: Path) -> None:
+    file = tmp_path / "caches.tar"
+    assert export_caches("b", file) == CACHES
+    added = import_caches("b", file)
+    assert (added.bytes, added.files, added.caches) == (800, 2, CACHES)
+    assert [path.name for path in tmp_path.iterdir()] == ["caches.tar"]
+    assert [call[1] for call in calls] == ["pack", "unpack"]
+
+
+def repack(file: Path, change: Callable[[str, bytes], tuple[str, bytes]]) -> None:
+    """Write the file anew, with its members changed."""
+    with tarfile.open(file) as tar:
+        members = {one.name: stream.read() for one in tar if (stream := tar.extractfile(one))}
+    with tarfile.open(file, "w") as tar:
+        for name, content in members.items():
+            new_name, new_content = change(name, content)
+            part = file.with_name("part")
+            part.write_bytes(new_content)
+            tar.add(part, new_name)
+            part.unlink()
+
+
+def manifest(text: str) -> Callable[[str, bytes], tuple[str, bytes]]:
+    return lambda name, content: (name, text.encode() if name.endswith(".json") else content)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda name, content: (name, content.replace(b"packed", b"hacked")), "expected: "),
+        (lambda name, content: (f"x-{name}", content), "was not written by"),
+        (manifest("no json"), "cannot be read"),
+        (manifest("[]"), "cannot be read"),
+        (manifest('{"format": 1}'), "cannot be read"),
+        (manifest('{"format": 2, "sha256": "0"}'), "its format is 2"),
+    ],
+)
+def test_a_file_that_is_not_as_it_was_exported_is_refused(
+    calls: list[list[str]], tmp_path: Path, change: Callable[[str, bytes], tuple[str, bytes]], why: str
+) -> None:
+    file = tmp_path / "caches.tar"
+    export_caches("b", file)
+    repack(file, change)
+    with pytest.raises(CacheFileError) as caught:
+        import_caches("b", file)
+    assert why in caught.value.why
+    assert [call[1] for call in calls] == ["pack"], "the caches are not touched"
+
+
+@pytest.mark.parametrize("content", [b"", b"no tarball" * 100])
+def test_what_is_no_tarball_is_refused(calls: list[list[str]], tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "caches.tar"
+    file.write_bytes(content)
+    with pytest.raises(CacheFileError):
+        import_caches("b", file)
+    assert calls == []
+
+
+def test_a_base_image_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise BuildFailed(step="", tail=(), exit_code=1, text="pull access denied")
+
+    monkeypatch.setattr(bazel_caches, "work_on_mounts", fail)
+    with pytest.raises(EngineError, match="from the image base:1") as caught:
+        show_caches("base:1")
+    assert caught.value.why == "pull access denied"
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def run(
+    tmp_path: Path, verb: str, file: str = "", *, max_size: str = "", toolchain: str = "", json: bool = False
+) -> None:
+    asked = Asked(checkout=Checkout(ROOT, tmp_path / "build"), matrix=str(ROOT / "samples" / "matrix.yaml"))
+    caching.cache(asked, verb, file, max_size=max_size, toolchain=toolchain, json=json)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "what"),
+    [
+        (("",), {}, "needs to be told what to do"),
+        (("list",), {}, "no such thing to do"),
+        (("export",), {}, "cache export needs a file"),
+        (("import",), {}, "cache import needs a file"),
+        (("import", "/nowhere/caches.tar"), {}, "there is no file /nowhere/caches.tar"),
+        (("export", "/nowhere/caches.tar"), {}, "there is no folder /nowhere"),
+        (("show", "x"), {}, "show takes no file"),
+        (("show",), {"max_size": "1GiB"}, "are for prune"),
+        (("prune",), {}, "how much may stay"),
+        (("prune",), {"max_size": "20GB"}, "--max-size 20GB: this is no size"),
+    ],
+)
+def test_what_cannot_be_meant_is_explained(
+    calls: list[list[str]], tmp_path: Path, arguments: tuple[str, ...], options: dict[str, str], what: str
+) -> None:
+    with pytest.raises(UsageError, match=what) as caught:
+        run(tmp_path, *arguments, **options)  # type: ignore[arg-type] # texts only
+    assert isinstance(caught.value, FactoryError)
+    assert caught.value.remedy
+    assert calls == []
+
+
+def test_sizes_and_toolchains_reach_the_engine(calls: list[list[str]], tmp_path: Path) -> None:
+    run(tmp_path, "prune", max_size="20GiB")
+    run(tmp_path, "prune", toolchain="0123456789abcdef")
+    assert [call[1:] for call in calls] == [
+        ["prune", str(20 * 2**30)],
+        ["show"],
+        ["prune", "0", "0123456789abcdef"],
+    ]
+    assert calls[0][0] == "serving-factory/base:bookworm"
+
+
+def test_caches_as_json(calls: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, "show", json=True)
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)] == ["repository", "0123456789abcdef"]
+    run(tmp_path, "prune", max_size="1MiB", json=True)
+    assert json.loads(capsys.readouterr().out)["files"] == 4
+    assert len(calls) == 2
+
+
+def test_caches_as_a_table() -> None:
+    rows = [
+        CacheRow(name=one.name, bytes=one.bytes, files=one.files, used=one.used, toolchain=one.toolchain)
+        for one in CACHES
+    ]
+    lines = caches_table(rows).splitlines()
+    assert lines[2].split() == ["repository", "2", "KiB", "3", "all", "builds'", "downloads"]
+    assert lines[3].endswith("gcc 9; Some Linux 12")
+    assert lines[4].split() == ["whole", "4.8", "MiB", "73"]

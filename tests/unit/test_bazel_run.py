@@ -1,0 +1,111 @@
+"""What a compile's record tells of its Bazel run, from files as real Bazels wrote them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from serving_factory.engine.buildx import Step
+from serving_factory.line.bazel_events import read_summary
+from serving_factory.line.bazel_run import BazelSteps, read_measures, run_facts
+
+RECORDED = Path(__file__).parent / "recorded"
+FETCH = "[fetch 4/4] RUN --mount=type=secret,id=bazelrc /factory/bazel.sh fetch bazel --batch build"
+BUILD = "[binary_build 1/3] RUN /factory/bazel.sh build bazel --batch build"
+NUMBERS = "bytes_fetched {}\nremote {}\ncpu_microseconds 61500000\npeak_memory_bytes 7000000000\n"
+
+
+def facts(folder: Path, events: str, *, fetched: int = 7, remote: int = 0) -> Path:
+    (folder / "measures").mkdir()
+    shutil.copy(RECORDED / events, folder / "bazel-events.json")
+    (folder / "measures" / "fetch").write_text(NUMBERS.format(fetched, 0))
+    (folder / "measures" / "build").write_text(NUMBERS.format(2, remote))
+    return folder
+
+
+def seen(*steps: Step) -> BazelSteps:
+    noted = BazelSteps()
+    for step in steps:
+        noted.see(step)
+    return noted
+
+
+BOTH_RAN = (Step(name=FETCH, kind="started"), Step(name=BUILD, kind="started"))
+
+
+def test_a_cold_build_as_recorded(tmp_path: Path) -> None:
+    told = run_facts(facts(tmp_path, "bazel-4.2.3-cold.jsonl"), seen(*BOTH_RAN))
+    assert told == {
+        "bazel_ran": True,
+        "actions": 7,
+        "runners": {"internal": 4, "processwrapper-sandbox": 3},
+        "local_actions": 3,
+        "disk_cache_hits": 0,
+        "remote_cache_hits": 0,
+        "remote_actions": 0,
+        "silent_remote": None,
+        "bytes_fetched": 9,
+        "wall_seconds": 12.976,
+        "critical_path_seconds": 0.8,
+        "cpu_seconds": 61.5,
+        "peak_memory_bytes": 7_000_000_000,
+    }
+
+
+@pytest.mark.parametrize(("remote", "disk_hits"), [(0, 3), (1, 0)])
+def test_before_bazel_5_hits_are_the_remote_caches_where_there_was_one(
+    tmp_path: Path, remote: int, disk_hits: int
+) -> None:
+    told = run_facts(facts(tmp_path, "bazel-4.2.3-warm.jsonl", remote=remote), seen(*BOTH_RAN))
+    assert (told["disk_cache_hits"], told["remote_cache_hits"]) == (disk_hits, 3 - disk_hits)
+    assert told["local_actions"] == 0
+
+
+@pytest.mark.parametrize(
+    ("events", "local", "hits"),
+    [
+        ("bazel-2.1.0-cold.jsonl", 3, 0),
+        ("bazel-2.1.0-warm.jsonl", 0, 3),
+        ("bazel-0.17.2-cold.jsonl", 3, 0),
+        ("bazel-0.17.2-warm.jsonl", 0, 3),
+    ],
+)
+def test_older_bazels_as_recorded(tmp_path: Path, events: str, local: int, hits: int) -> None:
+    told = run_facts(facts(tmp_path, events), seen(*BOTH_RAN))
+    assert (told["local_actions"], told["disk_cache_hits"]) == (local, hits)
+
+
+def test_what_an_earlier_run_fetched_does_not_count_again(tmp_path: Path) -> None:
+    folder = facts(tmp_path, "bazel-4.2.3-warm.jsonl", fetched=5000)
+    cached = Step(name=FETCH, kind="cached")
+    assert run_facts(folder, seen(cached, Step(name=BUILD, kind="started")))["bytes_fetched"] == 2
+    nothing = run_facts(folder, seen(cached, Step(name=BUILD, kind="cached")))
+    assert (nothing["bytes_fetched"], nothing["bazel_ran"]) == (0, False)
+
+
+def test_a_remote_that_does_not_answer_is_noted() -> None:
+    line = Step(name=BUILD, kind="log", text="factory: no remote: cache.example.com:443 does not answer")
+    assert seen(line).silent_remote == "cache.example.com:443"
+    assert seen(Step(name=BUILD, kind="log", text="INFO: all is well")).silent_remote is None
+
+
+def test_what_is_not_known_is_none(tmp_path: Path) -> None:
+    told = run_facts(tmp_path, seen(*BOTH_RAN))
+    assert {name for name, value in told.items() if value is not None} == {"bazel_ran", "runners"}
+
+
+def test_measures_that_make_no_sense_are_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "build"
+    file.write_text("bytes_fetched 3\npeak_memory_bytes\nremote x\n\na b c\n")
+    assert read_measures(file) == {"bytes_fetched": 3}
+
+
+def test_a_critical_path_that_cannot_be_read_is_not_known(tmp_path: Path) -> None:
+    text = (RECORDED / "bazel-4.2.3-cold.jsonl").read_text(encoding="utf-8")
+    file = tmp_path / "events"
+    file.write_text(text.replace('"name":"critical path","contents":"', '"name":"critical path","contents":"?'))
+    summary = read_summary(file)
+    assert summary is not None
+    assert summary.critical_path_seconds is None

@@ -1,0 +1,140 @@
+"""dockerfiles/templates/cache/cache.sh, on caches that are folders."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "dockerfiles" / "templates" / "cache" / "cache.sh"
+OLD, NEW = "0123456789abcdef", "fedcba9876543210"
+STAGING = ".serving-factory-import"
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A root folder for the script."""
+
+    root: Path
+
+    @property
+    def disk(self) -> Path:
+        return self.root / "cache" / "disk"
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "FACTORY_TEST_ROOT": str(self.root)}
+        argv = ["bash", str(SCRIPT), *words]
+        return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    def lines(self, *words: str) -> list[str]:
+        done = self.run(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    def write(self, name: str, size: int, used: int) -> None:
+        path = self.root / "cache" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * size)
+        os.utime(path, (used, used))
+
+    def files(self) -> set[str]:
+        cache = self.root / "cache"
+        return {path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    for folder in ("cache/disk", "cache/repository", "out", "parcel"):
+        (tmp_path / folder).mkdir(parents=True)
+    return Box(tmp_path)
+
+
+@pytest.fixture
+def full(box: Box) -> Box:
+    box.write("repository/content_addressable/sha256/aa/file", 100, 5000)
+    box.write(f"disk/{OLD}/cas/a1/a1", 40, 1000)
+    box.write(f"disk/{OLD}/ac/b1/b1", 10, 3000)
+    box.write(f"disk/{NEW}/cas/c1/c1", 60, 4000)
+    (box.disk / f"{OLD}.toolchain").write_text("gcc 9\nSome Linux\n")
+    os.utime(box.disk / f"{OLD}.toolchain", (2000, 2000))
+    return box
+
+
+def test_caches_are_shown(full: Box) -> None:
+    assert full.lines("show") == [
+        "cache repository 100 1 5000 ",
+        f"cache {OLD} 50 2 3000 gcc 9;Some Linux",
+        f"cache {NEW} 60 1 4000 ",
+    ]
+
+
+def test_empty_caches_are_shown(box: Box) -> None:
+    assert box.lines("show") == ["cache repository 0 0 0 "]
+
+
+@pytest.mark.parametrize(
+    ("most", "gone"),
+    [
+        (210, set()),
+        (209, {f"disk/{OLD}/cas/a1/a1"}),
+        (170, {f"disk/{OLD}/cas/a1/a1"}),
+        (169, {f"disk/{OLD}/cas/a1/a1", f"disk/{OLD}/ac/b1/b1", f"disk/{OLD}.toolchain"}),
+    ],
+)
+def test_what_was_used_least_recently_goes_first(full: Box, most: int, gone: set[str]) -> None:
+    before = full.files()
+    lines = full.lines("prune", str(most))
+    assert before - full.files() == gone
+    files = [name for name in gone if not name.endswith(".toolchain")]
+    assert lines[0].split()[2] == str(len(files))
+    assert [line for line in lines[1:] if OLD in line] == [] or f"disk/{OLD}.toolchain" not in gone
+
+
+def test_reading_counts_as_use(full: Box) -> None:
+    os.utime(full.disk / OLD / "cas" / "a1" / "a1", (9000, 1000))
+    full.lines("prune", "209")
+    assert f"disk/{OLD}/cas/a1/a1" in full.files()
+    assert f"disk/{OLD}/ac/b1/b1" not in full.files()
+
+
+def test_one_toolchain_is_pruned_alone(full: Box) -> None:
+    assert full.lines("prune", "0", NEW)[0] == "pruned 60 1"
+    assert not (full.disk / NEW).exists()
+    assert len(full.files()) == 4
+
+
+def test_caches_are_carried_and_merged(full: Box, tmp_path: Path) -> None:
+    full.lines("pack")
+    (contents,) = (full.root / "out").glob("contents.tar.*")
+    (tmp_path / "parcel" / contents.name).write_bytes(contents.read_bytes())
+    packed = full.files()
+    (full.disk / NEW / "cas/c1/c1").unlink()
+    full.write(f"disk/{OLD}/cas/a1/a1", 41, 7000)
+    full.write(f"disk/{STAGING}/disk/half", 5, 1)
+    assert full.lines("unpack")[0] == "added 60 1"
+    assert full.files() == packed, "what an import left that was ended is gone"
+    assert (full.disk / OLD / "cas/a1/a1").stat().st_size == 41, "what is there stays"
+    assert not (full.disk / STAGING).exists()
+
+
+def test_what_a_running_import_unpacks_is_nobodys_cache(full: Box) -> None:
+    shown = full.lines("show")
+    full.write(f"disk/{STAGING}/disk/half", 5, 1)
+    assert full.lines("show") == shown
+
+
+def test_a_link_in_a_tarball_is_refused(full: Box, tmp_path: Path) -> None:
+    before = full.files()
+    (tmp_path / "link").symlink_to("/etc")
+    with tarfile.open(tmp_path / "parcel" / "contents.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "cache" / "repository", "repository")
+        tar.add(tmp_path / "cache" / "disk", "disk")
+        tar.add(tmp_path / "link", "disk/link")
+    done = full.run("unpack")
+    assert done.returncode == 3
+    assert "neither a file nor a folder" in done.stderr
+    assert full.files() == before

@@ -1,0 +1,186 @@
+"""A remote cache or executor: what the matrix and the environment say, and the bazelrc that comes of it."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+from serving_factory.errors import MatrixError, UsageError
+from serving_factory.line.remote import remote_lines, unusable
+from serving_factory.line.run_options import uploads
+from serving_factory.matrix.environment import given
+from serving_factory.matrix.load import load_matrix
+from serving_factory.matrix.settings import Remote
+from serving_factory.recipes.recipe import recipe_for
+
+from .matrices import document, load
+
+SECRET = "planted-5c1e77"
+
+
+def lines(remote: Remote, bazel: str = "6.5.0", *, upload: bool = False) -> list[str]:
+    return list(remote_lines(remote, Version(bazel), upload=upload))
+
+
+def options(remote: Remote, bazel: str = "6.5.0", *, upload: bool = False) -> set[str]:
+    start = "build:factory-remote "
+    return {line.removeprefix(start) for line in lines(remote, bazel, upload=upload) if line.startswith(start)}
+
+
+def test_a_cache_over_http_has_a_folder_for_each_toolchain() -> None:
+    remote = Remote(cache="https://cache.example.com/bazel/", headers={})
+    assert lines(remote)[0] == "# factory-remote cache.example.com 443"
+    assert options(remote) == {
+        "--remote_cache=https://cache.example.com/bazel/{toolchain}",
+        "--remote_upload_local_results=false",
+        "--remote_local_fallback",
+        "--remote_timeout=30",
+        "--remote_retries=1",
+    }
+
+
+def test_over_grpc_it_has_an_instance_for_each_toolchain() -> None:
+    remote = Remote(cache="grpc://10.0.0.7:9092", headers={})
+    assert lines(remote)[0] == "# factory-remote 10.0.0.7 9092"
+    assert {"--remote_cache=grpc://10.0.0.7:9092", "--remote_instance_name={toolchain}"} < options(remote)
+
+
+def test_without_a_remote_there_are_no_lines() -> None:
+    assert lines(Remote(headers={})) == []
+
+
+@pytest.mark.parametrize(
+    ("bazel", "upload", "asked"),
+    [("4.2.3", False, True), ("2.1.0", False, True), ("6.0.0", False, False), ("4.2.3", True, False)],
+)
+def test_what_is_only_read_is_still_kept_on_disk(bazel: str, upload: bool, asked: bool) -> None:  # noqa: FBT001
+    told = options(Remote(cache="http://c:80", headers={}), bazel, upload=upload)
+    assert ("--incompatible_remote_results_ignore_disk" in told) == asked
+    assert f"--remote_upload_local_results={str(upload).lower()}" in told
+
+
+@pytest.mark.parametrize(("bazel", "alone"), [("4.2.3", True), ("5.0.0", False)])
+def test_an_executor_wants_to_be_alone_before_bazel_5(bazel: str, alone: bool) -> None:  # noqa: FBT001
+    remote = Remote(executor="grpcs://build.example.com", cache="http://cache:80", headers={})
+    told = lines(remote, bazel)
+    assert told[0] == "# factory-remote build.example.com 443"
+    assert ("# factory-remote-alone" in told) == alone
+    assert "build:factory-remote --remote_executor=grpcs://build.example.com" in told
+
+
+@pytest.mark.parametrize(
+    ("remote", "bazel", "upload", "why"),
+    [
+        (Remote(cache="http://c:80", headers={}), "0.24.1", True, "no remote cache beside a disk cache"),
+        (Remote(cache="http://c:80", headers={}), "0.27.0", True, ""),
+        (Remote(cache="http://c:80", headers={}), "2.0.0", False, "no read-only remote cache beside a disk cache"),
+        (Remote(cache="grpc://c:80", headers={}), "2.0.0", True, "no remote cache over gRPC beside a disk cache"),
+        (Remote(cache="grpc://c:80", headers={}), "2.1.0", False, ""),
+        (Remote(cache="http://c:80", headers={"a": "b"}), "0.27.0", True, "no headers"),
+        (Remote(cache="http://c:80", headers={"a": "b"}), "1.0.0", True, ""),
+        (
+            Remote(cache="http://c:80", headers={}, client_certificate=Path("c")),
+            "3.7.2",
+            True,
+            "no client certificates",
+        ),
+    ],
+)
+def test_a_bazel_that_cannot_goes_without(remote: Remote, bazel: str, upload: bool, why: str) -> None:  # noqa: FBT001
+    assert unusable(remote, Version(bazel), upload=upload) == why
+    assert (lines(remote, bazel, upload=upload) == []) == bool(why) or remote.client_certificate
+
+
+def test_headers_are_quoted_and_never_announced() -> None:
+    remote = Remote(cache="http://c:80", headers={"authorization": 'Bearer "a\\b"'})
+    told = lines(remote)
+    assert r'build:factory-remote "--remote_header=authorization=Bearer \"a\\b\""' in told
+    assert told[-1] == "build --noannounce_rc"
+    assert "Bearer" not in repr(remote)
+
+
+def test_files_of_the_connection_go_along(tmp_path: Path) -> None:
+    for name in ("ca", "who", "key"):
+        (tmp_path / name).write_text(name)
+    remote = Remote(
+        cache="grpcs://c:443",
+        headers={},
+        certificate=tmp_path / "ca",
+        client_certificate=tmp_path / "who",
+        client_key=tmp_path / "key",
+    )
+    told = lines(remote)
+    for name, option in {"ca": "tls_certificate", "who": "tls_client_certificate", "key": "tls_client_key"}.items():
+        assert f"# factory-file {option} {base64.b64encode(name.encode()).decode()}" in told
+        assert f"build:factory-remote --{option}=/dev/shm/factory-{option}" in told
+
+
+@pytest.mark.parametrize(
+    ("upload", "environ", "does"),
+    [
+        (None, {}, False),
+        (None, {"CI": "true"}, True),
+        (None, {"CI": "1"}, True),
+        (None, {"CI": "false"}, False),
+        (None, {"CI": ""}, False),
+        (True, {}, True),
+        (False, {"CI": "true"}, False),
+    ],
+)
+def test_only_ci_uploads_unless_told(upload: bool | None, environ: dict[str, str], does: bool) -> None:  # noqa: FBT001
+    assert uploads(Remote(headers={}, upload=upload), environ) is does
+
+
+# --- the file and the environment -------------------------------------------------------------------------------------
+
+
+def test_the_file_says_it_and_the_key_does_not(tmp_path: Path) -> None:
+    plain = load(tmp_path, document())
+    told = load(tmp_path, document(bazel={"remote": {"cache": "http://c:80", "upload": "auto", "headers": {"a": "b"}}}))
+    release = told.variants[0].release
+    assert told.settings_of(release).bazel.remote == Remote(cache="http://c:80", headers={"a": "b"})
+    recipes = [recipe_for(matrix.variants[0], matrix) for matrix in (plain, told)]
+    assert recipes[0].compile_key == recipes[1].compile_key
+
+
+@pytest.mark.parametrize(
+    ("remote", "rule"),
+    [
+        ({"cache": "cache.example.com"}, "http, https, grpc or grpcs"),
+        ({"cache": "ftp://cache"}, "http, https, grpc or grpcs"),
+        ({"executor": "http://build"}, "grpc or grpcs"),
+        ({"upload": "sometimes"}, "expected true, false or auto"),
+        ({"headers": {"a b": "c"}}, "a header's name"),
+        ({"headers": {"a": "b\nc"}}, "no control characters"),
+        ({"tls": {"certificate": "nowhere.pem"}}, "there is no file"),
+        ({"tls": {"client_key": "matrix.yaml"}}, "of no use without client_certificate"),
+        ({"tls": {"client_certificate": "matrix.yaml"}}, "of no use without client_key"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, remote: object, rule: str) -> None:
+    with pytest.raises(MatrixError, match=rule):
+        load(tmp_path, document(bazel={"remote": remote}))
+
+
+def test_the_environment_says_it(tmp_path: Path) -> None:
+    file = load(tmp_path, document()).file
+    environ = {
+        "SERVING_FACTORY_REMOTE_CACHE": "https://cache.example.com",
+        "SERVING_FACTORY_REMOTE_UPLOAD": "yes",
+        "SERVING_FACTORY_REMOTE_HEADERS": f"authorization: Bearer {SECRET}\nx-team: serving\n",
+    }
+    matrix = load_matrix(file, given(environ, tmp_path))
+    assert matrix.settings_of(matrix.variants[0].release).bazel.remote == Remote(
+        cache="https://cache.example.com",
+        upload=True,
+        headers={"authorization": f"Bearer {SECRET}", "x-team": "serving"},
+    )
+
+
+def test_a_header_that_is_none_is_refused_without_showing_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a line of it is no header") as caught:
+        given({"SERVING_FACTORY_REMOTE_HEADERS": SECRET}, tmp_path)
+    assert SECRET not in str(caught.value)
