@@ -327,6 +327,18 @@ def test_a_patch_that_does_not_fit_and_one_for_nothing_end_the_build(tmp_path: P
     assert "there is no external repository nowhere" in patching.run("external", "bazel").stderr
 
 
+def test_a_mend_is_passed_over_where_its_repository_is_absent(tmp_path: Path) -> None:
+    """The mends are the catalogue's, for upstream's sources; another tree need not have what they change."""
+    patching = Patching(tmp_path)
+    patching.write("bazel/0123/external/other/x.cc", "one\n")
+    patching.write("factory/mends/grpc/mend.sh", "exit 1\n")
+    patching.write("factory/mends/other/mend.sh", 'echo mended >>"$1/x.cc"\n')
+    done = patching.run("external", "bazel")
+    assert done.returncode == 0, done.stderr
+    assert "there is no external repository grpc" in done.stdout
+    assert (tmp_path / "bazel/0123/external/other/x.cc").read_text() == "one\nmended\n"
+
+
 @pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed here")
 def test_a_key_is_used_only_with_the_expected_fingerprint(tmp_path: Path) -> None:
     script, key = TEMPLATES / "devel" / "apt_key.sh", TEMPLATES / "devel" / "llvm-snapshot.asc"
