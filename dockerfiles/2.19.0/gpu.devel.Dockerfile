@@ -33,6 +33,7 @@ ADD --checksum=sha256:a40ac69263440761199fcb8da47ad4e3f328cbe79ffbf4ecc14e5ba252
 
 # --- keys: keyrings for apt, made of keys with the expected fingerprints -----------------------------------------------
 FROM ubuntu:20.04 AS keys
+ARG APT_SNAPSHOT=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY doors.sh apt_key.sh llvm-snapshot.asc /factory/
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \

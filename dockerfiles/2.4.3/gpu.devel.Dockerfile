@@ -36,6 +36,7 @@ ADD https://developer.download.nvidia.com/compute/machine-learning/repos/ubuntu1
 
 # --- keys: keyrings for apt, made of keys with the expected fingerprints -----------------------------------------------
 FROM ubuntu:18.04 AS keys
+ARG APT_SNAPSHOT=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY doors.sh apt_key.sh /factory/
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
