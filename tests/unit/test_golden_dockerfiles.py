@@ -72,7 +72,7 @@ def has_shell_options(found: list[Instruction]) -> bool:
 
 
 def installs_of_no_time(found: list[Instruction]) -> bool:
-    """Some stage installs packages and does not know which time's are wanted: a mirror of snapshots has nothing there."""
+    """Some stage installs packages and does not know of which time: a mirror of snapshots has nothing there."""
     stage = ""
     arguments: dict[str, set[str]] = {stage: set()}
     for word, rest in found:
@@ -143,7 +143,7 @@ def test_rules_of_every_dockerfile(path: Path) -> None:
         "ARG https_proxy=http://proxy:3128",
         "ENV A=1 REGISTRY_PASSWORD=x",
         "# syntax=docker/dockerfile:1",
-        'FROM a AS b\nARG APT_SNAPSHOT=""\nFROM a AS c\nSHELL ["/bin/bash", "-euo", "pipefail", "-c"]\nRUN apt_install gcc',
+        'ARG APT_SNAPSHOT=""\nFROM a AS b\nSHELL ["/bin/bash", "-euo", "pipefail", "-c"]\nRUN apt_install gcc',
     ],
 )
 def test_the_rules_can_be_broken(line: str) -> None:

@@ -90,8 +90,7 @@ class Expectation:
         level: the CPU level's name, such as `x86-64-v3`; a name that is not among the level features (`native`) has
             no bound to judge by.
         machine: `x86-64` or `aarch64`.
-        reported_version: what the server's `--version` has to begin with, such as `2.19.1`; empty where the server has no
-            `--version`.
+        reported_version: what the server's `--version` has to begin with, such as `2.19.1`; empty where it has none.
         max_glibc: glibc of the runtime image's base, such as `2.31`; None if that is not known.
     """
 
