@@ -234,7 +234,7 @@ RUN packages=(cuda-cublas-8-0 cuda-cudart-8-0 cuda-cufft-8-0 cuda-curand-8-0 cud
  && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.* >> /factory/libraries \
  && mapfile -t libraries < /factory/libraries \
  && LD_LIBRARY_PATH="$(xargs -n 1 dirname < /factory/libraries | sort -u | paste -s -d :)" \
-    BAZEL=bazel \
+    BAZEL=bazel DRIVER_STUB=/usr/local/cuda/lib64/stubs/libcuda.so \
     /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
       "${libraries[@]}" \
  && cp -r /factory/bazel-events.json /factory/measures /artifact/facts/ \

@@ -269,7 +269,7 @@ RUN packages=(cuda-cudart-12-2 cuda-nvrtc-12-2 libcublas-12-2 libcudnn8 libcufft
  && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.* >> /factory/libraries \
  && mapfile -t libraries < /factory/libraries \
  && LD_LIBRARY_PATH="$(xargs -n 1 dirname < /factory/libraries | sort -u | paste -s -d :)" \
-    BAZEL=bazel CC=clang-17 \
+    BAZEL=bazel DRIVER_STUB=/usr/local/cuda/lib64/stubs/libcuda.so CC=clang-17 \
     /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
       "${libraries[@]}" \
  && cp -r /factory/bazel-events.json /factory/measures /artifact/facts/ \

@@ -153,6 +153,7 @@ def test_the_stub_of_the_driver_is_gone_when_its_run_ends(tag: str) -> None:
     made, removed = text.count("stubs/libcuda.so.1 \\"), text.count("rm /usr/local/cuda/lib64/stubs/libcuda.so.1")
     assert made == removed == (0 if releases()[tag].version >= Version("2.18") else 1)
     assert not re.search(r"^ENV .*LD_LIBRARY_PATH", text, re.MULTILINE)
+    assert text.count("DRIVER_STUB=/usr/local/cuda/lib64/stubs/libcuda.so ") == made, "or --version cannot be asked for"
 
 
 def test_capabilities_are_an_argument_and_part_of_the_key(tmp_path: Path) -> None:
