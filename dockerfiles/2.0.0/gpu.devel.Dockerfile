@@ -115,15 +115,15 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
       libcudnn7-dev=7.4.1.5-1+cuda10.0 \
  && ln -sfn cuda-10.0 /usr/local/cuda
 
-# TensorRT 5.0.2, as upstream has it; --build-arg=TENSORRT=0 leaves it out.
+# TensorRT 5.0.2, as upstream has it; --build-arg TENSORRT=0 leaves it out.
+# The first package holds an apt repository with the others, signed with the key of the one that it comes from itself.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=bind,from=apt,target=/doors/apt \
     if [ "$TENSORRT" = 1 ]; then \
     source /factory/doors.sh \
- && apt_get update \
- && apt_get install -y --no-install-recommends nvinfer-runtime-trt-repo-ubuntu1604-5.0.2-ga-cuda10.0 \
- && apt_get update \
- && apt_get install -y --no-install-recommends \
+ && apt_install nvinfer-runtime-trt-repo-ubuntu1604-5.0.2-ga-cuda10.0 \
+ && sed -i 's|^deb file:|deb [signed-by=/usr/share/keyrings/nvidia-machine-learning.gpg] file:|' /etc/apt/sources.list.d/*.list \
+ && apt_install \
       libnvinfer-dev=5.0.2-1+cuda10.0 \
       libnvinfer5=5.0.2-1+cuda10.0; \
     fi
@@ -132,6 +132,13 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
 RUN ln -sf /usr/include/cudnn.h /usr/local/cuda/include/cudnn.h \
  && ln -sf /usr/lib/x86_64-linux-gnu/libcudnn.so /usr/local/cuda/lib64/libcudnn.so \
  && ln -sf /usr/lib/x86_64-linux-gnu/libcudnn.so.7 /usr/local/cuda/lib64/libcudnn.so.7
+
+# What the server is linked to or opens while it runs: the libraries of these packages, in the versions it is compiled with, and
+# CUPTI. The runtime image gets them.
+RUN packages=(cuda-cublas-10-0 cuda-cudart-10-0 cuda-cufft-10-0 cuda-curand-10-0 cuda-cusolver-10-0 cuda-cusparse-10-0 libcudnn7) \
+ && if [ "$TENSORRT" = 1 ]; then packages+=(libnvinfer5); fi \
+ && { dpkg-query -L "${packages[@]}" | grep -E '/lib[^/]*\.so\.[0-9][^/]*$' \
+   && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.*; } > /factory/libraries
 
 # Bazel 0.24.1: the plain binary. The named context `bazel` replaces the download.
 COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
@@ -246,13 +253,8 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
       //tensorflow_serving/model_servers:tensorflow_model_server \
  && rm /usr/local/cuda/lib64/stubs/libcuda.so.1
 COPY collect.sh /factory/
-# What the server is linked to or opens while it runs: the libraries of these packages, in the versions it was compiled with, and
-# CUPTI. libcuda is the driver's: it is never taken along.
-RUN packages=(cuda-cublas-10-0 cuda-cudart-10-0 cuda-cufft-10-0 cuda-curand-10-0 cuda-cusolver-10-0 cuda-cusparse-10-0 libcudnn7) \
- && if [ "$TENSORRT" = 1 ]; then packages+=(libnvinfer5); fi \
- && dpkg-query -L "${packages[@]}" | grep -E '/lib[^/]*\.so\.[0-9][^/]*$' > /factory/libraries \
- && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.* >> /factory/libraries \
- && mapfile -t libraries < /factory/libraries \
+# libcuda is the driver's: it is never taken along.
+RUN mapfile -t libraries < /factory/libraries \
  && LD_LIBRARY_PATH="$(xargs -n 1 dirname < /factory/libraries | sort -u | paste -s -d :)" \
     BAZEL=bazel DRIVER_STUB=/usr/local/cuda/lib64/stubs/libcuda.so \
     /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \

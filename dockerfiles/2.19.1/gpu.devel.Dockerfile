@@ -119,6 +119,8 @@ ARG BAZEL_STARTUP_OPTIONS=""
 ARG BAZEL_OPTIONS=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY bazel.sh /factory/
+# Beside the server Bazel is asked for all that the server opens while it runs: it downloads what something asks for, and nothing that
+# is compiled asks for NVRTC, which cuDNN opens. The runtime image gets these libraries.
 # Options are one per word: they are split on purpose. The arrays come from doors.sh.
 # hadolint ignore=SC2086,SC2154
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
@@ -131,7 +133,19 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
       --copt=-fPIC \
       --repo_env=TF_CUDA_COMPUTE_CAPABILITIES=${CUDA_CAPABILITIES} \
       ${BAZEL_OPTIONS} \
-      //tensorflow_serving/model_servers:tensorflow_model_server
+      //tensorflow_serving/model_servers:tensorflow_model_server \
+      @cuda_cublas//:all \
+      @cuda_cudart//:all \
+      @cuda_cudnn//:all \
+      @cuda_cufft//:all \
+      @cuda_cupti//:all \
+      @cuda_curand//:all \
+      @cuda_cusolver//:all \
+      @cuda_cusparse//:all \
+      @cuda_nccl//:all \
+      @cuda_nvjitlink//:all \
+      @cuda_nvrtc//:all \
+ && ls /factory/bazel/*/external/{cuda_cublas,cuda_cudart,cuda_cudnn,cuda_cufft,cuda_cupti,cuda_curand,cuda_cusolver,cuda_cusparse,cuda_nccl,cuda_nvjitlink,cuda_nvrtc}/lib/lib*.so.[0-9]* > /factory/libraries
 RUN --mount=type=bind,from=patches,target=/doors/patches \
     /factory/apply_patches.sh external /factory/bazel
 
@@ -158,7 +172,18 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
       --copt=-fPIC \
       --repo_env=TF_CUDA_COMPUTE_CAPABILITIES=${CUDA_CAPABILITIES} \
       ${BAZEL_OPTIONS} \
-      //tensorflow_serving/model_servers:tensorflow_model_server
+      //tensorflow_serving/model_servers:tensorflow_model_server \
+      @cuda_cublas//:all \
+      @cuda_cudart//:all \
+      @cuda_cudnn//:all \
+      @cuda_cufft//:all \
+      @cuda_cupti//:all \
+      @cuda_curand//:all \
+      @cuda_cusolver//:all \
+      @cuda_cusparse//:all \
+      @cuda_nccl//:all \
+      @cuda_nvjitlink//:all \
+      @cuda_nvrtc//:all
 
 FROM scratch AS preflight
 COPY --from=preflight_run /preflight/ /
@@ -184,9 +209,8 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
       ${BAZEL_OPTIONS} ${COPTS} \
       //tensorflow_serving/model_servers:tensorflow_model_server
 COPY collect.sh /factory/
-# What the server is linked to or opens while it runs, as Bazel downloaded it. libcuda is the driver's: it is never taken along.
-RUN ls /factory/bazel/*/external/{cuda_cublas,cuda_cudart,cuda_cudnn,cuda_cufft,cuda_cupti,cuda_curand,cuda_cusolver,cuda_cusparse,cuda_nccl,cuda_nvjitlink,cuda_nvrtc}/lib/lib*.so.[0-9]* > /factory/libraries \
- && mapfile -t libraries < /factory/libraries \
+# libcuda is the driver's: it is never taken along.
+RUN mapfile -t libraries < /factory/libraries \
  && LD_LIBRARY_PATH="$(xargs -n 1 dirname < /factory/libraries | sort -u | paste -s -d :)" \
     BAZEL=bazel CC=clang-17 \
     /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \

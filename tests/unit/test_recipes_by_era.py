@@ -156,6 +156,25 @@ def test_the_stub_of_the_driver_is_gone_when_its_run_ends(tag: str) -> None:
     assert text.count("DRIVER_STUB=/usr/local/cuda/lib64/stubs/libcuda.so ") == made, "or --version cannot be asked for"
 
 
+@pytest.mark.parametrize("tag", GPU_RELEASES)
+def test_the_libraries_are_looked_for_before_hours_of_compiling(tag: str) -> None:
+    text, packages = committed(tag, "gpu"), cuda_packages(releases()[tag])
+    found = text.index("> /factory/libraries")
+    assert text.count("> /factory/libraries") == 1
+    assert found < text.index(" AS binary_build")
+    for name in packages.hermetic:
+        # Bazel downloads what it is asked for. Nothing that is compiled asks for NVRTC, which cuDNN opens.
+        assert text.count(f" @{name}//:all") == 2, "the fetch and the preflight ask, the build need not"
+
+
+@pytest.mark.parametrize("tag", GPU_RELEASES)
+def test_a_repository_that_a_package_holds_is_signed_too(tag: str) -> None:
+    """apt knows NVIDIA's keys by signed-by alone, and the package leaves a list without it."""
+    text, tensorrt = committed(tag, "gpu"), cuda_packages(releases()[tag]).tensorrt
+    signs = "deb [signed-by=/usr/share/keyrings/nvidia-machine-learning.gpg] file:"
+    assert (signs in text) == bool(tensorrt and tensorrt.repository)
+
+
 def test_capabilities_are_an_argument_and_part_of_the_key(tmp_path: Path) -> None:
     matrix = matrix_of(tmp_path, "2.17.1", "gpu")
     (variant,) = matrix.variants
