@@ -65,11 +65,9 @@ COPY doors.sh /factory/
 
 # The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
 # Catalogue: distributions.yaml, ubuntu:16.04; Python 2.7 with numpy and future, which TensorFlow's python_configure wants.
-# man1: slim bases drop it, and Java's packages then fail to install.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=bind,from=apt,target=/doors/apt \
-    mkdir -p /usr/share/man/man1 \
- && source /factory/doors.sh \
+    source /factory/doors.sh \
  && apt_install \
       apt-transport-https \
       binutils \
@@ -143,7 +141,7 @@ RUN packages=(cuda-cublas-10-0 cuda-cudart-10-0 cuda-cufft-10-0 cuda-curand-10-0
 # Bazel 0.24.1: the plain binary. The named context `bazel` replaces the download.
 COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
 ENV CC=/usr/bin/gcc
-# What TensorFlow's cuda_configure looks at (catalogue: cuda_packages.yaml).
+# What CUDA's compiler and TensorFlow's cuda_configure look at (catalogue: cuda_packages.yaml).
 ENV TF_NEED_TENSORRT=${TENSORRT}
 ENV TF_NEED_CUDA=1
 ENV TF_CUDA_VERSION=10.0

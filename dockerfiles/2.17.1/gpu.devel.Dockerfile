@@ -66,11 +66,9 @@ COPY doors.sh /factory/
 
 # The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
 # Catalogue: distributions.yaml, ubuntu:20.04.
-# man1: slim bases drop it, and Java's packages then fail to install.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=bind,from=apt,target=/doors/apt \
-    mkdir -p /usr/share/man/man1 \
- && source /factory/doors.sh \
+    source /factory/doors.sh \
  && apt_install \
       binutils \
       ca-certificates \
@@ -159,7 +157,7 @@ RUN packages=(cuda-cudart-12-2 cuda-nvrtc-12-2 libcublas-12-2 libcudnn8 libcufft
 # Bazel 6.4.0: the plain binary. The named context `bazel` replaces the download.
 COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
 # CC is not set: the config cuda_clang names clang-17.
-# What TensorFlow's cuda_configure looks at (catalogue: cuda_packages.yaml).
+# What CUDA's compiler and TensorFlow's cuda_configure look at (catalogue: cuda_packages.yaml).
 ENV TF_NCCL_VERSION=""
 ENV TMP=/tmp
 ENV TF_TENSORRT_VERSION=8.6.1

@@ -55,11 +55,9 @@ COPY doors.sh /factory/
 
 # The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
 # Catalogue: distributions.yaml, ubuntu:20.04.
-# man1: slim bases drop it, and Java's packages then fail to install.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=bind,from=apt,target=/doors/apt \
-    mkdir -p /usr/share/man/man1 \
- && source /factory/doors.sh \
+    source /factory/doors.sh \
  && apt_install \
       binutils \
       ca-certificates \
@@ -87,7 +85,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
 # Bazel 6.5.0: the plain binary. The named context `bazel` replaces the download.
 COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
 # CC is not set: the config cuda_clang names clang-17.
-# What TensorFlow's cuda_configure looks at (catalogue: cuda_packages.yaml).
+# What CUDA's compiler looks at (catalogue: cuda_packages.yaml).
 ENV TMP=/tmp
 
 # One folder of Bazel's disk cache for each set of packages: what one compiler made is never used by another.

@@ -156,6 +156,12 @@ def test_the_stub_of_the_driver_is_gone_when_its_run_ends(tag: str) -> None:
     assert text.count("DRIVER_STUB=/usr/local/cuda/lib64/stubs/libcuda.so ") == made, "or --version cannot be asked for"
 
 
+def test_a_dockerfile_says_nothing_of_what_it_does_not_do(tmp_path: Path) -> None:
+    assert "Java" not in committed("1.11.1", "cpu")
+    assert "cuda_configure looks at" not in committed("2.20.0", "gpu"), "from 2.18 on Bazel brings CUDA"
+    assert "man1" in recipe(tmp_path, "2.19.1", bazel={"version": "4.2.3", "package": "bazel-bootstrap"}).devel
+
+
 @pytest.mark.parametrize("tag", GPU_RELEASES)
 def test_the_libraries_are_looked_for_before_hours_of_compiling(tag: str) -> None:
     text, packages = committed(tag, "gpu"), cuda_packages(releases()[tag])
