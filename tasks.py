@@ -566,7 +566,6 @@ _CHECKS = (
     "ruff format --check .",
     "mypy",
     "shellcheck factory .ci/run scripts/*.sh dockerfiles/templates/*/*.sh",
-    "hadolint --config .hadolint.yaml dockerfiles/*/*.Dockerfile samples/dockerfiles/*/*.Dockerfile",
 )
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,20 +23,6 @@ from serving_factory.recipes.render import PATCHES, TEMPLATES
 
 from .matrices import ROOT, document, load
 
-ERAS = (
-    "1.5.0",
-    "1.8.0",
-    "1.9.1",
-    "1.11.1",
-    "1.13.0",
-    "2.1.4",
-    "2.2.0",
-    "2.4.4",
-    "2.11.0",
-    "2.14.1",
-    "2.17.1",
-    "2.20.0",
-)
 GPU_RELEASES = tuple(tag for tag, release in releases().items() if Flavour.GPU in release.flavours)
 
 
@@ -379,14 +363,3 @@ def test_a_key_is_used_only_with_the_expected_fingerprint(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert f"holds the key {good}" in done.stderr
     assert not keyring.exists()
-
-
-@pytest.mark.parametrize("tag", ERAS)
-def test_hadolint_has_nothing_to_say(tag: str) -> None:
-    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert hadolint is not None
-    files = [str(path) for path in (ROOT / "dockerfiles" / tag).iterdir()]
-    done = subprocess.run(
-        [hadolint, "--config", str(ROOT / ".hadolint.yaml"), *files], check=False, capture_output=True, text=True
-    )
-    assert done.stdout == ""
