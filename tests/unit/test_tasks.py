@@ -294,6 +294,27 @@ def test_list_by_any_axis_in_every_form(factory: Factory, tmp_path: Path) -> Non
     assert factory("list", "--ids", "--json").code == 2
 
 
+@pytest.mark.parametrize(
+    ("chosen", "reason"),
+    [
+        ("bazel: {version: '0.15.0'}", "let `./factory lock` find it out"),
+        ("bazel: {version: '0.5.4', package: bazel-bootstrap}", "upstream built 1.9.1 with Bazel 0.15.0"),
+        ("toolchain: {base: 'debian:bullseye', python: '3.5'}", "it has 2.7, 3.9"),
+    ],
+)
+def test_what_cannot_be_built_is_listed_so_and_explained(
+    factory: Factory, tmp_path: Path, chosen: str, reason: str
+) -> None:
+    text = SMALL.replace("2.19.1", "1.9.1") + chosen
+    file = str(write(tmp_path, text))
+    (row,) = json.loads(factory("list", "--json", "--matrix", file).out)
+    assert not row["recipe"]
+    told = json.loads(factory("explain", "1.9.1-cpu-v1", "--json", "--matrix", file).out)
+    assert reason in " ".join(told["Cannot be built"].values())
+    assert told["Cannot be built"]["what to do"]
+    assert told["Toolchain"]["Bazel"]
+
+
 def test_list_tells_that_there_is_more_to_know(factory: Factory, tmp_path: Path) -> None:
     assert "explain --dropped" not in factory("list").out
     file = str(write(tmp_path, DROPPING))
