@@ -37,6 +37,22 @@ GPU = replaced("flavour: cpu", "flavour: gpu")
 # What is written → the one problem that is told, after the file's name.
 WRONG = {
     "an unknown key": (SMALL + "relases: 1\n", "8:1: relases: unknown key. Did you mean 'releases'?"),
+    "a key that stands in a section of its section": (
+        SMALL + "base: debian:bullseye\n",
+        "8:1: base: unknown key here. Its place is toolchain.base or per_release[].toolchain.base.",
+    ),
+    "a key of a section of a list's entry": (
+        SMALL + "per_release: [{releases: '1.9.1', compiler: gcc-9}]\n",
+        "8:35: per_release[0].compiler: unknown key here. Its place is per_release[0].toolchain.compiler.",
+    ),
+    "a key of the whole file in one of its sections": (
+        SMALL + "toolchain: {bazel: '0.17.2'}\n",
+        "8:13: toolchain.bazel: unknown key here. Its place is bazel or per_release[].bazel.",
+    ),
+    "a key of another section": (
+        SMALL.replace("    flavour", "    python: '2.7'\n    flavour"),
+        "6:5: targets.standard.python: unknown key here. Its place is toolchain.python or per_release[].toolchain.python.",
+    ),
     "an unknown key of a section": (
         image('tag: ["x"]'),
         "3:3: image.tag: unknown key. Did you mean 'tags'?",

@@ -39,7 +39,7 @@ def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
         LockFileError: the same of the lock file beside it.
     """
     document = read_document(file).with_given(given)
-    notes = Notes(document.written)
+    notes = Notes(document.written, MatrixFile)
     model = Section(MatrixFile).read(document.data, (), notes)
     broken = Broken(
         [*(problem.path for problem in document.problems), *(finding.path for finding in notes.found), *notes.meant]
