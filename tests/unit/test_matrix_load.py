@@ -50,8 +50,8 @@ WRONG = {
         "8:13: toolchain.bazel: unknown key here. Its place is bazel or per_release[].bazel.",
     ),
     "a key of another section": (
-        SMALL.replace("    flavour", "    python: '2.7'\n    flavour"),
-        "6:5: targets.standard.python: unknown key here. Its place is toolchain.python or per_release[].toolchain.python.",
+        SMALL.replace("    flavour", "    base: x\n    flavour"),
+        "6:5: targets.standard.base: unknown key here. Its place is toolchain.base or per_release[].toolchain.base.",
     ),
     "an unknown key of a section": (
         image('tag: ["x"]'),
@@ -517,11 +517,11 @@ WRONG = {
     ),
     "a source that is not there": (
         SMALL + "source: 'a\x20b'\n",
-        "8:9: source: 'a b': there is no folder FOLDER/a b. Name one, relative to this file.",
+        "8:9: source: 'a b': there is no folder FOLDER/a b. Name one that is there.",
     ),
     "a source that is a file": (
         SMALL + "source: matrix.yaml\n",
-        ("8:9: source: 'matrix.yaml': there is no folder FOLDER/matrix.yaml. Name one, relative to this file."),
+        ("8:9: source: 'matrix.yaml': there is no folder FOLDER/matrix.yaml. Name one that is there."),
     ),
     "a source that no system can name": (
         SMALL + 'source: "a\\0b"\n',
@@ -703,7 +703,7 @@ def test_a_compiler_option_is_one_word_without_shell(tmp_path: Path, option: str
         ({"configs": {"cpu": ["--x"]}}, "a Bazel config is one word"),
         ({"base": "debian:bookworm@sha256:1\nRUN x"}, "an image is"),
         ({"base": ""}, "an image is"),
-        ({"compiler": "gcc-9 && x"}, "this is no Debian package name"),
+        ({"compiler": "gcc-9 && x"}, "a compiler is gcc or clang"),
         ({"packages": ["-y"]}, "this is no Debian package name"),
         ({"packages": ["a\nb"]}, "this is no Debian package name"),
     ],

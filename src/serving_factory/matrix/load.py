@@ -150,7 +150,8 @@ def _base_findings(model: MatrixFile, broken: Broken) -> Iterator[Finding]:
     known = distributions()
     for base, path, is_key in bases:
         if base.partition("@")[0] not in known and not broken.at(*path):
-            remedy = did_you_mean(base, known, otherwise=f"Known: {', '.join(known)}.")
+            listed = f"Known: {', '.join(known)}. An image that stands for one of them goes to network.base_images."
+            remedy = listed if "/" in base else did_you_mean(base, known, otherwise=listed)
             yield Finding(path=path, rule="the catalogue knows no such base image", remedy=remedy, key=is_key)
 
 

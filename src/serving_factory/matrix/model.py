@@ -14,6 +14,7 @@ from serving_factory.matrix.words import (
     BAZEL_OPTION,
     BAZEL_REPOSITORY,
     CAPABILITY,
+    COMPILER,
     COMPILER_OPTION,
     CONFIG,
     CUDA,
@@ -173,7 +174,7 @@ class ToolchainSection:
     """What compiles, where it is not what the catalogue says of the release."""
 
     base: str | None = key(IMAGE, "The base image, such as debian:bookworm.", default=None)
-    compiler: str | None = key(PACKAGE, "The C compiler's package, such as gcc-9.", default=None)
+    compiler: str | None = key(COMPILER, "The C compiler's package, such as gcc-9.", default=None)
     python: str | None = key(PYTHON, 'The Python that Bazel\'s rules run with, such as "2.7".', default=None)
     packages: tuple[str, ...] = key(Many(PACKAGE, least=0), "More apt packages.", default=())
     configs: Mapping[Flavour, tuple[str, ...]] = key(

@@ -244,7 +244,8 @@ def path_findings(model: MatrixFile, folder: Path) -> Iterator[Finding]:
         yield from _missing((*path, "source"), _path(folder, one.source))
         yield from _of_section(path, one.bazel, one.patches, folder)
     network = network_of(model.network, folder)
-    yield from _missing(("network", "apt", "mirror"), network.apt_folder)
+    url = "Name one that is there, or write a URL with its scheme, https://."
+    yield from _missing(("network", "apt", "mirror"), network.apt_folder, remedy=url)
     for name in ("downloader_config", "ca_certificates"):
         yield from _missing(("network", name), getattr(network, name), is_file=True)
 
@@ -264,8 +265,10 @@ def _of_section(path: KeyPath, bazel: BazelSection, patches: tuple[str, ...], fo
         )
 
 
-def _missing(path: KeyPath, place: Path | None, *, is_file: bool = False) -> Iterator[Finding]:
+def _missing(
+    path: KeyPath, place: Path | None, *, is_file: bool = False, remedy: str = "Name one that is there."
+) -> Iterator[Finding]:
     if place is None or (place.is_file() if is_file else place.is_dir()):
         return
     kind = "file" if is_file else "folder"
-    yield Finding(path=path, rule=f"there is no {kind} {place}", remedy="Name one, relative to this file.")
+    yield Finding(path=path, rule=f"there is no {kind} {place}", remedy=remedy)

@@ -202,7 +202,7 @@ class Many:
 
     def _brackets(self, value: object, written: str) -> str:
         if isinstance(value, str):
-            return f"Put it in brackets: [{value}]."
+            return f"Put it in brackets: [{', '.join(value.split())}]."
         if not written:
             return "Write each entry in a line of its own, after `- `."
         quote = '"' if isinstance(self.item, Text) else ""
