@@ -22,6 +22,7 @@ from serving_factory.catalogue.releases import releases
 from serving_factory.errors import (
     EngineUnavailableError,
     FactoryError,
+    RecipeError,
     UnknownNameError,
     UpstreamDiffersError,
     UsageError,
@@ -585,7 +586,9 @@ def test_the_vault_takes_any_number_of_words(factory: Factory, tmp_path: Path) -
     ended = factory("vault", "archive", str(folder), "v1", "--zip", "--output", str(tmp_path / "out"))
     assert "nothing pins it" in ended.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["HEAD.tar.gz", "v1.tar.gz", "v1.zip"]
-    assert factory("vault").code == UsageError.exit_code
+    ended = factory("vault")
+    assert ended.code == UsageError.exit_code
+    assert "Error: vault is not told what to do\n" in ended.err
 
 
 def test_preflight_tells_what_it_lacks(factory: Factory) -> None:
@@ -594,3 +597,9 @@ def test_preflight_tells_what_it_lacks(factory: Factory) -> None:
     ended = factory("preflight", VARIANTS[0], "--matrix", "samples/matrix.yaml")
     assert ended.code == EngineUnavailableError.exit_code
     assert "engine does not answer" in ended.err
+
+
+def test_preflight_refuses_what_cannot_be_built(factory: Factory, tmp_path: Path) -> None:
+    ended = factory("preflight", "2.3.4-cpu-v1", "--matrix", str(write(tmp_path, SMALL.replace("2.19.1", "2.3.4"))))
+    assert ended.code == RecipeError.exit_code
+    assert "let `./factory lock` find it out" in ended.err
