@@ -182,6 +182,9 @@ class ToolchainSection:
         "Bazel configs of a flavour, where the source tree names others.",
         default_factory=dict,
     )
+    tensorrt: bool | None = key(
+        Truth(), "false leaves TensorRT out of gpu builds. Default: compiled in where upstream has it.", default=None
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,7 @@ class ToolchainChoice:
     python: str | None
     packages: tuple[str, ...]
     configs: Mapping[Flavour, tuple[str, ...]]
+    tensorrt: bool | None
 
     def compiler_of(self, facts: FlavourFacts) -> str:
         """Tell which compiler builds a flavour, name and version; empty where nobody knows.
@@ -195,6 +196,7 @@ def _settings(section: PerReleaseSection, folder: Path) -> Settings:
             python=toolchain.python,
             packages=toolchain.packages,
             configs=dict(toolchain.configs),
+            tensorrt=toolchain.tensorrt,
         ),
         bazel=BazelChoice(
             version=bazel.version,

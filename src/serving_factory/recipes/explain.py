@@ -129,6 +129,7 @@ def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
         ("base image used", recipe.base_image, origin(matrix, stand_in, otherwise="as named")),
         ("compiler", toolchain.compiler, _chosen(matrix, release, "toolchain", "compiler")),
         *_python(recipe, matrix),
+        *_tensorrt(recipe, matrix),
         (
             "Bazel",
             f"{toolchain.bazel.version}, {_bazel_from(toolchain.bazel)}",
@@ -147,6 +148,16 @@ def _python(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     base = f"{CATALOGUE}, release and base"
     told = release_origin(matrix, recipe.release.tag, ("toolchain", "python"), otherwise=base)
     return (("Python", python.version, told),)
+
+
+def _tensorrt(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
+    """Whether TensorRT is compiled in; nothing where upstream has none."""
+    gpu = recipe.toolchain.gpu
+    if gpu is None or gpu.tensorrt is None:
+        return ()
+    left_out = dict(recipe.build_args).get("TENSORRT") == "0"
+    value = "left out" if left_out else gpu.tensorrt_version
+    return (("TensorRT", value, _chosen(matrix, recipe.release, "toolchain", "tensorrt")),)
 
 
 def _bazel_from(bazel: Bazel) -> str:
