@@ -24,7 +24,7 @@ from serving_factory.line.run_options import bazelrc
 from serving_factory.line.stages.attempts import with_second_chances
 from serving_factory.recipes.keys import key_of
 
-__all__ = ["BINARY", "COMPILE", "build_image", "devel_request", "step_title", "write_context"]
+__all__ = ["BINARY", "COMPILE", "build_error", "build_image", "devel_request", "step_title", "write_context"]
 
 BINARY = "tensorflow_model_server"
 
@@ -100,9 +100,14 @@ def _intact(job: Job, _record: Record) -> bool:
 
 
 def _compile_error(job: Job, failed: BuildFailed) -> FactoryError:
-    log = job.log(StageName.COMPILE).read_text(encoding="utf-8", errors="replace")
+    return build_error(job, failed, job.log(StageName.COMPILE))
+
+
+def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
+    """Say what happened to a build of the devel Dockerfile; its whole output is in the log."""
+    text = log.read_text(encoding="utf-8", errors="replace")
     return failure_error(
-        classify(f"{log}\n{failed.text}", exit_code=failed.exit_code, place=failed.place),
+        classify(f"{text}\n{failed.text}", exit_code=failed.exit_code, place=failed.place),
         variant=job.recipe.variant.id,
         step=step_title(failed),
         tail=failed.tail,
