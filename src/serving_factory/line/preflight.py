@@ -36,7 +36,7 @@ def run_preflight(job: Job, tell: Callable[[str], None]) -> Report:
 
     def on_step(step: Step) -> None:
         if step.kind == "started":
-            tell(step.name)
+            tell(step_title(step.name))
 
     folder, log = preflight_folder(job), job.folder / "logs" / "preflight.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def run_preflight(job: Job, tell: Callable[[str], None]) -> Report:
             build(asked, on_step=on_step, log=stream)
         except BuildFailed as failed:
             raise CompileError(
-                f"{job.recipe.variant.id}: the preflight failed in {step_title(failed)}, before Bazel was asked",
+                f"{job.recipe.variant.id}: the preflight failed in {step_title(failed.step)}, before Bazel was asked",
                 why="\n".join(failed.tail) or failed.text,
                 remedy=f"mend the cause and run the same command; the whole log is {log}",
             ) from None
