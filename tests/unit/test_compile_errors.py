@@ -46,9 +46,8 @@ def test_a_log_without_errors_shows_none() -> None:
     [
         ("[base_build 2/4] RUN mkdir /factory", "[base_build 2/4] RUN mkdir /factory"),
         (
-            "[binary_build 1/3] RUN --network=none --mount=type=cache,id=a,target=/b     --mount=type=tmpfs,target=/c "
-            f"    source doors.sh && bazel --its-own{' build' * 20}",
-            f"[binary_build 1/3] RUN source doors.sh && bazel --its-own{' build' * 4} ...",
+            f"[binary_build 1/3] RUN --network=none {' --mount=type=cache,id=a' * 9}  . doors.sh && b --x{' y' * 50}",
+            f"[binary_build 1/3] RUN . doors.sh && b --x{' y' * 22} ...",
         ),
         ("[artifact 1/2] COPY --from=binary_build /out /", "[artifact 1/2] COPY --from=binary_build /out /"),
         ("", "docker buildx build"),
