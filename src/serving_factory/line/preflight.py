@@ -35,7 +35,7 @@ def run_preflight(job: Job, tell: Callable[[str], None]) -> Report:
 
     def on_step(step: Step) -> None:
         if step.kind == "started":
-            tell(step.name)
+            tell(step_title(step.name))
 
     folder, log = preflight_folder(job), job.folder / "logs" / "preflight.log"
     log.parent.mkdir(parents=True, exist_ok=True)

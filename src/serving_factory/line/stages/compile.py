@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ __all__ = ["BINARY", "COMPILE", "build_error", "build_image", "devel_request", "
 BINARY = "tensorflow_model_server"
 
 _STEP_WIDTH = 90
+_RUN_FLAGS = re.compile(r"(?<=\] RUN )(?:--\S+\s+)+")
 
 
 def _key(job: Job) -> str:
@@ -109,15 +111,15 @@ def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
     return failure_error(
         classify(f"{text}\n{failed.text}", exit_code=failed.exit_code, place=failed.place),
         variant=job.recipe.variant.id,
-        step=step_title(failed),
+        step=step_title(failed.step),
         tail=failed.tail,
         share=job.share,
     )
 
 
-def step_title(failed: BuildFailed) -> str:
-    """Name the failing step in a part of a line; its whole command is in the log."""
-    return shorten(failed.step, _STEP_WIDTH, placeholder=" ...") or "docker buildx build"
+def step_title(step: str) -> str:
+    """Name a step in a part of a line, by what it does and not what it mounts; its whole command is in the log."""
+    return shorten(_RUN_FLAGS.sub("", step), _STEP_WIDTH, placeholder=" ...") or "docker buildx build"
 
 
 def write_context(folder: Path, files: dict[str, str]) -> Path:
@@ -148,7 +150,7 @@ def build_image(
             if action := progress(step.text):
                 tell(action)
         elif step.kind == "started":
-            tell(step.name)
+            tell(step_title(step.name))
 
     log = job.log(stage)
     log.parent.mkdir(parents=True, exist_ok=True)
