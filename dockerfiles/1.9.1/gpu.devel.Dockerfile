@@ -35,6 +35,7 @@ ADD https://developer.download.nvidia.com/compute/machine-learning/repos/ubuntu1
 
 # --- keys: keyrings for apt, made of keys with the expected fingerprints -----------------------------------------------
 FROM ubuntu:16.04 AS keys
+ARG APT_SNAPSHOT=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY doors.sh apt_key.sh /factory/
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
@@ -58,11 +59,9 @@ COPY doors.sh /factory/
 
 # The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
 # Catalogue: distributions.yaml, ubuntu:16.04; Python 2.7 with numpy, which TensorFlow's python_configure wants.
-# man1: slim bases drop it, and Java's packages then fail to install.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=bind,from=apt,target=/doors/apt \
-    mkdir -p /usr/share/man/man1 \
- && source /factory/doors.sh \
+    source /factory/doors.sh \
  && apt_install \
       apt-transport-https \
       binutils \
@@ -117,10 +116,16 @@ RUN ln -sf /usr/include/cudnn.h /usr/local/cuda/include/cudnn.h \
  && ln -sf /usr/include/nccl.h /usr/lib/nccl/include/nccl.h \
  && ln -sf /usr/lib/x86_64-linux-gnu/libnccl.so* /usr/lib/nccl/lib/
 
+# What the server is linked to or opens while it runs: the libraries of these packages, in the versions it is compiled with, and
+# CUPTI. The runtime image gets them.
+RUN packages=(cuda-cublas-9-0 cuda-cudart-9-0 cuda-cufft-9-0 cuda-curand-9-0 cuda-cusolver-9-0 cuda-cusparse-9-0 libcudnn7 libnccl2) \
+ && { dpkg-query -L "${packages[@]}" | grep -E '/lib[^/]*\.so\.[0-9][^/]*$' \
+   && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.*; } > /factory/libraries
+
 # Bazel 0.15.0: the plain binary. The named context `bazel` replaces the download.
 COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
 ENV CC=/usr/bin/gcc
-# What TensorFlow's cuda_configure looks at (catalogue: cuda_packages.yaml).
+# What CUDA's compiler and TensorFlow's cuda_configure look at (catalogue: cuda_packages.yaml).
 ENV TF_NEED_CUDA=1
 ENV TF_CUDA_VERSION=9.0
 ENV TF_CUDNN_VERSION=7
@@ -234,14 +239,10 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
       //tensorflow_serving/model_servers:tensorflow_model_server \
  && rm /usr/local/cuda/lib64/stubs/libcuda.so.1
 COPY collect.sh /factory/
-# What the server is linked to or opens while it runs: the libraries of these packages, in the versions it was compiled with, and
-# CUPTI. libcuda is the driver's: it is never taken along.
-RUN packages=(cuda-cublas-9-0 cuda-cudart-9-0 cuda-cufft-9-0 cuda-curand-9-0 cuda-cusolver-9-0 cuda-cusparse-9-0 libcudnn7 libnccl2) \
- && dpkg-query -L "${packages[@]}" | grep -E '/lib[^/]*\.so\.[0-9][^/]*$' > /factory/libraries \
- && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.* >> /factory/libraries \
- && mapfile -t libraries < /factory/libraries \
+# libcuda is the driver's: it is never taken along.
+RUN mapfile -t libraries < /factory/libraries \
  && LD_LIBRARY_PATH="$(xargs -n 1 dirname < /factory/libraries | sort -u | paste -s -d :)" \
-    BAZEL=bazel \
+    BAZEL=bazel DRIVER_STUB=/usr/local/cuda/lib64/stubs/libcuda.so \
     /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
       "${libraries[@]}" \
  && cp -r /factory/bazel-events.json /factory/measures /artifact/facts/ \

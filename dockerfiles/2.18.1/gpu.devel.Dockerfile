@@ -33,6 +33,7 @@ ADD --checksum=sha256:a40ac69263440761199fcb8da47ad4e3f328cbe79ffbf4ecc14e5ba252
 
 # --- keys: keyrings for apt, made of keys with the expected fingerprints -----------------------------------------------
 FROM ubuntu:20.04 AS keys
+ARG APT_SNAPSHOT=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY doors.sh apt_key.sh llvm-snapshot.asc /factory/
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
@@ -54,11 +55,9 @@ COPY doors.sh /factory/
 
 # The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
 # Catalogue: distributions.yaml, ubuntu:20.04.
-# man1: slim bases drop it, and Java's packages then fail to install.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=bind,from=apt,target=/doors/apt \
-    mkdir -p /usr/share/man/man1 \
- && source /factory/doors.sh \
+    source /factory/doors.sh \
  && apt_install \
       binutils \
       ca-certificates \
@@ -86,7 +85,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
 # Bazel 6.5.0: the plain binary. The named context `bazel` replaces the download.
 COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
 # CC is not set: the config cuda_clang names clang-17.
-# What TensorFlow's cuda_configure looks at (catalogue: cuda_packages.yaml).
+# What CUDA's compiler looks at (catalogue: cuda_packages.yaml).
 ENV TMP=/tmp
 
 # One folder of Bazel's disk cache for each set of packages: what one compiler made is never used by another.
@@ -118,6 +117,8 @@ ARG BAZEL_STARTUP_OPTIONS=""
 ARG BAZEL_OPTIONS=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY bazel.sh /factory/
+# Beside the server Bazel is asked for all that the server opens while it runs: it downloads what something asks for, and nothing that
+# is compiled asks for NVRTC, which cuDNN opens. The runtime image gets these libraries.
 # Options are one per word: they are split on purpose. The arrays come from doors.sh.
 # hadolint ignore=SC2086,SC2154
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
@@ -130,7 +131,19 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
       --copt=-fPIC \
       --repo_env=TF_CUDA_COMPUTE_CAPABILITIES=${CUDA_CAPABILITIES} \
       ${BAZEL_OPTIONS} \
-      //tensorflow_serving/model_servers:tensorflow_model_server
+      //tensorflow_serving/model_servers:tensorflow_model_server \
+      @cuda_cublas//:all \
+      @cuda_cudart//:all \
+      @cuda_cudnn//:all \
+      @cuda_cufft//:all \
+      @cuda_cupti//:all \
+      @cuda_curand//:all \
+      @cuda_cusolver//:all \
+      @cuda_cusparse//:all \
+      @cuda_nccl//:all \
+      @cuda_nvjitlink//:all \
+      @cuda_nvrtc//:all \
+ && ls /factory/bazel/*/external/{cuda_cublas,cuda_cudart,cuda_cudnn,cuda_cufft,cuda_cupti,cuda_curand,cuda_cusolver,cuda_cusparse,cuda_nccl,cuda_nvjitlink,cuda_nvrtc}/lib/lib*.so.[0-9]* > /factory/libraries
 RUN --mount=type=bind,from=patches,target=/doors/patches \
     /factory/apply_patches.sh external /factory/bazel
 
@@ -157,7 +170,18 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
       --copt=-fPIC \
       --repo_env=TF_CUDA_COMPUTE_CAPABILITIES=${CUDA_CAPABILITIES} \
       ${BAZEL_OPTIONS} \
-      //tensorflow_serving/model_servers:tensorflow_model_server
+      //tensorflow_serving/model_servers:tensorflow_model_server \
+      @cuda_cublas//:all \
+      @cuda_cudart//:all \
+      @cuda_cudnn//:all \
+      @cuda_cufft//:all \
+      @cuda_cupti//:all \
+      @cuda_curand//:all \
+      @cuda_cusolver//:all \
+      @cuda_cusparse//:all \
+      @cuda_nccl//:all \
+      @cuda_nvjitlink//:all \
+      @cuda_nvrtc//:all
 
 FROM scratch AS preflight
 COPY --from=preflight_run /preflight/ /
@@ -183,9 +207,8 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
       ${BAZEL_OPTIONS} ${COPTS} \
       //tensorflow_serving/model_servers:tensorflow_model_server
 COPY collect.sh /factory/
-# What the server is linked to or opens while it runs, as Bazel downloaded it. libcuda is the driver's: it is never taken along.
-RUN ls /factory/bazel/*/external/{cuda_cublas,cuda_cudart,cuda_cudnn,cuda_cufft,cuda_cupti,cuda_curand,cuda_cusolver,cuda_cusparse,cuda_nccl,cuda_nvjitlink,cuda_nvrtc}/lib/lib*.so.[0-9]* > /factory/libraries \
- && mapfile -t libraries < /factory/libraries \
+# libcuda is the driver's: it is never taken along.
+RUN mapfile -t libraries < /factory/libraries \
  && LD_LIBRARY_PATH="$(xargs -n 1 dirname < /factory/libraries | sort -u | paste -s -d :)" \
     BAZEL=bazel CC=clang-17 \
     /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \

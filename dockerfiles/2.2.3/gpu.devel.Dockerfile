@@ -40,6 +40,7 @@ ADD https://developer.download.nvidia.com/compute/machine-learning/repos/ubuntu1
 
 # --- keys: keyrings for apt, made of keys with the expected fingerprints -----------------------------------------------
 FROM ubuntu:18.04 AS keys
+ARG APT_SNAPSHOT=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY doors.sh apt_key.sh /factory/
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
@@ -64,11 +65,9 @@ COPY doors.sh /factory/
 
 # The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
 # Catalogue: distributions.yaml, ubuntu:18.04; Python 3.6 with numpy, which TensorFlow's python_configure wants.
-# man1: slim bases drop it, and Java's packages then fail to install.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=bind,from=apt,target=/doors/apt \
-    mkdir -p /usr/share/man/man1 \
- && source /factory/doors.sh \
+    source /factory/doors.sh \
  && apt_install \
       binutils \
       ca-certificates \
@@ -118,13 +117,12 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
       libcudnn7-dev=7.6.4.38-1+cuda10.1 \
  && ln -sfn cuda-10.1 /usr/local/cuda
 
-# TensorRT 6.0.1, as upstream has it; --build-arg=TENSORRT=0 leaves it out.
+# TensorRT 6.0.1, as upstream has it; --build-arg TENSORRT=0 leaves it out.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=bind,from=apt,target=/doors/apt \
     if [ "$TENSORRT" = 1 ]; then \
     source /factory/doors.sh \
- && apt_get update \
- && apt_get install -y --no-install-recommends \
+ && apt_install \
       libnvinfer-dev=6.0.1-1+cuda10.1 \
       libnvinfer-plugin-dev=6.0.1-1+cuda10.1 \
       libnvinfer-plugin6=6.0.1-1+cuda10.1 \
@@ -136,10 +134,17 @@ RUN ln -sf /usr/include/cudnn.h /usr/local/cuda/include/cudnn.h \
  && ln -sf /usr/lib/x86_64-linux-gnu/libcudnn.so /usr/local/cuda/lib64/libcudnn.so \
  && ln -sf /usr/lib/x86_64-linux-gnu/libcudnn.so.7 /usr/local/cuda/lib64/libcudnn.so.7
 
+# What the server is linked to or opens while it runs: the libraries of these packages, in the versions it is compiled with, and
+# CUPTI. The runtime image gets them.
+RUN packages=(cuda-cudart-10-1 cuda-cufft-10-1 cuda-curand-10-1 cuda-cusolver-10-1 cuda-cusparse-10-1 cuda-nvrtc-10-1 libcublas10 libcudnn7) \
+ && if [ "$TENSORRT" = 1 ]; then packages+=(libnvinfer-plugin6 libnvinfer6); fi \
+ && { dpkg-query -L "${packages[@]}" | grep -E '/lib[^/]*\.so\.[0-9][^/]*$' \
+   && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.*; } > /factory/libraries
+
 # Bazel 2.0.0: the plain binary. The named context `bazel` replaces the download.
 COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
 ENV CC=/usr/bin/gcc
-# What TensorFlow's cuda_configure looks at (catalogue: cuda_packages.yaml).
+# What CUDA's compiler and TensorFlow's cuda_configure look at (catalogue: cuda_packages.yaml).
 ENV TF_NEED_TENSORRT=${TENSORRT}
 ENV TF_NEED_CUDA=1
 ENV TF_CUDA_VERSION=10.1
@@ -249,15 +254,10 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
       //tensorflow_serving/model_servers:tensorflow_model_server \
  && rm /usr/local/cuda/lib64/stubs/libcuda.so.1
 COPY collect.sh /factory/
-# What the server is linked to or opens while it runs: the libraries of these packages, in the versions it was compiled with, and
-# CUPTI. libcuda is the driver's: it is never taken along.
-RUN packages=(cuda-cudart-10-1 cuda-cufft-10-1 cuda-curand-10-1 cuda-cusolver-10-1 cuda-cusparse-10-1 cuda-nvrtc-10-1 libcublas10 libcudnn7) \
- && if [ "$TENSORRT" = 1 ]; then packages+=(libnvinfer-plugin6 libnvinfer6); fi \
- && dpkg-query -L "${packages[@]}" | grep -E '/lib[^/]*\.so\.[0-9][^/]*$' > /factory/libraries \
- && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.* >> /factory/libraries \
- && mapfile -t libraries < /factory/libraries \
+# libcuda is the driver's: it is never taken along.
+RUN mapfile -t libraries < /factory/libraries \
  && LD_LIBRARY_PATH="$(xargs -n 1 dirname < /factory/libraries | sort -u | paste -s -d :)" \
-    BAZEL=bazel \
+    BAZEL=bazel DRIVER_STUB=/usr/local/cuda/lib64/stubs/libcuda.so \
     /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
       "${libraries[@]}" \
  && cp -r /factory/bazel-events.json /factory/measures /artifact/facts/ \

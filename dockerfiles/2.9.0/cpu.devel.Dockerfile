@@ -42,11 +42,9 @@ COPY doors.sh /factory/
 
 # The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
 # Catalogue: distributions.yaml, ubuntu:18.04; Python 3.6 with numpy, which TensorFlow's python_configure wants.
-# man1: slim bases drop it, and Java's packages then fail to install.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=bind,from=apt,target=/doors/apt \
-    mkdir -p /usr/share/man/man1 \
- && source /factory/doors.sh \
+    source /factory/doors.sh \
  && apt_install \
       binutils \
       ca-certificates \

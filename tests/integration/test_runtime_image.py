@@ -506,6 +506,21 @@ def test_a_library_from_elsewhere_lands_where_the_loader_looks_and_the_drivers_s
     assert not [name for name in files(artifact) if "libcuda.so" in name]
 
 
+def test_a_server_that_is_linked_to_the_driver_tells_its_version_all_the_same(workshop: Workshop) -> None:
+    workshop.sh(
+        "rm -rf stubs linked && mkdir stubs && echo 'int cuInit(int f){return f;}' >cu.c"
+        " && cc -shared -Wl,-soname,libcuda.so.1 -o stubs/libcuda.so cu.c"
+        " && echo '#include <stdio.h>\nint cuInit(int);int main(void){return cuInit(0)+(puts(\"TensorFlow\")<0);}' >linked.c"
+        " && cc -o linked linked.c stubs/libcuda.so"
+    )
+    for stub, exits in (("", "127"), ("DRIVER_STUB=$PWD/stubs/libcuda.so", "0")):
+        workshop.sh(f"rm -rf out && {stub} /templates/devel/collect.sh linked out /base-packages")
+        artifact = workshop.folder / "out"
+        assert (artifact / "facts/version.exit").read_text().strip() == exits
+        assert "libcuda.so.1 => not found" in (artifact / "facts/ldd").read_text(), "the stub is for one question"
+        assert not [name for name in files(artifact) if "libcuda.so" in name]
+
+
 def test_a_newer_library_than_the_base_has_goes_along_but_not_the_c_library(workshop: Workshop) -> None:
     workshop.sh("sed -E 's/^(libzstd1|libc6) .*/\\1 0.1/' /base-packages >old-packages")
     artifact = workshop.collect(packages="old-packages")

@@ -192,6 +192,13 @@ def test_only_library_folders_and_elf_files_count(tmp_path: Path) -> None:
     assert [gap.soname for gap in gaps] == ["liba.so.1", "libb.so.1"]
 
 
+def test_the_drivers_libraries_are_the_machines(tmp_path: Path) -> None:
+    library(tmp_path / "usr/lib/libcudart.so.9.0", "libnvidia-ml.so.1")
+    assert library_closure_gaps(("libcuda.so.1", "libcudart.so.9.0"), tmp_path, frozenset()) == ()
+    gaps = library_closure_gaps(("libcudadevrt.so.1",), tmp_path, frozenset())
+    assert [gap.soname for gap in gaps] == ["libcudadevrt.so.1"]
+
+
 def test_a_damaged_copy_is_refused(tmp_path: Path) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib/libc.so.6").write_bytes(b"\x7fELF\x02\x01")

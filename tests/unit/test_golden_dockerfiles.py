@@ -71,6 +71,21 @@ def has_shell_options(found: list[Instruction]) -> bool:
     return True
 
 
+def installs_of_no_time(found: list[Instruction]) -> bool:
+    """Some stage installs packages and does not know of which time: a mirror of snapshots has nothing there."""
+    stage = ""
+    arguments: dict[str, set[str]] = {stage: set()}
+    for word, rest in found:
+        if word == "FROM":
+            base, _, stage = rest.partition(" AS ")
+            arguments[stage] = set(arguments.get(base, ()))
+        if word == "ARG":
+            arguments[stage].add(rest.partition("=")[0])
+        if word == "RUN" and re.search(r"\bapt_(?:install|get)\b", rest) and "APT_SNAPSHOT" not in arguments[stage]:
+            return True
+    return False
+
+
 def broken_rules(text: str) -> set[str]:
     """The rules that hold for every Dockerfile here, as far as this one breaks them."""
     found = list(instructions(text))
@@ -79,6 +94,8 @@ def broken_rules(text: str) -> set[str]:
         broken.add("adds without a checksum or a fingerprint")
     if not has_shell_options(found):
         broken.add("runs without the shell's options")
+    if installs_of_no_time(found):
+        broken.add("installs packages without APT_SNAPSHOT")
     if any(word in {"ARG", "ENV"} and SECRETIVE.search(rest) for word, rest in found):
         broken.add("looks like a secret")
     if re.match(r"\s*#\s*(?:syntax|escape)\s*=", text, re.IGNORECASE):
@@ -126,6 +143,7 @@ def test_rules_of_every_dockerfile(path: Path) -> None:
         "ARG https_proxy=http://proxy:3128",
         "ENV A=1 REGISTRY_PASSWORD=x",
         "# syntax=docker/dockerfile:1",
+        'ARG APT_SNAPSHOT=""\nFROM a AS b\nSHELL ["/bin/bash", "-euo", "pipefail", "-c"]\nRUN apt_install gcc',
     ],
 )
 def test_the_rules_can_be_broken(line: str) -> None:

@@ -121,6 +121,21 @@ def test_a_binary_above_this_machines_cpu_is_not_proven(status: int) -> None:
     assert "this machine's CPU cannot run x86-64-v4" in found.text
 
 
+def test_a_release_without_the_flag_proves_nothing_by_it() -> None:
+    """Before 1.10 the server takes --version for an unknown flag: it prints its usage, and ends for want of a model."""
+    asked = replace(ASKED, reported_version="")
+    found = finding(Rule.VERSION, asked=asked, answer=VersionAnswer(255, ("usage: tensorflow_model_server",)))
+    assert found.ok is None
+    assert "this release has no --version" in found.text
+    for status, told in (
+        (127, "exit status 127"),
+        (132, "every x86-64 CPU"),
+    ):
+        found = finding(Rule.VERSION, asked=asked, answer=VersionAnswer(status, ()))
+        assert found.ok is False
+        assert told in found.text
+
+
 def test_a_binary_that_was_not_started_is_not_proven() -> None:
     assert finding(Rule.VERSION, answer=None).ok is None
 

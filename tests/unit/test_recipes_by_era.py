@@ -154,6 +154,32 @@ def test_the_stub_of_the_driver_is_gone_when_its_run_ends(tag: str) -> None:
     made, removed = text.count("stubs/libcuda.so.1 \\"), text.count("rm /usr/local/cuda/lib64/stubs/libcuda.so.1")
     assert made == removed == (0 if releases()[tag].version >= Version("2.18") else 1)
     assert not re.search(r"^ENV .*LD_LIBRARY_PATH", text, re.MULTILINE)
+    assert text.count("DRIVER_STUB=/usr/local/cuda/lib64/stubs/libcuda.so ") == made, "or --version cannot be asked for"
+
+
+def test_a_dockerfile_says_nothing_of_what_it_does_not_do(tmp_path: Path) -> None:
+    assert "Java" not in committed("1.11.1", "cpu")
+    assert "cuda_configure looks at" not in committed("2.20.0", "gpu"), "from 2.18 on Bazel brings CUDA"
+    assert "man1" in recipe(tmp_path, "2.19.1", bazel={"version": "4.2.3", "package": "bazel-bootstrap"}).devel
+
+
+@pytest.mark.parametrize("tag", GPU_RELEASES)
+def test_the_libraries_are_looked_for_before_hours_of_compiling(tag: str) -> None:
+    text, packages = committed(tag, "gpu"), cuda_packages(releases()[tag])
+    found = text.index("> /factory/libraries")
+    assert text.count("> /factory/libraries") == 1
+    assert found < text.index(" AS binary_build")
+    for name in packages.hermetic:
+        # Bazel downloads what it is asked for. Nothing that is compiled asks for NVRTC, which cuDNN opens.
+        assert text.count(f" @{name}//:all") == 2, "the fetch and the preflight ask, the build need not"
+
+
+@pytest.mark.parametrize("tag", GPU_RELEASES)
+def test_a_repository_that_a_package_holds_is_signed_too(tag: str) -> None:
+    """apt knows NVIDIA's keys by signed-by alone, and the package leaves a list without it."""
+    text, tensorrt = committed(tag, "gpu"), cuda_packages(releases()[tag]).tensorrt
+    signs = "deb [signed-by=/usr/share/keyrings/nvidia-machine-learning.gpg] file:"
+    assert (signs in text) == bool(tensorrt and tensorrt.repository)
 
 
 def test_capabilities_are_an_argument_and_part_of_the_key(tmp_path: Path) -> None:
@@ -349,6 +375,18 @@ def test_a_patch_that_does_not_fit_and_one_for_nothing_end_the_build(tmp_path: P
     assert "a.patch does not fit" in patching.run("source", "source").stderr
     patching.write("doors/patches/external/nowhere/a.patch", diff("one", "two"))
     assert "there is no external repository nowhere" in patching.run("external", "bazel").stderr
+
+
+def test_a_mend_is_passed_over_where_its_repository_is_absent(tmp_path: Path) -> None:
+    """The mends are the catalogue's, for upstream's sources; another tree need not have what they change."""
+    patching = Patching(tmp_path)
+    patching.write("bazel/0123/external/other/x.cc", "one\n")
+    patching.write("factory/mends/grpc/mend.sh", "exit 1\n")
+    patching.write("factory/mends/other/mend.sh", 'echo mended >>"$1/x.cc"\n')
+    done = patching.run("external", "bazel")
+    assert done.returncode == 0, done.stderr
+    assert "there is no external repository grpc" in done.stdout
+    assert (tmp_path / "bazel/0123/external/other/x.cc").read_text() == "one\nmended\n"
 
 
 @pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed here")

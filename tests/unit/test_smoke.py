@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from serving_factory.catalogue.releases import releases
 from serving_factory.errors import (
     CpuLevelError,
     EngineError,
@@ -24,6 +25,7 @@ from serving_factory.errors import (
 )
 from serving_factory.line.smoke.run import run_checks
 from serving_factory.line.smoke.types import CheckResult, Features, SmokePlan, SmokeReport
+from serving_factory.line.stages.smoke import features_of
 
 from .fake_serving import MODEL, NEW, OLD, Behaviour, FakeServing
 
@@ -234,6 +236,20 @@ def test_an_old_release_is_asked_only_what_it_can(plan: SmokePlan) -> None:
     assert report.answers == {"gRPC": (2.5, 3.0, 4.5)}
     for container in engine.containers:
         assert not [path for path, _ in container.server.requests if path.startswith("/")]
+
+
+@pytest.mark.parametrize(
+    ("tag", "features"),
+    [
+        ("1.7.1", Features(rest=False, model_status=False, version_flag=False)),
+        ("1.9.1", Features(model_status=False, version_flag=False)),
+        ("1.11.1", Features(model_status=False)),
+        ("1.12.0", Features()),
+        ("2.20.0", Features()),
+    ],
+)
+def test_what_a_release_can_is_known(tag: str, features: Features) -> None:
+    assert features_of(releases()[tag].server) == features
 
 
 def test_rest_without_model_status(plan: SmokePlan) -> None:

@@ -8,7 +8,8 @@
 #   external   applies /doors/patches/external/NAME/*.patch to the external repository NAME, as Bazel fetched it below BAZEL_ROOT
 #              (its --output_user_root) or as it was overridden, and then runs the scripts /factory/mends/NAME/*.sh on it
 #
-# Patches are applied with -p1, in the order of their names. One that does not fit ends it: a build must not go on without it.
+# Patches are applied with -p1, in the order of their names. One that does not fit ends it, and so does one for a repository that is
+# not there: a build must not go on without it. A mend is the catalogue's: where there is nothing to be mended, it is passed over.
 set -euo pipefail
 shopt -s nullglob
 export LC_ALL=C
@@ -24,11 +25,10 @@ apply() {
     patch --directory="$2" --strip=1 --forward --batch --no-backup-if-mismatch <"$1" || stop "${1#/doors/patches/} does not fit"
 }
 
-# folder_of NAME BAZEL_ROOT: where the external repository is.
+# folder_of NAME BAZEL_ROOT: where the external repository is, or nothing.
 folder_of() {
     local found=("$2"/*/external/"$1"/)
-    [ "${#found[@]}" = 1 ] || stop "there is no external repository $1: nothing that is built needs it"
-    readlink -f "${found[0]}"
+    [ "${#found[@]}" = 0 ] || readlink -f "${found[0]}"
 }
 
 case ${1:-} in
@@ -39,13 +39,20 @@ source)
     ;;
 external)
     for repository in /doors/patches/external/*/; do
-        folder=$(folder_of "$(basename "$repository")" "$2")
+        name=$(basename "$repository")
+        folder=$(folder_of "$name" "$2")
+        [ -n "$folder" ] || stop "there is no external repository $name: nothing that is built needs it"
         for file in "$repository"*.patch; do
             apply "$file" "$folder"
         done
     done
     for repository in /factory/mends/*/; do
-        folder=$(folder_of "$(basename "$repository")" "$2")
+        name=$(basename "$repository")
+        folder=$(folder_of "$name" "$2")
+        if [ -z "$folder" ]; then
+            echo "apply_patches: there is no external repository $name, so nothing of it is mended"
+            continue
+        fi
         for script in "$repository"*.sh; do
             sh "$script" "$folder"
         done

@@ -10,7 +10,8 @@
 #                  Lines without a version are understood too: then a package of that name counts as the base's own.
 #   LIBRARY        what the binary opens while it runs (dlopen): a soname, or the path of a file
 #
-# environment: CC (the compiler, default gcc), BAZEL (the Bazel binary, default none)
+# environment: CC (the compiler, default gcc), BAZEL (the Bazel binary, default none), DRIVER_STUB (CUDA's stub of libcuda.so, default
+# none: what a binary that is linked to the driver's library is started with, to ask for its version)
 #
 # ARTIFACT then holds
 #   tensorflow_model_server         stripped
@@ -200,7 +201,10 @@ collect_packages() {
 # Old servers do not know --version and go on to start; without a model they end, and if not, they are ended.
 record_version() {
     status=0
-    timeout 60 "$binary" --version >"$facts/version" 2>"$scratch/version.err" || status=$?
+    mkdir "$scratch/driver"
+    [ -z "${DRIVER_STUB:-}" ] || ln -s "$DRIVER_STUB" "$scratch/driver/libcuda.so.1"
+    LD_LIBRARY_PATH=$scratch/driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
+        timeout 60 "$binary" --version >"$facts/version" 2>"$scratch/version.err" || status=$?
     echo "$status" >"$facts/version.exit"
 }
 

@@ -32,7 +32,7 @@ COPY doors.sh /factory/
 
 # The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
 # Catalogue: distributions.yaml, debian:bookworm.
-# man1: slim bases drop it, and Java's packages then fail to install.
+# man1: slim bases drop it, and the packages of the Java that Bazel's package needs then fail to install.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=bind,from=apt,target=/doors/apt \
     mkdir -p /usr/share/man/man1 \

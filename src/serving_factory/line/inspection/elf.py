@@ -36,6 +36,9 @@ __all__ = [
     "read_elf",
 ]
 
+_DRIVER: Final = ("libcuda.so.", "libnvidia-")
+"""How the names of a driver's libraries begin: they fit the kernel of the machine that serves, which hands them in."""
+
 BINARY: Final = "the binary"
 """Stands for the inspected binary itself among those who need a library."""
 
@@ -176,7 +179,7 @@ def read_elf(binary: Path) -> ElfFacts:
 def library_closure_gaps(
     needed: Iterable[str], rootfs: Path, base_libraries: frozenset[str]
 ) -> tuple[MissingLibrary, ...]:
-    """List the libraries that the loader would not find.
+    """List the libraries that the loader would not find, those of a driver apart.
 
     Every library copied below `rootfs` is asked what it needs, not only those that the binary reaches: some are
     opened at run time.
@@ -204,7 +207,7 @@ def library_closure_gaps(
     return tuple(
         MissingLibrary(soname, tuple(sorted(wanted[soname])))
         for soname in sorted(wanted)
-        if soname not in base_libraries and soname not in copied
+        if soname not in base_libraries and soname not in copied and not soname.startswith(_DRIVER)
     )
 
 

@@ -23,6 +23,9 @@ _BASELINE: Final = "x86-64"
 _SIGILL: Final = frozenset({132, -4})
 """Exit status after an illegal instruction: 128 + 4 from a shell or a container, -4 from Python's subprocess."""
 
+_NOT_STARTED: Final = 127
+"""Exit status of the loader that does not find a library, and of a shell that does not find a program."""
+
 _SERVER_LINE: Final = "TensorFlow ModelServer: "
 _LIBRARY_LINE: Final = "TensorFlow Library: "
 _NAMED_SHARE: Final = 0.8
@@ -87,7 +90,7 @@ class Expectation:
         level: the CPU level's name, such as `x86-64-v3`; a name that is not among the level features (`native`) has
             no bound to judge by.
         machine: `x86-64` or `aarch64`.
-        reported_version: what the server's `--version` has to begin with, such as `2.19.1`.
+        reported_version: what the server's `--version` has to begin with, such as `2.19.1`; empty where it has none.
         max_glibc: glibc of the runtime image's base, such as `2.31`; None if that is not known.
     """
 
@@ -206,6 +209,8 @@ def _version(expectation: Expectation, answer: VersionAnswer | None) -> Finding:
             Rule.VERSION,
             f"this machine's CPU cannot run {expectation.level} code (illegal instruction)",
         )
+    if not expectation.reported_version and answer.exit_status != _NOT_STARTED:
+        return _unproven(Rule.VERSION, "this release has no --version")
     if answer.exit_status != 0:
         said = f": {answer.lines[-1]}" if answer.lines else ", and said nothing"
         return _failed(Rule.VERSION, f"--version ended with exit status {answer.exit_status}{said}")

@@ -6,14 +6,15 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+from serving_factory.catalogue.facts import ServerFacts
 from serving_factory.line.digests import file_digest
 from serving_factory.line.events import StageName
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import write_atomically
-from serving_factory.line.smoke.types import SmokePlan
+from serving_factory.line.smoke.types import Features, SmokePlan
 from serving_factory.recipes.keys import key_of
 
-__all__ = ["SMOKE"]
+__all__ = ["SMOKE", "features_of"]
 
 _SUITE = tuple(Path(__file__).parents[1] / room for room in ("smoke", "serving"))
 """The code that judges an image: the checks, and the clients whose answers they look at."""
@@ -47,6 +48,7 @@ def _run(job: Job, tell: Tell) -> Outputs:
         model=job.site.models / _MODEL,
         next_model=job.site.models / _NEXT_MODEL,
         reported_version=job.recipe.release.reported,
+        features=features_of(job.recipe.release.server),
         owner=job.site.owner,
         scratch=_scratch(job),
     )
@@ -66,6 +68,11 @@ def _run(job: Job, tell: Tell) -> Outputs:
         "rest": list(report.answers.get("REST", ())),
         "grpc": list(report.answers.get("gRPC", ())),
     }
+
+
+def features_of(server: ServerFacts) -> Features:
+    """Tell what of a release's server the checks may ask for."""
+    return Features(rest=server.rest, model_status=server.model_status, version_flag=server.version_flag)
 
 
 def _scratch(job: Job) -> Path:
