@@ -510,7 +510,8 @@ def test_a_server_that_is_linked_to_the_driver_tells_its_version_all_the_same(wo
     workshop.sh(
         "rm -rf stubs linked && mkdir stubs && echo 'int cuInit(int f){return f;}' >cu.c"
         " && cc -shared -Wl,-soname,libcuda.so.1 -o stubs/libcuda.so cu.c"
-        " && echo '#include <stdio.h>\nint cuInit(int);int main(void){return cuInit(0)+(puts(\"TensorFlow\")<0);}' >linked.c"
+        " && echo '#include <stdio.h>\nint cuInit(int);int main(void)' >linked.c"
+        " && echo '{return cuInit(0)+(puts(\"TensorFlow\")<0);}' >>linked.c"
         " && cc -o linked linked.c stubs/libcuda.so"
     )
     for stub, exits in (("", "127"), ("DRIVER_STUB=$PWD/stubs/libcuda.so", "0")):

@@ -12,7 +12,7 @@ from serving_factory.engine.buildx import BuildFailed, Step, build
 from serving_factory.line.job import Job
 from serving_factory.line.preflight_report import Report, read_report
 from serving_factory.line.records import write_atomically
-from serving_factory.line.stages.compile import build_error, devel_request
+from serving_factory.line.stages.compile import build_error, devel_request, step_title
 
 __all__ = ["preflight_document", "preflight_folder", "run_preflight"]
 
