@@ -116,7 +116,12 @@ def list_(
     name="explain",
     klass=OptionalPositional,
     positional=["variant"],
-    help=_help("variant", "matrix", "json", dropped="tell what targets ask for and is not built, and why"),
+    help=_help(
+        "matrix",
+        "json",
+        variant="a variant's id, such as 2.19.1-cpu-v3",
+        dropped="tell what targets ask for and is not built, and why",
+    ),
 )
 def explain_(
     _c: Context, variant: str | None = None, matrix: str = "", dropped: bool = False, json: bool = False

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from serving_factory.engine.caches import drop_cache_mounts
 from serving_factory.matrix.load import load_matrix
 from serving_factory.recipes.recipe import recipes_for
 from tests.integration.line import MATRIX, MODEL, Checkout
@@ -31,7 +30,6 @@ __all__ = ["LEVELS", "WEIGHT", "Bench", "weighted"]
 WEIGHT = 24
 LONGEST = 4 * 3600.0  # seconds that one command may take
 LEVELS = ("x86-64", "x86-64-v3")
-CACHES = "serving-factory-bazel"
 CHANGED = f"{MODEL}/tensorflow/core/kernels/nn_ops.cc"
 
 
@@ -41,13 +39,11 @@ class Bench:
 
     Args:
         checkout: the checkout.
-        caches: what the ids of its cache mounts begin with.
         recipes: of its variants: two flavours by two levels.
         toolchain: the image with the toolchain.
     """
 
     checkout: Checkout
-    caches: str
     recipes: tuple[Recipe, ...]
     toolchain: str
 
@@ -67,7 +63,9 @@ class Bench:
     def change(self, mark: int) -> None:
         """Change one C++ file of the sources, in a way that no build has seen."""
         with (self.checkout.folder / CHANGED).open("a", encoding="utf-8") as file:
-            file.write(f'\nextern const char kBenchmark{mark}[];\nconst char kBenchmark{mark}[] = "{self.caches}";\n')
+            file.write(
+                f'\nextern const char kBenchmark{mark}[];\nconst char kBenchmark{mark}[] = "{self.checkout.mark}";\n'
+            )
 
 
 def bazel_words(recipe: Recipe) -> list[str]:
@@ -82,25 +80,22 @@ def weighted(weight: int = WEIGHT) -> Iterator[Bench]:
     """Make the scratch checkout; it and all that it left in the engine are gone in the end."""
     with tempfile.TemporaryDirectory(prefix="factory-weighted-") as name:
         checkout = Checkout.make(Path(name) / "factory")
-        caches = f"serving-factory-benchmark-{checkout.mark}"
         toolchain = f"{checkout.repository}-toolchain:1"
         try:
-            _prepare(checkout, caches, weight)
+            _prepare(checkout, weight)
             matrix = load_matrix(checkout.folder / MATRIX)
             recipes, _ = recipes_for(matrix.variants, matrix)
-            bench = Bench(checkout=checkout, caches=caches, recipes=recipes, toolchain=toolchain)
+            bench = Bench(checkout=checkout, recipes=recipes, toolchain=toolchain)
             _build_toolchain(bench, Path(name) / "toolchain")
             yield bench
         finally:
             subprocess.run(["docker", "rmi", "--force", toolchain], stdout=subprocess.DEVNULL, check=False)
-            drop_cache_mounts(caches)
+            checkout.drop_caches()
             checkout.clear()
 
 
-def _prepare(checkout: Checkout, caches: str, weight: int) -> None:
-    for template in (checkout.folder / "dockerfiles" / "templates" / "devel").glob("*.j2"):
-        text = template.read_text(encoding="utf-8")
-        template.write_text(text.replace(f"id={CACHES}", f"id={caches}"), encoding="utf-8")
+def _prepare(checkout: Checkout, weight: int) -> None:
+    checkout.take_own_caches()
     with (checkout.folder / MODEL / ".bazelrc").open("a", encoding="utf-8") as file:
         file.write(f"\nbuild --define=weight={weight}\n")
     file_ = checkout.folder / MATRIX

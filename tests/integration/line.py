@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from serving_factory.engine.caches import drop_cache_mounts
 from serving_factory.engine.docker import OWNER_LABEL
+from serving_factory.recipes.render import CACHES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -224,6 +226,21 @@ class Checkout:
     @property
     def repository(self) -> str:
         return f"serving-factory-test/line-{self.mark}"
+
+    @property
+    def caches(self) -> str:
+        """How the ids of its cache mounts begin, once it has its own."""
+        return f"test-{self.mark}"
+
+    def take_own_caches(self) -> None:
+        """Give it Bazel caches that no other checkout has; `drop_caches` takes them away."""
+        files = [path for part in ("src", "dockerfiles/templates") for path in (self.folder / part).rglob("*.*")]
+        for path in files:
+            if path.is_file() and CACHES in (text := path.read_text(encoding="utf-8")):
+                path.write_text(text.replace(CACHES, self.caches), encoding="utf-8")
+
+    def drop_caches(self) -> None:
+        drop_cache_mounts(self.caches)
 
     def edit(self, name: str, old: str, new: str) -> None:
         """Change the one place of a file where a text is found."""

@@ -7,12 +7,11 @@ server is compiled and linked.
 from __future__ import annotations
 
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from .line import LABEL, MODEL, ROOT, Checkout, Outcome, docker
+from .line import LABEL, MODEL, ROOT, Checkout, Outcome
 
 __all__ = ["ALL_ACTIONS", "HOST_ACTIONS", "LEVEL_ACTIONS", "SmallWorkspace"]
 
@@ -60,7 +59,6 @@ bazel: {{version: "4.2.3", package: bazel-bootstrap, options: [{options}], remot
 {more}
 {toolchain}
 """
-CACHE_FILES = ("dockerfiles/templates/devel/devel.Dockerfile.j2", "dockerfiles/templates/cache/cache.Dockerfile")
 MATRIX_FILE = "small.yaml"
 V1, V3 = "2.19.1-cpu-v1", "2.19.1-cpu-v3"
 
@@ -74,11 +72,7 @@ class SmallWorkspace:
     @classmethod
     def make(cls, folder: Path) -> Self:
         checkout = Checkout.make(folder)
-        for name in CACHE_FILES:
-            path = checkout.folder / name
-            text = path.read_text(encoding="utf-8")
-            assert "id=serving-factory-bazel-" in text
-            path.write_text(text.replace("id=serving-factory-bazel-", f"id={checkout.mark}-bazel-"), encoding="utf-8")
+        checkout.take_own_caches()
         source = checkout.folder / "source"
         servers = source / "tensorflow_serving" / "model_servers"
         servers.mkdir(parents=True)
@@ -131,11 +125,5 @@ class SmallWorkspace:
 
     def clear(self) -> None:
         """Leave nothing, its caches included."""
-        for record in _mounts(self.checkout.mark):
-            subprocess.run(["docker", "buildx", "prune", "--force", "--filter", f"id={record}"], check=False)
+        self.checkout.drop_caches()
         self.checkout.clear()
-
-
-def _mounts(mark: str) -> list[str]:
-    blocks = docker("buildx", "du", "--verbose").split("\n\n")
-    return [block.split()[1] for block in blocks if f'with id "/{mark}-bazel-' in block]

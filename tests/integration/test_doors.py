@@ -54,6 +54,7 @@ DOCKERFILE = f"""\
 FROM {BASE} AS built
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY doors.sh /factory/
+RUN : ONCE
 RUN rm -rf /etc/apt/sources.list* && mkdir /etc/apt/sources.list.d \\
  && echo 'LIST' > /etc/apt/LISTFILE && ls -A /var/lib/apt/lists > /before
 ARG APT_SNAPSHOT
@@ -102,6 +103,7 @@ def test_apt_installs_from_a_mirror_with_a_certificate_of_its_own(
     context.mkdir()
     shutil.copy(ROOT / "dockerfiles" / "templates" / "devel" / "doors.sh", context)
     dockerfile = DOCKERFILE.replace("echo 'LIST'", f"printf '%b\\n' '{text}'").replace("LISTFILE", file)
+    dockerfile = dockerfile.replace("ONCE", uuid.uuid4().hex)  # nothing of it comes from an earlier run
     (context / "Dockerfile").write_text(dockerfile.replace("ADDRESS", gateway()))
     with Server.run(tmp_path / "served", authority) as server:
         secrets = {
@@ -115,7 +117,6 @@ def test_apt_installs_from_a_mirror_with_a_certificate_of_its_own(
                 build_args=(("APT_SNAPSHOT", SNAPSHOT),),
                 secrets=files,
                 output=tmp_path / "out",
-                no_cache=True,
             )
             build(request, on_step=lambda _: None, log=io.StringIO())
         assert f"/apt/{SNAPSHOT}/debian/c.deb" in server.asked

@@ -109,7 +109,7 @@ class TestBuild:
             result, _, _ = run(wanted)
             assert result.image_id is not None
             assert engine.image_id(tag) == result.image_id
-            assert result.image_id in engine.image_ids(f"{OWNER_LABEL}=test")
+            assert engine.image_names(f"{OWNER_LABEL}=test")[tag] == result.image_id
             assert engine.image_size(tag) == len("from the named context")
         finally:
             engine.remove_image(tag)

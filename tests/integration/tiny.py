@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving_factory.engine.caches import drop_cache_mounts
-
 from .line import MODEL, Checkout, docker
 
 __all__ = ["BUILD", "MAIN", "Archives", "archives", "in_caches", "limited_memory", "tiny_checkout"]
@@ -27,7 +25,6 @@ BUILD = f"{PACKAGE}/BUILD"
 MAIN = f"{PACKAGE}/main.cc"
 WORKSPACE = f"{MODEL}/WORKSPACE"
 KEPT = {"models", "third_party", "WORKSPACE", "LICENSE", ".bazelignore", ".bazelrc"}
-CACHES = "serving-factory-bazel"
 PROGRAM = '#include <cstdio>\nint main() { std::puts("TensorFlow ModelServer: 2.19.1"); }\n'
 
 
@@ -41,25 +38,17 @@ def tiny_checkout(folder: Path) -> Iterator[Checkout]:
     (folder / PACKAGE).mkdir(parents=True)
     (folder / MAIN).write_text(f"// {checkout.mark}: BuildKit has nothing of it\n{PROGRAM}")
     (folder / BUILD).write_text('cc_binary(name = "tensorflow_model_server", srcs = ["main.cc"])\n')
-    for path in (*(folder / "src").rglob("*.py"), *(folder / "dockerfiles" / "templates").rglob("*.j2")):
-        text = path.read_text(encoding="utf-8")
-        if CACHES in text:
-            path.write_text(text.replace(CACHES, caches_of(checkout)), encoding="utf-8")
+    checkout.take_own_caches()
     try:
         yield checkout
     finally:
         checkout.clear()
-        drop_cache_mounts(caches_of(checkout))
-
-
-def caches_of(checkout: Checkout) -> str:
-    """How the ids of its caches begin."""
-    return f"test-{checkout.mark}"
+        checkout.drop_caches()
 
 
 def in_caches(checkout: Checkout, folder: Path, cache: str, command: str) -> None:
     """Run a shell command in one of its caches, which is /cache there."""
-    mount = f"--mount=type=cache,id={caches_of(checkout)}-{cache},target=/cache"
+    mount = f"--mount=type=cache,id={checkout.caches}-{cache},target=/cache"
     text = f"FROM serving-factory/base:bookworm\nRUN {mount} : {os.urandom(8).hex()}; {command}\n"
     folder.mkdir()
     (folder / "Dockerfile").write_text(text)

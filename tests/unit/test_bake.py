@@ -178,7 +178,10 @@ def test_doors_and_secrets_are_put_where_the_file_says(tmp_path: Path) -> None:
 def test_variants_without_a_recipe_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = SMALL.replace('["2.19.1"]', '["2.19.1", "2.3.4"]')
     bake_file(asked(tmp_path, write(tmp_path, text)), output=str(tmp_path / "a.json"))
-    assert "1 variant; 1 variant without a recipe left out" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "a.json: 1 variant\n" in told
+    assert "left out 2.3.4-cpu-v1: the checksum of Bazel " in told
+    assert "`./factory explain 2.3.4-cpu-v1` tells more" in told
     with pytest.raises(RecipeError, match="none of the variants"):
         bake_file(asked(tmp_path, write(tmp_path, SMALL.replace("2.19.1", "2.3.4"))), output=str(tmp_path / "b.json"))
     assert not (tmp_path / "b.json").exists()

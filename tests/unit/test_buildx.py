@@ -77,7 +77,6 @@ class TestArgv:
             labels=(("org.opencontainers.image.title", "a b"),),
             tags=("one:1", "two:2"),
             output=Path("/out"),
-            no_cache=True,
         )
         assert request.argv(metadata=Path("/m")) == [
             "docker", "buildx", "build", "--progress=rawjson", "--provenance=false", "--metadata-file", "/m",
@@ -86,7 +85,7 @@ class TestArgv:
             "--build-context", "source=/src", "--build-context", "ubuntu:20.04=docker-image://base:bookworm",
             "--label", "org.opencontainers.image.title=a b",
             "--secret", "id=network,src=/s/network", "--secret", 'id=ca,"src=/a,b"', "--network", "none",
-            "--tag", "one:1", "--tag", "two:2", "--no-cache",
+            "--tag", "one:1", "--tag", "two:2",
             "--output", "type=local,dest=/out", "/d",
         ]  # fmt: skip
 

@@ -195,8 +195,9 @@ class TestImages:
             engine.image_id("nope")
 
     def test_by_label(self, fake: FakeEngine) -> None:
-        fake.answers["GET /images/json"] = (200, [{"Id": "sha256:1"}, {"Id": "sha256:2"}])
-        assert Engine.connect().image_ids("key=value") == {"sha256:1", "sha256:2"}
+        found = [{"Id": "sha256:1", "RepoTags": ["one:1", "one:2"]}, {"Id": "sha256:2", "RepoTags": None}]
+        fake.answers["GET /images/json"] = (200, found)
+        assert Engine.connect().image_names("key=value") == {"one:1": "sha256:1", "one:2": "sha256:1"}
         assert fake.asked["GET /images/json"] == 1
 
     def test_in_use(self, fake: FakeEngine) -> None:

@@ -32,7 +32,8 @@ def loaded(folder: Path, **environ: str) -> Matrix:
 
 
 def test_without_variables_the_file_holds(tmp_path: Path) -> None:
-    assert given({"PATH": "/bin", "HTTPS_PROXY": "", "SERVING_FACTORY_TYPO": "x"}, HERE) == ()
+    blank = {"SERVING_FACTORY_OFFLINE": " ", "SERVING_FACTORY_PIP_INDEX": "\t", "SERVING_FACTORY_GIT_MIRRORS": " "}
+    assert given({"PATH": "/bin", "HTTPS_PROXY": "", **blank}, HERE) == ()
     matrix = loaded(tmp_path)
     assert matrix.network.https_proxy == "http://file:1"
     assert origin(matrix, ("network", "proxies", "https")).startswith("network.proxies.https, matrix.yaml:")
@@ -126,6 +127,12 @@ def test_a_text_that_cannot_be_read_is_told(variable: str, value: str, told: str
     assert variable in caught.value.what
     assert told in caught.value.what
     assert caught.value.remedy
+
+
+def test_a_variable_that_nobody_reads_is_told() -> None:
+    with pytest.raises(UsageError, match="SERVING_FACTORY_DISTDIR: ") as caught:
+        given({"SERVING_FACTORY_DISTDIR": "archives"}, HERE)
+    assert "SERVING_FACTORY_BAZEL_DISTDIR" in caught.value.remedy
 
 
 @pytest.mark.parametrize(("value", "meant"), [("1", True), ("TRUE", True), ("no", False), ("0", False)])

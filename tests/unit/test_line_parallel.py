@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -159,6 +159,15 @@ def test_fail_fast_begins_with_no_other_and_lets_what_runs_go_on(crowd: Crowd) -
     outcome = crowd.run(cpus=8, policy=Policy(fail_fast=True))
     assert crowd.statuses(outcome) == [Status.BUILT, Status.FAILED, Status.BUILT, Status.SKIPPED]
     assert outcome.results[3].because == f"because of {NAMES[1]}, as --fail-fast says"
+
+
+def test_fail_fast_says_so_of_a_toolchain_whose_first_was_not_begun(crowd: Crowd) -> None:
+    """They wait for it, and it never comes."""
+    toolchain = replace(crowd.jobs[0].recipe.toolchain, compiler="another")
+    crowd.jobs[2:] = [replace(job, recipe=replace(job.recipe, toolchain=toolchain)) for job in crowd.jobs[2:]]
+    crowd.acts[NAMES[0]] = fail(CompileError("no"))
+    outcome = crowd.run(parallel=1, policy=Policy(fail_fast=True))
+    assert crowd.statuses(outcome) == [Status.FAILED, *[Status.SKIPPED] * 3]
 
 
 def test_without_it_all_others_are_worked_on(crowd: Crowd) -> None:

@@ -37,6 +37,22 @@ GPU = replaced("flavour: cpu", "flavour: gpu")
 # What is written → the one problem that is told, after the file's name.
 WRONG = {
     "an unknown key": (SMALL + "relases: 1\n", "8:1: relases: unknown key. Did you mean 'releases'?"),
+    "a key that stands in a section of its section": (
+        SMALL + "base: debian:bullseye\n",
+        "8:1: base: unknown key here. Its place is toolchain.base or per_release[].toolchain.base.",
+    ),
+    "a key of a section of a list's entry": (
+        SMALL + "per_release: [{releases: '1.9.1', compiler: gcc-9}]\n",
+        "8:35: per_release[0].compiler: unknown key here. Its place is per_release[0].toolchain.compiler.",
+    ),
+    "a key of the whole file in one of its sections": (
+        SMALL + "toolchain: {bazel: '0.17.2'}\n",
+        "8:13: toolchain.bazel: unknown key here. Its place is bazel or per_release[].bazel.",
+    ),
+    "a key of another section": (
+        SMALL.replace("    flavour", "    base: x\n    flavour"),
+        "6:5: targets.standard.base: unknown key here. Its place is toolchain.base or per_release[].toolchain.base.",
+    ),
     "an unknown key of a section": (
         image('tag: ["x"]'),
         "3:3: image.tag: unknown key. Did you mean 'tags'?",
@@ -501,11 +517,11 @@ WRONG = {
     ),
     "a source that is not there": (
         SMALL + "source: 'a\x20b'\n",
-        "8:9: source: 'a b': there is no folder FOLDER/a b. Name one, relative to this file.",
+        "8:9: source: 'a b': there is no folder FOLDER/a b. Name one that is there.",
     ),
     "a source that is a file": (
         SMALL + "source: matrix.yaml\n",
-        ("8:9: source: 'matrix.yaml': there is no folder FOLDER/matrix.yaml. Name one, relative to this file."),
+        ("8:9: source: 'matrix.yaml': there is no folder FOLDER/matrix.yaml. Name one that is there."),
     ),
     "a source that no system can name": (
         SMALL + 'source: "a\\0b"\n',
@@ -687,7 +703,7 @@ def test_a_compiler_option_is_one_word_without_shell(tmp_path: Path, option: str
         ({"configs": {"cpu": ["--x"]}}, "a Bazel config is one word"),
         ({"base": "debian:bookworm@sha256:1\nRUN x"}, "an image is"),
         ({"base": ""}, "an image is"),
-        ({"compiler": "gcc-9 && x"}, "this is no Debian package name"),
+        ({"compiler": "gcc-9 && x"}, "a compiler is gcc or clang"),
         ({"packages": ["-y"]}, "this is no Debian package name"),
         ({"packages": ["a\nb"]}, "this is no Debian package name"),
     ],

@@ -14,8 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from serving_factory.engine.buildx import BuildFailed
+from serving_factory.errors import FetchError
+from serving_factory.line import preflight
+from serving_factory.line.job import Job, Site
+from serving_factory.line.preflight import run_preflight
 from serving_factory.line.preflight_report import Declared, Found, Report, declared_repositories, read_report
+from serving_factory.recipes.recipe import recipe_for
 from serving_factory.ui.doors import preflight_page
+
+from .matrices import document, load
 
 RECORDED = Path(__file__).parent / "recorded"
 BAZELS = ["0.17.2", "4.2.3"]
@@ -40,6 +48,25 @@ def test_all_that_is_missing_is_told_at_once(bazel: str) -> None:
         "https://example.com/b-1.0.tar.gz",
     )
     assert (report.failed, report.stopped, report.errors) == (True, False, ())
+
+
+def test_a_preflight_that_does_not_come_to_bazel_fails_as_a_build_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = 'failed to do request: Head "https://r.example.com/v2/": dial tcp: lookup r.example.com: no such host'
+
+    def build(_request: object, **_more: object) -> None:
+        raise BuildFailed(step="[internal] load metadata for ubuntu:20.04", tail=(), exit_code=1, text=text)
+
+    monkeypatch.setattr(preflight, "build", build)
+    (tmp_path / "tree").mkdir()
+    matrix = load(tmp_path, document(source="tree"))
+    site = Site(build=tmp_path / "build", models=tmp_path)
+    told: list[str] = []
+    with pytest.raises(FetchError, match=r"a download failed in .* load metadata") as caught:
+        run_preflight(Job(recipe=recipe_for(matrix.variants[0], matrix), site=site), told.append)
+    assert "`network:` in the matrix file" in caught.value.remedy
+    assert told[-1].endswith("preflight.log")
 
 
 @pytest.mark.parametrize("bazel", BAZELS)

@@ -358,6 +358,57 @@ def test_explain_tells_where_each_value_comes_from(tmp_path: Path) -> None:
     assert told["full tags"] == told["platform"] == "default"
 
 
+def test_explain_names_the_entry_of_the_release(tmp_path: Path) -> None:
+    (tmp_path / "bazel").touch()
+    own = {
+        "releases": "2.6.3",
+        "source": ".",
+        "toolchain": {
+            "base": "debian:bullseye",
+            "compiler": "gcc-9",
+            "python": "3.9",
+            "packages": ["vim"],
+            "configs": {"cpu": ["own"]},
+        },
+        "bazel": {"version": "3.7.2", "binary": "bazel", "options": ["-k"], "startup_options": ["--batch"]},
+    }
+    matrix = load(tmp_path, document(releases=["2.6.3", "2.7.4"], per_release=[own]))
+    mine, other = (
+        {**told["Compile"], **told["Toolchain"]}
+        for told in (explained(recipe, matrix, tmp_path) for recipe in recipes_for(matrix.variants, matrix)[0])
+    )
+    written = {name: where.partition(", matrix.yaml:")[0] for name, (_, where) in mine.items()}
+    assert written["source"] == "per_release[0].source"
+    assert written["configs"] == "per_release[0].toolchain.configs.cpu"
+    assert written["base"] == "per_release[0].toolchain.base"
+    assert written["compiler"] == "per_release[0].toolchain.compiler"
+    assert written["Python"] == "per_release[0].toolchain.python"
+    assert written["packages"] == "catalogue, base and compiler; per_release[0].toolchain.packages"
+    assert (mine["Bazel"][0], written["Bazel"]) == (
+        "3.7.2, the file that the matrix names",
+        "per_release[0].bazel.version",
+    )
+    assert (mine["Bazel's options"][0], written["Bazel's options"]) == ("-k", "per_release[0].bazel.options")
+    assert mine["Bazel's startup options"][0] == "--batch"
+    assert {other[name][1] for name in ("source", "base", "compiler", "Bazel", "configs")} == {
+        "catalogue, release 2.7.4"
+    }
+    assert other["Bazel"][0].startswith(f"{releases()['2.7.4'].bazel}, release asset sha256:")
+    assert other["Python"][1] == "catalogue, release and base"
+    assert not {"Bazel's options", "Bazel's startup options"} & set(other)
+    told = [explain_upstream(variant, matrix) for variant in matrix.variants]
+    origins = [{where.partition(", matrix.yaml:")[0] for _, _, where in entries} for ((_, entries),) in told]
+    assert "per_release[0].toolchain.compiler" in origins[0]
+    assert origins[1] == {"catalogue, release 2.7.4"}
+
+
+def test_explain_tells_what_is_mended(tmp_path: Path) -> None:
+    toolchain = {"base": "debian:bullseye", "compiler": "gcc-9", "python": "2.7"}
+    matrix = load(tmp_path, document(releases=["1.9.1"], toolchain=toolchain))
+    recipe = recipe_for(matrix.variants[0], matrix)
+    assert explained(recipe, matrix, tmp_path)["Toolchain"]["mend grpc-gettid.sh"][0].startswith("gRPC before 1.22")
+
+
 def test_explain_tells_labels_and_resources(tmp_path: Path) -> None:
     def found(**sections: object) -> dict[str, tuple[str, str]]:
         matrix = load(tmp_path, document(**sections))

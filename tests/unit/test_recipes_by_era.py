@@ -17,6 +17,7 @@ from serving_factory.catalogue.mends import mends_for
 from serving_factory.catalogue.releases import Flavour, releases
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.matrix import Matrix
+from serving_factory.recipes.explain import explain
 from serving_factory.recipes.metadata import image_env
 from serving_factory.recipes.recipe import Recipe, recipe_for
 from serving_factory.recipes.render import PATCHES, TEMPLATES
@@ -176,6 +177,29 @@ def test_capabilities_are_an_argument_and_part_of_the_key(tmp_path: Path) -> Non
 
 
 # --- what the matrix may choose ---------------------------------------------------------------------------------------
+
+
+def test_tensorrt_may_be_left_out_for_some_releases(tmp_path: Path) -> None:
+    targets = {"g": {"flavour": "gpu", "levels": ["x86-64"]}, "c": {"flavour": "cpu", "levels": ["x86-64"]}}
+    tags = ["2.11.1", "2.12.2", "2.18.1"]
+    back = [{"releases": "2.12.2", "toolchain": {"tensorrt": True}}]
+    usual = load(tmp_path, document(releases=tags, targets=targets))
+    chosen = load(tmp_path, document(releases=tags, targets=targets, toolchain={"tensorrt": False}, per_release=back))
+    for variant in usual.variants:
+        plain, made = recipe_for(variant, usual), recipe_for(variant, chosen)
+        without = variant.release == "2.11.1" and variant.flavour is Flavour.GPU
+        assert dict(made.build_args).get("TENSORRT") == ("0" if without else None), variant.id
+        assert (made.compile_key != plain.compile_key) is without, "another binary has another key"
+        assert made.devel == plain.devel
+        assert ("ARG TENSORRT=1" in made.devel) or not without
+    pages = {
+        made.release.tag: {name: rest for name, *rest in dict(explain(made, chosen, context=tmp_path))["Toolchain"]}
+        for made in (recipe_for(variant, chosen) for variant in chosen.variants if variant.flavour is Flavour.GPU)
+    }
+    left, back_in = pages["2.11.1"]["TensorRT"], pages["2.12.2"]["TensorRT"]
+    assert (left[0], left[1].partition(",")[0]) == ("left out", "toolchain.tensorrt")
+    assert (back_in[0], back_in[1].partition(",")[0]) == ("8.4.3", "per_release[0].toolchain.tensorrt")
+    assert "TensorRT" not in pages["2.18.1"]
 
 
 def test_the_build_that_was_done_by_hand_is_a_matrix_file(tmp_path: Path) -> None:

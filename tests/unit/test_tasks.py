@@ -22,6 +22,7 @@ from serving_factory.catalogue.releases import releases
 from serving_factory.errors import (
     EngineUnavailableError,
     FactoryError,
+    RecipeError,
     UnknownNameError,
     UpstreamDiffersError,
     UsageError,
@@ -295,6 +296,27 @@ def test_list_by_any_axis_in_every_form(factory: Factory, tmp_path: Path) -> Non
     assert factory("list", "--ids", "--json").code == 2
 
 
+@pytest.mark.parametrize(
+    ("chosen", "reason"),
+    [
+        ("bazel: {version: '0.15.0'}", "let `./factory lock` find it out"),
+        ("bazel: {version: '0.5.4', package: bazel-bootstrap}", "upstream built 1.9.1 with Bazel 0.15.0"),
+        ("toolchain: {base: 'debian:bullseye', python: '3.5'}", "it has 2.7, 3.9"),
+    ],
+)
+def test_what_cannot_be_built_is_listed_so_and_explained(
+    factory: Factory, tmp_path: Path, chosen: str, reason: str
+) -> None:
+    text = SMALL.replace("2.19.1", "1.9.1") + chosen
+    file = str(write(tmp_path, text))
+    (row,) = json.loads(factory("list", "--json", "--matrix", file).out)
+    assert not row["recipe"]
+    told = json.loads(factory("explain", "1.9.1-cpu-v1", "--json", "--matrix", file).out)
+    assert reason in " ".join(told["Cannot be built"].values())
+    assert told["Cannot be built"]["what to do"]
+    assert told["Toolchain"]["Bazel"]
+
+
 def test_list_tells_that_there_is_more_to_know(factory: Factory, tmp_path: Path) -> None:
     assert "explain --dropped" not in factory("list").out
     file = str(write(tmp_path, DROPPING))
@@ -565,7 +587,9 @@ def test_the_vault_takes_any_number_of_words(factory: Factory, tmp_path: Path) -
     ended = factory("vault", "archive", str(folder), "v1", "--zip", "--output", str(tmp_path / "out"))
     assert "nothing pins it" in ended.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["HEAD.tar.gz", "v1.tar.gz", "v1.zip"]
-    assert factory("vault").code == UsageError.exit_code
+    ended = factory("vault")
+    assert ended.code == UsageError.exit_code
+    assert "Error: vault is not told what to do\n" in ended.err
 
 
 def test_preflight_tells_what_it_lacks(factory: Factory) -> None:
@@ -574,3 +598,9 @@ def test_preflight_tells_what_it_lacks(factory: Factory) -> None:
     ended = factory("preflight", VARIANTS[0], "--matrix", "samples/matrix.yaml")
     assert ended.code == EngineUnavailableError.exit_code
     assert "engine does not answer" in ended.err
+
+
+def test_preflight_refuses_what_cannot_be_built(factory: Factory, tmp_path: Path) -> None:
+    ended = factory("preflight", "2.3.4-cpu-v1", "--matrix", str(write(tmp_path, SMALL.replace("2.19.1", "2.3.4"))))
+    assert ended.code == RecipeError.exit_code
+    assert "let `./factory lock` find it out" in ended.err

@@ -30,7 +30,6 @@ def test_the_document() -> None:
                 text="no",
                 seconds=1.5,
                 log="build/v/compile.log",
-                fields={"actions": 53, "folder": Path("/x"), "ratio": float("nan"), "names": ("a", "b")},
             )
         )
         reporter.summary(
@@ -40,7 +39,7 @@ def test_the_document() -> None:
                     status=Status.FAILED,
                     seconds=1.5,
                     error=CompileError("no", remedy="mend it"),
-                    facts={"binary_size": 3},
+                    facts={"binary_size": 3, "folder": Path("/x"), "ratio": float("nan"), "names": ("a", "b")},
                 )
             ]
         )
@@ -55,7 +54,6 @@ def test_the_document() -> None:
             "text": "no",
             "seconds": 1.5,
             "log": "build/v/compile.log",
-            "fields": {"actions": 53, "folder": "/x", "ratio": None, "names": ["a", "b"]},
         },
         {
             "event": "summary",
@@ -67,7 +65,7 @@ def test_the_document() -> None:
                     "variant": "v",
                     "status": "failed",
                     "seconds": 1.5,
-                    "facts": {"binary_size": 3},
+                    "facts": {"binary_size": 3, "folder": "/x", "ratio": None, "names": ["a", "b"]},
                     "error": {"kind": "CompileError", "exit_code": 20, "what": "no", "remedy": "mend it"},
                 }
             ],

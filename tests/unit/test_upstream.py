@@ -57,6 +57,8 @@ def test_a_registry_that_does_not_answer_is_asked_once() -> None:
     with pytest.raises(RegistryUnreachableError) as second:
         asker.digest(replace(base, name="u:2", asked="127.0.0.1:1/u:2"))
     assert first.value is second.value
+    assert "network.base_images" in first.value.remedy
+    assert "network.proxies" in first.value.remedy
 
 
 @pytest.mark.parametrize(

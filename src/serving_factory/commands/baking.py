@@ -54,8 +54,9 @@ def bake_file(asked: Asked, *, output: str) -> None:
         _write_secrets(place / "secrets", _given(secrets[recipe.variant.id]))
     file = Path(output) if output else asked.checkout.root / "docker-bake.json"
     write_atomically(file, json.dumps(made.document, indent=2, ensure_ascii=False) + "\n")
-    more = f"; {count(len(lacking), 'variant')} without a recipe left out" if lacking else ""
-    write(f"wrote {file}: {count(len(recipes), 'variant')}{more}\n")
+    write(f"wrote {file}: {count(len(recipes), 'variant')}\n")
+    for one in lacking:
+        write(f"left out {one.error.what}. `./factory explain {one.variant.id}` tells more\n")
     write(f"Its contexts are in {folder}. See what it would do: docker buildx bake --file {file} --print\n")
 
 

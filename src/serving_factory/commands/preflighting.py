@@ -12,7 +12,7 @@ from serving_factory.line.job import Job, Site
 from serving_factory.line.lock import hold_lock
 from serving_factory.line.place import build_folder
 from serving_factory.line.preflight import preflight_document, preflight_folder, run_preflight
-from serving_factory.recipes.recipe import recipe_for
+from serving_factory.recipes.recipe import recipes_for
 from serving_factory.ui.doors import preflight_page
 
 __all__ = ["preflight"]
@@ -28,14 +28,16 @@ def preflight(asked: Asked, variants: Sequence[str], *, json: bool) -> None:
 
     Raises:
         UsageError: no variant is named.
-        RecipeError: there is no recipe for one of them.
+        RecipeError, BazelTooOldError: one of them cannot be built as the matrix has it.
         MissingInputsError: something is missing.
         CompileError: the analysis failed, and nothing is missing; or it did not come to one.
     """
     if not variants:
         raise UsageError("preflight needs a variant's id", remedy="`./factory list --ids` prints them")
     matrix = asked.load()
-    recipes = [recipe_for(variant, matrix) for variant in replace(asked, variants=variants).choose(matrix)]
+    recipes, lacking = recipes_for(replace(asked, variants=variants).choose(matrix), matrix)
+    if lacking:
+        raise lacking[0].error
     folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
     jobs = [Job(recipe=recipe, site=Site(build=folder, models=asked.checkout.models)) for recipe in recipes]
     with hold_lock(asked.checkout.build):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from serving_factory.catalogue.releases import releases
 from serving_factory.commands.shared import Asked, print_json, width, write
-from serving_factory.errors import RecipeError, UnknownNameError, UsageError
+from serving_factory.errors import FactoryError, RecipeError, UnknownNameError, UsageError
 from serving_factory.line.place import build_folder
 from serving_factory.line.records import last_stage
 from serving_factory.matrix.github import github_matrices
@@ -69,16 +69,18 @@ def explain_variant(asked: Asked, id_: str, *, json: bool) -> None:
         raise UsageError("explain needs a variant's id, or --dropped", remedy="take one of `./factory list --ids`")
     # Recipes are rendered here, which takes a while to import: `list` does without.
     from serving_factory.recipes.explain import explain, explain_matrix, explain_upstream  # noqa: PLC0415
-    from serving_factory.recipes.recipe import recipe_for  # noqa: PLC0415
+    from serving_factory.recipes.recipe import recipe_for, recipes_for  # noqa: PLC0415
 
     matrix = asked.load()
     (variant,) = replace(asked, variants=(id_,)).choose(matrix)
     file_from = "command line, --matrix" if asked.matrix else "default"
     sections = explain_matrix(variant, matrix, file_from=file_from)
+    _, lacking = recipes_for((variant,), matrix)
+    sections += tuple(("Cannot be built", _reasons(one.error)) for one in lacking)
     try:
         recipe = recipe_for(variant, matrix)
-    except RecipeError as error:
-        sections += (("Recipe", (("none", error.what, ""),)), *explain_upstream(variant, matrix))
+    except RecipeError:
+        sections += explain_upstream(variant, matrix)
     else:
         folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build) / variant.id
         sections += explain(recipe, matrix, context=folder / "recipe" / "devel")
@@ -92,6 +94,11 @@ def explain_variant(asked: Asked, id_: str, *, json: bool) -> None:
             for title, entries in sections
         ]
         write(tables.explain_page(variant.id, page))
+
+
+def _reasons(error: FactoryError) -> tuple[tuple[str, str, str], ...]:
+    parts = (("what", error.what), ("why", error.why), ("what to do", error.remedy))
+    return tuple((name, text, "") for name, text in parts if text)
 
 
 def explain_dropped(asked: Asked, id_: str, *, json: bool) -> None:

@@ -43,7 +43,7 @@ def vault(
             folder = Path(mirror)
         case _:
             raise UsageError(
-                f"vault cannot do `{' '.join(words)}`",
+                f"vault cannot do `{' '.join(words)}`" if words else "vault is not told what to do",
                 why="it knows: vault archive GIT_DIR REF...",
                 remedy="`./factory vault --help` shows examples",
             )

@@ -60,7 +60,6 @@ class BuildRequest:
         tags: image names with tags.
         output: folder that gets the result's files, replaced as a whole on success; None loads an image into
             the engine.
-        no_cache: run every step again.
     """
 
     dockerfile: Path
@@ -73,7 +72,6 @@ class BuildRequest:
     labels: tuple[tuple[str, str], ...] = ()
     tags: tuple[str, ...] = ()
     output: Path | None = None
-    no_cache: bool = False
 
     def argv(self, *, metadata: Path, output: Path | None = None) -> list[str]:
         """The command line.
@@ -99,8 +97,6 @@ class BuildRequest:
             argv += ["--network", self.network]
         for tag in self.tags:
             argv += ["--tag", tag]
-        if self.no_cache:
-            argv.append("--no-cache")
         folder = output or self.output
         argv += ["--load"] if folder is None else ["--output", _csv("type=local", f"dest={folder}")]
         return [*argv, str(self.context)]

@@ -108,14 +108,12 @@ class Engine:
         with typed(f"The engine has no image {reference}.", remedy="Build it first."):
             return int(self._images.get(reference).attrs["Size"])
 
-    def image_ids(self, label: str) -> frozenset[str]:
-        """Return the ids of all images with a label, given as `name` or `name=value`."""
-        with typed("The images could not be listed.", remedy="Try 'docker images'."):
-            found = self._api.images(filters={"label": label})
-        return frozenset(str(image["Id"]) for image in found)
-
     def image_names(self, label: str) -> Mapping[str, str]:
-        """Return the names, `repository:tag`, of all images with a label, each with the image's id. One question."""
+        """Return the names, `repository:tag`, of all images with a label, each with the image's id. One question.
+
+        Args:
+            label: given as `name` or `name=value`.
+        """
         with typed("The images could not be listed.", remedy="Try 'docker images'."):
             found = self._api.images(filters={"label": label})
         return {str(name): str(image["Id"]) for image in found for name in image["RepoTags"] or ()}

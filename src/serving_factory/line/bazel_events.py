@@ -23,14 +23,14 @@ class ActionSummary:
     """What Bazel did, from the event `buildMetrics` (build_event_stream.proto, BuildMetrics.ActionSummary).
 
     Args:
-        executed: actions that ran or were taken from a cache.
+        executed: actions that ran or were taken from a cache; None where the event lacks it, as Bazel 0.17's does.
         runners: how: runner name → count, such as `{"processwrapper-sandbox": 40, "remote cache hit": 12}`. Before
             Bazel 5 the event lacks them, and the line that Bazel prints at the end is read: `INFO: 52 processes: ...`.
         wall_seconds: from Bazel's start to its end; None where the event lacks it.
         critical_path_seconds: the longest chain of actions, from the event `buildToolLogs`; None where that lacks it.
     """
 
-    executed: int
+    executed: int | None
     runners: Mapping[str, int]
     wall_seconds: float | None = None
     critical_path_seconds: float | None = None
@@ -58,8 +58,9 @@ def read_summary(events: Path) -> ActionSummary | None:
         summary, wall = metrics.get("actionSummary", {}), metrics.get("timingMetrics", {}).get("wallTimeInMs")
         counted = {str(runner["name"]): int(runner["count"]) for runner in summary.get("runnerCount", ())}
         runners = {name: count for name, count in counted.items() if name != "total"} or _printed_runners(lines)
+        executed = summary.get("actionsExecuted")
         return ActionSummary(
-            executed=int(summary.get("actionsExecuted", 0)),
+            executed=None if executed is None else int(executed),
             runners=runners,
             wall_seconds=None if wall is None else int(wall) / 1000,
             critical_path_seconds=_critical_path(lines),

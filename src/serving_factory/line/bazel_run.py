@@ -52,7 +52,7 @@ def run_facts(facts: Path, steps: BazelSteps) -> Mapping[str, Any]:
     return {
         "bazel_ran": "build" in steps.ran,
         "actions": summary.executed if summary else None,
-        "runners": dict(runners),
+        "runners": dict(runners) or None,
         "local_actions": sum(local.values()) if runners else None,
         "disk_cache_hits": runners.get(_DISK_HIT, 0) if runners else None,
         "remote_cache_hits": runners.get(_REMOTE_HIT, 0) if runners else None,

@@ -10,10 +10,9 @@ from serving_factory.engine.caches import drop_cache_mounts
 from serving_factory.line.events import StageName
 from serving_factory.line.job import Site
 from serving_factory.line.records import read_record
+from serving_factory.recipes.render import CACHES
 
 __all__ = ["clean"]
-
-_CACHE_PREFIX = "serving-factory-bazel"
 
 
 def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
@@ -37,7 +36,7 @@ def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
         shutil.rmtree(folder)
         yield f"removed {folder}"
     if caches:
-        yield from (f"dropped cache {mount.id}, {mount.size}" for mount in drop_cache_mounts(_CACHE_PREFIX))
+        yield from (f"dropped cache {mount.id}, {mount.size}" for mount in drop_cache_mounts(CACHES))
 
 
 def _image_names(folder: Path) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 
 __all__ = ["Emit", "Event", "EventKind", "StageName"]
@@ -41,9 +41,8 @@ class Event:
         stage: which stage of it.
         kind: what happened.
         text: for PROGRESS the current action in a few words; for FAILED the error's whole message; for SKIPPED why.
-        seconds: how long the stage took; only with FINISHED and FAILED.
+        seconds: how long the stage took; only with FINISHED.
         log: path of the stage's full log, where there is one.
-        fields: facts worth a column or a JSON member, such as `{"actions": 53, "disk_cache_hits": 12}`.
     """
 
     variant: str
@@ -52,7 +51,6 @@ class Event:
     text: str = ""
     seconds: float | None = None
     log: str | None = None
-    fields: Mapping[str, object] = field(default_factory=dict)
 
 
 Emit = Callable[[Event], None]

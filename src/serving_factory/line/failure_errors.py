@@ -44,7 +44,10 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
             remedy = "find out who changed it, or what stands in between; another try gives the same"
         case Kind.FETCH:
             what = f"a download failed in {step}"
-            remedy = "see whether the network, a proxy or a mirror is down, and run the same command again"
+            remedy = (
+                "see whether the network, a proxy or a mirror is down, and run the same command again; what this "
+                "network never reaches gets another door at `network:` in the matrix file"
+            )
         case Kind.BAZEL_TOO_OLD:
             what = f"Bazel {details['found']} is too old: the sources want {details['minimum']} or later"
             remedy = "name a later one at `bazel: {version: ...}` in the matrix file"

@@ -9,11 +9,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from serving_factory.engine.buildx import BuildFailed, Step, build
-from serving_factory.errors import CompileError
 from serving_factory.line.job import Job
 from serving_factory.line.preflight_report import Report, read_report
 from serving_factory.line.records import write_atomically
-from serving_factory.line.stages.compile import devel_request, step_title
+from serving_factory.line.stages.compile import build_error, devel_request, step_title
 
 __all__ = ["preflight_document", "preflight_folder", "run_preflight"]
 
@@ -31,12 +30,12 @@ def run_preflight(job: Job, tell: Callable[[str], None]) -> Report:
         tell: told what is being done.
 
     Raises:
-        CompileError: it did not come so far as to ask Bazel.
+        FactoryError: it did not come so far as to ask Bazel; of the same kind as if it were being built.
     """
 
     def on_step(step: Step) -> None:
         if step.kind == "started":
-            tell(step.name)
+            tell(step_title(step.name))
 
     folder, log = preflight_folder(job), job.folder / "logs" / "preflight.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -46,11 +45,9 @@ def run_preflight(job: Job, tell: Callable[[str], None]) -> Report:
         try:
             build(asked, on_step=on_step, log=stream)
         except BuildFailed as failed:
-            raise CompileError(
-                f"{job.recipe.variant.id}: the preflight failed in {step_title(failed)}, before Bazel was asked",
-                why="\n".join(failed.tail) or failed.text,
-                remedy=f"mend the cause and run the same command; the whole log is {log}",
-            ) from None
+            stream.flush()
+            tell(f"Bazel could not be asked; the whole log is {log}")
+            raise build_error(job, failed, log) from None
     report = read_report(folder)
     document = preflight_document(job, report)
     write_atomically(folder / "report.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")

@@ -154,6 +154,7 @@ class _Coordinator:
             if because := self._reason_to_skip(turn):
                 self._waiting.popleft()
                 self._runs[turn.variant].skip(self._stages, because)
+                self._compiled.add(turn.variant)  # who waits for it waits no more
                 continue
             if not self._schedule.fits(turn.share, tuple(self._shares.values())):
                 return

@@ -72,7 +72,7 @@ class Upstream:
             RegistryError: it is not for these platforms.
         """
         name, tag = ImageName.parse_reference(base.image)
-        digest = self._ask(name.registry, lambda: self._registry(name).manifest_digest(name.repository, tag))
+        digest = self._ask(name.registry, lambda: self._manifest(name, tag))
         if digest is None:
             raise VanishedError(
                 f"{base.image} is not there: its registry has no such tag (any more).", remedy=replacement(base.name)
@@ -89,7 +89,7 @@ class Upstream:
     def holds(self, base: NeededBase, digest: str) -> bool:
         """See `Sources`."""
         name, _ = ImageName.parse_reference(base.image)
-        found = self._ask(name.registry, lambda: self._registry(name).manifest_digest(name.repository, digest))
+        found = self._ask(name.registry, lambda: self._manifest(name, digest))
         return found is not None
 
     def checksum(self, version: str) -> str:
@@ -119,6 +119,13 @@ class Upstream:
 
     def _registry(self, name: ImageName) -> Registry:
         return Registry(name.registry, credentials=credentials_for(name.registry), route=self._route)
+
+    def _manifest(self, name: ImageName, reference: str) -> str | None:
+        try:
+            return self._registry(name).manifest_digest(name.repository, reference)
+        except RegistryUnreachableError as error:
+            doors = "Name a mirror's image at network.base_images in the matrix file, or this network's proxy at "
+            raise RegistryUnreachableError(error.what, why=error.why, remedy=f"{doors}network.proxies.") from None
 
     def _ask(self, whom: str, question: Callable[[], Result]) -> Result:
         """Ask, again where that may help; but not one who has not answered before."""

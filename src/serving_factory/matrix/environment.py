@@ -97,21 +97,26 @@ VARIABLES: tuple[tuple[tuple[str, ...], KeyPath, _Reader], ...] = (
 
 
 def given(environ: Mapping[str, str], here: Path) -> tuple[Given, ...]:
-    """Read what the environment gives; an empty variable counts as none.
+    """Read what the environment gives; a variable that is empty, or blank, counts as none.
 
     Args:
         environ: the environment.
         here: what its files and folders are relative to.
 
     Raises:
-        UsageError: a variable cannot be read. Whether its value can be used is for the file's rules to say.
+        UsageError: a variable cannot be read, or nobody reads it. Whether its value can be used is for the file's rules
+            to say.
     """
+    known = [name for names, _, _ in VARIABLES for name in names]
+    if wrong := next((name for name in environ if name.startswith(PREFIX) and name not in known), None):
+        remedy = f"there are: {', '.join(name for name in known if name.startswith(PREFIX))}"
+        raise UsageError(f"{wrong}: the factory reads no variable of this name", remedy=remedy)
     return tuple(_given(environ, here))
 
 
 def _given(environ: Mapping[str, str], here: Path) -> Iterator[Given]:
     for names, path, read in VARIABLES:
-        name = next((name for name in names if environ.get(name)), None)
+        name = next((name for name in names if environ.get(name, "").strip()), None)
         if name is None:
             continue
         value = read(name, environ[name].strip(), here)

@@ -39,7 +39,7 @@ def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
         LockFileError: the same of the lock file beside it.
     """
     document = read_document(file).with_given(given)
-    notes = Notes(document.written)
+    notes = Notes(document.written, MatrixFile)
     model = Section(MatrixFile).read(document.data, (), notes)
     broken = Broken(
         [*(problem.path for problem in document.problems), *(finding.path for finding in notes.found), *notes.meant]
@@ -150,7 +150,8 @@ def _base_findings(model: MatrixFile, broken: Broken) -> Iterator[Finding]:
     known = distributions()
     for base, path, is_key in bases:
         if base.partition("@")[0] not in known and not broken.at(*path):
-            remedy = did_you_mean(base, known, otherwise=f"Known: {', '.join(known)}.")
+            listed = f"Known: {', '.join(known)}. An image that stands for one of them goes to network.base_images."
+            remedy = listed if "/" in base else did_you_mean(base, known, otherwise=listed)
             yield Finding(path=path, rule="the catalogue knows no such base image", remedy=remedy, key=is_key)
 
 

@@ -15,6 +15,7 @@ from serving_factory.matrix.words import (
     BAZEL_OPTION,
     BAZEL_REPOSITORY,
     CAPABILITY,
+    COMPILER,
     COMPILER_OPTION,
     CONFIG,
     CUDA,
@@ -180,13 +181,16 @@ class ToolchainSection:
     """What compiles, where it is not what the catalogue says of the release."""
 
     base: str | None = key(IMAGE, "The base image, such as debian:bookworm.", default=None)
-    compiler: str | None = key(PACKAGE, "The C compiler's package, such as gcc-9.", default=None)
+    compiler: str | None = key(COMPILER, "The C compiler's package, such as gcc-9.", default=None)
     python: str | None = key(PYTHON, 'The Python that Bazel\'s rules run with, such as "2.7".', default=None)
     packages: tuple[str, ...] = key(Many(PACKAGE, least=0), "More apt packages.", default=())
     configs: Mapping[Flavour, tuple[str, ...]] = key(
         Table(FLAVOUR, Many(CONFIG, least=0)),
         "Bazel configs of a flavour, where the source tree names others.",
         default_factory=dict,
+    )
+    tensorrt: bool | None = key(
+        Truth(), "false leaves TensorRT out of gpu builds. Default: compiled in where upstream has it.", default=None
     )
 
 

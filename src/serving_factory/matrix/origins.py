@@ -31,12 +31,12 @@ def origin(matrix: Matrix, path: KeyPath, *, otherwise: str = DEFAULT) -> str:
     return f"{dotted(path)}, {matrix.file.name}:{place.line}" if place else dotted(path)
 
 
-def release_origin(matrix: Matrix, release: str, path: KeyPath) -> str:
+def release_origin(matrix: Matrix, release: str, path: KeyPath, *, otherwise: str = DEFAULT) -> str:
     """Name the place of a value that may be given for some releases alone: the last one that gives it counts."""
     listed = matrix.document.data.get("per_release", ())
     about = [index for index, one in enumerate(listed) if release in release_tags(one["releases"])]
     places = [place for index in about if matrix.document.has(place := ("per_release", index, *path))]
-    return origin(matrix, places[-1] if places else path)
+    return origin(matrix, places[-1] if places else path, otherwise=otherwise)
 
 
 def variant_origins(matrix: Matrix, variant: Variant) -> Mapping[str, str]:

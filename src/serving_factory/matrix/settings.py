@@ -44,6 +44,7 @@ class ToolchainChoice:
     python: str | None
     packages: tuple[str, ...]
     configs: Mapping[Flavour, tuple[str, ...]]
+    tensorrt: bool | None
 
     def compiler_of(self, facts: FlavourFacts) -> str:
         """Tell which compiler builds a flavour, name and version; empty where nobody knows.
@@ -227,6 +228,7 @@ def _settings(section: PerReleaseSection, folder: Path) -> Settings:
             python=toolchain.python,
             packages=toolchain.packages,
             configs=dict(toolchain.configs),
+            tensorrt=toolchain.tensorrt,
         ),
         bazel=BazelChoice(
             version=bazel.version,
@@ -289,7 +291,8 @@ def path_findings(model: MatrixFile, folder: Path) -> Iterator[Finding]:
         yield from _missing((*path, "source"), _path(folder, one.source))
         yield from _of_section(path, one.bazel, one.patches, folder)
     network = network_of(model.network, folder)
-    yield from _missing(("network", "apt", "mirror"), network.apt_folder)
+    url = "Name one that is there, or write a URL with its scheme, https://."
+    yield from _missing(("network", "apt", "mirror"), network.apt_folder, remedy=url)
     for name in ("downloader_config", "ca_certificates"):
         yield from _missing(("network", name), getattr(network, name), is_file=True)
 
@@ -319,8 +322,10 @@ def _of_remote(path: KeyPath, remote: RemoteSection, folder: Path) -> Iterator[F
         yield Finding(path=(*path, "tls", given), rule=f"it is of no use without {lacking}", remedy="Name both files.")
 
 
-def _missing(path: KeyPath, place: Path | None, *, is_file: bool = False) -> Iterator[Finding]:
+def _missing(
+    path: KeyPath, place: Path | None, *, is_file: bool = False, remedy: str = "Name one that is there."
+) -> Iterator[Finding]:
     if place is None or (place.is_file() if is_file else place.is_dir()):
         return
     kind = "file" if is_file else "folder"
-    yield Finding(path=path, rule=f"there is no {kind} {place}", remedy="Name one, relative to this file.")
+    yield Finding(path=path, rule=f"there is no {kind} {place}", remedy=remedy)

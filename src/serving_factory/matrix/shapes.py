@@ -14,7 +14,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
-from serving_factory.matrix.problems import BrokenRuleError, Finding, KeyPath, Remedy, did_you_mean, nearest
+from serving_factory.matrix.problems import BrokenRuleError, Finding, KeyPath, Remedy, did_you_mean, dotted, nearest
 
 __all__ = [
     "Many",
@@ -35,6 +35,7 @@ __all__ = [
 JsonSchema = dict[str, Any]
 _NAME_ONE, _KEYS, _ADD = "Name at least one.", "Write keys below it, each with a value.", "Add it."
 _FEWER = "Say it with fewer, or in several files."
+_MOST_PLACES = 2
 _S = TypeVar("_S")
 _SHAPE, _ABOUT = "shape", "about"
 
@@ -44,10 +45,12 @@ class Notes:
 
     Args:
         written: gives a value as it stands in the file.
+        whole: the section that the whole file is, in which the places of misplaced keys are looked for.
     """
 
-    def __init__(self, written: Callable[[KeyPath], str]) -> None:
+    def __init__(self, written: Callable[[KeyPath], str], whole: type | None = None) -> None:
         self.written = written
+        self.whole = whole
         self.found: list[Finding] = []
         self.meant: set[KeyPath] = set()
         """Keys that are not there, but that an unknown one is probably a slip of the pen for."""
@@ -217,7 +220,7 @@ class Many:
 
     def _brackets(self, value: object, written: str) -> str:
         if isinstance(value, str):
-            return f"Put it in brackets: [{value}]."
+            return f"Put it in brackets: [{', '.join(value.split())}]."
         if not written:
             return "Write each entry in a line of its own, after `- `."
         quote = '"' if isinstance(self.item, Text) else ""
@@ -296,6 +299,10 @@ class Section(Generic[_S]):
         names = key_names(self.of)
         unknown = [name for name in value if name not in names]
         for name in unknown:
+            if places := _places(self.of, name, dotted(path)) or _places(notes.whole, name):
+                remedy = f"Its place is {' or '.join(places[:_MOST_PLACES])}."
+                notes.add((*path, name), "unknown key here", remedy, at_key=True)
+                continue
             notes.add((*path, name), "unknown key", did_you_mean(name, names, otherwise=_known(names)), at_key=True)
             meant = nearest(name, names) if len(unknown) <= len(names) else None
             if meant and meant not in value:
@@ -328,6 +335,23 @@ def key(shape: Shape, about: str, **default: Any) -> Any:  # noqa: ANN401 - as d
 def key_names(section: type) -> Sequence[str]:
     """Name the keys of a section, in order."""
     return [one.name for one in _fields(section)]
+
+
+def _places(section: type | None, name: str, above: str = "") -> Sequence[str]:
+    """Where in a section, or in those below it, there is a key of this name; the shallowest first."""
+    return sorted((place for place, key in _below(section, above) if key == name), key=lambda place: place.count("."))
+
+
+def _below(section: type | None, above: str) -> Iterator[tuple[str, str]]:
+    for one in _fields(section) if section else ():
+        place, shape = f"{above}.{one.name}" if above else one.name, one.metadata[_SHAPE]
+        yield place, one.name
+        if isinstance(shape, Many):
+            place, shape = f"{place}[]", shape.item
+        elif isinstance(shape, Table):
+            place, shape = f"{place}.NAME", shape.values
+        if isinstance(shape, Section):
+            yield from _below(shape.of, place)
 
 
 def _known(names: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ __all__ = [
     "BAZEL_OPTION",
     "BAZEL_REPOSITORY",
     "CAPABILITY",
+    "COMPILER",
     "COMPILER_OPTION",
     "CONFIG",
     "CUDA",
@@ -111,6 +112,11 @@ _REFUSED_OPTIONS = r"(?!--|-o|-m(?:arch|tune)=native$)"
 COMPILER_OPTION = Text(_compiler_option, _OPTION_WORD.pattern.replace("^", f"^{_REFUSED_OPTIONS}"))
 CAPABILITY = Text(check_capability, r"^(?:[0-9]+\.[0-9]|(?:sm|compute)_[0-9]{2,})$", cards)
 PACKAGE = matching(r"[a-z0-9][a-z0-9+.:=~-]*", "this is no Debian package name", "Name one package, such as gcc-10.")
+COMPILER = matching(
+    r"(?:gcc|clang)(?:-[0-9]+(?:\.[0-9]+)?)?",
+    "a compiler is gcc or clang, with the version that its package names",
+    "Write it like gcc-9: g++ comes with it.",
+)
 REPOSITORY = matching(
     rf"(?=.{{1,255}}$){_REPOSITORY}",
     "a repository is lower case: [registry[:port]/]name[/name], with single separators, 255 characters at most",
@@ -153,7 +159,7 @@ BAZEL_OPTION = matching(
     "an option of Bazel begins with '-' and holds no blanks, quotes or shell characters",
     "Make each option an entry of its own, such as [--define=a=b, -k].",
 )
-PYTHON = matching(r"[23]\.[0-9]{1,2}", "a Python is named by two numbers", 'Write it in quotes, like "3.8".')
+PYTHON = matching(r"[23]\.[0-9]{1,2}", "a Python is named by two numbers", 'Write them in quotes, like "3.8".')
 CONFIG = matching(
     r"[A-Za-z0-9_][A-Za-z0-9_.-]*",
     "a Bazel config is one word of letters, digits, '_', '.' and '-'",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from serving_factory.catalogue.levels import level_facts
-from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, releases
+from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, Release, releases
 from serving_factory.matrix.expand import uncertain_pairs
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.origins import CATALOGUE, origin, release_origin, rules_about, variant_origins
@@ -15,6 +15,7 @@ from serving_factory.matrix.problems import KeyPath, without_password
 from serving_factory.matrix.tags import alias_tags, full_tags
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.recipe import Recipe
+from serving_factory.recipes.toolchain import Bazel
 
 __all__ = ["Explained", "Explanation", "explain", "explain_matrix", "explain_upstream"]
 
@@ -66,21 +67,16 @@ def explain_upstream(variant: Variant, matrix: Matrix) -> Explanation:
     release = releases()[variant.release]
     facts, settings = release.flavours[variant.flavour], matrix.settings_of(release.tag)
     choice, chosen_bazel = settings.toolchain, settings.bazel
-    upstream = f"{CATALOGUE}, release {release.tag}"
     bazel = ", ".join(filter(None, (chosen_bazel.version or release.bazel, chosen_bazel.package)))
     configs = choice.configs.get(variant.flavour, facts.configs)
     return (
         (
             "Toolchain",
             (
-                ("source", str(settings.source or UPSTREAM_URL), origin(matrix, ("source",), otherwise=upstream)),
-                ("base", choice.base or facts.base, origin(matrix, ("toolchain", "base"), otherwise=upstream)),
-                (
-                    "compiler",
-                    choice.compiler or facts.compiler,
-                    origin(matrix, ("toolchain", "compiler"), otherwise=upstream),
-                ),
-                ("Bazel", bazel, origin(matrix, ("bazel", "version"), otherwise=upstream)),
+                ("source", str(settings.source or UPSTREAM_URL), _chosen(matrix, release, "source")),
+                ("base", choice.base or facts.base, _chosen(matrix, release, "toolchain", "base")),
+                ("compiler", choice.compiler or facts.compiler, _chosen(matrix, release, "toolchain", "compiler")),
+                ("Bazel", bazel, _chosen(matrix, release, "bazel", "version")),
                 ("configs", _configs(configs), _configs_origin(variant, matrix)),
             ),
         ),
@@ -105,31 +101,71 @@ def explain(recipe: Recipe, matrix: Matrix, *, context: Path) -> Explanation:
 
 
 def _compile(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
-    variant, upstream = recipe.variant, _upstream(recipe)
+    variant, settings = recipe.variant, matrix.settings_of(recipe.release.tag)
+    options = {"options": settings.bazel.options, "startup_options": settings.bazel.startup_options}
     return (
-        ("source", str(recipe.source), origin(matrix, ("source",), otherwise=upstream)),
+        ("source", str(recipe.source), _chosen(matrix, recipe.release, "source")),
         ("Bazel target", UPSTREAM_TARGET, ""),
         ("configs", _configs(recipe.toolchain.configs), _configs_origin(variant, matrix)),
         ("copts", " ".join(variant.all_copts) or "none", ""),
+        *(
+            (f"Bazel's {key.replace('_', ' ')}", " ".join(given), _chosen(matrix, recipe.release, "bazel", key))
+            for key, given in options.items()
+            if given
+        ),
         ("key", recipe.compile_key, ""),
     )
 
 
 def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
-    toolchain, upstream = recipe.toolchain, _upstream(recipe)
-    bazel = f"{toolchain.bazel.version}, {toolchain.bazel.package or f'release asset sha256:{toolchain.bazel.sha256}'}"
+    toolchain, release = recipe.toolchain, recipe.release
     name, _, pinned = toolchain.base.partition("@")
     stand_in: KeyPath = ("network", "base_images", name)
-    base_from = origin(matrix, ("toolchain", "base"), otherwise=upstream)
+    base_from = _chosen(matrix, release, "toolchain", "base")
     if pinned and name in matrix.lock.bases:
         base_from += f"; its digest: {matrix.lock.file}"
     return (
         ("base", toolchain.base, base_from),
         ("base image used", recipe.base_image, origin(matrix, stand_in, otherwise="as named")),
-        ("compiler", toolchain.compiler, origin(matrix, ("toolchain", "compiler"), otherwise=upstream)),
-        ("Bazel", bazel, origin(matrix, ("bazel", "version"), otherwise=upstream)),
-        ("packages", " ".join(toolchain.packages), _packages_origin(matrix)),
+        ("compiler", toolchain.compiler, _chosen(matrix, release, "toolchain", "compiler")),
+        *_python(recipe, matrix),
+        *_tensorrt(recipe, matrix),
+        (
+            "Bazel",
+            f"{toolchain.bazel.version}, {_bazel_from(toolchain.bazel)}",
+            _chosen(matrix, release, "bazel", "version"),
+        ),
+        ("packages", " ".join(toolchain.packages), _packages_origin(recipe, matrix)),
+        *((f"mend {mend.script}", mend.why, f"{CATALOGUE}, glibc of the base") for mend in toolchain.mends),
     )
+
+
+def _python(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
+    """What Bazel's rules run with; nothing where Bazel brings its own."""
+    python = recipe.toolchain.python
+    if python is None:
+        return ()
+    base = f"{CATALOGUE}, release and base"
+    told = release_origin(matrix, recipe.release.tag, ("toolchain", "python"), otherwise=base)
+    return (("Python", python.version, told),)
+
+
+def _tensorrt(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
+    """Whether TensorRT is compiled in; nothing where upstream has none."""
+    gpu = recipe.toolchain.gpu
+    if gpu is None or gpu.tensorrt is None:
+        return ()
+    left_out = dict(recipe.build_args).get("TENSORRT") == "0"
+    value = "left out" if left_out else gpu.tensorrt_version
+    return (("TensorRT", value, _chosen(matrix, recipe.release, "toolchain", "tensorrt")),)
+
+
+def _bazel_from(bazel: Bazel) -> str:
+    if bazel.package:
+        return bazel.package
+    if bazel.given:
+        return "the file that the matrix names"
+    return f"release asset sha256:{bazel.sha256}" if bazel.sha256 else "release asset, its checksum unknown"
 
 
 def _cpu(variant: Variant) -> tuple[Explained, ...]:
@@ -202,18 +238,19 @@ def _configs(names: Sequence[str]) -> str:
     return " ".join(f"--config={name}" for name in names) or "none"
 
 
+def _chosen(matrix: Matrix, release: Release, *path: str) -> str:
+    """Where the matrix chooses how a release is built, for all or for that one; else what upstream used holds."""
+    return release_origin(matrix, release.tag, path, otherwise=f"{CATALOGUE}, release {release.tag}")
+
+
 def _configs_origin(variant: Variant, matrix: Matrix) -> str:
-    path: KeyPath = ("toolchain", "configs", variant.flavour.value)
-    return origin(matrix, path, otherwise=f"{CATALOGUE}, release {variant.release}")
+    return _chosen(matrix, releases()[variant.release], "toolchain", "configs", variant.flavour.value)
 
 
-def _upstream(recipe: Recipe) -> str:
-    return f"{CATALOGUE}, release {recipe.release.tag}"
-
-
-def _packages_origin(matrix: Matrix) -> str:
+def _packages_origin(recipe: Recipe, matrix: Matrix) -> str:
     base = f"{CATALOGUE}, base and compiler"
-    return f"{base}; {more}" if (more := origin(matrix, ("toolchain", "packages"), otherwise="")) else base
+    more = release_origin(matrix, recipe.release.tag, ("toolchain", "packages"), otherwise="")
+    return f"{base}; {more}" if more else base
 
 
 def _doubts(variant: Variant, matrix: Matrix) -> Iterator[Explained]:

@@ -127,7 +127,7 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
     base_image = image_for(toolchain.base, matrix.network.base_images)
     devel = _devel(variant, release, toolchain)
     devel_files = _devel_files(toolchain)
-    arguments = _arguments(variant, toolchain, doors)
+    arguments = _arguments(variant, toolchain, doors, tensorrt=settings.toolchain.tensorrt)
     key = key_of(
         devel=devel,
         files=devel_files,
@@ -156,11 +156,15 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
     )
 
 
-def _arguments(variant: Variant, toolchain: Toolchain, doors: Doors) -> tuple[tuple[str, str], ...]:
+def _arguments(
+    variant: Variant, toolchain: Toolchain, doors: Doors, *, tensorrt: bool | None
+) -> tuple[tuple[str, str], ...]:
     """The build arguments that decide what is built."""
     arguments = {"COPTS": " ".join(f"--copt={option}" for option in variant.all_copts)}
     if toolchain.gpu:
         arguments["CUDA_CAPABILITIES"] = ",".join(variant.capabilities)
+        if toolchain.gpu.tensorrt and tensorrt is False:
+            arguments["TENSORRT"] = "0"
     return (*arguments.items(), *doors.key_args)
 
 

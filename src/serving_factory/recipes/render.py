@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["PATCHES", "TEMPLATES", "patch_text", "render", "template_text"]
+__all__ = ["CACHES", "PATCHES", "TEMPLATES", "patch_text", "render", "template_text"]
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "dockerfiles" / "templates"
 PATCHES = TEMPLATES.parent / "patches"
+
+CACHES = "serving-factory-bazel"
+"""How the ids of the cache mounts in the templates begin; `-disk` and `-repository` follow."""
 
 
 def render(name: str, **values: object) -> str:

@@ -12,10 +12,11 @@ from serving_factory.catalogue.distributions import Distribution, DistributionPy
 from serving_factory.catalogue.mends import Mend, mends_for
 from serving_factory.catalogue.mkl import mkl_libraries
 from serving_factory.catalogue.releases import Flavour, FlavourFacts, Release
-from serving_factory.errors import RecipeError
+from serving_factory.errors import BazelTooOldError, RecipeError
 from serving_factory.matrix.lockfile import EMPTY, Lock
 from serving_factory.matrix.settings import BazelChoice, Settings
 from serving_factory.matrix.variant import Variant
+from serving_factory.recipes.bazel_version import check_bazel
 from serving_factory.recipes.gpu import GpuBuild, gpu_build
 from serving_factory.recipes.pins import bazel_checksum
 
@@ -182,8 +183,11 @@ def check_buildable(variant: Variant, toolchain: Toolchain) -> None:
 def is_buildable(variant: Variant, release: Release, settings: Settings, lock: Lock = EMPTY) -> bool:
     """Whether a variant can be built as the matrix chooses."""
     try:
-        check_buildable(variant, toolchain_for(variant, release, settings, lock))
-    except RecipeError:
+        toolchain = toolchain_for(variant, release, settings, lock)
+        check_buildable(variant, toolchain)
+        if settings.source is None:
+            check_bazel(variant, release, toolchain.bazel.version)
+    except (RecipeError, BazelTooOldError):
         return False
     return True
 

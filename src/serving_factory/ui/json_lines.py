@@ -1,29 +1,6 @@
-"""The line's events for machines: one JSON object per line on stdout.
+"""The line's events for machines: one JSON object per line on stdout, in the shape that docs/events.md gives.
 
-Each event is a line of this shape (members without a value are left out)::
-
-    {"event": "finished", "time": "2026-01-31T23:41:07.123Z", "variant": "2.19.1-cpu-v3",
-     "stage": "compile", "text": "...", "seconds": 71.4, "log": "build/2.19.1-cpu-v3/compile.log",
-     "fields": {"actions": 53}}
-
-The first line tells what the run is expected to take, where it has anything to do::
-
-    {"event": "forecast", "time": "...", "seconds": 1680.0, "memory": 4187593113, "estimated": true, "unknown": 0,
-     "variants": [{"variant": "2.19.1-cpu-v3", "seconds": 1680.0, "memory": 4187593113, "basis": "..."}]}
-
-`event` is otherwise one of `started`, `progress`, `finished`, `up-to-date`, `failed`, `skipped`, `cancelled`. The last
-line, and only the last, is the summary; a document without it is incomplete::
-
-    {"event": "summary", "time": "...",
-     "counts": {"built": 0, "up-to-date": 0, "failed": 1, "skipped": 0, "cancelled": 0},
-     "seconds": 71.6, "forecast_seconds": 1680.0,
-     "results": [{"variant": "2.19.1-cpu-v3", "status": "failed", "seconds": 71.4, "image": "...",
-                  "because": "...", "log": "...", "facts": {"binary_size": 12345678, "rest": [2.5, 3.0]},
-                  "error": {"kind": "CompileError", "exit_code": 20,
-                            "what": "...", "why": "...", "remedy": "..."}}]}
-
-Times are UTC, spans are seconds, sizes are bytes. Numbers that JSON lacks (infinity, not a number) become
-null.
+Numbers that JSON lacks (infinity, not a number) become null.
 """
 
 from __future__ import annotations
@@ -47,7 +24,7 @@ if TYPE_CHECKING:
     from serving_factory.line.forecast import Outlook
     from serving_factory.ui.streams import Stream
 
-__all__ = ["JsonLinesReporter", "result_document"]
+__all__ = ["JsonLinesReporter"]
 
 
 def _utc_now() -> datetime:
@@ -90,7 +67,6 @@ class JsonLinesReporter:
             "text": event.text or None,
             "seconds": event.seconds,
             "log": event.log,
-            "fields": dict(event.fields) or None,
         }
         self._write(event.kind.value, members)
 
@@ -101,7 +77,7 @@ class JsonLinesReporter:
             "counts": counts,
             "seconds": round(self._clock() - self._began, 3),
             "forecast_seconds": self._outlook.total.seconds,
-            "results": [result_document(result) for result in results],
+            "results": [_result_document(result) for result in results],
         }
         self._write("summary", members)
 
@@ -113,8 +89,8 @@ class JsonLinesReporter:
         self._out.write(line.replace("##[", "#\\u0023[") + "\n")
 
 
-def result_document(result: VariantResult) -> dict[str, object]:
-    """A variant's end as JSON members, in the shape of the module's text."""
+def _result_document(result: VariantResult) -> dict[str, object]:
+    """A variant's end as JSON members, as docs/events.md has them."""
     return _present(
         {
             "variant": result.variant,

@@ -10,12 +10,12 @@ from serving_factory.engine.caches import drop_cache_mounts
 from serving_factory.engine.retry import retrying
 from serving_factory.errors import CacheCorruptError, FetchError, OutOfMemoryError
 from serving_factory.line.job import Job, Tell
+from serving_factory.recipes.render import CACHES
 
 __all__ = ["with_second_chances"]
 
 _FETCHES = 4
 _FIRST_DELAY = 3.0  # seconds; Bazel, git and apt have tried for a while themselves
-_CACHES = "serving-factory-bazel"
 
 
 def with_second_chances(job: Job, tell: Tell, attempt: Callable[[Job], BuildResult]) -> BuildResult:
@@ -45,7 +45,7 @@ def with_second_chances(job: Job, tell: Tell, attempt: Callable[[Job], BuildResu
             ) from error
     except CacheCorruptError as error:
         tell(f"the {error.cache} cache is damaged: once more without it")
-        drop_cache_mounts(f"{_CACHES}-{error.cache}")
+        drop_cache_mounts(f"{CACHES}-{error.cache}")
         return _with_patience(job, tell, attempt)
 
 

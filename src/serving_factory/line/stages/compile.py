@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,11 +25,12 @@ from serving_factory.line.run_options import bazelrc
 from serving_factory.line.stages.attempts import with_second_chances
 from serving_factory.recipes.keys import key_of
 
-__all__ = ["BINARY", "COMPILE", "build_image", "devel_request", "step_title", "write_context"]
+__all__ = ["BINARY", "COMPILE", "build_error", "build_image", "devel_request", "step_title", "write_context"]
 
 BINARY = "tensorflow_model_server"
 
 _STEP_WIDTH = 90
+_RUN_FLAGS = re.compile(r"(?<=\] RUN )(?:--\S+\s+)+")
 
 
 def _key(job: Job) -> str:
@@ -100,19 +102,24 @@ def _intact(job: Job, _record: Record) -> bool:
 
 
 def _compile_error(job: Job, failed: BuildFailed) -> FactoryError:
-    log = job.log(StageName.COMPILE).read_text(encoding="utf-8", errors="replace")
+    return build_error(job, failed, job.log(StageName.COMPILE))
+
+
+def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
+    """Say what happened to a build of the devel Dockerfile; its whole output is in the log."""
+    text = log.read_text(encoding="utf-8", errors="replace")
     return failure_error(
-        classify(f"{log}\n{failed.text}", exit_code=failed.exit_code, place=failed.place),
+        classify(f"{text}\n{failed.text}", exit_code=failed.exit_code, place=failed.place),
         variant=job.recipe.variant.id,
-        step=step_title(failed),
+        step=step_title(failed.step),
         tail=failed.tail,
         share=job.share,
     )
 
 
-def step_title(failed: BuildFailed) -> str:
-    """Name the failing step in a part of a line; its whole command is in the log."""
-    return shorten(failed.step, _STEP_WIDTH, placeholder=" ...") or "docker buildx build"
+def step_title(step: str) -> str:
+    """Name a step in a part of a line, by what it does and not what it mounts; its whole command is in the log."""
+    return shorten(_RUN_FLAGS.sub("", step), _STEP_WIDTH, placeholder=" ...") or "docker buildx build"
 
 
 def write_context(folder: Path, files: dict[str, str]) -> Path:
@@ -143,7 +150,7 @@ def build_image(
             if action := progress(step.text):
                 tell(action)
         elif step.kind == "started":
-            tell(step.name)
+            tell(step_title(step.name))
 
     log = job.log(stage)
     log.parent.mkdir(parents=True, exist_ok=True)

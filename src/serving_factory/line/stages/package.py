@@ -105,7 +105,7 @@ def _must_be_inspected(job: Job) -> None:
 
 def _error(job: Job, failed: BuildFailed) -> FactoryError:
     return PackageError(
-        f"{job.recipe.variant.id}: the runtime image failed to build in {step_title(failed)}",
+        f"{job.recipe.variant.id}: the runtime image failed to build in {step_title(failed.step)}",
         why="\n".join(failed.tail),
         remedy="mend the template in dockerfiles/templates/runtime, or the base image, and run the same command",
     )
