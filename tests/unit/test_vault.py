@@ -268,7 +268,7 @@ def test_the_catalogue_pins_tensorflow(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "vault cannot do ``"),
+        ((), "vault is not told what to do"),
         (("archive",), "vault cannot do `archive`"),
         (("archive", "somewhere"), "vault cannot do `archive somewhere`"),
         (("unpack", "a", "b"), "vault cannot do `unpack a b`"),
