@@ -102,7 +102,8 @@ def test_where_a_value_for_some_releases_comes_from(tmp_path: Path) -> None:
         ("SERVING_FACTORY_BASE_IMAGES", "ubuntu:20.04=X", "'X': an image is "),
         ("SERVING_FACTORY_BAZEL_DISTDIR", "absent", "'/here/absent': there is no folder /here/absent."),
         ("HTTPS_PROXY", "http://u:secret@a b", "'http://***@a b': a URL has a scheme"),
-        ("NO_PROXY", "a b", "'a b': this is a list of hosts"),
+        ("HTTP_PROXY", "http://u:se$cret@a", "': a URL has a scheme, and holds no blanks, quotes, dollar signs or "),
+        ("NO_PROXY", "a;b", "'a;b': this is a list of hosts"),
     ],
 )
 def test_a_bad_value_is_told_by_the_files_rules(tmp_path: Path, variable: str, value: str, told: str) -> None:
@@ -133,6 +134,17 @@ def test_a_variable_that_nobody_reads_is_told() -> None:
     with pytest.raises(UsageError, match="SERVING_FACTORY_DISTDIR: ") as caught:
         given({"SERVING_FACTORY_DISTDIR": "archives"}, HERE)
     assert "SERVING_FACTORY_BAZEL_DISTDIR" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("value", "hosts"),
+    [
+        ("localhost, 127.0.0.1,[::1]", "localhost,127.0.0.1,[::1]"),
+        ("localhost .corp.example.com\t10.0.0.0/8,", "localhost,.corp.example.com,10.0.0.0/8"),
+    ],
+)
+def test_hosts_without_a_proxy_are_parted_as_curl_does(tmp_path: Path, value: str, hosts: str) -> None:
+    assert loaded(tmp_path, NO_PROXY=value).network.no_proxy == hosts
 
 
 @pytest.mark.parametrize(("value", "meant"), [("1", True), ("TRUE", True), ("no", False), ("0", False)])

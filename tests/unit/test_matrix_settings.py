@@ -89,6 +89,7 @@ def test_a_mirror_of_apt_is_a_url_or_a_folder(tmp_path: Path) -> None:
         ({"bazel": {"overrides": {"@grpc": "."}}}, "no name of an external repository"),
         ({"toolchain": {"python": "2.7.18"}}, "a Python is named by two numbers"),
         ({"network": {"apt": {"mirror": "absent"}}}, "network.apt.mirror: 'absent': there is no folder"),
+        ({"network": {"apt": {"mirror": "https://m/{archive}/{snap}"}}}, "nothing stands for {snap}. There are: {arch"),
         ({"network": {"apt": {"snapshot": "2026-01-02"}}}, "a snapshot is a time in UTC"),
         ({"network": {"ca_certificates": "."}}, "network.ca_certificates: '.': there is no file"),
         ({"network": {"pip_index": "simple"}}, "a URL has a scheme"),

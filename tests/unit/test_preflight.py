@@ -50,23 +50,36 @@ def test_all_that_is_missing_is_told_at_once(bazel: str) -> None:
     assert (report.failed, report.stopped, report.errors) == (True, False, ())
 
 
+@pytest.mark.parametrize(
+    ("step", "told", "remedy"),
+    [
+        (
+            "[internal] load metadata for m/u:1",
+            r"a download failed in .* load metadata",
+            "`network:` in the matrix file",
+        ),
+        ("[context ubuntu:18.04] load metadata for m/u:1", "the engine has no image m/u:1", "network.base_images"),
+    ],
+)
 def test_a_preflight_that_does_not_come_to_bazel_fails_as_a_build_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, told: str, remedy: str
 ) -> None:
     text = 'failed to do request: Head "https://r.example.com/v2/": dial tcp: lookup r.example.com: no such host'
 
     def build(_request: object, **_more: object) -> None:
-        raise BuildFailed(step="[internal] load metadata for ubuntu:20.04", tail=(), exit_code=1, text=text)
+        raise BuildFailed(step=step, tail=(), exit_code=1, text=text)
 
     monkeypatch.setattr(preflight, "build", build)
     (tmp_path / "tree").mkdir()
-    matrix = load(tmp_path, document(source="tree"))
+    network = {"base_images": {"ubuntu:18.04": "m/u:1"}}
+    matrix = load(tmp_path, document(releases=["2.11.1"], source="tree", network=network))
     site = Site(build=tmp_path / "build", models=tmp_path)
-    told: list[str] = []
-    with pytest.raises(FetchError, match=r"a download failed in .* load metadata") as caught:
-        run_preflight(Job(recipe=recipe_for(matrix.variants[0], matrix), site=site), told.append)
-    assert "`network:` in the matrix file" in caught.value.remedy
-    assert told[-1].endswith("preflight.log")
+    heard: list[str] = []
+    with pytest.raises(FetchError, match=told) as caught:
+        run_preflight(Job(recipe=recipe_for(matrix.variants[0], matrix), site=site), heard.append)
+    assert remedy in caught.value.remedy
+    assert "no such host" in caught.value.why
+    assert heard[-1].endswith("preflight.log")
 
 
 @pytest.mark.parametrize("bazel", BAZELS)

@@ -256,6 +256,11 @@ def test_a_wrong_matrix_file_is_told_with_its_places(factory: Factory, tmp_path:
     assert f"{file}:6:14: targets.standard.flavour: 'cpuu'" in ended.err
 
 
+def test_the_readme_shows_the_tasks_as_they_are(factory: Factory) -> None:
+    told = factory("tasks").out.partition("\n\n")[2]
+    assert f"```console\n$ ./factory\n{told}```" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_an_unknown_task_or_option_is_told(factory: Factory) -> None:
     assert factory("biuld").code == 1
     assert factory("list", "--nope").code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,10 @@ def _place(_name: str, value: str, here: Path) -> str:
 
 def _proxy(_name: str, value: str, _here: Path) -> str:
     return value if "://" in value else f"http://{value}"  # as curl and Bazel take a bare HOST:PORT
+
+
+def _hosts(_name: str, value: str, _here: Path) -> str:
+    return ",".join(re.split(r"[\s,]+", value.strip(", ")))  # as curl takes blanks for commas
 
 
 def _truth(name: str, value: str, _here: Path) -> bool:
@@ -89,7 +94,7 @@ VARIABLES: tuple[tuple[tuple[str, ...], KeyPath, _Reader], ...] = (
     ((f"{PREFIX}DOWNLOADER_CONFIG",), ("network", "downloader_config"), _place),
     (("HTTP_PROXY", "http_proxy"), ("network", "proxies", "http"), _proxy),
     (("HTTPS_PROXY", "https_proxy"), ("network", "proxies", "https"), _proxy),
-    (("NO_PROXY", "no_proxy"), ("network", "proxies", "no"), _text),
+    (("NO_PROXY", "no_proxy"), ("network", "proxies", "no"), _hosts),
     ((f"{PREFIX}CA_CERTIFICATES",), ("network", "ca_certificates"), _place),
     ((f"{PREFIX}OFFLINE",), ("network", "offline"), _truth),
 )

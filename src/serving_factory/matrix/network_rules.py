@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ __all__ = ["network_findings"]
 _APT: KeyPath = ("network", "apt")
 _INDEXES = ("Packages", "Packages.gz", "Packages.xz")
 _SNAPSHOT = "{snapshot}"
+_PLACEHOLDERS = ("{archive}", _SNAPSHOT)
 
 
 def network_findings(model: MatrixFile, folder: Path, broken: Broken) -> Iterator[Finding]:
@@ -43,6 +45,13 @@ def network_findings(model: MatrixFile, folder: Path, broken: Broken) -> Iterato
 
 
 def _apt_findings(network: Network) -> Iterator[Finding]:
+    unknown = [word for word in re.findall(r"\{[^{}]*\}", network.apt_mirror or "") if word not in _PLACEHOLDERS]
+    if unknown:
+        yield Finding(
+            path=(*_APT, "mirror"),
+            rule=f"nothing stands for {unknown[0]}",
+            remedy=f"There are: {', '.join(_PLACEHOLDERS)}.",
+        )
     wants = network.apt_mirror is not None and _SNAPSHOT in network.apt_mirror
     if wants and network.apt_snapshot is None:
         yield Finding(

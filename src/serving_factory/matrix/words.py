@@ -142,7 +142,7 @@ FILE = matching(
 URL = matching(
     r"[a-z][a-z0-9+.-]*://[^\s'\"`$\\\\]+",
     "a URL has a scheme, and holds no blanks, quotes, dollar signs or backslashes",
-    "Write it like https://mirror.example.com/path.",
+    "Write it like https://mirror.example.com/path; in a password, $ is %24, and so on.",
 )
 URL_OR_FOLDER = matching(
     r"[^\x00-\x1f'\"`$\\\\]+",
@@ -150,7 +150,7 @@ URL_OR_FOLDER = matching(
     "Write it like https://mirror.example.com/ubuntu, or name a folder, relative to this file.",
 )
 SNAPSHOT = matching(r"[0-9]{8}T[0-9]{6}Z", "a snapshot is a time in UTC", 'Write it like "20260102T030405Z".')
-HOSTS = matching(r"[A-Za-z0-9_.,:*/-]+", "this is a list of hosts", "Join them by commas: localhost,.example.com.")
+HOSTS = matching(r"[A-Za-z0-9_.,:*/\[\]-]+", "this is a list of hosts", "Join them by commas: localhost,.example.com.")
 BAZEL_REPOSITORY = matching(
     r"[A-Za-z0-9_][A-Za-z0-9_.+~-]*", "this is no name of an external repository", "Write it without the @."
 )

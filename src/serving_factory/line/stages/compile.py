@@ -11,14 +11,14 @@ from textwrap import shorten
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step, build
-from serving_factory.errors import FactoryError
+from serving_factory.errors import FactoryError, FetchError
 from serving_factory.line.bazel_events import progress
 from serving_factory.line.bazel_run import BazelSteps, run_facts
 from serving_factory.line.digests import file_digest
 from serving_factory.line.doors import secret_files, secrets_of, stage_doors
 from serving_factory.line.events import StageName
 from serving_factory.line.failure_errors import failure_error
-from serving_factory.line.failures import classify
+from serving_factory.line.failures import Kind, classify
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import Record
 from serving_factory.line.run_options import bazelrc
@@ -107,9 +107,16 @@ def _compile_error(job: Job, failed: BuildFailed) -> FactoryError:
 
 def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
     """Say what happened to a build of the devel Dockerfile; its whole output is in the log."""
-    text = log.read_text(encoding="utf-8", errors="replace")
+    text, recipe = log.read_text(encoding="utf-8", errors="replace"), job.recipe
+    failure = classify(f"{text}\n{failed.text}", exit_code=failed.exit_code, place=failed.place)
+    if failure.kind is Kind.FETCH and f"[context {recipe.toolchain.base}]" in failed.step:
+        return FetchError(
+            f"{recipe.variant.id}: the engine has no image {recipe.base_image}, and none can be fetched",
+            why="\n".join(failure.lines),
+            remedy=f"load or make it, or name another image for {recipe.toolchain.base} at network.base_images",
+        )
     return failure_error(
-        classify(f"{text}\n{failed.text}", exit_code=failed.exit_code, place=failed.place),
+        failure,
         variant=job.recipe.variant.id,
         step=step_title(failed.step),
         tail=failed.tail,
