@@ -21,6 +21,11 @@ EATS = """\
 ) for number in (1, 2)]
 cc_binary(name = "tensorflow_model_server", srcs = ["main.cc", ":eat1", ":eat2"])
 """
+FILLS = """\
+genrule(name = "big", outs = ["big.h"], cmd = "dd if=/dev/zero of=$@ bs=1M count=500 # {mark}")
+cc_binary(name = "tensorflow_model_server", srcs = ["main.cc", ":big"])
+"""
+BAZEL_STEP = "dockerfiles/templates/devel/build.Dockerfile.j2"
 SLOW = f"static char const big[] = {{{','.join('1' * 2_500_000)}}};\nint slow() {{ return big[1]; }}\n"
 
 
@@ -108,6 +113,19 @@ def test_too_little_memory_for_one_job_is_told_with_the_numbers(tiny: Checkout, 
         outcome = tiny.build("--variant", V1, "--jobs", "2", "--memory", "4GiB", env=env)
         error = outcome.error(18, "OutOfMemoryError")
         assert "with 1 job and 4.0 GiB planned for it; before that, with 2" in error["what"]
+    (tiny.folder / BUILD).write_text(good)
+    goes_on(tiny)
+
+
+def test_a_disk_that_runs_full_under_bazel_is_told(tiny: Checkout) -> None:
+    """Bazel's output lies on a small file system, and one action has more to write."""
+    good = (tiny.folder / BUILD).read_text()
+    (tiny.folder / BUILD).write_text(FILLS.format(mark=tiny.mark))
+    disk = "--mount=type=tmpfs,target=/factory/bazel,size=400m "
+    with tiny.edited(BAZEL_STEP, "--mount=type=secret,id=bazelrc", f"{disk}--mount=type=secret,id=bazelrc"):
+        error = compile_them(tiny).error(12, "DiskFullError")
+        assert "No space left on device" in error["why"]
+        assert "[binary_build " in error["what"]
     (tiny.folder / BUILD).write_text(good)
     goes_on(tiny)
 

@@ -13,7 +13,14 @@ import pytest
 from serving_factory.commands import caching
 from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.engine.buildx import BuildFailed
-from serving_factory.errors import CacheFileError, EngineError, FactoryError, UnknownNameError, UsageError
+from serving_factory.errors import (
+    CacheFileError,
+    EngineError,
+    EngineUnavailableError,
+    FactoryError,
+    UnknownNameError,
+    UsageError,
+)
 from serving_factory.line import bazel_caches
 from serving_factory.line.bazel_caches import Cache, export_caches, import_caches, prune_caches, show_caches
 from serving_factory.ui.caches import CacheRow, caches_table
@@ -177,6 +184,20 @@ def test_sizes_and_toolchains_reach_the_engine(calls: list[list[str]], tmp_path:
         ["prune", "0", "0123456789abcdef"],
     ]
     assert calls[0][0] == "serving-factory/base:bookworm"
+
+
+def test_caches_are_kept_within_the_bounds_of_the_matrix(calls: list[list[str]]) -> None:
+    assert caching.cap_caches("base:1", "30GiB") == "Bazel's caches: removed 900 B in 4 files, to keep within 30GiB.\n"
+    assert calls == [["base:1", "prune", str(30 * 2**30)]]
+
+
+def test_bounds_that_cannot_be_kept_do_not_undo_what_was_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise EngineUnavailableError("it went away", remedy="start it")
+
+    monkeypatch.setattr(bazel_caches, "work_on_mounts", fail)
+    told = caching.cap_caches("base:1", "30GiB")
+    assert told == "Bazel's caches could not be kept within 30GiB: it went away\nWhat to do: start it\n"
 
 
 def test_caches_as_json(calls: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -229,6 +229,19 @@ def test_a_second_signal_ends_them_at_once(crowd: Crowd) -> None:
     assert seen == [False, True]
 
 
+def test_a_signal_that_does_not_wake_the_waiting_thread_is_heard_soon(crowd: Crowd) -> None:
+    """As one that comes just before it begins to wait; here because another thread takes it."""
+
+    def act(job: Job) -> None:
+        signal.raise_signal(signal.SIGINT)
+        job.cancel.wait(30)
+
+    crowd.acts[NAMES[0]] = act
+    began = time.monotonic()
+    assert crowd.statuses(crowd.run()) == [Status.CANCELLED] * 4
+    assert time.monotonic() - began < 5
+
+
 def test_a_variant_that_does_not_end_is_not_waited_for(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving_factory.line.scheduler._PATIENCE", 0.3)
     release = threading.Event()

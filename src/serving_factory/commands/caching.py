@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from packaging.version import Version
 
-from serving_factory.commands.shared import Asked, count, print_json, width, write
-from serving_factory.errors import UsageError
+from serving_factory.commands.shared import Asked, bytes_of, count, print_json, width, write
+from serving_factory.errors import FactoryError, UsageError
 from serving_factory.line.bazel_caches import (
     Cache,
     Changed,
@@ -34,7 +33,6 @@ from serving_factory.ui.text import size
 __all__ = ["cache", "cap_caches", "remote_notes"]
 
 _VERBS = ("show", "prune", "export", "import")
-_UNITS = {"MiB": 2**20, "GiB": 2**30}
 
 
 def cache(asked: Asked, verb: str, file: str, *, max_size: str, toolchain: str, json: bool) -> None:
@@ -60,16 +58,18 @@ def cache(asked: Asked, verb: str, file: str, *, max_size: str, toolchain: str, 
             _changed("removed", prune_caches(base, most=most, toolchain=toolchain), json=json)
 
 
-def cap_caches(matrix: Matrix) -> str:
-    """Bring the caches within what the matrix lets them take; say so where something had to go."""
-    if matrix.resources.cache is None:
-        return ""
-    changed = prune_caches(_base(matrix), most=_bytes(matrix.resources.cache))
-    return (
-        f"Bazel's caches: removed {_amount(changed)}, to keep within {matrix.resources.cache}.\n"
-        if changed.files
-        else ""
-    )
+def cap_caches(base: str, most: str) -> str:
+    """Bring the caches within bounds; say so where something had to go, or could not: what was built is built.
+
+    Args:
+        base: the image to work from, of a variant that was built just now: the engine has it.
+        most: what they may hold, as the matrix says it.
+    """
+    try:
+        changed = prune_caches(base, most=_bytes(most))
+    except FactoryError as error:
+        return f"Bazel's caches could not be kept within {most}: {error.what}\nWhat to do: {error.remedy}\n"
+    return f"Bazel's caches: removed {_amount(changed)}, to keep within {most}.\n" if changed.files else ""
 
 
 def remote_notes(jobs: Sequence[Job], results: Sequence[VariantResult]) -> str:
@@ -126,12 +126,12 @@ def _most(max_size: str, toolchain: str, cap: str | None) -> int:
 
 
 def _bytes(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,7})(MiB|GiB)", text)
-    if not match:
+    size = bytes_of(text)
+    if size is None:
         raise UsageError(
             f"--max-size {text}: this is no size", remedy="write a number and MiB or GiB: --max-size 20GiB"
         )
-    return int(match[1]) * _UNITS[match[2]]
+    return size
 
 
 def _base(matrix: Matrix) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from serving_factory.commands.shared import bytes_of
 from serving_factory.errors import EngineError, EngineUnavailableError, UsageError
 from serving_factory.line.events import StageName
 from serving_factory.line.schedule import Budget, Limits
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["HowToRun", "budget_of"]
 
 _ENGINES_STAGES = {StageName.COMPILE, StageName.PACKAGE, StageName.SMOKE}
-_UNITS = {"MiB": 2**20, "GiB": 2**30}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +90,10 @@ def _whole(option: str, text: str) -> int | None:
 
 
 def _bytes(text: str) -> int:
-    match = re.fullmatch(r"([1-9][0-9]{0,6})(MiB|GiB)", text)
-    if not match:
+    size = bytes_of(text)
+    if not size:
         raise UsageError(f"--memory {text}: this is no size", remedy="write a number and MiB or GiB: --memory 16GiB")
-    return int(match[1]) * _UNITS[match[2]]
+    return size
 
 
 def _seconds(option: str, text: str) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from serving_factory.matrix.matrix import Matrix
     from serving_factory.matrix.variant import Variant
 
-__all__ = ["Asked", "Checkout", "count", "errors", "print_json", "width", "write"]
+__all__ = ["Asked", "Checkout", "bytes_of", "count", "errors", "print_json", "width", "write"]
+
+_UNITS = {"MiB": 2**20, "GiB": 2**30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,12 @@ def print_json(document: object) -> None:
 def width() -> int | None:
     """Columns of the terminal; None where nobody looks at one."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def bytes_of(text: str) -> int | None:
+    """Read a size as options and the matrix file have it, such as `16GiB`; None where it is none."""
+    match = re.fullmatch(r"([0-9]{1,7})(MiB|GiB)", text)
+    return int(match[1]) * _UNITS[match[2]] if match else None
 
 
 def count(number: int, noun: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invoke.exceptions import Exit
 
@@ -16,7 +17,7 @@ from serving_factory.commands.scheduling import HowToRun, budget_of
 from serving_factory.commands.shared import Asked, Checkout, print_json, width, write
 from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
 from serving_factory.line.cleaning import clean as clean_site
-from serving_factory.line.events import Event, EventKind, StageName
+from serving_factory.line.events import Emit, Event, EventKind, StageName
 from serving_factory.line.forecast import NOTHING_TO_DO, Outlook
 from serving_factory.line.history.outlook import outlook_of
 from serving_factory.line.history.recorder import Recorder
@@ -34,6 +35,11 @@ from serving_factory.ui import tables
 from serving_factory.ui.forecasts import forecast_line
 from serving_factory.ui.pins import unpinned_note
 from serving_factory.ui.reporter import choose
+
+if TYPE_CHECKING:
+    from serving_factory.matrix.matrix import Matrix
+    from serving_factory.matrix.variant import Variant
+    from serving_factory.ui.reporter import Reporter
 
 __all__ = ["build", "clean", "demo", "push", "run_stage"]
 
@@ -101,13 +107,11 @@ def _site(asked: Asked, registry: str = "") -> Site:
     return Site(build=folder, models=asked.checkout.models, registry=registry or None)
 
 
-def _recipes(asked: Asked, how: HowToRun) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...], tuple[str, ...], Limits]:
-    """Recipes, variants without one, the bases that nothing pins, and what the run may use."""
-    matrix = asked.load()
+def _chosen(asked: Asked, matrix: Matrix, how: HowToRun) -> tuple[Variant, ...]:
     chosen = asked.choose(matrix)
     if how.locked:
         require_locked(chosen, matrix)
-    return (*recipes_for(chosen, matrix), unpinned_bases(chosen, matrix), how.limits(matrix.resources))
+    return chosen
 
 
 def _schedule(
@@ -128,64 +132,76 @@ def _run(
     asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: bool, how: HowToRun = _AS_USUAL
 ) -> tuple[VariantResult, ...]:
     policy = how.policy()
-    recipes, lacking, unpinned, limits = _recipes(asked, how)
-    if unpinned and COMPILE in stages:
+    matrix = asked.load()
+    limits = how.limits(matrix.resources)
+    chosen = _chosen(asked, matrix, how)
+    recipes, lacking = recipes_for(chosen, matrix)
+    if COMPILE in stages and (unpinned := unpinned_bases(chosen, matrix)):
         sys.stderr.write(unpinned_note(unpinned))
     _check_push(recipes, stages, registry)
     site = _site(asked, registry)
+    jobs = _jobs(recipes, site)
     with hold_lock(asked.checkout.build):
         if SMOKE in stages:
             with suppress(EngineUnavailableError):  # the stage that needs the engine tells of it
                 site.strays  # noqa: B018 - looking removes them
-        jobs = _jobs(recipes, site)
         turns, outlook = _schedule(jobs, stages, limits, site, asked.checkout.build)
-        reporter = choose(
-            json=json,
-            stdout=sys.stdout,
-            stderr=sys.stderr,
-            environ=os.environ,
-            variants=[*(recipe.variant.id for recipe in recipes), *(one.variant.id for one in lacking)],
-            last_stage=stages[-1].name,
-            outlook=outlook,
-        )
         recorder = Recorder(
             asked.checkout.build, jobs, command=shlex.join(sys.argv[1:]), matrix=str(asked.file), outlook=outlook
         )
-
-        def emit(event: Event) -> None:
-            recorder.handle(event)
-            reporter.handle(event)
-
-        with reporter:
+        with _reporter(chosen, stages, outlook, json=json) as reporter:
             for one in lacking:
                 reporter.handle(_refused(one, stages[0].name))
+            emit = _both(recorder.handle, reporter.handle)
             done = run_line(jobs, stages, emit, before=_before(stages), schedule=turns, policy=policy)
-        results = (
-            *done.results,
-            *(VariantResult(variant=o.variant.id, status=Status.FAILED, error=o.error) for o in lacking),
-        )
+        results = (*done.results, *map(_without_recipe, lacking))
         recorder.end(results)
         site.memory.save()
         reporter.summary(results)
-        told = _after(asked, jobs, results)
+        told = "" if done.ended_by else _after(jobs, results, matrix.resources.cache)
     if recorder.trouble:
         sys.stderr.write(f"Note: {recorder.trouble}\n")
-    if not json:
-        write(told)
+    (sys.stderr if json else sys.stdout).write(told)
     if stages[-1].name is StageName.PUSH and not json:
         write(tables.pushed_list(results))
     _end(results, done.ended_by)
     return results
 
 
-def _after(asked: Asked, jobs: Sequence[Job], results: Sequence[VariantResult]) -> str:
+def _reporter(chosen: Sequence[Variant], stages: Sequence[Stage], outlook: Outlook, *, json: bool) -> Reporter:
+    return choose(
+        json=json,
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+        environ=os.environ,
+        variants=[variant.id for variant in chosen],
+        last_stage=stages[-1].name,
+        outlook=outlook,
+    )
+
+
+def _both(first: Emit, second: Emit) -> Emit:
+    def emit(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return emit
+
+
+def _after(jobs: Sequence[Job], results: Sequence[VariantResult], cap: str | None) -> str:
     """What a run that compiled anything leaves to be done, and to be said."""
-    if not any(result.status is Status.BUILT for result in results):
+    built = {result.variant for result in results if result.status is Status.BUILT}
+    bases = [job.recipe.base_image for job in jobs if job.recipe.variant.id in built]
+    if not bases:
         return ""
     # Only who has built waits for its import.
     from serving_factory.commands.caching import cap_caches, remote_notes  # noqa: PLC0415
 
-    return remote_notes(jobs, results) + cap_caches(asked.load())
+    return remote_notes(jobs, results) + (cap_caches(bases[0], cap) if cap else "")
+
+
+def _without_recipe(lacking: Lacking) -> VariantResult:
+    return VariantResult(variant=lacking.variant.id, status=Status.FAILED, error=lacking.error)
 
 
 def _refused(lacking: Lacking, stage: StageName) -> Event:
@@ -214,7 +230,9 @@ def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 
 def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool, how: HowToRun) -> None:
     how.policy()  # what makes no sense is told by a dry run too
-    recipes, lacking, _, limits = _recipes(asked, how)
+    matrix = asked.load()
+    limits = how.limits(matrix.resources)
+    recipes, lacking = recipes_for(_chosen(asked, matrix, how), matrix)
     _check_push(recipes, stages, registry)
     site = _site(asked, registry)
     plan = plan_line(_jobs(recipes, site), stages)

@@ -28,6 +28,9 @@ __all__ = ["Policy", "run_line"]
 _PATIENCE = 15.0
 """Seconds that variants get to end once they are asked to: a build's grace, and what comes after it."""
 
+_LOOK = 0.2
+"""Seconds between looks for a signal: one that comes just before a wait, or to another thread, does not end it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -190,14 +193,13 @@ class _Coordinator:
     # --- hearing ------------------------------------------------------------------------------------------------------
 
     def _next_message(self) -> _Message | None:
-        """Wait for a message, until the next time limit at the latest; None when that came first."""
+        """Wait a little for a message, until the next time limit at the latest; None when none came."""
         now = time.monotonic()
         running = (self._deadlines[name] for name in self._shares if not self._jobs[name].cancel.asked)
         ends = [*running, self._run_ends if not self._ended_by else None, self._given_up]
         due = min((end for end in ends if end is not None), default=_NEVER)
         try:
-            # Not forever: a wait without end would keep Python from looking at signals on some systems.
-            return self._inbox.get(timeout=max(0.0, min(due - now, 60.0)))
+            return self._inbox.get(timeout=max(0.0, min(due - now, _LOOK)))
         except queue.Empty:
             self._end_what_is_over()
             return None
