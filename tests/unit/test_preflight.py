@@ -53,6 +53,7 @@ def test_all_that_is_missing_is_told_at_once(bazel: str) -> None:
 @pytest.mark.parametrize(
     ("step", "told", "remedy"),
     [
+        ("[base_build 3/5] RUN apt", "wants to download something, and builds have no network", "network.apt.mirror"),
         (
             "[internal] load metadata for m/u:1",
             r"a download failed in .* load metadata",
@@ -71,7 +72,7 @@ def test_a_preflight_that_does_not_come_to_bazel_fails_as_a_build_does(
 
     monkeypatch.setattr(preflight, "build", build)
     (tmp_path / "tree").mkdir()
-    network = {"base_images": {"ubuntu:18.04": "m/u:1"}}
+    network = {"base_images": {"ubuntu:18.04": "m/u:1"}, "offline": "base_build" in step}
     matrix = load(tmp_path, document(releases=["2.11.1"], source="tree", network=network))
     site = Site(build=tmp_path / "build", models=tmp_path)
     heard: list[str] = []
