@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from textwrap import shorten
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step, build
-from serving_factory.errors import FactoryError, FetchError
+from serving_factory.errors import CompileError, FactoryError, FetchError
 from serving_factory.line.bazel_events import progress, read_summary
 from serving_factory.line.digests import file_digest
 from serving_factory.line.doors import secret_files, secrets_of, stage_doors
@@ -106,6 +107,13 @@ def _compile_error(job: Job, failed: BuildFailed) -> FactoryError:
 def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
     """Say what happened to a build of the devel Dockerfile; its whole output is in the log."""
     text, recipe = log.read_text(encoding="utf-8", errors="replace"), job.recipe
+    absent = dict.fromkeys(re.findall(r"E: Unable to locate package (\S+)", text))
+    if absent and recipe.doors.apt:
+        return CompileError(
+            f"{recipe.variant.id}: packages are missing in {recipe.doors.apt}",
+            why=", ".join(absent),
+            remedy="docs/matrix.md, The network, has the command that fills a folder with all packages of a variant",
+        )
     failure = classify(f"{text}\n{failed.text}", exit_code=failed.exit_code, place=failed.place)
     if failure.kind is Kind.FETCH and f"[context {recipe.toolchain.base}]" in failed.step:
         return FetchError(
