@@ -213,6 +213,9 @@ COPY --from=preflight_run /preflight/ /
 
 # --- binary_build: the Bazel build -------------------------------------------------------------------------------------
 FROM fetch AS binary_build
+ARG CUDA_CAPABILITIES="3.0,3.5,5.2,6.0,6.1,7.0"
+ARG BAZEL_STARTUP_OPTIONS=""
+ARG BAZEL_OPTIONS=""
 ARG COPTS=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # Options are one per word: they are split on purpose. The arrays come from doors.sh.

@@ -231,8 +231,11 @@ COPY --from=preflight_run /preflight/ /
 
 # --- binary_build: the Bazel build -------------------------------------------------------------------------------------
 FROM fetch AS binary_build
-ARG COPTS=""
+ARG CUDA_CAPABILITIES="sm_35,sm_50,sm_60,sm_70,sm_75,compute_80"
 ARG TENSORRT=1
+ARG BAZEL_STARTUP_OPTIONS=""
+ARG BAZEL_OPTIONS=""
+ARG COPTS=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # Options are one per word: they are split on purpose. The arrays come from doors.sh.
 # hadolint ignore=SC2086,SC2154

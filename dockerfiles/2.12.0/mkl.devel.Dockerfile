@@ -136,6 +136,8 @@ COPY --from=preflight_run /preflight/ /
 
 # --- binary_build: the Bazel build -------------------------------------------------------------------------------------
 FROM fetch AS binary_build
+ARG BAZEL_STARTUP_OPTIONS=""
+ARG BAZEL_OPTIONS=""
 ARG COPTS=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # Options are one per word: they are split on purpose. The arrays come from doors.sh.

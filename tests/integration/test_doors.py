@@ -227,8 +227,9 @@ def test_with_its_doors_filled_the_sample_builds_without_network(closed: Checkou
     told = docker_that_tells(tmp_path / "bin")
     offline = {"PATH": f"{told['PATH']}:{os.environ['PATH']}", "SERVING_FACTORY_OFFLINE": "1"}
     compile_one = closed.line("compile", "--variant", V1)
-    error = closed.run(*compile_one, env=offline).error(20, "CompileError")
+    error = closed.run(*compile_one, env=offline).error(16, "FetchError")
     assert "[base_build" in error["what"]
+    assert "network.apt.mirror" in error["remedy"]
     assert "Unable to locate package" in closed.compile_log(V1) or "resolve" in closed.compile_log(V1)
     explained = closed.run("explain", V1, "--matrix", MATRIX, "--json").built().out
     (tmp_path / "explain.json").write_text(explained)

@@ -85,6 +85,14 @@ def test_a_download_is_tried_four_times(job: Job) -> None:
     assert len(tried.shares) == 4
 
 
+def test_without_a_network_a_download_is_tried_once(job: Job) -> None:
+    offline = replace(job, recipe=replace(job.recipe, doors=replace(job.recipe.doors, offline=True)))
+    tried = Attempts(FetchError("cut"))
+    with pytest.raises(FetchError):
+        tried.run(offline)
+    assert len(tried.shares) == 1
+
+
 def test_a_wait_ends_when_the_run_does(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "_FIRST_DELAY", 20.0)
     job.cancel.ask()

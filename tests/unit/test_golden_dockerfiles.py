@@ -91,6 +91,20 @@ def installs_of_no_time(found: list[Instruction]) -> bool:
     return False
 
 
+def declares_its_arguments(found: list[Instruction]) -> bool:
+    """Each stage declares what it uses: one that bake takes from another target brings no arguments along."""
+    names = {rest.partition("=")[0] for word, rest in found if word == "ARG"}
+    declared: set[str] = set()
+    for word, rest in found:
+        if word == "FROM":
+            declared = set()
+        elif word == "ARG":
+            declared.add(rest.partition("=")[0])
+        elif names & set(re.findall(r"\$\{?([A-Z_]+)", rest)) - declared:
+            return False
+    return True
+
+
 def broken_rules(text: str) -> set[str]:
     """The rules that hold for every Dockerfile here, as far as this one breaks them."""
     found = list(instructions(text))
@@ -101,6 +115,8 @@ def broken_rules(text: str) -> set[str]:
         broken.add("runs without the shell's options")
     if installs_of_no_time(found):
         broken.add("installs packages without APT_SNAPSHOT")
+    if not declares_its_arguments(found):
+        broken.add("uses an argument of another stage")
     if any(word in {"ARG", "ENV"} and SECRETIVE.search(rest) for word, rest in found):
         broken.add("looks like a secret")
     if re.match(r"\s*#\s*(?:syntax|escape)\s*=", text, re.IGNORECASE):
@@ -133,6 +149,7 @@ def test_rules_of_every_dockerfile(path: Path) -> None:
         "RUN wget https://example.com/a.tar.gz",
         "RUN pip install tensorflow",
         "RUN true",
+        'FROM ubuntu:20.04 AS a\nARG X=""\nFROM a\nSHELL ["/bin/bash", "-euo", "pipefail", "-c"]\nRUN echo ${X}',
         'SHELL ["/bin/bash", "-euo", "pipefail", "-c"]\nRUN install future>=0.17.1',
         "ADD https://example.com/3bf863cc.pub /",
         "ADD --checksum=sha256:" + 64 * "0" + " https://example.com/master/x /x",

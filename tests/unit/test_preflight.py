@@ -11,11 +11,12 @@ import base64
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from serving_factory.engine.buildx import BuildFailed
-from serving_factory.errors import FetchError
+from serving_factory.errors import CompileError, FetchError
 from serving_factory.line import preflight
 from serving_factory.line.job import Job, Site
 from serving_factory.line.preflight import run_preflight
@@ -53,6 +54,7 @@ def test_all_that_is_missing_is_told_at_once(bazel: str) -> None:
 @pytest.mark.parametrize(
     ("step", "told", "remedy"),
     [
+        ("[base_build 3/5] RUN apt", "wants to download something, and builds have no network", "network.apt.mirror"),
         (
             "[internal] load metadata for m/u:1",
             r"a download failed in .* load metadata",
@@ -71,7 +73,7 @@ def test_a_preflight_that_does_not_come_to_bazel_fails_as_a_build_does(
 
     monkeypatch.setattr(preflight, "build", build)
     (tmp_path / "tree").mkdir()
-    network = {"base_images": {"ubuntu:18.04": "m/u:1"}}
+    network = {"base_images": {"ubuntu:18.04": "m/u:1"}, "offline": "base_build" in step}
     matrix = load(tmp_path, document(releases=["2.11.1"], source="tree", network=network))
     site = Site(build=tmp_path / "build", models=tmp_path)
     heard: list[str] = []
@@ -80,6 +82,23 @@ def test_a_preflight_that_does_not_come_to_bazel_fails_as_a_build_does(
     assert remedy in caught.value.remedy
     assert "no such host" in caught.value.why
     assert heard[-1].endswith("preflight.log")
+
+
+def test_packages_that_the_folder_lacks_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(_request: object, *, log: TextIO, **_more: object) -> None:
+        log.write(
+            "[base_build 3/5] E: Unable to locate package g++-9\n[base_build 3/5] E: Unable to locate package zip\n"
+        )
+        raise BuildFailed(step="[base_build 3/5] RUN apt", tail=(), exit_code=100, text="")
+
+    monkeypatch.setattr(preflight, "build", build)
+    (tmp_path / "Packages").touch()
+    matrix = load(tmp_path, document(network={"apt": {"mirror": "."}}))
+    site = Site(build=tmp_path / "build", models=tmp_path)
+    with pytest.raises(CompileError, match="packages are missing in ") as caught:
+        run_preflight(Job(recipe=recipe_for(matrix.variants[0], matrix), site=site), lambda _text: None)
+    assert caught.value.why == "g++-9, zip"
+    assert "docs/matrix.md" in caught.value.remedy
 
 
 @pytest.mark.parametrize("bazel", BAZELS)

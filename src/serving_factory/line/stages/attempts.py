@@ -21,9 +21,9 @@ _FIRST_DELAY = 3.0  # seconds; Bazel, git and apt have tried for a while themsel
 def with_second_chances(job: Job, tell: Tell, attempt: Callable[[Job], BuildResult]) -> BuildResult:
     """Build, and try again what can end otherwise.
 
-    A download that failed is tried four times, with waits that double. A build that ran out of memory is tried once
-    more with half its jobs, on what the first try left in Bazel's disk cache. A damaged cache is dropped, and the build
-    tried once more. Nothing else is: a wrong checksum, least of all.
+    A download that failed is tried four times, with waits that double; once where there is no network to wait for. A
+    build that ran out of memory is tried once more with half its jobs, on what the first try left in Bazel's disk
+    cache. A damaged cache is dropped, and the build tried once more. Nothing else is: a wrong checksum, least of all.
 
     Args:
         job: the variant.
@@ -56,7 +56,7 @@ def _with_patience(job: Job, tell: Tell, attempt: Callable[[Job], BuildResult]) 
 
     return retrying(
         lambda: attempt(job),
-        transient=(FetchError,),
+        transient=() if job.recipe.doors.offline else (FetchError,),
         on_retry=on_retry,
         attempts=_FETCHES,
         first_delay=_FIRST_DELAY,

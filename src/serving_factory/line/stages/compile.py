@@ -11,7 +11,7 @@ from textwrap import shorten
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step, build
-from serving_factory.errors import FactoryError, FetchError
+from serving_factory.errors import CompileError, FactoryError, FetchError
 from serving_factory.line.bazel_events import progress
 from serving_factory.line.bazel_run import BazelSteps, run_facts
 from serving_factory.line.digests import file_digest
@@ -108,12 +108,26 @@ def _compile_error(job: Job, failed: BuildFailed) -> FactoryError:
 def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
     """Say what happened to a build of the devel Dockerfile; its whole output is in the log."""
     text, recipe = log.read_text(encoding="utf-8", errors="replace"), job.recipe
+    absent = dict.fromkeys(re.findall(r"E: Unable to locate package (\S+)", text))
+    if absent and recipe.doors.apt:
+        return CompileError(
+            f"{recipe.variant.id}: packages are missing in {recipe.doors.apt}",
+            why=", ".join(absent),
+            remedy="docs/matrix.md, The network, has the command that fills a folder with all packages of a variant",
+        )
     failure = classify(f"{text}\n{failed.text}", exit_code=failed.exit_code, place=failed.place)
     if failure.kind is Kind.FETCH and f"[context {recipe.toolchain.base}]" in failed.step:
         return FetchError(
             f"{recipe.variant.id}: the engine has no image {recipe.base_image}, and none can be fetched",
             why="\n".join(failure.lines),
             remedy=f"load or make it, or name another image for {recipe.toolchain.base} at network.base_images",
+        )
+    if failure.kind is Kind.FETCH and recipe.doors.offline:
+        return FetchError(
+            f"{recipe.variant.id}: {step_title(failed.step)} wants to download something, and builds have no network here",
+            why="\n".join(failure.lines),
+            remedy="fill the door that it comes through: packages at network.apt.mirror, archives at bazel.distdir "
+            f"(`./factory preflight {recipe.variant.id}` lists them); or take network.offline away",
         )
     return failure_error(
         failure,
