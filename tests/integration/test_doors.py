@@ -54,12 +54,11 @@ DOCKERFILE = f"""\
 FROM {BASE} AS built
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY doors.sh /factory/
-RUN : ONCE
 RUN rm -rf /etc/apt/sources.list* && mkdir /etc/apt/sources.list.d \\
  && echo 'LIST' > /etc/apt/LISTFILE && ls -A /var/lib/apt/lists > /before
 ARG APT_SNAPSHOT
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \\
-    . /factory/doors.sh && apt_install closed-network=1.0
+    . /factory/doors.sh && : ONCE && apt_install closed-network=1.0
 RUN [[ $(< /usr/share/closed-network) == arrived ]] && ls -A /var/lib/apt/lists | diff - /before \\
  && [[ -z $(ls -A /run/doors) ]] && ! grep -rl 'ADDRESS' /etc /var/lib/apt /var/cache/apt
 RUN --network=none --mount=type=tmpfs,target=/run/doors . /factory/doors.sh && apt_install closed-network=1.0

@@ -7,7 +7,8 @@ import pytest
 from serving_factory.line.forecast import NOTHING_TO_DO, Basis, Forecast, Outlook, Past, Wanted, forecast, total
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.ui.forecasts import forecast_cells, forecast_line, truth_line
-from serving_factory.ui.tables import PlanRow, plan_table, summary_table
+from serving_factory.ui.outcomes import summary_table
+from serving_factory.ui.tables import PlanRow, plan_table
 
 ALL = ("compile", "extract", "inspect", "package", "smoke")
 

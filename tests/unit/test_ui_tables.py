@@ -8,17 +8,14 @@ import pytest
 from serving_factory.errors import CompileError, RegistryError
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.ui.layout import Column, table
+from serving_factory.ui.outcomes import demo_table, pushed_list, run_commands, summary_table
 from serving_factory.ui.tables import (
     ListRow,
     PlanRow,
     Section,
-    demo_table,
     explain_page,
     list_table,
     plan_table,
-    pushed_list,
-    run_commands,
-    summary_table,
 )
 
 _FACTS = {

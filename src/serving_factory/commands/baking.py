@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from serving_factory.commands.shared import Asked, count, write
+from serving_factory.commands.shared import Asked, write
 from serving_factory.errors import RecipeError, UsageError
 from serving_factory.line.doors import secrets_of, stage_doors
 from serving_factory.line.place import build_folder
@@ -16,6 +16,7 @@ from serving_factory.line.run_options import unbounded_bazelrc
 from serving_factory.line.stages.compile import write_context
 from serving_factory.recipes.bake import STAGE_GROUPS, bake
 from serving_factory.recipes.recipe import recipes_for
+from serving_factory.ui.text import count
 
 __all__ = ["bake_file"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from serving_factory.commands.shared import Asked, bytes_of, count, print_json, width, write
+from serving_factory.commands.shared import Asked, bytes_of, print_json, width, write
 from serving_factory.errors import FactoryError, UsageError
 from serving_factory.line.bazel_caches import (
     Cache,
@@ -28,7 +28,7 @@ from serving_factory.line.run_options import uploads
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.recipes.recipe import recipes_for
 from serving_factory.ui.caches import CacheRow, caches_table
-from serving_factory.ui.text import size
+from serving_factory.ui.text import count, size
 
 __all__ = ["cache", "cap_caches", "remote_notes"]
 

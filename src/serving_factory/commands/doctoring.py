@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from serving_factory.catalogue.cuda import cudas
-from serving_factory.commands.shared import Asked, count, print_json, write
+from serving_factory.commands.shared import Asked, print_json, write
 from serving_factory.engine.about import EngineFacts, engine_facts, garbage_collection
 from serving_factory.engine.docker import Engine
 from serving_factory.errors import EngineUnavailableError, MachineUnfitError
@@ -18,6 +18,7 @@ from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.recipe import Recipe, recipes_for
 from serving_factory.ui.doctor import doctor_page
+from serving_factory.ui.text import count
 
 __all__ = ["examine"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from serving_factory.commands.shared import Asked, count, print_json, width, write
+from serving_factory.commands.shared import Asked, print_json, width, write
 from serving_factory.errors import FactoryError, MovedError, NotLockedError, UnknownNameError, UsageError, VanishedError
 from serving_factory.line.pinning import Pin, compare_pins, locked_by, make_pins
 from serving_factory.line.records import write_atomically
@@ -15,6 +15,7 @@ from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.problems import did_you_mean
 from serving_factory.recipes.pins import Needs, needs_of
 from serving_factory.ui import pins as ui_pins
+from serving_factory.ui.text import count
 
 __all__ = ["check", "lock"]
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from serving_factory.commands.shared import Asked, count, print_json, width, write
+from serving_factory.commands.shared import Asked, print_json, width, write
 from serving_factory.errors import CompileError, MissingInputsError, UsageError
 from serving_factory.line.job import Job, Site
 from serving_factory.line.lock import hold_lock
@@ -14,6 +14,7 @@ from serving_factory.line.place import build_folder
 from serving_factory.line.preflight import preflight_document, preflight_folder, run_preflight
 from serving_factory.recipes.recipe import recipes_for
 from serving_factory.ui.doors import preflight_page
+from serving_factory.ui.text import count
 
 __all__ = ["preflight"]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from serving_factory.matrix.matrix import Matrix
     from serving_factory.matrix.variant import Variant
 
-__all__ = ["Asked", "Checkout", "bytes_of", "count", "errors", "print_json", "width", "write"]
+__all__ = ["Asked", "Checkout", "bytes_of", "errors", "print_json", "width", "write"]
 
 _UNITS = {"MiB": 2**20, "GiB": 2**30}
 
@@ -163,8 +163,3 @@ def bytes_of(text: str) -> int | None:
     """Read a size as options and the matrix file have it, such as `16GiB`; None where it is none."""
     match = re.fullmatch(r"([0-9]{1,7})(MiB|GiB)", text)
     return int(match[1]) * _UNITS[match[2]] if match else None
-
-
-def count(number: int, noun: str) -> str:
-    """Say how many: `1 place`, `2 places`."""
-    return f"1 {noun}" if number == 1 else f"{number} {noun}s"

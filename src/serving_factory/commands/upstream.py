@@ -10,9 +10,10 @@ from serving_factory.catalogue.describe import describe
 from serving_factory.catalogue.releases import Release, releases
 from serving_factory.catalogue.upstream_check import check_upstream as compare_upstream
 from serving_factory.catalogue.upstream_check import release_of
-from serving_factory.commands.shared import count, print_json, width, write
+from serving_factory.commands.shared import print_json, width, write
 from serving_factory.errors import UnknownNameError, UpstreamDiffersError, UsageError
 from serving_factory.ui import catalogue as ui_catalogue
+from serving_factory.ui.text import count
 
 __all__ = ["check_upstream", "show_catalogue"]
 

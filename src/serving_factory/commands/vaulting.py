@@ -9,11 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from serving_factory.catalogue.releases import releases
-from serving_factory.commands.shared import count, print_json, width, write
+from serving_factory.commands.shared import print_json, width, write
 from serving_factory.engine.git import ArchiveFormat, origin_name
 from serving_factory.errors import PinnedDiffersError, UsageError
 from serving_factory.line.vault import Archive, archive_name, make_archive
 from serving_factory.ui.doors import archives_table
+from serving_factory.ui.text import count
 
 __all__ = ["vault"]
 

@@ -31,7 +31,7 @@ from serving_factory.line.scheduler import run_line
 from serving_factory.line.stages import BUILD, COMPILE, EXTRACT, INSPECT, PACKAGE, SMOKE
 from serving_factory.recipes.pins import require_locked, unpinned_bases
 from serving_factory.recipes.recipe import Lacking, Recipe, recipes_for
-from serving_factory.ui import tables
+from serving_factory.ui import outcomes, tables
 from serving_factory.ui.forecasts import forecast_line
 from serving_factory.ui.pins import unpinned_note
 from serving_factory.ui.reporter import choose
@@ -76,7 +76,7 @@ def demo(checkout: Checkout, *, registry: str, json: bool) -> None:
     stages = (*BUILD, *_push_stages()) if registry else BUILD
     results = _run(Asked(checkout=checkout, matrix=str(checkout.sample)), stages, registry=registry, json=json)
     if not json:
-        write("\n" + tables.demo_table(results, models=checkout.models, width=width()))
+        write("\n" + outcomes.demo_table(results, models=checkout.models, width=width()))
 
 
 def clean(asked: Asked, *, images: bool, caches: bool) -> None:
@@ -163,7 +163,7 @@ def _run(
         sys.stderr.write(f"Note: {recorder.trouble}\n")
     (sys.stderr if json else sys.stdout).write(told)
     if stages[-1].name is StageName.PUSH and not json:
-        write(tables.pushed_list(results))
+        write(outcomes.pushed_list(results))
     _end(results, done.ended_by)
     return results
 

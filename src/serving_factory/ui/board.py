@@ -18,9 +18,9 @@ from serving_factory.line.forecast import NOTHING_TO_DO
 from serving_factory.ui.errors import render_error
 from serving_factory.ui.forecasts import forecast_line, truth_line
 from serving_factory.ui.logs import read_tail
+from serving_factory.ui.outcomes import summary_table
 from serving_factory.ui.progress import Progress, Row, State
 from serving_factory.ui.streams import Stream, encoding_of
-from serving_factory.ui.tables import summary_table
 from serving_factory.ui.text import clean, duration
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from serving_factory.ui.tables import counts, detail, fact_text
+from serving_factory.ui.outcomes import counts, detail, fact_text
 from serving_factory.ui.text import clean, clean_lines, duration
 
 if TYPE_CHECKING:

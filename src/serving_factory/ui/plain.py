@@ -25,7 +25,7 @@ from serving_factory.ui.forecasts import forecast_line, truth_line
 from serving_factory.ui.github import annotation, fold, markdown_summary
 from serving_factory.ui.heartbeat import Heartbeat
 from serving_factory.ui.logs import Tail, already_told, read_tail
-from serving_factory.ui.tables import summary_table
+from serving_factory.ui.outcomes import summary_table
 from serving_factory.ui.text import clean, clean_lines, duration
 
 if TYPE_CHECKING:

@@ -1,22 +1,16 @@
-"""The tables and pages that tasks print: summary, demo, list, plan, explain. Pure, from values to text."""
+"""The tables and pages of what a matrix has, and of what a build would do: list, explain, plan. Values in, text out."""
 
 from __future__ import annotations
 
-import csv
-import io
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from serving_factory.line.results import Status, VariantResult
 from serving_factory.ui.forecasts import forecast_cells
 from serving_factory.ui.layout import Column, Section, page, table
-from serving_factory.ui.text import clean, duration, size
+from serving_factory.ui.text import count
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from serving_factory.line.forecast import Forecast
 
 __all__ = [
@@ -24,30 +18,15 @@ __all__ = [
     "ListRow",
     "PlanRow",
     "Section",
-    "counts",
-    "demo_table",
-    "detail",
     "dropped_table",
     "explain_page",
-    "fact_text",
     "list_table",
     "plan_table",
-    "pushed_list",
-    "run_commands",
-    "summary_table",
     "with_origin",
 ]
 
 _BESIDE = 60
 """How long a value may be for its origin to stand beside it."""
-
-_WORDS: Mapping[Status, str] = {
-    Status.BUILT: "built",
-    Status.UP_TO_DATE: "up to date",
-    Status.FAILED: "failed",
-    Status.SKIPPED: "skipped",
-    Status.CANCELLED: "cancelled",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,124 +102,6 @@ class PlanRow:
     forecast: Forecast | None = None
 
 
-def summary_table(
-    results: Sequence[VariantResult], *, foretold: Mapping[str, float] | None = None, width: int | None = None
-) -> str:
-    """What became of each variant, the built ones first, and a line of counts.
-
-    Args:
-        results: one per variant.
-        foretold: variant's id → seconds that were foretold.
-        width: columns of the terminal; None for no limit.
-    """
-    if not results:
-        return "Nothing to do: no variant was chosen.\n"
-    order = list(Status)
-    rows = [
-        (
-            _WORDS[result.status],
-            result.variant,
-            duration(result.seconds) if result.seconds else "",
-            duration(foretold[result.variant]) if foretold and result.variant in foretold else "",
-            fact_text(result, "binary_size"),
-            fact_text(result, "image_size"),
-            detail(result),
-        )
-        for result in sorted(results, key=lambda result: order.index(result.status))
-    ]
-    columns = (
-        Column("result"),
-        Column("variant"),
-        Column("time", right=True),
-        Column("foretold", right=True),
-        Column("binary", right=True),
-        Column("image", right=True),
-        Column("image name, or why not"),
-    )
-    return f"{table(columns, rows, width=width)}\n{counts(results)}\n"
-
-
-def pushed_list(results: Sequence[VariantResult]) -> str:
-    """What registries hold now: a name with its digest in each line."""
-    names = [name for result in results if result.error is None for name in _names(result.facts.get("pushed"))]
-    return "".join(f"{line}\n" for line in ("", "Pushed:", *(f"  {clean(name)}" for name in names))) if names else ""
-
-
-def _names(value: object) -> Sequence[str]:
-    return value if isinstance(value, list | tuple) else ()
-
-
-def counts(results: Sequence[VariantResult]) -> str:
-    """How many ended how: `3 variants: 2 built, 1 failed.`."""
-    found = {status: sum(result.status is status for result in results) for status in Status}
-    told = ", ".join(f"{count} {_WORDS[status]}" for status, count in found.items() if count)
-    return f"{_variants(len(results))}: {told}."
-
-
-def detail(result: VariantResult) -> str:
-    """The image's name; or the error's first line; or what else stood in the way."""
-    if result.error is not None:
-        return clean(result.error.what.partition("\n")[0])
-    return result.because or result.image or ""
-
-
-def demo_table(results: Sequence[VariantResult], *, models: Path, width: int | None = None) -> str:
-    """What the demo made: sizes, answers, times, image names, and how to run one of the images.
-
-    Args:
-        results: one per variant.
-        models: absolute path of the folder that holds `half_plus_two`.
-        width: columns of the terminal; None for no limit.
-    """
-    columns = (
-        Column("variant"),
-        Column("binary", right=True),
-        Column("image", right=True),
-        Column("REST answer"),
-        Column("gRPC answer"),
-        Column("time", right=True),
-        Column("image name"),
-    )
-    rows = [
-        (
-            result.variant,
-            fact_text(result, "binary_size"),
-            fact_text(result, "image_size"),
-            fact_text(result, "rest"),
-            fact_text(result, "grpc"),
-            _WORDS[result.status] if result.status is not Status.BUILT else duration(result.seconds),
-            detail(result),
-        )
-        for result in results
-    ]
-    image = next((result.image for result in results if result.image and result.error is None), None)
-    text = table(columns, rows, width=width)
-    return f"{text}\n{run_commands(image, models=models)}" if image else text
-
-
-def run_commands(image: str, *, models: Path) -> str:
-    """How to run an image with half_plus_two and ask it, word for word as upstream documents it."""
-    source = str(models / "half_plus_two")
-    mount = io.StringIO()
-    # docker reads --mount as one line of CSV: a comma or a quote in the path needs CSV's own quotes
-    csv.writer(mount, lineterminator="").writerow(["type=bind", f"source={source}", "target=/models/half_plus_two"])
-    run = shlex.join(
-        [
-            "docker",
-            "run",
-            "-p",
-            "8501:8501",
-            "--mount",
-            mount.getvalue(),
-            "-e",
-            "MODEL_NAME=half_plus_two",
-            image,
-        ]
-    )
-    ask = """curl -d '{"instances": [1.0, 2.0, 5.0]}' -X POST http://localhost:8501/v1/models/half_plus_two:predict"""
-    return f"Run one of them:\n\n  {run}\n\nand ask it, from another terminal:\n\n  {ask}\n"
-
-
 def list_table(rows: Sequence[ListRow], *, dropped: int = 0, width: int | None = None) -> str:
     """The matrix's variants, a line each.
 
@@ -269,7 +130,7 @@ def list_table(rows: Sequence[ListRow], *, dropped: int = 0, width: int | None =
         for row in rows
     ]
     more = f" {dropped} more are dropped: `./factory explain --dropped` tells why." if dropped else ""
-    return f"{table(columns, cells, width=width)}\n{_variants(len(rows))}.{more}\n"
+    return f"{table(columns, cells, width=width)}\n{count(len(rows), 'variant')}.{more}\n"
 
 
 def dropped_table(rows: Sequence[DroppedRow], *, width: int | None = None) -> str:
@@ -282,7 +143,7 @@ def dropped_table(rows: Sequence[DroppedRow], *, width: int | None = None) -> st
         for row in rows
         for index, (reason, who) in enumerate(row.reasons)
     ]
-    return f"{table(columns, cells, width=width)}\n{_variants(len(rows))} dropped.\n"
+    return f"{table(columns, cells, width=width)}\n{count(len(rows), 'variant')} dropped.\n"
 
 
 def plan_table(rows: Sequence[PlanRow], *, machine: tuple[int, int] | None = None, width: int | None = None) -> str:
@@ -317,7 +178,7 @@ def plan_table(rows: Sequence[PlanRow], *, machine: tuple[int, int] | None = Non
         for row in rows
     ]
     work, lacking = sum(bool(row.run) for row in rows), sum(bool(row.lacking) for row in rows)
-    told = f"{_variants(len(rows))}: {work} to work on, {len(rows) - work - lacking} up to date"
+    told = f"{count(len(rows), 'variant')}: {work} to work on, {len(rows) - work - lacking} up to date"
     told += f", {lacking} that cannot be built. Nothing was run." if lacking else ". Nothing was run."
     if machine:
         told += f"\nThe engine's machine has {machine[0]} CPUs and {_gib(machine[1])} for them; a wave works at once."
@@ -341,19 +202,3 @@ def with_origin(value: str, origin: str) -> str:
 def explain_page(title: str, sections: Sequence[Section]) -> str:
     """All about one variant: a title, then sections of names and values."""
     return page(title, sections)
-
-
-def fact_text(result: VariantResult, name: str) -> str:
-    """A fact as a cell: bytes as MiB, numbers joined by commas, what is absent as nothing."""
-    value = result.facts.get(name)
-    if value is None:
-        return ""
-    if name.endswith("_size") and isinstance(value, int):
-        return size(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(str(item) for item in value)
-    return str(value)
-
-
-def _variants(count: int) -> str:
-    return "1 variant" if count == 1 else f"{count} variants"

@@ -1,4 +1,4 @@
-"""Text made fit to print: sizes, durations, foreign text.
+"""Text made fit to print: sizes, durations, numbers of things, foreign text.
 
 Foreign text (a compiler's, a server's) must be able neither to move a cursor nor to give an order to a CI
 runner.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["clean", "clean_lines", "duration", "size"]
+__all__ = ["clean", "clean_lines", "count", "duration", "size"]
 
 _KIB = 1024
 _MIB = 1024 * 1024
@@ -49,11 +49,16 @@ def clean_lines(text: str) -> tuple[str, ...]:
     return tuple(clean(line) for line in text.rstrip().split("\n")) if text.strip() else ()
 
 
-def size(count: int) -> str:
+def size(number: int) -> str:
     """Say a number of bytes: `12.3 MiB`, below one MiB in KiB."""
-    if count < _KIB:
-        return f"{count} B"
-    return f"{count / _MIB:,.1f} MiB" if count >= _MIB else f"{count / _KIB:.0f} KiB"
+    if number < _KIB:
+        return f"{number} B"
+    return f"{number / _MIB:,.1f} MiB" if number >= _MIB else f"{number / _KIB:.0f} KiB"
+
+
+def count(number: int, noun: str) -> str:
+    """Say how many: `1 place`, `2 places`."""
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ from serving_factory.engine.docker import Engine
 from serving_factory.engine.registry import ImageName, Registry, credentials_for
 from serving_factory.errors import FactoryError, RegistryDeniedError
 from serving_factory.line.doctor.network_judges import BaseState, Login
+from serving_factory.recipes.render import CACHES
 
 __all__ = [
     "base_state",
@@ -26,7 +27,6 @@ __all__ = [
     "login",
 ]
 
-_CACHES = "serving-factory"
 _DRIVER = re.compile(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)")
 _REFERENCE = re.compile(r"(?P<name>[^@]+?)(?::(?P<tag>[^:/@]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?")
 
@@ -69,7 +69,7 @@ def caches_size() -> int:
     Raises:
         EngineUnavailableError: buildx cannot tell.
     """
-    return sum(byte_count(mount.size) or 0 for mount in cache_mounts(_CACHES))
+    return sum(byte_count(mount.size) or 0 for mount in cache_mounts(CACHES))
 
 
 def login(repository: str) -> tuple[str, Login, str]:
