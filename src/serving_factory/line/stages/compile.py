@@ -123,8 +123,9 @@ def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
             remedy=f"load or make it, or name another image for {recipe.toolchain.base} at network.base_images",
         )
     if failure.kind is Kind.FETCH and recipe.doors.offline:
+        step = step_title(failed.step)
         return FetchError(
-            f"{recipe.variant.id}: {step_title(failed.step)} wants to download something, and builds have no network here",
+            f"{recipe.variant.id}: {step} wants to download something, and builds have no network here",
             why="\n".join(failure.lines),
             remedy="fill the door that it comes through: packages at network.apt.mirror, archives at bazel.distdir "
             f"(`./factory preflight {recipe.variant.id}` lists them); or take network.offline away",
