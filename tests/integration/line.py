@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("tasks.py", "matrix.yaml", "matrix.schema.json", "dockerfiles", "samples", "src")
+PARTS = ("tasks.py", "matrix.yaml", "matrix.schema.json", "dockerfiles", "docs", "samples", "src")
 MATRIX = "samples/matrix.yaml"
 MODEL = "samples/model_server"
 LABEL = "test.serving-factory.mark"
