@@ -218,9 +218,13 @@ class Checkout:
         return checkout
 
     def claim_names(self, variant: str) -> None:
-        """Give a variant's image its names back: all copies share them, and another may have moved them."""
+        """Give a variant's image its names back: all copies share them, and another may have moved them.
+
+        A name of its own keeps it: an image without one goes when another takes its place.
+        """
         packaged = self.record(variant, "package")["outputs"]
-        for tag in (*packaged["tags"], *packaged["aliases"]):
+        kept = f"kept-{packaged['image'].removeprefix('sha256:')[:12]}"
+        for tag in (*packaged["tags"], *packaged["aliases"], kept):
             docker("tag", packaged["image"], f"{packaged['repository']}:{tag}")
 
     @property

@@ -96,6 +96,10 @@ def test_a_change_of_the_image_compiles_nothing(checkout: Checkout, file: str, o
     assert checkout.build_one().built().stages(V1) == PACKAGED_ANEW
     assert checkout.record(V1, "compile") == compiled
     assert checkout.record(V1, "package")["outputs"]["image"] != image
+    second = checkout.record(V1, "package")["outputs"]["image"]
+    checkout.edit(file, new, old)
+    checkout.build_one().built()
+    assert second not in docker("images", "--all", "--no-trunc", "--quiet"), "what lost its last name is gone"
     assert containers_created(checkout.mark, began), "the new image was run, or the second demo's test proves nothing"
 
 

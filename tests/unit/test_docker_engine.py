@@ -205,6 +205,18 @@ class TestImages:
         with pytest.raises(EngineError, match="could not be removed"):
             Engine.connect().remove_image("an/image:1")
 
+    @pytest.mark.parametrize(
+        ("names", "answer", "removed"),
+        [([], (200, []), 1), ([], (409, {"message": "used by running container"}), 1), (["one:1"], (200, []), 0)],
+    )
+    def test_an_image_without_a_name_goes_unless_it_is_used(
+        self, fake: FakeEngine, names: list[str], answer: Answer, removed: int
+    ) -> None:
+        fake.answers["GET /images/sha256:1/json"] = (200, {"Id": "sha256:1", "RepoTags": names})
+        fake.answers["DELETE /images/sha256:1"] = answer
+        Engine.connect().remove_unnamed("sha256:1")
+        assert fake.asked["DELETE /images/sha256:1"] == removed
+
     def test_capacity(self, fake: FakeEngine) -> None:
         fake.answers["GET /info"] = (200, {"NCPU": 2, "MemTotal": 25_000_000_000})
         assert Engine.connect().capacity() == Capacity(cpus=2, memory=25_000_000_000)

@@ -7,6 +7,7 @@ import os
 import re
 import uuid
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
 import docker
@@ -165,6 +166,22 @@ class Engine:
                 self._api.remove_image(reference)
             except ImageNotFound:
                 return
+
+    def remove_unnamed(self, image: str) -> None:
+        """Remove an image that has no name any more; one that has, or that a container uses, stays.
+
+        Args:
+            image: its id.
+        """
+        with typed(f"The image {image} could not be removed.", remedy="Try 'docker images'."):
+            try:
+                if not self._images.get(image).tags:
+                    self._api.remove_image(image)
+            except ImageNotFound:
+                return
+            except APIError as error:
+                if error.status_code != HTTPStatus.CONFLICT:
+                    raise
 
     def push(self, repository: str, tag: str, *, on_status: Callable[[str], None]) -> PushResult:
         """Push one tag, once, with the credentials in Docker's own configuration.

@@ -79,8 +79,11 @@ def _run(job: Job, tell: Tell) -> Outputs:
         labels=tuple(sorted(labels.items())),
         tags=tuple(references),
     )
+    before = {had for reference in references if (had := job.site.packaged.get(reference))}
     result = build_image(request, job, StageName.PACKAGE, tell, _error)
     image = result.image_id or job.site.engine.image_id(references[0])
+    for replaced in before - {image}:
+        job.site.engine.remove_unnamed(replaced)
     return {
         "image": image,
         "size": job.site.engine.image_size(references[0]),
