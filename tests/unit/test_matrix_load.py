@@ -42,8 +42,8 @@ WRONG = {
         "8:1: base: unknown key here. Its place is toolchain.base or per_release[].toolchain.base.",
     ),
     "a key of a section of a list's entry": (
-        SMALL + "per_release: [{releases: '1.9.1', compiler: gcc-9}]\n",
-        "8:35: per_release[0].compiler: unknown key here. Its place is per_release[0].toolchain.compiler.",
+        SMALL + "per_release: [{releases: '2.19.1', compiler: gcc-9}]\n",
+        "8:36: per_release[0].compiler: unknown key here. Its place is per_release[0].toolchain.compiler.",
     ),
     "a key of the whole file in one of its sections": (
         SMALL + "toolchain: {bazel: '0.17.2'}\n",

@@ -96,6 +96,7 @@ def test_a_mirror_of_apt_is_a_url_or_a_folder(tmp_path: Path) -> None:
         ({"network": {"proxies": {"http": "http://a b"}}}, "a URL has a scheme"),
         ({"network": {"offline": "yes"}}, "expected true or false"),
         ({"per_release": [{"toolchain": {}}]}, r"per_release\[0\].releases: .*this key is required"),
+        ({"per_release": [{"releases": "<2"}]}, r"per_release\[0\].releases: '<2': none of the releases above"),
         ({"per_release": [{"releases": "2.19.1", "source": "absent"}]}, r"per_release\[0\].source: 'absent'"),
     ],
 )

@@ -17,7 +17,7 @@ from serving_factory.matrix.model import MatrixFile
 from serving_factory.matrix.network_rules import network_findings
 from serving_factory.matrix.problems import Finding, KeyPath, did_you_mean, matrix_error
 from serving_factory.matrix.rules import Candidate
-from serving_factory.matrix.settings import AllSettings, network_of, path_findings, settings_of
+from serving_factory.matrix.settings import AllSettings, network_of, path_findings, settings_of, unused_findings
 from serving_factory.matrix.shapes import Notes, Section
 from serving_factory.matrix.tags import fill
 from serving_factory.matrix.targets import Selection, selections
@@ -52,7 +52,9 @@ def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
         unread = frozenset(model.targets) - {one.target for one in chosen}
         expansion = expand(chosen, rules.whole, _compiler_of(settings, broken), unread=unread)
         told = [*expansion.mistakes, *_about_all(document, model, expansion, chosen=chosen, rules=rules, broken=broken)]
-    places = (*path_findings(model, file.parent), *network_findings(model, file.parent, broken))
+    places = [*path_findings(model, file.parent), *network_findings(model, file.parent, broken)]
+    if not broken.at("releases"):
+        places += unused_findings(model, broken)
     elsewhere = (*(finding for finding in places if not broken.at(*finding.path)), *_base_findings(model, broken))
     _refuse(document, [*notes.found, *findings, *rules.findings, *told, *elsewhere])
     by_target, variants = _gathered(model, expansion.kept)

@@ -30,6 +30,7 @@ __all__ = [
     "network_of",
     "path_findings",
     "settings_of",
+    "unused_findings",
 ]
 
 _S = TypeVar("_S", ToolchainSection, BazelSection)
@@ -295,6 +296,16 @@ def path_findings(model: MatrixFile, folder: Path) -> Iterator[Finding]:
     yield from _missing(("network", "apt", "mirror"), network.apt_folder, remedy=url)
     for name in ("downloader_config", "ca_certificates"):
         yield from _missing(("network", name), getattr(network, name), is_file=True)
+
+
+def unused_findings(model: MatrixFile, broken: Broken) -> Iterator[Finding]:
+    """What is said of releases that the file does not have."""
+    asked = {tag for selector in model.releases for tag in release_tags(selector)}
+    for index, one in enumerate(model.per_release):
+        path: KeyPath = ("per_release", index, "releases")
+        if not broken.at(*path) and asked.isdisjoint(release_tags(one.releases)):
+            rule = "none of the releases above is one of these"
+            yield Finding(path=path, rule=rule, remedy="Name some of them, or take the entry away.")
 
 
 def _of_section(path: KeyPath, bazel: BazelSection, patches: tuple[str, ...], folder: Path) -> Iterator[Finding]:
