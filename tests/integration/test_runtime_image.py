@@ -16,8 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
 import pytest
+
+from serving_factory.catalogue.releases import Flavour, releases
+from serving_factory.recipes.render import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -189,15 +191,8 @@ def layers(image: str) -> set[str]:
 
 
 def dockerfile(base: str) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701  no HTML
-    )
-    return environment.get_template("runtime/runtime.Dockerfile.j2").render(base=base)
+    release = releases()["2.19.1"]
+    return render("runtime/runtime.Dockerfile.j2", release=release, flavour=Flavour.CPU, base=base, gpu=None)
 
 
 @contextmanager
