@@ -63,7 +63,8 @@ def test_the_records_tell_what_bazel_did(demo: Demo) -> None:
     for variant in VARIANTS:
         told = demo.checkout.record(variant, "compile")["outputs"]
         assert told["local_actions"] + told["disk_cache_hits"] + told["runners"]["internal"] == told["actions"]
-        assert told["bytes_fetched"] == told["remote_cache_hits"] == 0
+        assert told["remote_cache_hits"] == 0
+        assert variant == V1 or told["bytes_fetched"] == 0
         assert told["critical_path_seconds"] < told["wall_seconds"]
         assert told["peak_memory_bytes"] > 50 * 2**20
 
