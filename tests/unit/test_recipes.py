@@ -250,6 +250,7 @@ def test_flags_that_are_no_configs_reach_every_bazel_command(tmp_path: Path) -> 
         upstream="u",
         bazel_target="//t",
         binary_path="b",
+        bazel_releases="https://r",
     )
     assert text.count("      --config=kokoro \\\n      -c opt \\\n      --copt=-fPIC \\\n") == 3
 

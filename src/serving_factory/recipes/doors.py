@@ -6,21 +6,18 @@ password, goes into `exports`, and so into a secret of BuildKit's.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving_factory.catalogue.bazel_flags import bazel_flag
 from serving_factory.matrix.settings import Network, Settings
 
 __all__ = ["DOWNLOADER_CONFIG", "Doors", "doors_for", "mirrored"]
 
 DOWNLOADER_CONFIG = "/run/doors/downloader.cfg"
 """Where doors.sh puts the rules for Bazel's downloads."""
-
-_KNOWS_DOWNLOADER_CONFIG = [3, 7]
-"""Of the versions that releases are built with, the first; 3.1.0 does not know them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,17 +99,13 @@ def doors_for(settings: Settings, network: Network, *, bazel: str) -> Doors:
         patches=settings.patches,
         apt=network.apt_folder,
         certificates=network.ca_certificates,
-        downloader_config=network.downloader_config if _numbers(bazel) >= _KNOWS_DOWNLOADER_CONFIG else None,
+        downloader_config=network.downloader_config if bazel_flag("downloader_config", bazel) else None,
         exports=tuple(_exports(network).items()),
         key_args=tuple((name, value) for name, value in key_args.items() if value),
         free_args=(("BAZEL_MIRROR", network.bazel_mirror.rstrip("/")),) if network.bazel_mirror else (),
         git_mirrors=dict(network.git_mirrors),
         offline=network.offline,
     )
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"[0-9]+", version)[:2]]
 
 
 def _exports(network: Network) -> dict[str, str]:

@@ -16,7 +16,7 @@ from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.bazel_version import check_bazel
 from serving_factory.recipes.doors import Doors, doors_for, mirrored
 from serving_factory.recipes.keys import key_of
-from serving_factory.recipes.pins import image_for
+from serving_factory.recipes.pins import BAZEL_RELEASES, image_for
 from serving_factory.recipes.render import patch_text, render, template_text
 from serving_factory.recipes.toolchain import Toolchain, check_buildable, toolchain_for
 
@@ -192,6 +192,7 @@ def _devel(variant: Variant, release: Release, toolchain: Toolchain) -> str:
         flavour=variant.flavour,
         toolchain=toolchain,
         upstream=UPSTREAM_URL,
+        bazel_releases=BAZEL_RELEASES,
         bazel_target=UPSTREAM_TARGET,
         binary_path=_BINARY_PATH,
     )
