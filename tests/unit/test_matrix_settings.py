@@ -84,6 +84,7 @@ def test_a_mirror_of_apt_is_a_url_or_a_folder(tmp_path: Path) -> None:
         ({"bazel": {"options": "-k  --config=x"}}, r"bazel.options: .* \[-k, --config=x\]"),
         ({"bazel": {"package": "bazel-bootstrap"}}, "bazel.package: .*: it is not said which version that is"),
         ({"bazel": {"version": "4\nRUN x"}}, "a version begins with a digit"),
+        ({"bazel": {"version": "4.2.3-foo~1"}}, "a version begins with a digit"),
         ({"bazel": {"options": ["build"]}}, "an option of Bazel begins with '-'"),
         ({"bazel": {"options": ["--x=$(y)"]}}, "an option of Bazel begins with '-'"),
         ({"bazel": {"overrides": {"@grpc": "."}}}, "no name of an external repository"),

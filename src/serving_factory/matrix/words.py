@@ -166,7 +166,9 @@ CONFIG = matching(
     "Write it without --config=.",
 )
 VERSION = matching(
-    r"[0-9][A-Za-z0-9.+~-]*", "a version begins with a digit and holds no blanks", 'Write it like "6.5.0".'
+    r"[0-9]+(?:\.[0-9]+)*(?:rc[0-9]+)?(?:\+[A-Za-z0-9]+(?:[.-][A-Za-z0-9]+)*)?",
+    "a version begins with a digit and is numbers joined by dots",
+    'Write it like "6.5.0", "7.0.0rc1" or "4.2.3+ds-1".',
 )
 MEMORY = matching(
     r"[1-9][0-9]{0,6}(?:MiB|GiB)", "a size is a number and MiB or GiB, such as 16GiB", "Add the unit, MiB or GiB."
