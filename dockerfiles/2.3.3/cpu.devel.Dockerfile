@@ -133,6 +133,7 @@ FROM fetch AS binary_build
 ARG BAZEL_STARTUP_OPTIONS=""
 ARG BAZEL_OPTIONS=""
 ARG COPTS=""
+ARG BAZEL_RESOURCES=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # Options are one per word: they are split on purpose. The arrays come from doors.sh.
 # hadolint ignore=SC2086,SC2154
@@ -144,7 +145,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
  && /factory/bazel.sh build bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
       "${doors_options[@]}" --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
       --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=1 --verbose_failures \
-      --build_event_json_file=/factory/bazel-events.json \
+      --build_event_json_file=/factory/bazel-events.json ${BAZEL_RESOURCES} \
       ${BAZEL_OPTIONS} ${COPTS} \
       //tensorflow_serving/model_servers:tensorflow_model_server
 COPY collect.sh /factory/

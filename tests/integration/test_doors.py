@@ -166,7 +166,7 @@ def devel_image(checkout: Checkout, env: Mapping[str, str], tag: str) -> None:
     variant = next(variant for variant in matrix.variants if variant.id == V1)
     recipe = recipe_for(variant, matrix)
     job = Job(recipe=recipe, site=Site(build=checkout.folder / "build" / "samples", models=checkout.folder))
-    with secret_files(checkout.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(job)}) as secrets:
+    with secret_files(checkout.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(recipe)}) as secrets:
         request = BuildRequest(
             dockerfile=job.devel_context / "Dockerfile",
             context=job.devel_context,

@@ -24,7 +24,6 @@ from .matrices import document, load
 
 PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
 SNAPSHOT = "20260301T000000Z"
-HOW_MUCH = "build --jobs=1\nbuild --local_ram_resources=2048\n"
 
 
 def job(recipe: Recipe) -> Job:
@@ -116,7 +115,7 @@ def test_a_recipe_without_doors_is_the_usual_one(tmp_path: Path) -> None:
     assert usual.build_args == (("COPTS", ""),)
     assert usual.contexts(tmp_path) == (("source", usual.source),)
     assert secrets_of(usual.doors) == {}
-    assert bazelrc(job(usual)) == HOW_MUCH
+    assert bazelrc(usual) == ""
 
 
 def test_what_is_no_secret_enters_by_contexts_and_arguments(tmp_path: Path) -> None:
@@ -150,12 +149,12 @@ def test_what_is_secret_enters_by_secrets(tmp_path: Path) -> None:
         "BAZEL_DOWNLOADER_CONFIG": "rewrite (.*) $1\n",
     }
     assert secrets["ca"] == PEM
-    assert bazelrc(job(made)) == HOW_MUCH + "build --experimental_downloader_config=/run/doors/downloader.cfg\n"
+    assert bazelrc(made) == "build --experimental_downloader_config=/run/doors/downloader.cfg\n"
 
 
 def test_an_old_bazel_is_not_given_what_it_does_not_know(tmp_path: Path) -> None:
     made = recipe(tmp_path, bazel={"version": "3.1.0", "package": "bazel-old"}, network={"downloader_config": "rules"})
-    assert bazelrc(job(made)) == HOW_MUCH
+    assert bazelrc(made) == ""
     assert secrets_of(made.doors) == {}
     matrix = load(tmp_path, (tmp_path / "matrix.yaml").read_text())
     (told,) = dict(explain(made, matrix, context=tmp_path))["Doors"]

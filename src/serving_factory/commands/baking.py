@@ -12,7 +12,7 @@ from serving_factory.errors import RecipeError, UsageError
 from serving_factory.line.doors import secrets_of, stage_doors
 from serving_factory.line.place import build_folder
 from serving_factory.line.records import write_atomically
-from serving_factory.line.run_options import unbounded_bazelrc
+from serving_factory.line.run_options import local_bazelrc
 from serving_factory.line.stages.compile import write_context
 from serving_factory.recipes.bake import STAGE_GROUPS, bake
 from serving_factory.recipes.recipe import recipes_for
@@ -44,9 +44,7 @@ def bake_file(asked: Asked, *, output: str) -> None:
             remedy="name that target otherwise",
         )
     folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build).resolve() / "bake"
-    secrets = {
-        recipe.variant.id: {**secrets_of(recipe.doors), "bazelrc": unbounded_bazelrc(recipe)} for recipe in recipes
-    }
+    secrets = {recipe.variant.id: {**secrets_of(recipe.doors), "bazelrc": local_bazelrc(recipe)} for recipe in recipes}
     made = bake(recipes, folder=folder, secrets={id_: _given(contents) for id_, contents in secrets.items()})
     for context, files in made.contexts.items():
         write_context(context, dict(files))

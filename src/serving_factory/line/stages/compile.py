@@ -21,7 +21,7 @@ from serving_factory.line.failure_errors import failure_error
 from serving_factory.line.failures import Kind, classify
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import Record
-from serving_factory.line.run_options import bazelrc
+from serving_factory.line.run_options import bazelrc, dockerfile_here
 from serving_factory.line.stages.attempts import with_second_chances
 from serving_factory.recipes.keys import key_of
 
@@ -56,9 +56,10 @@ def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildReque
         output: the folder that gets its files.
     """
     recipe = job.recipe
-    context = write_context(job.devel_context, {"Dockerfile": recipe.devel, **dict(recipe.devel_files)})
     stage_doors(recipe.doors, job.staged_doors)
-    with secret_files(job.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(job)}) as secrets:
+    with secret_files(job.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(recipe)}) as secrets:
+        dockerfile = dockerfile_here(job, dict(secrets))
+        context = write_context(job.devel_context, {"Dockerfile": dockerfile, **dict(recipe.devel_files)})
         yield BuildRequest(
             dockerfile=context / "Dockerfile",
             context=context,
