@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from serving_factory.line.bazel_run import read_measures
+from serving_factory.line.failures import classify
 
 SCRIPT = Path(__file__).parents[2] / "dockerfiles" / "templates" / "devel" / "bazel.sh"
 REMOTE = "build:factory-remote --remote_cache=http://cache/{toolchain}\n"
@@ -87,8 +88,9 @@ def port() -> Iterator[int]:
 
 
 def version_1(box: Box) -> None:
-    box.write("sys/fs/cgroup/memory/memory.stat", "cache 900000\nrss 5\ntotal_cache 900000\ntotal_rss 7000000000\n")
-    box.write("sys/fs/cgroup/memory/memory.limit_in_bytes", "8000000000\n")
+    held = "cache 900000\nrss 5\ntotal_cache 900000\ntotal_rss 7000000000\n"
+    box.write("sys/fs/cgroup/memory/memory.stat", f"{held}hierarchical_memory_limit 8000000000\n")
+    box.write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
     box.write("sys/fs/cgroup/memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     box.write("sys/fs/cgroup/cpuacct/cpuacct.usage", "61000000009\n")
 
@@ -126,6 +128,9 @@ def test_it_ends_as_bazel_ends_and_tells_the_memory(box: Box) -> None:
     assert done.returncode == 37
     told = "exit_code 37 peak_memory_bytes 7000000000 memory_limit_bytes 8000000000 oom_kills 3"
     assert done.stderr.splitlines() == [f"factory: {told}"]
+    log = f"gcc: fatal error: Killed signal terminated program cc1plus\n{done.stderr}"
+    details = {"peak": "7000000000", "limit": "8000000000", "kills": "3"}
+    assert classify(log, exit_code=37).details == details, "what the script prints is read"
 
 
 def test_the_toolchain_is_described_beside_its_folder(box: Box) -> None:

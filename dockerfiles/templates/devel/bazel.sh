@@ -45,7 +45,8 @@ number() { awk -v name="${2:-}" 'name == "" { print $1; exit } $1 == name { prin
 
 # The second of each pair is of version 1 of the control groups.
 memory_now() { number "$cgroup/memory.stat" anon || number "$cgroup/memory/memory.stat" total_rss; }
-memory_limit() { number "$cgroup/memory.max" || number "$cgroup/memory/memory.limit_in_bytes"; }
+# Version 1 knows the limits of the groups around, too; from inside a container, version 2 does not.
+memory_limit() { number "$cgroup/memory.max" || number "$cgroup/memory/memory.stat" hierarchical_memory_limit; }
 oom_kills() { number "$cgroup/memory.events" oom_kill || number "$cgroup/memory/memory.oom_control" oom_kill; }
 cpu_microseconds() {
     number "$cgroup/cpu.stat" usage_usec ||
