@@ -80,6 +80,8 @@ def test_a_download_that_is_cut_is_tried_again(tiny: Checkout) -> None:
             server.cut.clear()
             outcome = running.wait().built()
         assert any("try 2 of 4 in" in text for text in progress_of(outcome))
+        fetched = tiny.record(V1, "compile")["outputs"]["bytes_fetched"]
+        assert server.size < fetched < server.size + 100_000, "the archive, and what HTTP and TCP add"
     goes_on(tiny)
 
 
