@@ -9,7 +9,14 @@ import pytest
 
 from serving_factory.engine import caches, process
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step
-from serving_factory.engine.caches import CacheMount, cache_mounts, drop_cache_mounts, parse_disk_usage, work_on_mounts
+from serving_factory.engine.caches import (
+    CacheMount,
+    cache_mounts,
+    cache_sizes,
+    drop_cache_mounts,
+    parse_disk_usage,
+    work_on_mounts,
+)
 from serving_factory.errors import EngineUnavailableError
 
 PRINTED = """\
@@ -47,6 +54,16 @@ DISK = CacheMount(record="x7c1", id="serving-factory-bazel-disk", size="16.5MB")
 
 def test_cache_mounts_are_told_from_other_records() -> None:
     assert list(parse_disk_usage(PRINTED)) == [DISK, CacheMount(record="y8", id="someone-elses", size="0B")]
+
+
+@pytest.mark.parametrize(("shared", "held"), [("", 136_500_000), ("Private:\t36.5MB\n", 36_500_000)])
+def test_sizes_of_the_build_cache_and_of_our_mounts_in_it(
+    monkeypatch: pytest.MonkeyPatch, shared: str, held: int
+) -> None:
+    """Without anything that an image shares, buildx prints no line for what is private."""
+    printed = PRINTED.replace("Private:\t136.5MB\n", shared)
+    monkeypatch.setattr(caches, "_buildx", lambda *_: printed)
+    assert cache_sizes("serving-factory-") == (held, 16_500_000)
 
 
 @pytest.mark.parametrize(

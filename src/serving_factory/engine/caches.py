@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving_factory.engine import process
+from serving_factory.engine.about import byte_count
 from serving_factory.engine.buildx import BuildRequest, Step, build
 from serving_factory.errors import EngineUnavailableError
 
-__all__ = ["CacheMount", "cache_mounts", "drop_cache_mounts", "parse_disk_usage", "work_on_mounts"]
+__all__ = ["CacheMount", "cache_mounts", "cache_sizes", "drop_cache_mounts", "parse_disk_usage", "work_on_mounts"]
 
+_TOTAL = re.compile(r"^(Private|Total):\s+(\S+)$", re.MULTILINE)
 _FIELD = re.compile(r"(ID|Description|Size):\s+(.*)")
 # BuildKit of engine 26 prints the id with a slash before it that nobody gave.
 _MOUNT_ID = re.compile(r'cached mount .* with id "/?(?P<id>[^"]+)"')
@@ -43,6 +45,18 @@ def cache_mounts(prefix: str) -> tuple[CacheMount, ...]:
         EngineUnavailableError: buildx cannot tell.
     """
     return tuple(mount for mount in parse_disk_usage(_buildx("du", "--verbose")) if mount.id.startswith(prefix))
+
+
+def cache_sizes(prefix: str) -> tuple[int, int]:
+    """Bytes of the build cache without what images share, and of the cache mounts whose id begins with `prefix`.
+
+    Raises:
+        EngineUnavailableError: buildx cannot tell.
+    """
+    text = _buildx("du", "--verbose")
+    totals = {name: byte_count(size) or 0 for name, size in _TOTAL.findall(text)}
+    mounts = sum(byte_count(mount.size) or 0 for mount in parse_disk_usage(text) if mount.id.startswith(prefix))
+    return totals.get("Private", totals.get("Total", 0)), mounts
 
 
 def drop_cache_mounts(prefix: str) -> tuple[CacheMount, ...]:
