@@ -11,6 +11,7 @@ from serving_factory.engine import caches, process
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step
 from serving_factory.engine.caches import (
     CacheMount,
+    Dropped,
     cache_mounts,
     cache_sizes,
     drop_cache_mounts,
@@ -79,13 +80,18 @@ def test_a_size_that_is_not_told() -> None:
     assert list(parse_disk_usage(text)) == [CacheMount(record="x", id="a", size="")]
 
 
-def fake_buildx(monkeypatch: pytest.MonkeyPatch, *, code: int = 0) -> list[list[str]]:
+def fake_buildx(monkeypatch: pytest.MonkeyPatch, *, code: int = 0, used: bool = False) -> list[list[str]]:
+    """A buildx with the build cache of PRINTED; what is used stays, and nobody says so."""
     calls: list[list[str]] = []
+    printed = [PRINTED]
 
     def run(argv: Sequence[str], *, on_line: Callable[[str], None]) -> int:
         calls.append(list(argv))
-        for line in PRINTED.splitlines() if argv[2] == "du" else ["nothing"]:
+        for line in printed[0].splitlines() if argv[2] == "du" else ["Total: 0B"]:
             on_line(line)
+        if argv[2] == "prune" and not used:
+            # the mount of the same id is made anew by the next build, with another record
+            printed[0] = PRINTED.replace(argv[-1].removeprefix("id="), "new")
         return code
 
     monkeypatch.setattr(process, "run", run)
@@ -96,11 +102,14 @@ def test_only_mounts_with_our_prefix_are_dropped(monkeypatch: pytest.MonkeyPatch
     calls = fake_buildx(monkeypatch)
     assert cache_mounts("serving-factory-") == (DISK,)
     calls.clear()
-    assert drop_cache_mounts("serving-factory-") == (DISK,)
-    assert calls == [
-        ["docker", "buildx", "du", "--verbose"],
-        ["docker", "buildx", "prune", "--force", "--filter", "id=x7c1"],
-    ]
+    assert drop_cache_mounts("serving-factory-") == Dropped(gone=(DISK,), used=())
+    look = ["docker", "buildx", "du", "--verbose"]
+    assert calls == [look, ["docker", "buildx", "prune", "--force", "--filter", "id=x7c1"], look]
+
+
+def test_a_mount_that_a_build_uses_is_not_taken_for_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_buildx(monkeypatch, used=True)
+    assert drop_cache_mounts("serving-factory-") == Dropped(gone=(), used=(DISK,))
 
 
 def test_a_buildx_that_fails_is_told_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:

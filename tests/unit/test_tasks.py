@@ -19,6 +19,7 @@ from invoke.collection import Collection
 from invoke.program import Program
 
 from serving_factory.catalogue.releases import releases
+from serving_factory.engine.caches import CacheMount, Dropped
 from serving_factory.errors import (
     CancelledError,
     CompileError,
@@ -448,6 +449,16 @@ def test_clean_asks_no_engine_for_folders(factory: Factory, tmp_path: Path) -> N
     assert factory("clean").out == f"removed {ours}\n"
     assert other.exists()
     assert not ours.exists()
+
+
+def test_a_cache_that_a_build_uses_is_not_said_to_be_dropped(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, used = (CacheMount(record=name, id=f"caches-{name}", size="1MB") for name in ("a", "b"))
+    monkeypatch.setattr(
+        "serving_factory.line.cleaning.drop_cache_mounts", lambda _: Dropped(gone=(gone,), used=(used,))
+    )
+    assert factory("clean", "--caches").out == (
+        "dropped cache caches-a, 1MB\nkept cache caches-b, 1MB: a build uses it\n"
+    )
 
 
 def test_a_second_factory_is_refused(factory: Factory, tmp_path: Path) -> None:
