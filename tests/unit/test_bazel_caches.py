@@ -130,6 +130,60 @@ def test_what_is_no_tarball_is_refused(calls: list[list[str]], tmp_path: Path, c
     assert calls == []
 
 
+def member(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, target: str = "") -> bytes:
+    """A member of a tarball, as its bytes."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, target, len(content)
+    return info.tobuf() + content + b"\0" * (-len(content) % tarfile.BLOCKSIZE)
+
+
+MANIFEST = "serving-factory-cache.json"
+
+
+@pytest.mark.parametrize(
+    "tarball",
+    [
+        member(MANIFEST, kind=tarfile.SYMTYPE, target="/etc/passwd"),
+        member(MANIFEST, kind=tarfile.SYMTYPE, target=MANIFEST),
+        member(MANIFEST, kind=tarfile.LNKTYPE, target="nothing"),
+        member(MANIFEST, kind=tarfile.CHRTYPE),
+        member(MANIFEST, kind=tarfile.DIRTYPE),
+        member(MANIFEST, b"[" * 500_000),
+        member(MANIFEST, b'{"format": 1, "sha256": "0"}')
+        + member("contents.tar.gz", kind=tarfile.SYMTYPE, target="/etc/passwd"),
+    ],
+)
+def test_what_nobody_exports_is_refused(calls: list[list[str]], tmp_path: Path, tarball: bytes) -> None:
+    file = tmp_path / "caches.tar"
+    file.write_bytes(tarball + member("contents.tar.gz", CONTENTS) + b"\0" * 10240)
+    with pytest.raises(CacheFileError):
+        import_caches("b", file)
+    assert calls == []
+    assert [path.name for path in tmp_path.iterdir()] == ["caches.tar"]
+
+
+@pytest.mark.usefixtures("calls")
+def test_what_the_step_cannot_unpack_is_told_of_the_file_and_not_of_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "caches.tar"
+    export_caches("b", file)
+
+    def fail_with(exit_code: int) -> None:
+        def fail(*_arguments: object, **_options: object) -> None:
+            raise BuildFailed(step="[work 2/2] RUN", tail=("cache: no such thing",), exit_code=exit_code, text="failed")
+
+        monkeypatch.setattr(bazel_caches, "work_on_mounts", fail)
+
+    fail_with(3)
+    with pytest.raises(CacheFileError, match=r"caches\.tar") as refused:
+        import_caches("b", file)
+    assert refused.value.why == "cache: no such thing"
+    fail_with(4)
+    with pytest.raises(EngineError, match="from the image b"):
+        import_caches("b", file)
+
+
 def test_a_base_image_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_arguments: object, **_options: object) -> None:
         raise BuildFailed(step="", tail=(), exit_code=1, text="pull access denied")
