@@ -459,6 +459,7 @@ def test_a_second_factory_is_refused(factory: Factory, tmp_path: Path) -> None:
         (FactoryError("a broke", why="b", remedy="mend it"), 1, "Error: a broke\n  b\n\nWhat to do: mend it\n"),
         (KeyboardInterrupt(), 130, "Cancelled.\n"),
         (PermissionError(13, "Permission denied", "x"), 1, "a file cannot be used: [Errno 13] Permission denied: 'x'"),
+        (OSError(28, "No space left on device", "x"), 12, "Error: This machine's disk is full.\n"),
     ],
 )
 def test_errors_become_a_message_and_a_code(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from invoke.exceptions import Exit
 
+from serving_factory.engine.disk import disk_full_is_typed
 from serving_factory.errors import CancelledError, FactoryError
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ def errors() -> Iterator[None]:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, _interrupt)
     try:
-        yield
+        with disk_full_is_typed():
+            yield
     except FactoryError as error:
         raise Exit(_rendered(error).rstrip(), code=error.exit_code) from None
     except BrokenPipeError:
