@@ -54,8 +54,10 @@ def build(tmp_path: Path) -> Path:
     return tmp_path / "build"
 
 
-def recorder(build: Path, jobs: list[Job], **more: Outlook) -> Recorder:
-    return Recorder(build, jobs, command="build --release 2.19.1", matrix="matrix.yaml", **more)
+def recorder(
+    build: Path, jobs: list[Job], *, outlook: Outlook = NOTHING_TO_DO, matrix: str = "matrix.yaml"
+) -> Recorder:
+    return Recorder(build, jobs, command="build --release 2.19.1", matrix=matrix, outlook=outlook)
 
 
 def work(listener: Recorder, job: Job, stage: StageName = StageName.COMPILE, seconds: float = 2.5) -> None:
@@ -150,7 +152,7 @@ def test_only_the_latest_runs_of_a_stage_are_looked_at(build: Path, jobs: list[J
         listener.end([result(jobs[0])])
     with read_history(build / FILE) as connection:
         assert connection
-        assert [row.seconds for row in read_latest(connection, each=2)] == [2.0, 3.0]
+        assert [row.seconds for row in read_latest(connection, matrix="matrix.yaml", each=2)] == [2.0, 3.0]
         assert [run.id for run in read_runs(connection, limit=2)] == [3, 2]
 
 
@@ -158,15 +160,28 @@ def test_the_forecast_comes_from_the_history(build: Path, jobs: list[Job]) -> No
     recipes = [job.recipe for job in jobs]
     runs = dict.fromkeys((V1, V3), (StageName.COMPILE,))
     turns = one_by_one([V1, V3])
-    assert [one.basis for one in outlook_of(recipes, runs, turns, build).forecasts] == [Basis.ESTIMATE] * 2
-    assert outlook_of(recipes, {V1: ()}, turns, build) == NOTHING_TO_DO
+
+    def found() -> Outlook:
+        return outlook_of(recipes, runs, turns, build, matrix="matrix.yaml")
+
+    assert [one.basis for one in found().forecasts] == [Basis.ESTIMATE] * 2
+    assert outlook_of(recipes, {V1: ()}, turns, build, matrix="matrix.yaml") == NOTHING_TO_DO
     listener = recorder(build, jobs)
     work(listener, jobs[0])
     listener.end([result(jobs[0])])
-    found = outlook_of(recipes, runs, turns, build)
-    assert [(one.basis, one.seconds) for one in found.forecasts] == [(Basis.VARIANT, 2.5), (Basis.FLAVOUR, 2.5)]
+    assert [(one.basis, one.seconds) for one in found().forecasts] == [(Basis.VARIANT, 2.5), (Basis.FLAVOUR, 2.5)]
     (build / FILE).write_bytes(b"no database" * 100)
-    assert outlook_of(recipes, runs, turns, build).forecasts[0].basis is Basis.ESTIMATE
+    assert found().forecasts[0].basis is Basis.ESTIMATE
+
+
+def test_runs_of_another_matrix_foretell_nothing(build: Path, jobs: list[Job]) -> None:
+    listener = recorder(build, jobs, matrix="samples/matrix.yaml")
+    work(listener, jobs[0])
+    listener.end([result(jobs[0])])
+    recipes, runs, turns = [jobs[0].recipe], {V1: (StageName.COMPILE,)}, one_by_one([V1])
+    (small,) = outlook_of(recipes, runs, turns, build, matrix="samples/matrix.yaml").forecasts
+    (large,) = outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").forecasts
+    assert (small.basis, large.basis) == (Basis.VARIANT, Basis.ESTIMATE)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

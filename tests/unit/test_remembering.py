@@ -29,10 +29,10 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(ROOT, tmp_path / "build")
 
 
-def run(checkout: Checkout, status: Status, seconds: float = 3.0) -> None:
+def run(checkout: Checkout, status: Status, seconds: float = 3.0, file: str = "m.yaml") -> None:
     matrix = load(checkout.build.parent)
     job = Job(recipe=recipe_for(matrix.variants[0], matrix), site=Site(build=checkout.build, models=checkout.build))
-    listener = Recorder(checkout.build, [job], command="build", matrix="m.yaml")
+    listener = Recorder(checkout.build, [job], command="build", matrix=file)
     listener.end([VariantResult(variant=V1, status=status, seconds=seconds)])
 
 
@@ -55,7 +55,12 @@ def test_runs_are_listed_shown_and_compared(checkout: Checkout, capsys: Captured
     show_history(checkout, ["1", "2"], json=False)
     assert f"{V1}  status  failed  built" in capsys.readouterr().out
     show_history(checkout, ["2", "2"], json=False)
-    assert "nothing changed" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "nothing changed" in told
+    assert "matrix file" not in told
+    run(checkout, Status.BUILT, file="samples/matrix.yaml")
+    show_history(checkout, ["2", "3"], json=False)
+    assert "of different matrix files: m.yaml and samples/matrix.yaml" in capsys.readouterr().out
 
 
 def test_the_same_for_machines(checkout: Checkout, capsys: Captured) -> None:

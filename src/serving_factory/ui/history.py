@@ -83,6 +83,8 @@ def run_page(run: Row, variants: Sequence[Row], stages: Sequence[Row], *, width:
 def changes_table(before: Row, after: Row, changes: Sequence[Row], *, width: int | None = None) -> str:
     """What changed between two runs, a line for each change."""
     head = f"Run {before['id']} ({before['started']}) and run {after['id']} ({after['started']}):\n"
+    if before["matrix"] != after["matrix"]:
+        head = f"{head}of different matrix files: {before['matrix']} and {after['matrix']}\n"
     if not changes:
         return f"{head}nothing changed.\n"
     columns = [Column("variant"), Column("what"), Column("before"), Column("after")]

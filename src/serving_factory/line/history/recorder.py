@@ -33,7 +33,7 @@ class Recorder:
         build: the build folder of the checkout.
         jobs: the variants of the run.
         command: what the user typed, without the program's name.
-        matrix: the matrix file.
+        matrix: the matrix file, as `RunRow` has it.
         outlook: what the run is expected to take.
     """
 

@@ -17,7 +17,7 @@ class RunRow:
         started: UTC time, ISO 8601.
         ended: the same; None where the run never got to its end: it was killed, or still works.
         command: what the user typed, without the program's name.
-        matrix: the matrix file.
+        matrix: the matrix file, by its path below the checkout where it is there.
         seconds: wall time of the whole run; None as with `ended`.
         forecast: seconds that were foretold; None where nothing was.
         counts: how many variants ended how, `{"built": 3, "failed": 1}`.

@@ -147,18 +147,19 @@ def read_stages(connection: sqlite3.Connection, run: int) -> tuple[StageRow, ...
     return _stages(_rows(connection, "SELECT * FROM stage WHERE run = ? ORDER BY rowid", (run,)))
 
 
-def read_latest(connection: sqlite3.Connection, *, each: int) -> tuple[StageRow, ...]:
-    """Read the latest finished runs of every stage of every variant, oldest first.
+def read_latest(connection: sqlite3.Connection, *, matrix: str, each: int) -> tuple[StageRow, ...]:
+    """Read the latest finished runs of every stage of every variant of a matrix, oldest first.
 
     Args:
         connection: as `read_history` gives it.
+        matrix: the matrix file, as `RunRow` has it.
         each: how many of them.
     """
     query = (
         "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY variant, stage ORDER BY run DESC) AS place FROM stage"
-        " WHERE status = 'finished') WHERE place <= ? ORDER BY run"
+        " WHERE status = 'finished' AND run IN (SELECT id FROM run WHERE matrix = ?)) WHERE place <= ? ORDER BY run"
     )
-    rows = _rows(connection, query, (each,))
+    rows = _rows(connection, query, (matrix, each))
     return _stages([{name: value for name, value in row.items() if name != "place"} for row in rows])
 
 
