@@ -20,7 +20,7 @@ from serving_factory.line.forecast import NOTHING_TO_DO, Basis, Forecast, Outloo
 from serving_factory.line.history.changes import changes
 from serving_factory.line.history.outlook import outlook_of
 from serving_factory.line.history.recorder import Recorder, numbers
-from serving_factory.line.history.rows import VariantRow
+from serving_factory.line.history.rows import StageRow, VariantRow
 from serving_factory.line.history.store import (
     FILE,
     open_for_writing,
@@ -242,6 +242,51 @@ def test_a_history_of_a_newer_factory_is_left_alone(build: Path, jobs: list[Job]
     assert "format 99" in listener.trouble
     listener.end([])
     assert list(build.glob("*.broken-*")) == []
+
+
+def test_a_file_in_which_nothing_was_ever_written_is_no_history(build: Path, jobs: list[Job]) -> None:
+    build.mkdir()
+    (build / FILE).touch()
+    with read_history(build / FILE) as connection:
+        assert connection is None
+    recorder(build, jobs).end([result(jobs[0])])
+    with read_history(build / FILE) as connection:
+        assert connection
+        assert len(read_runs(connection)) == 1
+
+
+def test_a_database_of_somebody_elses_is_told_and_left_alone(build: Path, jobs: list[Job]) -> None:
+    build.mkdir()
+    connection = sqlite3.connect(build / FILE)
+    connection.execute("CREATE TABLE run (id INTEGER)")
+    connection.close()
+    before = (build / FILE).read_bytes()
+    with pytest.raises(HistoryError, match="format 0"), read_history(build / FILE):
+        pass
+    listener = recorder(build, jobs)
+    listener.end([])
+    assert "this run is not in the history" in listener.trouble
+    assert (build / FILE).read_bytes() == before
+
+
+def stages_of(build: Path, run: int) -> tuple[StageRow, ...]:
+    with read_history(build / FILE) as connection:
+        return read_stages(connection, run) if connection else ()
+
+
+@pytest.mark.parametrize("facts", ["{", "[]", '{"peak_memory_bytes": "much"}', '{"bytes_fetched": true}'])
+def test_facts_that_make_no_sense_stop_no_build(build: Path, jobs: list[Job], facts: str) -> None:
+    listener = recorder(build, jobs)
+    work(listener, jobs[0])
+    listener.end([result(jobs[0])])
+    connection = sqlite3.connect(build / FILE)
+    with connection:
+        connection.execute("UPDATE stage SET facts = ?", (facts,))
+    connection.close()
+    recipes, runs, turns = [jobs[0].recipe], {V1: (StageName.COMPILE,)}, one_by_one([V1])
+    assert outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").forecasts[0].basis is Basis.ESTIMATE
+    with pytest.raises(HistoryError, match="cannot be used"):
+        stages_of(build, 1)
 
 
 def test_a_kill_in_the_middle_of_writing_leaves_whole_rows_and_the_next_run_goes_on(

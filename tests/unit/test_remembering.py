@@ -82,6 +82,8 @@ def test_a_wrong_run_is_told(checkout: Checkout) -> None:
         show_history(checkout, ["1", "7"], json=False)
     with pytest.raises(UsageError, match="'latest' is no number"):
         show_history(checkout, ["latest"], json=False)
+    with pytest.raises(UsageError, match="is no number"):
+        show_history(checkout, ["9" * 5000], json=False)
 
 
 def record(stage: StageName, **outputs: object) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -50,7 +51,7 @@ def show_history(checkout: Checkout, words: Sequence[str], *, json: bool) -> Non
 
 
 def _number(word: str) -> int:
-    if not word.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,18}", word):
         raise UsageError(f"{word!r} is no number of a run", remedy="`./factory history` lists the runs")
     return int(word)
 

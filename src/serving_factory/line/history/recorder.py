@@ -14,7 +14,7 @@ from pathlib import Path
 from serving_factory.errors import HistoryError
 from serving_factory.line.events import Event, EventKind, StageName
 from serving_factory.line.forecast import NOTHING_TO_DO, Outlook
-from serving_factory.line.history.rows import StageRow, VariantRow
+from serving_factory.line.history.rows import StageRow, VariantRow, is_number
 from serving_factory.line.history.store import FILE, open_for_writing
 from serving_factory.line.job import Job
 from serving_factory.line.records import read_record
@@ -162,14 +162,10 @@ def numbers(outputs: Mapping[str, object]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in outputs.items():
         if isinstance(value, Mapping):
-            found |= {f"{name}.{inner}": number for inner, number in value.items() if _is_number(number)}
-        elif _is_number(value):
+            found |= {f"{name}.{inner}": number for inner, number in value.items() if is_number(number)}
+        elif is_number(value):
             found[name] = value  # type: ignore[assignment]  # a number, as was just seen
     return found
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _plain(value: object) -> object:

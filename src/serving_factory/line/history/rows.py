@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["RunRow", "StageRow", "VariantRow"]
+__all__ = ["RunRow", "StageRow", "VariantRow", "is_number"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,3 +98,8 @@ class StageRow:
     seconds: float
     key: str = ""
     facts: Mapping[str, float] = field(default_factory=dict)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value can be one of a stage's facts; what is true or false cannot."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
