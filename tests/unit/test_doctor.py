@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -181,7 +182,7 @@ def test_a_gpu_is_needed_only_where_gpu_variants_are() -> None:
     well(judge_gpu(engine(cdi=True), "535.54.03", needed))
     bad(judge_gpu(FACTS, "535.54.03", needed), Verdict.WARN, "no container runtime")
     bad(judge_gpu(gpu, None, needed), Verdict.WARN, "driver none")
-    bad(judge_gpu(gpu, "470.82.01", needed), Verdict.FAIL, "CUDA 12.2 needs 525.60.13")
+    bad(judge_gpu(gpu, "470.82.01", needed), Verdict.WARN, "CUDA 12.2 needs 525.60.13")
 
 
 # --- the machine's judges ---------------------------------------------------------------------------------------------
@@ -223,6 +224,13 @@ def test_the_level_of_a_cpu() -> None:
         assert host_level(flags(level)) is level
     assert host_level(flags(Level.V3) - {"fma"}) is Level.AVX
     assert host_level(flags(Level.V4) - {"movbe"}) is Level.AVX, "a hole below counts"
+
+
+def test_a_cpu_that_tells_nothing_is_not_taken_for_the_lowest_level() -> None:
+    unknown = judge_cpu(None, {}, {"standard": [Level.V1]})
+    well(unknown)
+    assert "standard" not in unknown.found
+    bad(judge_cpu(None, {"a": Level.V1}, {}), Verdict.WARN, "can be tried here is not known: a")
 
 
 def test_the_target_that_suits_a_cpu_is_named() -> None:
@@ -278,7 +286,10 @@ def test_base_images_must_still_exist() -> None:
 def test_probes_of_files(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("processor\t: 0\nflags\t\t: fpu avx2\nflags\t\t: other\n")
-    assert probes.cpu_flags(file) == {"fpu", "avx2"}
+    assert probes.cpu_flags(file) == frozenset({"fpu", "avx2"})
+    assert probes.cpu_flags(tmp_path / "nothing") is None
+    file.write_text("processor\t: 0\nFeatures\t: fp asimd\n")
+    assert probes.cpu_flags(file) is None, "no x86 CPU"
     assert probes.gpu_driver(file) is None
     assert probes.gpu_driver(tmp_path / "nothing") is None
     file.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun  6 22:20:39 UTC 2023\n")
@@ -368,7 +379,9 @@ def test_without_an_engine_the_rest_is_looked_at_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def nothing() -> EngineFacts:
-        raise EngineUnavailableError("The Docker engine does not answer.", remedy="start it")
+        raise EngineUnavailableError(
+            "The Docker engine does not answer.", why="permission denied on the socket", remedy="start it"
+        )
 
     monkeypatch.setattr(doctoring, "engine_facts", nothing)
     asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
@@ -377,3 +390,17 @@ def test_without_an_engine_the_rest_is_looked_at_all_the_same(
     found = json.loads(capsys.readouterr().out)
     assert [check["name"] for check in found if check["verdict"] == "fail"] == ["engine"]
     assert {"inotify", "CPU", "proxies", "registry login"} <= {check["name"] for check in found}
+    assert "permission denied on the socket" in found[0]["found"]
+
+
+@pytest.mark.parametrize("host", ["elsewhere", socket.gethostname()])
+def test_what_is_this_machines_is_not_taken_for_the_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    monkeypatch.setattr(doctoring, "engine_facts", lambda: engine(host=host, version="20.10.24", buildx=None))
+    asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
+    with pytest.raises(MachineUnfitError):
+        doctoring.examine(asked, json=True)
+    told = {check["name"]: check["found"] for check in json.loads(capsys.readouterr().out)}
+    here = [name for name, found in told.items() if "the engine works on elsewhere" in found]
+    assert here == (["GPU", "inotify", "CPU"] if host == "elsewhere" else [])

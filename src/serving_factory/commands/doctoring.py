@@ -12,7 +12,7 @@ from serving_factory.engine.about import EngineFacts, engine_facts, garbage_coll
 from serving_factory.engine.docker import Engine
 from serving_factory.errors import EngineUnavailableError, MachineUnfitError
 from serving_factory.line.doctor import engine_judges, machine_judges, network_judges, probes
-from serving_factory.line.doctor.check import Check, Verdict, fail
+from serving_factory.line.doctor.check import Check, Verdict, fail, seen_here
 from serving_factory.line.forecast import size_of
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
@@ -51,7 +51,8 @@ def _checks(matrix: Matrix, variants: Sequence[Variant]) -> Iterator[Check]:
     try:
         facts = engine_facts()
     except EngineUnavailableError as error:
-        yield fail("engine", error.what, "nothing can be built; what depends on it was not looked at", error.remedy)
+        found = " ".join(filter(None, (error.what, error.why)))
+        yield fail("engine", found, "nothing can be built; what depends on it was not looked at", error.remedy)
         facts = None
     if facts:
         yield from _engine_checks(facts, variants)
@@ -68,7 +69,8 @@ def _engine_checks(facts: EngineFacts, variants: Sequence[Variant]) -> Iterator[
         yield _collection()
     yield engine_judges.judge_clock(facts)
     needed = [(one.cuda, cudas()[one.cuda].minimum_driver) for one in variants if one.cuda]
-    yield engine_judges.judge_gpu(facts, probes.gpu_driver(), needed)
+    gpu = engine_judges.judge_gpu(facts, probes.gpu_driver(), needed)
+    yield seen_here(gpu, probes.engine_elsewhere(facts))
 
 
 def _collection() -> Check:
@@ -95,13 +97,15 @@ def _machine_checks(
         yield machine_judges.judge_disk(
             free=probes.free_disk(facts), one=int(max(disk, default=0)), planned=int(sum(disk))
         )
-    yield machine_judges.judge_inotify(probes.inotify_limits())
+    elsewhere = probes.engine_elsewhere(facts)
+    yield seen_here(machine_judges.judge_inotify(probes.inotify_limits()), elsewhere)
     levels = {one.id: one.level for one in matrix.variants}
-    yield machine_judges.judge_cpu(
+    cpu = machine_judges.judge_cpu(
         probes.cpu_flags(),
         {one.id: one.level for one in variants},
         {name: [levels[id_] for id_ in ids] for name, ids in matrix.targets.items()},
     )
+    yield seen_here(cpu, elsewhere)
 
 
 def _network_checks(matrix: Matrix, recipes: Sequence[Recipe], facts: EngineFacts | None) -> Iterator[Check]:

@@ -93,14 +93,18 @@ def host_level(flags: frozenset[str]) -> Level:
     return max((level for level in LEVELS if flags.issuperset(level_facts(level).cpuinfo)), key=LEVELS.index)
 
 
-def judge_cpu(flags: frozenset[str], planned: Mapping[str, Level], targets: Mapping[str, Sequence[Level]]) -> Check:
+def judge_cpu(
+    flags: frozenset[str] | None, planned: Mapping[str, Level], targets: Mapping[str, Sequence[Level]]
+) -> Check:
     """This machine's CPU against what is planned, and the targets that suit it.
 
     Args:
-        flags: as /proc/cpuinfo lists them.
+        flags: as /proc/cpuinfo lists them; None where it lists none.
         planned: variant's id → its level.
         targets: target's name → the levels of its variants.
     """
+    if flags is None:
+        return _unknown_cpu(planned)
     level = host_level(flags)
     rank = LEVELS.index(level)
     highest = {
@@ -120,3 +124,15 @@ def judge_cpu(flags: frozenset[str], planned: Mapping[str, Level], targets: Mapp
             f"build them on a machine whose CPU has them, or choose: --target {suit or 'NAME'}",
         )
     return ok("CPU", found)
+
+
+def _unknown_cpu(planned: Mapping[str, Level]) -> Check:
+    found = "no x86-64 features are told here"
+    if not planned:
+        return ok("CPU", found)
+    return warn(
+        "CPU",
+        found,
+        f"whether these can be tried here is not known: {', '.join(planned)}",
+        "build them on an x86-64 machine with Linux",
+    )
