@@ -16,6 +16,7 @@ from serving_factory.commands import doctoring
 from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.engine.about import EngineFacts, byte_count, engine_facts, garbage_collection, read_facts
 from serving_factory.engine.docker import Engine
+from serving_factory.engine.registry import Credentials
 from serving_factory.errors import (
     EngineUnavailableError,
     FactoryError,
@@ -269,6 +270,8 @@ def test_no_password_of_a_proxy_is_shown() -> None:
 def test_the_registry_must_know_us() -> None:
     well(judge_login("", Login.NONE_NAMED))
     well(judge_login("r:5000", Login.ACCEPTED))
+    well(judge_login("r:5000", Login.NOT_WANTED))
+    bad(judge_login("r:5000", Login.MISSING, "it wants one"), Verdict.WARN, "docker login r:5000")
     bad(judge_login("r:5000", Login.UNREACHABLE, "no route"), Verdict.WARN, "no route")
     bad(judge_login("r:5000", Login.DENIED, "401"), Verdict.FAIL, "docker login r:5000")
 
@@ -325,12 +328,17 @@ class Answers:
             raise self.answer
         return self.answer
 
+    def log_in(self, _repository: str) -> bool:
+        if isinstance(self.answer, FactoryError):
+            raise self.answer
+        return self.answer is not None
+
 
 @pytest.mark.parametrize(
     ("answer", "login", "state"),
     [
         ("sha256:1", Login.ACCEPTED, BaseState.THERE),
-        (None, Login.ACCEPTED, BaseState.GONE),
+        (None, Login.NOT_WANTED, BaseState.GONE),
         (RegistryDeniedError("no", why="401"), Login.DENIED, BaseState.UNKNOWN),
         (RegistryUnreachableError("no", why="no route"), Login.UNREACHABLE, BaseState.UNKNOWN),
     ],
@@ -339,8 +347,11 @@ def test_what_a_registry_answers(
     monkeypatch: pytest.MonkeyPatch, answer: str | FactoryError | None, login: Login, state: BaseState
 ) -> None:
     monkeypatch.setattr(probes, "Registry", Answers(answer))
-    monkeypatch.setattr(probes, "credentials_for", lambda _host: None)
+    monkeypatch.setattr(probes, "credentials_for", lambda _host: Credentials(username="me", password="x"))
     assert probes.login("r.example.com:5000/team/image")[:2] == ("r.example.com:5000", login)
+    monkeypatch.setattr(probes, "credentials_for", lambda _host: None)
+    found = probes.login("r.example.com:5000/team/image")[1]
+    assert found is (Login.MISSING if login is Login.DENIED else login)
 
     class Held:
         @staticmethod
@@ -351,6 +362,14 @@ def test_what_a_registry_answers(
     assert probes.base_state("mine:1", held) is BaseState.HELD
     assert probes.base_state(f"ubuntu:20.04@sha256:{'0' * 64}", held) is state
     assert probes.base_state("ubuntu", held) is state
+
+
+def test_a_docker_configuration_that_does_not_work_is_a_login_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_host: str) -> Credentials | None:
+        raise RegistryDeniedError("no", why="no such helper")
+
+    monkeypatch.setattr(probes, "credentials_for", broken)
+    assert probes.login("r.example.com/image") == ("r.example.com", Login.DENIED, "no such helper")
 
 
 def test_a_repository_without_a_registry_needs_no_login() -> None:

@@ -84,14 +84,16 @@ def login(repository: str) -> tuple[str, Login, str]:
     name = ImageName.parse(repository)
     if not repository.startswith(f"{name.registry}/"):  # Docker Hub is what a name without a registry stands for
         return "", Login.NONE_NAMED, ""
+    refused = Login.DENIED
     try:
         credentials = credentials_for(name.registry)
-        Registry(name.registry, credentials=credentials).manifest_digest(name.repository, "latest")
+        refused = Login.DENIED if credentials else Login.MISSING
+        wanted = Registry(name.registry, credentials=credentials).log_in(name.repository)
     except RegistryDeniedError as error:
-        return name.registry, Login.DENIED, error.why
+        return name.registry, refused, error.why
     except FactoryError as error:
         return name.registry, Login.UNREACHABLE, error.why
-    return name.registry, Login.ACCEPTED, ""
+    return name.registry, Login.ACCEPTED if wanted else Login.NOT_WANTED, ""
 
 
 def base_state(reference: str, engine: Engine) -> BaseState:
