@@ -484,11 +484,11 @@ def test_errors_become_a_message_and_a_code(
         ("--variant-minutes", "1h", "--variant-minutes 90"),
     ],
 )
-@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+@pytest.mark.parametrize("task", [("build",), ("build", "--dry-run"), ("compile",)])
 def test_a_number_that_is_none_is_refused(
-    factory: Factory, option: str, value: str, remedy: str, dry_run: tuple[str, ...]
+    factory: Factory, option: str, value: str, remedy: str, task: tuple[str, ...]
 ) -> None:
-    ended = factory("build", option, value, *dry_run, *RELEASE)
+    ended = factory(*task, option, value, *RELEASE)
     assert ended.code == 2
     assert f"{option} {value}" in ended.err
     assert remedy in ended.err

@@ -60,9 +60,9 @@ def build(asked: Asked, *, registry: str, dry_run: bool, json: bool, how: HowToR
         _run(asked, stages, registry=registry, json=json, how=how)
 
 
-def run_stage(name: str, asked: Asked, *, json: bool) -> None:
+def run_stage(name: str, asked: Asked, *, json: bool, how: HowToRun = _AS_USUAL) -> None:
     """Run one stage of the chosen variants."""
-    _run(asked, _ALONE[name], json=json)
+    _run(asked, _ALONE[name], json=json, how=how)
 
 
 def push(asked: Asked, *, registry: str, json: bool) -> None:
