@@ -76,6 +76,15 @@ def test_the_same_for_machines(checkout: Checkout, capsys: Captured) -> None:
     assert found["changes"] == [{"variant": V1, "what": "status", "before": "failed", "after": "built"}]
 
 
+def test_people_see_the_latest_runs_and_machines_all(checkout: Checkout, capsys: Captured) -> None:
+    for _ in range(32):
+        run(checkout, Status.BUILT)
+    show_history(checkout, [], json=False)
+    assert "2 older runs are not shown." in capsys.readouterr().out
+    show_history(checkout, [], json=True)
+    assert [one["id"] for one in json.loads(capsys.readouterr().out)] == list(range(32, 0, -1))
+
+
 def test_a_wrong_run_is_told(checkout: Checkout) -> None:
     run(checkout, Status.BUILT)
     with pytest.raises(UnknownNameError, match="there is no run 7; the latest is 1"):

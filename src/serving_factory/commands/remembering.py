@@ -43,7 +43,7 @@ def show_history(checkout: Checkout, words: Sequence[str], *, json: bool) -> Non
         runs = {run.id: run for run in read_runs(connection)} if connection else {}
         chosen = [_run(number, runs) for number in numbers]
         if not chosen or connection is None:
-            _show_runs(list(runs.values())[:_LATEST], more=max(0, len(runs) - _LATEST), json=json)
+            _show_runs(list(runs.values()), json=json)
         elif len(chosen) == 1:
             _show_run(connection, chosen[0], json=json)
         else:
@@ -63,11 +63,12 @@ def _run(number: int, runs: dict[int, RunRow]) -> RunRow:
     return runs[number]
 
 
-def _show_runs(runs: Sequence[RunRow], *, more: int, json: bool) -> None:
+def _show_runs(runs: Sequence[RunRow], *, json: bool) -> None:
+    rows = [asdict(run) for run in runs]
     if json:
-        print_json([asdict(run) for run in runs])
+        print_json(rows)
     else:
-        write(pages.runs_table([asdict(run) for run in runs], more=more, width=width()))
+        write(pages.runs_table(rows[:_LATEST], more=len(rows[_LATEST:]), width=width()))
 
 
 def _show_run(connection: sqlite3.Connection, run: RunRow, *, json: bool) -> None:
