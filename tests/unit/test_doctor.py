@@ -412,6 +412,25 @@ def test_without_an_engine_the_rest_is_looked_at_all_the_same(
     assert "permission denied on the socket" in found[0]["found"]
 
 
+def test_an_engine_that_only_the_docker_command_reaches_is_told_with_all_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As over ssh, which the SDK does not speak without more packages."""
+
+    def unreachable() -> Engine:
+        raise EngineUnavailableError("The Docker engine does not answer.", why="no ssh", remedy="start it")
+
+    monkeypatch.setattr(doctoring, "engine_facts", lambda: engine(buildx=None))
+    monkeypatch.setattr(Engine, "connect", unreachable)
+    asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
+    with pytest.raises(MachineUnfitError, match="base images"):
+        doctoring.examine(asked, json=True)
+    found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    assert found["engine"]["verdict"] == "ok"
+    assert found["base images"]["verdict"] == "fail"
+    assert "no ssh" in found["base images"]["found"]
+
+
 @pytest.mark.parametrize("host", ["elsewhere", socket.gethostname()])
 def test_what_is_this_machines_is_not_taken_for_the_engines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str

@@ -76,11 +76,20 @@ def test_the_same_for_machines(checkout: Checkout, capsys: Captured) -> None:
     assert found["changes"] == [{"variant": V1, "what": "status", "before": "failed", "after": "built"}]
 
 
+def test_a_run_without_variants_is_not_one_that_never_ended(checkout: Checkout, capsys: Captured) -> None:
+    Recorder(checkout.build, [], command="build", matrix="m.yaml").end([])
+    show_history(checkout, ["1"], json=False)
+    assert "no variant to work on" in capsys.readouterr().out
+    Recorder(checkout.build, [], command="build", matrix="m.yaml")
+    show_history(checkout, ["2"], json=False)
+    assert "It did not come to its end." in capsys.readouterr().out
+
+
 def test_people_see_the_latest_runs_and_machines_all(checkout: Checkout, capsys: Captured) -> None:
     for _ in range(32):
         run(checkout, Status.BUILT)
     show_history(checkout, [], json=False)
-    assert "2 older runs are not shown." in capsys.readouterr().out
+    assert "Not shown: 2 older runs." in capsys.readouterr().out
     show_history(checkout, [], json=True)
     assert [one["id"] for one in json.loads(capsys.readouterr().out)] == list(range(32, 0, -1))
 

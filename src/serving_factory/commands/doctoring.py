@@ -10,7 +10,7 @@ from serving_factory.catalogue.cuda import cudas
 from serving_factory.commands.shared import Asked, print_json, write
 from serving_factory.engine.about import EngineFacts, engine_facts, garbage_collection
 from serving_factory.engine.docker import Engine
-from serving_factory.errors import EngineUnavailableError, MachineUnfitError
+from serving_factory.errors import EngineError, EngineUnavailableError, MachineUnfitError
 from serving_factory.line.doctor import engine_judges, machine_judges, network_judges, probes
 from serving_factory.line.doctor.check import Check, Verdict, fail, seen_here
 from serving_factory.line.forecast import size_of
@@ -118,6 +118,13 @@ def _network_checks(matrix: Matrix, recipes: Sequence[Recipe], facts: EngineFact
     )
     yield network_judges.judge_login(*probes.login(matrix.images.repository))
     if facts and engine_judges.judge_engine(facts).verdict is not Verdict.FAIL:
+        yield _bases(tuple(dict.fromkeys(recipe.base_image for recipe in recipes)))
+
+
+def _bases(bases: Sequence[str]) -> Check:
+    try:
         engine = Engine.connect()
-        bases = dict.fromkeys(recipe.base_image for recipe in recipes)
-        yield network_judges.judge_bases({base: probes.base_state(base, engine) for base in bases})
+        return network_judges.judge_bases({base: probes.base_state(base, engine) for base in bases})
+    except (EngineUnavailableError, EngineError) as error:
+        found = f"{error.what} {error.why}".rstrip()
+        return fail("base images", found, "the docker command reaches the engine, the factory does not", error.remedy)
