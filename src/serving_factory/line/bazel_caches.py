@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ _FORMAT = 1
 _MANIFEST = "serving-factory-cache.json"
 _CONTENTS = ("contents.tar.gz", "contents.tar.zst")
 _CHUNK = 1 << 20
+_IMPORTING = ".cache-import-"
 _BAD_PARCEL = 3  # cache.sh's exit code for a tarball that it does not take
 
 
@@ -115,14 +117,21 @@ def export_caches(base: str, file: Path) -> tuple[Cache, ...]:
     return caches
 
 
-def import_caches(base: str, file: Path) -> Changed:
+def import_caches(base: str, file: Path, *, scratch: Path) -> Changed:
     """Add what a file has and the caches have not; nothing is taken away.
+
+    Args:
+        base: the image to work from.
+        file: what `export_caches` has written.
+        scratch: a folder with room for the file's content; what an import that was killed left there goes.
 
     Raises:
         CacheFileError: it is no such file, of another format, or damaged; the caches are as they were.
     """
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as scratch:
-        parcel = Path(scratch, "parcel")
+    for stray in scratch.glob(f"{_IMPORTING}*"):
+        shutil.rmtree(stray, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_IMPORTING, dir=scratch) as folder:
+        parcel = Path(folder, "parcel")
         parcel.mkdir()
         try:
             with tarfile.open(file, "r:") as tar:
