@@ -31,7 +31,7 @@ from serving_factory.line.history.store import (
     read_variants,
 )
 from serving_factory.line.job import Job, Site
-from serving_factory.line.records import Record, write_record
+from serving_factory.line.records import Record, record_path, write_record
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.line.schedule import one_by_one
 from serving_factory.recipes.recipe import recipe_for
@@ -80,7 +80,7 @@ def result(job: Job, status: Status = Status.BUILT, **more: object) -> VariantRe
 def test_a_run_is_remembered(build: Path, jobs: list[Job]) -> None:
     expected = Forecast(variant=V1, seconds=9.0, memory=None, download=None, basis=Basis.VARIANT)
     listener = recorder(build, jobs, outlook=Outlook((expected,), total([expected])))
-    for stage in (StageName.COMPILE, StageName.EXTRACT, StageName.PACKAGE):
+    for stage in (StageName.COMPILE, StageName.EXTRACT, StageName.INSPECT, StageName.PACKAGE):
         work(listener, jobs[0], stage)
     error = CompileError("no")
     listener.handle(Event(variant=V3, stage=StageName.COMPILE, kind=EventKind.STARTED))
@@ -113,11 +113,25 @@ def test_a_run_is_remembered(build: Path, jobs: list[Job]) -> None:
     assert [(row.variant, row.stage, row.status) for row in stages] == [
         (V1, "compile", "finished"),
         (V1, "extract", "finished"),
+        (V1, "inspect", "finished"),
         (V1, "package", "finished"),
         (V3, "compile", "failed"),
     ], "a stage that was not worked on has no row"
     assert (stages[0].key, stages[0].seconds) == ("k", 2.5)
     assert stages[0].facts == {"actions": 53, "runners.worker": 3, "size": 7}
+
+
+def test_a_variant_that_failed_has_no_binary_of_an_earlier_run(build: Path, jobs: list[Job]) -> None:
+    stages = (StageName.COMPILE, StageName.EXTRACT, StageName.INSPECT, StageName.PACKAGE)
+    listener = recorder(build, jobs)
+    for stage in stages:
+        work(listener, jobs[0], stage)
+    record_path(jobs[0].folder, StageName.COMPILE).unlink()
+    listener.end([result(jobs[0], Status.FAILED, error=CompileError("no"))])
+    with read_history(build / FILE) as connection:
+        assert connection
+        (row,) = read_variants(connection, 1)
+    assert (row.binary, row.binary_size, row.image, row.image_size) == (None, None, None, None)
 
 
 def test_variants_may_run_at_once(build: Path, jobs: list[Job]) -> None:

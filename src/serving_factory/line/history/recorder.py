@@ -17,7 +17,7 @@ from serving_factory.line.forecast import NOTHING_TO_DO, Outlook
 from serving_factory.line.history.rows import StageRow, VariantRow, is_number
 from serving_factory.line.history.store import FILE, open_for_writing
 from serving_factory.line.job import Job
-from serving_factory.line.records import read_record
+from serving_factory.line.records import reached, read_record
 from serving_factory.line.results import VariantResult
 from serving_factory.recipes.toolchain import Toolchain
 
@@ -108,7 +108,8 @@ class Recorder:
         )
 
     def _variant(self, job: Job, result: VariantResult) -> VariantRow:
-        binary, image = (read_record(job.folder, stage) for stage in (StageName.EXTRACT, StageName.PACKAGE))
+        records = reached(job.folder)
+        binary, image = records.get(StageName.EXTRACT), records.get(StageName.PACKAGE)
         variant = job.recipe.variant
         return VariantRow(
             run=self._run,
