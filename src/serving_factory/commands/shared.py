@@ -18,6 +18,7 @@ from invoke.exceptions import Exit
 
 from serving_factory.engine.disk import disk_full_is_typed
 from serving_factory.errors import CancelledError, FactoryError
+from serving_factory.line.signals import ending_signals
 
 if TYPE_CHECKING:
     from serving_factory.matrix.matrix import Matrix
@@ -118,8 +119,9 @@ class Asked:
 @contextmanager
 def errors() -> Iterator[None]:
     """Turn the errors that a user can meet into a message and an exit code."""
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, _interrupt)
+    for ending in ending_signals():
+        if ending is not signal.SIGINT:  # which is Python's own KeyboardInterrupt already
+            signal.signal(ending, _interrupt)
     try:
         with disk_full_is_typed():
             yield
