@@ -439,6 +439,9 @@ def test_what_is_this_machines_is_not_taken_for_the_engines(
     asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
     with pytest.raises(MachineUnfitError):
         doctoring.examine(asked, json=True)
-    told = {check["name"]: check["found"] for check in json.loads(capsys.readouterr().out)}
+    checks = json.loads(capsys.readouterr().out)
+    told = {check["name"]: check["found"] for check in checks}
+    warned = [check["means"] for check in checks if check["name"] == "place"]
+    assert [("smoke tests" in means) for means in warned] == ([True] if host == "elsewhere" else [])
     here = [name for name, found in told.items() if "the engine works on elsewhere" in found]
     assert here == (["GPU", "inotify", "CPU"] if host == "elsewhere" else [])

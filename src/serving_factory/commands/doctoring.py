@@ -98,6 +98,8 @@ def _machine_checks(
             free=probes.free_disk(facts), one=int(max(disk, default=0)), planned=int(sum(disk))
         )
     elsewhere = probes.engine_elsewhere(facts)
+    if elsewhere:
+        yield machine_judges.judge_place(elsewhere)
     yield seen_here(machine_judges.judge_inotify(probes.inotify_limits()), elsewhere)
     levels = {one.id: one.level for one in matrix.variants}
     cpu = machine_judges.judge_cpu(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts
 from serving_factory.line.doctor.check import Check, fail, gib, ok, warn
 
-__all__ = ["host_level", "judge_cpu", "judge_disk", "judge_inotify", "judge_memory"]
+__all__ = ["host_level", "judge_cpu", "judge_disk", "judge_inotify", "judge_memory", "judge_place"]
 
 # One job on a small file, with Bazel's server and the linker (4 GB were just enough in 2017, tensorflow/serving#534).
 _LEAST_MEMORY = 4 * 10**9
@@ -63,6 +63,20 @@ def judge_disk(*, free: int | None, one: int, planned: int) -> Check:
     if free < planned:
         return warn("disk", found, "the disk may run full before the last variant", remedy)
     return ok("disk", found)
+
+
+def judge_place(elsewhere: str) -> Check:
+    """An engine whose machine has another name than this one.
+
+    Args:
+        elsewhere: its name.
+    """
+    return warn(
+        "place",
+        f"the engine calls its machine {elsewhere}, and that is not this one's name",
+        "smoke tests mount this machine's folders and ask 127.0.0.1; they fail where it is another machine indeed",
+        "run the factory on the engine's machine; Docker Desktop has another name for this one, and works",
+    )
 
 
 def judge_inotify(limits: Mapping[str, int]) -> Check:
