@@ -56,7 +56,9 @@ def test_bazel_is_told_how_much_it_may_use(tiny: Checkout) -> None:
     compile_them(tiny).built()
     bazelrc.write_text(before)
     log = (tiny.variant_folder(V1) / "logs" / "compile.log").read_text()
-    assert re.search(r"'build' options: --jobs=[1-9]\d* --local_ram_resources=[1-9]\d*$", log, re.MULTILINE)
+    assert re.search(
+        r"'build' options: --output_filter=\S+ --jobs=[1-9]\d* --local_ram_resources=[1-9]\d*$", log, re.MULTILINE
+    )
     assert list(tiny.variant_folder(V1).glob(".secrets*")) == []
 
 

@@ -18,9 +18,9 @@ from .matrices import load
 @pytest.mark.parametrize(
     ("version", "lines"),
     [
-        ("7.4.1", ["build --jobs=3", "build --local_ram_resources=5120"]),
-        ("0.23.0", ["build --jobs=3", "build --local_ram_resources=5120"]),
-        ("0.20.0", ["build --jobs=3", "build --local_resources=5120,3,1"]),
+        ("7.4.1", ["build --output_filter=DONT_MATCH_ANYTHING", "build --jobs=3", "build --local_ram_resources=5120"]),
+        ("0.23.0", ["build --output_filter=DONT_MATCH_ANYTHING", "build --jobs=3", "build --local_ram_resources=5120"]),
+        ("0.20.0", ["build --output_filter=DONT_MATCH_ANYTHING", "build --jobs=3", "build --local_resources=5120,3,1"]),
     ],
 )
 def test_each_bazel_is_told_in_words_that_it_knows(tmp_path: Path, version: str, lines: list[str]) -> None:

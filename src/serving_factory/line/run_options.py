@@ -21,6 +21,10 @@ __all__ = ["bazelrc", "unbounded_bazelrc", "uploads"]
 _RAM_OPTION = (0, 23)
 _MIB = 2**20
 
+# As in upstream's Dockerfiles. BuildKit passes on 2 MiB of a step's output: warnings of thousands of files would use
+# that up, and nobody would see what Bazel is doing then. What a failed action printed is shown all the same.
+_NO_WARNINGS = "--output_filter=DONT_MATCH_ANYTHING"
+
 
 def bazelrc(job: Job, environ: Mapping[str, str] = os.environ) -> str:
     """Write the bazelrc of a variant's build: a line for each option.
@@ -33,6 +37,7 @@ def bazelrc(job: Job, environ: Mapping[str, str] = os.environ) -> str:
     options = _resources(job.share, bazel_numbers(version))
     remote = job.recipe.remote
     lines = [
+        f"build {_NO_WARNINGS}",
         *(f"build {option}" for option in options),
         *remote_lines(remote, Version(version), upload=uploads(remote, environ)),
     ]
