@@ -60,10 +60,11 @@ def recorder(
     return Recorder(build, jobs, command="build --release 2.19.1", matrix=matrix, outlook=outlook)
 
 
-def work(listener: Recorder, job: Job, stage: StageName = StageName.COMPILE, seconds: float = 2.5) -> None:
+def work(listener: Recorder, job: Job, stage: StageName = StageName.COMPILE, seconds: float = 2.5, **more: int) -> None:
     """Have a stage work and leave a record, as the line does."""
     variant = job.recipe.variant.id
-    outputs = {"actions": 53, "runners": {"worker": 3}, "sha256": f"of {variant}", "size": 7, "image": "sha256:i"}
+    outputs: dict[str, object] = {"actions": 53, "runners": {"worker": 3}, "sha256": f"of {variant}", **more}
+    outputs |= {"size": 7, "image": "sha256:i"}
     listener.handle(Event(variant=variant, stage=stage, kind=EventKind.STARTED))
     record = Record(variant=variant, stage=stage, key="k", started="then", seconds=seconds, outputs=outputs)
     write_record(job.folder, record)
@@ -186,6 +187,16 @@ def test_the_forecast_comes_from_the_history(build: Path, jobs: list[Job]) -> No
     assert [(one.basis, one.seconds) for one in found().forecasts] == [(Basis.VARIANT, 2.5), (Basis.FLAVOUR, 2.5)]
     (build / FILE).write_bytes(b"no database" * 100)
     assert found().forecasts[0].basis is Basis.ESTIMATE
+
+
+def test_a_compile_that_buildkit_had_already_foretells_nothing(build: Path, jobs: list[Job]) -> None:
+    recipes, runs, turns = [jobs[0].recipe], {V1: (StageName.COMPILE,)}, one_by_one([V1])
+    for seconds, cached in ((3600.0, 2), (1.5, 9), (1.4, 9)):
+        listener = recorder(build, jobs)
+        work(listener, jobs[0], seconds=seconds, steps=9, cached_steps=cached)
+        listener.end([result(jobs[0])])
+    (found,) = outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").forecasts
+    assert found.seconds == 3600.0
 
 
 def test_runs_of_another_matrix_foretell_nothing(build: Path, jobs: list[Job]) -> None:

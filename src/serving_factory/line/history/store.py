@@ -153,6 +153,8 @@ def read_stages(connection: sqlite3.Connection, run: int) -> tuple[StageRow, ...
 def read_latest(connection: sqlite3.Connection, *, matrix: str, each: int) -> tuple[StageRow, ...]:
     """Read the latest finished runs of every stage of every variant of a matrix, oldest first.
 
+    A build all of whose steps BuildKit had already (as after `clean`) is none: it tells of no work.
+
     Args:
         connection: as `read_history` gives it.
         matrix: the matrix file, as `RunRow` has it.
@@ -160,7 +162,9 @@ def read_latest(connection: sqlite3.Connection, *, matrix: str, each: int) -> tu
     """
     query = (
         "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY variant, stage ORDER BY run DESC) AS place FROM stage"
-        " WHERE status = 'finished' AND run IN (SELECT id FROM run WHERE matrix = ?)) WHERE place <= ? ORDER BY run"
+        " WHERE status = 'finished'"
+        " AND coalesce(json_extract(facts, '$.steps') <> json_extract(facts, '$.cached_steps'), 1)"
+        " AND run IN (SELECT id FROM run WHERE matrix = ?)) WHERE place <= ? ORDER BY run"
     )
     rows = _rows(connection, query, (matrix, each))
     return _stages([{name: value for name, value in row.items() if name != "place"} for row in rows])
