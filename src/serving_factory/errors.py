@@ -188,7 +188,7 @@ class OutOfMemoryError(FactoryError):
 
 
 class CacheCorruptError(FactoryError):
-    """One of Bazel's caches is damaged, and so it was after it had been dropped."""
+    """One of Bazel's caches is damaged, and so it was after it had been dropped, or it could not be dropped."""
 
     exit_code = 19
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .line import MATRIX, MKL_V3, MODEL, V1, V3, Checkout, Outcome, processes_with, wait_until
-from .tiny import BUILD, MAIN, archives, in_caches, limited_memory, tiny_checkout
+from .tiny import BUILD, MAIN, archives, cache_held, in_caches, limited_memory, tiny_checkout
 
 EATS = """\
 [genrule(
@@ -25,6 +25,7 @@ FILLS = """\
 genrule(name = "big", outs = ["big.h"], cmd = "dd if=/dev/zero of=$@ bs=1M count=500 # {mark}")
 cc_binary(name = "tensorflow_model_server", srcs = ["main.cc", ":big"])
 """
+DAMAGE = 'find /cache -path "*/ac/*" -type f | while read f; do chmod u+w "$f"; printf XXXX > "$f"; done'
 BAZEL_STEP = "dockerfiles/templates/devel/build.Dockerfile.j2"
 SLOW = f"static char const big[] = {{{','.join('1' * 2_500_000)}}};\nint slow() {{ return big[1]; }}\n"
 
@@ -137,12 +138,24 @@ def test_a_disk_that_runs_full_under_bazel_is_told(tiny: Checkout) -> None:
 
 def test_a_damaged_cache_is_dropped_and_the_build_tried_once_more(tiny: Checkout, tmp_path: Path) -> None:
     compile_them(tiny).built()
-    damage = 'find /cache -path "*/ac/*" -type f | while read f; do chmod u+w "$f"; printf XXXX > "$f"; done'
-    in_caches(tiny, tmp_path / "damage", "disk", damage)
+    in_caches(tiny, tmp_path / "damage", "disk", DAMAGE)
     tiny.record_file(V1, "compile").unlink()
     with tiny.edited(f"{MAIN[: -len('main.cc')]}BUILD", "cc_binary", "# looked at anew\ncc_binary"):
         outcome = compile_them(tiny).built()
         assert "the disk cache is damaged: once more without it" in progress_of(outcome)
+    goes_on(tiny)
+
+
+def test_a_damaged_cache_that_another_build_holds_is_emptied_under_it(tiny: Checkout, tmp_path: Path) -> None:
+    compile_them(tiny).built()
+    with cache_held(tiny, tmp_path / "held", "disk") as holder:
+        in_caches(tiny, tmp_path / "damage", "disk", DAMAGE)
+        tiny.record_file(V1, "compile").unlink()
+        with tiny.edited(BUILD, "cc_binary", "# looked at once more\ncc_binary"):
+            outcome = compile_them(tiny).built()
+        told = "the disk cache is damaged, and another build uses it: once more, with its entries removed"
+        assert told in progress_of(outcome)
+        assert holder.poll() is None, "the mount was in use for all that time"
     goes_on(tiny)
 
 

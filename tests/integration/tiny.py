@@ -8,8 +8,10 @@ import http.server
 import io
 import os
 import shutil
+import signal
 import socket
 import struct
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from pathlib import Path
 
 from .line import MODEL, Checkout, docker
 
-__all__ = ["BUILD", "MAIN", "Archives", "archives", "in_caches", "limited_memory", "tiny_checkout"]
+__all__ = ["BUILD", "MAIN", "Archives", "archives", "cache_held", "in_caches", "limited_memory", "tiny_checkout"]
 
 PACKAGE = f"{MODEL}/tensorflow_serving/model_servers"
 BUILD = f"{PACKAGE}/BUILD"
@@ -48,11 +50,31 @@ def tiny_checkout(folder: Path) -> Iterator[Checkout]:
 
 def in_caches(checkout: Checkout, folder: Path, cache: str, command: str) -> None:
     """Run a shell command in one of its caches, which is /cache there."""
+    docker("buildx", "build", *_step_in(checkout, folder, cache, command))
+
+
+@contextlib.contextmanager
+def cache_held(checkout: Checkout, folder: Path, cache: str) -> Iterator[subprocess.Popen[str]]:
+    """Have a build use one of its caches for as long as the block lasts."""
+    words = _step_in(checkout, folder, cache, "echo it is held; sleep 300")
+    command = ["docker", "buildx", "build", "--progress", "plain", *words]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.stderr
+            assert any(line.endswith(" it is held\n") for line in process.stderr if "echo" not in line)
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)  # docker and its plugin
+
+
+def _step_in(checkout: Checkout, folder: Path, cache: str, command: str) -> list[str]:
+    """Write the build whose step runs the command, and give the words that start it."""
     mount = f"--mount=type=cache,id={checkout.caches}-{cache},target=/cache"
-    text = f"FROM serving-factory/base:bookworm\nRUN {mount} : {os.urandom(8).hex()}; {command}\n"
     folder.mkdir()
-    (folder / "Dockerfile").write_text(text)
-    docker("buildx", "build", "--output", f"type=local,dest={folder / 'out'}", str(folder))
+    (folder / "Dockerfile").write_text(
+        f"FROM serving-factory/base:bookworm\nRUN {mount} : {os.urandom(8).hex()}; {command}\n"
+    )
+    return ["--output", f"type=local,dest={folder / 'out'}", str(folder)]
 
 
 @contextlib.contextmanager

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from serving_factory.engine.buildx import BuildResult
+from serving_factory.engine.caches import CacheMount, Dropped
 from serving_factory.errors import (
     CacheCorruptError,
     CancelledError,
     ChecksumError,
     CompileError,
+    EngineError,
     FactoryError,
     FetchError,
     OutOfMemoryError,
@@ -100,18 +101,64 @@ def test_a_wait_ends_when_the_run_does(job: Job, monkeypatch: pytest.MonkeyPatch
         Attempts(FetchError("cut")).run(job)
 
 
-def test_a_damaged_cache_is_dropped_that_one_only_and_the_build_tried_once_more(
-    job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dropped: list[str] = []
-    drop: Callable[[str], object] = dropped.append
+MOUNT = CacheMount(record="x", id="serving-factory-bazel-disk", size="1MB")
+
+
+@pytest.fixture
+def done_to_caches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was done to caches, which nobody else uses; `used_by_another` is the opposite."""
+    done: list[str] = []
+
+    def drop(prefix: str) -> Dropped:
+        done.append(f"drop {prefix}")
+        return Dropped(gone=(MOUNT,), used=())
+
     monkeypatch.setattr(attempts, "drop_cache_mounts", drop)
-    assert Attempts(CacheCorruptError("no", cache="disk")).run(job) is DONE
-    assert dropped == ["serving-factory-bazel-disk"]
+    monkeypatch.setattr(attempts, "empty_cache", lambda base, name: done.append(f"empty {name} from {base}"))
+    return done
+
+
+@pytest.fixture
+def used_by_another(done_to_caches: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setattr(attempts, "drop_cache_mounts", lambda _prefix: Dropped(gone=(), used=(MOUNT,)))
+    return done_to_caches
+
+
+def test_a_damaged_cache_is_dropped_that_one_only_and_the_build_tried_once_more(
+    job: Job, done_to_caches: list[str]
+) -> None:
+    tried = Attempts(CacheCorruptError("no", cache="disk"))
+    assert tried.run(job) is DONE
+    assert done_to_caches == ["drop serving-factory-bazel-disk"]
+    assert tried.told == ["the disk cache is damaged: once more without it"]
     tried = Attempts(*[CacheCorruptError("no", cache="disk")] * 2)
     with pytest.raises(CacheCorruptError):
         tried.run(job)
     assert len(tried.shares) == 2
+
+
+def test_one_that_another_build_uses_stays_so_its_entries_are_removed(job: Job, used_by_another: list[str]) -> None:
+    tried = Attempts(CacheCorruptError("no", cache="disk"))
+    assert tried.run(job) is DONE
+    assert used_by_another == [f"empty disk from {job.recipe.base_image}"]
+    assert tried.told == ["the disk cache is damaged, and another build uses it: once more, with its entries removed"]
+
+
+def test_one_that_can_neither_be_dropped_nor_emptied_is_not_built_with(
+    job: Job, used_by_another: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_base: str, _name: str) -> None:
+        raise EngineError("it cannot be done", why="rm: Input/output error")
+
+    monkeypatch.setattr(attempts, "empty_cache", broken)
+    tried = Attempts(CacheCorruptError("damaged", cache="disk", why="x"))
+    with pytest.raises(CacheCorruptError) as caught:
+        tried.run(job)
+    assert len(tried.shares) == 1
+    assert used_by_another == []
+    assert caught.value.what == "damaged; another build uses it, so that it cannot be dropped, and it cannot be emptied"
+    assert caught.value.why == "x\nrm: Input/output error"
+    assert "once that build has ended" in caught.value.remedy
 
 
 @pytest.mark.parametrize("error", [ChecksumError("no"), CompileError("no")])

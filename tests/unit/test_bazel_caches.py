@@ -22,7 +22,14 @@ from serving_factory.errors import (
     UsageError,
 )
 from serving_factory.line import bazel_caches
-from serving_factory.line.bazel_caches import Cache, export_caches, import_caches, prune_caches, show_caches
+from serving_factory.line.bazel_caches import (
+    Cache,
+    empty_cache,
+    export_caches,
+    import_caches,
+    prune_caches,
+    show_caches,
+)
 from serving_factory.ui.caches import CacheRow, caches_table
 
 from .matrices import ROOT
@@ -70,6 +77,11 @@ def test_pruning_one_toolchain_needs_one(calls: list[list[str]]) -> None:
     assert calls[-1] == ["b", "prune", "7", "0123456789abcdef"]
     with pytest.raises(UnknownNameError, match="no toolchain repository"):
         prune_caches("b", most=7, toolchain="repository")
+
+
+def test_one_cache_is_emptied(calls: list[list[str]]) -> None:
+    empty_cache("b", "disk")
+    assert calls == [["b", "empty", "disk"]]
 
 
 def test_what_was_exported_can_be_imported(calls: list[list[str]], tmp_path: Path) -> None:

@@ -107,6 +107,61 @@ def test_one_toolchain_is_pruned_alone(full: Box) -> None:
     assert len(full.files()) == 4
 
 
+SHA = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def in_use(box: Box) -> Box:
+    """Caches as Bazels of all times lay them out, with what a Bazel is just writing."""
+    for name in (
+        f"disk/{OLD}/cas/01/{SHA}",
+        f"disk/{OLD}/ac/01/{SHA}",
+        f"disk/{NEW}/{SHA}",
+        f"disk/{NEW}/ac_{SHA}",
+        f"disk/{OLD}.toolchain",
+        f"disk/{OLD}/b3d9c1de-7c0e-4a8e-a3f5-1f6d2f1d7c11",
+        f"disk/{OLD}/tmp/b3d9c1de-7c0e-4a8e-a3f5-1f6d2f1d7c11",
+        f"repository/content_addressable/sha256/{SHA}/file",
+        f"repository/content_addressable/sha256/{SHA}/id-{SHA}",
+    ):
+        box.write(name, 10, 1000)
+    return box
+
+
+def test_the_disk_cache_is_emptied_under_a_bazel_that_writes_to_it(in_use: Box) -> None:
+    before, folders = in_use.files(), {path for path in in_use.disk.rglob("*") if path.is_dir()}
+    in_use.lines("empty", "disk")
+    assert {Path(name).name for name in before - in_use.files()} == {SHA, f"ac_{SHA}"}
+    assert len(before - in_use.files()) == 4
+    assert {path for path in in_use.disk.rglob("*") if path.is_dir()} == folders, (
+        "it writes into them, and does not look"
+    )
+
+
+def test_an_entry_that_is_a_folder_goes_too(in_use: Box) -> None:
+    entry = in_use.disk / OLD / "cas" / "01" / SHA
+    entry.unlink()
+    (entry / "below").mkdir(parents=True)
+    in_use.lines("empty", "disk")
+    assert not entry.exists()
+
+
+def test_the_repository_cache_is_emptied_of_whole_entries(in_use: Box) -> None:
+    """An old Bazel takes the folder alone for an entry, and fails as there is no file in it."""
+    before = in_use.files()
+    in_use.lines("empty", "repository")
+    assert before - in_use.files() == {name for name in before if name.startswith("repository/")}
+    assert list((in_use.root / "cache/repository").rglob("*")) == [
+        in_use.root / "cache/repository/content_addressable",
+        in_use.root / "cache/repository/content_addressable/sha256",
+    ]
+
+
+@pytest.mark.parametrize("name", ["disk", "repository"])
+def test_an_empty_cache_can_be_emptied(box: Box, name: str) -> None:
+    assert box.lines("empty", name) == []
+
+
 def test_caches_are_carried_and_merged(full: Box, tmp_path: Path) -> None:
     full.lines("pack")
     (contents,) = (full.root / "out").glob("contents.tar.*")

@@ -9,7 +9,15 @@ import pytest
 
 from serving_factory.engine import caches, process
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step
-from serving_factory.engine.caches import CacheMount, cache_mounts, drop_cache_mounts, parse_disk_usage, work_on_mounts
+from serving_factory.engine.caches import (
+    CacheMount,
+    Dropped,
+    cache_mounts,
+    cache_sizes,
+    drop_cache_mounts,
+    parse_disk_usage,
+    work_on_mounts,
+)
 from serving_factory.errors import DiskFullError, EngineUnavailableError
 
 PRINTED = """\
@@ -49,6 +57,16 @@ def test_cache_mounts_are_told_from_other_records() -> None:
     assert list(parse_disk_usage(PRINTED)) == [DISK, CacheMount(record="y8", id="someone-elses", size="0B")]
 
 
+@pytest.mark.parametrize(("shared", "held"), [("", 136_500_000), ("Private:\t36.5MB\n", 36_500_000)])
+def test_sizes_of_the_build_cache_and_of_our_mounts_in_it(
+    monkeypatch: pytest.MonkeyPatch, shared: str, held: int
+) -> None:
+    """Without anything that an image shares, buildx prints no line for what is private."""
+    printed = PRINTED.replace("Private:\t136.5MB\n", shared)
+    monkeypatch.setattr(caches, "_buildx", lambda *_: printed)
+    assert cache_sizes("serving-factory-") == (held, 16_500_000)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "\n\n\n", "Total:\t0B", "ID:\tx", 'Description:\tcached mount /c from exec x with id "no-record"', "ID\nSize"],
@@ -62,13 +80,18 @@ def test_a_size_that_is_not_told() -> None:
     assert list(parse_disk_usage(text)) == [CacheMount(record="x", id="a", size="")]
 
 
-def fake_buildx(monkeypatch: pytest.MonkeyPatch, *, code: int = 0) -> list[list[str]]:
+def fake_buildx(monkeypatch: pytest.MonkeyPatch, *, code: int = 0, used: bool = False) -> list[list[str]]:
+    """A buildx with the build cache of PRINTED; what is used stays, and nobody says so."""
     calls: list[list[str]] = []
+    printed = [PRINTED]
 
     def run(argv: Sequence[str], *, on_line: Callable[[str], None]) -> int:
         calls.append(list(argv))
-        for line in PRINTED.splitlines() if argv[2] == "du" else ["nothing"]:
+        for line in printed[0].splitlines() if argv[2] == "du" else ["Total: 0B"]:
             on_line(line)
+        if argv[2] == "prune" and not used:
+            # the mount of the same id is made anew by the next build, with another record
+            printed[0] = PRINTED.replace(argv[-1].removeprefix("id="), "new")
         return code
 
     monkeypatch.setattr(process, "run", run)
@@ -79,11 +102,14 @@ def test_only_mounts_with_our_prefix_are_dropped(monkeypatch: pytest.MonkeyPatch
     calls = fake_buildx(monkeypatch)
     assert cache_mounts("serving-factory-") == (DISK,)
     calls.clear()
-    assert drop_cache_mounts("serving-factory-") == (DISK,)
-    assert calls == [
-        ["docker", "buildx", "du", "--verbose"],
-        ["docker", "buildx", "prune", "--force", "--filter", "id=x7c1"],
-    ]
+    assert drop_cache_mounts("serving-factory-") == Dropped(gone=(DISK,), used=())
+    look = ["docker", "buildx", "du", "--verbose"]
+    assert calls == [look, ["docker", "buildx", "prune", "--force", "--filter", "id=x7c1"], look]
+
+
+def test_a_mount_that_a_build_uses_is_not_taken_for_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_buildx(monkeypatch, used=True)
+    assert drop_cache_mounts("serving-factory-") == Dropped(gone=(), used=(DISK,))
 
 
 def test_a_buildx_that_fails_is_told_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:

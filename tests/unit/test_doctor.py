@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,8 @@ import pytest
 from serving_factory.catalogue.levels import Level, level_facts
 from serving_factory.commands import doctoring
 from serving_factory.commands.shared import Asked, Checkout
-from serving_factory.engine.about import EngineFacts, byte_count, engine_facts, garbage_collection, read_facts
+from serving_factory.engine.about import EngineFacts, byte_count, engine_facts, read_facts
+from serving_factory.engine.collection import CollectionRule, collection_rules
 from serving_factory.engine.docker import Engine
 from serving_factory.engine.registry import Credentials
 from serving_factory.errors import (
@@ -108,27 +110,86 @@ def test_sizes_as_docker_prints_them(text: str, count: int | None) -> None:
     assert byte_count(text) == count
 
 
-@pytest.mark.parametrize(
-    ("lines", "limits"),
-    [
-        (
-            ["GC Policy rule#0:", " All:           false", " Keep Bytes:    2GiB", " Keep Bytes:    20GB"],
-            (2 * GIB, 20 * 10**9),
-        ),
-        ([" Max Used Space: 10GB"], (10**10,)),
-        (["Name: default"], ()),
-    ],
-)
-def test_limits_of_the_garbage_collection(
-    monkeypatch: pytest.MonkeyPatch, lines: list[str], limits: tuple[int, ...]
-) -> None:
+def inspected(monkeypatch: pytest.MonkeyPatch, text: str) -> tuple[CollectionRule, ...] | None:
     def inspect(_argv: object, *, on_line: Any, **_more: object) -> int:  # noqa: ANN401 - a callback
-        for line in lines:
+        for line in text.splitlines():
             on_line(line)
         return 0
 
     monkeypatch.setattr("serving_factory.engine.process.run", inspect)
-    assert garbage_collection() == limits
+    return collection_rules()
+
+
+DAY = 24 * 3600.0
+MIB = 2**20
+ANY = CollectionRule(mounts=True)
+RULES = {
+    # a BuildKit of 2025: three limits in the place of one
+    "buildx-0.30-three-limits": (
+        CollectionRule(mounts=False, unused=2 * DAY, most=int(488.3 * MIB)),
+        *(
+            CollectionRule(
+                mounts=True,
+                unused=unused,
+                reserved=int(9.313 * GIB),
+                most=int(93.13 * GIB),
+                free=int(43.77 * GIB),
+            )
+            for unused in (60 * DAY, 0.0, 0.0)
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_rules_of_the_garbage_collection_are_read(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    printed = (ROOT / "tests" / "unit" / "recorded" / f"{name}.txt").read_text(encoding="utf-8")
+    assert inspected(monkeypatch, printed) == RULES[name]
+
+
+RUNNING = "Driver: docker\nStatus:           running\n"
+RULE = f"{RUNNING}GC Policy rule#0:\n All: false\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "rules"),
+    [
+        (RUNNING, ()),
+        ("Driver: docker-container\nStatus: inactive\n", None),
+        (RULE, (ANY,)),
+        (f"{RULE} Keep Bytes: 512MB", (replace(ANY, reserved=512_000_000),)),
+        (f"{RULE} Keep Duration: 172.8µs", (replace(ANY, unused=172.8 * 1e-6),)),
+        (f"{RULE} Keep Duration: 2200h0m0.5s", (replace(ANY, unused=2200 * 3600 + 0.5),)),
+        (f"{RULE} Filters: ", (ANY,)),
+        (f"{RULE} Filters: type==source.local type==exec.cachemount", (ANY,)),
+        (f"{RULE} Filters: type==source.local,type==exec.cachemount", (replace(ANY, mounts=False),)),
+        (f"{RULE} Filters: type==exec.cachemount,description~=x", (ANY,)),
+        (f"{RULE} Filters: type!=exec.cachemount", (replace(ANY, mounts=False),)),
+        (f"{RULE} Filters: type!=regular", (ANY,)),
+    ],
+)
+def test_what_a_rule_takes_and_when(
+    monkeypatch: pytest.MonkeyPatch, text: str, rules: tuple[CollectionRule, ...] | None
+) -> None:
+    assert inspected(monkeypatch, text) == rules
+
+
+@pytest.mark.parametrize(
+    ("rule", "free", "kept"),
+    [
+        (ANY, 5, 0),
+        (replace(ANY, reserved=30), 5, 30),
+        (replace(ANY, most=60), 5, 60),
+        (replace(ANY, most=60, free=5), 5, 60),
+        (replace(ANY, most=60, free=50), 5, 55),
+        (replace(ANY, most=60, free=50, reserved=58), 5, 58),
+        (replace(ANY, most=60, free=50), None, 60),
+        (replace(ANY, free=50), 5, 55),
+        (replace(ANY, free=50), 50, 100),
+    ],
+)
+def test_how_much_a_rule_keeps_of_a_build_cache_of_100_bytes(rule: CollectionRule, free: int | None, kept: int) -> None:
+    assert rule.keeps(100, free) == kept
 
 
 # --- the engine's judges ----------------------------------------------------------------------------------------------
@@ -162,10 +223,38 @@ def test_the_image_store_decides_on_attestations() -> None:
     bad(judge_store(FACTS), Verdict.WARN, "attestations")
 
 
+def collected(*rules: CollectionRule, held: int = 30 * GIB, free: int | None = 99 * GIB) -> Check:
+    return judge_collection(rules, held=held, caches=10 * GIB, free=free)
+
+
 def test_the_garbage_collection_must_leave_the_caches_alone() -> None:
-    well(judge_collection([2 * GIB, 20 * GIB], 10 * GIB))
-    bad(judge_collection([2 * GIB, 20 * GIB], 21 * GIB), Verdict.WARN, "keeps 20.0 GiB at most")
-    bad(judge_collection([], GIB), Verdict.WARN, "does not tell its limits")
+    well(collected())
+    assert "removes nothing by itself;" in collected().found
+    assert "nothing by itself that is used each week;" in collected(replace(ANY, mounts=False, most=GIB)).found
+    well(collected(replace(ANY, reserved=31 * GIB)))
+    bad(collected(replace(ANY, reserved=31 * GIB), replace(ANY, most=29 * GIB)), Verdict.WARN, "above 29.0 GiB")
+    bad(collected(replace(ANY, most=60 * GIB, free=100 * GIB), free=90 * GIB), Verdict.WARN, "above 20.0 GiB")
+    bad(collected(replace(ANY, most=29 * GIB), free=None), Verdict.WARN, "above 29.0 GiB")
+
+
+def test_a_rule_for_what_was_not_used_for_a_while_counts_where_that_is_short() -> None:
+    bad(collected(replace(ANY, unused=2 * DAY, most=GIB)), Verdict.WARN, "once it was not used for 48 h")
+    well(collected(replace(ANY, unused=60 * DAY, most=GIB)))
+    well(collected(replace(ANY, mounts=False, most=GIB)))
+
+
+def test_rules_that_nobody_tells_are_no_rules_that_are_well() -> None:
+    bad(judge_collection(None, held=GIB, caches=GIB, free=GIB), Verdict.WARN, "does not tell its rules")
+
+
+@pytest.mark.parametrize(("held", "keep"), [(2 * 10**9, "50GB"), (25 * 10**9, "50GB"), (26 * 10**9, "60GB")])
+def test_the_remedy_is_a_daemon_json_that_keeps_twice_of_what_is_there(held: int, keep: str) -> None:
+    remedy = collected(replace(ANY, most=GIB), held=held).remedy
+    found = re.search(r"\{.*\}", remedy)
+    assert found
+    assert json.loads(found[0]) == {
+        "builder": {"gc": {"enabled": True, "policy": [{"all": True, "keepStorage": keep}]}}
+    }
 
 
 @pytest.mark.parametrize(

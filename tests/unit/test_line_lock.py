@@ -17,6 +17,7 @@ import pytest
 from serving_factory.errors import LockedError
 from serving_factory.line.lock import hold_lock
 
+UNSEEN = "which process that is cannot be seen from here: it has just begun, or runs in another container"
 HOLDER = """
 import sys
 from pathlib import Path
@@ -70,20 +71,72 @@ def test_a_lock_file_that_says_nothing_useful(tmp_path: Path, text: str) -> None
         (tmp_path / ".lock").write_text(text, encoding="utf-8")
         with pytest.raises(LockedError) as caught, hold_lock(tmp_path):
             pytest.fail("the lock is held")
-    assert caught.value.why == "it has only just begun"
+    assert caught.value.why == UNSEEN
 
 
-@pytest.mark.parametrize("whose", ["init", "ours"])
-def test_what_a_dead_process_wrote_holds_nothing_whoever_has_its_number_now(tmp_path: Path, whose: str) -> None:
-    """The lock is the kernel's (flock), not the file's text: no number has to be compared with anyone's start time."""
-    left = {
-        "pid": os.getpid() if whose == "ours" else 1,
-        "since": "2020-01-01T00:00:00+00:00",
-        "command": "factory build",
-    }
-    (tmp_path / ".lock").write_text(json.dumps(left), encoding="utf-8")
+def written_by(pid: int, changed: dict[str, object] | None = None) -> str:
+    """What a factory in that process would have written."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    started = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    since = "2020-01-01T00:00:00+00:00"
+    told = {"pid": pid, "started": int(started), "boot": boot, "since": since, "command": "factory build"}
+    return json.dumps(told | (changed or {}))
+
+
+def test_what_a_killed_factory_wrote_holds_nothing(tmp_path: Path) -> None:
+    with holder(tmp_path) as other:
+        other.kill()
+        # Not waited for: a zombie still has its number and its start time, as it has under a PID 1 that reaps nobody.
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+        assert json.loads((tmp_path / ".lock").read_text(encoding="utf-8"))["pid"] == other.pid
+        with hold_lock(tmp_path):
+            assert json.loads((tmp_path / ".lock").read_text(encoding="utf-8"))["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"started": 1}, {"boot": "00000000-0000-0000-0000-000000000000"}, {"pid": 2**22 + 1}],
+    ids=["another process has its number now", "before the last boot", "nobody has its number"],
+)
+def test_a_process_is_known_by_its_start_not_by_its_number_alone(tmp_path: Path, changed: dict[str, object]) -> None:
+    with subprocess.Popen(["sleep", "60"]) as alive:
+        try:
+            (tmp_path / ".lock").write_text(written_by(alive.pid, changed), encoding="utf-8")
+            with hold_lock(tmp_path):
+                assert json.loads((tmp_path / ".lock").read_text(encoding="utf-8"))["pid"] == os.getpid()
+        finally:
+            alive.kill()
+
+
+def test_a_live_holder_is_refused_by_its_start_where_the_kernel_knows_nothing_of_its_lock(tmp_path: Path) -> None:
+    """As on a network file system that two mounts of one machine share without their locks."""
+    with subprocess.Popen(["sleep", "60"]) as alive:
+        try:
+            written = written_by(alive.pid)
+            (tmp_path / ".lock").write_text(written, encoding="utf-8")
+            with pytest.raises(LockedError) as caught, hold_lock(tmp_path):
+                pytest.fail("that process lives")
+            assert caught.value.why == (
+                f"process {alive.pid} has held the lock since 2020-01-01T00:00:00+00:00: factory build"
+            )
+            assert (tmp_path / ".lock").read_text(encoding="utf-8") == written
+        finally:
+            alive.kill()
+
+
+def test_a_lock_that_was_given_back_names_nobody(tmp_path: Path) -> None:
     with hold_lock(tmp_path):
-        assert json.loads((tmp_path / ".lock").read_text(encoding="utf-8"))["pid"] == os.getpid()
+        pass
+    assert (tmp_path / ".lock").read_text(encoding="utf-8") == ""
+
+
+def test_of_a_dead_holder_nothing_is_told_while_another_has_the_kernels_lock(tmp_path: Path) -> None:
+    """The other one has just taken it, and not yet written who it is."""
+    with hold_lock(tmp_path):
+        (tmp_path / ".lock").write_text(written_by(os.getpid(), {"started": 1}), encoding="utf-8")
+        with pytest.raises(LockedError) as caught, hold_lock(tmp_path):
+            pytest.fail("the lock is held")
+    assert caught.value.why == UNSEEN
 
 
 def test_a_child_that_outlives_its_factory_does_not_keep_the_lock(tmp_path: Path) -> None:

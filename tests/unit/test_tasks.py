@@ -19,15 +19,20 @@ from invoke.collection import Collection
 from invoke.program import Program
 
 from serving_factory.catalogue.releases import releases
+from serving_factory.engine.caches import CacheMount, Dropped
 from serving_factory.errors import (
+    CancelledError,
+    CompileError,
     EngineUnavailableError,
     FactoryError,
     RecipeError,
+    TimeLimitError,
     UnknownNameError,
     UpstreamDiffersError,
     UsageError,
 )
 from serving_factory.line.lock import hold_lock
+from serving_factory.line.results import Outcome, Status, VariantResult
 from serving_factory.line.schedule import Budget
 
 from .matrices import ROOT, SAMPLE, SHIPPED, SMALL, checkout, write
@@ -446,6 +451,16 @@ def test_clean_asks_no_engine_for_folders(factory: Factory, tmp_path: Path) -> N
     assert not ours.exists()
 
 
+def test_a_cache_that_a_build_uses_is_not_said_to_be_dropped(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone, used = (CacheMount(record=name, id=f"caches-{name}", size="1MB") for name in ("a", "b"))
+    monkeypatch.setattr(
+        "serving_factory.line.cleaning.drop_cache_mounts", lambda _: Dropped(gone=(gone,), used=(used,))
+    )
+    assert factory("clean", "--caches").out == (
+        "dropped cache caches-a, 1MB\nkept cache caches-b, 1MB: a build uses it\n"
+    )
+
+
 def test_a_second_factory_is_refused(factory: Factory, tmp_path: Path) -> None:
     with hold_lock(tmp_path / "build"):
         ended = factory("build", "--variant", VARIANTS[0])
@@ -492,6 +507,35 @@ def test_a_number_that_is_none_is_refused(
     assert ended.code == 2
     assert f"{option} {value}" in ended.err
     assert remedy in ended.err
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "error", "code"),
+    [
+        (None, None, 0),
+        (None, CompileError("no"), 20),
+        (TimeLimitError("time is up"), None, 14),
+        (TimeLimitError("time is up"), CompileError("no"), 20),
+        (CancelledError("enough"), CompileError("no"), 130),
+    ],
+)
+def test_a_failure_is_not_hidden_behind_a_time_limit(
+    factory: Factory,
+    monkeypatch: pytest.MonkeyPatch,
+    ended_by: FactoryError | None,
+    error: FactoryError | None,
+    code: int,
+) -> None:
+    first = VariantResult(variant=VARIANTS[0], status=Status.FAILED if error else Status.BUILT, error=error)
+    over = VariantResult(variant=VARIANTS[1], status=Status.CANCELLED, because="--max-minutes 9 was over")
+    outcome = Outcome(results=(first, over), ended_by=ended_by)
+    monkeypatch.setattr("serving_factory.commands.working.run_line", lambda *_args, **_more: outcome)
+    monkeypatch.setattr("serving_factory.commands.working._after", lambda *_: "")
+    ended = factory("build", "--matrix", str(SHIPPED[1]))
+    assert ended.code == code
+    assert ("Error: time is up" in ended.err) == isinstance(ended_by, TimeLimitError)
+    assert "1 failed, 1 cancelled" in ended.out or not error
+    assert "--max-minutes 9 was over" in ended.out
 
 
 def test_a_dry_run_shows_who_works_when(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@
 # usage: cache.sh show
 #        cache.sh prune BYTES [TOOLCHAIN]  removes what was used least recently until no more than BYTES are left, of the
 #                                          whole or of that toolchain's folder
+#        cache.sh empty disk|repository    removes all entries, and no folder into which a Bazel may be writing just now
 #        cache.sh pack                     leaves /out/contents.tar.zst, or .gz where there is no zstd, and its checksum
 #        cache.sh unpack                   adds what /parcel/contents.tar.* has and the caches have not
 #
@@ -74,6 +75,15 @@ prune() {
     find "$disk" -mindepth 1 -maxdepth 1 -type d -empty -delete
 }
 
+# Entries are named by digests; what a Bazel is just writing is named by a UUID. A folder of the repository cache is an
+# entry as a whole: an old Bazel that finds it without its file fails.
+empty() {
+    case $1 in
+    disk) find "$disk" -regextype posix-extended -regex '.*/(ac_)?[0-9a-f]{32,}' -print0 ;;
+    repository) find "$repository" -mindepth 3 -maxdepth 3 -print0 ;;
+    esac | xargs -0 -r rm -rf
+}
+
 pack() {
     if command -v zstd >/dev/null; then set -- zst 'zstd -q -T0 -3'; else set -- gz 'gzip -1'; fi
     tar -C "$repository/.." -c --atime-preserve=system --exclude="$staging" repository disk | $2 >"$out/contents.tar.$1"
@@ -132,6 +142,7 @@ prune)
     prune "$@"
     show
     ;;
+empty) empty "$1" ;;
 pack)
     show
     pack

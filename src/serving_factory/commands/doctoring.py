@@ -8,7 +8,8 @@ from dataclasses import asdict
 
 from serving_factory.catalogue.cuda import cudas
 from serving_factory.commands.shared import Asked, print_json, write
-from serving_factory.engine.about import EngineFacts, engine_facts, garbage_collection
+from serving_factory.engine.about import EngineFacts, engine_facts
+from serving_factory.engine.collection import collection_rules
 from serving_factory.engine.docker import Engine
 from serving_factory.errors import EngineError, EngineUnavailableError, MachineUnfitError
 from serving_factory.line.doctor import engine_judges, machine_judges, network_judges, probes
@@ -66,18 +67,20 @@ def _engine_checks(facts: EngineFacts, variants: Sequence[Variant]) -> Iterator[
     yield engine_judges.judge_buildx(facts)
     yield engine_judges.judge_store(facts)
     if facts.buildx:
-        yield _collection()
+        yield _collection(facts)
     yield engine_judges.judge_clock(facts)
     needed = [(one.cuda, cudas()[one.cuda].minimum_driver) for one in variants if one.cuda]
     gpu = engine_judges.judge_gpu(facts, probes.gpu_driver(), needed)
     yield seen_here(gpu, probes.engine_elsewhere(facts))
 
 
-def _collection() -> Check:
+def _collection(facts: EngineFacts) -> Check:
     try:
-        return engine_judges.judge_collection(garbage_collection(), probes.caches_size())
+        rules = collection_rules()
+        held, caches = probes.cache_sizes()
     except EngineUnavailableError as error:
         return fail("garbage collection", f"{error.what} {error.why}", "buildx does not work", error.remedy)
+    return engine_judges.judge_collection(rules, held=held, caches=caches, free=probes.free_disk(facts))
 
 
 def _machine_checks(

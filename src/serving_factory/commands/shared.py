@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from serving_factory.matrix.matrix import Matrix
     from serving_factory.matrix.variant import Variant
 
-__all__ = ["Asked", "Checkout", "bytes_of", "errors", "print_json", "width", "write"]
+__all__ = ["Asked", "Checkout", "bytes_of", "errors", "print_json", "rendered", "width", "write"]
 
 _UNITS = {"MiB": 2**20, "GiB": 2**30}
 
@@ -126,18 +126,19 @@ def errors() -> Iterator[None]:
         with disk_full_is_typed():
             yield
     except FactoryError as error:
-        raise Exit(_rendered(error).rstrip(), code=error.exit_code) from None
+        raise Exit(rendered(error).rstrip(), code=error.exit_code) from None
     except BrokenPipeError:
         # Whoever read has read enough; what is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         told = FactoryError(f"a file cannot be used: {error}", remedy="see who owns it, and whether it can be written")
-        raise Exit(_rendered(told).rstrip(), code=told.exit_code) from None
+        raise Exit(rendered(told).rstrip(), code=told.exit_code) from None
     except KeyboardInterrupt:
         raise Exit("Cancelled.", code=CancelledError.exit_code) from None
 
 
-def _rendered(error: FactoryError) -> str:
+def rendered(error: FactoryError) -> str:
+    """Lay an error out for a person to read."""
     from serving_factory.ui.errors import render_error  # noqa: PLC0415 - most runs end without an error
 
     return render_error(error)

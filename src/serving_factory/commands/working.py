@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from invoke.exceptions import Exit
 
 from serving_factory.commands.scheduling import HowToRun, budget_of
-from serving_factory.commands.shared import Asked, Checkout, print_json, width, write
+from serving_factory.commands.shared import Asked, Checkout, print_json, rendered, width, write
 from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
 from serving_factory.line.cleaning import clean as clean_site
 from serving_factory.line.events import Emit, Event, EventKind, StageName
@@ -213,14 +213,18 @@ def _refused(lacking: Lacking, stage: StageName) -> Event:
 
 
 def _end(results: Sequence[VariantResult], ended_by: FactoryError | None) -> None:
-    """Exit as the run deserves; its variants' errors are printed already."""
+    """Exit as the run deserves; its variants' errors are printed already.
+
+    Who presses Ctrl-C knows that. Who reads the exit code of a night that a time limit ended has to learn of a failure
+    first: nothing may be wrong with what there was no time for.
+    """
+    failed = next((result.error for result in results if result.error), None)
     if isinstance(ended_by, CancelledError):
         raise Exit(code=ended_by.exit_code)
+    if failed:
+        raise Exit(rendered(ended_by).rstrip() if ended_by else None, code=failed.exit_code)
     if ended_by:
         raise ended_by
-    for result in results:
-        if result.error:
-            raise Exit(code=result.error.exit_code)
 
 
 def _jobs(recipes: Sequence[Recipe], site: Site) -> list[Job]:

@@ -14,12 +14,10 @@ from serving_factory.errors import EngineUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["EngineFacts", "byte_count", "engine_facts", "garbage_collection", "read_facts"]
+__all__ = ["EngineFacts", "byte_count", "engine_facts", "read_facts", "run_docker"]
 
 _SIZE = re.compile(r"([\d.]+)\s*([kKMGT]?)(i?)B")
 _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
-# The second name is that of buildx 0.17 and later.
-_LIMIT = re.compile(r"(?:Keep Bytes|Max Used Space|Reserved Space):\s+(\S+)")
 _FRACTION = re.compile(r"(\.\d{6})\d*")
 
 
@@ -100,16 +98,6 @@ def read_facts(version: Mapping[str, Any], info: Mapping[str, Any], *, asked_at:
     )
 
 
-def garbage_collection() -> tuple[int, ...]:
-    """Ask for the limits of BuildKit's garbage collection, in bytes; none where the engine does not tell them.
-
-    Raises:
-        EngineUnavailableError: buildx cannot tell.
-    """
-    limits = (byte_count(text) for text in _LIMIT.findall(_docker("buildx", "inspect")))
-    return tuple(limit for limit in limits if limit is not None)
-
-
 def byte_count(text: str) -> int | None:
     """Read a size as Docker prints it: `16.5MB` (powers of 1000), `2.7GiB` (powers of 1024); None if it is none."""
     found = _SIZE.fullmatch(text.strip())
@@ -120,7 +108,7 @@ def byte_count(text: str) -> int | None:
 
 
 def _json(command: str) -> Mapping[str, Any]:
-    text = _docker(command, "--format", "{{json .}}")
+    text = run_docker(command, "--format", "{{json .}}")
     try:
         found = json.loads(text.splitlines()[-1])
     except (IndexError, ValueError) as error:
@@ -130,7 +118,12 @@ def _json(command: str) -> Mapping[str, Any]:
     return dict(found)
 
 
-def _docker(*arguments: str) -> str:
+def run_docker(*arguments: str) -> str:
+    """Give what a docker command prints.
+
+    Raises:
+        EngineUnavailableError: it failed, took a minute, or there is no such command.
+    """
     lines: list[str] = []
     try:
         code = process.run(["docker", *arguments], on_line=lines.append, timeout=60)

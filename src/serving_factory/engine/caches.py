@@ -12,11 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving_factory.engine import process
+from serving_factory.engine.about import byte_count
 from serving_factory.engine.buildx import BuildRequest, Step, build, docker_missing
 from serving_factory.errors import EngineUnavailableError
 
-__all__ = ["CacheMount", "cache_mounts", "drop_cache_mounts", "parse_disk_usage", "work_on_mounts"]
+__all__ = [
+    "CacheMount",
+    "Dropped",
+    "cache_mounts",
+    "cache_sizes",
+    "drop_cache_mounts",
+    "parse_disk_usage",
+    "work_on_mounts",
+]
 
+_TOTAL = re.compile(r"^(Private|Total):\s+(\S+)$", re.MULTILINE)
 _FIELD = re.compile(r"(ID|Description|Size):\s+(.*)")
 # BuildKit of engine 26 prints the id with a slash before it that nobody gave.
 _MOUNT_ID = re.compile(r'cached mount .* with id "/?(?P<id>[^"]+)"')
@@ -37,6 +47,19 @@ class CacheMount:
     size: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """What became of cache mounts that were to be dropped.
+
+    Args:
+        gone: these are.
+        used: these stay, as a build uses them.
+    """
+
+    gone: tuple[CacheMount, ...]
+    used: tuple[CacheMount, ...]
+
+
 def cache_mounts(prefix: str) -> tuple[CacheMount, ...]:
     """List the engine's cache mounts whose id begins with `prefix`.
 
@@ -46,8 +69,20 @@ def cache_mounts(prefix: str) -> tuple[CacheMount, ...]:
     return tuple(mount for mount in parse_disk_usage(_buildx("du", "--verbose")) if mount.id.startswith(prefix))
 
 
-def drop_cache_mounts(prefix: str) -> tuple[CacheMount, ...]:
-    """Drop the engine's cache mounts whose id begins with `prefix`, and tell which they were.
+def cache_sizes(prefix: str) -> tuple[int, int]:
+    """Bytes of the build cache without what images share, and of the cache mounts whose id begins with `prefix`.
+
+    Raises:
+        EngineUnavailableError: buildx cannot tell.
+    """
+    text = _buildx("du", "--verbose")
+    totals = {name: byte_count(size) or 0 for name, size in _TOTAL.findall(text)}
+    mounts = sum(byte_count(mount.size) or 0 for mount in parse_disk_usage(text) if mount.id.startswith(prefix))
+    return totals.get("Private", totals.get("Total", 0)), mounts
+
+
+def drop_cache_mounts(prefix: str) -> Dropped:
+    """Drop the engine's cache mounts whose id begins with `prefix`, and tell which are gone.
 
     Raises:
         EngineUnavailableError: buildx cannot tell, or cannot drop them.
@@ -55,7 +90,12 @@ def drop_cache_mounts(prefix: str) -> tuple[CacheMount, ...]:
     mounts = cache_mounts(prefix)
     for mount in mounts:
         _buildx("prune", "--force", "--filter", f"id={mount.record}")
-    return mounts
+    # BuildKit leaves alone what a build uses, and says nothing of it.
+    left = {mount.record for mount in cache_mounts(prefix)} if mounts else set()
+    return Dropped(
+        gone=tuple(mount for mount in mounts if mount.record not in left),
+        used=tuple(mount for mount in mounts if mount.record in left),
+    )
 
 
 def work_on_mounts(

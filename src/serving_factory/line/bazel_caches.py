@@ -21,7 +21,7 @@ from serving_factory.engine.caches import work_on_mounts
 from serving_factory.errors import CacheFileError, EngineError, UnknownNameError
 from serving_factory.recipes.render import TEMPLATES
 
-__all__ = ["Cache", "Changed", "export_caches", "import_caches", "prune_caches", "show_caches"]
+__all__ = ["Cache", "Changed", "empty_cache", "export_caches", "import_caches", "prune_caches", "show_caches"]
 
 REPOSITORY = "repository"
 _FORMAT = 1
@@ -92,6 +92,19 @@ def prune_caches(base: str, *, most: int, toolchain: str = "") -> Changed:
             remedy="take one of `./factory cache show`",
         )
     return _changed(_work(["prune", str(most), *([toolchain] if toolchain else [])], base), "pruned")
+
+
+def empty_cache(base: str, name: str) -> None:
+    """Remove all entries of a cache, whoever uses it: to a Bazel that reads it, what is gone is a miss.
+
+    Args:
+        base: the image to work from.
+        name: `repository` or `disk`, which is that of all toolchains.
+
+    Raises:
+        EngineError: it cannot be done from that image.
+    """
+    _work(["empty", name], base)
 
 
 def export_caches(base: str, file: Path) -> tuple[Cache, ...]:

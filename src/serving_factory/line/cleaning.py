@@ -36,7 +36,9 @@ def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
         shutil.rmtree(folder)
         yield f"removed {folder}"
     if caches:
-        yield from (f"dropped cache {mount.id}, {mount.size}" for mount in drop_cache_mounts(CACHES))
+        dropped = drop_cache_mounts(CACHES)
+        yield from (f"dropped cache {mount.id}, {mount.size}" for mount in dropped.gone)
+        yield from (f"kept cache {mount.id}, {mount.size}: a build uses it" for mount in dropped.used)
 
 
 def _image_names(folder: Path) -> Iterator[str]:

@@ -1,4 +1,10 @@
-"""One factory at a time in one checkout. The kernel drops the lock when its holder dies, however it dies."""
+"""One factory at a time in one checkout.
+
+What excludes is the kernel's lock on the file (flock), which is dropped with its holder, however that died, and which
+no child inherits (PEP 446). The file says who that is: by number, boot and start time, as numbers are used again. A
+process that it names and that lives is refused, too, where the kernel has no lock of it: some network file systems keep
+those to one mount.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +14,67 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from serving_factory.errors import LockedError
 
 __all__ = ["hold_lock"]
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_ENDED = {"Z", "X"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Holder:
+    """Who holds a lock.
+
+    Args:
+        pid: of its process.
+        started: when that began, in clock ticks since the boot: field 22 of /proc/PID/stat (proc_pid_stat(5)).
+        boot: the boot in which that was.
+        since: when it took the lock.
+        command: what it was started as.
+    """
+
+    pid: int
+    started: int
+    boot: str
+    since: str
+    command: str
+
+    @classmethod
+    def this_process(cls) -> Self:
+        return cls(
+            pid=os.getpid(),
+            started=_started(os.getpid()) or 0,
+            boot=_BOOT.read_text(encoding="utf-8").strip(),
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=" ".join(sys.argv),
+        )
+
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """Read what a holder wrote; None where that is nothing, or not all."""
+        try:
+            return cls(**json.loads(text))
+        except (json.JSONDecodeError, TypeError):
+            return None
+
+    def lives(self) -> bool:
+        return self.boot == _BOOT.read_text(encoding="utf-8").strip() and self.started == _started(self.pid)
+
+
+def _started(pid: int) -> int | None:
+    """When a process began, in clock ticks since the boot; None where there is none, or it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, *fields = text.rpartition(")")[2].split()  # its name, before them, may hold anything
+    return None if state in _ENDED else int(fields[18])
 
 
 @contextmanager
@@ -27,23 +88,29 @@ def hold_lock(build: Path) -> Iterator[None]:
     with (build / ".lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
         except BlockingIOError:
-            file.seek(0)
-            raise LockedError(
-                "another factory works in this checkout",
-                why=_holder(file.read()),
-                remedy="wait until it ends, or end it with Ctrl-C there; the same command then goes on",
-            ) from None
+            free = False
+        file.seek(0)
+        holder = _Holder.read(file.read())
+        if holder and not holder.lives():
+            holder = None
+        if holder or not free:
+            raise _refused(holder)
         file.truncate(0)
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        file.write(json.dumps({"pid": os.getpid(), "since": since, "command": " ".join(sys.argv)}))
+        file.write(json.dumps(asdict(_Holder.this_process())))
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
-def _holder(text: str) -> str:
-    try:
-        holder = json.loads(text)
-        return f"process {holder['pid']} has held the lock since {holder['since']}: {holder['command']}"
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return "it has only just begun"
+def _refused(holder: _Holder | None) -> LockedError:
+    return LockedError(
+        "another factory works in this checkout",
+        why=f"process {holder.pid} has held the lock since {holder.since}: {holder.command}"
+        if holder
+        else "which process that is cannot be seen from here: it has just begun, or runs in another container",
+        remedy="wait until it ends, or end it with Ctrl-C there; the same command then goes on",
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 
 from packaging.version import Version
 
 from serving_factory.engine.about import EngineFacts
+from serving_factory.engine.collection import CollectionRule
 from serving_factory.line.doctor.check import Check, fail, gib, ok, warn
 
 __all__ = ["judge_api", "judge_buildx", "judge_clock", "judge_collection", "judge_engine", "judge_gpu", "judge_store"]
@@ -16,6 +18,7 @@ _OLDEST_ENGINE = Version("23")
 _OLDEST_BUILDX = Version("0.13")
 _OLDEST_API = Version("1.42")  # of engine 23
 _NUMBERS = re.compile(r"\d+(?:\.\d+)*")
+_SELDOM = 7 * 24 * 3600.0  # seconds; what no build used for a week may go
 _CLOCK_NOTICEABLE, _CLOCK_WRONG = 5.0, 300.0  # seconds; tokens of registries are good for 300 at most
 
 
@@ -67,30 +70,49 @@ def judge_store(facts: EngineFacts) -> Check:
     )
 
 
-def judge_collection(limits: Sequence[int], caches: int) -> Check:
-    """BuildKit's garbage collection against what Bazel's caches hold.
+def judge_collection(rules: Sequence[CollectionRule] | None, *, held: int, caches: int, free: int | None) -> Check:
+    """BuildKit's garbage collection against Bazel's caches, which are cache mounts.
 
     Args:
-        limits: of its rules, bytes; none where the engine does not tell.
-        caches: what our cache mounts hold, bytes.
+        rules: that the engine follows; None where it does not tell.
+        held: bytes in the build cache, by which BuildKit counts.
+        caches: bytes in Bazel's caches, a part of that.
+        free: bytes free on their disk; None where that is on another machine.
     """
-    name = "garbage collection"
-    if not limits:
+    name, ours = "garbage collection", f"the build cache holds {gib(held)}, {gib(caches)} of it Bazel's"
+    remedy = (
+        f"put this into the engine's daemon.json, and restart the engine: {_daemon_json(held)} (below that nothing "
+        "goes then; above it, what was used least recently)"
+    )
+    if rules is None:
         return warn(
             name,
-            f"the engine does not tell its limits; Bazel's caches hold {gib(caches)}",
-            "a limit below that makes BuildKit drop the caches of builds that were not run for a while",
-            "see builder.gc in the engine's daemon.json; defaultKeepStorage should be well above what the caches hold",
+            f"the builder does not tell its rules; {ours}",
+            "it may drop Bazel's caches, and the next builds compile from nothing",
+            remedy,
         )
-    limit = max(limits)
-    if caches > limit:
+    taking = {rule.keeps(held, free): rule for rule in rules if rule.mounts and rule.unused < _SELDOM}
+    if not taking:
+        unless = " that is used each week" if rules else ""
+        return ok(name, f"BuildKit removes nothing by itself{unless}; {ours}")
+    kept = min(taking)
+    if kept < held:
+        hours = taking[kept].unused / 3600
+        when = f", once it was not used for {hours:.0f} h" if hours >= 1 else ""
         return warn(
             name,
-            f"keeps {gib(limit)} at most; Bazel's caches hold {gib(caches)}",
-            "BuildKit will drop caches, and the next builds compile from nothing",
-            "raise builder.gc.defaultKeepStorage in the engine's daemon.json",
+            f"BuildKit removes what is above {gib(kept)}{when}; {ours}",
+            "it takes Bazel's caches as a whole, and the next builds compile from nothing",
+            remedy,
         )
-    return ok(name, f"keeps up to {gib(limit)}; Bazel's caches hold {gib(caches)}")
+    return ok(name, f"BuildKit keeps up to {gib(kept)}; {ours}")
+
+
+def _daemon_json(held: int) -> str:
+    """One rule in the place of the default ones: keep twice of what is there. Older and newer engines read it alike."""
+    keep = max(50, -(-2 * held // 10**10) * 10)
+    rule = {"all": True, "keepStorage": f"{keep}GB"}
+    return json.dumps({"builder": {"gc": {"enabled": True, "policy": [rule]}}})
 
 
 def judge_clock(facts: EngineFacts) -> Check:

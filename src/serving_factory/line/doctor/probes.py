@@ -8,8 +8,8 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from serving_factory.engine.about import EngineFacts, byte_count
-from serving_factory.engine.caches import cache_mounts
+from serving_factory.engine import caches
+from serving_factory.engine.about import EngineFacts
 from serving_factory.engine.docker import Engine
 from serving_factory.engine.registry import ImageName, Registry, credentials_for
 from serving_factory.errors import FactoryError, RegistryDeniedError
@@ -18,7 +18,7 @@ from serving_factory.recipes.render import CACHES
 
 __all__ = [
     "base_state",
-    "caches_size",
+    "cache_sizes",
     "cpu_flags",
     "engine_elsewhere",
     "environment_proxies",
@@ -70,13 +70,13 @@ def free_disk(facts: EngineFacts) -> int | None:
     return shutil.disk_usage(root).free if not engine_elsewhere(facts) and root.is_dir() else None
 
 
-def caches_size() -> int:
-    """Bytes that Bazel's caches hold in the engine.
+def cache_sizes() -> tuple[int, int]:
+    """Bytes of the engine's build cache, and of Bazel's caches in it.
 
     Raises:
         EngineUnavailableError: buildx cannot tell.
     """
-    return sum(byte_count(mount.size) or 0 for mount in cache_mounts(CACHES))
+    return caches.cache_sizes(CACHES)
 
 
 def login(repository: str) -> tuple[str, Login, str]:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from serving_factory.engine.buildx import BuildResult
 from serving_factory.engine.caches import drop_cache_mounts
 from serving_factory.engine.retry import retrying
-from serving_factory.errors import CacheCorruptError, FetchError, OutOfMemoryError
+from serving_factory.errors import CacheCorruptError, EngineError, FetchError, OutOfMemoryError
+from serving_factory.line.bazel_caches import empty_cache
 from serving_factory.line.job import Job, Tell
 from serving_factory.recipes.render import CACHES
 
@@ -23,7 +24,8 @@ def with_second_chances(job: Job, tell: Tell, attempt: Callable[[Job], BuildResu
 
     A download that failed is tried four times, with waits that double; once where there is no network to wait for. A
     build that ran out of memory is tried once more with half its jobs, on what the first try left in Bazel's disk
-    cache. A damaged cache is dropped, and the build tried once more. Nothing else is: a wrong checksum, least of all.
+    cache. A damaged cache is dropped, or emptied where another build holds it, and
+    the build tried once more. Nothing else is: a wrong checksum, least of all.
 
     Args:
         job: the variant.
@@ -44,9 +46,29 @@ def with_second_chances(job: Job, tell: Tell, attempt: Callable[[Job], BuildResu
                 f"{again.what}; before that, with {job.share.jobs}", why=again.why, remedy=again.remedy
             ) from error
     except CacheCorruptError as error:
-        tell(f"the {error.cache} cache is damaged: once more without it")
-        drop_cache_mounts(f"{CACHES}-{error.cache}")
+        _drop(error, job, tell)
         return _with_patience(job, tell, attempt)
+
+
+def _drop(damaged: CacheCorruptError, job: Job, tell: Tell) -> None:
+    """Take a damaged cache away: the whole mount, or what is in it where another build holds the mount.
+
+    Raises:
+        CacheCorruptError: neither can be done, and a build with it would end in the same way.
+    """
+    if not drop_cache_mounts(f"{CACHES}-{damaged.cache}").used:
+        tell(f"the {damaged.cache} cache is damaged: once more without it")
+        return
+    tell(f"the {damaged.cache} cache is damaged, and another build uses it: once more, with its entries removed")
+    try:
+        empty_cache(job.recipe.base_image, damaged.cache)
+    except EngineError as error:
+        raise CacheCorruptError(
+            f"{damaged.what}; another build uses it, so that it cannot be dropped, and it cannot be emptied",
+            why=f"{damaged.why}\n{error.why}",
+            remedy="run the same command again once that build has ended",
+            cache=damaged.cache,
+        ) from error
 
 
 def _with_patience(job: Job, tell: Tell, attempt: Callable[[Job], BuildResult]) -> BuildResult:
