@@ -114,6 +114,7 @@ class Archives:
 
     address: str
     sha256: str
+    size: int
     cut: threading.Event
 
     @contextlib.contextmanager
@@ -164,7 +165,7 @@ def archives() -> Iterator[Archives]:
         thread.start()
         try:
             address = f"http://{bridge}:{server.server_port}/{os.urandom(4).hex()}/dep.tar.gz"
-            yield Archives(address=address, sha256=hashlib.sha256(content).hexdigest(), cut=cut)
+            yield Archives(address=address, sha256=hashlib.sha256(content).hexdigest(), size=len(content), cut=cut)
         finally:
             server.shutdown()
             thread.join()

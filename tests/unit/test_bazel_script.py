@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from serving_factory.line.bazel_run import read_measures
+from serving_factory.line.failures import classify
 
 SCRIPT = Path(__file__).parents[2] / "dockerfiles" / "templates" / "devel" / "bazel.sh"
 REMOTE = "build:factory-remote --remote_cache=http://cache/{toolchain}\n"
@@ -26,7 +27,7 @@ for option; do
     case $option in --bazelrc=*) cp "${option#*=}" "$FACTORY_TEST_ROOT/bazelrc-seen" ;; esac
 done
 [[ ! -e $FACTORY_TEST_ROOT/events ]] || cp "$FACTORY_TEST_ROOT/events" "$FACTORY_TEST_ROOT/factory/bazel-events.json"
-printf 1234567 > "$FACTORY_TEST_ROOT/cache/repository/archive"
+[[ ! -e $FACTORY_TEST_ROOT/afterwards ]] || cp -r "$FACTORY_TEST_ROOT/afterwards/." "$FACTORY_TEST_ROOT"
 sleep 0.3
 exit "$(cat "$FACTORY_TEST_ROOT/status")"
 """
@@ -87,8 +88,9 @@ def port() -> Iterator[int]:
 
 
 def version_1(box: Box) -> None:
-    box.write("sys/fs/cgroup/memory/memory.stat", "cache 900000\nrss 5\ntotal_cache 900000\ntotal_rss 7000000000\n")
-    box.write("sys/fs/cgroup/memory/memory.limit_in_bytes", "8000000000\n")
+    held = "cache 900000\nrss 5\ntotal_cache 900000\ntotal_rss 7000000000\n"
+    box.write("sys/fs/cgroup/memory/memory.stat", f"{held}hierarchical_memory_limit 8000000000\n")
+    box.write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
     box.write("sys/fs/cgroup/memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     box.write("sys/fs/cgroup/cpuacct/cpuacct.usage", "61000000009\n")
 
@@ -100,13 +102,24 @@ def version_2(box: Box) -> None:
     box.write("sys/fs/cgroup/cpu.stat", "usage_usec 61000000\nuser_usec 5\n")
 
 
+def network(box: Box, *, received: int | None, opened: int, folder: str = "") -> None:
+    """Have the container's network statistics; without a network, it has but the loopback, on which much goes on."""
+    lines = ["Inter-|   Receive      |  Transmit", " face |bytes    packets |bytes    packets"]
+    lines.append(f"    lo: {opened * 5_000_000} 4405779    0 1936526046 4405779    0")
+    lines += [] if received is None else [f"  eth0:{received} 409041    0 16708087  198526    0"]
+    box.write(f"{folder}proc/net/dev", "\n".join(lines) + "\n")
+    names = "RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens"
+    box.write(f"{folder}proc/net/snmp", f"Ip: Forwarding\nIp: 1\nTcp: {names}\nTcp: 1 200 120000 -1 {opened} 94314\n")
+
+
 @pytest.mark.parametrize("groups", [version_1, version_2])
 def test_what_the_run_took_is_written_down(box: Box, groups: Callable[[Box], None]) -> None:
     groups(box)
-    box.write("cache/repository/content/older", "x" * 1000)
+    network(box, received=1_000, opened=2)
+    network(box, received=1_000_008_000, opened=3, folder="afterwards/")
     assert box.run("fetch").returncode == 0
     assert read_measures(box.root / "factory" / "measures" / "fetch") == {
-        "bytes_fetched": 7,
+        "bytes_fetched": 1_000_007_000,
         "remote": 0,
         "cpu_microseconds": 61_000_000,
         "peak_memory_bytes": 7_000_000_000,
@@ -114,9 +127,24 @@ def test_what_the_run_took_is_written_down(box: Box, groups: Callable[[Box], Non
     assert sorted(path.name for path in (box.root / "factory" / "measures").iterdir()) == ["fetch"]
 
 
-def test_without_control_groups_the_rest_is_known(box: Box) -> None:
+def test_without_control_groups_and_network_statistics_the_rest_is_known(box: Box) -> None:
     box.run()
-    assert read_measures(box.root / "factory" / "measures" / "build") == {"bytes_fetched": 7, "remote": 0}
+    assert read_measures(box.root / "factory" / "measures" / "build") == {"remote": 0}
+
+
+def test_without_a_connection_nothing_was_fetched(box: Box) -> None:
+    """What machines on a network say to all of them comes in anyway."""
+    network(box, received=1_000, opened=2)
+    network(box, received=1_420, opened=2, folder="afterwards/")
+    box.run()
+    assert read_measures(box.root / "factory" / "measures" / "build")["bytes_fetched"] == 0
+
+
+def test_without_a_network_nothing_was_fetched(box: Box) -> None:
+    network(box, received=None, opened=0)
+    network(box, received=None, opened=9, folder="afterwards/")
+    box.run()
+    assert read_measures(box.root / "factory" / "measures" / "build")["bytes_fetched"] == 0
 
 
 def test_it_ends_as_bazel_ends_and_tells_the_memory(box: Box) -> None:
@@ -126,6 +154,9 @@ def test_it_ends_as_bazel_ends_and_tells_the_memory(box: Box) -> None:
     assert done.returncode == 37
     told = "exit_code 37 peak_memory_bytes 7000000000 memory_limit_bytes 8000000000 oom_kills 3"
     assert done.stderr.splitlines() == [f"factory: {told}"]
+    log = f"gcc: fatal error: Killed signal terminated program cc1plus\n{done.stderr}"
+    details = {"peak": "7000000000", "limit": "8000000000", "kills": "3"}
+    assert classify(log, exit_code=37).details == details, "what the script prints is read"
 
 
 def test_the_toolchain_is_described_beside_its_folder(box: Box) -> None:

@@ -103,6 +103,11 @@ class TestConnect:
         assert fake.host
         assert Engine.connect().version() == "26.1.5+dfsg1"
 
+    def test_only_who_pushes_waits_for_a_second_client(self, fake: FakeEngine) -> None:
+        """One question is the SDK's, which asks for the version of the API, and one ours."""
+        Engine.connect()
+        assert fake.asked == {"GET /version": 2}
+
     def test_by_context(self, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv("DOCKER_HOST")
         write_context(tmp_path, "elsewhere", fake.host)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from serving_factory.line.forecast import NOTHING_TO_DO, Basis, Forecast, Outlook, Past, Wanted, forecast, total
+from serving_factory.line.forecast import NOTHING_TO_DO, Basis, Forecast, Outlook, Past, Wanted, forecast, total, truth
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.ui.forecasts import forecast_cells, forecast_line, truth_line
 from serving_factory.ui.outcomes import summary_table
@@ -109,9 +111,20 @@ def test_a_total_adds_up_wave_by_wave() -> None:
     assert (alone.unknown, alone.estimated) == (1, False)
     waves = total(forecasts, {"a": 1, "b": 2, "c": 2, "u": 2})
     assert (waves.seconds, waves.memory, waves.download) == (100.0, 5, 9)
+    stages = replace(known("d", 5.0), compiles=False)
+    assert total([known("a", 60.0, 4), stages]).memory == 4, "what compiles nothing has no compile to be measured"
     assert total([known("a", 60.0, basis=Basis.ESTIMATE)]).estimated
     nothing = total([UNKNOWN])
     assert (nothing.seconds, nothing.memory, nothing.download) == (None, None, None)
+
+
+def test_a_total_that_a_part_is_missing_of_is_not_known() -> None:
+    """A first level that downloads is estimated, its neighbour was built before: 0 bytes would be no forecast."""
+    estimated = Forecast(variant="a", seconds=60.0, memory=4, download=None, basis=Basis.ESTIMATE)
+    unmeasured = known("c", 60.0)
+    both = total([estimated, known("b", 20.0, 0)])
+    assert (both.seconds, both.memory, both.download) == (80.0, 4, None)
+    assert total([estimated, unmeasured], {"a": 1, "c": 1}).memory is None
 
 
 def outlook(*forecasts: Forecast) -> Outlook:
@@ -122,7 +135,7 @@ def test_a_forecast_in_words() -> None:
     assert forecast_line(NOTHING_TO_DO) == ""
     assert forecast_line(outlook(UNKNOWN)) == "Forecast: none; no earlier run is like this one.\n"
     assert forecast_line(outlook(known("a", 60.0, 2**30))) == (
-        "Forecast: about 1 min 00 s, peak memory 1,024.0 MiB, downloads 1,024.0 MiB, from earlier runs.\n"
+        "Forecast: about 1 min 00 s, peak memory 1.0 GiB, downloads 1.0 GiB, from earlier runs.\n"
     )
     told = forecast_line(outlook(known("a", 60.0, basis=Basis.ESTIMATE), UNKNOWN))
     assert "peak memory unknown, downloads unknown, in part an estimate from the release's size" in told
@@ -139,14 +152,60 @@ def test_a_dry_run_shows_the_forecast_beside_the_plan() -> None:
     assert "foretold" not in plan_table([PlanRow(variant="b", up_to_date=("compile",))])
 
 
-def built(variant: str, status: Status = Status.BUILT) -> VariantResult:
-    return VariantResult(variant=variant, status=status, seconds=70.0)
+def built(
+    variant: str, status: Status = Status.BUILT, memory: int | None = None, download: int | None = None
+) -> VariantResult:
+    return VariantResult(variant=variant, status=status, seconds=70.0, memory=memory, download=download)
+
+
+GIB = 2**30
 
 
 def test_the_truth_stands_against_the_forecast() -> None:
-    expected = outlook(known("a", 60.0))
-    assert truth_line(expected, [built("a")], 75.0) == "Foretold 1 min 00 s, took 1 min 15 s.\n"
-    assert truth_line(expected, [built("a", Status.FAILED)], 75.0) == "", "half a run proves no forecast wrong"
-    assert truth_line(NOTHING_TO_DO, [built("a", Status.UP_TO_DATE)], 1.0) == ""
+    expected = outlook(known("a", 60.0, 4 * GIB))
+    taken = truth(expected, [built("a", memory=5 * GIB, download=0), built("other", Status.UP_TO_DATE)], 75.0)
+    assert taken
+    assert (taken.seconds, taken.memory, taken.download) == (75.0, 5 * GIB, 0)
+    assert truth_line(expected, taken) == (
+        "Foretold: about 1 min 00 s, peak memory 4.0 GiB, downloads 4.0 GiB.\n"
+        "It took:  1 min 15 s, peak memory 5.0 GiB, downloads 0 B.\n"
+    )
     assert "foretold" in summary_table([built("a")], foretold=expected.seconds)
     assert "foretold" not in summary_table([built("a")])
+
+
+def test_half_a_run_proves_no_forecast_wrong() -> None:
+    expected = outlook(known("a", 60.0))
+    assert truth(expected, [built("a", Status.FAILED)], 75.0) is None
+    assert truth(expected, [], 75.0) is None
+    assert truth(NOTHING_TO_DO, [built("a", Status.UP_TO_DATE)], 1.0) is None
+    assert truth_line(expected, None) == ""
+
+
+def test_what_was_not_measured_is_unknown_not_nothing() -> None:
+    expected = outlook(known("a", 60.0, 1), known("b", 60.0))
+    taken = truth(expected, [built("a", memory=1, download=7), built("b")], 75.0)
+    assert truth_line(expected, taken) == (
+        "Foretold: about 2 min 00 s, peak memory unknown, downloads unknown.\n"
+        "It took:  1 min 15 s, peak memory unknown, downloads unknown.\n"
+    )
+
+
+def test_the_truth_of_what_nobody_foretold_is_told_too() -> None:
+    done = [built("u", memory=GIB, download=7), built("a", memory=GIB, download=7)]
+    expected = outlook(UNKNOWN)
+    assert truth_line(expected, truth(expected, done, 75.0)) == (
+        "Foretold: nothing.\nIt took:  1 min 15 s, peak memory 1.0 GiB, downloads 7 B.\n"
+    )
+    expected = outlook(UNKNOWN, known("a", 60.0, GIB))
+    foretold, _ = truth_line(expected, truth(expected, done, 75.0)).splitlines()
+    assert foretold.endswith("downloads 1.0 GiB; without 1 variant of which nothing was known.")
+
+
+def test_memory_is_measured_as_it_is_foretold_by_wave() -> None:
+    forecasts = (known("a", 60.0, 4), known("b", 20.0, 2), known("c", 40.0, 3))
+    waves = {"a": 1, "b": 2, "c": 2}
+    expected = Outlook(forecasts, total(forecasts, waves), waves)
+    taken = truth(expected, [built(name, memory=10, download=1) for name in "abc"], 75.0)
+    assert taken
+    assert (expected.total.memory, taken.memory, taken.download) == (5, 20, 3)

@@ -96,6 +96,39 @@ def test_out_of_memory_is_one_sentence_with_the_numbers() -> None:
     assert "--jobs" in error.remedy
 
 
+MEASURED = "factory: exit_code 1 peak_memory_bytes {} memory_limit_bytes {} oom_kills {}"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "told"),
+    [
+        ((4_187_593_114, 2**32, 1), "peak 3.9 GiB, limit 4.0 GiB, 1 process killed"),
+        ((300 * 2**20, 2**29, 2), "peak 0.3 GiB, limit 0.5 GiB, 2 processes killed"),
+        # What version 2 and version 1 of the control groups say where there is no limit.
+        ((2**32, "max", 1), "peak 4.0 GiB, no limit of its own, 1 process killed"),
+        ((2**32, 9_223_372_036_854_771_712, 1), "peak 4.0 GiB, no limit of its own, 1 process killed"),
+        # Bazel's Java gives up before the kernel does.
+        ((2**32, "max", 0), "peak 4.0 GiB, no limit of its own, no processes killed"),
+        (("?", 2**32, 1), "limit 4.0 GiB, 1 process killed"),
+        ((2**32, "", ""), "peak 4.0 GiB"),
+    ],
+)
+def test_out_of_memory_tells_what_was_measured(numbers: tuple[object, object, object], told: str) -> None:
+    step = "[binary_build 1/3]"
+    other = f"[fetch 3/3] {MEASURED.format(1, 2, 3)}\n"
+    log = f"{other}{recorded('out-of-memory-gcc')}\n{step} {MEASURED.format(*numbers)}".rstrip()
+    failure = classify(log, exit_code=1, place=step)
+    error = failure_error(failure, variant="v", step=step, tail=(), share=SHARE)
+    assert error.what == f"v: the build ran out of memory in {step}, with 2 jobs and 4.0 GiB planned for it ({told})"
+    assert "factory: exit_code" not in error.why
+
+
+def test_without_a_measure_the_plan_is_told() -> None:
+    log = f"{recorded('out-of-memory-gcc')}\n{MEASURED.format('?', '', '')}"
+    error = failure_error(classify(log, exit_code=1), variant="v", step="s", tail=(), share=SHARE)
+    assert error.what.endswith("with 2 jobs and 4.0 GiB planned for it")
+
+
 def test_an_old_bazel_names_both_versions() -> None:
     failure = classify("Current Bazel version is 4.2.3- (@non-git), expected at least 6.5.0", exit_code=1)
     error = failure_error(failure, variant="v", step="", tail=(), share=SHARE)

@@ -148,6 +148,18 @@ def test_facts_are_told_as_far_as_the_records_go_without_a_gap(line: Line) -> No
     assert (result.image, result.facts) == ("r:alias", {"binary_size": 7, "image_size": 9})
 
 
+def test_what_a_compile_took_is_told_of_the_run_that_it_was_in(line: Line) -> None:
+    line.outputs[StageName.COMPILE] |= {"bazel_ran": True, "peak_memory_bytes": 5, "bytes_fetched": 0}
+    result = line.run()[V1]
+    assert (result.memory, result.download) == (5, 0)
+    result = line.run()[V1]
+    assert (result.memory, result.download) == (None, None), "up to date: nothing was measured now"
+    line.ingredients[StageName.COMPILE] = "another"
+    line.outputs[StageName.COMPILE] |= {"bazel_ran": False}
+    result = line.run()[V1]
+    assert (result.memory, result.download) == (None, 0), "BuildKit had the step: the peak is an earlier run's"
+
+
 def test_a_changed_key_redoes_its_stage_and_later_ones_only_if_their_keys_change(line: Line) -> None:
     line.run()
     line.ingredients[StageName.EXTRACT] = "another"

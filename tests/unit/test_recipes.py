@@ -21,6 +21,7 @@ from serving_factory.errors import RecipeError
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.settings import AllSettings
+from serving_factory.recipes import recipe as recipe_module
 from serving_factory.recipes import toolchain
 from serving_factory.recipes.explain import explain, explain_matrix, explain_upstream
 from serving_factory.recipes.keys import key_of, short
@@ -124,6 +125,32 @@ def test_variants_that_share_a_file_have_the_same_text_in_it(file: Path) -> None
     # The last patch of a line, which the default file builds, may have no recipe yet.
     assert texts or file == SHIPPED[0]
     assert {len(pairs) for pairs in texts.values()} <= {1}
+
+
+def test_what_levels_share_is_rendered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = levels_matrix(tmp_path)
+    alone = tuple(recipe_for(variant, matrix) for variant in matrix.variants)
+    rendered: list[str] = []
+
+    def counting(name: str, **values: object) -> str:
+        rendered.append(name)
+        return render(name, **values)
+
+    monkeypatch.setattr(recipe_module, "render", counting)
+    together, _ = recipes_for(matrix.variants, matrix)
+    assert together == alone
+    assert len(together) == len(LEVELS) + 1
+    assert rendered == ["devel/devel.Dockerfile.j2", "runtime/runtime.Dockerfile.j2"] * 2, "cpu's, and mkl's"
+
+
+def test_a_neighbour_with_another_toolchain_lends_nothing(tmp_path: Path) -> None:
+    matrix = levels_matrix(tmp_path)
+    one, other, *_ = matrix.variants
+    neighbour = recipe_for(one, matrix)
+    lent = replace(neighbour, devel="lent", runtime="lent")
+    assert recipe_for(other, matrix, neighbour=lent).devel == "lent"
+    lent = replace(lent, toolchain=replace(lent.toolchain, compiler="gcc-9"))
+    assert recipe_for(other, matrix, neighbour=lent) == recipe_for(other, matrix)
 
 
 def test_a_level_changes_the_flags_and_the_key(tmp_path: Path) -> None:

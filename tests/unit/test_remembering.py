@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from serving_factory.commands.remembering import show_history, show_report
+from serving_factory.commands.remembering import build_command, show_history, show_report
 from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.errors import UnknownNameError, UsageError
 from serving_factory.line.events import StageName
@@ -20,7 +21,7 @@ from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import ROOT, load, write
 
-V1 = "2.19.1-cpu-v1"
+V1, V3 = "2.19.1-cpu-v1", "2.19.1-cpu-v3"
 Captured = pytest.CaptureFixture[str]
 
 
@@ -136,3 +137,31 @@ def test_the_report_tells_what_the_records_do(checkout: Checkout, tmp_path: Path
     show_report(asked, json=True)
     (found,) = json.loads(capsys.readouterr().out)
     assert (found["variant"], found["actions"], found["peak_memory_bytes"]) == (V1, 60, None)
+
+
+def test_of_what_was_never_built_one_line_tells_how_to_build_it(
+    checkout: Checkout, tmp_path: Path, capsys: Captured
+) -> None:
+    file = write(tmp_path, (ROOT / "samples" / "matrix.yaml").read_text("utf-8").replace("source: model_server\n", ""))
+    asked = Asked(checkout=Checkout(tmp_path, checkout.build), matrix=str(file), variants=[V1, V3])
+    write_record(checkout.build / V1, COMPILED)
+    show_report(asked, json=False)
+    printed = capsys.readouterr().out
+    assert printed.count(V3) == 2
+    heading, line = printed.splitlines()[-2:]
+    assert heading == "Not built: there is no record. This builds it:"
+    assert line.split() == [V3, *f"./factory build --matrix {file} --variant {V3}".split()]
+    assert "absent" in printed, "of what was built, each thing that is not known is told"
+    show_report(replace(asked, variants=[V3]), json=False)
+    assert "absent" not in capsys.readouterr().out
+    show_report(asked, json=True)
+    built, other = json.loads(capsys.readouterr().out)
+    assert built.keys() == other.keys()
+    assert {name for name, value in other.items() if value} == {"variant"}
+
+
+def test_the_command_names_the_matrix_only_where_it_has_to(checkout: Checkout, tmp_path: Path) -> None:
+    asked = Asked(checkout=Checkout(tmp_path, checkout.build))
+    assert build_command(asked, V1) == f"./factory build --variant {V1}"
+    asked = replace(asked, matrix="my matrix.yaml")
+    assert build_command(asked, V1) == f"./factory build --matrix 'my matrix.yaml' --variant {V1}"

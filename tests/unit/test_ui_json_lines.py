@@ -98,8 +98,27 @@ def test_the_forecast_comes_first_and_the_summary_names_it() -> None:
         "estimated": False,
         "unknown": 1,
         "variants": [
-            {"variant": "v", "seconds": 60.0, "memory": 7, "basis": "its own earlier runs"},
-            {"variant": "w", "basis": "nothing: no earlier run is like it"},
+            {"variant": "v", "seconds": 60.0, "memory": 7, "basis": "its own earlier runs", "compiles": True},
+            {"variant": "w", "basis": "nothing: no earlier run is like it", "compiles": True},
         ],
     }
-    assert (last["event"], last["seconds"], last["forecast_seconds"]) == ("summary", 0.0, 60.0)
+    assert (last["event"], last["seconds"], last["forecast_seconds"], last["forecast_memory"]) == (
+        "summary",
+        0.0,
+        60.0,
+        7,
+    )
+    assert {"forecast_download", "memory", "download"} & set(last) == set(), "what is not known is left out"
+
+
+def test_the_summary_has_the_truth_beside_the_forecast() -> None:
+    out = io.StringIO()
+    known = Forecast(variant="v", seconds=60.0, memory=7, download=5, basis=Basis.VARIANT)
+    done = VariantResult(variant="v", status=Status.BUILT, seconds=70.0, memory=9, download=0)
+    with _reporter(out, Outlook((known,), total([known]))) as reporter:
+        reporter.summary([done])
+    last = json.loads(out.getvalue().splitlines()[-1])
+    assert (last["forecast_memory"], last["memory"]) == (7, 9)
+    assert (last["forecast_download"], last["download"]) == (5, 0)
+    (result,) = last["results"]
+    assert (result["memory"], result["download"]) == (9, 0)

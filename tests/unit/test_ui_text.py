@@ -15,7 +15,9 @@ from serving_factory.ui.text import clean, clean_lines, duration, size
         (1024, "1 KiB"),
         (1024 * 1024, "1.0 MiB"),
         (12_897_485, "12.3 MiB"),
-        (7 * 1024**3, "7,168.0 MiB"),
+        (1024**3 - 2**20, "1,023.0 MiB"),
+        (7 * 1024**3, "7.0 GiB"),
+        (4_200_000_000_000, "3,911.6 GiB"),
     ],
 )
 def test_size(count: int, text: str) -> None:

@@ -15,7 +15,7 @@
 #   /factory/toolchain-id         names the toolchain's folder in /cache/disk; beside it goes ID.toolchain, which says in words
 #                                 what that is, and by its time when it was used last
 #   /factory/measures/STEP        a line `NAME NUMBER` for each number that is known:
-#     bytes_fetched       by which /cache/repository grew
+#     bytes_fetched       that came into the step's container over its network; 0 where it opened no connection
 #     remote              1 when a remote cache or executor was used, else 0
 #     cpu_microseconds    of the step's container
 #     peak_memory_bytes   of the step's container, looked at each second; without the page cache, which gives way
@@ -38,14 +38,27 @@ mkdir -p "$root/factory/measures"
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
-fetched_bytes() { find "$root/cache/repository" -type f -printf '%s\n' 2>/dev/null | awk '{ sum += $1 } END { printf "%.0f\n", sum }'; }
+# Counted since the container has its network, which no other step shares.
+received_bytes() {
+    awk 'NR > 2 { sub(/:/, " "); if ($1 != "lo") sum += $2 } END { if (NR > 2) printf "%.0f\n", sum }' \
+        "$root/proc/net/dev" 2>/dev/null
+}
+opened_connections() { awk '$1 == "Tcp:" && $6 != "ActiveOpens" { print $6 }' "$root/proc/net/snmp" 2>/dev/null; }
+
+# What came in since `received` and `opened` were taken. Without a connection of the container's own that is what others on the
+# network say to all.
+fetched_bytes() {
+    [[ -n $received && -n $opened ]] || return 0
+    if (($(opened_connections) == opened)); then echo 0; else echo $(($(received_bytes) - received)); fi
+}
 
 # number FILE [NAME]: the number in a file, or in its line NAME; nothing where there is none.
 number() { awk -v name="${2:-}" 'name == "" { print $1; exit } $1 == name { print $2; exit }' "$1" 2>/dev/null; }
 
 # The second of each pair is of version 1 of the control groups.
 memory_now() { number "$cgroup/memory.stat" anon || number "$cgroup/memory/memory.stat" total_rss; }
-memory_limit() { number "$cgroup/memory.max" || number "$cgroup/memory/memory.limit_in_bytes"; }
+# Version 1 knows the limits of the groups around, too; from inside a container, version 2 does not.
+memory_limit() { number "$cgroup/memory.max" || number "$cgroup/memory/memory.stat" hierarchical_memory_limit; }
 oom_kills() { number "$cgroup/memory.events" oom_kill || number "$cgroup/memory/memory.oom_control" oom_kill; }
 cpu_microseconds() {
     number "$cgroup/cpu.stat" usage_usec ||
@@ -116,7 +129,7 @@ if [[ -d $root/cache/disk ]]; then
     } >"$root/cache/disk/$(cat "$root/factory/toolchain-id").toolchain"
 fi
 
-before=$(fetched_bytes)
+received=$(received_bytes) opened=$(opened_connections)
 watch_memory >/dev/null 2>&1 &
 watcher=$!
 status=0
@@ -133,8 +146,7 @@ fi
 peak=$(number "$root/factory/measures/.peak")
 rm -f "$root/factory/measures/.peak"
 {
-    after=$(fetched_bytes)
-    echo "bytes_fetched $((after > before ? after - before : 0))"
+    measured bytes_fetched "$(fetched_bytes)"
     echo "remote $remote"
     measured cpu_microseconds "$(cpu_microseconds)"
     measured peak_memory_bytes "$peak"

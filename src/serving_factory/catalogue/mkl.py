@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
@@ -16,9 +18,9 @@ def mkl_libraries(release: Version) -> tuple[str, ...]:
     Returns:
         `external/REPOSITORY/PATH`, of an external repository, or `bin/PATH`, of what was built.
     """
-    return tuple(
-        library
-        for selector, libraries in read_yaml("mkl.yaml").items()
-        if release in SpecifierSet(selector)
-        for library in libraries
-    )
+    return tuple(library for releases, libraries in _libraries() if release in releases for library in libraries)
+
+
+@cache
+def _libraries() -> tuple[tuple[SpecifierSet, tuple[str, ...]], ...]:
+    return tuple((SpecifierSet(releases), tuple(libraries)) for releases, libraries in read_yaml("mkl.yaml").items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from serving_factory.ui import history as pages
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["show_history", "show_report"]
+__all__ = ["build_command", "show_history", "show_report"]
 
 _LATEST = 30
 
@@ -97,4 +98,11 @@ def show_report(asked: Asked, *, json: bool) -> None:
     if json:
         print_json(rows)
     else:
-        write(pages.report_page(rows))
+        write(pages.report_page(rows, {variant.id: build_command(asked, variant.id) for variant in chosen}))
+
+
+def build_command(asked: Asked, variant: str) -> str:
+    """The command that builds a variant of the matrix that was asked for."""
+    return shlex.join(
+        ["./factory", "build", *(("--matrix", asked.matrix) if asked.matrix else ()), "--variant", variant]
+    )

@@ -7,6 +7,7 @@ import os
 import re
 import uuid
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 
@@ -48,11 +49,10 @@ class Capacity:
 class Engine:
     """A Docker engine that answers and is new enough; `Engine.connect` gives it."""
 
-    def __init__(self, client: docker.DockerClient, push_client: docker.DockerClient, version: str) -> None:
+    def __init__(self, client: docker.DockerClient, version: str) -> None:
         self._api = client.api
         self._containers = client.containers
         self._images = client.images
-        self._push_api = push_client.api
         self._version = version
 
     @classmethod
@@ -66,7 +66,6 @@ class Engine:
             context_found = bool(os.environ.get("DOCKER_HOST") or ContextAPI.kwargs_from_context())
             client = docker.from_env(timeout=TIMEOUT)
             version = str(client.version().get("Version", ""))
-            push_client = docker.from_env(timeout=PUSH_TIMEOUT)
         except Exception as error:
             raise unavailable(error) from error
         if not context_found:  # the SDK goes on with the default engine, the docker command does not
@@ -80,7 +79,11 @@ class Engine:
                 f"The Docker engine is version {version or 'unknown'}; {OLDEST_ENGINE} or later is needed.",
                 remedy="Upgrade Docker, then run './factory setup'.",
             )
-        return cls(client, push_client, version)
+        return cls(client, version)
+
+    @cached_property
+    def _push_api(self) -> docker.APIClient:
+        return docker.from_env(timeout=PUSH_TIMEOUT).api
 
     def version(self) -> str:
         """Return the engine's version, such as `26.1.5`."""

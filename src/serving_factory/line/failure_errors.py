@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from serving_factory.errors import CacheCorruptError, FactoryError
 from serving_factory.line.failures import Failure, Kind
 from serving_factory.line.schedule import Share
@@ -33,7 +35,7 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
     match failure.kind:
         case Kind.OUT_OF_MEMORY:
             planned = f"{_jobs(share.jobs)} and {_gib(share.memory)} planned for it"
-            what = f"the build ran out of memory in {step}, with {planned}"
+            what = f"the build ran out of memory in {step}, with {planned}{_measured(details)}"
             remedy = f"give the engine's machine more memory, or the build fewer jobs with --jobs; then {_AGAIN}"
         case Kind.DISK_FULL:
             what = f"the engine's disk is full: {step} could not write"
@@ -55,6 +57,19 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
             what = f"the build failed in {step}"
             remedy = "mend the cause and run the same command: what was compiled is kept in Bazel's disk cache"
     return failure.error(f"{variant}: {what}", why=why, remedy=remedy)
+
+
+def _measured(details: Mapping[str, str]) -> str:
+    """What was measured of memory, in brackets; empty where nothing was."""
+    told = []
+    if "peak" in details:
+        told.append(f"peak {_gib(int(details['peak']))}")
+    if "limit" in details:
+        told.append("no limit of its own" if details["limit"] == "max" else f"limit {_gib(int(details['limit']))}")
+    if "kills" in details:
+        kills = int(details["kills"])
+        told.append("1 process killed" if kills == 1 else f"{kills or 'no'} processes killed")
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _jobs(number: int) -> str:

@@ -52,7 +52,8 @@ class Failure:
         kind: what kind.
         lines: the lines of the log that tell of it, at most six.
         details: what was read from them: `expected`, `found` and `door` of a checksum; `cache`, the name of the broken
-            one; `minimum` and `found` of Bazel's version.
+            one; `minimum` and `found` of Bazel's version; of memory `peak` and `limit` in bytes, and `kills`, as far as
+            bazel.sh could measure them (`limit` is `max` where there is none).
     """
 
     kind: Kind
@@ -89,6 +90,10 @@ _OUT_OF_MEMORY = re.compile(
     r"|did not complete successfully: cannot allocate memory"
     r"|java\.lang\.OutOfMemoryError|what\(\):\s+std::bad_alloc|out of memory allocating|virtual memory exhausted"
 )
+# What bazel.sh ends with when Bazel failed. Where nothing is limited, version 1 of the control groups tells some 2**63.
+_MEASURED = re.compile(r"factory: exit_code \d+ peak_memory_bytes (\S*) memory_limit_bytes (\S*) oom_kills ?(\d*)$")
+_NO_LIMIT = 2**60
+
 _DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 
 # Not the warning that comes before: another mirror may have what this one has not.
@@ -165,10 +170,22 @@ def _matching(kind: Kind, pattern: re.Pattern[str], lines: list[str]) -> Failure
 def _out_of_memory(lines: list[str], exit_code: int) -> Failure | None:
     found = _matching(Kind.OUT_OF_MEMORY, _OUT_OF_MEMORY, lines)
     if found is None and exit_code == _KILLED:
-        return Failure(
+        found = Failure(
             kind=Kind.OUT_OF_MEMORY, lines=(f"the command ended with exit code {_KILLED}, which is SIGKILL",)
         )
-    return found
+    return None if found is None else replace(found, details=_measured(lines))
+
+
+def _measured(lines: list[str]) -> Mapping[str, str]:
+    """What bazel.sh measured, as far as it could."""
+    match = next((found for line in reversed(lines) if (found := _MEASURED.search(line.rstrip()))), None)
+    if match is None:
+        return {}
+    peak, limit, kills = match.groups()
+    if limit.isdecimal() and int(limit) >= _NO_LIMIT:
+        limit = "max"
+    told = {"peak": peak if peak.isdecimal() else "", "limit": limit, "kills": kills}
+    return {name: value for name, value in told.items() if value}
 
 
 def _disk_full(lines: list[str], _exit_code: int) -> Failure | None:

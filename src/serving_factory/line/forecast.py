@@ -1,12 +1,17 @@
-"""What a build will take: time, memory, downloads. Pure: from what earlier runs took, or from the release's size."""
+"""What a build will take: time, memory, downloads. Pure: from what earlier runs took, or from the release's size.
+
+After the run, what it took, in the same shape.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from packaging.version import Version
+
+from serving_factory.line.results import Status, VariantResult
 
 __all__ = [
     "NOTHING_TO_DO",
@@ -20,6 +25,7 @@ __all__ = [
     "forecast",
     "size_of",
     "total",
+    "truth",
 ]
 
 _COMPILE = "compile"
@@ -98,6 +104,7 @@ class Forecast:
         memory: peak memory of the compile in bytes; None where unknown.
         download: bytes; None where unknown.
         basis: what it goes by.
+        compiles: whether it compiles; else there is no memory and no download to foretell.
     """
 
     variant: str
@@ -105,11 +112,12 @@ class Forecast:
     memory: int | None
     download: int | None
     basis: Basis
+    compiles: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Total:
-    """What a whole run will take; the parts that are None are not known.
+    """What a whole run will take, or took; what is None is not known, of one of the variants at least.
 
     Args:
         seconds: wall time.
@@ -128,10 +136,17 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """A run's forecast: of each variant that has anything to do, and of all."""
+    """A run's forecast.
+
+    Args:
+        forecasts: of each variant that has anything to do.
+        total: of all.
+        waves: variant's id → its wave, as `total` takes them.
+    """
 
     forecasts: tuple[Forecast, ...]
     total: Total
+    waves: Mapping[str, int] | None = None
 
     @property
     def seconds(self) -> Mapping[str, float]:
@@ -199,15 +214,44 @@ def total(forecasts: Sequence[Forecast], waves: Mapping[str, int] | None = None)
     for one in known:
         by_wave.setdefault(waves.get(one.variant) if waves else one.variant, []).append(one)
     seconds = [max(one.seconds or 0.0 for one in members) for members in by_wave.values()]
-    memory = [sum(one.memory or 0 for one in members) for members in by_wave.values()]
-    download = [one.download for one in known if one.download is not None]
+    compiling = [[one for one in members if one.compiles] for members in by_wave.values()]
+    memory = [_sum(one.memory for one in members) for members in compiling if members]
     return Total(
         seconds=sum(seconds) if seconds else None,
-        memory=max(memory, default=0) or None,
-        download=sum(download) if download else None,
+        memory=None if None in memory else max((size for size in memory if size is not None), default=None),
+        download=_sum(one.download for members in compiling for one in members) if memory else None,
         estimated=any(one.basis is Basis.ESTIMATE for one in known),
         unknown=len(forecasts) - len(known),
     )
+
+
+def truth(outlook: Outlook, results: Iterable[VariantResult], seconds: float) -> Total | None:
+    """What a run took, added up as its forecast was: compiles of one wave count as having their peaks at one time.
+
+    Args:
+        outlook: what was foretold.
+        results: what became of the variants.
+        seconds: wall time of the run.
+
+    Returns:
+        None where nothing was to be done, and where not all of it was: half a run proves no forecast wrong.
+    """
+    built = {result.variant: result for result in results if result.status is Status.BUILT}
+    foretold = outlook.forecasts
+    if not foretold or {one.variant for one in foretold} - set(built):
+        return None
+    # Even a variant that nobody knew anything of took its part of the time that was measured.
+    taken = [
+        replace(one, seconds=seconds, memory=built[one.variant].memory, download=built[one.variant].download)
+        for one in foretold
+    ]
+    return replace(total(taken, outlook.waves), seconds=seconds)
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    """The sum; None where one of them is not known."""
+    found = list(values)
+    return None if None in found else sum(value for value in found if value is not None)
 
 
 def _one(wanted: Wanted, past: Sequence[Past]) -> Forecast:
@@ -219,7 +263,7 @@ def _one(wanted: Wanted, past: Sequence[Past]) -> Forecast:
     )
     basis, rows = found.get(_COMPILE) or next(iter(found.values()))
     if _COMPILE not in wanted.run:
-        return Forecast(variant=wanted.variant, seconds=rest, memory=None, download=None, basis=basis)
+        return Forecast(variant=wanted.variant, seconds=rest, memory=None, download=None, basis=basis, compiles=False)
     if rows:
         memory = [row.memory for row in rows if row.memory is not None]
         download = [row.download for row in rows if row.download is not None]

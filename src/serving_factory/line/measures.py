@@ -39,7 +39,7 @@ class Measures:
         disk_cache_hits: of these, those from the disk cache.
         remote_cache_hits: of these, those from the remote cache.
         remote_actions: of these, those that a remote execution service ran.
-        bytes_fetched: what Bazel downloaded.
+        bytes_fetched: what came over the network to Bazel's containers.
         critical_path_seconds: the longest chain of actions.
         cpu_seconds: of all actions and of Bazel.
         peak_memory_bytes: of the build's container.

@@ -32,6 +32,8 @@ class VariantResult:
         variant: the variant's id, such as `2.19.1-cpu-v3`.
         status: how it ended.
         seconds: time spent on it in this run, all its stages together.
+        memory: peak memory of its compile in this run, in bytes; None where it was not compiled, or not measured.
+        download: bytes that its compile downloaded in this run; None likewise.
         image: the name under which its image can be run, where there is one.
         facts: what is worth a column. Known names: `binary_size` and `image_size` (bytes, int), `rest` and
             `grpc` (the numbers that the server answered, a sequence of floats, or a text), `pushed` (names with
@@ -44,6 +46,8 @@ class VariantResult:
     variant: str
     status: Status
     seconds: float = 0.0
+    memory: int | None = None
+    download: int | None = None
     image: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     error: FactoryError | None = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -71,17 +71,24 @@ class TreeMemory:
 
 def _signature(folder: Path) -> tuple[str, int]:
     """Sum up a folder's metadata, and tell the newest change in it, in nanoseconds since 1970."""
-    total, newest = hashlib.sha256(), 0
-    for name, status in sorted(_walk(str(folder), len(str(folder)))):
-        total.update(f"{name!a} {status.st_ino} {status.st_mode} {status.st_size} ".encode())
-        total.update(f"{status.st_mtime_ns} {status.st_ctime_ns}\n".encode())
-        newest = max(newest, status.st_mtime_ns, status.st_ctime_ns)
-    return total.hexdigest(), newest
+    found = _everything_in(str(folder))
+    lines = [
+        f"{path[len(str(folder)) :]!a} {status.st_ino} {status.st_mode} {status.st_size}"
+        f" {status.st_mtime_ns} {status.st_ctime_ns}\n"
+        for path, status in sorted(found.items())
+    ]
+    newest = max((max(status.st_mtime_ns, status.st_ctime_ns) for status in found.values()), default=0)
+    return hashlib.sha256("".join(lines).encode()).hexdigest(), newest
 
 
-def _walk(folder: str, root: int) -> Iterator[tuple[str, os.stat_result]]:
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-        for entry in entries:
-            yield entry.path[root:], entry.stat(follow_symlinks=False)
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path, root)
+def _everything_in(folder: str) -> dict[str, os.stat_result]:
+    """Path → metadata of all that is below a folder."""
+    found: dict[str, os.stat_result] = {}
+    folders = [folder]
+    while folders:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                found[entry.path] = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(found[entry.path].st_mode):
+                    folders.append(entry.path)
+    return found

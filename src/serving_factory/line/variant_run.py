@@ -10,7 +10,7 @@ from typing import Any
 from serving_factory.engine.disk import disk_full_is_typed
 from serving_factory.errors import FactoryError, NotBuiltError
 from serving_factory.line.events import Emit, Event, EventKind, StageName
-from serving_factory.line.job import Job, Stage
+from serving_factory.line.job import Job, Outputs, Stage
 from serving_factory.line.records import Record, reached, read_record, record_path, write_record
 from serving_factory.line.results import Status, VariantResult
 
@@ -44,6 +44,7 @@ class VariantRun:
         self._ended: float | None = None
         self._worked = False
         self._complete = False
+        self._compiled: Outputs = {}
         self._running: Stage | None = None
         self._last_log: str | None = None
         self.error: FactoryError | None = None
@@ -131,6 +132,8 @@ class VariantRun:
                 outputs=outputs,
             ),
         )
+        if stage.name is StageName.COMPILE:
+            self._compiled = outputs
         self._tell(stage, EventKind.FINISHED, seconds=seconds, log=self._log(stage))
 
     def _progress(self, stage: Stage, text: str) -> None:
@@ -156,6 +159,8 @@ class VariantRun:
             error=self.error,
             because=because,
             log=self._last_log,
+            memory=self._compiled.get("peak_memory_bytes") if self._compiled.get("bazel_ran") else None,
+            download=self._compiled.get("bytes_fetched"),
             **_facts(self._job),
         )
 

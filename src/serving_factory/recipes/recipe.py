@@ -103,7 +103,7 @@ def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Reci
     lacking: list[Lacking] = []
     for variant in variants:
         try:
-            recipe = recipe_for(variant, matrix)
+            recipe = recipe_for(variant, matrix, neighbour=recipes[-1] if recipes else None)
             check_buildable(variant, recipe.toolchain)
             if recipe.upstream:  # another tree has a WORKSPACE of its own, which says what it wants when it is loaded
                 check_bazel(variant, recipe.release, recipe.toolchain.bazel.version)
@@ -113,8 +113,13 @@ def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Reci
     return tuple(recipes), tuple(lacking)
 
 
-def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
+def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = None) -> Recipe:
     """Make the recipe of a variant.
+
+    Args:
+        variant: the variant.
+        matrix: its matrix.
+        neighbour: any recipe of the same matrix; where it is of another level of the same, its Dockerfiles are taken.
 
     Raises:
         RecipeError: there is no recipe for it; the message says why.
@@ -125,7 +130,11 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
     source = settings.source or f"{UPSTREAM_URL}#{release.commit}"
     doors = doors_for(settings, matrix.network, bazel=toolchain.bazel.version)
     base_image = image_for(toolchain.base, matrix.network.base_images)
-    devel = _devel(variant, release, toolchain)
+    rendered_from = (release, variant.flavour, toolchain)
+    if neighbour and (neighbour.release, neighbour.variant.flavour, neighbour.toolchain) == rendered_from:
+        devel, runtime = neighbour.devel, neighbour.runtime
+    else:
+        devel, runtime = _devel(variant, release, toolchain), _runtime(variant, release, toolchain)
     devel_files = _devel_files(toolchain)
     arguments = _arguments(variant, toolchain, doors, tensorrt=settings.toolchain.tensorrt)
     key = key_of(
@@ -147,7 +156,7 @@ def recipe_for(variant: Variant, matrix: Matrix) -> Recipe:
         base_image=base_image,
         devel=devel,
         devel_files=devel_files,
-        runtime=_runtime(variant, release, toolchain),
+        runtime=runtime,
         runtime_files=_files("runtime/tf_serving_entrypoint.sh", "runtime/tf_serving_health.sh"),
         images=matrix.images,
         lower_image=_lower_image(variant, matrix),

@@ -23,11 +23,13 @@ def render(name: str, **values: object) -> str:
     return _environment().get_template(name).render(**values)
 
 
+@cache
 def template_text(name: str) -> str:
     """Read a file that goes into an image as it is."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
+@cache
 def patch_text(name: str) -> str:
     """Read a script of dockerfiles/patches."""
     return (PATCHES / name).read_text(encoding="utf-8")
@@ -45,4 +47,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        auto_reload=False,
     )

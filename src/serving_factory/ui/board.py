@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from serving_factory.line.forecast import NOTHING_TO_DO
+from serving_factory.line.forecast import NOTHING_TO_DO, truth
 from serving_factory.ui.errors import render_error
 from serving_factory.ui.forecasts import forecast_line, truth_line
 from serving_factory.ui.logs import read_tail
@@ -221,7 +221,7 @@ class BoardReporter:
                 tail = read_tail(result.log).lines
                 self._err.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
         self._out.write("\n" + summary_table(results, foretold=self._outlook.seconds, width=self._out.width))
-        self._out.write(truth_line(self._outlook, results, self._clock() - self._since))
+        self._out.write(truth_line(self._outlook, truth(self._outlook, results, self._clock() - self._since)))
 
     def _stop(self) -> None:
         # A second Ctrl-C may land inside: whatever happens, the cursor is given back. OSError: the terminal

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from serving_factory.ui.text import duration, size
+from serving_factory.ui.text import count, duration, size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from serving_factory.line.forecast import Forecast, Outlook
-    from serving_factory.line.results import VariantResult
+    from serving_factory.line.forecast import Forecast, Outlook, Total
 
 __all__ = ["forecast_cells", "forecast_line", "truth_line"]
 
@@ -22,21 +19,40 @@ def forecast_line(outlook: Outlook) -> str:
     total = outlook.total
     if total.seconds is None:
         return "Forecast: none; no earlier run is like this one.\n"
-    parts = [f"about {duration(total.seconds)}"]
-    parts.append("peak memory unknown" if total.memory is None else f"peak memory {size(total.memory)}")
-    parts.append("downloads unknown" if total.download is None else f"downloads {size(total.download)}")
-    told = f"Forecast: {', '.join(parts)}"
+    told = f"Forecast: about {_figures(total)}"
     told += ", in part an estimate from the release's size" if total.estimated else ", from earlier runs"
     unknown = f"; {total.unknown} more of which nothing is known" if total.unknown else ""
     return f"{told}{unknown}.\n"
 
 
-def truth_line(outlook: Outlook, results: Sequence[VariantResult], seconds: float) -> str:
-    """The forecast against what it came to; empty where there was none, or where not all of it was done."""
-    built = {result.variant for result in results if result.status.value == "built"}
-    if outlook.total.seconds is None or {one.variant for one in outlook.forecasts} - built:
+def truth_line(outlook: Outlook, taken: Total | None) -> str:
+    """The forecast against what it came to, a line each; empty where nothing is to be compared.
+
+    Args:
+        outlook: what was foretold.
+        taken: as `line.forecast.truth` gives it.
+    """
+    if taken is None:
         return ""
-    return f"Foretold {duration(outlook.total.seconds)}, took {duration(seconds)}.\n"
+    total = outlook.total
+    foretold = "nothing" if total.seconds is None else f"about {_figures(total)}"
+    if total.seconds is not None and total.unknown:
+        foretold += f"; without {count(total.unknown, 'variant')} of which nothing was known"
+    return f"Foretold: {foretold}.\nIt took:  {_figures(taken)}.\n"
+
+
+def _figures(total: Total) -> str:
+    return ", ".join(
+        (
+            "time unknown" if total.seconds is None else duration(total.seconds),
+            f"peak memory {_size(total.memory)}",
+            f"downloads {_size(total.download)}",
+        )
+    )
+
+
+def _size(number: int | None) -> str:
+    return "unknown" if number is None else size(number)
 
 
 def forecast_cells(forecast: Forecast | None) -> tuple[str, str, str, str]:

@@ -96,11 +96,12 @@ def changes_table(before: Row, after: Row, changes: Sequence[Row], *, width: int
     return f"{head}\n{table(columns, cells, width=width)}"
 
 
-def report_page(measures: Sequence[Row]) -> str:
-    """What the records tell, a section per variant.
+def report_page(measures: Sequence[Row], commands: Mapping[str, str]) -> str:
+    """What the records tell, a section per variant; what has no record is listed at the end.
 
     Args:
         measures: with the members of `Measures`.
+        commands: variant's id → the command that builds it.
     """
     sections = [
         Section(
@@ -111,8 +112,10 @@ def report_page(measures: Sequence[Row]) -> str:
             ),
         )
         for row in measures
+        if row["compiled"] is not None
     ]
-    return page("What the records tell", sections)
+    never = tuple((row["variant"], commands[row["variant"]]) for row in measures if row["compiled"] is None)
+    return page("What the records tell", [*sections, Section("Not built: there is no record. This builds it:", never)])
 
 
 def _checks(seconds: Mapping[str, float]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
-from serving_factory.line.forecast import NOTHING_TO_DO
+from serving_factory.line.forecast import NOTHING_TO_DO, truth
 from serving_factory.line.results import Status, VariantResult
 
 if TYPE_CHECKING:
@@ -73,10 +73,16 @@ class JsonLinesReporter:
     def summary(self, results: Sequence[VariantResult]) -> None:
         """Write the last line."""
         counts = {status.value: sum(result.status is status for result in results) for status in Status}
+        seconds = round(self._clock() - self._began, 3)
+        foretold, taken = self._outlook.total, truth(self._outlook, results, seconds)
         members = {
             "counts": counts,
-            "seconds": round(self._clock() - self._began, 3),
-            "forecast_seconds": self._outlook.total.seconds,
+            "seconds": seconds,
+            "forecast_seconds": foretold.seconds,
+            "memory": taken.memory if taken else None,
+            "forecast_memory": foretold.memory,
+            "download": taken.download if taken else None,
+            "forecast_download": foretold.download,
             "results": [_result_document(result) for result in results],
         }
         self._write("summary", members)
@@ -96,6 +102,8 @@ def _result_document(result: VariantResult) -> dict[str, object]:
             "variant": result.variant,
             "status": result.status.value,
             "seconds": result.seconds,
+            "memory": result.memory,
+            "download": result.download,
             "image": result.image,
             "because": result.because or None,
             "log": result.log,

@@ -19,7 +19,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Self
 
 from serving_factory.line.events import Event, EventKind
-from serving_factory.line.forecast import NOTHING_TO_DO
+from serving_factory.line.forecast import NOTHING_TO_DO, truth
 from serving_factory.ui.errors import log_excerpt, render_error
 from serving_factory.ui.forecasts import forecast_line, truth_line
 from serving_factory.ui.github import annotation, fold, markdown_summary
@@ -145,7 +145,7 @@ class PlainReporter:
                 tail = read_tail(result.log).lines
                 self._lines.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
         self._out.write("\n" + summary_table(results, foretold=self._outlook.seconds, width=self._out.width))
-        self._out.write(truth_line(self._outlook, results, self._clock() - self._began))
+        self._out.write(truth_line(self._outlook, truth(self._outlook, results, self._clock() - self._began)))
         if self._github is not None and self._github.step_summary is not None:
             self._append(self._github.step_summary, markdown_summary(results))
 

@@ -12,6 +12,7 @@ __all__ = ["clean", "clean_lines", "count", "duration", "size"]
 
 _KIB = 1024
 _MIB = 1024 * 1024
+_GIB = 1024 * 1024 * 1024
 _SECONDS_WITH_TENTHS = 10
 _FIRST_BEYOND_LATIN_1 = 0x100
 
@@ -50,10 +51,12 @@ def clean_lines(text: str) -> tuple[str, ...]:
 
 
 def size(number: int) -> str:
-    """Say a number of bytes: `12.3 MiB`, below one MiB in KiB."""
+    """Say a number of bytes: `12.3 MiB`; below one MiB in KiB, from one GiB on in GiB."""
     if number < _KIB:
         return f"{number} B"
-    return f"{number / _MIB:,.1f} MiB" if number >= _MIB else f"{number / _KIB:.0f} KiB"
+    if number < _MIB:
+        return f"{number / _KIB:.0f} KiB"
+    return f"{number / _MIB:,.1f} MiB" if number < _GIB else f"{number / _GIB:,.1f} GiB"
 
 
 def count(number: int, noun: str) -> str:

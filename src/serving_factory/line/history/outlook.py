@@ -54,7 +54,8 @@ def outlook_of(
         if recipe.variant.id in turns
     ]
     forecasts = forecast(wanted, past)
-    return Outlook(forecasts, total(forecasts, {turn.variant: turn.wave for turn in schedule.turns}))
+    waves = {turn.variant: turn.wave for turn in schedule.turns}
+    return Outlook(forecasts, total(forecasts, waves), waves)
 
 
 def _wanted(recipe: Recipe, run: Sequence[StageName], jobs: int) -> Wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from serving_factory.catalogue.levels import Level, allowed_features
@@ -27,8 +28,13 @@ def _key(job: Job) -> str:
         level=job.recipe.variant.level,
         reported=job.recipe.release.reported,
         rootfs=job.site.tree(job.artifact / "rootfs"),
-        rules=file_digest(Path(rules.__file__)),
+        rules=_rules_digest(),
     )
+
+
+@cache
+def _rules_digest() -> str:
+    return file_digest(Path(rules.__file__))
 
 
 def _run(job: Job, tell: Tell) -> Outputs:

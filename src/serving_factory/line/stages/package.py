@@ -12,6 +12,7 @@ from serving_factory.line.stages.compile import BINARY, build_image, step_title,
 from serving_factory.matrix.tags import alias_tags, full_tags
 from serving_factory.recipes.keys import key_of, short
 from serving_factory.recipes.metadata import BuiltBinary, image_env, image_json, image_labels
+from serving_factory.recipes.recipe import Recipe
 
 __all__ = ["PACKAGE", "built_binary", "image_tags"]
 
@@ -43,21 +44,20 @@ def image_tags(job: Job) -> tuple[tuple[str, ...], tuple[str, ...]]:
     )
 
 
-def _files(job: Job) -> dict[str, str]:
-    recipe = job.recipe
+def _files(recipe: Recipe, binary: BuiltBinary) -> dict[str, str]:
     return {
         "Dockerfile": recipe.runtime,
         **dict(recipe.runtime_files),
         "image.env": image_env(recipe),
-        "image.json": image_json(recipe, built_binary(job)),
+        "image.json": image_json(recipe, binary),
     }
 
 
 def _key(job: Job) -> str:
-    recipe = job.recipe
+    recipe, binary = job.recipe, built_binary(job)
     return key_of(
-        files=_files(job),
-        labels=image_labels(recipe, built_binary(job)),
+        files=_files(recipe, binary),
+        labels=image_labels(recipe, binary),
         names=[recipe.images.repository, *image_tags(job)],
         base=[recipe.base_image, job.site.base_id(recipe)],
         rootfs=job.site.tree(job.artifact / "rootfs"),
@@ -67,7 +67,7 @@ def _key(job: Job) -> str:
 def _run(job: Job, tell: Tell) -> Outputs:
     recipe = job.recipe
     _must_be_inspected(job)
-    context = write_context(job.folder / "recipe" / "runtime", _files(job))
+    context = write_context(job.folder / "recipe" / "runtime", _files(recipe, built_binary(job)))
     full, aliases = image_tags(job)
     references = [f"{recipe.images.repository}:{tag}" for tag in (*full, *aliases)]
     labels = {**image_labels(recipe, built_binary(job)), _PACKAGE_KEY_LABEL: _key(job)}
