@@ -38,9 +38,16 @@ OPTIONS = {
     "cuda": 'a CUDA version, such as 12.2, or a range such as ">=12"; may be repeated',
     "json": "print JSON for machines: an object per line, or one document",
     "registry": "push to this registry, HOST[:PORT]",
+    "parallel": "work on at most so many variants at once (default: as many as the engine's machine bears)",
+    "jobs": "run so many compilers at once in each compile (default: the variants of a wave share the CPUs)",
+    "memory": "let each compile use so much memory, such as 16GiB (default: 2GiB a job)",
+    "fail_fast": "begin with no other variant once one has failed; what runs goes on to its end",
+    "max_minutes": "end the whole run after so many minutes; the same command goes on later",
+    "variant_minutes": "end each variant that takes more minutes than this; it counts as failed",
 }
 CHOICE = ["target", "release", "variant"]
 AXES = ["flavour", "level", "platform", "cuda"]
+HOW_TO_RUN = ["parallel", "jobs", "memory", "fail_fast", "max_minutes", "variant_minutes"]
 
 
 def _help(*names: str, **more: str) -> dict[str, str]:
@@ -375,13 +382,8 @@ def bake_file(
         *CHOICE,
         "json",
         "registry",
+        *HOW_TO_RUN,
         dry_run="print what would be done, and do nothing",
-        parallel="work on at most so many variants at once (default: as many as the engine's machine bears)",
-        jobs="run so many compilers at once in each compile (default: the variants of a wave share the CPUs)",
-        memory="let each compile use so much memory, such as 16GiB (default: 2GiB a job)",
-        fail_fast="begin with no other variant once one has failed; what runs goes on to its end",
-        max_minutes="end the whole run after so many minutes; the same command goes on later",
-        variant_minutes="end each variant that takes more minutes than this; it counts as failed",
         locked="refuse, before any work, what `lock` has not pinned: base images by digest, Bazel by checksum",
     ),
 )
@@ -447,7 +449,42 @@ def _stage_task(name: str, text: str) -> object:
     return task(run, name=name, iterable=CHOICE, help=_help("matrix", *CHOICE, "json"))
 
 
-compile_ = _stage_task("compile", "Compile the binaries in Docker and read their facts.")
+@task(name="compile", iterable=CHOICE, help=_help("matrix", *CHOICE, "json", *HOW_TO_RUN))
+def compile_(
+    _c: Context,
+    matrix: str = "",
+    target: Sequence[str] | None = None,
+    release: Sequence[str] | None = None,
+    variant: Sequence[str] | None = None,
+    json: bool = False,
+    parallel: str = "",
+    jobs: str = "",
+    memory: str = "",
+    fail_fast: bool = False,
+    max_minutes: str = "",
+    variant_minutes: str = "",
+) -> None:
+    """Compile the binaries in Docker and read their facts.
+
+    Examples:
+        ./factory compile
+        ./factory compile --variant 2.19.1-cpu-v3 --jobs 8
+    """
+    with errors():
+        from serving_factory.commands.scheduling import HowToRun
+        from serving_factory.commands.working import run_stage
+
+        how = HowToRun(
+            parallel=parallel,
+            jobs=jobs,
+            memory=memory,
+            fail_fast=fail_fast,
+            max_minutes=max_minutes,
+            variant_minutes=variant_minutes,
+        )
+        run_stage("compile", _asked(matrix, target, release, variant), json=json, how=how)
+
+
 inspect_ = _stage_task("inspect", "Compare what the binaries are with what was asked for.")
 package = _stage_task("package", "Put inspected binaries into slim runtime images.")
 smoke = _stage_task("smoke", "Run the images and check everything that a user relies on.")

@@ -128,7 +128,9 @@ start_daemon_by_hand() {
         return 0
     fi
     say "starting dockerd in the background (log: $daemon_log)"
-    setsid nohup dockerd >>"$daemon_log" 2>&1 </dev/null 9>&- &
+    # Else BuildKit passes on 2 MiB of a step's output, and a build of hours prints more.
+    BUILDKIT_STEP_LOG_MAX_SIZE=-1 BUILDKIT_STEP_LOG_MAX_SPEED=-1 \
+        setsid nohup dockerd >>"$daemon_log" 2>&1 </dev/null 9>&- &
     daemon_pid=$!
 }
 

@@ -213,7 +213,8 @@ ARG BAZEL_OPTIONS=""
 ARG COPTS=""
 ARG BAZEL_RESOURCES=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-# Options are one per word: they are split on purpose. The arrays come from doors.sh.
+# Options are one per word: they are split on purpose. The arrays come from doors.sh. Warnings are not printed, as in upstream's
+# Dockerfiles: BuildKit passes on 2 MiB of a step's output.
 # hadolint ignore=SC2086,SC2154
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
@@ -226,6 +227,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
  && /factory/bazel.sh build bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
       "${doors_options[@]}" \
       --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=1 --verbose_failures \
+      --output_filter=DONT_MATCH_ANYTHING \
       --experimental_build_event_json_file=/factory/bazel-events.json ${BAZEL_RESOURCES} \
       --config=cuda \
       -c opt \

@@ -87,10 +87,33 @@ def test_one_cache_is_emptied(calls: list[list[str]]) -> None:
 def test_what_was_exported_can_be_imported(calls: list[list[str]], tmp_path: Path) -> None:
     file = tmp_path / "caches.tar"
     assert export_caches("b", file) == CACHES
-    added = import_caches("b", file)
+    added = import_caches("b", file, scratch=tmp_path)
     assert (added.bytes, added.files, added.caches) == (800, 2, CACHES)
     assert [path.name for path in tmp_path.iterdir()] == ["caches.tar"]
     assert [call[1] for call in calls] == ["pack", "unpack"]
+
+
+def test_an_import_needs_nothing_beside_the_file_and_takes_away_what_a_killed_one_left(
+    calls: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file may lie on a disk that nobody can write to."""
+    file = tmp_path / "shelf" / "caches.tar"
+    file.parent.mkdir()
+    export_caches("b", file)
+    build = tmp_path / "build"
+    (build / ".cache-import-killed" / "parcel").mkdir(parents=True)
+    used: list[Path] = []
+
+    def unpack(_context: Path, _words: Sequence[str], *, parcel: Path, **_options: object) -> tuple[str, ...]:
+        used.append(parcel)
+        assert list(file.parent.iterdir()) == [file]
+        return ("added 800 2", *SHOWN)
+
+    monkeypatch.setattr(bazel_caches, "work_on_mounts", unpack)
+    assert import_caches("b", file, scratch=build).files == 2
+    assert used[0].is_relative_to(build)
+    assert list(build.iterdir()) == []
+    assert len(calls) == 1
 
 
 def repack(file: Path, change: Callable[[str, bytes], tuple[str, bytes]]) -> None:
@@ -128,7 +151,7 @@ def test_a_file_that_is_not_as_it_was_exported_is_refused(
     export_caches("b", file)
     repack(file, change)
     with pytest.raises(CacheFileError) as caught:
-        import_caches("b", file)
+        import_caches("b", file, scratch=tmp_path)
     assert why in caught.value.why
     assert [call[1] for call in calls] == ["pack"], "the caches are not touched"
 
@@ -138,8 +161,62 @@ def test_what_is_no_tarball_is_refused(calls: list[list[str]], tmp_path: Path, c
     file = tmp_path / "caches.tar"
     file.write_bytes(content)
     with pytest.raises(CacheFileError):
-        import_caches("b", file)
+        import_caches("b", file, scratch=tmp_path)
     assert calls == []
+
+
+def member(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, target: str = "") -> bytes:
+    """A member of a tarball, as its bytes."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, target, len(content)
+    return info.tobuf() + content + b"\0" * (-len(content) % tarfile.BLOCKSIZE)
+
+
+MANIFEST = "serving-factory-cache.json"
+
+
+@pytest.mark.parametrize(
+    "tarball",
+    [
+        member(MANIFEST, kind=tarfile.SYMTYPE, target="/etc/passwd"),
+        member(MANIFEST, kind=tarfile.SYMTYPE, target=MANIFEST),
+        member(MANIFEST, kind=tarfile.LNKTYPE, target="nothing"),
+        member(MANIFEST, kind=tarfile.CHRTYPE),
+        member(MANIFEST, kind=tarfile.DIRTYPE),
+        member(MANIFEST, b"[" * 500_000),
+        member(MANIFEST, b'{"format": 1, "sha256": "0"}')
+        + member("contents.tar.gz", kind=tarfile.SYMTYPE, target="/etc/passwd"),
+    ],
+)
+def test_what_nobody_exports_is_refused(calls: list[list[str]], tmp_path: Path, tarball: bytes) -> None:
+    file = tmp_path / "caches.tar"
+    file.write_bytes(tarball + member("contents.tar.gz", CONTENTS) + b"\0" * 10240)
+    with pytest.raises(CacheFileError):
+        import_caches("b", file, scratch=tmp_path)
+    assert calls == []
+    assert [path.name for path in tmp_path.iterdir()] == ["caches.tar"]
+
+
+@pytest.mark.usefixtures("calls")
+def test_what_the_step_cannot_unpack_is_told_of_the_file_and_not_of_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "caches.tar"
+    export_caches("b", file)
+
+    def fail_with(exit_code: int) -> None:
+        def fail(*_arguments: object, **_options: object) -> None:
+            raise BuildFailed(step="[work 2/2] RUN", tail=("cache: no such thing",), exit_code=exit_code, text="failed")
+
+        monkeypatch.setattr(bazel_caches, "work_on_mounts", fail)
+
+    fail_with(3)
+    with pytest.raises(CacheFileError, match=r"caches\.tar") as refused:
+        import_caches("b", file, scratch=tmp_path)
+    assert refused.value.why == "cache: no such thing"
+    fail_with(4)
+    with pytest.raises(EngineError, match="from the image b"):
+        import_caches("b", file, scratch=tmp_path)
 
 
 def test_a_base_image_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +248,7 @@ def run(
         (("import",), {}, "cache import needs a file"),
         (("import", "/nowhere/caches.tar"), {}, "there is no file /nowhere/caches.tar"),
         (("export", "/nowhere/caches.tar"), {}, "there is no folder /nowhere"),
+        (("export", "/tmp"), {}, "/tmp is a folder"),
         (("show", "x"), {}, "show takes no file"),
         (("show",), {"max_size": "1GiB"}, "are for prune"),
         (("prune",), {}, "how much may stay"),

@@ -44,6 +44,10 @@ def printed(text: str) -> dict[str, object]:
         ("[1,234 / 20,000] 2 actions", "1,234/20,000 2 actions"),
         ("[65 / 65]", "65/65"),
         ("INFO: Found 1 target...", None),
+        (
+            "[output clipped, log limit 2MiB reached]",
+            "goes on; of what it is doing BuildKit tells nothing more (log limit 2MiB reached)",
+        ),
     ],
 )
 def test_progress_is_told_shortly(line: str, told: str | None) -> None:

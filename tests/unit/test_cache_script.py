@@ -193,3 +193,44 @@ def test_a_link_in_a_tarball_is_refused(full: Box, tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "neither a file nor a folder" in done.stderr
     assert full.files() == before
+
+
+def parcel(box: Box, name: str, kind: bytes, target: str = "") -> None:
+    """Put a tarball of both caches there, with one member more."""
+    with tarfile.open(box.root / "parcel" / "contents.tar.gz", "w:gz") as tar:
+        tar.add(box.root / "cache" / "repository", "repository")
+        tar.add(box.root / "cache" / "disk", "disk")
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, target
+        tar.addfile(member)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "target"),
+    [
+        ("disk/../../escaped", tarfile.REGTYPE, ""),
+        ("disk/door", tarfile.SYMTYPE, "../.."),
+        ("disk/door", tarfile.LNKTYPE, "/etc/passwd"),
+        ("disk/pipe", tarfile.FIFOTYPE, ""),
+        ("repository/device", tarfile.CHRTYPE, ""),
+    ],
+)
+def test_what_a_tarball_may_not_hold_is_refused_and_nothing_is_added(
+    full: Box, name: str, kind: bytes, target: str
+) -> None:
+    parcel(full, name, kind, target)
+    (full.disk / NEW / "cas/c1/c1").unlink()
+    before = set(full.root.rglob("*"))
+    done = full.run("unpack")
+    assert done.returncode == 3, done.stderr
+    assert set(full.root.rglob("*")) == before
+
+
+def test_what_cannot_be_unpacked_is_refused(full: Box) -> None:
+    before = full.files()
+    for content in (b"", b"no tarball", (full.root / "cache/disk" / OLD / "cas/a1/a1").read_bytes()):
+        (full.root / "parcel" / "contents.tar.gz").write_bytes(content)
+        done = full.run("unpack")
+        assert done.returncode == 3, done.stderr
+        assert "cannot be unpacked" in done.stderr
+        assert full.files() == before

@@ -18,7 +18,7 @@ from serving_factory.engine.caches import (
     parse_disk_usage,
     work_on_mounts,
 )
-from serving_factory.errors import EngineUnavailableError
+from serving_factory.errors import DiskFullError, EngineUnavailableError
 
 PRINTED = """\
 ID:		x7c1
@@ -117,6 +117,26 @@ def test_a_buildx_that_fails_is_told_with_its_words(monkeypatch: pytest.MonkeyPa
     with pytest.raises(EngineUnavailableError, match="docker buildx du failed") as caught:
         cache_mounts("x")
     assert "serving-factory-bazel-disk" in caught.value.why
+
+
+def test_a_machine_without_the_docker_command_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineUnavailableError, match="The docker command is not there"):
+        drop_cache_mounts("x")
+    with pytest.raises(EngineUnavailableError, match="The docker command is not there"):
+        work_on_mounts(tmp_path, ["show"], base="base:1")
+
+
+def test_what_failed_is_told_and_not_that_nothing_could_be_cleaned_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: object, **__: object) -> BuildResult:
+        raise DiskFullError("full")
+
+    fake_buildx(monkeypatch, code=1)
+    monkeypatch.setattr(caches, "build", full)
+    with pytest.raises(DiskFullError):
+        work_on_mounts(tmp_path, ["pack"], base="base:1")
 
 
 LEFT = """\

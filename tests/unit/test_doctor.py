@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.engine.about import EngineFacts, byte_count, engine_facts, read_facts
 from serving_factory.engine.collection import CollectionRule, collection_rules
 from serving_factory.engine.docker import Engine
+from serving_factory.engine.registry import Credentials
 from serving_factory.errors import (
     EngineUnavailableError,
     FactoryError,
@@ -270,7 +272,7 @@ def test_a_gpu_is_needed_only_where_gpu_variants_are() -> None:
     well(judge_gpu(engine(cdi=True), "535.54.03", needed))
     bad(judge_gpu(FACTS, "535.54.03", needed), Verdict.WARN, "no container runtime")
     bad(judge_gpu(gpu, None, needed), Verdict.WARN, "driver none")
-    bad(judge_gpu(gpu, "470.82.01", needed), Verdict.FAIL, "CUDA 12.2 needs 525.60.13")
+    bad(judge_gpu(gpu, "470.82.01", needed), Verdict.WARN, "CUDA 12.2 needs 525.60.13")
 
 
 # --- the machine's judges ---------------------------------------------------------------------------------------------
@@ -314,6 +316,13 @@ def test_the_level_of_a_cpu() -> None:
     assert host_level(flags(Level.V4) - {"movbe"}) is Level.AVX, "a hole below counts"
 
 
+def test_a_cpu_that_tells_nothing_is_not_taken_for_the_lowest_level() -> None:
+    unknown = judge_cpu(None, {}, {"standard": [Level.V1]})
+    well(unknown)
+    assert "standard" not in unknown.found
+    bad(judge_cpu(None, {"a": Level.V1}, {}), Verdict.WARN, "can be tried here is not known: a")
+
+
 def test_the_target_that_suits_a_cpu_is_named() -> None:
     targets = {"standard": [Level.V1], "optimized": [Level.V3], "mixed": [Level.V1, Level.V4], "mine": [Level.NATIVE]}
     fine = judge_cpu(flags(Level.V3), {"a": Level.V1, "b": Level.NATIVE}, targets)
@@ -350,6 +359,8 @@ def test_no_password_of_a_proxy_is_shown() -> None:
 def test_the_registry_must_know_us() -> None:
     well(judge_login("", Login.NONE_NAMED))
     well(judge_login("r:5000", Login.ACCEPTED))
+    well(judge_login("r:5000", Login.NOT_WANTED))
+    bad(judge_login("r:5000", Login.MISSING, "it wants one"), Verdict.WARN, "docker login r:5000")
     bad(judge_login("r:5000", Login.UNREACHABLE, "no route"), Verdict.WARN, "no route")
     bad(judge_login("r:5000", Login.DENIED, "401"), Verdict.FAIL, "docker login r:5000")
 
@@ -367,7 +378,10 @@ def test_base_images_must_still_exist() -> None:
 def test_probes_of_files(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("processor\t: 0\nflags\t\t: fpu avx2\nflags\t\t: other\n")
-    assert probes.cpu_flags(file) == {"fpu", "avx2"}
+    assert probes.cpu_flags(file) == frozenset({"fpu", "avx2"})
+    assert probes.cpu_flags(tmp_path / "nothing") is None
+    file.write_text("processor\t: 0\nFeatures\t: fp asimd\n")
+    assert probes.cpu_flags(file) is None, "no x86 CPU"
     assert probes.gpu_driver(file) is None
     assert probes.gpu_driver(tmp_path / "nothing") is None
     file.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun  6 22:20:39 UTC 2023\n")
@@ -403,12 +417,17 @@ class Answers:
             raise self.answer
         return self.answer
 
+    def log_in(self, _repository: str) -> bool:
+        if isinstance(self.answer, FactoryError):
+            raise self.answer
+        return self.answer is not None
+
 
 @pytest.mark.parametrize(
     ("answer", "login", "state"),
     [
         ("sha256:1", Login.ACCEPTED, BaseState.THERE),
-        (None, Login.ACCEPTED, BaseState.GONE),
+        (None, Login.NOT_WANTED, BaseState.GONE),
         (RegistryDeniedError("no", why="401"), Login.DENIED, BaseState.UNKNOWN),
         (RegistryUnreachableError("no", why="no route"), Login.UNREACHABLE, BaseState.UNKNOWN),
     ],
@@ -417,8 +436,11 @@ def test_what_a_registry_answers(
     monkeypatch: pytest.MonkeyPatch, answer: str | FactoryError | None, login: Login, state: BaseState
 ) -> None:
     monkeypatch.setattr(probes, "Registry", Answers(answer))
-    monkeypatch.setattr(probes, "credentials_for", lambda _host: None)
+    monkeypatch.setattr(probes, "credentials_for", lambda _host: Credentials(username="me", password="x"))
     assert probes.login("r.example.com:5000/team/image")[:2] == ("r.example.com:5000", login)
+    monkeypatch.setattr(probes, "credentials_for", lambda _host: None)
+    found = probes.login("r.example.com:5000/team/image")[1]
+    assert found is (Login.MISSING if login is Login.DENIED else login)
 
     class Held:
         @staticmethod
@@ -429,6 +451,14 @@ def test_what_a_registry_answers(
     assert probes.base_state("mine:1", held) is BaseState.HELD
     assert probes.base_state(f"ubuntu:20.04@sha256:{'0' * 64}", held) is state
     assert probes.base_state("ubuntu", held) is state
+
+
+def test_a_docker_configuration_that_does_not_work_is_a_login_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_host: str) -> Credentials | None:
+        raise RegistryDeniedError("no", why="no such helper")
+
+    monkeypatch.setattr(probes, "credentials_for", broken)
+    assert probes.login("r.example.com/image") == ("r.example.com", Login.DENIED, "no such helper")
 
 
 def test_a_repository_without_a_registry_needs_no_login() -> None:
@@ -457,7 +487,9 @@ def test_without_an_engine_the_rest_is_looked_at_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def nothing() -> EngineFacts:
-        raise EngineUnavailableError("The Docker engine does not answer.", remedy="start it")
+        raise EngineUnavailableError(
+            "The Docker engine does not answer.", why="permission denied on the socket", remedy="start it"
+        )
 
     monkeypatch.setattr(doctoring, "engine_facts", nothing)
     asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
@@ -466,3 +498,39 @@ def test_without_an_engine_the_rest_is_looked_at_all_the_same(
     found = json.loads(capsys.readouterr().out)
     assert [check["name"] for check in found if check["verdict"] == "fail"] == ["engine"]
     assert {"inotify", "CPU", "proxies", "registry login"} <= {check["name"] for check in found}
+    assert "permission denied on the socket" in found[0]["found"]
+
+
+def test_an_engine_that_only_the_docker_command_reaches_is_told_with_all_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As over ssh, which the SDK does not speak without more packages."""
+
+    def unreachable() -> Engine:
+        raise EngineUnavailableError("The Docker engine does not answer.", why="no ssh", remedy="start it")
+
+    monkeypatch.setattr(doctoring, "engine_facts", lambda: engine(buildx=None))
+    monkeypatch.setattr(Engine, "connect", unreachable)
+    asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
+    with pytest.raises(MachineUnfitError, match="base images"):
+        doctoring.examine(asked, json=True)
+    found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    assert found["engine"]["verdict"] == "ok"
+    assert found["base images"]["verdict"] == "fail"
+    assert "no ssh" in found["base images"]["found"]
+
+
+@pytest.mark.parametrize("host", ["elsewhere", socket.gethostname()])
+def test_what_is_this_machines_is_not_taken_for_the_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    monkeypatch.setattr(doctoring, "engine_facts", lambda: engine(host=host, version="20.10.24", buildx=None))
+    asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
+    with pytest.raises(MachineUnfitError):
+        doctoring.examine(asked, json=True)
+    checks = json.loads(capsys.readouterr().out)
+    told = {check["name"]: check["found"] for check in checks}
+    warned = [check["means"] for check in checks if check["name"] == "place"]
+    assert [("smoke tests" in means) for means in warned] == ([True] if host == "elsewhere" else [])
+    here = [name for name, found in told.items() if "the engine works on elsewhere" in found]
+    assert here == (["GPU", "inotify", "CPU"] if host == "elsewhere" else [])

@@ -20,7 +20,7 @@ from serving_factory.line.forecast import NOTHING_TO_DO, Basis, Forecast, Outloo
 from serving_factory.line.history.changes import changes
 from serving_factory.line.history.outlook import outlook_of
 from serving_factory.line.history.recorder import Recorder, numbers
-from serving_factory.line.history.rows import VariantRow
+from serving_factory.line.history.rows import StageRow, VariantRow
 from serving_factory.line.history.store import (
     FILE,
     open_for_writing,
@@ -31,7 +31,7 @@ from serving_factory.line.history.store import (
     read_variants,
 )
 from serving_factory.line.job import Job, Site
-from serving_factory.line.records import Record, write_record
+from serving_factory.line.records import Record, record_path, write_record
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.line.schedule import one_by_one
 from serving_factory.recipes.recipe import recipe_for
@@ -54,14 +54,17 @@ def build(tmp_path: Path) -> Path:
     return tmp_path / "build"
 
 
-def recorder(build: Path, jobs: list[Job], **more: Outlook) -> Recorder:
-    return Recorder(build, jobs, command="build --release 2.19.1", matrix="matrix.yaml", **more)
+def recorder(
+    build: Path, jobs: list[Job], *, outlook: Outlook = NOTHING_TO_DO, matrix: str = "matrix.yaml"
+) -> Recorder:
+    return Recorder(build, jobs, command="build --release 2.19.1", matrix=matrix, outlook=outlook)
 
 
-def work(listener: Recorder, job: Job, stage: StageName = StageName.COMPILE, seconds: float = 2.5) -> None:
+def work(listener: Recorder, job: Job, stage: StageName = StageName.COMPILE, seconds: float = 2.5, **more: int) -> None:
     """Have a stage work and leave a record, as the line does."""
     variant = job.recipe.variant.id
-    outputs = {"actions": 53, "runners": {"worker": 3}, "sha256": f"of {variant}", "size": 7, "image": "sha256:i"}
+    outputs: dict[str, object] = {"actions": 53, "runners": {"worker": 3}, "sha256": f"of {variant}", **more}
+    outputs |= {"size": 7, "image": "sha256:i"}
     listener.handle(Event(variant=variant, stage=stage, kind=EventKind.STARTED))
     record = Record(variant=variant, stage=stage, key="k", started="then", seconds=seconds, outputs=outputs)
     write_record(job.folder, record)
@@ -78,7 +81,7 @@ def result(job: Job, status: Status = Status.BUILT, **more: object) -> VariantRe
 def test_a_run_is_remembered(build: Path, jobs: list[Job]) -> None:
     expected = Forecast(variant=V1, seconds=9.0, memory=None, download=None, basis=Basis.VARIANT)
     listener = recorder(build, jobs, outlook=Outlook((expected,), total([expected])))
-    for stage in (StageName.COMPILE, StageName.EXTRACT, StageName.PACKAGE):
+    for stage in (StageName.COMPILE, StageName.EXTRACT, StageName.INSPECT, StageName.PACKAGE):
         work(listener, jobs[0], stage)
     error = CompileError("no")
     listener.handle(Event(variant=V3, stage=StageName.COMPILE, kind=EventKind.STARTED))
@@ -111,11 +114,25 @@ def test_a_run_is_remembered(build: Path, jobs: list[Job]) -> None:
     assert [(row.variant, row.stage, row.status) for row in stages] == [
         (V1, "compile", "finished"),
         (V1, "extract", "finished"),
+        (V1, "inspect", "finished"),
         (V1, "package", "finished"),
         (V3, "compile", "failed"),
     ], "a stage that was not worked on has no row"
     assert (stages[0].key, stages[0].seconds) == ("k", 2.5)
     assert stages[0].facts == {"actions": 53, "runners.worker": 3, "size": 7}
+
+
+def test_a_variant_that_failed_has_no_binary_of_an_earlier_run(build: Path, jobs: list[Job]) -> None:
+    stages = (StageName.COMPILE, StageName.EXTRACT, StageName.INSPECT, StageName.PACKAGE)
+    listener = recorder(build, jobs)
+    for stage in stages:
+        work(listener, jobs[0], stage)
+    record_path(jobs[0].folder, StageName.COMPILE).unlink()
+    listener.end([result(jobs[0], Status.FAILED, error=CompileError("no"))])
+    with read_history(build / FILE) as connection:
+        assert connection
+        (row,) = read_variants(connection, 1)
+    assert (row.binary, row.binary_size, row.image, row.image_size) == (None, None, None, None)
 
 
 def test_variants_may_run_at_once(build: Path, jobs: list[Job]) -> None:
@@ -150,7 +167,7 @@ def test_only_the_latest_runs_of_a_stage_are_looked_at(build: Path, jobs: list[J
         listener.end([result(jobs[0])])
     with read_history(build / FILE) as connection:
         assert connection
-        assert [row.seconds for row in read_latest(connection, each=2)] == [2.0, 3.0]
+        assert [row.seconds for row in read_latest(connection, matrix="matrix.yaml", each=2)] == [2.0, 3.0]
         assert [run.id for run in read_runs(connection, limit=2)] == [3, 2]
 
 
@@ -158,15 +175,38 @@ def test_the_forecast_comes_from_the_history(build: Path, jobs: list[Job]) -> No
     recipes = [job.recipe for job in jobs]
     runs = dict.fromkeys((V1, V3), (StageName.COMPILE,))
     turns = one_by_one([V1, V3])
-    assert [one.basis for one in outlook_of(recipes, runs, turns, build).forecasts] == [Basis.ESTIMATE] * 2
-    assert outlook_of(recipes, {V1: ()}, turns, build) == NOTHING_TO_DO
+
+    def found() -> Outlook:
+        return outlook_of(recipes, runs, turns, build, matrix="matrix.yaml")
+
+    assert [one.basis for one in found().forecasts] == [Basis.ESTIMATE] * 2
+    assert outlook_of(recipes, {V1: ()}, turns, build, matrix="matrix.yaml") == NOTHING_TO_DO
     listener = recorder(build, jobs)
     work(listener, jobs[0])
     listener.end([result(jobs[0])])
-    found = outlook_of(recipes, runs, turns, build)
-    assert [(one.basis, one.seconds) for one in found.forecasts] == [(Basis.VARIANT, 2.5), (Basis.FLAVOUR, 2.5)]
+    assert [(one.basis, one.seconds) for one in found().forecasts] == [(Basis.VARIANT, 2.5), (Basis.FLAVOUR, 2.5)]
     (build / FILE).write_bytes(b"no database" * 100)
-    assert outlook_of(recipes, runs, turns, build).forecasts[0].basis is Basis.ESTIMATE
+    assert found().forecasts[0].basis is Basis.ESTIMATE
+
+
+def test_a_compile_that_buildkit_had_already_foretells_nothing(build: Path, jobs: list[Job]) -> None:
+    recipes, runs, turns = [jobs[0].recipe], {V1: (StageName.COMPILE,)}, one_by_one([V1])
+    for seconds, cached in ((3600.0, 2), (1.5, 9), (1.4, 9)):
+        listener = recorder(build, jobs)
+        work(listener, jobs[0], seconds=seconds, steps=9, cached_steps=cached)
+        listener.end([result(jobs[0])])
+    (found,) = outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").forecasts
+    assert found.seconds == 3600.0
+
+
+def test_runs_of_another_matrix_foretell_nothing(build: Path, jobs: list[Job]) -> None:
+    listener = recorder(build, jobs, matrix="samples/matrix.yaml")
+    work(listener, jobs[0])
+    listener.end([result(jobs[0])])
+    recipes, runs, turns = [jobs[0].recipe], {V1: (StageName.COMPILE,)}, one_by_one([V1])
+    (small,) = outlook_of(recipes, runs, turns, build, matrix="samples/matrix.yaml").forecasts
+    (large,) = outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").forecasts
+    assert (small.basis, large.basis) == (Basis.VARIANT, Basis.ESTIMATE)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -227,6 +267,51 @@ def test_a_history_of_a_newer_factory_is_left_alone(build: Path, jobs: list[Job]
     assert "format 99" in listener.trouble
     listener.end([])
     assert list(build.glob("*.broken-*")) == []
+
+
+def test_a_file_in_which_nothing_was_ever_written_is_no_history(build: Path, jobs: list[Job]) -> None:
+    build.mkdir()
+    (build / FILE).touch()
+    with read_history(build / FILE) as connection:
+        assert connection is None
+    recorder(build, jobs).end([result(jobs[0])])
+    with read_history(build / FILE) as connection:
+        assert connection
+        assert len(read_runs(connection)) == 1
+
+
+def test_a_database_of_somebody_elses_is_told_and_left_alone(build: Path, jobs: list[Job]) -> None:
+    build.mkdir()
+    connection = sqlite3.connect(build / FILE)
+    connection.execute("CREATE TABLE run (id INTEGER)")
+    connection.close()
+    before = (build / FILE).read_bytes()
+    with pytest.raises(HistoryError, match="format 0"), read_history(build / FILE):
+        pass
+    listener = recorder(build, jobs)
+    listener.end([])
+    assert "this run is not in the history" in listener.trouble
+    assert (build / FILE).read_bytes() == before
+
+
+def stages_of(build: Path, run: int) -> tuple[StageRow, ...]:
+    with read_history(build / FILE) as connection:
+        return read_stages(connection, run) if connection else ()
+
+
+@pytest.mark.parametrize("facts", ["{", "[]", '{"peak_memory_bytes": "much"}', '{"bytes_fetched": true}'])
+def test_facts_that_make_no_sense_stop_no_build(build: Path, jobs: list[Job], facts: str) -> None:
+    listener = recorder(build, jobs)
+    work(listener, jobs[0])
+    listener.end([result(jobs[0])])
+    connection = sqlite3.connect(build / FILE)
+    with connection:
+        connection.execute("UPDATE stage SET facts = ?", (facts,))
+    connection.close()
+    recipes, runs, turns = [jobs[0].recipe], {V1: (StageName.COMPILE,)}, one_by_one([V1])
+    assert outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").forecasts[0].basis is Basis.ESTIMATE
+    with pytest.raises(HistoryError, match="cannot be used"):
+        stages_of(build, 1)
 
 
 def test_a_kill_in_the_middle_of_writing_leaves_whole_rows_and_the_next_run_goes_on(

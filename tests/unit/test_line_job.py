@@ -10,7 +10,7 @@ import pytest
 from serving_factory.catalogue.levels import Level
 from serving_factory.errors import UsageError
 from serving_factory.line.job import Job, Site
-from serving_factory.line.place import build_name
+from serving_factory.line.place import build_name, matrix_name
 from serving_factory.line.stages.compile import COMPILE
 from serving_factory.line.stages.push import PUSH, push_name
 from serving_factory.matrix.load import load_matrix
@@ -48,6 +48,13 @@ def test_matrices_from_elsewhere_never_share_a_folder() -> None:
     names = {build_name(Path(f"/{owner}/samples/matrix.yaml"), CHECKOUT) for owner in ("ann", "bob")}
     assert len(names) == 2
     assert all(name.startswith("matrix-") for name in names)
+
+
+def test_a_matrix_has_one_name_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert matrix_name(Path("samples/matrix.yaml"), tmp_path) == "samples/matrix.yaml"
+    assert matrix_name(tmp_path / "samples" / "matrix.yaml", tmp_path) == "samples/matrix.yaml"
+    assert matrix_name(Path("/elsewhere/matrix.yaml"), tmp_path) == "/elsewhere/matrix.yaml"
 
 
 def test_each_matrix_has_its_own_dockerfiles() -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from serving_factory.line.job import Job, Outputs, Site, Stage, Tell
 from serving_factory.line.plan import candidates
 from serving_factory.line.records import Record, read_record
 from serving_factory.line.results import Outcome, Status
-from serving_factory.line.schedule import Budget, Limits, schedule
+from serving_factory.line.schedule import Budget, Limits, Schedule, Share, Turn, schedule
 from serving_factory.line.scheduler import Policy, run_line
 from serving_factory.recipes.recipe import recipe_for
 
@@ -87,16 +87,32 @@ class Crowd:
             del self.working[job.recipe.variant.id]
         return {}
 
-    def run(self, *, cpus: int = 8, policy: Policy | None = None, parallel: int | None = None) -> Outcome:
+    def run(
+        self,
+        *,
+        cpus: int = 8,
+        policy: Policy | None = None,
+        parallel: int | None = None,
+        plan: Schedule | None = None,
+    ) -> Outcome:
         stages = [
             Stage(name=StageName.COMPILE, key=lambda _job: "c", run=self._compile),
             Stage(name=StageName.SMOKE, key=lambda _job: "s", run=self._smoke),
         ]
-        plan = schedule(candidates(self.jobs, stages), Budget(cpus=cpus, memory=999 * GIB), Limits(parallel=parallel))
+        budget = Budget(cpus=cpus, memory=999 * GIB)
+        plan = plan or schedule(candidates(self.jobs, stages), budget, Limits(parallel=parallel))
         return run_line(self.jobs, stages, self.events.append, schedule=plan, policy=policy)
 
     def statuses(self, outcome: Outcome) -> list[Status]:
         return [result.status for result in outcome.results]
+
+
+@pytest.fixture(autouse=True)
+def no_nohup() -> Iterator[None]:
+    """Whoever runs the tests may have them ignore a hang-up."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture
@@ -163,11 +179,35 @@ def test_fail_fast_begins_with_no_other_and_lets_what_runs_go_on(crowd: Crowd) -
 
 def test_fail_fast_says_so_of_a_toolchain_whose_first_was_not_begun(crowd: Crowd) -> None:
     """They wait for it, and it never comes."""
-    toolchain = replace(crowd.jobs[0].recipe.toolchain, compiler="another")
-    crowd.jobs[2:] = [replace(job, recipe=replace(job.recipe, toolchain=toolchain)) for job in crowd.jobs[2:]]
+    crowd.jobs[2:] = other_toolchain(crowd.jobs[2:])
     crowd.acts[NAMES[0]] = fail(CompileError("no"))
     outcome = crowd.run(parallel=1, policy=Policy(fail_fast=True))
     assert crowd.statuses(outcome) == [Status.FAILED, *[Status.SKIPPED] * 3]
+
+
+def other_toolchain(jobs: list[Job]) -> list[Job]:
+    toolchain = replace(jobs[0].recipe.toolchain, compiler="another")
+    return [replace(job, recipe=replace(job.recipe, toolchain=toolchain)) for job in jobs]
+
+
+def test_nobody_waits_for_another_toolchains_first(crowd: Crowd) -> None:
+    crowd.jobs[2:] = other_toolchain(crowd.jobs[2:])
+    seen: list[bool] = []
+    crowd.acts[NAMES[0]] = lambda _job: seen.append(wait_until(lambda: NAMES[3] in crowd.began))
+    assert crowd.statuses(crowd.run(cpus=16)) == [Status.BUILT] * 4
+    assert seen == [True], "the other toolchain's second began while this one's first still worked"
+    assert crowd.began.index(NAMES[1]) > crowd.compiled.index(NAMES[0]), "and its own second waited for it"
+    assert crowd.most <= 16
+
+
+def test_who_has_no_room_is_not_overtaken(crowd: Crowd) -> None:
+    turns = [
+        Turn(variant=name, toolchain=name, wave=1, share=Share(jobs=jobs, memory=GIB))
+        for name, jobs in zip(NAMES, (6, 4, 2, 2), strict=True)
+    ]
+    plan = Schedule(budget=Budget(cpus=8, memory=99 * GIB), parallel=None, turns=tuple(turns))
+    assert crowd.statuses(crowd.run(plan=plan)) == [Status.BUILT] * 4
+    assert crowd.began[:2] == NAMES[:2]
 
 
 def test_without_it_all_others_are_worked_on(crowd: Crowd) -> None:

@@ -396,6 +396,50 @@ class TestPlatforms:
         assert caught.value.why == "There is nothing."
 
 
+OTHERS = Credentials(username="me", password="wrong")
+
+
+def public_to_read(fake: FakeRegistry, request: Handler) -> None:
+    """Anyone may read; who wants more shows a token that the service gives to us only."""
+    path, _, query = request.path.partition("?")
+    if path == "/token":
+        assert urllib.parse.parse_qs(query)["scope"] == ["repository:team/image:pull,push"]
+        mine = request.authorization == basic(ME)
+        request.reply(200 if mine else 401, json.dumps({"token": "good"}).encode())
+    elif path == "/v2/" and request.authorization != "Bearer good":
+        request.reply(401, WWW_Authenticate=f'Bearer realm="http://{fake.host}/token",service="the registry"')
+    else:
+        found(fake, request)
+
+
+class TestLogIn:
+    def test_no_login_wanted(self, fake: FakeRegistry) -> None:
+        fake.handler = found
+        assert not Registry(fake.host).log_in("team/image")
+        assert not Registry(fake.host, credentials=ME).log_in("team/image")
+
+    @pytest.mark.parametrize("handler", [wants_basic, public_to_read])
+    def test_right(self, fake: FakeRegistry, handler: Callable[[FakeRegistry, Handler], None]) -> None:
+        fake.handler = handler
+        assert Registry(fake.host, credentials=ME).log_in("team/image")
+
+    @pytest.mark.parametrize("handler", [wants_basic, public_to_read])
+    @pytest.mark.parametrize("credentials", [None, OTHERS])
+    def test_wrong_or_none(
+        self,
+        fake: FakeRegistry,
+        handler: Callable[[FakeRegistry, Handler], None],
+        credentials: Credentials | None,
+    ) -> None:
+        fake.handler = handler
+        with pytest.raises(RegistryDeniedError):
+            Registry(fake.host, credentials=credentials).log_in("team/image")
+
+    def test_no_registry(self, fake: FakeRegistry) -> None:
+        with pytest.raises(RegistryError, match="did not answer as a registry does"):
+            Registry(fake.host).log_in("team/image")
+
+
 class TestTakesPassword:
     def test_right(self, fake: FakeRegistry) -> None:
         fake.handler = wants_basic

@@ -30,10 +30,10 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(ROOT, tmp_path / "build")
 
 
-def run(checkout: Checkout, status: Status, seconds: float = 3.0) -> None:
+def run(checkout: Checkout, status: Status, seconds: float = 3.0, file: str = "m.yaml") -> None:
     matrix = load(checkout.build.parent)
     job = Job(recipe=recipe_for(matrix.variants[0], matrix), site=Site(build=checkout.build, models=checkout.build))
-    listener = Recorder(checkout.build, [job], command="build", matrix="m.yaml")
+    listener = Recorder(checkout.build, [job], command="build", matrix=file)
     listener.end([VariantResult(variant=V1, status=status, seconds=seconds)])
 
 
@@ -56,7 +56,12 @@ def test_runs_are_listed_shown_and_compared(checkout: Checkout, capsys: Captured
     show_history(checkout, ["1", "2"], json=False)
     assert f"{V1}  status  failed  built" in capsys.readouterr().out
     show_history(checkout, ["2", "2"], json=False)
-    assert "nothing changed" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "nothing changed" in told
+    assert "matrix file" not in told
+    run(checkout, Status.BUILT, file="samples/matrix.yaml")
+    show_history(checkout, ["2", "3"], json=False)
+    assert "of different matrix files: m.yaml and samples/matrix.yaml" in capsys.readouterr().out
 
 
 def test_the_same_for_machines(checkout: Checkout, capsys: Captured) -> None:
@@ -72,12 +77,32 @@ def test_the_same_for_machines(checkout: Checkout, capsys: Captured) -> None:
     assert found["changes"] == [{"variant": V1, "what": "status", "before": "failed", "after": "built"}]
 
 
+def test_a_run_without_variants_is_not_one_that_never_ended(checkout: Checkout, capsys: Captured) -> None:
+    Recorder(checkout.build, [], command="build", matrix="m.yaml").end([])
+    show_history(checkout, ["1"], json=False)
+    assert "no variant to work on" in capsys.readouterr().out
+    Recorder(checkout.build, [], command="build", matrix="m.yaml")
+    show_history(checkout, ["2"], json=False)
+    assert "It did not come to its end." in capsys.readouterr().out
+
+
+def test_people_see_the_latest_runs_and_machines_all(checkout: Checkout, capsys: Captured) -> None:
+    for _ in range(32):
+        run(checkout, Status.BUILT)
+    show_history(checkout, [], json=False)
+    assert "Not shown: 2 older runs." in capsys.readouterr().out
+    show_history(checkout, [], json=True)
+    assert [one["id"] for one in json.loads(capsys.readouterr().out)] == list(range(32, 0, -1))
+
+
 def test_a_wrong_run_is_told(checkout: Checkout) -> None:
     run(checkout, Status.BUILT)
     with pytest.raises(UnknownNameError, match="there is no run 7; the latest is 1"):
         show_history(checkout, ["1", "7"], json=False)
     with pytest.raises(UsageError, match="'latest' is no number"):
         show_history(checkout, ["latest"], json=False)
+    with pytest.raises(UsageError, match="is no number"):
+        show_history(checkout, ["9" * 5000], json=False)
 
 
 def record(stage: StageName, **outputs: object) -> Record:

@@ -474,6 +474,7 @@ def test_a_second_factory_is_refused(factory: Factory, tmp_path: Path) -> None:
         (FactoryError("a broke", why="b", remedy="mend it"), 1, "Error: a broke\n  b\n\nWhat to do: mend it\n"),
         (KeyboardInterrupt(), 130, "Cancelled.\n"),
         (PermissionError(13, "Permission denied", "x"), 1, "a file cannot be used: [Errno 13] Permission denied: 'x'"),
+        (OSError(28, "No space left on device", "x"), 12, "Error: This machine's disk is full.\n"),
     ],
 )
 def test_errors_become_a_message_and_a_code(
@@ -498,11 +499,11 @@ def test_errors_become_a_message_and_a_code(
         ("--variant-minutes", "1h", "--variant-minutes 90"),
     ],
 )
-@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
+@pytest.mark.parametrize("task", [("build",), ("build", "--dry-run"), ("compile",)])
 def test_a_number_that_is_none_is_refused(
-    factory: Factory, option: str, value: str, remedy: str, dry_run: tuple[str, ...]
+    factory: Factory, option: str, value: str, remedy: str, task: tuple[str, ...]
 ) -> None:
-    ended = factory("build", option, value, *dry_run, *RELEASE)
+    ended = factory(*task, option, value, *RELEASE)
     assert ended.code == 2
     assert f"{option} {value}" in ended.err
     assert remedy in ended.err

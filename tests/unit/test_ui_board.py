@@ -72,6 +72,20 @@ def test_rows_that_do_not_fit_give_way_to_the_urgent_ones() -> None:
     ]
 
 
+def test_many_failures_never_hide_what_runs() -> None:
+    names = [f"v{number}" for number in range(60)]
+    progress = Progress(names)
+    for name in names[:4]:
+        progress.apply(_event(EventKind.PROGRESS, f"Compiling {name}.cc", variant=name), 1.0)
+    for name in names[4:40]:
+        progress.apply(_event(EventKind.FAILED, "no", variant=name), 2.0)
+    lines = _plain(progress.rows(), height=23)
+    assert len(lines) == 23
+    assert [line.split()[-1] for line in lines[:4]] == [f"{name}.cc" for name in names[:4]]
+    assert "failed" in lines[4]
+    assert lines[-2:] == ["  and 39 more", "36 of 60 ended after 1 min 21 s: 36 failed, 4 running, 20 waiting"]
+
+
 @pytest.mark.parametrize("height", [-1, 0, 1, 2, 3, 6, 100])
 def test_any_size_and_any_text_can_be_drawn(height: int) -> None:
     progress = _progress()

@@ -12,6 +12,8 @@
 # folder of the disk cache (NAME its id), before what is done and after it; LAST-USED in seconds since 1970. `pruned BYTES FILES`,
 # `added BYTES FILES`.
 #
+# exit code: 3 for a tarball that cannot be used, 4 where the base image has not what unpacks it.
+#
 # Bazel reads a disk cache while this works: a file is added whole, by renaming, and one that goes is a miss.
 set -euo pipefail
 export LC_ALL=C
@@ -100,27 +102,32 @@ add() {
     done
 }
 
+# refuse TEXT: the caches are as they were.
+refuse() {
+    rm -rf "${disk:?}/$staging" "${repository:?}/$staging"
+    echo "cache: the tarball $1" >&2
+    exit 3
+}
+
 unpack() {
     rm -rf "${disk:?}/$staging" "${repository:?}/$staging" # an import that was ended left it
+    contents=$(echo "$parcel"/contents.tar.*)
+    unpacker=gzip
+    [ "${contents##*.}" != zst ] || unpacker=zstd
+    if ! command -v "$unpacker" >/dev/null; then
+        echo "cache: the tarball is packed with $unpacker, which the base image has not" >&2
+        exit 4
+    fi
     for part in disk repository; do
-        place=$disk
-        [ "$part" = disk ] || place=$repository
+        place=${!part}
         mkdir "$place/$staging"
-        case $(ls "$parcel") in
-        *.tar.zst*)
-            if ! command -v zstd >/dev/null; then
-                echo 'cache: the tarball is packed with zstd, which the base image has not' >&2
-                exit 4
-            fi
-            zstd -q -d -c "$parcel/contents.tar.zst"
-            ;;
-        *) gzip -d -c "$parcel/contents.tar.gz" ;;
-        esac | tar -C "$place/$staging" -x "$part"
+        "$unpacker" -q -d -c "$contents" | tar -C "$place/$staging" -x "$part" || refuse 'cannot be unpacked'
         if [ -n "$(find "$place/$staging" ! -type f ! -type d | head -n 1)" ]; then
-            rm -rf "${place:?}/$staging"
-            echo 'cache: the tarball holds something that is neither a file nor a folder' >&2
-            exit 3
+            refuse 'holds something that is neither a file nor a folder'
         fi
+    done
+    for part in disk repository; do
+        place=${!part}
         add "$place/$staging/$part" "$place"
         rm -rf "${place:?}/$staging"
     done | awk '{ bytes += $1 } END { printf "added %.0f %d\n", bytes, NR }'

@@ -52,7 +52,7 @@ def cache(asked: Asked, verb: str, file: str, *, max_size: str, toolchain: str, 
             exported = export_caches(base, _target(file))
             _say(f"exported {_total(exported)} to {file}", exported, json=json)
         elif verb == "import":
-            _changed("added", import_caches(base, Path(file)), json=json)
+            _changed("added", import_caches(base, Path(file), scratch=asked.checkout.build), json=json)
         else:
             most = _most(max_size, toolchain, matrix.resources.cache)
             _changed("removed", prune_caches(base, most=most, toolchain=toolchain), json=json)
@@ -111,6 +111,8 @@ def _target(file: str) -> Path:
     path = Path(file).resolve()
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}", remedy="make it, or name another place")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", remedy="name a file in it, such as caches.tar")
     return path
 
 

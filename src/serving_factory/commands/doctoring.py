@@ -11,9 +11,9 @@ from serving_factory.commands.shared import Asked, print_json, write
 from serving_factory.engine.about import EngineFacts, engine_facts
 from serving_factory.engine.collection import collection_rules
 from serving_factory.engine.docker import Engine
-from serving_factory.errors import EngineUnavailableError, MachineUnfitError
+from serving_factory.errors import EngineError, EngineUnavailableError, MachineUnfitError
 from serving_factory.line.doctor import engine_judges, machine_judges, network_judges, probes
-from serving_factory.line.doctor.check import Check, Verdict, fail
+from serving_factory.line.doctor.check import Check, Verdict, fail, seen_here
 from serving_factory.line.forecast import size_of
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
@@ -52,7 +52,8 @@ def _checks(matrix: Matrix, variants: Sequence[Variant]) -> Iterator[Check]:
     try:
         facts = engine_facts()
     except EngineUnavailableError as error:
-        yield fail("engine", error.what, "nothing can be built; what depends on it was not looked at", error.remedy)
+        found = " ".join(filter(None, (error.what, error.why)))
+        yield fail("engine", found, "nothing can be built; what depends on it was not looked at", error.remedy)
         facts = None
     if facts:
         yield from _engine_checks(facts, variants)
@@ -69,7 +70,8 @@ def _engine_checks(facts: EngineFacts, variants: Sequence[Variant]) -> Iterator[
         yield _collection(facts)
     yield engine_judges.judge_clock(facts)
     needed = [(one.cuda, cudas()[one.cuda].minimum_driver) for one in variants if one.cuda]
-    yield engine_judges.judge_gpu(facts, probes.gpu_driver(), needed)
+    gpu = engine_judges.judge_gpu(facts, probes.gpu_driver(), needed)
+    yield seen_here(gpu, probes.engine_elsewhere(facts))
 
 
 def _collection(facts: EngineFacts) -> Check:
@@ -98,13 +100,17 @@ def _machine_checks(
         yield machine_judges.judge_disk(
             free=probes.free_disk(facts), one=int(max(disk, default=0)), planned=int(sum(disk))
         )
-    yield machine_judges.judge_inotify(probes.inotify_limits())
+    elsewhere = probes.engine_elsewhere(facts)
+    if elsewhere:
+        yield machine_judges.judge_place(elsewhere)
+    yield seen_here(machine_judges.judge_inotify(probes.inotify_limits()), elsewhere)
     levels = {one.id: one.level for one in matrix.variants}
-    yield machine_judges.judge_cpu(
+    cpu = machine_judges.judge_cpu(
         probes.cpu_flags(),
         {one.id: one.level for one in variants},
         {name: [levels[id_] for id_ in ids] for name, ids in matrix.targets.items()},
     )
+    yield seen_here(cpu, elsewhere)
 
 
 def _network_checks(matrix: Matrix, recipes: Sequence[Recipe], facts: EngineFacts | None) -> Iterator[Check]:
@@ -117,6 +123,13 @@ def _network_checks(matrix: Matrix, recipes: Sequence[Recipe], facts: EngineFact
     )
     yield network_judges.judge_login(*probes.login(matrix.images.repository))
     if facts and engine_judges.judge_engine(facts).verdict is not Verdict.FAIL:
+        yield _bases(tuple(dict.fromkeys(recipe.base_image for recipe in recipes)))
+
+
+def _bases(bases: Sequence[str]) -> Check:
+    try:
         engine = Engine.connect()
-        bases = dict.fromkeys(recipe.base_image for recipe in recipes)
-        yield network_judges.judge_bases({base: probes.base_state(base, engine) for base in bases})
+        return network_judges.judge_bases({base: probes.base_state(base, engine) for base in bases})
+    except (EngineUnavailableError, EngineError) as error:
+        found = f"{error.what} {error.why}".rstrip()
+        return fail("base images", found, "the docker command reaches the engine, the factory does not", error.remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -43,7 +44,7 @@ def show_history(checkout: Checkout, words: Sequence[str], *, json: bool) -> Non
         runs = {run.id: run for run in read_runs(connection)} if connection else {}
         chosen = [_run(number, runs) for number in numbers]
         if not chosen or connection is None:
-            _show_runs(list(runs.values())[:_LATEST], more=max(0, len(runs) - _LATEST), json=json)
+            _show_runs(list(runs.values()), json=json)
         elif len(chosen) == 1:
             _show_run(connection, chosen[0], json=json)
         else:
@@ -51,7 +52,7 @@ def show_history(checkout: Checkout, words: Sequence[str], *, json: bool) -> Non
 
 
 def _number(word: str) -> int:
-    if not word.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,18}", word):
         raise UsageError(f"{word!r} is no number of a run", remedy="`./factory history` lists the runs")
     return int(word)
 
@@ -63,11 +64,12 @@ def _run(number: int, runs: dict[int, RunRow]) -> RunRow:
     return runs[number]
 
 
-def _show_runs(runs: Sequence[RunRow], *, more: int, json: bool) -> None:
+def _show_runs(runs: Sequence[RunRow], *, json: bool) -> None:
+    rows = [asdict(run) for run in runs]
     if json:
-        print_json([asdict(run) for run in runs])
+        print_json(rows)
     else:
-        write(pages.runs_table([asdict(run) for run in runs], more=more, width=width()))
+        write(pages.runs_table(rows[:_LATEST], more=len(rows[_LATEST:]), width=width()))
 
 
 def _show_run(connection: sqlite3.Connection, run: RunRow, *, json: bool) -> None:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from invoke.exceptions import Exit
 
+from serving_factory.engine.disk import disk_full_is_typed
 from serving_factory.errors import CancelledError, FactoryError
+from serving_factory.line.signals import ending_signals
 
 if TYPE_CHECKING:
     from serving_factory.matrix.matrix import Matrix
@@ -117,10 +119,12 @@ class Asked:
 @contextmanager
 def errors() -> Iterator[None]:
     """Turn the errors that a user can meet into a message and an exit code."""
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, _interrupt)
+    for ending in ending_signals():
+        if ending is not signal.SIGINT:  # which is Python's own KeyboardInterrupt already
+            signal.signal(ending, _interrupt)
     try:
-        yield
+        with disk_full_is_typed():
+            yield
     except FactoryError as error:
         raise Exit(rendered(error).rstrip(), code=error.exit_code) from None
     except BrokenPipeError:

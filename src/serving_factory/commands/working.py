@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from invoke.exceptions import Exit
@@ -23,7 +22,7 @@ from serving_factory.line.history.outlook import outlook_of
 from serving_factory.line.history.recorder import Recorder
 from serving_factory.line.job import Job, Site, Stage
 from serving_factory.line.lock import hold_lock
-from serving_factory.line.place import build_folder
+from serving_factory.line.place import build_folder, matrix_name
 from serving_factory.line.plan import candidates, plan_line, planned_candidates
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.line.schedule import Limits, Schedule, one_by_one, schedule
@@ -61,9 +60,9 @@ def build(asked: Asked, *, registry: str, dry_run: bool, json: bool, how: HowToR
         _run(asked, stages, registry=registry, json=json, how=how)
 
 
-def run_stage(name: str, asked: Asked, *, json: bool) -> None:
+def run_stage(name: str, asked: Asked, *, json: bool, how: HowToRun = _AS_USUAL) -> None:
     """Run one stage of the chosen variants."""
-    _run(asked, _ALONE[name], json=json)
+    _run(asked, _ALONE[name], json=json, how=how)
 
 
 def push(asked: Asked, *, registry: str, json: bool) -> None:
@@ -114,8 +113,12 @@ def _chosen(asked: Asked, matrix: Matrix, how: HowToRun) -> tuple[Variant, ...]:
     return chosen
 
 
+def _matrix_name(asked: Asked) -> str:
+    return matrix_name(asked.file, asked.checkout.root)
+
+
 def _schedule(
-    jobs: Sequence[Job], stages: Sequence[Stage], limits: Limits, site: Site, build: Path
+    asked: Asked, jobs: Sequence[Job], stages: Sequence[Stage], limits: Limits, site: Site
 ) -> tuple[Schedule, Outlook]:
     """Who works when, and what it takes. Without an engine nobody can: one after the other, as far as they come."""
     budget = budget_of(site, stages)
@@ -125,7 +128,8 @@ def _schedule(
     turns = schedule(work, budget, limits)
     # Only compiles are foretold: next to them all else hardly counts.
     runs = {one.variant: [stage.name for stage in stages] for one in work if one.compiles}
-    return turns, outlook_of([job.recipe for job in jobs], runs, turns, build)
+    recipes = [job.recipe for job in jobs]
+    return turns, outlook_of(recipes, runs, turns, asked.checkout.build, matrix=_matrix_name(asked))
 
 
 def _run(
@@ -145,9 +149,9 @@ def _run(
         if SMOKE in stages:
             with suppress(EngineUnavailableError):  # the stage that needs the engine tells of it
                 site.strays  # noqa: B018 - looking removes them
-        turns, outlook = _schedule(jobs, stages, limits, site, asked.checkout.build)
+        turns, outlook = _schedule(asked, jobs, stages, limits, site)
         recorder = Recorder(
-            asked.checkout.build, jobs, command=shlex.join(sys.argv[1:]), matrix=str(asked.file), outlook=outlook
+            asked.checkout.build, jobs, command=shlex.join(sys.argv[1:]), matrix=_matrix_name(asked), outlook=outlook
         )
         with _reporter(chosen, stages, outlook, json=json) as reporter:
             for one in lacking:
@@ -244,7 +248,8 @@ def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: b
     budget = budget_of(site, stages) if work else None
     planned = schedule(work, budget, limits) if budget else one_by_one([one.variant for one in work])
     turns = {turn.variant: turn for turn in planned.turns} if budget else {}
-    outlook = outlook_of(recipes, {one.variant: one.run for one in plan}, planned, asked.checkout.build)
+    runs = {one.variant: one.run for one in plan}
+    outlook = outlook_of(recipes, runs, planned, asked.checkout.build, matrix=_matrix_name(asked))
     forecasts = {one.variant: one for one in outlook.forecasts}
     rows = [
         tables.PlanRow(

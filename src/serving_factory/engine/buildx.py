@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from serving_factory.engine.cancel import Cancel
 
-__all__ = ["BuildFailed", "BuildRequest", "BuildResult", "Step", "build"]
+__all__ = ["BuildFailed", "BuildRequest", "BuildResult", "Step", "build", "docker_missing"]
 
 TAIL = 30  # lines of the failing step that an error carries
 PARTIAL = ".partial-"
@@ -175,11 +175,7 @@ def build(
         try:
             code = process.run(request.argv(metadata=metadata, output=partial), on_line=on_line, cancel=cancel)
         except FileNotFoundError as error:
-            raise EngineUnavailableError(
-                "The docker command is not there.",
-                why=str(error),
-                remedy="Run './factory setup', which installs Docker with buildx, or put docker on PATH.",
-            ) from error
+            raise docker_missing(error) from error
         for step in status.end():
             _write(log, step)
             on_step(step)
@@ -189,6 +185,15 @@ def build(
         if partial is not None and request.output is not None:
             _replace(request.output, partial)
     return BuildResult(image_id=image_id, steps=status.steps, cached=status.cached, seconds=time.monotonic() - began)
+
+
+def docker_missing(error: FileNotFoundError) -> EngineUnavailableError:
+    """Say that there is no docker command."""
+    return EngineUnavailableError(
+        "The docker command is not there.",
+        why=str(error),
+        remedy="Run './factory setup', which installs Docker with buildx, or put docker on PATH.",
+    )
 
 
 def _csv(*fields: str) -> str:

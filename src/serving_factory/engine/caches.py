@@ -7,12 +7,13 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from serving_factory.engine import process
 from serving_factory.engine.about import byte_count
-from serving_factory.engine.buildx import BuildRequest, Step, build
+from serving_factory.engine.buildx import BuildRequest, Step, build, docker_missing
 from serving_factory.errors import EngineUnavailableError
 
 __all__ = [
@@ -134,8 +135,11 @@ def work_on_mounts(
         )
         try:
             build(request, on_step=on_step, log=io.StringIO())
-        finally:
-            _drop_leftovers()
+        except BaseException:
+            with suppress(EngineUnavailableError):  # what happened first is what counts
+                _drop_leftovers()
+            raise
+        _drop_leftovers()
     return tuple(lines)
 
 
@@ -169,7 +173,10 @@ def parse_disk_usage(text: str) -> Iterator[CacheMount]:
 
 def _buildx(*arguments: str) -> str:
     lines: list[str] = []
-    code = process.run(["docker", "buildx", *arguments], on_line=lines.append)
+    try:
+        code = process.run(["docker", "buildx", *arguments], on_line=lines.append)
+    except FileNotFoundError as error:
+        raise docker_missing(error) from error
     text = "\n".join(lines)
     if code:
         raise EngineUnavailableError(

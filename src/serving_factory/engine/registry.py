@@ -223,6 +223,27 @@ class Registry:
         answer = self._open("GET", self._base, {"Authorization": self._basic(self._credentials)})
         return answer.status == http.HTTPStatus.OK
 
+    def log_in(self, repository: str) -> bool:
+        """Show the registry our credentials, as a push to a repository does first.
+
+        Returns:
+            False where it wants none.
+
+        Raises:
+            RegistryDeniedError: it wants some, and there are none, or others.
+            RegistryUnreachableError, RegistryFaultError, RegistryError: it could not be found out.
+        """
+        answer = self._open("GET", self._base, {})
+        wanted = answer.status == http.HTTPStatus.UNAUTHORIZED
+        if wanted:
+            if self._credentials is None:
+                raise registry_faults.denied(self.host, "It wants a log-in, and there is none for it here.")
+            challenge = answer.headers.get("WWW-Authenticate", "")
+            authorization = self._authorization(challenge, f"repository:{repository}:pull,push")
+            answer = self._open("GET", self._base, {"Authorization": authorization})
+        self._check(answer)
+        return wanted
+
     def _ask(self, method: str, url: str, scope: str) -> Answer | None:
         answer = self._open(method, url, {"Accept": ", ".join(MANIFESTS)})
         if answer.status == http.HTTPStatus.UNAUTHORIZED:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ _FORMAT = 1
 _MANIFEST = "serving-factory-cache.json"
 _CONTENTS = ("contents.tar.gz", "contents.tar.zst")
 _CHUNK = 1 << 20
+_IMPORTING = ".cache-import-"
+_BAD_PARCEL = 3  # cache.sh's exit code for a tarball that it does not take
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,21 +130,34 @@ def export_caches(base: str, file: Path) -> tuple[Cache, ...]:
     return caches
 
 
-def import_caches(base: str, file: Path) -> Changed:
+def import_caches(base: str, file: Path, *, scratch: Path) -> Changed:
     """Add what a file has and the caches have not; nothing is taken away.
+
+    Args:
+        base: the image to work from.
+        file: what `export_caches` has written.
+        scratch: a folder with room for the file's content; what an import that was killed left there goes.
 
     Raises:
         CacheFileError: it is no such file, of another format, or damaged; the caches are as they were.
     """
-    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as scratch:
-        parcel = Path(scratch, "parcel")
+    for stray in scratch.glob(f"{_IMPORTING}*"):
+        shutil.rmtree(stray, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_IMPORTING, dir=scratch) as folder:
+        parcel = Path(folder, "parcel")
         parcel.mkdir()
         try:
-            with tarfile.open(file) as tar:
+            with tarfile.open(file, "r:") as tar:
                 _unpack(tar, parcel, file)
         except (tarfile.TarError, EOFError) as error:
             raise _unusable(file, f"it is no tarball, or cut off: {error}") from None
-        return _changed(_work(["unpack"], base, parcel=parcel), "added")
+        try:
+            lines = work_on_mounts(TEMPLATES / "cache", ["unpack"], base=base, parcel=parcel)
+        except BuildFailed as failed:
+            if failed.exit_code == _BAD_PARCEL:
+                raise _unusable(file, "\n".join(failed.tail)) from None
+            raise _unworkable(base, failed) from None
+        return _changed(lines, "added")
 
 
 def _unpack(tar: tarfile.TarFile, parcel: Path, file: Path) -> None:
@@ -160,7 +176,8 @@ def _unpack(tar: tarfile.TarFile, parcel: Path, file: Path) -> None:
 
 
 def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    opened = tar.extractfile(member)
+    # A link is not followed: what it leads to may be missing, or itself.
+    opened = tar.extractfile(member) if member.isreg() else None
     if opened is None:
         raise tarfile.ReadError(f"{member.name} is no file")
     return opened
@@ -169,7 +186,7 @@ def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 def _manifest(stream: IO[bytes], file: Path) -> dict[str, Any]:
     try:
         told = json.loads(stream.read(_CHUNK))
-    except ValueError:
+    except (ValueError, RecursionError):
         told = None
     if not isinstance(told, dict) or not isinstance(told.get("sha256"), str):
         raise _unusable(file, f"{_MANIFEST} in it cannot be read")
@@ -184,15 +201,19 @@ def _unusable(file: Path, why: str) -> CacheFileError:
     )
 
 
-def _work(words: Sequence[str], base: str, *, parcel: Path | None = None, output: Path | None = None) -> Sequence[str]:
+def _work(words: Sequence[str], base: str, *, output: Path | None = None) -> Sequence[str]:
     try:
-        return work_on_mounts(TEMPLATES / "cache", words, base=base, parcel=parcel, output=output)
+        return work_on_mounts(TEMPLATES / "cache", words, base=base, output=output)
     except BuildFailed as failed:
-        raise EngineError(
-            f"Bazel's caches cannot be worked on from the image {base}",
-            why="\n".join(failed.tail) or failed.text,
-            remedy="see that the engine can get this base image; with --matrix another matrix's is taken",
-        ) from None
+        raise _unworkable(base, failed) from None
+
+
+def _unworkable(base: str, failed: BuildFailed) -> EngineError:
+    return EngineError(
+        f"Bazel's caches cannot be worked on from the image {base}",
+        why="\n".join(failed.tail) or failed.text,
+        remedy="see that the engine can get this base image; with --matrix another matrix's is taken",
+    )
 
 
 def _caches(lines: Sequence[str]) -> tuple[Cache, ...]:

@@ -14,6 +14,8 @@ from typing import Any
 __all__ = ["ActionSummary", "progress", "read_summary"]
 
 _PROGRESS = re.compile(r"\[([\d,]+) / ([\d,]+)\](?: (.*))?")
+# BuildKit's util/progress/logs
+_CLIPPED = re.compile(r"\[output clipped, (log limit \S+ reached)\]")
 _CRITICAL_PATH = re.compile(r"Critical Path: ([\d.]+)s")
 _PROCESSES = re.compile(r"^INFO: \d+ process(?:es)?: (.+?)\.?$", re.MULTILINE)
 
@@ -37,7 +39,12 @@ class ActionSummary:
 
 
 def progress(line: str) -> str | None:
-    """Shorten a progress line to `12/60 Compiling x.cc`; None for any other line."""
+    """Shorten a progress line to `12/60 Compiling x.cc`; None for any other line.
+
+    Where BuildKit has had enough of a step's output, nothing comes until the step ends: that is told in its place.
+    """
+    if clipped := _CLIPPED.match(line):
+        return f"goes on; of what it is doing BuildKit tells nothing more ({clipped[1]})"
     match = _PROGRESS.match(line)
     if not match:
         return None

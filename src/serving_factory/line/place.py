@@ -6,7 +6,7 @@ from pathlib import Path
 
 from serving_factory.recipes.keys import key_of, short
 
-__all__ = ["build_folder", "build_name"]
+__all__ = ["build_folder", "build_name", "matrix_name"]
 
 
 def build_folder(matrix_file: Path, root: Path, build: Path) -> Path:
@@ -30,6 +30,15 @@ def build_name(matrix_file: Path, root: Path) -> str:
         matrix_file: the file, as an absolute path.
         root: the checkout.
     """
-    inside = matrix_file.relative_to(root).as_posix() if matrix_file.is_relative_to(root) else str(matrix_file)
+    inside = _inside(matrix_file, root)
     known = {"matrix.yaml": "", "samples/matrix.yaml": "samples"}
     return known.get(inside, f"matrix-{short(key_of(file=inside))}")
+
+
+def matrix_name(matrix_file: Path, root: Path) -> str:
+    """The name by which a matrix file is remembered: its path below the checkout, or else its whole path."""
+    return _inside(matrix_file.resolve(), root)
+
+
+def _inside(matrix_file: Path, root: Path) -> str:
+    return matrix_file.relative_to(root).as_posix() if matrix_file.is_relative_to(root) else str(matrix_file)

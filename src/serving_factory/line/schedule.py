@@ -113,7 +113,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """The turns, in the order in which they begin; none begins before the one above it.
+    """The turns, in the order in which they begin; only one that still waits for `after` is overtaken.
 
     Args:
         budget: what those that work at one time may use together.

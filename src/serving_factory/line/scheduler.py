@@ -9,7 +9,6 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -118,7 +117,7 @@ class _Coordinator:
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._jobs = {job.recipe.variant.id: _given(job, turns[job.recipe.variant.id]) for job in jobs}
         self._runs = {name: self._new_run(name, job) for name, job in self._jobs.items()}
-        self._waiting = deque(schedule.turns)
+        self._waiting = list(schedule.turns)
         self._shares: dict[str, Share] = {}
         self._compiled: set[str] = set()
         self._deadlines: dict[str, float] = {}
@@ -150,18 +149,19 @@ class _Coordinator:
     # --- beginning ----------------------------------------------------------------------------------------------------
 
     def _begin_what_fits(self) -> None:
-        while self._waiting and not self._ended_by and not self._fault:
-            turn = self._waiting[0]
-            if turn.after and turn.after not in self._compiled:
+        for turn in tuple(self._waiting):
+            if self._ended_by or self._fault:
                 return
+            if turn.after and turn.after not in self._compiled:
+                continue  # another toolchain's do not wait for this one's first
             if because := self._reason_to_skip(turn):
-                self._waiting.popleft()
+                self._waiting.remove(turn)
                 self._runs[turn.variant].skip(self._stages, because)
                 self._compiled.add(turn.variant)  # who waits for it waits no more
                 continue
             if not self._schedule.fits(turn.share, tuple(self._shares.values())):
-                return
-            self._waiting.popleft()
+                return  # or the small ones would keep it out for ever
+            self._waiting.remove(turn)
             self._begin(turn)
 
     def _reason_to_skip(self, turn: Turn) -> str:

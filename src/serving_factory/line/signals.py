@@ -7,9 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["told_of_signals"]
+__all__ = ["ending_signals", "told_of_signals"]
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask the process to end; a hang-up is none where it is ignored, which is what nohup is for."""
+    hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, *hang_up)
 
 
 @contextmanager
@@ -22,7 +26,7 @@ def told_of_signals(tell: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda *_: tell()) for number in _ENDING}
+    before = {number: signal.signal(number, lambda *_: tell()) for number in ending_signals()}
     try:
         yield
     finally:

@@ -41,7 +41,8 @@ class _Look:
     style: str
 
 
-# In the order of urgency: where the terminal is too low for all, the first ones stay.
+# In the order in which they are counted, and in which they stay where the terminal is too low for all; only what runs
+# goes before: a night of failures must not hide it.
 _LOOKS: Mapping[State, _Look] = {
     State.FAILED: _Look("✗", "x", "red"),
     State.RUNNING: _Look("▸", ">", "cyan"),
@@ -66,8 +67,8 @@ def draw(
 ) -> list[Text]:
     """Draw the board: at most `height` lines of at most `width` cells, the last one the overall count.
 
-    Rows keep their order; when there are too many, the failed and running ones stay, then those that
-    changed last. `foretold`, variant's id → seconds, adds how much of each is left.
+    Rows keep their order; when there are too many, the running ones stay, then the failed, then the others;
+    of those alike, the ones that changed last. `foretold`, variant's id → seconds, adds how much of each is left.
     """
     rich_signs = _can_write_signs(encoding)
     room = max(0, height - 1)
@@ -97,7 +98,7 @@ def _can_write_signs(encoding: str) -> bool:
 def _choose(rows: Sequence[Row], room: int) -> list[Row]:
     if len(rows) <= room:
         return list(rows)
-    urgency = list(_LOOKS)
+    urgency = [State.RUNNING, *_LOOKS]
     first = sorted(rows, key=lambda row: (urgency.index(row.state), -row.changed))[: max(0, room)]
     kept = {row.variant for row in first}
     return [row for row in rows if row.variant in kept]

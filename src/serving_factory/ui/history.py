@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serving_factory.ui.layout import Column, Section, page, table
-from serving_factory.ui.text import duration, size
+from serving_factory.ui.text import count, duration, size
 
 __all__ = ["changes_table", "report_page", "run_page", "runs_table"]
 
@@ -48,7 +48,7 @@ def runs_table(runs: Sequence[Row], *, more: int, width: int | None = None) -> s
         (str(run["id"]), run["started"], _span(run), _seconds(run["forecast"]), _counts(run["counts"]), run["command"])
         for run in runs
     ]
-    older = f"{more} older runs are not shown.\n" if more else ""
+    older = f"Not shown: {count(more, 'older run')}.\n" if more else ""
     return (
         f"{table(columns, cells, width=width)}\n{older}./factory history RUN tells more of one, RUN RUN compares two.\n"
     )
@@ -72,7 +72,8 @@ def run_page(run: Row, variants: Sequence[Row], stages: Sequence[Row], *, width:
         )
         for row in variants
     ]
-    text = head + ("\n" + table(columns, rows, width=width) if rows else "\nIt did not come to its end.\n")
+    without = "\nIt did not come to its end.\n" if run["ended"] is None else "\nIt had no variant to work on.\n"
+    text = head + ("\n" + table(columns, rows, width=width) if rows else without)
     if not stages:
         return text
     worked = [(row["variant"], row["stage"], row["status"], _seconds(row["seconds"])) for row in stages]
@@ -83,6 +84,8 @@ def run_page(run: Row, variants: Sequence[Row], stages: Sequence[Row], *, width:
 def changes_table(before: Row, after: Row, changes: Sequence[Row], *, width: int | None = None) -> str:
     """What changed between two runs, a line for each change."""
     head = f"Run {before['id']} ({before['started']}) and run {after['id']} ({after['started']}):\n"
+    if before["matrix"] != after["matrix"]:
+        head = f"{head}of different matrix files: {before['matrix']} and {after['matrix']}\n"
     if not changes:
         return f"{head}nothing changed.\n"
     columns = [Column("variant"), Column("what"), Column("before"), Column("after")]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-__all__ = ["Check", "Verdict", "fail", "gib", "ok", "warn"]
+__all__ = ["Check", "Verdict", "fail", "gib", "ok", "seen_here", "warn"]
 
 _GIB = 2**30
 
@@ -50,6 +50,11 @@ def warn(name: str, found: str, means: str, remedy: str) -> Check:
 def fail(name: str, found: str, means: str, remedy: str) -> Check:
     """A build will fail."""
     return Check(name=name, verdict=Verdict.FAIL, found=found, means=means, remedy=remedy)
+
+
+def seen_here(check: Check, elsewhere: str) -> Check:
+    """Say of a check of this machine that the engine works on another, where it does."""
+    return replace(check, found=f"{check.found} (here; the engine works on {elsewhere})") if elsewhere else check
 
 
 def gib(count: float) -> str:

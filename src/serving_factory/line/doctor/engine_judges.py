@@ -149,7 +149,12 @@ def judge_gpu(facts: EngineFacts, driver: str | None, needed: Iterable[tuple[str
         )
     lacking = [f"CUDA {cuda} needs {oldest}" for cuda, oldest in wanted if _version(driver) < Version(oldest)]
     if lacking:
-        return fail("GPU", found, f"the driver is too old: {', '.join(lacking)}", "install a newer NVIDIA driver")
+        return warn(
+            "GPU",
+            found,
+            f"gpu images can be built here, but the driver is too old to try them: {', '.join(lacking)}",
+            "to try them here: install a newer NVIDIA driver",
+        )
     return ok("GPU", found)
 
 

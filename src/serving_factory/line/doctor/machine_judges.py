@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts
 from serving_factory.line.doctor.check import Check, fail, gib, ok, warn
 
-__all__ = ["host_level", "judge_cpu", "judge_disk", "judge_inotify", "judge_memory"]
+__all__ = ["host_level", "judge_cpu", "judge_disk", "judge_inotify", "judge_memory", "judge_place"]
 
 # One job on a small file, with Bazel's server and the linker (4 GB were just enough in 2017, tensorflow/serving#534).
 _LEAST_MEMORY = 4 * 10**9
@@ -65,6 +65,20 @@ def judge_disk(*, free: int | None, one: int, planned: int) -> Check:
     return ok("disk", found)
 
 
+def judge_place(elsewhere: str) -> Check:
+    """An engine whose machine has another name than this one.
+
+    Args:
+        elsewhere: its name.
+    """
+    return warn(
+        "place",
+        f"the engine calls its machine {elsewhere}, and that is not this one's name",
+        "smoke tests mount this machine's folders and ask 127.0.0.1; they fail where it is another machine indeed",
+        "run the factory on the engine's machine; Docker Desktop has another name for this one, and works",
+    )
+
+
 def judge_inotify(limits: Mapping[str, int]) -> Check:
     """The kernel's limits for watching files.
 
@@ -93,14 +107,18 @@ def host_level(flags: frozenset[str]) -> Level:
     return max((level for level in LEVELS if flags.issuperset(level_facts(level).cpuinfo)), key=LEVELS.index)
 
 
-def judge_cpu(flags: frozenset[str], planned: Mapping[str, Level], targets: Mapping[str, Sequence[Level]]) -> Check:
+def judge_cpu(
+    flags: frozenset[str] | None, planned: Mapping[str, Level], targets: Mapping[str, Sequence[Level]]
+) -> Check:
     """This machine's CPU against what is planned, and the targets that suit it.
 
     Args:
-        flags: as /proc/cpuinfo lists them.
+        flags: as /proc/cpuinfo lists them; None where it lists none.
         planned: variant's id → its level.
         targets: target's name → the levels of its variants.
     """
+    if flags is None:
+        return _unknown_cpu(planned)
     level = host_level(flags)
     rank = LEVELS.index(level)
     highest = {
@@ -120,3 +138,15 @@ def judge_cpu(flags: frozenset[str], planned: Mapping[str, Level], targets: Mapp
             f"build them on a machine whose CPU has them, or choose: --target {suit or 'NAME'}",
         )
     return ok("CPU", found)
+
+
+def _unknown_cpu(planned: Mapping[str, Level]) -> Check:
+    found = "no x86-64 features are told here"
+    if not planned:
+        return ok("CPU", found)
+    return warn(
+        "CPU",
+        found,
+        f"whether these can be tried here is not known: {', '.join(planned)}",
+        "build them on an x86-64 machine with Linux",
+    )

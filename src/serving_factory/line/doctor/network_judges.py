@@ -14,6 +14,8 @@ class Login(StrEnum):
     """What a registry made of our credentials."""
 
     ACCEPTED = "accepted"
+    NOT_WANTED = "not wanted"
+    MISSING = "missing"
     DENIED = "denied"
     UNREACHABLE = "unreachable"
     NONE_NAMED = "none named"
@@ -73,6 +75,15 @@ def judge_login(registry: str, login: Login, why: str = "") -> Check:
             return ok("registry login", "the matrix names no registry; `--registry` decides where images go")
         case Login.ACCEPTED:
             return ok("registry login", f"{registry} answers, and takes our credentials")
+        case Login.NOT_WANTED:
+            return ok("registry login", f"{registry} answers, and wants no login")
+        case Login.MISSING:
+            return warn(
+                "registry login",
+                f"{registry} wants a login{f': {why}' if why else ''}",
+                "images can be built, but not be pushed there",
+                f"docker login {registry}",
+            )
         case Login.UNREACHABLE:
             return warn(
                 "registry login",

@@ -20,6 +20,7 @@ __all__ = [
     "base_state",
     "cache_sizes",
     "cpu_flags",
+    "engine_elsewhere",
     "environment_proxies",
     "free_disk",
     "gpu_driver",
@@ -31,10 +32,16 @@ _DRIVER = re.compile(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)")
 _REFERENCE = re.compile(r"(?P<name>[^@]+?)(?::(?P<tag>[^:/@]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?")
 
 
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """The features of this machine's CPU, as Linux lists them."""
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").partition(":")[2].split())
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
+    """The features of this machine's CPU, as Linux lists them; None where it lists none, or is no x86 CPU."""
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    flags = next((line for line in lines if line.startswith("flags")), None)
+    return None if flags is None else frozenset(flags.partition(":")[2].split())
+
+
+def engine_elsewhere(facts: EngineFacts | None) -> str:
+    """The name of the engine's machine where that is another one; empty where it is this one, or none answers."""
+    return facts.host if facts and facts.host != socket.gethostname() else ""
 
 
 def inotify_limits(folder: Path = Path("/proc/sys/fs/inotify")) -> Mapping[str, int]:
@@ -60,7 +67,7 @@ def environment_proxies(environ: Mapping[str, str]) -> Mapping[str, str]:
 def free_disk(facts: EngineFacts) -> int | None:
     """Free bytes where the engine keeps its data; None where that is on another machine."""
     root = Path(facts.root)
-    return shutil.disk_usage(root).free if facts.host == socket.gethostname() and root.is_dir() else None
+    return shutil.disk_usage(root).free if not engine_elsewhere(facts) and root.is_dir() else None
 
 
 def cache_sizes() -> tuple[int, int]:
@@ -77,14 +84,16 @@ def login(repository: str) -> tuple[str, Login, str]:
     name = ImageName.parse(repository)
     if not repository.startswith(f"{name.registry}/"):  # Docker Hub is what a name without a registry stands for
         return "", Login.NONE_NAMED, ""
+    refused = Login.DENIED
     try:
         credentials = credentials_for(name.registry)
-        Registry(name.registry, credentials=credentials).manifest_digest(name.repository, "latest")
+        refused = Login.DENIED if credentials else Login.MISSING
+        wanted = Registry(name.registry, credentials=credentials).log_in(name.repository)
     except RegistryDeniedError as error:
-        return name.registry, Login.DENIED, error.why
+        return name.registry, refused, error.why
     except FactoryError as error:
         return name.registry, Login.UNREACHABLE, error.why
-    return name.registry, Login.ACCEPTED, ""
+    return name.registry, Login.ACCEPTED if wanted else Login.NOT_WANTED, ""
 
 
 def base_state(reference: str, engine: Engine) -> BaseState:

@@ -25,7 +25,12 @@ _EACH = 3  # runs of every stage of every variant: more are not looked at
 
 
 def outlook_of(
-    recipes: Sequence[Recipe], runs: Mapping[str, Sequence[StageName]], schedule: Schedule, build: Path
+    recipes: Sequence[Recipe],
+    runs: Mapping[str, Sequence[StageName]],
+    schedule: Schedule,
+    build: Path,
+    *,
+    matrix: str,
 ) -> Outlook:
     """Foretell what a run takes. A history that cannot be read counts as none: the run itself will tell of it.
 
@@ -34,12 +39,14 @@ def outlook_of(
         runs: variant's id → the stages that would run.
         schedule: who works when, and with how much.
         build: the build folder of the checkout.
+        matrix: the matrix file, as runs are remembered by. Runs of another one foretell nothing: a variant of the same
+            name may be made of other sources there, as the sample's are.
     """
     if not any(runs.values()):
         return NOTHING_TO_DO
     past: tuple[Past, ...] = ()
     with contextlib.suppress(HistoryError), read_history(build / FILE) as connection:
-        past = tuple(map(_past, read_latest(connection, each=_EACH))) if connection else ()
+        past = tuple(map(_past, read_latest(connection, matrix=matrix, each=_EACH))) if connection else ()
     turns = {turn.variant: turn for turn in schedule.turns}
     wanted = [
         _wanted(recipe, runs.get(recipe.variant.id, ()), turns[recipe.variant.id].share.jobs)

@@ -14,10 +14,10 @@ from pathlib import Path
 from serving_factory.errors import HistoryError
 from serving_factory.line.events import Event, EventKind, StageName
 from serving_factory.line.forecast import NOTHING_TO_DO, Outlook
-from serving_factory.line.history.rows import StageRow, VariantRow
+from serving_factory.line.history.rows import StageRow, VariantRow, is_number
 from serving_factory.line.history.store import FILE, open_for_writing
 from serving_factory.line.job import Job
-from serving_factory.line.records import read_record
+from serving_factory.line.records import reached, read_record
 from serving_factory.line.results import VariantResult
 from serving_factory.recipes.toolchain import Toolchain
 
@@ -33,7 +33,7 @@ class Recorder:
         build: the build folder of the checkout.
         jobs: the variants of the run.
         command: what the user typed, without the program's name.
-        matrix: the matrix file.
+        matrix: the matrix file, as `RunRow` has it.
         outlook: what the run is expected to take.
     """
 
@@ -108,7 +108,8 @@ class Recorder:
         )
 
     def _variant(self, job: Job, result: VariantResult) -> VariantRow:
-        binary, image = (read_record(job.folder, stage) for stage in (StageName.EXTRACT, StageName.PACKAGE))
+        records = reached(job.folder)
+        binary, image = records.get(StageName.EXTRACT), records.get(StageName.PACKAGE)
         variant = job.recipe.variant
         return VariantRow(
             run=self._run,
@@ -162,14 +163,10 @@ def numbers(outputs: Mapping[str, object]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, value in outputs.items():
         if isinstance(value, Mapping):
-            found |= {f"{name}.{inner}": number for inner, number in value.items() if _is_number(number)}
-        elif _is_number(value):
+            found |= {f"{name}.{inner}": number for inner, number in value.items() if is_number(number)}
+        elif is_number(value):
             found[name] = value  # type: ignore[assignment]  # a number, as was just seen
     return found
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _plain(value: object) -> object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["RunRow", "StageRow", "VariantRow"]
+__all__ = ["RunRow", "StageRow", "VariantRow", "is_number"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +17,7 @@ class RunRow:
         started: UTC time, ISO 8601.
         ended: the same; None where the run never got to its end: it was killed, or still works.
         command: what the user typed, without the program's name.
-        matrix: the matrix file.
+        matrix: the matrix file, by its path below the checkout where it is there.
         seconds: wall time of the whole run; None as with `ended`.
         forecast: seconds that were foretold; None where nothing was.
         counts: how many variants ended how, `{"built": 3, "failed": 1}`.
@@ -98,3 +98,8 @@ class StageRow:
     seconds: float
     key: str = ""
     facts: Mapping[str, float] = field(default_factory=dict)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value can be one of a stage's facts; what is true or false cannot."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from serving_factory.errors import HistoryError
-from serving_factory.line.history.rows import RunRow, StageRow, VariantRow
+from serving_factory.line.history.rows import RunRow, StageRow, VariantRow, is_number
 
 __all__ = ["FILE", "open_for_writing", "read_history", "read_latest", "read_runs", "read_stages", "read_variants"]
 
@@ -104,8 +104,11 @@ def read_history(path: Path) -> Iterator[sqlite3.Connection | None]:
     try:
         # Not mode=ro: what a crash left half-written is rolled back by the first who opens the file, reader or not.
         connection = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=_PATIENCE)
-        _check_version(path, connection, new=False)
-        yield connection
+        # A run that was ended before it could write anything leaves an empty file.
+        empty = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not empty:
+            _check_version(path, connection, new=False)
+        yield None if empty else connection
     except sqlite3.Error as error:
         raise _unusable(path, error) from error
     finally:
@@ -147,23 +150,39 @@ def read_stages(connection: sqlite3.Connection, run: int) -> tuple[StageRow, ...
     return _stages(_rows(connection, "SELECT * FROM stage WHERE run = ? ORDER BY rowid", (run,)))
 
 
-def read_latest(connection: sqlite3.Connection, *, each: int) -> tuple[StageRow, ...]:
-    """Read the latest finished runs of every stage of every variant, oldest first.
+def read_latest(connection: sqlite3.Connection, *, matrix: str, each: int) -> tuple[StageRow, ...]:
+    """Read the latest finished runs of every stage of every variant of a matrix, oldest first.
+
+    A build all of whose steps BuildKit had already (as after `clean`) is none: it tells of no work.
 
     Args:
         connection: as `read_history` gives it.
+        matrix: the matrix file, as `RunRow` has it.
         each: how many of them.
     """
     query = (
         "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY variant, stage ORDER BY run DESC) AS place FROM stage"
-        " WHERE status = 'finished') WHERE place <= ? ORDER BY run"
+        " WHERE status = 'finished'"
+        " AND coalesce(json_extract(facts, '$.steps') <> json_extract(facts, '$.cached_steps'), 1)"
+        " AND run IN (SELECT id FROM run WHERE matrix = ?)) WHERE place <= ? ORDER BY run"
     )
-    rows = _rows(connection, query, (each,))
+    rows = _rows(connection, query, (matrix, each))
     return _stages([{name: value for name, value in row.items() if name != "place"} for row in rows])
 
 
 def _stages(rows: Sequence[dict[str, Any]]) -> tuple[StageRow, ...]:
-    return tuple(StageRow(**{**row, "facts": json.loads(row["facts"])}) for row in rows)
+    return tuple(StageRow(**{**row, "facts": _facts(row["facts"])}) for row in rows)
+
+
+def _facts(text: str) -> Mapping[str, float]:
+    """Read the facts. SQLite has no checksums: what a disk did to a text in it shows only here."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(map(is_number, found.values())):
+        raise sqlite3.DatabaseError(f"the facts of a stage make no sense: {text[:80]}")
+    return found
 
 
 def _rows(connection: sqlite3.Connection, query: str, values: Sequence[object]) -> list[dict[str, Any]]:
