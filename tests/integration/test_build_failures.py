@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .line import MATRIX, MKL_V3, MODEL, V1, V3, Checkout, Outcome, processes_with, wait_until
+from .line import MATRIX, MKL_V3, V1, V3, Checkout, Outcome, processes_with, wait_until
 from .tiny import BUILD, MAIN, archives, cache_held, in_caches, limited_memory, tiny_checkout
 
 EATS = """\
