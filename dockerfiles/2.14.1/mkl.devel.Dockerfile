@@ -145,7 +145,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
     source /factory/doors.sh \
  && /factory/bazel.sh build bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
       "${doors_options[@]}" --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
-      --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=1 --verbose_failures \
+      --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=5 --verbose_failures \
       --output_filter=DONT_MATCH_ANYTHING \
       --build_event_json_file=/factory/bazel-events.json ${BAZEL_RESOURCES} \
       --config=mkl \

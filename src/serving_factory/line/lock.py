@@ -50,7 +50,7 @@ class _Holder:
         return cls(
             pid=os.getpid(),
             started=_started(os.getpid()) or 0,
-            boot=_BOOT.read_text(encoding="utf-8").strip(),
+            boot=_boot(),
             since=datetime.now(UTC).isoformat(timespec="seconds"),
             command=" ".join(sys.argv),
         )
@@ -64,7 +64,15 @@ class _Holder:
             return None
 
     def lives(self) -> bool:
-        return self.boot == _BOOT.read_text(encoding="utf-8").strip() and self.started == _started(self.pid)
+        return self.boot == _boot() and self.started == _started(self.pid)
+
+
+def _boot() -> str:
+    """What tells this boot from others; empty on a system that does not say, where the kernel's lock is all there is."""
+    try:
+        return _BOOT.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 def _started(pid: int) -> int | None:
