@@ -68,7 +68,7 @@ class _Holder:
 
 
 def _boot() -> str:
-    """What tells this boot from others; empty where the system does not say: there the kernel's lock is all there is."""
+    """What tells this boot from others; empty where no system says it: there the kernel's lock is all there is."""
     try:
         return _BOOT.read_text(encoding="utf-8").strip()
     except OSError:
