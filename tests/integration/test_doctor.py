@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
+import pytest
+
+from serving_factory.line.doctor.engine_judges import judge_collection
 from tests.integration.line import MATRIX, Checkout
+from tests.integration.own_engine import OwnEngine, needs_root
 from tests.integration.registry import write_docker_config
 
 if TYPE_CHECKING:
@@ -31,6 +36,13 @@ CHECKS = {
 }
 
 
+def daemon_json() -> str:
+    """What the doctor says to put into daemon.json."""
+    found = re.search(r"\{.*\}", judge_collection(None, held=0, caches=0, free=None).remedy)
+    assert found
+    return found[0]
+
+
 def test_this_machine_is_fit_for_the_sample(tmp_path: Path) -> None:
     checkout = Checkout.make(tmp_path / "factory")
     outcome = checkout.run("doctor", "--matrix", MATRIX, "--json").built()
@@ -47,6 +59,28 @@ def test_an_engine_that_is_not_there_fails_the_doctor(tmp_path: Path) -> None:
     told = outcome.told(51)
     assert "1 check failed: engine" in told
     assert outcome.out.startswith("fail  engine")
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        (
+            '{"builder": {"gc": {"enabled": false}}}',
+            "BuildKit removes nothing by itself; the build cache holds 0.0 GiB",
+        ),
+        ('{"builder": {"gc": {"enabled": true}}}', "BuildKit keeps up to "),
+        (daemon_json(), "BuildKit keeps up to 50.0 GiB; "),
+    ],
+    ids=["no rules", "the default rules", "as the doctor says"],
+)
+def test_the_rules_by_which_an_engine_collects_are_judged(tmp_path: Path, settings: str, found: str) -> None:
+    checkout = Checkout.make(tmp_path / "factory")
+    with OwnEngine.run(settings) as engine:
+        outcome = checkout.run("doctor", "--matrix", MATRIX, "--json", env={"DOCKER_HOST": engine.host})
+    check = next(one for one in json.loads(outcome.out) if one["name"] == "garbage collection")
+    assert check["verdict"] == "ok"
+    assert check["found"].startswith(found)
 
 
 def test_a_base_image_that_is_nowhere_and_a_registry_that_refuses_fail_the_doctor(

@@ -124,6 +124,13 @@ DAY = 24 * 3600.0
 MIB = 2**20
 ANY = CollectionRule(mounts=True)
 RULES = {
+    # engine 26.1.5 with `"builder": {"gc": {"enabled": true}}`: the first rule's filter is one that nothing matches
+    "buildx-0.13-default-policy": (
+        CollectionRule(mounts=False, unused=2 * DAY, reserved=int(3.346 * GIB)),
+        CollectionRule(mounts=True, unused=60 * DAY, reserved=int(24.21 * GIB)),
+        CollectionRule(mounts=True, reserved=int(24.21 * GIB)),
+        CollectionRule(mounts=True, reserved=int(24.21 * GIB)),
+    ),
     # a BuildKit of 2025: three limits in the place of one
     "buildx-0.30-three-limits": (
         CollectionRule(mounts=False, unused=2 * DAY, most=int(488.3 * MIB)),
