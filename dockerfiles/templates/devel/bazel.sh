@@ -129,8 +129,9 @@ remote=0
 [[ $step != build || ! -s $root/run/secrets/bazelrc ]] || ! remote_answers || remote=1
 status=0
 run_bazel "$@" || status=$?
-# An executor that refuses ends a Bazel before 5: it goes on alone, and then finds no strategy of the name `remote`.
-if ((remote && (status == 2 || status == 34))); then
+# Nothing that is remote may cost a build. Codes: 34, an error of the remote's; 2, as an executor that refuses leaves a Bazel before 5
+# without the strategy `remote`; 37, a crash, as of Debian's Bazel, whose Java cannot have TLS with gRPC.
+if ((remote && (status == 2 || status == 34 || status == 37))); then
     echo "factory: no remote: Bazel ended with exit code $status, and begins anew without it" >&2
     remote=0 status=0
     run_bazel "$@" || status=$?
