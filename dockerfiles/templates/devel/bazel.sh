@@ -129,8 +129,8 @@ remote=0
 [[ $step != build || ! -s $root/run/secrets/bazelrc ]] || ! remote_answers || remote=1
 status=0
 run_bazel "$@" || status=$?
-# Nothing that is remote may cost a build. Codes: 34, an error of the remote's; 2, as an executor that refuses leaves a Bazel before 5
-# without the strategy `remote`; 37, a crash, as of Debian's Bazel, whose Java cannot have TLS with gRPC.
+# Nothing that is remote may cost a build. Codes: 2, options that cannot go together; 34, an error of the remote's; 37, a crash, as of
+# Debian's Bazel, whose Java cannot have TLS with gRPC.
 if ((remote && (status == 2 || status == 34 || status == 37))); then
     echo "factory: no remote: Bazel ended with exit code $status, and begins anew without it" >&2
     remote=0 status=0
