@@ -211,7 +211,7 @@ def test_one_that_went_away_in_the_middle_is_told_once(box: Box) -> None:
     assert read_measures(box.root / "factory/measures/build")["remote"] == 1
 
 
-@pytest.mark.parametrize("code", [2, 34, 37])
+@pytest.mark.parametrize("code", [2, 34, 37, 38])
 def test_one_that_bazel_cannot_begin_with_is_left_out(box: Box, port: int, code: int) -> None:
     refuses = 'grep -q -- --config= "$FACTORY_TEST_ROOT/bazelrc-seen" && exit '
     box.write("bazel", BAZEL.replace("exit ", f"{refuses}{code}\nexit "))

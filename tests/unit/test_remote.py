@@ -41,6 +41,7 @@ def test_a_cache_over_http_has_a_folder_for_each_toolchain() -> None:
     assert options(remote) == {
         "--remote_cache=https://cache.example.com/bazel/{toolchain}",
         "--remote_upload_local_results=false",
+        "--nobuild_event_json_file_path_conversion",
         "--remote_local_fallback",
         "--remote_timeout=30",
         "--remote_retries=1",

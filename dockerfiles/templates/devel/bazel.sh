@@ -130,8 +130,8 @@ remote=0
 status=0
 run_bazel "$@" || status=$?
 # Nothing that is remote may cost a build. Codes: 2, options that cannot go together; 34, an error of the remote's; 37, a crash, as of
-# Debian's Bazel, whose Java cannot have TLS with gRPC.
-if ((remote && (status == 2 || status == 34 || status == 37))); then
+# Debian's Bazel, whose Java cannot have TLS with gRPC; 38, events that it could not upload.
+if ((remote && (status == 2 || status == 34 || status == 37 || status == 38))); then
     echo "factory: no remote: Bazel ended with exit code $status, and begins anew without it" >&2
     remote=0 status=0
     run_bazel "$@" || status=$?

@@ -89,6 +89,8 @@ def _options(remote: Remote, bazel: Version, *, upload: bool) -> Iterator[str]:
     yield f"--remote_upload_local_results={'true' if upload else 'false'}"
     if not upload and not has_ability(bazel, RemoteAbility.READ_ONLY_BY_DEFAULT):
         yield "--incompatible_remote_results_ignore_disk"
+    # Else Bazel uploads what its events name, and ends with exit code 38 where the remote has died by then.
+    yield "--nobuild_event_json_file_path_conversion"
     yield "--remote_local_fallback"
     yield f"--remote_timeout={_TIMEOUT}"
     yield f"--remote_retries={_RETRIES}"
