@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from .build_grid import build_grid_python
 from .demo_story import Demo, run_demo
 from .fixtures_registry import faulty_proxy, local_registry, logged_in
 from .line import V1, VARIANTS, Checkout
 
-__all__ = ["faulty_proxy", "local_registry", "logged_in"]
+__all__ = ["build_grid_python", "faulty_proxy", "local_registry", "logged_in"]
 
 os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"  # its reaper is an image that no closed network has
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from .line import LABEL, MODEL, ROOT, Checkout, Outcome
 
-__all__ = ["ALL_ACTIONS", "HOST_ACTIONS", "LEVEL_ACTIONS", "SmallWorkspace"]
+__all__ = ["ALL_ACTIONS", "HOST_ACTIONS", "LEVEL_ACTIONS", "MATRIX_FILE", "SmallWorkspace"]
 
 HOST_ACTIONS, LEVEL_ACTIONS = 3, 2
 ALL_ACTIONS = HOST_ACTIONS + LEVEL_ACTIONS
@@ -49,6 +49,12 @@ workspace(name = "tf_serving")
 local_repository(name = "rules_cc", path = "third_party/rules_cc")
 local_repository(name = "rules_java", path = "third_party/rules_java")
 """
+# As upstream's.
+BAZELRC = """\
+build --announce_rc
+build --spawn_strategy=standalone
+build --genrule_strategy=standalone
+"""
 MATRIX = """\
 image: {{repository: {repository}, aliases: ["{{id}}"], labels: {{{label}: {mark}}}}}
 releases: ["2.19.1"]
@@ -80,7 +86,7 @@ class SmallWorkspace:
             shutil.copytree(ROOT / MODEL / "third_party" / name, source / "third_party" / name)
         shutil.copy(ROOT / MODEL / "LICENSE", source)
         (source / "WORKSPACE").write_text(WORKSPACE)
-        (source / ".bazelrc").write_text("build --announce_rc\n")
+        (source / ".bazelrc").write_text(BAZELRC)
         for name, text in {"BUILD": BUILD, "tool.cc": TOOL, "server.cc": SERVER}.items():
             (servers / name).write_text(text)
         return cls(checkout)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from .build_grid import BuildGrid
 from .line import LABEL, docker
-from .remote_caches import WebDav, build_grid
 from .small_workspace import ALL_ACTIONS, HOST_ACTIONS, LEVEL_ACTIONS, V1, SmallWorkspace
+from .web_dav import WebDav
 
 SECRET = "planted-5c1e77"
 
@@ -55,6 +56,13 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return stream.read()
 
 
+def toolchain_of(small: SmallWorkspace) -> str:
+    """The id of the one toolchain that was used."""
+    *_, toolchain = json.loads(small.run("cache", "show", "--json").built().out)
+    name: str = toolchain["name"]
+    return name
+
+
 def devel_image(small: SmallWorkspace, file: Path, options: str) -> Path:
     """Write the image that the last build's binary was made in: all its steps are in BuildKit's cache."""
     (folder,) = small.checkout.folder.glob("build/matrix-*")
@@ -80,6 +88,8 @@ def test_a_cache_over_http(small: SmallWorkspace, web_dav: WebDav, tmp_path: Pat
     uploaded = puts(requests)
     assert uploaded >= ALL_ACTIONS
     assert all(f"header={SECRET}" in line for line in requests), "each request has the header"
+    place = f"/bazel/{toolchain_of(small)}/"
+    assert all(line.split()[2].startswith(place) for line in requests), "each toolchain has a folder of its own"
     image = devel_image(small, tmp_path / "image.tar", "--define=round=1")
     events = next(small.checkout.folder.glob("build/matrix-*/*/artifact/facts/bazel-events.json"))
     (invocation,) = set(re.findall(r"Invocation ID: (\S{36})", events.read_text(encoding="utf-8")))
@@ -114,15 +124,14 @@ def test_a_cache_over_http(small: SmallWorkspace, web_dav: WebDav, tmp_path: Pat
 
 @pytest.mark.buildgrid
 @pytest.mark.timeout(1800)
-def test_a_cache_over_grpc(small: SmallWorkspace, tmp_path: Path) -> None:
+def test_a_cache_over_grpc(small: SmallWorkspace, build_grid_python: Path, tmp_path: Path) -> None:
     small.configure(options="--define=round=1")
     small.compile()
-    *_, toolchain = json.loads(small.run("cache", "show", "--json").built().out)
-    with build_grid(tmp_path, toolchain["name"]) as url:
+    with BuildGrid.run(build_grid_python, tmp_path / "grid", toolchain_of(small)) as grid:
         small.empty_caches()
-        small.configure(options="--define=round=4", remote=f"cache: '{url}', upload: true")
+        small.configure(options="--define=round=4", remote=f"{grid.matrix('cache')}, upload: true")
         assert small.compile()["local_actions"] == ALL_ACTIONS
         small.empty_caches()
-        small.configure(options="--define=round=5", remote=f"cache: '{url}'")
+        small.configure(options="--define=round=5", remote=grid.matrix("cache"))
         second = small.compile()
     assert (second["local_actions"], second["remote_cache_hits"]) == (0, ALL_ACTIONS)

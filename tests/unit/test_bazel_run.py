@@ -46,6 +46,7 @@ def test_a_cold_build_as_recorded(tmp_path: Path) -> None:
         "remote_cache_hits": 0,
         "remote_actions": 0,
         "silent_remote": None,
+        "remote_trouble": None,
         "bytes_fetched": 9,
         "wall_seconds": 12.976,
         "critical_path_seconds": 0.8,
@@ -90,6 +91,35 @@ def test_a_remote_that_does_not_answer_is_noted() -> None:
     line = Step(name=BUILD, kind="log", text="factory: no remote: cache.example.com:443 does not answer")
     assert seen(line).silent_remote == "cache.example.com:443"
     assert seen(Step(name=BUILD, kind="log", text="INFO: all is well")).silent_remote is None
+
+
+def logged(*lines: str) -> BazelSteps:
+    return seen(*(Step(name=BUILD, kind="log", text=line) for line in lines))
+
+
+def test_a_remote_that_is_of_no_use_is_noted_with_what_bazel_says_of_it() -> None:
+    refused = "WARNING: Failed to query remote execution capabilities: UNAUTHENTICATED: who are you?"
+    assert logged("WARNING: Reading from Remote Cache:", refused).remote_trouble == "UNAUTHENTICATED: who are you?"
+    for trouble in ("WARNING: Reading from Remote Cache:", "WARNING: Writing to Remote Cache:"):
+        assert logged(trouble).remote_trouble == "some of its answers were errors"
+        assert logged(refused, trouble).remote_trouble == "UNAUTHENTICATED: who are you?"
+    anew = "factory: no remote: Bazel ended with exit code 34, and begins anew without it"
+    assert logged(anew).remote_trouble == "Bazel ended with exit code 34"
+    assert logged(refused, anew).remote_trouble == "UNAUTHENTICATED: who are you?"
+    assert logged(anew).silent_remote is None
+    assert logged("WARNING: something else", "INFO: Reading from Remote Cache:").remote_trouble is None
+
+
+def test_what_ran_elsewhere_is_told_apart_from_what_was_cached_there_and_what_ran_here(tmp_path: Path) -> None:
+    folder = facts(tmp_path, "bazel-4.2.3-cold.jsonl", remote=1)
+    events = folder / "bazel-events.json"
+    text = events.read_text(encoding="utf-8")
+    assert text.count("4 internal, 3 processwrapper-sandbox") == 1
+    printed = "4 internal, 5 remote, 2 remote cache hit, 1 local"
+    events.write_text(text.replace("4 internal, 3 processwrapper-sandbox", printed))
+    told = run_facts(folder, seen(*BOTH_RAN))
+    names = ("remote_actions", "remote_cache_hits", "disk_cache_hits", "local_actions")
+    assert [told[name] for name in names] == [5, 2, 0, 1]
 
 
 def test_what_is_not_known_is_none(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -218,6 +219,50 @@ def test_one_that_does_not_answer_is_told_once_and_left_out(box: Box) -> None:
     assert done.stderr.splitlines() == ["factory: no remote: 127.0.0.1:9 does not answer"]
     assert "--config" not in box.bazelrc
     assert "--disk_cache=/d" in box.arguments
+
+
+def test_all_that_is_remote_must_answer(box: Box, port: int) -> None:
+    box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 {port}\n# factory-remote 127.0.0.1 9\n{REMOTE}")
+    done = box.run()
+    assert done.stderr.splitlines() == ["factory: no remote: 127.0.0.1:9 does not answer"]
+    assert "--config" not in box.bazelrc
+
+
+def test_one_that_went_away_in_the_middle_is_told_once(box: Box) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        remote = subprocess.Popen(["sleep", "60"], pass_fds=[listening.fileno()])
+    box.write("bazel", BAZEL.replace("exit ", f"kill {remote.pid}; sleep 0.2\nexit "))
+    box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 {port}\n{REMOTE}")
+    done = box.run()
+    remote.wait(10)
+    assert done.returncode == 0
+    assert "--config" in box.bazelrc
+    assert done.stderr.splitlines() == [f"factory: no remote: 127.0.0.1:{port} does not answer"]
+    assert read_measures(box.root / "factory/measures/build")["remote"] == 1
+
+
+@pytest.mark.parametrize("code", [2, 34, 37, 38])
+def test_one_that_bazel_cannot_begin_with_is_left_out(box: Box, port: int, code: int) -> None:
+    refuses = 'grep -q -- --config= "$FACTORY_TEST_ROOT/bazelrc-seen" && exit '
+    box.write("bazel", BAZEL.replace("exit ", f"{refuses}{code}\nexit "))
+    box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 {port}\n# factory-remote-alone\n{REMOTE}")
+    done = box.run("build", "build", "--disk_cache=/d")
+    assert done.returncode == 0
+    again = f"factory: no remote: Bazel ended with exit code {code}, and begins anew without it"
+    assert done.stderr.splitlines() == [again]
+    assert "--disk_cache=/d" in box.arguments
+    assert read_measures(box.root / "factory/measures/build")["remote"] == 0
+
+
+@pytest.mark.parametrize(("code", "remote"), [(1, True), (2, False)])
+def test_other_ends_are_ends(box: Box, port: int, code: int, remote: bool) -> None:  # noqa: FBT001
+    box.write("status", str(code))
+    box.write("bazel", BAZEL.replace("sleep", 'echo ran >> "$FACTORY_TEST_ROOT/runs"\nsleep'))
+    if remote:
+        box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 {port}\n{REMOTE}")
+    assert box.run().returncode == code
+    assert (box.root / "runs").read_text() == "ran\n"
 
 
 def test_the_disk_cache_gives_way_where_bazel_cannot_have_both(box: Box, port: int) -> None:

@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
+from serving_factory.commands.caching import remote_notes
 from serving_factory.errors import MatrixError, UsageError
+from serving_factory.line.events import StageName
+from serving_factory.line.job import Job, Site
+from serving_factory.line.records import Record, write_record
 from serving_factory.line.remote import remote_lines, unusable
+from serving_factory.line.results import Status, VariantResult
 from serving_factory.line.run_options import uploads
 from serving_factory.matrix.environment import given
 from serving_factory.matrix.load import load_matrix
@@ -36,6 +41,7 @@ def test_a_cache_over_http_has_a_folder_for_each_toolchain() -> None:
     assert options(remote) == {
         "--remote_cache=https://cache.example.com/bazel/{toolchain}",
         "--remote_upload_local_results=false",
+        "--nobuild_event_json_file_path_conversion",
         "--remote_local_fallback",
         "--remote_timeout=30",
         "--remote_retries=1",
@@ -64,11 +70,29 @@ def test_what_is_only_read_is_still_kept_on_disk(bazel: str, upload: bool, asked
 
 @pytest.mark.parametrize(("bazel", "alone"), [("4.2.3", True), ("5.0.0", False)])
 def test_an_executor_wants_to_be_alone_before_bazel_5(bazel: str, alone: bool) -> None:  # noqa: FBT001
-    remote = Remote(executor="grpcs://build.example.com", cache="http://cache:80", headers={})
+    remote = Remote(executor="grpcs://build.example.com", headers={})
     told = lines(remote, bazel)
     assert told[0] == "# factory-remote build.example.com 443"
     assert ("# factory-remote-alone" in told) == alone
-    assert "build:factory-remote --remote_executor=grpcs://build.example.com" in told
+    assert options(remote, bazel) >= {
+        "--remote_executor=grpcs://build.example.com",
+        "--remote_instance_name={toolchain}",
+        "--remote_local_fallback",
+    }
+
+
+def test_an_executor_is_asked_whatever_the_sources_say_of_strategies() -> None:
+    told = options(Remote(executor="grpc://build:80", headers={}))
+    assert told >= {"--spawn_strategy=remote,local", "--genrule_strategy=remote,local"}
+    assert not any("strategy" in option for option in options(Remote(cache="grpc://c:80", headers={})))
+
+
+def test_an_executor_and_a_cache_must_both_answer() -> None:
+    two = lines(Remote(executor="grpc://build:8980", cache="grpc://cache:9092", headers={}))
+    assert two[:2] == ["# factory-remote build 8980", "# factory-remote cache 9092"]
+    assert two.count("build:factory-remote --remote_instance_name={toolchain}") == 1
+    one = lines(Remote(executor="grpc://build:8980", cache="grpc://build:8980", headers={}))
+    assert [line for line in one if line.startswith("# ")] == ["# factory-remote build 8980"]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +103,8 @@ def test_an_executor_wants_to_be_alone_before_bazel_5(bazel: str, alone: bool) -
         (Remote(cache="http://c:80", headers={}), "2.0.0", False, "no read-only remote cache beside a disk cache"),
         (Remote(cache="grpc://c:80", headers={}), "2.0.0", True, "no remote cache over gRPC beside a disk cache"),
         (Remote(cache="grpc://c:80", headers={}), "2.1.0", False, ""),
+        (Remote(executor="grpc://c:80", headers={}), "2.0.0", False, "no remote execution as this factory asks for it"),
+        (Remote(executor="grpc://c:80", headers={}), "2.1.0", False, ""),
         (Remote(cache="http://c:80", headers={"a": "b"}), "0.27.0", True, "no headers"),
         (Remote(cache="http://c:80", headers={"a": "b"}), "1.0.0", True, ""),
         (
@@ -134,6 +160,55 @@ def test_only_ci_uploads_unless_told(upload: bool | None, environ: dict[str, str
     assert uploads(Remote(headers={}, upload=upload), environ) is does
 
 
+# --- what a run's end says --------------------------------------------------------------------------------------------
+
+CACHE, EXECUTOR = {"cache": "grpc://c:9092"}, {"executor": "grpc://c:9092"}
+
+
+@pytest.mark.parametrize(
+    ("remote", "outputs", "told"),
+    [
+        (CACHE, {}, ""),
+        ({}, {"silent_remote": "c:9092"}, ""),
+        (CACHE, {"silent_remote": "c:9092"}, "Built without the remote cache, as c:9092 does not answer: {ids}.\n"),
+        (
+            CACHE,
+            {"silent_remote": "c:9092", "remote_cache_hits": 3},
+            "Built in part without the remote cache, as c:9092 does not answer: {ids}.\n",
+        ),
+        (
+            EXECUTOR,
+            {"silent_remote": "c:9092", "remote_actions": 2},
+            "Built in part without remote execution, as c:9092 does not answer: {ids}.\n",
+        ),
+        (
+            EXECUTOR,
+            {"remote_trouble": "UNAUTHENTICATED"},
+            "Built without remote execution, as it failed (UNAUTHENTICATED): {ids}.\n",
+        ),
+    ],
+)
+def test_what_went_without_is_said_once(
+    tmp_path: Path, remote: dict[str, str], outputs: dict[str, object], told: str
+) -> None:
+    targets = {name: {"flavour": "cpu", "levels": [name]} for name in ("x86-64", "x86-64-v3")}
+    matrix = load(tmp_path, document(bazel={"remote": remote}, targets=targets))
+    site = Site(build=tmp_path / "build", models=tmp_path)
+    jobs = [Job(recipe=recipe_for(variant, matrix), site=site) for variant in matrix.variants]
+    assert len(jobs) == 2
+    for job in jobs:
+        identity = job.recipe.variant.id
+        compiled = Record(
+            variant=identity, stage=StageName.COMPILE, key="k", started="then", seconds=1.0, outputs=outputs
+        )
+        write_record(job.folder, compiled)
+    ids = [job.recipe.variant.id for job in jobs]
+    built = [VariantResult(variant=one, status=Status.BUILT) for one in ids]
+    assert remote_notes(jobs, built) == told.format(ids=", ".join(ids))
+    failed = [VariantResult(variant=one, status=Status.FAILED) for one in ids]
+    assert remote_notes(jobs, failed) == ""
+
+
 # --- the file and the environment -------------------------------------------------------------------------------------
 
 
@@ -152,10 +227,17 @@ def test_the_file_says_it_and_the_key_does_not(tmp_path: Path) -> None:
         ({"cache": "cache.example.com"}, "http, https, grpc or grpcs"),
         ({"cache": "ftp://cache"}, "http, https, grpc or grpcs"),
         ({"executor": "http://build"}, "grpc or grpcs"),
+        ({"executor": "grpc://build", "cache": "https://cache"}, "a cache over grpc or grpcs only"),
         ({"upload": "sometimes"}, "expected true, false or auto"),
         ({"headers": {"a b": "c"}}, "a header's name"),
         ({"headers": {"a": "b\nc"}}, "no control characters"),
         ({"tls": {"certificate": "nowhere.pem"}}, "there is no file"),
+        ({"cache": "grpc://c:80", "tls": {"certificate": "matrix.yaml"}}, "grpc://c:80 goes without TLS"),
+        ({"executor": "grpc://c:80", "tls": {"certificate": "matrix.yaml"}}, "grpc://c:80 goes without TLS"),
+        (
+            {"executor": "grpcs://b", "cache": "grpc://c:80", "tls": {"certificate": "matrix.yaml"}},
+            "grpc://c:80 goes without TLS",
+        ),
         ({"tls": {"client_key": "matrix.yaml"}}, "of no use without client_certificate"),
         ({"tls": {"client_certificate": "matrix.yaml"}}, "of no use without client_key"),
     ],

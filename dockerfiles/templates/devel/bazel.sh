@@ -9,7 +9,7 @@
 # files:
 #   /run/secrets/bazelrc          how Bazel runs here, where given. `{toolchain}` stands for the toolchain's id. What begins with
 #                                 `build:factory-remote ` counts in the step build only, and only while something answers at
-#                                 the address in the line `# factory-remote HOST PORT`; `# factory-remote-alone` takes
+#                                 the address in each line `# factory-remote HOST PORT`; `# factory-remote-alone` takes
 #                                 --disk_cache away with it, for Bazels that cannot have both. `# factory-file NAME BASE64`
 #                                 is a file that its options name, /dev/shm/factory-NAME
 #   /factory/toolchain-id         names the toolchain's folder in /cache/disk; beside it goes ID.toolchain, which says in words
@@ -23,7 +23,8 @@
 #   /factory/bazel-events.json    keeps the events that are read, and none that hold options: headers would be among them
 #
 # stderr: when Bazel failed, the line `factory: exit_code N peak_memory_bytes N memory_limit_bytes N oom_kills N`, and
-# `factory: no remote: HOST:PORT does not answer` when it is so.
+# `factory: no remote: HOST:PORT does not answer` when it is so before the build, or after one that used it;
+# `factory: no remote: Bazel ended with exit code N, and begins anew without it` when it is so.
 set -uo pipefail
 
 # Tests put other folders in the place of these.
@@ -82,43 +83,48 @@ measured() { [[ -z $2 ]] || echo "$1 $2"; }
 
 # --- how Bazel runs ---------------------------------------------------------------------------------------------------
 
-# Bazels differ in what they do about a cache that is not there, up to ending the build: so it is asked beforehand.
+# Bazels differ in what they do about a cache that is not there, up to ending the build: so it is asked beforehand. Few tell of
+# one that went away in the middle: so it is asked again.
 remote_answers() {
-    local host port
-    read -r host port < <(sed -n 's/^# factory-remote \([^ ]*\) \([0-9]*\)$/\1 \2/p' "$root/run/secrets/bazelrc") || return 1
-    # shellcheck disable=SC2016 # the inner shell's arguments
-    timeout 5 bash -c ': <"/dev/tcp/$0/$1"' "$host" "$port" 2>/dev/null && return
-    echo "factory: no remote: $host:$port does not answer" >&2
-    return 1
+    local host port answers=1
+    while read -r host port; do
+        answers=0
+        # shellcheck disable=SC2016 # the inner shell's arguments
+        timeout 5 bash -c ': <"/dev/tcp/$0/$1"' "$host" "$port" 2>/dev/null && continue
+        echo "factory: no remote: $host:$port does not answer" >&2
+        return 1
+    done < <(sed -n 's/^# factory-remote \([^ ]*\) \([0-9]*\)$/\1 \2/p' "$root/run/secrets/bazelrc")
+    return "$answers"
 }
 
-options=()
-remote=0
-disk_cache=yes
-if [[ -s $root/run/secrets/bazelrc ]]; then
-    (
-        umask 077
-        while read -r _ _ name content; do
-            base64 -d <<<"$content" >"$root/dev/shm/factory-$name"
-        done < <(grep '^# factory-file ' "$root/run/secrets/bazelrc")
-        sed "/^# factory-file /d; s/{toolchain}/$(cat "$root/factory/toolchain-id")/g" "$root/run/secrets/bazelrc" >"$bazelrc"
-    )
-    if [[ $step == build ]] && remote_answers; then
-        remote=1
-        echo 'build --config=factory-remote' >>"$bazelrc"
-        ! grep -qx '# factory-remote-alone' "$bazelrc" || disk_cache=
-    else
-        sed -i '/^build:factory-remote /d' "$bazelrc"
+# run_bazel OPTION...: with what is remote where $remote is 1.
+run_bazel() {
+    local option disk_cache=yes options=()
+    if [[ -s $root/run/secrets/bazelrc ]]; then
+        (
+            umask 077
+            while read -r _ _ name content; do
+                base64 -d <<<"$content" >"$root/dev/shm/factory-$name"
+            done < <(grep '^# factory-file ' "$root/run/secrets/bazelrc")
+            sed "/^# factory-file /d; s/{toolchain}/$(cat "$root/factory/toolchain-id")/g" "$root/run/secrets/bazelrc" >"$bazelrc"
+        )
+        if ((remote)); then
+            echo 'build --config=factory-remote' >>"$bazelrc"
+            ! grep -qx '# factory-remote-alone' "$bazelrc" || disk_cache=
+        else
+            sed -i '/^build:factory-remote /d' "$bazelrc"
+        fi
+        options+=("--bazelrc=$bazelrc")
     fi
-    options+=("--bazelrc=$bazelrc")
-fi
-for option; do
-    case $option in
-    "--bazelrc=$root/run/secrets/bazelrc") ;;
-    --disk_cache=*) [[ -z $disk_cache ]] || options+=("$option") ;;
-    *) options+=("$option") ;;
-    esac
-done
+    for option; do
+        case $option in
+        "--bazelrc=$root/run/secrets/bazelrc") ;;
+        --disk_cache=*) [[ -z $disk_cache ]] || options+=("$option") ;;
+        *) options+=("$option") ;;
+        esac
+    done
+    "$bazel" ${options[@]+"${options[@]}"}
+}
 
 # --- the run ----------------------------------------------------------------------------------------------------------
 
@@ -132,9 +138,19 @@ fi
 received=$(received_bytes) opened=$(opened_connections)
 watch_memory >/dev/null 2>&1 &
 watcher=$!
+remote=0
+[[ $step != build || ! -s $root/run/secrets/bazelrc ]] || ! remote_answers || remote=1
 status=0
-"$bazel" ${options[@]+"${options[@]}"} || status=$?
+run_bazel "$@" || status=$?
+# Nothing that is remote may cost a build. Codes: 2, options that cannot go together; 34, an error of the remote's; 37, a crash, as of
+# Debian's Bazel, whose Java cannot have TLS with gRPC; 38, events that it could not upload.
+if ((remote && (status == 2 || status == 34 || status == 37 || status == 38))); then
+    echo "factory: no remote: Bazel ended with exit code $status, and begins anew without it" >&2
+    remote=0 status=0
+    run_bazel "$@" || status=$?
+fi
 kill "$watcher" 2>/dev/null
+((!remote)) || remote_answers || true
 rm -f "$root"/dev/shm/factory-*
 # Bazel's own log and profile: the log begins with all options, and a layer would keep them.
 find "$root/factory/bazel" -maxdepth 2 \( -name 'java.log*' -o -name 'command.profile.gz' \) -delete 2>/dev/null

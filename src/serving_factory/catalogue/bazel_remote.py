@@ -22,6 +22,7 @@ class RemoteAbility(StrEnum):
     READ_ONLY = "read_only"
     READ_ONLY_BY_DEFAULT = "read_only_by_default"
     CLIENT_CERTIFICATE = "client_certificate"
+    EXECUTOR = "executor"
     EXECUTOR_BESIDE_DISK = "executor_beside_disk"
 
 

@@ -80,15 +80,21 @@ def remote_notes(jobs: Sequence[Job], results: Sequence[VariantResult]) -> str:
         record = read_record(job.folder, StageName.COMPILE)
         if record and job.recipe.variant.id in built and (why := _without_remote(job, record)):
             without.setdefault(why, []).append(job.recipe.variant.id)
-    return "".join(f"Built without the remote cache, as {why}: {', '.join(ids)}.\n" for why, ids in without.items())
+    return "".join(f"Built {why}: {', '.join(ids)}.\n" for why, ids in without.items())
 
 
 def _without_remote(job: Job, record: Record) -> str:
-    if silent := record.outputs.get("silent_remote"):
-        return f"{silent} does not answer"
-    remote, bazel = job.recipe.remote, job.recipe.toolchain.bazel.version
-    cannot = unusable(remote, Version(bazel), upload=uploads(remote)) if remote.address else ""
-    return f"Bazel {bazel} can have {cannot}" if cannot else ""
+    remote, bazel, outputs = job.recipe.remote, job.recipe.toolchain.bazel.version, record.outputs
+    if not remote.address:
+        return ""
+    what = "remote execution" if remote.executor else "the remote cache"
+    partly = "in part " if outputs.get("remote_actions") or outputs.get("remote_cache_hits") else ""
+    if silent := outputs.get("silent_remote"):
+        return f"{partly}without {what}, as {silent} does not answer"
+    if trouble := outputs.get("remote_trouble"):
+        return f"{partly}without {what}, as it failed ({trouble})"
+    cannot = unusable(remote, Version(bazel), upload=uploads(remote))
+    return f"without {what}, as Bazel {bazel} can have {cannot}" if cannot else ""
 
 
 def _check(verb: str, file: str, *, max_size: str, toolchain: str) -> None:

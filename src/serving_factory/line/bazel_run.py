@@ -14,6 +14,9 @@ __all__ = ["BazelSteps", "read_measures", "run_facts"]
 
 _STEP = re.compile(r"/factory/bazel\.sh (fetch|build) ")
 _NO_REMOTE = re.compile(r"^factory: no remote: (\S+) does not answer$")
+_ANEW = re.compile(r"^factory: no remote: (Bazel ended with exit code \d+)")
+_REFUSED = re.compile(r"^(?:WARNING|ERROR): Failed to query remote execution capabilities: (.+)$")
+_TROUBLE = re.compile(r"^WARNING: (?:Reading from|Writing to) Remote Cache:")
 _DISK_HIT, _REMOTE_HIT, _REMOTE, _INTERNAL = "disk cache hit", "remote cache hit", "remote", "internal"
 
 
@@ -26,13 +29,24 @@ class BazelSteps:
     def __init__(self) -> None:
         self.ran: set[str] = set()
         self.silent_remote: str | None = None
+        self.remote_trouble: str | None = None
 
     def see(self, step: Step) -> None:
-        """Note a step's start, and that a remote cache did not answer."""
+        """Note a step's start, and that a remote cache or executor did not answer, or was of no use."""
         if step.kind == "started" and (found := _STEP.search(step.name)):
             self.ran.add(found[1])
-        elif step.kind == "log" and (silent := _NO_REMOTE.match(step.text)):
+        elif step.kind == "log":
+            self._hear(step.text)
+
+    def _hear(self, line: str) -> None:
+        if silent := _NO_REMOTE.match(line):
             self.silent_remote = silent[1]
+        elif refused := _REFUSED.match(line):
+            self.remote_trouble = refused[1]
+        elif anew := _ANEW.match(line):
+            self.remote_trouble = self.remote_trouble or anew[1]
+        elif _TROUBLE.match(line):
+            self.remote_trouble = self.remote_trouble or "some of its answers were errors"
 
 
 def run_facts(facts: Path, steps: BazelSteps) -> Mapping[str, Any]:
@@ -58,6 +72,7 @@ def run_facts(facts: Path, steps: BazelSteps) -> Mapping[str, Any]:
         "remote_cache_hits": runners.get(_REMOTE_HIT, 0) if runners else None,
         "remote_actions": runners.get(_REMOTE, 0) if runners else None,
         "silent_remote": steps.silent_remote,
+        "remote_trouble": steps.remote_trouble,
         "bytes_fetched": None if None in fetched else sum(size for size in fetched if size is not None),
         "wall_seconds": summary.wall_seconds if summary else None,
         "critical_path_seconds": summary.critical_path_seconds if summary else None,

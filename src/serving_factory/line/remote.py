@@ -23,21 +23,25 @@ _TIMEOUT = 30
 """Seconds for one answer. Bazel's own 60 make a cache that hangs cost more than it saves."""
 _RETRIES = 1
 _GRPC = ("grpc", "grpcs")
+_STRATEGIES = "remote,local"
+"""Upstream's .bazelrc asks for `standalone`, that is `local`: with that alone, an executor would never be asked."""
 
 
 def unusable(remote: Remote, bazel: Version, *, upload: bool) -> str:
-    """Why this Bazel cannot use the remote cache as it is asked for; empty where it can.
+    """Why this Bazel cannot use the remote cache or executor as it is asked for; empty where it can.
 
     Args:
         remote: what the matrix says.
         bazel: the Bazel that builds.
         upload: whether results are to be uploaded.
     """
-    grpc = urlsplit(remote.address).scheme in _GRPC
+    cache = remote.executor is None
+    grpc = cache and _is_grpc(remote.address)
     needs = {
-        RemoteAbility.HTTP: ("no remote cache beside a disk cache", True),
+        RemoteAbility.EXECUTOR: ("no remote execution as this factory asks for it", not cache),
+        RemoteAbility.HTTP: ("no remote cache beside a disk cache", cache),
         RemoteAbility.GRPC: ("no remote cache over gRPC beside a disk cache", grpc),
-        RemoteAbility.READ_ONLY: ("no read-only remote cache beside a disk cache", not upload),
+        RemoteAbility.READ_ONLY: ("no read-only remote cache beside a disk cache", cache and not upload),
         RemoteAbility.HEADERS: ("no headers", bool(remote.headers)),
         RemoteAbility.CLIENT_CERTIFICATE: ("no client certificates", remote.client_certificate is not None),
     }
@@ -54,8 +58,8 @@ def remote_lines(remote: Remote, bazel: Version, *, upload: bool) -> Iterator[st
     """
     if not remote.address or unusable(remote, bazel, upload=upload):
         return
-    address = urlsplit(remote.address)
-    yield f"# factory-remote {address.hostname} {address.port or _PORTS[address.scheme]}"
+    for host, port in dict.fromkeys(_host_and_port(url) for url in (remote.executor, remote.cache) if url):
+        yield f"# factory-remote {host} {port}"
     if remote.executor and not has_ability(bazel, RemoteAbility.EXECUTOR_BESIDE_DISK):
         yield "# factory-remote-alone"
     files = {
@@ -74,14 +78,19 @@ def remote_lines(remote: Remote, bazel: Version, *, upload: bool) -> Iterator[st
 
 
 def _options(remote: Remote, bazel: Version, *, upload: bool) -> Iterator[str]:
-    if remote.cache:
-        yield from _cache_options(remote.cache)
     if remote.executor:
         yield f"--remote_executor={remote.executor}"
+        yield f"--spawn_strategy={_STRATEGIES}"
+        yield f"--genrule_strategy={_STRATEGIES}"
+    if remote.cache:
+        yield f"--remote_cache={remote.cache if _is_grpc(remote.cache) else _folder(remote.cache)}"
+    if _is_grpc(remote.address):
         yield f"--remote_instance_name={TOOLCHAIN}"
     yield f"--remote_upload_local_results={'true' if upload else 'false'}"
     if not upload and not has_ability(bazel, RemoteAbility.READ_ONLY_BY_DEFAULT):
         yield "--incompatible_remote_results_ignore_disk"
+    # Else Bazel uploads what its events name, and ends with exit code 38 where the remote has died by then.
+    yield "--nobuild_event_json_file_path_conversion"
     yield "--remote_local_fallback"
     yield f"--remote_timeout={_TIMEOUT}"
     yield f"--remote_retries={_RETRIES}"
@@ -89,12 +98,17 @@ def _options(remote: Remote, bazel: Version, *, upload: bool) -> Iterator[str]:
         yield _quoted(f"--remote_header={name}={value}")
 
 
-def _cache_options(url: str) -> Iterator[str]:
-    if urlsplit(url).scheme in _GRPC:
-        yield f"--remote_cache={url}"
-        yield f"--remote_instance_name={TOOLCHAIN}"
-    else:
-        yield f"--remote_cache={url.rstrip('/')}/{TOOLCHAIN}"
+def _is_grpc(url: str) -> bool:
+    return urlsplit(url).scheme in _GRPC
+
+
+def _folder(url: str) -> str:
+    return f"{url.rstrip('/')}/{TOOLCHAIN}"
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    address = urlsplit(url)
+    return address.hostname or "", address.port or _PORTS[address.scheme]
 
 
 def _quoted(option: str) -> str:

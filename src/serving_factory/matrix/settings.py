@@ -17,7 +17,7 @@ from serving_factory.matrix.model import (
     ToolchainSection,
 )
 from serving_factory.matrix.problems import Finding, KeyPath
-from serving_factory.matrix.remote_model import RemoteSection
+from serving_factory.matrix.remote_model import RemoteSection, TlsSection
 from serving_factory.matrix.selectors import release_tags
 
 __all__ = [
@@ -331,6 +331,17 @@ def _of_remote(path: KeyPath, remote: RemoteSection, folder: Path) -> Iterator[F
     if (tls.client_certificate is None) != (tls.client_key is None):
         given, lacking = ("client_key", "client_certificate")[:: 1 if tls.client_key else -1]
         yield Finding(path=(*path, "tls", given), rule=f"it is of no use without {lacking}", remedy="Name both files.")
+    for name, url in (("executor", remote.executor), ("cache", remote.cache)):
+        if url and url.startswith(("grpc://", "http://")) and tls != TlsSection():
+            rule = f"{url} goes without TLS, and what tls says is of no use"
+            yield Finding(path=(*path, name), rule=rule, remedy="Write grpcs:// or https://, or take tls away.")
+    if remote.executor and (remote.cache or "").startswith("http"):
+        # bazelbuild/bazel, RemoteModule: "Cannot combine gRPC based remote execution with HTTP-based caching".
+        yield Finding(
+            path=(*path, "cache"),
+            rule="with an executor, Bazel takes a cache over grpc or grpcs only",
+            remedy="Take it away, and the executor's own cache is used; or name one over gRPC.",
+        )
 
 
 def _missing(
