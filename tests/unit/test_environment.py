@@ -52,7 +52,7 @@ def test_every_variable_reaches_its_setting(tmp_path: Path) -> None:
         SERVING_FACTORY_GIT_MIRRORS="https://a/=https://b/ https://c/x.git=https://d/y.git",
         SERVING_FACTORY_BAZEL_MIRROR="https://bazel",
         SERVING_FACTORY_BAZEL_DISTDIR="archives",
-        SERVING_FACTORY_REMOTE_CACHE="https://cache",
+        SERVING_FACTORY_REMOTE_CACHE="grpcs://cache",
         SERVING_FACTORY_REMOTE_EXECUTOR="grpcs://build:443",
         SERVING_FACTORY_REMOTE_UPLOAD="auto",
         SERVING_FACTORY_REMOTE_HEADERS="x-api-key: some secret",
@@ -64,7 +64,7 @@ def test_every_variable_reaches_its_setting(tmp_path: Path) -> None:
         NO_PROXY="localhost,.example.com",
     )
     remote = matrix.settings_of("2.19.1").bazel.remote
-    assert (remote.cache, remote.executor, remote.upload) == ("https://cache", "grpcs://build:443", None)
+    assert (remote.cache, remote.executor, remote.upload) == ("grpcs://cache", "grpcs://build:443", None)
     assert remote.headers == {"x-api-key": "some secret"}
     network = matrix.network
     assert network.base_images == {"ubuntu:20.04": "env/ubuntu:20.04", "debian:bookworm": "file/debian"}
