@@ -25,7 +25,7 @@ from serving_factory.ui.positional import ManyPositional, OptionalPositional
 # Invoke forbids bytecode files, and every task would compile hundreds of modules anew. Whoever wants none says so.
 sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
-# What loads now stays to the end: looking through it for garbage at every 700th object takes a twentieth of a short run.
+# What loads now stays to the end: to look through it for garbage at each 700th object takes a twentieth of a short run.
 gc.set_threshold(50_000)
 
 ROOT = Path(__file__).resolve().parent
