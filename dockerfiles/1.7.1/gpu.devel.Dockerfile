@@ -14,6 +14,7 @@
 #   CUDA_CAPABILITIES      compute capabilities, as TensorFlow spells them
 #   BAZEL_OPTIONS          more options of `bazel build`
 #   BAZEL_STARTUP_OPTIONS  more options before `build`
+#   BAZEL_RESOURCES        how much of the machine the build may use: --jobs, --local_ram_resources
 #   APT_SNAPSHOT           the time whose packages are wanted, where the apt mirror knows times
 # Secrets: network, ca, bazelrc (see doors.sh)
 
@@ -164,7 +165,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
  && doors_options=("${doors_options[@]/#--repository_cache=/--experimental_repository_cache=}") \
  && if [ -n "${CUDA_CAPABILITIES}" ]; then export TF_CUDA_COMPUTE_CAPABILITIES="${CUDA_CAPABILITIES}"; fi \
  && /factory/bazel.sh fetch bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
-      "${doors_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no \
+      "${doors_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=5 \
       --config=cuda \
       -c opt \
       --crosstool_top=@local_config_cuda//crosstool:toolchain \
@@ -214,7 +215,7 @@ ARG COPTS=""
 ARG BAZEL_RESOURCES=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # Options are one per word: they are split on purpose. The arrays come from doors.sh. Warnings are not printed, as in upstream's
-# Dockerfiles: BuildKit passes on 2 MiB of a step's output.
+# Dockerfiles, and progress is told each 5 s: BuildKit passes on 2 MiB of a step's output.
 # hadolint ignore=SC2086,SC2154
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \

@@ -12,6 +12,7 @@
 #   COPTS                  --copt options of the CPU level, for the target configuration only
 #   BAZEL_OPTIONS          more options of `bazel build`
 #   BAZEL_STARTUP_OPTIONS  more options before `build`
+#   BAZEL_RESOURCES        how much of the machine the build may use: --jobs, --local_ram_resources
 #   BAZEL_MIRROR           what has VERSION/bazel-VERSION-linux-x86_64
 #   APT_SNAPSHOT           the time whose packages are wanted, where the apt mirror knows times
 # Secrets: network, ca, bazelrc (see doors.sh)
@@ -102,7 +103,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
     source /factory/doors.sh \
  && /factory/bazel.sh fetch bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
-      "${doors_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no \
+      "${doors_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=5 \
       ${BAZEL_OPTIONS} \
       //tensorflow_serving/model_servers:tensorflow_model_server
 RUN --mount=type=bind,from=patches,target=/doors/patches \
@@ -140,7 +141,7 @@ ARG COPTS=""
 ARG BAZEL_RESOURCES=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # Options are one per word: they are split on purpose. The arrays come from doors.sh. Warnings are not printed, as in upstream's
-# Dockerfiles: BuildKit passes on 2 MiB of a step's output.
+# Dockerfiles, and progress is told each 5 s: BuildKit passes on 2 MiB of a step's output.
 # hadolint ignore=SC2086,SC2154
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \

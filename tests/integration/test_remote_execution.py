@@ -69,7 +69,7 @@ def test_actions_run_elsewhere(small: SmallWorkspace, build_grid_python: Path, t
 
         small.configure(options=there.format(3), remote=grid.matrix("executor", actor="stranger"))
         refused = small.run("compile", "--variant", V1).built()
-        assert refused.out.count("Built without remote execution, as it failed (UNAUTHENTICATED") == 1
+        assert refused.out.count("Built with trouble from remote execution (UNAUTHENTICATED") == 1
         assert counts(small.record()) == (0, 0, 0, ALL_ACTIONS), "this Bazel went on alone"
         (folder,) = small.checkout.folder.glob("build/matrix-*")
         assert [file for file in folder.rglob("*") if file.is_file() and b"stranger" in file.read_bytes()] == []
@@ -77,7 +77,7 @@ def test_actions_run_elsewhere(small: SmallWorkspace, build_grid_python: Path, t
         tls = grid.matrix("executor").replace("grpc://", "grpcs://")
         small.configure(options=there.format(4), remote=tls)
         crashed = small.run("compile", "--variant", V1).built()
-        assert crashed.out.count("Built without remote execution, as it failed (Bazel ended with exit code 37)") == 1
+        assert crashed.out.count("Built with trouble from remote execution (Bazel ended with exit code 37)") == 1
         assert counts(small.record()) == (0, 0, ALL_ACTIONS, 0), "Debian's Bazel has no TLS for gRPC"
 
         small.configure(copts="-DOTHER=1", options=PLATFORM, remote=grid.matrix("executor"))

@@ -15,6 +15,7 @@ from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.engine.buildx import BuildFailed
 from serving_factory.errors import (
     CacheFileError,
+    DiskFullError,
     EngineError,
     EngineUnavailableError,
     FactoryError,
@@ -204,9 +205,9 @@ def test_what_the_step_cannot_unpack_is_told_of_the_file_and_not_of_the_image(
     file = tmp_path / "caches.tar"
     export_caches("b", file)
 
-    def fail_with(exit_code: int) -> None:
+    def fail_with(exit_code: int, line: str = "cache: no such thing") -> None:
         def fail(*_arguments: object, **_options: object) -> None:
-            raise BuildFailed(step="[work 2/2] RUN", tail=("cache: no such thing",), exit_code=exit_code, text="failed")
+            raise BuildFailed(step="[work 2/2] RUN", tail=(line,), exit_code=exit_code, text="failed")
 
         monkeypatch.setattr(bazel_caches, "work_on_mounts", fail)
 
@@ -217,6 +218,11 @@ def test_what_the_step_cannot_unpack_is_told_of_the_file_and_not_of_the_image(
     fail_with(4)
     with pytest.raises(EngineError, match="from the image b"):
         import_caches("b", file, scratch=tmp_path)
+    fail_with(3, "tar: disk/ac/1: Cannot write: No space left on device")
+    with pytest.raises(DiskFullError, match="engine's disk"):
+        import_caches("b", file, scratch=tmp_path)
+    with pytest.raises(DiskFullError):
+        prune_caches("b", most=0)
 
 
 def test_a_base_image_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,9 @@ def printed(text: str) -> dict[str, object]:
         ("INFO: Found 1 target...", None),
         (
             "[output clipped, log limit 2MiB reached]",
-            "goes on; of what it is doing BuildKit tells nothing more (log limit 2MiB reached)",
+            "still at work; BuildKit shows no more of it until it ends (log limit 2MiB reached)",
         ),
+        ("[output clipped, log limit 200KiB/s reached]", None),
     ],
 )
 def test_progress_is_told_shortly(line: str, told: str | None) -> None:

@@ -159,5 +159,6 @@ def test_a_child_that_outlives_its_factory_does_not_keep_the_lock(tmp_path: Path
 
 def test_a_system_without_proc_has_the_kernels_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving_factory.line.lock._BOOT", tmp_path / "absent")
+    monkeypatch.setattr("serving_factory.line.lock._started", lambda _pid: None)
     with hold_lock(tmp_path), pytest.raises(LockedError), hold_lock(tmp_path):
         pytest.fail("the lock is held")

@@ -184,7 +184,7 @@ CACHE, EXECUTOR = {"cache": "grpc://c:9092"}, {"executor": "grpc://c:9092"}
         (
             EXECUTOR,
             {"remote_trouble": "UNAUTHENTICATED"},
-            "Built without remote execution, as it failed (UNAUTHENTICATED): {ids}.\n",
+            "Built with trouble from remote execution (UNAUTHENTICATED): {ids}.\n",
         ),
     ],
 )

@@ -79,7 +79,7 @@ prune() {
 # entry as a whole: an old Bazel that finds it without its file fails.
 empty() {
     case $1 in
-    disk) find "$disk" -regextype posix-extended -regex '.*/(ac_)?[0-9a-f]{32,}' -print0 ;;
+    disk) find "$disk" -regextype posix-extended -regex '.*/(ac_)?[0-9a-f]{32,}' -prune -print0 ;;
     repository) find "$repository" -mindepth 3 -maxdepth 3 -print0 ;;
     esac | xargs -0 -r rm -rf
 }

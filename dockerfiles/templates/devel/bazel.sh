@@ -39,7 +39,7 @@ mkdir -p "$root/factory/measures"
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
-# Counted since the container has its network, which no other step shares.
+# Counted since the container has its network. The engine's own builder gives each step one of its own.
 received_bytes() {
     awk 'NR > 2 { sub(/:/, " "); if ($1 != "lo") sum += $2 } END { if (NR > 2) printf "%.0f\n", sum }' \
         "$root/proc/net/dev" 2>/dev/null
@@ -135,11 +135,11 @@ if [[ -d $root/cache/disk ]]; then
     } >"$root/cache/disk/$(cat "$root/factory/toolchain-id").toolchain"
 fi
 
-received=$(received_bytes) opened=$(opened_connections)
 watch_memory >/dev/null 2>&1 &
 watcher=$!
 remote=0
 [[ $step != build || ! -s $root/run/secrets/bazelrc ]] || ! remote_answers || remote=1
+received=$(received_bytes) opened=$(opened_connections) # the question above was a connection too
 status=0
 run_bazel "$@" || status=$?
 # Nothing that is remote may cost a build. Codes: 2, options that cannot go together; 34, an error of the remote's; 37, a crash, as of
@@ -150,6 +150,7 @@ if ((remote && (status == 2 || status == 34 || status == 37 || status == 38))); 
     run_bazel "$@" || status=$?
 fi
 kill "$watcher" 2>/dev/null
+fetched=$(fetched_bytes)
 ((!remote)) || remote_answers || true
 rm -f "$root"/dev/shm/factory-*
 # Bazel's own log and profile: the log begins with all options, and a layer would keep them.
@@ -162,7 +163,7 @@ fi
 peak=$(number "$root/factory/measures/.peak")
 rm -f "$root/factory/measures/.peak"
 {
-    measured bytes_fetched "$(fetched_bytes)"
+    measured bytes_fetched "$fetched"
     echo "remote $remote"
     measured cpu_microseconds "$(cpu_microseconds)"
     measured peak_memory_bytes "$peak"

@@ -92,7 +92,7 @@ def _without_remote(job: Job, record: Record) -> str:
     if silent := outputs.get("silent_remote"):
         return f"{partly}without {what}, as {silent} does not answer"
     if trouble := outputs.get("remote_trouble"):
-        return f"{partly}without {what}, as it failed ({trouble})"
+        return f"with trouble from {what} ({trouble})"
     cannot = unusable(remote, Version(bazel), upload=uploads(remote))
     return f"without {what}, as Bazel {bazel} can have {cannot}" if cannot else ""
 

@@ -18,7 +18,8 @@ from typing import IO, Any
 
 from serving_factory.engine.buildx import BuildFailed
 from serving_factory.engine.caches import work_on_mounts
-from serving_factory.errors import CacheFileError, EngineError, UnknownNameError
+from serving_factory.errors import CacheFileError, DiskFullError, EngineError, FactoryError, UnknownNameError
+from serving_factory.line.failures import Kind, classify
 from serving_factory.recipes.render import TEMPLATES
 
 __all__ = ["Cache", "Changed", "empty_cache", "export_caches", "import_caches", "prune_caches", "show_caches"]
@@ -154,9 +155,10 @@ def import_caches(base: str, file: Path, *, scratch: Path) -> Changed:
         try:
             lines = work_on_mounts(TEMPLATES / "cache", ["unpack"], base=base, parcel=parcel)
         except BuildFailed as failed:
-            if failed.exit_code == _BAD_PARCEL:
-                raise _unusable(file, "\n".join(failed.tail)) from None
-            raise _unworkable(base, failed) from None
+            failure = _failure(base, failed)
+            if failed.exit_code == _BAD_PARCEL and not isinstance(failure, DiskFullError):
+                raise _unusable(file, failure.why) from None
+            raise failure from None
         return _changed(lines, "added")
 
 
@@ -205,13 +207,20 @@ def _work(words: Sequence[str], base: str, *, output: Path | None = None) -> Seq
     try:
         return work_on_mounts(TEMPLATES / "cache", words, base=base, output=output)
     except BuildFailed as failed:
-        raise _unworkable(base, failed) from None
+        raise _failure(base, failed) from None
 
 
-def _unworkable(base: str, failed: BuildFailed) -> EngineError:
+def _failure(base: str, failed: BuildFailed) -> FactoryError:
+    why = "\n".join(failed.tail) or failed.text
+    if classify(f"{why}\n{failed.text}", exit_code=failed.exit_code).kind is Kind.DISK_FULL:
+        return DiskFullError(
+            "the engine's disk is full: nothing more goes into Bazel's caches",
+            why=why,
+            remedy="free some space there (`docker system df` shows what takes it), then run the same command again",
+        )
     return EngineError(
         f"Bazel's caches cannot be worked on from the image {base}",
-        why="\n".join(failed.tail) or failed.text,
+        why=why,
         remedy="see that the engine can get this base image; with --matrix another matrix's is taken",
     )
 

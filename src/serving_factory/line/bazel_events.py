@@ -14,8 +14,8 @@ from typing import Any
 __all__ = ["ActionSummary", "progress", "read_summary"]
 
 _PROGRESS = re.compile(r"\[([\d,]+) / ([\d,]+)\](?: (.*))?")
-# BuildKit's util/progress/logs
-_CLIPPED = re.compile(r"\[output clipped, (log limit \S+ reached)\]")
+# BuildKit's util/progress/logs. After the limit of its speed, `200KiB/s`, output goes on.
+_CLIPPED = re.compile(r"\[output clipped, (log limit [^/\s]+ reached)\]")
 _CRITICAL_PATH = re.compile(r"Critical Path: ([\d.]+)s")
 _PROCESSES = re.compile(r"^INFO: \d+ process(?:es)?: (.+?)\.?$", re.MULTILINE)
 
@@ -44,7 +44,7 @@ def progress(line: str) -> str | None:
     Where BuildKit has had enough of a step's output, nothing comes until the step ends: that is told in its place.
     """
     if clipped := _CLIPPED.match(line):
-        return f"goes on; of what it is doing BuildKit tells nothing more ({clipped[1]})"
+        return f"still at work; BuildKit shows no more of it until it ends ({clipped[1]})"
     match = _PROGRESS.match(line)
     if not match:
         return None

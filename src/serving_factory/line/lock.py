@@ -64,7 +64,7 @@ class _Holder:
             return None
 
     def lives(self) -> bool:
-        return self.boot == _boot() and self.started == _started(self.pid)
+        return bool(self.boot) and self.boot == _boot() and self.started == _started(self.pid)
 
 
 def _boot() -> str:
@@ -79,7 +79,7 @@ def _started(pid: int) -> int | None:
     """When a process began, in clock ticks since the boot; None where there is none, or it has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:  # there is none, or it is not ours to see
         return None
     state, *fields = text.rpartition(")")[2].split()  # its name, before them, may hold anything
     return None if state in _ENDED else int(fields[18])

@@ -130,11 +130,11 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
     source = settings.source or f"{UPSTREAM_URL}#{release.commit}"
     doors = doors_for(settings, matrix.network, bazel=toolchain.bazel.version)
     base_image = image_for(toolchain.base, matrix.network.base_images)
-    rendered_from = (release, variant.flavour, toolchain)
-    if neighbour and (neighbour.release, neighbour.variant.flavour, neighbour.toolchain) == rendered_from:
+    rendered_from = (variant.flavour, release, toolchain)
+    if neighbour and (neighbour.variant.flavour, neighbour.release, neighbour.toolchain) == rendered_from:
         devel, runtime = neighbour.devel, neighbour.runtime
     else:
-        devel, runtime = _devel(variant, release, toolchain), _runtime(variant, release, toolchain)
+        devel, runtime = _devel(*rendered_from), _runtime(*rendered_from)
     devel_files = _devel_files(toolchain)
     arguments = _arguments(variant, toolchain, doors, tensorrt=settings.toolchain.tensorrt)
     key = key_of(
@@ -194,11 +194,11 @@ def _files(*names: str) -> tuple[tuple[str, str], ...]:
     return tuple((name.rpartition("/")[2], template_text(name)) for name in names)
 
 
-def _devel(variant: Variant, release: Release, toolchain: Toolchain) -> str:
+def _devel(flavour: Flavour, release: Release, toolchain: Toolchain) -> str:
     return render(
         "devel/devel.Dockerfile.j2",
         release=release,
-        flavour=variant.flavour,
+        flavour=flavour,
         toolchain=toolchain,
         upstream=UPSTREAM_URL,
         bazel_releases=BAZEL_RELEASES,
@@ -207,11 +207,11 @@ def _devel(variant: Variant, release: Release, toolchain: Toolchain) -> str:
     )
 
 
-def _runtime(variant: Variant, release: Release, toolchain: Toolchain) -> str:
+def _runtime(flavour: Flavour, release: Release, toolchain: Toolchain) -> str:
     return render(
         "runtime/runtime.Dockerfile.j2",
         release=release,
-        flavour=variant.flavour,
+        flavour=flavour,
         base=toolchain.base,
         gpu=toolchain.gpu,
     )

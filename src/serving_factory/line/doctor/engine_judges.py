@@ -81,8 +81,8 @@ def judge_collection(rules: Sequence[CollectionRule] | None, *, held: int, cache
     """
     name, ours = "garbage collection", f"the build cache holds {gib(held)}, {gib(caches)} of it Bazel's"
     remedy = (
-        f"put this into the engine's daemon.json, and restart the engine: {_daemon_json(held)} (below that nothing "
-        "goes then; above it, what was used least recently)"
+        f"put this into the engine's daemon.json, and restart the engine: {_daemon_json(held)} (BuildKit then keeps "
+        "that much; above it, it removes what was used least recently)"
     )
     if rules is None:
         return warn(

@@ -24,8 +24,8 @@ def with_second_chances(job: Job, tell: Tell, attempt: Callable[[Job], BuildResu
 
     A download that failed is tried four times, with waits that double; once where there is no network to wait for. A
     build that ran out of memory is tried once more with half its jobs, on what the first try left in Bazel's disk
-    cache. A damaged cache is dropped, or emptied where another build holds it, and
-    the build tried once more. Nothing else is: a wrong checksum, least of all.
+    cache. A damaged cache is dropped, or emptied where another build holds it, and the build tried once more. Nothing
+    else is: a wrong checksum, least of all.
 
     Args:
         job: the variant.
