@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from serving_factory.engine import process
+from serving_factory.engine.buildx import docker_missing
 from serving_factory.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
@@ -127,7 +128,9 @@ def run_docker(*arguments: str) -> str:
     lines: list[str] = []
     try:
         code = process.run(["docker", *arguments], on_line=lines.append, timeout=60)
-    except (FileNotFoundError, TimeoutError) as error:
+    except FileNotFoundError as error:
+        raise docker_missing(error) from error
+    except TimeoutError as error:
         raise _silent(str(error)) from error
     text = "\n".join(lines)
     if code:
