@@ -257,8 +257,10 @@ class Checkout:
     def edited(self, name: str, old: str, new: str) -> Iterator[None]:
         """Change a file for as long as the block lasts."""
         self.edit(name, old, new)
-        yield
-        self.edit(name, new, old)
+        try:
+            yield
+        finally:
+            self.edit(name, new, old)
 
     # --- its commands -------------------------------------------------------------------------------------------------
 

@@ -335,8 +335,9 @@ class TestBuild:
 
     def test_full_disk_of_the_engine_in_the_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
         lines = failing("ld -o x", b"ld: final link failed: No space left on device\n")
-        with pytest.raises(DiskFullError, match="A disk is full"):
+        with pytest.raises(DiskFullError, match=r"A disk is full: the Docker engine's, in \[") as full:
             build(monkeypatch, FakeRun(lines, 1))
+        assert full.value.why == "ld: final link failed: No space left on device"
 
     def test_command_that_only_names_a_full_disk(self, monkeypatch: pytest.MonkeyPatch) -> None:
         lines = failing("grep 'no space left on device' log", b"grep: log: No such file or directory\n")

@@ -262,10 +262,11 @@ def _fail(status: SolveStatus, code: int) -> NoReturn:
     tail = failed.tail if failed else ()
     run = RUN_EXIT_CODE.search(failed.error if failed else "")
     # Where a command failed, the error quotes the command; what happened is in its output.
-    if NO_SPACE.search(text if run is None else "\n".join(tail)):
+    if full := [line for line in (text.splitlines() if run is None else tail) if NO_SPACE.search(line)]:
+        place = Step(name=failed.name, kind="error").place if run and failed else ""
         raise DiskFullError(
-            "A disk is full: the Docker engine's, or the one that the output goes to.",
-            why=text,
+            f"A disk is full: the Docker engine's, {f'in {place}' if place else 'or the one that the output goes to'}.",
+            why="\n".join(full),
             remedy="Free some space ('docker system df' shows what takes it, 'docker buildx prune' drops the "
             "build cache), then run the same command again: finished stages are kept.",
         )
