@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WAYS = ("factory", "common", "bake", "change")
-BAZEL = "bazel --batch --output_user_root=/bench"
+BAZEL = "bazel --batch --output_user_root=/tmp/bench"
 
 DOCKERFILE = """\
 FROM {toolchain} AS build
@@ -38,9 +38,9 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY . /source
 WORKDIR /source
 ARG WORDS
-RUN {bazel} build --symlink_prefix=/bench- ${{WORDS}}
+RUN {bazel} build --symlink_prefix=/tmp/bench- ${{WORDS}}
 FROM scratch
-COPY --from=build /bench-bin/tensorflow_serving/model_servers/tensorflow_model_server /
+COPY --from=build /tmp/bench-bin/tensorflow_serving/model_servers/tensorflow_model_server /
 """
 
 
@@ -49,7 +49,7 @@ def common(bench: Bench) -> None:
     steps = []
     for recipe in bench.recipes:
         steps += [
-            f"{BAZEL} build --symlink_prefix=/bench- {shlex.join(bazel_words(recipe))}",
+            f"{BAZEL} build --symlink_prefix=/tmp/bench- {shlex.join(bazel_words(recipe))}",
             f"{BAZEL} clean --expunge",
         ]
     script = " && ".join(["cp -r /given /source", "cd /source", *steps])
