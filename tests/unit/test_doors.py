@@ -26,10 +26,6 @@ PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
 SNAPSHOT = "20260301T000000Z"
 
 
-def job(recipe: Recipe) -> Job:
-    return Job(recipe=recipe, site=Site(build=Path("nowhere"), models=Path("nowhere")))
-
-
 def files(folder: Path) -> None:
     """What the doors of these tests name."""
     for name, text in {
