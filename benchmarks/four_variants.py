@@ -104,7 +104,7 @@ def measure(bench: Bench, ways: tuple[str, ...]) -> dict[str, float]:
 def main() -> int:
     """Measure and print."""
     arguments = parser(__doc__)
-    arguments.add_argument("--weight", type=int, default=WEIGHT, help=f"heavy files, 0 to 40 (default: {WEIGHT})")
+    arguments.add_argument("--weight", type=int, default=WEIGHT, help=f"heavy files, 0 to 84 (default: {WEIGHT})")
     arguments.add_argument("--only", choices=WAYS[1:3], help="only the factory's way and this one")
     options = arguments.parse_args()
     ways = ("factory", options.only) if options.only else WAYS

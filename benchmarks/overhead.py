@@ -60,7 +60,7 @@ def main() -> int:
     """Measure and print."""
     arguments = parser(__doc__)
     arguments.add_argument("--rounds", type=int, default=5, help="of each way (default: 5)")
-    arguments.add_argument("--weight", type=int, default=4, help="heavy files, 0 to 40 (default: 4)")
+    arguments.add_argument("--weight", type=int, default=4, help="heavy files, 0 to 84 (default: 4)")
     options = arguments.parse_args()
     with weighted(options.weight) as bench:
         ours, theirs = measure(bench, options.rounds)

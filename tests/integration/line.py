@@ -242,6 +242,9 @@ class Checkout:
         for path in files:
             if path.is_file() and CACHES in (text := path.read_text(encoding="utf-8")):
                 path.write_text(text.replace(CACHES, self.caches), encoding="utf-8")
+        # A cache mount's id is no part of what BuildKit knows a step by: sources that no build has seen are.
+        with (self.folder / MODEL / ".bazelrc").open("a", encoding="utf-8") as file:
+            file.write(f"\n# {self.mark}\n")
 
     def drop_caches(self) -> None:
         drop_cache_mounts(self.caches)

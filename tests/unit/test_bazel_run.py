@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -26,13 +27,24 @@ def facts(folder: Path, events: str, *, fetched: int = 7, remote: int = 0) -> Pa
 
 
 def seen(*steps: Step) -> BazelSteps:
-    noted = BazelSteps()
+    noted = BazelSteps(lambda: None)
     for step in steps:
         noted.see(step)
     return noted
 
 
 BOTH_RAN = (Step(name=FETCH, kind="started"), Step(name=BUILD, kind="started"))
+
+
+@pytest.mark.parametrize("kind", ["done", "cached"])
+def test_that_bazel_has_built_is_told_when_its_step_has_ended_well(kind: Literal["done", "cached"]) -> None:
+    told: list[str] = []
+    noted = BazelSteps(lambda: told.append("built"))
+    for step in (Step(name=FETCH, kind=kind), *BOTH_RAN, Step(name=BUILD, kind="log"), Step(name=BUILD, kind="error")):
+        noted.see(step)
+    assert not told
+    noted.see(Step(name=BUILD, kind=kind))
+    assert told == ["built"]
 
 
 def test_a_cold_build_as_recorded(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ class Crowd:
         finally:
             with self.lock:
                 self.compiled.append(name)
-                self.working[name] = 1
+                self.working[name] = 0
         return {}
 
     def _smoke(self, job: Job, _tell: Tell) -> Outputs:
@@ -102,6 +102,10 @@ class Crowd:
         budget = Budget(cpus=cpus, memory=999 * GIB)
         plan = plan or schedule(candidates(self.jobs, stages), budget, Limits(parallel=parallel))
         return run_line(self.jobs, stages, self.events.append, schedule=plan, policy=policy)
+
+    def is_through(self, name: str) -> bool:
+        last = (name, StageName.SMOKE, EventKind.FINISHED)
+        return any((event.variant, event.stage, event.kind) == last for event in list(self.events))
 
     def statuses(self, outcome: Outcome) -> list[Status]:
         return [result.status for result in outcome.results]
@@ -137,6 +141,25 @@ def test_the_first_fills_the_caches_and_the_rest_share_the_machine(crowd: Crowd)
     assert 8 < crowd.most <= 12, "they worked at once, and within the budget"
     assert [result.variant for result in outcome.results] == NAMES
     assert outcome.ended_by is None
+
+
+def test_a_compile_waits_for_another_bazel_and_not_for_what_comes_after_it(crowd: Crowd) -> None:
+    beside: list[list[str]] = []
+
+    def end_late(job: Job) -> None:
+        sleep(job)
+        beside.append(list(crowd.began))
+        job.compiled()
+        assert wait_until(lambda: NAMES[1] in crowd.began), "it begins beside what is left of the first's compile stage"
+
+    def package(job: Job) -> None:
+        if job.recipe.variant.id == NAMES[1]:
+            assert wait_until(lambda: NAMES[2] in crowd.began), "and the third beside the second's other stages"
+
+    crowd.acts[NAMES[0]], crowd.smoke = end_late, package
+    assert crowd.statuses(crowd.run(cpus=2)) == [Status.BUILT] * 4
+    assert beside == [NAMES[:1]]
+    assert crowd.shares == dict.fromkeys(NAMES, 2)
 
 
 def test_parallel_is_how_many_work_at_once_in_all_their_stages(crowd: Crowd) -> None:
@@ -243,7 +266,7 @@ def test_a_run_that_takes_too_long_is_ended_and_says_so(crowd: Crowd) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_all_that_runs_and_begins_nothing(crowd: Crowd, number: signal.Signals) -> None:
     def end(job: Job) -> None:
-        assert wait_until(lambda: NAMES[2] in crowd.began)
+        assert wait_until(lambda: NAMES[2] in crowd.began and crowd.is_through(NAMES[0]))
         os.kill(os.getpid(), number)
         job.cancel.wait(30)
 

@@ -81,6 +81,17 @@ def test_a_machine_where_nothing_runs_takes_any_share_and_a_full_one_none() -> N
     assert not one.fits(LIGHT, [LIGHT])
 
 
+def test_what_compiles_nothing_takes_memory_and_no_cpu_of_a_compile() -> None:
+    found = Schedule(budget=Budget(cpus=2, memory=8 * GIB), parallel=None, turns=())
+    both = Share(jobs=2, memory=4 * GIB)
+    assert found.fits(both, [LIGHT, LIGHT])
+    assert found.fits(LIGHT, [both, LIGHT])
+    assert not found.fits(both, [LIGHT, LIGHT, LIGHT]), "there is no memory for it"
+    assert not found.fits(LIGHT, [LIGHT, LIGHT]), "one for each CPU is enough"
+    assert not found.fits(both, [both])
+    assert found.fits(Share(jobs=9, memory=4 * GIB), [LIGHT]), "where none compiles, who wants more than all gets it"
+
+
 def test_one_by_one() -> None:
     found = one_by_one(["x", "y"])
     assert waves(found) == [["x"], ["y"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,24 @@ class BazelSteps:
     """Watches a build for the steps that run Bazel.
 
     A step that BuildKit took from its own cache leaves the files of an earlier run, which must not count again.
+
+    Args:
+        built: called once Bazel has built; what is left of the compile stage compiles nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, built: Callable[[], None]) -> None:
+        self._built = built
         self.ran: set[str] = set()
         self.silent_remote: str | None = None
         self.remote_trouble: str | None = None
 
     def see(self, step: Step) -> None:
-        """Note a step's start, and that a remote cache or executor did not answer, or was of no use."""
-        if step.kind == "started" and (found := _STEP.search(step.name)):
-            self.ran.add(found[1])
+        """Note a step's start and end, and that a remote cache or executor did not answer, or was of no use."""
+        if step.kind in {"started", "done", "cached"} and (found := _STEP.search(step.name)):
+            if step.kind == "started":
+                self.ran.add(found[1])
+            elif found[1] == "build":
+                self._built()
         elif step.kind == "log":
             self._hear(step.text)
 

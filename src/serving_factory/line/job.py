@@ -13,7 +13,7 @@ from serving_factory.engine.cancel import Cancel
 from serving_factory.errors import NotBuiltError
 from serving_factory.line.events import StageName
 from serving_factory.line.records import Record, read_record
-from serving_factory.line.schedule import LIGHT, Share
+from serving_factory.line.schedule import ONE_JOB, Share
 from serving_factory.line.tree_memory import TreeMemory
 from serving_factory.recipes.keys import key_of, short
 from serving_factory.recipes.recipe import Recipe
@@ -103,6 +103,10 @@ class Site:
             return self._trees[folder]
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One variant on its way along the line.
@@ -112,12 +116,14 @@ class Job:
         site: where.
         share: what it may use of the engine's machine.
         cancel: asks its stages to end.
+        compiled: called once its share is not needed any more: Bazel is done, or the compile stage has ended.
     """
 
     recipe: Recipe
     site: Site
-    share: Share = LIGHT
+    share: Share = ONE_JOB
     cancel: Cancel = field(default_factory=Cancel)
+    compiled: Callable[[], None] = _nothing
 
     @property
     def folder(self) -> Path:

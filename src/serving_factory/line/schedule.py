@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 __all__ = [
     "LIGHT",
+    "ONE_JOB",
     "Budget",
     "Candidate",
     "Limits",
@@ -32,7 +33,7 @@ class Share:
     """What one variant may use while it works.
 
     Args:
-        jobs: how many compilers run at once.
+        jobs: how many compilers run at once; 0 where nothing is compiled.
         memory: bytes.
     """
 
@@ -44,8 +45,11 @@ class Share:
         return replace(self, jobs=max(1, self.jobs // 2))
 
 
-LIGHT = Share(jobs=1, memory=_JOB_MEMORY)
-"""What a variant takes that compiles nothing, or nothing any more: one process that reads, packs or serves."""
+ONE_JOB = Share(jobs=1, memory=_JOB_MEMORY)
+"""What a compile takes that nobody has given more."""
+
+LIGHT = Share(jobs=0, memory=_JOB_MEMORY)
+"""What a variant takes that compiles nothing, or nothing any more: it reads, packs or serves, and mostly waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +103,8 @@ class Turn:
         variant: its id.
         toolchain: its toolchain.
         wave: variants of one wave are planned to work at once; the first is 1.
-        share: what it may use until its compile is done, and LIGHT after that.
-        after: the variant whose compile fills the caches for this one; empty for the first of its toolchain, and for
+        share: what it may use until Bazel is done, and LIGHT after that.
+        after: the variant whose Bazel fills the caches for this one; empty for the first of its toolchain, and for
             one that does not compile.
     """
 
@@ -126,21 +130,28 @@ class Schedule:
     turns: tuple[Turn, ...]
 
     def fits(self, share: Share, running: Sequence[Share]) -> bool:
-        """Whether one more can begin. A machine where nothing runs takes any."""
+        """Whether one more can begin. A machine where nothing runs takes any.
+
+        CPUs are counted for compilers alone: what compiles nothing leaves them idle for the most part, and a compile
+        does not wait for it.
+        """
         if not running:
             return True
-        return (
-            len(running) < (self.parallel or self.budget.cpus)
-            and sum(one.jobs for one in running) + share.jobs <= self.budget.cpus
-            and sum(one.memory for one in running) + share.memory <= self.budget.memory
-        )
+        if self.parallel and len(running) >= self.parallel:
+            return False
+        compiling = [one.jobs for one in running if one.jobs]
+        if share.jobs:
+            cpus = not compiling or sum(compiling) + share.jobs <= self.budget.cpus
+        else:
+            cpus = len(running) - len(compiling) < self.budget.cpus
+        return cpus and sum(one.memory for one in running) + share.memory <= self.budget.memory
 
 
 def one_by_one(variants: Sequence[str]) -> Schedule:
     """Give the schedule in which each variant waits for the one before it."""
     budget = Budget(cpus=1, memory=_JOB_MEMORY)
     turns = (
-        Turn(variant=variant, toolchain="", wave=number, share=LIGHT)
+        Turn(variant=variant, toolchain="", wave=number, share=ONE_JOB)
         for number, variant in enumerate(variants, start=1)
     )
     return Schedule(budget=budget, parallel=1, turns=tuple(turns))
@@ -194,7 +205,7 @@ def _neighbours(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def _room(budget: Budget, share: Share, parallel: int | None) -> int:
     """How many such shares the budget has; at least one, at most `parallel`."""
-    room = max(1, min(budget.cpus // share.jobs, budget.memory // share.memory))
+    room = max(1, min(budget.cpus // max(1, share.jobs), budget.memory // share.memory))
     return min(room, parallel) if parallel else room
 
 

@@ -48,7 +48,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """A variant's compile stage has ended."""
+    """A variant needs its share no more: its Bazel is done, or its compile stage has ended; told once or twice."""
 
     variant: str
 
@@ -115,8 +115,8 @@ class _Coordinator:
         self._emit, self._silent = emit, False
         self._schedule, self._policy = schedule, policy
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
-        self._jobs = {job.recipe.variant.id: _given(job, turns[job.recipe.variant.id]) for job in jobs}
-        self._runs = {name: self._new_run(name, job) for name, job in self._jobs.items()}
+        self._jobs = {job.recipe.variant.id: self._given(job, turns[job.recipe.variant.id]) for job in jobs}
+        self._runs = {name: VariantRun(job, self._tell) for name, job in self._jobs.items()}
         self._waiting = list(schedule.turns)
         self._shares: dict[str, Share] = {}
         self._compiled: set[str] = set()
@@ -126,8 +126,9 @@ class _Coordinator:
         self._ended_by: FactoryError | None = None
         self._fault: BaseException | None = None
 
-    def _new_run(self, name: str, job: Job) -> VariantRun:
-        return VariantRun(job, self._tell, on_compiled=lambda: self._inbox.put(_Compiled(name)))
+    def _given(self, job: Job, turn: Turn) -> Job:
+        compiled = _Compiled(turn.variant)
+        return replace(job, share=turn.share, cancel=Cancel(), compiled=lambda: self._inbox.put(compiled))
 
     def _tell(self, event: Event) -> None:
         if not self._silent:
@@ -254,10 +255,6 @@ class _Coordinator:
 
 
 _NEVER = float("inf")
-
-
-def _given(job: Job, turn: Turn) -> Job:
-    return replace(job, share=turn.share, cancel=Cancel())
 
 
 def _after(seconds: float | None) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,13 +33,11 @@ class VariantRun:
     Args:
         job: the variant.
         emit: is told of all that happens.
-        on_compiled: called once its compile stage has ended, however it ended.
     """
 
-    def __init__(self, job: Job, emit: Emit, on_compiled: Callable[[], None]) -> None:
+    def __init__(self, job: Job, emit: Emit) -> None:
         self._job = job
         self._emit = emit
-        self._on_compiled = on_compiled
         self._began: float | None = None
         self._ended: float | None = None
         self._worked = False
@@ -87,7 +85,7 @@ class VariantRun:
                 return
             finally:
                 if stage.name is StageName.COMPILE:
-                    self._on_compiled()
+                    self._job.compiled()
         self._complete = True
 
     def _fail(self, stage: Stage, error: FactoryError) -> None:

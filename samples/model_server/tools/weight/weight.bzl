@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight: C++ that does nothing but take time to compile, so that the sample can be as heavy as a test needs it."""
 
-# Of 2,760 actions of TensorFlow Serving 1.9.1, 2,434 are done again for another CPU level: one in eight is a host tool's.
-_HOST_SHARE = 8
+# Of 2,760 actions of TensorFlow Serving 1.9.1, 2,434 are done again for another CPU level: one in eight is a host tool's, which
+# is one for seven of the others.
+_HOST_SHARE = 7
 
 def weight(name, most, template, tool_source):
-    """Makes a library of as many heavy files as --define=weight=N says, and a host tool of an eighth as many.
+    """Makes a library of as many heavy files as --define=weight=N says, and a host tool of a seventh as many.
 
     Args:
       name: of the library.

@@ -74,7 +74,7 @@ def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildReque
 
 def _run(job: Job, tell: Tell) -> Outputs:
     recipe = job.recipe
-    steps = BazelSteps()
+    steps = BazelSteps(job.compiled)
     result = with_second_chances(job, tell, lambda job: _build(job, tell, steps))
     return {
         "binary_sha256": file_digest(job.artifact / BINARY),
