@@ -104,6 +104,7 @@ def test_out_of_memory_is_tried_once_more_with_half_the_jobs(tiny: Checkout, tmp
     with limited_memory(tiny, 750_000_000, tmp_path / "bin") as env:
         outcome = tiny.run("build", *tiny.line("build", "--variant", V1, "--jobs", "2")[1:], env=env)
         assert "out of memory with 2 jobs: once more with 1" in progress_of(outcome)
+        assert "oom_kills" in (tiny.variant_folder(V1) / "logs" / "compile.try-1.log").read_text(encoding="utf-8")
         assert outcome.stages(V1)["compile"] == "finished"
     (tiny.folder / BUILD).write_text(good)
     goes_on(tiny)

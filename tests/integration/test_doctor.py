@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
 
 from serving_factory.line.doctor.engine_judges import judge_collection
-from tests.integration.line import MATRIX, Checkout
+from tests.integration.line import MATRIX, Checkout, docker
 from tests.integration.own_engine import OwnEngine, needs_root
 from tests.integration.registry import write_docker_config
 
@@ -98,3 +99,25 @@ def test_a_base_image_that_is_nowhere_and_a_registry_that_refuses_fail_the_docto
     outcome = checkout.run("doctor", "--matrix", MATRIX, "--json", env={"DOCKER_CONFIG": str(config)})
     found = {check["name"]: check for check in json.loads(outcome.out)}
     assert found["registry login"]["verdict"] == "fail"
+
+
+def test_a_base_image_that_only_this_engine_still_has_is_a_warning(
+    tmp_path: Path, local_registry: LocalRegistry
+) -> None:
+    checkout = Checkout.make(tmp_path / "factory")
+    config = write_docker_config(tmp_path / "docker", local_registry, local_registry.host)
+    there, gone = (f"{local_registry.host}/doctor/{checkout.mark}:{tag}" for tag in ("1", "2"))
+    with tarfile.open(tmp_path / "nothing.tar", "w"):
+        pass
+    try:
+        docker("import", str(tmp_path / "nothing.tar"), there)
+        docker("--config", str(config), "push", there)
+        docker("tag", there, gone)
+        for base, verdict, state in ((there, "ok", "has it"), (gone, "warn", "its registry no longer does")):
+            checkout.edit(MATRIX, "serving-factory/base:bookworm", base)
+            outcome = checkout.run("doctor", "--matrix", MATRIX, "--json", env={"DOCKER_CONFIG": str(config)})
+            found = {check["name"]: check for check in json.loads(outcome.out)}["base images"]
+            assert (found["verdict"], found["found"].endswith(state)) == (verdict, True), found
+            checkout.edit(MATRIX, base, "serving-factory/base:bookworm")
+    finally:
+        docker("rmi", "--force", there, gone)

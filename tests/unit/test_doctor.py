@@ -376,6 +376,7 @@ def test_base_images_must_still_exist() -> None:
     well(judge_bases({"a:1": BaseState.HELD, "b:1": BaseState.THERE}))
     well(judge_bases({}))
     bad(judge_bases({"a:1": BaseState.UNKNOWN, "b:1": BaseState.THERE}), Verdict.WARN, "a:1: unknown")
+    bad(judge_bases({"a:1": BaseState.HERE_ALONE, "b:1": BaseState.THERE}), Verdict.WARN, "builds on a:1 fail on any")
     bad(judge_bases({"a:1": BaseState.UNKNOWN, "b:1": BaseState.GONE}), Verdict.FAIL, "builds on b:1")
 
 
@@ -452,10 +453,16 @@ def test_what_a_registry_answers(
     class Held:
         @staticmethod
         def image_id(reference: str) -> str | None:
-            return "sha256:1" if reference == "mine:1" else None
+            return "sha256:1" if reference in {"mine:1", "pulled:1"} else None
+
+        @staticmethod
+        def came_from_registry(reference: str) -> bool:
+            return reference == "pulled:1"
 
     held: Engine = Held()  # type: ignore[assignment]  # it has all that is asked of it
     assert probes.base_state("mine:1", held) is BaseState.HELD
+    kept = BaseState.HERE_ALONE if state is BaseState.GONE else BaseState.HELD
+    assert probes.base_state("pulled:1", held) is kept
     assert probes.base_state(f"ubuntu:20.04@sha256:{'0' * 64}", held) is state
     assert probes.base_state("ubuntu", held) is state
 

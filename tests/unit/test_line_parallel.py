@@ -179,6 +179,19 @@ def test_the_others_go_on_when_the_first_of_a_toolchain_fails(crowd: Crowd) -> N
     assert crowd.statuses(crowd.run()) == [Status.FAILED, *[Status.BUILT] * 3]
 
 
+def test_the_next_fills_the_caches_when_the_first_of_a_toolchain_fails(crowd: Crowd) -> None:
+    crowd.acts[NAMES[0]] = fail(CompileError("no"))
+    beside: list[list[str]] = []
+
+    def note(job: Job) -> None:
+        sleep(job)
+        beside.append(list(crowd.began))
+
+    crowd.acts[NAMES[1]] = note
+    assert crowd.statuses(crowd.run(cpus=16)) == [Status.FAILED, *[Status.BUILT] * 3]
+    assert beside == [NAMES[:2]], "the others waited for it, not for the one that failed"
+
+
 def test_what_would_fail_the_same_way_is_skipped_and_says_because_of_whom(crowd: Crowd) -> None:
     crowd.acts[NAMES[0]] = fail(ChecksumError("no"))
     outcome = crowd.run()

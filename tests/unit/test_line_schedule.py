@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving_factory.line.schedule import LIGHT, Budget, Candidate, Limits, Schedule, Share, Turn, one_by_one, schedule
+from serving_factory.line.schedule import (
+    LIGHT,
+    Budget,
+    Candidate,
+    Limits,
+    Schedule,
+    Share,
+    Turn,
+    led_anew,
+    one_by_one,
+    schedule,
+)
 
 GIB = 2**30
 BIG = Budget(cpus=16, memory=64 * GIB)
@@ -16,8 +27,11 @@ AUTO = Limits()
 
 
 def compiling(*names: str) -> list[Candidate]:
-    """Candidates named `toolchain.number`."""
-    return [Candidate(variant=name, toolchain=name.partition(".")[0], compiles=True) for name in names]
+    """Candidates named `toolchain.number`, or `toolchain.flavour/level` with objects of a level."""
+    return [
+        Candidate(variant=name, toolchain=name.partition(".")[0], objects=name.rpartition("/")[2], compiles=True)
+        for name in names
+    ]
 
 
 def waves(found: Schedule) -> list[list[str]]:
@@ -33,6 +47,25 @@ def test_the_first_of_a_toolchain_works_before_the_others_which_work_side_by_sid
     assert waves(found) == [["a.1"], ["a.2", "a.3", "a.4"]]
     assert shares(found) == {"a.1": (16, 32), "a.2": (5, 10), "a.3": (5, 10), "a.4": (5, 10)}
     assert [turn.after for turn in found.turns] == ["", "a.1", "a.1", "a.1"]
+
+
+def test_of_those_with_the_same_objects_one_comes_before_the_others() -> None:
+    asked = compiling("a.cpu/1", "a.cpu/3", "a.mkl/1", "a.mkl/3", "a.gpu/3", "b.cpu/3")
+    found = schedule(asked, BIG, AUTO)
+    assert waves(found) == [["a.cpu/1", "b.cpu/3"], ["a.cpu/3", "a.mkl/1"], ["a.mkl/3", "a.gpu/3"]]
+    assert {turn.variant: turn.after for turn in found.turns if turn.after} == {
+        "a.cpu/3": "a.cpu/1",
+        "a.mkl/1": "a.cpu/1",
+        "a.mkl/3": "a.cpu/3",
+        "a.gpu/3": "a.cpu/3",
+    }
+
+
+def test_when_the_first_has_failed_the_next_fills_the_caches_for_the_others() -> None:
+    turns = schedule(compiling("a.1", "a.2", "a.3", "b.1"), BIG, AUTO).turns
+    waiting = [turn for turn in turns if turn.variant != "a.1"]
+    assert {turn.variant: turn.after for turn in led_anew(waiting, "a.1")} == {"b.1": "", "a.2": "", "a.3": "a.2"}
+    assert led_anew(waiting, "b.1") == waiting
 
 
 def test_independent_ones_begin_at_once_and_neighbours_stay_neighbours() -> None:
@@ -64,7 +97,7 @@ def test_what_a_wave_shares(budget: Budget, limits: Limits, at_once: int, share:
 
 
 def test_what_compiles_nothing_comes_first_and_takes_little() -> None:
-    light = [Candidate(variant=f"a.{number}", toolchain="a", compiles=False) for number in (1, 2, 3)]
+    light = [Candidate(variant=f"a.{number}", toolchain="a", objects="", compiles=False) for number in (1, 2, 3)]
     found = schedule([*compiling("a.0"), *light], Budget(cpus=2, memory=8 * GIB), AUTO)
     assert waves(found) == [["a.1", "a.2"], ["a.3"], ["a.0"]]
     assert [turn.share for turn in found.turns[:3]] == [LIGHT] * 3
@@ -109,17 +142,17 @@ def test_half_the_jobs_have_all_the_memory() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=25),
+    st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("xyz"), st.booleans()), max_size=25),
     st.integers(1, 64),
     st.integers(1, 128),
     st.one_of(st.none(), st.integers(1, 12)),
 )
 def test_a_wave_keeps_to_the_budget_and_every_variant_has_one_turn(
-    asked: list[tuple[str, bool]], cpus: int, memory: int, parallel: int | None
+    asked: list[tuple[str, str, bool]], cpus: int, memory: int, parallel: int | None
 ) -> None:
     candidates = [
-        Candidate(variant=f"{toolchain}.{number}", toolchain=toolchain, compiles=compiles)
-        for number, (toolchain, compiles) in enumerate(asked)
+        Candidate(variant=f"{toolchain}.{number}", toolchain=toolchain, objects=objects, compiles=compiles)
+        for number, (toolchain, objects, compiles) in enumerate(asked)
     ]
     budget = Budget(cpus=cpus, memory=memory * GIB)
     found = schedule(candidates, budget, Limits(parallel=parallel))
@@ -129,6 +162,11 @@ def test_a_wave_keeps_to_the_budget_and_every_variant_has_one_turn(
     at: dict[str, Turn] = {turn.variant: turn for turn in found.turns}
     for turn in found.turns:
         assert not turn.after or at[turn.after].wave < turn.wave
-    for number in set(numbers):
+    compiled: set[tuple[str, str]] = set()
+    for number in sorted(set(numbers)):
         wave = [turn.share for turn in found.turns if turn.wave == number]
         assert all(found.fits(share, wave[:index]) for index, share in enumerate(wave))
+        names = {turn.variant for turn in found.turns if turn.wave == number}
+        objects = [(one.toolchain, one.objects) for one in candidates if one.variant in names and one.compiles]
+        assert all(one in compiled or objects.count(one) == 1 for one in objects), "none is compiled twice"
+        compiled.update(objects)

@@ -7,11 +7,11 @@
 #   BAZEL  the Bazel binary
 #
 # files:
-#   /run/secrets/bazelrc          how Bazel runs here, where given. `{toolchain}` stands for the toolchain's id. What begins with
-#                                 `build:factory-remote ` counts in the step build only, and only while something answers at
-#                                 the address in each line `# factory-remote HOST PORT`; `# factory-remote-alone` takes
-#                                 --disk_cache away with it, for Bazels that cannot have both. `# factory-file NAME BASE64`
-#                                 is a file that its options name, /dev/shm/factory-NAME
+#   /run/secrets/bazelrc          a remote cache or executor and rules for downloads, where given. `{toolchain}` stands for the
+#                                 toolchain's id. What begins with `build:factory-remote ` counts in the step build only, and
+#                                 only while something answers at the address in each line `# factory-remote HOST PORT`;
+#                                 `# factory-remote-alone` takes --disk_cache away with it, for Bazels that cannot have both.
+#                                 `# factory-file NAME BASE64` is a file that its options name, /dev/shm/factory-NAME
 #   /factory/toolchain-id         names the toolchain's folder in /cache/disk; beside it goes ID.toolchain, which says in words
 #                                 what that is, and by its time when it was used last
 #   /factory/measures/STEP        a line `NAME NUMBER` for each number that is known:

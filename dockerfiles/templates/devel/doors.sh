@@ -6,7 +6,7 @@
 #                         GIT_MIRRORS: a line `ADDRESS MIRROR` for each address that git shall look for elsewhere;
 #                         BAZEL_DOWNLOADER_CONFIG: a text, for bazelrc to name as /run/doors/downloader.cfg
 #   /run/secrets/ca       certificates (PEM) to trust beside the system's
-#   /run/secrets/bazelrc  how Bazel runs here
+#   /run/secrets/bazelrc  a remote cache or executor, and rules for downloads
 #   /run/doors            a tmpfs: what is made of these is there, and so in no layer
 #   /doors/apt            a folder with a flat apt repository, in place of all others
 #   /doors/distdir        archives, by the names that they would be downloaded under

@@ -126,15 +126,25 @@ def errors() -> Iterator[None]:
         with disk_full_is_typed():
             yield
     except FactoryError as error:
-        raise Exit(rendered(error).rstrip(), code=error.exit_code) from None
+        raise _exit(error) from None
     except BrokenPipeError:
         # Whoever read has read enough; what is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         told = FactoryError(f"a file cannot be used: {error}", remedy="see who owns it, and whether it can be written")
-        raise Exit(rendered(told).rstrip(), code=told.exit_code) from None
+        raise _exit(told) from None
     except KeyboardInterrupt:
         raise Exit("Cancelled.", code=CancelledError.exit_code) from None
+
+
+def _exit(error: FactoryError) -> Exit:
+    """What ends the process with an error's message and exit code; GitHub shows the message on the run's page."""
+    text = rendered(error)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        from serving_factory.ui.github import annotation  # noqa: PLC0415 - few runs need it
+
+        text += annotation("serving-factory", str(error))
+    return Exit(text.rstrip(), code=error.exit_code)
 
 
 def rendered(error: FactoryError) -> str:

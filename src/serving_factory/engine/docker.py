@@ -103,6 +103,15 @@ class Engine:
             except ImageNotFound:
                 return None
 
+    def came_from_registry(self, reference: str) -> bool:
+        """Tell whether an image that the engine has was pulled from a registry, or pushed to one.
+
+        Raises:
+            EngineError: no such image.
+        """
+        with typed(f"The engine has no image {reference}.", remedy="Build it first."):
+            return bool(self._images.get(reference).attrs.get("RepoDigests"))
+
     def image_size(self, reference: str) -> int:
         """Return an image's size in bytes, all layers together, as `docker images` shows it.
 

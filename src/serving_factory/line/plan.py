@@ -27,10 +27,12 @@ class PlannedVariant:
         up_to_date: the stages that would not.
         because: why the first of them would run; empty when none would.
         toolchain: tells its toolchain from others.
+        objects: tells most of its object files from others' of the toolchain.
     """
 
     variant: str
     toolchain: str
+    objects: str
     run: tuple[StageName, ...]
     up_to_date: tuple[StageName, ...]
     because: str
@@ -52,6 +54,7 @@ def _plan(job: Job, stages: Sequence[Stage]) -> PlannedVariant:
             return PlannedVariant(
                 variant=job.recipe.variant.id,
                 toolchain=toolchain_key(job.recipe),
+                objects=_objects(job.recipe),
                 run=tuple(names[index:]),
                 up_to_date=tuple(names[:index]),
                 because=because,
@@ -59,6 +62,7 @@ def _plan(job: Job, stages: Sequence[Stage]) -> PlannedVariant:
     return PlannedVariant(
         variant=job.recipe.variant.id,
         toolchain=toolchain_key(job.recipe),
+        objects=_objects(job.recipe),
         run=(),
         up_to_date=tuple(stage.name for stage in stages),
         because="",
@@ -85,10 +89,20 @@ def toolchain_key(recipe: Recipe) -> str:
     )
 
 
+def _objects(recipe: Recipe) -> str:
+    """Flavours of a level, and releases near each other, compile much of the same in the same way."""
+    return " ".join(recipe.variant.all_copts)
+
+
 def planned_candidates(plan: Sequence[PlannedVariant]) -> tuple[Candidate, ...]:
     """Those of a plan that have something to do."""
     return tuple(
-        Candidate(variant=one.variant, toolchain=one.toolchain, compiles=StageName.COMPILE in one.run)
+        Candidate(
+            variant=one.variant,
+            toolchain=one.toolchain,
+            objects=one.objects,
+            compiles=StageName.COMPILE in one.run,
+        )
         for one in plan
         if one.run
     )
@@ -100,6 +114,7 @@ def candidates(jobs: Sequence[Job], stages: Sequence[Stage]) -> tuple[Candidate,
         Candidate(
             variant=job.recipe.variant.id,
             toolchain=toolchain_key(job.recipe),
+            objects=_objects(job.recipe),
             compiles=any(stage.name is StageName.COMPILE and _has_work(stage, job) for stage in stages),
         )
         for job in jobs

@@ -14,6 +14,7 @@ __all__ = [
     "Schedule",
     "Share",
     "Turn",
+    "led_anew",
     "one_by_one",
     "schedule",
 ]
@@ -87,11 +88,13 @@ class Candidate:
     Args:
         variant: its id.
         toolchain: what tells its toolchain from others; variants of one share Bazel's caches.
+        objects: what tells most of its object files from others' of the toolchain, such as the options of its level.
         compiles: whether its compile stage has work to do.
     """
 
     variant: str
     toolchain: str
+    objects: str
     compiles: bool
 
 
@@ -161,7 +164,8 @@ def schedule(candidates: Sequence[Candidate], budget: Budget, limits: Limits) ->
     """Give each variant its turn.
 
     Those that compile nothing come first: they are soon done. Of each toolchain the first that compiles fetches and
-    fills the caches, the others come after it, side by side. The members of a wave share the CPUs evenly.
+    fills the caches, the others come after it, side by side; but of those that have most of their object files in
+    common one comes before the others, or each would compile them. The members of a wave share the CPUs evenly.
     """
     turns = [*_light_turns(candidates, budget, limits)]
     turns += _compile_turns(candidates, budget, limits, first=turns[-1].wave + 1 if turns else 1)
@@ -179,22 +183,42 @@ def _compile_turns(candidates: Sequence[Candidate], budget: Budget, limits: Limi
     jobs = limits.jobs or (1 if limits.parallel else _FEWEST_JOBS)
     room = _room(budget, Share(jobs=jobs, memory=limits.memory or jobs * _JOB_MEMORY), limits.parallel)
     waiting = [one for one in _neighbours(candidates) if one.compiles]
-    leaders: dict[str, str] = {}
-    for one in waiting:
-        leaders.setdefault(one.toolchain, one.variant)
-    filled: set[str] = set()
+    after = _who_waits_for_whom(waiting)
+    done = {""}
     wave = first
     while waiting:
-        ready = [one for one in waiting if one.toolchain in filled or leaders[one.toolchain] == one.variant]
-        chosen = ready[:room]
+        chosen = [one for one in waiting if after[one.variant] in done][:room]
         share = _share(budget, limits, at_once=len(chosen))
         for one in chosen:
-            leader = leaders[one.toolchain]
-            after = "" if leader == one.variant else leader
-            yield Turn(variant=one.variant, toolchain=one.toolchain, wave=wave, share=share, after=after)
-        filled |= {one.toolchain for one in chosen}
+            yield Turn(variant=one.variant, toolchain=one.toolchain, wave=wave, share=share, after=after[one.variant])
+        done |= {one.variant for one in chosen}
         waiting = [one for one in waiting if one not in chosen]
         wave += 1
+
+
+def _who_waits_for_whom(compiling: Sequence[Candidate]) -> dict[str, str]:
+    """Variant → the one that fills the caches for it; empty for the first of a toolchain."""
+    leaders: dict[str, str] = {}
+    firsts: dict[tuple[str, str], str] = {}
+    after: dict[str, str] = {}
+    for one in compiling:
+        leader = leaders.setdefault(one.toolchain, one.variant)
+        first = firsts.setdefault((one.toolchain, one.objects), one.variant)
+        after[one.variant] = next((name for name in (first, leader) if name != one.variant), "")
+    return after
+
+
+def led_anew(waiting: Sequence[Turn], failed: str) -> list[Turn]:
+    """Give the turns that wait, once the one that was to fill the caches has failed: the next fills them in its place.
+
+    Args:
+        waiting: the turns that have not begun.
+        failed: the variant that failed before its Bazel was done.
+    """
+    heir = next((turn.variant for turn in waiting if turn.after == failed), "")
+    return [
+        replace(turn, after="" if turn.variant == heir else heir) if turn.after == failed else turn for turn in waiting
+    ]
 
 
 def _neighbours(candidates: Sequence[Candidate]) -> list[Candidate]:

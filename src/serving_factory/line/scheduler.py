@@ -18,7 +18,7 @@ from serving_factory.line.events import Emit, Event
 from serving_factory.line.failures import SHARED
 from serving_factory.line.job import Job, Stage
 from serving_factory.line.results import Outcome
-from serving_factory.line.schedule import LIGHT, Schedule, Share, Turn, one_by_one
+from serving_factory.line.schedule import LIGHT, Schedule, Share, Turn, led_anew, one_by_one
 from serving_factory.line.signals import told_of_signals
 from serving_factory.line.variant_run import VariantRun
 
@@ -208,6 +208,8 @@ class _Coordinator:
     def _take(self, message: _Message | None) -> None:
         match message:
             case _Compiled(variant):
+                if variant not in self._compiled and self._runs[variant].error:
+                    self._waiting = led_anew(self._waiting, variant)
                 self._compiled.add(variant)
                 self._shares[variant] = LIGHT
             case _Ended(variant, fault):

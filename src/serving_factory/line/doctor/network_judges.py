@@ -25,6 +25,7 @@ class BaseState(StrEnum):
     """Whether a base image can be had."""
 
     HELD = "the engine has it"
+    HERE_ALONE = "the engine has it, its registry no longer does"
     THERE = "the registry has it"
     GONE = "gone"
     UNKNOWN = "unknown"
@@ -110,6 +111,13 @@ def judge_bases(bases: Mapping[str, BaseState]) -> Check:
             found,
             f"builds on {', '.join(gone)} fail at their first step",
             "name images that exist at network.base_images in the matrix file",
+        )
+    if here := [base for base, state in bases.items() if state is BaseState.HERE_ALONE]:
+        return warn(
+            "base images",
+            found,
+            f"builds on {', '.join(here)} fail on any other machine, and on this one once the engine drops its copy",
+            "push it to a registry of your own and name it at network.base_images, or name images that exist",
         )
     if BaseState.UNKNOWN in bases.values():
         return warn(

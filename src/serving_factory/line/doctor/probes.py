@@ -97,9 +97,17 @@ def login(repository: str) -> tuple[str, Login, str]:
 
 
 def base_state(reference: str, engine: Engine) -> BaseState:
-    """Find out whether a base image can be had: from the engine, or else from its registry."""
-    if engine.image_id(reference) is not None:
+    """Find out whether a base image can be had: from the engine, and from the registry that it came from or would."""
+    held = engine.image_id(reference) is not None
+    if held and not engine.came_from_registry(reference):
         return BaseState.HELD
+    there = _registry_state(reference)
+    if held:
+        return BaseState.HERE_ALONE if there is BaseState.GONE else BaseState.HELD
+    return there
+
+
+def _registry_state(reference: str) -> BaseState:
     found = _REFERENCE.fullmatch(reference)
     if found is None:
         return BaseState.UNKNOWN

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from itertools import count
+from pathlib import Path
 
 from serving_factory.engine.buildx import BuildResult
 from serving_factory.engine.caches import drop_cache_mounts
 from serving_factory.engine.retry import retrying
 from serving_factory.errors import CacheCorruptError, EngineError, FetchError, OutOfMemoryError
 from serving_factory.line.bazel_caches import empty_cache
+from serving_factory.line.events import StageName
 from serving_factory.line.job import Job, Tell
 from serving_factory.recipes.render import CACHES
 
@@ -25,29 +29,45 @@ def with_second_chances(job: Job, tell: Tell, attempt: Callable[[Job], BuildResu
     A download that failed is tried four times, with waits that double; once where there is no network to wait for. A
     build that ran out of memory is tried once more with half its jobs, on what the first try left in Bazel's disk
     cache. A damaged cache is dropped, or emptied where another build holds it, and the build tried once more. Nothing
-    else is: a wrong checksum, least of all.
+    else is: a wrong checksum, least of all. The log of each try before the last is kept beside its own.
 
     Args:
         job: the variant.
         tell: told of each try after the first.
         attempt: builds once.
     """
+    tries = count(1)
+
+    def logged(job: Job) -> BuildResult:
+        _put_aside(job.log(StageName.COMPILE), before_try=next(tries))
+        return attempt(job)
+
     try:
-        return _with_patience(job, tell, attempt)
+        return _with_patience(job, tell, logged)
     except OutOfMemoryError as error:
         if job.share.jobs == 1:
             raise
         fewer = job.share.halved()
         tell(f"out of memory with {job.share.jobs} jobs: once more with {fewer.jobs}")
         try:
-            return _with_patience(replace(job, share=fewer), tell, attempt)
+            return _with_patience(replace(job, share=fewer), tell, logged)
         except OutOfMemoryError as again:
             raise OutOfMemoryError(
                 f"{again.what}; before that, with {job.share.jobs}", why=again.why, remedy=again.remedy
             ) from error
     except CacheCorruptError as error:
         _drop(error, job, tell)
-        return _with_patience(job, tell, attempt)
+        return _with_patience(job, tell, logged)
+
+
+def _put_aside(log: Path, *, before_try: int) -> None:
+    """Keep the log of the try before, as `compile.try-1.log`; those of an earlier run go."""
+    if before_try > 1:
+        with suppress(FileNotFoundError):
+            log.rename(log.with_suffix(f".try-{before_try - 1}.log"))
+        return
+    for old in log.parent.glob(f"{log.stem}.try-*.log"):
+        old.unlink()
 
 
 def _drop(damaged: CacheCorruptError, job: Job, tell: Tell) -> None:

@@ -1,4 +1,4 @@
-"""Which signals end a run."""
+"""What a command makes of signals and errors."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from invoke.exceptions import Exit
 
 from serving_factory.commands.shared import errors
+from serving_factory.errors import UsageError
 from serving_factory.line.signals import told_of_signals
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -39,3 +41,15 @@ def test_under_nohup_a_hang_up_ends_nothing() -> None:
         os.kill(os.getpid(), signal.SIGHUP)
     assert told == []
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize(("service", "told"), [("true", True), ("", False)])
+def test_github_shows_an_error_of_the_whole_run_on_its_page(
+    service: str, *, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", service)
+    with pytest.raises(Exit) as caught, errors():
+        raise UsageError("no such thing", remedy="name another")
+    first, *_, last = (caught.value.message or "").splitlines()
+    assert first == "Error: no such thing"
+    assert last.startswith("::error title=serving-factory::no such thing") is told
