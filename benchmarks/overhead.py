@@ -4,8 +4,8 @@ usage: python -m benchmarks.overhead [--rounds N] [--weight N]
 
 Before each measurement one C++ file of the sample is changed, so that either way has the same to do: transfer the
 sources, let Bazel analyse, take all but a few actions from its disk cache, collect. The factory's way is
-`invoke compile` from its start to its end, with the records and facts that it writes. The ways take turns; the best of
-each counts.
+`invoke compile` from its start to its end, with the records and facts that it writes: of one variant, and of four
+against as many bare builds one after another. The ways take turns; the best of each counts.
 
 Ends with exit code 1 when the factory takes more than 5 % longer.
 """
@@ -19,19 +19,19 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from benchmarks.measuring import Ratio, parser, report, seconds
-from benchmarks.weighted import Bench, weighted
-from tests.integration.line import V1
+from benchmarks.weighted import MOST, Bench, weighted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from serving_factory.recipes.recipe import Recipe
 
 LIMIT = 1.05
 
 
-def bare(bench: Bench) -> None:
+def bare(bench: Bench, recipe: Recipe) -> None:
     """What someone would type who has the Dockerfile."""
-    (recipe,) = (recipe for recipe in bench.recipes if recipe.variant.id == V1)
-    context = bench.checkout.variant_folder(V1) / "recipe" / "devel"
+    context = bench.checkout.variant_folder(recipe.variant.id) / "recipe" / "devel"
     out = bench.checkout.folder.parent / "bare"
     shutil.rmtree(out, ignore_errors=True)
     words = ["docker", "buildx", "build", "--progress=plain", "--provenance=false", "--target=artifact"]
@@ -42,17 +42,20 @@ def bare(bench: Bench) -> None:
     assert (out / "tensorflow_model_server").is_file()
 
 
-def measure(bench: Bench, rounds: int) -> tuple[float, float]:
+def measure(bench: Bench, recipes: Sequence[Recipe], rounds: int, marks: Iterator[int]) -> tuple[float, float]:
     """Seconds of the factory's way, and of the bare one."""
-    bench.compile(V1)  # fills the caches
-    marks: Iterator[int] = count(1)
+
+    def bare_in_turn() -> None:
+        for recipe in recipes:
+            bare(bench, recipe)
+
     ours, theirs = [], []
     for _ in range(rounds):
         bench.change(next(marks))
-        ours.append(seconds(lambda: bench.compile(V1)))
+        ours.append(seconds(lambda: bench.compile(*(recipe.variant.id for recipe in recipes))))
         bench.change(next(marks))
-        theirs.append(seconds(lambda: bare(bench)))
-        print(f"factory {ours[-1]:6.1f} s   bare {theirs[-1]:6.1f} s", flush=True)
+        theirs.append(seconds(bare_in_turn))
+        print(f"{len(recipes)}: factory {ours[-1]:6.1f} s   bare {theirs[-1]:6.1f} s", flush=True)
     return min(ours), min(theirs)
 
 
@@ -60,12 +63,17 @@ def main() -> int:
     """Measure and print."""
     arguments = parser(__doc__)
     arguments.add_argument("--rounds", type=int, default=5, help="of each way (default: 5)")
-    arguments.add_argument("--weight", type=int, default=4, help="heavy files, 0 to 84 (default: 4)")
+    arguments.add_argument("--weight", type=int, default=4, help=f"heavy files, 0 to {MOST} (default: 4)")
     options = arguments.parse_args()
+    marks = count(1)
+    ratios = []
     with weighted(options.weight) as bench:
-        ours, theirs = measure(bench, options.rounds)
-    name = "one variant, warm caches, against a bare `docker buildx build`"
-    return report([Ratio(name=name, ours=ours, theirs=theirs, limit=LIMIT)])
+        bench.compile()  # fills the caches
+        for name, recipes in (("one variant", bench.recipes[:1]), ("four variants", bench.recipes)):
+            ours, theirs = measure(bench, recipes, options.rounds, marks)
+            against = f"{name}, warm caches, against bare `docker buildx build`"
+            ratios.append(Ratio(name=against, ours=ours, theirs=theirs, limit=LIMIT))
+    return report(ratios)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
     from serving_factory.recipes.recipe import Recipe
 
-__all__ = ["LEVELS", "WEIGHT", "Bench", "weighted"]
+__all__ = ["LEVELS", "MOST", "WEIGHT", "Bench", "weighted"]
 
+MOST = 84
+"""Heavy files that the sample has at most: tools/weight/BUILD."""
 WEIGHT = 70
 LONGEST = 4 * 3600.0  # seconds that one command may take
 LEVELS = ("x86-64", "x86-64-v3")

@@ -113,7 +113,7 @@ def test_a_base_image_that_only_this_engine_still_has_is_a_warning(
         docker("import", str(tmp_path / "nothing.tar"), there)
         docker("--config", str(config), "push", there)
         docker("tag", there, gone)
-        for base, verdict, state in ((there, "ok", "has it"), (gone, "warn", "its registry no longer does")):
+        for base, verdict, state in ((there, "ok", "has it"), (gone, "warn", "its registry does not")):
             checkout.edit(MATRIX, "serving-factory/base:bookworm", base)
             outcome = checkout.run("doctor", "--matrix", MATRIX, "--json", env={"DOCKER_CONFIG": str(config)})
             found = {check["name"]: check for check in json.loads(outcome.out)}["base images"]

@@ -41,8 +41,9 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
 class Attempts:
     """Fails as often as it has errors, then succeeds."""
 
-    def __init__(self, *errors: FactoryError) -> None:
+    def __init__(self, *errors: FactoryError, has_built: bool = False) -> None:
         self.errors = list(errors)
+        self.has_built = has_built
         self.shares: list[Share] = []
         self.told: list[str] = []
 
@@ -56,7 +57,7 @@ class Attempts:
         return DONE
 
     def run(self, job: Job) -> BuildResult:
-        return attempts.with_second_chances(job, self.told.append, self)
+        return attempts.with_second_chances(job, self.told.append, self, has_built=lambda: self.has_built)
 
 
 def test_out_of_memory_is_tried_once_more_with_half_the_jobs_in_the_same_memory(job: Job) -> None:
@@ -90,6 +91,14 @@ def test_one_job_cannot_be_halved(job: Job) -> None:
     tried = Attempts(OutOfMemoryError("no"))
     with pytest.raises(OutOfMemoryError, match="no"):
         tried.run(replace(job, share=Share(jobs=1, memory=8)))
+    assert len(tried.shares) == 1
+
+
+def test_what_runs_out_of_memory_after_bazel_is_not_tried_again(job: Job) -> None:
+    """It would run Bazel anew, with other jobs and without a share of the machine."""
+    tried = Attempts(OutOfMemoryError("strip was killed"), has_built=True)
+    with pytest.raises(OutOfMemoryError, match="strip was killed"):
+        tried.run(job)
     assert len(tried.shares) == 1
 
 

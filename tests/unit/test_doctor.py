@@ -456,7 +456,7 @@ def test_what_a_registry_answers(
             return "sha256:1" if reference in {"mine:1", "pulled:1"} else None
 
         @staticmethod
-        def came_from_registry(reference: str) -> bool:
+        def has_registry(reference: str) -> bool:
             return reference == "pulled:1"
 
     held: Engine = Held()  # type: ignore[assignment]  # it has all that is asked of it

@@ -60,7 +60,8 @@ def test_of_the_latest_three_runs_the_middle_counts() -> None:
 
 def test_only_what_will_run_takes_time() -> None:
     rows = [past("2.19.1-cpu-v3", 60.0, memory=5, download=7), past("2.19.1-cpu-v3", 3.0, stage="smoke")]
-    assert one(wanted(run=("compile", "smoke")), *rows).seconds == 63.0
+    both = one(wanted(run=("compile", "smoke")), *rows)
+    assert (both.seconds, both.after_compile) == (63.0, 3.0)
     smoke = one(wanted(run=("smoke",)), *rows)
     assert (smoke.seconds, smoke.memory, smoke.download, smoke.basis) == (3.0, None, None, Basis.VARIANT)
     assert forecast([wanted(run=())], rows) == ()
@@ -116,6 +117,15 @@ def test_a_total_adds_up_wave_by_wave() -> None:
     assert total([known("a", 60.0, basis=Basis.ESTIMATE)]).estimated
     nothing = total([UNKNOWN])
     assert (nothing.seconds, nothing.memory, nothing.download) == (None, None, None)
+
+
+def test_what_comes_after_a_compile_overlaps_with_the_next_one() -> None:
+    first, second = (replace(known(name, 70.0), after_compile=10.0) for name in ("a", "b"))
+    assert total([second, first], {"a": 1, "b": 2}).seconds == 130.0
+    assert total([first, second]).seconds == 140.0, "where each works alone nothing does"
+    long = replace(known("c", 100.0), after_compile=95.0)
+    assert total([first, long, second], {"c": 1, "a": 2, "b": 3}).seconds == 135.0
+    assert total([replace(long, after_compile=200.0 - 105.0), second], {"c": 1, "b": 2}).seconds == 100.0
 
 
 def test_a_total_that_a_part_is_missing_of_is_not_known() -> None:

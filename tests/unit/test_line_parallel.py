@@ -149,7 +149,7 @@ def test_a_compile_waits_for_another_bazel_and_not_for_what_comes_after_it(crowd
     def end_late(job: Job) -> None:
         sleep(job)
         beside.append(list(crowd.began))
-        job.compiled()
+        job.release_share()
         assert wait_until(lambda: NAMES[1] in crowd.began), "it begins beside what is left of the first's compile stage"
 
     def package(job: Job) -> None:
@@ -171,25 +171,12 @@ def test_parallel_is_how_many_work_at_once_in_all_their_stages(crowd: Crowd) -> 
 
     crowd.smoke = count
     crowd.run(cpus=64, parallel=2)
-    assert max(at_once) <= 2
+    assert max(at_once) == 2
 
 
 def test_the_others_go_on_when_the_first_of_a_toolchain_fails(crowd: Crowd) -> None:
     crowd.acts[NAMES[0]] = fail(CompileError("no"))
     assert crowd.statuses(crowd.run()) == [Status.FAILED, *[Status.BUILT] * 3]
-
-
-def test_the_next_fills_the_caches_when_the_first_of_a_toolchain_fails(crowd: Crowd) -> None:
-    crowd.acts[NAMES[0]] = fail(CompileError("no"))
-    beside: list[list[str]] = []
-
-    def note(job: Job) -> None:
-        sleep(job)
-        beside.append(list(crowd.began))
-
-    crowd.acts[NAMES[1]] = note
-    assert crowd.statuses(crowd.run(cpus=16)) == [Status.FAILED, *[Status.BUILT] * 3]
-    assert beside == [NAMES[:2]], "the others waited for it, not for the one that failed"
 
 
 def test_what_would_fail_the_same_way_is_skipped_and_says_because_of_whom(crowd: Crowd) -> None:
@@ -238,7 +225,7 @@ def test_nobody_waits_for_another_toolchains_first(crowd: Crowd) -> None:
 
 def test_who_has_no_room_is_not_overtaken(crowd: Crowd) -> None:
     turns = [
-        Turn(variant=name, toolchain=name, wave=1, share=Share(jobs=jobs, memory=GIB))
+        Turn(variant=name, wave=1, share=Share(jobs=jobs, memory=GIB))
         for name, jobs in zip(NAMES, (6, 4, 2, 2), strict=True)
     ]
     plan = Schedule(budget=Budget(cpus=8, memory=99 * GIB), parallel=None, turns=tuple(turns))

@@ -16,7 +16,6 @@ from serving_factory.line.schedule import (
     Schedule,
     Share,
     Turn,
-    led_anew,
     one_by_one,
     schedule,
 )
@@ -59,13 +58,6 @@ def test_of_those_with_the_same_objects_one_comes_before_the_others() -> None:
         "a.mkl/3": "a.cpu/3",
         "a.gpu/3": "a.cpu/3",
     }
-
-
-def test_when_the_first_has_failed_the_next_fills_the_caches_for_the_others() -> None:
-    turns = schedule(compiling("a.1", "a.2", "a.3", "b.1"), BIG, AUTO).turns
-    waiting = [turn for turn in turns if turn.variant != "a.1"]
-    assert {turn.variant: turn.after for turn in led_anew(waiting, "a.1")} == {"b.1": "", "a.2": "", "a.3": "a.2"}
-    assert led_anew(waiting, "b.1") == waiting
 
 
 def test_independent_ones_begin_at_once_and_neighbours_stay_neighbours() -> None:
@@ -121,6 +113,11 @@ def test_what_compiles_nothing_takes_memory_and_no_cpu_of_a_compile() -> None:
     assert found.fits(LIGHT, [both, LIGHT])
     assert not found.fits(both, [LIGHT, LIGHT, LIGHT]), "there is no memory for it"
     assert not found.fits(LIGHT, [LIGHT, LIGHT]), "one for each CPU is enough"
+    wide = Schedule(budget=Budget(cpus=2, memory=99 * GIB), parallel=None, turns=())
+    assert wide.fits(both, [LIGHT, LIGHT])
+    assert not wide.fits(both, [LIGHT, LIGHT, LIGHT]), "what is done must get through before more comes"
+    assert both.light() == LIGHT
+    assert Share(jobs=2, memory=GIB).light() == Share(jobs=0, memory=GIB)
     assert not found.fits(both, [both])
     assert found.fits(Share(jobs=9, memory=4 * GIB), [LIGHT]), "where none compiles, who wants more than all gets it"
 
@@ -166,6 +163,9 @@ def test_a_wave_keeps_to_the_budget_and_every_variant_has_one_turn(
     for number in sorted(set(numbers)):
         wave = [turn.share for turn in found.turns if turn.wave == number]
         assert all(found.fits(share, wave[:index]) for index, share in enumerate(wave))
+        assert len(wave) == 1 or sum(share.jobs for share in wave) <= cpus
+        assert len(wave) == 1 or sum(share.memory for share in wave) <= memory * GIB
+        assert len(wave) <= cpus
         names = {turn.variant for turn in found.turns if turn.wave == number}
         objects = [(one.toolchain, one.objects) for one in candidates if one.variant in names and one.compiles]
         assert all(one in compiled or objects.count(one) == 1 for one in objects), "none is compiled twice"

@@ -98,8 +98,20 @@ def test_the_forecast_comes_first_and_the_summary_names_it() -> None:
         "estimated": False,
         "unknown": 1,
         "variants": [
-            {"variant": "v", "seconds": 60.0, "memory": 7, "basis": "its own earlier runs", "compiles": True},
-            {"variant": "w", "basis": "nothing: no earlier run is like it", "compiles": True},
+            {
+                "variant": "v",
+                "seconds": 60.0,
+                "memory": 7,
+                "basis": "its own earlier runs",
+                "compiles": True,
+                "after_compile": 0.0,
+            },
+            {
+                "variant": "w",
+                "basis": "nothing: no earlier run is like it",
+                "compiles": True,
+                "after_compile": 0.0,
+            },
         ],
     }
     assert (last["event"], last["seconds"], last["forecast_seconds"], last["forecast_memory"]) == (

@@ -156,7 +156,7 @@ def test_plan_table() -> None:
         "      b        nothing        compile package smoke\n"
         "\n"
         "3 variants: 2 to work on, 1 up to date. Nothing was run.\n"
-        "The engine's machine has 8 CPUs and 20.0 GiB for them; a wave works at once.\n"
+        "The engine's machine has 8 CPUs, 20.0 GiB for them; a wave compiles at once.\n"
     )
     assert "No engine answers" in plan_table(rows)
     assert "engine" not in plan_table(rows[2:])

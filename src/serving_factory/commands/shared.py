@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from serving_factory.matrix.matrix import Matrix
     from serving_factory.matrix.variant import Variant
 
-__all__ = ["Asked", "Checkout", "bytes_of", "errors", "print_json", "rendered", "width", "write"]
+__all__ = ["Asked", "Checkout", "bytes_of", "errors", "exit_with", "print_json", "rendered", "width", "write"]
 
 _UNITS = {"MiB": 2**20, "GiB": 2**30}
 
@@ -126,25 +126,30 @@ def errors() -> Iterator[None]:
         with disk_full_is_typed():
             yield
     except FactoryError as error:
-        raise _exit(error) from None
+        raise exit_with(error) from None
     except BrokenPipeError:
         # Whoever read has read enough; what is left in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         told = FactoryError(f"a file cannot be used: {error}", remedy="see who owns it, and whether it can be written")
-        raise _exit(told) from None
+        raise exit_with(told) from None
     except KeyboardInterrupt:
         raise Exit("Cancelled.", code=CancelledError.exit_code) from None
 
 
-def _exit(error: FactoryError) -> Exit:
-    """What ends the process with an error's message and exit code; GitHub shows the message on the run's page."""
+def exit_with(error: FactoryError, *, code: int | None = None) -> Exit:
+    """Give what ends the process with an error's message; GitHub shows it on the run's page.
+
+    Args:
+        error: what to tell.
+        code: the exit code, where another one than the error's own says more.
+    """
     text = rendered(error)
     if os.environ.get("GITHUB_ACTIONS") == "true":
         from serving_factory.ui.github import annotation  # noqa: PLC0415 - few runs need it
 
         text += annotation("serving-factory", str(error))
-    return Exit(text.rstrip(), code=error.exit_code)
+    return Exit(text.rstrip(), code=error.exit_code if code is None else code)
 
 
 def rendered(error: FactoryError) -> str:

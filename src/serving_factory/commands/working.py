@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from invoke.exceptions import Exit
 
 from serving_factory.commands.scheduling import HowToRun, budget_of
-from serving_factory.commands.shared import Asked, Checkout, print_json, rendered, width, write
+from serving_factory.commands.shared import Asked, Checkout, exit_with, print_json, width, write
 from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
 from serving_factory.line.cleaning import clean as clean_site
 from serving_factory.line.events import Emit, Event, EventKind, StageName
@@ -222,7 +222,7 @@ def _end(results: Sequence[VariantResult], ended_by: FactoryError | None) -> Non
     if isinstance(ended_by, CancelledError):
         raise Exit(code=ended_by.exit_code)
     if failed:
-        raise Exit(rendered(ended_by).rstrip() if ended_by else None, code=failed.exit_code)
+        raise exit_with(ended_by, code=failed.exit_code) if ended_by else Exit(code=failed.exit_code)
     if ended_by:
         raise ended_by
 
@@ -259,7 +259,7 @@ def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: b
             because=one.because,
             forecast=forecasts.get(one.variant),
             wave=turns[one.variant].wave if one.variant in turns else None,
-            jobs=turns[one.variant].share.jobs if one.variant in turns else None,
+            jobs=turns[one.variant].share.jobs or None if one.variant in turns else None,
             memory=turns[one.variant].share.memory if one.variant in turns else None,
             after=turns[one.variant].after if one.variant in turns else "",
         )

@@ -103,8 +103,10 @@ class Engine:
             except ImageNotFound:
                 return None
 
-    def came_from_registry(self, reference: str) -> bool:
-        """Tell whether an image that the engine has was pulled from a registry, or pushed to one.
+    def has_registry(self, reference: str) -> bool:
+        """Tell whether the engine knows a registry's digest of an image: it was pulled or pushed.
+
+        With containerd's image store it knows one of every image.
 
         Raises:
             EngineError: no such image.

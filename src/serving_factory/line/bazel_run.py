@@ -26,11 +26,12 @@ class BazelSteps:
     A step that BuildKit took from its own cache leaves the files of an earlier run, which must not count again.
 
     Args:
-        built: called once Bazel has built; what is left of the compile stage compiles nothing.
+        on_built: called once Bazel has built; what is left of the compile stage compiles nothing.
     """
 
-    def __init__(self, built: Callable[[], None]) -> None:
-        self._built = built
+    def __init__(self, on_built: Callable[[], None]) -> None:
+        self._on_built = on_built
+        self.built = False
         self.ran: set[str] = set()
         self.silent_remote: str | None = None
         self.remote_trouble: str | None = None
@@ -41,7 +42,8 @@ class BazelSteps:
             if step.kind == "started":
                 self.ran.add(found[1])
             elif found[1] == "build":
-                self._built()
+                self.built = True
+                self._on_built()
         elif step.kind == "log":
             self._hear(step.text)
 

@@ -105,6 +105,7 @@ class Forecast:
         download: bytes; None where unknown.
         basis: what it goes by.
         compiles: whether it compiles; else there is no memory and no download to foretell.
+        after_compile: how many of the seconds come after its compile, which the next compile does not wait for.
     """
 
     variant: str
@@ -113,6 +114,7 @@ class Forecast:
     download: int | None
     basis: Basis
     compiles: bool = True
+    after_compile: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,18 +208,22 @@ def total(forecasts: Sequence[Forecast], waves: Mapping[str, int] | None = None)
 
     Args:
         forecasts: of the variants.
-        waves: variant's id → its wave; those of one wave work at once, one wave after the other. None where each
+        waves: variant's id → its wave; those of one wave compile at once, one wave after the other. None where each
             works alone.
     """
     known = [one for one in forecasts if one.seconds is not None]
+    known.sort(key=lambda one: waves.get(one.variant, 0) if waves else 0)
     by_wave: dict[object, list[Forecast]] = {}
     for one in known:
         by_wave.setdefault(waves.get(one.variant) if waves else one.variant, []).append(one)
-    seconds = [max(one.seconds or 0.0 for one in members) for members in by_wave.values()]
+    begun = ended = 0.0
+    for members in by_wave.values():
+        ended = max(ended, begun + max(one.seconds or 0.0 for one in members))
+        begun += max((one.seconds or 0.0) - (one.after_compile if waves else 0.0) for one in members)
     compiling = [[one for one in members if one.compiles] for members in by_wave.values()]
     memory = [_sum(one.memory for one in members) for members in compiling if members]
     return Total(
-        seconds=sum(seconds) if seconds else None,
+        seconds=ended if known else None,
         memory=None if None in memory else max((size for size in memory if size is not None), default=None),
         download=_sum(one.download for members in compiling for one in members) if memory else None,
         estimated=any(one.basis is Basis.ESTIMATE for one in known),
@@ -273,6 +279,7 @@ def _one(wanted: Wanted, past: Sequence[Past]) -> Forecast:
             memory=max(memory, default=None),
             download=int(_middle(download)) if download else None,
             basis=basis,
+            after_compile=rest,
         )
     if not wanted.upstream:
         return Forecast(variant=wanted.variant, seconds=None, memory=None, download=None, basis=Basis.NOTHING)
@@ -283,6 +290,7 @@ def _one(wanted: Wanted, past: Sequence[Past]) -> Forecast:
         memory=int(size.memory + size.memory_per_job * wanted.jobs),
         download=None,
         basis=Basis.ESTIMATE,
+        after_compile=rest,
     )
 
 

@@ -116,14 +116,15 @@ class Job:
         site: where.
         share: what it may use of the engine's machine.
         cancel: asks its stages to end.
-        compiled: called once its share is not needed any more: Bazel is done, or the compile stage has ended.
+        release_share: called, once or twice, when compilers need its share no more: Bazel is done, or the compile stage
+            has ended.
     """
 
     recipe: Recipe
     site: Site
     share: Share = ONE_JOB
     cancel: Cancel = field(default_factory=Cancel)
-    compiled: Callable[[], None] = _nothing
+    release_share: Callable[[], None] = _nothing
 
     @property
     def folder(self) -> Path:

@@ -27,7 +27,7 @@ class PlannedVariant:
         up_to_date: the stages that would not.
         because: why the first of them would run; empty when none would.
         toolchain: tells its toolchain from others.
-        objects: tells most of its object files from others' of the toolchain.
+        objects: tells its object files from others' of the toolchain, as far as it is known.
     """
 
     variant: str
@@ -47,25 +47,19 @@ def _plan(job: Job, stages: Sequence[Stage]) -> PlannedVariant:
     compiled = read_record(job.folder, StageName.COMPILE)
     if compiled:
         job.site.assume_image(job.recipe.base_image, compiled.outputs.get("base_digest") or None)
+    done, because = len(stages), ""
     for index, stage in enumerate(stages):
-        because = _reason(job, stage, compiled=compiled is not None)
-        if because:
-            names = [stage.name for stage in stages]
-            return PlannedVariant(
-                variant=job.recipe.variant.id,
-                toolchain=toolchain_key(job.recipe),
-                objects=_objects(job.recipe),
-                run=tuple(names[index:]),
-                up_to_date=tuple(names[:index]),
-                because=because,
-            )
+        if because := _reason(job, stage, compiled=compiled is not None):
+            done = index
+            break
+    names = tuple(stage.name for stage in stages)
     return PlannedVariant(
         variant=job.recipe.variant.id,
         toolchain=toolchain_key(job.recipe),
         objects=_objects(job.recipe),
-        run=(),
-        up_to_date=tuple(stage.name for stage in stages),
-        because="",
+        run=names[done:],
+        up_to_date=names[:done],
+        because=because,
     )
 
 
@@ -90,7 +84,7 @@ def toolchain_key(recipe: Recipe) -> str:
 
 
 def _objects(recipe: Recipe) -> str:
-    """Flavours of a level, and releases near each other, compile much of the same in the same way."""
+    """Flavours of a level, and releases near each other, compile some of the same in the same way."""
     return " ".join(recipe.variant.all_copts)
 
 

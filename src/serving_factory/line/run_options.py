@@ -71,7 +71,7 @@ def dockerfile_here(job: Job, secrets: Container[str]) -> str:
 
 
 def _resource_options(job: Job) -> str:
-    jobs, memory = job.share.jobs, job.share.memory // _MIB
+    jobs, memory = max(1, job.share.jobs), job.share.memory // _MIB
     if bazel_numbers(job.recipe.toolchain.bazel.version) < _RAM_OPTION:
         return f"--jobs={jobs} --local_resources={memory},{jobs},1"
     return f"--jobs={jobs} --local_ram_resources={memory}"

@@ -14,7 +14,6 @@ __all__ = [
     "Schedule",
     "Share",
     "Turn",
-    "led_anew",
     "one_by_one",
     "schedule",
 ]
@@ -40,6 +39,10 @@ class Share:
 
     jobs: int
     memory: int
+
+    def light(self) -> Share:
+        """What is left of it once nothing is compiled any more."""
+        return replace(LIGHT, memory=min(self.memory, LIGHT.memory))
 
     def halved(self) -> Share:
         """Half as many jobs in the same memory: each has twice as much."""
@@ -88,7 +91,7 @@ class Candidate:
     Args:
         variant: its id.
         toolchain: what tells its toolchain from others; variants of one share Bazel's caches.
-        objects: what tells most of its object files from others' of the toolchain, such as the options of its level.
+        objects: what tells its object files from others' of the toolchain, as far as it is known: the level's options.
         compiles: whether its compile stage has work to do.
     """
 
@@ -104,15 +107,13 @@ class Turn:
 
     Args:
         variant: its id.
-        toolchain: its toolchain.
-        wave: variants of one wave are planned to work at once; the first is 1.
+        wave: variants of one wave are planned to compile at once; the first is 1.
         share: what it may use until Bazel is done, and LIGHT after that.
         after: the variant whose Bazel fills the caches for this one; empty for the first of its toolchain, and for
             one that does not compile.
     """
 
     variant: str
-    toolchain: str
     wave: int
     share: Share
     after: str = ""
@@ -136,27 +137,25 @@ class Schedule:
         """Whether one more can begin. A machine where nothing runs takes any.
 
         CPUs are counted for compilers alone: what compiles nothing leaves them idle for the most part, and a compile
-        does not wait for it.
+        waits for it only where there is more of it than CPUs.
         """
         if not running:
             return True
         if self.parallel and len(running) >= self.parallel:
             return False
         compiling = [one.jobs for one in running if one.jobs]
+        light = len(running) - len(compiling)
         if share.jobs:
-            cpus = not compiling or sum(compiling) + share.jobs <= self.budget.cpus
+            room = light <= self.budget.cpus and (not compiling or sum(compiling) + share.jobs <= self.budget.cpus)
         else:
-            cpus = len(running) - len(compiling) < self.budget.cpus
-        return cpus and sum(one.memory for one in running) + share.memory <= self.budget.memory
+            room = light < self.budget.cpus
+        return room and sum(one.memory for one in running) + share.memory <= self.budget.memory
 
 
 def one_by_one(variants: Sequence[str]) -> Schedule:
     """Give the schedule in which each variant waits for the one before it."""
     budget = Budget(cpus=1, memory=_JOB_MEMORY)
-    turns = (
-        Turn(variant=variant, toolchain="", wave=number, share=ONE_JOB)
-        for number, variant in enumerate(variants, start=1)
-    )
+    turns = (Turn(variant=variant, wave=number, share=ONE_JOB) for number, variant in enumerate(variants, start=1))
     return Schedule(budget=budget, parallel=1, turns=tuple(turns))
 
 
@@ -164,8 +163,8 @@ def schedule(candidates: Sequence[Candidate], budget: Budget, limits: Limits) ->
     """Give each variant its turn.
 
     Those that compile nothing come first: they are soon done. Of each toolchain the first that compiles fetches and
-    fills the caches, the others come after it, side by side; but of those that have most of their object files in
-    common one comes before the others, or each would compile them. The members of a wave share the CPUs evenly.
+    fills the caches, the others come after it, side by side; but of those that have object files in common one comes
+    before the others, or each would compile them. The members of a wave share the CPUs evenly.
     """
     turns = [*_light_turns(candidates, budget, limits)]
     turns += _compile_turns(candidates, budget, limits, first=turns[-1].wave + 1 if turns else 1)
@@ -176,7 +175,7 @@ def _light_turns(candidates: Sequence[Candidate], budget: Budget, limits: Limits
     room = _room(budget, LIGHT, limits.parallel)
     light = [one for one in _neighbours(candidates) if not one.compiles]
     for place, one in enumerate(light):
-        yield Turn(variant=one.variant, toolchain=one.toolchain, wave=1 + place // room, share=LIGHT)
+        yield Turn(variant=one.variant, wave=1 + place // room, share=LIGHT)
 
 
 def _compile_turns(candidates: Sequence[Candidate], budget: Budget, limits: Limits, *, first: int) -> Iterator[Turn]:
@@ -190,7 +189,7 @@ def _compile_turns(candidates: Sequence[Candidate], budget: Budget, limits: Limi
         chosen = [one for one in waiting if after[one.variant] in done][:room]
         share = _share(budget, limits, at_once=len(chosen))
         for one in chosen:
-            yield Turn(variant=one.variant, toolchain=one.toolchain, wave=wave, share=share, after=after[one.variant])
+            yield Turn(variant=one.variant, wave=wave, share=share, after=after[one.variant])
         done |= {one.variant for one in chosen}
         waiting = [one for one in waiting if one not in chosen]
         wave += 1
@@ -206,19 +205,6 @@ def _who_waits_for_whom(compiling: Sequence[Candidate]) -> dict[str, str]:
         first = firsts.setdefault((one.toolchain, one.objects), one.variant)
         after[one.variant] = next((name for name in (first, leader) if name != one.variant), "")
     return after
-
-
-def led_anew(waiting: Sequence[Turn], failed: str) -> list[Turn]:
-    """Give the turns that wait, once the one that was to fill the caches has failed: the next fills them in its place.
-
-    Args:
-        waiting: the turns that have not begun.
-        failed: the variant that failed before its Bazel was done.
-    """
-    heir = next((turn.variant for turn in waiting if turn.after == failed), "")
-    return [
-        replace(turn, after="" if turn.variant == heir else heir) if turn.after == failed else turn for turn in waiting
-    ]
 
 
 def _neighbours(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -18,7 +18,7 @@ from serving_factory.line.events import Emit, Event
 from serving_factory.line.failures import SHARED
 from serving_factory.line.job import Job, Stage
 from serving_factory.line.results import Outcome
-from serving_factory.line.schedule import LIGHT, Schedule, Share, Turn, led_anew, one_by_one
+from serving_factory.line.schedule import Schedule, Share, Turn, one_by_one
 from serving_factory.line.signals import told_of_signals
 from serving_factory.line.variant_run import VariantRun
 
@@ -47,7 +47,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class _Compiled:
+class _ShareReleased:
     """A variant needs its share no more: its Bazel is done, or its compile stage has ended; told once or twice."""
 
     variant: str
@@ -66,7 +66,7 @@ class _Signal:
     """The user wants the run to end."""
 
 
-_Message = _Compiled | _Ended | _Signal
+_Message = _ShareReleased | _Ended | _Signal
 
 
 def run_line(
@@ -119,7 +119,7 @@ class _Coordinator:
         self._runs = {name: VariantRun(job, self._tell) for name, job in self._jobs.items()}
         self._waiting = list(schedule.turns)
         self._shares: dict[str, Share] = {}
-        self._compiled: set[str] = set()
+        self._released: set[str] = set()
         self._deadlines: dict[str, float] = {}
         self._run_ends = _after(policy.seconds)
         self._given_up: float | None = None
@@ -127,8 +127,8 @@ class _Coordinator:
         self._fault: BaseException | None = None
 
     def _given(self, job: Job, turn: Turn) -> Job:
-        compiled = _Compiled(turn.variant)
-        return replace(job, share=turn.share, cancel=Cancel(), compiled=lambda: self._inbox.put(compiled))
+        released = _ShareReleased(turn.variant)
+        return replace(job, share=turn.share, cancel=Cancel(), release_share=lambda: self._inbox.put(released))
 
     def _tell(self, event: Event) -> None:
         if not self._silent:
@@ -153,12 +153,12 @@ class _Coordinator:
         for turn in tuple(self._waiting):
             if self._ended_by or self._fault:
                 return
-            if turn.after and turn.after not in self._compiled:
+            if turn.after and turn.after not in self._released:
                 continue  # another toolchain's do not wait for this one's first
             if because := self._reason_to_skip(turn):
                 self._waiting.remove(turn)
                 self._runs[turn.variant].skip(self._stages, because)
-                self._compiled.add(turn.variant)  # who waits for it waits no more
+                self._released.add(turn.variant)  # who waits for it waits no more
                 continue
             if not self._schedule.fits(turn.share, tuple(self._shares.values())):
                 return  # or the small ones would keep it out for ever
@@ -207,13 +207,11 @@ class _Coordinator:
 
     def _take(self, message: _Message | None) -> None:
         match message:
-            case _Compiled(variant):
-                if variant not in self._compiled and self._runs[variant].error:
-                    self._waiting = led_anew(self._waiting, variant)
-                self._compiled.add(variant)
-                self._shares[variant] = LIGHT
+            case _ShareReleased(variant):
+                self._released.add(variant)
+                self._shares[variant] = self._shares[variant].light()
             case _Ended(variant, fault):
-                self._compiled.add(variant)
+                self._released.add(variant)
                 del self._shares[variant]
                 if fault is not None and self._fault is None:
                     self._fault = fault

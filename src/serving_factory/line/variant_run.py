@@ -85,7 +85,7 @@ class VariantRun:
                 return
             finally:
                 if stage.name is StageName.COMPILE:
-                    self._job.compiled()
+                    self._job.release_share()
         self._complete = True
 
     def _fail(self, stage: Stage, error: FactoryError) -> None:

@@ -83,10 +83,10 @@ class PlanRow:
         up_to_date: names of the stages whose records match.
         because: why the first stage that would run has to.
         lacking: why there is no recipe for it; empty where there is one.
-        wave: variants of one wave work at once; None where nothing would run, and where no engine answers.
-        jobs: compilers at once.
+        wave: variants of one wave compile at once; None where nothing would run, and where no engine answers.
+        jobs: compilers at once; None where nothing is compiled.
         memory: bytes.
-        after: the variant whose compile fills the caches for this one.
+        after: the variant whose Bazel fills the caches for this one.
         forecast: what it will take; None where there is nothing to do.
     """
 
@@ -181,7 +181,7 @@ def plan_table(rows: Sequence[PlanRow], *, machine: tuple[int, int] | None = Non
     told = f"{count(len(rows), 'variant')}: {work} to work on, {len(rows) - work - lacking} up to date"
     told += f", {lacking} that cannot be built. Nothing was run." if lacking else ". Nothing was run."
     if machine:
-        told += f"\nThe engine's machine has {machine[0]} CPUs and {_gib(machine[1])} for them; a wave works at once."
+        told += f"\nThe engine's machine has {machine[0]} CPUs, {_gib(machine[1])} for them; a wave compiles at once."
     elif work:
         told += "\nNo engine answers: how many would work at once, and with how much, depends on its machine."
     return f"{table(columns, cells, width=width)}\n{told}\n"

@@ -25,7 +25,7 @@ class BaseState(StrEnum):
     """Whether a base image can be had."""
 
     HELD = "the engine has it"
-    HERE_ALONE = "the engine has it, its registry no longer does"
+    HERE_ALONE = "the engine has it, its registry does not"
     THERE = "the registry has it"
     GONE = "gone"
     UNKNOWN = "unknown"

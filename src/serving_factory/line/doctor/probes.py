@@ -99,7 +99,7 @@ def login(repository: str) -> tuple[str, Login, str]:
 def base_state(reference: str, engine: Engine) -> BaseState:
     """Find out whether a base image can be had: from the engine, and from the registry that it came from or would."""
     held = engine.image_id(reference) is not None
-    if held and not engine.came_from_registry(reference):
+    if held and not engine.has_registry(reference):
         return BaseState.HELD
     there = _registry_state(reference)
     if held:

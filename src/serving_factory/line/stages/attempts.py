@@ -23,18 +23,22 @@ _FETCHES = 4
 _FIRST_DELAY = 3.0  # seconds; Bazel, git and apt have tried for a while themselves
 
 
-def with_second_chances(job: Job, tell: Tell, attempt: Callable[[Job], BuildResult]) -> BuildResult:
+def with_second_chances(
+    job: Job, tell: Tell, attempt: Callable[[Job], BuildResult], *, has_built: Callable[[], bool]
+) -> BuildResult:
     """Build, and try again what can end otherwise.
 
     A download that failed is tried four times, with waits that double; once where there is no network to wait for. A
-    build that ran out of memory is tried once more with half its jobs, on what the first try left in Bazel's disk
-    cache. A damaged cache is dropped, or emptied where another build holds it, and the build tried once more. Nothing
-    else is: a wrong checksum, least of all. The log of each try before the last is kept beside its own.
+    Bazel that ran out of memory is tried once more with half its jobs, on what the first try left in its disk cache;
+    what comes after it has no jobs to halve. A damaged cache is dropped, or emptied where another build holds it, and
+    the build tried once more. Nothing else is: a wrong checksum, least of all. The log of each try before the last is
+    kept beside its own.
 
     Args:
         job: the variant.
         tell: told of each try after the first.
         attempt: builds once.
+        has_built: whether Bazel's part of the build was done.
     """
     tries = count(1)
 
@@ -45,7 +49,7 @@ def with_second_chances(job: Job, tell: Tell, attempt: Callable[[Job], BuildResu
     try:
         return _with_patience(job, tell, logged)
     except OutOfMemoryError as error:
-        if job.share.jobs == 1:
+        if job.share.jobs == 1 or has_built():
             raise
         fewer = job.share.halved()
         tell(f"out of memory with {job.share.jobs} jobs: once more with {fewer.jobs}")

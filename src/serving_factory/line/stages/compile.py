@@ -74,8 +74,8 @@ def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildReque
 
 def _run(job: Job, tell: Tell) -> Outputs:
     recipe = job.recipe
-    steps = BazelSteps(job.compiled)
-    result = with_second_chances(job, tell, lambda job: _build(job, tell, steps))
+    steps = BazelSteps(job.release_share)
+    result = with_second_chances(job, tell, lambda job: _build(job, tell, steps), has_built=lambda: steps.built)
     return {
         "binary_sha256": file_digest(job.artifact / BINARY),
         "base": recipe.base_image,
