@@ -166,8 +166,8 @@ def test_parallel_is_how_many_work_at_once_in_all_their_stages(crowd: Crowd) -> 
     at_once: list[int] = []
 
     def count(job: Job) -> None:
-        at_once.append(len(crowd.working))
         sleep(job)
+        at_once.append(len(crowd.working))
 
     crowd.smoke = count
     crowd.run(cpus=64, parallel=2)

@@ -544,12 +544,12 @@ def test_a_dry_run_shows_who_works_when(factory: Factory, monkeypatch: pytest.Mo
     rows = json.loads(factory("build", "--dry-run", "--json", "--matrix", str(SHIPPED[1])).out)
     assert [(row["variant"], row["wave"], row["jobs"], row["after"]) for row in rows] == [
         (VARIANTS[0], 1, 8, ""),
-        (VARIANTS[1], 2, 4, VARIANTS[0]),
-        (VARIANTS[2], 2, 4, VARIANTS[0]),
+        (VARIANTS[1], 2, 8, VARIANTS[0]),
+        (VARIANTS[2], 3, 8, VARIANTS[1]),
     ]
     ended = factory("build", "--dry-run", "--parallel", "1", "--memory", "6GiB", "--matrix", str(SHIPPED[1]))
     assert "6.0 GiB" in ended.out
-    assert "8 CPUs and 64.0 GiB" in ended.out
+    assert "8 CPUs, 64.0 GiB" in ended.out
 
 
 # --- pins -------------------------------------------------------------------------------------------------------------
