@@ -61,7 +61,7 @@ class Ratio:
         """A row of the table in docs/performance.md."""
         verdict = "holds" if self.holds else "FAILS"
         return (
-            f"| {self.name} | {self.ours:.1f} s | {self.theirs:.1f} s | {self.value:.2f} | {self.limit:g} | {verdict} |"
+            f"| {self.name} | {self.ours:.1f} s | {self.theirs:.1f} s | {self.value:.3f} | {self.limit:g} | {verdict} |"
         )
 
 
