@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from serving_factory.matrix.matrix import Matrix
     from serving_factory.matrix.variant import Variant
 
-__all__ = ["Asked", "Checkout", "bytes_of", "errors", "exit_with", "print_json", "rendered", "width", "write"]
+__all__ = ["Asked", "Checkout", "bytes_of", "errors", "exit_with", "print_json", "width", "write"]
 
 _UNITS = {"MiB": 2**20, "GiB": 2**30}
 
@@ -144,19 +144,14 @@ def exit_with(error: FactoryError, *, code: int | None = None) -> Exit:
         error: what to tell.
         code: the exit code, where another one than the error's own says more.
     """
-    text = rendered(error)
+    from serving_factory.ui.errors import render_error  # noqa: PLC0415 - most runs end without an error
+
+    text = render_error(error)
     if os.environ.get("GITHUB_ACTIONS") == "true":
         from serving_factory.ui.github import annotation  # noqa: PLC0415 - few runs need it
 
         text += annotation("serving-factory", str(error))
     return Exit(text.rstrip(), code=error.exit_code if code is None else code)
-
-
-def rendered(error: FactoryError) -> str:
-    """Lay an error out for a person to read."""
-    from serving_factory.ui.errors import render_error  # noqa: PLC0415 - most runs end without an error
-
-    return render_error(error)
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:
