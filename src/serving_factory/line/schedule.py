@@ -108,7 +108,7 @@ class Turn:
     Args:
         variant: its id.
         wave: variants of one wave are planned to compile at once; the first is 1.
-        share: what it may use until Bazel is done, and LIGHT after that.
+        share: what it may use until Bazel is done; after that, what `light` leaves of it.
         after: the variant whose Bazel fills the caches for this one; empty for the first of its toolchain, and for
             one that does not compile.
     """
