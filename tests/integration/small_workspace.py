@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from .line import LABEL, MODEL, ROOT, Checkout, Outcome
 
-__all__ = ["ALL_ACTIONS", "HOST_ACTIONS", "LEVEL_ACTIONS", "MATRIX_FILE", "SmallWorkspace"]
+__all__ = ["ALL_ACTIONS", "HOST_ACTIONS", "LEVEL_ACTIONS", "MATRIX_FILE", "STARTUP_OPTION", "SmallWorkspace"]
 
 HOST_ACTIONS, LEVEL_ACTIONS = 3, 2
 ALL_ACTIONS = HOST_ACTIONS + LEVEL_ACTIONS
@@ -61,11 +61,17 @@ releases: ["2.19.1"]
 targets:
   cpu: {{flavour: cpu, levels: [x86-64, x86-64-v3], copts: [{copts}]}}
 source: source
-bazel: {{version: "4.2.3", package: bazel-bootstrap, options: [{options}], remote: {{{remote}}}}}
+bazel:
+  version: "4.2.3"
+  package: bazel-bootstrap
+  startup_options: ["{startup_option}"]
+  options: [{options}]
+  remote: {{{remote}}}
 {more}
 {toolchain}
 """
 MATRIX_FILE = "small.yaml"
+STARTUP_OPTION = "--host_jvm_args=-XX:TieredStopAtLevel=1"  # as samples/matrix.yaml, and for the same reason
 V1, V3 = "2.19.1-cpu-v1", "2.19.1-cpu-v3"
 
 
@@ -105,6 +111,7 @@ class SmallWorkspace:
             label=LABEL,
             mark=self.checkout.mark,
             copts=copts,
+            startup_option=STARTUP_OPTION,
             options=", ".join(word for word in (self.mark_option, options) if word),
             remote=remote,
             toolchain="\n".join(line for line in toolchain.splitlines() if not line.startswith("bazel:")),

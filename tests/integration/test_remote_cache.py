@@ -13,7 +13,7 @@ import pytest
 
 from .build_grid import BuildGrid
 from .line import LABEL, docker
-from .small_workspace import ALL_ACTIONS, HOST_ACTIONS, LEVEL_ACTIONS, V1, SmallWorkspace
+from .small_workspace import ALL_ACTIONS, HOST_ACTIONS, LEVEL_ACTIONS, STARTUP_OPTION, V1, SmallWorkspace
 from .web_dav import WebDav
 
 SECRET = "planted-5c1e77"
@@ -36,17 +36,28 @@ def puts(requests: list[str]) -> int:
     return sum(line.startswith("PUT 201 ") for line in requests)
 
 
-def where_it_is(small: SmallWorkspace, image: Path, text: str) -> list[str]:
-    """The files that hold a text: all that a build left in the checkout, and all layers of its devel image."""
+def where_they_are(small: SmallWorkspace, image: Path, *texts: str) -> list[list[str]]:
+    """The files that hold each text: all that a build left in the checkout, and all layers of its devel image."""
+    found: list[list[str]] = [[] for _ in texts]
+
+    def look(name: str, data: bytes) -> None:
+        for text, names in zip(texts, found, strict=True):
+            if text.encode() in data:
+                names.append(name)
+
     (folder,) = small.checkout.folder.glob("build/matrix-*")
-    found = [str(path) for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+    for path in folder.rglob("*"):
+        if path.is_file():
+            look(str(path), path.read_bytes())
     with tarfile.open(image) as whole:
         for member in (one for one in whole if one.isfile()):
             data = _read(whole, member)
-            found += [member.name] if text.encode() in data else []
+            look(member.name, data)
             if data[257:262] == b"ustar":
                 with tarfile.open(fileobj=io.BytesIO(data)) as layer:
-                    found += [one.name for one in layer if one.isfile() and text.encode() in _read(layer, one)]
+                    for one in layer:
+                        if one.isfile():
+                            look(one.name, _read(layer, one))
     return found
 
 
@@ -72,6 +83,7 @@ def devel_image(small: SmallWorkspace, file: Path, options: str) -> Path:
     argv += ["--build-context", f"source={small.checkout.folder / 'source'}"]
     argv += ["--build-context", "debian:bookworm=docker-image://serving-factory/base:bookworm"]
     argv += ["--build-arg", "COPTS=", "--build-arg", f"BAZEL_OPTIONS={small.mark_option} {options}"]
+    argv += ["--build-arg", f"BAZEL_STARTUP_OPTIONS={STARTUP_OPTION}"]
     docker(*argv, str(folder / V1 / "recipe" / "devel"), seconds=300)
     docker("save", "--output", str(file), name, seconds=300)
     return file
@@ -93,8 +105,9 @@ def test_a_cache_over_http(small: SmallWorkspace, web_dav: WebDav, tmp_path: Pat
     image = devel_image(small, tmp_path / "image.tar", "--define=round=1")
     events = next(small.checkout.folder.glob("build/matrix-*/*/artifact/facts/bazel-events.json"))
     (invocation,) = set(re.findall(r"Invocation ID: (\S{36})", events.read_text(encoding="utf-8")))
-    assert "factory/bazel-events.json" in where_it_is(small, image, invocation), "it is the image of this very build"
-    assert where_it_is(small, image, SECRET) == []
+    with_invocation, with_secret = where_they_are(small, image, invocation, SECRET)
+    assert "factory/bazel-events.json" in with_invocation, "it is the image of this very build"
+    assert with_secret == []
 
     small.empty_caches()
     small.configure(options="--define=round=2", remote=there)
