@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .line import MATRIX, MKL_V3, V1, V3, Checkout, Outcome, processes_with, wait_until
+from .line import MATRIX, MKL_V3, V1, V3, Checkout, Outcome, Running, docker, processes_with, wait_until
 from .tiny import BUILD, MAIN, archives, cache_held, in_caches, limited_memory, tiny_checkout
 
 EATS = """\
@@ -163,6 +166,23 @@ def test_a_bazel_below_the_minimum_is_refused_before_any_work(tiny: Checkout) ->
         outcome = tiny.build("--variant", V1)
         error = outcome.error(15, "BazelTooOldError")
         assert error["what"].startswith(f"{V1}: Bazel 4.2.3 is older than 6.5.0")
+    goes_on(tiny)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide docker's plugins")
+def test_a_docker_without_buildx_is_told(tiny: Checkout) -> None:
+    """In a mount namespace of its own, docker's plugins are not there."""
+    tiny.record_file(V1, "compile").unlink(missing_ok=True)
+    plugins = json.loads(docker("info", "--format", "{{json .ClientInfo.Plugins}}"))
+    buildx = next(plugin for plugin in plugins if plugin["Name"] == "buildx")
+    folders = {Path(path).parent for path in (buildx["Path"], *buildx.get("ShadowedPaths", ()))}
+    hide = "; ".join(f"mount -t tmpfs none {folder}" for folder in folders)
+    hidden = ["unshare", "--mount", "bash", "-euc", f'{hide}; exec "$@"', "bash"]
+    factory = [sys.executable, "-m", "invoke", *tiny.line("compile", "--variant", V1)]
+    with Running([*hidden, *factory], cwd=tiny.folder, env=tiny.environment()) as running:
+        error = running.wait().error(11, "EngineUnavailableError")
+    assert error["what"].startswith("docker has no buildx plugin")
+    assert "./factory setup" in error["remedy"]
     goes_on(tiny)
 
 
