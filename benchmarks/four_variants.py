@@ -26,7 +26,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from benchmarks.measuring import Ratio, parser, report, seconds
-from benchmarks.weighted import MOST, WEIGHT, Bench, bazel_words, weighted
+from benchmarks.weighted import KERNEL, MOST, Bench, bazel_words, weighted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -104,7 +104,7 @@ def measure(bench: Bench, ways: tuple[str, ...]) -> dict[str, float]:
     take("factory", bench.compile)
     take("common", partial(common, bench, bench.recipes[half:]))
     take("bake", partial(bake, bench))
-    bench.change(1)
+    bench.change(KERNEL)
     take("change", bench.compile)
     return took
 
@@ -112,7 +112,7 @@ def measure(bench: Bench, ways: tuple[str, ...]) -> dict[str, float]:
 def main() -> int:
     """Measure and print."""
     arguments = parser(__doc__)
-    arguments.add_argument("--weight", type=int, default=WEIGHT, help=f"heavy files, 0 to {MOST} (default: {WEIGHT})")
+    arguments.add_argument("--weight", type=int, default=MOST, help=f"heavy files, 0 to {MOST} (default: {MOST})")
     arguments.add_argument("--only", choices=WAYS[1:3], help="only the factory's way and this one")
     options = arguments.parse_args()
     ways = ("factory", options.only) if options.only else WAYS

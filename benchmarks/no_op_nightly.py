@@ -144,8 +144,7 @@ def main() -> int:
                 pretend(jobs[0], job, engine)
             variants = [job.recipe.variant.id for job in jobs]
             with counted(folder) as seen:
-                # With bytecode, as a user's runs: a checkout that may keep none compiles each module again and again.
-                env = {"DOCKER_HOST": f"unix://{folder}/docker.sock", "PYTHONDONTWRITEBYTECODE": ""}
+                env = {"DOCKER_HOST": f"unix://{folder}/docker.sock"}
                 no_op(checkout, variants, env)  # remembers the digests of folders
                 took = min(no_op(checkout, variants, env) for _ in range(ROUNDS))
                 seen.clear()

@@ -268,9 +268,9 @@ class Checkout:
     # --- its commands -------------------------------------------------------------------------------------------------
 
     def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The environment of its commands: its own package goes before the installed one."""
+        """The environment of its commands: its own package goes before the installed one, and keeps its bytecode."""
         inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
-        return {**inherited, "PYTHONPATH": str(self.folder / "src"), **(env or {})}
+        return {**inherited, "PYTHONPATH": str(self.folder / "src"), "PYTHONDONTWRITEBYTECODE": "", **(env or {})}
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Running:
         """Start `invoke ARGUMENTS` in it."""
