@@ -116,7 +116,8 @@ class TestBuild:
         assert engine.image_id(tag) is None
 
     def test_failing_command(self, tmp_path: Path) -> None:
-        lines = "seq 1 40; echo 'ERROR: it does not compile' >&2; sleep 0.2; exit 37"
+        # BuildKit reads a step's two streams side by side: only time puts their lines in order.
+        lines = "seq 1 40; sleep 0.2; echo 'ERROR: it does not compile' >&2; sleep 0.2; exit 37"
         dockerfile = f"FROM {BASE} AS binary_build\nRUN true\nRUN {lines}\nFROM scratch\nCOPY --from=0 /etc/motd /\n"
         wanted = request(tmp_path, dockerfile, output=tmp_path / "out")
         with pytest.raises(BuildFailed) as caught:
