@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from serving_factory.line.doctor.engine_judges import judge_collection
-from tests.integration.line import MATRIX, Checkout, docker
+from tests.integration.line import MATRIX, ROOT, Checkout, docker
 from tests.integration.own_engine import OwnEngine, needs_root
 from tests.integration.registry import write_docker_config
 
@@ -39,7 +39,7 @@ CHECKS = {
 
 def daemon_json() -> str:
     """What the doctor says to put into daemon.json."""
-    found = re.search(r"\{.*\}", judge_collection(None, held=0, caches=0, free=None).remedy)
+    found = re.search(r"\{.*\}", judge_collection(None, held=0, caches=0, planned=0, free=None).remedy)
     assert found
     return found[0]
 
@@ -49,6 +49,8 @@ def test_this_machine_is_fit_for_the_sample(tmp_path: Path) -> None:
     outcome = checkout.run("doctor", "--matrix", MATRIX, "--json").built()
     found = {check["name"]: check for check in json.loads(outcome.out)}
     assert set(found) == CHECKS
+    documented = re.findall(r"^\| `(.*?)` \|", (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(documented) == CHECKS | {"place"}
     assert [name for name, check in found.items() if check["verdict"] == "fail"] == []
     assert "the engine has it" in found["base images"]["found"]
     assert "cores" in found["memory"]["found"]

@@ -39,6 +39,7 @@ from serving_factory.line.doctor.engine_judges import (
 )
 from serving_factory.line.doctor.machine_judges import host_level, judge_cpu, judge_disk, judge_inotify, judge_memory
 from serving_factory.line.doctor.network_judges import BaseState, Login, judge_bases, judge_login, judge_proxies
+from serving_factory.line.schedule import Share
 from serving_factory.ui.doctor import doctor_page
 
 from .matrices import ROOT, write
@@ -230,8 +231,8 @@ def test_the_image_store_decides_on_attestations() -> None:
     bad(judge_store(FACTS), Verdict.WARN, "attestations")
 
 
-def collected(*rules: CollectionRule, held: int = 30 * GIB, free: int | None = 99 * GIB) -> Check:
-    return judge_collection(rules, held=held, caches=10 * GIB, free=free)
+def collected(*rules: CollectionRule, held: int = 30 * GIB, planned: int = 0, free: int | None = 99 * GIB) -> Check:
+    return judge_collection(rules, held=held, caches=10 * GIB, planned=planned, free=free)
 
 
 def test_the_garbage_collection_must_leave_the_caches_alone() -> None:
@@ -244,6 +245,13 @@ def test_the_garbage_collection_must_leave_the_caches_alone() -> None:
     bad(collected(replace(ANY, most=29 * GIB), free=None), Verdict.WARN, "above 29.0 GiB")
 
 
+def test_what_is_planned_must_have_room_as_well() -> None:
+    well(collected(replace(ANY, most=60 * GIB)))
+    full = collected(replace(ANY, most=60 * GIB), planned=31 * GIB)
+    bad(full, Verdict.WARN, "about 31.0 GiB come to it with what is planned")
+    assert '"keepStorage": "140GB"' in full.remedy
+
+
 def test_a_rule_for_what_was_not_used_for_a_while_counts_where_that_is_short() -> None:
     bad(collected(replace(ANY, unused=2 * DAY, most=GIB)), Verdict.WARN, "once it was not used for 48 h")
     well(collected(replace(ANY, unused=60 * DAY, most=GIB)))
@@ -251,7 +259,7 @@ def test_a_rule_for_what_was_not_used_for_a_while_counts_where_that_is_short() -
 
 
 def test_rules_that_nobody_tells_are_no_rules_that_are_well() -> None:
-    bad(judge_collection(None, held=GIB, caches=GIB, free=GIB), Verdict.WARN, "does not tell its rules")
+    bad(judge_collection(None, held=GIB, caches=GIB, planned=0, free=GIB), Verdict.WARN, "does not tell its rules")
 
 
 @pytest.mark.parametrize(("held", "keep"), [(2 * 10**9, "50GB"), (25 * 10**9, "50GB"), (26 * 10**9, "60GB")])
@@ -286,7 +294,8 @@ def test_a_gpu_is_needed_only_where_gpu_variants_are() -> None:
 
 
 def memory(**more: Any) -> Check:  # noqa: ANN401 - members of the judge
-    usual: dict[str, Any] = {"cpus": 8, "memory": 32 * GIB, "jobs": None, "needed": 18 * GIB, "per_job": 2 * GIB}
+    eight = (Share(jobs=8, memory=16 * GIB),)
+    usual: dict[str, Any] = {"cpus": 8, "memory": 32 * GIB, "compiles": eight, "needed": 18 * GIB}
     return judge_memory(**{**usual, **more})
 
 
@@ -294,9 +303,13 @@ def test_there_must_be_memory_for_the_jobs() -> None:
     well(memory())
     well(memory(needed=None))
     bad(memory(memory=2 * GIB), Verdict.FAIL, "does not compile in less")
-    bad(memory(memory=12 * GIB), Verdict.WARN, "set resources.jobs to 5,")
-    bad(memory(memory=5 * GIB), Verdict.WARN, "set resources.jobs to 1,")
-    bad(memory(jobs=16), Verdict.WARN, "set resources.jobs to 8")
+    bad(memory(memory=12 * GIB), Verdict.WARN, "set resources.jobs to 4,")
+    bad(memory(memory=5 * GIB, compiles=[Share(jobs=1, memory=4 * GIB)]), Verdict.WARN, "set resources.jobs to 1,")
+    bad(memory(compiles=[Share(jobs=16, memory=32 * GIB)]), Verdict.WARN, "set resources.jobs to 8")
+    assert memory().found == "8 cores, 32.0 GiB; 8 jobs with 2.0 GiB each; 18.0 GiB are foretold"
+    two = memory(compiles=[Share(jobs=4, memory=8 * GIB)] * 2, needed=None)
+    assert two.found == "8 cores, 32.0 GiB; 2 compiles at once, 4 jobs with 2.0 GiB each"
+    assert memory(compiles=[], needed=None).found == "8 cores, 32.0 GiB"
 
 
 def test_there_must_be_disk_for_what_is_planned() -> None:
@@ -532,6 +545,22 @@ def test_an_engine_that_only_the_docker_command_reaches_is_told_with_all_the_res
     assert found["engine"]["verdict"] == "ok"
     assert found["base images"]["verdict"] == "fail"
     assert "no ssh" in found["base images"]["found"]
+
+
+@pytest.mark.parametrize(("cpus", "memory"), [(16, 16), (16, 32), (32, 64), (64, 128), (8, 16), (4, 8), (2, 6)])
+def test_the_doctor_judges_what_the_factory_would_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cpus: int, memory: int
+) -> None:
+    """The schedule fits jobs to memory: where no user says otherwise, there is nothing to warn of."""
+    machine = engine(cpus=cpus, memory=memory * 10**9, buildx=None, version="20.10.24")
+    monkeypatch.setattr(doctoring, "engine_facts", lambda: machine)
+    asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
+    with pytest.raises(MachineUnfitError):
+        doctoring.examine(asked, json=True)
+    check = next(check for check in json.loads(capsys.readouterr().out) if check["name"] == "memory")
+    assert check["verdict"] == "ok", check
+    assert "foretold" in check["found"]
+    assert re.search(r"[1-9]\d* jobs? with [2-9]\.\d GiB each", check["found"]), check
 
 
 @pytest.mark.parametrize("host", ["elsewhere", socket.gethostname()])

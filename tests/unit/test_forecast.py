@@ -81,9 +81,18 @@ def test_a_first_run_is_estimated_from_what_was_measured_by_hand() -> None:
     assert (found.seconds, found.memory, found.basis) == (28 * 60, 3_900_000_000, Basis.ESTIMATE)
     more = one(wanted("1.9.1-cpu-v1", jobs=8))
     assert (more.seconds, more.memory) == (7 * 60, 9_900_000_000)
+    assert (found.download, more.download) == (300_000_000, 300_000_000)
     later = one(wanted("2.0.0-cpu-v1"))
     assert later.seconds
     assert later.seconds > 28 * 60
+
+
+def test_the_first_variant_of_a_release_fetches_for_the_others() -> None:
+    ids = ("1.9.1-cpu-v1", "1.9.1-mkl-v1", "2.0.0-cpu-v1", "2.0.0-gpu-v1", "2.0.0-gpu-v2")
+    found = forecast([wanted(variant) for variant in ids], ())
+    assert [each.download for each in found] == [300_000_000, 0, 1_000_000_000, None, 0], "of CUDA nothing is known"
+    packaged = forecast([wanted(ids[0], run=("package",)), wanted(ids[1])], ())
+    assert [each.download for each in packaged] == [None, 300_000_000]
 
 
 def test_another_source_tree_is_not_estimated_from_the_release() -> None:

@@ -62,7 +62,7 @@ def cap_caches(base: str, most: str) -> str:
     """Bring the caches within bounds; say so where something had to go, or could not: what was built is built.
 
     Args:
-        base: the image to work from, of a variant that was built just now: the engine has it.
+        base: the image to work from, of a variant that was worked on just now.
         most: what they may hold, as the matrix says it.
     """
     try:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from serving_factory.catalogue.cuda import cudas
+from serving_factory.commands.planning import Plan, plan_run, site_of
+from serving_factory.commands.scheduling import HowToRun
 from serving_factory.commands.shared import Asked, print_json, write
 from serving_factory.engine.about import EngineFacts, engine_facts
 from serving_factory.engine.collection import collection_rules
@@ -14,7 +16,10 @@ from serving_factory.engine.docker import Engine
 from serving_factory.errors import EngineError, EngineUnavailableError, MachineUnfitError
 from serving_factory.line.doctor import engine_judges, machine_judges, network_judges, probes
 from serving_factory.line.doctor.check import Check, Verdict, fail, seen_here
+from serving_factory.line.events import StageName
 from serving_factory.line.forecast import size_of
+from serving_factory.line.schedule import Budget, Share
+from serving_factory.line.stages import BUILD
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.recipe import Recipe, recipes_for
@@ -23,7 +28,7 @@ from serving_factory.ui.text import count
 
 __all__ = ["examine"]
 
-_OTHER_SOURCES_DISK = 1e9  # bytes; of a source tree that is not upstream's nothing is known
+_OTHER_SOURCES_DISK = 10**9  # bytes; of a source tree that is not upstream's nothing is known
 
 
 def examine(asked: Asked, *, json: bool) -> None:
@@ -33,7 +38,7 @@ def examine(asked: Asked, *, json: bool) -> None:
         MachineUnfitError: a build of what is chosen would fail.
     """
     matrix = asked.load()
-    checks = tuple(_checks(matrix, asked.choose(matrix)))
+    checks = tuple(_checks(asked, matrix, asked.choose(matrix)))
     rows = [{**asdict(check), "verdict": check.verdict.value} for check in checks]
     if json:
         print_json(rows)
@@ -47,7 +52,7 @@ def examine(asked: Asked, *, json: bool) -> None:
         )
 
 
-def _checks(matrix: Matrix, variants: Sequence[Variant]) -> Iterator[Check]:
+def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant]) -> Iterator[Check]:
     recipes, _ = recipes_for(variants, matrix)
     try:
         facts = engine_facts()
@@ -55,51 +60,62 @@ def _checks(matrix: Matrix, variants: Sequence[Variant]) -> Iterator[Check]:
         found = " ".join(filter(None, (error.what, error.why)))
         yield fail("engine", found, "nothing can be built; what depends on it was not looked at", error.remedy)
         facts = None
+    site, limits = site_of(asked), HowToRun().limits(matrix.resources)
+    plan = plan_run(asked, recipes, BUILD, site=site, limits=limits, ask_budget=lambda: _budget(facts))
+    compiles = {one.variant for one in plan.variants if StageName.COMPILE in one.run}
+    disk = [_disk(recipe) for recipe in recipes if recipe.variant.id in compiles]
     if facts:
-        yield from _engine_checks(facts, variants)
-    yield from _machine_checks(matrix, variants, recipes, facts)
+        yield from _engine_checks(facts, variants, planned=sum(disk))
+        yield _memory(facts, plan)
+        free = probes.free_disk(facts)
+        yield machine_judges.judge_disk(free=free, one=max(disk, default=0), planned=sum(disk))
+    yield from _machine_checks(matrix, variants, facts)
     yield from _network_checks(matrix, recipes, facts)
 
 
-def _engine_checks(facts: EngineFacts, variants: Sequence[Variant]) -> Iterator[Check]:
+def _engine_checks(facts: EngineFacts, variants: Sequence[Variant], *, planned: int) -> Iterator[Check]:
     yield engine_judges.judge_engine(facts)
     yield engine_judges.judge_api(facts)
     yield engine_judges.judge_buildx(facts)
     yield engine_judges.judge_store(facts)
     if facts.buildx:
-        yield _collection(facts)
+        yield _collection(facts, planned)
     yield engine_judges.judge_clock(facts)
     needed = [(one.cuda, cudas()[one.cuda].minimum_driver) for one in variants if one.cuda]
     gpu = engine_judges.judge_gpu(facts, probes.gpu_driver(), needed)
     yield seen_here(gpu, probes.engine_elsewhere(facts))
 
 
-def _collection(facts: EngineFacts) -> Check:
+def _collection(facts: EngineFacts, planned: int) -> Check:
     try:
         rules = collection_rules()
         held, caches = probes.cache_sizes()
     except EngineUnavailableError as error:
         return fail("garbage collection", f"{error.what} {error.why}", "buildx does not work", error.remedy)
-    return engine_judges.judge_collection(rules, held=held, caches=caches, free=probes.free_disk(facts))
+    free = probes.free_disk(facts)
+    return engine_judges.judge_collection(rules, held=held, caches=caches, planned=planned, free=free)
 
 
-def _machine_checks(
-    matrix: Matrix, variants: Sequence[Variant], recipes: Sequence[Recipe], facts: EngineFacts | None
-) -> Iterator[Check]:
-    if facts:
-        sizes = [size_of(recipe.variant.release) for recipe in recipes if recipe.upstream]
-        jobs = matrix.resources.jobs or facts.cpus
-        yield machine_judges.judge_memory(
-            cpus=facts.cpus,
-            memory=facts.memory,
-            jobs=matrix.resources.jobs,
-            needed=int(max((size.memory + size.memory_per_job * jobs for size in sizes), default=0)) or None,
-            per_job=max((size.memory_per_job for size in sizes), default=1e9),
-        )
-        disk = [size_of(one.variant.release).disk if one.upstream else _OTHER_SOURCES_DISK for one in recipes]
-        yield machine_judges.judge_disk(
-            free=probes.free_disk(facts), one=int(max(disk, default=0)), planned=int(sum(disk))
-        )
+def _budget(facts: EngineFacts | None) -> Budget | None:
+    return Budget.of_machine(cpus=facts.cpus, memory=facts.memory) if facts else None
+
+
+def _disk(recipe: Recipe) -> int:
+    return int(size_of(recipe.variant.release).disk) if recipe.upstream else _OTHER_SOURCES_DISK
+
+
+def _memory(facts: EngineFacts, plan: Plan) -> Check:
+    waves: dict[int, list[Share]] = {}
+    for turn in plan.schedule.turns:
+        if turn.share.jobs:
+            waves.setdefault(turn.wave, []).append(turn.share)
+    fullest = max(waves.values(), key=lambda shares: sum(share.jobs for share in shares), default=[])
+    return machine_judges.judge_memory(
+        cpus=facts.cpus, memory=facts.memory, compiles=fullest, needed=plan.outlook.total.memory
+    )
+
+
+def _machine_checks(matrix: Matrix, variants: Sequence[Variant], facts: EngineFacts | None) -> Iterator[Check]:
     elsewhere = probes.engine_elsewhere(facts)
     if elsewhere:
         yield machine_judges.judge_place(elsewhere)

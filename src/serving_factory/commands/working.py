@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from invoke.exceptions import Exit
 
+from serving_factory.commands.planning import name_of, plan_run, site_of
 from serving_factory.commands.scheduling import HowToRun, budget_of
 from serving_factory.commands.shared import Asked, Checkout, exit_with, print_json, width, write
 from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
@@ -22,8 +23,7 @@ from serving_factory.line.history.outlook import outlook_of
 from serving_factory.line.history.recorder import Recorder
 from serving_factory.line.job import Job, Site, Stage
 from serving_factory.line.lock import hold_lock
-from serving_factory.line.place import build_folder, matrix_name
-from serving_factory.line.plan import candidates, plan_line, planned_candidates
+from serving_factory.line.plan import candidates
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.line.schedule import Limits, Schedule, one_by_one, schedule
 from serving_factory.line.scheduler import run_line
@@ -81,7 +81,7 @@ def demo(checkout: Checkout, *, registry: str, json: bool) -> None:
 def clean(asked: Asked, *, images: bool, caches: bool) -> None:
     """Remove what builds of the matrix left."""
     with hold_lock(asked.checkout.build):
-        for line in clean_site(_site(asked), images=images, caches=caches):
+        for line in clean_site(site_of(asked), images=images, caches=caches):
             write(f"{line}\n")
 
 
@@ -101,20 +101,11 @@ def _check_push(recipes: Sequence[Recipe], stages: Sequence[Stage], registry: st
             check_pushable(recipe, registry or None)
 
 
-def _site(asked: Asked, registry: str = "") -> Site:
-    folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
-    return Site(build=folder, models=asked.checkout.models, registry=registry or None)
-
-
 def _chosen(asked: Asked, matrix: Matrix, how: HowToRun) -> tuple[Variant, ...]:
     chosen = asked.choose(matrix)
     if how.locked:
         require_locked(chosen, matrix)
     return chosen
-
-
-def _matrix_name(asked: Asked) -> str:
-    return matrix_name(asked.file, asked.checkout.root)
 
 
 def _schedule(
@@ -129,7 +120,7 @@ def _schedule(
     # Only compiles are foretold: next to them all else hardly counts.
     runs = {one.variant: [stage.name for stage in stages] for one in work if one.compiles}
     recipes = [job.recipe for job in jobs]
-    return turns, outlook_of(recipes, runs, turns, asked.checkout.build, matrix=_matrix_name(asked))
+    return turns, outlook_of(recipes, runs, turns, asked.checkout.build, matrix=name_of(asked))
 
 
 def _run(
@@ -143,7 +134,7 @@ def _run(
     if COMPILE in stages and (unpinned := unpinned_bases(chosen, matrix)):
         sys.stderr.write(unpinned_note(unpinned))
     _check_push(recipes, stages, registry)
-    site = _site(asked, registry)
+    site = site_of(asked, registry)
     jobs = _jobs(recipes, site)
     with hold_lock(asked.checkout.build):
         if SMOKE in stages:
@@ -151,7 +142,7 @@ def _run(
                 site.strays  # noqa: B018 - looking removes them
         turns, outlook = _schedule(asked, jobs, stages, limits, site)
         recorder = Recorder(
-            asked.checkout.build, jobs, command=shlex.join(sys.argv[1:]), matrix=_matrix_name(asked), outlook=outlook
+            asked.checkout.build, jobs, command=shlex.join(sys.argv[1:]), matrix=name_of(asked), outlook=outlook
         )
         with _reporter(chosen, stages, outlook, json=json) as reporter:
             for one in lacking:
@@ -162,7 +153,7 @@ def _run(
         recorder.end(results)
         site.memory.save()
         reporter.summary(results)
-        told = "" if done.ended_by else _after(jobs, results, matrix.resources.cache)
+        told = "" if isinstance(done.ended_by, CancelledError) else _after(jobs, results, matrix.resources.cache)
     if recorder.trouble:
         sys.stderr.write(f"Note: {recorder.trouble}\n")
     (sys.stderr if json else sys.stdout).write(told)
@@ -193,15 +184,21 @@ def _both(first: Emit, second: Emit) -> Emit:
 
 
 def _after(jobs: Sequence[Job], results: Sequence[VariantResult], cap: str | None) -> str:
-    """What a run that compiled anything leaves to be done, and to be said."""
-    built = {result.variant for result in results if result.status is Status.BUILT}
-    bases = [job.recipe.base_image for job in jobs if job.recipe.variant.id in built]
+    """What a run that worked on anything leaves to be done, and to be said; a failed compile fills the caches too."""
+    worked = {result.variant for result in results if result.status is Status.BUILT or _used_caches(result)}
+    bases = [job.recipe.base_image for job in jobs if job.recipe.variant.id in worked]
     if not bases:
         return ""
     # Only who has built waits for its import.
     from serving_factory.commands.caching import cap_caches, remote_notes  # noqa: PLC0415
 
     return remote_notes(jobs, results) + (cap_caches(bases[0], cap) if cap else "")
+
+
+def _used_caches(result: VariantResult) -> bool:
+    """Whether a variant that was not built has, for all that is known, left something in Bazel's caches."""
+    failed = result.error is not None and not isinstance(result.error, EngineUnavailableError)
+    return result.seconds > 0 and (failed or result.status is Status.CANCELLED)
 
 
 def _without_recipe(lacking: Lacking) -> VariantResult:
@@ -242,15 +239,10 @@ def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: b
     limits = how.limits(matrix.resources)
     recipes, lacking = recipes_for(_chosen(asked, matrix, how), matrix)
     _check_push(recipes, stages, registry)
-    site = _site(asked, registry)
-    plan = plan_line(_jobs(recipes, site), stages)
-    work = planned_candidates(plan)
-    budget = budget_of(site, stages) if work else None
-    planned = schedule(work, budget, limits) if budget else one_by_one([one.variant for one in work])
-    turns = {turn.variant: turn for turn in planned.turns} if budget else {}
-    runs = {one.variant: one.run for one in plan}
-    outlook = outlook_of(recipes, runs, planned, asked.checkout.build, matrix=_matrix_name(asked))
-    forecasts = {one.variant: one for one in outlook.forecasts}
+    site = site_of(asked, registry)
+    plan = plan_run(asked, recipes, stages, site=site, limits=limits, ask_budget=lambda: budget_of(site, stages))
+    turns = {turn.variant: turn for turn in plan.schedule.turns} if plan.budget else {}
+    forecasts = {one.variant: one for one in plan.outlook.forecasts}
     rows = [
         tables.PlanRow(
             variant=one.variant,
@@ -263,11 +255,13 @@ def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: b
             memory=turns[one.variant].share.memory if one.variant in turns else None,
             after=turns[one.variant].after if one.variant in turns else "",
         )
-        for one in sorted(plan, key=lambda one: list(turns).index(one.variant) if one.variant in turns else len(turns))
+        for one in sorted(
+            plan.variants, key=lambda one: list(turns).index(one.variant) if one.variant in turns else len(turns)
+        )
     ]
     rows += [tables.PlanRow(variant=one.variant.id, lacking=one.error.what) for one in lacking]
     if json:
         print_json([asdict(row) for row in rows])
     else:
-        machine = (budget.cpus, budget.memory) if budget else None
-        write(tables.plan_table(rows, machine=machine, width=width()) + forecast_line(outlook))
+        machine = (plan.budget.cpus, plan.budget.memory) if plan.budget else None
+        write(tables.plan_table(rows, machine=machine, width=width()) + forecast_line(plan.outlook))

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _COMPILE = "compile"
+_GPU = "gpu"
 _LATEST = 3
 """How many of the latest runs count: what was changed meanwhile makes older ones tell less."""
 
@@ -170,6 +171,7 @@ class Size:
         memory: bytes for Bazel and the linker.
         memory_per_job: bytes for each compiler that runs.
         disk: bytes that one variant takes while it is built.
+        download: bytes of the archives that Bazel fetches for the first variant; those of CUDA are not in it.
     """
 
     since: Version
@@ -177,14 +179,16 @@ class Size:
     memory: float
     memory_per_job: float
     disk: float
+    download: float
 
 
 _SIZES: Sequence[Size] = (
-    # 1.9.1, measured: 2,760 actions, 28 min on 2 cores, peak 3.9 GB, 1.7 GB of disk.
-    Size(Version("0"), 28 * 60 * 2, 1.9e9, 1.0e9, 1.7e9),
+    # 1.9.1, measured: 2,760 actions, 28 min on 2 cores, peak 3.9 GB, 1.7 GB of disk. Downloads, here and below, are an
+    # order of magnitude: nobody has published a measurement. TensorFlow and LLVM are most of them.
+    Size(Version("0"), 28 * 60 * 2, 1.9e9, 1.0e9, 1.7e9, 0.3e9),
     # TensorFlow 2 on a hosted runner of 2 cores: more than 6 h (tensorflow/tensorflow#57630); 10 GB were not enough for
     # 6 jobs (tensorflow/tensorflow#42066); a Bazel cache of about 9 GB (googleapis/google-cloud-cpp#5819).
-    Size(Version("2.0"), 6 * 3600 * 2, 2.0e9, 2.0e9, 9e9),
+    Size(Version("2.0"), 6 * 3600 * 2, 2.0e9, 2.0e9, 9e9, 1e9),
 )
 
 
@@ -200,7 +204,14 @@ def forecast(wanted: Iterable[Wanted], past: Sequence[Past]) -> tuple[Forecast, 
         wanted: the variants.
         past: what finished in earlier runs, oldest first.
     """
-    return tuple(_one(one, past) for one in wanted if one.run)
+    fetched = {_archives(row) for row in past if row.stage == _COMPILE}
+    found = []
+    for one in wanted:
+        if one.run:
+            found.append(_one(one, past, fetches=_archives(one) not in fetched))
+        if _COMPILE in one.run:
+            fetched.add(_archives(one))
+    return tuple(found)
 
 
 def total(forecasts: Sequence[Forecast], waves: Mapping[str, int] | None = None) -> Total:
@@ -260,7 +271,8 @@ def _sum(values: Iterable[int | None]) -> int | None:
     return None if None in found else sum(value for value in found if value is not None)
 
 
-def _one(wanted: Wanted, past: Sequence[Past]) -> Forecast:
+def _one(wanted: Wanted, past: Sequence[Past], *, fetches: bool) -> Forecast:
+    """Foretell one variant; `fetches`: no other of its release has filled the repository cache before it."""
     found = {stage: _like(wanted, stage, past) for stage in wanted.run}
     rest = sum(
         _middle([row.seconds for row in rows]) if rows else _OTHERS.get(stage, 0.0)
@@ -288,10 +300,20 @@ def _one(wanted: Wanted, past: Sequence[Past]) -> Forecast:
         variant=wanted.variant,
         seconds=rest + size.core_seconds / wanted.jobs,
         memory=int(size.memory + size.memory_per_job * wanted.jobs),
-        download=None,
+        download=_download(wanted, size) if fetches else 0,
         basis=Basis.ESTIMATE,
         after_compile=rest,
     )
+
+
+def _archives(one: Wanted | Past) -> tuple[str, bool]:
+    """What decides which archives are fetched, by and large: the release, and whether it is for GPUs."""
+    return one.release, one.flavour == _GPU
+
+
+def _download(wanted: Wanted, size: Size) -> int | None:
+    """Bytes that the first variant of a release fetches; of CUDA's, which some releases fetch too, nothing is known."""
+    return None if wanted.flavour == _GPU else int(size.download)
 
 
 def _like(wanted: Wanted, stage: str, past: Sequence[Past]) -> tuple[Basis, Sequence[Past]]:

@@ -70,16 +70,23 @@ def judge_store(facts: EngineFacts) -> Check:
     )
 
 
-def judge_collection(rules: Sequence[CollectionRule] | None, *, held: int, caches: int, free: int | None) -> Check:
+def judge_collection(
+    rules: Sequence[CollectionRule] | None, *, held: int, caches: int, planned: int, free: int | None
+) -> Check:
     """BuildKit's garbage collection against Bazel's caches, which are cache mounts.
 
     Args:
         rules: that the engine follows; None where it does not tell.
         held: bytes in the build cache, by which BuildKit counts.
         caches: bytes in Bazel's caches, a part of that.
+        planned: bytes that come to it with the builds that are to be done.
         free: bytes free on their disk; None where that is on another machine.
     """
-    name, ours = "garbage collection", f"the build cache holds {gib(held)}, {gib(caches)} of it Bazel's"
+    name = "garbage collection"
+    ours = f"the build cache holds {gib(held)}, {gib(caches)} of it Bazel's"
+    if planned:
+        ours += f", and about {gib(planned)} come to it with what is planned"
+    held += planned
     remedy = (
         f"put this into the engine's daemon.json, and restart the engine: {_daemon_json(held)} (BuildKit then keeps "
         "that much; above it, it removes what was used least recently)"
@@ -109,7 +116,7 @@ def judge_collection(rules: Sequence[CollectionRule] | None, *, held: int, cache
 
 
 def _daemon_json(held: int) -> str:
-    """One rule in the place of the default ones: keep twice of what is there. Older and newer engines read it alike."""
+    """One rule in the place of the default ones: keep twice of what there will be. Older and newer engines read it."""
     keep = max(50, -(-2 * held // 10**10) * 10)
     rule = {"all": True, "keepStorage": f"{keep}GB"}
     return json.dumps({"builder": {"gc": {"enabled": True, "policy": [rule]}}})

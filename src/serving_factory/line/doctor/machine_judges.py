@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts
+from serving_factory.engine.disk import ROOM_FOR_A_BUILD
 from serving_factory.line.doctor.check import Check, fail, gib, ok, warn
+from serving_factory.line.schedule import Share
 
 __all__ = ["host_level", "judge_cpu", "judge_disk", "judge_inotify", "judge_memory", "judge_place"]
 
@@ -14,18 +16,20 @@ _LEAST_MEMORY = 4 * 10**9
 _INSTANCES, _WATCHES = 128, 8192  # the kernel's own defaults; less was set by hand
 
 
-def judge_memory(*, cpus: int, memory: int, jobs: int | None, needed: int | None, per_job: float) -> Check:
+def judge_memory(*, cpus: int, memory: int, compiles: Sequence[Share], needed: int | None) -> Check:
     """Memory and cores for the jobs that will run at once.
 
     Args:
         cpus: of the engine's machine.
         memory: of the engine's machine, bytes.
-        jobs: how many the matrix wants; None where the cores decide.
+        compiles: what each compile of the plan's fullest wave may use; empty where nothing is to be compiled.
         needed: peak memory of the plan as foretold, bytes; None where nothing is.
-        per_job: memory that a job more takes, bytes.
     """
-    wanted = jobs or cpus
-    found = f"{cpus} cores, {gib(memory)}, {wanted} jobs"
+    jobs = max((share.jobs for share in compiles), default=0)
+    found = f"{cpus} cores, {gib(memory)}"
+    if compiles:
+        at_once = f"{len(compiles)} compiles at once, " if len(compiles) > 1 else ""
+        found += f"; {at_once}{jobs} {'job' if jobs == 1 else 'jobs'} with {gib(compiles[0].memory / jobs)} each"
     if memory < _LEAST_MEMORY:
         return fail(
             "memory",
@@ -33,15 +37,14 @@ def judge_memory(*, cpus: int, memory: int, jobs: int | None, needed: int | None
             f"TensorFlow does not compile in less than {gib(_LEAST_MEMORY)}",
             "give the engine's machine more memory",
         )
-    if jobs and jobs > cpus:
+    if jobs > cpus:
         return warn("memory", found, "more jobs than cores wait for each other", f"set resources.jobs to {cpus}")
     if needed is not None and needed > memory:
-        fewer = max(1, wanted - int(-(-(needed - memory) // per_job)))
         return warn(
             "memory",
             f"{found}; {gib(needed)} are foretold",
             "a compiler may be killed for memory; the build is tried again with half the jobs",
-            f"set resources.jobs to {fewer}, or give the engine's machine more memory",
+            f"set resources.jobs to {max(1, jobs // 2)}, or give the engine's machine more memory",
         )
     return ok("memory", found if needed is None else f"{found}; {gib(needed)} are foretold")
 
@@ -57,11 +60,10 @@ def judge_disk(*, free: int | None, one: int, planned: int) -> Check:
     if free is None:
         return ok("disk", f"the engine is on another machine; about {gib(planned)} are needed there")
     found = f"{gib(free)} free where the engine keeps its data; about {gib(planned)} are needed for what is planned"
-    remedy = "free some space: `docker system df` shows what takes it, `./factory clean --caches` drops Bazel's caches"
     if free < one:
-        return fail("disk", found, "not one variant has room", remedy)
+        return fail("disk", found, "not one variant has room", ROOM_FOR_A_BUILD)
     if free < planned:
-        return warn("disk", found, "the disk may run full before the last variant", remedy)
+        return warn("disk", found, "the disk may run full before the last variant", ROOM_FOR_A_BUILD)
     return ok("disk", found)
 
 
