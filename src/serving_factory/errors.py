@@ -11,6 +11,7 @@ from typing import ClassVar
 __all__ = [
     "ArtifactError",
     "BazelTooOldError",
+    "BuildxUnavailableError",
     "CacheCorruptError",
     "CacheFileError",
     "CancelledError",
@@ -23,6 +24,7 @@ __all__ = [
     "DownloadFaultError",
     "DriftError",
     "EngineError",
+    "EngineLostError",
     "EngineUnavailableError",
     "FactoryError",
     "FetchError",
@@ -140,7 +142,7 @@ class LockedError(FactoryError):
 
 
 class EngineUnavailableError(FactoryError):
-    """The Docker engine or buildx is missing, too old, or does not answer."""
+    """The Docker engine, or the docker command, is missing, too old, or does not answer."""
 
     exit_code = 11
 
@@ -225,6 +227,18 @@ class PackageError(FactoryError):
     """The runtime image could not be built."""
 
     exit_code = 24
+
+
+class EngineLostError(EngineUnavailableError):
+    """The Docker engine went away under a build, and did not come back in time or went away again."""
+
+    exit_code = 25
+
+
+class BuildxUnavailableError(EngineUnavailableError):
+    """Docker's plugin buildx is missing, or too old."""
+
+    exit_code = 26
 
 
 class SmokeError(FactoryError):

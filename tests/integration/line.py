@@ -101,12 +101,17 @@ class Outcome:
         assert summary["event"] == "summary", self
         return {result["variant"]: result for result in summary["results"]}
 
+    @property
+    def retried(self) -> list[str]:
+        """What was tried again, and why."""
+        return [event["text"] for event in self.events if event["event"] == "retried"]
+
     def stages(self, variant: str) -> dict[str, str]:
         """What became of each stage of a variant."""
         return {
             event["stage"]: event["event"]
             for event in self.events
-            if event.get("variant") == variant and event["event"] != "progress"
+            if event.get("variant") == variant and event["event"] not in {"progress", "retried"}
         }
 
     def built(self) -> Self:
@@ -334,6 +339,11 @@ class Checkout:
         listed = docker("ps", "--all", "--format", columns, "--filter", f"label={LABEL}={self.mark}")
         rows = [line.partition(" ") for line in listed.splitlines()]
         return [identity for identity, _, owner in rows if of_all or owner.startswith("factory")]
+
+    def unnamed_images(self) -> list[str]:
+        """Ids of its images that have no name any more."""
+        filters = ("--filter", "dangling=true", "--filter", f"label={LABEL}={self.mark}")
+        return docker("images", "--quiet", *filters).split()
 
     def clear(self) -> None:
         """Remove its containers, its images and itself. Bazel's caches stay: the next tests are glad of them."""

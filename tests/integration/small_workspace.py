@@ -13,7 +13,15 @@ from typing import Any, Self
 
 from .line import LABEL, MODEL, ROOT, Checkout, Outcome
 
-__all__ = ["ALL_ACTIONS", "HOST_ACTIONS", "LEVEL_ACTIONS", "MATRIX_FILE", "STARTUP_OPTION", "SmallWorkspace"]
+__all__ = [
+    "ALL_ACTIONS",
+    "HOST_ACTIONS",
+    "LEVEL_ACTIONS",
+    "MATRIX_FILE",
+    "SERVER_FILE",
+    "STARTUP_OPTION",
+    "SmallWorkspace",
+]
 
 HOST_ACTIONS, LEVEL_ACTIONS = 3, 2
 ALL_ACTIONS = HOST_ACTIONS + LEVEL_ACTIONS
@@ -71,6 +79,7 @@ bazel:
 {toolchain}
 """
 MATRIX_FILE = "small.yaml"
+SERVER_FILE = "source/tensorflow_serving/model_servers/server.cc"
 STARTUP_OPTION = "--host_jvm_args=-XX:TieredStopAtLevel=1"  # as samples/matrix.yaml, and for the same reason
 V1, V3 = "2.19.1-cpu-v1", "2.19.1-cpu-v3"
 

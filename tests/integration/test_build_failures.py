@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -14,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from .line import MATRIX, MKL_V3, V1, V3, Checkout, Outcome, Running, docker, processes_with, wait_until
-from .tiny import BUILD, MAIN, archives, cache_held, in_caches, limited_memory, tiny_checkout
+from .own_engine import needs_root
+from .tiny import BUILD, MAIN, SLOW, archives, cache_held, in_caches, limited_memory, tiny_checkout
 
 EATS = """\
 [genrule(
@@ -29,8 +29,13 @@ genrule(name = "big", outs = ["big.h"], cmd = "dd if=/dev/zero of=$@ bs=1M count
 cc_binary(name = "tensorflow_model_server", srcs = ["main.cc", ":big"])
 """
 DAMAGE = 'find /cache -path "*/ac/*" -type f | while read f; do chmod u+w "$f"; printf XXXX > "$f"; done'
+DAMAGE_KEPT = DAMAGE.replace("/cache", "/cache/repository/damaged", 1)
+DAMAGE_ANEW = (
+    "disk=/cache/disk/$(cat /factory/toolchain-id); "
+    f"if [ ! -d /cache/repository/damaged ]; then cp -r $disk /cache/repository/damaged; {DAMAGE_KEPT}; fi; "
+    "mkdir -p $disk; cp -rf /cache/repository/damaged/. $disk"
+)
 BAZEL_STEP = "dockerfiles/templates/devel/build.Dockerfile.j2"
-SLOW = f"static char const big[] = {{{','.join('1' * 2_500_000)}}};\nint slow() {{ return big[1]; }}\n"
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +54,6 @@ def goes_on(checkout: Checkout) -> None:
     compile_them(checkout).built()
 
 
-def progress_of(outcome: Outcome) -> list[str]:
-    return [event["text"] for event in outcome.events if event["event"] == "progress"]
-
-
 def test_bazel_is_told_how_much_it_may_use(tiny: Checkout) -> None:
     with tiny.edited(BAZEL_STEP, " && /factory/bazel.sh build", " && set -x && /factory/bazel.sh build"):
         compile_them(tiny).built()
@@ -67,7 +68,7 @@ def test_a_wrong_checksum_is_not_tried_again_and_stands_for_all_that_share_it(ti
         error = outcome.error(17, "ChecksumError")
         assert server.address in error["what"]
         assert error["why"] == f"expected sha256:{'0' * 64}\nfound    sha256:{server.sha256}"
-        assert not any("try 2" in text for text in progress_of(outcome))
+        assert outcome.retried == []
         assert outcome.results[V3]["status"] == "skipped"
         assert outcome.results[V3]["because"] == f"because of {V1}: what failed there is the same here"
     goes_on(tiny)
@@ -80,7 +81,8 @@ def test_a_download_that_is_cut_is_tried_again(tiny: Checkout) -> None:
             running.wait_for(lambda: "a download failed" in running.printed()[0], "the second try")
             server.cut.clear()
             outcome = running.wait().built()
-        assert any("try 2 of 4 in" in text for text in progress_of(outcome))
+        assert "try 2 of 4 in" in outcome.retried[0]
+        assert tiny.record(V1, "compile")["outputs"]["tried_again"] == outcome.retried
         fetched = tiny.record(V1, "compile")["outputs"]["bytes_fetched"]
         assert server.size < fetched < server.size + 100_000, "the archive, and what HTTP and TCP add"
     goes_on(tiny)
@@ -100,19 +102,24 @@ def test_a_download_that_stays_cut_is_told(tiny: Checkout) -> None:
     goes_on(tiny)
 
 
+@needs_root
 def test_out_of_memory_is_tried_once_more_with_half_the_jobs(tiny: Checkout, tmp_path: Path) -> None:
-    """Two actions of 300 MB each; beside Bazel the limit has room for one of them."""
+    """Two actions of 500 MB each; beside Bazel the limit has room for one of them."""
     good = (tiny.folder / BUILD).read_text()
-    (tiny.folder / BUILD).write_text(EATS.format(size=300, mark=f"{tiny.mark} once"))
-    with limited_memory(tiny, 750_000_000, tmp_path / "bin") as env:
+    (tiny.folder / BUILD).write_text(EATS.format(size=500, mark=f"{tiny.mark} once"))
+    with limited_memory(tiny, 1_100_000_000, tmp_path / "bin") as env:
         outcome = tiny.run("build", *tiny.line("build", "--variant", V1, "--jobs", "2")[1:], env=env)
-        assert "out of memory with 2 jobs: once more with 1" in progress_of(outcome)
+        (told,) = outcome.retried
+        assert re.search(
+            r"with 2 jobs .*\(peak \d\.\d GiB, .* killed\); once more with 1 job, on the warm cache$", told
+        ), told
         assert "oom_kills" in (tiny.variant_folder(V1) / "logs" / "compile.try-1.log").read_text(encoding="utf-8")
         assert outcome.stages(V1)["compile"] == "finished"
     (tiny.folder / BUILD).write_text(good)
     goes_on(tiny)
 
 
+@needs_root
 def test_too_little_memory_for_one_job_is_told_with_the_numbers(tiny: Checkout, tmp_path: Path) -> None:
     good = (tiny.folder / BUILD).read_text()
     (tiny.folder / BUILD).write_text(EATS.format(size=700, mark=f"{tiny.mark} twice"))
@@ -144,7 +151,7 @@ def test_a_damaged_cache_is_dropped_and_the_build_tried_once_more(tiny: Checkout
     tiny.record_file(V1, "compile").unlink()
     with tiny.edited(f"{MAIN[: -len('main.cc')]}BUILD", "cc_binary", "# looked at anew\ncc_binary"):
         outcome = compile_them(tiny).built()
-        assert "the disk cache is damaged: once more without it" in progress_of(outcome)
+        assert outcome.retried == ["Bazel cannot use its disk cache; once more without it"]
     goes_on(tiny)
 
 
@@ -155,9 +162,22 @@ def test_a_damaged_cache_that_another_build_holds_is_emptied_under_it(tiny: Chec
         tiny.record_file(V1, "compile").unlink()
         with tiny.edited(BUILD, "cc_binary", "# looked at once more\ncc_binary"):
             outcome = compile_them(tiny).built()
-        told = "the disk cache is damaged, and another build uses it: once more, with its entries removed"
-        assert told in progress_of(outcome)
+        told = "Bazel cannot use its disk cache, and another build uses it; once more, with its entries removed"
+        assert outcome.retried == [told]
         assert holder.poll() is None, "the mount was in use for all that time"
+    goes_on(tiny)
+
+
+def test_a_cache_that_is_damaged_again_is_told(tiny: Checkout) -> None:
+    """Before each try of Bazel the disk cache gets the same damaged entries."""
+    compile_them(tiny).built()
+    tiny.record_file(V1, "compile").unlink()
+    with tiny.edited(BAZEL_STEP, " && /factory/bazel.sh build", f" && {{ {DAMAGE_ANEW}; }} && /factory/bazel.sh build"):
+        outcome = compile_them(tiny)
+    error = outcome.error(19, "CacheCorruptError")
+    assert outcome.retried == ["Bazel cannot use its disk cache; once more without it"]
+    assert "./factory clean --caches" in error["remedy"]
+    tiny.drop_caches()
     goes_on(tiny)
 
 
@@ -169,7 +189,7 @@ def test_a_bazel_below_the_minimum_is_refused_before_any_work(tiny: Checkout) ->
     goes_on(tiny)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can hide docker's plugins")
+@needs_root
 def test_a_docker_without_buildx_is_told(tiny: Checkout) -> None:
     """In a mount namespace of its own, docker's plugins are not there."""
     tiny.record_file(V1, "compile").unlink(missing_ok=True)
@@ -180,7 +200,7 @@ def test_a_docker_without_buildx_is_told(tiny: Checkout) -> None:
     hidden = ["unshare", "--mount", "bash", "-euc", f'{hide}; exec "$@"', "bash"]
     factory = [sys.executable, "-m", "invoke", *tiny.line("compile", "--variant", V1)]
     with Running([*hidden, *factory], cwd=tiny.folder, env=tiny.environment()) as running:
-        error = running.wait().error(11, "EngineUnavailableError")
+        error = running.wait().error(26, "BuildxUnavailableError")
     assert error["what"].startswith("docker has no buildx plugin")
     assert "./factory setup" in error["remedy"]
     goes_on(tiny)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from serving_factory.engine.buildx import BuildRequest, Step, build
-from serving_factory.errors import EngineUnavailableError
+from serving_factory.errors import EngineLostError
 
-from .line import V1
+from .line import V1, V3, Running
 from .own_engine import BASE, OwnEngine, needs_root
 from .tiny import tiny_checkout
 
@@ -42,7 +42,7 @@ def test_the_same_build_works_on_the_engine_that_comes_back(
         if step.kind == "started" and "sleep" in step.name:
             engine.end(number)
 
-    with pytest.raises(EngineUnavailableError, match="went away") as caught:
+    with pytest.raises(EngineLostError, match="went away") as caught:
         build(request, on_step=end_it, log=io.StringIO())
     assert caught.value.why
     assert not (tmp_path / "out").exists()
@@ -51,20 +51,33 @@ def test_the_same_build_works_on_the_engine_that_comes_back(
     assert (tmp_path / "out" / "file").read_text() == "done\n"
 
 
-def test_a_compile_whose_engine_dies_is_told_and_goes_on_with_the_one_that_comes_back(
-    engine: OwnEngine, tmp_path: Path
-) -> None:
+def test_a_compile_whose_engine_dies_goes_on_with_the_one_that_comes_back(engine: OwnEngine, tmp_path: Path) -> None:
+    """While the run waits for it; and where it does not wait for so long, with the same command afterwards."""
     engine.has_the_toolchain()
     with tiny_checkout(tmp_path / "factory") as checkout:
-        command = checkout.line("compile", "--variant", V1)
+        command = checkout.line("compile", "--variant", V1, "--variant", V3)
         environment = {"DOCKER_HOST": engine.host, "SERVING_FACTORY_OFFLINE": "1"}
-        with checkout.start(*command, env=environment) as running:
+
+        def begin_and_kill_the_engine(running: Running) -> None:
             running.wait_for(lambda: "[binary_build " in running.printed()[0], "Bazel's step")
             engine.end()
+
+        with (
+            checkout.edited("src/serving_factory/line/engine_return.py", "_PATIENCE = 60.0", "_PATIENCE = 1.0"),
+            checkout.start(*command, env=environment) as running,
+        ):
+            begin_and_kill_the_engine(running)
             outcome = running.wait()
-        assert "went away" in outcome.error(11, "EngineUnavailableError")["what"]
+        what = outcome.error(25, "EngineLostError", V1)["what"]
+        assert what == "The Docker engine went away during the build. It was not back after 1 s."
+        assert outcome.results[V3]["because"] == f"because of {V1}: there is no engine to build with"
         assert not checkout.record_file(V1, "compile").exists()
         assert checkout.partial_files() == []
         engine.start()
-        outcome = checkout.run(*command, env=environment).built()
-        assert outcome.stages(V1) == {"compile": "finished", "extract": "finished"}
+        with checkout.start(*command, env=environment) as running:
+            begin_and_kill_the_engine(running)
+            running.wait_for(lambda: '"retried"' in running.printed()[0], "a second try")
+            engine.start()
+            outcome = running.wait().built()
+        assert [text.partition(".")[0] for text in outcome.retried] == ["The Docker engine went away during the build"]
+        assert {name: outcome.stages(name)["compile"] for name in (V1, V3)} == {V1: "finished", V3: "finished"}

@@ -66,10 +66,25 @@ def test_a_signal_in_the_smoke_test_takes_its_container_along(checkout: Checkout
     assert "Traceback" not in outcome.out + outcome.err
     assert outcome.stages(V1) == {"smoke": "cancelled"}
     assert checkout.containers() == []
+    assert checkout.unnamed_images() == []
     assert processes_with(str(checkout.folder)) == []
     assert checkout.partial_files() == []
     assert not checkout.record_file(V1, "smoke").exists()
     assert checkout.build_one().built().stages(V1) == NOTHING_TO_DO | {"smoke": "finished"}
+
+
+def test_a_signal_in_the_package_stage_leaves_no_image_without_a_name(checkout: Checkout) -> None:
+    template = "dockerfiles/templates/runtime/tf_serving_entrypoint.sh"
+    with checkout.edited(template, "set -eu\n", f"set -eu\n# {checkout.mark}\n"):
+        checkout.build_one().built()
+        assert checkout.unnamed_images() == []
+    with checkout.start(*checkout.line("package", "--variant", V1)) as running:
+        running.wait_for(lambda: "exporting" in running.printed()[0], "the new image, under the names of the other one")
+        running.send(signal.SIGINT)
+        running.wait(30)
+    assert checkout.unnamed_images() == []
+    assert checkout.build_one().built().results[V1]["status"] in {"built", "up-to-date"}
+    assert checkout.unnamed_images() == []
 
 
 def test_a_container_that_a_killed_factory_left_is_removed_by_the_next(checkout: Checkout) -> None:

@@ -13,7 +13,17 @@ import pytest
 
 from .build_grid import BuildGrid
 from .line import LABEL, docker
-from .small_workspace import ALL_ACTIONS, HOST_ACTIONS, LEVEL_ACTIONS, STARTUP_OPTION, V1, SmallWorkspace
+from .small_workspace import (
+    ALL_ACTIONS,
+    HOST_ACTIONS,
+    LEVEL_ACTIONS,
+    MATRIX_FILE,
+    SERVER_FILE,
+    STARTUP_OPTION,
+    V1,
+    SmallWorkspace,
+)
+from .tiny import SLOW
 from .web_dav import WebDav
 
 SECRET = "planted-5c1e77"
@@ -126,8 +136,18 @@ def test_a_cache_over_http(small: SmallWorkspace, web_dav: WebDav, tmp_path: Pat
     assert in_ci["local_actions"] == LEVEL_ACTIONS
     assert puts(web_dav.requests()) > uploaded
 
-    web_dav.stop()
     small.configure(copts="-DOTHER=3", remote=there)
+    with (
+        small.checkout.edited(SERVER_FILE, "int main", f"{SLOW}int main"),
+        small.checkout.start("compile", "--matrix", MATRIX_FILE, "--json", "--variant", V1) as running,
+    ):
+        running.wait_for(lambda: " Compiling " in running.printed()[0], "the server's compile")
+        web_dav.stop()
+        left = running.wait().built()
+    assert left.err.count(f"Built in part without the remote cache, as {web_dav.host}:8080 does not answer") == 1
+    assert small.record()["local_actions"] == LEVEL_ACTIONS
+
+    small.configure(copts="-DOTHER=4", remote=there)
     outcome = small.run("compile").built()
     assert outcome.out.count("Built without the remote cache, as") == 1
     dead = small.record()

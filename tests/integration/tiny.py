@@ -20,13 +20,27 @@ from pathlib import Path
 
 from .line import MODEL, Checkout, docker
 
-__all__ = ["BUILD", "MAIN", "Archives", "archives", "cache_held", "in_caches", "limited_memory", "tiny_checkout"]
+__all__ = [
+    "BUILD",
+    "MAIN",
+    "PACKAGE",
+    "SLOW",
+    "Archives",
+    "archives",
+    "cache_held",
+    "in_caches",
+    "limited_memory",
+    "tiny_checkout",
+]
 
 PACKAGE = f"{MODEL}/tensorflow_serving/model_servers"
 BUILD = f"{PACKAGE}/BUILD"
 MAIN = f"{PACKAGE}/main.cc"
 WORKSPACE = f"{MODEL}/WORKSPACE"
 KEPT = {"models", "third_party", "WORKSPACE", "LICENSE", ".bazelignore", ".bazelrc"}
+SLOW = "static char const big[] = {" + ",".join("1" * 2_500_000) + "};\nint slow() { return big[1]; }\n"
+"""A piece of C++ that takes seconds to compile."""
+
 PROGRAM = '#include <cstdio>\nint main() { std::puts("TensorFlow ModelServer: 2.19.1"); }\n'
 
 

@@ -55,4 +55,5 @@ class WebDav:
         return docker("logs", self.container).splitlines()
 
     def stop(self) -> None:
-        docker("stop", "--time", "1", self.container)
+        """End the server, at once; its machine is still there."""
+        docker("exec", self.container, "nginx", "-s", "stop")

@@ -61,10 +61,11 @@ class Attempts:
 
 
 def test_out_of_memory_is_tried_once_more_with_half_the_jobs_in_the_same_memory(job: Job) -> None:
-    tried = Attempts(OutOfMemoryError("no"))
+    what = "the build ran out of memory in Bazel's step, with 5 jobs (peak 3.9 GiB, limit 4.0 GiB, 1 process killed)"
+    tried = Attempts(OutOfMemoryError(f"{job.recipe.variant.id}: {what}"))
     assert tried.run(job) is DONE
     assert tried.shares == [Share(jobs=5, memory=8), Share(jobs=2, memory=8)]
-    assert tried.told == ["out of memory with 5 jobs: once more with 2"]
+    assert tried.told == [f"{what}; once more with 2 jobs, on the warm cache"], "the numbers are told, the name is not"
 
 
 def test_the_log_of_each_try_is_kept_until_the_next_run(job: Job) -> None:
@@ -153,10 +154,10 @@ def used_by_another(done_to_caches: list[str], monkeypatch: pytest.MonkeyPatch) 
 def test_a_damaged_cache_is_dropped_that_one_only_and_the_build_tried_once_more(
     job: Job, done_to_caches: list[str]
 ) -> None:
-    tried = Attempts(CacheCorruptError("no", cache="disk"))
+    tried = Attempts(CacheCorruptError("Bazel cannot use it", cache="disk"))
     assert tried.run(job) is DONE
     assert done_to_caches == ["drop serving-factory-bazel-disk"]
-    assert tried.told == ["the disk cache is damaged: once more without it"]
+    assert tried.told == ["Bazel cannot use it; once more without it"]
     tried = Attempts(*[CacheCorruptError("no", cache="disk")] * 2)
     with pytest.raises(CacheCorruptError):
         tried.run(job)
@@ -164,10 +165,10 @@ def test_a_damaged_cache_is_dropped_that_one_only_and_the_build_tried_once_more(
 
 
 def test_one_that_another_build_uses_stays_so_its_entries_are_removed(job: Job, used_by_another: list[str]) -> None:
-    tried = Attempts(CacheCorruptError("no", cache="disk"))
+    tried = Attempts(CacheCorruptError("Bazel cannot use it", cache="disk"))
     assert tried.run(job) is DONE
     assert used_by_another == [f"empty disk from {job.recipe.base_image}"]
-    assert tried.told == ["the disk cache is damaged, and another build uses it: once more, with its entries removed"]
+    assert tried.told == ["Bazel cannot use it, and another build uses it; once more, with its entries removed"]
 
 
 def test_one_that_can_neither_be_dropped_nor_emptied_is_not_built_with(

@@ -16,7 +16,13 @@ from serving_factory.engine import buildx, process
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, Step
 from serving_factory.engine.cancel import Cancel
 from serving_factory.engine.solve_status import SolveStatus
-from serving_factory.errors import CancelledError, DiskFullError, EngineUnavailableError
+from serving_factory.errors import (
+    BuildxUnavailableError,
+    CancelledError,
+    DiskFullError,
+    EngineLostError,
+    EngineUnavailableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -317,15 +323,21 @@ class TestBuild:
             "ERROR: failed to receive status: rpc error: code = Unavailable desc = error reading from server: EOF",
         ],
     )
-    def test_lost_engine(self, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-        with pytest.raises(EngineUnavailableError) as caught:
+    def test_no_engine_or_one_that_is_lost(self, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+        with pytest.raises(EngineUnavailableError, match="does not answer") as caught:
             build(monkeypatch, FakeRun([line], 1))
+        assert not isinstance(caught.value, EngineLostError), "it has told of nothing"
+        assert caught.value.why == line
+        assert caught.value.remedy
+        begun = next(text for text in failing("make", b"") if text.startswith("{"))
+        with pytest.raises(EngineLostError, match="went away") as caught:
+            build(monkeypatch, FakeRun([begun, line], 1))
         assert caught.value.why == line
         assert caught.value.remedy
 
     @pytest.mark.parametrize("line", ["unknown flag: --progress", "ERROR: invalid progress mode rawjson"])
     def test_no_buildx_or_an_old_one(self, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-        with pytest.raises(EngineUnavailableError, match="buildx"):
+        with pytest.raises(BuildxUnavailableError, match="buildx"):
             build(monkeypatch, FakeRun([line, "", "Usage:  docker [OPTIONS] COMMAND [ARG...]"], 125))
 
     def test_no_docker(self, monkeypatch: pytest.MonkeyPatch) -> None:

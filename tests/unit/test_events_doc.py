@@ -24,6 +24,7 @@ TEXT = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
 EVERYWHERE = {"event", "time"}
 MEMBERS_OF_KIND: Mapping[EventKind, Mapping[str, Any]] = {
     EventKind.PROGRESS: {"text": "1/2 Compiling x.cc"},
+    EventKind.RETRIED: {"text": "a download failed; try 2 of 4 in 3 s"},
     EventKind.FINISHED: {"seconds": 1.0, "log": "l"},
     EventKind.FAILED: {"text": "no", "log": "l"},
     EventKind.SKIPPED: {"text": "because"},

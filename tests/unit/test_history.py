@@ -149,6 +149,15 @@ def test_variants_may_run_at_once(build: Path, jobs: list[Job]) -> None:
         assert {row.variant for row in read_stages(connection, 1)} == {V1, V3}
 
 
+def test_a_stage_that_was_tried_again_took_all_of_its_time(build: Path, jobs: list[Job]) -> None:
+    listener = recorder(build, jobs[:1])
+    variant = jobs[0].recipe.variant.id
+    for kind in (EventKind.STARTED, EventKind.RETRIED, EventKind.FAILED):
+        listener.handle(Event(variant=variant, stage=StageName.COMPILE, kind=kind, text="no"))
+    listener.end([result(jobs[0], Status.FAILED)])
+    assert [row.status for row in stages_of(build, 1)] == ["failed"]
+
+
 def test_numbers_are_picked_and_nothing_else() -> None:
     outputs = {"a": 1, "b": 2.5, "c": "3", "d": None, "e": True, "f": {"g": 4, "h": "5"}, "i": [6]}
     assert numbers(outputs) == {"a": 1, "b": 2.5, "f.g": 4}

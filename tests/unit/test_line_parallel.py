@@ -354,6 +354,22 @@ def test_failures_that_come_of_the_end_are_not_told_as_failures(crowd: Crowd) ->
     assert outcome.results[0].error is None
 
 
+def test_where_there_is_no_engine_one_failure_is_enough(crowd: Crowd) -> None:
+    crowd.acts[NAMES[0]] = fail(EngineUnavailableError("nobody is there"))
+    outcome = crowd.run(cpus=1)
+    assert crowd.statuses(outcome) == [Status.FAILED, *[Status.SKIPPED] * 3]
+    assert outcome.results[3].because == f"because of {NAMES[0]}: there is no engine to build with"
+
+
+def test_what_is_tried_again_is_an_event_of_its_stage(crowd: Crowd) -> None:
+    crowd.acts[NAMES[0]] = lambda job: job.tell_retry("once more")
+    crowd.run()
+    retried = [event for event in crowd.events if event.kind is EventKind.RETRIED]
+    assert [(event.variant, event.stage, event.text) for event in retried] == [
+        (NAMES[0], StageName.COMPILE, "once more")
+    ]
+
+
 def test_whether_a_compile_has_work_to_do_is_asked_of_its_record(crowd: Crowd) -> None:
     crowd.run()
     done = Stage(name=StageName.COMPILE, key=lambda _job: "c", run=crowd._compile)

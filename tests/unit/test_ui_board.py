@@ -167,6 +167,15 @@ def test_a_second_ctrl_c_while_the_board_is_taken_away(terminal: _Terminal, monk
     assert drawn.rindex(_SHOW) > drawn.rindex(_HIDE)
 
 
+def test_what_is_tried_again_stays_above_the_board(terminal: _Terminal) -> None:
+    with BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter:
+        reporter.handle(_event(EventKind.RETRIED, "out of memory\nonce more with [1] job\x1b[2J"))
+        assert [row.state for row in reporter._progress.rows()] == [State.RUNNING]
+    told = "2.19.1-cpu-v3 compile: out of memory once more with [1] job"
+    assert told in terminal.getvalue()
+    assert "\x1b[2J" not in terminal.getvalue()
+
+
 def test_no_colour(terminal: _Terminal) -> None:
     with BoardReporter(err=terminal, out=Stream(io.StringIO()), colour=False) as reporter:
         reporter.handle(_event(EventKind.FAILED, "no"))

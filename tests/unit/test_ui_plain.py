@@ -138,6 +138,32 @@ def test_a_silent_stage_gets_a_sign_of_life_each_minute() -> None:
     )
 
 
+def test_what_is_tried_again_is_told_at_once_and_the_stage_goes_on() -> None:
+    bench = _Bench()
+    bench.tell(EventKind.STARTED)
+    bench.seconds = 59.0
+    bench.tell(EventKind.RETRIED, "out of memory\nonce more\x1b[2J with 1 job")
+    bench.seconds = 100.0
+    bench.reporter.beat()
+    bench.tell(EventKind.FINISHED)
+    assert bench.lines.getvalue() == (
+        "23:41:07 2.19.1-cpu-v3 compile started\n"
+        "23:42:06 2.19.1-cpu-v3 compile tried again: out of memory once more with 1 job\n"
+        "23:42:47 2.19.1-cpu-v3 compile finished in 1 min 40 s\n"
+    )
+
+
+def test_github_warns_of_what_is_tried_again() -> None:
+    bench = _Bench(github=GitHub())
+    bench.tell(EventKind.STARTED)
+    bench.tell(EventKind.RETRIED, "100 % full\nonce more")
+    assert bench.lines.getvalue() == (
+        "23:41:07 2.19.1-cpu-v3 compile started\n"
+        "::warning title=2.19.1-cpu-v3 compile tried again::100 %25 full%0Aonce more\n"
+        "23:41:07 2.19.1-cpu-v3 compile tried again: 100 % full once more\n"
+    )
+
+
 def test_the_heartbeat_thread_beats_and_ends() -> None:
     beaten = threading.Event()
     heartbeat = Heartbeat(beaten.set, seconds=0.005)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, TextIO
 
 from serving_factory.engine import process
-from serving_factory.engine.disk import disk_full_is_typed
+from serving_factory.engine.disk import ROOM_FOR_A_BUILD, disk_full_is_typed
 from serving_factory.engine.solve_status import SolveStatus, Step
-from serving_factory.errors import DiskFullError, EngineUnavailableError
+from serving_factory.errors import BuildxUnavailableError, DiskFullError, EngineLostError, EngineUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -160,7 +160,9 @@ def build(
     Raises:
         BuildFailed: the Dockerfile or one of its commands failed.
         DiskFullError: the engine's or this machine's disk is full.
-        EngineUnavailableError: no docker, no buildx, no engine, or it went away.
+        EngineUnavailableError: no docker, or no engine.
+        BuildxUnavailableError: no buildx, or one that is too old.
+        EngineLostError: the engine went away while it was building.
         CancelledError: `cancel` was asked for.
     """
     began = time.monotonic()
@@ -267,21 +269,23 @@ def _fail(status: SolveStatus, code: int) -> NoReturn:
         raise DiskFullError(
             f"A disk is full: the Docker engine's, {f'in {place}' if place else 'or the one that the output goes to'}.",
             why="\n".join(full),
-            remedy="Free some space ('docker system df' shows what takes it, 'docker buildx prune' drops the "
-            "build cache), then run the same command again: finished stages are kept.",
+            remedy=f"{ROOM_FOR_A_BUILD}; then run the same command again: finished stages are kept.",
         )
     if run is None and NO_BUILDX.search(text):
-        raise EngineUnavailableError(
+        raise BuildxUnavailableError(
             "docker has no buildx plugin, or one older than 0.13.",
             why=text,
             remedy="Run './factory setup', which installs it, or install docker-buildx 0.13 or later.",
         )
     if run is None and NO_ENGINE.search(text):
-        raise EngineUnavailableError(
-            "The Docker engine does not answer, or went away during the build.",
-            why=text,
-            remedy="Start it ('./factory setup' does), then run the same command again.",
-        )
+        start = "Start it ('./factory setup' does), then run the same command again"
+        if status.begun:
+            raise EngineLostError(
+                "The Docker engine went away during the build.",
+                why=text,
+                remedy=f"See why it ended, in its own log ('journalctl -u docker'). {start}: what was done is kept.",
+            )
+        raise EngineUnavailableError("The Docker engine does not answer.", why=text, remedy=f"{start}.")
     raise BuildFailed(
         step=failed.name if failed else "",
         tail=tail,

@@ -121,6 +121,11 @@ class SolveStatus:
         self.stray: list[str] = []
 
     @property
+    def begun(self) -> bool:
+        """Whether the engine has told of any step."""
+        return bool(self._vertexes)
+
+    @property
     def steps(self) -> int:
         """How many of the Dockerfile's instructions took part, without FROM."""
         return sum(vertex.is_instruction for vertex in self._vertexes.values())

@@ -25,6 +25,7 @@ class EventKind(StrEnum):
 
     STARTED = "started"
     PROGRESS = "progress"
+    RETRIED = "retried"
     FINISHED = "finished"
     UP_TO_DATE = "up-to-date"
     FAILED = "failed"
@@ -40,7 +41,8 @@ class Event:
         variant: the variant's id, such as `2.19.1-cpu-v3`.
         stage: which stage of it.
         kind: what happened.
-        text: for PROGRESS the current action in a few words; for FAILED the error's whole message; for SKIPPED why.
+        text: for PROGRESS the current action in a few words; for RETRIED what failed, and how it is tried again; for
+            FAILED the error's whole message; for SKIPPED why.
         seconds: how long the stage took; only with FINISHED.
         log: path of the stage's full log, where there is one.
     """

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from serving_factory.engine.disk import ROOM_FOR_A_BUILD
 from serving_factory.errors import CacheCorruptError, FactoryError
 from serving_factory.line.failures import Failure, Kind
 from serving_factory.line.schedule import Share
 
-__all__ = ["failure_error"]
+__all__ = ["count_jobs", "failure_error"]
 
 _AGAIN = "run the same command again: what was compiled is kept in Bazel's disk cache"
 
@@ -34,12 +35,12 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
         )
     match failure.kind:
         case Kind.OUT_OF_MEMORY:
-            planned = f"{_jobs(share.jobs)} and {_gib(share.memory)} planned for it"
+            planned = f"{count_jobs(share.jobs)} and {_gib(share.memory)} planned for it"
             what = f"the build ran out of memory in {step}, with {planned}{_measured(details)}"
             remedy = f"give the engine's machine more memory, or the build fewer jobs with --jobs; then {_AGAIN}"
         case Kind.DISK_FULL:
             what = f"the engine's disk is full: {step} could not write"
-            remedy = f"free some space (`docker system df` shows what takes it), then {_AGAIN}"
+            remedy = f"{ROOM_FOR_A_BUILD}; then {_AGAIN}"
         case Kind.CHECKSUM:
             what = f"what came from {details['door']} is not what its checksum says; nothing of it was used"
             why = f"expected sha256:{details['expected']}\nfound    sha256:{details['found']}"
@@ -72,7 +73,8 @@ def _measured(details: Mapping[str, str]) -> str:
     return f" ({', '.join(told)})" if told else ""
 
 
-def _jobs(number: int) -> str:
+def count_jobs(number: int) -> str:
+    """Say how many compilers run at once."""
     return "1 job" if number == 1 else f"{number} jobs"
 
 

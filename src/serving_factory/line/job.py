@@ -27,7 +27,7 @@ VARIANT_LABEL = "org.serving-factory.variant"
 
 Outputs = Mapping[str, Any]
 Tell = Callable[[str], None]
-"""Called with the current action, in a few words, while a stage works."""
+"""Called with what is told of a stage while it works: the current action, in a few words."""
 
 
 class Site:
@@ -57,6 +57,11 @@ class Site:
         from serving_factory.engine.docker import Engine  # noqa: PLC0415
 
         return Engine.connect()
+
+    @property
+    def knows_engine(self) -> bool:
+        """Whether an engine has answered in this run."""
+        return "engine" in vars(self)
 
     @property
     def owner(self) -> str:
@@ -103,7 +108,7 @@ class Site:
             return self._trees[folder]
 
 
-def _nothing() -> None:
+def _nothing(*_told: str) -> None:
     pass
 
 
@@ -118,6 +123,7 @@ class Job:
         cancel: asks its stages to end.
         release_share: called, once or twice, when compilers need its share no more: Bazel is done, or the compile stage
             has ended.
+        tell_retry: told what failed, and how it is tried again.
     """
 
     recipe: Recipe
@@ -125,6 +131,7 @@ class Job:
     share: Share = ONE_JOB
     cancel: Cancel = field(default_factory=Cancel)
     release_share: Callable[[], None] = _nothing
+    tell_retry: Tell = _nothing
 
     @property
     def folder(self) -> Path:

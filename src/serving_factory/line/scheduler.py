@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from serving_factory.engine.cancel import Cancel
-from serving_factory.errors import CancelledError, FactoryError, TimeLimitError
+from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError, TimeLimitError
 from serving_factory.line.events import Emit, Event
 from serving_factory.line.failures import SHARED
 from serving_factory.line.job import Job, Stage
@@ -171,6 +171,8 @@ class _Coordinator:
             return f"because of {next(iter(failed))}, as --fail-fast says"
         recipe = self._jobs[turn.variant].recipe
         for name, error in failed.items():
+            if isinstance(error, EngineUnavailableError):
+                return f"because of {name}: there is no engine to build with"
             other = self._jobs[name].recipe
             if isinstance(error, SHARED) and (other.devel, other.source) == (recipe.devel, recipe.source):
                 return f"because of {name}: what failed there is the same here"

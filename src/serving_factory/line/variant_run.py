@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from serving_factory.engine.disk import disk_full_is_typed
 from serving_factory.errors import FactoryError, NotBuiltError
+from serving_factory.line.engine_return import with_engine_back
 from serving_factory.line.events import Emit, Event, EventKind, StageName
 from serving_factory.line.job import Job, Outputs, Stage
 from serving_factory.line.records import Record, reached, read_record, record_path, write_record
@@ -36,7 +38,7 @@ class VariantRun:
     """
 
     def __init__(self, job: Job, emit: Emit) -> None:
-        self._job = job
+        self._job = replace(job, tell_retry=self._retried)
         self._emit = emit
         self._began: float | None = None
         self._ended: float | None = None
@@ -117,7 +119,7 @@ class VariantRun:
         self._running = stage
         record_path(self._job.folder, stage.name).unlink(missing_ok=True)
         started, clock = datetime.now(UTC), time.monotonic()
-        outputs = stage.run(self._job, lambda text: self._progress(stage, text))
+        outputs = with_engine_back(lambda: stage.run(self._job, lambda text: self._progress(stage, text)), self._job)
         seconds = round(time.monotonic() - clock, 3)
         write_record(
             self._job.folder,
@@ -138,6 +140,10 @@ class VariantRun:
         """Pass on what a stage tells; one that is to end does not come back from here."""
         self._job.cancel.check()
         self._tell(stage, EventKind.PROGRESS, text=text)
+
+    def _retried(self, text: str) -> None:
+        if self._running:
+            self._tell(self._running, EventKind.RETRIED, text=text)
 
     def _log(self, stage: Stage) -> str | None:
         path = self._job.log(stage.name)

@@ -14,6 +14,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from serving_factory.line.events import EventKind
 from serving_factory.line.forecast import NOTHING_TO_DO, truth
 from serving_factory.ui.errors import render_error
 from serving_factory.ui.forecasts import forecast_line, truth_line
@@ -21,7 +22,7 @@ from serving_factory.ui.logs import read_tail
 from serving_factory.ui.outcomes import summary_table
 from serving_factory.ui.progress import Progress, Row, State
 from serving_factory.ui.streams import Stream, encoding_of
-from serving_factory.ui.text import clean, duration
+from serving_factory.ui.text import clean, clean_lines, duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -210,8 +211,11 @@ class BoardReporter:
         yield Text("\n", end="").join(lines)
 
     def handle(self, event: Event) -> None:
-        """Take in an event; the board's own thread draws it."""
+        """Take in an event; the board's own thread draws it. What was tried again stays above the board."""
         self._progress.apply(event, self._clock())
+        if event.kind is EventKind.RETRIED:
+            told = " ".join(clean_lines(f"{event.variant} {event.stage.value}: {event.text}"))
+            self._console.print(Text(told.encode(self._encoding, "replace").decode(self._encoding)))
 
     def summary(self, results: Sequence[VariantResult]) -> None:
         """Take the board away and print the errors on stderr, then the table on stdout."""

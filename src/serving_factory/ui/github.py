@@ -6,7 +6,7 @@ Source: docs.github.com, "Workflow commands for GitHub Actions"; the escapes are
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from serving_factory.ui.outcomes import counts, detail, fact_text
 from serving_factory.ui.text import clean, clean_lines, duration
@@ -35,10 +35,10 @@ def fold(title: str, lines: Sequence[str]) -> str:
     return f"::group::{escape_data(clean(title))}\n{body}::endgroup::\n"
 
 
-def annotation(title: str, message: str) -> str:
-    """An error that GitHub shows on the run's page."""
+def annotation(title: str, message: str, *, level: Literal["error", "warning"] = "error") -> str:
+    """An error or a warning that GitHub shows on the run's page."""
     text = "\n".join(clean_lines(message))
-    return f"::error title={escape_property(clean(title))}::{escape_data(text)}\n"
+    return f"::{level} title={escape_property(clean(title))}::{escape_data(text)}\n"
 
 
 def markdown_summary(results: Sequence[VariantResult]) -> str:

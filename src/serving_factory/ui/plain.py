@@ -120,6 +120,10 @@ class PlainReporter:
             elif event.kind is EventKind.PROGRESS:
                 self._keep(self._running.setdefault(key, _Running(now, now)), event.text)
                 return
+            elif event.kind is EventKind.RETRIED:
+                self._running.setdefault(key, _Running(now, now)).told = now
+                self._lines.write(self._retry(event))
+                return
             running = None if event.kind is EventKind.STARTED else self._running.pop(key, None)
             if event.kind is EventKind.FAILED:
                 self._told_failures.add(event.variant)
@@ -167,6 +171,13 @@ class PlainReporter:
         if event.kind is EventKind.FAILED:
             line += annotation(f"{event.variant} {event.stage.value} failed", event.text)
         return self._fold(event, running) + line
+
+    def _retry(self, event: Event) -> str:
+        told = " ".join(clean_lines(event.text))
+        line = f"{self._stamp()} {clean(event.variant)} {event.stage.value} tried again: {told}\n"
+        if self._github is None:
+            return line
+        return annotation(f"{event.variant} {event.stage.value} tried again", event.text, level="warning") + line
 
     def _fold(self, event: Event, running: _Running | None) -> str:
         if running is None:

@@ -93,7 +93,7 @@ class Progress:
     def _next(self, row: Row, event: Event, now: float) -> Row:
         if event.kind is EventKind.STARTED:
             return replace(row, state=State.RUNNING, text="", started=now)
-        if event.kind is EventKind.PROGRESS:
+        if event.kind in {EventKind.PROGRESS, EventKind.RETRIED}:
             started = now if row.started is None else row.started
             return replace(row, state=State.RUNNING, text=event.text, started=started)
         took = event.seconds

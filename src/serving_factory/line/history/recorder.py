@@ -23,6 +23,7 @@ from serving_factory.recipes.toolchain import Toolchain
 
 __all__ = ["Recorder", "numbers", "toolchain_words"]
 
+_WORKS = {EventKind.PROGRESS, EventKind.RETRIED}
 _WORKED = {EventKind.FINISHED, EventKind.FAILED, EventKind.CANCELLED}
 
 
@@ -70,7 +71,7 @@ class Recorder:
         now = time.monotonic()
         with self._lock:
             began = self._started.pop((event.variant, event.stage), None)
-            if event.kind is EventKind.STARTED or (event.kind is EventKind.PROGRESS and began is not None):
+            if event.kind is EventKind.STARTED or (event.kind in _WORKS and began is not None):
                 self._started[event.variant, event.stage] = now if began is None else began
             job = self._jobs.get(event.variant)
             if began is None or event.kind not in _WORKED or job is None:

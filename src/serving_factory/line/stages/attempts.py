@@ -11,9 +11,10 @@ from pathlib import Path
 from serving_factory.engine.buildx import BuildResult
 from serving_factory.engine.caches import drop_cache_mounts
 from serving_factory.engine.retry import retrying
-from serving_factory.errors import CacheCorruptError, EngineError, FetchError, OutOfMemoryError
+from serving_factory.errors import CacheCorruptError, EngineError, FactoryError, FetchError, OutOfMemoryError
 from serving_factory.line.bazel_caches import empty_cache
 from serving_factory.line.events import StageName
+from serving_factory.line.failure_errors import count_jobs
 from serving_factory.line.job import Job, Tell
 from serving_factory.recipes.render import CACHES
 
@@ -36,7 +37,7 @@ def with_second_chances(
 
     Args:
         job: the variant.
-        tell: told of each try after the first.
+        tell: told of each try after the first: what failed before it, and how it is done.
         attempt: builds once.
         has_built: whether Bazel's part of the build was done.
     """
@@ -52,7 +53,7 @@ def with_second_chances(
         if job.share.jobs == 1 or has_built():
             raise
         fewer = job.share.halved()
-        tell(f"out of memory with {job.share.jobs} jobs: once more with {fewer.jobs}")
+        tell(f"{_said(error, job)}; once more with {count_jobs(fewer.jobs)}, on the warm cache")
         try:
             return _with_patience(replace(job, share=fewer), tell, logged)
         except OutOfMemoryError as again:
@@ -81,9 +82,9 @@ def _drop(damaged: CacheCorruptError, job: Job, tell: Tell) -> None:
         CacheCorruptError: neither can be done, and a build with it would end in the same way.
     """
     if not drop_cache_mounts(f"{CACHES}-{damaged.cache}").used:
-        tell(f"the {damaged.cache} cache is damaged: once more without it")
+        tell(f"{_said(damaged, job)}; once more without it")
         return
-    tell(f"the {damaged.cache} cache is damaged, and another build uses it: once more, with its entries removed")
+    tell(f"{_said(damaged, job)}, and another build uses it; once more, with its entries removed")
     try:
         empty_cache(job.recipe.base_image, damaged.cache)
     except EngineError as error:
@@ -95,10 +96,15 @@ def _drop(damaged: CacheCorruptError, job: Job, tell: Tell) -> None:
         ) from error
 
 
+def _said(error: Exception, job: Job) -> str:
+    """What happened, without the variant's name, which stands beside it already."""
+    what = error.what if isinstance(error, FactoryError) else str(error)
+    return what.removeprefix(f"{job.recipe.variant.id}: ")
+
+
 def _with_patience(job: Job, tell: Tell, attempt: Callable[[Job], BuildResult]) -> BuildResult:
     def on_retry(number: int, delay: float, error: Exception) -> None:
-        what = error.what if isinstance(error, FetchError) else str(error)
-        tell(f"{what}; try {number + 1} of {_FETCHES} in {delay:.0f} s")
+        tell(f"{_said(error, job)}; try {number + 1} of {_FETCHES} in {delay:.0f} s")
 
     return retrying(
         lambda: attempt(job),

@@ -75,7 +75,13 @@ def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildReque
 def _run(job: Job, tell: Tell) -> Outputs:
     recipe = job.recipe
     steps = BazelSteps(job.release_share)
-    result = with_second_chances(job, tell, lambda job: _build(job, tell, steps), has_built=lambda: steps.built)
+    tries: list[str] = []
+
+    def again(text: str) -> None:
+        tries.append(text)
+        job.tell_retry(text)
+
+    result = with_second_chances(job, again, lambda job: _build(job, tell, steps), has_built=lambda: steps.built)
     return {
         "binary_sha256": file_digest(job.artifact / BINARY),
         "base": recipe.base_image,
@@ -83,6 +89,7 @@ def _run(job: Job, tell: Tell) -> Outputs:
         "source": job.site.tree(recipe.source) if isinstance(recipe.source, Path) else recipe.source,
         "steps": result.steps,
         "cached_steps": result.cached,
+        "tried_again": tries,
         **run_facts(job.artifact / "facts", steps),
     }
 

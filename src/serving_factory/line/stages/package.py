@@ -80,12 +80,13 @@ def _run(job: Job, tell: Tell) -> Outputs:
         tags=tuple(references),
     )
     before = {had for reference in references if (had := job.site.packaged.get(reference))}
-    result = build_image(request, job, StageName.PACKAGE, tell, _error)
-    image = result.image_id or job.site.engine.image_id(references[0])
-    for replaced in before - {image}:
-        job.site.engine.remove_unnamed(replaced)
+    try:
+        result = build_image(request, job, StageName.PACKAGE, tell, _error)
+    finally:  # one that was ended in the middle may have taken the names already
+        for replaced in before:
+            job.site.engine.remove_unnamed(replaced)
     return {
-        "image": image,
+        "image": result.image_id or job.site.engine.image_id(references[0]),
         "size": job.site.engine.image_size(references[0]),
         "repository": recipe.images.repository,
         "tags": list(full),

@@ -84,7 +84,7 @@ def _run(job: Job, tell: Tell) -> Outputs:
     blobs = 0
     for tag in (*packaged["tags"], *packaged["aliases"]):
         pushed = _push_tag(job, name, packaged["image"], tag, tell)
-        digests[tag] = _ask_digest(name, tag, pushed.digest, tell)
+        digests[tag] = _ask_digest(name, tag, pushed.digest, job.tell_retry)
         blobs += pushed.pushed_layers
     return {
         "registry": name.registry,
@@ -103,7 +103,7 @@ def _push_tag(job: Job, name: ImageName, image: str, tag: str, tell: Tell) -> Pu
             lambda: engine.push(repository, tag, on_status=lambda status: tell(f"{tag}: {status}")),
             transient=(RegistryFaultError,),
             attempts=_ATTEMPTS,
-            on_retry=_tell_retry(tell, tag),
+            on_retry=_tell_retry(job.tell_retry, tag),
         )
     finally:
         # The registry's name is only needed for the push; the image keeps the names that package gave it.

@@ -1,0 +1,37 @@
+"""line/stages/package.py, where no engine is needed to see it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from serving_factory.errors import CancelledError
+from serving_factory.line.stages import package
+
+
+def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[str] = []
+    engine = SimpleNamespace(remove_unnamed=removed.append)
+    site = SimpleNamespace(packaged={"r:full": "sha256:old", "r:other": "sha256:another"}, engine=engine)
+    recipe = SimpleNamespace(
+        images=SimpleNamespace(repository="r"), doors=SimpleNamespace(offline=False), base_context=()
+    )
+    job = SimpleNamespace(recipe=recipe, site=site, folder=tmp_path, artifact=tmp_path)
+
+    def ended(*_arguments: object) -> None:
+        raise CancelledError("The run was cancelled.")
+
+    monkeypatch.setattr(package, "_must_be_inspected", lambda _job: None)
+    monkeypatch.setattr(package, "_files", lambda *_arguments: {})
+    monkeypatch.setattr(package, "_key", lambda _job: "key")
+    monkeypatch.setattr(package, "built_binary", lambda _job: None)
+    monkeypatch.setattr(package, "image_labels", lambda *_arguments: {})
+    monkeypatch.setattr(package, "image_tags", lambda _job: (("full",), ()))
+    monkeypatch.setattr(package, "build_image", ended)
+    with pytest.raises(CancelledError):
+        package._run(job, lambda _text: None)  # type: ignore[arg-type]  # what of a job is looked at
+    assert removed == ["sha256:old"]
