@@ -11,7 +11,6 @@ from typing import ClassVar
 __all__ = [
     "ArtifactError",
     "BazelTooOldError",
-    "BuildxUnavailableError",
     "CacheCorruptError",
     "CacheFileError",
     "CancelledError",
@@ -20,6 +19,7 @@ __all__ = [
     "CompileError",
     "CpuLevelError",
     "DiskFullError",
+    "DockerCommandError",
     "DownloadError",
     "DownloadFaultError",
     "DriftError",
@@ -142,7 +142,7 @@ class LockedError(FactoryError):
 
 
 class EngineUnavailableError(FactoryError):
-    """The Docker engine, or the docker command, is missing, too old, or does not answer."""
+    """The Docker engine is too old, or does not answer."""
 
     exit_code = 11
 
@@ -230,13 +230,22 @@ class PackageError(FactoryError):
 
 
 class EngineLostError(EngineUnavailableError):
-    """The Docker engine went away under a build, and did not come back in time or went away again."""
+    """The Docker engine went away under a stage, and did not come back in time or went away again.
+
+    Args:
+        what, why, remedy: as FactoryError has them.
+        gone: whether it was waited for in vain.
+    """
 
     exit_code = 25
 
+    def __init__(self, what: str, *, why: str = "", remedy: str = "", gone: bool = False) -> None:
+        super().__init__(what, why=why, remedy=remedy)
+        self.gone = gone
 
-class BuildxUnavailableError(EngineUnavailableError):
-    """Docker's plugin buildx is missing, or too old."""
+
+class DockerCommandError(EngineUnavailableError):
+    """The docker command, or its plugin buildx, is missing or too old."""
 
     exit_code = 26
 

@@ -25,9 +25,9 @@ from serving_factory.engine.docker import OWNER_LABEL, ContainerSpec, Engine, Mo
 from serving_factory.engine.registry import Registry, credentials_for
 from serving_factory.engine.retry import retrying
 from serving_factory.errors import (
-    BuildxUnavailableError,
     CancelledError,
     DiskFullError,
+    DockerCommandError,
     EngineError,
     EngineLostError,
     EngineUnavailableError,
@@ -170,7 +170,7 @@ class TestBuild:
         stand_in.write_text("#!/bin/sh\necho 'unknown flag: --progress' >&2\nexit 125\n")
         stand_in.chmod(0o755)
         monkeypatch.setenv("PATH", str(stand_in.parent), prepend=":")
-        with pytest.raises(BuildxUnavailableError):
+        with pytest.raises(DockerCommandError):
             run(request(tmp_path, "FROM scratch\n"))
 
     def test_cancelled_from_another_thread(self, tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ def test_a_compile_whose_engine_dies_goes_on_with_the_one_that_comes_back(engine
             begin_and_kill_the_engine(running)
             outcome = running.wait()
         what = outcome.error(25, "EngineLostError", V1)["what"]
-        assert what == "The Docker engine went away during the build. It was not back after 1 s."
-        assert outcome.results[V3]["because"] == f"because of {V1}: there is no engine to build with"
+        assert what == "The Docker engine went away during the build, and was not back after 1 s."
+        assert outcome.results[V3]["because"] == f"because of {V1}: there is nothing to build with"
         assert not checkout.record_file(V1, "compile").exists()
         assert checkout.partial_files() == []
         engine.start()
@@ -79,5 +79,7 @@ def test_a_compile_whose_engine_dies_goes_on_with_the_one_that_comes_back(engine
             running.wait_for(lambda: '"retried"' in running.printed()[0], "a second try")
             engine.start()
             outcome = running.wait().built()
-        assert [text.partition(".")[0] for text in outcome.retried] == ["The Docker engine went away during the build"]
+        assert [text.partition(";")[0] for text in outcome.retried] == ["The Docker engine went away during the build"]
+        assert checkout.record(V1, "compile")["tried_again"] == outcome.retried
+        assert (checkout.variant_folder(V1) / "logs" / "compile.try-1.log").is_file()
         assert {name: outcome.stages(name)["compile"] for name in (V1, V3)} == {V1: "finished", V3: "finished"}

@@ -19,7 +19,6 @@ from serving_factory.errors import (
     FetchError,
     OutOfMemoryError,
 )
-from serving_factory.line.events import StageName
 from serving_factory.line.job import Job, Site
 from serving_factory.line.schedule import Share
 from serving_factory.line.stages import attempts
@@ -49,15 +48,13 @@ class Attempts:
 
     def __call__(self, job: Job) -> BuildResult:
         self.shares.append(job.share)
-        log = job.log(StageName.COMPILE)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(f"try {len(self.shares)}")
         if self.errors:
             raise self.errors.pop(0)
         return DONE
 
     def run(self, job: Job) -> BuildResult:
-        return attempts.with_second_chances(job, self.told.append, self, has_built=lambda: self.has_built)
+        telling = replace(job, tell_retry=self.told.append)
+        return attempts.with_second_chances(telling, self, has_built=lambda: self.has_built)
 
 
 def test_out_of_memory_is_tried_once_more_with_half_the_jobs_in_the_same_memory(job: Job) -> None:
@@ -66,19 +63,6 @@ def test_out_of_memory_is_tried_once_more_with_half_the_jobs_in_the_same_memory(
     assert tried.run(job) is DONE
     assert tried.shares == [Share(jobs=5, memory=8), Share(jobs=2, memory=8)]
     assert tried.told == [f"{what}; once more with 2 jobs, on the warm cache"], "the numbers are told, the name is not"
-
-
-def test_the_log_of_each_try_is_kept_until_the_next_run(job: Job) -> None:
-    Attempts(FetchError("cut"), FetchError("cut")).run(job)
-    log = job.log(StageName.COMPILE)
-    assert log.name == "compile.log"
-    assert {path.name: path.read_text() for path in log.parent.iterdir()} == {
-        "compile.try-1.log": "try 1",
-        "compile.try-2.log": "try 2",
-        "compile.log": "try 3",
-    }
-    Attempts().run(job)
-    assert [path.name for path in log.parent.iterdir()] == ["compile.log"]
 
 
 def test_and_never_a_third_time(job: Job) -> None:

@@ -17,9 +17,9 @@ from serving_factory.engine.buildx import BuildFailed, BuildRequest, Step
 from serving_factory.engine.cancel import Cancel
 from serving_factory.engine.solve_status import SolveStatus
 from serving_factory.errors import (
-    BuildxUnavailableError,
     CancelledError,
     DiskFullError,
+    DockerCommandError,
     EngineLostError,
     EngineUnavailableError,
 )
@@ -337,7 +337,7 @@ class TestBuild:
 
     @pytest.mark.parametrize("line", ["unknown flag: --progress", "ERROR: invalid progress mode rawjson"])
     def test_no_buildx_or_an_old_one(self, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-        with pytest.raises(BuildxUnavailableError, match="buildx"):
+        with pytest.raises(DockerCommandError, match="buildx"):
             build(monkeypatch, FakeRun([line, "", "Usage:  docker [OPTIONS] COMMAND [ARG...]"], 125))
 
     def test_no_docker(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,6 +250,9 @@ def test_what_is_planned_must_have_room_as_well() -> None:
     full = collected(replace(ANY, most=60 * GIB), planned=31 * GIB)
     bad(full, Verdict.WARN, "about 31.0 GiB come to it with what is planned")
     assert '"keepStorage": "140GB"' in full.remedy
+    free = replace(ANY, free=20 * GIB)
+    well(collected(free, free=49 * GIB))
+    bad(collected(free, planned=30 * GIB, free=49 * GIB), Verdict.WARN, "above 59.0 GiB")
 
 
 def test_a_rule_for_what_was_not_used_for_a_while_counts_where_that_is_short() -> None:
@@ -294,9 +297,12 @@ def test_a_gpu_is_needed_only_where_gpu_variants_are() -> None:
 
 
 def memory(**more: Any) -> Check:  # noqa: ANN401 - members of the judge
-    eight = (Share(jobs=8, memory=16 * GIB),)
-    usual: dict[str, Any] = {"cpus": 8, "memory": 32 * GIB, "compiles": eight, "needed": 18 * GIB}
+    usual: dict[str, Any] = {"cpus": 8, "memory": 32 * GIB, "at_once": 1, "share": share(8), "needed": 18 * GIB}
     return judge_memory(**{**usual, **more})
+
+
+def share(jobs: int) -> Share:
+    return Share(jobs=jobs, memory=jobs * 2 * GIB)
 
 
 def test_there_must_be_memory_for_the_jobs() -> None:
@@ -304,12 +310,15 @@ def test_there_must_be_memory_for_the_jobs() -> None:
     well(memory(needed=None))
     bad(memory(memory=2 * GIB), Verdict.FAIL, "does not compile in less")
     bad(memory(memory=12 * GIB), Verdict.WARN, "set resources.jobs to 4,")
-    bad(memory(memory=5 * GIB, compiles=[Share(jobs=1, memory=4 * GIB)]), Verdict.WARN, "set resources.jobs to 1,")
-    bad(memory(compiles=[Share(jobs=16, memory=32 * GIB)]), Verdict.WARN, "set resources.jobs to 8")
+    one = memory(memory=5 * GIB, share=share(1))
+    bad(one, Verdict.WARN, "may be killed")
+    assert one.remedy == "give the engine's machine more memory", "one job cannot be halved"
+    bad(memory(needed=80 * GIB, at_once=4, share=share(4)), Verdict.WARN, "build with --parallel 1,")
+    bad(memory(share=share(16)), Verdict.WARN, "set resources.jobs to 8")
     assert memory().found == "8 cores, 32.0 GiB; 8 jobs with 2.0 GiB each; 18.0 GiB are foretold"
-    two = memory(compiles=[Share(jobs=4, memory=8 * GIB)] * 2, needed=None)
+    two = memory(at_once=2, share=share(4), needed=None)
     assert two.found == "8 cores, 32.0 GiB; 2 compiles at once, 4 jobs with 2.0 GiB each"
-    assert memory(compiles=[], needed=None).found == "8 cores, 32.0 GiB"
+    assert memory(at_once=0, needed=None).found == "8 cores, 32.0 GiB"
 
 
 def test_there_must_be_disk_for_what_is_planned() -> None:

@@ -11,9 +11,9 @@ import pytest
 from serving_factory.engine import about
 from serving_factory.engine.docker import Engine
 from serving_factory.errors import (
-    BuildxUnavailableError,
     CancelledError,
     CompileError,
+    DockerCommandError,
     EngineLostError,
     EngineUnavailableError,
     FactoryError,
@@ -48,7 +48,8 @@ def engine_that_is_silent(
     """The engine's answers; it gives none as often as that."""
     answers: list[str] = []
 
-    def version(*_arguments: str) -> str:
+    def version(*_arguments: str, timeout: float) -> str:
+        assert timeout < 60
         also()
         answers.append("no" if len(answers) < times else "26")
         if answers[-1] == "no":
@@ -76,14 +77,15 @@ def test_the_stage_is_done_once_more_when_the_engine_is_back(
     answers = engine_that_is_silent(monkeypatch, 3)
     assert with_engine_back(stage_that_fails(LOST), job) == {"done": True}
     assert answers == ["no", "no", "no", "26"]
-    assert told == ["It went away. Once more when it is back, which is waited for up to 60 s."]
+    assert told == ["It went away; once more when it is back, which is waited for up to 60 s"]
+    assert job.site.lost_engine
 
 
 def test_what_no_wait_can_help_is_raised_at_once(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = engine_that_is_silent(monkeypatch, 0)
     bare = replace(job, site=Site(build=job.site.build, models=job.site.models))
     never = EngineUnavailableError("there never was one")
-    for error, its in ((CompileError("no"), job), (BuildxUnavailableError("no buildx"), job), (never, bare)):
+    for error, its in ((CompileError("no"), job), (DockerCommandError("no buildx"), job), (never, bare)):
         with pytest.raises(type(error)):
             with_engine_back(stage_that_fails(error), its)
     assert answers == []
@@ -97,20 +99,23 @@ def test_one_that_a_stage_finds_gone_is_waited_for_too(job: Job, monkeypatch: py
 
 def test_it_is_done_once_more_and_not_twice(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     engine_that_is_silent(monkeypatch, 0)
-    again = EngineLostError("It went away again.")
-    with pytest.raises(EngineLostError, match="away again"):
-        with_engine_back(stage_that_fails(LOST, again), job)
+    for again in (EngineLostError("It went away."), EngineUnavailableError("It went away.")):
+        with pytest.raises(EngineLostError, match=r"^It went away, for the second time\.$") as caught:
+            with_engine_back(stage_that_fails(LOST, again), job)
+        assert not caught.value.gone
+    with pytest.raises(CompileError):
+        with_engine_back(stage_that_fails(LOST, CompileError("no")), job)
 
 
 def test_one_that_stays_away_is_told_as_lost(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_return, "_PATIENCE", 0.05)
     engine_that_is_silent(monkeypatch, float("inf"))
-    with pytest.raises(EngineLostError, match="It was not back after") as caught:
+    with pytest.raises(EngineLostError, match="It went away, and was not back after") as caught:
         with_engine_back(stage_that_fails(LOST), job)
-    assert (caught.value.why, caught.value.remedy) == ("no socket", "see why")
+    assert (caught.value.why, caught.value.remedy, caught.value.gone) == ("no socket", "see why", True)
 
 
 def test_a_run_that_is_to_end_does_not_wait(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     engine_that_is_silent(monkeypatch, float("inf"), also=job.cancel.ask)
     with pytest.raises(CancelledError):
-        with_engine_back(stage_that_fails(LOST), replace(job))
+        with_engine_back(stage_that_fails(LOST), job)

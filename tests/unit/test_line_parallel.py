@@ -16,6 +16,8 @@ from serving_factory.errors import (
     CancelledError,
     ChecksumError,
     CompileError,
+    DockerCommandError,
+    EngineLostError,
     EngineUnavailableError,
     FactoryError,
     TimeLimitError,
@@ -354,17 +356,43 @@ def test_failures_that_come_of_the_end_are_not_told_as_failures(crowd: Crowd) ->
     assert outcome.results[0].error is None
 
 
-def test_where_there_is_no_engine_one_failure_is_enough(crowd: Crowd) -> None:
-    crowd.acts[NAMES[0]] = fail(EngineUnavailableError("nobody is there"))
+@pytest.mark.parametrize(
+    "error",
+    [
+        EngineUnavailableError("nobody is there"),
+        DockerCommandError("there is no buildx"),
+        EngineLostError("it was not back", gone=True),
+    ],
+)
+def test_where_nothing_can_be_built_one_failure_is_enough(crowd: Crowd, error: FactoryError) -> None:
+    crowd.acts[NAMES[0]] = fail(error)
     outcome = crowd.run(cpus=1)
     assert crowd.statuses(outcome) == [Status.FAILED, *[Status.SKIPPED] * 3]
-    assert outcome.results[3].because == f"because of {NAMES[0]}: there is no engine to build with"
+    assert outcome.results[3].because == f"because of {NAMES[0]}: there is nothing to build with"
+
+
+def test_an_engine_that_came_back_is_there_for_the_others(crowd: Crowd) -> None:
+    crowd.acts[NAMES[0]] = fail(EngineLostError("it went away twice"))
+    assert crowd.statuses(crowd.run(cpus=1)) == [Status.FAILED, *[Status.BUILT] * 3]
+
+
+def test_who_is_to_end_does_not_try_again(crowd: Crowd) -> None:
+    def act(job: Job) -> None:
+        job.cancel.ask()
+        job.tell_retry("once more")
+
+    crowd.acts[NAMES[0]] = act
+    assert crowd.statuses(crowd.run())[0] is Status.CANCELLED
+    assert [event for event in crowd.events if event.kind is EventKind.RETRIED] == []
 
 
 def test_what_is_tried_again_is_an_event_of_its_stage(crowd: Crowd) -> None:
     crowd.acts[NAMES[0]] = lambda job: job.tell_retry("once more")
     crowd.run()
     retried = [event for event in crowd.events if event.kind is EventKind.RETRIED]
+    record = read_record(crowd.jobs[0].folder, StageName.COMPILE)
+    assert record
+    assert list(record.tried_again) == ["once more"]
     assert [(event.variant, event.stage, event.text) for event in retried] == [
         (NAMES[0], StageName.COMPILE, "once more")
     ]

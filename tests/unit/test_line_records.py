@@ -21,6 +21,7 @@ RECORD = Record(
     started="2026-01-01T00:00:00+00:00",
     seconds=1.5,
     outputs={"base": "ä", "runners": {"x": 1}, "steps": [1, 2]},
+    tried_again=("once more",),
 )
 
 

@@ -262,8 +262,15 @@ def test_a_fault_of_our_own_is_not_hidden(line: Line) -> None:
 def test_a_failure_shows_the_log_of_this_run_only(line: Line) -> None:
     log = line.jobs[0].log(StageName.EXTRACT)
     log.parent.mkdir(parents=True)
-    log.write_text("of today\n", encoding="utf-8")
+    log.write_text("of yesterday\n", encoding="utf-8")
     line.does[V1, StageName.EXTRACT] = fail(CompileError("no"))
+    assert line.run()[V1].log is None, "this run has written none"
+
+    def write_and_fail(_job: Job) -> None:
+        log.write_text("of today\n", encoding="utf-8")
+        raise CompileError("no")
+
+    line.does[V1, StageName.EXTRACT] = write_and_fail
     assert line.run()[V1].log == str(log)
     alone = run_line(line.jobs[:1], line.stages[2:], line.events.append).results
     assert isinstance(alone[0].error, NotBuiltError)

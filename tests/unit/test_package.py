@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving_factory.errors import CancelledError
+from serving_factory.errors import CancelledError, EngineError
 from serving_factory.line.stages import package
 
 
@@ -15,15 +15,20 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removed: list[str] = []
-    engine = SimpleNamespace(remove_unnamed=removed.append)
+
+    def ended(*_arguments: object) -> None:
+        raise CancelledError("The run was cancelled.")
+
+    def refused(image: str) -> None:
+        removed.append(image)
+        raise EngineError("it could not be removed")
+
+    engine = SimpleNamespace(remove_unnamed=refused)
     site = SimpleNamespace(packaged={"r:full": "sha256:old", "r:other": "sha256:another"}, engine=engine)
     recipe = SimpleNamespace(
         images=SimpleNamespace(repository="r"), doors=SimpleNamespace(offline=False), base_context=()
     )
     job = SimpleNamespace(recipe=recipe, site=site, folder=tmp_path, artifact=tmp_path)
-
-    def ended(*_arguments: object) -> None:
-        raise CancelledError("The run was cancelled.")
 
     monkeypatch.setattr(package, "_must_be_inspected", lambda _job: None)
     monkeypatch.setattr(package, "_files", lambda *_arguments: {})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import threading
 from typing import TYPE_CHECKING
@@ -174,6 +175,17 @@ def test_what_is_tried_again_stays_above_the_board(terminal: _Terminal) -> None:
     told = "2.19.1-cpu-v3 compile: out of memory once more with [1] job"
     assert told in terminal.getvalue()
     assert "\x1b[2J" not in terminal.getvalue()
+
+
+def test_a_terminal_that_is_gone_ends_no_run(terminal: _Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    with BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter:
+
+        def gone(_text: str) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(terminal, "write", gone)
+            reporter.handle(_event(EventKind.RETRIED, "once more"))
 
 
 def test_no_colour(terminal: _Terminal) -> None:

@@ -18,7 +18,7 @@ from serving_factory.line.doctor import engine_judges, machine_judges, network_j
 from serving_factory.line.doctor.check import Check, Verdict, fail, seen_here
 from serving_factory.line.events import StageName
 from serving_factory.line.forecast import size_of
-from serving_factory.line.schedule import Budget, Share
+from serving_factory.line.schedule import LIGHT, Budget, Turn
 from serving_factory.line.stages import BUILD
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
@@ -105,13 +105,18 @@ def _disk(recipe: Recipe) -> int:
 
 
 def _memory(facts: EngineFacts, plan: Plan) -> Check:
-    waves: dict[int, list[Share]] = {}
+    foretold = {one.variant: one.memory or 0 for one in plan.outlook.forecasts}
+    waves: dict[int, list[Turn]] = {}
     for turn in plan.schedule.turns:
         if turn.share.jobs:
-            waves.setdefault(turn.wave, []).append(turn.share)
-    fullest = max(waves.values(), key=lambda shares: sum(share.jobs for share in shares), default=[])
+            waves.setdefault(turn.wave, []).append(turn)
+    largest = max(waves.values(), key=lambda turns: sum(foretold.get(turn.variant, 0) for turn in turns), default=[])
     return machine_judges.judge_memory(
-        cpus=facts.cpus, memory=facts.memory, compiles=fullest, needed=plan.outlook.total.memory
+        cpus=facts.cpus,
+        memory=facts.memory,
+        at_once=len(largest),
+        share=largest[0].share if largest else LIGHT,
+        needed=plan.outlook.total.memory,
     )
 
 

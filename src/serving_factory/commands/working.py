@@ -149,11 +149,15 @@ def _run(
                 reporter.handle(_refused(one, stages[0].name))
             emit = _both(recorder.handle, reporter.handle)
             done = run_line(jobs, stages, emit, before=_before(stages), schedule=turns, policy=policy)
+        if site.lost_engine:
+            with suppress(EngineUnavailableError):  # the summary tells of it
+                site.engine.remove_strays(site.owner)
         results = (*done.results, *map(_without_recipe, lacking))
         recorder.end(results)
         site.memory.save()
         reporter.summary(results)
-        told = "" if isinstance(done.ended_by, CancelledError) else _after(jobs, results, matrix.resources.cache)
+        cap = matrix.resources.cache
+        told = "" if isinstance(done.ended_by, CancelledError) else _after(jobs, stages, results, cap)
     if recorder.trouble:
         sys.stderr.write(f"Note: {recorder.trouble}\n")
     (sys.stderr if json else sys.stdout).write(told)
@@ -183,20 +187,21 @@ def _both(first: Emit, second: Emit) -> Emit:
     return emit
 
 
-def _after(jobs: Sequence[Job], results: Sequence[VariantResult], cap: str | None) -> str:
+def _after(jobs: Sequence[Job], stages: Sequence[Stage], results: Sequence[VariantResult], cap: str | None) -> str:
     """What a run that worked on anything leaves to be done, and to be said; a failed compile fills the caches too."""
-    worked = {result.variant for result in results if result.status is Status.BUILT or _used_caches(result)}
-    bases = [job.recipe.base_image for job in jobs if job.recipe.variant.id in worked]
-    if not bases:
+    bases = {job.recipe.variant.id: job.recipe.base_image for job in jobs}
+    built = [bases[result.variant] for result in results if result.status is Status.BUILT]
+    others = [bases[result.variant] for result in results if COMPILE in stages and _may_have_compiled(result)]
+    if not (worked := [*built, *others]):  # a built one's base is there to work from
         return ""
     # Only who has built waits for its import.
     from serving_factory.commands.caching import cap_caches, remote_notes  # noqa: PLC0415
 
-    return remote_notes(jobs, results) + (cap_caches(bases[0], cap) if cap else "")
+    return remote_notes(jobs, results) + (cap_caches(worked[0], cap) if cap else "")
 
 
-def _used_caches(result: VariantResult) -> bool:
-    """Whether a variant that was not built has, for all that is known, left something in Bazel's caches."""
+def _may_have_compiled(result: VariantResult) -> bool:
+    """Whether a variant that was not built may have left something in Bazel's caches."""
     failed = result.error is not None and not isinstance(result.error, EngineUnavailableError)
     return result.seconds > 0 and (failed or result.status is Status.CANCELLED)
 

@@ -119,15 +119,16 @@ def _json(command: str) -> Mapping[str, Any]:
     return dict(found)
 
 
-def run_docker(*arguments: str) -> str:
+def run_docker(*arguments: str, timeout: float = 60) -> str:
     """Give what a docker command prints.
 
     Raises:
-        EngineUnavailableError: it failed, took a minute, or there is no such command.
+        EngineUnavailableError: it failed, or took longer than `timeout` seconds.
+        DockerCommandError: there is no such command.
     """
     lines: list[str] = []
     try:
-        code = process.run(["docker", *arguments], on_line=lines.append, timeout=60)
+        code = process.run(["docker", *arguments], on_line=lines.append, timeout=timeout)
     except FileNotFoundError as error:
         raise docker_missing(error) from error
     except TimeoutError as error:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TextIO
 from serving_factory.engine import process
 from serving_factory.engine.disk import ROOM_FOR_A_BUILD, disk_full_is_typed
 from serving_factory.engine.solve_status import SolveStatus, Step
-from serving_factory.errors import BuildxUnavailableError, DiskFullError, EngineLostError, EngineUnavailableError
+from serving_factory.errors import DiskFullError, DockerCommandError, EngineLostError, EngineUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -160,8 +160,8 @@ def build(
     Raises:
         BuildFailed: the Dockerfile or one of its commands failed.
         DiskFullError: the engine's or this machine's disk is full.
-        EngineUnavailableError: no docker, or no engine.
-        BuildxUnavailableError: no buildx, or one that is too old.
+        EngineUnavailableError: no engine.
+        DockerCommandError: no docker, no buildx, or one that is too old.
         EngineLostError: the engine went away while it was building.
         CancelledError: `cancel` was asked for.
     """
@@ -189,9 +189,9 @@ def build(
     return BuildResult(image_id=image_id, steps=status.steps, cached=status.cached, seconds=time.monotonic() - began)
 
 
-def docker_missing(error: FileNotFoundError) -> EngineUnavailableError:
+def docker_missing(error: FileNotFoundError) -> DockerCommandError:
     """Say that there is no docker command."""
-    return EngineUnavailableError(
+    return DockerCommandError(
         "The docker command is not there.",
         why=str(error),
         remedy="Run './factory setup', which installs Docker with buildx, or put docker on PATH.",
@@ -272,7 +272,7 @@ def _fail(status: SolveStatus, code: int) -> NoReturn:
             remedy=f"{ROOM_FOR_A_BUILD}; then run the same command again: finished stages are kept.",
         )
     if run is None and NO_BUILDX.search(text):
-        raise BuildxUnavailableError(
+        raise DockerCommandError(
             "docker has no buildx plugin, or one older than 0.13.",
             why=text,
             remedy="Run './factory setup', which installs it, or install docker-buildx 0.13 or later.",

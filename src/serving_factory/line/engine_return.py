@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from serving_factory.errors import BuildxUnavailableError, EngineLostError, EngineUnavailableError
+from serving_factory.errors import DockerCommandError, EngineLostError, EngineUnavailableError
 from serving_factory.line.job import Job, Outputs
 
 __all__ = ["with_engine_back"]
@@ -15,23 +15,34 @@ _PATIENCE = 60.0
 
 _LOOK = 1.0
 
+_ANSWER = 5.0
+"""Seconds in which one that is back answers."""
+
 
 def with_engine_back(stage: Callable[[], Outputs], job: Job) -> Outputs:
     """Run a stage, and once more where the engine that this run began with has gone away, and is back within a minute.
 
     Raises:
-        EngineLostError: it did not come back.
-        EngineUnavailableError: it went away again, or there was none from the start.
-        CancelledError: the run is to end, and does not wait.
+        EngineLostError: it did not come back, or went away again.
     """
     try:
         return stage()
     except EngineUnavailableError as error:
-        if isinstance(error, BuildxUnavailableError) or not job.site.knows_engine:
+        if isinstance(error, DockerCommandError) or not job.site.knows_engine:
             raise
-        job.tell_retry(f"{error.what} Once more when it is back, which is waited for up to {_PATIENCE:.0f} s.")
+        job.site.lost_engine = True
+        job.tell_retry(f"{_clause(error)}; once more when it is back, which is waited for up to {_PATIENCE:.0f} s")
         _await_engine(job, error)
-    return stage()
+    try:
+        return stage()
+    except DockerCommandError:
+        raise
+    except EngineUnavailableError as again:
+        raise EngineLostError(f"{_clause(again)}, for the second time.", why=again.why, remedy=again.remedy) from again
+
+
+def _clause(error: EngineUnavailableError) -> str:
+    return error.what.rstrip(".")
 
 
 def _await_engine(job: Job, lost: EngineUnavailableError) -> None:
@@ -42,11 +53,14 @@ def _await_engine(job: Job, lost: EngineUnavailableError) -> None:
     while True:
         job.cancel.wait(_LOOK)
         try:
-            run_docker("version")
+            run_docker("version", timeout=_ANSWER)
         except EngineUnavailableError as error:
             if time.monotonic() > patience_ends:
                 raise EngineLostError(
-                    f"{lost.what} It was not back after {_PATIENCE:.0f} s.", why=error.why, remedy=lost.remedy
+                    f"{_clause(lost)}, and was not back after {_PATIENCE:.0f} s.",
+                    why=error.why,
+                    remedy=lost.remedy,
+                    gone=True,
                 ) from lost
         else:
             return

@@ -46,6 +46,8 @@ class Site:
         self._lock = threading.RLock()
         self._image_ids: dict[str, str | None] = {}
         self._trees: dict[Path, str] = {}
+        self.lost_engine = False
+        """Whether an engine went away under a stage: what it ran then may still be there."""
         self.memory = TreeMemory(build / "trees.json")
 
     @cached_property
@@ -121,7 +123,7 @@ class Job:
         site: where.
         share: what it may use of the engine's machine.
         cancel: asks its stages to end.
-        release_share: called, once or twice, when compilers need its share no more: Bazel is done, or the compile stage
+        release_share: called, at least once, when compilers need its share no more: Bazel is done, or the compile stage
             has ended.
         tell_retry: told what failed, and how it is tried again.
     """

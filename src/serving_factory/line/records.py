@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -29,6 +29,7 @@ class Record:
         started: UTC time, ISO 8601.
         seconds: how long it took.
         outputs: what it found and made, as JSON knows it.
+        tried_again: what failed before it went well, a text for each try.
     """
 
     variant: str
@@ -37,6 +38,7 @@ class Record:
     started: str
     seconds: float
     outputs: Mapping[str, Any]
+    tried_again: Sequence[str] = ()
 
 
 def record_path(folder: Path, stage: StageName) -> Path:
@@ -49,7 +51,8 @@ def read_record(folder: Path, stage: StageName) -> Record | None:
     try:
         data = json.loads(record_path(folder, stage).read_text(encoding="utf-8"))
         usable = data["stage"] == stage and isinstance(data["key"], str) and isinstance(data["outputs"], dict)
-        return Record(**{**data, "stage": stage}) if usable else None
+        tries = tuple(data.get("tried_again", ()))
+        return Record(**{**data, "stage": stage, "tried_again": tries}) if usable else None
     except (OSError, TypeError, KeyError, ValueError):
         return None
 

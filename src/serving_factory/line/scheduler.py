@@ -13,7 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from serving_factory.engine.cancel import Cancel
-from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError, TimeLimitError
+from serving_factory.errors import (
+    CancelledError,
+    DockerCommandError,
+    EngineLostError,
+    EngineUnavailableError,
+    FactoryError,
+    TimeLimitError,
+)
 from serving_factory.line.events import Emit, Event
 from serving_factory.line.failures import SHARED
 from serving_factory.line.job import Job, Stage
@@ -48,7 +55,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class _ShareReleased:
-    """A variant needs its share no more: its Bazel is done, or its compile stage has ended; told once or twice."""
+    """A variant needs its share no more: its Bazel is done, or its compile stage has ended; told at least once."""
 
     variant: str
 
@@ -171,12 +178,19 @@ class _Coordinator:
             return f"because of {next(iter(failed))}, as --fail-fast says"
         recipe = self._jobs[turn.variant].recipe
         for name, error in failed.items():
-            if isinstance(error, EngineUnavailableError):
-                return f"because of {name}: there is no engine to build with"
+            if self._is_everybodys(error):
+                return f"because of {name}: there is nothing to build with"
             other = self._jobs[name].recipe
             if isinstance(error, SHARED) and (other.devel, other.source) == (recipe.devel, recipe.source):
                 return f"because of {name}: what failed there is the same here"
         return ""
+
+    def _is_everybodys(self, error: FactoryError) -> bool:
+        """Whether no variant can be built: there is no docker command, or there was or is no engine."""
+        if isinstance(error, EngineLostError):
+            return error.gone
+        knew_one = any(job.site.knows_engine for job in self._jobs.values())
+        return isinstance(error, DockerCommandError) or (isinstance(error, EngineUnavailableError) and not knew_one)
 
     def _begin(self, turn: Turn) -> None:
         self._shares[turn.variant] = turn.share

@@ -13,6 +13,7 @@ from serving_factory.errors import FactoryError, NotBuiltError
 from serving_factory.line.engine_return import with_engine_back
 from serving_factory.line.events import Emit, Event, EventKind, StageName
 from serving_factory.line.job import Job, Outputs, Stage
+from serving_factory.line.logs import clear_logs
 from serving_factory.line.records import Record, reached, read_record, record_path, write_record
 from serving_factory.line.results import Status, VariantResult
 
@@ -47,6 +48,7 @@ class VariantRun:
         self._compiled: Outputs = {}
         self._running: Stage | None = None
         self._last_log: str | None = None
+        self._tries: list[str] = []
         self.error: FactoryError | None = None
         self.time_limit: FactoryError | None = None
         self.skipped = ""
@@ -116,7 +118,8 @@ class VariantRun:
             return
         self._tell(stage, EventKind.STARTED)
         self._worked = True
-        self._running = stage
+        self._running, self._tries = stage, []
+        clear_logs(self._job.log(stage.name))
         record_path(self._job.folder, stage.name).unlink(missing_ok=True)
         started, clock = datetime.now(UTC), time.monotonic()
         outputs = with_engine_back(lambda: stage.run(self._job, lambda text: self._progress(stage, text)), self._job)
@@ -130,6 +133,7 @@ class VariantRun:
                 started=started.isoformat(timespec="seconds"),
                 seconds=seconds,
                 outputs=outputs,
+                tried_again=tuple(self._tries),
             ),
         )
         if stage.name is StageName.COMPILE:
@@ -142,6 +146,9 @@ class VariantRun:
         self._tell(stage, EventKind.PROGRESS, text=text)
 
     def _retried(self, text: str) -> None:
+        """Note and pass on that the running stage tries again; one that is to end does not come back from here."""
+        self._job.cancel.check()
+        self._tries.append(text)
         if self._running:
             self._tell(self._running, EventKind.RETRIED, text=text)
 

@@ -215,7 +215,8 @@ class BoardReporter:
         self._progress.apply(event, self._clock())
         if event.kind is EventKind.RETRIED:
             told = " ".join(clean_lines(f"{event.variant} {event.stage.value}: {event.text}"))
-            self._console.print(Text(told.encode(self._encoding, "replace").decode(self._encoding)))
+            with contextlib.suppress(OSError):  # the terminal is gone
+                self._console.print(Text(told.encode(self._encoding, "replace").decode(self._encoding)))
 
     def summary(self, results: Sequence[VariantResult]) -> None:
         """Take the board away and print the errors on stderr, then the table on stdout."""

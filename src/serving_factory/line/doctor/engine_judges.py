@@ -86,7 +86,7 @@ def judge_collection(
     ours = f"the build cache holds {gib(held)}, {gib(caches)} of it Bazel's"
     if planned:
         ours += f", and about {gib(planned)} come to it with what is planned"
-    held += planned
+    held, free = held + planned, None if free is None else max(0, free - planned)
     remedy = (
         f"put this into the engine's daemon.json, and restart the engine: {_daemon_json(held)} (BuildKit then keeps "
         "that much; above it, it removes what was used least recently)"

@@ -16,20 +16,21 @@ _LEAST_MEMORY = 4 * 10**9
 _INSTANCES, _WATCHES = 128, 8192  # the kernel's own defaults; less was set by hand
 
 
-def judge_memory(*, cpus: int, memory: int, compiles: Sequence[Share], needed: int | None) -> Check:
+def judge_memory(*, cpus: int, memory: int, at_once: int, share: Share, needed: int | None) -> Check:
     """Memory and cores for the jobs that will run at once.
 
     Args:
         cpus: of the engine's machine.
         memory: of the engine's machine, bytes.
-        compiles: what each compile of the plan's fullest wave may use; empty where nothing is to be compiled.
+        at_once: how many compile at once in the plan's largest wave; 0 where nothing is to be compiled.
+        share: what each of these may use.
         needed: peak memory of the plan as foretold, bytes; None where nothing is.
     """
-    jobs = max((share.jobs for share in compiles), default=0)
+    jobs = share.jobs if at_once else 0
     found = f"{cpus} cores, {gib(memory)}"
-    if compiles:
-        at_once = f"{len(compiles)} compiles at once, " if len(compiles) > 1 else ""
-        found += f"; {at_once}{jobs} {'job' if jobs == 1 else 'jobs'} with {gib(compiles[0].memory / jobs)} each"
+    if at_once:
+        compiles = f"{at_once} compiles at once, " if at_once > 1 else ""
+        found += f"; {compiles}{jobs} {'job' if jobs == 1 else 'jobs'} with {gib(share.memory / jobs)} each"
     if memory < _LEAST_MEMORY:
         return fail(
             "memory",
@@ -40,11 +41,13 @@ def judge_memory(*, cpus: int, memory: int, compiles: Sequence[Share], needed: i
     if jobs > cpus:
         return warn("memory", found, "more jobs than cores wait for each other", f"set resources.jobs to {cpus}")
     if needed is not None and needed > memory:
+        more = "give the engine's machine more memory"
+        if at_once > 1:
+            more = f"build with --parallel {max(1, at_once * memory // needed)}, or {more}"
+        elif jobs > 1:
+            more = f"set resources.jobs to {jobs // 2}, or {more}"
         return warn(
-            "memory",
-            f"{found}; {gib(needed)} are foretold",
-            "a compiler may be killed for memory; the build is tried again with half the jobs",
-            f"set resources.jobs to {max(1, jobs // 2)}, or give the engine's machine more memory",
+            "memory", f"{found}; {gib(needed)} are foretold", "a compiler may be killed for want of memory", more
         )
     return ok("memory", found if needed is None else f"{found}; {gib(needed)} are foretold")
 

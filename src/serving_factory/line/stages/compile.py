@@ -20,6 +20,7 @@ from serving_factory.line.events import StageName
 from serving_factory.line.failure_errors import failure_error
 from serving_factory.line.failures import Kind, classify
 from serving_factory.line.job import Job, Outputs, Stage, Tell
+from serving_factory.line.logs import put_aside
 from serving_factory.line.records import Record
 from serving_factory.line.run_options import bazelrc, dockerfile_here
 from serving_factory.line.stages.attempts import with_second_chances
@@ -75,13 +76,7 @@ def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildReque
 def _run(job: Job, tell: Tell) -> Outputs:
     recipe = job.recipe
     steps = BazelSteps(job.release_share)
-    tries: list[str] = []
-
-    def again(text: str) -> None:
-        tries.append(text)
-        job.tell_retry(text)
-
-    result = with_second_chances(job, again, lambda job: _build(job, tell, steps), has_built=lambda: steps.built)
+    result = with_second_chances(job, lambda job: _build(job, tell, steps), has_built=lambda: steps.built)
     return {
         "binary_sha256": file_digest(job.artifact / BINARY),
         "base": recipe.base_image,
@@ -89,7 +84,6 @@ def _run(job: Job, tell: Tell) -> Outputs:
         "source": job.site.tree(recipe.source) if isinstance(recipe.source, Path) else recipe.source,
         "steps": result.steps,
         "cached_steps": result.cached,
-        "tried_again": tries,
         **run_facts(job.artifact / "facts", steps),
     }
 
@@ -184,6 +178,7 @@ def build_image(
 
     log = job.log(stage)
     log.parent.mkdir(parents=True, exist_ok=True)
+    put_aside(log)
     with log.open("w", encoding="utf-8") as stream:
         try:
             return build(request, on_step=on_step, log=stream, cancel=job.cancel)

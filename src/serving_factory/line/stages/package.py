@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
+
 from serving_factory.engine.buildx import BuildFailed, BuildRequest
 from serving_factory.errors import ArtifactError, FactoryError, PackageError
 from serving_factory.line.digests import file_digest
@@ -82,9 +85,11 @@ def _run(job: Job, tell: Tell) -> Outputs:
     before = {had for reference in references if (had := job.site.packaged.get(reference))}
     try:
         result = build_image(request, job, StageName.PACKAGE, tell, _error)
-    finally:  # one that was ended in the middle may have taken the names already
-        for replaced in before:
-            job.site.engine.remove_unnamed(replaced)
+    except BaseException:  # one that was ended in the middle may have taken the names already
+        with suppress(FactoryError):  # what happened first is what counts
+            _remove_unnamed(before, job)
+        raise
+    _remove_unnamed(before, job)
     return {
         "image": result.image_id or job.site.engine.image_id(references[0]),
         "size": job.site.engine.image_size(references[0]),
@@ -93,6 +98,11 @@ def _run(job: Job, tell: Tell) -> Outputs:
         "aliases": list(aliases),
         "binary_sha256": built_binary(job).sha256,
     }
+
+
+def _remove_unnamed(images: Iterable[str], job: Job) -> None:
+    for image in images:
+        job.site.engine.remove_unnamed(image)
 
 
 def _must_be_inspected(job: Job) -> None:
