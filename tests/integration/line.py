@@ -340,6 +340,15 @@ class Checkout:
         rows = [line.partition(" ") for line in listed.splitlines()]
         return [identity for identity, _, owner in rows if of_all or owner.startswith("factory")]
 
+    def toolchain_image(self, variant_folder: Path) -> str:
+        """An image with what a variant was compiled with: all its steps are in BuildKit's cache."""
+        name = f"{self.repository}:toolchain"
+        argv = ["buildx", "build", "--target", "base_build", "--load", "--tag", name]
+        argv += ["--label", f"{LABEL}={self.mark}"]  # so that it goes with the checkout
+        argv += ["--build-context", "debian:bookworm=docker-image://serving-factory/base:bookworm"]
+        docker(*argv, str(variant_folder / "recipe" / "devel"), seconds=300)
+        return name
+
     def unnamed_images(self) -> list[str]:
         """Ids of its images that have no name any more."""
         filters = ("--filter", "dangling=true", "--filter", f"label={LABEL}={self.mark}")

@@ -105,6 +105,7 @@ def test_a_download_that_stays_cut_is_told(tiny: Checkout) -> None:
 @needs_root
 def test_out_of_memory_is_tried_once_more_with_half_the_jobs(tiny: Checkout, tmp_path: Path) -> None:
     """Two actions of 500 MB each; beside Bazel the limit has room for one of them."""
+    compile_them(tiny).built()
     good = (tiny.folder / BUILD).read_text()
     (tiny.folder / BUILD).write_text(EATS.format(size=500, mark=f"{tiny.mark} once"))
     with limited_memory(tiny, 1_100_000_000, tmp_path / "bin") as env:
@@ -121,6 +122,7 @@ def test_out_of_memory_is_tried_once_more_with_half_the_jobs(tiny: Checkout, tmp
 
 @needs_root
 def test_too_little_memory_for_one_job_is_told_with_the_numbers(tiny: Checkout, tmp_path: Path) -> None:
+    compile_them(tiny).built()
     good = (tiny.folder / BUILD).read_text()
     (tiny.folder / BUILD).write_text(EATS.format(size=700, mark=f"{tiny.mark} twice"))
     with limited_memory(tiny, 750_000_000, tmp_path / "bin") as env:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from .build_grid import BuildGrid
-from .line import LABEL, docker
+from .line import docker
 from .small_workspace import ALL_ACTIONS, HOST_ACTIONS, LEVEL_ACTIONS, MATRIX_FILE, V1, SmallWorkspace
 
 PLATFORM = "--remote_default_exec_properties=OSFamily=linux"
@@ -24,17 +24,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallWorkspace]:
     made.clear()
 
 
-def toolchain_image(small: SmallWorkspace) -> str:
-    """An image with what the last build compiled with: all its steps are in BuildKit's cache."""
-    (folder,) = small.checkout.folder.glob("build/matrix-*")
-    name = f"{small.checkout.repository}:toolchain"
-    argv = ["buildx", "build", "--target", "base_build", "--load", "--tag", name]
-    argv += ["--label", f"{LABEL}={small.checkout.mark}"]  # so that it goes with the checkout
-    argv += ["--build-context", "debian:bookworm=docker-image://serving-factory/base:bookworm"]
-    docker(*argv, str(folder / V1 / "recipe" / "devel"), seconds=300)
-    return name
-
-
 def counts(record: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(record[name] for name in HOW)
 
@@ -46,7 +35,8 @@ def test_actions_run_elsewhere(small: SmallWorkspace, build_grid_python: Path, t
     small.configure(options=PLATFORM)
     here = small.compile()
     assert counts(here) == (0, 0, 0, ALL_ACTIONS)
-    image = toolchain_image(small)
+    (folder,) = small.checkout.folder.glob("build/matrix-*")
+    image = small.checkout.toolchain_image(folder / V1)
     toolchain = docker("run", "--rm", "--network", "none", image, "cat", "/factory/toolchain-id").strip()
 
     grid_folder = tmp_path / "grid"

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .line import MODEL, Checkout, docker
+from .line import MODEL, V1, Checkout, docker
 
 __all__ = [
     "BUILD",
@@ -95,8 +95,11 @@ def _step_in(checkout: Checkout, folder: Path, cache: str, command: str) -> list
 def limited_memory(checkout: Checkout, size: int, folder: Path) -> Iterator[dict[str, str]]:
     """Give the environment in which the engine's build steps have so many bytes of memory together.
 
-    The engine puts them below the cgroup that `--cgroup-parent` names; a stand-in for the docker command adds it.
+    The engine puts them below the cgroup that `--cgroup-parent` names; a stand-in for the docker command adds it. To
+    BuildKit all steps are others then: so that the toolchain is not installed anew, the variant V1 must have been
+    compiled, and what it was compiled with is handed in.
     """
+    toolchain = checkout.toolchain_image(checkout.variant_folder(V1))
     root = Path("/sys/fs/cgroup/memory")
     limit = "memory.limit_in_bytes"
     if not root.is_dir():
@@ -107,7 +110,7 @@ def limited_memory(checkout: Checkout, size: int, folder: Path) -> Iterator[dict
     real = shutil.which("docker")
     folder.mkdir()
     stand_in = folder / "docker"
-    parent = f"--cgroup-parent=/{cgroup.name}"
+    parent = f"--cgroup-parent=/{cgroup.name} --build-context base_build=docker-image://{toolchain}"
     stand_in.write_text(
         f'#!/bin/sh\nif [ "$1 $2" = "buildx build" ]; then shift 2; set -- buildx build {parent} "$@"; fi\n'
         f'exec {real} "$@"\n'

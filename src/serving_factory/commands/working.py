@@ -150,7 +150,7 @@ def _run(
             emit = _both(recorder.handle, reporter.handle)
             done = run_line(jobs, stages, emit, before=_before(stages), schedule=turns, policy=policy)
         if site.lost_engine:
-            with suppress(EngineUnavailableError):  # the summary tells of it
+            with suppress(FactoryError):  # that it was lost is told already
                 site.engine.remove_strays(site.owner)
         results = (*done.results, *map(_without_recipe, lacking))
         recorder.end(results)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, TextIO
 
 from serving_factory.engine import process
-from serving_factory.engine.disk import ROOM_FOR_A_BUILD, disk_full_is_typed
+from serving_factory.engine.disk import FREE_SOME_SPACE, disk_full_is_typed
 from serving_factory.engine.solve_status import SolveStatus, Step
 from serving_factory.errors import DiskFullError, DockerCommandError, EngineLostError, EngineUnavailableError
 
@@ -269,7 +269,7 @@ def _fail(status: SolveStatus, code: int) -> NoReturn:
         raise DiskFullError(
             f"A disk is full: the Docker engine's, {f'in {place}' if place else 'or the one that the output goes to'}.",
             why="\n".join(full),
-            remedy=f"{ROOM_FOR_A_BUILD}; then run the same command again: finished stages are kept.",
+            remedy=f"{FREE_SOME_SPACE}; then run the same command again: finished stages are kept.",
         )
     if run is None and NO_BUILDX.search(text):
         raise DockerCommandError(

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from serving_factory.errors import DiskFullError
 
-__all__ = ["ROOM_FOR_A_BUILD", "disk_full_is_typed"]
+__all__ = ["FREE_SOME_SPACE", "disk_full_is_typed"]
 
-ROOM_FOR_A_BUILD = (
+FREE_SOME_SPACE = (
     "Free some space on the engine's disk: 'docker system df' shows what takes it, './factory cache prune --max-size "
     "20GiB' leaves what Bazel used last ('docker buildx prune' would drop Bazel's caches as well)"
 )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["LONGEST_WAIT", "retrying"]
 
 Result = TypeVar("Result")
+Fault = TypeVar("Fault", bound=Exception)
 
 LONGEST_WAIT = 60.0
 """Seconds. Who asks for more is not waited for: that error is raised at once."""
@@ -24,8 +25,8 @@ _RANDOM = random.SystemRandom()  # no state of ours, and no two factories in ste
 def retrying(
     action: Callable[[], Result],
     *,
-    transient: tuple[type[Exception], ...],
-    on_retry: Callable[[int, float, Exception], None],
+    transient: tuple[type[Fault], ...],
+    on_retry: Callable[[int, float, Fault], None],
     attempts: int = 4,
     first_delay: float = 0.5,
     sleep: Callable[[float], object] = time.sleep,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import urllib3.exceptions
 from docker.errors import APIError, DockerException, NotFound, StreamParseError
 
-from serving_factory.engine.disk import ROOM_FOR_A_BUILD
+from serving_factory.engine.disk import FREE_SOME_SPACE
 from serving_factory.errors import DiskFullError, EngineError, EngineUnavailableError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _refused(error: APIError, what: str, remedy: str) -> FactoryError:
         return DiskFullError(
             "The Docker engine's disk is full.",
             why=why,
-            remedy=f"{ROOM_FOR_A_BUILD}; then run the command again.",
+            remedy=f"{FREE_SOME_SPACE}; then run the command again.",
         )
     if isinstance(error, NotFound) and "image" in why.lower():
         remedy = "Build the image first: run the same command again without skipping a stage."

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from serving_factory.engine.buildx import BuildFailed
 from serving_factory.engine.caches import work_on_mounts
-from serving_factory.engine.disk import ROOM_FOR_A_BUILD
+from serving_factory.engine.disk import FREE_SOME_SPACE
 from serving_factory.errors import CacheFileError, DiskFullError, EngineError, FactoryError, UnknownNameError
 from serving_factory.line.failures import Kind, classify
 from serving_factory.recipes.render import TEMPLATES
@@ -217,7 +217,7 @@ def _failure(base: str, failed: BuildFailed) -> FactoryError:
         return DiskFullError(
             "the engine's disk is full: nothing more goes into Bazel's caches",
             why=why,
-            remedy=f"{ROOM_FOR_A_BUILD}; then run the same command again",
+            remedy=f"{FREE_SOME_SPACE}; then run the same command again",
         )
     return EngineError(
         f"Bazel's caches cannot be worked on from the image {base}",

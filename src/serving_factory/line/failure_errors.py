@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from serving_factory.engine.disk import ROOM_FOR_A_BUILD
+from serving_factory.engine.disk import FREE_SOME_SPACE
 from serving_factory.errors import CacheCorruptError, FactoryError
 from serving_factory.line.failures import Failure, Kind
 from serving_factory.line.schedule import Share
@@ -40,7 +40,7 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
             remedy = f"give the engine's machine more memory, or the build fewer jobs with --jobs; then {_AGAIN}"
         case Kind.DISK_FULL:
             what = f"the engine's disk is full: {step} could not write"
-            remedy = f"{ROOM_FOR_A_BUILD}; then {_AGAIN}"
+            remedy = f"{FREE_SOME_SPACE}; then {_AGAIN}"
         case Kind.CHECKSUM:
             what = f"what came from {details['door']} is not what its checksum says; nothing of it was used"
             why = f"expected sha256:{details['expected']}\nfound    sha256:{details['found']}"

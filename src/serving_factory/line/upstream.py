@@ -137,9 +137,8 @@ class Upstream:
             self._silent[whom] = error
             raise
 
-    def _on_retry(self, _attempt: int, delay: float, error: Exception) -> None:
-        what = error.what if isinstance(error, FactoryError) else str(error)
-        self._tell(f"{what} Again in {delay:.1f} s.")
+    def _on_retry(self, _attempt: int, delay: float, error: FactoryError) -> None:
+        self._tell(f"{error.what} Again in {delay:.1f} s.")
 
 
 def replacement(base: str) -> str:

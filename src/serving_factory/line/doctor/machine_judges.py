@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts
-from serving_factory.engine.disk import ROOM_FOR_A_BUILD
+from serving_factory.engine.disk import FREE_SOME_SPACE
 from serving_factory.line.doctor.check import Check, fail, gib, ok, warn
 from serving_factory.line.schedule import Share
 
@@ -64,9 +64,9 @@ def judge_disk(*, free: int | None, one: int, planned: int) -> Check:
         return ok("disk", f"the engine is on another machine; about {gib(planned)} are needed there")
     found = f"{gib(free)} free where the engine keeps its data; about {gib(planned)} are needed for what is planned"
     if free < one:
-        return fail("disk", found, "not one variant has room", ROOM_FOR_A_BUILD)
+        return fail("disk", found, "not one variant has room", FREE_SOME_SPACE)
     if free < planned:
-        return warn("disk", found, "the disk may run full before the last variant", ROOM_FOR_A_BUILD)
+        return warn("disk", found, "the disk may run full before the last variant", FREE_SOME_SPACE)
     return ok("disk", found)
 
 

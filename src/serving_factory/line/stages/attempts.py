@@ -81,9 +81,8 @@ def _said(error: FactoryError, job: Job) -> str:
 
 
 def _with_patience(job: Job, attempt: Callable[[Job], BuildResult]) -> BuildResult:
-    def on_retry(number: int, delay: float, error: Exception) -> None:
-        what = _said(error, job) if isinstance(error, FactoryError) else str(error)
-        job.tell_retry(f"{what}; try {number + 1} of {_FETCHES} in {delay:.0f} s")
+    def on_retry(number: int, delay: float, error: FetchError) -> None:
+        job.tell_retry(f"{_said(error, job)}; try {number + 1} of {_FETCHES} in {delay:.0f} s")
 
     return retrying(
         lambda: attempt(job),

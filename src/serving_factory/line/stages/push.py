@@ -111,9 +111,9 @@ def _push_tag(job: Job, name: ImageName, image: str, tag: str, tell: Tell) -> Pu
             engine.remove_image(f"{repository}:{tag}")
 
 
-def _tell_retry(tell: Tell, tag: str) -> Callable[[int, float, Exception], None]:
-    def on_retry(attempt: int, delay: float, error: Exception) -> None:
-        tell(f"{tag}: attempt {attempt} failed ({error}); again in {delay:.1f} s")
+def _tell_retry(tell: Tell, tag: str) -> Callable[[int, float, RegistryFaultError], None]:
+    def on_retry(attempt: int, delay: float, error: RegistryFaultError) -> None:
+        tell(f"{tag}: attempt {attempt} failed ({error.what}); again in {delay:.1f} s")
 
     return on_retry
 
