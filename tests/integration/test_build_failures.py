@@ -14,7 +14,7 @@ import pytest
 
 from .line import MATRIX, MKL_V3, V1, V3, Checkout, Outcome, Running, docker, processes_with, wait_until
 from .own_engine import needs_root
-from .tiny import BUILD, MAIN, SLOW, archives, cache_held, in_caches, limited_memory, tiny_checkout
+from .tiny import BUILD, MAIN, archives, cache_held, in_caches, limited_memory, slow, tiny_checkout
 
 EATS = """\
 [genrule(
@@ -210,7 +210,7 @@ def test_a_docker_without_buildx_is_told(tiny: Checkout) -> None:
 
 def test_time_limits_end_a_variant_or_the_whole_run(tiny: Checkout) -> None:
     good = (tiny.folder / MAIN).read_text()
-    (tiny.folder / MAIN).write_text(f"// {tiny.mark} limits\n{SLOW}{good}")
+    (tiny.folder / MAIN).write_text(f"// {tiny.mark} limits\n{slow()}{good}")
     outcome = tiny.build("--variant", V1, "--variant-minutes", "0.1")
     assert "--variant-minutes" in outcome.error(14, "TimeLimitError")["what"]
     outcome = tiny.build("--variant", V1, "--variant", V3, "--max-minutes", "0.1")
@@ -227,7 +227,7 @@ def test_ctrl_c_ends_all_that_work_at_once(tiny: Checkout) -> None:
     compile_them(tiny).built()
     for variant in (V3, MKL_V3):
         shutil.rmtree(tiny.variant_folder(variant), ignore_errors=True)
-    (tiny.folder / MAIN).write_text(f"// {tiny.mark} two\n{SLOW}{good}")
+    (tiny.folder / MAIN).write_text(f"// {tiny.mark} two\n{slow()}{good}")
     chosen = ("--variant", V3, "--variant", MKL_V3, "--parallel", "2")
 
     def compiling(variant: str) -> bool:

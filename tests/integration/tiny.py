@@ -24,12 +24,12 @@ __all__ = [
     "BUILD",
     "MAIN",
     "PACKAGE",
-    "SLOW",
     "Archives",
     "archives",
     "cache_held",
     "in_caches",
     "limited_memory",
+    "slow",
     "tiny_checkout",
 ]
 
@@ -38,10 +38,12 @@ BUILD = f"{PACKAGE}/BUILD"
 MAIN = f"{PACKAGE}/main.cc"
 WORKSPACE = f"{MODEL}/WORKSPACE"
 KEPT = {"models", "third_party", "WORKSPACE", "LICENSE", ".bazelignore", ".bazelrc"}
-SLOW = "static char const big[] = {" + ",".join("1" * 2_500_000) + "};\nint slow() { return big[1]; }\n"
-"""A piece of C++ that takes seconds to compile."""
-
 PROGRAM = '#include <cstdio>\nint main() { std::puts("TensorFlow ModelServer: 2.19.1"); }\n'
+
+
+def slow() -> str:
+    """A piece of C++ that takes seconds to compile: Bazel tells of an action when it has run for two."""
+    return f"static char const big[] = {{{','.join('1' * 2_500_000)}}};\nint slow() {{ return big[1]; }}\n"
 
 
 @contextlib.contextmanager
