@@ -3,8 +3,8 @@
 usage: python -m benchmarks.overhead [--rounds N] [--weight N]
 
 Before each measurement a file of the sample is changed, so that either way has the same to do: transfer the sources,
-let Bazel analyse, take most actions from its disk cache, run the others, collect. That is a C++ file, of which three
-actions depend, or a header, of which fourteen do. The factory's way is `invoke compile` from its start to its end,
+let Bazel analyse, take most actions from its disk cache, run the others, collect. That is a C++ file, on which a few
+actions depend, or a header, on which fourteen do. The factory's way is `invoke compile` from its start to its end,
 with the records and facts that it writes: of one variant, and of four against as many bare builds one after another.
 The bare builds run as many jobs as the factory's did. The ways take turns; the best of each counts.
 

@@ -135,7 +135,7 @@ def _run(
         sys.stderr.write(unpinned_note(unpinned))
     _check_push(recipes, stages, registry)
     site = site_of(asked, registry)
-    jobs = _jobs(recipes, site)
+    jobs = [Job(recipe=recipe, site=site) for recipe in recipes]
     with hold_lock(asked.checkout.build):
         if SMOKE in stages:
             with suppress(EngineUnavailableError):  # the stage that needs the engine tells of it
@@ -227,10 +227,6 @@ def _end(results: Sequence[VariantResult], ended_by: FactoryError | None) -> Non
         raise exit_with(ended_by, code=failed.exit_code) if ended_by else Exit(code=failed.exit_code)
     if ended_by:
         raise ended_by
-
-
-def _jobs(recipes: Sequence[Recipe], site: Site) -> list[Job]:
-    return [Job(recipe=recipe, site=site) for recipe in recipes]
 
 
 def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:

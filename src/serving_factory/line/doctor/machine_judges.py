@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts
 from serving_factory.engine.disk import FREE_SOME_SPACE
 from serving_factory.line.doctor.check import Check, fail, gib, ok, warn
+from serving_factory.line.failure_errors import count_jobs
 from serving_factory.line.schedule import Share
 
 __all__ = ["host_level", "judge_cpu", "judge_disk", "judge_inotify", "judge_memory", "judge_place"]
@@ -30,7 +31,7 @@ def judge_memory(*, cpus: int, memory: int, at_once: int, share: Share, needed: 
     found = f"{cpus} cores, {gib(memory)}"
     if at_once:
         compiles = f"{at_once} compiles at once, " if at_once > 1 else ""
-        found += f"; {compiles}{jobs} {'job' if jobs == 1 else 'jobs'} with {gib(share.memory / jobs)} each"
+        found += f"; {compiles}{count_jobs(jobs)} with {gib(share.memory / jobs)} each"
     if memory < _LEAST_MEMORY:
         return fail(
             "memory",
