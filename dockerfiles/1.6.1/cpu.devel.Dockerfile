@@ -38,31 +38,43 @@ RUN mkdir /factory && dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort
 COPY doors.sh /factory/
 
 # The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
-# Catalogue: distributions.yaml, ubuntu:16.04; Python 2.7 with numpy, which TensorFlow's python_configure wants.
+# Catalogue: upstream's build packages at the tag (releases.yaml) but those of build_packages.yaml; distributions.yaml, ubuntu:16.04; Python 2.7 with numpy, which TensorFlow's python_configure wants.
+# man1: slim bases drop it, and some packages then fail to install.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=bind,from=apt,target=/doors/apt \
-    source /factory/doors.sh \
+    mkdir -p /usr/share/man/man1 \
+ && source /factory/doors.sh \
  && apt_install \
       apt-transport-https \
       binutils \
+      build-essential \
       ca-certificates \
+      curl \
       g++ \
       gcc \
       git \
       libc6-dev \
+      libcurl4-openssl-dev \
+      libfreetype6-dev \
+      libpng12-dev \
+      libzmq3-dev \
       patch \
+      pkg-config \
       python \
       python-dev \
       python-numpy \
+      swig \
       unzip \
-      zip
+      wget \
+      zip \
+      zlib1g-dev
 
 # Bazel 0.5.4: the plain binary. The named context `bazel` replaces the download.
 COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
 ENV CC=/usr/bin/gcc
 
 # One folder of Bazel's disk cache for each set of packages: what one compiler made is never used by another.
-RUN dpkg-query -W -f '${Package}=${Version}\n' | sort | sha256sum | cut -c -16 > /factory/toolchain-id
+RUN { dpkg-query -W -f '${Package}=${Version}\n' | sort; readlink -f /usr/bin/cc; } | sha256sum | cut -c -16 > /factory/toolchain-id
 
 # --- init: the runtime image's PID 1, the same for every release -------------------------------------------------------
 FROM base_build AS init

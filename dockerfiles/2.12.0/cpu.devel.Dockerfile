@@ -42,26 +42,42 @@ RUN mkdir /factory && dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort
 COPY doors.sh /factory/
 
 # The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
-# Catalogue: distributions.yaml, ubuntu:20.04; Python 3.8 with numpy, which TensorFlow's python_configure wants.
+# Catalogue: upstream's build packages at the tag (releases.yaml) but those of build_packages.yaml; distributions.yaml, ubuntu:20.04; Python 3.8 with numpy, which TensorFlow's python_configure wants.
+# man1: slim bases drop it, and some packages then fail to install.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=bind,from=apt,target=/doors/apt \
-    source /factory/doors.sh \
+    mkdir -p /usr/share/man/man1 \
+ && source /factory/doors.sh \
  && apt_install \
+      automake \
       binutils \
+      build-essential \
       ca-certificates \
+      curl \
       g++ \
       gcc \
       git \
       libc6-dev \
+      libcurl4-openssl-dev \
+      libfreetype6-dev \
+      libpng-dev \
+      libtool \
+      libzmq3-dev \
+      openjdk-8-jdk \
+      openjdk-8-jre-headless \
       patch \
+      pkg-config \
       python3 \
       python3-dev \
       python3-distutils \
       python3-numpy \
+      swig \
       unzip \
-      zip
+      wget \
+      zip \
+      zlib1g-dev
 
-# Bazel's old rules and the sources' own scripts call `python`.
+# Bazel's old rules, TensorFlow's repository rules and the sources' own scripts call `python`.
 RUN ln -sf python3 /usr/bin/python
 
 # Bazel 5.3.0: the plain binary. The named context `bazel` replaces the download.
@@ -69,7 +85,7 @@ COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
 ENV CC=/usr/bin/gcc
 
 # One folder of Bazel's disk cache for each set of packages: what one compiler made is never used by another.
-RUN dpkg-query -W -f '${Package}=${Version}\n' | sort | sha256sum | cut -c -16 > /factory/toolchain-id
+RUN { dpkg-query -W -f '${Package}=${Version}\n' | sort; readlink -f /usr/bin/cc; } | sha256sum | cut -c -16 > /factory/toolchain-id
 
 # --- init: the runtime image's PID 1, the same for every release -------------------------------------------------------
 FROM base_build AS init

@@ -66,21 +66,39 @@ RUN mkdir /factory && dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort
 COPY doors.sh /factory/
 
 # The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
-# Catalogue: distributions.yaml, ubuntu:20.04.
+# Catalogue: upstream's build packages at the tag (releases.yaml) but those of build_packages.yaml; distributions.yaml, ubuntu:20.04.
+# man1: slim bases drop it, and some packages then fail to install.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=bind,from=apt,target=/doors/apt \
-    source /factory/doors.sh \
+    mkdir -p /usr/share/man/man1 \
+ && source /factory/doors.sh \
  && apt_install \
+      automake \
       binutils \
+      build-essential \
       ca-certificates \
+      curl \
       g++ \
       gcc \
       git \
       libc6-dev \
+      libcurl4-openssl-dev \
+      libfreetype6-dev \
+      libtool \
+      libzmq3-dev \
+      openjdk-8-jdk \
+      openjdk-8-jre-headless \
       patch \
+      pkg-config \
       python3 \
+      swig \
       unzip \
-      zip
+      wget \
+      zip \
+      zlib1g-dev
+
+# Bazel's old rules, TensorFlow's repository rules and the sources' own scripts call `python`.
+RUN ln -sf python3 /usr/bin/python
 
 # clang-17 compiles host and device code; it comes from LLVM's own repository, as with upstream.
 COPY --from=keys /keyrings/llvm.gpg /usr/share/keyrings/
@@ -155,6 +173,10 @@ RUN packages=(cuda-cudart-12-2 cuda-nvrtc-12-2 libcublas-12-2 libcudnn8 libcufft
  && { dpkg-query -L "${packages[@]}" | grep -E '/lib[^/]*\.so\.[0-9][^/]*$' \
    && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.*; } > /factory/libraries
 
+# Genrules and configure scripts look for a compiler by these names, and Bazel does not hand CC on to them.
+RUN ln -sf clang-17 /usr/bin/cc \
+ && ln -sf clang++-17 /usr/bin/c++
+
 # Bazel 6.4.0: the plain binary. The named context `bazel` replaces the download.
 COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
 # CC is not set: the config cuda_clang names clang-17.
@@ -164,7 +186,7 @@ ENV TMP=/tmp
 ENV TF_TENSORRT_VERSION=8.6.1
 
 # One folder of Bazel's disk cache for each set of packages: what one compiler made is never used by another.
-RUN dpkg-query -W -f '${Package}=${Version}\n' | sort | sha256sum | cut -c -16 > /factory/toolchain-id
+RUN { dpkg-query -W -f '${Package}=${Version}\n' | sort; readlink -f /usr/bin/cc; } | sha256sum | cut -c -16 > /factory/toolchain-id
 
 # --- init: the runtime image's PID 1, the same for every release -------------------------------------------------------
 FROM base_build AS init

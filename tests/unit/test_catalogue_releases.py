@@ -207,6 +207,7 @@ def entry(**more: object) -> dict[str, Any]:
             "default_options": [],
             "command_flags": [],
             "kept_flags": [],
+            "packages": {},
         },
         "mkl": None,
         "gpu": None,

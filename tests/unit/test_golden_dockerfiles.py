@@ -31,7 +31,7 @@ FORBIDDEN = (
     ("RUN", re.compile(r"(?:^|\s)[^\s\"']+>=[^\s]"), "redirects where a version is meant"),
     (
         "RUN",
-        re.compile(r"\b(?:curl|wget)\b|\bpip3? (?:install|download)\b|\bgit clone\b"),
+        re.compile(r"\b(?:curl|wget)\s+(?:-|[\"']?\w+://|[\"']?\$)|\bpip3? (?:install|download)\b|\bgit clone\b"),
         "downloads without a checksum",
     ),
     ("RUN", re.compile(r"\bapt-key\b"), "trusts a key for every repository"),

@@ -27,10 +27,31 @@ FROM {base}
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
 """
 
-_DEVEL_2_19 = """\
+_INSTALL = """\
+RUN apt-get update && apt-get install -y --no-install-recommends \\
+        automake build-essential ca-certificates curl gcc-10 g++-10 git libcurl3-dev libfreetype6-dev libpng-dev \\
+        # of the Python API's wheel, too
+        libtool libzmq3-dev mlocate openjdk-8-jdk\\
+        openjdk-8-jre-headless pkg-config software-properties-common swig unzip wget zip zlib1g-dev \\
+        && \\
+    apt-get clean && rm -rf /var/lib/apt/lists/*
+"""
+
+_INSTALL_1_8 = """\
+RUN apt-get update && apt-get install -y automake build-essential curl git libcurl3-dev libfreetype6-dev libpng12-dev \\
+        libtool libzmq3-dev mlocate openjdk-8-jdk\\
+        openjdk-8-jre-headless pkg-config python-dev python-numpy python-pip software-properties-common swig wget zip \\
+        zlib1g-dev
+"""
+
+_DEVEL_2_19 = (
+    """\
 # A comment, \\
 FROM ubuntu:20.04 as base_build
 ARG TF_SERVING_VERSION_GIT_BRANCH=master
+"""
+    + _INSTALL
+    + """\
 RUN add-apt-repository ppa:deadsnakes/ppa && \\
     apt-get update && apt-get install -y \\
     # in the middle of an instruction
@@ -52,9 +73,14 @@ RUN bazel build --color=yes --curses=yes \\
     cp bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /usr/local/bin/
 RUN bazel build --config=another tensorflow_serving/tools/pip_package:build_pip_package
 """
+)
 
-_DEVEL_MKL_2_19 = """\
+_DEVEL_MKL_2_19 = (
+    """\
 FROM ubuntu:20.04 as base_build
+"""
+    + _INSTALL
+    + """\
 ARG BAZEL_VERSION=6.5.0
 FROM base_build as binary_build
 ARG TF_SERVING_BUILD_OPTIONS="--config=mkl --config=release"
@@ -62,6 +88,7 @@ RUN bazel build --color=yes --curses=yes ${TF_SERVING_BAZEL_OPTIONS} --verbose_f
     --output_filter=DONT_MATCH_ANYTHING ${TF_SERVING_BUILD_OPTIONS} \\
     tensorflow_serving/model_servers:tensorflow_model_server
 """
+)
 
 _DEVEL_GPU_2_19 = """\
 FROM nvidia/cuda:12.2.0-base-ubuntu20.04 as base_build
@@ -72,7 +99,9 @@ RUN apt-get install -y --no-install-recommends \\
         libnccl2=2.18.5-1+cuda12.2 \\
         libnvinfer-plugin8=8.6.1.6-1+cuda12.0 \\
         libnvinfer8=8.6.1.6-1+cuda12.0 \\
+        automake build-essential ca-certificates curl git libcurl3-dev libfreetype6-dev libtool libzmq3-dev mlocate \\
         openjdk-8-jdk\\
+        openjdk-8-jre-headless pkg-config software-properties-common swig unzip wget zip zlib1g-dev \\
         python3.9-dev
 ENV BAZEL_VERSION 6.5.0
 ENV TF_NCCL_VERSION=
@@ -190,8 +219,12 @@ RUN bazel build -c opt --color=yes --curses=yes {config}\\
     cp bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /usr/local/bin/
 """
     return {
-        DEVEL: "FROM ubuntu:16.04\nENV BAZEL_VERSION 0.11.1\n" + options + command.format(config=""),
-        DEVEL_GPU: "FROM nvidia/cuda:9.0-cudnn7-devel-ubuntu16.04\n"
+        DEVEL: "FROM ubuntu:16.04\n"
+        + _INSTALL_1_8
+        + "ENV BAZEL_VERSION 0.11.1\n"
+        + options
+        + command.format(config=""),
+        DEVEL_GPU: "FROM nvidia/cuda:9.0-cudnn7-devel-ubuntu16.04\n" + _INSTALL_1_8 + ""
         "ENV NCCL_VERSION=2.2.12-1+cuda9.0\n"
         "RUN apt-get install -y --allow-downgrades libnccl2=${NCCL_VERSION} libnccl-dev=${NCCL_VERSION}\n"
         "ENV BAZEL_VERSION 0.11.1\n"

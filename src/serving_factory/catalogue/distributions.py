@@ -70,7 +70,8 @@ class Distribution:
 
     Args:
         name: the image that it is known by, `ubuntu:20.04`.
-        packages: apt packages that every toolchain on it needs, compiler and Python apart.
+        packages: apt packages that every toolchain on it needs, beside upstream's build packages, compiler and Python.
+        names: upstream's build package -> the package that stands for it here.
         compilers: its packages of gcc, the default one first.
         glibc: glibc's version.
         pythons: version -> Python; the distribution's own last.
@@ -81,6 +82,7 @@ class Distribution:
 
     name: str
     packages: tuple[str, ...]
+    names: Mapping[str, str]
     compilers: tuple[str, ...]
     glibc: Version
     pythons: Mapping[str, DistributionPython]
@@ -96,6 +98,7 @@ def distributions() -> Mapping[str, Distribution]:
         name: Distribution(
             name=name,
             packages=tuple(entry["packages"]),
+            names=entry["names"],
             compilers=tuple(entry["compilers"]),
             glibc=Version(entry["glibc"]),
             pythons={version: _python(version, python) for version, python in entry["pythons"].items()},

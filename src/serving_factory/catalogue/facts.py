@@ -83,6 +83,7 @@ class FlavourFacts:
         default_options: upstream's default build options, which a user may replace.
         command_flags: what upstream's command line names beside them.
         kept_flags: what must be kept when the default options are replaced.
+        packages: apt packages of upstream's devel image, sorted; those of Python, of the compiler and of CUDA apart.
         gpu: what a gpu flavour has beyond; None for other flavours.
     """
 
@@ -93,6 +94,7 @@ class FlavourFacts:
     default_options: tuple[str, ...]
     command_flags: tuple[str, ...]
     kept_flags: tuple[str, ...]
+    packages: tuple[str, ...]
     gpu: GpuFacts | None = None
 
     @property

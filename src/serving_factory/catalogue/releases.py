@@ -114,6 +114,7 @@ def _flavour(where: str, entry: Entry, python: str) -> FlavourFacts:
         default_options=tuple(facts.take("default_options")),
         command_flags=tuple(facts.take("command_flags")),
         kept_flags=tuple(facts.take("kept_flags")),
+        packages=_names(facts.take("packages")),
         gpu=_gpu(facts) if "cuda" in entry else None,
     )
     facts.done()

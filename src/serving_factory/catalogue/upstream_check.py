@@ -261,6 +261,7 @@ def _check_devel(folder: Path, release: Release, flavour: Flavour, facts: Flavou
         yield from _compare_sets(file, f"{flavour}: build flag", facts.command_flags, flags)
     except UnreadableError as error:
         yield _unreadable(file, error)
+    yield from _compare_sets(file, f"{flavour}: build package", facts.packages, found.packages())
     if python := found.python():
         yield from _compare(file, f"{flavour}: Python", facts.python, python)
     if facts.gpu:

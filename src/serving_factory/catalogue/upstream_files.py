@@ -16,6 +16,11 @@ _INSTRUCTION = re.compile(r"([A-Za-z]+)\s+(.*)", re.DOTALL)
 _PAIR = re.compile(r"""(\w+)=("[^"]*"|'[^']*'|\S*)""")
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 _PYTHON = re.compile(r"\bpython(3\.\d+)-dev\b")
+_INSTALL = re.compile(r"apt-get install\b(.*?)(?:&&|;|$)", re.DOTALL)
+# What the catalogue has elsewhere, or derives: Python, compilers, CUDA and its parts, packages named by a variable.
+_NO_BUILD_PACKAGE = re.compile(
+    r"python|(?:gcc|g\+\+|clang|lld|llvm)-|cuda|nvinfer|tensorrt|lib(?:cu(?:blas|dnn|fft|rand|solver|sparse)|nccl|nv)|.*\$"
+)
 _CONFIG_LINE = re.compile(r"([\w-]+):([\w-]+)\s+(.*)")
 
 # Options of Bazel whose value may be the next word.
@@ -82,6 +87,18 @@ class Dockerfile:
                 words = [word for word in _words(found[1], at) if not word.startswith("$")]
                 return tuple(Found(flag, at) for flag in _flags(words))
         return ()
+
+    def packages(self) -> tuple[Found, ...]:
+        """The apt packages that it installs, as far as the catalogue has them as build packages."""
+        found: dict[str, Found] = {}
+        for keyword, body, line in _instructions(self._text):
+            for install in _INSTALL.finditer(body) if keyword == "RUN" else ():
+                for word in re.finditer(r"\S+", install[1]):
+                    name = word[0].partition("=")[0]
+                    if not name.startswith(("-", "/")) and not _NO_BUILD_PACKAGE.match(name):
+                        at = line + body.count("\n", 0, install.start(1) + word.start())
+                        found.setdefault(name, Found(name, at))
+        return tuple(found.values())
 
     def pin(self, package: str) -> Found | None:
         """The version that apt is told to take of a package.

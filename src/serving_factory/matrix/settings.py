@@ -40,12 +40,12 @@ _S = TypeVar("_S", ToolchainSection, BazelSection)
 class ToolchainChoice:
     """What the matrix says of the toolchain; None where the catalogue decides."""
 
-    base: str | None
-    compiler: str | None
-    python: str | None
-    packages: tuple[str, ...]
-    configs: Mapping[Flavour, tuple[str, ...]]
-    tensorrt: bool | None
+    base: str | None = None
+    compiler: str | None = None
+    python: str | None = None
+    packages: tuple[str, ...] = ()
+    configs: Mapping[Flavour, tuple[str, ...]] = field(default_factory=dict)
+    tensorrt: bool | None = None
 
     def compiler_of(self, facts: FlavourFacts) -> str:
         """Tell which compiler builds a flavour, name and version; empty where nobody knows.
@@ -72,7 +72,7 @@ class Remote:
     cache: str | None = None
     executor: str | None = None
     upload: bool | None = None
-    headers: Mapping[str, str] = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False, default_factory=dict)
     certificate: Path | None = None
     client_certificate: Path | None = None
     client_key: Path | None = None
@@ -102,15 +102,15 @@ class BazelChoice:
     package: str | None = None
     binary: Path | None = None
     distdir: Path | None = None
-    overrides: Mapping[str, Path]
+    overrides: Mapping[str, Path] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     startup_options: tuple[str, ...] = ()
-    remote: Remote = field(default_factory=lambda: Remote(headers={}))
+    remote: Remote = field(default_factory=Remote)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a release is built, as far as the matrix says so.
+    """How a release is built, as far as the matrix says so; `Settings()` is where it says nothing.
 
     Args:
         toolchain: what compiles it.
@@ -119,10 +119,10 @@ class Settings:
         patches: folders of patches for the sources, in order.
     """
 
-    toolchain: ToolchainChoice
-    bazel: BazelChoice
-    source: Path | None
-    patches: tuple[Path, ...]
+    toolchain: ToolchainChoice = field(default_factory=ToolchainChoice)
+    bazel: BazelChoice = field(default_factory=BazelChoice)
+    source: Path | None = None
+    patches: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

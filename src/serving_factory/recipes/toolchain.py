@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from serving_factory.catalogue.bazel_flags import bazel_flag, bazel_reads
+from serving_factory.catalogue.build_packages import build_packages
 from serving_factory.catalogue.distributions import Distribution, DistributionPython, Wheel, distributions
 from serving_factory.catalogue.mends import Mend, mends_for
 from serving_factory.catalogue.mkl import mkl_libraries
@@ -116,6 +117,25 @@ class Toolchain:
         return self.compiler if self.llvm else self.c_compiler
 
     @property
+    def python_command(self) -> str:
+        """The Python that `python` stands for: of Bazel's rules, or of scripts where Bazel brings its own."""
+        return self.python.command if self.python else self.distribution.tools
+
+    @property
+    def compiler_links(self) -> tuple[tuple[str, str], ...]:
+        """Names that programs look for a compiler by -> the toolchain's command.
+
+        Empty where the distribution's own gcc, which has these names, compiles, or where Bazel downloads the compiler.
+        With a clang, gcc stays gcc: who asks for it by name hands it gcc's own flags.
+        """
+        if self.llvm:
+            return (("cc", self.compiler), ("c++", self.compiler.replace("clang", "clang++")))
+        if self.cc in {None, "gcc"}:
+            return ()
+        cxx = self.c_compiler.replace("gcc", "g++")
+        return (("cc", self.c_compiler), ("gcc", self.c_compiler), ("c++", cxx), ("g++", cxx))
+
+    @property
     def wants_future(self) -> bool:
         """Whether the Python module `future` is installed."""
         return self.python is not None and self.python.future in self.packages
@@ -138,6 +158,7 @@ def toolchain_for(variant: Variant, release: Release, settings: Settings, lock: 
     python = _python(variant, release, distribution, choice.python)
     packages = {
         *distribution.packages,
+        *build_packages(release, variant.flavour, distribution),
         c_compiler,
         c_compiler.replace("gcc", "g++"),
         *_python_packages(variant, release, distribution, python),

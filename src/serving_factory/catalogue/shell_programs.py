@@ -1,0 +1,146 @@
+"""Which programs a shell command calls. Pure: text in, words out; nothing is run, and no variable is known."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+__all__ = ["UNKNOWN", "shell_programs"]
+
+UNKNOWN = "\0"
+"""Stands in a text for what nobody knows before it runs."""
+
+_WORDS = """
+: . [ [[ ]] alias break cd command continue declare dirs echo eval exit export false getopts hash let local popd printf
+pushd pwd read readonly return set shift shopt source test times trap true type typeset ulimit umask unalias unset wait
+"""
+_BUILTINS = frozenset(_WORDS.split())
+_KEYWORDS = frozenset({"!", "{", "}", "do", "done", "elif", "else", "esac", "fi", "if", "in", "then", "until", "while"})
+_BEFORE_A_WORD = frozenset({"case", "for", "function", "select"})
+_CALLERS = frozenset({"builtin", "env", "exec", "nice", "nohup", "sudo", "xargs"})
+_SHELLS = frozenset({"bash", "dash", "sh"})
+
+# A quoted or plain piece of a word, an operator, a comment, or blanks. `$(` and backticks are looked into beforehand.
+_TOKEN = re.compile(
+    r"""(?P<blank>[ \t]+|\\\n)
+    |(?P<comment>(?<![^\s;&|()])\#[^\n]*)
+    |(?P<redirect>\d*(?:&>>?|>>|<<<|<>|>\||<&|>&|<|>))
+    |(?P<operator>&&|\|\||;;|[;&|()\n])
+    |(?P<single>'[^']*'?)
+    |(?P<double>"(?:\\.|[^"\\])*"?)
+    |(?P<plain>(?:\\.|[^\s;&|()<>'"\\])+|\\)""",
+    re.VERBOSE | re.DOTALL,
+)
+_HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1([^\n]*)\n.*?^\s*\2\s*$", re.DOTALL | re.MULTILINE)
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
+_FUNCTION = re.compile(r"^\s*(?:function\s+)?([A-Za-z_][\w-]*)\s*\(\)", re.MULTILINE)
+
+
+def shell_programs(text: str) -> tuple[str, ...]:
+    """Find the programs that a command line or a script names, in their order, each once.
+
+    The shell's own commands and the functions of the text are left out. A word that only the run decides is UNKNOWN, or
+    has UNKNOWN or a `$` in it.
+    """
+    own = set(_FUNCTION.findall(text))
+    return tuple(dict.fromkeys(word for word in _programs(text) if word not in own))
+
+
+def _programs(text: str) -> Iterator[str]:
+    text = _HEREDOC.sub(r"\3\n", text)
+    flat, inner = _substitutions(text)
+    for words in _commands(flat):
+        yield from _of_command(words)
+    for part in inner:
+        yield from _programs(part)
+
+
+def _substitutions(text: str) -> tuple[str, list[str]]:
+    """Take out what `$(...)` and backticks run: the text with UNKNOWN in its place, and each of them."""
+    kept: list[str] = []
+    inner: list[str] = []
+    at = 0
+    quoted = False
+    while at < len(text):
+        if text[at] == "\\":
+            kept.append(text[at : at + 2])
+            at += 2
+        elif text[at] == "'" and not quoted:
+            end = text.find("'", at + 1)
+            end = len(text) if end < 0 else end + 1
+            kept.append(text[at:end])
+            at = end
+        elif text.startswith("$((", at) or text.startswith("$(", at):
+            end = _closing(text, at + 1)
+            if not text.startswith("$((", at):
+                inner.append(text[at + 2 : end - 1])
+            kept.append(UNKNOWN)
+            at = end
+        elif text[at] == "`":
+            end = text.find("`", at + 1)
+            end = len(text) if end < 0 else end
+            inner.append(text[at + 1 : end])
+            kept.append(UNKNOWN)
+            at = end + 1
+        else:
+            quoted ^= text[at] == '"'
+            kept.append(text[at])
+            at += 1
+    return "".join(kept), inner
+
+
+def _closing(text: str, at: int) -> int:
+    """Give the place behind the parenthesis that closes the one at `at`."""
+    depth = 0
+    for place in range(at, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[place], 0)
+        if depth == 0:
+            return place + 1
+    return len(text)
+
+
+def _commands(text: str) -> Iterator[list[str]]:
+    """Split into simple commands, each a list of words without their quotes; redirections are left out."""
+    words: list[str] = []
+    word: str | None = None
+    skip = False
+    for token in _TOKEN.finditer(text):
+        kind, piece = token.lastgroup, token.group()
+        if kind in {"single", "double", "plain"}:
+            piece = piece.strip(piece[0]) if kind != "plain" else re.sub(r"\\(.)", r"\1", piece, flags=re.DOTALL)
+            word = (word or "") + piece
+            continue
+        if word is not None:
+            if not skip:
+                words.append(word)
+            word, skip = None, False
+        if kind == "redirect":
+            skip = True
+        elif kind == "operator":
+            yield words
+            words = []
+    if word is not None and not skip:
+        words.append(word)
+    yield words
+
+
+def _of_command(words: list[str]) -> Iterator[str]:
+    """The program of a simple command, and what that is told to run."""
+    rest = list(words)
+    while rest and (rest[0] in _KEYWORDS or _ASSIGNMENT.match(rest[0])):
+        rest.pop(0)
+    if not rest or rest[0] in _BEFORE_A_WORD or (len(rest) == 1 and rest[0].isdecimal()):
+        return
+    program, *arguments = rest
+    if program in _SHELLS and "-c" in arguments[:-1]:
+        yield program
+        yield from _programs(arguments[arguments.index("-c") + 1])
+    elif program in _CALLERS:
+        if program not in {"builtin", "exec"}:
+            yield program
+        yield from _of_command([word for word in arguments if not word.startswith("-")])
+    elif program not in _BUILTINS:
+        yield program
+        if program == "find":
+            starts = [index + 1 for index, word in enumerate(arguments) if word in {"-exec", "-execdir"}]
+            yield from (arguments[index] for index in starts if index < len(arguments))
