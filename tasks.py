@@ -209,34 +209,69 @@ def preflight(_c: Context, variants: Sequence[str] | None = None, matrix: str = 
     positional=["words"],
     iterable=["pinned"],
     help=_help(
+        "matrix",
         "json",
-        words="archive GIT_DIR REF...: what to do, a mirror, and its tags, branches or commits",
-        output="the folder to put the archives in: a distdir (default: this one)",
-        pinned="what it must be: REF=SHA256, FILE_NAME=SHA256, or the file of a preflight report; may be repeated",
-        repository="the repository's name at the code host (default: as the mirror's origin has it)",
-        zip_="make zip files instead of tar.gz",
+        words="what to do: archive GIT_DIR REF..., fill VARIANT..., override NAME, packages VARIANT...",
+        output="archive, override: the folder to put it in (default: this one; what the matrix file names)",
+        pinned="archive: what it must be: a preflight's report, REF=SHA256 or FILE_NAME=SHA256; may be repeated",
+        repository="archive: the repository's name at the code host (default: as the report or the mirror has it)",
+        zip_="archive: make zip files instead of tar.gz",
+        mirrors="fill: a folder that holds git repositories: clones or mirrors, of any owner",
+        archives="fill: a folder with archives from elsewhere; what fits by its sha256 is taken",
+        overrides="fill: make a folder for what a mirror has and cannot give byte for byte",
+        from_="override: the sources: an archive, or GIT_DIR or GIT_DIR#REF",
+        debian_source="override: the sources: a source package of this machine's distribution, NAME or NAME=VERSION",
+        variant="override: the variant whose sources declare the repository",
     ),
 )
 def vault(
     _c: Context,
     words: Sequence[str] | None = None,
-    output: str = ".",
+    matrix: str = "",
+    output: str = "",
     pinned: Sequence[str] | None = None,
     repository: str = "",
     zip_: bool = False,
+    mirrors: str = "",
+    archives: str = "",
+    overrides: bool = False,
+    from_: str = "",
+    debian_source: str = "",
+    variant: str = "",
     json: bool = False,
 ) -> None:
-    """Make a code host's archives out of a git mirror, and say whether they are the pinned ones.
+    """Fill what a build without a network needs: archives out of git mirrors, folders for repositories, packages.
+
+    archive makes a code host's archives and says whether they are the pinned ones. fill asks Bazel what is missing
+    and makes it, until nothing is missing. override makes the folder that takes a repository's place, as its rule
+    would have made it. packages downloads what toolchains install.
 
     Examples:
-        ./factory vault archive mirrors/abseil-cpp.git 9d0c5b7 --output distdir
-        ./factory vault archive mirrors/re2.git v2020-01 --pinned v2020-01=0123456789abcdef... --zip
-        ./factory vault archive mirrors/tensorflow.git 25c197e0 --pinned build/1.9.1-cpu-v1/preflight/report.json
+        ./factory vault packages 1.9.1-cpu-v1 --matrix closed/matrix.yaml
+        ./factory vault fill 1.9.1-cpu-v1 --mirrors mirrors --matrix closed/matrix.yaml
+        ./factory vault override zlib_archive --debian-source zlib --variant 1.9.1-cpu-v1 --matrix closed/matrix.yaml
+        ./factory vault override eigen_archive --from mirrors/eigen#3f3e5e3 --variant 1.9.1-cpu-v1
+        ./factory vault archive mirrors/abseil-cpp 9d0c5b7 --pinned build/1.9.1-cpu-v1/preflight/report.json
     """
     with errors():
+        from serving_factory.commands.vaulting import VaultOptions
         from serving_factory.commands.vaulting import vault as run_vault
 
-        run_vault(words or (), output=Path(output), pinned=pinned or (), repository=repository, as_zip=zip_, json=json)
+        options = VaultOptions(
+            asked=_asked(matrix),
+            output=output,
+            pinned=pinned or (),
+            repository=repository,
+            as_zip=zip_,
+            mirrors=mirrors,
+            archives=archives,
+            overrides=overrides,
+            source=from_,
+            debian_source=debian_source,
+            variant=variant,
+            json=json,
+        )
+        run_vault(words or (), options)
 
 
 @task(help=_help("matrix", check="change nothing; fail when a file is not what the data gives"))

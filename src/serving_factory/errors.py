@@ -41,6 +41,7 @@ __all__ = [
     "NotBuiltError",
     "NotLockedError",
     "OutOfMemoryError",
+    "OverrideError",
     "PackageError",
     "PinnedDiffersError",
     "RecipeError",
@@ -367,6 +368,12 @@ class MissingInputsError(FactoryError):
     """A preflight found that inputs of a build are missing."""
 
     exit_code = 62
+
+
+class OverrideError(FactoryError):
+    """A folder that takes an external repository's place cannot be made: sources, patch or BUILD file do not fit."""
+
+    exit_code = 63
 
 
 class LockFileError(FactoryError):

@@ -19,6 +19,9 @@
 #   cache         the sha256 of each archive that was in the repository cache before
 #   overrides     the names of the repositories that are overridden
 #   sources/      WORKSPACE and *.bzl of the source tree
+#   programs      the names of all programs on PATH
+#   genrules      every genrule that TARGET may need, as Bazel writes rules; only where the analysis found nothing missing
+#   genrules.log  what else was printed on the way to that
 set -euo pipefail
 export LC_ALL=C
 
@@ -58,6 +61,14 @@ query() {
     "${bazel[@]}" query --keep_going --output=build "$@" '//external:*'
 }
 
+# programs: what a command of a rule can call by its name.
+programs() {
+    local folder
+    tr ':' '\n' <<<"$PATH" | while read -r folder; do
+        find -L "$folder" -maxdepth 1 -type f -executable -printf '%f\n' 2>/dev/null || :
+    done | sort -u
+}
+
 mkdir -p "$folder/sources"
 names /cache/repository/content_addressable/sha256 >"$folder/cache"
 (cd /doors/distdir 2>/dev/null && find . -maxdepth 1 -type f -printf '%P\0' | sort -z | xargs -0 -r sha256sum) >"$folder/distdir" || :
@@ -77,5 +88,11 @@ if ! query "${repository[@]}" >"$folder/query.build" 2>"$folder/query.log"; then
         [[ $option == --distdir=* ]] || others+=("$option")
     done
     [[ -s $folder/query.build ]] || query "${others[@]}" >"$folder/query.build" 2>>"$folder/query.log" || :
+fi
+programs >"$folder/programs"
+if ((status == 0)); then
+    # A query knows no configuration, so it asks for what no build of this one needs, too: nothing is fetched for that.
+    "${bazel[@]}" query "${repository[@]}" --nofetch --keep_going --output=build "kind('genrule rule', deps(${build[-1]}))" \
+        >"$folder/genrules" 2>"$folder/genrules.log" || :
 fi
 cat "$folder/bazel.log"

@@ -19,7 +19,7 @@ from serving_factory.catalogue.data import read_yaml
 from serving_factory.catalogue.shell_programs import UNKNOWN, shell_programs
 from serving_factory.catalogue.starlark import parse_starlark
 
-__all__ = ["HostCall", "Uncovered", "genrule_programs", "host_calls", "uncovered"]
+__all__ = ["HostCall", "Uncovered", "genrule_programs", "host_calls", "package_of", "uncovered"]
 
 _FILES = re.compile(r"(?:BUILD(?:\..+)?|.+\.BUILD|.+\.bzl|WORKSPACE|.+\.BUILD\.(?:oss|tpl)|.+\.bzl\.(?:oss|tpl))$")
 _SHELL_KEYS = frozenset({"cmd", "cmd_bash"})
@@ -64,6 +64,11 @@ def uncovered(calls: Iterable[HostCall], packages: Container[str]) -> tuple[Unco
         packages: of the toolchain.
     """
     return tuple(Uncovered(call, why) for call in calls if (why := _lack(call.program, packages)))
+
+
+def package_of(program: str) -> str | None:
+    """Give the package of toolchains that brings a program: empty where every base has it, None where none is known."""
+    return _known().packages.get(program)
 
 
 def _lack(program: str, packages: Container[str]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from serving_factory.commands.shared import Asked, print_json, width, write
 from serving_factory.errors import CompileError, MissingInputsError, UsageError
 from serving_factory.line.job import Job, Site
-from serving_factory.line.lock import hold_lock
+from serving_factory.line.lock import hold_matrix_lock
 from serving_factory.line.place import build_folder
 from serving_factory.line.preflight import preflight_document, preflight_folder, run_preflight
 from serving_factory.recipes.recipe import recipes_for
@@ -41,7 +41,7 @@ def preflight(asked: Asked, variants: Sequence[str], *, json: bool) -> None:
         raise lacking[0].error
     folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
     jobs = [Job(recipe=recipe, site=Site(build=folder, models=asked.checkout.models)) for recipe in recipes]
-    with hold_lock(asked.checkout.build):
+    with hold_matrix_lock(folder):
         reports = [(job, run_preflight(job, _tell)) for job in jobs]
     documents = [preflight_document(job, report) for job, report in reports]
     if json:

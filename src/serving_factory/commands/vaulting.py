@@ -1,64 +1,200 @@
-"""`vault`: archives for Bazel's `--distdir`, out of git mirrors."""
+"""`vault`: fills what a build without a network needs: archives out of git mirrors, overrides, packages."""
 
 from __future__ import annotations
 
 import json as json_module
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from serving_factory.catalogue.releases import releases
-from serving_factory.commands.shared import print_json, width, write
-from serving_factory.engine.git import ArchiveFormat, origin_name
+from serving_factory.commands import vault_inputs
+from serving_factory.commands.shared import Asked, print_json, width, write
+from serving_factory.engine.git import ArchiveFormat, commit_of, git_folder
 from serving_factory.errors import PinnedDiffersError, UsageError
-from serving_factory.line.vault import Archive, archive_name, make_archive
+from serving_factory.line.vault.archives import Archive, archive_name, make_archive
+from serving_factory.line.vault.mirrors import Address, archive_address, mirror_names
 from serving_factory.ui.doors import archives_table
 from serving_factory.ui.text import count
 
-__all__ = ["vault"]
+__all__ = ["VaultOptions", "vault"]
 
 _PIN = re.compile(r"(?P<name>.+)=(?:sha256:)?(?P<sha256>[0-9a-f]{64})")
+_KNOWN = "it knows: vault archive GIT_DIR REF..., vault fill VARIANT..., vault override NAME, vault packages VARIANT..."
 
 
-def vault(
-    words: Sequence[str], *, output: Path, pinned: Sequence[str], repository: str, as_zip: bool, json: bool
-) -> None:
-    """Make archives, and say of each whether it is the pinned one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultOptions:
+    """What the options of `vault` say; those of one word are refused with another.
 
     Args:
-        words: `archive`, a git repository, and what of it.
-        output: the folder that gets the archives.
+        asked: the matrix.
+        output: the folder that gets archives, or the override; empty for the usual one.
         pinned: `NAME=SHA256`, or files of preflight reports.
-        repository: its name at the code host; empty for the name in the mirror's origin.
+        repository: its name at the code host; empty where the report or the mirror tells.
         as_zip: make zip files.
+        mirrors: a folder with git repositories.
+        archives: a folder with archives from elsewhere.
+        overrides: make folders for what a mirror has and cannot give byte for byte.
+        source: an archive, or a git repository with `#REF`.
+        debian_source: a source package of the distribution.
+        variant: the variant whose sources declare the repository.
         json: print JSON.
+    """
+
+    asked: Asked
+    output: str = ""
+    pinned: Sequence[str] = field(default=())
+    repository: str = ""
+    as_zip: bool = False
+    mirrors: str = ""
+    archives: str = ""
+    overrides: bool = False
+    source: str = ""
+    debian_source: str = ""
+    variant: str = ""
+    json: bool = False
+
+
+_OWN = {
+    "archive": {"output", "pinned", "repository", "as_zip"},
+    "fill": {"mirrors", "archives", "overrides"},
+    "override": {"output", "source", "debian_source", "variant"},
+    "packages": set[str](),
+}
+"""Which options belong to which word."""
+_SPELLED = {"as_zip": "zip", "debian_source": "debian-source", "source": "from"}
+
+
+def vault(words: Sequence[str], options: VaultOptions) -> None:
+    """Do what the words say.
 
     Raises:
-        UsageError: the words or the pins make no sense.
-        GitError: git fails, or there is no such ref.
-        PinnedDiffersError: an archive is not what is pinned; it was not kept.
+        UsageError: the words or the options make no sense.
+        FactoryError: of the kinds that the functions below name.
     """
     match words:
         case ["archive", mirror, *refs] if refs:
-            folder = Path(mirror)
+            _check_options("archive", options)
+            _archive(Path(mirror), refs, options)
+        case ["fill", *variants] if variants:
+            _check_options("fill", options)
+            vault_inputs.fill(
+                options.asked,
+                variants,
+                mirrors=options.mirrors,
+                archives=options.archives,
+                overrides=options.overrides,
+                json=options.json,
+            )
+        case ["override", name]:
+            _check_options("override", options)
+            vault_inputs.override(
+                options.asked,
+                name,
+                source=options.source,
+                debian_source=options.debian_source,
+                variant=options.variant,
+                output=options.output,
+                json=options.json,
+            )
+        case ["packages", *variants] if variants:
+            _check_options("packages", options)
+            vault_inputs.packages(options.asked, variants, json=options.json)
         case _:
             raise UsageError(
                 f"vault cannot do `{' '.join(words)}`" if words else "vault is not told what to do",
-                why="it knows: vault archive GIT_DIR REF...",
+                why=_KNOWN,
                 remedy="`./factory vault --help` shows examples",
             )
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder", remedy="name a git repository: a clone or a mirror")
-    repository = repository or origin_name(folder)
-    form = ArchiveFormat.ZIP if as_zip else ArchiveFormat.TAR_GZ
-    pins = {**_catalogue_pins(repository), **_given_pins(pinned, repository)}
-    made = [make_archive(folder, ref, repository=repository, form=form, output=output, pins=pins) for ref in refs]
-    if json:
+
+
+def _check_options(word: str, options: VaultOptions) -> None:
+    for name in sorted(set().union(*_OWN.values()) - _OWN[word]):
+        if getattr(options, name):
+            owner = next(other for other, own in _OWN.items() if name in own)
+            raise UsageError(
+                f"--{_SPELLED.get(name, name)} means nothing to `vault {word}`",
+                remedy=f"leave it out; `vault {owner}` takes it",
+            )
+
+
+# --- archive ----------------------------------------------------------------------------------------------------------
+
+
+def _archive(mirror: Path, refs: Sequence[str], options: VaultOptions) -> None:
+    """Make archives, and say of each whether it is the pinned one.
+
+    Raises:
+        GitError: git fails, there is no such ref, or the mirror lacks files of it.
+        PinnedDiffersError: an archive is not what is pinned; it was not kept.
+    """
+    place = git_folder(mirror)
+    if place is None:
+        raise UsageError(f"{mirror} is no git repository", remedy="name a clone or a mirror (`git clone --mirror URL`)")
+    wanted = [_wanted(place, ref, options) for ref in refs]
+    output = Path(options.output or ".")
+    made = [
+        make_archive(place, ref, repository=one.name, form=one.form, output=output, pinned=one.sha256)
+        for ref, one in zip(refs, wanted, strict=True)
+    ]
+    if options.json:
         print_json([_document(one) for one in made])
     else:
         write(archives_table([_document(one) for one in made], width=width()))
     _check(made)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """An archive as somebody wants it: its repository's name, its kind, and what it must be."""
+
+    name: str
+    form: ArchiveFormat
+    sha256: str | None
+
+
+def _wanted(mirror: Path, ref: str, options: VaultOptions) -> _Wanted:
+    """Tell what the archive of a ref must be: as a report says, or else the options, the mirror and the catalogue."""
+    form = ArchiveFormat.ZIP if options.as_zip else ArchiveFormat.TAR_GZ
+    pins, reported = _given(options.pinned)
+    if reported:
+        return _reported(mirror, ref, reported, options)
+    name = options.repository or mirror_names(mirror)[0]
+    given = next((pins[key] for key in (archive_name(ref, form), ref) if key in pins), None)
+    if pins and given is None:
+        raise UsageError(
+            f"--pinned says nothing of {ref}", remedy=f"name it so: --pinned {ref}=SHA256, or leave --pinned out"
+        )
+    return _Wanted(name=name, form=form, sha256=given or _catalogue_pins(name).get(archive_name(ref, form)))
+
+
+def _reported(mirror: Path, ref: str, reported: Sequence[tuple[Address, str | None]], options: VaultOptions) -> _Wanted:
+    """Find a ref among the archives that a preflight found missing, whose addresses tell the rest."""
+    commit = commit_of(mirror, ref)
+    fits = {
+        (address.name, address.form, sha256)
+        for address, sha256 in reported
+        if ref in {address.ref, archive_name(address.ref, address.form)} or (commit and address.ref == commit)
+    }
+    names = {options.repository} if options.repository else {name for name, _, _ in fits} & set(mirror_names(mirror))
+    narrowed = [fit for fit in fits if fit[0] in names] or list(fits)
+    if len(narrowed) != 1:
+        raise UsageError(
+            f"the report asks for no archive of {ref}" if not narrowed else f"the report asks for several of {ref}",
+            why="\n".join(sorted(f"{address.name} {address.ref}" for address, _ in reported)),
+            remedy="name one of these refs; or its repository, with --repository",
+        )
+    name, form, sha256 = narrowed[0]
+    if options.repository and options.repository != name:
+        raise UsageError(
+            f"--repository {options.repository} is not what the report says of {ref}: {name}",
+            remedy="leave --repository out; the archive is named as the report's address has it",
+        )
+    if options.as_zip and form is not ArchiveFormat.ZIP:
+        raise UsageError(f"--zip is not what the report says of {ref}: {form}", remedy="leave --zip out")
+    return _Wanted(name=name, form=form, sha256=sha256)
 
 
 def _catalogue_pins(repository: str) -> Mapping[str, str]:
@@ -72,25 +208,27 @@ def _catalogue_pins(repository: str) -> Mapping[str, str]:
     }
 
 
-def _given_pins(pinned: Sequence[str], repository: str) -> Mapping[str, str]:
+def _given(pinned: Sequence[str]) -> tuple[Mapping[str, str], Sequence[tuple[Address, str | None]]]:
+    """Split what --pinned says: names with their sha256, and what reports ask for."""
     pins: dict[str, str] = {}
+    reported: list[tuple[Address, str | None]] = []
     for given in pinned:
         if match := _PIN.fullmatch(given):
             pins[match["name"]] = match["sha256"]
         else:
-            pins |= _reported_pins(Path(given), repository)
-    return pins
+            reported += _read_report(Path(given))
+    return pins, reported
 
 
-def _reported_pins(file: Path, repository: str) -> Mapping[str, str]:
-    """The archives of this repository that a preflight found missing."""
+def _read_report(file: Path) -> Sequence[tuple[Address, str | None]]:
+    """The archives made out of git that a preflight found missing, with what they must be."""
     try:
         missing = json_module.loads(file.read_text(encoding="utf-8"))["missing"]
-        return {
-            one["file"]: one["sha256"]
+        return [
+            (address, one["sha256"])
             for one in missing
-            if one["sha256"] and any(f"/{repository}/" in url for url in one["urls"])
-        }
+            if (address := next(filter(None, map(archive_address, one["urls"])), None))
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"--pinned {file}: neither NAME=SHA256 nor a report of preflight",

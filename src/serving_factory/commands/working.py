@@ -22,7 +22,7 @@ from serving_factory.line.forecast import NOTHING_TO_DO, Outlook
 from serving_factory.line.history.outlook import outlook_of
 from serving_factory.line.history.recorder import Recorder
 from serving_factory.line.job import Job, Site, Stage
-from serving_factory.line.lock import hold_lock
+from serving_factory.line.lock import hold_lock, hold_matrix_lock
 from serving_factory.line.plan import candidates
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.line.schedule import Limits, Schedule, one_by_one, schedule
@@ -80,8 +80,9 @@ def demo(checkout: Checkout, *, registry: str, json: bool) -> None:
 
 def clean(asked: Asked, *, images: bool, caches: bool) -> None:
     """Remove what builds of the matrix left."""
-    with hold_lock(asked.checkout.build):
-        for line in clean_site(site_of(asked), images=images, caches=caches):
+    site = site_of(asked)
+    with hold_lock(asked.checkout.build), hold_matrix_lock(site.build):
+        for line in clean_site(site, images=images, caches=caches):
             write(f"{line}\n")
 
 
@@ -136,7 +137,7 @@ def _run(
     _check_push(recipes, stages, registry)
     site = site_of(asked, registry)
     jobs = [Job(recipe=recipe, site=site) for recipe in recipes]
-    with hold_lock(asked.checkout.build):
+    with hold_lock(asked.checkout.build), hold_matrix_lock(site.build):
         if SMOKE in stages:
             with suppress(EngineUnavailableError):  # the stage that needs the engine tells of it
                 site.strays  # noqa: B018 - looking removes them

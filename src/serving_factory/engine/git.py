@@ -1,4 +1,4 @@
-"""Git, as far as the vault needs it: what a name stands for in a mirror, and archives of it."""
+"""Git, as far as the vault needs it: which folders are repositories, what a name stands for in one, archives of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from serving_factory.engine import process
 from serving_factory.errors import GitError
 
-__all__ = ["ArchiveFormat", "commit_of", "origin_name", "write_archive"]
+__all__ = ["ArchiveFormat", "commit_of", "git_folder", "missing_files", "origin_name", "write_archive"]
 
 # What a user's own settings could change in an archive's bytes, as git has it by itself.
 _PLAIN = ("tar.umask=0002", "core.autocrlf=false", "core.eol=lf", f"core.attributesFile={os.devnull}")
@@ -37,14 +37,38 @@ def commit_of(repository: Path, ref: str) -> str | None:
     return lines[-1] if code == 0 and lines else None
 
 
+def git_folder(folder: Path) -> Path | None:
+    """Give the git directory that a folder is or has, bare or not; None where it is no repository. Runs nothing."""
+    for place in (folder, folder / ".git"):
+        if (place / "HEAD").is_file() and (place / "objects").is_dir():
+            return place
+    return None
+
+
 def origin_name(repository: Path) -> str:
-    """Give the name of the repository that a mirror is of: of its origin, else of its folder; without `.git`."""
+    """Give the name of the repository that a mirror's origin is, without `.git`; empty where it has no origin."""
     _, lines = _run(repository, ["config", "--get", "remote.origin.url"])
-    where = lines[-1] if lines else str(repository.resolve())
+    where = lines[-1] if lines else ""
     return where.rstrip("/").removesuffix("/.git").removesuffix(".git").replace(":", "/").rpartition("/")[2]
 
 
-def write_archive(repository: Path, commit: str, *, prefix: str, form: ArchiveFormat, file: Path) -> None:
+def missing_files(repository: Path, commit: str) -> tuple[str, ...]:
+    """Name the files of a commit whose content the repository lacks, as of a mirror without large files; sorted.
+
+    Raises:
+        GitError: git fails.
+    """
+    listed = _git(repository, "rev-list", "--objects", "--no-object-names", "--missing=print", f"{commit}^{{tree}}")
+    gone = {line.removeprefix("?") for line in listed if line.startswith("?")}
+    if not gone:
+        return ()
+    files = (line.split(None, 3) for line in _git(repository, "-c", "core.quotePath=off", "ls-tree", "-r", commit))
+    return tuple(sorted(name for _, _, blob, name in files if blob in gone))
+
+
+def write_archive(
+    repository: Path, commit: str, *, prefix: str, form: ArchiveFormat, file: Path, without: Sequence[str] = ()
+) -> None:
     """Write the archive of a commit, as a code host makes it.
 
     tar.gz: compressed by `gzip -cn`; git's own compressor, its default since 2.38, gives other bytes. zip: it holds
@@ -56,6 +80,7 @@ def write_archive(repository: Path, commit: str, *, prefix: str, form: ArchiveFo
         prefix: the folder that everything in the archive is in, ending in `/`.
         form: which kind of archive.
         file: where to.
+        without: files that are left out.
 
     Raises:
         GitError: git or gzip is missing, or git refuses.
@@ -65,6 +90,7 @@ def write_archive(repository: Path, commit: str, *, prefix: str, form: ArchiveFo
         env["TZ"] = _zone()
     settings = [word for setting in (*_PLAIN, _GZIP) for word in ("-c", setting)]
     arguments = ["archive", f"--format={form}", f"--prefix={prefix}", f"--output={file}", commit]
+    arguments += ["--", ".", *(f":(exclude,literal,top){name}" for name in without)] if without else []
     _git(repository, *settings, *arguments, env=env)
 
 

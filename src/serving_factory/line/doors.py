@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from serving_factory.errors import RecipeError
+from serving_factory.matrix.network_rules import has_index
 from serving_factory.recipes.doors import Doors
 
 __all__ = ["secret_files", "secrets_of", "stage_doors"]
@@ -19,7 +21,15 @@ def stage_doors(doors: Doors, staged: Path) -> None:
     Args:
         doors: the doors.
         staged: the folder below which each context gets one of its name; what was there goes.
+
+    Raises:
+        RecipeError: the folder of packages is still to be filled.
     """
+    if doors.apt and not has_index(doors.apt):
+        raise RecipeError(
+            f"there are no packages in {doors.apt}",
+            remedy="`./factory vault packages VARIANT` fills it, on a machine that reaches a mirror",
+        )
     shutil.rmtree(staged, ignore_errors=True)
     if doors.bazel:
         _link(doors.bazel, staged / "bazel" / "bazel")

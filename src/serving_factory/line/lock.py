@@ -1,4 +1,4 @@
-"""One factory at a time in one checkout.
+"""One build at a time in a checkout, and one factory at a time for a matrix file.
 
 What excludes is the kernel's lock on the file (flock), which is dropped with its holder, however that died, and which
 no child inherits (PEP 446). The file says who that is: by number, boot and start time, as numbers are used again. A
@@ -21,7 +21,7 @@ from typing import Self
 
 from serving_factory.errors import LockedError
 
-__all__ = ["hold_lock"]
+__all__ = ["hold_lock", "hold_matrix_lock"]
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _ENDED = {"Z", "X"}
@@ -87,13 +87,36 @@ def _started(pid: int) -> int | None:
 
 @contextmanager
 def hold_lock(build: Path) -> Iterator[None]:
-    """Hold the checkout's lock.
+    """Hold the checkout's lock, as everything does that compiles or takes away.
+
+    Args:
+        build: the checkout's build folder.
 
     Raises:
         LockedError: another process holds it; the message says which, and since when.
     """
-    build.mkdir(parents=True, exist_ok=True)
-    with (build / ".lock").open("a+", encoding="utf-8") as file:
+    with _held(build / ".lock", "in this checkout"):
+        yield
+
+
+@contextmanager
+def hold_matrix_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of one matrix file, so that another one's inputs can be filled during hours of compiling.
+
+    Args:
+        folder: where the matrix file's variants lie.
+
+    Raises:
+        LockedError: another process holds it; the message says which, and since when.
+    """
+    with _held(folder / ".matrix.lock", "with this matrix file"):
+        yield
+
+
+@contextmanager
+def _held(place: Path, where: str) -> Iterator[None]:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             free = True
@@ -104,7 +127,7 @@ def hold_lock(build: Path) -> Iterator[None]:
         if holder and not holder.lives():
             holder = None
         if holder or not free:
-            raise _refused(holder)
+            raise _refused(holder, where)
         file.truncate(0)
         file.write(json.dumps(asdict(_Holder.this_process())))
         file.flush()
@@ -114,9 +137,9 @@ def hold_lock(build: Path) -> Iterator[None]:
             file.truncate(0)
 
 
-def _refused(holder: _Holder | None) -> LockedError:
+def _refused(holder: _Holder | None, where: str) -> LockedError:
     return LockedError(
-        "another factory works in this checkout",
+        f"another factory works {where}",
         why=f"process {holder.pid} has held the lock since {holder.since}: {holder.command}"
         if holder
         else "which process that is cannot be seen from here: it has just begun, or runs in another container",

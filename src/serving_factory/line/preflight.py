@@ -8,11 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from serving_factory.engine.buildx import BuildFailed, Step, build
 from serving_factory.line.job import Job
 from serving_factory.line.preflight_report import Report, read_report
 from serving_factory.line.records import write_atomically
-from serving_factory.line.stages.compile import build_error, devel_request, step_title
+from serving_factory.line.stages.compile import build_error, devel_request, logged_build
 
 __all__ = ["preflight_document", "preflight_folder", "run_preflight"]
 
@@ -33,21 +32,11 @@ def run_preflight(job: Job, tell: Callable[[str], None]) -> Report:
         FactoryError: it did not come so far as to ask Bazel; of the same kind as if it were being built.
     """
 
-    def on_step(step: Step) -> None:
-        if step.kind == "started":
-            tell(step_title(step.name))
-
     folder, log = preflight_folder(job), job.folder / "logs" / "preflight.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with devel_request(job, target="preflight", output=folder) as request, log.open("w", encoding="utf-8") as stream:
+    with devel_request(job, target="preflight", output=folder) as request:
         # Without a new value the engine would give the answer of the last time.
         asked = replace(request, build_args=(*request.build_args, ("PREFLIGHT", uuid.uuid4().hex)))
-        try:
-            build(asked, on_step=on_step, log=stream)
-        except BuildFailed as failed:
-            stream.flush()
-            tell(f"Bazel could not be asked; the whole log is {log}")
-            raise build_error(job, failed, log) from None
+        logged_build(asked, log, tell=tell, error=lambda failed: build_error(job, failed, log))
     report = read_report(folder)
     document = preflight_document(job, report)
     write_atomically(folder / "report.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
@@ -56,4 +45,7 @@ def run_preflight(job: Job, tell: Callable[[str], None]) -> Report:
 
 def preflight_document(job: Job, report: Report) -> dict[str, object]:
     """The report for machines."""
-    return {"variant": job.recipe.variant.id, **asdict(report)}
+    document = {"variant": job.recipe.variant.id, **asdict(report)}
+    for declared in document["unseen"]:
+        del declared["attributes"]
+    return document

@@ -10,7 +10,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Declared", "Found", "Missing", "Report", "declared_repositories", "read_report"]
+from serving_factory.catalogue.host_programs import genrule_programs, package_of
+from serving_factory.catalogue.starlark import parse_starlark
+
+__all__ = [
+    "Declared",
+    "Found",
+    "Missing",
+    "MissingProgram",
+    "Report",
+    "declared_by_name",
+    "declared_repositories",
+    "read_report",
+]
 
 _FAILED = re.compile(r"no such package '@+(?P<name>[^/']+)//[^']*': (?P<reason>.*?)(?: and referenced by '.*)?$")
 _DOWNLOAD = re.compile(r"Error downloading \[(?P<urls>[^\]]*)\] to \S*/(?P<file>[^/\s]+): (?P<reason>.*)")
@@ -31,12 +43,14 @@ class Declared:
         rule: the rule, such as `http_archive`.
         urls: where the rule looks, as far as it says so in plain words.
         sha256: of its archive, 64 hex digits; None where nothing is said.
+        attributes: all that the rule says in plain words, by the attribute's name.
     """
 
     name: str
     rule: str
     urls: tuple[str, ...] = ()
     sha256: str | None = None
+    attributes: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +90,27 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MissingProgram:
+    """A program of the host that a rule of the build calls and the toolchain lacks.
+
+    Args:
+        name: the program.
+        rules: names of the rules that call it.
+        package: of the toolchain's packages, the one that would bring it; empty where that is not known.
+    """
+
+    name: str
+    rules: tuple[str, ...]
+    package: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """What a preflight found.
 
     Args:
         missing: what the build needs and cannot get.
+        programs: programs that its rules call and the toolchain lacks; seen only once nothing else is missing.
         found: what it needs and has.
         unseen: what is declared, would have to be downloaded, and was not looked at: it may or may not be needed.
         stopped: whether these kept Bazel from looking at what the targets need at all.
@@ -89,6 +119,7 @@ class Report:
     """
 
     missing: tuple[Missing, ...]
+    programs: tuple[MissingProgram, ...] = ()
     found: tuple[Found, ...]
     unseen: tuple[Declared, ...]
     stopped: bool
@@ -101,7 +132,7 @@ def read_report(folder: Path) -> Report:
     log, query_log = _lines(folder / "bazel.log"), _lines(folder / "query.log")
     distdir = {name: sha256 for sha256, name in (line.split("  ", 1) for line in _lines(folder / "distdir"))}
     query = "\n".join(_lines(folder / "query.build"))
-    declared = _by_name(declared_repositories(query)) or _declared_in_sources(folder / "sources")
+    declared = declared_by_name(folder)
     missing = _missing([*log, *query_log], declared, distdir)
     gone = {one.name for one in missing}
     external = [line.partition(" -> ")[0] for line in _lines(folder / "external")]
@@ -115,6 +146,7 @@ def read_report(folder: Path) -> Report:
     failed = _lines(folder / "bazel.exit") != ["0"]
     return Report(
         missing=missing,
+        programs=() if missing else tuple(_missing_programs(folder)),
         found=found,
         unseen=tuple(
             one
@@ -127,12 +159,18 @@ def read_report(folder: Path) -> Report:
     )
 
 
+def declared_by_name(folder: Path) -> Mapping[str, Declared]:
+    """Give what the sources declare, by name: as Bazel told a preflight, or else as their files say in plain words."""
+    query = "\n".join(_lines(folder / "query.build"))
+    return _by_name(declared_repositories(query)) or _declared_in_sources(folder / "sources")
+
+
 def declared_repositories(text: str) -> Iterator[Declared]:
     """Find the repositories that a text declares: what `bazel query --output=build` prints, WORKSPACE, or a .bzl file.
 
     Starlark's syntax is Python's, so Python reads it; what is not said in plain words is passed over.
     """
-    for block in _blocks(text):
+    for block in parse_starlark(text):
         for node in ast.walk(block):
             if isinstance(node, ast.Call):
                 values = {one.arg: _literal(one.value) for one in node.keywords if one.arg}
@@ -143,6 +181,7 @@ def declared_repositories(text: str) -> Iterator[Declared]:
                         rule=ast.unparse(node.func),
                         urls=_urls(values),
                         sha256=_sha256(values),
+                        attributes={key: value for key, value in values.items() if value is not None},
                     )
 
 
@@ -150,16 +189,6 @@ def _declared_in_sources(folder: Path) -> dict[str, Declared]:
     """What the source tree's files say where Bazel cannot read WORKSPACE: also what nothing loads."""
     texts = ("\n".join(_lines(path)) for path in sorted(folder.rglob("*")) if path.is_file())
     return _by_name(one for text in texts for one in declared_repositories(text))
-
-
-def _blocks(text: str) -> Iterator[ast.Module]:
-    """The text as a whole; where Python cannot read that, those of its top-level calls that it can."""
-    try:
-        yield ast.parse(text)
-    except (SyntaxError, ValueError):
-        for part in re.split(r"(?m)(?<=^\))$", text):
-            with suppress(SyntaxError, ValueError):
-                yield ast.parse(part)
 
 
 def _literal(node: ast.expr) -> object:
@@ -219,6 +248,13 @@ def _one_missing(name: str, reasons: Sequence[str], declared: Declared | None, d
         problem = f"the distdir's file of that name has sha256 {distdir[file]}"
     rule = declared.rule if declared else ""
     return Missing(name=name, rule=rule, file=file, urls=urls, sha256=sha256, problem=problem)
+
+
+def _missing_programs(folder: Path) -> Iterator[MissingProgram]:
+    there = set(_lines(folder / "programs"))
+    for name, rules in genrule_programs("\n".join(_lines(folder / "genrules"))).items():
+        if there and name not in there:
+            yield MissingProgram(name=name, rules=rules, package=package_of(name) or "")
 
 
 def _found(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import Flavour
 from serving_factory.matrix.remote_model import RemoteSection
-from serving_factory.matrix.shapes import Many, Section, Table, Text, Truth, Whole, key
+from serving_factory.matrix.shapes import Many, Section, Table, Text, TextOr, Truth, Whole, key
 from serving_factory.matrix.templates import ALIAS_WORDS, TAG_WORDS, template_rule
 from serving_factory.matrix.variant import Platform
 from serving_factory.matrix.words import (
@@ -160,9 +160,10 @@ class BazelSection:
     distdir: str | None = key(
         FOLDER, "A folder of archives: what is there, by file name and checksum, is not downloaded.", default=None
     )
-    overrides: Mapping[str, str] = key(
-        Table(BAZEL_REPOSITORY, FOLDER),
-        "External repository → the folder that takes its place (--override_repository).",
+    overrides: Mapping[str, str] | str = key(
+        TextOr(FOLDER, Table(BAZEL_REPOSITORY, FOLDER)),
+        "External repository → the folder that takes its place (--override_repository); or one folder with a folder for "
+        "each, of the repository's name.",
         default_factory=dict,
     )
     options: tuple[str, ...] = key(

@@ -11,7 +11,7 @@ from serving_factory.matrix.model import MatrixFile
 from serving_factory.matrix.problems import Finding, KeyPath, without_password
 from serving_factory.matrix.settings import Network, network_of
 
-__all__ = ["network_findings"]
+__all__ = ["has_index", "network_findings"]
 
 _APT: KeyPath = ("network", "apt")
 _INDEXES = ("Packages", "Packages.gz", "Packages.xz")
@@ -44,6 +44,11 @@ def network_findings(model: MatrixFile, folder: Path, broken: Broken) -> Iterato
     yield from _patch_findings(patches, folder)
 
 
+def has_index(folder: Path) -> bool:
+    """Whether a folder has an index of the packages in it."""
+    return any((folder / name).is_file() for name in _INDEXES)
+
+
 def _apt_findings(network: Network) -> Iterator[Finding]:
     unknown = [word for word in re.findall(r"\{[^{}]*\}", network.apt_mirror or "") if word not in _PLACEHOLDERS]
     if unknown:
@@ -66,10 +71,11 @@ def _apt_findings(network: Network) -> Iterator[Finding]:
             remedy=f"Name one at mirror, such as https://snapshot.example.com/{{archive}}/{_SNAPSHOT}.",
         )
     folder = network.apt_folder
-    if folder and folder.is_dir() and not any((folder / name).is_file() for name in _INDEXES):
+    # An empty one is still to be filled; the stages that install from it tell so.
+    if folder and folder.is_dir() and any(folder.glob("*.deb")) and not has_index(folder):
         yield Finding(
             path=(*_APT, "mirror"),
-            rule=f"{folder} has no index, {_INDEXES[0]}",
+            rule=f"{folder} has packages and no index, {_INDEXES[0]}",
             remedy="Make it in that folder: dpkg-scanpackages . > Packages",
         )
 

@@ -93,6 +93,7 @@ class BazelChoice:
         binary: the file with the binary; None where it is downloaded.
         distdir: a folder of archives.
         overrides: external repository -> the folder that takes its place.
+        overrides_folder: the folder that all of these are in, where the matrix names that.
         options: of `bazel build`.
         startup_options: those before `build`.
         remote: a cache, or builders, that other machines share.
@@ -103,6 +104,7 @@ class BazelChoice:
     binary: Path | None = None
     distdir: Path | None = None
     overrides: Mapping[str, Path] = field(default_factory=dict)
+    overrides_folder: Path | None = None
     options: tuple[str, ...] = ()
     startup_options: tuple[str, ...] = ()
     remote: Remote = field(default_factory=Remote)
@@ -236,7 +238,8 @@ def _settings(section: PerReleaseSection, folder: Path) -> Settings:
             package=bazel.package,
             binary=_path(folder, bazel.binary),
             distdir=_path(folder, bazel.distdir),
-            overrides={name: (folder / path).resolve() for name, path in sorted(bazel.overrides.items())},
+            overrides=_overrides(bazel.overrides, folder),
+            overrides_folder=_path(folder, bazel.overrides) if isinstance(bazel.overrides, str) else None,
             options=bazel.options,
             startup_options=bazel.startup_options,
             remote=_remote(bazel.remote, folder),
@@ -244,6 +247,15 @@ def _settings(section: PerReleaseSection, folder: Path) -> Settings:
         source=_path(folder, section.source),
         patches=tuple((folder / path).resolve() for path in section.patches),
     )
+
+
+def _overrides(given: Mapping[str, str] | str, folder: Path) -> Mapping[str, Path]:
+    """The folders that take repositories' places: as named one by one, or all that are in one folder."""
+    if not isinstance(given, str):
+        return {name: (folder / path).resolve() for name, path in sorted(given.items())}
+    place = (folder / given).resolve()
+    found = sorted(place.iterdir()) if place.is_dir() else ()
+    return {path.name: path for path in found if path.is_dir() and not path.name.startswith(".")}
 
 
 def network_of(section: NetworkSection, folder: Path) -> Network:
@@ -311,8 +323,11 @@ def unused_findings(model: MatrixFile, broken: Broken) -> Iterator[Finding]:
 def _of_section(path: KeyPath, bazel: BazelSection, patches: tuple[str, ...], folder: Path) -> Iterator[Finding]:
     yield from _missing((*path, "bazel", "binary"), _path(folder, bazel.binary), is_file=True)
     yield from _missing((*path, "bazel", "distdir"), _path(folder, bazel.distdir))
-    for name, place in bazel.overrides.items():
-        yield from _missing((*path, "bazel", "overrides", name), _path(folder, place))
+    if isinstance(bazel.overrides, str):
+        yield from _missing((*path, "bazel", "overrides"), _path(folder, bazel.overrides))
+    else:
+        for name, place in bazel.overrides.items():
+            yield from _missing((*path, "bazel", "overrides", name), _path(folder, place))
     for index, place in enumerate(patches):
         yield from _missing((*path, "patches", index), _path(folder, place))
     yield from _of_remote((*path, "bazel", "remote"), bazel.remote, folder)

@@ -23,6 +23,7 @@ __all__ = [
     "Shape",
     "Table",
     "Text",
+    "TextOr",
     "Truth",
     "TruthOr",
     "Whole",
@@ -267,6 +268,20 @@ class Table:
             **least,
             "maxProperties": self.most,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class TextOr:
+    """A text, or something else."""
+
+    text: Text
+    other: Shape
+
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> Any:  # noqa: ANN401
+        return (self.text if isinstance(value, str) else self.other).read(value, path, notes)
+
+    def schema(self) -> JsonSchema:
+        return {"anyOf": [self.text.schema(), self.other.schema()]}
 
 
 @dataclass(frozen=True, slots=True)

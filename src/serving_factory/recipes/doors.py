@@ -28,6 +28,7 @@ class Doors:
         bazel: the file with the Bazel binary.
         distdir: a folder of archives that Bazel does not download.
         overrides: external repositories, and the folders that take their places; sorted.
+        overrides_folder: the folder that all of these are in, where the matrix names that.
         patches: folders of patches, in order.
         apt: a folder with a flat apt repository.
         certificates: a PEM file with certificates to trust.
@@ -42,6 +43,7 @@ class Doors:
     bazel: Path | None
     distdir: Path | None
     overrides: tuple[tuple[str, Path], ...]
+    overrides_folder: Path | None
     patches: tuple[Path, ...]
     apt: Path | None
     certificates: Path | None
@@ -96,6 +98,7 @@ def doors_for(settings: Settings, network: Network, *, bazel: str) -> Doors:
         bazel=choice.binary,
         distdir=choice.distdir,
         overrides=tuple(sorted(choice.overrides.items())),
+        overrides_folder=choice.overrides_folder,
         patches=settings.patches,
         apt=network.apt_folder,
         certificates=network.ca_certificates,

@@ -8,8 +8,9 @@ from typing import Any
 from serving_factory.ui.layout import Column, table
 from serving_factory.ui.text import clean, size
 
-__all__ = ["archives_table", "preflight_page"]
+__all__ = ["archives_table", "filled_page", "override_page", "packages_page", "preflight_page"]
 
+_SHOWN = 8
 _MATCHES = {None: "nothing pins it", True: "as pinned", False: "NOT AS PINNED"}
 
 
@@ -48,10 +49,71 @@ def preflight_page(document: Mapping[str, Any], *, width: int | None = None) -> 
         lines.append("What these need themselves cannot be seen yet.")
     if missing and unseen:
         lines.append(f"WORKSPACE declares {len(unseen)} more that may or may not be needed; --json lists them.")
+    lines += _programs(document["programs"])
     lines += [clean(error) for error in document["errors"]]
-    if not document["failed"]:
+    if not document["failed"] and not document["programs"]:
         lines.append("Nothing is missing.")
     return "\n".join(lines) + "\n"
+
+
+def _programs(missing: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Programs of the host that rules call and the toolchain lacks, a line each."""
+    return [
+        f"The toolchain lacks {clean(one['name'])}"
+        + (f" (package {one['package']})" if one["package"] else "")
+        + f", which {clean(', '.join(one['rules'][:3]))} calls"
+        for one in missing
+    ]
+
+
+def filled_page(document: Mapping[str, Any], *, width: int | None = None) -> str:
+    """What `vault fill` did for a variant: what came, in numbers; of each input that is left why, and what to do."""
+    made, left = document["made"], document["left"]
+    results = [one["result"] for one in made]
+    told = [f"{results.count(word)} {word}" for word in ("made", "copied", "overridden") if word in results]
+    rounds = "1 round" if document["rounds"] == 1 else f"{document['rounds']} rounds"
+    lines = [f"{clean(document['variant'])}: {', '.join(told) or 'nothing made'} in {rounds}, {len(left)} left"]
+    lines += [
+        f"  {clean(one['name'])} from {clean(one['source'])}: {clean(one['note'])}" for one in made if one["note"]
+    ]
+    if left:
+        rows = [(one["name"], one["file"], one["why"]) for one in left]
+        lines += ["", table([Column("left"), Column("file"), Column("why")], rows, width=width), "Next, for each:"]
+        lines += [f"  {clean(one['name'])}: {clean(one['next_step'])}" for one in left]
+    elif not document["errors"]:
+        lines.append("Nothing is missing.")
+    return "\n".join(lines) + "\n"
+
+
+def override_page(document: Mapping[str, Any]) -> str:
+    """What `vault override` made, what of the rule it followed, and what is not there."""
+    lines = [f"{clean(document['name'])}: {clean(document['folder'])}"]
+    lines += [f"  followed {name}: {clean(effect)}" for name, effect in document["followed"]]
+    lines += [f"  NOT followed {name}: {clean(why)}" for name, why in document["not_followed"]]
+    if document["left_out"]:
+        lines.append(f"  left out, for the mirror lacks them: {clean(_some(document['left_out']))}")
+    if document["absent"]:
+        lines += [
+            f"  the BUILD file names files that these sources lack: {clean(_some(document['absent']))}",
+            "  Files that are generated for a release (by ./configure, for one) are in its archive, not in git.",
+        ]
+    if not document["in_matrix"]:
+        lines.append(f"Add to the matrix file: bazel: {{overrides: {{{document['name']}: {document['folder']}}}}}")
+    return "\n".join(lines) + "\n"
+
+
+def packages_page(document: Mapping[str, Any]) -> str:
+    """What `vault packages` brought, in a line."""
+    wheel = f"; {clean(document['wheel'])}" if document["wheel"] else ""
+    return (
+        f"{clean(document['variant'])}: {document['packages']} packages in {clean(document['folder'])}, "
+        f"{size(document['bytes'])}, {document['new']} of them new{wheel}\n"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
 def _there(found: Sequence[Mapping[str, Any]]) -> str:

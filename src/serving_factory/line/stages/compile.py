@@ -11,6 +11,7 @@ from textwrap import shorten
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step, build
+from serving_factory.engine.cancel import Cancel
 from serving_factory.errors import CompileError, FactoryError, FetchError
 from serving_factory.line.bazel_events import progress
 from serving_factory.line.bazel_run import BazelSteps, run_facts
@@ -26,7 +27,16 @@ from serving_factory.line.run_options import bazelrc, dockerfile_here
 from serving_factory.line.stages.attempts import with_second_chances
 from serving_factory.recipes.keys import key_of
 
-__all__ = ["BINARY", "COMPILE", "build_error", "build_image", "devel_request", "step_title", "write_context"]
+__all__ = [
+    "BINARY",
+    "COMPILE",
+    "build_error",
+    "build_image",
+    "devel_request",
+    "logged_build",
+    "step_title",
+    "write_context",
+]
 
 BINARY = "tensorflow_model_server"
 
@@ -167,23 +177,46 @@ def build_image(
     see: Callable[[Step], None] = lambda _step: None,
 ) -> BuildResult:
     """Run one buildx build of a stage: its log goes to the stage's file, its progress to `tell`, each step to `see`."""
+    log = job.log(stage)
+    put_aside(log)
+    return logged_build(request, log, tell=tell, error=lambda failed: error(job, failed), see=see, cancel=job.cancel)
+
+
+def logged_build(
+    request: BuildRequest,
+    log: Path,
+    *,
+    tell: Tell,
+    error: Callable[[BuildFailed], FactoryError],
+    see: Callable[[Step], None] = lambda _step: None,
+    cancel: Cancel | None = None,
+) -> BuildResult:
+    """Run one buildx build.
+
+    Args:
+        request: what to build.
+        log: the file that gets its whole output.
+        tell: is told of steps that start, and of Bazel's actions.
+        error: says what a failure means, once the log is whole.
+        see: is given each step.
+        cancel: stops the build when asked.
+    """
 
     def on_step(step: Step) -> None:
         see(step)
         if step.kind == "log":
             if action := progress(step.text):
                 tell(action)
-        elif step.kind == "started":
+        elif step.kind == "started" and not step.name.startswith("[internal]"):
             tell(step_title(step.name))
 
-    log = job.log(stage)
     log.parent.mkdir(parents=True, exist_ok=True)
-    put_aside(log)
     with log.open("w", encoding="utf-8") as stream:
         try:
-            return build(request, on_step=on_step, log=stream, cancel=job.cancel)
+            return build(request, on_step=on_step, log=stream, cancel=cancel)
         except BuildFailed as failed:
-            raise error(job, failed) from None
+            stream.flush()
+            raise error(failed) from None
 
 
 COMPILE = Stage(name=StageName.COMPILE, key=_key, run=_run, intact=_intact)

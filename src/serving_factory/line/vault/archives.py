@@ -1,18 +1,19 @@
-"""The vault: archives that a code host would serve, made out of a git mirror, for Bazel's `--distdir`."""
+"""Archives that a code host would serve, made out of a git mirror, for Bazel's `--distdir`."""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving_factory.engine.git import ArchiveFormat, commit_of, write_archive
+from serving_factory.engine.git import ArchiveFormat, commit_of, missing_files, write_archive
 from serving_factory.errors import GitError
 from serving_factory.line.digests import file_digest
 
 __all__ = ["Archive", "archive_folder", "archive_name", "make_archive"]
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ def archive_folder(repository: str, ref: str, commit: str) -> str:
 
 
 def make_archive(
-    mirror: Path, ref: str, *, repository: str, form: ArchiveFormat, output: Path, pins: Mapping[str, str]
+    mirror: Path, ref: str, *, repository: str, form: ArchiveFormat, output: Path, pinned: str | None
 ) -> Archive:
     """Make one archive. It is put in its place only when nothing pins it, or it is what is pinned.
 
@@ -72,11 +73,11 @@ def make_archive(
         repository: its name at the code host.
         form: the kind of archive.
         output: the folder to put it in; made when absent.
-        pins: a ref or an archive's name → the sha256 that is expected. (The same commit by another name is another
+        pinned: the sha256 that is expected; None where nothing pins it. (The same commit by another name is another
             archive: its folder is another.)
 
     Raises:
-        GitError: git fails, or there is no such ref.
+        GitError: git fails, there is no such ref, or the repository lacks a part of it.
     """
     commit = commit_of(mirror, ref)
     if commit is None:
@@ -88,7 +89,10 @@ def make_archive(
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.partial-", dir=output) as scratch:
         partial = Path(scratch, name)
-        write_archive(mirror, commit, prefix=folder, form=form, file=partial)
+        try:
+            write_archive(mirror, commit, prefix=folder, form=form, file=partial)
+        except GitError as error:
+            raise _incomplete(mirror, ref, commit, error) from None
         made = Archive(
             ref=ref,
             commit=commit,
@@ -96,8 +100,22 @@ def make_archive(
             folder=folder,
             size=partial.stat().st_size,
             sha256=file_digest(partial),
-            pinned=next((pins[key] for key in (name, ref) if key in pins), None),
+            pinned=pinned,
         )
         if not made.wrong:
             partial.replace(made.file)
     return made
+
+
+def _incomplete(mirror: Path, ref: str, commit: str, error: GitError) -> GitError:
+    """Say that a mirror lacks files of a commit, where that is what git failed of."""
+    absent = missing_files(mirror, commit)
+    if not absent:
+        return error
+    shown = [*absent[:_SHOWN], *([f"and {len(absent) - _SHOWN} more"] if len(absent) > _SHOWN else [])]
+    return GitError(
+        f"{mirror} lacks {len(absent)} of {ref}'s files, so its archive cannot be made",
+        why="\n".join(shown),
+        remedy=f"take a whole mirror (this may be one without large files), or let a folder without these take the repository's place: "
+        f"`./factory vault override NAME --from {mirror}#{ref} --variant ID`",
+    )
