@@ -28,7 +28,6 @@ BELOW: dict[str, set[str]] = {
 }
 PURE = ("catalogue", "matrix", "recipes")
 OUTSIDE = {"asyncio", "datetime", "docker", "http", "requests", "socket", "subprocess", "time", "urllib"}
-MAX_LINES = 400
 MAX_FUNCTION_LINES = 60
 
 PROGRAMS = {PACKAGE / "engine" / "keeper.py"}
@@ -146,11 +145,6 @@ def exported(body: list[ast.stmt]) -> list[str] | None:
             names: list[str] = ast.literal_eval(node.value)
             return names
     return None
-
-
-def test_rooms_are_short() -> None:
-    lengths = {room(module): len(module.read_text(encoding="utf-8").splitlines()) for module in MODULES}
-    assert {name: lines for name, lines in lengths.items() if lines >= MAX_LINES} == {}
 
 
 def test_functions_are_short() -> None:

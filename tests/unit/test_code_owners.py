@@ -34,6 +34,10 @@ from serving_factory.line.inspection.code_owners import Owner, code_owners, plai
         "main.cold",
         "_start",
         "TF_NewTensor",
+        "TfLiteTensorFree",
+        "_ZN6tflite12tensor_utils10SseReduceEv",
+        "_ZN10tensorflow6crc32c6ExtendEjPKcm",
+        "_ZN10tensorflow6crc32c18AcceleratedExtend2Ev",
         "_ZZ4mainENKUlvE_clEv",
     ],
 )
@@ -57,6 +61,10 @@ def test_own(symbol: str) -> None:
         "_ZN11highwayhash4AVX24hashEv",
         "jsimd_idct_islow_avx2",
         "_ZN4absl12lts_2023080212crc_internal6ExtendEv",
+        "s_crc32c_sse42_clmul_1024",
+        "_ZN10tensorflow6crc32c17AcceleratedExtendEjPKcm",
+        "_ZN3tsl6crc32c17AcceleratedExtendEjPKcm.part.0",
+        "_ZN3tsl6crc32cL17AcceleratedExtendEjPKcm",
         # The compiler's own choice by CPU is safe, in whatever code.
         "_ZN10tensorflow5multiEPii.avx2",
         "_ZN10tensorflow5multiEPii.arch_haswell.1",
@@ -110,3 +118,19 @@ def test_every_rule_has_a_reason() -> None:
     data = read_yaml("dispatch_owned.yaml")
     assert all(entry["reason"] and entry["project"] for entry in data["dispatch_owned"])
     assert all(reason for group in data["own"].values() for reason in group.values())
+
+
+@pytest.mark.parametrize(
+    ("symbol", "zone"),
+    [
+        ("_ZN10tensorflow6crc32c6ExtendEjPKcm", "tensorflow::crc32c"),
+        ("_ZN3tsl6crc32cL6helperEv", "tsl::crc32c"),
+        ("_ZZN3tsl6crc32c6ExtendEjRKN4absl4CordEENKUlvE_clEv", "tsl::crc32c"),
+        ("_ZN10tensorflow7crc32cxEv", ""),
+        ("_ZN10tensorflow6crc32", ""),
+        ("_ZN10tensorflow3RunEv", ""),
+        ("main", ""),
+    ],
+)
+def test_namespaces_with_flags_of_their_own(symbol: str, zone: str) -> None:
+    assert code_owners().zone(symbol) == zone

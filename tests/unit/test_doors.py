@@ -30,6 +30,7 @@ def files(folder: Path) -> None:
     """What the doors of these tests name."""
     for name, text in {
         "apt/Packages": "",
+        "debs/a.deb": "",
         "distdir/a.tar.gz": "",
         "zlib/WORKSPACE": "",
         "zlib/sub/zlib.h": "a header",
@@ -86,7 +87,7 @@ def everything(folder: Path) -> Recipe:
         ({"network": {"apt": {"mirror": "https://m/{snapshot}"}}}, "{snapshot} stands for a time that is not said"),
         ({"network": {"apt": {"snapshot": SNAPSHOT}}}, "no mirror has {snapshot} in its URL"),
         ({"network": {"apt": {"mirror": "https://m", "snapshot": SNAPSHOT}}}, "no mirror has {snapshot} in its URL"),
-        ({"network": {"apt": {"mirror": "zlib"}}}, "zlib has no index, Packages"),
+        ({"network": {"apt": {"mirror": "debs"}}}, "debs has packages and no index, Packages"),
         ({"network": {"git_mirrors": {"https://a/": "https://u:hush@b/"}}}, "a password cannot be kept secret here"),
         ({"network": {"bazel_mirror": "https://hush@b"}}, "a password cannot be kept secret here"),
         ({"network": {"ca_certificates": "rules"}}, "there is no certificate in it"),

@@ -6,12 +6,23 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.version import Version
 
+from serving_factory.catalogue.data import data_digest
 from serving_factory.catalogue.levels import LEVELS, allowed_features
+from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.errors import InspectionError, LibraryMissingError
 from serving_factory.line.inspection.elf import BINARY, ElfFacts, ElfKind, MissingLibrary, Relro
 from serving_factory.line.inspection.instruction_set import FEATURES, InstructionSetFacts
-from serving_factory.line.inspection.rules import Expectation, Finding, Rule, VersionAnswer, judge, verdict_error
+from serving_factory.line.inspection.rules import (
+    Expectation,
+    Finding,
+    Rule,
+    VersionAnswer,
+    added_features,
+    judge,
+    verdict_error,
+)
 
 FEATURE_SETS = allowed_features()
 ELF = ElfFacts(
@@ -35,7 +46,12 @@ V3 = {"avx": 600, "avx2": 80, "fma": 40, "bmi2": 20}
 
 
 def code(
-    own: Mapping[str, int], *, elsewhere: Mapping[str, int] | None = None, named: bool = True, scanned: int = 95
+    own: Mapping[str, int],
+    *,
+    elsewhere: Mapping[str, int] | None = None,
+    named: bool = True,
+    scanned: int = 95,
+    zones: Mapping[str, Mapping[str, int]] | None = None,
 ) -> InstructionSetFacts:
     return InstructionSetFacts(
         functions=2000,
@@ -45,6 +61,7 @@ def code(
         scanned_bytes=scanned,
         by_feature={**own, **(elsewhere or {})},
         own=own if named else {},
+        own_zones=zones or {},
         dispatch_owned={},
         examples={},
         own_examples={feature: (f"tensorflow::uses_{feature}",) for feature in own},
@@ -321,3 +338,55 @@ def test_more_features_never_make_a_level_kept_or_unused(own: dict[str, int], mo
         kept, used = list(Rule).index(Rule.LEVEL_KEPT), list(Rule).index(Rule.LEVEL_USED)
         assert not (before[kept].ok is False and after[kept].ok)
         assert not (before[used].ok and after[used].ok is False)
+
+
+# --- what upstream's own flags add ------------------------------------------------------------------------------------
+
+
+def asked_of(tag: str, level: str = "x86-64") -> Expectation:
+    return replace(ASKED, level=level, upstream=upstream_flags(Version(tag)))
+
+
+@pytest.mark.parametrize(
+    ("tag", "facts", "above"),
+    [
+        ("1.9.1", code({"sse3": 676}), []),
+        ("1.9.1", code({"sse3": 676, "sse4.2": 1}), ["sse4.2"]),
+        ("2.1.0", code({"sse3": 9, "popcnt": 2}, zones={"tensorflow::crc32c": {"popcnt": 2}}), []),
+        ("2.1.0", code({"sse3": 9, "popcnt": 3}, zones={"tensorflow::crc32c": {"popcnt": 2}}), ["popcnt"]),
+        ("2.1.0", code({"avx": 3}, zones={"tensorflow::crc32c": {"avx": 3}}), ["avx"]),
+        ("2.10.0", code({"sse3": 9, "sse4.1": 30, "ssse3": 4}), []),
+        ("2.10.0", code({"sse4.1": 30, "avx": 4}), ["avx"]),
+    ],
+)
+def test_what_upstreams_flags_add_is_allowed_and_nothing_else(
+    tag: str, facts: InstructionSetFacts, above: list[str]
+) -> None:
+    found = finding(Rule.LEVEL_KEPT, asked=asked_of(tag), facts=facts)
+    assert found.ok is (not above)
+    if above:
+        assert f"code must not use {', '.join(above)}; it does" in found.text
+    else:
+        assert "but for what upstream's own flags add" in found.text
+    added = added_features(asked_of(tag), facts, allowed_features())
+    assert set(added) == facts.own.keys() - set(above)
+
+
+def test_without_such_a_flag_sse3_is_above_the_baseline() -> None:
+    found = finding(Rule.LEVEL_KEPT, facts=code({"sse3": 676}))
+    assert found.ok is False
+    assert added_features(ASKED, code({"sse3": 676}), allowed_features()) == ()
+
+
+def test_a_level_that_has_it_needs_nothing_more() -> None:
+    facts = code({"sse3": 676, **V3})
+    assert added_features(asked_of("2.10.0", "x86-64-v3"), facts, allowed_features()) == ()
+    assert finding(Rule.LEVEL_KEPT, asked=asked_of("2.10.0", "x86-64-v3"), facts=facts).ok is True
+
+
+@pytest.mark.parametrize("file", ["dispatch_owned.yaml", "upstream_flags.yaml"])
+def test_the_remedy_names_files_that_are_there(file: str) -> None:
+    error = verdict_error((finding(Rule.LEVEL_KEPT, facts=code({"sse3": 676})),), "2.19.1-cpu-v1")
+    assert error is not None
+    assert file in error.remedy
+    assert data_digest(file)

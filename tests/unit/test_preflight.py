@@ -17,10 +17,10 @@ import pytest
 
 from serving_factory.engine.buildx import BuildFailed
 from serving_factory.errors import CompileError, FetchError
-from serving_factory.line import preflight
 from serving_factory.line.job import Job, Site
 from serving_factory.line.preflight import run_preflight
 from serving_factory.line.preflight_report import Declared, Found, Report, declared_repositories, read_report
+from serving_factory.line.stages import compile as compile_stage
 from serving_factory.recipes.recipe import recipe_for
 from serving_factory.ui.doors import preflight_page
 
@@ -71,7 +71,7 @@ def test_a_preflight_that_does_not_come_to_bazel_fails_as_a_build_does(
     def build(_request: object, **_more: object) -> None:
         raise BuildFailed(step=step, tail=(), exit_code=1, text=text)
 
-    monkeypatch.setattr(preflight, "build", build)
+    monkeypatch.setattr(compile_stage, "build", build)
     (tmp_path / "tree").mkdir()
     network = {"base_images": {"ubuntu:18.04": "m/u:1"}, "offline": "base_build" in step}
     matrix = load(tmp_path, document(releases=["2.11.1"], source="tree", network=network))
@@ -91,7 +91,7 @@ def test_packages_that_the_folder_lacks_are_listed(tmp_path: Path, monkeypatch: 
         )
         raise BuildFailed(step="[base_build 3/5] RUN apt", tail=(), exit_code=100, text="")
 
-    monkeypatch.setattr(preflight, "build", build)
+    monkeypatch.setattr(compile_stage, "build", build)
     (tmp_path / "Packages").touch()
     matrix = load(tmp_path, document(network={"apt": {"mirror": "."}}))
     site = Site(build=tmp_path / "build", models=tmp_path)

@@ -41,6 +41,7 @@ BINARY = BuiltBinary(
     base_digest="",
     source="c0ffee",
     compile_key="k" * 64,
+    cpu_flags=("pni", "avx2"),
 )
 
 json_values = st.recursive(
@@ -333,11 +334,22 @@ def shell_words(text: str) -> Mapping[str, str]:
 @pytest.mark.parametrize("variant", ["cpu-v1", "cpu-v3", "mkl-v4"])
 def test_the_entrypoint_can_read_what_is_written_for_it(tmp_path: Path, variant: str) -> None:
     recipe = recipes(levels_matrix(tmp_path))[variant]
-    values = shell_words(image_env(recipe))
+    values = shell_words(image_env(recipe, BINARY))
     assert values["VARIANT"] == f"2.19.1-{variant}"
-    assert values["CPU_FLAGS"].split() == list(level_facts(recipe.variant.level).cpuinfo)
+    assert values["CPU_FLAGS"] == "pni avx2", "what was found in the binary"
     assert values["LOWER_IMAGE"] == recipe.lower_image
-    assert not set("$`\\") & set(image_env(recipe)), "it is read by a shell"
+    assert not set("$`\\") & set(image_env(recipe, BINARY)), "it is read by a shell"
+
+
+@pytest.mark.parametrize(
+    ("variant", "flags"), [("cpu-v1", "popcnt pni sse4_1 sse4_2 ssse3"), ("cpu-v3", None), ("mkl-v4", None)]
+)
+def test_unread_binaries_need_what_is_known_of_level_and_sources(
+    tmp_path: Path, variant: str, flags: str | None
+) -> None:
+    recipe = recipes(levels_matrix(tmp_path))[variant]
+    values = shell_words(image_env(recipe, None))
+    assert values["CPU_FLAGS"] == (" ".join(level_facts(recipe.variant.level).cpuinfo) if flags is None else flags)
 
 
 def explained(recipe: Recipe, matrix: Matrix, context: Path) -> dict[str, dict[str, tuple[str, str]]]:

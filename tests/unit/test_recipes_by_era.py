@@ -266,14 +266,14 @@ def test_every_bazel_gets_flags_that_it_knows() -> None:
     ("tag", "rest", "status"), [("1.7.1", "no", "no"), ("1.11.1", "yes", "no"), ("1.12.0", "yes", "yes")]
 )
 def test_the_image_tells_what_its_server_can_do(tmp_path: Path, tag: str, rest: str, status: str) -> None:
-    text = image_env(recipe(tmp_path, tag))
+    text = image_env(recipe(tmp_path, tag), None)
     assert f'REST="{rest}"\n' in text
     assert f'MODEL_STATUS="{status}"\n' in text
     assert "CUDA" not in text
 
 
 def test_a_gpu_image_tells_its_driver_and_capabilities(tmp_path: Path) -> None:
-    text = image_env(recipe(tmp_path, "2.17.1", "gpu"))
+    text = image_env(recipe(tmp_path, "2.17.1", "gpu"), None)
     assert 'CUDA="12.2"\nDRIVER="525.60.13"\nCAPABILITIES="sm_50 sm_60 sm_70 sm_80 compute_90"\n' in text
 
 

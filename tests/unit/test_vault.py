@@ -6,19 +6,25 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tarfile
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from serving_factory.catalogue.releases import releases
-from serving_factory.commands.vaulting import vault
-from serving_factory.engine.git import ArchiveFormat, commit_of, origin_name, write_archive
+from serving_factory.commands.shared import Asked, Checkout
+from serving_factory.commands.vaulting import VaultOptions, vault
+from serving_factory.engine.git import ArchiveFormat, commit_of, missing_files, write_archive
 from serving_factory.errors import GitError, PinnedDiffersError, UsageError
-from serving_factory.line.vault import archive_folder, archive_name, make_archive
+from serving_factory.line.vault.archives import archive_folder, archive_name, make_archive
+from serving_factory.line.vault.mirrors import mirror_names
+
+from .matrices import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WHEN = "2018-07-04T12:00:00+0000"  # in Los Angeles it is 5 in the morning
@@ -61,10 +67,14 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Mirror:
     return Mirror(folder, git(work, "rev-parse", "HEAD"))
 
 
+def options(**more: Any) -> VaultOptions:  # noqa: ANN401 - as VaultOptions takes them
+    return VaultOptions(asked=Asked(checkout=Checkout(ROOT, ROOT / "build")), **more)
+
+
 def make(
-    mirror: Mirror, ref: str, output: Path, *, form: ArchiveFormat = ArchiveFormat.TAR_GZ, **pins: str
+    mirror: Mirror, ref: str, output: Path, *, form: ArchiveFormat = ArchiveFormat.TAR_GZ, pinned: str | None = None
 ) -> tuple[Path, str]:
-    made = make_archive(mirror.folder, ref, repository="re2", form=form, output=output, pins=pins)
+    made = make_archive(mirror.folder, ref, repository="re2", form=form, output=output, pinned=pinned)
     return made.file, made.folder
 
 
@@ -190,7 +200,7 @@ def test_the_origin_tells_the_name(tmp_path: Path, origin: str, name: str) -> No
     git(folder, "init", "--quiet", "--bare")
     if origin:
         git(folder, "remote", "add", "origin", origin)
-    assert origin_name(folder) == name
+    assert mirror_names(folder)[0] == name
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -202,7 +212,7 @@ def sha256_of(mirror: Mirror, folder: Path, ref: str) -> str:
 
 def run(mirror: Mirror, *refs: str, output: Path, pinned: tuple[str, ...] = (), repository: str = "") -> None:
     words = ("archive", str(mirror.folder), *refs)
-    vault(words, output=output, pinned=pinned, repository=repository, as_zip=False, json=True)
+    vault(words, options(output=str(output), pinned=pinned, repository=repository, json=True))
 
 
 def test_an_archive_that_is_the_pinned_one_is_kept(
@@ -242,12 +252,97 @@ def test_pins_come_from_a_preflight_report(mirror: Mirror, tmp_path: Path) -> No
         "urls": ["https://code.example.com/google/re2/archive/v1.2.tar.gz"],
     }
     other = {**entry, "sha256": "2" * 64, "urls": ["https://code.example.com/google/re3/archive/v1.2.tar.gz"]}
-    unpinned = {**entry, "file": "v1.3.tar.gz", "sha256": None}
+    unpinned = {**entry, "sha256": None, "urls": ["https://code.example.com/google/re2/archive/v1.3.tar.gz"]}
     report = tmp_path / "report.json"
     report.write_text(json.dumps({"missing": [entry, other, unpinned]}))
     with pytest.raises(PinnedDiffersError) as caught:
         run(mirror, "v1.2", output=tmp_path, pinned=(str(report),))
     assert f"pinned is {'1' * 64}" in caught.value.why
+
+
+def report_of(folder: Path, *addresses: tuple[str, str | None]) -> str:
+    missing = [{"file": url.rpartition("/")[2], "sha256": sha256, "urls": [url]} for url, sha256 in addresses]
+    file = folder / "report.json"
+    file.write_text(json.dumps({"missing": missing}), encoding="utf-8")
+    return str(file)
+
+
+def without_origin(mirror: Mirror, place: Path) -> Mirror:
+    """The mirror as somebody may have it: in a folder of another name, and with no word of where it is from."""
+    shutil.copytree(mirror.folder, place)
+    git(place, "remote", "remove", "origin")
+    return Mirror(place, mirror.commit)
+
+
+def test_a_report_tells_the_name_and_the_kind_of_an_archive(
+    mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = without_origin(mirror, tmp_path / "xyz" / "repo")
+    right = sha256_of_zip(mirror, tmp_path / "once", "v1.2")
+    report = report_of(tmp_path, ("https://github.com/google/re2/archive/v1.2.zip", right))
+    run(bare, "v1.2", output=tmp_path / "out", pinned=(report,))
+    (made,) = json.loads(capsys.readouterr().out)
+    assert (made["folder"], made["matches"]) == ("re2-1.2/", True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["v1.2.zip"]
+
+
+def sha256_of_zip(mirror: Mirror, folder: Path, ref: str) -> str:
+    return hashlib.sha256(make(mirror, ref, folder, form=ArchiveFormat.ZIP)[0].read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("more", "refs", "told"),
+    [
+        ({}, ["main"], "the report asks for no archive of main"),
+        ({"repository": "re3"}, ["v1.2"], "--repository re3 is not what the report says of v1.2: re2"),
+        ({"as_zip": True}, ["v1.2"], "--zip is not what the report says of v1.2: tar.gz"),
+    ],
+)
+def test_what_a_report_contradicts_is_refused(
+    mirror: Mirror, tmp_path: Path, more: dict[str, Any], refs: list[str], told: str
+) -> None:
+    report = report_of(tmp_path, ("https://github.com/google/re2/archive/v1.2.tar.gz", "1" * 64))
+    with pytest.raises(UsageError) as caught:
+        vault(("archive", str(mirror.folder), *refs), options(output=str(tmp_path / "out"), pinned=(report,), **more))
+    assert caught.value.what == told
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mirror_that_lacks_files_names_them(mirror: Mirror, tmp_path: Path) -> None:
+    holed = without_blob(mirror, tmp_path / "holed", "run.sh")
+    assert missing_files(holed.folder, mirror.commit) == ("run.sh",)
+    with pytest.raises(GitError, match=r"lacks 1 of v1\.2's files") as caught:
+        make(holed, "v1.2", tmp_path / "out")
+    assert caught.value.why == "run.sh"
+    assert "vault override" in caught.value.remedy
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def without_blob(mirror: Mirror, place: Path, name: str) -> Mirror:
+    """A copy of the mirror that lacks the content of a file, as mirrors without large files do."""
+    shutil.copytree(mirror.folder, place)  # of a local clone, whose objects are in no pack
+    blob = git(place, "rev-parse", f"{mirror.commit}:{name}")
+    (place / "objects" / blob[:2] / blob[2:]).unlink()
+    return Mirror(place, mirror.commit)
+
+
+@pytest.mark.parametrize(
+    ("words", "more", "told"),
+    [
+        (("archive", "x", "y"), {"mirrors": "m"}, "--mirrors means nothing to `vault archive`"),
+        (("fill", "x"), {"as_zip": True}, "--zip means nothing to `vault fill`"),
+        (("override", "x"), {"archives": "a"}, "--archives means nothing to `vault override`"),
+        (("packages", "x"), {"source": "a"}, "--from means nothing to `vault packages`"),
+        (("fill", "x"), {}, "vault fill is not told where to look"),
+        (("fill", "x"), {"mirrors": "/nowhere"}, "--mirrors /nowhere: there is no such folder"),
+        (("override", "x"), {"source": "a", "debian_source": "b"}, "vault override needs one place for the sources"),
+        (("override", "x"), {"source": "a"}, "vault override needs a variant, whose sources declare the repository"),
+    ],
+)
+def test_options_of_another_word_are_refused(words: tuple[str, ...], more: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        vault(words, options(**more))
+    assert caught.value.what == told
 
 
 def test_the_catalogue_pins_tensorflow(
@@ -272,12 +367,12 @@ def test_the_catalogue_pins_tensorflow(
         (("archive",), "vault cannot do `archive`"),
         (("archive", "somewhere"), "vault cannot do `archive somewhere`"),
         (("unpack", "a", "b"), "vault cannot do `unpack a b`"),
-        (("archive", "/nowhere", "v1"), "/nowhere is no folder"),
+        (("archive", "/nowhere", "v1"), "/nowhere is no git repository"),
     ],
 )
 def test_what_makes_no_sense_is_told(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        vault(words, output=tmp_path, pinned=(), repository="", as_zip=False, json=False)
+        vault(words, options(output=str(tmp_path)))
     assert caught.value.what == told
 
 

@@ -63,9 +63,9 @@ query() {
 
 # programs: what a command of a rule can call by its name.
 programs() {
-    local folder
-    tr ':' '\n' <<<"$PATH" | while read -r folder; do
-        find -L "$folder" -maxdepth 1 -type f -executable -printf '%f\n' 2>/dev/null || :
+    local place
+    tr ':' '\n' <<<"$PATH" | while read -r place; do
+        find -L "$place" -maxdepth 1 -type f -executable -printf '%f\n' 2>/dev/null || :
     done | sort -u
 }
 

@@ -10,7 +10,7 @@ download_packages() {
     apt_get install --yes --no-install-recommends --download-only -o "Dir::Cache::Archives=$folder" "$@"
     rm -rf "$folder/partial" "$folder/lock"
     (
-        cd "$folder"
+        cd "$folder" || exit
         for deb in *.deb; do
             dpkg-deb --field "$deb"
             printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "$deb" "$(stat -c %s "$deb")" "$(sha256sum "$deb" | cut -c -64)"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
 from serving_factory.catalogue.data import read_yaml
 
-__all__ = ["LEVELS", "Level", "LevelFacts", "allowed_features", "level_facts"]
+__all__ = ["LEVELS", "Level", "LevelFacts", "allowed_features", "cpuinfo_names", "level_facts"]
 
 
 class Level(StrEnum):
@@ -91,6 +91,22 @@ def _table() -> Mapping[Level, LevelFacts]:
 def level_facts(level: Level) -> LevelFacts:
     """Tell what is known of a level."""
     return _table()[level]
+
+
+def cpuinfo_names(features: Iterable[str]) -> tuple[str, ...]:
+    """Give the names by which Linux lists features in /proc/cpuinfo, in the levels' order."""
+    wanted = set(features)
+    return tuple(name for feature, name in _cpuinfo().items() if feature in wanted)
+
+
+@cache
+def _cpuinfo() -> Mapping[str, str]:
+    data = read_yaml("levels.yaml")
+    return {
+        feature: name
+        for level in LEVELS
+        for feature, name in zip(data[level.value]["adds"], data[level.value]["cpuinfo"], strict=True)
+    }
 
 
 def allowed_features() -> Mapping[str, frozenset[str]]:

@@ -163,10 +163,6 @@ def _wanted(mirror: Path, ref: str, options: VaultOptions) -> _Wanted:
         return _reported(mirror, ref, reported, options)
     name = options.repository or mirror_names(mirror)[0]
     given = next((pins[key] for key in (archive_name(ref, form), ref) if key in pins), None)
-    if pins and given is None:
-        raise UsageError(
-            f"--pinned says nothing of {ref}", remedy=f"name it so: --pinned {ref}=SHA256, or leave --pinned out"
-        )
     return _Wanted(name=name, form=form, sha256=given or _catalogue_pins(name).get(archive_name(ref, form)))
 
 

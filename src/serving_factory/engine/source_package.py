@@ -1,4 +1,4 @@
-"""Source packages of this machine's distribution: sources as their authors released them, without changes of its own."""
+"""Source packages of this machine's distribution: sources as their authors released them, before its own changes."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from serving_factory.engine.buildx import BuildFailed
+from serving_factory.errors import FactoryError
 from serving_factory.line.job import Job
 from serving_factory.line.preflight_report import Report, read_report
 from serving_factory.line.records import write_atomically
@@ -31,12 +33,16 @@ def run_preflight(job: Job, tell: Callable[[str], None]) -> Report:
     Raises:
         FactoryError: it did not come so far as to ask Bazel; of the same kind as if it were being built.
     """
-
     folder, log = preflight_folder(job), job.folder / "logs" / "preflight.log"
+
+    def error(failed: BuildFailed) -> FactoryError:
+        tell(f"Bazel could not be asked; the whole log is {log}")
+        return build_error(job, failed, log)
+
     with devel_request(job, target="preflight", output=folder) as request:
         # Without a new value the engine would give the answer of the last time.
         asked = replace(request, build_args=(*request.build_args, ("PREFLIGHT", uuid.uuid4().hex)))
-        logged_build(asked, log, tell=tell, error=lambda failed: build_error(job, failed, log))
+        logged_build(asked, log, tell=tell, error=error)
     report = read_report(folder)
     document = preflight_document(job, report)
     write_atomically(folder / "report.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")

@@ -162,8 +162,8 @@ class BazelSection:
     )
     overrides: Mapping[str, str] | str = key(
         TextOr(FOLDER, Table(BAZEL_REPOSITORY, FOLDER)),
-        "External repository → the folder that takes its place (--override_repository); or one folder with a folder for "
-        "each, of the repository's name.",
+        "External repository → the folder that takes its place (--override_repository); or one folder that has one "
+        "of the repository's name for each.",
         default_factory=dict,
     )
     options: tuple[str, ...] = key(

@@ -139,7 +139,7 @@ def _runtime_files(recipe: Recipe) -> Mapping[str, str]:
     return {
         "Dockerfile": recipe.runtime,
         **dict(recipe.runtime_files),
-        "image.env": image_env(recipe),
+        "image.env": image_env(recipe, None),
         "image.json": image_json(recipe, None),
     }
 

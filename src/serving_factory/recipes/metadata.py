@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from serving_factory.catalogue.cuda import cudas
-from serving_factory.catalogue.levels import level_facts
+from serving_factory.catalogue.levels import cpuinfo_names, level_facts
 from serving_factory.catalogue.releases import UPSTREAM_URL
+from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.recipe import Recipe
 
@@ -28,6 +29,7 @@ class BuiltBinary:
         base_digest: digest of the base image.
         source: commit, or digest of the source folder.
         compile_key: the key that the binary was compiled under.
+        cpu_flags: what /proc/cpuinfo must list for it to run: of its level, and what upstream's own flags add to that.
     """
 
     sha256: str
@@ -38,6 +40,7 @@ class BuiltBinary:
     base_digest: str
     source: str
     compile_key: str
+    cpu_flags: tuple[str, ...]
 
 
 def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str]:
@@ -77,6 +80,7 @@ def _binary_labels(binary: BuiltBinary) -> Mapping[str, str]:
         "org.serving-factory.bazel": binary.bazel,
         "org.serving-factory.binary.sha256": binary.sha256,
         "org.serving-factory.compile.key": binary.compile_key,
+        "org.serving-factory.cpu-flags": " ".join(binary.cpu_flags),
     }
 
 
@@ -109,19 +113,32 @@ def _gpu_env(variant: Variant) -> Mapping[str, str]:
     }
 
 
-def image_env(recipe: Recipe) -> str:
+def _known_cpu_flags(recipe: Recipe) -> tuple[str, ...]:
+    facts = level_facts(recipe.variant.level)
+    flags = upstream_flags(recipe.release.version) if recipe.upstream else ()
+    added = {feature for flag in flags if not flag.namespaces for feature in flag.features}
+    return (*facts.cpuinfo, *cpuinfo_names(added - facts.features))
+
+
+def image_env(recipe: Recipe, binary: BuiltBinary | None) -> str:
     """Write what the entrypoint and the health check read.
 
-    The level, what the CPU must have for it, and the image to use if it has not; what the server can do; of a gpu image
-    its CUDA, the oldest driver for that, and its compute capabilities.
+    The level, what the CPU must have, and the image to use if it has not; what the server can do; of a gpu image its
+    CUDA, the oldest driver for that, and its compute capabilities.
+
+    Args:
+        recipe: how the image is built.
+        binary: what was read back from its binary; None where nobody has: then what is known of the level and of
+            upstream's own flags tells what the CPU must have.
     """
     variant = recipe.variant
+    cpu_flags = binary.cpu_flags if binary else _known_cpu_flags(recipe)
     lines = {
         "VARIANT": variant.id,
         "RELEASE": variant.release,
         "FLAVOUR": variant.flavour.value,
         "LEVEL": variant.level.value,
-        "CPU_FLAGS": " ".join(level_facts(variant.level).cpuinfo),
+        "CPU_FLAGS": " ".join(cpu_flags),
         "LOWER_IMAGE": recipe.lower_image,
         "REST": "yes" if recipe.release.server.rest else "no",
         "MODEL_STATUS": "yes" if recipe.release.server.model_status else "no",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib.resources import files
 from typing import Any
 
 import yaml
 
-__all__ = ["read_yaml"]
+__all__ = ["data_digest", "read_yaml"]
+
+
+def data_digest(name: str) -> str:
+    """Give the sha256 of a data file, for the key of what reads it; 64 hex digits."""
+    return hashlib.sha256(files(__name__).joinpath(name).read_bytes()).hexdigest()
 
 
 def read_yaml(name: str) -> Any:  # noqa: ANN401 - the loaders beside this folder give the data its types

@@ -9,9 +9,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from serving_factory.catalogue.data import read_yaml
+from serving_factory.catalogue.upstream_flags import upstream_namespaces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["CodeOwners", "Owner", "code_owners", "plain_name"]
 
@@ -45,6 +46,8 @@ class CodeOwners:
         entry_path: matches symbols that run on every CPU at start; own, whichever library they are from.
         dispatch_namespaces: outermost namespaces of libraries that dispatch by CPU.
         dispatch_prefixes: beginnings of their C symbols.
+        functions: matches functions within any namespace that are called where the CPU was asked.
+        zones: namespaces that upstream compiles with flags of their own -> matches what is in them.
         multiversion: matches the compiler's own versions of a function.
         mention: matches an own namespace anywhere in a mangled name.
     """
@@ -54,6 +57,8 @@ class CodeOwners:
     entry_path: re.Pattern[str]
     dispatch_namespaces: frozenset[str]
     dispatch_prefixes: tuple[str, ...]
+    functions: re.Pattern[str]
+    zones: Mapping[str, re.Pattern[str]]
     multiversion: re.Pattern[str]
     mention: re.Pattern[str]
 
@@ -65,7 +70,7 @@ class CodeOwners:
         """
         if self.entry_path.match(symbol):
             return Owner.OWN
-        if self.multiversion.search(symbol):
+        if self.multiversion.search(symbol) or self.functions.match(symbol):
             return Owner.DISPATCH
         root, nested = _root(symbol)
         if (root in self.own_namespaces) if nested else root.startswith(self.own_prefixes):
@@ -75,6 +80,10 @@ class CodeOwners:
         if (root in self.dispatch_namespaces) if nested else root.startswith(self.dispatch_prefixes):
             return Owner.DISPATCH
         return Owner.OTHER
+
+    def zone(self, symbol: str) -> str:
+        """Tell which namespace with flags of its own a function is in; empty for none."""
+        return next((name for name, inside in self.zones.items() if inside.match(symbol)), "")
 
 
 @cache
@@ -88,6 +97,10 @@ def code_owners() -> CodeOwners:
         entry_path=_entry_path(own["entry_path"]),
         dispatch_namespaces=frozenset(name for entry in dispatch for name in entry.get("namespaces", ())),
         dispatch_prefixes=tuple(name for entry in dispatch for name in entry.get("prefixes", ())),
+        functions=re.compile(
+            "|".join(_within(name) + "E" for entry in dispatch for name in entry.get("functions", ()))
+        ),
+        zones={name: re.compile(_within(name)) for name in upstream_namespaces()},
         multiversion=re.compile(rf"\.(?:{_any_of(data['multiversion_suffixes'])})"),
         # Not preceded by a digit: 15Eigen… is another identifier's length.
         mention=re.compile(rf"(?<!\d)(?:{_any_of(f'{len(name)}{name}' for name in own['namespaces'])})"),
@@ -135,6 +148,13 @@ def _entry_path(names: Iterable[str]) -> re.Pattern[str]:
     whole = [name for name in names if not name.startswith(("_GLOBAL_", "__cxx", "_Z"))]
     beginnings = [name for name in names if name not in whole]
     return re.compile(rf"(?:{_any_of(whole)})(?:\.|$)|(?:{_any_of(beginnings)})")
+
+
+def _within(name: str) -> str:
+    """A pattern for the mangled names of what is in a namespace, or of a function where an E follows."""
+    *outer, last = name.split("::")
+    scopes = "".join(f"{len(part)}{part}" for part in outer)
+    return rf"_Z[A-Z]{{0,4}}?N[rVK]*{scopes}L?{len(last)}{last}"
 
 
 def _any_of(words: Iterable[str]) -> str:

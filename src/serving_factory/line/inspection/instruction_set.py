@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from iced_x86 import Code, CpuidFeature, Decoder, Instruction
 
@@ -65,6 +65,7 @@ _EXAMPLES: Final = 5
 _PR_SET_PDEATHSIG: Final = 1
 
 _code_of = attrgetter("code")
+_Whose = TypeVar("_Whose", Owner, str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +80,7 @@ class InstructionSetFacts:
         scanned_bytes: size of the disassembled functions; the rest is padding, linker stubs and unnamed code.
         by_feature: feature to the number of functions that use it.
         own: the same, for the project's own code.
+        own_zones: the same, for the parts of it that upstream compiles with flags of their own, by namespace.
         dispatch_owned: the same, for libraries that ask the CPU before they call such code.
         examples: feature to the first few functions of all, by address, in plain spelling.
         own_examples: the same, for the project's own code.
@@ -91,6 +93,7 @@ class InstructionSetFacts:
     scanned_bytes: int
     by_feature: Mapping[str, int]
     own: Mapping[str, int]
+    own_zones: Mapping[str, Mapping[str, int]]
     dispatch_owned: Mapping[str, int]
     examples: Mapping[str, tuple[str, ...]]
     own_examples: Mapping[str, tuple[str, ...]]
@@ -200,6 +203,7 @@ def _features_in(mask: int) -> tuple[str, ...]:
 
 def _tally(ranges: FunctionRanges, masks: array[int]) -> InstructionSetFacts:
     counts: Counter[tuple[Owner, int]] = Counter()
+    zones: Counter[tuple[str, int]] = Counter()
     examples: dict[int, list[str]] = {}
     own_examples: dict[int, list[str]] = {}
     owners = code_owners()
@@ -210,15 +214,17 @@ def _tally(ranges: FunctionRanges, masks: array[int]) -> InstructionSetFacts:
             _add_example(examples, mask, symbol)
             if owner is Owner.OWN:
                 _add_example(own_examples, mask, symbol)
+                zones[owners.zone(symbol), mask] += 1
     return InstructionSetFacts(
         functions=counts.total(),
         own_functions=sum(number for (owner, _mask), number in counts.items() if owner is Owner.OWN),
         named=ranges.named,
         code_bytes=ranges.code_bytes,
         scanned_bytes=sum(ranges.sizes),
-        by_feature=_by_feature(counts, frozenset(Owner)),
-        own=_by_feature(counts, frozenset({Owner.OWN})),
-        dispatch_owned=_by_feature(counts, frozenset({Owner.DISPATCH})),
+        by_feature=_by_feature(counts, *Owner),
+        own=_by_feature(counts, Owner.OWN),
+        own_zones={zone: _by_feature(zones, zone) for zone in sorted({zone for zone, _ in zones if zone})},
+        dispatch_owned=_by_feature(counts, Owner.DISPATCH),
         examples=_named_features(examples),
         own_examples=_named_features(own_examples),
     )
@@ -238,9 +244,10 @@ def _named_features(examples: Mapping[int, list[str]]) -> dict[str, tuple[str, .
     return {FEATURES[place]: tuple(names) for place, names in sorted(examples.items())}
 
 
-def _by_feature(counts: Counter[tuple[Owner, int]], owners: frozenset[Owner]) -> dict[str, int]:
+def _by_feature(counts: Counter[tuple[_Whose, int]], *whose: _Whose) -> dict[str, int]:
+    """Add up functions with their masks: feature -> functions of these that use it."""
     total: Counter[str] = Counter()
-    for (owner, mask), number in counts.items():
-        if owner in owners:
+    for (one, mask), number in counts.items():
+        if one in whose:
             total.update(dict.fromkeys(_features_in(mask), number))
     return dict(sorted(total.items()))

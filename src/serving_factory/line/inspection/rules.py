@@ -14,10 +14,11 @@ from serving_factory.errors import FactoryError, InspectionError, LibraryMissing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from serving_factory.catalogue.upstream_flags import UpstreamFlag
     from serving_factory.line.inspection.elf import ElfFacts, MissingLibrary
     from serving_factory.line.inspection.instruction_set import InstructionSetFacts
 
-__all__ = ["Expectation", "Finding", "Rule", "VersionAnswer", "judge", "verdict_error"]
+__all__ = ["Expectation", "Finding", "Rule", "VersionAnswer", "added_features", "judge", "verdict_error"]
 
 _BASELINE: Final = "x86-64"
 _SIGILL: Final = frozenset({132, -4})
@@ -71,7 +72,9 @@ _REMEDIES: Final[Mapping[Rule, str]] = {
     Rule.LEVEL_KEPT: (
         "find the flag that lets the code above the level: look at the compile log for -march=native, --config=opt or"
         " -m flags that come from a .bazelrc, a BUILD file or the environment. If the functions named are chosen by a"
-        " CPU check at run time, add them to dispatch_owned.yaml, and say why"
+        " CPU check at run time, add them to dispatch_owned.yaml in src/serving_factory/catalogue/data, with the check;"
+        " if upstream's BUILD files have the flag, add it to upstream_flags.yaml there. Then run the same command:"
+        " nothing is compiled again"
     ),
     Rule.LEVEL_USED: (
         "check that the level's --copt flags reached the compiler (bazel build --subcommands), and that the binary is"
@@ -92,12 +95,14 @@ class Expectation:
         machine: `x86-64` or `aarch64`.
         reported_version: what the server's `--version` has to begin with, such as `2.19.1`; empty where it has none.
         max_glibc: glibc of the runtime image's base, such as `2.31`; None if that is not known.
+        upstream: what upstream's own BUILD files add to every level.
     """
 
     level: str
     machine: str
     reported_version: str
     max_glibc: str | None
+    upstream: tuple[UpstreamFlag, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,19 +247,50 @@ def _level_kept(
         return _unproven(Rule.LEVEL_KEPT, "the code was not disassembled")
     if allowed is None:
         return _unproven(Rule.LEVEL_KEPT, f"{expectation.level} has no fixed set of features")
-    above = sorted(code.own.keys() - allowed)
+    added, above = _added(expectation, code, allowed)
     if above:
-        found = "; ".join(_found(feature, code.own[feature], code.own_examples.get(feature, ())) for feature in above)
-        return _failed(Rule.LEVEL_KEPT, f"{expectation.level} code must not use {', '.join(above)}; it does: {found}")
+        found = "; ".join(_found(feature, number, code.own_examples.get(feature, ())) for feature, number in above)
+        names = ", ".join(feature for feature, _ in above)
+        return _failed(Rule.LEVEL_KEPT, f"{expectation.level} code must not use {names}; it does: {found}")
     elsewhere = sorted(code.by_feature.keys() - allowed)
     doubt = _doubt(code, elsewhere)
     if doubt is not None:
         return _unproven(Rule.LEVEL_KEPT, doubt)
     whose = f"{code.own_functions} functions of the project's own code keep" if code.named else "all code keeps"
     text = f"{whose} to {expectation.level}"
+    if added:
+        text += f", but for what upstream's own flags add: {', '.join(f'{name} in {code.own[name]}' for name in added)}"
     if elsewhere:
         text += f"; other code, not judged, also uses {', '.join(elsewhere)}"
     return _passed(Rule.LEVEL_KEPT, text)
+
+
+def added_features(
+    expectation: Expectation, code: InstructionSetFacts, level_features: Mapping[str, frozenset[str]]
+) -> tuple[str, ...]:
+    """Give the features above the level that the project's own code uses because of upstream's own flags, sorted.
+
+    No check stands before that code: a CPU must have them, whatever the level.
+    """
+    allowed = level_features.get(expectation.level)
+    return () if allowed is None else _added(expectation, code, allowed)[0]
+
+
+def _added(
+    expectation: Expectation, code: InstructionSetFacts, allowed: frozenset[str]
+) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
+    """Part the features above the level that own code uses: those of upstream's flags; others, with their functions."""
+    added: list[str] = []
+    above: list[tuple[str, int]] = []
+    for feature in sorted(code.own.keys() - allowed):
+        flags = [flag for flag in expectation.upstream if feature in flag.features]
+        zones = {name for flag in flags for name in flag.namespaces}
+        rest = code.own[feature] - sum(code.own_zones.get(name, {}).get(feature, 0) for name in zones)
+        if rest and all(flag.namespaces for flag in flags):
+            above.append((feature, rest))
+        else:
+            added.append(feature)
+    return tuple(added), tuple(above)
 
 
 def _doubt(code: InstructionSetFacts, elsewhere: list[str]) -> str | None:

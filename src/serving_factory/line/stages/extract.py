@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from serving_factory.catalogue.data import data_digest
 from serving_factory.errors import ArtifactError
 from serving_factory.line.digests import file_digest
 from serving_factory.line.events import StageName
@@ -15,13 +16,21 @@ from serving_factory.recipes.keys import key_of
 
 __all__ = ["EXTRACT", "read_fact"]
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised whenever this module reads something more, or otherwise, from the same binary."""
+
+_DATA = ("dispatch_owned.yaml", "upstream_flags.yaml")
+"""What tells whose code a function is."""
 
 
 def _key(job: Job) -> str:
     compiled = job.record(StageName.COMPILE)
-    return key_of(compile=compiled.key, binary=compiled.outputs["binary_sha256"], format=_FORMAT)
+    return key_of(
+        compile=compiled.key,
+        binary=compiled.outputs["binary_sha256"],
+        format=_FORMAT,
+        data={name: data_digest(name) for name in _DATA},
+    )
 
 
 def _run(job: Job, tell: Tell) -> Outputs:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 
-from serving_factory.catalogue.levels import Level, allowed_features
-from serving_factory.line.digests import file_digest
+from serving_factory.catalogue.data import data_digest
+from serving_factory.catalogue.levels import Level, allowed_features, cpuinfo_names, level_facts
+from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.line.events import StageName
-from serving_factory.line.inspection import rules
-from serving_factory.line.inspection.rules import Expectation, VersionAnswer, judge, verdict_error
+from serving_factory.line.inspection.rules import Expectation, VersionAnswer, added_features, judge, verdict_error
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.stages.extract import read_fact
 from serving_factory.matrix.variant import Platform
 from serving_factory.recipes.keys import key_of
 
 __all__ = ["INSPECT"]
+
+_FORMAT = 2
+"""Raised whenever the rules judge otherwise, or the record holds something else."""
+
+_DATA = ("levels.yaml", "upstream_flags.yaml")
 
 _MACHINES: Mapping[Platform, str] = {Platform.LINUX_AMD64: "x86-64", Platform.LINUX_ARM64: "aarch64"}
 
@@ -27,14 +30,11 @@ def _key(job: Job) -> str:
         extract=job.record(StageName.EXTRACT).key,
         level=job.recipe.variant.level,
         reported=job.recipe.release.reported,
+        release=job.recipe.release.tag,
         rootfs=job.site.tree(job.artifact / "rootfs"),
-        rules=_rules_digest(),
+        format=_FORMAT,
+        data={name: data_digest(name) for name in _DATA},
     )
-
-
-@cache
-def _rules_digest() -> str:
-    return file_digest(Path(rules.__file__))
 
 
 def _run(job: Job, tell: Tell) -> Outputs:
@@ -48,10 +48,11 @@ def _run(job: Job, tell: Tell) -> Outputs:
         **{**data, "kind": ElfKind(data["kind"]), "relro": Relro(data["relro"]), "needed": tuple(data["needed"])}
     )
     tell("comparing what was found with what was asked for")
+    expectation, code = _expectation(job), InstructionSetFacts(**found["instructions"])
     findings = judge(
-        _expectation(job),
+        expectation,
         elf=elf,
-        code=InstructionSetFacts(**found["instructions"]),
+        code=code,
         version=VersionAnswer(found["version_exit"], tuple(found["version"])),
         missing=library_closure_gaps(
             elf.needed, job.artifact / "rootfs", frozenset(read_fact(job, "base-libraries").splitlines())
@@ -63,6 +64,10 @@ def _run(job: Job, tell: Tell) -> Outputs:
     return {
         "findings": [{"rule": finding.rule, "ok": finding.ok, "text": finding.text} for finding in findings],
         "binary_sha256": found["sha256"],
+        "cpu_flags": [
+            *level_facts(job.recipe.variant.level).cpuinfo,
+            *cpuinfo_names(added_features(expectation, code, allowed_features())),
+        ],
     }
 
 
@@ -75,6 +80,7 @@ def _expectation(job: Job) -> Expectation:
         machine=_MACHINES[variant.platform],
         reported_version=job.recipe.release.reported,
         max_glibc=glibc.group() if glibc else None,
+        upstream=upstream_flags(job.recipe.release.version),
     )
 
 

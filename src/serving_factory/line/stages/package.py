@@ -23,7 +23,7 @@ _PACKAGE_KEY_LABEL = "org.serving-factory.package.key"
 
 
 def built_binary(job: Job) -> BuiltBinary:
-    """Gather from the record what the image shall tell of its binary."""
+    """Gather from the records what the image shall tell of its binary."""
     found = job.record(StageName.EXTRACT).outputs
     return BuiltBinary(
         sha256=found["sha256"],
@@ -34,6 +34,7 @@ def built_binary(job: Job) -> BuiltBinary:
         base_digest=found["base_digest"],
         source=str(found["source"]),
         compile_key=found["compile_key"],
+        cpu_flags=tuple(job.record(StageName.INSPECT).outputs["cpu_flags"]),
     )
 
 
@@ -51,7 +52,7 @@ def _files(recipe: Recipe, binary: BuiltBinary) -> dict[str, str]:
     return {
         "Dockerfile": recipe.runtime,
         **dict(recipe.runtime_files),
-        "image.env": image_env(recipe),
+        "image.env": image_env(recipe, binary),
         "image.json": image_json(recipe, binary),
     }
 

@@ -116,6 +116,6 @@ def _incomplete(mirror: Path, ref: str, commit: str, error: GitError) -> GitErro
     return GitError(
         f"{mirror} lacks {len(absent)} of {ref}'s files, so its archive cannot be made",
         why="\n".join(shown),
-        remedy=f"take a whole mirror (this may be one without large files), or let a folder without these take the repository's place: "
+        remedy="take a whole mirror (this may be one without large files), or let a folder take its place: "
         f"`./factory vault override NAME --from {mirror}#{ref} --variant ID`",
     )

@@ -94,14 +94,14 @@ class Filler:
         address = next(filter(None, map(archive_address, one.urls)), None)
         if address is None:
             return self._no_archive(one)
-        found = mirrors_for(address.name, address.ref, self.mirrors)
+        mirrors = mirrors_for(address.name, address.ref, self.mirrors)
         problem = ""
-        for mirror, _ in found:
+        for mirror, _ in mirrors:
             made = self._archive(one, address, mirror)
             if isinstance(made, Filled):
                 return made
             problem = problem or made
-        return self._folder(one, *found[0], problem) if found else self._no_mirror(one, address)
+        return self._folder(one, *mirrors[0], problem) if mirrors else self._no_mirror(one, address)
 
     def _archive(self, one: Missing, address: Address, mirror: Mirror) -> Filled | str:
         """Make the archive out of a mirror; a text says why it cannot be."""

@@ -13,9 +13,9 @@ __all__ = ["Address", "Mirror", "archive_address", "find_mirrors", "mirror_names
 
 _DEPTH = 3  # folders between the mirrors' folder and a repository
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# GitHub's own addresses, also below the name of another host: https://mirror.example.com/github.com/OWNER/NAME/archive/REF.zip
+# GitHub's addresses, of whatever host: mirrors have them as https://mirror.example.com/github.com/OWNER/NAME/archive/REF.zip.
 _ARCHIVE = re.compile(
-    r"github\.com/(?P<owner>[^/]+)/(?P<name>[^/]+)/archive/(?:refs/(?:tags|heads)/)?(?P<ref>[^?#]+)\.(?P<form>tar\.gz|zip)$"
+    r"/(?P<owner>[^/]+)/(?P<name>[^/]+)/archive/(?:refs/(?:tags|heads)/)?(?P<ref>[^?#]+)\.(?P<form>tar\.gz|zip)$"
 )
 _CODELOAD = re.compile(
     r"codeload\.github\.com/(?P<owner>[^/]+)/(?P<name>[^/]+)/(?P<form>tar\.gz|zip)/(?:refs/(?:tags|heads)/)?(?P<ref>[^?#]+)$"

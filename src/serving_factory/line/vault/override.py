@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from serving_factory.catalogue.starlark import parse_starlark
 from serving_factory.engine import process
 from serving_factory.engine.git import ArchiveFormat, missing_files, write_archive
-from serving_factory.errors import OverrideError, GitError
+from serving_factory.errors import OverrideError
 from serving_factory.line.preflight_report import Declared
 
 __all__ = ["Labels", "Override", "make_override", "override_from_git", "unpack"]
@@ -97,13 +97,13 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
-                zipped.extractall(folder)
+                zipped.extractall(folder)  # noqa: S202 - it keeps everything within the folder
                 for one in zipped.infolist():
                     if (mode := one.external_attr >> 16) & stat.S_IXUSR:
                         Path(folder, one.filename).chmod(mode & 0o777)
         else:
             with tarfile.open(archive) as tar:
-                tar.extractall(folder, filter="data")  # noqa: S202 - the filter keeps everything within the folder
+                tar.extractall(folder, filter="data")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
         raise OverrideError(
             f"{archive} cannot be unpacked", why=str(error), remedy="name a tar file, packed in any way, or a zip file"

@@ -71,7 +71,7 @@ def download_packages(job: Job, folder: Path, *, tell: Callable[[str], None]) ->
                 context=context,
                 build_args=(
                     ("BASE", recipe.base_image),
-                    ("PACKAGES", " ".join(wanted_packages(toolchain))),
+                    ("PACKAGES", " ".join(_wanted_packages(toolchain))),
                     ("RUN_ID", uuid.uuid4().hex),
                     *_wheel_args(toolchain),
                     *(pair for pair in recipe.doors.key_args if pair[0] == "APT_SNAPSHOT"),
@@ -97,7 +97,7 @@ def download_packages(job: Job, folder: Path, *, tell: Callable[[str], None]) ->
     )
 
 
-def wanted_packages(toolchain: Toolchain) -> Sequence[str]:
+def _wanted_packages(toolchain: Toolchain) -> Sequence[str]:
     """What the stages of the devel Dockerfile install from the distribution."""
     has_keys = toolchain.llvm or (toolchain.gpu and toolchain.gpu.repositories)
     return (*toolchain.packages, *(["gnupg"] if has_keys else ()))
