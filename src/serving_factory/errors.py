@@ -44,6 +44,7 @@ __all__ = [
     "OverrideError",
     "PackageError",
     "PinnedDiffersError",
+    "ProgramMissingError",
     "RecipeError",
     "RegistryDeniedError",
     "RegistryError",
@@ -201,9 +202,18 @@ class CacheCorruptError(FactoryError):
 
 
 class CompileError(FactoryError):
-    """The Bazel build, or the devel image around it, failed."""
+    """The Bazel build, or the devel image around it, failed.
+
+    Args:
+        what, why, remedy: as FactoryError has them.
+        shared: whether every other level of the same toolchain and sources fails so, too.
+    """
 
     exit_code = 20
+
+    def __init__(self, what: str, *, why: str = "", remedy: str = "", shared: bool = False) -> None:
+        super().__init__(what, why=why, remedy=remedy)
+        self.shared = shared
 
 
 class ArtifactError(FactoryError):
@@ -249,6 +259,12 @@ class DockerCommandError(EngineUnavailableError):
     """The docker command, or its plugin buildx, is missing or too old."""
 
     exit_code = 26
+
+
+class ProgramMissingError(CompileError):
+    """A build rule calls a program that the toolchain lacks."""
+
+    exit_code = 27
 
 
 class SmokeError(FactoryError):

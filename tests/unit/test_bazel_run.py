@@ -88,7 +88,17 @@ def test_before_bazel_5_hits_are_the_remote_caches_where_there_was_one(
 def test_older_bazels_as_recorded(tmp_path: Path, events: str, local: int, hits: int) -> None:
     told = run_facts(facts(tmp_path, events), seen(*BOTH_RAN))
     assert (told["local_actions"], told["disk_cache_hits"]) == (local, hits)
-    assert told["actions"] == (None if "0.17.2" in events else 7), "an event that lacks the count does not tell 0"
+    assert told["actions"] == 7, "0.17's event lacks the count, and it is read from what Bazel prints"
+    assert told["wall_seconds"] is not None
+
+
+def test_what_no_bazel_tells_is_not_known(tmp_path: Path) -> None:
+    folder = facts(tmp_path, "bazel-0.17.2-cold.jsonl")
+    events = folder / "bazel-events.json"
+    lines = events.read_text(encoding="utf-8").splitlines(keepends=True)
+    events.write_text("".join(line for line in lines if "total actions" not in line), encoding="utf-8")
+    told = run_facts(folder, seen(*BOTH_RAN))
+    assert (told["actions"], told["wall_seconds"], told["local_actions"]) == (None, None, None)
 
 
 def test_what_an_earlier_run_fetched_does_not_count_again(tmp_path: Path) -> None:

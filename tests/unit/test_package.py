@@ -9,6 +9,7 @@ import pytest
 
 from serving_factory.errors import CancelledError, EngineError
 from serving_factory.line.stages import package
+from serving_factory.line.stages.extract import server_version, version_lines
 
 
 def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
@@ -40,3 +41,24 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
     with pytest.raises(CancelledError):
         package._run(job, lambda _text: None)  # type: ignore[arg-type]  # what of a job is looked at
     assert removed == ["sha256:old"]
+
+
+@pytest.mark.parametrize(
+    ("printed", "lines", "version"),
+    [
+        (
+            "Unable to register cuDNN factory\nTensorFlow ModelServer: 2.19.1-rc0\nTensorFlow Library: 2.19.1\n",
+            ["TensorFlow ModelServer: 2.19.1-rc0", "TensorFlow Library: 2.19.1"],
+            "2.19.1-rc0",
+        ),
+        (
+            "unknown argument: --version\nusage: server\nFlags:\n\t--port=8500\tint32\tport",
+            ["\t--port=8500\tint32\tport"],
+            "",
+        ),
+        ("", [], ""),
+    ],
+)
+def test_what_a_server_says_of_its_version(printed: str, lines: list[str], version: str) -> None:
+    assert version_lines(printed) == lines
+    assert server_version(lines) == version

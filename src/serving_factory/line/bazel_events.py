@@ -18,17 +18,21 @@ _PROGRESS = re.compile(r"\[([\d,]+) / ([\d,]+)\](?: (.*))?")
 _CLIPPED = re.compile(r"\[output clipped, (log limit [^/\s]+ reached)\]")
 _CRITICAL_PATH = re.compile(r"Critical Path: ([\d.]+)s")
 _PROCESSES = re.compile(r"^INFO: \d+ process(?:es)?: (.+?)\.?$", re.MULTILINE)
+_ACTIONS = re.compile(r"^INFO: Build completed successfully, ([\d,]+) total actions?$", re.MULTILINE)
+_ELAPSED = re.compile(r"^INFO: Elapsed time: ([\d.]+)s\b", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionSummary:
     """What Bazel did, from the event `buildMetrics` (build_event_stream.proto, BuildMetrics.ActionSummary).
 
+    What the event lacks is read from the lines that Bazel prints at its end, which the events `progress` hold: all of
+    it of Bazel 0.17, the runners until 5.
+
     Args:
-        executed: actions that ran or were taken from a cache; None where the event lacks it, as Bazel 0.17's does.
-        runners: how: runner name → count, such as `{"processwrapper-sandbox": 40, "remote cache hit": 12}`. Before
-            Bazel 5 the event lacks them, and the line that Bazel prints at the end is read: `INFO: 52 processes: ...`.
-        wall_seconds: from Bazel's start to its end; None where the event lacks it.
+        executed: actions that ran or were taken from a cache; None where neither tells.
+        runners: how: runner name → count, such as `{"processwrapper-sandbox": 40, "remote cache hit": 12}`.
+        wall_seconds: from Bazel's start to its end; None where neither tells.
         critical_path_seconds: the longest chain of actions, from the event `buildToolLogs`; None where that lacks it.
     """
 
@@ -64,12 +68,13 @@ def read_summary(events: Path) -> ActionSummary | None:
         metrics = event["buildMetrics"]
         summary, wall = metrics.get("actionSummary", {}), metrics.get("timingMetrics", {}).get("wallTimeInMs")
         counted = {str(runner["name"]): int(runner["count"]) for runner in summary.get("runnerCount", ())}
-        runners = {name: count for name, count in counted.items() if name != "total"} or _printed_runners(lines)
-        executed = summary.get("actionsExecuted")
+        runners = {name: count for name, count in counted.items() if name != "total"}
+        executed = summary.get("actionsExecuted") or _printed(lines, _ACTIONS).replace(",", "")
+        elapsed = _printed(lines, _ELAPSED)
         return ActionSummary(
-            executed=None if executed is None else int(executed),
-            runners=runners,
-            wall_seconds=None if wall is None else int(wall) / 1000,
+            executed=int(executed) if executed else None,
+            runners=runners or _printed_runners(lines),
+            wall_seconds=int(wall) / 1000 if wall else float(elapsed) if elapsed else None,
             critical_path_seconds=_critical_path(lines),
         )
     return None
@@ -102,12 +107,15 @@ def _decoded(text: object) -> str:
         return ""
 
 
-def _printed_runners(lines: Sequence[str]) -> Mapping[str, int]:
-    """Read how actions ran from what Bazel printed; the events `progress` hold it."""
+def _printed(lines: Sequence[str], pattern: re.Pattern[str]) -> str:
+    """Find in what Bazel printed, the last of it first; empty where it is not there. The events `progress` hold it."""
     for line in reversed(lines):
-        if '"progress"' not in line:
-            continue
-        if match := _PROCESSES.search(_event(line).get("progress", {}).get("stderr", "")):
-            parts = (part.partition(" ") for part in match[1].split(", "))
-            return {name: int(count) for count, _, name in parts if count.isdecimal()}
-    return {}
+        if '"progress"' in line and (match := pattern.search(_event(line).get("progress", {}).get("stderr", ""))):
+            return str(match[1])
+    return ""
+
+
+def _printed_runners(lines: Sequence[str]) -> Mapping[str, int]:
+    """Read how actions ran from what Bazel printed: `52 processes: 12 remote cache hit, 40 processwrapper-sandbox`."""
+    parts = (part.partition(" ") for part in _printed(lines, _PROCESSES).split(", "))
+    return {name: int(count) for count, _, name in parts if count.isdecimal()}

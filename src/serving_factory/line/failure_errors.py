@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from serving_factory.catalogue.host_programs import package_of
 from serving_factory.engine.disk import FREE_SOME_SPACE
-from serving_factory.errors import CacheCorruptError, FactoryError
+from serving_factory.errors import CacheCorruptError, CompileError, FactoryError
 from serving_factory.line.failures import Failure, Kind
 from serving_factory.line.schedule import Share
 
@@ -54,9 +55,14 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
         case Kind.BAZEL_TOO_OLD:
             what = f"Bazel {details['found']} is too old: the sources want {details['minimum']} or later"
             remedy = "name a later one at `bazel: {version: ...}` in the matrix file"
+        case Kind.PROGRAM_MISSING:
+            what = f"a build rule calls {details['program']}, and the toolchain has no such program"
+            package = package_of(details["program"]) or "THE PACKAGE THAT HAS IT"
+            remedy = f"add its package in the matrix file, toolchain: {{packages: [{package}]}}; then {_AGAIN}"
         case _:
-            what = f"the build failed in {step}"
             remedy = "mend the cause and run the same command: what was compiled is kept in Bazel's disk cache"
+            what = f"{variant}: the build failed in {step}"
+            return CompileError(what, why=why, remedy=remedy, shared=failure.shared)
     return failure.error(f"{variant}: {what}", why=why, remedy=remedy)
 
 

@@ -21,12 +21,12 @@ from serving_factory.errors import (
     FactoryError,
     FetchError,
     OutOfMemoryError,
+    ProgramMissingError,
 )
 
-__all__ = ["SHARED", "Failure", "Kind", "classify", "error_lines"]
+__all__ = ["Failure", "Kind", "classify", "error_lines", "is_shared"]
 
-SHARED: tuple[type[FactoryError], ...] = (BazelTooOldError, ChecksumError, FetchError)
-"""What fails one variant so fails every other one with the same sources and the same Dockerfile."""
+_SHARED: tuple[type[FactoryError], ...] = (BazelTooOldError, ChecksumError, FetchError, ProgramMissingError)
 
 _SHOWN = 6
 _KILLED = 128 + 9
@@ -41,6 +41,7 @@ class Kind(StrEnum):
     CHECKSUM = "checksum"
     FETCH = "fetch"
     BAZEL_TOO_OLD = "bazel-too-old"
+    PROGRAM_MISSING = "program-missing"
     COMPILE = "compile"
 
 
@@ -52,13 +53,15 @@ class Failure:
         kind: what kind.
         lines: the lines of the log that tell of it, at most six.
         details: what was read from them: `expected`, `found` and `door` of a checksum; `cache`, the name of the broken
-            one; `minimum` and `found` of Bazel's version; of memory `peak` and `limit` in bytes, and `kills`, as far as
-            bazel.sh could measure them (`limit` is `max` where there is none).
+            one; `minimum` and `found` of Bazel's version; `program`, the missing one; of memory `peak` and `limit` in
+            bytes, and `kills`, as far as bazel.sh could measure them (`limit` is `max` where there is none).
+        shared: whether it came before any flag of a level, or in a rule that these do not reach.
     """
 
     kind: Kind
     lines: tuple[str, ...]
     details: Mapping[str, str] = field(default_factory=dict)
+    shared: bool = False
 
     @property
     def error(self) -> type[FactoryError]:
@@ -73,6 +76,7 @@ _ERRORS: Mapping[Kind, type[FactoryError]] = {
     Kind.CHECKSUM: ChecksumError,
     Kind.FETCH: FetchError,
     Kind.BAZEL_TOO_OLD: BazelTooOldError,
+    Kind.PROGRAM_MISSING: ProgramMissingError,
     Kind.COMPILE: CompileError,
 }
 
@@ -135,6 +139,24 @@ _NO_OUTPUTS = re.compile(r"error while parsing \.d file: \S+ \(No such file or d
 
 _OLD_BAZEL = re.compile(r"Current Bazel version is (?P<found>[\d.]*).*?[,;] expected at least (?P<minimum>\d[\d.]*)")
 
+# A shell's words, with dash's or bash's place before them; and env's.
+_NOT_FOUND = re.compile(
+    r"(?:^|[\s:])(?:\d+: |line \d+: )?(?:\S*/)?(?P<program>[A-Za-z][\w.+-]*): (?:command )?not found$"
+    r"|\benv: \W(?P<by_env>[\w.+-]+)\W: No such file or directory$"
+)
+# What ended a rule's own script: configure's words and make's.
+_CAUSE = re.compile(
+    r"\bconfigure: error: |\*\*\* .*(?:Stop\.|Error \d+)$|: [Pp]ermission denied$|^(?:\[[^]]*\] )?Traceback "
+)
+# Bazel's word for a rule with a command: nothing that --copt says reaches it.
+_COMMAND_FAILED = re.compile(r"ERROR: .*(?:Executing genrule .* failed|Action \S+ failed)")
+_BUILDS = re.compile(r"\[(?:\S+ )?binary_build ")
+
+
+def is_shared(error: FactoryError) -> bool:
+    """Whether what fails one variant so fails every other one with the same sources and the same Dockerfile."""
+    return isinstance(error, _SHARED) or (isinstance(error, CompileError) and error.shared)
+
 
 def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
     """Tell why a build failed.
@@ -147,10 +169,14 @@ def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
     """
     lines = [line for line in log.splitlines() if line.startswith(place) or not line.startswith("[")]
     lines = [line for line in lines if not line.lstrip().startswith(">>>")]
-    for find in (_out_of_memory, _disk_full, _cache, _no_outputs, _checksum, _fetch, _old_bazel):
+    for find in (_out_of_memory, _disk_full, _cache, _no_outputs, _checksum, _fetch, _old_bazel, _program_missing):
         if failure := find(lines, exit_code):
             return failure
-    return Failure(kind=Kind.COMPILE, lines=error_lines(log))
+    shared = not _BUILDS.match(place) if place else False
+    if wrapper := [line for line in lines if _COMMAND_FAILED.search(line)]:
+        causes = _first(line for line in lines if _CAUSE.search(line))[: _SHOWN - 1]
+        return Failure(kind=Kind.COMPILE, lines=(*causes, *wrapper[:1]), shared=True)
+    return Failure(kind=Kind.COMPILE, lines=error_lines(log), shared=shared)
 
 
 def error_lines(log: str) -> tuple[str, ...]:
@@ -231,3 +257,13 @@ def _old_bazel(lines: list[str], _exit_code: int) -> Failure | None:
             details = {"minimum": match["minimum"].rstrip("."), "found": match["found"] or "of the build"}
             return Failure(kind=Kind.BAZEL_TOO_OLD, lines=(line,), details=details)
     return None
+
+
+def _program_missing(lines: list[str], _exit_code: int) -> Failure | None:
+    found = [(line, match) for line in lines if (match := _NOT_FOUND.search(line.rstrip()))]
+    if not found:
+        return None
+    program = found[0][1]["program"] or found[0][1]["by_env"]
+    wrapper = [line for line in lines if _COMMAND_FAILED.search(line)]
+    told = _first(line for line, _ in found)[: _SHOWN - 1]
+    return Failure(kind=Kind.PROGRAM_MISSING, lines=(*told, *wrapper[:1]), details={"program": program})

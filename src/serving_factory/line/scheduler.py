@@ -22,7 +22,7 @@ from serving_factory.errors import (
     TimeLimitError,
 )
 from serving_factory.line.events import Emit, Event
-from serving_factory.line.failures import SHARED
+from serving_factory.line.failures import is_shared
 from serving_factory.line.job import Job, Stage
 from serving_factory.line.results import Outcome
 from serving_factory.line.schedule import Schedule, Share, Turn, one_by_one
@@ -181,7 +181,7 @@ class _Coordinator:
             if self._is_everybodys(error):
                 return f"because of {name}: there is nothing to build with"
             other = self._jobs[name].recipe
-            if isinstance(error, SHARED) and (other.devel, other.source) == (recipe.devel, recipe.source):
+            if is_shared(error) and (other.devel, other.source) == (recipe.devel, recipe.source):
                 return f"because of {name}: what failed there is the same here"
         return ""
 

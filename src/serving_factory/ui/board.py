@@ -21,6 +21,7 @@ from serving_factory.ui.forecasts import forecast_line, truth_line
 from serving_factory.ui.logs import read_tail
 from serving_factory.ui.outcomes import summary_table
 from serving_factory.ui.progress import Progress, Row, State
+from serving_factory.ui.remaining import remaining
 from serving_factory.ui.streams import Stream, encoding_of
 from serving_factory.ui.text import clean, clean_lines, duration
 
@@ -106,12 +107,12 @@ def _choose(rows: Sequence[Row], room: int) -> list[Row]:
 
 
 def _left(row: Row, foretold: float | None, now: float) -> str:
-    """How long a variant still takes, as far as was foretold; nothing where it has taken longer already."""
-    if foretold is None or row.state not in {State.WAITING, State.RUNNING}:
+    """How long a variant still takes, as far as anything tells."""
+    if row.state not in {State.WAITING, State.RUNNING}:
         return ""
     running = 0.0 if row.started is None else now - row.started
-    left = foretold - row.spent - running
-    return f"  {duration(left)} left" if left > 0 else ""
+    left = remaining(row.text, running=running, foretold=None if foretold is None else foretold - row.spent)
+    return f"  {duration(left)} left" if left else ""
 
 
 def _row_line(row: Row, *, now: float, names: int, rich_signs: bool, left: str) -> tuple[str, str]:

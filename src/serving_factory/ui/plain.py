@@ -26,6 +26,7 @@ from serving_factory.ui.github import annotation, fold, markdown_summary
 from serving_factory.ui.heartbeat import Heartbeat
 from serving_factory.ui.logs import Tail, already_told, read_tail
 from serving_factory.ui.outcomes import summary_table
+from serving_factory.ui.remaining import remaining
 from serving_factory.ui.text import clean, clean_lines, duration
 
 if TYPE_CHECKING:
@@ -139,8 +140,15 @@ class PlainReporter:
                 action = (
                     f": {shorten(clean(running.progress[-1]), _ACTION, placeholder=' ...')}" if running.progress else ""
                 )
-                told = f"{variant} {stage} still running after {duration(now - running.started)}{action}"
+                took = now - running.started
+                spent = f"{duration(took)}{self._left(variant, running, took)}"
+                told = f"{variant} {stage} still running after {spent}{action}"
                 self._lines.write(f"{self._stamp()} {told}\n")
+
+    def _left(self, variant: str, running: _Running, took: float) -> str:
+        text = running.progress[-1] if running.progress else ""
+        left = remaining(text, running=took, foretold=self._outlook.seconds.get(variant))
+        return f", about {duration(left)} left" if left else ""
 
     def summary(self, results: Sequence[VariantResult]) -> None:
         """Print the errors that no line has told yet, then the table; append it to the step summary."""

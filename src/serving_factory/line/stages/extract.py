@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from serving_factory.line.records import Record
 from serving_factory.line.stages.compile import BINARY
 from serving_factory.recipes.keys import key_of
 
-__all__ = ["EXTRACT", "read_fact"]
+__all__ = ["EXTRACT", "read_fact", "server_version", "version_lines"]
 
 _FORMAT = 2
 """Raised whenever this module reads something more, or otherwise, from the same binary."""
+
+_VERSION_LINES = ("TensorFlow ModelServer: ", "TensorFlow Library: ")
 
 _DATA = ("dispatch_owned.yaml", "upstream_flags.yaml")
 """What tells whose code a function is."""
@@ -48,7 +51,7 @@ def _run(job: Job, tell: Tell) -> Outputs:
         "sha256": file_digest(binary),
         "size": elf.size,
         "build_id": elf.build_id,
-        "version": read_fact(job, "version").splitlines(),
+        "version": version_lines(read_fact(job, "version")),
         "version_exit": int(read_fact(job, "version.exit")),
         "bazel": read_fact(job, "bazel"),
         "compiler": read_fact(job, "compiler"),
@@ -65,6 +68,24 @@ def _run(job: Job, tell: Tell) -> Outputs:
         "elf": asdict(elf),
         "instructions": asdict(instructions),
     }
+
+
+def version_lines(printed: str) -> list[str]:
+    """Pick what `--version` says out of what the server printed; where it says nothing of the kind, the last line.
+
+    Libraries may print lines of their own when they are loaded, and servers that know no `--version` print their usage.
+    """
+    lines = printed.splitlines()
+    return [line for line in lines if line.startswith(_VERSION_LINES)] or lines[-1:]
+
+
+def server_version(lines: Sequence[str]) -> str:
+    """Give the version that the server reports of itself; empty where it knows no `--version`.
+
+    Args:
+        lines: as `version_lines` gives them.
+    """
+    return next((line.rpartition(" ")[2] for line in lines if line.startswith(_VERSION_LINES[0])), "")
 
 
 def _take(job: Job, name: str) -> Path:

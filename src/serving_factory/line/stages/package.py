@@ -12,6 +12,7 @@ from serving_factory.line.events import StageName
 from serving_factory.line.job import Job, Outputs, Stage, Tell
 from serving_factory.line.records import Record
 from serving_factory.line.stages.compile import BINARY, build_image, step_title, write_context
+from serving_factory.line.stages.extract import server_version
 from serving_factory.matrix.tags import alias_tags, full_tags
 from serving_factory.recipes.keys import key_of, short
 from serving_factory.recipes.metadata import BuiltBinary, image_env, image_json, image_labels
@@ -28,7 +29,7 @@ def built_binary(job: Job) -> BuiltBinary:
     return BuiltBinary(
         sha256=found["sha256"],
         build_id=found["build_id"],
-        version=found["version"][0].rpartition(" ")[2] if found["version"] else "",
+        version=server_version(found["version"]),
         compiler=found["compiler"],
         bazel=found["bazel"],
         base_digest=found["base_digest"],
