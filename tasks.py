@@ -165,7 +165,8 @@ def explain_(
     help=_help(
         "json",
         release="an upstream release, such as 2.19.1; all when left out",
-        check_upstream="compare the release with this checkout of tensorflow/serving, and exit with 8 if they differ",
+        check_upstream="compare the release with this checkout of tensorflow/serving, or look through this one of its "
+        "TensorFlow; exit with 8 if they differ",
     ),
 )
 def catalogue(_c: Context, release: str | None = None, check_upstream: str = "", json: bool = False) -> None:
@@ -176,6 +177,7 @@ def catalogue(_c: Context, release: str | None = None, check_upstream: str = "",
         ./factory catalogue 2.19.1
         ./factory catalogue --json
         ./factory catalogue 2.19.1 --check-upstream ../serving
+        ./factory catalogue 2.19.1 --check-upstream ../tensorflow
     """
     with errors():
         from serving_factory.commands import upstream

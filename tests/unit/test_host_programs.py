@@ -46,6 +46,7 @@ genrule(
         ('echo "$(uname -s) `hostname`"', ["uname", "hostname"]),
         ("if grep -q x y; then zip -r z .; else touch z; fi", ["grep", "zip", "touch"]),
         ("for f in a b; do mv $f c; done", ["mv"]),
+        ("for (( i=0; i < 9; ++i )); do cp $i x; done", ["cp"]),
         ("cat > x <<'EOF'\n%define A\nrm -rf /\nEOF\nnasm x", ["cat", "nasm"]),
         ("bash -c 'patch -p1 < a'", ["bash", "patch"]),
         ("find . -name '*.py' -exec md5sum {} +", ["find", "md5sum"]),
@@ -53,6 +54,7 @@ genrule(
         ("env LC_ALL=C sort # not a | program", ["env", "sort"]),
         ("helper() { ln -s a b; }\nhelper x", ["ln"]),
         ("exec perl x.pl", ["perl"]),
+        ("A=${B// /,}\ntar x", ["tar"]),
         (f"{UNKNOWN} --out x", [UNKNOWN]),
         ("", []),
     ],
@@ -115,6 +117,18 @@ def f(ctx):
         ('def f(ctx):\n    ctx.actions.run(executable = "nasm")', ["nasm"]),
         ("def f(ctx):\n    ctx.actions.run(executable = ctx.executable._tool)", []),
         ("def f(ctx):\n    ctx.execute([found])", ["<found>"]),
+        (
+            """
+def f(ctx):
+    cmd = "from os import path"
+    ctx.execute(["python", "-c", cmd])
+
+def g(ctx):
+    cmd = "nm x"
+    ctx.execute(["bash", "-c", cmd])
+""",
+            ["bash", "nm", "python"],
+        ),
     ],
 )
 def test_calls_of_bzl_files(tmp_path: Path, text: str, programs: list[str]) -> None:

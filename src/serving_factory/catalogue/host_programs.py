@@ -17,11 +17,10 @@ from pathlib import Path
 
 from serving_factory.catalogue.data import read_yaml
 from serving_factory.catalogue.shell_programs import UNKNOWN, shell_programs
-from serving_factory.catalogue.starlark import parse_starlark
+from serving_factory.catalogue.starlark import build_files, parse_starlark
 
 __all__ = ["HostCall", "Uncovered", "genrule_programs", "host_calls", "package_of", "uncovered"]
 
-_FILES = re.compile(r"(?:BUILD(?:\..+)?|.+\.BUILD|.+\.bzl|WORKSPACE|.+\.BUILD\.(?:oss|tpl)|.+\.bzl\.(?:oss|tpl))$")
 _SHELL_KEYS = frozenset({"cmd", "cmd_bash"})
 _SHELL_ACTIONS = frozenset({"run_shell", "action"})
 _SHELLS = frozenset({"bash", "sh"})
@@ -110,13 +109,12 @@ def host_calls(folder: Path) -> tuple[HostCall, ...]:
     Args:
         folder: the tree, of any repository that Bazel builds.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and _FILES.fullmatch(path.name))
-    trees = [(path.relative_to(folder).as_posix(), list(_parsed(path))) for path in files]
+    trees = [(path.relative_to(folder).as_posix(), list(_parsed(path))) for path in build_files(folder)]
     helpers = _helpers(block for _, blocks in trees for block in blocks)
     return tuple(
         HostCall(program=program, file=name, line=line)
         for name, blocks in trees
-        for line, program in sorted({call for block in blocks for call in _Calls(block, helpers).found()})
+        for line, program in sorted({call for block in blocks for call in _calls_in(block, helpers)})
     )
 
 
@@ -135,7 +133,7 @@ def genrule_programs(text: str) -> Mapping[str, tuple[str, ...]]:
             if isinstance(node, ast.Call):
                 name = next((one.value for one in node.keywords if one.arg == "name"), None)
                 rule = name.value if isinstance(name, ast.Constant) else ast.unparse(node.func)
-                for _, called in _Calls(ast.Module([ast.Expr(node)], []), {}).found():
+                for _, called in _Calls(node, {}, {}).found():
                     for program in _known().scripts.get(called, (called,)):
                         if "/" not in program and not program.startswith("<"):
                             found.setdefault(program, {})[str(rule)] = None
@@ -174,27 +172,43 @@ def _executed(call: ast.Call, helpers: Mapping[str, int]) -> ast.expr | None:
     return None
 
 
+def _calls_in(block: ast.Module, helpers: Mapping[str, int]) -> Iterator[tuple[int, str]]:
+    """Give line and program of each call of a file's block; names are looked up in their function, then in the file."""
+    functions = [node for node in ast.walk(block) if isinstance(node, ast.FunctionDef)]
+    outside = ast.Module([node for node in block.body if not isinstance(node, ast.FunctionDef)], [])
+    known = _assigned(outside)
+    for scope in (outside, *functions):
+        yield from _Calls(scope, helpers, {**known, **_assigned(scope)}).found()
+
+
+def _assigned(scope: ast.AST) -> dict[str, list[ast.expr]]:
+    """What names stand for: each name -> every value that it is given."""
+    values: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    values.setdefault(target.id, []).append(node.value)
+    return values
+
+
 class _Calls:
-    """The calls of one block of a file.
+    """The calls of one function, or of what stands outside functions.
 
     Args:
-        block: the block.
+        scope: its code.
         helpers: functions that run what they are given.
+        values: what names stand for in it.
     """
 
-    def __init__(self, block: ast.Module, helpers: Mapping[str, int]) -> None:
-        self._block = block
+    def __init__(self, scope: ast.AST, helpers: Mapping[str, int], values: Mapping[str, Sequence[ast.expr]]) -> None:
+        self._scope = scope
         self._helpers = helpers
-        self._values: dict[str, list[ast.expr]] = {}
-        for node in ast.walk(block):
-            if isinstance(node, ast.Assign):
-                for target in node.targets:
-                    if isinstance(target, ast.Name):
-                        self._values.setdefault(target.id, []).append(node.value)
+        self._values = values
 
     def found(self) -> Iterator[tuple[int, str]]:
         """Give line and program of each call."""
-        for node in ast.walk(self._block):
+        for node in ast.walk(self._scope):
             if isinstance(node, ast.Call):
                 for program in self._of_call(node):
                     yield node.lineno, program

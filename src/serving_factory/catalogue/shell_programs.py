@@ -28,10 +28,11 @@ _TOKEN = re.compile(
     |(?P<operator>&&|\|\||;;|[;&|()\n])
     |(?P<single>'[^']*'?)
     |(?P<double>"(?:\\.|[^"\\])*"?)
-    |(?P<plain>(?:\\.|[^\s;&|()<>'"\\])+|\\)""",
+    |(?P<plain>(?:\\.|\$\{[^}]*\}|[^\s;&|()<>'"\\])+|\\)""",
     re.VERBOSE | re.DOTALL,
 )
 _HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1([^\n]*)\n.*?^\s*\2\s*$", re.DOTALL | re.MULTILINE)
+_ARITHMETIC = re.compile(r"(?<![$\w])\(\(.*?\)\)", re.DOTALL)
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 _FUNCTION = re.compile(r"^\s*(?:function\s+)?([A-Za-z_][\w-]*)\s*\(\)", re.MULTILINE)
 
@@ -47,7 +48,7 @@ def shell_programs(text: str) -> tuple[str, ...]:
 
 
 def _programs(text: str) -> Iterator[str]:
-    text = _HEREDOC.sub(r"\3\n", text)
+    text = _ARITHMETIC.sub(" ", _HEREDOC.sub(r"\3\n", text))
     flat, inner = _substitutions(text)
     for words in _commands(flat):
         yield from _of_command(words)

@@ -7,8 +7,18 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
-__all__ = ["parse_starlark"]
+__all__ = ["build_files", "parse_starlark"]
+
+_NAMES = re.compile(
+    r"(?:BUILD(?:\..+)?|.+\.BUILD|.+\.bzl|WORKSPACE|CROSSTOOL.*|.+\.BUILD\.(?:oss|tpl)|.+\.bzl\.(?:oss|tpl))"
+)
+
+
+def build_files(folder: Path) -> Iterator[Path]:
+    """Find the files of a source tree that say how it is built, and the templates of such files; sorted."""
+    return (path for path in sorted(folder.rglob("*")) if _NAMES.fullmatch(path.name) and path.is_file())
 
 
 def parse_starlark(text: str) -> Iterator[ast.Module]:

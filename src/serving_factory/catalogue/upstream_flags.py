@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cache
+from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from serving_factory.catalogue.data import read_yaml
+from serving_factory.catalogue.starlark import build_files
 
-__all__ = ["UpstreamFlag", "upstream_flags", "upstream_namespaces"]
+__all__ = ["UnlistedFlag", "UpstreamFlag", "unlisted_flags", "upstream_flags", "upstream_namespaces"]
+
+_FEATURE_FLAG = re.compile(
+    r"[\"'= ](-m(?:sse|ssse|avx|fma|popcnt|bmi|f16c|aes|pclmul|sha|adx|amx|lzcnt|movbe|cx16|arch=(?!arm))[\w.=+-]*)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +30,7 @@ class UpstreamFlag:
         flag: as it stands there, `-msse3`.
         features: what the compiler may use with it.
         releases: which releases have it.
+        files: where it stands in TensorFlow's tree, as patterns of paths.
         namespaces: C++ namespaces of the files that are compiled with it; empty for the project's own code of any.
         source: where it stands.
     """
@@ -29,6 +38,7 @@ class UpstreamFlag:
     flag: str
     features: frozenset[str]
     releases: SpecifierSet
+    files: tuple[str, ...]
     namespaces: tuple[str, ...]
     source: str
 
@@ -43,9 +53,42 @@ def upstream_namespaces() -> tuple[str, ...]:
     return tuple(sorted({name for flag in _flags() for name in flag.namespaces}))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnlistedFlag:
+    """A flag for CPU features that a source tree has and the catalogue does not.
+
+    Args:
+        flag: as it stands there.
+        file: path within the tree.
+        line: counted from 1.
+    """
+
+    flag: str
+    file: str
+    line: int
+
+
+def unlisted_flags(folder: Path, release: Version) -> Iterator[UnlistedFlag]:
+    """Find the flags in TensorFlow's BUILD and .bzl files that the catalogue has neither as added nor as harmless.
+
+    Args:
+        folder: TensorFlow's sources.
+        release: of TensorFlow Serving, which pins them.
+    """
+    listed = [(pattern, flag.flag) for flag in upstream_flags(release) for pattern in flag.files]
+    elsewhere = read_yaml("upstream_flags.yaml")["elsewhere"]
+    listed += [(pattern, flag) for pattern, flags in elsewhere.items() for flag in flags]
+    for path in build_files(folder):
+        name = path.relative_to(folder).as_posix()
+        for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+            for found in _FEATURE_FLAG.finditer(text.partition("#")[0]):
+                if not any(found[1] == flag and fnmatch(name, pattern) for pattern, flag in listed):
+                    yield UnlistedFlag(flag=found[1], file=name, line=number)
+
+
 @cache
 def _flags() -> tuple[UpstreamFlag, ...]:
-    return tuple(_flag(entry) for entry in read_yaml("upstream_flags.yaml"))
+    return tuple(_flag(entry) for entry in read_yaml("upstream_flags.yaml")["flags"])
 
 
 def _flag(entry: Mapping[str, str]) -> UpstreamFlag:
@@ -53,6 +96,7 @@ def _flag(entry: Mapping[str, str]) -> UpstreamFlag:
         flag=entry["flag"],
         features=frozenset(entry["features"]),
         releases=SpecifierSet(entry["releases"]),
+        files=tuple(entry["files"]),
         namespaces=tuple(entry["namespaces"]),
         source=" ".join(entry["source"].split()),
     )
