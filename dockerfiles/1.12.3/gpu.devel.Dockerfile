@@ -257,7 +257,8 @@ ARG COPTS=""
 ARG BAZEL_RESOURCES=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # Options are one per word: they are split on purpose. The arrays come from doors.sh. Warnings are not printed, as in upstream's
-# Dockerfiles, and progress is told each 2 s: BuildKit passes on 2 MiB of a step's output.
+# Dockerfiles. With curses, progress is told each 10 s, with what runs and for how long; without, ever more seldom. BuildKit passes on
+# 2 MiB of a step's output.
 # hadolint ignore=SC2086,SC2154
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
     --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
@@ -271,7 +272,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
  && export LD_LIBRARY_PATH=/usr/local/cuda/lib64/stubs:/usr/local/cuda/extras/CUPTI/lib64:/usr/local/cuda/lib64 \
  && /factory/bazel.sh build bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
       "${doors_options[@]}" --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
-      --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=2 --verbose_failures \
+      --symlink_prefix=/factory/bazel- --color=no --curses=yes --show_progress_rate_limit=10 --verbose_failures \
       --output_filter=DONT_MATCH_ANYTHING \
       --experimental_build_event_json_file=/factory/bazel-events.json ${BAZEL_RESOURCES} \
       --config=cuda \

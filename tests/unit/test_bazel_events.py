@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.line.bazel_events import progress, read_summary
+from serving_factory.line.bazel_events import BazelProgress, is_progress, read_summary
 
 PRINTED = (
     "Target //tensorflow_serving/model_servers:tensorflow_model_server up-to-date:\n"
@@ -52,7 +52,38 @@ def printed(text: str) -> dict[str, object]:
     ],
 )
 def test_progress_is_told_shortly(line: str, told: str | None) -> None:
-    assert progress(line) == told
+    assert BazelProgress().see(line) == told
+
+
+def test_with_cursor_control_the_oldest_action_is_told() -> None:
+    progress = BazelProgress()
+    lines = [
+        "[1 / 3] 2 actions running",
+        "    Compiling a/b.cc; 95s processwrapper-sandbox",
+        "    Compiling c.cc; 8s processwrapper-sandbox",
+        "[2 / 3] 2 actions, 0 running",
+        "    [-----] Executing genrule //:g0",
+        "[2 / 3] Linking server; 12s local",
+    ]
+    assert [told for line in lines if (told := progress.see(line))] == [
+        "1/3 2 actions running",
+        "1/3 Compiling a/b.cc; 95s processwrapper-sandbox",
+        "2/3 2 actions, 0 running",
+        "2/3 Linking server; 12s local",
+    ]
+    assert all(map(is_progress, lines))
+    assert not any(map(is_progress, ["a.cc:3:1: error: wrong", "    5 | int x;", "INFO: Found 1 target..."]))
+
+
+def test_numbers_are_read_behind_cursor_movements(tmp_path: Path) -> None:
+    text = (
+        "[7 / 7] checking\n\r\x1b[1A\x1b[KINFO: Elapsed time: 4.5s, Critical Path: 1s\n"
+        "\x1b[1A\x1b[KINFO: Build completed successfully, 1,234 total actions\n"
+    )
+    metrics: dict[str, object] = {"id": {"buildMetrics": {}}, "buildMetrics": {"actionSummary": {}}}
+    summary = read_summary(event_file(tmp_path, metrics, printed(text)))
+    assert summary is not None
+    assert (summary.executed, summary.wall_seconds) == (1234, 4.5)
 
 
 def test_before_bazel_5_the_runners_are_read_from_what_bazel_prints(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BuildFailed", "BuildRequest", "BuildResult", "Step", "build", "docker_missing"]
 
-TAIL = 30  # lines of the failing step that an error carries
+TAIL = 60  # lines of the failing step that an error carries; of Bazel's, half only tell that it is at work
 PARTIAL = ".partial-"
 RUN_EXIT_CODE = re.compile(r"did not complete successfully: exit code: (\d+)")
 NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
@@ -124,7 +124,7 @@ class BuildFailed(Exception):  # noqa: N818  (an outcome that the stage turns in
 
     Args:
         step: name of the failing step, as `[binary_build 3/4] RUN ...`; empty if none had begun.
-        tail: the last 30 lines at most of that step's output.
+        tail: the last 60 lines at most of that step's output.
         exit_code: of the failing RUN's command; buildx's own where no command failed.
         text: what buildx said: the error and the place in the Dockerfile.
     """

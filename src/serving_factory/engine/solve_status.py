@@ -102,7 +102,7 @@ class _Vertex:
         return [*steps, Step(name=self.name, kind="done", seconds=_seconds(item))]
 
     def _line(self, line: bytes) -> Step:
-        text = TERMINAL_CODES.sub("", line.decode("utf-8", errors="replace").rstrip("\r"))
+        text = TERMINAL_CODES.sub("", line.decode("utf-8", errors="replace")).replace("\r", "")
         self.tail.append(text)
         return Step(name=self.name, kind="log", text=text)
 

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ActionSummary", "progress", "read_summary"]
+__all__ = ["ActionSummary", "BazelProgress", "is_progress", "read_summary"]
 
 _PROGRESS = re.compile(r"\[([\d,]+) / ([\d,]+)\](?: (.*))?")
+_SEVERAL = re.compile(r"[\d,]+ actions\b")
+_ACTION = re.compile(r" {4}(?:\[[\w-]{1,6} ?\] .*|.+; \d+s\b.*)$")
+_RUNNING = re.compile(r" {4}(?!\[)(.+; \d+s\b.*)$")
 # BuildKit's util/progress/logs. After the limit of its speed, `200KiB/s`, output goes on.
 _CLIPPED = re.compile(r"\[output clipped, (log limit [^/\s]+ reached)\]")
+_CURSOR = re.compile(r"\r|\x1b\[[0-9;?]*[A-Za-z]")
 _CRITICAL_PATH = re.compile(r"Critical Path: ([\d.]+)s")
 _PROCESSES = re.compile(r"^INFO: \d+ process(?:es)?: (.+?)\.?$", re.MULTILINE)
 _ACTIONS = re.compile(r"^INFO: Build completed successfully, ([\d,]+) total actions?$", re.MULTILINE)
@@ -42,18 +46,37 @@ class ActionSummary:
     critical_path_seconds: float | None = None
 
 
-def progress(line: str) -> str | None:
-    """Shorten a progress line to `12/60 Compiling x.cc`; None for any other line.
+class BazelProgress:
+    """Follows what Bazel prints while it works: how many actions are done, and which one has run the longest.
 
-    Where BuildKit has had enough of a step's output, nothing comes until the step ends: that is told in its place.
+    With cursor control, as the factory asks for, Bazel prints a line with the count and then a line for each running
+    action, the oldest first; without, one line for all, at growing intervals.
     """
-    if clipped := _CLIPPED.match(line):
-        return f"still at work; BuildKit shows no more of it until it ends ({clipped[1]})"
-    match = _PROGRESS.match(line)
-    if not match:
+
+    def __init__(self) -> None:
+        self._count = ""
+
+    def see(self, line: str) -> str | None:
+        """Give `12/60 Compiling x.cc; 9s local` where a line tells of it; None for any other line.
+
+        Where BuildKit has had enough of a step's output, nothing comes until the step ends: that is told in its place.
+        """
+        if clipped := _CLIPPED.match(line):
+            return f"still at work; BuildKit shows no more of it until it ends ({clipped[1]})"
+        if match := _PROGRESS.match(line):
+            done, total, action = match.groups()
+            several = action is not None and _SEVERAL.match(action)
+            self._count = f"{done}/{total}" if several else ""
+            return f"{done}/{total} {action or ''}".rstrip()
+        if (running := _RUNNING.match(line)) and self._count:
+            count, self._count = self._count, ""
+            return f"{count} {running[1]}"
         return None
-    done, total, action = match.groups()
-    return f"{done}/{total} {action or ''}".rstrip()
+
+
+def is_progress(line: str) -> bool:
+    """Whether a line of Bazel's output only tells that it is at work."""
+    return bool(_PROGRESS.match(line) or _ACTION.match(line))
 
 
 def read_summary(events: Path) -> ActionSummary | None:
@@ -110,8 +133,10 @@ def _decoded(text: object) -> str:
 def _printed(lines: Sequence[str], pattern: re.Pattern[str]) -> str:
     """Find in what Bazel printed, the last of it first; empty where it is not there. The events `progress` hold it."""
     for line in reversed(lines):
-        if '"progress"' in line and (match := pattern.search(_event(line).get("progress", {}).get("stderr", ""))):
-            return str(match[1])
+        if '"progress"' in line:
+            text = _CURSOR.sub("", _event(line).get("progress", {}).get("stderr", ""))
+            if match := pattern.search(text):
+                return str(match[1])
     return ""
 
 

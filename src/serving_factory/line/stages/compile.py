@@ -13,7 +13,7 @@ from serving_factory.catalogue.levels import Level
 from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step, build
 from serving_factory.engine.cancel import Cancel
 from serving_factory.errors import CompileError, FactoryError, FetchError
-from serving_factory.line.bazel_events import progress
+from serving_factory.line.bazel_events import BazelProgress, is_progress
 from serving_factory.line.bazel_run import BazelSteps, run_facts
 from serving_factory.line.digests import file_digest
 from serving_factory.line.doors import secret_files, secrets_of, stage_doors
@@ -146,7 +146,7 @@ def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
         failure,
         variant=job.recipe.variant.id,
         step=step_title(failed.step),
-        tail=failed.tail,
+        tail=tuple(line for line in failed.tail if not is_progress(line)),
         share=job.share,
     )
 
@@ -201,11 +201,12 @@ def logged_build(
         see: is given each step.
         cancel: stops the build when asked.
     """
+    progress = BazelProgress()
 
     def on_step(step: Step) -> None:
         see(step)
         if step.kind == "log":
-            if action := progress(step.text):
+            if action := progress.see(step.text):
                 tell(action)
         elif step.kind == "started" and not step.name.startswith("[internal]"):
             tell(step_title(step.name))
