@@ -18,6 +18,7 @@ from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.engine.about import EngineFacts, byte_count, engine_facts, read_facts
 from serving_factory.engine.collection import CollectionRule, collection_rules
 from serving_factory.engine.docker import Engine
+from serving_factory.engine.reach import Reach
 from serving_factory.engine.registry import Credentials
 from serving_factory.errors import (
     EngineUnavailableError,
@@ -528,6 +529,7 @@ def test_without_an_engine_the_rest_is_looked_at_all_the_same(
         )
 
     monkeypatch.setattr(doctoring, "engine_facts", nothing)
+    monkeypatch.setattr(doctoring, "reach_all", lambda urls, **_route: dict.fromkeys(urls, (Reach.THERE, "HTTP 200")))
     asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
     with pytest.raises(MachineUnfitError, match="1 check failed: engine"):
         doctoring.examine(asked, json=True)
@@ -546,6 +548,7 @@ def test_an_engine_that_only_the_docker_command_reaches_is_told_with_all_the_res
         raise EngineUnavailableError("The Docker engine does not answer.", why="no ssh", remedy="start it")
 
     monkeypatch.setattr(doctoring, "engine_facts", lambda: engine(buildx=None))
+    monkeypatch.setattr(doctoring, "reach_all", lambda urls, **_route: dict.fromkeys(urls, (Reach.THERE, "HTTP 200")))
     monkeypatch.setattr(Engine, "connect", unreachable)
     asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
     with pytest.raises(MachineUnfitError, match="base images"):

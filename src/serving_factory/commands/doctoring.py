@@ -13,22 +13,23 @@ from serving_factory.commands.shared import Asked, print_json, write
 from serving_factory.engine.about import EngineFacts, engine_facts
 from serving_factory.engine.collection import collection_rules
 from serving_factory.engine.docker import Engine
+from serving_factory.engine.reach import reach_all
 from serving_factory.errors import EngineError, EngineUnavailableError, MachineUnfitError
 from serving_factory.line.doctor import engine_judges, machine_judges, network_judges, probes
 from serving_factory.line.doctor.check import Check, Verdict, fail, seen_here
 from serving_factory.line.events import StageName
-from serving_factory.line.forecast import size_of
+from serving_factory.line.history.outlook import disk_of
 from serving_factory.line.schedule import LIGHT, Budget, Turn
 from serving_factory.line.stages import BUILD
+from serving_factory.line.upstream import route_of
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
+from serving_factory.recipes.addresses import Kind, downloads_of
 from serving_factory.recipes.recipe import Recipe, recipes_for
 from serving_factory.ui.doctor import doctor_page
 from serving_factory.ui.text import count
 
 __all__ = ["examine"]
-
-_OTHER_SOURCES_DISK = 10**9  # bytes; of a source tree that is not upstream's nothing is known
 
 
 def examine(asked: Asked, *, json: bool) -> None:
@@ -63,7 +64,7 @@ def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant]) -> Iterat
     site, limits = site_of(asked), HowToRun().limits(matrix.resources)
     plan = plan_run(asked, recipes, BUILD, site=site, limits=limits, ask_budget=lambda: _budget(facts))
     compiles = {one.variant for one in plan.variants if StageName.COMPILE in one.run}
-    disk = [_disk(recipe) for recipe in recipes if recipe.variant.id in compiles]
+    disk = [disk_of(recipe) for recipe in recipes if recipe.variant.id in compiles]
     if facts:
         yield from _engine_checks(facts, variants, planned=sum(disk))
         yield _memory(facts, plan)
@@ -98,10 +99,6 @@ def _collection(facts: EngineFacts, planned: int) -> Check:
 
 def _budget(facts: EngineFacts | None) -> Budget | None:
     return Budget.of_machine(cpus=facts.cpus, memory=facts.memory) if facts else None
-
-
-def _disk(recipe: Recipe) -> int:
-    return int(size_of(recipe.variant.release).disk) if recipe.upstream else _OTHER_SOURCES_DISK
 
 
 def _memory(facts: EngineFacts, plan: Plan) -> Check:
@@ -142,6 +139,9 @@ def _network_checks(matrix: Matrix, recipes: Sequence[Recipe], facts: EngineFact
         facts.proxies if facts else {},
         {name: value for name, value in told.items() if value},
     )
+    downloads = tuple(dict.fromkeys(one for recipe in recipes for one in downloads_of(recipe, network)))
+    asked = [one.place for one in downloads if one.kind in {Kind.FILE, Kind.HOST}]
+    yield network_judges.judge_downloads(downloads, reach_all(asked, route=route_of(network)))
     yield network_judges.judge_login(*probes.login(matrix.images.repository))
     if facts and engine_judges.judge_engine(facts).verdict is not Verdict.FAIL:
         yield _bases(tuple(dict.fromkeys(recipe.base_image for recipe in recipes)))

@@ -18,8 +18,8 @@ from serving_factory.commands.shared import Asked, Checkout, exit_with, print_js
 from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
 from serving_factory.line.cleaning import clean as clean_site
 from serving_factory.line.events import Emit, Event, EventKind, StageName
-from serving_factory.line.forecast import NOTHING_TO_DO, Outlook
-from serving_factory.line.history.outlook import outlook_of
+from serving_factory.line.forecast import NOTHING_TO_DO, Basis, Outlook
+from serving_factory.line.history.outlook import disk_of, outlook_of
 from serving_factory.line.history.recorder import Recorder
 from serving_factory.line.job import Job, Site, Stage
 from serving_factory.line.lock import hold_lock, hold_matrix_lock
@@ -28,10 +28,11 @@ from serving_factory.line.results import Status, VariantResult
 from serving_factory.line.schedule import Limits, Schedule, one_by_one, schedule
 from serving_factory.line.scheduler import run_line
 from serving_factory.line.stages import BUILD, COMPILE, EXTRACT, INSPECT, PACKAGE, SMOKE
+from serving_factory.recipes.addresses import downloads_of
 from serving_factory.recipes.pins import require_locked, unpinned_bases
 from serving_factory.recipes.recipe import Lacking, Recipe, recipes_for
 from serving_factory.ui import outcomes, tables
-from serving_factory.ui.forecasts import forecast_line
+from serving_factory.ui.forecasts import forecast_line, needs_text
 from serving_factory.ui.pins import unpinned_note
 from serving_factory.ui.reporter import choose
 
@@ -145,6 +146,7 @@ def _run(
         recorder = Recorder(
             asked.checkout.build, jobs, command=shlex.join(sys.argv[1:]), matrix=name_of(asked), outlook=outlook
         )
+        sys.stderr.write(_needs(jobs, matrix, outlook))
         with _reporter(chosen, stages, outlook, json=json) as reporter:
             for one in lacking:
                 reporter.handle(_refused(one, stages[0].name))
@@ -166,6 +168,21 @@ def _run(
         write(outcomes.pushed_list(results))
     _end(results, done.ended_by)
     return results
+
+
+def _needs(jobs: Sequence[Job], matrix: Matrix, outlook: Outlook) -> str:
+    """What the first builds of a release download and need; empty where no network is used or an earlier run tells."""
+    first = {one.variant for one in outlook.forecasts if one.compiles and one.basis is Basis.ESTIMATE}
+    recipes = [job.recipe for job in jobs if job.recipe.variant.id in first]
+    downloads = [(one.what, one.shown) for recipe in recipes for one in downloads_of(recipe, matrix.network)]
+    if not downloads:
+        return ""
+    # They take a while, and most runs do not get here.
+    from serving_factory.engine.about import engine_facts  # noqa: PLC0415
+    from serving_factory.line.doctor.probes import free_disk  # noqa: PLC0415
+
+    disk = sum(map(disk_of, recipes))
+    return needs_text(downloads, disk=disk, free=free_disk(engine_facts()), outlook=outlook)
 
 
 def _reporter(chosen: Sequence[Variant], stages: Sequence[Stage], outlook: Outlook, *, json: bool) -> Reporter:
@@ -266,4 +283,6 @@ def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: b
         print_json([asdict(row) for row in rows])
     else:
         machine = (plan.budget.cpus, plan.budget.memory) if plan.budget else None
-        write(tables.plan_table(rows, machine=machine, width=width()) + forecast_line(plan.outlook))
+        jobs = [Job(recipe=recipe, site=site) for recipe in recipes]
+        needs = _needs(jobs, matrix, plan.outlook) if plan.budget else ""
+        write(tables.plan_table(rows, machine=machine, width=width()) + forecast_line(plan.outlook) + needs)

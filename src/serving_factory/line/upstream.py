@@ -24,7 +24,7 @@ from serving_factory.errors import (
 from serving_factory.matrix.settings import Network
 from serving_factory.recipes.pins import BAZEL_RELEASES, NeededBase, bazel_asset
 
-__all__ = ["Sources", "Upstream", "replacement"]
+__all__ = ["Sources", "Upstream", "replacement", "route_of"]
 
 Result = TypeVar("Result")
 
@@ -45,6 +45,16 @@ class Sources(Protocol):
         """The sha256 of a Bazel's release asset, as the file beside it tells."""
 
 
+def route_of(network: Network) -> Route:
+    """Tell how to get out of a network."""
+    proxies = {"http": network.http_proxy, "https": network.https_proxy}
+    return Route(
+        proxies={scheme: url for scheme, url in proxies.items() if url},
+        no_proxy=network.no_proxy or "",
+        ca_certificates=network.ca_certificates,
+    )
+
+
 class Upstream:
     """The registries and the server of files of a network.
 
@@ -54,12 +64,7 @@ class Upstream:
     """
 
     def __init__(self, network: Network, tell: Callable[[str], None]) -> None:
-        proxies = {"http": network.http_proxy, "https": network.https_proxy}
-        self._route = Route(
-            proxies={scheme: url for scheme, url in proxies.items() if url},
-            no_proxy=network.no_proxy or "",
-            ca_certificates=network.ca_certificates,
-        )
+        self._route = route_of(network)
         self._releases = (network.bazel_mirror or BAZEL_RELEASES).rstrip("/")
         self._tell = tell
         self._silent: dict[str, FactoryError] = {}

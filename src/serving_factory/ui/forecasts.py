@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from serving_factory.ui.text import count, duration, size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from serving_factory.line.forecast import Forecast, Outlook, Total
 
-__all__ = ["forecast_cells", "forecast_line", "truth_line"]
+__all__ = ["forecast_cells", "forecast_line", "needs_text", "truth_line"]
 
 
 def forecast_line(outlook: Outlook) -> str:
@@ -23,6 +25,30 @@ def forecast_line(outlook: Outlook) -> str:
     told += ", in part an estimate from the release's size" if total.estimated else ", from earlier runs"
     unknown = f"; {total.unknown} more of which nothing is known" if total.unknown else ""
     return f"{told}{unknown}.\n"
+
+
+def needs_text(downloads: Sequence[tuple[str, str]], *, disk: int, free: int | None, outlook: Outlook) -> str:
+    """What a first build of upstream's sources downloads and needs, before hours are spent.
+
+    Args:
+        downloads: what, and from where.
+        disk: bytes that it takes.
+        free: bytes that are free where the engine keeps its data; None where nobody here can tell.
+        outlook: the forecast.
+    """
+    if not downloads:
+        return ""
+    margin = max(len(what) for what, _ in downloads)
+    lines = [f"  {what:<{margin}}  {place}" for what, place in dict.fromkeys(downloads)]
+    total = outlook.total
+    needs = [f"{size(disk)} of disk" + (f" ({size(free)} free)" if free is not None else "")]
+    needs += [f"{size(total.memory)} of memory"] if total.memory else []
+    needs += [duration(total.seconds)] if total.seconds else []
+    return (
+        "Downloads, for what is not here yet:\n"
+        + "".join(f"{line}\n" for line in lines)
+        + f"Needs about {', '.join(needs)}. Ctrl-C ends it; the same command goes on later.\n"
+    )
 
 
 def truth_line(outlook: Outlook, taken: Total | None) -> str:

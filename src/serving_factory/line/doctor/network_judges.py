@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from urllib.parse import urlsplit
 
+from serving_factory.engine.reach import Reach
 from serving_factory.line.doctor.check import Check, fail, ok, warn
+from serving_factory.recipes.addresses import Download, Kind
 
-__all__ = ["BaseState", "Login", "judge_bases", "judge_login", "judge_proxies"]
+__all__ = ["BaseState", "Login", "judge_bases", "judge_downloads", "judge_login", "judge_proxies"]
 
 
 class Login(StrEnum):
@@ -127,3 +130,38 @@ def judge_bases(bases: Mapping[str, BaseState]) -> Check:
             "check the network; or pull them now, so that the engine has them",
         )
     return ok("base images", found)
+
+
+def judge_downloads(downloads: Sequence[Download], found: Mapping[str, tuple[Reach, str]]) -> Check:
+    """Whether what the planned builds download can be had.
+
+    Args:
+        downloads: of all variants.
+        found: address -> what came of asking it, and in words what it answered.
+    """
+    name = "downloads"
+    asked = [one for one in downloads if one.place in found]
+    if not asked:
+        return ok(name, "no address to be asked: all comes from folders, images and mirrors")
+    bad = [one for one in asked if not _can_be_had(one, found[one.place][0])]
+    if not bad:
+        return ok(name, f"all {len(asked)} addresses answer: {'; '.join(one.what for one in asked)}")
+    # Of a host that does not answer at all, one line is enough.
+    told: dict[str, list[str]] = {}
+    for one in bad:
+        reach, words = found[one.place]
+        where = urlsplit(one.place).netloc if reach is Reach.SILENT else one.place
+        told.setdefault(f"{where}: {reach} ({words})", []).append(one.what)
+    lines = "; ".join(f"{where} for {', '.join(dict.fromkeys(what))}" for where, what in told.items())
+    return fail(
+        name,
+        f"{len(asked) - len(bad)} of {len(asked)} addresses answer; {lines}",
+        "builds end where they ask for it",
+        "see whether this network needs a proxy or mirrors (docs/matrix.md, The network); without the internet, fill "
+        "folders (docs/closed-network.md)",
+    )
+
+
+def _can_be_had(download: Download, reach: Reach) -> bool:
+    """Of a host any answer will do; a file must be there."""
+    return reach is Reach.THERE or (download.kind is Kind.HOST and reach is not Reach.SILENT)

@@ -6,21 +6,23 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from serving_factory.catalogue.upstream_files import read_workspace
 from serving_factory.errors import HistoryError
 from serving_factory.line.events import StageName
-from serving_factory.line.forecast import NOTHING_TO_DO, Outlook, Past, Wanted, forecast, total
+from serving_factory.line.forecast import NOTHING_TO_DO, Outlook, Past, Wanted, forecast, size_of, total
 from serving_factory.line.history.recorder import toolchain_words
 from serving_factory.line.history.rows import StageRow
 from serving_factory.line.history.store import FILE, read_history, read_latest
 from serving_factory.line.schedule import Schedule
 from serving_factory.recipes.recipe import Recipe
 
-__all__ = ["DOWNLOADED", "PEAK_MEMORY", "outlook_of"]
+__all__ = ["DOWNLOADED", "PEAK_MEMORY", "disk_of", "is_upstreams", "outlook_of"]
 
 PEAK_MEMORY = "peak_memory_bytes"
 DOWNLOADED = "bytes_fetched"
 """Names of facts in the record of a compile."""
 
+_OTHER_SOURCES_DISK = 10**9  # bytes; of a source tree that is not upstream's nothing is known
 _EACH = 3  # runs of every stage of every variant: more are not looked at
 
 
@@ -58,13 +60,30 @@ def outlook_of(
     return Outlook(forecasts, total(forecasts, waves), waves)
 
 
+def is_upstreams(recipe: Recipe) -> bool:
+    """Whether a variant is made of upstream's sources: of its repository, or a checkout that pins its TensorFlow."""
+    if not isinstance(recipe.source, Path):
+        return True
+    try:
+        text = (recipe.source / "WORKSPACE").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    commit = read_workspace(text).get("tensorflow_commit")
+    return commit is not None and commit.value == recipe.release.tensorflow_commit
+
+
+def disk_of(recipe: Recipe) -> int:
+    """Estimate the bytes that a variant takes while it is built."""
+    return int(size_of(recipe.variant.release).disk) if is_upstreams(recipe) else _OTHER_SOURCES_DISK
+
+
 def _wanted(recipe: Recipe, run: Sequence[StageName], jobs: int) -> Wanted:
     return Wanted(
         variant=recipe.variant.id,
         release=recipe.variant.release,
         flavour=recipe.variant.flavour.value,
         toolchain=toolchain_words(recipe.toolchain),
-        upstream=recipe.upstream,
+        upstream=is_upstreams(recipe),
         run=tuple(map(str, run)),
         jobs=jobs,
     )

@@ -1,0 +1,86 @@
+"""What a build downloads, and from where: for who wants to know before hours are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from serving_factory.catalogue.addresses import archive_mirror
+from serving_factory.matrix.settings import Network
+from serving_factory.recipes.doors import mirrored
+from serving_factory.recipes.pins import BAZEL_RELEASES, bazel_asset
+from serving_factory.recipes.recipe import Recipe
+
+__all__ = ["Download", "Kind", "downloads_of"]
+
+_GIT_QUESTION = "/info/refs?service=git-upload-pack"  # what git asks first, by HTTP
+
+
+class Kind(StrEnum):
+    """How an address is asked whether it is there."""
+
+    FILE = "file"
+    HOST = "host"
+    IMAGE = "image"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """One thing that a build downloads.
+
+    Args:
+        what: in a few words.
+        place: its address, or who knows it where no recipe does.
+        kind: a file that must be there, a host that must answer, an image, or an address that is not known here.
+    """
+
+    what: str
+    place: str
+    kind: Kind
+
+    @property
+    def shown(self) -> str:
+        """The place as people know it."""
+        return self.place.removesuffix(_GIT_QUESTION)
+
+
+def downloads_of(recipe: Recipe, network: Network) -> tuple[Download, ...]:
+    """Tell what a variant's first build downloads; nothing where its builds have no network."""
+    return () if recipe.doors.offline else tuple(_downloads(recipe, network))
+
+
+def _downloads(recipe: Recipe, network: Network) -> Iterator[Download]:
+    toolchain, doors, bazel = recipe.toolchain, recipe.doors, recipe.toolchain.bazel
+    yield Download("base image", recipe.base_image, Kind.IMAGE)
+    if doors.apt is None:
+        packages = "build packages and what they depend on"
+        if network.apt_mirror:
+            yield Download(packages, network.apt_mirror, Kind.UNKNOWN)
+        else:
+            yield Download(packages, "the base image's own lists of sources", Kind.UNKNOWN)
+        yield from _vendors(recipe)
+    if not (bazel.package or bazel.given):
+        place = f"{(network.bazel_mirror or BAZEL_RELEASES).rstrip('/')}/{bazel.version}/{bazel_asset(bazel.version)}"
+        yield Download(f"Bazel {bazel.version}", place, Kind.FILE)
+    if toolchain.wheel:
+        index = network.pip_index or "pip's own index"
+        yield Download(f"{toolchain.wheel.requirement}, a wheel", index, Kind.UNKNOWN)
+    if isinstance(recipe.source, str):
+        url, _, commit = mirrored(recipe.source, doors.git_mirrors).partition("#")
+        yield Download(f"sources, commit {commit[:12]}", url + _GIT_QUESTION, Kind.FILE)
+        if recipe.release.tensorflow_sha256 and doors.downloader_config is None:
+            archive = f"https://github.com/tensorflow/tensorflow/archive/{recipe.release.tensorflow_commit}.tar.gz"
+            yield Download("TensorFlow's sources", archive, Kind.FILE)
+            yield Download("archives that TensorFlow declares", archive_mirror(recipe.release.version), Kind.HOST)
+    elif doors.distdir is None:
+        yield Download("archives that the sources declare", "as WORKSPACE has them", Kind.UNKNOWN)
+
+
+def _vendors(recipe: Recipe) -> Iterator[Download]:
+    gpu, llvm = recipe.toolchain.gpu, recipe.toolchain.llvm
+    for repository in gpu.repositories if gpu else ():
+        yield Download("NVIDIA's packages", f"{repository.url}/{repository.key}", Kind.FILE)
+    if llvm:
+        yield Download(f"clang {llvm.version}", f"https://apt.llvm.org/{llvm.suite}/", Kind.HOST)

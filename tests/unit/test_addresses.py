@@ -1,0 +1,157 @@
+"""What builds download, from where, and whether it can be had."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving_factory.catalogue.addresses import archive_mirror, proven_addresses
+from serving_factory.catalogue.levels import Level
+from serving_factory.catalogue.releases import releases
+from serving_factory.engine.http import Route
+from serving_factory.engine.reach import Reach, reach_all
+from serving_factory.line.doctor.check import Verdict
+from serving_factory.line.doctor.network_judges import judge_downloads
+from serving_factory.matrix.variant import Variant
+from serving_factory.recipes.addresses import Download, Kind, downloads_of
+from serving_factory.recipes.recipe import recipe_for
+
+from .matrices import ROOT, document, load
+
+ADDRESS = re.compile(r"https?://[^\s\"'\\)]+")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("dockerfiles/*/*.Dockerfile")), ids=lambda path: path.parent.name)
+def test_every_address_of_a_dockerfile_is_proven(path: Path) -> None:
+    text = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("# gRPC"))
+    unproven = [found for found in ADDRESS.findall(text) if not found.startswith(tuple(proven_addresses()))]
+    assert unproven == []
+
+
+def test_an_address_that_nobody_proved_is_found() -> None:
+    assert not "https://example.com/bazel".startswith(tuple(proven_addresses()))
+
+
+@pytest.mark.parametrize("tag", list(releases()))
+def test_what_is_downloaded_is_proven(tmp_path: Path, tag: str) -> None:
+    release = releases()[tag]
+    matrix = load(tmp_path, document(releases=[tag], targets={"cpu": {"flavour": "cpu", "levels": ["x86-64"]}}))
+    for flavour, facts in release.flavours.items():
+        cuda = facts.gpu.cuda if facts.gpu else None
+        variant = Variant(release=tag, flavour=flavour, level=Level.V1, cuda=cuda)
+        downloads = downloads_of(recipe_for(variant, matrix), matrix.network)
+        asked = [one.place for one in downloads if one.kind in {Kind.FILE, Kind.HOST}]
+        assert [place for place in asked if not place.startswith(tuple(proven_addresses()))] == []
+        assert {"base image", f"Bazel {release.bazel}"} <= {one.what for one in downloads}
+    assert archive_mirror(release.version)
+
+
+def test_a_network_of_ones_own_is_asked_instead(tmp_path: Path) -> None:
+    network: dict[str, Any] = {
+        "bazel_mirror": "https://files.example.com/bazel/",
+        "git_mirrors": {"https://github.com/": "https://git.example.com/"},
+        "apt": {"mirror": "https://apt.example.com"},
+        "base_images": {"ubuntu:20.04": "r.example.com/ubuntu:20.04"},
+    }
+    matrix = load(tmp_path, document(releases=["2.19.1"], network=network))
+    places = {
+        one.what.split(",")[0]: one.shown
+        for one in downloads_of(recipe_for(matrix.variants[0], matrix), matrix.network)
+    }
+    assert places["base image"] == "r.example.com/ubuntu:20.04"
+    assert places["build packages and what they depend on"] == "https://apt.example.com"
+    assert places["Bazel 6.5.0"] == "https://files.example.com/bazel/6.5.0/bazel-6.5.0-linux-x86_64"
+    assert places["sources"] == "https://git.example.com/tensorflow/serving.git"
+
+
+def test_a_build_without_a_network_downloads_nothing(tmp_path: Path) -> None:
+    for name in ("tree", "debs"):
+        (tmp_path / name).mkdir()
+    network = {"offline": True, "apt": {"mirror": "debs"}}
+    matrix = load(tmp_path, document(releases=["2.19.1"], source="tree", network=network))
+    assert downloads_of(recipe_for(matrix.variants[0], matrix), matrix.network) == ()
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Answers HEAD with the status that the path names."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(int(self.path.strip("/")))
+        self.end_headers()
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "reach"),
+    [
+        (200, Reach.THERE),
+        (404, Reach.GONE),
+        (410, Reach.GONE),
+        (401, Reach.REFUSED),
+        (403, Reach.REFUSED),
+        (405, Reach.ANSWERS),
+        (503, Reach.ANSWERS),
+    ],
+)
+def test_what_an_answer_means(server: str, status: int, reach: Reach) -> None:
+    url = f"{server}/{status}"
+    assert reach_all([url], route=Route())[url] == (reach, f"HTTP {status}")
+
+
+def test_who_is_silent_holds_up_nobody(server: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        good = f"{server}/200"
+        found = reach_all([url, good], route=Route(), seconds=0.5)
+    assert found[good][0] is Reach.THERE
+    assert found[url] == (Reach.SILENT, "none within 0 s")
+
+
+def test_nobody_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+    assert reach_all([url], route=Route())[url][0] is Reach.SILENT
+    assert reach_all(["no address"], route=Route())["no address"][0] is Reach.SILENT
+
+
+FILE = Download("Bazel 6.5.0", "https://files.example.com/bazel", Kind.FILE)
+HOST = Download("archives", "https://mirror.example.com", Kind.HOST)
+
+
+@pytest.mark.parametrize(
+    ("reaches", "verdict", "told"),
+    [
+        ((Reach.THERE, Reach.GONE), Verdict.OK, "all 2 addresses answer: Bazel 6.5.0; archives"),
+        ((Reach.GONE, Reach.THERE), Verdict.FAIL, "https://files.example.com/bazel: not there (x) for Bazel 6.5.0"),
+        ((Reach.THERE, Reach.SILENT), Verdict.FAIL, "mirror.example.com: no answer (x) for archives"),
+    ],
+)
+def test_what_is_made_of_it(reaches: tuple[Reach, Reach], verdict: Verdict, told: str) -> None:
+    found = {one.place: (reach, "x") for one, reach in zip((FILE, HOST), reaches, strict=True)}
+    check = judge_downloads((FILE, HOST, Download("apt", "somewhere", Kind.UNKNOWN)), found)
+    assert check.verdict is verdict
+    assert told in check.found
+
+
+def test_without_addresses_nothing_is_asked() -> None:
+    assert judge_downloads((Download("apt", "somewhere", Kind.UNKNOWN),), {}).verdict is Verdict.OK
