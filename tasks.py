@@ -221,7 +221,7 @@ def preflight(_c: Context, variants: Sequence[str] | None = None, matrix: str = 
         mirrors="fill: a folder that holds git repositories: clones or mirrors, of any owner",
         archives="fill: a folder with archives from elsewhere; what fits by its sha256 is taken",
         overrides="fill: make a folder for what a mirror has and cannot give byte for byte",
-        from_="override: the sources: an archive, or GIT_DIR or GIT_DIR#REF",
+        from_="override: the sources: an archive, a folder, or GIT_DIR#REF",
         debian_source="override: the sources: a source package of this machine's distribution, NAME or NAME=VERSION",
         variant="override: the variant whose sources declare the repository",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -232,15 +233,19 @@ def _made_override(declared: Declared, place: Path, labels: Labels, source: str,
             told = f"nothing of the name {ref} is there" if ref else "which commit is not said"
             raise UsageError(f"--from {where}: {told}", remedy=f"name a tag or a commit: --from {where}#REF")
         return override_from_git(declared, mirror, commit, place, labels)
-    if source and not Path(where).is_file():
-        raise UsageError(f"--from {where}: neither an archive nor a git repository", remedy="name one that is there")
+    if source and not Path(where).exists():
+        raise UsageError(
+            f"--from {where}: there is no such thing", remedy="name an archive, a folder or a git repository"
+        )
     with TemporaryDirectory(prefix="serving-factory-override-") as scratch:
-        archive = Path(where)
+        archive, sources = Path(where), Path(scratch, "sources")
+        if source and archive.is_dir():
+            shutil.copytree(archive, sources, symlinks=True)
+            return make_override(declared, sources, place, labels, stripped=True)
         if debian_source:
             downloads = Path(scratch, "downloads")
             downloads.mkdir()
             archive = fetch_source(debian_source, downloads)
-        sources = Path(scratch, "sources")
         unpack(archive, sources)
         return make_override(declared, sources, place, labels)
 

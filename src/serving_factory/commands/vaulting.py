@@ -37,7 +37,7 @@ class VaultOptions:
         mirrors: a folder with git repositories.
         archives: a folder with archives from elsewhere.
         overrides: make folders for what a mirror has and cannot give byte for byte.
-        source: an archive, or a git repository with `#REF`.
+        source: an archive, a folder, or a git repository with `#REF`.
         debian_source: a source package of the distribution.
         variant: the variant whose sources declare the repository.
         json: print JSON.

@@ -159,7 +159,9 @@ BAZEL_OPTION = matching(
     "an option of Bazel begins with '-' and holds no blanks, quotes or shell characters",
     "Make each option an entry of its own, such as [--define=a=b, -k].",
 )
-PYTHON = matching(r"[23]\.[0-9]{1,2}", "a Python is named by two numbers", 'Write them in quotes, like "3.8".')
+PYTHON = matching(
+    r"[23](?:\.[0-9]{1,2})?", "a Python is named by one number or two", 'Write them in quotes, like "3" or "3.8".'
+)
 CONFIG = matching(
     r"[A-Za-z0-9_][A-Za-z0-9_.-]*",
     "a Bazel config is one word of letters, digits, '_', '.' and '-'",

@@ -231,7 +231,9 @@ def _python(
     if chosen is None and release.bazel_python is not None:
         return None
     wanted = chosen or ("2.7" if release.version < _PYTHON_3_SINCE else list(distribution.pythons)[-1])
-    found = distribution.pythons.get(wanted)
+    # "3" is the distribution's own Python 3.
+    named = [version for version in distribution.pythons if version == wanted or version.startswith(f"{wanted}.")]
+    found = distribution.pythons[named[-1]] if named else None
     if found is None:
         raise RecipeError(
             f"{variant.id}: {distribution.name} has no Python {wanted}",

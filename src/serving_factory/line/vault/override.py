@@ -33,8 +33,9 @@ branch commit generator_function generator_location generator_name git_commit in
 repository sha256 shallow_since strip_prefix system_build_file system_link_files tag type url urls verbose visibility
 """
 _NOT_ABOUT_FILES = frozenset(_WORDS.split())
+_NAMELESS = ("", "org_tensorflow")
 _PREFIX = ("%prefix%", "external")  # what TensorFlow's rule writes into its BUILD files
-_SOURCE = re.compile(r"[\w./+-]+\.(?:c|cc|cpp|cxx|h|hh|hpp|inc|S|s|asm|proto|tab|def)")
+_SOURCE = re.compile(r"[\w./+-]+\.(?:c|cc|cpp|cxx|h|hh|hpp|inc|in|S|s|asm|proto|tab|def)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +74,15 @@ class Labels:
             OverrideError: its repository is not there, or has no such file.
         """
         match = _LABEL.fullmatch(label)
-        repository, package, name = (
-            (match["repository"] or "", match["package"], match["name"]) if match else ("", "", label)
-        )
-        read = self.tree(repository)
+        repository, package, name = match.group("repository", "package", "name") if match else ("", "", label)
         path = PurePosixPath(package, name or package.rpartition("/")[2])
-        content = read(path) if read else None
+        # A rule that takes a label for a text means its own repository by `//`, as TensorFlow's do.
+        trees = [tree for one in ([repository] if repository else _NAMELESS) if (tree := self.tree(one))]
+        content = next((found for read in trees if (found := read(path)) is not None), None)
         if content is None:
             where = f"the repository {repository}" if repository else "the source tree"
             raise OverrideError(
-                f"{label} cannot be read: {where} {'is not there yet' if read is None else f'has no file {path}'}",
+                f"{label} cannot be read: {where} {f'has no file {path}' if trees else 'is not there yet'}",
                 remedy="fill that one first (./factory vault fill), and make this override again",
             )
         return content
