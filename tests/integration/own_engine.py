@@ -68,6 +68,11 @@ class OwnEngine:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         assert wait_until(self.answers, 60), (self.folder / "log").read_text()
 
+    def inside(self, *command: str) -> list[str]:
+        """A command in the network of the engine, which leads nowhere else."""
+        assert self.process
+        return ["nsenter", f"--net=/proc/{self.process.pid}/ns/net", *command]
+
     def answers(self) -> bool:
         asked = ["docker", "--host", self.host, "version"]
         return subprocess.run(asked, capture_output=True, check=False).returncode == 0

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from serving_factory.line.failures import Kind, classify
 from serving_factory.line.job import Job
 from serving_factory.line.records import write_atomically
 from serving_factory.line.stages.compile import logged_build, write_context
+from serving_factory.recipes.recipe import Recipe
 from serving_factory.recipes.render import template_text
 from serving_factory.recipes.toolchain import Toolchain
 
@@ -71,7 +72,7 @@ def download_packages(job: Job, folder: Path, *, tell: Callable[[str], None]) ->
                 context=context,
                 build_args=(
                     ("BASE", recipe.base_image),
-                    ("PACKAGES", " ".join(_wanted_packages(toolchain))),
+                    ("PACKAGES", " ".join(_wanted_packages(recipe))),
                     ("RUN_ID", uuid.uuid4().hex),
                     *_wheel_args(toolchain),
                     *(pair for pair in recipe.doors.key_args if pair[0] == "APT_SNAPSHOT"),
@@ -97,10 +98,14 @@ def download_packages(job: Job, folder: Path, *, tell: Callable[[str], None]) ->
     )
 
 
-def _wanted_packages(toolchain: Toolchain) -> Sequence[str]:
+def _wanted_packages(recipe: Recipe) -> Iterator[str]:
     """What the stages of the devel Dockerfile install from the distribution."""
-    has_keys = toolchain.llvm or (toolchain.gpu and toolchain.gpu.repositories)
-    return (*toolchain.packages, *(["gnupg"] if has_keys else ()))
+    toolchain = recipe.toolchain
+    yield from toolchain.packages
+    if toolchain.llvm or (toolchain.gpu and toolchain.gpu.repositories):
+        yield "gnupg"
+    if toolchain.wheel and recipe.doors.distdir is None:
+        yield from ("ca-certificates", "python3-pip")  # which then asks the package index
 
 
 def _wheel_args(toolchain: Toolchain) -> Sequence[tuple[str, str]]:
