@@ -372,6 +372,10 @@ def test_explain_names_everything_that_decides(tmp_path: Path) -> None:
     assert "LAHF-SAHF" in sections["CPU"]["in the psABI's words"][0]
     bare = explained(recipes(matrix)["cpu-v1"], matrix, tmp_path)
     assert (bare["Compile"]["copts"][0], bare["CPU"]["must have"][0]) == ("none", "nothing beyond x86-64")
+    added, told = bare["CPU"]["upstream's sources add"]
+    assert added.startswith("pni; popcnt pni sse4_1 sse4_2 ssse3 in tensorflow::crc32c")
+    assert told.startswith("catalogue, -msse3 in tensorflow/tensorflow.bzl, -msse4.2 in ")
+    assert "upstream's sources add" not in sections["CPU"]
 
 
 def test_explain_tells_where_each_value_comes_from(tmp_path: Path) -> None:

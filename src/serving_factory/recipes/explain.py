@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from serving_factory.catalogue.levels import level_facts
+from serving_factory.catalogue.levels import cpuinfo_names, level_facts
 from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, Release, releases
+from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.matrix.expand import uncertain_pairs
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.origins import CATALOGUE, origin, release_origin, rules_about, variant_origins
@@ -53,7 +54,7 @@ def explain_matrix(variant: Variant, matrix: Matrix, *, file_from: str) -> Expla
     rules = tuple((where, what, "") for where, what in rules_about(matrix, variant))
     sections = (
         ("Variant", values),
-        ("CPU", _cpu(variant)),
+        ("CPU", (*_cpu(variant), *_cpu_of_upstream(variant))),
         ("Rules", rules),
         ("Reported", tuple(_doubts(variant, matrix))),
         ("Image", _image(variant, matrix)),
@@ -178,6 +179,19 @@ def _cpu(variant: Variant) -> tuple[Explained, ...]:
         since = " and ".join(f"{name} {version}" for name, version in facts.march_since.items())
         found.append(("in one flag", f"{facts.march}, from {since} on", told))
     return tuple(found)
+
+
+def _cpu_of_upstream(variant: Variant) -> Iterator[Explained]:
+    """What the flags of upstream's own BUILD files add to the level."""
+    allowed = level_facts(variant.level).features
+    added = {
+        " ".join(names) + (f" in {', '.join(flag.namespaces)}" if flag.namespaces else ""): flag
+        for flag in upstream_flags(releases()[variant.release].version)
+        if (names := cpuinfo_names(flag.features - allowed))
+    }
+    if added:
+        told = ", ".join(f"{flag.flag} in {flag.files[0]}" for flag in added.values())
+        yield "upstream's sources add", "; ".join(added), f"{CATALOGUE}, {told}"
 
 
 def _doors(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
