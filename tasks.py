@@ -332,20 +332,28 @@ def lock(
 @task(
     klass=OptionalPositional,
     positional=["run", "other"],
-    help=_help("json", run="a run's number; the latest runs when left out", other="compare with this run"),
+    help=_help(
+        "json",
+        run="a run's number; the latest runs when left out",
+        other="compare with this run",
+        matrix="list the runs of this matrix file alone",
+    ),
 )
-def history(_c: Context, run: str | None = None, other: str | None = None, json: bool = False) -> None:
+def history(
+    _c: Context, run: str | None = None, other: str | None = None, matrix: str = "", json: bool = False
+) -> None:
     """Tell what earlier runs did: the latest, one of them, or what changed between two.
 
     Examples:
         ./factory history
+        ./factory history --matrix samples/matrix.yaml
         ./factory history 12
         ./factory history 11 12 --json
     """
     with errors():
         from serving_factory.commands.remembering import show_history
 
-        show_history(_checkout(), [word for word in (run, other) if word], json=json)
+        show_history(_asked(matrix), [word for word in (run, other) if word], json=json)
 
 
 @task(iterable=CHOICE, help=_help("matrix", *CHOICE, "json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from serving_factory.errors import UnknownNameError, UsageError
 from serving_factory.line.events import StageName
 from serving_factory.line.history.recorder import Recorder
 from serving_factory.line.job import Job, Site
+from serving_factory.line.lock import hold_lock
 from serving_factory.line.measures import measure
 from serving_factory.line.records import Record, write_record
 from serving_factory.line.results import Status, VariantResult
@@ -38,71 +40,93 @@ def run(checkout: Checkout, status: Status, seconds: float = 3.0, file: str = "m
 
 
 def test_before_the_first_run(checkout: Checkout, capsys: Captured) -> None:
-    show_history(checkout, [], json=False)
-    show_history(checkout, [], json=True)
-    assert capsys.readouterr().out == "No run yet in this checkout.\n[]\n"
+    show_history(Asked(checkout=checkout), [], json=False)
+    show_history(Asked(checkout=checkout), [], json=True)
+    assert capsys.readouterr().out == "No such run yet in this checkout.\n[]\n"
     with pytest.raises(UnknownNameError, match="there is no run 1; there is none yet"):
-        show_history(checkout, ["1"], json=False)
+        show_history(Asked(checkout=checkout), ["1"], json=False)
 
 
 def test_runs_are_listed_shown_and_compared(checkout: Checkout, capsys: Captured) -> None:
     run(checkout, Status.FAILED)
     run(checkout, Status.BUILT)
-    show_history(checkout, [], json=False)
+    show_history(Asked(checkout=checkout), [], json=False)
     listed = capsys.readouterr().out
     assert listed.index("1 built") < listed.index("1 failed"), "the latest first"
-    show_history(checkout, ["2"], json=False)
+    show_history(Asked(checkout=checkout), ["2"], json=False)
     assert f"{V1}  built" in capsys.readouterr().out
-    show_history(checkout, ["1", "2"], json=False)
+    show_history(Asked(checkout=checkout), ["1", "2"], json=False)
     assert f"{V1}  status  failed  built" in capsys.readouterr().out
-    show_history(checkout, ["2", "2"], json=False)
+    show_history(Asked(checkout=checkout), ["2", "2"], json=False)
     told = capsys.readouterr().out
     assert "nothing changed" in told
     assert "matrix file" not in told
     run(checkout, Status.BUILT, file="samples/matrix.yaml")
-    show_history(checkout, ["2", "3"], json=False)
+    show_history(Asked(checkout=checkout), ["2", "3"], json=False)
     assert "of different matrix files: m.yaml and samples/matrix.yaml" in capsys.readouterr().out
+
+
+def test_a_run_that_works_is_no_run_that_was_killed(checkout: Checkout, capsys: Captured) -> None:
+    matrix = load(checkout.build.parent)
+    job = Job(recipe=recipe_for(matrix.variants[0], matrix), site=Site(build=checkout.build, models=checkout.build))
+    with hold_lock(checkout.build):
+        Recorder(checkout.build, [job], command="build", matrix="m.yaml")
+        show_history(Asked(checkout=checkout), ["1"], json=False)
+        assert "still works" in capsys.readouterr().out
+    show_history(Asked(checkout=checkout), ["1"], json=False)
+    assert "never ended" in capsys.readouterr().out
+    time.sleep(1.1)  # the times are whole seconds
+    with hold_lock(checkout.build):
+        show_history(Asked(checkout=checkout), ["1"], json=False)
+        assert "never ended" in capsys.readouterr().out, "another one holds the lock"
+
+
+def test_the_runs_of_one_matrix_file_are_listed(checkout: Checkout, capsys: Captured) -> None:
+    run(checkout, Status.FAILED)
+    run(checkout, Status.BUILT, file="samples/matrix.yaml")
+    show_history(Asked(checkout=checkout, matrix=str(ROOT / "samples/matrix.yaml")), [], json=True)
+    assert [one["matrix"] for one in json.loads(capsys.readouterr().out)] == ["samples/matrix.yaml"]
 
 
 def test_the_same_for_machines(checkout: Checkout, capsys: Captured) -> None:
     run(checkout, Status.FAILED)
     run(checkout, Status.BUILT)
-    show_history(checkout, [], json=True)
+    show_history(Asked(checkout=checkout), [], json=True)
     assert [one["counts"] for one in json.loads(capsys.readouterr().out)] == [{"built": 1}, {"failed": 1}]
-    show_history(checkout, ["1"], json=True)
+    show_history(Asked(checkout=checkout), ["1"], json=True)
     found = json.loads(capsys.readouterr().out)
     assert (found["id"], found["stages"], found["variants"][0]["status"]) == (1, [], "failed")
-    show_history(checkout, ["1", "2"], json=True)
+    show_history(Asked(checkout=checkout), ["1", "2"], json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["changes"] == [{"variant": V1, "what": "status", "before": "failed", "after": "built"}]
 
 
 def test_a_run_without_variants_is_not_one_that_never_ended(checkout: Checkout, capsys: Captured) -> None:
     Recorder(checkout.build, [], command="build", matrix="m.yaml").end([])
-    show_history(checkout, ["1"], json=False)
+    show_history(Asked(checkout=checkout), ["1"], json=False)
     assert "no variant to work on" in capsys.readouterr().out
     Recorder(checkout.build, [], command="build", matrix="m.yaml")
-    show_history(checkout, ["2"], json=False)
+    show_history(Asked(checkout=checkout), ["2"], json=False)
     assert "It did not come to its end." in capsys.readouterr().out
 
 
 def test_people_see_the_latest_runs_and_machines_all(checkout: Checkout, capsys: Captured) -> None:
     for _ in range(32):
         run(checkout, Status.BUILT)
-    show_history(checkout, [], json=False)
+    show_history(Asked(checkout=checkout), [], json=False)
     assert "Not shown: 2 older runs." in capsys.readouterr().out
-    show_history(checkout, [], json=True)
+    show_history(Asked(checkout=checkout), [], json=True)
     assert [one["id"] for one in json.loads(capsys.readouterr().out)] == list(range(32, 0, -1))
 
 
 def test_a_wrong_run_is_told(checkout: Checkout) -> None:
     run(checkout, Status.BUILT)
     with pytest.raises(UnknownNameError, match="there is no run 7; the latest is 1"):
-        show_history(checkout, ["1", "7"], json=False)
+        show_history(Asked(checkout=checkout), ["1", "7"], json=False)
     with pytest.raises(UsageError, match="'latest' is no number"):
-        show_history(checkout, ["latest"], json=False)
+        show_history(Asked(checkout=checkout), ["latest"], json=False)
     with pytest.raises(UsageError, match="is no number"):
-        show_history(checkout, ["9" * 5000], json=False)
+        show_history(Asked(checkout=checkout), ["9" * 5000], json=False)
 
 
 def record(stage: StageName, **outputs: object) -> Record:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from serving_factory.commands.shared import Asked, Checkout, print_json, width, write
+from serving_factory.commands.shared import Asked, print_json, width, write
 from serving_factory.errors import UnknownNameError, UsageError
 from serving_factory.line.history.changes import changes
 from serving_factory.line.history.rows import RunRow
 from serving_factory.line.history.store import FILE, read_history, read_runs, read_stages, read_variants
+from serving_factory.line.lock import held_since
 from serving_factory.line.measures import measure
-from serving_factory.line.place import build_folder
+from serving_factory.line.place import build_folder, matrix_name
 from serving_factory.line.records import reached
 from serving_factory.ui import history as pages
 
@@ -26,11 +27,11 @@ __all__ = ["build_command", "show_history", "show_report"]
 _LATEST = 30
 
 
-def show_history(checkout: Checkout, words: Sequence[str], *, json: bool) -> None:
+def show_history(asked: Asked, words: Sequence[str], *, json: bool) -> None:
     """Print the latest runs; or one of them; or what changed between two.
 
     Args:
-        checkout: where things are.
+        asked: where things are, and the matrix file whose runs are listed; of all where it names none.
         words: none, one or two numbers of runs.
         json: print a JSON document.
 
@@ -40,15 +41,23 @@ def show_history(checkout: Checkout, words: Sequence[str], *, json: bool) -> Non
         UsageError: a word is no number.
     """
     numbers = [_number(word) for word in words]
-    with read_history(checkout.build / FILE) as connection:
-        runs = {run.id: run for run in read_runs(connection)} if connection else {}
+    build = asked.checkout.build
+    since = held_since(build)
+    with read_history(build / FILE) as connection:
+        runs = {run.id: _told(run, since) for run in read_runs(connection)} if connection else {}
         chosen = [_run(number, runs) for number in numbers]
         if not chosen or connection is None:
-            _show_runs(list(runs.values()), json=json)
+            name = matrix_name(asked.file, asked.checkout.root) if asked.matrix else ""
+            _show_runs([run for run in runs.values() if not name or run.matrix == name], json=json)
         elif len(chosen) == 1:
             _show_run(connection, chosen[0], json=json)
         else:
             _show_changes(connection, chosen[0], chosen[1], json=json)
+
+
+def _told(run: RunRow, since: str | None) -> RunRow:
+    """Tell a run that still works from one that was killed: it began when, or after, the checkout's lock was taken."""
+    return replace(run, works=run.ended is None and since is not None and run.started >= since)
 
 
 def _number(word: str) -> int:

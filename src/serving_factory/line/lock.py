@@ -21,10 +21,11 @@ from typing import Self
 
 from serving_factory.errors import LockedError
 
-__all__ = ["hold_lock", "hold_matrix_lock"]
+__all__ = ["held_since", "hold_lock", "hold_matrix_lock"]
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _ENDED = {"Z", "X"}
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +96,17 @@ def hold_lock(build: Path) -> Iterator[None]:
     Raises:
         LockedError: another process holds it; the message says which, and since when.
     """
-    with _held(build / ".lock", "in this checkout"):
+    with _held(build / _LOCK, "in this checkout"):
         yield
+
+
+def held_since(build: Path) -> str | None:
+    """Tell since when a process that lives has held the checkout's lock, in UTC, ISO 8601; None where none does."""
+    try:
+        holder = _Holder.read((build / _LOCK).read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return holder.since if holder and holder.lives() else None
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def runs_table(runs: Sequence[Row], *, more: int, width: int | None = None) -> s
         width: columns of the terminal; None for no limit.
     """
     if not runs:
-        return "No run yet in this checkout.\n"
+        return "No such run yet in this checkout.\n"
     columns = [Column("run", right=True), Column("began"), Column("time", right=True), Column("foretold", right=True)]
     columns += [Column("variants"), Column("command")]
     cells = [
@@ -127,7 +127,9 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _span(run: Row) -> str:
-    return "never ended" if run["seconds"] is None else duration(run["seconds"])
+    if run["seconds"] is not None:
+        return duration(run["seconds"])
+    return "still works" if run["works"] else "never ended"
 
 
 def _seconds(value: float | None) -> str:

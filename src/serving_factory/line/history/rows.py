@@ -21,6 +21,7 @@ class RunRow:
         seconds: wall time of the whole run; None as with `ended`.
         forecast: seconds that were foretold; None where nothing was.
         counts: how many variants ended how, `{"built": 3, "failed": 1}`.
+        works: whether it still works; the database does not know.
     """
 
     id: int
@@ -31,6 +32,7 @@ class RunRow:
     seconds: float | None
     forecast: float | None
     counts: Mapping[str, int] = field(default_factory=dict)
+    works: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
