@@ -9,6 +9,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from serving_factory.catalogue.bad_pairs import Fails, bad_pairs, known_bad
+from serving_factory.catalogue.build_packages import left_out
+from serving_factory.catalogue.built import built
 from serving_factory.catalogue.cuda import Capability, cards, cudas, why_not
 from serving_factory.catalogue.flag_sets import flag_set_of, flag_sets
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts
@@ -183,3 +185,23 @@ def test_the_one_flag_of_a_level() -> None:
     assert level_facts(Level.V3).march == "-march=x86-64-v3"
     assert level_facts(Level.V3).march_since == {"gcc": 11, "clang": 12}
     assert level_facts(Level.V1).march_since == {}
+
+
+# --- builds -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_called_proven_was_built() -> None:
+    tags = {build.release for build in built()}
+    assert tags <= set(releases())
+    assert tags, "the page of releases says what was built"
+    for entry in left_out():
+        assert entry.built_without, f"{entry.packages}: without a proof they are installed"
+        assert set(entry.built_without) <= tags
+
+
+def test_builds_have_words_of_the_catalogue() -> None:
+    for build in built():
+        assert build.flavour in {flavour.value for flavour in releases()[build.release].flavours}
+        assert build.level in {level.value for level in LEVELS}
+        assert build.inputs in {"folders", "network"}
+        assert min(build.actions, build.minutes, build.processors) > 0
