@@ -146,3 +146,13 @@ def test_a_damaged_cache_is_named() -> None:
 def test_a_failure_that_nobody_knows_shows_the_last_lines() -> None:
     error = failure_error(classify("", exit_code=3), variant="v", step="s", tail=("a", "b"), share=SHARE)
     assert (type(error), error.what, error.why) == (errors.CompileError, "v: the build failed in s", "a\nb")
+
+
+@pytest.mark.parametrize("bazel", ["0.17", "4.2.3"])
+def test_a_missing_program_is_told_and_not_bazels_wrapper(bazel: str) -> None:
+    failure = classify(recorded(f"program-missing-bazel-{bazel}"), exit_code=1)
+    error = failure_error(failure, variant="v", step="[binary_build 6/7]", tail=(), share=SHARE)
+    assert isinstance(error, errors.ProgramMissingError)
+    assert "gtkdocize: not found" in error.why.splitlines()[0]
+    assert "gtkdocize" in error.what
+    assert "error executing command" not in error.what
