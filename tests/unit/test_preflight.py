@@ -231,7 +231,10 @@ def test_the_page_of_a_workspace_that_cannot_be_read() -> None:
 
 
 def test_the_page_of_nothing_missing(tmp_path: Path) -> None:
-    report = changed(tmp_path, bazel_log="", query_log="", bazel_exit="0\n", external="d\n")
+    asked = {"bazel_log": "", "query_log": "", "bazel_exit": "0\n", "external": "d\n"}
+    report = changed(tmp_path / "one", **asked)
+    assert "Which programs the rules call could not be asked" in page(report)
+    report = changed(tmp_path / "two", **asked, genrules_exit="3\n")
     assert page(report) == "1.9.1-cpu-v1: repositories that are there: 1 from overrides\nNothing is missing.\n"
     failed = changed(tmp_path / "other", bazel_log="ERROR: odd\n", query_log="", external="")
     assert page(failed) == "1.9.1-cpu-v1: repositories that are there: none\nERROR: odd\n"

@@ -21,8 +21,8 @@ from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.commands.vaulting import VaultOptions, vault
 from serving_factory.engine.git import ArchiveFormat, commit_of, missing_files, write_archive
 from serving_factory.errors import GitError, PinnedDiffersError, UsageError
-from serving_factory.line.vault.archives import archive_folder, archive_name, make_archive
-from serving_factory.line.vault.mirrors import mirror_names
+from serving_factory.line.vault.archives import make_archive
+from serving_factory.line.vault.mirrors import Address, mirror_of
 
 from .matrices import ROOT
 
@@ -74,7 +74,7 @@ def options(**more: Any) -> VaultOptions:  # noqa: ANN401 - as VaultOptions take
 def make(
     mirror: Mirror, ref: str, output: Path, *, form: ArchiveFormat = ArchiveFormat.TAR_GZ, pinned: str | None = None
 ) -> tuple[Path, str]:
-    made = make_archive(mirror.folder, ref, repository="re2", form=form, output=output, pinned=pinned)
+    made = make_archive(mirror.folder, Address(name="re2", ref=ref, form=form), output=output, pinned=pinned)
     return made.file, made.folder
 
 
@@ -98,12 +98,18 @@ def make(
     ],
 )
 def test_the_folder_is_named_as_the_host_names_it(ref: str, folder: str) -> None:
-    assert archive_folder("re2", ref, COMMIT) == folder
+    assert Address(name="re2", ref=ref, form=ArchiveFormat.ZIP).folder(COMMIT) == folder
 
 
 def test_the_file_has_the_base_name_of_the_url() -> None:
-    assert archive_name("v1.2", ArchiveFormat.TAR_GZ) == "v1.2.tar.gz"
-    assert archive_name("release/1.2", ArchiveFormat.ZIP) == "1.2.zip"
+    assert Address(name="re2", ref="v1.2", form=ArchiveFormat.TAR_GZ).file_name == "v1.2.tar.gz"
+    assert Address(name="re2", ref="release/1.2", form=ArchiveFormat.ZIP).file_name == "1.2.zip"
+
+
+def test_gitlab_names_folder_and_file_alike(mirror: Mirror, tmp_path: Path) -> None:
+    address = Address(name="re2", ref="v1.2", form=ArchiveFormat.TAR_GZ, file="re2-v1.2")
+    made = make_archive(mirror.folder, address, output=tmp_path, pinned=None)
+    assert (made.file.name, made.folder) == ("re2-v1.2.tar.gz", "re2-v1.2/")
 
 
 # --- archives ---------------------------------------------------------------------------------------------------------
@@ -200,7 +206,7 @@ def test_the_origin_tells_the_name(tmp_path: Path, origin: str, name: str) -> No
     git(folder, "init", "--quiet", "--bare")
     if origin:
         git(folder, "remote", "add", "origin", origin)
-    assert mirror_names(folder)[0] == name
+    assert mirror_of(folder).names[0] == name
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -314,7 +320,7 @@ def test_a_mirror_that_lacks_files_names_them(mirror: Mirror, tmp_path: Path) ->
     with pytest.raises(GitError, match=r"lacks 1 of v1\.2's files") as caught:
         make(holed, "v1.2", tmp_path / "out")
     assert caught.value.why == "run.sh"
-    assert "vault override" in caught.value.remedy
+    assert "`override`" in caught.value.remedy
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import lzma
 import os
 import subprocess
 import tarfile
@@ -13,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from serving_factory.engine.git import ArchiveFormat, write_archive
+from serving_factory.engine.git import ArchiveFormat, commit_of, write_archive
 from serving_factory.errors import OverrideError
 from serving_factory.line.preflight_report import Declared, Missing, declared_repositories
 from serving_factory.line.vault.fill import Filled, Filler, Result, archives_in
 from serving_factory.line.vault.mirrors import Address, archive_address, find_mirrors, mirrors_for
-from serving_factory.line.vault.override import Labels, Override, make_override, override_from_git, unpack
+from serving_factory.line.vault.override import Labels, Override, Top, make_override, override_from_git
+from serving_factory.line.vault.unpacking import unpack
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -56,19 +59,30 @@ def mirrors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     [
         (
             "https://github.com/google/re2/archive/v1.2.tar.gz",
-            Address(owner="google", name="re2", ref="v1.2", form=ArchiveFormat.TAR_GZ),
+            Address(host="github.com", owner="google", name="re2", ref="v1.2", form=ArchiveFormat.TAR_GZ),
         ),
         (
             "https://mirror.example.com/github.com/a/b/archive/release/1.2.zip",
-            Address(owner="a", name="b", ref="release/1.2", form=ArchiveFormat.ZIP),
+            Address(host="github.com", owner="a", name="b", ref="release/1.2", form=ArchiveFormat.ZIP),
         ),
         (
             "https://github.com/a/b/archive/refs/tags/v1.tar.gz",
-            Address(owner="a", name="b", ref="v1", form=ArchiveFormat.TAR_GZ),
+            Address(host="github.com", owner="a", name="b", ref="v1", form=ArchiveFormat.TAR_GZ),
         ),
         (
             "https://codeload.github.com/a/b/zip/0123abc",
-            Address(owner="a", name="b", ref="0123abc", form=ArchiveFormat.ZIP),
+            Address(host="github.com", owner="a", name="b", ref="0123abc", form=ArchiveFormat.ZIP),
+        ),
+        (
+            "https://mirror.example.com/gitlab.com/libeigen/eigen/-/archive/0123abc/eigen-0123abc.tar.gz",
+            Address(
+                host="gitlab.com",
+                owner="libeigen",
+                name="eigen",
+                ref="0123abc",
+                form=ArchiveFormat.TAR_GZ,
+                file="eigen-0123abc",
+            ),
         ),
         ("https://github.com/a/b/releases/download/v1/b.tar.gz", None),
         ("https://zlib.net/zlib-1.2.11.tar.gz", None),
@@ -80,7 +94,7 @@ def test_addresses_of_archives(url: str, address: Address | None) -> None:
 
 def test_mirrors_are_found_by_name_and_commits_by_whoever_has_them(mirrors: tuple[Path, str]) -> None:
     folder, commit = mirrors
-    found = find_mirrors(folder)
+    found = find_mirrors(folder, pytest.fail)
     assert {(mirror.folder.relative_to(folder).as_posix(), mirror.names[0]) for mirror in found} == {
         ("alpha-renamed.git", "alpha-renamed"),
         ("beta/.git", "beta"),
@@ -109,9 +123,9 @@ def fill(mirrors: tuple[Path, str], tmp_path: Path) -> Callable[..., Filled]:
     def one(what: Missing, **more: Any) -> Filled:  # noqa: ANN401 - as Filler takes them
         values: dict[str, Any] = {"archives": {}, "declared": {}, "override": None, **more}
         filler = Filler(
-            variant="1.9.1-cpu-v1",
             distdir=tmp_path / "archives",
-            mirrors=find_mirrors(mirrors[0]),
+            mirrors=find_mirrors(mirrors[0], lambda _text: None),
+            command=lambda name, source: f"./factory vault override {name} --from {source}",
             tell=lambda _text: None,
             **values,
         )
@@ -146,7 +160,7 @@ def test_an_archive_is_made_where_it_is_the_pinned_one(
         (missing("gamma", ALPHA.replace("alpha", "gamma")), "no mirror of anyone/gamma", "git clone --mirror"),
         (
             missing("zlib", "https://zlib.net/zlib-1.2.tar.gz", "1" * 64),
-            "GitHub does not make it",
+            "no code host makes it",
             f"sha256 {'1' * 64}",
         ),
         (missing("odd", ""), "gone", "bazel.log"),
@@ -178,7 +192,7 @@ def test_with_overrides_a_folder_takes_the_place_of_what_differs(fill: Callable[
 
     filled = fill(missing("alpha", ALPHA, "0" * 64), override=override)
     assert filled.result is Result.OVERRIDDEN
-    assert filled.note == "left out: big; absent: a.h"
+    assert filled.notes == {"left out": ("big",), "absent": ("a.h",)}
     assert [name for name, _ in asked] == ["alpha"]
 
 
@@ -250,12 +264,19 @@ def sources(folder: Path, files: Mapping[str, str]) -> Path:
 LIB = {"one.c": "one\n", "docs/a": "a", "NOTES": "n", "BUILD": "old"}
 
 
+def bring(files: Mapping[str, str]) -> Callable[[Path], None]:
+    def bring_them(folder: Path) -> None:
+        sources(folder, files)
+
+    return bring_them
+
+
 def in_folder(name: str) -> dict[str, str]:
     return {f"{name}/{file}": text for file, text in LIB.items()}
 
 
 def test_the_rule_is_followed(tmp_path: Path) -> None:
-    made = make_override(rule(), sources(tmp_path / "s", in_folder("lib-1.0")), tmp_path / "o" / "lib", labels())
+    made = make_override(rule(), bring(in_folder("lib-1.0")), tmp_path / "o" / "lib", labels())
     there = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()}
     assert there == {"one.c", "BUILD.bazel", "WORKSPACE", "include/extra.h"}
     assert (made.folder / "one.c").read_text() == "two\n"
@@ -268,7 +289,7 @@ def test_the_rule_is_followed(tmp_path: Path) -> None:
 
 
 def test_another_version_is_taken_and_told(tmp_path: Path) -> None:
-    made = make_override(rule(), sources(tmp_path / "s", in_folder("lib-1.1")), tmp_path / "o", labels())
+    made = make_override(rule(), bring(in_folder("lib-1.1")), tmp_path / "o", labels())
     assert ("strip_prefix", "lib-1.1, where the rule says lib-1.0") in made.followed
 
 
@@ -290,21 +311,25 @@ def test_out_of_git_without_what_the_mirror_lacks(tmp_path: Path) -> None:
             LIB,
             "other.BUILD cannot be read: the repository org_tensorflow has no",
         ),
-        (RULE.replace('"docs"', '"../x"'), LIB, "the rule deletes ../x, which is not inside the repository"),
+        (RULE.replace('"docs"', '"../x"'), LIB, "what the rule deletes leads out of the repository: ../x"),
+        (RULE.replace('"include/extra.h"', '"../../extra.h"'), LIB, "link_files leads out of the repository"),
+        (RULE.replace('"lib-1.0"', '".."'), LIB, "strip_prefix leads out of the repository"),
     ],
 )
 def test_what_does_not_fit_leaves_nothing(tmp_path: Path, text: str, files: dict[str, str], told: str) -> None:
     with pytest.raises(OverrideError) as caught:
-        make_override(rule(text), sources(tmp_path / "s" / "lib-1.0", files).parent, tmp_path / "o", labels())
+        make_override(
+            rule(text), bring({f"lib-1.0/{name}": text for name, text in files.items()}), tmp_path / "o", labels()
+        )
     assert told in caught.value.what
-    assert not (tmp_path / "o").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_repository_that_is_not_there_yet_is_named(tmp_path: Path) -> None:
     with pytest.raises(OverrideError, match="the repository org_tensorflow is not there yet"):
         make_override(
             rule(RULE.replace('patch_file = "//third_party:lib.patch",', "")),
-            sources(tmp_path / "s", LIB),
+            bring(LIB),
             tmp_path / "o",
             Labels(lambda _name: None),
         )
@@ -331,3 +356,174 @@ def test_what_is_no_archive_is_told(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("no archive")
     with pytest.raises(OverrideError, match="cannot be unpacked"):
         unpack(tmp_path / "a", tmp_path / "out")
+
+
+# --- what must not go wrong -------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
+    made = make_override(rule(), bring(in_folder("lib-1.0")), tmp_path / "lib", labels())
+    (made.folder / "by-hand").touch()
+    with pytest.raises(OverrideError, match="is there already"):
+        make_override(rule(), bring(in_folder("lib-1.0")), tmp_path / "lib", labels())
+    assert (made.folder / "by-hand").exists()
+
+
+@pytest.mark.parametrize("name", ["..", "-x", ".git"])
+def test_a_name_that_is_none_makes_nothing(tmp_path: Path, name: str) -> None:
+    (tmp_path / "below").mkdir()
+    with pytest.raises(OverrideError, match="no name of an external repository"):
+        make_override(rule(), bring(LIB), tmp_path / "below" / name, labels())
+    assert [path.name for path in tmp_path.rglob("*")] == ["below"]
+
+
+def test_only_a_top_folder_that_the_rule_has_is_taken_off(tmp_path: Path) -> None:
+    plain = rule(RULE.replace('strip_prefix = "lib-1.0",', "").replace("one.c", "fft/one.c"))
+    text = labels(**{":third_party/lib.patch": PATCH.replace("/one.c", "/fft/one.c")})
+    made = make_override(plain, bring({"fft/one.c": "one\n"}), tmp_path / "as-it-is", text)
+    assert (made.folder / "fft" / "one.c").exists()
+    made = make_override(plain, bring({"lib-9/fft/one.c": "one\n"}), tmp_path / "of-a-package", text, top=Top.ANY)
+    assert (made.folder / "fft" / "one.c").exists()
+
+
+def test_what_a_rule_does_not_say_in_plain_words_is_told(tmp_path: Path) -> None:
+    calls = RULE.replace('"//third_party:lib.patch"', 'clean_dep("//third_party:lib.patch")')
+    calls = calls.replace('["sed -i s/a/b/ c"]', "commands()").replace(
+        "delete =", 'patch_args = ["-p1", "-F3"],\n  delete ='
+    )
+    made = make_override(rule(calls), bring(in_folder("lib-1.0")), tmp_path / "o", labels())
+    assert (made.folder / "one.c").read_text() == "two\n", "a label in a function is a label"
+    assert made.not_followed == (("patch_args", "-F3"), ("patch_cmds", "not in plain words: commands()"))
+
+
+def test_links_of_the_sources_are_not_written_through(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("mine")
+
+    def linked(folder: Path) -> None:
+        sources(folder, in_folder("lib-1.0"))
+        for name in ("BUILD.bazel", "WORKSPACE"):
+            (folder / "lib-1.0" / name).symlink_to(other)
+
+    made = make_override(rule(), linked, tmp_path / "o", labels())
+    assert other.read_text() == "mine"
+    assert not (made.folder / "BUILD.bazel").is_symlink()
+
+
+def test_a_mirror_that_lacks_what_a_build_reads_makes_no_folder(tmp_path: Path) -> None:
+    commit = repository(tmp_path / "git", **{"one.c": "one\n", "config.h": "x\n"})
+    blob = git(tmp_path / "git", "rev-parse", f"{commit}:config.h")
+    (tmp_path / "git" / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    with pytest.raises(OverrideError, match="lacks 1 of the files that a build reads"):
+        override_from_git(rule(), tmp_path / "git" / ".git", commit, tmp_path / "o", labels())
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_partial_clone_is_a_mirror_without_its_files(tmp_path: Path) -> None:
+    files = {f"{number}.bin": str(number) for number in range(3000)}
+    commit = repository(tmp_path / "git", **{"one.c": "one\n", "NOTES": "n", **files})
+    git(tmp_path / "git", "config", "uploadpack.allowFilter", "true")
+    partial = tmp_path / "partial.git"
+    git(tmp_path, "clone", "--quiet", "--bare", "--filter=blob:none", f"file://{tmp_path}/git", str(partial))
+    git(partial, "-c", "fetch.negotiationAlgorithm=noop", "cat-file", "-p", f"{commit}:one.c")
+    git(partial, "config", "remote.origin.url", str(tmp_path / "gone"))
+    made = override_from_git(rule(), partial, commit, tmp_path / "o", labels())
+    assert len(made.left_out) == 3001
+    assert (made.folder / "one.c").read_text() == "two\n"
+
+
+@pytest.mark.parametrize("name", ["/victim", "../victim", "../../victim"])
+def test_a_zip_touches_nothing_outside(tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    victim.chmod(0o600)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
+        one = zipfile.ZipInfo(str(victim) if name == "/victim" else name)
+        one.external_attr = 0o100777 << 16
+        zipped.writestr(one, "theirs")
+    unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("mine", 0o600)
+
+
+@pytest.mark.parametrize(("target", "fits"), [("plain", True), ("../../victim", False), ("/etc/passwd", False)])
+def test_links_in_a_zip_are_links_within_it(tmp_path: Path, target: str, *, fits: bool) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as zipped:
+        one = zipfile.ZipInfo("top/link")
+        one.external_attr = 0o120777 << 16
+        zipped.writestr(one, target)
+    if fits:
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+        assert (tmp_path / "out" / "top" / "link").readlink() == Path(target)
+    else:
+        with pytest.raises(OverrideError, match="a link of the archive leads out"):
+            unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize("damage", ["xz", "gz", "password", "truncated"])
+def test_damaged_archives_are_told(tmp_path: Path, damage: str) -> None:
+    archive = tmp_path / "a"
+    match damage:
+        case "xz":
+            archive.write_bytes(lzma.compress(b"x" * 9999)[:-20] + b"0" * 20)
+        case "gz":
+            archive.write_bytes(gzip.compress(b"x" * 99999)[:60] + b"0" * 20)
+        case "password":
+            with zipfile.ZipFile(archive, "w") as zipped:
+                zipped.writestr("a", "a")
+            data = bytearray(archive.read_bytes())
+            data[6] |= 1
+            data[data.index(b"PK\x01\x02") + 8] |= 1
+            archive.write_bytes(data)
+        case _:
+            with tarfile.open(archive, "w:gz") as tar:
+                tar.add(__file__, "a")
+            archive.write_bytes(archive.read_bytes()[:-2000])
+    with pytest.raises(OverrideError, match="cannot be unpacked"):
+        unpack(archive, tmp_path / "out")
+
+
+def test_a_mirror_of_somebody_else_is_not_meant_by_a_tag(
+    mirrors: tuple[Path, str], fill: Callable[..., Filled]
+) -> None:
+    git(mirrors[0] / "beta", "remote", "add", "origin", "https://code.example.com/theirs/beta.git")
+    try:
+        filled = fill(missing("beta", "https://github.com/ours/beta/archive/v1.0.tar.gz"))
+        assert "may be of another repository than ours/beta" in filled.why
+        assert fill(missing("beta", "https://github.com/theirs/beta/archive/v1.0.tar.gz")).result is Result.MADE
+    finally:
+        git(mirrors[0] / "beta", "remote", "remove", "origin")
+
+
+def test_an_archive_of_the_same_name_is_not_replaced(fill: Callable[..., Filled], tmp_path: Path) -> None:
+    place = tmp_path / "archives" / "v1.0.tar.gz"
+    place.parent.mkdir()
+    place.write_text("another repository's")
+    filled = fill(missing("alpha", ALPHA, "0" * 64))
+    assert "is another archive of that name" in filled.why
+    assert place.read_text() == "another repository's"
+
+
+def test_a_mirror_that_git_does_not_read_is_passed_over(tmp_path: Path) -> None:
+    repository(tmp_path / "good", a="a")
+    broken = tmp_path / "broken.git"
+    (broken / "objects").mkdir(parents=True)
+    (broken / "HEAD").write_text("rubbish")
+    told: list[str] = []
+    assert [mirror.names for mirror in find_mirrors(tmp_path, told.append)] == [("good",)]
+    assert len(told) == 1
+    assert str(broken) in told[0]
+
+
+def test_links_and_work_trees_are_mirrors_too(tmp_path: Path) -> None:
+    repository(tmp_path / "elsewhere" / "alpha", a="a")
+    git(tmp_path / "elsewhere" / "alpha", "worktree", "add", "--quiet", str(tmp_path / "mirrors" / "alpha"), "HEAD")
+    (tmp_path / "mirrors" / "again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "mirrors" / "round").symlink_to(tmp_path / "mirrors")
+    found = find_mirrors(tmp_path / "mirrors", pytest.fail)
+    assert {mirror.folder for mirror in found} == {tmp_path / "mirrors/alpha", tmp_path / "elsewhere/alpha/.git"}
+    assert all(names == ("alpha",) for names in (mirror.names for mirror in found))
+
+
+def test_the_environment_of_a_hook_leads_nowhere(mirrors: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_DIR", str(mirrors[0] / "beta" / ".git"))
+    assert commit_of(mirrors[0] / "work" / "alpha" / ".git", mirrors[1]) == mirrors[1]

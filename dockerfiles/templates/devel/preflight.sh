@@ -22,6 +22,7 @@
 #   programs      the names of all programs on PATH
 #   genrules      every genrule that TARGET may need, as Bazel writes rules; only where the analysis found nothing missing
 #   genrules.log  what else was printed on the way to that
+#   genrules.exit its exit status: 3 where some of it could not be read
 set -euo pipefail
 export LC_ALL=C
 
@@ -92,7 +93,9 @@ fi
 programs >"$folder/programs"
 if ((status == 0)); then
     # A query knows no configuration, so it asks for what no build of this one needs, too: nothing is fetched for that.
+    status=0
     "${bazel[@]}" query "${repository[@]}" --nofetch --keep_going --output=build "kind('genrule rule', deps(${build[-1]}))" \
-        >"$folder/genrules" 2>"$folder/genrules.log" || :
+        >"$folder/genrules" 2>"$folder/genrules.log" || status=$?
+    echo "$status" >"$folder/genrules.exit"
 fi
 cat "$folder/bazel.log"

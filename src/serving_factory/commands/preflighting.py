@@ -30,7 +30,7 @@ def preflight(asked: Asked, variants: Sequence[str], *, json: bool) -> None:
     Raises:
         UsageError: no variant is named.
         RecipeError, BazelTooOldError: one of them cannot be built as the matrix has it.
-        MissingInputsError: something is missing.
+        MissingInputsError: an input or a program is missing.
         CompileError: the analysis failed, and nothing is missing; or it did not come to one.
     """
     if not variants:
@@ -49,11 +49,14 @@ def preflight(asked: Asked, variants: Sequence[str], *, json: bool) -> None:
     else:
         write("\n".join(preflight_page(document, width=width()) for document in documents))
     names = {one.name for _, report in reports for one in report.missing}
-    if names:
+    programs = {one.name for _, report in reports for one in report.programs}
+    if names or programs:
+        told = [count(len(found), noun) for found, noun in ((names, "input"), (programs, "program")) if found]
         raise MissingInputsError(
-            f"{count(len(names), 'input')} missing",
+            f"{' and '.join(told)} missing",
             why="\n".join(f"{job.recipe.variant.id}: {preflight_folder(job) / 'report.json'}" for job, _ in reports),
-            remedy="put the archives into bazel.distdir, or folders in their place at bazel.overrides, and ask again",
+            remedy="put archives into bazel.distdir, or folders in their place at bazel.overrides (`./factory vault` "
+            "does it), and the packages of programs at toolchain.packages; then ask again",
         )
     for job, report in reports:
         if report.failed:

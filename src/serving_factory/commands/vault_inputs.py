@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from serving_factory.commands.shared import Asked, print_json, width, write
 from serving_factory.engine.git import commit_of, git_folder
@@ -17,19 +19,18 @@ from serving_factory.line.job import Job, Site
 from serving_factory.line.lock import hold_matrix_lock
 from serving_factory.line.place import build_folder
 from serving_factory.line.preflight import preflight_folder, run_preflight
-from serving_factory.line.preflight_report import Declared, Report, declared_by_name
+from serving_factory.line.preflight_report import Declared, Missing, Report, declared_by_name
 from serving_factory.line.vault.fill import Filled, Filler, Result, archives_in
 from serving_factory.line.vault.mirrors import Mirror, archive_address, find_mirrors
-from serving_factory.line.vault.override import Labels, Override, make_override, override_from_git, unpack
+from serving_factory.line.vault.override import Labels, Override, Top, make_override, override_from_git
 from serving_factory.line.vault.packages import download_packages
 from serving_factory.line.vault.trees import labels_of
+from serving_factory.line.vault.unpacking import unpack
 from serving_factory.recipes.recipe import recipes_for
 from serving_factory.ui.doors import filled_page, override_page, packages_page
 from serving_factory.ui.text import count
 
-__all__ = ["fill", "override", "packages"]
-
-_ROUNDS = 20  # what is missing appears in layers; no release has so many
+__all__ = ["FilledVariant", "fill", "override", "packages"]
 
 
 def fill(asked: Asked, variants: Sequence[str], *, mirrors: str, archives: str, overrides: bool, json: bool) -> None:
@@ -45,7 +46,7 @@ def fill(asked: Asked, variants: Sequence[str], *, mirrors: str, archives: str, 
         raise UsageError(
             "vault fill is not told where to look", remedy="name a folder of git repositories: --mirrors DIR"
         )
-    found = find_mirrors(_folder("--mirrors", mirrors)) if mirrors else ()
+    found = find_mirrors(_folder("--mirrors", mirrors), _tell) if mirrors else ()
     if mirrors and not found:
         raise UsageError(
             f"there is no git repository in {mirrors}", remedy="name a folder that holds clones or mirrors"
@@ -54,24 +55,34 @@ def fill(asked: Asked, variants: Sequence[str], *, mirrors: str, archives: str, 
     jobs = _jobs(asked, variants)
     for job in jobs:
         _check_folders(job, asked, overrides=overrides)
-    with hold_matrix_lock(jobs[0].site.build):
-        results = [_fill_one(asked, job.recipe.variant.id, sources) for job in jobs]
+    results: list[FilledVariant] = []
+    try:
+        with hold_matrix_lock(jobs[0].site.build):
+            results.extend(_fill_one(asked, job.recipe.variant.id, sources) for job in jobs)
+    finally:
+        if results:  # also what was done before another variant's error
+            _show_filled(results, json=json)
+    left = {one.name for result in results for one in result.left}
+    if left:
+        raise MissingInputsError(
+            f"{count(len(left), 'input')} left to be filled",
+            remedy="take the next step that is told for each, and run the same command again",
+        )
+    failed = next((result for result in results if result.errors), None)
+    if failed:
+        raise CompileError(
+            f"{failed.variant}: Bazel's analysis fails, and not for want of an input",
+            why="\n".join(failed.errors),
+            remedy=f"`./factory preflight {failed.variant}` leaves Bazel's whole log",
+        )
+
+
+def _show_filled(results: Sequence[FilledVariant], *, json: bool) -> None:
     documents = [asdict(one) for one in results]
     if json:
         print_json(documents)
     else:
         write("\n".join(filled_page(document, width=width()) for document in documents))
-    left = {one.name for result in results for one in result.left}
-    if left:
-        raise MissingInputsError(
-            f"{count(len(left), 'input')} left to be filled",
-            remedy="do what stands above of each, and run the same command again",
-        )
-    failed = next((result for result in results if result.errors), None)
-    if failed:
-        raise CompileError(
-            f"{failed.variant}: Bazel's analysis fails, and not for want of an input", why="\n".join(failed.errors)
-        )
 
 
 def _check_folders(job: Job, asked: Asked, *, overrides: bool) -> None:
@@ -98,7 +109,7 @@ class _Sources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _FilledVariant:
+class FilledVariant:
     """What became of one variant's inputs.
 
     Args:
@@ -116,27 +127,38 @@ class _FilledVariant:
     errors: tuple[str, ...]
 
 
-def _fill_one(asked: Asked, variant: str, sources: _Sources) -> _FilledVariant:
-    made: list[Filled] = []
-    for round_number in range(1, _ROUNDS + 1):
+def _fill_one(asked: Asked, variant: str, sources: _Sources) -> FilledVariant:
+    made: dict[str, Filled] = {}
+    for round_number in itertools.count(1):
         _tell(f"{variant}: asking Bazel what is missing, round {round_number}")
         (job,) = _jobs(asked, [variant])  # anew: overrides that were made are part of the recipe
         report = run_preflight(job, _tell)
-        filled = _filler(job, sources).fill(report.missing)
-        new = [one for one in filled if one.result is not Result.LEFT]
-        made += new
+        # What was filled and is missing still would be filled for ever.
+        vain = [_in_vain(one, made[one.name]) for one in report.missing if one.name in made]
+        filled = _filler(asked, job, sources).fill([one for one in report.missing if one.name not in made])
+        new = {one.name: one for one in filled if one.result is not Result.LEFT}
+        made |= new
         if not new:
             break
-    return _FilledVariant(
+    gone = {one.name for one in vain}
+    return FilledVariant(
         variant=variant,
         rounds=round_number,
-        made=tuple(made),
-        left=(*(one for one in filled if one.result is Result.LEFT), *_programs(report)),
+        made=tuple(one for one in made.values() if one.name not in gone),
+        left=(*(one for one in filled if one.result is Result.LEFT), *vain, *_programs(report)),
         errors=report.errors if report.failed and not report.missing else (),
     )
 
 
-def _filler(job: Job, sources: _Sources) -> Filler:
+def _in_vain(one: Missing, made: Filled) -> Filled:
+    return Filled.left(
+        one,
+        f"it was {made.result} from {made.source}, and Bazel still says: {one.problem}",
+        "see the log of the preflight, bazel.log",
+    )
+
+
+def _filler(asked: Asked, job: Job, sources: _Sources) -> Filler:
     declared, doors = declared_by_name(preflight_folder(job)), job.recipe.doors
 
     def make(name: str, mirror: Path, commit: str) -> Override:
@@ -146,14 +168,19 @@ def _filler(job: Job, sources: _Sources) -> Filler:
         return override_from_git(rule, mirror, commit, folder / name, labels_of(job.recipe, declared))
 
     return Filler(
-        variant=job.recipe.variant.id,
         distdir=doors.distdir or Path(),
         mirrors=sources.mirrors,
         archives=sources.archives,
         declared=declared,
         override=make if sources.overrides else None,
+        command=lambda name, source: _override_command(asked, job.recipe.variant.id, name, source),
         tell=_tell,
     )
+
+
+def _override_command(asked: Asked, variant: str, name: str, source: str) -> str:
+    words = ["./factory", "vault", "override", name, "--from", source, "--variant", variant]
+    return shlex.join([*words, *(["--matrix", asked.matrix] if asked.matrix else [])])
 
 
 def _programs(report: Report) -> tuple[Filled, ...]:
@@ -207,9 +234,9 @@ def override(
 
 
 def _place_of(job: Job, asked: Asked, name: str, output: str) -> Path:
-    """Where the folder goes: as asked, where the matrix has it, or in `overrides` beside the matrix file."""
+    """Where it goes: into the folder that was asked for, where the matrix has it, or into `overrides` beside that."""
     if output:
-        return Path(output).resolve()
+        return Path(output).resolve() / name
     overrides = dict(job.recipe.doors.overrides)
     if name in overrides:
         return overrides[name]
@@ -224,30 +251,43 @@ def _is_named(job: Job, name: str, place: Path) -> bool:
 
 def _made_override(declared: Declared, place: Path, labels: Labels, source: str, debian_source: str) -> Override:
     """Make the folder out of what the user names."""
+    if debian_source:
+        return make_override(declared, partial(_bring_package, debian_source), place, labels, top=Top.ANY)
     where, _, ref = source.partition("#")
-    mirror = git_folder(Path(where)) if source else None
+    given = Path(where)
+    mirror = git_folder(given)
     if mirror:
-        ref = ref or _declared_ref(declared)
-        commit = commit_of(mirror, ref) if ref else None
+        ref = ref or _declared_ref(declared) or "HEAD"
+        commit = commit_of(mirror, ref)
         if commit is None:
-            told = f"nothing of the name {ref} is there" if ref else "which commit is not said"
-            raise UsageError(f"--from {where}: {told}", remedy=f"name a tag or a commit: --from {where}#REF")
-        return override_from_git(declared, mirror, commit, place, labels)
-    if source and not Path(where).exists():
+            raise UsageError(
+                f"--from {where}: nothing of the name {ref} is there",
+                remedy=f"name a tag or a commit: --from {where}#REF",
+            )
+        made = override_from_git(declared, mirror, commit, place, labels)
+        return replace(made, followed=((f"commit {commit}", ref), *made.followed))
+    if given.is_dir():
+        return make_override(declared, partial(_bring_folder, given), place, labels, top=Top.NONE)
+    if not given.exists():
         raise UsageError(
             f"--from {where}: there is no such thing", remedy="name an archive, a folder or a git repository"
         )
-    with TemporaryDirectory(prefix="serving-factory-override-") as scratch:
-        archive, sources = Path(where), Path(scratch, "sources")
-        if source and archive.is_dir():
-            shutil.copytree(archive, sources, symlinks=True)
-            return make_override(declared, sources, place, labels, stripped=True)
-        if debian_source:
-            downloads = Path(scratch, "downloads")
-            downloads.mkdir()
-            archive = fetch_source(debian_source, downloads)
-        unpack(archive, sources)
-        return make_override(declared, sources, place, labels)
+    return make_override(declared, partial(unpack, given), place, labels)
+
+
+def _bring_package(name: str, folder: Path) -> None:
+    downloads = folder.with_name("downloads")
+    downloads.mkdir()
+    unpack(fetch_source(name, downloads), folder)
+
+
+def _bring_folder(given: Path, folder: Path) -> None:
+    try:
+        shutil.copytree(given, folder, symlinks=True)
+    except shutil.Error as error:
+        raise OverrideError(
+            f"{given} cannot be copied", why=str(error), remedy="take out what is no file, folder or link"
+        ) from None
 
 
 def _declared_ref(declared: Declared) -> str:

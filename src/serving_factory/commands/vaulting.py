@@ -13,8 +13,8 @@ from serving_factory.commands import vault_inputs
 from serving_factory.commands.shared import Asked, print_json, width, write
 from serving_factory.engine.git import ArchiveFormat, commit_of, git_folder
 from serving_factory.errors import PinnedDiffersError, UsageError
-from serving_factory.line.vault.archives import Archive, archive_name, make_archive
-from serving_factory.line.vault.mirrors import Address, archive_address, mirror_names
+from serving_factory.line.vault.archives import Archive, make_archive
+from serving_factory.line.vault.mirrors import Address, archive_address, mirror_of
 from serving_factory.ui.doors import archives_table
 from serving_factory.ui.text import count
 
@@ -135,10 +135,7 @@ def _archive(mirror: Path, refs: Sequence[str], options: VaultOptions) -> None:
         raise UsageError(f"{mirror} is no git repository", remedy="name a clone or a mirror (`git clone --mirror URL`)")
     wanted = [_wanted(place, ref, options) for ref in refs]
     output = Path(options.output or ".")
-    made = [
-        make_archive(place, ref, repository=one.name, form=one.form, output=output, pinned=one.sha256)
-        for ref, one in zip(refs, wanted, strict=True)
-    ]
+    made = [make_archive(place, one.address, output=output, pinned=one.sha256) for one in wanted]
     if options.json:
         print_json([_document(one) for one in made])
     else:
@@ -146,51 +143,57 @@ def _archive(mirror: Path, refs: Sequence[str], options: VaultOptions) -> None:
     _check(made)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Wanted:
-    """An archive as somebody wants it: its repository's name, its kind, and what it must be."""
+    """An archive as somebody wants it, and what it must be."""
 
-    name: str
-    form: ArchiveFormat
+    address: Address
     sha256: str | None
 
 
 def _wanted(mirror: Path, ref: str, options: VaultOptions) -> _Wanted:
     """Tell what the archive of a ref must be: as a report says, or else the options, the mirror and the catalogue."""
-    form = ArchiveFormat.ZIP if options.as_zip else ArchiveFormat.TAR_GZ
     pins, reported = _given(options.pinned)
     if reported:
-        return _reported(mirror, ref, reported, options)
-    name = options.repository or mirror_names(mirror)[0]
-    given = next((pins[key] for key in (archive_name(ref, form), ref) if key in pins), None)
-    return _Wanted(name=name, form=form, sha256=given or _catalogue_pins(name).get(archive_name(ref, form)))
+        found = _reported(mirror, ref, reported, options)
+    else:
+        name = options.repository or next(iter(mirror_of(mirror).names), "")
+        if not name:
+            raise UsageError(
+                f"nothing tells what the repository {mirror} is called", remedy="name it: --repository NAME"
+            )
+        form = ArchiveFormat.ZIP if options.as_zip else ArchiveFormat.TAR_GZ
+        address = Address(name=name, ref=ref, form=form)
+        found = _Wanted(address, _catalogue_pins(name).get(address.file_name))
+    given = next((pins[key] for key in (found.address.file_name, ref) if key in pins), None)
+    return _Wanted(found.address, given or found.sha256)
 
 
-def _reported(mirror: Path, ref: str, reported: Sequence[tuple[Address, str | None]], options: VaultOptions) -> _Wanted:
+def _reported(mirror: Path, ref: str, reported: Sequence[_Wanted], options: VaultOptions) -> _Wanted:
     """Find a ref among the archives that a preflight found missing, whose addresses tell the rest."""
     commit = commit_of(mirror, ref)
     fits = {
-        (address.name, address.form, sha256)
-        for address, sha256 in reported
-        if ref in {address.ref, archive_name(address.ref, address.form)} or (commit and address.ref == commit)
+        one
+        for one in reported
+        if ref in {one.address.ref, one.address.file_name} or (commit and one.address.ref == commit)
     }
-    names = {options.repository} if options.repository else {name for name, _, _ in fits} & set(mirror_names(mirror))
-    narrowed = [fit for fit in fits if fit[0] in names] or list(fits)
-    if len(narrowed) != 1:
+    names = {options.repository} if options.repository else set(mirror_of(mirror).names)
+    narrowed = [one for one in fits if one.address.name in names] or list(fits)
+    if len({(one.address.name, one.address.file_name, one.sha256) for one in narrowed}) != 1:
         raise UsageError(
             f"the report asks for no archive of {ref}" if not narrowed else f"the report asks for several of {ref}",
-            why="\n".join(sorted(f"{address.name} {address.ref}" for address, _ in reported)),
+            why="\n".join(sorted(f"{one.address.name} {one.address.ref}" for one in reported)),
             remedy="name one of these refs; or its repository, with --repository",
         )
-    name, form, sha256 = narrowed[0]
-    if options.repository and options.repository != name:
+    address = narrowed[0].address
+    if options.repository and options.repository != address.name:
         raise UsageError(
-            f"--repository {options.repository} is not what the report says of {ref}: {name}",
+            f"--repository {options.repository} is not what the report says of {ref}: {address.name}",
             remedy="leave --repository out; the archive is named as the report's address has it",
         )
-    if options.as_zip and form is not ArchiveFormat.ZIP:
-        raise UsageError(f"--zip is not what the report says of {ref}: {form}", remedy="leave --zip out")
-    return _Wanted(name=name, form=form, sha256=sha256)
+    if options.as_zip and address.form is not ArchiveFormat.ZIP:
+        raise UsageError(f"--zip is not what the report says of {ref}: {address.form}", remedy="leave --zip out")
+    return narrowed[0]
 
 
 def _catalogue_pins(repository: str) -> Mapping[str, str]:
@@ -198,16 +201,16 @@ def _catalogue_pins(repository: str) -> Mapping[str, str]:
     if repository != "tensorflow":
         return {}
     return {
-        archive_name(release.tensorflow_commit, ArchiveFormat.TAR_GZ): release.tensorflow_sha256
+        f"{release.tensorflow_commit}.{ArchiveFormat.TAR_GZ}": release.tensorflow_sha256
         for release in releases().values()
         if release.tensorflow_commit and release.tensorflow_sha256
     }
 
 
-def _given(pinned: Sequence[str]) -> tuple[Mapping[str, str], Sequence[tuple[Address, str | None]]]:
+def _given(pinned: Sequence[str]) -> tuple[Mapping[str, str], Sequence[_Wanted]]:
     """Split what --pinned says: names with their sha256, and what reports ask for."""
     pins: dict[str, str] = {}
-    reported: list[tuple[Address, str | None]] = []
+    reported: list[_Wanted] = []
     for given in pinned:
         if match := _PIN.fullmatch(given):
             pins[match["name"]] = match["sha256"]
@@ -216,12 +219,12 @@ def _given(pinned: Sequence[str]) -> tuple[Mapping[str, str], Sequence[tuple[Add
     return pins, reported
 
 
-def _read_report(file: Path) -> Sequence[tuple[Address, str | None]]:
+def _read_report(file: Path) -> Sequence[_Wanted]:
     """The archives made out of git that a preflight found missing, with what they must be."""
     try:
         missing = json_module.loads(file.read_text(encoding="utf-8"))["missing"]
-        return [
-            (address, one["sha256"])
+        found = [
+            _Wanted(address, one["sha256"])
             for one in missing
             if (address := next(filter(None, map(archive_address, one["urls"])), None))
         ]
@@ -231,6 +234,12 @@ def _read_report(file: Path) -> Sequence[tuple[Address, str | None]]:
             why=str(error),
             remedy="give 64 hex digits after the =, or a file that `./factory preflight` wrote",
         ) from None
+    if not found:
+        raise UsageError(
+            f"--pinned {file}: this report asks for no archive that a code host makes out of git",
+            remedy="leave it out, or run the preflight again",
+        )
+    return found
 
 
 def _document(archive: Archive) -> Mapping[str, str | int | bool | None]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -11,12 +14,17 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from serving_factory.engine import process
 from serving_factory.errors import GitError
 
-__all__ = ["ArchiveFormat", "commit_of", "git_folder", "missing_files", "origin_name", "write_archive"]
+__all__ = ["ArchiveFormat", "commit_of", "git_folder", "missing_files", "origin_parts", "write_archive"]
 
 # What a user's own settings could change in an archive's bytes, as git has it by itself.
 _PLAIN = ("tar.umask=0002", "core.autocrlf=false", "core.eol=lf", f"core.attributesFile={os.devnull}")
 _GZIP = "tar.tar.gz.command=gzip -cn"
 _HOST_ZONE = "America/Los_Angeles"
+_LOCATIONS = """
+GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_COMMON_DIR GIT_CONFIG GIT_DIR GIT_INDEX_FILE GIT_NAMESPACE GIT_OBJECT_DIRECTORY
+GIT_PREFIX GIT_WORK_TREE
+"""
+_NOT_INHERITED = frozenset({"GZIP", *_LOCATIONS.split()})
 
 
 class ArchiveFormat(StrEnum):
@@ -38,18 +46,23 @@ def commit_of(repository: Path, ref: str) -> str | None:
 
 
 def git_folder(folder: Path) -> Path | None:
-    """Give the git directory that a folder is or has, bare or not; None where it is no repository. Runs nothing."""
+    """Give the place by which git knows the repository that a folder is or has; None where it is none. Runs nothing.
+
+    That is the git directory, or the folder itself where this is elsewhere: of a submodule, or another work tree.
+    """
+    folder = folder.resolve()
     for place in (folder, folder / ".git"):
         if (place / "HEAD").is_file() and (place / "objects").is_dir():
             return place
-    return None
+    return folder if (folder / ".git").is_file() else None
 
 
-def origin_name(repository: Path) -> str:
-    """Give the name of the repository that a mirror's origin is, without `.git`; empty where it has no origin."""
-    _, lines = _run(repository, ["config", "--get", "remote.origin.url"])
-    where = lines[-1] if lines else ""
-    return where.rstrip("/").removesuffix("/.git").removesuffix(".git").replace(":", "/").rpartition("/")[2]
+def origin_parts(repository: Path) -> tuple[str, ...]:
+    """Give the parts of a mirror's origin, the repository's name last, without `.git`; none where it has no origin."""
+    code, lines = _run(repository, ["config", "--get", "remote.origin.url"])
+    where = lines[-1] if code == 0 and lines else ""
+    plain = where.rstrip("/").removesuffix("/.git").removesuffix(".git")
+    return tuple(part for part in re.split(r"[/:]+", plain) if part)
 
 
 def missing_files(repository: Path, commit: str) -> tuple[str, ...]:
@@ -85,13 +98,34 @@ def write_archive(
     Raises:
         GitError: git or gzip is missing, or git refuses.
     """
-    env = {name: value for name, value in os.environ.items() if name != "GZIP"}
-    if form is ArchiveFormat.ZIP:
-        env["TZ"] = _zone()
+    env = {"TZ": _zone()} if form is ArchiveFormat.ZIP else {}
     settings = [word for setting in (*_PLAIN, _GZIP) for word in ("-c", setting)]
-    arguments = ["archive", f"--format={form}", f"--prefix={prefix}", f"--output={file}", commit]
-    arguments += ["--", ".", *(f":(exclude,literal,top){name}" for name in without)] if without else []
-    _git(repository, *settings, *arguments, env=env)
+    arguments = ["archive", f"--format={form}", f"--prefix={prefix}", f"--output={file}"]
+    with _tree_without(repository, commit, without) as (tree, found_by):
+        _git(repository, *settings, *arguments, tree, env={**env, **found_by})
+
+
+@contextmanager
+def _tree_without(repository: Path, commit: str, without: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Give the tree of a commit without some of its files, and the environment in which git knows it.
+
+    Pathspecs would not do: the files may be thousands, and git asks a partial clone's origin for excluded ones too.
+    """
+    if not without:
+        yield commit, {}
+        return
+    with tempfile.TemporaryDirectory(prefix="serving-factory-git-") as scratch:
+        objects, names = _git(repository, "rev-parse", "--git-path", "objects")[-1], Path(scratch, "names")
+        names.write_text("".join(f"0 {'0' * 40}\t{name}\0" for name in without), encoding="utf-8")
+        Path(scratch, "objects").mkdir()
+        env = {
+            "GIT_INDEX_FILE": f"{scratch}/index",
+            "GIT_OBJECT_DIRECTORY": f"{scratch}/objects",
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(repository / objects),
+        }
+        _git(repository, "read-tree", commit, env=env)
+        _git(repository, "update-index", "-z", "--index-info", env=env, stdin=names)
+        yield _git(repository, "write-tree", "--missing-ok", env=env)[-1], env
 
 
 def _zone() -> str:
@@ -106,23 +140,33 @@ def _zone() -> str:
     return _HOST_ZONE
 
 
-def _git(repository: Path, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    code, lines = _run(repository, arguments, env=env)
+def _git(
+    repository: Path, *arguments: str, env: Mapping[str, str] | None = None, stdin: Path | None = None
+) -> tuple[str, ...]:
+    code, lines = _run(repository, arguments, env=env, stdin=stdin)
     if code != 0:
         raise GitError(
             f"git fails in {repository}",
             why="\n".join(lines) or f"exit code {code}",
-            remedy="name a git repository: a clone or a mirror (`git clone --mirror URL`)",
+            remedy="name a git repository that is whole: a clone or a mirror (`git clone --mirror URL`). One that "
+            "belongs to somebody else git reads only if told so: `git config --global --add safe.directory FOLDER`",
         )
     return lines
 
 
 def _run(
-    repository: Path, arguments: Sequence[str], *, env: Mapping[str, str] | None = None
+    repository: Path,
+    arguments: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    stdin: Path | None = None,
 ) -> tuple[int, tuple[str, ...]]:
+    """Run git on that repository and no other, whatever a hook's environment says, and on what is there: no network."""
     lines: list[str] = []
+    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+    argv = ["git", "-C", str(repository), "-c", "protocol.allow=never", *arguments]
     try:
-        code = process.run(["git", "-C", str(repository), *arguments], on_line=lines.append, env=env)
+        code = process.run(argv, on_line=lines.append, env={**inherited, **(env or {})}, stdin=stdin)
     except FileNotFoundError:
         raise GitError("the git command is not there", remedy="install git, or put it on PATH") from None
     return code, tuple(lines)

@@ -38,6 +38,7 @@ def run(
     timeout: float | None = None,
     grace: float = 10.0,
     cancel: Cancel | None = None,
+    stdin: Path | None = None,
 ) -> int:
     """Run a command and hand over its output line by line, in the caller's thread.
 
@@ -56,6 +57,7 @@ def run(
         grace: seconds that it may take to end after SIGINT.
         cancel: ends the command when asked, from any thread; asked to end at once, without grace. (KeyboardInterrupt
             reaches the main thread only.)
+        stdin: a file for it to read; None for nothing.
 
     Returns:
         The exit code; 128 plus the signal's number where a signal ended the command.
@@ -68,15 +70,18 @@ def run(
     if shutil.which(argv[0], path=None if env is None else env.get("PATH")) is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
     launcher = [sys.executable, "-I", "-S", str(Path(keeper.__file__)), str(os.getpid())]
-    with subprocess.Popen(
-        [*launcher, *argv],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=cwd,
-        env=env,
-        start_new_session=True,
-    ) as process:
+    with (
+        contextlib.nullcontext(subprocess.DEVNULL) if stdin is None else stdin.open("rb") as given,
+        subprocess.Popen(
+            [*launcher, *argv],
+            stdin=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+        ) as process,
+    ):
         assert process.stdout is not None  # noqa: S101  (a pipe was asked for; this tells the type checker)
         output = _Output(process.stdout)
         try:

@@ -53,5 +53,5 @@ def preflight_document(job: Job, report: Report) -> dict[str, object]:
     """The report for machines."""
     document = {"variant": job.recipe.variant.id, **asdict(report)}
     for declared in document["unseen"]:
-        del declared["attributes"]
+        del declared["attributes"], declared["unread"]
     return document

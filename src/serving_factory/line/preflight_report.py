@@ -31,6 +31,7 @@ _STOPPED = re.compile(
     r"error loading package '(?:external)?': |^ERROR: (?:no such package '@|While resolving toolchains )"
 )
 _BAZEL_DECLARES = re.compile(r"^# /DEFAULT\.WORKSPACE\S*\n\w+\(\n  name = \"([^\"]+)\"", re.MULTILINE)
+_LABELS = {"Label", "clean_dep", "str"}  # functions that give the label that they are given
 _BAZELS_OWN = re.compile(r"bazel_tools$|local_config_|platforms$")
 
 
@@ -44,6 +45,7 @@ class Declared:
         urls: where the rule looks, as far as it says so in plain words.
         sha256: of its archive, 64 hex digits; None where nothing is said.
         attributes: all that the rule says in plain words, by the attribute's name.
+        unread: what it says in other words, likewise.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Declared:
     urls: tuple[str, ...] = ()
     sha256: str | None = None
     attributes: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
+    unread: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,7 @@ class Report:
     Args:
         missing: what the build needs and cannot get.
         programs: programs that its rules call and the toolchain lacks; seen only once nothing else is missing.
+        unasked: whether nothing is missing, and yet Bazel could not be asked what its rules call.
         found: what it needs and has.
         unseen: what is declared, would have to be downloaded, and was not looked at: it may or may not be needed.
         stopped: whether these kept Bazel from looking at what the targets need at all.
@@ -120,6 +124,7 @@ class Report:
 
     missing: tuple[Missing, ...]
     programs: tuple[MissingProgram, ...] = ()
+    unasked: bool = False
     found: tuple[Found, ...]
     unseen: tuple[Declared, ...]
     stopped: bool
@@ -147,6 +152,7 @@ def read_report(folder: Path) -> Report:
     return Report(
         missing=missing,
         programs=() if missing else tuple(_missing_programs(folder)),
+        unasked=not missing and not failed and _lines(folder / "genrules.exit") not in (["0"], ["3"]),
         found=found,
         unseen=tuple(
             one
@@ -172,17 +178,28 @@ def declared_repositories(text: str) -> Iterator[Declared]:
     """
     for block in parse_starlark(text):
         for node in ast.walk(block):
-            if isinstance(node, ast.Call):
-                values = {one.arg: _literal(one.value) for one in node.keywords if one.arg}
-                name = values.get("name")
-                if isinstance(name, str):
-                    yield Declared(
-                        name=name,
-                        rule=ast.unparse(node.func),
-                        urls=_urls(values),
-                        sha256=_sha256(values),
-                        attributes={key: value for key, value in values.items() if value is not None},
-                    )
+            if isinstance(node, ast.Call) and (one := _declared(node)):
+                yield one
+
+
+def _declared(call: ast.Call) -> Declared | None:
+    given = {one.arg: one.value for one in call.keywords if one.arg}
+    values = {name: _literal(node) for name, node in given.items()}
+    name = values.get("name")
+    if not isinstance(name, str):
+        return None
+    return Declared(
+        name=name,
+        rule=ast.unparse(call.func),
+        urls=_urls(values),
+        sha256=_sha256(values),
+        attributes={key: value for key, value in values.items() if value is not None},
+        unread={
+            key: ast.unparse(node)
+            for key, node in given.items()
+            if values[key] is None and not (isinstance(node, ast.Constant) and node.value is None)
+        },
+    )
 
 
 def _declared_in_sources(folder: Path) -> dict[str, Declared]:
@@ -192,6 +209,9 @@ def _declared_in_sources(folder: Path) -> dict[str, Declared]:
 
 
 def _literal(node: ast.expr) -> object:
+    """What an expression says in plain words, or as a label; None for all else."""
+    if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords:
+        return _literal(node.args[0]) if ast.unparse(node.func) in _LABELS else None
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError):

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from serving_factory.line.events import StageName
 
-__all__ = ["Record", "last_stage", "reached", "read_record", "record_path", "write_atomically", "write_record"]
+__all__ = [
+    "Record",
+    "copy_atomically",
+    "last_stage",
+    "reached",
+    "read_record",
+    "record_path",
+    "write_atomically",
+    "write_record",
+]
 
 _FILES = {StageName.EXTRACT: "binary.json"}
 
@@ -79,12 +90,24 @@ def write_record(folder: Path, record: Record) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that a reader, or a crash, meets the old text or the new, never a part."""
+    with _replacing(path) as stream:
+        stream.write(text.encode())
+
+
+def copy_atomically(source: Path, path: Path) -> None:
+    """Copy a file likewise."""
+    with source.open("rb") as content, _replacing(path) as stream:
+        shutil.copyfileobj(content, stream)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     partial = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         partial.chmod(0o644)

@@ -16,9 +16,10 @@ from serving_factory.matrix.model import (
     PerReleaseSection,
     ToolchainSection,
 )
-from serving_factory.matrix.problems import Finding, KeyPath
+from serving_factory.matrix.problems import BrokenRuleError, Finding, KeyPath
 from serving_factory.matrix.remote_model import RemoteSection, TlsSection
 from serving_factory.matrix.selectors import release_tags
+from serving_factory.matrix.words import BAZEL_REPOSITORY
 
 __all__ = [
     "AllSettings",
@@ -325,6 +326,15 @@ def _of_section(path: KeyPath, bazel: BazelSection, patches: tuple[str, ...], fo
     yield from _missing((*path, "bazel", "distdir"), _path(folder, bazel.distdir))
     if isinstance(bazel.overrides, str):
         yield from _missing((*path, "bazel", "overrides"), _path(folder, bazel.overrides))
+        for name in _overrides(bazel.overrides, folder):
+            try:
+                BAZEL_REPOSITORY.check(name)
+            except BrokenRuleError as error:
+                yield Finding(
+                    path=(*path, "bazel", "overrides"),
+                    rule=f"{name!r} in it: {error.rule}",
+                    remedy="Move that folder away.",
+                )
     else:
         for name, place in bazel.overrides.items():
             yield from _missing((*path, "bazel", "overrides", name), _path(folder, place))

@@ -51,7 +51,11 @@ def preflight_page(document: Mapping[str, Any], *, width: int | None = None) -> 
         lines.append(f"WORKSPACE declares {len(unseen)} more that may or may not be needed; --json lists them.")
     lines += _programs(document["programs"])
     lines += [clean(error) for error in document["errors"]]
-    if not document["failed"] and not document["programs"]:
+    if document["unasked"]:
+        lines.append(
+            "Nothing that is downloaded is missing. Which programs the rules call could not be asked: genrules.log."
+        )
+    elif not document["failed"] and not document["programs"] and not missing:
         lines.append("Nothing is missing.")
     return "\n".join(lines) + "\n"
 
@@ -74,7 +78,9 @@ def filled_page(document: Mapping[str, Any], *, width: int | None = None) -> str
     rounds = "1 round" if document["rounds"] == 1 else f"{document['rounds']} rounds"
     lines = [f"{clean(document['variant'])}: {', '.join(told) or 'nothing made'} in {rounds}, {len(left)} left"]
     lines += [
-        f"  {clean(one['name'])} from {clean(one['source'])}: {clean(one['note'])}" for one in made if one["note"]
+        f"  {clean(one['name'])} from {clean(one['source'])}: {word}: {clean(_some(names))}"
+        for one in made
+        for word, names in one["notes"].items()
     ]
     if left:
         rows = [(one["name"], one["file"], one["why"]) for one in left]

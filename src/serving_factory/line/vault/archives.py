@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving_factory.engine.git import ArchiveFormat, commit_of, missing_files, write_archive
+from serving_factory.engine.git import commit_of, missing_files, write_archive
 from serving_factory.errors import GitError
 from serving_factory.line.digests import file_digest
+from serving_factory.line.vault.mirrors import Address
 
-__all__ = ["Archive", "archive_folder", "archive_name", "make_archive"]
+__all__ = ["Archive", "make_archive"]
 
 _SHOWN = 5
 
@@ -44,53 +44,31 @@ class Archive:
         return self.pinned is not None and self.pinned != self.sha256
 
 
-def archive_name(ref: str, form: ArchiveFormat) -> str:
-    """Name the archive as Bazel looks for it in a distdir: the base name of `.../archive/REF.tar.gz`."""
-    return f"{ref.rpartition('/')[2]}.{form}"
-
-
-def archive_folder(repository: str, ref: str, commit: str) -> str:
-    """Name the folder in the archive by GitHub's rule: `NAME-REF/`.
-
-    A short commit id is written in full. Of other names a `v` before a digit is dropped; `/` and `+` become `-`, and so
-    does a run of `-`. (Also the rule of FreeBSD's ports, which unpack thousands of them: GH_TAGNAME_EXTRACT in
-    bsd.sites.mk.)
-    """
-    if re.fullmatch(r"[0-9a-f]{4,40}", ref) and commit.startswith(ref):
-        return f"{repository}-{commit}/"
-    name = re.sub(r"-+", "-", re.sub(r"^[vV](?=[0-9])", "", ref.replace("/", "-")).replace("+", "-"))
-    return f"{repository}-{name}/"
-
-
-def make_archive(
-    mirror: Path, ref: str, *, repository: str, form: ArchiveFormat, output: Path, pinned: str | None
-) -> Archive:
+def make_archive(mirror: Path, address: Address, *, output: Path, pinned: str | None) -> Archive:
     """Make one archive. It is put in its place only when nothing pins it, or it is what is pinned.
 
     Args:
         mirror: the git repository.
-        ref: a tag, a branch or a commit.
-        repository: its name at the code host.
-        form: the kind of archive.
+        address: which archive. (The same commit by another name is another archive: its folder is another.)
         output: the folder to put it in; made when absent.
-        pinned: the sha256 that is expected; None where nothing pins it. (The same commit by another name is another
-            archive: its folder is another.)
+        pinned: the sha256 that is expected; None where nothing pins it.
 
     Raises:
         GitError: git fails, there is no such ref, or the repository lacks a part of it.
     """
+    ref = address.ref
     commit = commit_of(mirror, ref)
     if commit is None:
         raise GitError(
             f"{mirror} has nothing of the name {ref}",
             remedy="name a tag, a branch or a commit, or update the mirror: `git remote update`",
         )
-    folder, name = archive_folder(repository, ref, commit), archive_name(ref, form)
+    folder, name = address.folder(commit), address.file_name
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}.partial-", dir=output) as scratch:
         partial = Path(scratch, name)
         try:
-            write_archive(mirror, commit, prefix=folder, form=form, file=partial)
+            write_archive(mirror, commit, prefix=folder, form=address.form, file=partial)
         except GitError as error:
             raise _incomplete(mirror, ref, commit, error) from None
         made = Archive(
@@ -117,5 +95,5 @@ def _incomplete(mirror: Path, ref: str, commit: str, error: GitError) -> GitErro
         f"{mirror} lacks {len(absent)} of {ref}'s files, so its archive cannot be made",
         why="\n".join(shown),
         remedy="take a whole mirror (this may be one without large files), or let a folder take its place: "
-        f"`./factory vault override NAME --from {mirror}#{ref} --variant ID`",
+        "`./factory vault --help` tells of `override`",
     )

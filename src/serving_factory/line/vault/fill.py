@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from serving_factory.errors import GitError, OverrideError
+from serving_factory.errors import FactoryError, GitError, OverrideError
 from serving_factory.line.digests import file_digest
 from serving_factory.line.preflight_report import Declared, Missing
+from serving_factory.line.records import copy_atomically
 from serving_factory.line.vault.archives import make_archive
-from serving_factory.line.vault.mirrors import Address, Mirror, archive_address, mirrors_for
+from serving_factory.line.vault.mirrors import Address, Mirror, archive_address, is_commit, mirrors_for
 from serving_factory.line.vault.override import Override
 
 __all__ = ["Filled", "Filler", "Result", "archives_in"]
@@ -22,9 +22,6 @@ def archives_in(folder: Path) -> Mapping[str, Path]:
     """Read the sha256 of every file below a folder; of two that are the same the first by its path counts."""
     files = sorted((path for path in folder.rglob("*") if path.is_file()), reverse=True)
     return {file_digest(path): path for path in files}
-
-
-_SHOWN = 5
 
 
 class Result(StrEnum):
@@ -41,12 +38,12 @@ class Filled:
     """One missing input, and what became of it.
 
     Args:
-        name: the external repository.
+        name: the external repository, or a program.
         file: the archive's name in the distdir; empty where it is no archive.
         result: whether it is there now, and how it came.
         source: the mirror or the file that it is from; empty where it is left.
         sha256: of the archive; None where nothing tells.
-        note: what is to be known of it although it is there, such as files that are left out.
+        notes: what is to be known of it although it is there: a word such as `left out`, and names.
         why: why it is left; empty otherwise.
         next_step: what to do about it; empty otherwise.
     """
@@ -56,9 +53,14 @@ class Filled:
     result: Result
     source: str = ""
     sha256: str | None = None
-    note: str = ""
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     why: str = ""
     next_step: str = ""
+
+    @classmethod
+    def left(cls, one: Missing, why: str, next_step: str) -> Filled:
+        """What could not be filled."""
+        return cls(name=one.name, file=one.file, result=Result.LEFT, sha256=one.sha256, why=why, next_step=next_step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,22 +68,22 @@ class Filler:
     """Fills one variant's distdir.
 
     Args:
-        variant: its id, for the commands that are the next steps.
         distdir: the folder to fill.
         mirrors: git repositories.
         archives: sha256 -> an archive from elsewhere, whatever it is called.
         declared: what the sources say of each repository.
         override: makes the folder that takes a repository's place, of its name, a mirror and a commit there; None to
             leave that to the user.
+        command: gives the command by which the user does that, of a repository's name and where its sources are.
         tell: is told of all that is made or copied.
     """
 
-    variant: str
     distdir: Path
     mirrors: Sequence[Mirror]
     archives: Mapping[str, Path]
     declared: Mapping[str, Declared]
     override: Callable[[str, Path, str], Override] | None
+    command: Callable[[str, str], str]
     tell: Callable[[str], None]
 
     def fill(self, missing: Sequence[Missing]) -> tuple[Filled, ...]:
@@ -89,33 +91,32 @@ class Filler:
         return tuple(self._one(one) for one in missing)
 
     def _one(self, one: Missing) -> Filled:
-        if found := self.archives.get(one.sha256 or ""):
-            return self._copied(one, found)
         address = next(filter(None, map(archive_address, one.urls)), None)
+        file = address.file_name if address else one.file
+        place = self.distdir / file
+        taken = bool(file) and bool(one.sha256) and place.is_file() and file_digest(place) != one.sha256
+        problem = f"{place} is another archive of that name, sha256 {file_digest(place)}" if taken else ""
+        found = self.archives.get(one.sha256 or "")
+        if found and file and not taken:
+            return self._copied(one, found)
         if address is None:
-            return self._no_archive(one)
+            return self._no_archive(one, problem)
         mirrors = mirrors_for(address.name, address.ref, self.mirrors)
-        problem = ""
-        for mirror, _ in mirrors:
-            made = self._archive(one, address, mirror)
-            if isinstance(made, Filled):
-                return made
-            problem = problem or made
-        return self._folder(one, *mirrors[0], problem) if mirrors else self._no_mirror(one, address)
+        for mirror, _ in () if taken else mirrors:
+            if one.sha256 or _is_meant(mirror, address):
+                made = self._archive(one, address, mirror)
+                if isinstance(made, Filled):
+                    return made
+                problem = problem or made
+        meant = [(mirror, commit) for mirror, commit in mirrors if _is_meant(mirror, address)]
+        return self._folder(one, *meant[0], problem) if meant else self._no_mirror(one, address, problem)
 
     def _archive(self, one: Missing, address: Address, mirror: Mirror) -> Filled | str:
         """Make the archive out of a mirror; a text says why it cannot be."""
         try:
-            made = make_archive(
-                mirror.folder,
-                address.ref,
-                repository=address.name,
-                form=address.form,
-                output=self.distdir,
-                pinned=one.sha256,
-            )
+            made = make_archive(mirror.folder, address, output=self.distdir, pinned=one.sha256)
         except GitError as error:
-            return error.what
+            return _told(error)
         if made.wrong:
             return f"its archive out of {mirror.folder} has sha256 {made.sha256}, and {made.pinned} is pinned"
         self.tell(f"made {made.file.name} for {one.name} out of {mirror.folder}")
@@ -127,61 +128,60 @@ class Filler:
         """Let a folder take the repository's place, or say how that is done."""
         source = f"{mirror.folder}#{commit}"
         if self.override is None:
-            return self._left(one, problem, self._command(one, source))
+            return Filled.left(one, problem, self.command(one.name, source))
         try:
             made = self.override(one.name, mirror.folder, commit)
         except (GitError, OverrideError) as error:
-            return self._left(one, f"{problem}; no folder can take its place: {error.what}", error.remedy)
+            told = f"no folder can take its place: {_told(error)}"
+            return Filled.left(one, f"{problem}; {told}" if problem else told, error.remedy or "mend that")
         self.tell(f"made a folder for {one.name} out of {mirror.folder}")
-        notes = (
-            ("left out", made.left_out),
-            ("absent", made.absent),
-            ("not followed", [n for n, _ in made.not_followed]),
-        )
-        note = "; ".join(f"{word}: {', '.join(names[:_SHOWN])}" for word, names in notes if names)
-        return Filled(name=one.name, file="", result=Result.OVERRIDDEN, source=source, note=note)
+        notes = {
+            "left out": made.left_out,
+            "absent": made.absent,
+            "not followed": tuple(n for n, _ in made.not_followed),
+        }
+        notes = {word: names for word, names in notes.items() if names}
+        return Filled(name=one.name, file="", result=Result.OVERRIDDEN, source=source, notes=notes)
 
     def _copied(self, one: Missing, found: Path) -> Filled:
-        place = self.distdir / one.file
-        self.distdir.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f".{place.name}.partial")
-        shutil.copyfile(found, partial)
-        partial.replace(place)
-        self.tell(f"copied {place.name} for {one.name} from {found}")
+        copy_atomically(found, self.distdir / one.file)
+        self.tell(f"copied {one.file} for {one.name} from {found}")
         return Filled(name=one.name, file=one.file, result=Result.COPIED, source=str(found), sha256=one.sha256)
 
-    def _no_mirror(self, one: Missing, address: Address) -> Filled:
+    def _no_mirror(self, one: Missing, address: Address, problem: str) -> Filled:
+        repository = "/".join(filter(None, (address.owner, address.name)))
         named = [mirror for mirror in self.mirrors if address.name in mirror.names]
-        if named:
-            where = " and ".join(str(mirror.folder) for mirror in named)
-            return self._left(
-                one,
-                f"there is no {address.ref} in {where}",
-                f"update it: git -C {named[0].folder} remote update; or add another mirror of {address.name}",
+        if not named:
+            clone = f"git clone --mirror https://{address.host or 'HOST'}/{repository}.git, into the folder of mirrors"
+            return Filled.left(one, problem or f"no mirror of {repository}", clone)
+        where = " and ".join(str(mirror.folder) for mirror in named)
+        if mirrors_for(address.name, address.ref, named):
+            why = (
+                f"{where} may be of another repository than {repository}, and nothing pins the archive of {address.ref}"
             )
-        return self._left(
-            one,
-            f"no mirror of {address.owner}/{address.name}",
-            f"git clone --mirror https://github.com/{address.owner}/{address.name}.git, into the folder of mirrors",
-        )
+            return Filled.left(one, problem or why, self.command(one.name, f"{named[0].folder}#{address.ref}"))
+        update = f"update it: git -C {named[0].folder} remote update; or add another mirror of {repository}"
+        return Filled.left(one, problem or f"there is no {address.ref} in {where}", update)
 
-    def _no_archive(self, one: Missing) -> Filled:
+    def _no_archive(self, one: Missing, problem: str) -> Filled:
         """What no code host makes out of git: an uploaded file, or a repository that Bazel itself clones."""
         reference = self._git_reference(one)
         if reference:
             why = "Bazel clones it, and no archive stands for that"
             found = mirrors_for(*reference, self.mirrors)
-            if found:
+            if found and is_commit(reference[1]):
                 return self._folder(one, *found[0], why)
-            return self._left(one, why, self._command(one, f"GIT_DIR#{reference[1]}"))
+            return Filled.left(
+                one, why, self.command(one.name, f"{found[0][0].folder if found else 'GIT_DIR'}#{reference[1]}")
+            )
         if not one.urls:
-            return self._left(one, one.problem, "see the log of the preflight, bazel.log")
+            return Filled.left(one, problem or one.problem, "see the log of the preflight, bazel.log")
         pinned = f", sha256 {one.sha256}" if one.sha256 else ""
-        return self._left(
+        return Filled.left(
             one,
-            "GitHub does not make it out of git",
+            problem or "no code host makes it out of git",
             f"get {one.urls[-1]}{pinned}, and name its folder at --archives; or let other sources take its place: "
-            + self._command(one, "ARCHIVE"),
+            + self.command(one.name, "ARCHIVE"),
         )
 
     def _git_reference(self, one: Missing) -> tuple[str, str] | None:
@@ -193,9 +193,11 @@ class Filler:
             return None
         return remote.rstrip("/").removesuffix(".git").rpartition("/")[2], ref
 
-    def _command(self, one: Missing, source: str) -> str:
-        return f"./factory vault override {one.name} --from {source} --variant {self.variant}"
 
-    @staticmethod
-    def _left(one: Missing, why: str, next_step: str) -> Filled:
-        return Filled(name=one.name, file=one.file, result=Result.LEFT, sha256=one.sha256, why=why, next_step=next_step)
+def _is_meant(mirror: Mirror, address: Address) -> bool:
+    """Whether a mirror's ref is what an address means: a commit is; a name is only where the repository may be that."""
+    return is_commit(address.ref) or mirror.may_be(address.owner)
+
+
+def _told(error: FactoryError) -> str:
+    return f"{error.what}: {error.why.splitlines()[0]}" if error.why else error.what

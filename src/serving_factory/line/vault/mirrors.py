@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving_factory.engine.git import ArchiveFormat, commit_of, git_folder, origin_name
+from serving_factory.engine.git import ArchiveFormat, commit_of, git_folder, origin_parts
+from serving_factory.errors import GitError
 
-__all__ = ["Address", "Mirror", "archive_address", "find_mirrors", "mirror_names", "mirrors_for"]
+__all__ = ["Address", "Mirror", "archive_address", "find_mirrors", "is_commit", "mirror_of", "mirrors_for"]
 
 _DEPTH = 3  # folders between the mirrors' folder and a repository
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-# GitHub's addresses, of whatever host: mirrors have them as https://mirror.example.com/github.com/OWNER/NAME/archive/REF.zip.
-_ARCHIVE = re.compile(
-    r"/(?P<owner>[^/]+)/(?P<name>[^/]+)/archive/(?:refs/(?:tags|heads)/)?(?P<ref>[^?#]+)\.(?P<form>tar\.gz|zip)$"
-)
-_CODELOAD = re.compile(
-    r"codeload\.github\.com/(?P<owner>[^/]+)/(?P<name>[^/]+)/(?P<form>tar\.gz|zip)/(?:refs/(?:tags|heads)/)?(?P<ref>[^?#]+)$"
-)
+_REPOSITORY = r"(?:(?P<host>[\w-]+(?:\.[\w-]+)+)/)?(?P<owner>[^/]+)/(?P<name>[^/]+)"
+_REF = r"(?:refs/(?:tags|heads)/)?(?P<ref>[^?#]+)"
+# GitHub's and GitLab's addresses, of whatever host: mirrors have them behind an address of their own.
+_GITHUB = re.compile(rf"/{_REPOSITORY}/archive/{_REF}\.(?P<form>tar\.gz|zip)$")
+_CODELOAD = re.compile(rf"/{_REPOSITORY}/(?P<form>tar\.gz|zip)/{_REF}$")
+_GITLAB = re.compile(rf"/{_REPOSITORY}/-/archive/(?P<ref>[^?#]+)/(?P<file>[^/?#]+)\.(?P<form>tar\.gz|zip)$")
+_OWNER_AND_NAME = re.compile(r"(?P<owner>.+?)(?:[+:]|__)(?P<name>.+)")
+_NAMELESS = frozenset({".git", "bare", "git", "mirror", "repo"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,16 +29,39 @@ class Address:
     """What a code host serves at an address: an archive that it makes out of git.
 
     Args:
-        owner: whose repository.
+        host: the code host; empty where the address does not tell.
+        owner: whose repository; empty where nothing tells.
         name: the repository's name.
         ref: a tag, a branch or a commit.
         form: the kind of archive.
+        file: the archive's name without its ending, where that is not the last part of the ref (GitLab's).
     """
 
-    owner: str
+    host: str = ""
+    owner: str = ""
     name: str
     ref: str
     form: ArchiveFormat
+    file: str = ""
+
+    @property
+    def file_name(self) -> str:
+        """The archive's name, as Bazel looks for it in a distdir: the base name of the address."""
+        return f"{self.file or self.ref.rpartition('/')[2]}.{self.form}"
+
+    def folder(self, commit: str) -> str:
+        """Name the folder in the archive, ending in `/`.
+
+        GitLab's is called like the file. GitHub's rule: a short commit id is written in full; of other names a `v`
+        before a digit is dropped; `/` and `+` become `-`, and so does a run of `-`. (Also the rule of FreeBSD's ports,
+        which unpack thousands of them: GH_TAGNAME_EXTRACT in bsd.sites.mk.)
+        """
+        if self.file:
+            return f"{self.file}/"
+        if re.fullmatch(r"[0-9a-f]{4,40}", self.ref) and commit.startswith(self.ref):
+            return f"{self.name}-{commit}/"
+        plain = re.sub(r"^[vV](?=[0-9])", "", self.ref.replace("/", "-"))
+        return f"{self.name}-{re.sub(r'-+', '-', plain.replace('+', '-'))}/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,54 +71,106 @@ class Mirror:
     Args:
         folder: its git directory.
         names: what it may be called at the code host, the likeliest first.
+        owners: whose it may be there; none where nothing tells.
     """
 
     folder: Path
     names: tuple[str, ...]
+    owners: tuple[str, ...] = ()
+
+    def may_be(self, owner: str) -> bool:
+        """Whether it may be the repository of an owner, and not somebody else's of the same name."""
+        return not owner or not self.owners or owner.lower() in map(str.lower, self.owners)
+
+
+def is_commit(ref: str) -> bool:
+    """Tell a commit's full id, which means the same in every repository, from a name."""
+    return _COMMIT.fullmatch(ref) is not None
 
 
 def archive_address(url: str) -> Address | None:
     """Read the address of an archive; None where it is none that is made out of git, such as an uploaded file."""
-    found = _ARCHIVE.search(url) or _CODELOAD.search(url)
+    found = _GITLAB.search(url) or _GITHUB.search(url)
+    if found is None and "codeload." in url:
+        found = _CODELOAD.search(url)
     if found is None:
         return None
-    name = found["name"].removesuffix(".git")
-    return Address(owner=found["owner"], name=name, ref=found["ref"], form=ArchiveFormat(found["form"]))
+    groups = found.groupdict()
+    return Address(
+        host=(groups["host"] or "").removeprefix("codeload."),
+        owner=groups["owner"],
+        name=groups["name"].removesuffix(".git"),
+        ref=groups["ref"],
+        form=ArchiveFormat(groups["form"]),
+        file=groups.get("file") or "",
+    )
 
 
-def find_mirrors(folder: Path) -> tuple[Mirror, ...]:
-    """Find the git repositories below a folder, bare or not, with an origin or without, sorted by their places."""
-    return tuple(Mirror(place, mirror_names(place, folder)) for place in _repositories(folder, _DEPTH))
+def find_mirrors(folder: Path, tell: Callable[[str], None]) -> tuple[Mirror, ...]:
+    """Find the git repositories below a folder, bare or not, with an origin or without, sorted by their places.
+
+    Args:
+        folder: where to look.
+        tell: is told of a repository that git does not read; it is passed over.
+    """
+    found = []
+    for place in _repositories(folder, _DEPTH, set()):
+        try:
+            commit_of(place, "HEAD")
+            found.append(mirror_of(place))
+        except GitError as error:
+            tell(f"passed over: {error.what}: {error.why}")
+    return tuple(found)
 
 
-def mirror_names(place: Path, above: Path | None = None) -> tuple[str, ...]:
-    """Guess what a repository is called: as its origin says, and by the folders that it lies in, without the owner.
+def mirror_of(place: Path) -> Mirror:
+    """Guess what a repository is called and whose it is: as its origin says, and by the folder that it lies in.
 
     Args:
         place: its git directory.
-        above: folders from there on tell nothing; None where the nearest alone counts.
     """
-    parts = place.relative_to(above).parts if above else (place.parent.name, place.name)
-    folders = (re.split(r"[+:]|__", part.removesuffix(".git"))[-1] for part in reversed(parts) if part != ".git")
-    return tuple(dict.fromkeys(name for name in (origin_name(place), *folders) if name and name != "repo"))
+    parts = [part.removesuffix(".git") for part in place.resolve().parts]
+    while parts and parts[-1] in _NAMELESS | {"", "/"}:
+        parts.pop()
+    names: list[str] = []
+    owners: list[str] = []
+    origin = origin_parts(place)
+    for known in (origin, parts):
+        if known:
+            paired = _OWNER_AND_NAME.fullmatch(known[-1])
+            names.append(paired["name"] if paired else known[-1])
+            # A folder above a folder may be an owner's, and may be anything.
+            owners += [paired["owner"]] if paired else list(known[-2:-1]) if known is origin else []
+    return Mirror(place, tuple(dict.fromkeys(names)), tuple(dict.fromkeys(owners)))
 
 
 def mirrors_for(name: str, ref: str, mirrors: Sequence[Mirror]) -> tuple[tuple[Mirror, str], ...]:
     """Give the mirrors that have a ref of a repository, each with the commit that it is there.
 
     Those of the repository's name come first, whoever owns them. A commit's full id is the same everywhere, so other
-    mirrors that have it count too: forks and renamed repositories.
+    mirrors that have it count too: forks and renamed repositories. One that git does not read any more has nothing.
     """
     named = [mirror for mirror in mirrors if name.lower() in map(str.lower, mirror.names)]
-    others = [mirror for mirror in mirrors if mirror not in named] if _COMMIT.fullmatch(ref) else []
-    found = ((mirror, commit_of(mirror.folder, ref)) for mirror in (*named, *others))
+    others = [mirror for mirror in mirrors if mirror not in named] if is_commit(ref) else []
+    found = ((mirror, _commit_of(mirror, ref)) for mirror in (*named, *others))
     return tuple((mirror, commit) for mirror, commit in found if commit)
 
 
-def _repositories(folder: Path, depth: int) -> Iterator[Path]:
-    found = git_folder(folder)
+def _commit_of(mirror: Mirror, ref: str) -> str | None:
+    try:
+        return commit_of(mirror.folder, ref)
+    except GitError:
+        return None
+
+
+def _repositories(folder: Path, depth: int, seen: set[Path]) -> Iterator[Path]:
+    place = folder.resolve()
+    if place in seen:
+        return
+    seen.add(place)
+    found = git_folder(place)
     if found:
         yield found
     elif depth:
-        for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
-            yield from _repositories(inner, depth - 1)
+        for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+            yield from _repositories(inner, depth - 1, seen)

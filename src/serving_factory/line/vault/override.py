@@ -10,12 +10,10 @@ from __future__ import annotations
 import ast
 import re
 import shutil
-import stat
-import tarfile
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from serving_factory.catalogue.starlark import parse_starlark
@@ -23,8 +21,9 @@ from serving_factory.engine import process
 from serving_factory.engine.git import ArchiveFormat, missing_files, write_archive
 from serving_factory.errors import OverrideError
 from serving_factory.line.preflight_report import Declared
+from serving_factory.line.vault.unpacking import inside, unpack
 
-__all__ = ["Labels", "Override", "make_override", "override_from_git", "unpack"]
+__all__ = ["Labels", "Override", "Top", "make_override", "override_from_git"]
 
 _LABEL = re.compile(r"(?:@+(?P<repository>[^/]*))?//(?P<package>[^:]*)(?::(?P<name>.+))?")
 # What only says where an archive comes from, or nothing that changes a file.
@@ -35,6 +34,9 @@ repository sha256 shallow_since strip_prefix system_build_file system_link_files
 _NOT_ABOUT_FILES = frozenset(_WORDS.split())
 _NAMELESS = ("", "org_tensorflow")
 _PREFIX = ("%prefix%", "external")  # what TensorFlow's rule writes into its BUILD files
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+~-]*")
+_READ_BY_BAZEL = re.compile(r"(?:^|/)(?:BUILD|BUILD\.bazel|WORKSPACE|[^/]+\.bzl)$")
+_SHOWN = 5
 _SOURCE = re.compile(r"[\w./+-]+\.(?:c|cc|cpp|cxx|h|hh|hpp|inc|in|S|s|asm|proto|tab|def)")
 
 
@@ -88,28 +90,6 @@ class Labels:
         return content
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip file into a folder.
-
-    Raises:
-        OverrideError: it is neither, or is damaged.
-    """
-    try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as zipped:
-                zipped.extractall(folder)  # noqa: S202 - it keeps everything within the folder
-                for one in zipped.infolist():
-                    if (mode := one.external_attr >> 16) & stat.S_IXUSR:
-                        Path(folder, one.filename).chmod(mode & 0o777)
-        else:
-            with tarfile.open(archive) as tar:
-                tar.extractall(folder, filter="data")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise OverrideError(
-            f"{archive} cannot be unpacked", why=str(error), remedy="name a tar file, packed in any way, or a zip file"
-        ) from None
-
-
 def override_from_git(declared: Declared, mirror: Path, commit: str, place: Path, labels: Labels) -> Override:
     """Make the folder out of a git repository; files that this lacks are left out.
 
@@ -117,103 +97,149 @@ def override_from_git(declared: Declared, mirror: Path, commit: str, place: Path
         declared: how the repository is declared.
         mirror: the git repository.
         commit: the full id.
-        place: where the folder goes; replaced as a whole.
+        place: where the folder goes.
         labels: reads the files that the rule names.
 
     Raises:
         GitError: git refuses.
-        OverrideError: a file that the rule names cannot be read, or a patch does not fit.
+        OverrideError: as of `make_override`; or the repository lacks files that a build reads.
     """
-    absent = missing_files(mirror, commit)
-    with tempfile.TemporaryDirectory(prefix="serving-factory-override-") as scratch:
-        archive, sources = Path(scratch, "commit.tar.gz"), Path(scratch, "sources")
-        write_archive(mirror, commit, prefix="", form=ArchiveFormat.TAR_GZ, file=archive, without=absent)
-        unpack(archive, sources)
-        made = make_override(declared, sources, place, labels, stripped=True)
-    return replace(made, left_out=absent)
+    left_out = missing_files(mirror, commit)
+
+    def bring(folder: Path) -> None:
+        archive = folder.with_name("commit.tar.gz")
+        write_archive(mirror, commit, prefix="", form=ArchiveFormat.TAR_GZ, file=archive, without=left_out)
+        unpack(archive, folder)
+
+    return make_override(declared, bring, place, labels, top=Top.NONE, left_out=left_out)
+
+
+class Top(StrEnum):
+    """Whether the sources lie in a folder of their own, as in an archive."""
+
+    NONE = "none"
+    DECLARED = "declared"
+    ANY = "any"
+    """The one that is there: what packs the sources is not what the rule says."""
 
 
 def make_override(
-    declared: Declared, sources: Path, place: Path, labels: Labels, *, stripped: bool = False
+    declared: Declared,
+    bring: Callable[[Path], None],
+    place: Path,
+    labels: Labels,
+    *,
+    top: Top = Top.DECLARED,
+    left_out: Sequence[str] = (),
 ) -> Override:
-    """Make the folder.
+    """Make the folder. It is there whole, or not at all; one that is there already is somebody's, and stays.
 
     Args:
         declared: how the repository is declared.
-        sources: a folder with the unpacked sources, which is used up.
-        place: where the folder goes; replaced as a whole.
+        bring: makes a folder with the sources, at the place that it is given.
+        place: where the folder goes.
         labels: reads the files that the rule names.
-        stripped: whether the sources are in no folder of an archive, as out of git.
+        top: whether the sources lie in a folder of their own.
+        left_out: files that are known not to be among the sources.
 
     Raises:
-        OverrideError: a file that the rule names cannot be read, or a patch does not fit.
+        OverrideError: there is a folder; a file that the rule names cannot be read; a patch does not fit; or what is
+            left out is read by a build.
     """
-    steps = _Steps(declared.attributes, labels)
-    root = sources if stripped else steps.strip(sources)
-    steps.delete(root)
-    steps.patch(root)
-    build = steps.build_file(root)
-    steps.link(root)
-    if not (root / "WORKSPACE").exists():
-        (root / "WORKSPACE").write_text(steps.workspace(), encoding="utf-8")
+    if not _NAME.fullmatch(place.name):
+        raise OverrideError(f"{place.name!r} is no name of an external repository")
+    if place.exists() or place.is_symlink():
+        raise OverrideError(
+            f"{place} is there already, and is not replaced",
+            remedy="what was changed in it by hand would be lost: remove it first if that is what you want",
+        )
     place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.move(root, place)
+    # Beside its place, so that one rename is enough; a name with a dot is no override.
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}.partial-", dir=place.parent) as scratch:
+        sources = Path(scratch, "sources")
+        bring(sources)
+        steps = _Steps(declared, labels)
+        root = steps.strip(sources, top)
+        steps.delete(root)
+        steps.patch(root)
+        build = steps.build_file(root)
+        steps.link(root)
+        steps.workspace_file(root)
+        absent = tuple(_absent(build, root))
+        _check_left_out(left_out, absent)
+        root.rename(place)
     return Override(
         folder=place,
         followed=tuple(steps.followed),
         not_followed=tuple(steps.not_followed()),
-        absent=tuple(_absent(build, place)),
+        absent=absent,
+        left_out=tuple(left_out),
     )
+
+
+def _check_left_out(left_out: Sequence[str], absent: Sequence[str]) -> None:
+    wanted = set(absent)
+    read = [name for name in left_out if name in wanted or _READ_BY_BAZEL.search(name)]
+    if read:
+        shown = [*read[:_SHOWN], *([f"and {len(read) - _SHOWN} more"] if len(read) > _SHOWN else [])]
+        raise OverrideError(
+            f"the git repository lacks {len(read)} of the files that a build reads",
+            why="\n".join(shown),
+            remedy="take a mirror that has them: this may be one without large files, or a part of one",
+        )
 
 
 @dataclass(slots=True)
 class _Steps:
     """What a rule does with the files of an archive, attribute by attribute."""
 
-    attributes: Mapping[str, object]
+    declared: Declared
     labels: Labels
     followed: list[tuple[str, str]] = field(default_factory=list)
     _known: set[str] = field(default_factory=set)
+    _passed_over: list[tuple[str, str]] = field(default_factory=list)
 
     def _text(self, name: str) -> str:
         self._known.add(name)
-        found = self.attributes.get(name)
+        found = self.declared.attributes.get(name)
         return found if isinstance(found, str) else ""
 
     def _texts(self, name: str) -> list[str]:
         self._known.add(name)
-        found = self.attributes.get(name)
+        found = self.declared.attributes.get(name)
         if isinstance(found, str):
             return [found] if found else []
         return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
 
-    def strip(self, sources: Path) -> Path:
-        """The folder in the archive that the repository is; `strip_prefix`, or whatever stands alone at its top."""
+    def strip(self, sources: Path, top: Top) -> Path:
+        """The folder in the archive that the repository is: `strip_prefix`, or that by another name."""
         prefix = self._text("strip_prefix")
-        if prefix and (sources / prefix).is_dir():
+        if top is Top.NONE:
+            return sources
+        if prefix and (found := inside(sources, prefix, "strip_prefix")).is_dir():
             self.followed.append(("strip_prefix", prefix))
-            return sources / prefix
-        inside = list(sources.iterdir())
-        if len(inside) == 1 and inside[0].is_dir():
-            told = f"{inside[0].name}, where the rule says {prefix}" if prefix else inside[0].name
+            return found
+        there = list(sources.iterdir())
+        if (prefix or top is Top.ANY) and len(there) == 1 and there[0].is_dir():
+            told = f"{there[0].name}, where the rule says {prefix or 'nothing'}"
             self.followed.append(("strip_prefix", told))
-            return inside[0]
+            return there[0]
         return sources
 
     def delete(self, root: Path) -> None:
         for name in self._texts("delete"):
-            place = root / name
-            if not place.resolve().is_relative_to(root.resolve()):
-                raise OverrideError(f"the rule deletes {name}, which is not inside the repository")
-            if place.is_dir():
+            place = inside(root, name, "what the rule deletes")
+            if place.is_dir() and not place.is_symlink():
                 shutil.rmtree(place)
             else:
                 place.unlink(missing_ok=True)
             self.followed.append(("delete", name))
 
     def patch(self, root: Path) -> None:
-        strip = next((one for one in self._texts("patch_args") if one.startswith("-p")), "")
+        options = self._texts("patch_args")
+        strip = next((one for one in options if one.startswith("-p")), "")
+        if others := [one for one in options if not one.startswith("-p")]:
+            self._passed_over.append(("patch_args", " ".join(others)))
         for name, given in (("patch_file", "-p1"), ("patches", "-p0")):
             for label in self._texts(name):
                 _apply(self.labels.read(label), root, strip or given, label)
@@ -229,7 +255,7 @@ class _Steps:
             return found.read_text(encoding="utf-8", errors="replace") if found else ""
         if (root / "BUILD").is_file():
             (root / "BUILD").unlink()
-        (root / "BUILD.bazel").write_text(content, encoding="utf-8")
+        _write(root / "BUILD.bazel", content.encode())
         self.followed.append(("build_file", label or "as the rule has it"))
         return content
 
@@ -237,23 +263,35 @@ class _Steps:
         """Copy what the rule links into the repository."""
         for name in ("link_files", "additional_build_files"):
             self._known.add(name)
-            given = self.attributes.get(name)
+            given = self.declared.attributes.get(name)
             for label, to in given.items() if isinstance(given, dict) else ():
-                place = root / str(to)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(self.labels.read(str(label)))
+                _write(inside(root, str(to), name), self.labels.read(str(label)))
                 self.followed.append((name, f"{label} as {to}"))
 
-    def workspace(self) -> str:
-        """The WORKSPACE file that the rule gives it, or one that is empty: Bazel takes no folder without one."""
+    def workspace_file(self, root: Path) -> None:
+        """Add the WORKSPACE file that the rule gives it, or one that is empty: Bazel takes no folder without one."""
         label, content = self._text("workspace_file"), self._text("workspace_file_content")
-        return self.labels.read(label).decode("utf-8", errors="replace") if label else content
+        if label or content:
+            _write(root / "WORKSPACE", self.labels.read(label) if label else content.encode())
+        elif not (root / "WORKSPACE").is_file():
+            _write(root / "WORKSPACE", b"")
 
     def not_followed(self) -> Iterator[tuple[str, str]]:
-        for name, value in self.attributes.items():
+        yield from self._passed_over
+        for name, value in self.declared.attributes.items():
             if value and name not in self._known and name not in _NOT_ABOUT_FILES:
                 what = "commands are not run" if name.startswith("patch_cmds") else "unknown here"
                 yield name, f"{what}: {value}"
+        for name, text in self.declared.unread.items():
+            if name not in _NOT_ABOUT_FILES:
+                yield name, f"not in plain words: {text}"
+
+
+def _write(place: Path, content: bytes) -> None:
+    """Write a file anew, and not through a link that the sources have there."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.write_bytes(content)
 
 
 def _apply(patch: bytes, root: Path, strip: str, label: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import re
-import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from serving_factory.errors import CompileError, FactoryError, FetchError
 from serving_factory.line.doors import secret_files, secrets_of
 from serving_factory.line.failures import Kind, classify
 from serving_factory.line.job import Job
-from serving_factory.line.records import write_atomically
+from serving_factory.line.records import copy_atomically, write_atomically
 from serving_factory.line.stages.compile import logged_build, write_context
 from serving_factory.recipes.recipe import Recipe
 from serving_factory.recipes.render import template_text
@@ -25,7 +26,8 @@ __all__ = ["Downloaded", "download_packages"]
 
 _INDEX = "Packages"
 _FILES = ("packages/packages.Dockerfile", "packages/packages.sh", "devel/doors.sh")
-_FILENAME = re.compile(r"^Filename: \./(.+)$", re.MULTILINE)
+_FILENAME = re.compile(r"^Filename: (?:\./)*(.+)$", re.MULTILINE)
+_PACKED: Mapping[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz": lzma.decompress}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +87,7 @@ def download_packages(job: Job, folder: Path, *, tell: Callable[[str], None]) ->
         before = {file.name for file in folder.glob("*.deb")}
         folder.mkdir(parents=True, exist_ok=True)
         for deb in (out / "packages").glob("*.deb"):
-            _move(deb, folder / deb.name)
+            copy_atomically(deb, folder / deb.name)
         _merge_index(folder, out / "packages" / _INDEX)
         wheel = _take_wheel(job, out / "wheels")
     there = list(folder.glob("*.deb"))
@@ -131,27 +133,29 @@ def _error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
     )
 
 
-def _move(source: Path, place: Path) -> None:
-    partial = place.with_name(f".{place.name}.partial")
-    shutil.copyfile(source, partial)
-    partial.replace(place)
-
-
 def _merge_index(folder: Path, new: Path) -> None:
-    """Write an index of all packages that are there: what the new one says of each, else what the old one said."""
-    old = folder / _INDEX
-    texts = [path.read_text(encoding="utf-8") for path in (old, new) if path.is_file()]
+    """Write an index of all packages that are there: what the new one says of each, else what the old ones said.
+
+    An old one that is packed goes: apt would read it first.
+    """
+    old = [folder / name for name in (_INDEX, *(f"{_INDEX}{ending}" for ending in _PACKED))]
     entries: dict[str, str] = {}
-    for entry in (entry for text in texts for entry in re.split(r"\n{2,}", text)):
+    for entry in (entry for path in (*old, new) if path.is_file() for entry in re.split(r"\n{2,}", _text(path))):
         if found := _FILENAME.search(entry):
             entries[found[1]] = entry.strip("\n")
     there = [entry for name, entry in sorted(entries.items()) if (folder / name).is_file()]
-    write_atomically(old, "".join(f"{entry}\n\n" for entry in there))
+    write_atomically(folder / _INDEX, "".join(f"{entry}\n\n" for entry in there))
+    for path in old[1:]:
+        path.unlink(missing_ok=True)
+
+
+def _text(index: Path) -> str:
+    return _PACKED.get(index.suffix, bytes)(index.read_bytes()).decode("utf-8", errors="replace")
 
 
 def _take_wheel(job: Job, folder: Path) -> Path | None:
     wheel, distdir = job.recipe.toolchain.wheel, job.recipe.doors.distdir
     if wheel is None or distdir is None:
         return None
-    _move(folder / wheel.file, distdir / wheel.file)
+    copy_atomically(folder / wheel.file, distdir / wheel.file)
     return distdir / wheel.file

@@ -5,12 +5,14 @@ from __future__ import annotations
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from serving_factory.errors import OverrideError
 from serving_factory.line.digests import file_digest
 from serving_factory.line.preflight_report import Declared
 from serving_factory.line.vault.override import Labels
+from serving_factory.line.vault.unpacking import readable
 from serving_factory.recipes.recipe import Recipe
 
 __all__ = ["labels_of"]
@@ -64,14 +66,13 @@ def _folder(folder: Path) -> _Reader:
 def _archive(file: Path, prefix: str) -> _Reader:
     def read(path: PurePosixPath) -> bytes | None:
         name = str(PurePosixPath(prefix) / path)
-        try:
+        with readable(file), suppress(KeyError):
             if zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as zipped:
                     return zipped.read(name)
             with tarfile.open(file) as tar:
                 member = tar.extractfile(name)
                 return member.read() if member else None
-        except KeyError:
-            return None
+        return None
 
     return read

@@ -1,0 +1,79 @@
+"""Archives from elsewhere, unpacked into a folder and nowhere else."""
+
+from __future__ import annotations
+
+import lzma
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from serving_factory.errors import OverrideError
+
+__all__ = ["inside", "readable", "unpack"]
+
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError),
+    *(RuntimeError, NotImplementedError, UnicodeDecodeError),  # a zip with a password, or packed in an unknown way
+)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar or zip file into a folder, and nothing outside it.
+
+    Raises:
+        OverrideError: it is neither, or is damaged, or leads out of the folder.
+    """
+    with readable(archive):
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as zipped:
+                for one in zipped.infolist():
+                    _unzip(zipped, one, folder)
+        else:
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data")
+
+
+@contextmanager
+def readable(archive: Path) -> Iterator[None]:
+    """Turn whatever an archive's reader raises into one error.
+
+    Raises:
+        OverrideError: it cannot be read.
+    """
+    try:
+        yield
+    except (*_DAMAGED, OSError) as error:
+        raise OverrideError(
+            f"{archive} cannot be unpacked",
+            why=str(error) or type(error).__name__,
+            remedy="name a tar file, packed in any way, or a zip file",
+        ) from None
+
+
+def _unzip(zipped: zipfile.ZipFile, one: zipfile.ZipInfo, folder: Path) -> None:
+    """Extract a member with its mode, or as the link that it is: Python's own reader knows neither."""
+    place = Path(zipped.extract(one, folder))
+    mode = one.external_attr >> 16
+    if stat.S_ISLNK(mode):
+        target = place.read_text(encoding="utf-8")
+        inside(folder, place.parent / target, "a link of the archive")
+        place.unlink()
+        place.symlink_to(target)
+    elif mode & stat.S_IXUSR and place.is_file():
+        place.chmod(mode & 0o777)
+
+
+def inside(root: Path, name: Path | str, what: str) -> Path:
+    """Give the place in a folder that a path means.
+
+    Raises:
+        OverrideError: it leads out of the folder.
+    """
+    place = root / name
+    if not place.resolve().is_relative_to(root.resolve()):
+        raise OverrideError(f"{what} leads out of the repository: {name}")
+    return place
