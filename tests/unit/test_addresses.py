@@ -57,7 +57,7 @@ def test_a_network_of_ones_own_is_asked_instead(tmp_path: Path) -> None:
     network: dict[str, Any] = {
         "bazel_mirror": "https://files.example.com/bazel/",
         "git_mirrors": {"https://github.com/": "https://git.example.com/"},
-        "apt": {"mirror": "https://apt.example.com"},
+        "apt": {"mirror": "https://apt.example.com/{archive}"},
         "base_images": {"ubuntu:20.04": "r.example.com/ubuntu:20.04"},
     }
     matrix = load(tmp_path, document(releases=["2.19.1"], network=network))
@@ -66,7 +66,7 @@ def test_a_network_of_ones_own_is_asked_instead(tmp_path: Path) -> None:
         for one in downloads_of(recipe_for(matrix.variants[0], matrix), matrix.network)
     }
     assert places["base image"] == "r.example.com/ubuntu:20.04"
-    assert places["build packages and what they depend on"] == "https://apt.example.com"
+    assert places["build packages and what they depend on"] == "https://apt.example.com/"
     assert places["Bazel 6.5.0"] == "https://files.example.com/bazel/6.5.0/bazel-6.5.0-linux-x86_64"
     assert places["sources"] == "https://git.example.com/tensorflow/serving.git"
 
@@ -77,6 +77,25 @@ def test_a_build_without_a_network_downloads_nothing(tmp_path: Path) -> None:
     network = {"offline": True, "apt": {"mirror": "debs"}}
     matrix = load(tmp_path, document(releases=["2.19.1"], source="tree", network=network))
     assert downloads_of(recipe_for(matrix.variants[0], matrix), matrix.network) == ()
+
+
+def test_what_folders_have_is_not_asked_for(tmp_path: Path) -> None:
+    for name in ("archives", "overrides/org_tensorflow"):
+        (tmp_path / name).mkdir(parents=True)
+    bazel = {"distdir": "archives", "overrides": "overrides"}
+    matrix = load(tmp_path, document(releases=["2.19.1"], bazel=bazel))
+    whats = {one.what for one in downloads_of(recipe_for(matrix.variants[0], matrix), matrix.network)}
+    assert "archives that the distdir lacks" in whats
+    assert not whats & {"TensorFlow's sources", "archives that TensorFlow declares"}
+
+
+@pytest.mark.parametrize(
+    ("reach", "verdict"),
+    [(Reach.THERE, "ok"), (Reach.ANSWERS, "warn"), (Reach.GONE, "fail"), (Reach.SILENT, "fail")],
+)
+def test_an_answer_that_tells_nothing_is_no_failure(reach: Reach, verdict: str) -> None:
+    one = Download("Bazel", "https://files.example.com/bazel", Kind.FILE)
+    assert judge_downloads([one], {one.place: (reach, "HTTP 405")}).verdict == verdict
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from urllib.parse import urlsplit
 
 from serving_factory.catalogue.addresses import archive_mirror
 from serving_factory.matrix.settings import Network
@@ -57,7 +58,7 @@ def _downloads(recipe: Recipe, network: Network) -> Iterator[Download]:
     if doors.apt is None:
         packages = "build packages and what they depend on"
         if network.apt_mirror:
-            yield Download(packages, network.apt_mirror, Kind.UNKNOWN)
+            yield Download(packages, _host_of(network.apt_mirror), Kind.HOST)
         else:
             yield Download(packages, "the base image's own lists of sources", Kind.UNKNOWN)
         yield from _vendors(recipe)
@@ -65,17 +66,37 @@ def _downloads(recipe: Recipe, network: Network) -> Iterator[Download]:
         place = f"{(network.bazel_mirror or BAZEL_RELEASES).rstrip('/')}/{bazel.version}/{bazel_asset(bazel.version)}"
         yield Download(f"Bazel {bazel.version}", place, Kind.FILE)
     if toolchain.wheel:
-        index = network.pip_index or "pip's own index"
-        yield Download(f"{toolchain.wheel.requirement}, a wheel", index, Kind.UNKNOWN)
+        wheel = f"{toolchain.wheel.requirement}, a wheel"
+        if network.pip_index:
+            yield Download(wheel, _host_of(network.pip_index), Kind.HOST)
+        else:
+            yield Download(wheel, "pip's own index", Kind.UNKNOWN)
     if isinstance(recipe.source, str):
         url, _, commit = mirrored(recipe.source, doors.git_mirrors).partition("#")
         yield Download(f"sources, commit {commit[:12]}", url + _GIT_QUESTION, Kind.FILE)
         if recipe.release.tensorflow_sha256 and doors.downloader_config is None:
-            archive = f"https://github.com/tensorflow/tensorflow/archive/{recipe.release.tensorflow_commit}.tar.gz"
-            yield Download("TensorFlow's sources", archive, Kind.FILE)
-            yield Download("archives that TensorFlow declares", archive_mirror(recipe.release.version), Kind.HOST)
+            yield from _tensorflow(recipe)
     elif doors.distdir is None:
         yield Download("archives that the sources declare", "as WORKSPACE has them", Kind.UNKNOWN)
+
+
+def _tensorflow(recipe: Recipe) -> Iterator[Download]:
+    """TensorFlow's archive, and those that it declares: what folders have of them is not downloaded."""
+    release, doors = recipe.release, recipe.doors
+    file = f"{release.tensorflow_commit}.tar.gz"
+    has_it = doors.distdir is not None and (doors.distdir / file).is_file()
+    if not has_it and "org_tensorflow" not in dict(doors.overrides):
+        yield Download("TensorFlow's sources", f"https://github.com/tensorflow/tensorflow/archive/{file}", Kind.FILE)
+    if doors.distdir is None:
+        yield Download("archives that TensorFlow declares", archive_mirror(release.version), Kind.HOST)
+    else:
+        yield Download("archives that the distdir lacks", "as TensorFlow declares them", Kind.UNKNOWN)
+
+
+def _host_of(url: str) -> str:
+    """The address of a mirror's host: what follows may hold words for which something else stands."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}/"
 
 
 def _vendors(recipe: Recipe) -> Iterator[Download]:

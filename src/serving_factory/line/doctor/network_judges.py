@@ -146,6 +146,7 @@ def judge_downloads(downloads: Sequence[Download], found: Mapping[str, tuple[Rea
     bad = [one for one in asked if not _can_be_had(one, found[one.place][0])]
     if not bad:
         return ok(name, f"all {len(asked)} addresses answer: {'; '.join(one.what for one in asked)}")
+    doubtful = all(found[one.place][0] is Reach.ANSWERS for one in bad)
     # Of a host that does not answer at all, one line is enough.
     told: dict[str, list[str]] = {}
     for one in bad:
@@ -153,10 +154,10 @@ def judge_downloads(downloads: Sequence[Download], found: Mapping[str, tuple[Rea
         where = urlsplit(one.place).netloc if reach is Reach.SILENT else one.place
         told.setdefault(f"{where}: {reach} ({words})", []).append(one.what)
     lines = "; ".join(f"{where} for {', '.join(dict.fromkeys(what))}" for where, what in told.items())
-    return fail(
+    return (warn if doubtful else fail)(
         name,
-        f"{len(asked) - len(bad)} of {len(asked)} addresses answer; {lines}",
-        "builds end where they ask for it",
+        f"{len(asked) - len(bad)} of {len(asked)} addresses have it; {lines}",
+        "what answers so may give it all the same, or later" if doubtful else "builds end where they ask for it",
         "see whether this network needs a proxy or mirrors (docs/matrix.md, The network); without the internet, fill "
         "folders (docs/closed-network.md)",
     )
