@@ -138,7 +138,7 @@ class CatalogueError(FactoryError):
 
 
 class LockedError(FactoryError):
-    """Another factory works in this checkout."""
+    """Another factory works in this checkout, or with this matrix file."""
 
     exit_code = 10
 

@@ -156,3 +156,94 @@ def test_a_missing_program_is_told_and_not_bazels_wrapper(bazel: str) -> None:
     assert "gtkdocize: not found" in error.why.splitlines()[0]
     assert "gtkdocize" in error.what
     assert "error executing command" not in error.what
+
+
+WRAPPER = (
+    "[binary_build 1/3] ERROR: /s/BUILD:1:1: Executing genrule //:g failed (Exit {}): bash failed: error executing"
+)
+ENDS = "[binary_build 1/3] Target //:m failed to build"
+
+
+def genrule(*printed: str, code: int = 1) -> str:
+    told = (f"[binary_build 1/3] {line}" for line in printed)
+    return "\n".join((WRAPPER.format(code), "[binary_build 1/3] [1 / 2] Executing genrule //:g; 0s", *told, ENDS))
+
+
+@pytest.mark.parametrize(
+    ("line", "program"),
+    [
+        ("/bin/sh: 1: aclocal: not found", "aclocal"),
+        ("./autogen.sh: 18: ./autogen.sh: aclocal: not found", "aclocal"),
+        ("/bin/bash: line 7: yasm: command not found", "yasm"),
+        ("bash: yasm: command not found", "yasm"),
+        ("make: automake: Command not found", "automake"),
+        ("make[1]: aclocal: No such file or directory", "aclocal"),
+        ("env: 'python': No such file or directory", "python"),
+        ("/usr/bin/env: python3: No such file or directory", "python3"),
+        ("WARNING: 'aclocal-1.15' is missing on your system.", "aclocal"),
+        ("WARNING: 'autoconf' is missing on your system.", "autoconf"),
+        ("bash: ./x: /usr/bin/perl: bad interpreter: No such file or directory", "perl"),
+    ],
+)
+def test_programs_are_missed_in_many_words(line: str, program: str) -> None:
+    failure = classify(genrule(line, code=127), exit_code=1, place="[binary_build 1/3]")
+    assert (failure.kind, failure.details["program"]) == (Kind.PROGRAM_MISSING, program)
+    assert failure.lines[0].endswith(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x.cc:1: fatal error: foo.h: not found",
+        "x.cc:1:10: error: foo: not found",
+        "ld: library: not found",
+        "checking for foo... not found",
+        "/usr/bin/ld: cannot find -lfoo",
+        "Cannot find python binary: not found",
+        "ERROR: /s/BUILD:1:1: target 'y' not declared in package; //x:y: not found",
+        "cp: cannot stat 'a': No such file or directory",
+        "make: *** [all] Error 127",
+    ],
+)
+def test_what_else_is_not_found_is_no_program(line: str) -> None:
+    assert classify(genrule(line), exit_code=1, place="[binary_build 1/3]").kind is Kind.COMPILE
+    assert classify(line, exit_code=1).kind is Kind.COMPILE
+
+
+def test_an_image_that_is_not_found_is_a_download() -> None:
+    name = "docker.io/library/debian:bullseye"
+    line = f"ERROR: failed to solve: debian:bullseye: failed to resolve source metadata for {name}: {name}: not found"
+    assert classify(line, exit_code=1).kind is Kind.FETCH
+
+
+def test_a_program_that_was_done_without_is_not_the_cause() -> None:
+    log = genrule(
+        "./configure: line 5: pkg-config: command not found", "evutil.c:9: fatal error: openssl/ssl.h: No such file"
+    )
+    failure = classify(log, exit_code=1, place="[binary_build 1/3]")
+    assert failure.kind is Kind.COMPILE
+    assert "openssl/ssl.h" in failure.lines[0]
+    assert failure.shared
+
+
+@pytest.mark.parametrize(
+    ("printed", "told"),
+    [
+        (("Traceback (most recent call last):", '  File "gen.py", line 3', "KeyError: 'abi'"), "KeyError: 'abi'"),
+        (("making", "cp: cannot stat 'a': No such file or directory"), "making"),
+        (("gcc -c x.c", "x.c:1: error: bad", "make: *** [x.o] Error 1"), "x.c:1: error: bad"),
+    ],
+)
+def test_what_a_failed_command_printed_is_shown(printed: tuple[str, ...], told: str) -> None:
+    failure = classify(genrule(*printed), exit_code=1, place="[binary_build 1/3]")
+    assert failure.lines[0].endswith(told)
+    assert "Executing genrule" in failure.lines[-1]
+
+
+def test_a_compile_error_is_not_shared_because_a_command_failed_after_it() -> None:
+    compile_error = (
+        "[binary_build 1/3] ERROR: /s/BUILD:9:1: C++ compilation of rule '//:m' failed (Exit 1): gcc failed\n"
+        "[binary_build 1/3] m.cc:1:1: error: bad\n"
+    )
+    failure = classify(compile_error + genrule("making"), exit_code=1, place="[binary_build 1/3]")
+    assert (failure.kind, failure.shared) == (Kind.COMPILE, False)

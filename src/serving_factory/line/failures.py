@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from itertools import islice
+from itertools import islice, takewhile
 
 from serving_factory.errors import (
     BazelTooOldError,
@@ -29,6 +29,7 @@ __all__ = ["Failure", "Kind", "classify", "error_lines", "is_shared"]
 _SHARED: tuple[type[FactoryError], ...] = (BazelTooOldError, ChecksumError, FetchError, ProgramMissingError)
 
 _SHOWN = 6
+_PRINTED = 3  # last lines of a command that says nothing that is known
 _KILLED = 128 + 9
 
 
@@ -125,6 +126,7 @@ _FETCH = re.compile(
     r"|failed to do request: .*(?:no such host|connection re(?:fused|set)|i/o timeout|EOF|timed? ?out|unreachable)"
     r"|dial tcp.*(?:no such host|connection refused|i/o timeout|unreachable)"
     r"|invalid response status (?:408|429|5\d\d)"
+    r"|failed to resolve source metadata for .*: not found$"
     r"|unexpected status(?: code)?(?: from \S+ request to)? .*\b(?:408|429|5\d\d)\b"
 )
 
@@ -139,17 +141,28 @@ _NO_OUTPUTS = re.compile(r"error while parsing \.d file: \S+ \(No such file or d
 
 _OLD_BAZEL = re.compile(r"Current Bazel version is (?P<found>[\d.]*).*?[,;] expected at least (?P<minimum>\d[\d.]*)")
 
-# A shell's words, with dash's or bash's place before them; and env's.
+# How shells, make, env and automake say that there is no such program; each with what it begins a line with, as
+# "not found" alone is also said of headers, images and targets.
+_PROGRAM = r"(?:\S*/)?(?P<{}>[A-Za-z][\w.+-]*)"
 _NOT_FOUND = re.compile(
-    r"(?:^|[\s:])(?:\d+: |line \d+: )?(?:\S*/)?(?P<program>[A-Za-z][\w.+-]*): (?:command )?not found$"
-    r"|\benv: \W(?P<by_env>[\w.+-]+)\W: No such file or directory$"
+    rf"(?:^|\s)\S+: (?:line )?\d+: (?:\S+: )?{_PROGRAM.format('by_script')}: (?:command )?not found$"
+    rf"|(?:^|[\s/])(?:ba|da|k|z)?sh: {_PROGRAM.format('by_shell')}: (?:command )?not found$"
+    rf"|(?:^|\s)make(?:\[\d+\])?: {_PROGRAM.format('by_make')}: (?:Command not found|No such file or directory)$"
+    rf"|(?:^|[\s/])env: \W?{_PROGRAM.format('by_env')}\W?: No such file or directory$"
+    rf"|\W{_PROGRAM.format('by_automake')}(?<![-.\d])(?:-[\d.]+)?\W is missing on your system"
+    rf"|: {_PROGRAM.format('by_kernel')}: bad interpreter: "
 )
-# What ended a rule's own script: configure's words and make's.
+# What ended a rule's own script: configure's words, make's, Python's.
 _CAUSE = re.compile(
-    r"\bconfigure: error: |\*\*\* .*(?:Stop\.|Error \d+)$|: [Pp]ermission denied$|^(?:\[[^]]*\] )?Traceback "
+    r"\bconfigure: error: |\*\*\* .*(?:Stop\.|Error \d+)$|: [Pp]ermission denied$"
+    r"|(?:^|\] )[A-Z]\w*(?:Error|Exception): "
 )
+_COMPILERS = re.compile(r"(?:^|\] )\S+: (?:fatal )?error: |: undefined reference to |: cannot find -l")
+_ACTION_FAILED = re.compile(r"ERROR: \S+ .* failed\b")
 # Bazel's word for a rule with a command: nothing that --copt says reaches it.
 _COMMAND_FAILED = re.compile(r"ERROR: .*(?:Executing genrule .* failed|Action \S+ failed)")
+_ACTION_ENDS = re.compile(r"(?:^|\] )(?:Target \S+ failed to build|INFO: Elapsed time|ERROR: )")
+_PROGRESS = re.compile(r"(?:^|\] )(?:\[[\d,]+ / [\d,]+\] |$)")
 _BUILDS = re.compile(r"\[(?:\S+ )?binary_build ")
 
 
@@ -172,11 +185,11 @@ def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
     for find in (_out_of_memory, _disk_full, _cache, _no_outputs, _checksum, _fetch, _old_bazel, _program_missing):
         if failure := find(lines, exit_code):
             return failure
-    shared = not _BUILDS.match(place) if place else False
-    if wrapper := [line for line in lines if _COMMAND_FAILED.search(line)]:
-        causes = _first(line for line in lines if _CAUSE.search(line))[: _SHOWN - 1]
-        return Failure(kind=Kind.COMPILE, lines=(*causes, *wrapper[:1]), shared=True)
-    return Failure(kind=Kind.COMPILE, lines=error_lines(log), shared=shared)
+    if action := _failed_action(lines):
+        wrapper, printed = action
+        causes = (*filter(_COMPILERS.search, printed), *filter(_CAUSE.search, printed)) or printed[-_PRINTED:]
+        return Failure(kind=Kind.COMPILE, lines=(*_first(causes)[: _SHOWN - 1], wrapper), shared=True)
+    return Failure(kind=Kind.COMPILE, lines=error_lines(log), shared=bool(place) and not _BUILDS.match(place))
 
 
 def error_lines(log: str) -> tuple[str, ...]:
@@ -259,11 +272,24 @@ def _old_bazel(lines: list[str], _exit_code: int) -> Failure | None:
     return None
 
 
+def _failed_action(lines: list[str]) -> tuple[str, list[str]] | None:
+    """The first action that failed, where it is a rule's command: Bazel's word for that, and what came behind it."""
+    first = next((index for index, line in enumerate(lines) if _ACTION_FAILED.search(line)), None)
+    if first is None or not _COMMAND_FAILED.search(lines[first]):
+        return None
+    behind = takewhile(lambda line: not _ACTION_ENDS.search(line), lines[first + 1 :])
+    return lines[first], [line for line in behind if not _PROGRESS.search(line.rstrip())]
+
+
 def _program_missing(lines: list[str], _exit_code: int) -> Failure | None:
-    found = [(line, match) for line in lines if (match := _NOT_FOUND.search(line.rstrip()))]
+    """A program that is not there, unless what called it went on and failed of something else."""
+    wrapper, printed = _failed_action(lines) or ("", lines)
+    ended = max((index for index, line in enumerate(printed) if _COMPILERS.search(line)), default=-1)
+    found = [(line, match) for line in printed[ended + 1 :] if (match := _NOT_FOUND.search(line.rstrip()))]
     if not found:
         return None
-    program = found[0][1]["program"] or found[0][1]["by_env"]
-    wrapper = [line for line in lines if _COMMAND_FAILED.search(line)]
+    program = next(filter(None, found[0][1].groups()))
     told = _first(line for line, _ in found)[: _SHOWN - 1]
-    return Failure(kind=Kind.PROGRAM_MISSING, lines=(*told, *wrapper[:1]), details={"program": program})
+    return Failure(
+        kind=Kind.PROGRAM_MISSING, lines=(*told, *([wrapper] if wrapper else [])), details={"program": program}
+    )
