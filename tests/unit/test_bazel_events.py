@@ -116,10 +116,21 @@ def test_a_build_that_failed_early_has_no_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 20, 60])
-def test_an_event_file_that_was_cut_off_costs_the_summary_only(tmp_path: Path, cut: int) -> None:
-    path = event_file(tmp_path, FINISHED, printed(PRINTED), {"id": {"buildMetrics": {}}, "buildMetrics": OLD_METRICS})
-    path.write_text(path.read_text(encoding="utf-8").rstrip()[:-cut], encoding="utf-8")
-    assert read_summary(path) is None
+def test_of_an_event_file_that_was_cut_off_what_was_printed_counts(tmp_path: Path, cut: int) -> None:
+    metrics = {"id": {"buildMetrics": {}}, "buildMetrics": OLD_METRICS}
+    for before in ((FINISHED, printed(PRINTED)), (FINISHED,)):
+        path = event_file(tmp_path, *before, metrics)
+        path.write_text(path.read_text(encoding="utf-8").rstrip()[:-cut], encoding="utf-8")
+        summary = read_summary(path)
+        assert (summary and summary.executed) == (65 if len(before) == 2 else None)
+
+
+def test_a_runner_of_nothing_has_no_count(tmp_path: Path) -> None:
+    runners = [{"name": "total", "count": 3}, {"name": "local", "count": 3}, {"name": "worker"}]
+    metrics = {"actionSummary": {"actionsExecuted": "3", "runnerCount": runners}}
+    summary = read_summary(event_file(tmp_path, {"id": {"buildMetrics": {}}, "buildMetrics": metrics}))
+    assert summary is not None
+    assert summary.runners == {"local": 3, "worker": 0}
 
 
 def test_a_cut_off_line_before_the_metrics_is_passed_over(tmp_path: Path) -> None:

@@ -53,7 +53,12 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
         ),
         (
             "unknown argument: --version\nusage: server\nFlags:\n\t--port=8500\tint32\tport",
-            ["\t--port=8500\tint32\tport"],
+            [],
+            "",
+        ),
+        (
+            "./server: libx.so: cannot open shared object file",
+            ["./server: libx.so: cannot open shared object file"],
             "",
         ),
         ("", [], ""),

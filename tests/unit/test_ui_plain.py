@@ -4,12 +4,13 @@ import io
 import re
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from serving_factory.errors import CompileError, LockedError
 from serving_factory.line.events import Event, EventKind, StageName
+from serving_factory.line.forecast import NOTHING_TO_DO, Basis, Forecast, Outlook
 from serving_factory.line.results import Status, VariantResult
 from serving_factory.ui.github import annotation, escape_data, escape_property, fold
 from serving_factory.ui.heartbeat import Heartbeat
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 import pytest
 
+FORETOLD = Forecast(
+    variant="2.19.1-cpu-v3", seconds=3000.0, memory=None, download=None, basis=Basis.ESTIMATE, compiles=True
+)
 _START = datetime(2026, 1, 31, 23, 41, 7, tzinfo=UTC)
 
 
@@ -30,6 +34,7 @@ class _Bench:
 
     github: GitHub | None = None
     seconds: float = 0.0
+    outlook: Outlook = NOTHING_TO_DO
     lines: io.StringIO = field(default_factory=io.StringIO)
     out: io.StringIO = field(default_factory=io.StringIO)
 
@@ -40,6 +45,7 @@ class _Bench:
             github=self.github,
             now=lambda: _START + timedelta(seconds=self.seconds),
             clock=lambda: self.seconds,
+            outlook=self.outlook,
         )
 
     def tell(
@@ -309,3 +315,20 @@ def test_variants_that_run_at_once_never_mix_their_lines(tmp_path: Path) -> None
     folds = re.findall(r"::group::(v\d) compile: log\n(.*?)::endgroup::\n", bench.lines.getvalue(), re.DOTALL)
     assert len(folds) == 8 * 20
     assert all(body == f"{variant}\n" * 50 for variant, body in folds)
+
+
+def test_what_is_left_is_of_the_whole_variant_and_shrinks_from_stage_to_stage() -> None:
+    bench = _Bench(outlook=replace(NOTHING_TO_DO, forecasts=(FORETOLD,)))
+    bench.tell(EventKind.STARTED)
+    bench.seconds = 600.0
+    bench.reporter.beat()
+    bench.seconds = 2900.0
+    bench.tell(EventKind.FINISHED, seconds=2900.0)
+    bench.tell(EventKind.STARTED, stage=StageName.PACKAGE)
+    bench.seconds = 2960.0
+    bench.reporter.beat()
+    told = re.findall(r"still running after .*", bench.lines.getvalue())
+    assert told == [
+        "still running after 10 min 00 s, about 40 min 00 s left",
+        "still running after 1 min 00 s, about 40.0 s left",
+    ]

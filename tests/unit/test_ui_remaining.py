@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from serving_factory.ui.remaining import remaining
+from serving_factory.ui.remaining import Counted, remaining, see
+
+
+def after(*texts: tuple[float, str]) -> Counted | None:
+    counted = None
+    for now, text in texts:
+        counted = see(counted, text, now)
+    return counted
 
 
 @pytest.mark.parametrize(
@@ -12,17 +19,38 @@ from serving_factory.ui.remaining import remaining
     [
         ("Loading packages", 300.0, None, None),
         ("Loading packages", 300.0, 1000.0, 700.0),
+        ("", 900.0, 800.0, None),
         ("10/1,000 Compiling a.cc", 300.0, None, None),  # too little is done
-        ("500/1,000 Compiling a.cc", 30.0, None, None),  # it has just begun: cache hits
         ("500/1,000 Compiling a.cc", 300.0, None, 300.0),
-        ("500/1,000 Compiling a.cc", 300.0, 1000.0, 500.0),  # half of 300, half of 700
-        ("900/1,000 Compiling a.cc", 900.0, 2000.0, 200.0),  # nine tenths of 100, a tenth of 1,100
-        ("900/1,000 Compiling a.cc", 900.0, 800.0, 100.0),  # it has taken longer than was foretold
+        ("500/1,000 Compiling a.cc", 300.0, 1000.0, 675.0),  # a sixteenth of 300, the rest of 700
+        ("900/1,000 Compiling a.cc", 900.0, 2000.0, 443.9),
+        ("300/1,000 Compiling a.cc", 1000.0, 1000.0, 713.2),  # when what was foretold is over, there is still a rest
         ("1,000/1,000", 900.0, 1000.0, 0.0),
         ("0/0", 900.0, None, None),
-        ("", 900.0, 800.0, None),
     ],
 )
 def test_what_is_left(text: str, running: float, foretold: float | None, left: float | None) -> None:
-    found = remaining(text, running=running, foretold=foretold)
-    assert found == (None if left is None else pytest.approx(left))
+    found = remaining(after((0.0, text)), running=running, foretold=foretold, now=running)
+    assert found == (None if left is None else pytest.approx(left, abs=0.1))
+
+
+def test_a_total_that_grows_tells_nothing() -> None:
+    """Seen of 1.15.0: 134 of 140 after two minutes, 1,170 of 1,856 after six, 3,716 from the eleventh on."""
+    texts = [(120.0, "134/140 a"), (360.0, "1,170/1,856 a"), (660.0, "2,310/3,716 a"), (670.0, "2,320/3,720 a")]
+    for count, (now, _) in enumerate(texts, start=1):
+        assert remaining(after(*texts[:count]), running=now, foretold=None, now=now) is None
+    assert remaining(after(*texts), running=730.0, foretold=None, now=730.0) is not None
+
+
+def test_the_end_of_bazel_is_no_way_back_to_what_was_foretold() -> None:
+    collecting = after((0.0, "900/1,000 Linking"), (70.0, "[binary_build 3/3] RUN collect.sh"))
+    assert remaining(collecting, running=80.0, foretold=3000.0, now=80.0) is None
+    clipped = after((0.0, "900/1,000 Linking"), (70.0, "still at work; BuildKit shows no more of it"))
+    assert remaining(clipped, running=80.0, foretold=3000.0, now=80.0) is not None
+
+
+def test_the_estimate_does_not_jump_when_what_was_foretold_is_over() -> None:
+    counted = after((0.0, "300/1,000 a"))
+    before, behind = (remaining(counted, running=now, foretold=1680.0, now=now) for now in (1679.0, 1681.0))
+    assert before is not None
+    assert behind == pytest.approx(before, rel=0.01)

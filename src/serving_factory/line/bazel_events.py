@@ -80,27 +80,27 @@ def is_progress(line: str) -> bool:
 
 
 def read_summary(events: Path) -> ActionSummary | None:
-    """Read the action summary of an event file; None where it has none: an old Bazel, or a build that failed early."""
+    """Read the action summary of an event file; None where it has none, as of a build that failed early."""
     try:
         lines = events.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return None
-    for line in reversed(lines):
-        if '"buildMetrics"' not in line or "buildMetrics" not in (event := _event(line)):
-            continue
-        metrics = event["buildMetrics"]
-        summary, wall = metrics.get("actionSummary", {}), metrics.get("timingMetrics", {}).get("wallTimeInMs")
-        counted = {str(runner["name"]): int(runner["count"]) for runner in summary.get("runnerCount", ())}
-        runners = {name: count for name, count in counted.items() if name != "total"}
-        executed = summary.get("actionsExecuted") or _printed(lines, _ACTIONS).replace(",", "")
-        elapsed = _printed(lines, _ELAPSED)
-        return ActionSummary(
-            executed=int(executed) if executed else None,
-            runners=runners or _printed_runners(lines),
-            wall_seconds=int(wall) / 1000 if wall else float(elapsed) if elapsed else None,
-            critical_path_seconds=_critical_path(lines),
-        )
-    return None
+    metrics: Mapping[str, Any] = next(
+        (found for line in reversed(lines) if (found := _event(line).get("buildMetrics")) is not None), {}
+    )
+    summary, wall = metrics.get("actionSummary", {}), metrics.get("timingMetrics", {}).get("wallTimeInMs")
+    counted = {str(runner["name"]): int(runner.get("count", 0)) for runner in summary.get("runnerCount", ())}
+    runners = {name: count for name, count in counted.items() if name != "total"} or _printed_runners(lines)
+    executed = summary.get("actionsExecuted") or _printed(lines, _ACTIONS).replace(",", "")
+    if not executed and not runners:
+        return None
+    elapsed = _printed(lines, _ELAPSED)
+    return ActionSummary(
+        executed=int(executed) if executed else None,
+        runners=runners,
+        wall_seconds=int(wall) / 1000 if wall else float(elapsed) if elapsed else None,
+        critical_path_seconds=_critical_path(lines),
+    )
 
 
 def _event(line: str) -> Mapping[str, Any]:

@@ -111,7 +111,8 @@ def _left(row: Row, foretold: float | None, now: float) -> str:
     if row.state not in {State.WAITING, State.RUNNING}:
         return ""
     running = 0.0 if row.started is None else now - row.started
-    left = remaining(row.text, running=running, foretold=None if foretold is None else foretold - row.spent)
+    rest = None if foretold is None else foretold - row.spent
+    left = remaining(row.counted, running=running, foretold=rest, now=now)
     return f"  {duration(left)} left" if left else ""
 
 

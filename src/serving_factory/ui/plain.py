@@ -26,7 +26,7 @@ from serving_factory.ui.github import annotation, fold, markdown_summary
 from serving_factory.ui.heartbeat import Heartbeat
 from serving_factory.ui.logs import Tail, already_told, read_tail
 from serving_factory.ui.outcomes import summary_table
-from serving_factory.ui.remaining import remaining
+from serving_factory.ui.remaining import Counted, remaining, see
 from serving_factory.ui.text import clean, clean_lines, duration
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class _Running:
     started: float
     told: float
     progress: deque[str] = field(default_factory=lambda: deque(maxlen=_PROGRESS_LINES))
+    counted: Counted | None = None
 
 
 def _utc_now() -> datetime:
@@ -98,6 +99,7 @@ class PlainReporter:
         self._outlook = outlook
         self._lock = threading.RLock()
         self._running: dict[tuple[str, str], _Running] = {}
+        self._spent: dict[str, float] = {}
         self._told_failures: set[str] = set()
         self._heartbeat = Heartbeat(self.beat, seconds=min(_LOOK_EVERY, silence))
 
@@ -119,13 +121,15 @@ class PlainReporter:
             if event.kind is EventKind.STARTED:
                 self._running[key] = _Running(now, now)
             elif event.kind is EventKind.PROGRESS:
-                self._keep(self._running.setdefault(key, _Running(now, now)), event.text)
+                self._keep(self._running.setdefault(key, _Running(now, now)), event.text, now)
                 return
             elif event.kind is EventKind.RETRIED:
                 self._running.setdefault(key, _Running(now, now)).told = now
                 self._lines.write(self._retry(event))
                 return
             running = None if event.kind is EventKind.STARTED else self._running.pop(key, None)
+            if running:
+                self._spent[event.variant] = self._spent.get(event.variant, 0.0) + now - running.started
             if event.kind is EventKind.FAILED:
                 self._told_failures.add(event.variant)
         self._lines.write(self._block(event, running, now))
@@ -146,8 +150,9 @@ class PlainReporter:
                 self._lines.write(f"{self._stamp()} {told}\n")
 
     def _left(self, variant: str, running: _Running, took: float) -> str:
-        text = running.progress[-1] if running.progress else ""
-        left = remaining(text, running=took, foretold=self._outlook.seconds.get(variant))
+        foretold = self._outlook.seconds.get(variant)
+        rest = None if foretold is None else foretold - self._spent.get(variant, 0.0)
+        left = remaining(running.counted, running=took, foretold=rest, now=running.started + took)
         return f", about {duration(left)} left" if left else ""
 
     def summary(self, results: Sequence[VariantResult]) -> None:
@@ -162,7 +167,8 @@ class PlainReporter:
             self._append(self._github.step_summary, markdown_summary(results))
 
     @staticmethod
-    def _keep(running: _Running, text: str) -> None:
+    def _keep(running: _Running, text: str, now: float) -> None:
+        running.counted = see(running.counted, text, now)
         if text and (not running.progress or running.progress[-1] != text):
             running.progress.append(text)
 

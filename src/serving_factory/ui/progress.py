@@ -8,6 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from serving_factory.line.events import Event, EventKind, StageName
+from serving_factory.ui.remaining import Counted, see
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,7 @@ class Row:
         started: clock of the running stage's start.
         spent: seconds in the stages that have ended.
         changed: a counter that grows with each event, to find the latest ones.
+        counted: what Bazel counted in the running stage.
     """
 
     variant: str
@@ -56,6 +58,7 @@ class Row:
     started: float | None = None
     spent: float = 0.0
     changed: int = 0
+    counted: Counted | None = None
 
     def elapsed(self, now: float) -> float:
         """Seconds of the running stage, or of all stages when none runs."""
@@ -92,10 +95,11 @@ class Progress:
 
     def _next(self, row: Row, event: Event, now: float) -> Row:
         if event.kind is EventKind.STARTED:
-            return replace(row, state=State.RUNNING, text="", started=now)
+            return replace(row, state=State.RUNNING, text="", started=now, counted=None)
         if event.kind in {EventKind.PROGRESS, EventKind.RETRIED}:
             started = now if row.started is None else row.started
-            return replace(row, state=State.RUNNING, text=event.text, started=started)
+            counted = see(row.counted, event.text, now)
+            return replace(row, state=State.RUNNING, text=event.text, started=started, counted=counted)
         took = event.seconds
         if took is None:
             took = 0.0 if row.started is None else now - row.started

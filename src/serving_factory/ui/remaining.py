@@ -3,30 +3,68 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 
-__all__ = ["remaining"]
+__all__ = ["Counted", "remaining", "see"]
 
 _COUNTED = re.compile(r"([\d,]+)/([\d,]+)(?: |$)")
+_STEP = "["
+"""How a step of the Dockerfile is announced: after Bazel has counted, the one that follows it."""
 _TELLING_SHARE = 0.05
-_TELLING_SECONDS = 60.0
-"""Before so much of it is done, the actions say nothing of the rest: analysis and cache hits come first."""
+_STEADY_SECONDS = 60.0
+_STEADY_GROWTH = 1.05
 
 
-def remaining(text: str, *, running: float, foretold: float | None) -> float | None:
-    """Estimate the seconds that are left; None where nothing tells.
-
-    Of both, each counts for as much as it knows: at the beginning earlier runs, towards the end the actions.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """What Bazel counted so far.
 
     Args:
-        text: the stage's progress, which begins with `DONE/TOTAL` while Bazel works.
-        running: seconds that it has run for.
-        foretold: seconds that it was expected to take; None where nothing was.
+        done: actions.
+        total: that it knows of; it learns of more while it works.
+        base: the total when it last grew by more than a twentieth.
+        since: when that was, seconds of a clock.
+        ended: whether Bazel has come to its end.
     """
-    by_history = foretold - running if foretold is not None and foretold > running else None
+
+    done: int
+    total: int
+    base: int
+    since: float
+    ended: bool = False
+
+
+def see(before: Counted | None, text: str, now: float) -> Counted | None:
+    """Take in a stage's progress, which begins with `DONE/TOTAL` while Bazel works; None where nothing was counted."""
     match = _COUNTED.match(text)
-    done, total = (int(number.replace(",", "")) for number in match.groups()) if match else (0, 0)
-    share = min(1.0, done / total) if total else 0.0
-    if share < _TELLING_SHARE or running < _TELLING_SECONDS:
-        return by_history
+    if match is None:
+        return replace(before, ended=True) if before and text.startswith(_STEP) else before
+    done, total = (int(number.replace(",", "")) for number in match.groups())
+    steady = before is not None and total <= before.base * _STEADY_GROWTH
+    base, since = (before.base, before.since) if before and steady else (total, now)
+    return Counted(done=done, total=total, base=base, since=since)
+
+
+def remaining(counted: Counted | None, *, running: float, foretold: float | None, now: float) -> float | None:
+    """Estimate the seconds that are left; None where nothing tells.
+
+    The first actions are the cheap ones, and so are those from a cache: half of them say little, nine tenths say most.
+    So what earlier runs say counts first, and the count of actions with the fourth power of the share that is done.
+
+    Args:
+        counted: what Bazel counted.
+        running: seconds that the stage has run for.
+        foretold: seconds that it was expected to take; None where nothing was.
+        now: seconds of the clock.
+    """
+    if counted and counted.ended:
+        return None
+    steady = counted is not None and now - counted.since >= _STEADY_SECONDS and counted.total > 0
+    share = min(1.0, counted.done / counted.total) if counted and steady else 0.0
+    if share < _TELLING_SHARE:
+        return foretold - running if foretold is not None and foretold > running else None
     by_actions = running * (1 - share) / share
-    return by_actions if by_history is None else share * by_actions + (1 - share) * by_history
+    if foretold is None:
+        return by_actions
+    weight = share**4
+    return weight * by_actions + (1 - weight) * max(foretold - running, foretold * (1 - share))

@@ -17,7 +17,7 @@ from serving_factory.recipes.keys import key_of
 
 __all__ = ["EXTRACT", "read_fact", "server_version", "version_lines"]
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised whenever this module reads something more, or otherwise, from the same binary."""
 
 _VERSION_LINES = ("TensorFlow ModelServer: ", "TensorFlow Library: ")
@@ -73,10 +73,13 @@ def _run(job: Job, tell: Tell) -> Outputs:
 def version_lines(printed: str) -> list[str]:
     """Pick what `--version` says out of what the server printed; where it says nothing of the kind, the last line.
 
-    Libraries may print lines of their own when they are loaded, and servers that know no `--version` print their usage.
+    Libraries may print lines of their own when they are loaded. Servers that know no `--version` print their usage, and
+    have said nothing.
     """
     lines = printed.splitlines()
-    return [line for line in lines if line.startswith(_VERSION_LINES)] or lines[-1:]
+    if found := [line for line in lines if line.startswith(_VERSION_LINES)]:
+        return found
+    return [] if any(line.lower().startswith("usage: ") for line in lines) else lines[-1:]
 
 
 def server_version(lines: Sequence[str]) -> str:
