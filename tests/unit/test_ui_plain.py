@@ -330,5 +330,5 @@ def test_what_is_left_is_of_the_whole_variant_and_shrinks_from_stage_to_stage() 
     told = re.findall(r"still running after .*", bench.lines.getvalue())
     assert told == [
         "still running after 10 min 00 s, about 40 min 00 s left",
-        "still running after 1 min 00 s, about 40.0 s left",
+        "still running after 1 min 00 s, about 40 s left",
     ]
