@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from urllib.parse import urlsplit
 
 from serving_factory.catalogue.addresses import archive_mirror
 from serving_factory.matrix.settings import Network
@@ -95,8 +94,8 @@ def _tensorflow(recipe: Recipe) -> Iterator[Download]:
 
 def _host_of(url: str) -> str:
     """The address of a mirror's host: what follows may hold words for which something else stands."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}/"
+    scheme, _, place = url.partition("://")
+    return f"{scheme}://{place.partition('/')[0]}/"
 
 
 def _vendors(recipe: Recipe) -> Iterator[Download]:
