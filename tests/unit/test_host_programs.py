@@ -55,6 +55,15 @@ genrule(
         ("helper() { ln -s a b; }\nhelper x", ["ln"]),
         ("exec perl x.pl", ["perl"]),
         ("A=${B// /,}\ntar x", ["tar"]),
+        ("sh ./configure && bash autogen.sh -x", ["sh", "./configure", "bash", "./autogen.sh"]),
+        ("bash -e -c 'nasm x' && sh -lc 'yasm y'", ["bash", "nasm", "sh", "yasm"]),
+        ("timeout -k 5 10 foo; time -p bar; nice -n 10 baz", ["timeout", "foo", "bar", "nice", "baz"]),
+        ("env -u A B=1 foo; xargs -n 1 bar < x; stdbuf -oL baz", ["env", "foo", "xargs", "bar", "stdbuf", "baz"]),
+        ("command foo; eval 'bar x'; setsid baz", ["foo", "bar", "setsid", "baz"]),
+        ("function f { foo; }\nf", ["foo"]),
+        ("diff <(sort a) <(foo b)", ["diff", "sort", "foo"]),
+        ("case $x in a) foo;; b|c)\n bar;;\n *) baz;; esac; cp a b", ["foo", "bar", "baz", "cp"]),
+        ("x=(a b); cp $x c", ["cp"]),
         (f"{UNKNOWN} --out x", [UNKNOWN]),
         ("", []),
     ],
@@ -117,6 +126,19 @@ def f(ctx):
         ('def f(ctx):\n    ctx.actions.run(executable = "nasm")', ["nasm"]),
         ("def f(ctx):\n    ctx.actions.run(executable = ctx.executable._tool)", []),
         ("def f(ctx):\n    ctx.execute([found])", ["<found>"]),
+        ('def f(ctx):\n    cmd = ["git"]\n    cmd = cmd + ["x"]\n    ctx.execute(cmd)', ["git"]),
+        ('def f(ctx):\n    for t in ["nasm", "yasm"]:\n        ctx.which(t)', ["nasm", "yasm"]),
+        ('def f(ctx, tool = "nasm"):\n    ctx.which(tool)', ["nasm"]),
+        ('def g(ctx, program):\n    ctx.which(program)\n\ndef f(ctx):\n    g(ctx, program = "nasm")', ["nasm"]),
+        ('T = "nasm"\n\ndef f(ctx):\n    ctx.actions.run(executable = T)', ["nasm"]),
+        ('P = ["sed x"]\n\nhttp_archive(name = "a", patch_cmds = P + ["nasm x"])', ["nasm", "sed"]),
+        (
+            'def f():\n    cmd = "cp a b"\n    cmd += " && nasm x"\n    native.genrule(name = "g", cmd = cmd)',
+            ["cp", "nasm"],
+        ),
+        ('load(":other.bzl", "CMD")\n\ndef f():\n    native.genrule(name = "g", cmd = CMD)', ["nasm"]),
+        ('genrule(name = "g", cmd = "&&".join([select({})]))', ["<…>"]),
+        (f'genrule(name = "g", cmd = {" + ".join(["x"] * 3000)})', ["<unreadable>"]),
         (
             """
 def f(ctx):
@@ -132,12 +154,39 @@ def g(ctx):
     ],
 )
 def test_calls_of_bzl_files(tmp_path: Path, text: str, programs: list[str]) -> None:
-    assert programs_in(tree(tmp_path, rules_bzl=text)) == programs
+    folder = tree(tmp_path, rules_bzl=text, other_bzl='CMD = "nasm x"\n')
+    assert programs_in(folder) == programs
 
 
 def test_what_python_cannot_read_hides_nothing_else(tmp_path: Path) -> None:
     text = 'genrule(\n    name = "a",\n    cmd = "zip x",\n)\nthis is no Starlark(\n)\n'
-    assert programs_in(tree(tmp_path, BUILD=text)) == ["zip"]
+    folder = tree(tmp_path, BUILD=text)
+    calls = [(one.program, one.line) for one in host_calls(folder)]
+    assert calls == [("zip", 1), ("<unreadable>", 4)]
+    (lacking,) = uncovered(host_calls(folder), {"zip"})
+    assert lacking.why == "this part of the file cannot be read"
+
+
+def test_octal_numbers_and_gaps_of_templates_are_read(tmp_path: Path) -> None:
+    text = 'def f(ctx):\n    ctx.file("x", "", 0644)\n    ctx.execute(["nasm"], %{options})\n'
+    assert programs_in(tree(tmp_path, rules_bzl=text)) == ["nasm"]
+
+
+def test_what_only_bazel_knows_is_excused_where_it_is_known_alone(tmp_path: Path) -> None:
+    text = 'def f(ctx):\n    ctx.actions.run_shell(command = "%s --x" % tool)\n'
+    assert uncovered(host_calls(tree(tmp_path, rules_bzl=text)), set())
+    (tmp_path / "third_party/mlir").mkdir(parents=True)
+    (tmp_path / "rules.bzl").rename(tmp_path / "third_party/mlir/tblgen.bzl")
+    assert not uncovered(host_calls(tmp_path), set())
+
+
+def test_of_genrules_only_what_every_branch_calls_is_sure() -> None:
+    text = """
+genrule(name = "a", cmd = select({"//:w": "cmd.exe /c x", "//conditions:default": "nasm x && hexdump y"}))
+genrule(name = "b", cmd = select({"//:w": "nasm x; cp a b", "//conditions:default": "nasm y"}))
+genrule(name = "c", cmd = "case $$x in a) nasm;; one|b) yasm 10;; esac; sh ./configure")
+"""
+    assert genrule_programs(text) == {"cc": ("c",), "make": ("c",), "nasm": ("b", "c"), "sh": ("c",), "yasm": ("c",)}
 
 
 def test_what_a_query_prints() -> None:
@@ -150,7 +199,8 @@ def test_what_a_query_prints() -> None:
 
 
 def call(program: str) -> HostCall:
-    return HostCall(program=program, file="BUILD", line=1)
+    name, _, file = program.partition(" in ")
+    return HostCall(program=name, file=file or "BUILD", line=1)
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ import ast
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cache
 from itertools import islice, product
 from pathlib import Path
 
 from serving_factory.catalogue.data import read_yaml
 from serving_factory.catalogue.shell_programs import UNKNOWN, shell_programs
-from serving_factory.catalogue.starlark import build_files, parse_starlark
+from serving_factory.catalogue.starlark import build_files, parse_starlark, parsed_parts
 
 __all__ = ["HostCall", "Uncovered", "genrule_programs", "host_calls", "package_of", "uncovered"]
 
@@ -27,6 +28,8 @@ _SHELLS = frozenset({"bash", "sh"})
 # What Bazel puts in before the shell sees it: labels of what it has built, paths, make variables.
 _BAZEL_VARIABLE = re.compile(r"(?<!\$)\$(?:\((?!\()[^()]*\)|[@<^])")
 _BUILT = "//built"
+_UNREADABLE = "<unreadable>"
+_PROGRAM = re.compile(r"\[|[A-Za-z_][\w.+-]+")
 _MANY = 32  # values of one expression, as of a select(); more are not looked at
 _NAMES = 4  # names behind names: one may lead to itself
 
@@ -62,7 +65,7 @@ def uncovered(calls: Iterable[HostCall], packages: Container[str]) -> tuple[Unco
         calls: of a source tree.
         packages: of the toolchain.
     """
-    return tuple(Uncovered(call, why) for call in calls if (why := _lack(call.program, packages)))
+    return tuple(Uncovered(call, why) for call in calls if (why := _why_not(call.program, call.file, packages)))
 
 
 def package_of(program: str) -> str | None:
@@ -70,13 +73,15 @@ def package_of(program: str) -> str | None:
     return _known().packages.get(program)
 
 
-def _lack(program: str, packages: Container[str]) -> str:
+def _why_not(program: str, file: str, packages: Container[str]) -> str:
     """Why a program cannot be called; empty where it can."""
     known = _known()
-    if program in known.excused:
+    if program in known.not_called or any(fnmatch(file, pattern) for pattern in known.expressions.get(program, ())):
         return ""
+    if program == _UNREADABLE:
+        return "this part of the file cannot be read"
     if program in known.scripts:
-        return "; ".join(filter(None, (_lack(called, packages) for called in known.scripts[program])))
+        return "; ".join(filter(None, (_why_not(called, file, packages) for called in known.scripts[program])))
     package = known.packages.get(program.removeprefix("/usr/bin/").removeprefix("/bin/"))
     if package is None:
         return f"nothing is known of {program} (host_programs.yaml)"
@@ -85,11 +90,15 @@ def _lack(program: str, packages: Container[str]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """host_programs.yaml: program -> package of the toolchain, empty where every base has it; the rest as it stands."""
+    """host_programs.yaml: program -> package of the toolchain, empty where every base has it; the rest as it stands.
+
+    Of expressions the files are kept that may have them, as patterns of paths.
+    """
 
     packages: Mapping[str, str]
     scripts: Mapping[str, Sequence[str]]
-    excused: frozenset[str]
+    expressions: Mapping[str, tuple[str, ...]]
+    not_called: frozenset[str]
 
 
 @cache
@@ -99,7 +108,11 @@ def _known() -> _Known:
     return _Known(
         packages={**packages, **{program: "" for programs in data["base"].values() for program in programs}},
         scripts=data["scripts"],
-        excused=frozenset((*data["expressions"], *data["not_called"])),
+        expressions={
+            expression: tuple(where) if isinstance(where, Mapping) else ("*",)
+            for expression, where in data["expressions"].items()
+        },
+        not_called=frozenset(data["not_called"]),
     )
 
 
@@ -109,13 +122,19 @@ def host_calls(folder: Path) -> tuple[HostCall, ...]:
     Args:
         folder: the tree, of any repository that Bazel builds.
     """
-    trees = [(path.relative_to(folder).as_posix(), list(_parsed(path))) for path in build_files(folder)]
+    trees: list[tuple[str, list[ast.Module]]] = []
+    found: list[HostCall] = []
+    for path in build_files(folder):
+        name = path.relative_to(folder).as_posix()
+        parts = list(parsed_parts(path.read_text(encoding="utf-8", errors="replace")))
+        found += [HostCall(program=_UNREADABLE, file=name, line=line) for line, block in parts if block is None]
+        trees.append((name, [block for _, block in parts if block is not None]))
     helpers = _helpers(block for _, blocks in trees for block in blocks)
-    return tuple(
-        HostCall(program=program, file=name, line=line)
-        for name, blocks in trees
-        for line, program in sorted({call for block in blocks for call in _calls_in(block, helpers)})
-    )
+    constants = _constants(block for _, blocks in trees for block in blocks)
+    for name, blocks in trees:
+        calls = {call for block in blocks for call in _calls_in(block, helpers, constants)}
+        found += [HostCall(program=program, file=name, line=line) for line, program in calls]
+    return tuple(sorted(found, key=lambda call: (call.file, call.line, call.program)))
 
 
 def genrule_programs(text: str) -> Mapping[str, tuple[str, ...]]:
@@ -128,55 +147,88 @@ def genrule_programs(text: str) -> Mapping[str, tuple[str, ...]]:
         Program -> names of the rules that call it. What the sources bring or Bazel builds is left out.
     """
     found: dict[str, dict[str, None]] = {}
-    for block in parse_starlark(text):
-        for node in ast.walk(block):
-            if isinstance(node, ast.Call):
-                name = next((one.value for one in node.keywords if one.arg == "name"), None)
-                rule = name.value if isinstance(name, ast.Constant) else ast.unparse(node.func)
-                for _, called in _Calls(node, {}, {}).found():
-                    for program in _known().scripts.get(called, (called,)):
-                        if "/" not in program and not program.startswith("<"):
-                            found.setdefault(program, {})[str(rule)] = None
+    calls = (node for block in parse_starlark(text) for node in ast.walk(block) if isinstance(node, ast.Call))
+    for call in calls:
+        name = next((one.value for one in call.keywords if one.arg == "name"), None)
+        rule = name.value if isinstance(name, ast.Constant) else ast.unparse(call.func)
+        for program in _surely_called(call):
+            found.setdefault(program, {})[str(rule)] = None
     return {program: tuple(rules) for program, rules in sorted(found.items())}
 
 
-def _parsed(path: Path) -> Iterator[ast.Module]:
-    return parse_starlark(path.read_text(encoding="utf-8", errors="replace"))
+def _surely_called(rule: ast.Call) -> set[str]:
+    """What a genrule calls whichever branch of a `select` counts: no query knows that."""
+    known, found = _known(), set[str]()
+    for given in rule.keywords:
+        if given.arg in _SHELL_KEYS:
+            branches = [set(_of_shell(text)) for text in _Calls(rule, {}, {}).texts(given.value)]
+            found |= set.intersection(*branches) if branches else set()
+    called = {program for word in found for program in known.scripts.get(word, (word,))}
+    return {program for program in called if _PROGRAM.fullmatch(program) and program not in known.not_called}
 
 
-def _helpers(blocks: Iterable[ast.Module]) -> Mapping[str, int]:
-    """Functions that hand one of their parameters on to `execute` or `which`: name -> the parameter's place."""
+def _constants(blocks: Iterable[ast.Module]) -> Mapping[str, Sequence[ast.expr]]:
+    """What the names stand for that files have at their top, for those files that load them: of any file."""
+    found: dict[str, list[ast.expr]] = {}
+    for block in blocks:
+        for name, values in _assigned(
+            ast.Module([one for one in block.body if isinstance(one, ast.Assign)], [])
+        ).items():
+            found.setdefault(name, []).extend(values)
+    return found
+
+
+def _loaded(block: ast.Module, constants: Mapping[str, Sequence[ast.expr]]) -> dict[str, list[ast.expr]]:
+    """What the names stand for that a file loads."""
+    loads = (node for node in block.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+    calls = (
+        node.value for node in loads if isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "load"
+    )
+    found: dict[str, list[ast.expr]] = {}
+    for call in calls:
+        pairs = [(None, argument) for argument in call.args[1:]] + [(one.arg, one.value) for one in call.keywords]
+        for alias, node in pairs:
+            if isinstance(node, ast.Constant) and str(node.value) in constants:
+                found[alias or str(node.value)] = list(constants[str(node.value)])
+    return found
+
+
+def _helpers(blocks: Iterable[ast.Module]) -> Mapping[str, tuple[int, str]]:
+    """Functions that hand a parameter on to `execute` or `which`: function -> the parameter's place and name."""
     functions = [node for block in blocks for node in ast.walk(block) if isinstance(node, ast.FunctionDef)]
-    found: dict[str, int] = {}
+    found: dict[str, tuple[int, str]] = {}
     for _ in range(3):  # a helper may call a helper
         for function in functions:
             names = [argument.arg for argument in function.args.args]
             for node in ast.walk(function):
                 if not isinstance(node, ast.Call):
                     continue
-                given = _executed(node, found)
+                given = _run_argument(node, found)
                 if isinstance(given, ast.Name) and given.id in names:
-                    found.setdefault(function.name, names.index(given.id))
+                    found.setdefault(function.name, (names.index(given.id), given.id))
     return found
 
 
-def _executed(call: ast.Call, helpers: Mapping[str, int]) -> ast.expr | None:
+def _run_argument(call: ast.Call, helpers: Mapping[str, tuple[int, str]]) -> ast.expr | None:
     """The list of words, or the name, that a call runs or looks for; None where it does neither."""
     function = call.func
     if isinstance(function, ast.Attribute) and function.attr in {"execute", "which"}:
         named = next((one.value for one in call.keywords if one.arg in {"arguments", "program"}), None)
         return call.args[0] if call.args else named
     if isinstance(function, ast.Name) and function.id in helpers:
-        place = helpers[function.id]
-        return call.args[place] if place < len(call.args) else None
+        place, name = helpers[function.id]
+        named = next((one.value for one in call.keywords if one.arg == name), None)
+        return call.args[place] if place < len(call.args) else named
     return None
 
 
-def _calls_in(block: ast.Module, helpers: Mapping[str, int]) -> Iterator[tuple[int, str]]:
+def _calls_in(
+    block: ast.Module, helpers: Mapping[str, tuple[int, str]], constants: Mapping[str, Sequence[ast.expr]]
+) -> Iterator[tuple[int, str]]:
     """Give line and program of each call of a file's block; names are looked up in their function, then in the file."""
     functions = [node for node in ast.walk(block) if isinstance(node, ast.FunctionDef)]
     outside = ast.Module([node for node in block.body if not isinstance(node, ast.FunctionDef)], [])
-    known = _assigned(outside)
+    known = {**_loaded(block, constants), **_assigned(outside)}
     for scope in (outside, *functions):
         yield from _Calls(scope, helpers, {**known, **_assigned(scope)}).found()
 
@@ -185,10 +237,21 @@ def _assigned(scope: ast.AST) -> dict[str, list[ast.expr]]:
     """What names stand for: each name -> every value that it is given."""
     values: dict[str, list[ast.expr]] = {}
     for node in ast.walk(scope):
-        if isinstance(node, ast.Assign):
-            for target in node.targets:
-                if isinstance(target, ast.Name):
-                    values.setdefault(target.id, []).append(node.value)
+        match node:
+            case ast.Assign(targets=targets, value=value):
+                pairs = [(target, value) for target in targets]
+            case ast.AugAssign(target=target, value=value):
+                pairs = [(target, value)]
+            case ast.For(target=target, iter=ast.List(elts=elts) | ast.Tuple(elts=elts)):
+                pairs = [(target, element) for element in elts]
+            case ast.FunctionDef(args=ast.arguments(args=names, defaults=defaults)):
+                with_default = names[len(names) - len(defaults) :]
+                pairs = [(ast.Name(name.arg), value) for name, value in zip(with_default, defaults, strict=True)]
+            case _:
+                pairs = []
+        for target, value in pairs:
+            if isinstance(target, ast.Name) and not (isinstance(value, ast.Constant) and not value.value):
+                values.setdefault(target.id, []).append(value)
     return values
 
 
@@ -201,7 +264,9 @@ class _Calls:
         values: what names stand for in it.
     """
 
-    def __init__(self, scope: ast.AST, helpers: Mapping[str, int], values: Mapping[str, Sequence[ast.expr]]) -> None:
+    def __init__(
+        self, scope: ast.AST, helpers: Mapping[str, tuple[int, str]], values: Mapping[str, Sequence[ast.expr]]
+    ) -> None:
         self._scope = scope
         self._helpers = helpers
         self._values = values
@@ -210,7 +275,11 @@ class _Calls:
         """Give line and program of each call."""
         for node in ast.walk(self._scope):
             if isinstance(node, ast.Call):
-                for program in self._of_call(node):
+                try:
+                    called = tuple(self._of_call(node))
+                except RecursionError:  # an expression of thousands of terms
+                    called = (_UNREADABLE,)
+                for program in called:
                     yield node.lineno, program
 
     def _of_call(self, call: ast.Call) -> Iterator[str]:
@@ -218,48 +287,56 @@ class _Calls:
         name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
         for given in call.keywords:
             if given.arg in _SHELL_KEYS or (given.arg == "command" and name in _SHELL_ACTIONS):
-                for text in self._texts(given.value):
-                    yield from self._of_shell(text)
-            elif given.arg == "patch_cmds" and isinstance(given.value, ast.List):
-                for text in (text for command in given.value.elts for text in self._texts(command)):
-                    yield from self._of_shell(text)
-            elif given.arg == "executable" and name in {"run", "action"} and isinstance(given.value, ast.Constant):
-                yield str(given.value.value)
-        executed = _executed(call, self._helpers)
-        if executed is not None:
-            yield from self._of_words(executed)
+                for text in self.texts(given.value):
+                    yield from _of_shell(text)
+            elif given.arg == "patch_cmds":
+                for text in (text for command in self._elements(given.value) for text in self.texts(command)):
+                    yield from _of_shell(text)
+            elif given.arg == "executable" and name in {"run", "action"}:
+                yield from (text for text in self.texts(given.value) if UNKNOWN not in text)  # else what Bazel builds
+        run = _run_argument(call, self._helpers)
+        if run is not None:
+            yield from self._of_words(run)
+
+    def _elements(self, node: ast.expr, depth: int = 0) -> Iterator[ast.expr]:
+        """What a list holds, as far as it can be read; of several that it may be, of each."""
+        match node:
+            case ast.List(elts=elts) | ast.Tuple(elts=elts):
+                yield from elts
+            case ast.BinOp(op=ast.Add(), left=left, right=right) if depth < _NAMES:
+                yield from (*self._elements(left, depth + 1), *self._elements(right, depth + 1))
+            case ast.Name(id=name) if name in self._values and depth < _NAMES:
+                yield from (one for value in self._values[name] for one in self._elements(value, depth + 1))
+            case ast.Constant(value=None):
+                pass
+            case _:
+                yield node
 
     def _of_words(self, node: ast.expr) -> Iterator[str]:
         """What `execute` or `which` is given; a parameter that is only handed on is told where it is given."""
         for value in self._resolved(node):
             if not isinstance(value, ast.List | ast.Tuple):
                 if not isinstance(value, ast.Name | ast.Attribute):
-                    yield from (self._named(value, text) for text in self._texts(value))
+                    yield from (self._named(value, text) for text in self.texts(value))
                 continue
             if not value.elts:
                 continue
-            programs = [self._named(value.elts[0], text) for text in self._texts(value.elts[0])]
+            programs = [self._named(value.elts[0], text) for text in self.texts(value.elts[0])]
             yield from programs
-            if len(value.elts) > 2 and "-c" in self._texts(value.elts[1]) and _runs_shell(programs):  # noqa: PLR2004
-                for text in self._texts(value.elts[2]):
-                    yield from self._of_shell(text)
+            if len(value.elts) > 2 and "-c" in self.texts(value.elts[1]) and _runs_shell(programs):  # noqa: PLR2004
+                for text in self.texts(value.elts[2]):
+                    yield from _of_shell(text)
 
     @staticmethod
     def _named(node: ast.expr, text: str) -> str:
         return f"<{ast.unparse(node)}>" if UNKNOWN in text else text
 
-    @staticmethod
-    def _of_shell(text: str) -> Iterator[str]:
-        plain = _BAZEL_VARIABLE.sub(_BUILT, text).replace("$$", "$")
-        for program in shell_programs(plain):
-            if _BUILT in program:
-                continue
-            yield f"<{program.replace(UNKNOWN, '…')}>" if UNKNOWN in program or "$" in program else program
-
-    def _resolved(self, node: ast.expr) -> Sequence[ast.expr]:
+    def _resolved(self, node: ast.expr, depth: int = 0) -> Sequence[ast.expr]:
         """A name's values in this block; of `a + b` and of `wrap(ctx, a)` the list that holds the program."""
+        if depth > _NAMES:
+            return []
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            return self._resolved(node.left)
+            return self._resolved(node.left, depth + 1)
         if isinstance(node, ast.Call):
             for given in node.args:
                 inner = given.left if isinstance(given, ast.BinOp) else given
@@ -267,22 +344,22 @@ class _Calls:
                     return [inner]
         if isinstance(node, ast.Name) and node.id in self._values:
             values = [value for value in self._values[node.id] if not isinstance(value, ast.Name)]
-            return [inner for value in values for inner in self._resolved(value)]
+            return [inner for value in values for inner in self._resolved(value, depth + 1)]
         return [node]
 
-    def _texts(self, node: ast.expr, depth: int = 0) -> tuple[str, ...]:
+    def texts(self, node: ast.expr, depth: int = 0) -> tuple[str, ...]:
         """Every text that an expression may be, UNKNOWN for what cannot be told; `depth` is of names behind names."""
         match node:
             case ast.Constant(value=str() as text):
                 found: Iterable[str] = (text,)
             case ast.Name(id=name) if name in self._values and depth < _NAMES:
-                found = (text for value in self._values[name] for text in self._texts(value, depth + 1))
+                found = (text for value in self._values[name] for text in self.texts(value, depth + 1))
             case ast.IfExp(body=body, orelse=other):
-                found = (*self._texts(body, depth), *self._texts(other, depth))
+                found = (*self.texts(body, depth), *self.texts(other, depth))
             case ast.Call(func=ast.Name(id="select"), args=[ast.Dict(values=values), *_]):
-                found = (text for value in values for text in self._texts(value, depth))
+                found = (text for value in values for text in self.texts(value, depth))
             case ast.Call(func=ast.Attribute(attr="which"), args=[name, *_]):
-                found = self._texts(name, depth)
+                found = self.texts(name, depth)
             case _:
                 found = self._composed(node, depth)
         return tuple(islice(found, _MANY))
@@ -291,16 +368,23 @@ class _Calls:
         """The same, of an expression that makes one text of several."""
         match node:
             case ast.BinOp(op=ast.Add(), left=left, right=right):
-                return (a + b for a, b in product(self._texts(left, depth), self._texts(right, depth)))
+                return (a + b for a, b in product(self.texts(left, depth), self.texts(right, depth)))
             case ast.BinOp(op=ast.Mod(), left=left):
-                return (re.sub(r"%[sdr]", UNKNOWN, text) for text in self._texts(left, depth))
+                return (re.sub(r"%[sdr]", UNKNOWN, text) for text in self.texts(left, depth))
             case ast.Call(func=ast.Attribute(attr="format", value=template)):
-                return (re.sub(r"\{\w*\}", UNKNOWN, text) for text in self._texts(template, depth))
+                return (re.sub(r"\{\w*\}", UNKNOWN, text) for text in self.texts(template, depth))
             case ast.Call(func=ast.Attribute(attr="join", value=glue), args=[ast.List(elts=parts)]):
-                pieces = [self._texts(part, depth)[0] for part in parts]
-                return (text.join(pieces) for text in self._texts(glue, depth))
+                pieces = [next(iter(self.texts(part, depth)), UNKNOWN) for part in parts]
+                return (text.join(pieces) for text in self.texts(glue, depth))
             case _:
                 return (UNKNOWN,)
+
+
+def _of_shell(text: str) -> Iterator[str]:
+    plain = _BAZEL_VARIABLE.sub(_BUILT, text).replace("$$", "$")
+    for program in shell_programs(plain):
+        if _BUILT not in program:
+            yield f"<{program.replace(UNKNOWN, '…')}>" if UNKNOWN in program or "$" in program else program
 
 
 def _runs_shell(programs: Iterable[str]) -> bool:

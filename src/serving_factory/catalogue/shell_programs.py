@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = ["UNKNOWN", "shell_programs"]
 
@@ -16,9 +16,25 @@ pushd pwd read readonly return set shift shopt source test times trap true type 
 """
 _BUILTINS = frozenset(_WORDS.split())
 _KEYWORDS = frozenset({"!", "{", "}", "do", "done", "elif", "else", "esac", "fi", "if", "in", "then", "until", "while"})
-_BEFORE_A_WORD = frozenset({"case", "for", "function", "select"})
-_CALLERS = frozenset({"builtin", "env", "exec", "nice", "nohup", "sudo", "xargs"})
+_BEFORE_A_WORD = frozenset({"case", "for", "select"})
+# What runs another program: which of its options take a word, and how many words stand before the program.
+_CALLERS: Mapping[str, tuple[frozenset[str], int]] = {
+    "builtin": (frozenset(), 0),
+    "command": (frozenset(), 0),
+    "env": (frozenset({"-u", "-C", "-S", "--unset", "--chdir"}), 0),
+    "exec": (frozenset({"-a"}), 0),
+    "nice": (frozenset({"-n", "--adjustment"}), 0),
+    "nohup": (frozenset(), 0),
+    "setsid": (frozenset(), 0),
+    "stdbuf": (frozenset({"-i", "-o", "-e"}), 0),
+    "sudo": (frozenset({"-u", "-g"}), 0),
+    "time": (frozenset({"-f", "-o"}), 0),
+    "timeout": (frozenset({"-k", "-s", "--kill-after", "--signal"}), 1),
+    "xargs": (frozenset({"-a", "-d", "-E", "-I", "-L", "-n", "-P", "-s"}), 0),
+}
+_OF_THE_SHELL = frozenset({"builtin", "command", "exec", "time"})
 _SHELLS = frozenset({"bash", "dash", "sh"})
+_SHELL_COMMAND = re.compile(r"-[a-z]*c")
 
 # A quoted or plain piece of a word, an operator, a comment, or blanks. `$(` and backticks are looked into beforehand.
 _TOKEN = re.compile(
@@ -34,7 +50,8 @@ _TOKEN = re.compile(
 _HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1([^\n]*)\n.*?^\s*\2\s*$", re.DOTALL | re.MULTILINE)
 _ARITHMETIC = re.compile(r"(?<![$\w])\(\(.*?\)\)", re.DOTALL)
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
-_FUNCTION = re.compile(r"^\s*(?:function\s+)?([A-Za-z_][\w-]*)\s*\(\)", re.MULTILINE)
+_ARRAY = re.compile(r"\b[A-Za-z_]\w*\+?=\([^()]*\)")
+_FUNCTION = re.compile(r"(?:^|[;&|{])\s*(?:function\s+([A-Za-z_][\w-]*)|([A-Za-z_][\w-]*)\s*\(\))", re.MULTILINE)
 
 
 def shell_programs(text: str) -> tuple[str, ...]:
@@ -43,14 +60,14 @@ def shell_programs(text: str) -> tuple[str, ...]:
     The shell's own commands and the functions of the text are left out. A word that only the run decides is UNKNOWN, or
     has UNKNOWN or a `$` in it.
     """
-    own = set(_FUNCTION.findall(text))
+    own = {name for pair in _FUNCTION.findall(text) for name in pair if name}
     return tuple(dict.fromkeys(word for word in _programs(text) if word not in own))
 
 
 def _programs(text: str) -> Iterator[str]:
-    text = _ARITHMETIC.sub(" ", _HEREDOC.sub(r"\3\n", text))
+    text = _ARRAY.sub(" ", _ARITHMETIC.sub(" ", _HEREDOC.sub(r"\3\n", text)))
     flat, inner = _substitutions(text)
-    for words in _commands(flat):
+    for words in _without_patterns(_commands(flat)):
         yield from _of_command(words)
     for part in inner:
         yield from _programs(part)
@@ -100,8 +117,26 @@ def _closing(text: str, at: int) -> int:
     return len(text)
 
 
-def _commands(text: str) -> Iterator[list[str]]:
-    """Split into simple commands, each a list of words without their quotes; redirections are left out."""
+def _without_patterns(commands: Iterable[tuple[list[str], str]]) -> Iterator[list[str]]:
+    """Leave out what stands before the `)` of a `case`: it looks like commands."""
+    depth, pattern = 0, False
+    for words, operator in commands:
+        if words[:1] == ["case"]:
+            depth, pattern = depth + 1, operator != ")"
+        elif words[:1] == ["esac"]:
+            depth, pattern = max(0, depth - 1), False
+        elif not pattern:
+            yield words
+            pattern = depth > 0 and operator == ";;"
+        elif operator == ")":
+            pattern = False
+
+
+def _commands(text: str) -> Iterator[tuple[list[str], str]]:
+    """Split into simple commands, each a list of words without their quotes, and the operator behind it.
+
+    Redirections are left out.
+    """
     words: list[str] = []
     word: str | None = None
     skip = False
@@ -118,11 +153,11 @@ def _commands(text: str) -> Iterator[list[str]]:
         if kind == "redirect":
             skip = True
         elif kind == "operator":
-            yield words
-            words = []
+            yield words, piece
+            words, skip = [], False
     if word is not None and not skip:
         words.append(word)
-    yield words
+    yield words, ""
 
 
 def _of_command(words: list[str]) -> Iterator[str]:
@@ -133,15 +168,39 @@ def _of_command(words: list[str]) -> Iterator[str]:
     if not rest or rest[0] in _BEFORE_A_WORD or (len(rest) == 1 and rest[0].isdecimal()):
         return
     program, *arguments = rest
-    if program in _SHELLS and "-c" in arguments[:-1]:
+    if program in _SHELLS:
         yield program
-        yield from _programs(arguments[arguments.index("-c") + 1])
+        yield from _of_shell(arguments)
     elif program in _CALLERS:
-        if program not in {"builtin", "exec"}:
+        if program not in _OF_THE_SHELL:
             yield program
-        yield from _of_command([word for word in arguments if not word.startswith("-")])
+        yield from _of_command(_behind_options(arguments, *_CALLERS[program]))
+    elif program == "eval":
+        yield from _programs(" ".join(arguments))
+    elif program == "function":
+        yield from _of_command(arguments[1:])
     elif program not in _BUILTINS:
         yield program
         if program == "find":
             starts = [index + 1 for index, word in enumerate(arguments) if word in {"-exec", "-execdir"}]
             yield from (arguments[index] for index in starts if index < len(arguments))
+
+
+def _of_shell(arguments: list[str]) -> Iterator[str]:
+    """What a shell is told to run: a command, or a script among the sources, which has a `/` in its name then."""
+    for place, word in enumerate(arguments):
+        if _SHELL_COMMAND.fullmatch(word):
+            yield from (called for text in arguments[place + 1 : place + 2] for called in _programs(text))
+            return
+        if not word.startswith(("-", "+")):
+            yield word if "/" in word or UNKNOWN in word or "$" in word else f"./{word}"
+            return
+
+
+def _behind_options(arguments: list[str], with_word: frozenset[str], before: int) -> list[str]:
+    rest = list(arguments)
+    while rest and rest[0].startswith("-"):
+        option = rest.pop(0)
+        if option in with_word:
+            rest = rest[1:]
+    return rest[before:]

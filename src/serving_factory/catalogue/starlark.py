@@ -6,11 +6,12 @@ import ast
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["build_files", "parse_starlark"]
+__all__ = ["build_files", "parse_starlark", "parsed_parts"]
 
+_GAP = re.compile(r"%\{(\w+)\}")
+_OCTAL = re.compile(r"(?<![\w.])0([0-7]+)\b")
 _NAMES = re.compile(
     r"(?:BUILD(?:\..+)?|.+\.BUILD|.+\.bzl|WORKSPACE|CROSSTOOL.*|.+\.BUILD\.(?:oss|tpl)|.+\.bzl\.(?:oss|tpl))"
 )
@@ -23,11 +24,29 @@ def build_files(folder: Path) -> Iterator[Path]:
 
 def parse_starlark(text: str) -> Iterator[ast.Module]:
     """Parse a text as a whole; where Python cannot read that, those of its top-level calls that it can."""
+    return (block for _, block in parsed_parts(text) if block is not None)
+
+
+def parsed_parts(text: str) -> Iterator[tuple[int, ast.Module | None]]:
+    """Parse a text likewise; each part with the line that it begins in, None for one that cannot be read.
+
+    What Starlark has and Python has not is put right: octal numbers as of Python 2. So are the gaps of templates.
+    """
+    plain = _OCTAL.sub(r"0o\1", _GAP.sub(r"gap_\1", text))
+    if (whole := _parsed(plain)) is not None:
+        yield 1, whole
+        return
+    line = 1
+    for part in re.split(r"(?m)(?<=^\))$", plain):
+        block = _parsed(part)
+        yield line, ast.increment_lineno(block, line - 1) if block else None
+        line += part.count("\n")
+
+
+def _parsed(text: str) -> ast.Module | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a `\.` in a shell command is no escape of Python's
         try:
-            yield ast.parse(text)
-        except (SyntaxError, ValueError):
-            for part in re.split(r"(?m)(?<=^\))$", text):
-                with suppress(SyntaxError, ValueError):
-                    yield ast.parse(part)
+            return ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return None
