@@ -57,6 +57,12 @@ def tensorflow(folder: Path, **files: str) -> Path:
         ("tensorflow/lite/build_def.bzl", 'x = ["-msse4.2"]', "2.10.0", []),
         ("tensorflow/lite/build_def.bzl", 'x = ["-msse4.2"]', "2.9.0", [("-msse4.2", 1)]),
         ("third_party/new.BUILD", 'copts = ["-march=armv8-a"]', "2.9.0", []),
+        ("third_party/new.BUILD", 'copts = ["-march=armadillo"]', "2.9.0", [("-march=armadillo", 1)]),
+        ("third_party/new.BUILD", 'copts = ["-O2,-mavx2", "-mcrc32"]', "2.9.0", [("-mavx2", 1), ("-mcrc32", 1)]),
+        ("third_party/new.BUILD", 'copts = ["-DX=#1", "-mgfni"]  # -mxop', "2.9.0", [("-mgfni", 1)]),
+        ("tensorflow/tensorflow.bzl", '["-msse4.1"]', "1.9.1", [("-msse4.1", 1)]),
+        ("tensorflow/lite/build_def.bzl", '"//tensorflow:ios_x86_64": [\n"-msse4.1"', "2.9.0", []),
+        (".bazelrc", "build:nativeopt --copt=-march=native\nbuild --copt=-mavx", "2.9.0", [("-mavx", 2)]),
     ],
 )
 def test_flags_that_the_catalogue_does_not_have_are_found(

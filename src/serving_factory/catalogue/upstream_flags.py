@@ -17,9 +17,14 @@ from serving_factory.catalogue.starlark import build_files
 
 __all__ = ["UnlistedFlag", "UpstreamFlag", "unlisted_flags", "upstream_flags", "upstream_namespaces"]
 
-_FEATURE_FLAG = re.compile(
-    r"[\"'= ](-m(?:sse|ssse|avx|fma|popcnt|bmi|f16c|aes|pclmul|sha|adx|amx|lzcnt|movbe|cx16|arch=(?!arm))[\w.=+-]*)"
-)
+_FEATURES = """
+abm adx aes amx avx bmi crc32 cx16 f16c fma gfni lzcnt movbe pclmul popcnt rdrnd rdseed sha sse ssse tbm vaes vpclmul
+xop xsave
+"""
+_FEATURE_FLAG = re.compile(rf"(?<![\w/.-])-m(?:(?:{'|'.join(_FEATURES.split())})|arch=(?!arm(?:v|64)))[\w.+=-]*")
+_COMMENT = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|#.*""")
+_RC = ("*.bazelrc", "bazel.rc")
+_FOR_ALL_BUILDS = re.compile(r"\s*(?:build|common)\s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,21 +74,35 @@ class UnlistedFlag:
 
 
 def unlisted_flags(folder: Path, release: Version) -> Iterator[UnlistedFlag]:
-    """Find the flags in TensorFlow's BUILD and .bzl files that the catalogue has neither as added nor as harmless.
+    """Find the flags of a source tree that the catalogue has neither as added nor as harmless.
+
+    BUILD and .bzl files are read, and what `.bazelrc` says of every build. What a config there adds is chosen or not.
 
     Args:
-        folder: TensorFlow's sources.
-        release: of TensorFlow Serving, which pins them.
+        folder: the sources of TensorFlow Serving, or of the TensorFlow that it pins.
+        release: of TensorFlow Serving.
     """
-    listed = [(pattern, flag.flag) for flag in upstream_flags(release) for pattern in flag.files]
-    elsewhere = read_yaml("upstream_flags.yaml")["elsewhere"]
-    listed += [(pattern, flag) for pattern, flags in elsewhere.items() for flag in flags]
-    for path in build_files(folder):
+    listed = [(pattern, "", flag.flag) for flag in upstream_flags(release) for pattern in flag.files]
+    for where, flags in read_yaml("upstream_flags.yaml")["elsewhere"].items():
+        pattern, _, word = where.partition(" ")
+        listed += [(pattern, word, flag) for flag in flags]
+    before = ""
+    for name, number, line in _lines(folder):
+        near = f"{before}\n{line}"
+        for flag in _FEATURE_FLAG.findall(line):
+            if not any(flag == one and word in near and fnmatch(name, pattern) for pattern, word, one in listed):
+                yield UnlistedFlag(flag=flag, file=name, line=number)
+        before = line
+
+
+def _lines(folder: Path) -> Iterator[tuple[str, int, str]]:
+    """The lines that say how a tree is built, without comments: file, number, text."""
+    settings = sorted(path for pattern in _RC for path in folder.rglob(pattern))
+    for path in (*build_files(folder), *settings):
         name = path.relative_to(folder).as_posix()
         for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            for found in _FEATURE_FLAG.finditer(text.partition("#")[0]):
-                if not any(found[1] == flag and fnmatch(name, pattern) for pattern, flag in listed):
-                    yield UnlistedFlag(flag=found[1], file=name, line=number)
+            if path not in settings or _FOR_ALL_BUILDS.match(text):
+                yield name, number, _COMMENT.sub(lambda found: found[1] or "", text)
 
 
 @cache

@@ -43,8 +43,8 @@ def show_catalogue(tag: str, *, json: bool) -> None:
 def check_upstream(folder: Path, tag: str, *, json: bool) -> None:
     """Compare a release with a checkout of tensorflow/serving, or with one of TensorFlow's sources.
 
-    Of either, every program of the host that build rules call is looked for in the toolchains of the release; of
-    TensorFlow's, every flag for CPU features in upstream_flags.yaml.
+    Of either, every program of the host that build rules call is looked for in the toolchains of the release, and every
+    flag for CPU features in upstream_flags.yaml.
 
     Args:
         folder: the checkout.
@@ -64,9 +64,8 @@ def check_upstream(folder: Path, tag: str, *, json: bool) -> None:
             f"nothing in {folder} tells which release it is", remedy="name the release: catalogue RELEASE ..."
         )
     release, absent = _release(tag), ""
-    if is_tensorflow:
-        found = list(_flag_differences(folder, release))
-    else:
+    found = list(_flag_differences(folder, release))
+    if not is_tensorflow:
         compared = compare_upstream(folder, release)
         if not compared.read:
             raise UsageError(
@@ -74,7 +73,7 @@ def check_upstream(folder: Path, tag: str, *, json: bool) -> None:
                 why=f"it has none of {', '.join(compared.absent)}",
                 remedy="name the checkout's root",
             )
-        found = list(compared.differences)
+        found += compared.differences
         absent = f"; not there to be compared: {', '.join(compared.absent)}" if compared.absent else ""
     differences = [asdict(one) for one in (*found, *_program_differences(folder, release))]
     if json:
