@@ -372,6 +372,28 @@ def test_what_upstreams_flags_add_is_allowed_and_nothing_else(
     assert set(added) == facts.own.keys() - set(above)
 
 
+def test_other_code_is_told_of_only_where_it_uses_more_than_own_code_does() -> None:
+    facts = code({"sse3": 676}, elsewhere={"avx": 19})
+    found = finding(Rule.LEVEL_KEPT, asked=asked_of("1.9.1"), facts=facts)
+    assert found.text.endswith("sse3 in 676; other code, not judged, also uses avx")
+
+
+@pytest.mark.parametrize(
+    ("tag", "facts", "ok"),
+    [
+        ("2.0.0", code({"ssse3": 1}), True),
+        ("2.1.0", code({"sse4.2": 2, "popcnt": 1}, zones={"tensorflow::crc32c": {"sse4.2": 2, "popcnt": 1}}), False),
+        ("2.1.0", code({"sse4.2": 3}, zones={"tensorflow::crc32c": {"sse4.2": 2}}), True),
+        ("2.10.0", code({"sse4.2": 900}), None),
+    ],
+)
+def test_what_upstreams_flags_add_is_no_proof_of_a_level(
+    tag: str, facts: InstructionSetFacts, *, ok: bool | None
+) -> None:
+    found = finding(Rule.LEVEL_USED, asked=asked_of(tag, "x86-64-v2"), facts=facts)
+    assert found.ok is ok, found
+
+
 def test_without_such_a_flag_sse3_is_above_the_baseline() -> None:
     found = finding(Rule.LEVEL_KEPT, facts=code({"sse3": 676}))
     assert found.ok is False

@@ -83,7 +83,7 @@ class InstructionSetFacts:
         own_zones: the same, for the parts of it that upstream compiles with flags of their own, by namespace.
         dispatch_owned: the same, for libraries that ask the CPU before they call such code.
         examples: feature to the first few functions of all, by address, in plain spelling.
-        own_examples: the same, for the project's own code.
+        own_examples: the same, for the project's own code outside such parts.
     """
 
     functions: int
@@ -213,8 +213,10 @@ def _tally(ranges: FunctionRanges, masks: array[int]) -> InstructionSetFacts:
         if mask:
             _add_example(examples, mask, symbol)
             if owner is Owner.OWN:
-                _add_example(own_examples, mask, symbol)
-                zones[owners.zone(symbol), mask] += 1
+                zone = owners.zone(symbol)
+                zones[zone, mask] += 1
+                if not zone:
+                    _add_example(own_examples, mask, symbol)
     return InstructionSetFacts(
         functions=counts.total(),
         own_functions=sum(number for (owner, _mask), number in counts.items() if owner is Owner.OWN),

@@ -252,7 +252,9 @@ def _level_kept(
         found = "; ".join(_found(feature, number, code.own_examples.get(feature, ())) for feature, number in above)
         names = ", ".join(feature for feature, _ in above)
         return _failed(Rule.LEVEL_KEPT, f"{expectation.level} code must not use {names}; it does: {found}")
-    elsewhere = sorted(code.by_feature.keys() - allowed)
+    elsewhere = sorted(
+        name for name, number in code.by_feature.items() if name not in allowed and number > code.own.get(name, 0)
+    )
     doubt = _doubt(code, elsewhere)
     if doubt is not None:
         return _unproven(Rule.LEVEL_KEPT, doubt)
@@ -283,14 +285,23 @@ def _added(
     added: list[str] = []
     above: list[tuple[str, int]] = []
     for feature in sorted(code.own.keys() - allowed):
-        flags = [flag for flag in expectation.upstream if feature in flag.features]
-        zones = {name for flag in flags for name in flag.namespaces}
-        rest = code.own[feature] - sum(code.own_zones.get(name, {}).get(feature, 0) for name in zones)
-        if rest and all(flag.namespaces for flag in flags):
+        rest = _outside_zones(expectation, code, feature)
+        if rest and not _is_added_anywhere(expectation, feature):
             above.append((feature, rest))
         else:
             added.append(feature)
     return tuple(added), tuple(above)
+
+
+def _outside_zones(expectation: Expectation, code: InstructionSetFacts, feature: str) -> int:
+    """How many own functions use a feature that no flag of upstream's is for, as far as their namespaces tell."""
+    zones = {name for flag in expectation.upstream if feature in flag.features for name in flag.namespaces}
+    return code.own.get(feature, 0) - sum(code.own_zones.get(name, {}).get(feature, 0) for name in zones)
+
+
+def _is_added_anywhere(expectation: Expectation, feature: str) -> bool:
+    """Whether a flag of upstream's adds a feature to code of any namespace."""
+    return any(feature in flag.features and not flag.namespaces for flag in expectation.upstream)
 
 
 def _doubt(code: InstructionSetFacts, elsewhere: list[str]) -> str | None:
@@ -314,25 +325,28 @@ def _level_used(
         return _unproven(Rule.LEVEL_USED, "the code was not disassembled")
     if not needed and not choice:
         return _passed(Rule.LEVEL_USED, f"{expectation.level} asks for no feature in particular")
-    present = code.own if code.named else code.by_feature
-    absent = sorted(needed - present.keys())
-    if choice and choice.isdisjoint(present):
-        absent = [*absent, *sorted(choice)]
+    used = {name: _outside_zones(expectation, code, name) for name in sorted(needed | choice)}
+    present = {name for name, number in used.items() if number} if code.named else set(code.by_feature)
+    absent = [*sorted(needed - present), *(sorted(choice) if choice and choice.isdisjoint(present) else ())]
     if absent:
-        return _failed(
-            Rule.LEVEL_USED,
-            f"asked for {expectation.level}, but the project's own code uses no {', no '.join(absent)}",
-        )
+        text = f"the project's own code uses no {', no '.join(absent)}"
+        return _failed(Rule.LEVEL_USED, f"asked for {expectation.level}, but {text}")
     if code.named and "avx" in allowed and code.own.get("avx", 0) < _LEAST_SHARE * code.own_functions:
         return _failed(
             Rule.LEVEL_USED,
             f"asked for {expectation.level}, but only {code.own.get('avx', 0)} of {code.own_functions} own functions"
             " use avx: the flags reached only part of the code",
         )
+    return _used(expectation, code, {name: number for name, number in used.items() if number})
+
+
+def _used(expectation: Expectation, code: InstructionSetFacts, used: Mapping[str, int]) -> Finding:
+    told = ", ".join(f"{name} in {number}" for name, number in used.items())
     if not code.named:
         return _unproven(Rule.LEVEL_USED, "without symbols there is no telling whose code uses it")
-    used = ", ".join(f"{feature} in {code.own[feature]}" for feature in sorted((needed | choice) & code.own.keys()))
-    return _passed(Rule.LEVEL_USED, f"of {code.own_functions} own functions: {used}")
+    if all(_is_added_anywhere(expectation, name) for name in used):
+        return _unproven(Rule.LEVEL_USED, f"upstream's own flags give code of any level the same: {told}")
+    return _passed(Rule.LEVEL_USED, f"of {code.own_functions} own functions: {told}")
 
 
 def _libraries(missing: tuple[MissingLibrary, ...]) -> Finding:
