@@ -203,5 +203,4 @@ def test_builds_have_words_of_the_catalogue() -> None:
     for build in built():
         assert build.flavour in {flavour.value for flavour in releases()[build.release].flavours}
         assert build.level in {level.value for level in LEVELS}
-        assert build.inputs in {"folders", "network"}
         assert min(build.actions, build.minutes, build.processors) > 0

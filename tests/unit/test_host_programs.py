@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from serving_factory.catalogue.host_programs import HostCall, genrule_programs, 
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import Flavour, releases
 from serving_factory.catalogue.shell_programs import UNKNOWN, shell_programs
+from serving_factory.catalogue.starlark import parse_starlark
 from serving_factory.matrix.settings import Settings
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.toolchain import Toolchain, toolchain_for
@@ -168,8 +170,17 @@ def test_what_python_cannot_read_hides_nothing_else(tmp_path: Path) -> None:
 
 
 def test_octal_numbers_and_gaps_of_templates_are_read(tmp_path: Path) -> None:
-    text = 'def f(ctx):\n    ctx.file("x", "", 0644)\n    ctx.execute(["nasm"], %{options})\n'
+    text = 'def f(ctx):\n    ctx.file("x", "", 0644)\n    ctx.execute(["nasm", "0644", \'%{a}\'], %{options})\n'
     assert programs_in(tree(tmp_path, rules_bzl=text)) == ["nasm"]
+    (block,) = parse_starlark(text)
+    assert {node.value for node in ast.walk(block) if isinstance(node, ast.Constant)} == {
+        "x",
+        "",
+        0o644,
+        "nasm",
+        "0644",
+        "%{a}",
+    }
 
 
 def test_what_only_bazel_knows_is_excused_where_it_is_known_alone(tmp_path: Path) -> None:

@@ -394,7 +394,7 @@ def test_explain_tells_where_each_value_comes_from(tmp_path: Path) -> None:
     assert told["base"] == "toolchain.base"
     assert told["base image used"] == "network.base_images.debian:bookworm"
     assert told["compiler"] == "toolchain.compiler"
-    assert told["packages"] == "catalogue, base and compiler; toolchain.packages"
+    assert told["packages"] == "catalogue, release 2.19.1, base and compiler; toolchain.packages"
     assert told["Bazel"] == told["configs"] == "catalogue, release 2.19.1"
     assert told["copts"] == ""
     assert sections["Variant"]["copts"][1] == "catalogue, level x86-64-v4"
@@ -427,7 +427,7 @@ def test_explain_names_the_entry_of_the_release(tmp_path: Path) -> None:
     assert written["base"] == "per_release[0].toolchain.base"
     assert written["compiler"] == "per_release[0].toolchain.compiler"
     assert written["Python"] == "per_release[0].toolchain.python"
-    assert written["packages"] == "catalogue, base and compiler; per_release[0].toolchain.packages"
+    assert written["packages"] == "catalogue, release 2.6.3, base and compiler; per_release[0].toolchain.packages"
     assert (mine["Bazel"][0], written["Bazel"]) == (
         "3.7.2, the file that the matrix names",
         "per_release[0].bazel.version",

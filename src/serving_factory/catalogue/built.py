@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 
 from serving_factory.catalogue.data import read_yaml
 
-__all__ = ["Built", "built"]
+__all__ = ["Built", "Inputs", "built"]
+
+
+class Inputs(StrEnum):
+    """Where a build's inputs came from."""
+
+    FOLDERS = "folders"
+    """No step had a network."""
+    NETWORK = "network"
+    """Stand-ins for the internet, and no other network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,10 +31,10 @@ class Built:
         base: the base image.
         compiler: its package.
         bazel: the version.
-        inputs: `folders` where no step had a network, `network` where everything came over one.
+        inputs: where they came from.
         date: of the build, ISO 8601.
-        actions: that Bazel ran, without those taken from a cache.
-        cached: that it took from the disk cache.
+        actions: all that Bazel had to do.
+        cached: those of them that it took from the disk cache.
         minutes: that the compile stage took.
         processors: of the machine.
     """
@@ -35,7 +45,7 @@ class Built:
     base: str
     compiler: str
     bazel: str
-    inputs: str
+    inputs: Inputs
     date: str
     actions: int
     cached: int
@@ -46,4 +56,4 @@ class Built:
 @cache
 def built() -> tuple[Built, ...]:
     """Read the builds, in the order of the file."""
-    return tuple(Built(**entry) for entry in read_yaml("built.yaml"))
+    return tuple(Built(**{**entry, "inputs": Inputs(entry["inputs"])}) for entry in read_yaml("built.yaml"))

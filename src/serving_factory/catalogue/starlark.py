@@ -10,8 +10,12 @@ from pathlib import Path
 
 __all__ = ["build_files", "parse_starlark", "parsed_parts"]
 
-_GAP = re.compile(r"%\{(\w+)\}")
-_OCTAL = re.compile(r"(?<![\w.])0([0-7]+)\b")
+# Texts and comments, which stay; a gap of a template; an octal number.
+_ODD = re.compile(
+    r"""(?P<kept>"{3}.*?"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|\#[^\n]*)"""
+    r"|%\{(?P<gap>\w+)\}|(?<![\w.])0(?P<octal>[0-7]+)\b",
+    re.DOTALL,
+)
 _NAMES = re.compile(
     r"(?:BUILD(?:\..+)?|.+\.BUILD|.+\.bzl|WORKSPACE|CROSSTOOL.*|.+\.BUILD\.(?:oss|tpl)|.+\.bzl\.(?:oss|tpl))"
 )
@@ -32,8 +36,11 @@ def parsed_parts(text: str) -> Iterator[tuple[int, ast.Module | None]]:
 
     What Starlark has and Python has not is put right: octal numbers as of Python 2. So are the gaps of templates.
     """
-    plain = _OCTAL.sub(r"0o\1", _GAP.sub(r"gap_\1", text))
-    if (whole := _parsed(plain)) is not None:
+    plain = text
+    if (whole := _parsed(text)) is None:
+        plain = _ODD.sub(_put_right, text)
+        whole = _parsed(plain)
+    if whole is not None:
         yield 1, whole
         return
     line = 1
@@ -41,6 +48,12 @@ def parsed_parts(text: str) -> Iterator[tuple[int, ast.Module | None]]:
         block = _parsed(part)
         yield line, ast.increment_lineno(block, line - 1) if block else None
         line += part.count("\n")
+
+
+def _put_right(odd: re.Match[str]) -> str:
+    if odd["gap"]:
+        return f"gap_{odd['gap']}"
+    return f"0o{odd['octal']}" if odd["octal"] else odd.group()
 
 
 def _parsed(text: str) -> ast.Module | None:

@@ -262,7 +262,7 @@ def _configs_origin(variant: Variant, matrix: Matrix) -> str:
 
 
 def _packages_origin(recipe: Recipe, matrix: Matrix) -> str:
-    base = f"{CATALOGUE}, base and compiler"
+    base = f"{CATALOGUE}, release {recipe.release.tag}, base and compiler"
     more = release_origin(matrix, recipe.release.tag, ("toolchain", "packages"), otherwise="")
     return f"{base}; {more}" if more else base
 

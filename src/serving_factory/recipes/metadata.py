@@ -116,7 +116,7 @@ def _gpu_env(variant: Variant) -> Mapping[str, str]:
 def _known_cpu_flags(recipe: Recipe) -> tuple[str, ...]:
     facts = level_facts(recipe.variant.level)
     flags = upstream_flags(recipe.release.version) if recipe.upstream else ()
-    added = {feature for flag in flags if not flag.namespaces for feature in flag.features}
+    added = {feature for flag in flags for feature in flag.features}
     return (*facts.cpuinfo, *cpuinfo_names(added - facts.features))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from packaging.version import Version
 
-from serving_factory.catalogue.built import Built, built
+from serving_factory.catalogue.built import Built, Inputs, built
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import Flavour, Release, releases
 from serving_factory.catalogue.retired_bases import retired_bases
@@ -28,14 +28,15 @@ a runtime image that stops when told and runs as nobody.
 
 How sure: every file is rendered from data that was read from upstream's own files, and checked by hadolint and by the
 rules in `tests/unit/test_golden_dockerfiles.py`. What was really built with this factory, from upstream's sources
-through all stages to smoke, is in this table; no other release was, nor was any on the base that the second table
-names for it, as no registry that has those was within reach. What a build of your own proves is in its records.
+through all stages to smoke, is in this table. It is on the base that is named here: no registry that has those of the
+second table was within reach. What a build of your own proves is in its records.
 
-| built | level | base | compiler | Bazel | inputs | on | actions run, from cache | compiled in |
+| built | level | base | compiler | Bazel | inputs | on | actions | compiled in |
 |---|---|---|---|---|---|---|---|---|
 """
 
 
+_INPUTS = {Inputs.FOLDERS: "folders, no network", Inputs.NETWORK: "by network, from stand-ins for the internet"}
 _COLUMNS = """
 | release | flavour | base | compiler | Bazel | CUDA | mended | how sure |
 |---|---|---|---|---|---|---|---|
@@ -55,9 +56,9 @@ def _built_row(build: Built) -> str:
         build.base,
         build.compiler,
         build.bazel,
-        {"folders": "folders, no network", "network": "over the network, from stand-ins"}[build.inputs],
+        _INPUTS[build.inputs],
         build.date,
-        f"{build.actions:,}, {build.cached:,}",
+        f"{build.actions:,}, {build.cached:,} from the disk cache",
         f"{build.minutes} min on {build.processors} processors",
     )
     return f"| {' | '.join(cells)} |\n"

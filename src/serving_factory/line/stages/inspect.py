@@ -17,7 +17,7 @@ from serving_factory.recipes.keys import key_of
 
 __all__ = ["INSPECT"]
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised whenever the rules judge otherwise, or the record holds something else."""
 
 _DATA = ("levels.yaml", "upstream_flags.yaml")
