@@ -44,7 +44,7 @@ def shares(found: Schedule) -> dict[str, tuple[int, int]]:
 def test_the_first_of_a_toolchain_works_before_the_others_which_work_side_by_side() -> None:
     found = schedule(compiling("a.1", "a.2", "a.3", "a.4"), BIG, AUTO)
     assert waves(found) == [["a.1"], ["a.2", "a.3", "a.4"]]
-    assert shares(found) == {"a.1": (16, 32), "a.2": (5, 10), "a.3": (5, 10), "a.4": (5, 10)}
+    assert shares(found) == {"a.1": (16, 40), "a.2": (5, 12), "a.3": (5, 12), "a.4": (5, 12)}
     assert [turn.after for turn in found.turns] == ["", "a.1", "a.1", "a.1"]
 
 
@@ -63,23 +63,23 @@ def test_of_those_with_the_same_objects_one_comes_before_the_others() -> None:
 def test_independent_ones_begin_at_once_and_neighbours_stay_neighbours() -> None:
     found = schedule(compiling("a.1", "b.1", "a.2", "b.2", "a.3"), BIG, Limits(parallel=2))
     assert waves(found) == [["a.1", "b.1"], ["a.2", "a.3"], ["b.2"]]
-    assert shares(found) == {"a.1": (8, 16), "b.1": (8, 16), "a.2": (8, 16), "a.3": (8, 16), "b.2": (16, 32)}
+    assert shares(found) == {"a.1": (8, 20), "b.1": (8, 20), "a.2": (8, 20), "a.3": (8, 20), "b.2": (16, 40)}
 
 
 @pytest.mark.parametrize(
     ("budget", "limits", "at_once", "share"),
     [
-        (Budget(cpus=2, memory=18 * GIB), AUTO, 1, (2, 4)),
+        (Budget(cpus=2, memory=18 * GIB), AUTO, 1, (2, 5)),
         (Budget(cpus=2, memory=18 * GIB), Limits(parallel=2), 2, (1, 2)),
         (Budget(cpus=2, memory=18 * GIB), Limits(parallel=9), 2, (1, 2)),
         (Budget(cpus=2, memory=1 * GIB), AUTO, 1, (1, 1)),
-        (Budget(cpus=16, memory=9 * GIB), AUTO, 1, (4, 8)),
-        (Budget(cpus=16, memory=64 * GIB), AUTO, 4, (4, 8)),
-        (Budget(cpus=16, memory=64 * GIB), Limits(jobs=8), 2, (8, 16)),
+        (Budget(cpus=16, memory=9 * GIB), AUTO, 1, (3, 7)),
+        (Budget(cpus=16, memory=64 * GIB), AUTO, 4, (4, 10)),
+        (Budget(cpus=16, memory=64 * GIB), Limits(jobs=8), 2, (8, 20)),
         (Budget(cpus=16, memory=64 * GIB), Limits(memory=30 * GIB), 2, (8, 30)),
-        (Budget(cpus=16, memory=64 * GIB), Limits(memory=6 * GIB), 4, (3, 6)),
+        (Budget(cpus=16, memory=64 * GIB), Limits(memory=6 * GIB), 4, (2, 6)),
         (Budget(cpus=16, memory=64 * GIB), Limits(jobs=32, memory=90 * GIB), 1, (32, 90)),
-        (Budget(cpus=16, memory=64 * GIB), Limits(parallel=1), 1, (16, 32)),
+        (Budget(cpus=16, memory=64 * GIB), Limits(parallel=1), 1, (16, 40)),
     ],
 )
 def test_what_a_wave_shares(budget: Budget, limits: Limits, at_once: int, share: tuple[int, int]) -> None:
