@@ -10,11 +10,13 @@ import re
 import signal
 from dataclasses import dataclass
 
+from serving_factory.line.bazel_events import BazelProgress
+
 from .line import MATRIX, V1, V3, Checkout, Outcome, processes_with, wait_until
 
 __all__ = ["COPTS", "FLAVOUR", "Demo", "Left", "run_demo"]
 
-COMPILING = re.compile(r"\[\d+ / \d+\] Compiling ([^;\s]+);")
+COMPILING = re.compile(r"\d+/\d+ Compiling ([^;\s]+);")
 FLAVOUR = "  cpu-optimized:\n    flavour: cpu\n"
 COPTS = "    copts: [-D{mark}=1]\n"
 
@@ -80,7 +82,9 @@ def run_demo(checkout: Checkout) -> Demo:
 
 def _compiling(checkout: Checkout) -> list[str]:
     """The files that Bazel showed to be compiling, in their order. It shows one at a time: the one it began first."""
-    return list(dict.fromkeys(COMPILING.findall(checkout.compile_log(V3))))
+    progress = BazelProgress()
+    texts = [progress.see(line.partition("] ")[2]) or "" for line in checkout.compile_log(V3).splitlines()]
+    return list(dict.fromkeys(found[1] for text in texts if (found := COMPILING.match(text))))
 
 
 def _end_compile(checkout: Checkout, mark: str, number: signal.Signals, *, after: int) -> Left:

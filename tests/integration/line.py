@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = [
+    "BAZEL_STEP",
     "BUILD_STAGES",
     "LABEL",
     "MATRIX",
@@ -44,6 +45,7 @@ __all__ = [
 ROOT = Path(__file__).parents[2]
 PARTS = ("tasks.py", "matrix.yaml", "matrix.schema.json", "dockerfiles", "docs", "samples", "src")
 MATRIX = "samples/matrix.yaml"
+BAZEL_STEP = "dockerfiles/templates/devel/build.Dockerfile.j2"
 MODEL = "samples/model_server"
 LABEL = "test.serving-factory.mark"
 """On every image of a scratch checkout, and so on every container of it; the value is the checkout's mark."""
@@ -211,6 +213,8 @@ class Checkout:
             "repository: serving-factory/sample",
             f"repository: {checkout.repository}\n  labels: {{{LABEL}: {checkout.mark}}}",
         )
+        # The sample's actions take seconds, and a test waits for one of them to be told.
+        checkout.edit(BAZEL_STEP, "--show_progress_rate_limit=10", "--show_progress_rate_limit=0.5")
         return checkout
 
     def copy(self, folder: Path, *variants: str) -> Checkout:
@@ -331,7 +335,8 @@ class Checkout:
     def partial_files(self) -> list[Path]:
         """Files and folders that a stage was in the middle of."""
         build = self.folder / "build"
-        return [path for path in build.rglob(".*") if path.name != ".lock" and "rootfs" not in path.parts]
+        locks = {".lock", ".matrix.lock"}
+        return [path for path in build.rglob(".*") if path.name not in locks and "rootfs" not in path.parts]
 
     def containers(self, *, of_all: bool = False) -> list[str]:
         """Ids of the containers, running or not, that its factory started; or of all that its images run in."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .line import MATRIX, MKL_V3, V1, V3, Checkout, Outcome, Running, docker, processes_with, wait_until
+from .line import BAZEL_STEP, MATRIX, MKL_V3, V1, V3, Checkout, Outcome, Running, docker, processes_with, wait_until
 from .own_engine import needs_root
 from .tiny import BUILD, MAIN, archives, cache_held, in_caches, limited_memory, slow, tiny_checkout
 
@@ -35,7 +35,6 @@ DAMAGE_ANEW = (
     f"if [ ! -d /cache/repository/damaged ]; then cp -r $disk /cache/repository/damaged; {DAMAGE_KEPT}; fi; "
     "mkdir -p $disk; cp -rf /cache/repository/damaged/. $disk"
 )
-BAZEL_STEP = "dockerfiles/templates/devel/build.Dockerfile.j2"
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +230,7 @@ def test_ctrl_c_ends_all_that_work_at_once(tiny: Checkout) -> None:
     chosen = ("--variant", V3, "--variant", MKL_V3, "--parallel", "2")
 
     def compiling(variant: str) -> bool:
-        return "Compiling" in tiny.compile_log(variant)
+        return "tensorflow_model_server; " in tiny.compile_log(variant)
 
     with tiny.start(*tiny.line("build", *chosen)) as running:
         running.wait_for(lambda: V3 in running.printed()[0], "the first compile")

@@ -33,6 +33,7 @@ CHECKS = {
     "CPU",
     "proxies",
     "registry login",
+    "downloads",
     "base images",
 }
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step, build
+from serving_factory.engine.buildx import TAIL, BuildFailed, BuildRequest, BuildResult, Step, build
 from serving_factory.engine.cancel import Cancel
 from serving_factory.engine.docker import OWNER_LABEL, ContainerSpec, Engine, Mount
 from serving_factory.engine.registry import Registry, credentials_for
@@ -119,15 +119,15 @@ class TestBuild:
 
     def test_failing_command(self, tmp_path: Path) -> None:
         # BuildKit reads a step's two streams side by side: only time puts their lines in order.
-        lines = "seq 1 40; sleep 0.2; echo 'ERROR: it does not compile' >&2; sleep 0.2; exit 37"
+        lines = "seq 1 80; sleep 0.2; echo 'ERROR: it does not compile' >&2; sleep 0.2; exit 37"
         dockerfile = f"FROM {BASE} AS binary_build\nRUN true\nRUN {lines}\nFROM scratch\nCOPY --from=0 /etc/motd /\n"
         wanted = request(tmp_path, dockerfile, output=tmp_path / "out")
         with pytest.raises(BuildFailed) as caught:
             run(wanted)
         assert caught.value.step == f"[binary_build 3/3] RUN {lines}"
         assert caught.value.exit_code == 37
-        assert len(caught.value.tail) == 30
-        assert set(caught.value.tail) >= {"40", "ERROR: it does not compile"}
+        assert len(caught.value.tail) == TAIL
+        assert set(caught.value.tail) >= {"80", "ERROR: it does not compile"}
         assert "Dockerfile:3" in caught.value.text
         assert [path.name for path in tmp_path.iterdir()] == ["Dockerfile"]
 

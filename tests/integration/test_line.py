@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .demo_story import COPTS, FLAVOUR, Demo
-from .line import BUILD_STAGES, LABEL, MATRIX, MKL_V3, V1, V3, VARIANTS, Checkout, docker
+from .line import BUILD_STAGES, LABEL, MATRIX, MKL_V3, ROOT, V1, V3, VARIANTS, Checkout, docker
 
 NOTHING_TO_DO = dict.fromkeys(BUILD_STAGES, "up-to-date")
 PACKAGED_ANEW = NOTHING_TO_DO | {"package": "finished", "smoke": "finished"}
@@ -147,6 +147,7 @@ def test_without_an_engine_the_line_says_so(checkout: Checkout) -> None:
 
 def test_generated_files_are_what_the_data_gives(tmp_path: Path) -> None:
     checkout = Checkout.make(tmp_path / "factory")
+    shutil.copytree(ROOT / "dockerfiles", checkout.folder / "dockerfiles", dirs_exist_ok=True)
     for matrix in ("matrix.yaml", MATRIX):
         checkout.run("generate", "--check", "--matrix", matrix).built()
     by_hand = "samples/dockerfiles/2.19.1/cpu.runtime.Dockerfile"

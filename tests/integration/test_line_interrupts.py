@@ -15,6 +15,7 @@ from .line import BUILD_STAGES, MATRIX, MKL_V3, V1, V3, Checkout, Running, proce
 CANCELLED = 130
 LOCKED = 10
 NOTHING_TO_DO = dict.fromkeys(BUILD_STAGES, "up-to-date")
+RUNTIME = "dockerfiles/templates/runtime"
 FINISHED = dict.fromkeys(BUILD_STAGES, "finished")
 
 
@@ -74,11 +75,14 @@ def test_a_signal_in_the_smoke_test_takes_its_container_along(checkout: Checkout
 
 
 def test_a_signal_in_the_package_stage_leaves_no_image_without_a_name(checkout: Checkout) -> None:
-    template = "dockerfiles/templates/runtime/tf_serving_entrypoint.sh"
-    with checkout.edited(template, "set -eu\n", f"set -eu\n# {checkout.mark}\n"):
+    with checkout.edited(f"{RUNTIME}/tf_serving_entrypoint.sh", "set -eu\n", f"set -eu\n# {checkout.mark}\n"):
         checkout.build_one().built()
         assert checkout.unnamed_images() == []
-    with checkout.start(*checkout.line("package", "--variant", V1)) as running:
+    files = "COPY --from=artifact rootfs/ /\n"
+    with (
+        checkout.edited(f"{RUNTIME}/runtime.Dockerfile.j2", files, f"{files}RUN head -c 500M /dev/zero > /large\n"),
+        checkout.start(*checkout.line("package", "--variant", V1)) as running,
+    ):
         running.wait_for(lambda: "exporting" in running.printed()[0], "the new image, under the names of the other one")
         running.send(signal.SIGINT)
         running.wait(30)

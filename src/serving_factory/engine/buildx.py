@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from serving_factory.engine.cancel import Cancel
 
-__all__ = ["BuildFailed", "BuildRequest", "BuildResult", "Step", "build", "docker_missing"]
+__all__ = ["TAIL", "BuildFailed", "BuildRequest", "BuildResult", "Step", "build", "docker_missing"]
 
 TAIL = 60  # lines of the failing step that an error carries; of Bazel's, half only tell that it is at work
 PARTIAL = ".partial-"
