@@ -1,12 +1,13 @@
 """What the factory adds to a bare Bazel that builds a release of upstream's, with cold caches. It takes hours.
 
-usage: python -m benchmarks.real_release FILE
+usage: python -m benchmarks.real_release FILE [--until ACTIONS]
 
 FILE is the matrix file of an offline build (docs/closed-network.md). Both ways begin with the toolchain's layer, and
 have no network. The factory's way is `invoke compile` of the first variant, from its start to its end, with caches of
 its own, which are dropped in the end. Bare is Bazel in a container with the sources, the archives and the options that
 the Dockerfile has, but for the disk cache and the file of events. Then the factory compiles the second variant, if
-there is one; the actions, downloads and memory of each are told.
+there is one; the actions, downloads and memory of each are told. With --until, both ways of the first variant are
+ended once Bazel tells that so many of its actions are done, and the seconds to that point are compared.
 
 Ends with exit code 1 when the factory takes more than 5 % longer.
 """
@@ -14,14 +15,16 @@ Ends with exit code 1 when the factory takes more than 5 % longer.
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.measuring import Ratio, parser, report, seconds
+from benchmarks.measuring import Ratio, parser, report
 from serving_factory.line.job import Job, Site
 from serving_factory.line.place import build_folder
 from serving_factory.matrix.load import load_matrix
@@ -29,8 +32,9 @@ from serving_factory.recipes.recipe import recipes_for
 from tests.integration.line import Checkout
 
 LIMIT = 1.05
-IMAGE = "serving-factory-test/bare"
+BARE = "serving-factory-test/bare"
 _ARGUMENT = re.compile(r'^ARG (BAZEL_\w+|COPTS)="(.*)"$', re.MULTILINE)
+_DONE = re.compile(r"\b([\d,]+) ?/ ?[\d,]+ ?\]?")
 _RUN = re.compile(r"^RUN ((?:.*\\\n)*.*)$", re.MULTILINE)
 _FACTORYS = re.compile(
     r'--disk_cache="[^"]*"|--(?:mount|(?:experimental_)?build_event_json_file)=\S+|/factory/bazel\.sh \w+'
@@ -49,32 +53,59 @@ def bare_script(dockerfile: str) -> str:
 @contextmanager
 def sources_image(job: Job) -> Iterator[None]:
     """The image with toolchain and sources, as the factory's build has it."""
-    words = ["docker", "buildx", "build", "--target=sources", "--load", f"--tag={IMAGE}"]
+    words = ["docker", "buildx", "build", "--target=sources", "--load", f"--tag={BARE}"]
     words += [f"--build-context={name}={value}" for name, value in job.recipe.contexts(job.staged_doors)]
     subprocess.run([*words, str(job.devel_context)], stderr=subprocess.DEVNULL, check=True)
     try:
         yield
     finally:
-        subprocess.run(["docker", "image", "rm", "--force", IMAGE], stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(["docker", "image", "rm", "--force", BARE], stdout=subprocess.DEVNULL, check=True)
 
 
-def bare(job: Job) -> None:
-    """Build it as someone would by hand."""
+def actions_done(line: str) -> int:
+    """How many actions a line of Bazel's progress, or of the factory's, says to be done; 0 where it tells of none."""
+    return max((int(done.replace(",", "") or 0) for done in _DONE.findall(line)), default=0)
+
+
+def timed(words: list[str], until: int | None, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> float:
+    """Run a command to its end, or until so many actions are done; the seconds that it takes."""
+    began = time.perf_counter()
+    with subprocess.Popen(words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        assert run.stdout
+        for line in run.stdout:
+            print(line, end="", flush=True)
+            if until and actions_done(line) >= until:
+                took = time.perf_counter() - began
+                run.send_signal(signal.SIGINT)
+                return took
+    if until or run.returncode:
+        sys.exit(f"it ended with exit code {run.returncode}: {' '.join(words)}")
+    return time.perf_counter() - began
+
+
+def bare(job: Job, until: int | None) -> float:
+    """Build it as someone would by hand; the seconds that it takes."""
     dockerfile = (job.devel_context / "Dockerfile").read_text(encoding="utf-8")
     arguments = {**dict(_ARGUMENT.findall(dockerfile)), **dict(job.recipe.build_args)}
-    recipe, words = job.recipe, ["docker", "run", "--rm", "--network=none", "--tmpfs=/run/doors:exec"]
+    recipe, words = job.recipe, ["docker", "run", f"--name={job.recipe.variant.id}-bare", "--network=none"]
+    words.append("--tmpfs=/run/doors:exec")
     for name, folder in (("distdir", recipe.doors.distdir), ("patches", job.staged_doors / "patches")):
         if folder and folder.is_dir():
             words += [f"--volume={folder}:/doors/{name}:ro"]
     words += [f"--env={name}={value}" for name, value in arguments.items()]
     inside = f"mkdir -p /cache/repository\n{bare_script(dockerfile)}"
-    subprocess.run([*words, IMAGE, "bash", "-euo", "pipefail", "-c", inside], check=True)
+    try:
+        return timed([*words, BARE, "bash", "-euo", "pipefail", "-c", inside], until)
+    finally:
+        subprocess.run(["docker", "rm", "--force", f"{recipe.variant.id}-bare"], stdout=subprocess.DEVNULL, check=True)
 
 
-def compiled(checkout: Checkout, matrix: Path, job: Job) -> float:
+def compiled(checkout: Checkout, matrix: Path, job: Job, until: int | None = None) -> float:
     """Compile a variant by the factory; the seconds that it takes. What the record says is printed."""
     words = [sys.executable, "-m", "invoke", "compile", "--matrix", str(matrix), "--variant", job.recipe.variant.id]
-    took = seconds(lambda: subprocess.run(words, cwd=checkout.folder, env=checkout.environment(), check=True))
+    took = timed([*words, "--json"], until, checkout.folder, checkout.environment())
+    if until:
+        return took
     outputs = checkout.read_json(job.folder / "compile.json")["outputs"]
     print(f"{job.recipe.variant.id}: {took:.0f} s", *(f"{name} {value}" for name, value in outputs.items()), flush=True)
     return took
@@ -84,7 +115,9 @@ def main() -> int:
     """Measure and print."""
     arguments = parser(__doc__)
     arguments.add_argument("file", type=Path, help="the matrix file of an offline build")
-    file = arguments.parse_args().file.absolute()
+    arguments.add_argument("--until", type=int, metavar="ACTIONS", help="end both ways when so many are done")
+    options = arguments.parse_args()
+    file, until = options.file.absolute(), options.until
     matrix = load_matrix(file)
     recipes, lacking = recipes_for(matrix.variants[:2], matrix)
     assert not lacking, lacking
@@ -94,15 +127,15 @@ def main() -> int:
         try:
             build = build_folder(file, checkout.folder, checkout.folder / "build")
             jobs = [Job(recipe=recipe, site=Site(build=build, models=checkout.folder)) for recipe in recipes]
-            ours = compiled(checkout, file, jobs[0])
+            ours = compiled(checkout, file, jobs[0], until)
             with sources_image(jobs[0]):
-                theirs = seconds(lambda: bare(jobs[0]))
+                theirs = bare(jobs[0], until)
             print(f"bare Bazel: {theirs:.0f} s", flush=True)
-            for job in jobs[1:]:
+            for job in () if until else jobs[1:]:
                 compiled(checkout, file, job)
         finally:
             checkout.drop_caches()
-    name = f"{recipes[0].variant.id}, cold, against bare Bazel"
+    name = f"{recipes[0].variant.id}, cold, {f'{until} actions, ' if until else ''}against bare Bazel"
     return report([Ratio(name=name, ours=ours, theirs=theirs, limit=LIMIT)])
 
 

@@ -5,9 +5,24 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from benchmarks.real_release import bare_script
+import pytest
+
+from benchmarks.real_release import actions_done, bare_script
 
 from .matrices import ROOT
+
+
+@pytest.mark.parametrize(
+    ("line", "done"),
+    [
+        ("[1,402 / 2,817] 2 actions, 2 running", 1402),
+        ('{"event": "progress", "stage": "compile", "text": "1402/2817 Compiling x.cc; 9s local"}', 1402),
+        ('{"event": "progress", "text": "[sources 2/5] COPY --from=source / /source/"}', 2),
+        ("INFO: Analysed target //tensorflow_serving/model_servers:tensorflow_model_server", 0),
+    ],
+)
+def test_actions_are_read_from_both_ways_output(line: str, done: int) -> None:
+    assert actions_done(line) == done
 
 
 def test_the_bare_way_is_the_dockerfiles_without_the_factorys_own(tmp_path: Path) -> None:
