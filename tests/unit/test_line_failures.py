@@ -8,7 +8,7 @@ import pytest
 
 from serving_factory import errors
 from serving_factory.line.failure_errors import failure_error
-from serving_factory.line.failures import Kind, classify
+from serving_factory.line.failures import Kind, classify, is_shared
 from serving_factory.line.schedule import Share
 
 RECORDED = Path(__file__).with_name("recorded") / "failures"
@@ -50,6 +50,14 @@ def test_every_kind_but_the_disk_has_a_record() -> None:
         ("/usr/bin/ld: final link failed: No space left on device", Kind.DISK_FULL),
         ("E: Failed to fetch http://a/b.deb  Hash Sum mismatch", Kind.FETCH),
         ("fatal: early EOF", Kind.FETCH),
+        # Java's, apt's and git's words for a certificate that nobody here trusts, and Go's
+        ("ERROR: Error downloading [https://a/x.tgz] to /x: PKIX path building failed: none found", Kind.UNTRUSTED),
+        ("E: Failed to fetch https://a/b.deb  Certificate verification failed: it is NOT trusted.", Kind.UNTRUSTED),
+        ("fatal: unable to access 'https://a/': server certificate verification failed. CAfile: none", Kind.UNTRUSTED),
+        (
+            "ERROR: failed to do request: Get https://a/v2/: x509: certificate signed by unknown authority",
+            Kind.UNTRUSTED,
+        ),
         ("a.cc:3: error: 'std::bad_alloc' has not been declared", Kind.COMPILE),
         ("a.cc:3: error: no member named 'Killed' in 'Status'", Kind.COMPILE),
         ("[2 / 3] Compiling killed.cc", Kind.COMPILE),
@@ -247,3 +255,12 @@ def test_a_compile_error_is_not_shared_because_a_command_failed_after_it() -> No
     )
     failure = classify(compile_error + genrule("making"), exit_code=1, place="[binary_build 1/3]")
     assert (failure.kind, failure.shared) == (Kind.COMPILE, False)
+
+
+def test_a_certificate_that_is_not_trusted_is_told_with_where_to_name_one() -> None:
+    failure = classify(recorded("untrusted-pip"), exit_code=1, place="[work 3/3]")
+    error = failure_error(failure, variant="v", step="[work 3/3]", tail=(), share=SHARE)
+    assert "certificate" in error.what
+    assert "CERTIFICATE_VERIFY_FAILED" in error.why
+    assert "SERVING_FACTORY_CA_CERTIFICATES" in error.remedy
+    assert is_shared(error)

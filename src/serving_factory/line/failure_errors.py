@@ -10,7 +10,13 @@ from serving_factory.errors import CacheCorruptError, CompileError, FactoryError
 from serving_factory.line.failures import Failure, Kind
 from serving_factory.line.schedule import Share
 
-__all__ = ["count_jobs", "failure_error"]
+__all__ = ["NAME_CERTIFICATES", "count_jobs", "failure_error"]
+
+NAME_CERTIFICATES = (
+    "name a PEM file with the authority's certificate, in the environment, SERVING_FACTORY_CA_CERTIFICATES=FILE.pem, "
+    "or in the matrix file, network: {ca_certificates: FILE.pem}"
+)
+"""What to do where something in between has a certificate of its own."""
 
 _AGAIN = "run the same command again: what was compiled is kept in Bazel's disk cache"
 
@@ -52,6 +58,9 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
                 "see whether the network, a proxy or a mirror is down, and run the same command again; what this "
                 "network never reaches gets another door at `network:` in the matrix file"
             )
+        case Kind.UNTRUSTED:
+            what, remedy = f"a download failed in {step}: a certificate is not trusted", NAME_CERTIFICATES
+            return CompileError(f"{variant}: {what}", why=why, remedy=remedy, shared=True)
         case Kind.BAZEL_TOO_OLD:
             what = f"Bazel {details['found']} is too old: the sources want {details['minimum']} or later"
             remedy = "name a later one at `bazel: {version: ...}` in the matrix file"

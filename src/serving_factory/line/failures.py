@@ -41,6 +41,7 @@ class Kind(StrEnum):
     CACHE_CORRUPT = "cache-corrupt"
     CHECKSUM = "checksum"
     FETCH = "fetch"
+    UNTRUSTED = "untrusted"
     BAZEL_TOO_OLD = "bazel-too-old"
     PROGRAM_MISSING = "program-missing"
     COMPILE = "compile"
@@ -76,6 +77,7 @@ _ERRORS: Mapping[Kind, type[FactoryError]] = {
     Kind.CACHE_CORRUPT: CacheCorruptError,
     Kind.CHECKSUM: ChecksumError,
     Kind.FETCH: FetchError,
+    Kind.UNTRUSTED: CompileError,
     Kind.BAZEL_TOO_OLD: BazelTooOldError,
     Kind.PROGRAM_MISSING: ProgramMissingError,
     Kind.COMPILE: CompileError,
@@ -130,6 +132,12 @@ _FETCH = re.compile(
     r"|unexpected status(?: code)?(?: from \S+ request to)? .*\b(?:408|429|5\d\d)\b"
 )
 
+# pip's, apt's, git's and curl's words, Bazel's (Java's) and BuildKit's (Go's).
+_UNTRUSTED = re.compile(
+    r"CERTIFICATE_VERIFY_FAILED|[Cc]ertificate verification failed|PKIX path (?:building|validation) failed"
+    r"|x509: certificate |unable to get local issuer certificate|self.signed certificate in certificate chain"
+)
+
 _CACHE = re.compile(
     r"/cache/(?P<cache>disk|repository)\b.*(?:Please delete the directory|Input/output error|Is a directory|"
     r"Not a directory|File exists|Structure needs cleaning|Invalid argument|Bad message)"
@@ -182,7 +190,17 @@ def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
     """
     lines = [line for line in log.splitlines() if line.startswith(place) or not line.startswith("[")]
     lines = [line for line in lines if not line.lstrip().startswith(">>>")]
-    for find in (_out_of_memory, _disk_full, _cache, _no_outputs, _checksum, _fetch, _old_bazel, _program_missing):
+    for find in (
+        _out_of_memory,
+        _disk_full,
+        _cache,
+        _no_outputs,
+        _checksum,
+        _fetch,
+        _untrusted,
+        _old_bazel,
+        _program_missing,
+    ):
         if failure := find(lines, exit_code):
             return failure
     if action := _failed_action(lines):
@@ -262,6 +280,11 @@ def _mismatch(line: str, match: re.Match[str], door: str) -> Failure:
 
 def _fetch(lines: list[str], _exit_code: int) -> Failure | None:
     return _matching(Kind.FETCH, _FETCH, lines)
+
+
+def _untrusted(lines: list[str], _exit_code: int) -> Failure | None:
+    found = _matching(Kind.UNTRUSTED, _UNTRUSTED, lines)
+    return None if found is None else replace(found, lines=found.lines[-1:], shared=True)
 
 
 def _old_bazel(lines: list[str], _exit_code: int) -> Failure | None:

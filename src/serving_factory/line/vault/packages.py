@@ -14,6 +14,7 @@ from pathlib import Path
 from serving_factory.engine.buildx import BuildFailed, BuildRequest
 from serving_factory.errors import CompileError, FactoryError, FetchError
 from serving_factory.line.doors import secret_files, secrets_of
+from serving_factory.line.failure_errors import NAME_CERTIFICATES
 from serving_factory.line.failures import Kind, classify
 from serving_factory.line.job import Job
 from serving_factory.line.records import copy_atomically, write_atomically
@@ -125,11 +126,16 @@ def _error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
     text = log.read_text(encoding="utf-8", errors="replace")
     failure = classify(f"{text}\n{failed.text}", exit_code=failed.exit_code, place=failed.place)
     error = FetchError if failure.kind is Kind.FETCH else CompileError
+    remedy = (
+        NAME_CERTIFICATES
+        if failure.kind is Kind.UNTRUSTED
+        else f"see whether the base image {job.recipe.base_image} has lists of sources that this machine reaches, or "
+        "name mirrors in the environment (docs/matrix.md, The network)"
+    )
     return error(
         f"{job.recipe.variant.id}: the packages could not be downloaded",
         why="\n".join(failure.lines or failed.tail),
-        remedy=f"see whether the base image {job.recipe.base_image} has lists of sources that this machine reaches, or "
-        f"name mirrors in the environment (docs/matrix.md, The network); the whole log is {log}",
+        remedy=f"{remedy}; the whole log is {log}",
     )
 
 
