@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import tarfile
+import threading
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,6 +110,7 @@ def test_one_toolchain_is_pruned_alone(full: Box) -> None:
 
 
 SHA = "0123456789abcdef" * 4
+UUID = "b3d9c1de-7c0e-4a8e-a3f5-1f6d2f1d7c11"
 
 
 @pytest.fixture
@@ -119,8 +122,8 @@ def in_use(box: Box) -> Box:
         f"disk/{NEW}/{SHA}",
         f"disk/{NEW}/ac_{SHA}",
         f"disk/{OLD}.toolchain",
-        f"disk/{OLD}/b3d9c1de-7c0e-4a8e-a3f5-1f6d2f1d7c11",
-        f"disk/{OLD}/tmp/b3d9c1de-7c0e-4a8e-a3f5-1f6d2f1d7c11",
+        f"disk/{OLD}/{UUID}",
+        f"disk/{OLD}/tmp/{UUID}",
         f"repository/content_addressable/sha256/{SHA}/file",
         f"repository/content_addressable/sha256/{SHA}/id-{SHA}",
     ):
@@ -174,6 +177,35 @@ def test_caches_are_carried_and_merged(full: Box, tmp_path: Path) -> None:
     assert full.files() == packed, "what an import left that was ended is gone"
     assert (full.disk / OLD / "cas/a1/a1").stat().st_size == 41, "what is there stays"
     assert not (full.disk / STAGING).exists()
+
+
+def test_what_a_bazel_is_just_writing_is_not_carried(in_use: Box) -> None:
+    in_use.lines("pack")
+    (contents,) = (in_use.root / "out").glob("contents.tar.*")
+    listed = subprocess.run(["tar", "-tf", contents], capture_output=True, text=True, check=True).stdout
+    packed = {name for name in listed.splitlines() if not name.endswith("/")}
+    assert packed == {name for name in in_use.files() if f"/{UUID}" not in name}
+
+
+def test_caches_are_shown_and_packed_while_a_bazel_writes(full: Box) -> None:
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            files = [full.disk / OLD / str(uuid.uuid4()) for _ in range(200)]
+            for file in files:
+                file.write_bytes(b"x")
+            for file in files:
+                file.unlink()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for work in ("show", "pack") * 10:
+            assert any(line.startswith(f"cache {NEW} 60 1 ") for line in full.lines(work))
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_what_a_running_import_unpacks_is_nobodys_cache(full: Box) -> None:

@@ -14,7 +14,8 @@
 #
 # exit code: 3 for a tarball that cannot be used, 4 where the base image has not what unpacks it.
 #
-# Bazel reads a disk cache while this works: a file is added whole, by renaming, and one that goes is a miss.
+# Bazel reads a disk cache while this works: a file is added whole, by renaming, and one that goes is a miss. It writes, too:
+# what it is just writing is named by a UUID, and may be gone between the listing of its folder and the look at it.
 set -euo pipefail
 export LC_ALL=C
 umask 022
@@ -24,17 +25,18 @@ disk=${FACTORY_TEST_ROOT:-}/cache/disk
 out=${FACTORY_TEST_ROOT:-}/out
 parcel=${FACTORY_TEST_ROOT:-}/parcel
 staging=.serving-factory-import
+unfinished='[0-9a-f]*-[0-9a-f]*-[0-9a-f]*-[0-9a-f]*-[0-9a-f]*'
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
 # `USED BYTES PATH` of each file; used is when it was read or written last, whichever is later.
-files() { find "$@" -name "$staging" -prune -o -type f -printf '%A@ %T@ %s %p\n' | awk '{
+files() { find "$@" -ignore_readdir_race -name "$staging" -prune -o -type f -printf '%A@ %T@ %s %p\n' | awk '{
     used = $1 > $2 ? $1 : $2
     sub(/^[^ ]* [^ ]* /, "")
     printf "%.3f %s\n", used, $0
 }'; }
 
-toolchains() { find "$disk" -mindepth 1 -maxdepth 1 -type d ! -name "$staging" -printf '%f\n' | sort; }
+toolchains() { find "$disk" -ignore_readdir_race -mindepth 1 -maxdepth 1 -type d ! -name "$staging" -printf '%f\n' | sort; }
 
 # line NAME FOLDER [DESCRIPTION]: the time of the description, made anew by each build, tells of use where no file does.
 line() {
@@ -67,7 +69,7 @@ prune() {
             printf "pruned %.0f %d\n", sum, n - 1
         }' "$scratch/files"
     [ ! -f "$scratch/gone" ] || xargs -d "\n" rm -f <"$scratch/gone"
-    find "$@" -mindepth 1 -depth -type d -empty -delete
+    find "$@" -ignore_readdir_race -mindepth 1 -depth -type d -empty -delete
     # A toolchain whose folder is empty is none any more.
     for description in "$disk"/*.toolchain; do
         [ -d "${description%.toolchain}" ] && [ -n "$(ls -A "${description%.toolchain}")" ] || rm -f "$description"
@@ -86,7 +88,9 @@ empty() {
 
 pack() {
     if command -v zstd >/dev/null; then set -- zst 'zstd -q -T0 -3'; else set -- gz 'gzip -1'; fi
-    tar -C "$repository/.." -c --atime-preserve=system --exclude="$staging" repository disk | $2 >"$out/contents.tar.$1"
+    # tar ends with 1 where a folder changed while it was read.
+    { tar -C "$repository/.." -c --atime-preserve=system --exclude="$staging" --exclude="$unfinished" repository disk ||
+        [ $? = 1 ]; } | $2 >"$out/contents.tar.$1"
     (cd "$out" && sha256sum "contents.tar.$1" >contents.sha256)
 }
 
