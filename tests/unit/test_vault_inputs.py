@@ -288,9 +288,15 @@ def test_the_rule_is_followed(tmp_path: Path) -> None:
     assert made.absent == ("external/gen.c", "config.h")
 
 
-def test_another_version_is_taken_and_told(tmp_path: Path) -> None:
+def test_another_folder_is_taken_and_told(tmp_path: Path) -> None:
+    made = make_override(rule(), bring(in_folder("lib-1.0.dfsg")), tmp_path / "o", labels())
+    assert ("strip_prefix", "lib-1.0.dfsg, where the rule says lib-1.0") in made.followed
+
+
+def test_another_version_is_taken_and_warned_of(tmp_path: Path) -> None:
     made = make_override(rule(), bring(in_folder("lib-1.1")), tmp_path / "o", labels())
-    assert ("strip_prefix", "lib-1.1, where the rule says lib-1.0") in made.followed
+    (told,) = (text for name, text in made.not_followed if name == "strip_prefix")
+    assert told.startswith("lib-1.1, where the rule says lib-1.0: ")
 
 
 def test_out_of_git_without_what_the_mirror_lacks(tmp_path: Path) -> None:

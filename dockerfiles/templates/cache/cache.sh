@@ -94,16 +94,15 @@ pack() {
     (cd "$out" && sha256sum "contents.tar.$1" >contents.sha256)
 }
 
-# add FROM TO: moves what TO has not; each file is there whole or not at all, whenever this ends.
+# add FROM TO: links what TO has not, and tells the sizes; each file is there whole or not at all, whenever this ends.
 add() {
     [ -d "$1" ] || return 0
-    (cd "$1" && find . -type d) | while read -r folder; do mkdir -p "$2/$folder"; done
-    (cd "$1" && find . -type f -printf '%s %P\n') | while read -r bytes path; do
-        if [ ! -e "$2/$path" ]; then
-            mv "$1/$path" "$2/$path"
-            echo "$bytes"
-        fi
-    done
+    find "$2" -ignore_readdir_race -name "$staging" -prune -o -type f -printf '%P\n' | sort >"$scratch/there"
+    find "$1" -type f -printf '%P\n' | sort | comm -23 - "$scratch/there" >"$scratch/new"
+    cd "$1"
+    xargs -r -d '\n' cp --link --force --parents -t "$2" <"$scratch/new"
+    xargs -r -d '\n' stat -c %s <"$scratch/new"
+    cd /
 }
 
 # refuse TEXT: the caches are as they were.

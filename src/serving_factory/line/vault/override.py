@@ -222,7 +222,11 @@ class _Steps:
         there = list(sources.iterdir())
         if (prefix or top is Top.ANY) and len(there) == 1 and there[0].is_dir():
             told = f"{there[0].name}, where the rule says {prefix or 'nothing'}"
-            self.followed.append(("strip_prefix", told))
+            if prefix and re.findall(r"\d+", there[0].name) != re.findall(r"\d+", prefix):
+                told += ": what is compiled with it may refuse another version"
+                self._passed_over.append(("strip_prefix", told))
+            else:
+                self.followed.append(("strip_prefix", told))
             return there[0]
         return sources
 
