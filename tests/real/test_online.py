@@ -157,6 +157,16 @@ def serve(inputs: Inputs, packages: Path, signer: Signer, served: Path) -> None:
         python_index(served, wheel)
 
 
+def code_host(inputs: Inputs, folder: Path) -> Path:
+    """The sources' repository with a branch, as upstream's has one for each release: BuildKit asks for branches."""
+    source = inputs.place(inputs.rule["source"])
+    commit = ("git", "-C", str(source), "rev-parse", "HEAD")
+    head = subprocess.run(commit, check=True, capture_output=True, text=True).stdout.strip()
+    subprocess.run(("git", "clone", "--quiet", "--bare", str(source), str(folder)), check=True)
+    subprocess.run(("git", "-C", str(folder), "branch", "--force", "release", head), check=True)
+    return folder
+
+
 def start_registry(engine: OwnEngine, account: Path) -> None:
     """Start it in the engine's network, and put the base image there; the engine forgets it."""
     on_engine = ("--host", engine.host, "--config", str(account))
@@ -181,7 +191,7 @@ def test_a_release_is_built_over_the_network(real_matrix: Path, engine: OwnEngin
         authority=str(tmp_path / "ca"),
         served=str(tmp_path / "served"),
         archives=str(inputs.archives),
-        repositories={UPSTREAM: str(inputs.place(inputs.rule["source"]) / ".git")},
+        repositories={UPSTREAM: str(code_host(inputs, tmp_path / "served.git"))},
         password="correct-horse",
     )
     with running_stand_ins(engine, config, tmp_path / "config.json") as (ports, ended):
