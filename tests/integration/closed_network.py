@@ -88,6 +88,8 @@ class Server:
         asked: list[str] = []
 
         class Handler(SimpleHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"  # apt sends its requests ahead of the answers
+
             def translate_path(self, path: str) -> str:
                 name = PurePosixPath(urlsplit(path).path).name
                 if by_name and name and (by_name / name).is_file():

@@ -71,4 +71,7 @@ class Signer:
 def _gpg(folder: Path, *arguments: str, text: str = "") -> str:
     env = {**os.environ, "GNUPGHOME": str(folder)}
     command = [shutil.which("gpg") or "gpg", "--batch", "--pinentry-mode", "loopback", "--quiet", *arguments]
-    return subprocess.run(command, input=text, env=env, capture_output=True, text=True, check=True).stdout
+    try:
+        return subprocess.run(command, input=text, env=env, capture_output=True, text=True, check=True).stdout
+    finally:  # the agent that it starts would outlive the test
+        subprocess.run(["gpgconf", "--kill", "gpg-agent"], env=env, check=False)

@@ -37,6 +37,11 @@ def test_no_more_than_the_first_are_shown() -> None:
     assert error_lines(log) == tuple(f"a.cc:{number}:1: error: wrong" for number in range(1, 7))
 
 
+def test_what_the_compiler_says_comes_before_bazels_word_for_it() -> None:
+    bazels, gccs = "ERROR: /BUILD:8:1: C++ compilation of rule '@x//:x' failed (Exit 1)", "x.h:9:4: error: #error NO"
+    assert error_lines(f"{bazels}\n{gccs}\n") == (gccs, bazels)
+
+
 def test_a_log_without_errors_shows_none() -> None:
     assert error_lines(NOISE + NOT_SOLVED) == ()
 

@@ -16,11 +16,18 @@ ALL = ("compile", "extract", "inspect", "package", "smoke")
 
 
 def wanted(
-    variant: str = "2.19.1-cpu-v3", *, run: tuple[str, ...] = ("compile",), upstream: bool = True, jobs: int = 2
+    variant: str = "2.19.1-cpu-v3", *, run: tuple[str, ...] = ("compile",), upstream: bool = True, **more: int
 ) -> Wanted:
     release, flavour, _ = variant.split("-")
     return Wanted(
-        variant=variant, release=release, flavour=flavour, toolchain="gcc", upstream=upstream, run=run, jobs=jobs
+        variant=variant,
+        release=release,
+        flavour=flavour,
+        toolchain="gcc",
+        upstream=upstream,
+        run=run,
+        jobs=more.get("jobs", 2),
+        offline=bool(more.get("offline")),
     )
 
 
@@ -93,6 +100,10 @@ def test_the_first_variant_of_a_release_fetches_for_the_others() -> None:
     assert [each.download for each in found] == [300_000_000, 0, 1_000_000_000, None, 0], "of CUDA nothing is known"
     packaged = forecast([wanted(ids[0], run=("package",)), wanted(ids[1])], ())
     assert [each.download for each in packaged] == [None, 300_000_000]
+
+
+def test_without_a_network_nothing_is_downloaded() -> None:
+    assert one(wanted(offline=True)).download == 0
 
 
 def test_another_source_tree_is_not_estimated_from_the_release() -> None:

@@ -54,6 +54,15 @@ def test_an_error_with_nothing_but_a_sentence() -> None:
     assert render_error(CompileError("")) == "Error: CompileError\n"
 
 
+def test_what_buildx_repeats_is_left_out(tmp_path: Path) -> None:
+    log = tmp_path / "compile.log"
+    repeated = f"Dockerfile:195\n{'-' * 20}\n 195 | >>> RUN true\n{'-' * 20}\nERROR: failed to solve: true\n"
+    log.write_text(f"x.h: error: no\n{repeated}")
+    assert read_tail(log).lines == ("x.h: error: no",)
+    log.write_text(repeated)
+    assert read_tail(log).lines[-1] == "ERROR: failed to solve: true"
+
+
 def test_read_tail(tmp_path: Path) -> None:
     log = tmp_path / "compile.log"
     log.write_bytes(b"one\ntwo\xff\r\n\x1b[1mthree\n\n")

@@ -143,6 +143,13 @@ def test_a_tar_gz_is_git_archive_through_gzip(mirror: Mirror, tmp_path: Path, re
     assert file.read_bytes() == packed
 
 
+def test_it_can_go_to_the_current_folder(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    address = Address(name="re2", ref="v1.2", form=ArchiveFormat.TAR_GZ)
+    make_archive(mirror.folder, address, output=Path(), pinned=None)
+    assert (tmp_path / "v1.2.tar.gz").is_file()
+
+
 def test_a_commit_can_be_given_in_part(mirror: Mirror, tmp_path: Path) -> None:
     file, folder = make(mirror, mirror.commit[:8], tmp_path)
     assert (file.name, folder) == (f"{mirror.commit[:8]}.tar.gz", f"re2-{mirror.commit}/")

@@ -18,7 +18,7 @@ from serving_factory.engine import source_package
 from serving_factory.errors import CompileError, FactoryError, FetchError, MissingInputsError, UsageError
 from serving_factory.line.job import Job
 from serving_factory.line.preflight import preflight_folder
-from serving_factory.line.preflight_report import Missing, MissingProgram, Report
+from serving_factory.line.preflight_report import Declared, Found, Missing, MissingProgram, Report, only_cached
 from serving_factory.line.vault.packages import _merge_index
 
 from .matrices import ROOT, document, write
@@ -95,6 +95,20 @@ def test_what_was_made_in_vain_is_left(asked: Asked, bazel_says: Callable[..., l
     assert "Bazel still says: not there" in told["left"][0]["why"]
 
 
+def test_what_only_the_cache_has_is_made_too(
+    asked: Asked, bazel_says: Callable[..., list[str]], capsys: Captured
+) -> None:
+    declare(asked, f'http_archive(name = "re2", sha256 = "{"0" * 64}", urls = ["{URL}"])')
+    cached = replace(NOTHING, found=(Found(name="re2", origin="cache"), Found(name="zlib", origin="distdir")))
+    bazel_says(cached)
+    with pytest.raises(MissingInputsError, match="1 input left"):
+        fill(asked, json=False)
+    assert "v1.0.tar.gz" in capsys.readouterr().out, "its archive has another sha256"
+    assert [one.problem for one in only_cached(cached, {"re2": Declared(name="re2", rule="r", urls=(URL,))})] == [
+        "only this engine's cache of downloads has it"
+    ]
+
+
 def test_the_next_step_can_be_typed(asked: Asked, bazel_says: Callable[..., list[str]], capsys: Captured) -> None:
     bazel_says(replace(lacking("re2"), missing=(replace(lacking("re2").missing[0], sha256="0" * 64),)))
     with pytest.raises(MissingInputsError):
@@ -161,6 +175,22 @@ def test_without_a_ref_the_head_is_taken_and_told(asked: Asked, tmp_path: Path, 
     commit = git(tmp_path / "mirrors" / "re2", "rev-parse", "HEAD")
     assert f"followed commit {commit}: HEAD" in capsys.readouterr().out
     assert (tmp_path / "overrides" / "fft2d" / "a").is_file()
+
+
+def test_a_ref_is_of_the_git_repository_in_the_folder(asked: Asked, tmp_path: Path) -> None:
+    declare(asked, 'http_archive(name = "re2")')
+    (tmp_path / "held").mkdir()
+    (tmp_path / "mirrors" / "re2" / ".git").rename(tmp_path / "held" / "repo")
+    (tmp_path / "held" / "more").touch()
+    override(asked, "re2", f"{tmp_path}/held#v1.0")
+    assert {path.name for path in (tmp_path / "overrides" / "re2").iterdir()} == {"a", "WORKSPACE"}
+
+
+def test_a_ref_of_a_folder_without_git_is_refused(asked: Asked, tmp_path: Path) -> None:
+    declare(asked, 'http_archive(name = "re2")')
+    (tmp_path / "sources").mkdir()
+    with pytest.raises(UsageError, match="no git repository is there"):
+        override(asked, "re2", f"{tmp_path}/sources#v1.0")
 
 
 def test_what_is_not_there_is_told(asked: Asked, tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_an_archive_is_made_where_it_is_the_pinned_one(
         (missing("gamma", ALPHA.replace("alpha", "gamma")), "no mirror of anyone/gamma", "git clone --mirror"),
         (
             missing("zlib", "https://zlib.net/zlib-1.2.tar.gz", "1" * 64),
-            "no code host makes it",
+            "no git mirror makes an archive",
             f"sha256 {'1' * 64}",
         ),
         (missing("odd", ""), "gone", "bazel.log"),

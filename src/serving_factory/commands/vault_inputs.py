@@ -19,7 +19,7 @@ from serving_factory.line.job import Job, Site
 from serving_factory.line.lock import hold_matrix_lock
 from serving_factory.line.place import build_folder
 from serving_factory.line.preflight import preflight_folder, run_preflight
-from serving_factory.line.preflight_report import Declared, Missing, Report, declared_by_name
+from serving_factory.line.preflight_report import Declared, Missing, Report, declared_by_name, only_cached
 from serving_factory.line.vault.fill import Filled, Filler, Result, archives_in
 from serving_factory.line.vault.mirrors import Mirror, archive_address, find_mirrors
 from serving_factory.line.vault.override import Labels, Override, Top, make_override, override_from_git
@@ -133,9 +133,10 @@ def _fill_one(asked: Asked, variant: str, sources: _Sources) -> FilledVariant:
         _tell(f"{variant}: asking Bazel what is missing, round {round_number}")
         (job,) = _jobs(asked, [variant])  # anew: overrides that were made are part of the recipe
         report = run_preflight(job, _tell)
+        missing = (*report.missing, *only_cached(report, declared_by_name(preflight_folder(job))))
         # What was filled and is missing still would be filled for ever.
-        vain = [_in_vain(one, made[one.name]) for one in report.missing if one.name in made]
-        filled = _filler(asked, job, sources).fill([one for one in report.missing if one.name not in made])
+        vain = [_in_vain(one, made[one.name]) for one in missing if one.name in made]
+        filled = _filler(asked, job, sources).fill([one for one in missing if one.name not in made])
         new = {one.name: one for one in filled if one.result is not Result.LEFT}
         made |= new
         if not new:
@@ -256,6 +257,8 @@ def _made_override(declared: Declared, place: Path, labels: Labels, source: str,
     where, _, ref = source.partition("#")
     given = Path(where)
     mirror = git_folder(given)
+    if ref and not mirror:
+        mirror = _only_mirror(given)
     if mirror:
         ref = ref or _declared_ref(declared) or "HEAD"
         commit = commit_of(mirror, ref)
@@ -288,6 +291,17 @@ def _bring_folder(given: Path, folder: Path) -> None:
         raise OverrideError(
             f"{given} cannot be copied", why=str(error), remedy="take out what is no file, folder or link"
         ) from None
+
+
+def _only_mirror(folder: Path) -> Path:
+    """The git repository that is somewhere in a folder."""
+    found = find_mirrors(folder, _tell) if folder.is_dir() else ()
+    if len(found) != 1:
+        raise UsageError(
+            f"--from {folder}#...: {'more than one' if found else 'no'} git repository is there",
+            remedy="name the repository itself: --from GIT_DIR#REF",
+        )
+    return found[0].folder
 
 
 def _declared_ref(declared: Declared) -> str:

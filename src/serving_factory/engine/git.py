@@ -100,7 +100,7 @@ def write_archive(
     """
     env = {"TZ": _zone()} if form is ArchiveFormat.ZIP else {}
     settings = [word for setting in (*_PLAIN, _GZIP) for word in ("-c", setting)]
-    arguments = ["archive", f"--format={form}", f"--prefix={prefix}", f"--output={file}"]
+    arguments = ["archive", f"--format={form}", f"--prefix={prefix}", f"--output={file.absolute()}"]
     with _tree_without(repository, commit, without) as (tree, found_by):
         _git(repository, *settings, *arguments, tree, env={**env, **found_by})
 

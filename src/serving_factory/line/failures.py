@@ -211,8 +211,9 @@ def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
 
 
 def error_lines(log: str) -> tuple[str, ...]:
-    """The first lines of a log that tell of an error."""
-    return _first(line for line in log.splitlines() if _ERROR.search(line))
+    """The first lines of a log that tell of an error: before Bazel's, which tell of an action, what that printed."""
+    lines = _first(line for line in log.splitlines() if _ERROR.search(line))
+    return tuple(sorted(lines, key=lambda line: not _COMPILERS.search(line)))
 
 
 def _first(lines: Iterable[str]) -> tuple[str, ...]:

@@ -82,6 +82,7 @@ class Wanted:
         flavour: its flavour.
         toolchain: what compiles it.
         upstream: whether the sources are upstream's, so that the release tells how much there is to compile.
+        offline: whether it has no network.
         run: names of the stages that will run.
         jobs: compilers that run at once; only estimates depend on it.
     """
@@ -91,6 +92,7 @@ class Wanted:
     flavour: str
     toolchain: str
     upstream: bool
+    offline: bool = False
     run: tuple[str, ...]
     jobs: int
 
@@ -300,7 +302,7 @@ def _one(wanted: Wanted, past: Sequence[Past], *, fetches: bool) -> Forecast:
         variant=wanted.variant,
         seconds=rest + size.core_seconds / wanted.jobs,
         memory=int(size.memory + size.memory_per_job * wanted.jobs),
-        download=_download(wanted, size) if fetches else 0,
+        download=_download(wanted, size) if fetches and not wanted.offline else 0,
         basis=Basis.ESTIMATE,
         after_compile=rest,
     )

@@ -21,6 +21,7 @@ __all__ = [
     "Report",
     "declared_by_name",
     "declared_repositories",
+    "only_cached",
     "read_report",
 ]
 
@@ -169,6 +170,23 @@ def declared_by_name(folder: Path) -> Mapping[str, Declared]:
     """Give what the sources declare, by name: as Bazel told a preflight, or else as their files say in plain words."""
     query = "\n".join(_lines(folder / "query.build"))
     return _by_name(declared_repositories(query)) or _declared_in_sources(folder / "sources")
+
+
+def only_cached(report: Report, declared: Mapping[str, Declared]) -> tuple[Missing, ...]:
+    """What only the engine's own cache of downloads has: another engine, with the same folders, lacks it."""
+    problem = "only this engine's cache of downloads has it"
+    cached = [declared[one.name] for one in report.found if one.origin == "cache" and one.name in declared]
+    return tuple(
+        Missing(
+            name=one.name,
+            rule=one.rule,
+            file=next(iter(one.urls), "").rpartition("/")[2],
+            urls=one.urls,
+            sha256=one.sha256,
+            problem=problem,
+        )
+        for one in cached
+    )
 
 
 def declared_repositories(text: str) -> Iterator[Declared]:

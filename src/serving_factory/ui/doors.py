@@ -11,6 +11,7 @@ from serving_factory.ui.text import clean, size
 __all__ = ["archives_table", "filled_page", "override_page", "packages_page", "preflight_page"]
 
 _SHOWN = 8
+_NOTES = {"left out": "left out, for the mirror lacks them", "absent": "not there, though the BUILD file names them"}
 _MATCHES = {None: "nothing pins it", True: "as pinned", False: "NOT AS PINNED"}
 
 
@@ -78,7 +79,7 @@ def filled_page(document: Mapping[str, Any], *, width: int | None = None) -> str
     rounds = "1 round" if document["rounds"] == 1 else f"{document['rounds']} rounds"
     lines = [f"{clean(document['variant'])}: {', '.join(told) or 'nothing made'} in {rounds}, {len(left)} left"]
     lines += [
-        f"  {clean(one['name'])} from {clean(one['source'])}: {word}: {clean(_some(names))}"
+        f"  {clean(one['name'])} from {clean(one['source'])}: {_NOTES.get(word, word)}: {clean(_some(names))}"
         for one in made
         for word, names in one["notes"].items()
     ]

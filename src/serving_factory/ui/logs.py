@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ __all__ = ["TAIL_LINES", "Tail", "already_told", "read_tail"]
 
 TAIL_LINES = 30
 _MAX_BYTES = 8 * 1024 * 1024
+_EXCERPT = re.compile(r"^\S*Dockerfile:\d+\n-{20}\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,10 @@ class Tail:
 
 
 def read_tail(path: str | Path | None, limit: int = TAIL_LINES) -> Tail:
-    """Read the last `limit` lines, of at most the last 8 MiB. A log that cannot be read is an empty one."""
+    """Read the last `limit` lines, of at most the last 8 MiB. A log that cannot be read is an empty one.
+
+    What buildx ends with, the step in the Dockerfile and in its own words, is left out where anything is before it.
+    """
     if path is None:
         return Tail()
     try:
@@ -38,6 +43,8 @@ def read_tail(path: str | Path | None, limit: int = TAIL_LINES) -> Tail:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return Tail()
+    if (excerpt := _EXCERPT.search(text)) and text[: excerpt.start()].strip():
+        text = text[: excerpt.start()]
     lines = text.rstrip().split("\n") if text.strip() else []
     complete = length <= _MAX_BYTES and len(lines) <= limit
     return Tail(lines=tuple(clean(line) for line in lines[-limit:]), complete=complete)

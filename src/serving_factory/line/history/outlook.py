@@ -84,6 +84,7 @@ def _wanted(recipe: Recipe, run: Sequence[StageName], jobs: int) -> Wanted:
         flavour=recipe.variant.flavour.value,
         toolchain=toolchain_words(recipe.toolchain),
         upstream=is_upstreams(recipe),
+        offline=recipe.doors.offline,
         run=tuple(map(str, run)),
         jobs=jobs,
     )

@@ -179,9 +179,9 @@ class Filler:
         pinned = f", sha256 {one.sha256}" if one.sha256 else ""
         return Filled.left(
             one,
-            problem or "no code host makes it out of git",
-            f"get {one.urls[-1]}{pinned}, and name its folder at --archives; or let other sources take its place: "
-            + self.command(one.name, "ARCHIVE"),
+            problem or "no git mirror makes an archive of this address",
+            f"get {one.urls[-1]}{pinned}, and name its folder at --archives; or let other sources take its place, an "
+            f"archive, a folder or GIT_DIR#REF: {self.command(one.name, 'SOURCES')}",
         )
 
     def _git_reference(self, one: Missing) -> tuple[str, str] | None:
