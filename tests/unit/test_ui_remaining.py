@@ -42,6 +42,15 @@ def test_a_total_that_grows_tells_nothing() -> None:
     assert remaining(after(*texts), running=730.0, foretold=None, now=730.0) is not None
 
 
+def test_an_end_that_moves_away_is_none() -> None:
+    # Bazel 0.24 on 1.15.0, after 43 minutes
+    counted = None
+    for seconds, text in ((0, "3,635/4,242 a"), (120, "4,208/4,242 a"), (180, "4,297/4,301 a"), (190, "4,348/4,352 a")):
+        counted = see(counted, text, float(seconds))
+        told = remaining(counted, running=2600.0, foretold=None, now=float(seconds))
+    assert told is None
+
+
 def test_the_end_of_bazel_is_no_way_back_to_what_was_foretold() -> None:
     collecting = after((0.0, "900/1,000 Linking"), (70.0, "[binary_build 3/3] RUN collect.sh"))
     assert remaining(collecting, running=80.0, foretold=3000.0, now=80.0) is None
