@@ -230,6 +230,20 @@ def test_a_folder_is_the_only_source(root: Root) -> None:
     assert only.read_text() == f"deb [trusted=yes] file:{root.folder}/doors/apt ./\n"
 
 
+def test_apt_asks_hosts_directly_that_no_proxy_is_for(root: Root) -> None:
+    root.write("etc/apt/sources.list", "deb https://deb.corp.example:8443/debian bookworm main\n")
+    direct = "\nAcquire::https::Proxy::{}=DIRECT\n"
+    for names, told in (
+        ("a.example,.corp.example", True),
+        ("deb.corp.example", True),
+        ("orp.example", False),
+        ("", False),
+    ):
+        assert (direct.format("deb.corp.example") in root.run("apt_get update", no_proxy=names)) is told, names
+    shown = root.run("apt_get update", APT_MIRROR="https://u:p@172.17.0.1:80/{archive}", no_proxy="172.17.0.1")
+    assert direct.format("172.17.0.1") in shown
+
+
 def test_nothing_of_apts_lists_stays(root: Root) -> None:
     assert root.run("apt_get update").splitlines()[:2] == ["noninteractive", "-o"]
     assert "\nDir::State::Lists=/run/doors/apt/lists\n" in root.run("apt_get update")

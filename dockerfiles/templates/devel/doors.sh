@@ -141,7 +141,7 @@ apt_sources() {
 
 # apt_get ARGUMENT...: apt-get by way of the doors. Its lists are in the tmpfs: there is nothing to clean up.
 apt_get() {
-    local sources=$doors_scratch/apt/sources lists=$doors_scratch/apt/lists
+    local host sources=$doors_scratch/apt/sources lists=$doors_scratch/apt/lists
     local options=(-o "Dir::State::Lists=$lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=)
     options+=(-o APT::Keep-Downloaded-Packages=false -o Acquire::Languages=none -o Acquire::Retries=3)
     rm -rf "$sources"
@@ -159,7 +159,24 @@ apt_get() {
     if [[ -n $doors_ca ]]; then
         options+=(-o "Acquire::https::CaInfo=$doors_ca")
     fi
+    for host in $(apt_direct_hosts); do
+        options+=(-o "Acquire::http::Proxy::$host=DIRECT" -o "Acquire::https::Proxy::$host=DIRECT")
+    done
     DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" "$@"
+}
+
+# apt_direct_hosts: of the hosts in apt's lists those that no proxy is for. apt 2.2 sees that by itself, and yet asks the host
+# itself for a tunnel.
+apt_direct_hosts() {
+    local host name names=()
+    IFS=', ' read -r -a names <<<"${no_proxy:-}"
+    grep -rhoE 'https?://[^/[:space:]]+' "$doors_root/etc/apt" "$doors_scratch/apt/sources" 2>/dev/null |
+        sed -E 's#.*[/@]##; s#:[0-9]+$##' | sort -u | while read -r host; do
+        for name in ${names[@]+"${names[@]}"}; do
+            name=${name#\*}
+            if [[ ".$host" == *".${name#.}" ]]; then echo "$host"; fi
+        done
+    done
 }
 
 # is_installed PACKAGE[=VERSION]
