@@ -465,6 +465,52 @@ def test_links_in_a_zip_are_links_within_it(tmp_path: Path, target: str, *, fits
             unpack(tmp_path / "a.zip", tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "target", "told"),
+    [
+        (tarfile.REGTYPE, "../victim", "", "a member of the archive leads out"),
+        (tarfile.REGTYPE, "/victim", "", "a member of the archive leads out"),
+        (tarfile.SYMTYPE, "top/link", "../../victim", "a link of the archive leads out"),
+        (tarfile.SYMTYPE, "top/link", "/etc/passwd", "a link of the archive leads out"),
+        (tarfile.LNKTYPE, "top/link", "../victim", "a link of the archive leads out"),
+        (tarfile.FIFOTYPE, "top/pipe", "", "neither file, folder nor link"),
+    ],
+)
+def test_a_tar_file_touches_nothing_outside(tmp_path: Path, kind: bytes, name: str, target: str, told: str) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        one = tarfile.TarInfo(name)
+        one.type, one.linkname = kind, target
+        tar.addfile(one)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OverrideError, match=told):
+        unpack(tmp_path / "a.tar", tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tar", "out"}
+
+
+def test_a_member_behind_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "link").symlink_to(tmp_path)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("link/victim"))
+    with pytest.raises(OverrideError, match="leads out"):
+        unpack(tmp_path / "a.tar", tmp_path / "out")
+
+
+def test_modes_of_a_tar_file_are_plain_ones(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, mode in (("run", 0o4777), ("locked", 0o000), ("top", 0o000)):
+            one = tarfile.TarInfo(name)
+            one.mode, one.uid, one.type = mode, 4242, tarfile.DIRTYPE if name == "top" else tarfile.REGTYPE
+            tar.addfile(one)
+        one = tarfile.TarInfo("top/again")
+        one.type, one.linkname, one.mode = tarfile.LNKTYPE, "run", 0o4777
+        tar.addfile(one)
+    unpack(tmp_path / "a.tar", tmp_path / "out")
+    modes = {path.name: path.stat().st_mode & 0o7777 for path in (tmp_path / "out").rglob("*")}
+    assert modes == {"run": 0o755, "again": 0o755, "locked": 0o600, "top": 0o700}
+    assert (tmp_path / "out" / "run").stat().st_uid == os.getuid()
+
+
 @pytest.mark.parametrize("damage", ["xz", "gz", "password", "truncated"])
 def test_damaged_archives_are_told(tmp_path: Path, damage: str) -> None:
     archive = tmp_path / "a"
