@@ -80,9 +80,9 @@ esac
 [ "$1" != --version ] || { echo "Docker version $(cat "$STATE/dockerd"), build x"; exit; }
 echo "dockerd with BUILDKIT_STEP_LOG_MAX_SIZE=$BUILDKIT_STEP_LOG_MAX_SIZE" >> "$STATE/calls"
 echo 'failed to start daemon: no iptables'
-[ -e "$STATE/dockerd-broken" ] || cp "$STATE/dockerd" "$STATE/engine"
+[ -e "$STATE/dockerd-broken" ] || { cp "$STATE/dockerd" "$STATE/engine.new"; mv "$STATE/engine.new" "$STATE/engine"; }
 """,
-    "systemctl": 'cp "$STATE/dockerd" "$STATE/engine"',
+    "systemctl": '{ cp "$STATE/dockerd" "$STATE/engine.new"; mv "$STATE/engine.new" "$STATE/engine"; }',
     "apt-cache": 'echo "  Candidate: $(cat "$STATE/candidates/$2" 2>/dev/null || echo "(none)")"',
     "apt-get": """
 echo "DEBIAN_FRONTEND=$DEBIAN_FRONTEND" >> "$STATE/calls"
