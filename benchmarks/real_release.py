@@ -34,7 +34,7 @@ from tests.integration.line import Checkout
 LIMIT = 1.05
 BARE = "serving-factory-test/bare"
 _ARGUMENT = re.compile(r'^ARG (BAZEL_\w+|COPTS)="(.*)"$', re.MULTILINE)
-_DONE = re.compile(r"\b([\d,]+) ?/ ?[\d,]+ ?\]?")
+_DONE = re.compile(r'(?:^\[|"text": ")([\d,]+) ?/ ?[\d,]+[\] ]')
 _RUN = re.compile(r"^RUN ((?:.*\\\n)*.*)$", re.MULTILINE)
 _FACTORYS = re.compile(
     r'--disk_cache="[^"]*"|--(?:mount|(?:experimental_)?build_event_json_file)=\S+|/factory/bazel\.sh \w+'
@@ -70,7 +70,9 @@ def actions_done(line: str) -> int:
 def timed(words: list[str], until: int | None, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> float:
     """Run a command to its end, or until so many actions are done; the seconds that it takes."""
     began = time.perf_counter()
-    with subprocess.Popen(words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+    with subprocess.Popen(
+        words, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as run:
         assert run.stdout
         for line in run.stdout:
             print(line, end="", flush=True)

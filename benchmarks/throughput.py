@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import grpc
@@ -68,20 +68,17 @@ class Server:
 
     def per_second(self, seconds: float) -> float:
         """Requests that are answered in a second."""
-        counts = [0] * CLIENTS
         began = time.perf_counter()
 
-        def client(number: int) -> None:
+        def answered(channel: grpc.Channel) -> int:
+            count = 0
             while time.perf_counter() - began < seconds:
-                self.ask(self._channels[number])
-                counts[number] += 1
+                self.ask(channel)
+                count += 1
+            return count
 
-        threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return sum(counts) / (time.perf_counter() - began)
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            return sum(clients.map(answered, self._channels)) / (time.perf_counter() - began)
 
 
 def measured(images: Sequence[str], rounds: int, seconds: float) -> list[list[float]]:

@@ -40,6 +40,8 @@ def test_no_more_than_the_first_are_shown() -> None:
 def test_what_the_compiler_says_comes_before_bazels_word_for_it() -> None:
     bazels, gccs = "ERROR: /BUILD:8:1: C++ compilation of rule '@x//:x' failed (Exit 1)", "x.h:9:4: error: #error NO"
     assert error_lines(f"{bazels}\n{gccs}\n") == (gccs, bazels)
+    many = "".join(f"ERROR: /BUILD:{number}:1: no\n" for number in range(9))
+    assert error_lines(f"{many}{gccs}\n")[0] == gccs
 
 
 def test_a_log_without_errors_shows_none() -> None:

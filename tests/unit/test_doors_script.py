@@ -236,6 +236,8 @@ def test_apt_asks_hosts_directly_that_no_proxy_is_for(root: Root) -> None:
     for names, told in (
         ("a.example,.corp.example", True),
         ("deb.corp.example", True),
+        ("*", True),
+        ("*.corp.example:8443", True),
         ("orp.example", False),
         ("", False),
     ):

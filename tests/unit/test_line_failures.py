@@ -58,6 +58,10 @@ def test_every_kind_but_the_disk_has_a_record() -> None:
             "ERROR: failed to do request: Get https://a/v2/: x509: certificate signed by unknown authority",
             Kind.UNTRUSTED,
         ),
+        # A mirror among several, gcc's excerpt of a source, and a certificate that is out of date
+        ("WARNING: Download from https://a/x.tgz failed: PKIX path building failed", Kind.COMPILE),
+        ('   10 |   return "unable to get local issuer certificate";', Kind.COMPILE),
+        ("ERROR: failed to do request: x509: certificate has expired or is not yet valid", Kind.COMPILE),
         ("a.cc:3: error: 'std::bad_alloc' has not been declared", Kind.COMPILE),
         ("a.cc:3: error: no member named 'Killed' in 'Status'", Kind.COMPILE),
         ("[2 / 3] Compiling killed.cc", Kind.COMPILE),

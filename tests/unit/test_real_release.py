@@ -17,7 +17,8 @@ from .matrices import ROOT
     [
         ("[1,402 / 2,817] 2 actions, 2 running", 1402),
         ('{"event": "progress", "stage": "compile", "text": "1402/2817 Compiling x.cc; 9s local"}', 1402),
-        ('{"event": "progress", "text": "[sources 2/5] COPY --from=source / /source/"}', 2),
+        ('{"event": "progress", "text": "[sources 2/5] COPY --from=source / /source/"}', 0),
+        ("INFO: https://example.com/2018/05/x.tgz", 0),
         ("INFO: Analysed target //tensorflow_serving/model_servers:tensorflow_model_server", 0),
     ],
 )

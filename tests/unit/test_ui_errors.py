@@ -56,7 +56,8 @@ def test_an_error_with_nothing_but_a_sentence() -> None:
 
 def test_what_buildx_repeats_is_left_out(tmp_path: Path) -> None:
     log = tmp_path / "compile.log"
-    repeated = f"Dockerfile:195\n{'-' * 20}\n 195 | >>> RUN true\n{'-' * 20}\nERROR: failed to solve: true\n"
+    repeated = "------\n > [a 1/2] RUN true:\n0.1 x\n------\n"
+    repeated += f"Dockerfile:195\n{'-' * 20}\n 195 | >>> RUN true\n{'-' * 20}\nERROR: failed to solve: true\n"
     log.write_text(f"x.h: error: no\n{repeated}")
     assert read_tail(log).lines == ("x.h: error: no",)
     log.write_text(repeated)

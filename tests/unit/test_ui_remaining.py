@@ -51,6 +51,14 @@ def test_an_end_that_moves_away_is_none() -> None:
     assert told is None
 
 
+def test_an_end_that_moves_away_slowly_is_none() -> None:
+    told, counted = [], None
+    for step in range(40):
+        counted = see(counted, f"{4000 + 5 * step}/{4010 + 5 * step} a", 10.0 * step)
+        told.append(remaining(counted, running=2600.0, foretold=None, now=10.0 * step))
+    assert told == [None] * 40
+
+
 def test_the_end_of_bazel_is_no_way_back_to_what_was_foretold() -> None:
     collecting = after((0.0, "900/1,000 Linking"), (70.0, "[binary_build 3/3] RUN collect.sh"))
     assert remaining(collecting, running=80.0, foretold=3000.0, now=80.0) is None

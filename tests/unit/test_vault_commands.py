@@ -18,7 +18,7 @@ from serving_factory.engine import source_package
 from serving_factory.errors import CompileError, FactoryError, FetchError, MissingInputsError, UsageError
 from serving_factory.line.job import Job
 from serving_factory.line.preflight import preflight_folder
-from serving_factory.line.preflight_report import Declared, Found, Missing, MissingProgram, Report, only_cached
+from serving_factory.line.preflight_report import ONLY_CACHED, Found, Missing, MissingProgram, Report
 from serving_factory.line.vault.packages import _merge_index
 
 from .matrices import ROOT, document, write
@@ -95,7 +95,7 @@ def test_what_was_made_in_vain_is_left(asked: Asked, bazel_says: Callable[..., l
     assert "Bazel still says: not there" in told["left"][0]["why"]
 
 
-def test_what_only_the_cache_has_is_made_too(
+def test_what_only_the_cache_has_and_nothing_makes_is_left(
     asked: Asked, bazel_says: Callable[..., list[str]], capsys: Captured
 ) -> None:
     declare(asked, f'http_archive(name = "re2", sha256 = "{"0" * 64}", urls = ["{URL}"])')
@@ -103,10 +103,18 @@ def test_what_only_the_cache_has_is_made_too(
     bazel_says(cached)
     with pytest.raises(MissingInputsError, match="1 input left"):
         fill(asked, json=False)
-    assert "v1.0.tar.gz" in capsys.readouterr().out, "its archive has another sha256"
-    assert [one.problem for one in only_cached(cached, {"re2": Declared(name="re2", rule="r", urls=(URL,))})] == [
-        "only this engine's cache of downloads has it"
-    ]
+    assert f"{ONLY_CACHED}; its archive out of " in capsys.readouterr().out, "and it is another one"
+
+
+def test_what_is_made_of_that_is_there_for_another_engine(
+    asked: Asked, bazel_says: Callable[..., list[str]], capsys: Captured
+) -> None:
+    declare(asked, f'http_archive(name = "re2", urls = ["{URL}"])')
+    rounds = bazel_says(replace(NOTHING, found=(Found(name="re2", origin="cache"),)), NOTHING)
+    fill(asked, json=False)
+    assert len(rounds) == 2
+    assert (Path(asked.matrix).parent / "archives" / "v1.0.tar.gz").is_file()
+    assert "Nothing is missing." in capsys.readouterr().out
 
 
 def test_the_next_step_can_be_typed(asked: Asked, bazel_says: Callable[..., list[str]], capsys: Captured) -> None:

@@ -20,7 +20,7 @@ from serving_factory.errors import OverrideError
 from serving_factory.line.preflight_report import Declared, Missing, declared_repositories
 from serving_factory.line.vault.fill import Filled, Filler, Result, archives_in
 from serving_factory.line.vault.mirrors import Address, archive_address, find_mirrors, mirrors_for
-from serving_factory.line.vault.override import Labels, Override, Top, make_override, override_from_git
+from serving_factory.line.vault.override import Labels, Override, Top, _version, make_override, override_from_git
 from serving_factory.line.vault.unpacking import unpack
 
 
@@ -447,7 +447,8 @@ def test_a_zip_touches_nothing_outside(tmp_path: Path, name: str) -> None:
         one = zipfile.ZipInfo(str(victim) if name == "/victim" else name)
         one.external_attr = 0o100777 << 16
         zipped.writestr(one, "theirs")
-    unpack(tmp_path / "a.zip", tmp_path / "out")
+    with pytest.raises(OverrideError, match="a member of the archive leads out"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
     assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("mine", 0o600)
 
 
@@ -494,6 +495,49 @@ def test_a_member_behind_a_link_that_leads_out_is_refused(tmp_path: Path) -> Non
         tar.addfile(tarfile.TarInfo("link/victim"))
     with pytest.raises(OverrideError, match="leads out"):
         unpack(tmp_path / "a.tar", tmp_path / "out")
+
+
+def test_a_hard_link_of_a_link_is_refused(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.touch(0o640)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, kind, target in (("a/b/x", tarfile.SYMTYPE, "../../victim"), ("h", tarfile.LNKTYPE, "a/b/x")):
+            one = tarfile.TarInfo(name)
+            one.type, one.linkname, one.mode = kind, target, 0o755
+            tar.addfile(one)
+    with pytest.raises(OverrideError, match="is of something that is no file"):
+        unpack(tmp_path / "a.tar", tmp_path / "out")
+    assert victim.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_link_that_another_link_leads_out_is_refused(tmp_path: Path, kind: str) -> None:
+    links = {"a/b/x": "d/../../../victim", "a/b/d": "../.."}
+    archive = tmp_path / "archive"
+    if kind == "tar":
+        with tarfile.open(archive, "w") as tar:
+            for name, target in links.items():
+                one = tarfile.TarInfo(name)
+                one.type, one.linkname = tarfile.SYMTYPE, target
+                tar.addfile(one)
+    else:
+        with zipfile.ZipFile(archive, "w") as zipped:
+            for name, target in {"a/b/x": "d/../..", "a/b/d": "../..", "a/b/x/victim": "theirs"}.items():
+                info = zipfile.ZipInfo(name)
+                info.external_attr = (0o100644 if target == "theirs" else 0o120777) << 16
+                zipped.writestr(info, target)
+    with pytest.raises(OverrideError, match="leads out"):
+        unpack(archive, tmp_path / "out" / "top")
+    assert not (tmp_path / "victim").exists()
+    assert not (tmp_path / "out" / "victim").exists()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "same"),
+    [("zlib-1.2.11.dfsg2", True), ("zlib-1.2.11+dfsg1", True), ("z2-1.02.11", True), ("zlib-1.2.13", False)],
+)
+def test_what_is_another_version(theirs: str, *, same: bool) -> None:
+    assert (_version(theirs) == _version("zlib-1.2.11")) is same
 
 
 def test_modes_of_a_tar_file_are_plain_ones(tmp_path: Path) -> None:

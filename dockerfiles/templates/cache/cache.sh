@@ -14,7 +14,7 @@
 #
 # exit code: 3 for a tarball that cannot be used, 4 where the base image has not what unpacks it.
 #
-# Bazel reads a disk cache while this works: a file is added whole, by renaming, and one that goes is a miss. It writes, too:
+# Bazel reads a disk cache while this works: a file is added whole, by linking, and one that goes is a miss. It writes, too:
 # what it is just writing is named by a UUID, and may be gone between the listing of its folder and the look at it.
 set -euo pipefail
 export LC_ALL=C
@@ -25,7 +25,7 @@ disk=${FACTORY_TEST_ROOT:-}/cache/disk
 out=${FACTORY_TEST_ROOT:-}/out
 parcel=${FACTORY_TEST_ROOT:-}/parcel
 staging=.serving-factory-import
-unfinished='[0-9a-f]*-[0-9a-f]*-[0-9a-f]*-[0-9a-f]*-[0-9a-f]*'
+unfinished='*-[0-9a-f]*-[0-9a-f]*-[0-9a-f]*-[0-9a-f]*'
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
@@ -100,8 +100,8 @@ add() {
     find "$2" -ignore_readdir_race -name "$staging" -prune -o -type f -printf '%P\n' | sort >"$scratch/there"
     find "$1" -type f -printf '%P\n' | sort | comm -23 - "$scratch/there" >"$scratch/new"
     cd "$1"
-    xargs -r -d '\n' cp --link --force --parents -t "$2" <"$scratch/new"
-    xargs -r -d '\n' stat -c %s <"$scratch/new"
+    xargs -r -d '\n' cp --link --force --parents -t "$2" -- <"$scratch/new"
+    xargs -r -d '\n' stat -c %s -- <"$scratch/new"
     cd /
 }
 

@@ -165,16 +165,16 @@ apt_get() {
     DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" "$@"
 }
 
-# apt_direct_hosts: of the hosts in apt's lists those that no proxy is for. apt 2.2 sees that by itself, and yet asks the host
-# itself for a tunnel.
+# apt_direct_hosts: of the hosts in apt's lists those that no proxy is for. apt 2.2 has to be told: it reads no_proxy, connects
+# to the host, and then asks it for a tunnel as if it were the proxy.
 apt_direct_hosts() {
     local host name names=()
     IFS=', ' read -r -a names <<<"${no_proxy:-}"
     grep -rhoE 'https?://[^/[:space:]]+' "$doors_root/etc/apt" "$doors_scratch/apt/sources" 2>/dev/null |
         sed -E 's#.*[/@]##; s#:[0-9]+$##' | sort -u | while read -r host; do
         for name in ${names[@]+"${names[@]}"}; do
-            name=${name#\*}
-            if [[ ".$host" == *".${name#.}" ]]; then echo "$host"; fi
+            name=${name%%:*}
+            if [[ $name == '*' || ".${host,,}" == *".${name#"${name%%[!*.]*}"}" ]]; then echo "$host"; fi
         done
     done
 }

@@ -132,10 +132,13 @@ _FETCH = re.compile(
     r"|unexpected status(?: code)?(?: from \S+ request to)? .*\b(?:408|429|5\d\d)\b"
 )
 
-# pip's, apt's, git's and curl's words, Bazel's (Java's) and BuildKit's (Go's).
+# Of pip, apt, git, curl, Bazel and BuildKit. Not their warnings: another mirror may be trusted. For a certificate that
+# is out of date no authority helps.
 _UNTRUSTED = re.compile(
-    r"CERTIFICATE_VERIFY_FAILED|[Cc]ertificate verification failed|PKIX path (?:building|validation) failed"
-    r"|x509: certificate |unable to get local issuer certificate|self.signed certificate in certificate chain"
+    r"Could not fetch URL .*CERTIFICATE_VERIFY_FAILED|[EW]: Failed to fetch .*[Cc]ertificate verification failed"
+    r"|fatal: unable to access .*(?:certificate verification failed|SSL certificate problem)|curl: \(60\) "
+    r"|Error downloading \[.*PKIX path (?:building|validation) failed"
+    r"|(?:^|\] )(?:ERROR|failed): .*x509: certificate signed by unknown authority"
 )
 
 _CACHE = re.compile(
@@ -212,8 +215,8 @@ def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
 
 def error_lines(log: str) -> tuple[str, ...]:
     """The first lines of a log that tell of an error: before Bazel's, which tell of an action, what that printed."""
-    lines = _first(line for line in log.splitlines() if _ERROR.search(line))
-    return tuple(sorted(lines, key=lambda line: not _COMPILERS.search(line)))
+    lines = [line for line in log.splitlines() if _ERROR.search(line)]
+    return _first(sorted(lines, key=lambda line: not _COMPILERS.search(line)))
 
 
 def _first(lines: Iterable[str]) -> tuple[str, ...]:

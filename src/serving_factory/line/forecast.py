@@ -185,11 +185,12 @@ class Size:
 
 
 _SIZES: Sequence[Size] = (
-    # 1.9.1, measured with this factory: 4,400 core-seconds, peak 4.8 to 5.1 GB with two jobs, 133 MB of archives.
-    Size(Version("0"), 4_400, 2.1e9, 1.5e9, 1.7e9, 0.15e9),
-    # 1.15.0, likewise, in two runs: 3,830 core-seconds in the second, 51 min of two cores in the first; peak 5.6 GB,
-    # 199 MB of archives. The disk is in proportion to the actions.
-    Size(Version("1.15"), 9_500, 2.6e9, 1.5e9, 3e9, 0.2e9),
+    # 1.9.1, measured with this factory: 2,681 and 2,869 s on two cores, peak 4.8 to 5.1 GB with two jobs, 133 MB of
+    # archives.
+    Size(Version("0"), 5_700, 2.1e9, 1.5e9, 1.7e9, 0.15e9),
+    # 1.15.0, likewise, in two runs: 51 min and 3,013 s on two cores, peak 5.6 GB, 199 MB of archives. The disk is in
+    # proportion to the actions.
+    Size(Version("1.15"), 12_100, 2.6e9, 1.5e9, 3e9, 0.2e9),
     # Not measured here, and of downloads nobody has published a measurement. TensorFlow 2 on a hosted runner of 2
     # cores: more than 6 h (tensorflow/tensorflow#57630); 10 GB were not enough for 6 jobs
     # (tensorflow/tensorflow#42066); a Bazel cache of about 9 GB (googleapis/google-cloud-cpp#5819).

@@ -14,6 +14,7 @@ from serving_factory.catalogue.host_programs import genrule_programs, package_of
 from serving_factory.catalogue.starlark import parse_starlark
 
 __all__ = [
+    "ONLY_CACHED",
     "Declared",
     "Found",
     "Missing",
@@ -32,6 +33,8 @@ _STOPPED = re.compile(
     r"error loading package '(?:external)?': |^ERROR: (?:no such package '@|While resolving toolchains )"
 )
 _BAZEL_DECLARES = re.compile(r"^# /DEFAULT\.WORKSPACE\S*\n\w+\(\n  name = \"([^\"]+)\"", re.MULTILINE)
+ONLY_CACHED = "only this engine's cache of downloads has it"
+"""What is wrong with an archive that Bazel does not miss here, and would on another engine."""
 _LABELS = {"Label", "clean_dep", "str"}  # functions that give the label that they are given
 _BAZELS_OWN = re.compile(r"bazel_tools$|local_config_|platforms$")
 
@@ -174,7 +177,6 @@ def declared_by_name(folder: Path) -> Mapping[str, Declared]:
 
 def only_cached(report: Report, declared: Mapping[str, Declared]) -> tuple[Missing, ...]:
     """What only the engine's own cache of downloads has: another engine, with the same folders, lacks it."""
-    problem = "only this engine's cache of downloads has it"
     cached = [declared[one.name] for one in report.found if one.origin == "cache" and one.name in declared]
     return tuple(
         Missing(
@@ -183,7 +185,7 @@ def only_cached(report: Report, declared: Mapping[str, Declared]) -> tuple[Missi
             file=next(iter(one.urls), "").rpartition("/")[2],
             urls=one.urls,
             sha256=one.sha256,
-            problem=problem,
+            problem=ONLY_CACHED,
         )
         for one in cached
     )

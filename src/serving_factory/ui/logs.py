@@ -13,7 +13,7 @@ __all__ = ["TAIL_LINES", "Tail", "already_told", "read_tail"]
 
 TAIL_LINES = 30
 _MAX_BYTES = 8 * 1024 * 1024
-_EXCERPT = re.compile(r"^\S*Dockerfile:\d+\n-{20}\n", re.MULTILINE)
+_EXCERPT = re.compile(r"^(?:------\n > (?:.*\n)*?------\n)?\S*Dockerfile:\d+\n-{20}\n", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ class Counted:
     Args:
         done: actions.
         total: that it knows of; it learns of more while it works.
-        base: the total when it last grew by more than a twentieth, or than what was left of it.
+        base: the total that growth is measured from: the first, or the latest that had grown by more than a twentieth
+            or by more than was left to do.
         since: when that was, seconds of a clock.
         ended: whether Bazel has come to its end.
     """
@@ -41,7 +42,7 @@ def see(before: Counted | None, text: str, now: float) -> Counted | None:
         return replace(before, ended=True) if before and text.startswith(_STEP) else before
     done, total = (int(number.replace(",", "")) for number in match.groups())
     steady = (
-        before is not None and total <= before.base * _STEADY_GROWTH and total - before.total <= max(1, total - done)
+        before is not None and total <= before.base * _STEADY_GROWTH and total - before.base <= max(1, total - done)
     )
     base, since = (before.base, before.since) if before and steady else (total, now)
     return Counted(done=done, total=total, base=base, since=since)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from serving_factory.errors import FactoryError, GitError, OverrideError
 from serving_factory.line.digests import file_digest
-from serving_factory.line.preflight_report import Declared, Missing
+from serving_factory.line.preflight_report import ONLY_CACHED, Declared, Missing
 from serving_factory.line.records import copy_atomically
 from serving_factory.line.vault.archives import make_archive
 from serving_factory.line.vault.mirrors import Address, Mirror, archive_address, is_commit, mirrors_for
@@ -60,6 +60,7 @@ class Filled:
     @classmethod
     def left(cls, one: Missing, why: str, next_step: str) -> Filled:
         """What could not be filled."""
+        why = f"{ONLY_CACHED}; {why}" if one.problem == ONLY_CACHED and why != ONLY_CACHED else why
         return cls(name=one.name, file=one.file, result=Result.LEFT, sha256=one.sha256, why=why, next_step=next_step)
 
 

@@ -177,6 +177,12 @@ def make_override(
     )
 
 
+def _version(name: str) -> list[int]:
+    """The last number in a folder's name, such as [1, 2, 11]; without what Debian adds where it left files out."""
+    numbers = re.findall(r"\d+(?:\.\d+)*", re.sub(r"[+.]dfsg\.?\d*", "", name))
+    return [int(part) for part in numbers[-1].split(".")] if numbers else []
+
+
 def _check_left_out(left_out: Sequence[str], absent: Sequence[str]) -> None:
     wanted = set(absent)
     read = [name for name in left_out if name in wanted or _READ_BY_BAZEL.search(name)]
@@ -222,7 +228,7 @@ class _Steps:
         there = list(sources.iterdir())
         if (prefix or top is Top.ANY) and len(there) == 1 and there[0].is_dir():
             told = f"{there[0].name}, where the rule says {prefix or 'nothing'}"
-            if prefix and re.findall(r"\d+", there[0].name) != re.findall(r"\d+", prefix):
+            if prefix and _version(there[0].name) != _version(prefix):
                 told += ": what is compiled with it may refuse another version"
                 self._passed_over.append(("strip_prefix", told))
             else:

@@ -18,8 +18,10 @@ __all__ = ["inside", "readable", "unpack"]
 
 _DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError),
-    *(RuntimeError, NotImplementedError, UnicodeDecodeError),  # a zip with a password, or packed in an unknown way
+    *(RuntimeError, NotImplementedError, ValueError),  # a zip with a password, or packed in an unknown way; odd names
 )
+
+_LINK = "a link of the archive"
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -37,6 +39,10 @@ def unpack(archive: Path, folder: Path) -> None:
             with tarfile.open(archive) as tar:
                 for member in tar:
                     _untar(tar, member, folder)
+    # A link may have led inside until another one was made.
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            inside(folder, path.relative_to(folder), _LINK)
 
 
 @contextmanager
@@ -57,12 +63,17 @@ def readable(archive: Path) -> Iterator[None]:
 
 
 def _untar(tar: tarfile.TarFile, one: tarfile.TarInfo, folder: Path) -> None:
-    """Extract a member as the filter "data" would: Python has that since 3.11.4, and Debian 12's is 3.11.2."""
+    """Extract a member with a plain mode and as one's own.
+
+    Python's own filters for that came with 3.11.4; Debian 12 has 3.11.2.
+    """
     inside(folder, one.name, "a member of the archive")
     if one.issym():
-        inside(folder, Path(one.name).parent / one.linkname, "a link of the archive")
+        inside(folder, Path(one.name).parent / one.linkname, _LINK)
     elif one.islnk():
-        inside(folder, one.linkname, "a link of the archive")
+        original = inside(folder, one.linkname, _LINK)
+        if original.is_symlink() or not original.is_file():
+            raise OverrideError(f"{_LINK} is of something that is no file: {one.linkname}")
     elif not (one.isfile() or one.isdir()):
         raise OverrideError(f"a member of the archive is neither file, folder nor link: {one.name}")
     one.mode = one.mode & 0o755 | (0o700 if one.isdir() else 0o600)
@@ -73,11 +84,12 @@ def _untar(tar: tarfile.TarFile, one: tarfile.TarInfo, folder: Path) -> None:
 
 def _unzip(zipped: zipfile.ZipFile, one: zipfile.ZipInfo, folder: Path) -> None:
     """Extract a member with its mode, or as the link that it is: Python's own reader knows neither."""
+    inside(folder, one.filename, "a member of the archive")
     place = Path(zipped.extract(one, folder))
     mode = one.external_attr >> 16
     if stat.S_ISLNK(mode):
         target = place.read_text(encoding="utf-8")
-        inside(folder, place.parent / target, "a link of the archive")
+        inside(folder, place.parent / target, _LINK)
         place.unlink()
         place.symlink_to(target)
     elif mode & stat.S_IXUSR and place.is_file():
