@@ -510,6 +510,16 @@ def test_a_hard_link_of_a_link_is_refused(tmp_path: Path) -> None:
     assert victim.stat().st_mode & 0o777 == 0o640
 
 
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, target in (("a", "b"), ("b", "a")):
+            one = tarfile.TarInfo(name)
+            one.type, one.linkname = tarfile.SYMTYPE, target
+            tar.addfile(one)
+    with pytest.raises(OverrideError):
+        unpack(tmp_path / "a.tar", tmp_path / "out")
+
+
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_a_link_that_another_link_leads_out_is_refused(tmp_path: Path, kind: str) -> None:
     links = {"a/b/x": "d/../../../victim", "a/b/d": "../.."}

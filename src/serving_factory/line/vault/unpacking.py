@@ -39,10 +39,10 @@ def unpack(archive: Path, folder: Path) -> None:
             with tarfile.open(archive) as tar:
                 for member in tar:
                     _untar(tar, member, folder)
-    # A link may have led inside until another one was made.
-    for path in folder.rglob("*"):
-        if path.is_symlink():
-            inside(folder, path.relative_to(folder), _LINK)
+        # A link may have led inside until another one was made.
+        for path in folder.rglob("*"):
+            if path.is_symlink():
+                inside(folder, path.relative_to(folder), _LINK)
 
 
 @contextmanager
