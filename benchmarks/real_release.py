@@ -35,6 +35,7 @@ LIMIT = 1.05
 BARE = "serving-factory-test/bare"
 _ARGUMENT = re.compile(r'^ARG (BAZEL_\w+|COPTS)="(.*)"$', re.MULTILINE)
 _DONE = re.compile(r'(?:^\[|"text": ")([\d,]+) ?/ ?[\d,]+[\] ]')
+_MEND = re.compile(r"^COPY (\S+) (/factory/mends/\S+/)$", re.MULTILINE)
 _RUN = re.compile(r"^RUN ((?:.*\\\n)*.*)$", re.MULTILINE)
 _FACTORYS = re.compile(
     r'--disk_cache="[^"]*"|--(?:mount|(?:experimental_)?build_event_json_file)=\S+|/factory/bazel\.sh \w+'
@@ -94,6 +95,8 @@ def bare(job: Job, until: int | None) -> float:
     for name, folder in (("distdir", recipe.doors.distdir), ("patches", job.staged_doors / "patches")):
         if folder and folder.is_dir():
             words += [f"--volume={folder}:/doors/{name}:ro"]
+    for script, folder in _MEND.findall(dockerfile):
+        words += [f"--volume={job.devel_context / script}:{folder}{script}:ro"]
     words += [f"--env={name}={value}" for name, value in arguments.items()]
     inside = f"mkdir -p /cache/repository\n{bare_script(dockerfile)}"
     try:
