@@ -95,15 +95,14 @@ pack() {
 }
 
 # add FROM TO: links what TO has not, and tells the sizes; each file is there whole or not at all, whenever this ends.
-add() {
-    [ -d "$1" ] || return 0
+add() (
+    [ -d "$1" ] || exit 0
     find "$2" -ignore_readdir_race -name "$staging" -prune -o -type f -printf '%P\n' | sort >"$scratch/there"
     find "$1" -type f -printf '%P\n' | sort | comm -23 - "$scratch/there" >"$scratch/new"
     cd "$1"
     xargs -r -d '\n' cp --link --force --parents -t "$2" -- <"$scratch/new"
     xargs -r -d '\n' stat -c %s -- <"$scratch/new"
-    cd /
-}
+)
 
 # refuse TEXT: the caches are as they were.
 refuse() {

@@ -60,7 +60,7 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
             )
         case Kind.UNTRUSTED:
             what, remedy = f"a download failed in {step}: a certificate is not trusted", NAME_CERTIFICATES
-            return CompileError(f"{variant}: {what}", why=why, remedy=remedy, shared=True)
+            return CompileError(f"{variant}: {what}", why=why, remedy=remedy, shared=failure.shared)
         case Kind.BAZEL_TOO_OLD:
             what = f"Bazel {details['found']} is too old: the sources want {details['minimum']} or later"
             remedy = "name a later one at `bazel: {version: ...}` in the matrix file"

@@ -18,9 +18,10 @@ __all__ = ["inside", "readable", "unpack"]
 
 _DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError),
-    *(RuntimeError, NotImplementedError, ValueError),  # a zip with a password, or packed in an unknown way; odd names
+    RuntimeError,  # of zipfile: a password, or an unknown way of packing
+    ValueError,  # a name that is none, as one with a NUL
 )
-
+_MEMBER = "a member of the archive"
 _LINK = "a link of the archive"
 
 
@@ -67,7 +68,7 @@ def _untar(tar: tarfile.TarFile, one: tarfile.TarInfo, folder: Path) -> None:
 
     Python's own filters for that came with 3.11.4; Debian 12 has 3.11.2.
     """
-    inside(folder, one.name, "a member of the archive")
+    inside(folder, one.name, _MEMBER)
     if one.issym():
         inside(folder, Path(one.name).parent / one.linkname, _LINK)
     elif one.islnk():
@@ -75,7 +76,7 @@ def _untar(tar: tarfile.TarFile, one: tarfile.TarInfo, folder: Path) -> None:
         if original.is_symlink() or not original.is_file():
             raise OverrideError(f"{_LINK} is of something that is no file: {one.linkname}")
     elif not (one.isfile() or one.isdir()):
-        raise OverrideError(f"a member of the archive is neither file, folder nor link: {one.name}")
+        raise OverrideError(f"{_MEMBER} is neither file, folder nor link: {one.name}")
     one.mode = one.mode & 0o755 | (0o700 if one.isdir() else 0o600)
     one.uid, one.gid, one.uname, one.gname = os.getuid(), os.getgid(), "", ""
     tar.extraction_filter = lambda member, _: member  # what is asked for where there are filters
@@ -84,7 +85,7 @@ def _untar(tar: tarfile.TarFile, one: tarfile.TarInfo, folder: Path) -> None:
 
 def _unzip(zipped: zipfile.ZipFile, one: zipfile.ZipInfo, folder: Path) -> None:
     """Extract a member with its mode, or as the link that it is: Python's own reader knows neither."""
-    inside(folder, one.filename, "a member of the archive")
+    inside(folder, one.filename, _MEMBER)
     place = Path(zipped.extract(one, folder))
     mode = one.external_attr >> 16
     if stat.S_ISLNK(mode):
