@@ -20,11 +20,11 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-from serving_factory.commands.shared import Asked, Checkout, errors
-from serving_factory.ui.positional import ManyPositional, OptionalPositional
-
 # Invoke forbids bytecode files, and every task would compile hundreds of modules anew. Whoever wants none says so.
 sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+
+from serving_factory.commands.cli import ManyPositional, OptionalPositional  # noqa: E402
+from serving_factory.commands.shared import Asked, Checkout, errors  # noqa: E402
 
 # What loads now stays to the end: to look through it for garbage at each 700th object takes a twentieth of a short run,
 # and once more at its end a seventh.
@@ -114,7 +114,7 @@ def list_(
         ./factory list --matrix samples/matrix.yaml --json
     """
     with errors():
-        from serving_factory.commands.seeing import list_variants
+        from serving_factory.commands.show import list_variants
 
         asked = replace(
             _asked(matrix, target, release, variant),
@@ -151,7 +151,7 @@ def explain_(
     if variant in {"--help", "-h"}:  # Invoke takes any word that follows for the variant
         Program(namespace=ns).run(["invoke", "--help", "explain"])
     with errors():
-        from serving_factory.commands.seeing import explain_dropped, explain_variant
+        from serving_factory.commands.show import explain_dropped, explain_variant
 
         if dropped:
             explain_dropped(_asked(matrix), variant or "", json=json)
@@ -180,7 +180,7 @@ def catalogue(_c: Context, release: str | None = None, check_upstream: str = "",
         ./factory catalogue 2.19.1 --check-upstream ../tensorflow
     """
     with errors():
-        from serving_factory.commands import upstream
+        from serving_factory.commands import catalogue as upstream
 
         if check_upstream:
             upstream.check_upstream(Path(check_upstream), release or "", json=json)
@@ -201,7 +201,7 @@ def preflight(_c: Context, variants: Sequence[str] | None = None, matrix: str = 
         ./factory preflight 1.9.1-cpu-v1 1.15.0-cpu-v1 --json
     """
     with errors():
-        from serving_factory.commands.preflighting import preflight as run_preflight
+        from serving_factory.commands.preflight import preflight as run_preflight
 
         run_preflight(_asked(matrix), variants or (), json=json)
 
@@ -256,8 +256,8 @@ def vault(
         ./factory vault archive mirrors/abseil-cpp 9d0c5b7 --pinned build/1.9.1-cpu-v1/preflight/report.json
     """
     with errors():
-        from serving_factory.commands.vaulting import VaultOptions
-        from serving_factory.commands.vaulting import vault as run_vault
+        from serving_factory.commands.vault import VaultOptions
+        from serving_factory.commands.vault import vault as run_vault
 
         options = VaultOptions(
             asked=_asked(matrix),
@@ -286,7 +286,7 @@ def generate(_c: Context, matrix: str = "", check: bool = False) -> None:
         ./factory generate --matrix samples/matrix.yaml
     """
     with errors():
-        from serving_factory.commands.generating import generate as write_files
+        from serving_factory.commands.generate import generate as write_files
 
         write_files(_asked(matrix), check=check)
 
@@ -321,7 +321,7 @@ def lock(
         ./factory lock --check
     """
     with errors():
-        from serving_factory.commands import locking
+        from serving_factory.commands import lock as locking
 
         if check:
             locking.check(_asked(matrix), json=json, update=update, dry_run=dry_run)
@@ -351,7 +351,7 @@ def history(
         ./factory history 11 12 --json
     """
     with errors():
-        from serving_factory.commands.remembering import show_history
+        from serving_factory.commands.history import show_history
 
         show_history(_asked(matrix), [word for word in (run, other) if word], json=json)
 
@@ -372,7 +372,7 @@ def report(
         ./factory report --matrix samples/matrix.yaml --json
     """
     with errors():
-        from serving_factory.commands.remembering import show_report
+        from serving_factory.commands.history import show_report
 
         show_report(_asked(matrix, target, release, variant), json=json)
 
@@ -393,7 +393,7 @@ def doctor(
         ./factory doctor --target cpu-optimized --json
     """
     with errors():
-        from serving_factory.commands.doctoring import examine
+        from serving_factory.commands.doctor import examine
 
         examine(_asked(matrix, target, release, variant), json=json)
 
@@ -419,7 +419,7 @@ def bake_file(
         ./factory bake-file --matrix samples/matrix.yaml
     """
     with errors():
-        from serving_factory.commands.baking import bake_file as write_file
+        from serving_factory.commands.bake import bake_file as write_file
 
         write_file(_asked(matrix, target, release, variant), output=output)
 
@@ -466,8 +466,8 @@ def build(
         ./factory build --locked
     """
     with errors():
-        from serving_factory.commands.scheduling import HowToRun
-        from serving_factory.commands.working import build as run_build
+        from serving_factory.commands.build import build as run_build
+        from serving_factory.commands.planning import HowToRun
 
         how = HowToRun(
             locked=locked,
@@ -493,7 +493,7 @@ def _stage_task(name: str, text: str) -> object:
         json: bool = False,
     ) -> None:
         with errors():
-            from serving_factory.commands.working import run_stage
+            from serving_factory.commands.build import run_stage
 
             run_stage(name, _asked(matrix, target, release, variant), json=json)
 
@@ -523,8 +523,8 @@ def compile_(
         ./factory compile --variant 2.19.1-cpu-v3 --jobs 8
     """
     with errors():
-        from serving_factory.commands.scheduling import HowToRun
-        from serving_factory.commands.working import run_stage
+        from serving_factory.commands.build import run_stage
+        from serving_factory.commands.planning import HowToRun
 
         how = HowToRun(
             parallel=parallel,
@@ -561,7 +561,7 @@ def push(
         ./factory push --registry 127.0.0.1:5000 --target cpu-optimized
     """
     with errors():
-        from serving_factory.commands.working import push as run_push
+        from serving_factory.commands.build import push as run_push
 
         run_push(_asked(matrix, target, release, variant), registry=registry, json=json)
 
@@ -575,7 +575,7 @@ def demo(_c: Context, json: bool = False, registry: str = "") -> None:
         ./factory demo --registry 127.0.0.1:5000
     """
     with errors():
-        from serving_factory.commands.working import demo as run_demo
+        from serving_factory.commands.build import demo as run_demo
 
         run_demo(_checkout(), registry=registry, json=json)
 
@@ -595,7 +595,7 @@ def clean(_c: Context, matrix: str = "", images: bool = False, caches: bool = Fa
         ./factory clean --images --caches
     """
     with errors():
-        from serving_factory.commands.working import clean as run_clean
+        from serving_factory.commands.build import clean as run_clean
 
         run_clean(_asked(matrix), images=images, caches=caches)
 
@@ -630,7 +630,7 @@ def cache(
         ./factory cache import caches.tar
     """
     with errors():
-        from serving_factory.commands.caching import cache as work_on_caches
+        from serving_factory.commands.cache import cache as work_on_caches
 
         work_on_caches(_asked(matrix), verb or "", file or "", max_size=max_size, toolchain=toolchain, json=json)
 

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from benchmarks.measuring import parser, seconds
-from serving_factory.engine.docker import Engine
-from serving_factory.line.events import StageName
-from serving_factory.line.job import Job, Site
-from serving_factory.line.records import read_record, write_record
-from serving_factory.line.stages import BUILD
-from serving_factory.line.stages.package import image_tags
+from serving_factory.docker.engine import Engine
 from serving_factory.matrix.load import load_matrix
+from serving_factory.pipeline.events import StageName
+from serving_factory.pipeline.job import Job, Site
+from serving_factory.pipeline.records import read_record, write_record
+from serving_factory.pipeline.stages import BUILD
+from serving_factory.pipeline.stages.package import image_tags
 from serving_factory.recipes.recipe import recipes_for
 from tests.integration.line import MATRIX, V1, Checkout, Outcome
 

@@ -20,8 +20,9 @@ from pathlib import Path
 import yaml
 
 from benchmarks.measuring import best
+from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
-from serving_factory.catalogue.releases import Flavour, releases
+from serving_factory.catalogue.releases import releases
 from serving_factory.matrix.load import load_matrix
 
 ROOT = Path(__file__).resolve().parents[1]

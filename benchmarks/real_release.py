@@ -25,9 +25,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.measuring import Ratio, parser, report
-from serving_factory.line.job import Job, Site
-from serving_factory.line.place import build_folder
 from serving_factory.matrix.load import load_matrix
+from serving_factory.pipeline.job import Job, Site
+from serving_factory.pipeline.records import build_folder
 from serving_factory.recipes.recipe import recipes_for
 from tests.integration.line import Checkout
 

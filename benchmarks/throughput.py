@@ -20,9 +20,9 @@ from contextlib import ExitStack
 import grpc
 
 from benchmarks.measuring import parser
-from serving_factory.engine.container import Container, ContainerSpec, Mount
-from serving_factory.engine.docker import Engine
-from serving_factory.line.serving.messages import message_class
+from serving_factory.docker.containers import Container, ContainerSpec, Mount
+from serving_factory.docker.engine import Engine
+from serving_factory.smoke.messages import message_class
 from tests.integration.line import MODEL, ROOT, wait_until
 
 ROWS, COLUMNS = 64, 256

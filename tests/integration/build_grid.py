@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.engine.docker import OWNER_LABEL
+from serving_factory.docker.engine import OWNER_LABEL
 
 from .closed_network import gateway
 from .line import docker, wait_until

@@ -10,7 +10,7 @@ import re
 import signal
 from dataclasses import dataclass
 
-from serving_factory.line.bazel_events import BazelProgress
+from serving_factory.pipeline.bazel import BazelProgress
 
 from .line import MATRIX, V1, V3, Checkout, Outcome, processes_with, wait_until
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from serving_factory.engine.caches import drop_cache_mounts
-from serving_factory.engine.docker import OWNER_LABEL
-from serving_factory.recipes.render import CACHES
+from serving_factory.docker.caches import drop_cache_mounts
+from serving_factory.docker.engine import OWNER_LABEL
+from serving_factory.recipes.recipe import CACHES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from testcontainers.core.container import DockerContainer
 
-from serving_factory.engine.docker import OWNER_LABEL
-from serving_factory.engine.registry import Credentials
+from serving_factory.docker.engine import OWNER_LABEL
+from serving_factory.docker.registry import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from serving_factory.line.doctor.engine_judges import judge_collection
+from serving_factory.doctor.engine import judge_collection
 from tests.integration.line import MATRIX, ROOT, Checkout, docker
 from tests.integration.own_engine import OwnEngine, needs_root
 from tests.integration.registry import write_docker_config

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.engine.buildx import BuildRequest, build
-from serving_factory.line.doors import secret_files, secrets_of
-from serving_factory.line.job import Job, Site
-from serving_factory.line.run_options import bazelrc
+from serving_factory.docker.buildx import BuildRequest, build
 from serving_factory.matrix.environment import given
 from serving_factory.matrix.load import load_matrix
+from serving_factory.pipeline.bazel import bazelrc
+from serving_factory.pipeline.inputs import secret_files, secrets_of
+from serving_factory.pipeline.job import Job, Site
 from serving_factory.recipes.recipe import recipe_for
 
 from .closed_network import HOST, Authority, Proxy, Server, gateway

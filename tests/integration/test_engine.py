@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from serving_factory.engine.buildx import TAIL, BuildFailed, BuildRequest, BuildResult, Step, build
-from serving_factory.engine.cancel import Cancel
-from serving_factory.engine.docker import OWNER_LABEL, ContainerSpec, Engine, Mount
-from serving_factory.engine.registry import Registry, credentials_for
-from serving_factory.engine.retry import retrying
+from serving_factory.docker.buildx import TAIL, BuildFailed, BuildRequest, BuildResult, build
+from serving_factory.docker.containers import ContainerSpec, Mount
+from serving_factory.docker.engine import OWNER_LABEL, Engine
+from serving_factory.docker.process import Cancel
+from serving_factory.docker.registry import Registry, credentials_for
+from serving_factory.docker.solve_status import Step
 from serving_factory.errors import (
     CancelledError,
     DiskFullError,
@@ -35,6 +36,7 @@ from serving_factory.errors import (
     RegistryFaultError,
     RegistryUnreachableError,
 )
+from serving_factory.pipeline.retry import retrying
 
 from .registry import FaultyProxy, LocalRegistry, write_docker_config
 
@@ -195,7 +197,7 @@ class TestBuild:
             f"""
             import sys
             from pathlib import Path
-            from serving_factory.engine.buildx import BuildRequest, build
+            from serving_factory.docker.buildx import BuildRequest, build
             request = BuildRequest(
                 dockerfile=Path({str(wanted.dockerfile)!r}),
                 context=Path({str(tmp_path)!r}),

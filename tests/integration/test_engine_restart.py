@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.engine.buildx import BuildRequest, Step, build
+from serving_factory.docker.buildx import BuildRequest, build
+from serving_factory.docker.solve_status import Step
 from serving_factory.errors import EngineLostError
 
 from .line import V1, V3, Running

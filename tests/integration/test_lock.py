@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serving_factory.engine.buildx import BuildRequest, build
+from serving_factory.docker.buildx import BuildRequest, build
 from serving_factory.matrix.load import load_matrix
 from serving_factory.recipes.recipe import recipe_for
 

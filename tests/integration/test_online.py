@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.engine.buildx import BuildFailed, BuildRequest, build
+from serving_factory.docker.buildx import BuildFailed, BuildRequest, build
 
 from .closed_network import GitServer, Server, gateway
 from .line import MATRIX, MODEL, ROOT, V1, Checkout, docker

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.engine.registry import Registry
+from serving_factory.docker.registry import Registry
 
 from .line import BUILD_STAGES, V1, Checkout, docker
 from .registry import FaultyProxy, LocalRegistry, write_docker_config

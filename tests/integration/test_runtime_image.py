@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from serving_factory.catalogue.releases import Flavour, releases
-from serving_factory.recipes.render import render
+from serving_factory.catalogue.facts import Flavour
+from serving_factory.catalogue.releases import releases
+from serving_factory.recipes.recipe import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

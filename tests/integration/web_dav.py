@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving_factory.engine.docker import OWNER_LABEL
+from serving_factory.docker.engine import OWNER_LABEL
 
 from .build_grid import answers
 from .line import docker, wait_until

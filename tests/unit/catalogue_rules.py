@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from serving_factory.catalogue.cuda import cudas, why_not
 from serving_factory.catalogue.facts import CapabilitiesFrom, Flavour, FlavourFacts, Release
-from serving_factory.catalogue.inheritance import inherited, merged
+from serving_factory.catalogue.releases import inherited, merged
 from serving_factory.errors import CatalogueError
 
 Releases = Mapping[str, Release]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from serving_factory.line.serving.messages import DATA_TYPES, MODEL_STATES, SIGNATURE_DEF_MAP, message_class
+from serving_factory.smoke.messages import DATA_TYPES, MODEL_STATES, SIGNATURE_DEF_MAP, message_class
 
 if TYPE_CHECKING:
     from collections.abc import Callable

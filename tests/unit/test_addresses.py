@@ -12,15 +12,13 @@ from typing import Any
 
 import pytest
 
-from serving_factory.catalogue.addresses import archive_mirror, proven_addresses
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import releases
-from serving_factory.engine.http import Route
-from serving_factory.engine.reach import Reach, reach_all
-from serving_factory.line.doctor.check import Verdict
-from serving_factory.line.doctor.network_judges import judge_downloads
+from serving_factory.docker.http import Reach, Route, reach_all
+from serving_factory.doctor.check import Verdict
+from serving_factory.doctor.network import judge_downloads
 from serving_factory.matrix.variant import Variant
-from serving_factory.recipes.addresses import Download, Kind, downloads_of
+from serving_factory.recipes.addresses import Download, Kind, archive_mirror, downloads_of, proven_addresses
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import ROOT, document, load

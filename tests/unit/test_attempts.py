@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.engine.buildx import BuildResult
-from serving_factory.engine.caches import CacheMount, Dropped
+from serving_factory.docker.buildx import BuildResult
+from serving_factory.docker.caches import CacheMount, Dropped
 from serving_factory.errors import (
     CacheCorruptError,
     CancelledError,
@@ -19,9 +19,9 @@ from serving_factory.errors import (
     FetchError,
     OutOfMemoryError,
 )
-from serving_factory.line.job import Job, Site
-from serving_factory.line.schedule import Share
-from serving_factory.line.stages import attempts
+from serving_factory.pipeline.budget import Share
+from serving_factory.pipeline.job import Job, Site
+from serving_factory.pipeline.stages import compile as attempts
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import load

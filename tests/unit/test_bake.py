@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serving_factory.commands.baking import bake_file
+from serving_factory.commands.bake import bake_file
 from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.errors import RecipeError, UsageError
 from serving_factory.matrix.load import load_matrix

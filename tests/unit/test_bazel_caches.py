@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.commands import caching
+from serving_factory.commands import cache as caching
+from serving_factory.commands.cache import CacheRow, caches_table
 from serving_factory.commands.shared import Asked, Checkout
-from serving_factory.engine.buildx import BuildFailed
+from serving_factory.docker.buildx import BuildFailed
 from serving_factory.errors import (
     CacheFileError,
     DiskFullError,
@@ -22,16 +23,8 @@ from serving_factory.errors import (
     UnknownNameError,
     UsageError,
 )
-from serving_factory.line import bazel_caches
-from serving_factory.line.bazel_caches import (
-    Cache,
-    empty_cache,
-    export_caches,
-    import_caches,
-    prune_caches,
-    show_caches,
-)
-from serving_factory.ui.caches import CacheRow, caches_table
+from serving_factory.pipeline import caches as bazel_caches
+from serving_factory.pipeline.caches import Cache, empty_cache, export_caches, import_caches, prune_caches, show_caches
 
 from .matrices import ROOT
 

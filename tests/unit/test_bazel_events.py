@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.line.bazel_events import BazelProgress, is_progress, read_summary
+from serving_factory.pipeline.bazel import BazelProgress, is_progress, read_summary
 
 PRINTED = (
     "Target //tensorflow_serving/model_servers:tensorflow_model_server up-to-date:\n"

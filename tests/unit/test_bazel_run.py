@@ -8,9 +8,9 @@ from typing import Literal
 
 import pytest
 
-from serving_factory.engine.buildx import Step
-from serving_factory.line.bazel_events import read_summary
-from serving_factory.line.bazel_run import BazelSteps, read_measures, run_facts
+from serving_factory.docker.solve_status import Step
+from serving_factory.pipeline.bazel import read_summary
+from serving_factory.pipeline.stages.compile import BazelSteps, read_measures, run_facts
 
 RECORDED = Path(__file__).parent / "recorded"
 FETCH = "[fetch 4/4] RUN --mount=type=secret,id=bazelrc /factory/bazel.sh fetch bazel --batch build"

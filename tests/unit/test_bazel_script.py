@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.line.bazel_run import read_measures
-from serving_factory.line.failures import classify
+from serving_factory.pipeline.failures import classify
+from serving_factory.pipeline.stages.compile import read_measures
 
 SCRIPT = Path(__file__).parents[2] / "dockerfiles" / "templates" / "devel" / "bazel.sh"
 REMOTE = "build:factory-remote --remote_cache=http://cache/{toolchain}\n"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from serving_factory.errors import BazelTooOldError
-from serving_factory.recipes.bazel_version import bazel_numbers
 from serving_factory.recipes.recipe import recipe_for, recipes_for
+from serving_factory.recipes.toolchain import bazel_numbers
 
 from .matrices import document, load
 

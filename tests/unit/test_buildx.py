@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from serving_factory.engine import buildx, process
-from serving_factory.engine.buildx import BuildFailed, BuildRequest, Step
-from serving_factory.engine.cancel import Cancel
-from serving_factory.engine.solve_status import SolveStatus
+from serving_factory.docker import buildx, process
+from serving_factory.docker.buildx import BuildFailed, BuildRequest
+from serving_factory.docker.process import Cancel
+from serving_factory.docker.solve_status import SolveStatus, Step
 from serving_factory.errors import (
     CancelledError,
     DiskFullError,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.engine import caches, process
-from serving_factory.engine.buildx import BuildFailed, BuildRequest, BuildResult, Step
-from serving_factory.engine.caches import (
+from serving_factory.docker import caches, process
+from serving_factory.docker.buildx import BuildFailed, BuildRequest, BuildResult
+from serving_factory.docker.caches import (
     CacheMount,
     Dropped,
     cache_mounts,
@@ -18,6 +18,7 @@ from serving_factory.engine.caches import (
     parse_disk_usage,
     work_on_mounts,
 )
+from serving_factory.docker.solve_status import Step
 from serving_factory.errors import DiskFullError, EngineUnavailableError
 
 PRINTED = """\

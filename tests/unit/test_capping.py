@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving_factory.commands import caching, working
+from serving_factory.commands import build as working
+from serving_factory.commands import cache as caching
 from serving_factory.errors import CompileError, EngineUnavailableError, FetchError
-from serving_factory.line.results import Status, VariantResult
-from serving_factory.line.stages import BUILD, SMOKE
+from serving_factory.pipeline.events import Status, VariantResult
+from serving_factory.pipeline.stages import BUILD
+from serving_factory.pipeline.stages.smoke import SMOKE
 
 JOBS = [
     SimpleNamespace(recipe=SimpleNamespace(variant=SimpleNamespace(id=name), base_image=f"base-{name}"))

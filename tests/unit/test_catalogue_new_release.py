@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from serving_factory.catalogue import data
-from serving_factory.catalogue.describe import describe
 from serving_factory.catalogue.facts import Flavour, Release
 from serving_factory.catalogue.releases import read_releases, releases
 from serving_factory.catalogue.upstream_check import check_upstream, release_of
+from serving_factory.commands.catalogue import describe
 
 from .catalogue_rules import problems
 from .upstream_trees import DEVEL, DEVEL_GPU, SERVERS, Tree, main_cc, tree_2_19_1, write_tree

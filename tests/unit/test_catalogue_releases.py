@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 from packaging.version import Version
 
-from serving_factory.catalogue.closest import closest_release
-from serving_factory.catalogue.facts import CapabilitiesFrom, FlavourFacts, GpuFacts, NcclFrom
-from serving_factory.catalogue.inheritance import Lines, inherited, merged
-from serving_factory.catalogue.releases import Flavour, Release, read_releases, releases
+from serving_factory.catalogue.facts import CapabilitiesFrom, Flavour, FlavourFacts, GpuFacts, NcclFrom, Release
+from serving_factory.catalogue.releases import Lines, closest_release, inherited, merged, read_releases, releases
 from serving_factory.errors import CatalogueError
 
 

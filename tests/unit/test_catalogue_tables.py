@@ -8,14 +8,12 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from serving_factory.catalogue.bad_pairs import Fails, bad_pairs, known_bad
-from serving_factory.catalogue.build_packages import left_out
-from serving_factory.catalogue.built import built
 from serving_factory.catalogue.cuda import Capability, cards, cudas, why_not
-from serving_factory.catalogue.flag_sets import flag_set_of, flag_sets
-from serving_factory.catalogue.levels import LEVELS, Level, level_facts
-from serving_factory.catalogue.releases import Flavour, releases
-from serving_factory.catalogue.retired_bases import retired_bases
+from serving_factory.catalogue.distributions import left_out, retired_bases
+from serving_factory.catalogue.facts import Flavour
+from serving_factory.catalogue.levels import LEVELS, Level, flag_set_of, flag_sets, level_facts
+from serving_factory.catalogue.patches import Fails, bad_pairs, known_bad
+from serving_factory.catalogue.releases import built, releases
 
 # --- CUDA -------------------------------------------------------------------------------------------------------------
 

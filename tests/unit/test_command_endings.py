@@ -11,7 +11,7 @@ from invoke.exceptions import Exit
 
 from serving_factory.commands.shared import errors
 from serving_factory.errors import UsageError
-from serving_factory.line.signals import told_of_signals
+from serving_factory.pipeline.scheduler import told_of_signals
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 

@@ -14,14 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from serving_factory.engine.docker import OWNER_LABEL, Capacity, ContainerSpec, Engine, Mount
-from serving_factory.errors import (
-    DiskFullError,
-    EngineError,
-    EngineUnavailableError,
-    FactoryError,
-    RegistryFaultError,
-)
+from serving_factory.docker.containers import ContainerSpec, Mount
+from serving_factory.docker.engine import OWNER_LABEL, Capacity, Engine
+from serving_factory.errors import DiskFullError, EngineError, EngineUnavailableError, FactoryError, RegistryFaultError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from serving_factory.engine import registry_faults
-from serving_factory.engine.push_stream import PushResult, read_push
+from serving_factory.docker import http as registry_faults
+from serving_factory.docker.engine import PushResult, read_push
 from serving_factory.errors import (
     FactoryError,
     RegistryDeniedError,

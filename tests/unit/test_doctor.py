@@ -13,23 +13,23 @@ from typing import Any
 import pytest
 
 from serving_factory.catalogue.levels import Level, level_facts
-from serving_factory.commands import doctoring
+from serving_factory.commands import doctor as doctoring
+from serving_factory.commands.doctor import doctor_page
 from serving_factory.commands.shared import Asked, Checkout
-from serving_factory.engine.about import EngineFacts, byte_count, engine_facts, read_facts
-from serving_factory.engine.collection import CollectionRule, collection_rules
-from serving_factory.engine.docker import Engine
-from serving_factory.engine.reach import Reach
-from serving_factory.engine.registry import Credentials
-from serving_factory.errors import (
-    EngineUnavailableError,
-    FactoryError,
-    MachineUnfitError,
-    RegistryDeniedError,
-    RegistryUnreachableError,
+from serving_factory.docker.engine import Engine
+from serving_factory.docker.host import (
+    CollectionRule,
+    EngineFacts,
+    byte_count,
+    collection_rules,
+    engine_facts,
+    read_facts,
 )
-from serving_factory.line.doctor import probes
-from serving_factory.line.doctor.check import Check, Verdict
-from serving_factory.line.doctor.engine_judges import (
+from serving_factory.docker.http import Reach
+from serving_factory.docker.registry import Credentials
+from serving_factory.doctor import probes
+from serving_factory.doctor.check import Check, Verdict
+from serving_factory.doctor.engine import (
     judge_api,
     judge_buildx,
     judge_clock,
@@ -38,10 +38,16 @@ from serving_factory.line.doctor.engine_judges import (
     judge_gpu,
     judge_store,
 )
-from serving_factory.line.doctor.machine_judges import host_level, judge_cpu, judge_disk, judge_inotify, judge_memory
-from serving_factory.line.doctor.network_judges import BaseState, Login, judge_bases, judge_login, judge_proxies
-from serving_factory.line.schedule import Share
-from serving_factory.ui.doctor import doctor_page
+from serving_factory.doctor.machine import host_level, judge_cpu, judge_disk, judge_inotify, judge_memory
+from serving_factory.doctor.network import BaseState, Login, judge_bases, judge_login, judge_proxies
+from serving_factory.errors import (
+    EngineUnavailableError,
+    FactoryError,
+    MachineUnfitError,
+    RegistryDeniedError,
+    RegistryUnreachableError,
+)
+from serving_factory.pipeline.budget import Share
 
 from .matrices import ROOT, write
 
@@ -98,7 +104,7 @@ def test_an_engine_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
         on_line('{"ServerErrors": ["Cannot connect to the Docker daemon"]}')
         return 0
 
-    monkeypatch.setattr("serving_factory.engine.process.run", refused)
+    monkeypatch.setattr("serving_factory.docker.process.run", refused)
     with pytest.raises(EngineUnavailableError) as told:
         engine_facts()
     assert "Cannot connect" in told.value.why
@@ -118,7 +124,7 @@ def inspected(monkeypatch: pytest.MonkeyPatch, text: str) -> tuple[CollectionRul
             on_line(line)
         return 0
 
-    monkeypatch.setattr("serving_factory.engine.process.run", inspect)
+    monkeypatch.setattr("serving_factory.docker.process.run", inspect)
     return collection_rules()
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from serving_factory.errors import MatrixError
-from serving_factory.line.digests import tree_digest
-from serving_factory.line.doors import secret_files, secrets_of, stage_doors
-from serving_factory.line.job import Job, Site
-from serving_factory.line.run_options import bazelrc
-from serving_factory.line.stages.compile import COMPILE
-from serving_factory.recipes.doors import mirrored
+from serving_factory.pipeline.bazel import bazelrc
+from serving_factory.pipeline.inputs import secret_files, secrets_of, stage_doors
+from serving_factory.pipeline.job import Job, Site
+from serving_factory.pipeline.records import tree_digest
+from serving_factory.pipeline.stages.compile import COMPILE
 from serving_factory.recipes.explain import explain
+from serving_factory.recipes.inputs import mirrored
 from serving_factory.recipes.recipe import Recipe, recipe_for
 
 from .matrices import document, load

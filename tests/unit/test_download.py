@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.engine.download import fetch_text
-from serving_factory.engine.http import Answer, Asker, NoAnswerError, Route, Trouble
+from serving_factory.docker.http import Answer, Asker, NoAnswerError, Route, Trouble, fetch_text
 from serving_factory.errors import DownloadError, DownloadFaultError, UsageError
 
 from .test_registry import FakeRegistry, fake

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serving_factory.errors import ArtifactError
-from serving_factory.line.inspection.elf import BINARY, ElfKind, MissingLibrary, Relro, library_closure_gaps, read_elf
+from serving_factory.inspection.elf import BINARY, ElfKind, MissingLibrary, Relro, library_closure_gaps, read_elf
 
 from .elf_files import AARCH64, CORE, DYN, EXEC, I386, RELOCATABLE, Elf
 

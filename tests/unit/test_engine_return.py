@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.engine import about
-from serving_factory.engine.docker import Engine
+from serving_factory.docker import host as about
+from serving_factory.docker.engine import Engine
 from serving_factory.errors import (
     CancelledError,
     CompileError,
@@ -18,9 +18,9 @@ from serving_factory.errors import (
     EngineUnavailableError,
     FactoryError,
 )
-from serving_factory.line import engine_return
-from serving_factory.line.engine_return import with_engine_back
-from serving_factory.line.job import Job, Outputs, Site
+from serving_factory.pipeline import retry as engine_return
+from serving_factory.pipeline.job import Job, Outputs, Site
+from serving_factory.pipeline.retry import with_engine_back
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import load

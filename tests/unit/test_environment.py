@@ -9,8 +9,7 @@ import pytest
 from serving_factory.errors import MatrixError, UsageError
 from serving_factory.matrix.environment import VARIABLES, given
 from serving_factory.matrix.load import load_matrix
-from serving_factory.matrix.matrix import Matrix
-from serving_factory.matrix.origins import origin, release_origin
+from serving_factory.matrix.matrix import Matrix, origin, release_origin
 
 from .matrices import document, write
 

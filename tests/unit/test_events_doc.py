@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from serving_factory.errors import CompileError
-from serving_factory.line.events import Event, EventKind, StageName
-from serving_factory.line.forecast import Basis, Forecast, Outlook, total
-from serving_factory.line.results import Status, VariantResult
-from serving_factory.ui.json_lines import JsonLinesReporter
-from serving_factory.ui.streams import Stream
+from serving_factory.output.json_lines import JsonLinesReporter
+from serving_factory.output.text import Stream
+from serving_factory.pipeline.estimates import Basis, Forecast, Outlook, total
+from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 
 from .matrices import ROOT
 

@@ -6,11 +6,20 @@ from dataclasses import replace
 
 import pytest
 
-from serving_factory.line.forecast import NOTHING_TO_DO, Basis, Forecast, Outlook, Past, Wanted, forecast, total, truth
-from serving_factory.line.results import Status, VariantResult
-from serving_factory.ui.forecasts import forecast_cells, forecast_line, truth_line
-from serving_factory.ui.outcomes import summary_table
-from serving_factory.ui.tables import PlanRow, plan_table
+from serving_factory.output.outcomes import summary_table
+from serving_factory.output.tables import PlanRow, forecast_cells, forecast_line, plan_table, truth_line
+from serving_factory.pipeline.estimates import (
+    NOTHING_TO_DO,
+    Basis,
+    Forecast,
+    Outlook,
+    Past,
+    Wanted,
+    forecast,
+    total,
+    truth,
+)
+from serving_factory.pipeline.events import Status, VariantResult
 
 ALL = ("compile", "extract", "inspect", "package", "smoke")
 

@@ -15,25 +15,26 @@ from pathlib import Path
 import pytest
 
 from serving_factory.errors import CompileError, HistoryError
-from serving_factory.line.events import Event, EventKind, StageName
-from serving_factory.line.forecast import NOTHING_TO_DO, Basis, Forecast, Outlook, total
-from serving_factory.line.history.changes import changes
-from serving_factory.line.history.outlook import outlook_of
-from serving_factory.line.history.recorder import Recorder, numbers
-from serving_factory.line.history.rows import StageRow, VariantRow
-from serving_factory.line.history.store import (
+from serving_factory.pipeline.budget import one_by_one
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Forecast, Outlook, total
+from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
+from serving_factory.pipeline.history import (
     FILE,
+    Recorder,
+    StageRow,
+    VariantRow,
+    changes,
+    numbers,
     open_for_writing,
+    outlook_of,
     read_history,
     read_latest,
     read_runs,
     read_stages,
     read_variants,
 )
-from serving_factory.line.job import Job, Site
-from serving_factory.line.records import Record, record_path, write_record
-from serving_factory.line.results import Status, VariantResult
-from serving_factory.line.schedule import one_by_one
+from serving_factory.pipeline.job import Job, Site
+from serving_factory.pipeline.records import Record, record_path, write_record
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import document, load
@@ -258,7 +259,7 @@ def test_a_history_that_goes_away_in_the_middle_stops_no_build(
     build: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener = recorder(build, jobs)
-    monkeypatch.setattr("serving_factory.line.history.recorder._plain", lambda _value: object())
+    monkeypatch.setattr("serving_factory.pipeline.history._plain", lambda _value: object())
     work(listener, jobs[0])
     work(listener, jobs[1])
     listener.end([result(jobs[0])])
@@ -330,7 +331,7 @@ def test_a_kill_in_the_middle_of_writing_leaves_whole_rows_and_the_next_run_goes
     script = """
         import os, signal, sys
         from pathlib import Path
-        from serving_factory.line.history.store import open_for_writing
+        from serving_factory.pipeline.history import open_for_writing
         connection, _ = open_for_writing(Path(sys.argv[1]))
         connection.execute("PRAGMA cache_size = 1")  # so that pages reach the file before the commit
         connection.execute("BEGIN IMMEDIATE")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serving_factory.catalogue.build_packages import build_packages, left_out
-from serving_factory.catalogue.distributions import distributions
+from serving_factory.catalogue.distributions import build_packages, distributions, left_out
+from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.host_programs import HostCall, genrule_programs, host_calls, uncovered
 from serving_factory.catalogue.levels import Level
-from serving_factory.catalogue.releases import Flavour, releases
+from serving_factory.catalogue.releases import releases
 from serving_factory.catalogue.shell_programs import UNKNOWN, shell_programs
 from serving_factory.catalogue.starlark import parse_starlark
 from serving_factory.matrix.settings import Settings

@@ -12,9 +12,9 @@ from serving_factory.catalogue.data import data_digest
 from serving_factory.catalogue.levels import LEVELS, allowed_features
 from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.errors import InspectionError, LibraryMissingError
-from serving_factory.line.inspection.elf import BINARY, ElfFacts, ElfKind, MissingLibrary, Relro
-from serving_factory.line.inspection.instruction_set import FEATURES, InstructionSetFacts
-from serving_factory.line.inspection.rules import (
+from serving_factory.inspection.elf import BINARY, ElfFacts, ElfKind, MissingLibrary, Relro
+from serving_factory.inspection.instruction_set import FEATURES, InstructionSetFacts
+from serving_factory.inspection.rules import (
     Expectation,
     Finding,
     Rule,

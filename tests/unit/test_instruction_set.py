@@ -9,9 +9,9 @@ from iced_x86 import Decoder
 
 from serving_factory.catalogue.levels import allowed_features
 from serving_factory.errors import ArtifactError, InspectionError
-from serving_factory.line.inspection import instruction_set
-from serving_factory.line.inspection.function_ranges import NAMELESS
-from serving_factory.line.inspection.instruction_set import FEATURES, scan
+from serving_factory.inspection import instruction_set
+from serving_factory.inspection.functions import NAMELESS
+from serving_factory.inspection.instruction_set import FEATURES, scan
 
 from .elf_files import AARCH64, NOTYPE, Elf, Symbol
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from serving_factory import errors
-from serving_factory.line.failure_errors import failure_error
-from serving_factory.line.failures import Kind, classify, is_shared
-from serving_factory.line.schedule import Share
+from serving_factory.pipeline.budget import Share
+from serving_factory.pipeline.failures import Kind, classify, failure_error, is_shared
 
 RECORDED = Path(__file__).with_name("recorded") / "failures"
 FOUND = "016417ba36df712c98761c4fc689a112f7cd9c59f1868a87745c65208632af6d"

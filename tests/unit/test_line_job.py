@@ -9,11 +9,11 @@ import pytest
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.errors import UsageError
-from serving_factory.line.job import Job, Site
-from serving_factory.line.place import build_name, matrix_name
-from serving_factory.line.stages.compile import COMPILE
-from serving_factory.line.stages.push import PUSH, push_name
 from serving_factory.matrix.load import load_matrix
+from serving_factory.pipeline.job import Job, Site
+from serving_factory.pipeline.records import build_name, matrix_name
+from serving_factory.pipeline.stages.compile import COMPILE
+from serving_factory.pipeline.stages.push import PUSH, push_name
 from serving_factory.recipes.generate import generated_folder
 from serving_factory.recipes.recipe import Recipe, recipe_for
 
@@ -101,7 +101,7 @@ def test_a_native_binary_is_of_one_cpu(tmp_path: Path, monkeypatch: pytest.Monke
     job = native_job(tmp_path)
     assert job.recipe.variant.level is Level.NATIVE
     here = COMPILE.key(job)
-    monkeypatch.setattr("serving_factory.line.stages.compile._this_cpu", lambda: "flags: sse4_2 avx9000")
+    monkeypatch.setattr("serving_factory.pipeline.stages.compile._this_cpu", lambda: "flags: sse4_2 avx9000")
     assert COMPILE.key(job) != here
 
 

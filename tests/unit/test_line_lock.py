@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from serving_factory.errors import LockedError
-from serving_factory.line.lock import hold_lock
+from serving_factory.pipeline.build_lock import hold_lock
 
 UNSEEN = "which process that is cannot be seen from here: it has just begun, or runs in another container"
 HOLDER = """
 import sys
 from pathlib import Path
-from serving_factory.line.lock import hold_lock
+from serving_factory.pipeline.build_lock import hold_lock
 with hold_lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -158,7 +158,7 @@ def test_a_child_that_outlives_its_factory_does_not_keep_the_lock(tmp_path: Path
 
 
 def test_a_system_without_proc_has_the_kernels_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving_factory.line.lock._BOOT", tmp_path / "absent")
-    monkeypatch.setattr("serving_factory.line.lock._started", lambda _pid: None)
+    monkeypatch.setattr("serving_factory.pipeline.build_lock._BOOT", tmp_path / "absent")
+    monkeypatch.setattr("serving_factory.pipeline.build_lock._started", lambda _pid: None)
     with hold_lock(tmp_path), pytest.raises(LockedError), hold_lock(tmp_path):
         pytest.fail("the lock is held")

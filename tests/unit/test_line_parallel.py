@@ -22,13 +22,12 @@ from serving_factory.errors import (
     FactoryError,
     TimeLimitError,
 )
-from serving_factory.line.events import Event, EventKind, StageName
-from serving_factory.line.job import Job, Outputs, Site, Stage, Tell
-from serving_factory.line.plan import candidates
-from serving_factory.line.records import Record, read_record
-from serving_factory.line.results import Outcome, Status
-from serving_factory.line.schedule import Budget, Limits, Schedule, Share, Turn, schedule
-from serving_factory.line.scheduler import Policy, run_line
+from serving_factory.pipeline.budget import Budget, Limits, Schedule, Share, Turn, schedule
+from serving_factory.pipeline.events import Event, EventKind, Outcome, StageName, Status
+from serving_factory.pipeline.job import Job, Outputs, Site, Stage, Tell
+from serving_factory.pipeline.records import Record, read_record
+from serving_factory.pipeline.runner import candidates
+from serving_factory.pipeline.scheduler import Policy, run_line
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import document, load
@@ -315,7 +314,7 @@ def test_a_signal_that_does_not_wake_the_waiting_thread_is_heard_soon(crowd: Cro
 
 
 def test_a_variant_that_does_not_end_is_not_waited_for(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving_factory.line.scheduler._PATIENCE", 0.3)
+    monkeypatch.setattr("serving_factory.pipeline.scheduler._PATIENCE", 0.3)
     release = threading.Event()
 
     def deaf(_job: Job) -> None:

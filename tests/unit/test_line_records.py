@@ -10,9 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.line.digests import file_digest, tree_digest
-from serving_factory.line.events import StageName
-from serving_factory.line.records import Record, read_record, record_path, write_atomically, write_record
+from serving_factory.pipeline.events import StageName
+from serving_factory.pipeline.records import (
+    Record,
+    file_digest,
+    read_record,
+    record_path,
+    tree_digest,
+    write_atomically,
+    write_record,
+)
 
 RECORD = Record(
     variant="v",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving_factory.line.schedule import (
+from serving_factory.pipeline.budget import (
     LIGHT,
     Budget,
     Candidate,

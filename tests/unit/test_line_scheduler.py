@@ -13,14 +13,12 @@ from typing import Any
 import pytest
 
 from serving_factory.errors import CompileError, DiskFullError, EngineUnavailableError, FactoryError, NotBuiltError
-from serving_factory.line.events import Event, EventKind, StageName
-from serving_factory.line.job import Job, Outputs, Site, Stage, Tell
-from serving_factory.line.plan import plan_line
-from serving_factory.line.records import Record, last_stage, read_record, record_path, write_record
-from serving_factory.line.results import Outcome, Status, VariantResult
-from serving_factory.line.scheduler import run_line
-from serving_factory.recipes.keys import key_of
-from serving_factory.recipes.recipe import recipe_for
+from serving_factory.pipeline.events import Event, EventKind, Outcome, StageName, Status, VariantResult
+from serving_factory.pipeline.job import Job, Outputs, Site, Stage, Tell
+from serving_factory.pipeline.records import Record, last_stage, read_record, record_path, write_record
+from serving_factory.pipeline.runner import plan_line
+from serving_factory.pipeline.scheduler import run_line
+from serving_factory.recipes.recipe import key_of, recipe_for
 
 from .matrices import document, load
 

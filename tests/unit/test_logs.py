@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serving_factory.line.logs import clear_logs, put_aside
+from serving_factory.pipeline.records import clear_logs, put_aside
 
 
 def test_the_log_of_each_try_is_kept_until_the_next_run(tmp_path: Path) -> None:

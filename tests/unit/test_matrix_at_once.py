@@ -9,8 +9,8 @@ import pytest
 from serving_factory.catalogue.releases import releases
 from serving_factory.errors import MatrixError
 from serving_factory.matrix import problems
-from serving_factory.matrix.broken import Broken
 from serving_factory.matrix.load import load_matrix
+from serving_factory.matrix.problems import Broken
 
 from .matrices import SMALL, load, write
 

@@ -10,16 +10,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving_factory.catalogue.facts import Flavour, FlavourFacts
 from serving_factory.catalogue.levels import LEVELS, Level
-from serving_factory.catalogue.releases import Flavour, FlavourFacts, releases
+from serving_factory.catalogue.releases import releases
 from serving_factory.errors import MatrixError
-from serving_factory.matrix.capabilities import capability_words, upstreams_capabilities
 from serving_factory.matrix.expand import Expansion, expand, uncertain_pairs
-from serving_factory.matrix.matrix import Matrix
+from serving_factory.matrix.matrix import Matrix, alias_tags
 from serving_factory.matrix.rules import Candidate, Conditions, Rule, RuleKind
-from serving_factory.matrix.tags import alias_tags
 from serving_factory.matrix.targets import Selection
-from serving_factory.matrix.variant import Platform, Variant, levels_of, parse_id
+from serving_factory.matrix.variant import (
+    Platform,
+    Variant,
+    capability_words,
+    levels_of,
+    parse_id,
+    upstreams_capabilities,
+)
 
 from .matrices import document, load
 

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
+from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
-from serving_factory.catalogue.releases import Flavour, releases
+from serving_factory.catalogue.releases import releases
+from serving_factory.commands.show import MAX_JOBS, github_matrices
 from serving_factory.errors import UsageError
-from serving_factory.matrix.github import MAX_JOBS, github_matrices
 from serving_factory.matrix.variant import Variant
 
 VARIANTS = [Variant(release=tag, flavour=Flavour.CPU, level=level) for tag in releases() for level in Level]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
+from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
-from serving_factory.catalogue.releases import Flavour, releases
+from serving_factory.catalogue.releases import releases
 from serving_factory.errors import MatrixError
 from serving_factory.matrix.document import MAX_BYTES
 from serving_factory.matrix.load import load_matrix

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serving_factory.errors import MatrixError
-from serving_factory.matrix.schema import SCHEMA_FILE, matrix_schema
+from serving_factory.matrix.model import SCHEMA_FILE, matrix_schema
 
 from .matrices import ROOT, SHIPPED, document, load
 

@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import LEVELS, Level
-from serving_factory.catalogue.releases import Flavour
 from serving_factory.errors import UnknownNameError
-from serving_factory.matrix.capabilities import capability_words, upstreams_capabilities
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.select import select
-from serving_factory.matrix.variant import Platform, Variant
+from serving_factory.matrix.variant import Platform, Variant, capability_words, upstreams_capabilities
 
 from .matrices import SHIPPED, load
 

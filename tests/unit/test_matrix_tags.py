@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
-from serving_factory.catalogue.releases import Flavour
-from serving_factory.matrix.matrix import Images
-from serving_factory.matrix.tags import alias_tags, full_tags
-from serving_factory.matrix.templates import ALIAS_WORDS, TAG_WORDS, is_tag, template_rule
+from serving_factory.matrix.matrix import Images, alias_tags, full_tags
 from serving_factory.matrix.variant import Variant
+from serving_factory.matrix.words import ALIAS_WORDS, TAG_WORDS, is_tag, template_rule
 
 V3 = Variant(release="2.19.1", flavour=Flavour.MKL, level=Level.V3)
 OCI_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from serving_factory.errors import CancelledError, EngineError
-from serving_factory.line.stages import package
-from serving_factory.line.stages.extract import server_version, version_lines
+from serving_factory.pipeline.stages import package
+from serving_factory.pipeline.stages.extract import server_version, version_lines
 
 
 def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from serving_factory.catalogue.retired_bases import retired_bases
+from serving_factory.catalogue.distributions import retired_bases
 from serving_factory.errors import (
     FactoryError,
     MovedError,
@@ -16,9 +16,8 @@ from serving_factory.errors import (
     RegistryFaultError,
     VanishedError,
 )
-from serving_factory.line.pinning import Change, Pin, compare_pins, locked_by, make_pins
-from serving_factory.line.upstream import replacement
 from serving_factory.matrix.lockfile import Lock
+from serving_factory.pipeline.pins import Change, Pin, compare_pins, locked_by, make_pins, replacement
 from serving_factory.recipes.pins import NeededBase, Needs
 
 A, B, C = ("sha256:" + digit * 64 for digit in "abc")

@@ -15,14 +15,20 @@ from typing import TextIO
 
 import pytest
 
-from serving_factory.engine.buildx import BuildFailed
+from serving_factory.commands.preflight import preflight_page
+from serving_factory.docker.buildx import BuildFailed
 from serving_factory.errors import CompileError, FetchError
-from serving_factory.line.job import Job, Site
-from serving_factory.line.preflight import run_preflight
-from serving_factory.line.preflight_report import Declared, Found, Report, declared_repositories, read_report
-from serving_factory.line.stages import compile as compile_stage
+from serving_factory.pipeline.job import Job, Site
+from serving_factory.pipeline.preflight import (
+    Declared,
+    Found,
+    Report,
+    declared_repositories,
+    read_report,
+    run_preflight,
+)
+from serving_factory.pipeline.stages import compile as compile_stage
 from serving_factory.recipes.recipe import recipe_for
-from serving_factory.ui.doors import preflight_page
 
 from .matrices import document, load
 

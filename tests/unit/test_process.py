@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.engine import process
-from serving_factory.engine.cancel import Cancel
+from serving_factory.docker import process
+from serving_factory.docker.process import Cancel
 from serving_factory.errors import CancelledError
 
 
@@ -183,7 +183,7 @@ def test_command_in_a_worker_thread_is_not_ended_by_another_thread() -> None:
 def test_everything_dies_with_a_killed_factory() -> None:
     program = textwrap.dedent(
         """
-        from serving_factory.engine import process
+        from serving_factory.docker import process
         process.run(["sh", "-c", "echo $$; sleep 60 & echo $!; wait"], on_line=lambda line: print(line, flush=True))
         """
     )

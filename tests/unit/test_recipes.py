@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
+from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level, level_facts
-from serving_factory.catalogue.releases import Flavour, releases
+from serving_factory.catalogue.releases import releases
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import Matrix
@@ -24,10 +25,8 @@ from serving_factory.matrix.settings import AllSettings
 from serving_factory.recipes import recipe as recipe_module
 from serving_factory.recipes import toolchain
 from serving_factory.recipes.explain import explain, explain_matrix, explain_upstream
-from serving_factory.recipes.keys import key_of, short
-from serving_factory.recipes.metadata import BuiltBinary, image_env, image_json, image_labels
-from serving_factory.recipes.recipe import Recipe, recipe_for, recipes_for
-from serving_factory.recipes.render import render
+from serving_factory.recipes.labels import BuiltBinary, image_env, image_json, image_labels
+from serving_factory.recipes.recipe import Recipe, key_of, recipe_for, recipes_for, render, short
 
 from .matrices import SHIPPED, document, load
 

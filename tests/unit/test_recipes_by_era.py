@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from serving_factory.catalogue.bazel_flags import bazel_flag, bazel_reads
-from serving_factory.catalogue.cuda_packages import cuda_packages
-from serving_factory.catalogue.mends import mends_for
-from serving_factory.catalogue.releases import Flavour, releases
+from serving_factory.catalogue.bazel import bazel_flag, bazel_reads
+from serving_factory.catalogue.facts import Flavour
+from serving_factory.catalogue.libraries import cuda_packages
+from serving_factory.catalogue.patches import mends_for
+from serving_factory.catalogue.releases import releases
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.recipes.explain import explain
-from serving_factory.recipes.metadata import image_env
-from serving_factory.recipes.recipe import Recipe, recipe_for
-from serving_factory.recipes.render import PATCHES, TEMPLATES
+from serving_factory.recipes.labels import image_env
+from serving_factory.recipes.recipe import PATCHES, TEMPLATES, Recipe, recipe_for
 
 from .matrices import ROOT, document, load
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from serving_factory.engine.registry import Credentials, ImageName, Registry, credentials_for
+from serving_factory.docker.registry import Credentials, ImageName, Registry, credentials_for
 from serving_factory.errors import (
     FactoryError,
     RegistryDeniedError,

@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.commands.remembering import build_command, show_history, show_report
+from serving_factory.commands.history import build_command, measure, show_history, show_report
 from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.errors import UnknownNameError, UsageError
-from serving_factory.line.events import StageName
-from serving_factory.line.history.recorder import Recorder
-from serving_factory.line.job import Job, Site
-from serving_factory.line.lock import hold_lock
-from serving_factory.line.measures import measure
-from serving_factory.line.records import Record, write_record
-from serving_factory.line.results import Status, VariantResult
+from serving_factory.pipeline.build_lock import hold_lock
+from serving_factory.pipeline.events import StageName, Status, VariantResult
+from serving_factory.pipeline.history import Recorder
+from serving_factory.pipeline.job import Job, Site
+from serving_factory.pipeline.records import Record, write_record
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import ROOT, load, write

@@ -8,17 +8,15 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from serving_factory.commands.caching import remote_notes
+from serving_factory.commands.cache import remote_notes
 from serving_factory.errors import MatrixError, UsageError
-from serving_factory.line.events import StageName
-from serving_factory.line.job import Job, Site
-from serving_factory.line.records import Record, write_record
-from serving_factory.line.remote import remote_lines, unusable
-from serving_factory.line.results import Status, VariantResult
-from serving_factory.line.run_options import uploads
 from serving_factory.matrix.environment import given
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.settings import Remote
+from serving_factory.pipeline.bazel import remote_lines, unusable, uploads
+from serving_factory.pipeline.events import StageName, Status, VariantResult
+from serving_factory.pipeline.job import Job, Site
+from serving_factory.pipeline.records import Record, write_record
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import document, load

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serving_factory.engine.retry import LONGEST_WAIT, retrying
 from serving_factory.errors import CancelledError, RegistryDeniedError, RegistryFaultError, RegistryLimitError
+from serving_factory.pipeline.retry import LONGEST_WAIT, retrying
 
 
 class Flaky:

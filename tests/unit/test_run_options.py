@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.line.job import Job, Site
-from serving_factory.line.run_options import dockerfile_here
-from serving_factory.line.schedule import Share
+from serving_factory.pipeline.bazel import dockerfile_here
+from serving_factory.pipeline.budget import Share
+from serving_factory.pipeline.job import Job, Site
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import load

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from serving_factory.line.serving import (
-    GrpcClient,
+from serving_factory.smoke.answers import (
     ModelMetadata,
     ModelState,
-    RestClient,
     ServerAnswerError,
     ServerUnavailableError,
     Signature,
     TensorSpec,
     VersionStatus,
 )
+from serving_factory.smoke.grpc_client import GrpcClient
+from serving_factory.smoke.rest_client import RestClient
 
 from .fake_serving import MODEL, OLD, Behaviour, FakeServing
 

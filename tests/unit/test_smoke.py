@@ -23,9 +23,9 @@ from serving_factory.errors import (
     SmokeError,
     WrongAnswerError,
 )
-from serving_factory.line.smoke.run import run_checks
-from serving_factory.line.smoke.types import CheckResult, Features, SmokePlan, SmokeReport
-from serving_factory.line.stages.smoke import features_of
+from serving_factory.pipeline.stages.smoke import features_of
+from serving_factory.smoke.run import run_checks
+from serving_factory.smoke.types import CheckResult, Features, SmokePlan, SmokeReport
 
 from .fake_serving import MODEL, NEW, OLD, Behaviour, FakeServing
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from serving_factory.engine.docker import ContainerSpec
+    from serving_factory.docker.containers import ContainerSpec
 
 VERSION = "TensorFlow ModelServer: 2.19.1-rc0+dev.sha.no_git\nTensorFlow Library: 2.19.1\n"
 ALL = [

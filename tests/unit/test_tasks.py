@@ -19,7 +19,7 @@ from invoke.collection import Collection
 from invoke.program import Program
 
 from serving_factory.catalogue.releases import releases
-from serving_factory.engine.caches import CacheMount, Dropped
+from serving_factory.docker.caches import CacheMount, Dropped
 from serving_factory.errors import (
     CancelledError,
     CompileError,
@@ -31,9 +31,9 @@ from serving_factory.errors import (
     UpstreamDiffersError,
     UsageError,
 )
-from serving_factory.line.lock import hold_lock
-from serving_factory.line.results import Outcome, Status, VariantResult
-from serving_factory.line.schedule import Budget
+from serving_factory.pipeline.budget import Budget
+from serving_factory.pipeline.build_lock import hold_lock
+from serving_factory.pipeline.events import Outcome, Status, VariantResult
 
 from .matrices import ROOT, SAMPLE, SHIPPED, SMALL, checkout, write
 from .upstream_trees import tree_2_19_1, write_tree
@@ -454,7 +454,7 @@ def test_clean_asks_no_engine_for_folders(factory: Factory, tmp_path: Path) -> N
 def test_a_cache_that_a_build_uses_is_not_said_to_be_dropped(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
     gone, used = (CacheMount(record=name, id=f"caches-{name}", size="1MB") for name in ("a", "b"))
     monkeypatch.setattr(
-        "serving_factory.line.cleaning.drop_cache_mounts", lambda _: Dropped(gone=(gone,), used=(used,))
+        "serving_factory.pipeline.runner.drop_cache_mounts", lambda _: Dropped(gone=(gone,), used=(used,))
     )
     assert factory("clean", "--caches").out == (
         "dropped cache caches-a, 1MB\nkept cache caches-b, 1MB: a build uses it\n"
@@ -529,8 +529,8 @@ def test_a_failure_is_not_hidden_behind_a_time_limit(
     first = VariantResult(variant=VARIANTS[0], status=Status.FAILED if error else Status.BUILT, error=error)
     over = VariantResult(variant=VARIANTS[1], status=Status.CANCELLED, because="--max-minutes 9 was over")
     outcome = Outcome(results=(first, over), ended_by=ended_by)
-    monkeypatch.setattr("serving_factory.commands.working.run_line", lambda *_args, **_more: outcome)
-    monkeypatch.setattr("serving_factory.commands.working._after", lambda *_: "")
+    monkeypatch.setattr("serving_factory.commands.build.run_line", lambda *_args, **_more: outcome)
+    monkeypatch.setattr("serving_factory.commands.build._after", lambda *_: "")
     ended = factory("build", "--matrix", str(SHIPPED[1]))
     assert ended.code == code
     assert ("Error: time is up" in ended.err) == isinstance(ended_by, TimeLimitError)
@@ -540,7 +540,7 @@ def test_a_failure_is_not_hidden_behind_a_time_limit(
 
 def test_a_dry_run_shows_who_works_when(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
     budget = Budget(cpus=8, memory=64 * 2**30)
-    monkeypatch.setattr("serving_factory.commands.working.budget_of", lambda *_: budget)
+    monkeypatch.setattr("serving_factory.commands.build.budget_of", lambda *_: budget)
     rows = json.loads(factory("build", "--dry-run", "--json", "--matrix", str(SHIPPED[1])).out)
     assert [(row["variant"], row["wave"], row["jobs"], row["after"]) for row in rows] == [
         (VARIANTS[0], 1, 8, ""),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.line import tree_memory
-from serving_factory.line.digests import tree_digest
-from serving_factory.line.tree_memory import TreeMemory
+from serving_factory.pipeline import job as tree_memory
+from serving_factory.pipeline.job import TreeMemory
+from serving_factory.pipeline.records import tree_digest
 
 
 @pytest.fixture

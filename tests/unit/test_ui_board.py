@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from serving_factory.errors import CompileError
-from serving_factory.line.events import Event, EventKind, StageName
-from serving_factory.line.results import Status, VariantResult
-from serving_factory.ui.board import BoardReporter, draw
-from serving_factory.ui.progress import Progress, Row, State
-from serving_factory.ui.streams import Stream
+from serving_factory.output.board import BoardReporter, Progress, Row, State, draw
+from serving_factory.output.text import Stream
+from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

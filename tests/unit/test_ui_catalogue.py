@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from invoke.parser.argument import Argument
 
-from serving_factory.catalogue.describe import describe
 from serving_factory.catalogue.releases import releases
-from serving_factory.ui.catalogue import differences_text, release_page, releases_table
-from serving_factory.ui.positional import words_for
+from serving_factory.commands.catalogue import describe, differences_text, release_page, releases_table
+from serving_factory.commands.cli import words_for
 
 
 def test_a_line_for_each_release() -> None:

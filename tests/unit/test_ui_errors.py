@@ -3,8 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from serving_factory.errors import CompileError
-from serving_factory.ui.errors import render_error
-from serving_factory.ui.logs import already_told, read_tail
+from serving_factory.output.errors import already_told, read_tail, render_error
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from serving_factory.errors import CompileError
-from serving_factory.line.events import Event, EventKind, StageName
-from serving_factory.line.forecast import NOTHING_TO_DO, Basis, Forecast, Outlook, total
-from serving_factory.line.results import Status, VariantResult
-from serving_factory.ui.json_lines import JsonLinesReporter
-from serving_factory.ui.streams import Stream
+from serving_factory.output.json_lines import JsonLinesReporter
+from serving_factory.output.text import Stream
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Forecast, Outlook, total
+from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 
 
 def _reporter(out: io.StringIO, outlook: Outlook = NOTHING_TO_DO) -> JsonLinesReporter:

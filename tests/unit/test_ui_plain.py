@@ -9,13 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from serving_factory.errors import CompileError, LockedError
-from serving_factory.line.events import Event, EventKind, StageName
-from serving_factory.line.forecast import NOTHING_TO_DO, Basis, Forecast, Outlook
-from serving_factory.line.results import Status, VariantResult
-from serving_factory.ui.github import annotation, escape_data, escape_property, fold
-from serving_factory.ui.heartbeat import Heartbeat
-from serving_factory.ui.plain import GitHub, PlainReporter
-from serving_factory.ui.streams import Stream
+from serving_factory.output.outcomes import annotation, escape_data, escape_property, fold
+from serving_factory.output.plain import GitHub, Heartbeat, PlainReporter
+from serving_factory.output.text import Stream
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Forecast, Outlook
+from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from serving_factory.line.events import Event, EventKind, StageName
-from serving_factory.line.results import Status, VariantResult
-from serving_factory.ui.board import BoardReporter
-from serving_factory.ui.json_lines import JsonLinesReporter
-from serving_factory.ui.plain import PlainReporter
-from serving_factory.ui.reporter import Reporter, choose
+from serving_factory.output.board import BoardReporter
+from serving_factory.output.json_lines import JsonLinesReporter
+from serving_factory.output.plain import PlainReporter
+from serving_factory.output.reporter import Reporter, choose
+from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

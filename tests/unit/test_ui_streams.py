@@ -4,7 +4,7 @@ import io
 import subprocess
 import sys
 
-from serving_factory.ui.streams import Stream
+from serving_factory.output.text import Stream
 
 
 class _Broken(io.StringIO):
@@ -40,7 +40,7 @@ def test_a_closed_stream_is_no_terminal_and_takes_nothing() -> None:
 
 def test_a_closed_pipe_leaves_the_exit_code_alone() -> None:
     code = (
-        "import sys; from serving_factory.ui.streams import Stream\n"
+        "import sys; from serving_factory.output.text import Stream\n"
         "sys.stdin.readline()\nStream(sys.stdout).write('x' * 100_000)\nsys.exit(7)"
     )
     with subprocess.Popen(

@@ -6,17 +6,10 @@ from pathlib import Path
 import pytest
 
 from serving_factory.errors import CompileError, RegistryError
-from serving_factory.line.results import Status, VariantResult
-from serving_factory.ui.layout import Column, table
-from serving_factory.ui.outcomes import demo_table, pushed_list, run_commands, summary_table
-from serving_factory.ui.tables import (
-    ListRow,
-    PlanRow,
-    Section,
-    explain_page,
-    list_table,
-    plan_table,
-)
+from serving_factory.output.outcomes import demo_table, pushed_list, run_commands, summary_table
+from serving_factory.output.tables import ListRow, PlanRow, explain_page, list_table, plan_table
+from serving_factory.output.text import Column, Section, table
+from serving_factory.pipeline.events import Status, VariantResult
 
 _FACTS = {
     "binary_size": 12_897_485,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving_factory.ui.text import clean, clean_lines, duration, size
+from serving_factory.output.text import clean, clean_lines, duration, size
 
 
 @pytest.mark.parametrize(

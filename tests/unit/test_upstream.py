@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from serving_factory.errors import DownloadError, RegistryError, RegistryUnreachableError, VanishedError
-from serving_factory.line.upstream import Upstream
 from serving_factory.matrix.settings import Network
 from serving_factory.matrix.variant import Platform
+from serving_factory.pipeline.pins import Upstream
 from serving_factory.recipes.pins import NeededBase
 
 from .test_registry import FakeRegistry, Shelf, fake

@@ -11,7 +11,7 @@ from packaging.version import Version
 from serving_factory.catalogue.levels import LEVELS, cpuinfo_names, level_facts
 from serving_factory.catalogue.releases import releases
 from serving_factory.catalogue.upstream_flags import unlisted_flags, upstream_flags
-from serving_factory.commands.upstream import check_upstream
+from serving_factory.commands.catalogue import check_upstream
 from serving_factory.errors import UpstreamDiffersError
 
 

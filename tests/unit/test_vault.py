@@ -18,11 +18,10 @@ import pytest
 
 from serving_factory.catalogue.releases import releases
 from serving_factory.commands.shared import Asked, Checkout
-from serving_factory.commands.vaulting import VaultOptions, vault
-from serving_factory.engine.git import ArchiveFormat, commit_of, missing_files, write_archive
+from serving_factory.commands.vault import VaultOptions, vault
+from serving_factory.docker.git import ArchiveFormat, commit_of, missing_files, write_archive
 from serving_factory.errors import GitError, PinnedDiffersError, UsageError
-from serving_factory.line.vault.archives import make_archive
-from serving_factory.line.vault.mirrors import Address, mirror_of
+from serving_factory.pipeline.offline.mirrors import Address, make_archive, mirror_of
 
 from .matrices import ROOT
 
@@ -164,7 +163,7 @@ def test_a_zip_has_the_times_of_los_angeles(mirror: Mirror, tmp_path: Path, monk
 
 
 def test_a_zip_needs_to_know_the_zone(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving_factory.engine.git._HOST_ZONE", "America/Nowhere")
+    monkeypatch.setattr("serving_factory.docker.git._HOST_ZONE", "America/Nowhere")
     with pytest.raises(GitError, match="does not know the time zone"):
         make(mirror, "v1.2", tmp_path, form=ArchiveFormat.ZIP)
 
@@ -364,7 +363,7 @@ def test_the_catalogue_pins_tensorflow(
     release = releases()["1.9.1"]
     assert release.tensorflow_sha256
     here = {"1.9.1": replace(release, tensorflow_commit=mirror.commit)}
-    monkeypatch.setattr("serving_factory.commands.vaulting.releases", lambda: here)
+    monkeypatch.setattr("serving_factory.commands.vault.releases", lambda: here)
     with pytest.raises(PinnedDiffersError) as caught:
         run(mirror, mirror.commit, output=tmp_path, repository="tensorflow")
     assert f"pinned is {release.tensorflow_sha256}" in caught.value.why

@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serving_factory.commands import vault_inputs
+from serving_factory.commands import inputs as vault_inputs
 from serving_factory.commands.shared import Asked, Checkout
-from serving_factory.engine import source_package
+from serving_factory.docker import git as source_package
 from serving_factory.errors import CompileError, FactoryError, FetchError, MissingInputsError, UsageError
-from serving_factory.line.job import Job
-from serving_factory.line.preflight import preflight_folder
-from serving_factory.line.preflight_report import ONLY_CACHED, Found, Missing, MissingProgram, Report
-from serving_factory.line.vault.packages import _merge_index
+from serving_factory.pipeline.job import Job
+from serving_factory.pipeline.offline.packages import _merge_index
+from serving_factory.pipeline.preflight import ONLY_CACHED, Found, Missing, MissingProgram, Report, preflight_folder
 
 from .matrices import ROOT, document, write
 from .test_vault_inputs import git, repository

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from serving_factory.engine.git import ArchiveFormat, commit_of, write_archive
+from serving_factory.docker.git import ArchiveFormat, commit_of, write_archive
 from serving_factory.errors import OverrideError
-from serving_factory.line.preflight_report import Declared, Missing, declared_repositories
-from serving_factory.line.vault.fill import Filled, Filler, Result, archives_in
-from serving_factory.line.vault.mirrors import Address, archive_address, find_mirrors, mirrors_for
-from serving_factory.line.vault.override import Labels, Override, Top, _version, make_override, override_from_git
-from serving_factory.line.vault.unpacking import unpack
+from serving_factory.pipeline.offline.fill import Filled, Filler, Result, archives_in
+from serving_factory.pipeline.offline.mirrors import Address, archive_address, find_mirrors, mirrors_for
+from serving_factory.pipeline.offline.overrides import Labels, Override, Top, _version, make_override, override_from_git
+from serving_factory.pipeline.offline.unpacking import unpack
+from serving_factory.pipeline.preflight import Declared, Missing, declared_repositories
 
 
 def git(folder: Path, *arguments: str) -> str:

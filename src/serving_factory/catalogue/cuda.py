@@ -11,8 +11,6 @@ from packaging.version import Version
 
 from serving_factory.catalogue.data import read_yaml
 
-__all__ = ["Capability", "Card", "Cuda", "cards", "cudas", "why_not", "why_not_compiler"]
-
 _DOTTED = re.compile(r"(\d+)\.(\d)")
 _GCC = re.compile(r"gcc[ -](\d+)")
 _JOINED = re.compile(r"(sm|compute)_(\d+)(\d)")

@@ -1,4 +1,4 @@
-"""Distributions: which packages make a toolchain on each base image."""
+"""Which of upstream's build packages a toolchain installs, and what they are called on its base."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from serving_factory.catalogue.data import read_yaml
-
-__all__ = ["Distribution", "DistributionPython", "Wheel", "distributions"]
+from serving_factory.catalogue.facts import Flavour, Release
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,4 +118,73 @@ def _python(version: str, entry: Mapping[str, Any]) -> DistributionPython:
         numpy=numpy if isinstance(numpy, str) else Wheel(**numpy),
         future=entry["future"],
         command=entry["command"],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetiredBase:
+    """An image that its registry has deleted.
+
+    Args:
+        image: its name and tag.
+        replacement: a plain image of the same distribution, to which the vendor's packages are added.
+        last_patch: the image that was reported to serve in its place; None where none is known.
+        references: URLs of reports.
+    """
+
+    image: str
+    replacement: str
+    last_patch: str | None
+    references: tuple[str, ...]
+
+
+@cache
+def retired_bases() -> Mapping[str, RetiredBase]:
+    """Read all retired images, by name and tag."""
+    return {
+        image: RetiredBase(
+            image=image,
+            replacement=entry["replacement"],
+            last_patch=entry["last_patch"],
+            references=tuple(entry["references"]),
+        )
+        for image, entry in read_yaml("retired_bases.yaml").items()
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Packages that a toolchain does without.
+
+    Args:
+        packages: upstream's names.
+        releases: of which releases.
+        built_without: tags of the releases that were built without them.
+        why: sentences.
+    """
+
+    packages: tuple[str, ...]
+    releases: SpecifierSet
+    built_without: tuple[str, ...]
+    why: str
+
+
+def build_packages(release: Release, flavour: Flavour, distribution: Distribution) -> tuple[str, ...]:
+    """Give the packages of upstream's devel image that a build on this base installs, by their names there; sorted."""
+    unneeded = {name for entry in left_out() if release.version in entry.releases for name in entry.packages}
+    wanted = (name for name in release.flavours[flavour].packages if name not in unneeded)
+    return tuple(sorted({distribution.names.get(name, name) for name in wanted}))
+
+
+@cache
+def left_out() -> tuple[LeftOut, ...]:
+    """Read what toolchains do without."""
+    return tuple(
+        LeftOut(
+            packages=tuple(entry["packages"]),
+            releases=SpecifierSet(entry["releases"]),
+            built_without=tuple(entry["built_without"]),
+            why=entry["why"],
+        )
+        for entry in read_yaml("build_packages.yaml")
     )

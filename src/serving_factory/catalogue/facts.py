@@ -11,8 +11,6 @@ from packaging.version import Version
 
 from serving_factory.errors import CatalogueError
 
-__all__ = ["CapabilitiesFrom", "Flavour", "FlavourFacts", "GpuFacts", "NcclFrom", "Release", "ServerFacts"]
-
 _CONFIG = "--config="
 _UBUNTU = re.compile(r"ubuntu:?(\d\d\.\d\d)")
 

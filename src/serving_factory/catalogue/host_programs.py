@@ -20,8 +20,6 @@ from serving_factory.catalogue.data import read_yaml
 from serving_factory.catalogue.shell_programs import UNKNOWN, shell_programs
 from serving_factory.catalogue.starlark import build_files, parse_starlark, parsed_parts
 
-__all__ = ["HostCall", "Uncovered", "genrule_programs", "host_calls", "package_of", "uncovered"]
-
 _SHELL_KEYS = frozenset({"cmd", "cmd_bash"})
 _SHELL_ACTIONS = frozenset({"run_shell", "action"})
 _SHELLS = frozenset({"bash", "sh"})

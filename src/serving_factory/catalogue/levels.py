@@ -1,4 +1,4 @@
-"""CPU levels: which features each has, which compiler flags ask for it, and how Linux names them."""
+"""Named sets of compiler flags that a target can ask for instead of its level's."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from enum import StrEnum
 from functools import cache
 
 from serving_factory.catalogue.data import read_yaml
-
-__all__ = ["LEVELS", "Level", "LevelFacts", "allowed_features", "cpuinfo_names", "level_facts"]
 
 
 class Level(StrEnum):
@@ -112,3 +110,36 @@ def _cpuinfo() -> Mapping[str, str]:
 def allowed_features() -> Mapping[str, frozenset[str]]:
     """Map each publishable level's name to the features its code may use."""
     return {level.value: level_facts(level).features for level in LEVELS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlagSet:
+    """A named set of compiler flags.
+
+    Args:
+        name: how a target names it.
+        copts: the flags, in order, instead of the level's.
+        level: the lowest level whose CPUs run what they give.
+        targets: names of targets that mean this set unless they say otherwise.
+    """
+
+    name: str
+    copts: tuple[str, ...]
+    level: Level
+    targets: tuple[str, ...]
+
+
+@cache
+def flag_sets() -> Mapping[str, FlagSet]:
+    """Read all sets, by name."""
+    return {
+        name: FlagSet(
+            name=name, copts=tuple(entry["copts"]), level=Level(entry["level"]), targets=tuple(entry["targets"])
+        )
+        for name, entry in read_yaml("flag_sets.yaml").items()
+    }
+
+
+def flag_set_of(target: str) -> FlagSet | None:
+    """Find the set that a target of this name means when it says nothing; None where it means its level's own flags."""
+    return next((found for found in flag_sets().values() if target in found.targets), None)

@@ -1,10 +1,14 @@
-"""Upstream releases: what each was built from and with, as its own files say."""
+"""The nearest release to one that does not exist, and why it does not."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from typing import Any
+
+from packaging.version import InvalidVersion, Version
 
 from serving_factory.catalogue.data import read_yaml
 from serving_factory.catalogue.facts import (
@@ -16,19 +20,50 @@ from serving_factory.catalogue.facts import (
     Release,
     ServerFacts,
 )
-from serving_factory.catalogue.inheritance import Entry, Lines, inherited
 from serving_factory.errors import CatalogueError
 
-__all__ = [
-    "UPSTREAM_TARGET",
-    "UPSTREAM_URL",
-    "Flavour",
-    "FlavourFacts",
-    "Release",
-    "bazel_checksums",
-    "read_releases",
-    "releases",
-]
+Entry = Mapping[str, Any]
+"""A release, a line, or a part of one, as the file has it."""
+
+Lines = Mapping[str, Entry]
+"""The whole file: line -> its entry, with `like` and `releases` in it."""
+
+
+def merged(base: Entry, over: Entry) -> Entry:
+    """Lay one entry over another: mappings are merged key by key, all else is replaced."""
+    found = dict(base)
+    for key, value in over.items():
+        below = found.get(key)
+        found[key] = merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
+def inherited(lines: Lines) -> Mapping[str, Entry]:
+    """Give each release all that it has from its line, and its line from others.
+
+    Args:
+        lines: the file; a line stands below the one that it is like.
+
+    Returns:
+        Full tag -> entry, in the file's order.
+
+    Raises:
+        CatalogueError: a line is like one that does not stand above it, or a release is in the wrong line.
+    """
+    whole: dict[str, Entry] = {}
+    found: dict[str, Entry] = {}
+    for name, line in lines.items():
+        like = line.get("like")
+        if like is not None and like not in whole:
+            raise CatalogueError(f"releases.yaml: line {name} is like {like}, which does not stand above it")
+        own = {key: value for key, value in line.items() if key not in {"like", "releases"}}
+        whole[name] = merged(whole[like], own) if like is not None else own
+        for tag, release in line["releases"].items():
+            if tag.rpartition(".")[0] != name:
+                raise CatalogueError(f"releases.yaml: {tag} stands in line {name}")
+            found[tag] = merged(whole[name], release)
+    return found
+
 
 UPSTREAM_URL = "https://github.com/tensorflow/serving.git"
 UPSTREAM_TARGET = "//tensorflow_serving/model_servers:tensorflow_model_server"
@@ -185,3 +220,98 @@ class _Facts:
             raise CatalogueError(
                 f"releases.yaml: {self._where}: nobody knows of {', '.join(self._left)}", remedy=_REMEDY
             )
+
+
+class Inputs(StrEnum):
+    """Where a build's inputs came from."""
+
+    FOLDERS = "folders"
+    """No step had a network."""
+    NETWORK = "network"
+    """Stand-ins for the internet, and no other network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """One build, of upstream's sources at the release's commit, by `build` through all stages to smoke.
+
+    Args:
+        release: the tag.
+        flavour: such as `cpu`.
+        level: such as `x86-64-v3`.
+        base: the base image.
+        compiler: its package.
+        bazel: the version.
+        inputs: where they came from.
+        date: of the build, ISO 8601.
+        actions: all that Bazel had to do.
+        cached: those of them that it took from the disk cache.
+        minutes: that the compile stage took.
+        processors: of the machine.
+    """
+
+    release: str
+    flavour: str
+    level: str
+    base: str
+    compiler: str
+    bazel: str
+    inputs: Inputs
+    date: str
+    actions: int
+    cached: int
+    minutes: int
+    processors: int
+
+
+@cache
+def built() -> tuple[Built, ...]:
+    """Read the builds, in the order of the file."""
+    return tuple(Built(**{**entry, "inputs": Inputs(entry["inputs"])}) for entry in read_yaml("built.yaml"))
+
+
+@dataclass(frozen=True, slots=True)
+class Closest:
+    """A release to take instead.
+
+    Args:
+        tag: the release's full tag.
+        reason: why the one that was asked for is none: part of a sentence.
+    """
+
+    tag: str
+    reason: str
+
+
+def closest_release(asked: str, tags: Collection[str]) -> Closest:
+    """Find the release nearest to one that the catalogue has not.
+
+    Of the same line the next one is taken, or the last: upstream skipped a patch where its branch went on. Without a
+    line of that name it is the nearest line's last release; where the text is no version, the newest of all.
+
+    Args:
+        asked: what was asked for; a full tag, a line, or anything.
+        tags: the releases that there are; at least one.
+    """
+    known = _versions(tuple(tags))
+    try:
+        version = Version(asked)
+    except InvalidVersion:
+        return Closest(str(known[-1]), "this is no release: a release is a full tag such as 2.19.1")
+    line = [one for one in known if one.release[:2] == version.release[:2]]
+    if line and len(version.release) < len(known[0].release):
+        return Closest(str(line[-1]), "a release is a full tag, with a patch number")
+    if line:
+        later = [one for one in line if one > version]
+        return Closest(str(later[0] if later else line[-1]), f"upstream has no stable tag {asked}")
+    nearest = [one for one in known if one <= version] or known[:1]
+    return Closest(str(nearest[-1]), f"the catalogue knows no release {_line(version)}.x")
+
+
+@cache
+def _versions(tags: tuple[str, ...]) -> tuple[Version, ...]:
+    return tuple(sorted(map(Version, tags)))
+
+
+def _line(version: Version) -> str:
+    return f"{version.major}.{version.minor}"

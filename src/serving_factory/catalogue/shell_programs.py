@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["UNKNOWN", "shell_programs"]
-
 UNKNOWN = "\0"
 """Stands in a text for what nobody knows before it runs."""
 

@@ -8,8 +8,6 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["build_files", "parse_starlark", "parsed_parts"]
-
 # Texts and comments, which stay; a gap of a template; an octal number.
 _ODD = re.compile(
     r"""(?P<kept>"{3}.*?"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|\#[^\n]*)"""

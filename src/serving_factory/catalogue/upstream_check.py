@@ -24,8 +24,6 @@ from serving_factory.catalogue.upstream_files import (
     read_workspace,
 )
 
-__all__ = ["Comparison", "Difference", "check_upstream", "release_of"]
-
 _DOCKER = "tensorflow_serving/tools/docker"
 _SERVERS = "tensorflow_serving/model_servers"
 _TESTDATA = "tensorflow_serving/servables/tensorflow/testdata"

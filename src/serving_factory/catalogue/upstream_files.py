@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import dropwhile
 
-__all__ = ["BazelrcFile", "Dockerfile", "Found", "UnreadableError", "read_flags", "read_version", "read_workspace"]
-
 _MODEL_SERVER = "tensorflow_serving/model_servers:tensorflow_model_server"
 _BUILD = re.compile(rf"bazel build\b(.*?){_MODEL_SERVER}", re.DOTALL)
 _INSTRUCTION = re.compile(r"([A-Za-z]+)\s+(.*)", re.DOTALL)

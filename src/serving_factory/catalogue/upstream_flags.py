@@ -15,8 +15,6 @@ from packaging.version import Version
 from serving_factory.catalogue.data import read_yaml
 from serving_factory.catalogue.starlark import build_files
 
-__all__ = ["UnlistedFlag", "UpstreamFlag", "unlisted_flags", "upstream_flags", "upstream_namespaces"]
-
 _FEATURES = """
 abm adx aes amx avx bmi crc32 cx16 f16c fma gfni lzcnt movbe pclmul popcnt rdrnd rdseed sha sse ssse tbm vaes vpclmul
 xop xsave

@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from invoke.exceptions import Exit
 
-from serving_factory.engine.disk import disk_full_is_typed
+from serving_factory.docker.disk import disk_full_is_typed
 from serving_factory.errors import CancelledError, FactoryError
-from serving_factory.line.signals import ending_signals
+from serving_factory.pipeline.scheduler import ending_signals
 
 if TYPE_CHECKING:
     from serving_factory.matrix.matrix import Matrix
     from serving_factory.matrix.variant import Variant
 
-__all__ = ["Asked", "Checkout", "bytes_of", "errors", "exit_with", "print_json", "width", "write"]
 
 _UNITS = {"MiB": 2**20, "GiB": 2**30}
 
@@ -91,8 +90,8 @@ class Asked:
             UsageError: a variable of the environment cannot be read.
         """
         # A task's help does without the catalogue and all that reads a matrix.
-        from serving_factory.matrix.environment import given  # noqa: PLC0415
-        from serving_factory.matrix.load import load_matrix  # noqa: PLC0415
+        from serving_factory.matrix.environment import given
+        from serving_factory.matrix.load import load_matrix
 
         return load_matrix(self.file, given(os.environ, Path.cwd()))
 
@@ -102,7 +101,7 @@ class Asked:
         Raises:
             UnknownNameError: there are none such.
         """
-        from serving_factory.matrix.select import select  # noqa: PLC0415
+        from serving_factory.matrix.select import select
 
         return select(
             matrix,
@@ -144,11 +143,11 @@ def exit_with(error: FactoryError, *, code: int | None = None) -> Exit:
         error: what to tell.
         code: the exit code, where another one than the error's own says more.
     """
-    from serving_factory.ui.errors import render_error  # noqa: PLC0415 - most runs end without an error
+    from serving_factory.output.errors import render_error
 
     text = render_error(error)
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        from serving_factory.ui.github import annotation  # noqa: PLC0415 - few runs need it
+        from serving_factory.output.outcomes import annotation
 
         text += annotation("serving-factory", str(error))
     return Exit(text.rstrip(), code=error.exit_code if code is None else code)

@@ -15,8 +15,6 @@ from serving_factory.errors import MatrixError
 from serving_factory.matrix.environment import Given
 from serving_factory.matrix.problems import Finding, KeyPath, Place, Problem, matrix_error
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_VALUES", "Document", "read_document"]
-
 MAX_BYTES = 1 << 20
 MAX_VALUES = 10_000
 """How many values a file may have when each alias is written out."""

@@ -11,8 +11,6 @@ from typing import Any
 from serving_factory.errors import UsageError
 from serving_factory.matrix.problems import KeyPath
 
-__all__ = ["PREFIX", "VARIABLES", "Given", "given"]
-
 PREFIX = "SERVING_FACTORY_"
 
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")

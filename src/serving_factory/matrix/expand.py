@@ -5,30 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from serving_factory.catalogue.bad_pairs import BadPair, known_bad
 from serving_factory.catalogue.cuda import cudas, why_not, why_not_compiler
-from serving_factory.catalogue.facts import GpuFacts
-from serving_factory.catalogue.flag_sets import flag_sets
-from serving_factory.catalogue.levels import Level
-from serving_factory.catalogue.releases import FlavourFacts, Release, releases
-from serving_factory.matrix.capabilities import capability_words
+from serving_factory.catalogue.facts import FlavourFacts, GpuFacts, Release
+from serving_factory.catalogue.levels import Level, flag_sets
+from serving_factory.catalogue.patches import BadPair, known_bad
+from serving_factory.catalogue.releases import releases
 from serving_factory.matrix.problems import Finding, KeyPath
 from serving_factory.matrix.rules import Candidate, Rule
 from serving_factory.matrix.targets import Selection
-from serving_factory.matrix.variant import Variant
-
-__all__ = [
-    "MAX_CANDIDATES",
-    "MAX_CHECKS",
-    "NOTHING",
-    "CompilerOf",
-    "Dropped",
-    "Expansion",
-    "Reason",
-    "expand",
-    "too_many",
-    "uncertain_pairs",
-]
+from serving_factory.matrix.variant import Variant, capability_words
 
 CompilerOf = Callable[[str, FlavourFacts], str]
 """Which compiler builds a flavour of a release, name and version; empty where nobody knows."""

@@ -14,10 +14,8 @@ from packaging.version import InvalidVersion, Version
 from serving_factory.errors import LockFileError, MatrixError
 from serving_factory.matrix.document import read_document
 from serving_factory.matrix.problems import BrokenRuleError, matrix_error
-from serving_factory.matrix.shapes import Notes, Section, Table, Text, key, matching
+from serving_factory.matrix.schema import Notes, Section, Table, Text, key, matching
 from serving_factory.matrix.words import IMAGE, VERSION
-
-__all__ = ["EMPTY", "Lock", "lock_path", "lock_text", "read_lock"]
 
 _DIGEST = matching(
     r"sha256:[0-9a-f]{64}", "a digest is sha256: and 64 hex digits", "Take it from where the file was right."

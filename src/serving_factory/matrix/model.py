@@ -1,17 +1,17 @@
-"""The matrix file's model: the shape of what a user writes. Its JSON schema is generated from here."""
+"""The matrix file's JSON schema, for editors: made of the model, so that both say the same."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
-from serving_factory.catalogue.releases import Flavour
-from serving_factory.matrix.remote_model import RemoteSection
-from serving_factory.matrix.shapes import Many, Section, Table, Text, TextOr, Truth, Whole, key
-from serving_factory.matrix.templates import ALIAS_WORDS, TAG_WORDS, template_rule
+from serving_factory.matrix.schema import Many, Section, Table, Text, TextOr, Truth, TruthOr, Whole, key, matching
 from serving_factory.matrix.variant import Platform
 from serving_factory.matrix.words import (
+    ALIAS_WORDS,
     BAZEL_OPTION,
     BAZEL_REPOSITORY,
     CAPABILITY,
@@ -36,27 +36,58 @@ from serving_factory.matrix.words import (
     RELEASES,
     REPOSITORY,
     SNAPSHOT,
+    TAG_WORDS,
     TARGET,
     URL,
     URL_OR_FOLDER,
     VERSION,
+    template_rule,
 )
 
-__all__ = [
-    "AptSection",
-    "BazelSection",
-    "ConditionsSection",
-    "ExcludeSection",
-    "ImageSection",
-    "MatrixFile",
-    "NetworkSection",
-    "PerReleaseSection",
-    "ProxiesSection",
-    "RequireSection",
-    "ResourcesSection",
-    "TargetSection",
-    "ToolchainSection",
-]
+REMOTE = matching(
+    r"(?:https?|grpcs?)://[^\s'\"`$\\\\{}#]+",
+    "a remote cache has a URL with http, https, grpc or grpcs",
+    "Write it like https://cache.example.com/bazel or grpcs://cache.example.com:443.",
+)
+EXECUTOR = matching(
+    r"grpcs?://[^\s'\"`$\\\\{}#/]+",
+    "remote execution has a URL with grpc or grpcs",
+    "Write it like grpcs://build.example.com:443.",
+)
+HEADER = matching(
+    r"[A-Za-z0-9_.-]+", "a header's name is letters, digits, '_', '.' and '-'", "Write it like x-api-key."
+)
+HEADER_VALUE = matching(
+    r"[^\x00-\x1f\x7f]+", "a header's value is not empty and holds no control characters", "Write it on one line."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSection:
+    """Files (PEM) for the connection to a remote cache."""
+
+    certificate: str | None = key(FILE, "Of the authority that signed the server's; not for https.", default=None)
+    client_certificate: str | None = key(FILE, "Who we are.", default=None)
+    client_key: str | None = key(FILE, "The key to that.", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteSection:
+    """A cache, or builders, that other machines share."""
+
+    cache: str | None = key(
+        REMOTE, "The remote cache's URL; each toolchain has a place of its own in it.", default=None
+    )
+    executor: str | None = key(EXECUTOR, "The URL of a remote execution service.", default=None)
+    upload: bool | None = key(
+        TruthOr("auto"),
+        "Whether results go there: true, false, or `auto`, which is true where CI is set.",
+        default=None,
+    )
+    headers: Mapping[str, str] = key(
+        Table(HEADER, HEADER_VALUE), "Sent along with each request, and kept secret.", default_factory=dict
+    )
+    tls: TlsSection = key(Section(TlsSection), "Files for the connection.", default_factory=TlsSection)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,3 +337,15 @@ class MatrixFile:
     network: NetworkSection = key(
         Section(NetworkSection), "Where outer inputs come from on this network.", default_factory=NetworkSection
     )
+
+
+SCHEMA_FILE = "matrix.schema.json"
+"""Its name, beside matrix.yaml."""
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def matrix_schema() -> str:
+    """Make the schema, as the text of its file."""
+    schema = {"$schema": _DIALECT, "title": "matrix.yaml", **Section(MatrixFile).schema()}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Problems in a matrix file: each with its place, value, rule, nearest valid word and one remedy; all told at once."""
+"""Which parts of a matrix file can be relied on, and which cannot because something in them is wrong."""
 
 from __future__ import annotations
 
@@ -8,21 +8,6 @@ from dataclasses import dataclass
 from heapq import nlargest
 
 from serving_factory.errors import MatrixError
-
-__all__ = [
-    "BrokenRuleError",
-    "Finding",
-    "KeyPath",
-    "Place",
-    "Problem",
-    "Remedy",
-    "Suggestion",
-    "did_you_mean",
-    "dotted",
-    "matrix_error",
-    "nearest",
-    "without_password",
-]
 
 _MAX_TOLD = 100
 _MAX_VALUE = 200
@@ -126,7 +111,7 @@ def dotted(path: KeyPath) -> str:
 
 def nearest(word: str, valid: Iterable[str]) -> str | None:
     """Find the valid word most like this one, if any is much like it."""
-    from difflib import get_close_matches  # noqa: PLC0415 - few runs meet a wrong word, and it takes a while to import
+    from difflib import get_close_matches
 
     names = {str(name).casefold(): str(name) for name in valid}
     folded = word.casefold()
@@ -178,3 +163,39 @@ def _cut(value: str) -> str:
 def without_password(text: str) -> str:
     """Blot out what stands before the @ of a URL: what is shown on a screen is soon in a log."""
     return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
+
+
+class Broken:
+    """The places at which something is wrong: what follows from their values is not worth telling.
+
+    Args:
+        paths: those places.
+    """
+
+    def __init__(self, paths: Iterable[KeyPath] = ()) -> None:
+        # What stands in a mapping with a merge key nobody has read: the mapping itself is not whole.
+        self._paths = frozenset(path[:-1] if path[-1] == "<<" else path for path in paths if path)
+        self._inside: dict[KeyPath, set[str | int]] = {}
+        for path in self._paths:
+            for length, part in enumerate(path):
+                self._inside.setdefault(path[:length], set()).add(part)
+
+    def and_at(self, paths: Iterable[KeyPath]) -> Broken:
+        """Add places."""
+        return Broken((*self._paths, *paths))
+
+    def at(self, *path: str | int) -> bool:
+        """Whether a value is not whole: something is wrong with it, in it, or with what it stands in."""
+        return path in self._inside or self.around(*path)
+
+    def around(self, *path: str | int) -> bool:
+        """Whether something is wrong with a value itself, or with what it stands in."""
+        return any(path[:length] in self._paths for length in range(len(path) + 1))
+
+    def inside(self, *path: str | int) -> frozenset[str | int]:
+        """The keys of a value, or its indexes, at or below which something is wrong."""
+        return frozenset(self._inside.get(path, ()))
+
+
+WHOLE = Broken()
+"""Nothing is wrong."""

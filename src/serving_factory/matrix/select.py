@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from serving_factory.catalogue.closest import closest_release
+from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level, level_facts
-from serving_factory.catalogue.releases import Flavour
+from serving_factory.catalogue.releases import closest_release
 from serving_factory.catalogue.releases import releases as upstreams_releases
 from serving_factory.errors import UnknownNameError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.problems import BrokenRuleError, nearest
 from serving_factory.matrix.selectors import cuda_versions, is_range, release_tags
 from serving_factory.matrix.variant import Platform, Variant, parse_id
-
-__all__ = ["select"]
 
 _FULL_TAG = re.compile(r"\d+\.\d+\.\d+")
 

@@ -8,12 +8,9 @@ from functools import cache
 from packaging.specifiers import InvalidSpecifier, Specifier
 from packaging.version import Version
 
-from serving_factory.catalogue.closest import closest_release
 from serving_factory.catalogue.cuda import cudas
-from serving_factory.catalogue.releases import releases
+from serving_factory.catalogue.releases import closest_release, releases
 from serving_factory.matrix.problems import BrokenRuleError, did_you_mean, nearest
-
-__all__ = ["LATEST", "cuda_versions", "is_name", "is_range", "release_tags"]
 
 LATEST = "latest-patches"
 

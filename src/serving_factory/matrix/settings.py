@@ -7,32 +7,19 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
-from serving_factory.catalogue.releases import Flavour, FlavourFacts
-from serving_factory.matrix.broken import Broken
+from serving_factory.catalogue.facts import Flavour, FlavourFacts
 from serving_factory.matrix.model import (
     BazelSection,
     MatrixFile,
     NetworkSection,
     PerReleaseSection,
+    RemoteSection,
+    TlsSection,
     ToolchainSection,
 )
-from serving_factory.matrix.problems import BrokenRuleError, Finding, KeyPath
-from serving_factory.matrix.remote_model import RemoteSection, TlsSection
+from serving_factory.matrix.problems import Broken, BrokenRuleError, Finding, KeyPath
 from serving_factory.matrix.selectors import release_tags
 from serving_factory.matrix.words import BAZEL_REPOSITORY
-
-__all__ = [
-    "AllSettings",
-    "BazelChoice",
-    "Network",
-    "Remote",
-    "Settings",
-    "ToolchainChoice",
-    "network_of",
-    "path_findings",
-    "settings_of",
-    "unused_findings",
-]
 
 _S = TypeVar("_S", ToolchainSection, BazelSection)
 

@@ -1,48 +1,18 @@
-"""The words of the matrix file: how each kind of text in it is spelled, and what is said of one that is not."""
+"""Templates of tags: which placeholders they may hold, and what a registry takes as a tag."""
 
 from __future__ import annotations
 
-from serving_factory.catalogue.cuda import cards
-from serving_factory.catalogue.flag_sets import flag_sets
-from serving_factory.catalogue.levels import Level
-from serving_factory.catalogue.releases import Flavour
-from serving_factory.matrix.capabilities import check_capability
-from serving_factory.matrix.problems import BrokenRuleError, did_you_mean
-from serving_factory.matrix.selectors import cuda_versions, release_tags
-from serving_factory.matrix.shapes import Text, Word, matching
-from serving_factory.matrix.variant import Platform
+import re
+from collections.abc import Callable, Sequence
+from string import Formatter
 
-__all__ = [
-    "BAZEL_OPTION",
-    "BAZEL_REPOSITORY",
-    "CAPABILITY",
-    "COMPILER",
-    "COMPILER_OPTION",
-    "CONFIG",
-    "CUDA",
-    "CUDAS",
-    "FILE",
-    "FLAGS",
-    "FLAVOUR",
-    "FOLDER",
-    "HOSTS",
-    "IMAGE",
-    "LABEL",
-    "LEVEL",
-    "LEVELS_OWN_FLAGS",
-    "MEMORY",
-    "PACKAGE",
-    "PLATFORM",
-    "PYTHON",
-    "REASON",
-    "RELEASES",
-    "REPOSITORY",
-    "SNAPSHOT",
-    "TARGET",
-    "URL",
-    "URL_OR_FOLDER",
-    "VERSION",
-]
+from serving_factory.catalogue.cuda import cards
+from serving_factory.catalogue.facts import Flavour
+from serving_factory.catalogue.levels import Level, flag_sets
+from serving_factory.matrix.problems import BrokenRuleError, did_you_mean
+from serving_factory.matrix.schema import Text, Word, matching
+from serving_factory.matrix.selectors import cuda_versions, release_tags
+from serving_factory.matrix.variant import Platform, check_capability
 
 LEVELS_OWN_FLAGS = "level"
 """At a target's `flags:`, the compiler options of the level itself."""
@@ -184,3 +154,51 @@ FLAVOUR, LEVEL, PLATFORM = Word(Flavour), Word(Level), Word(Platform)
 RELEASES = Text(_release_selector)
 CUDA, CUDAS = Text(_cuda_version), Text(_cuda_selector)
 FLAGS = Text(_flags, words=_flag_names)
+
+
+# OCI distribution spec, section "Pulling manifests": what a tag may look like.
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+
+_WORDS = ("id", "release", "flavour", "level")
+TAG_WORDS = (*_WORDS, "binary")
+"""The placeholders of full tags; `binary` stands for the first 12 digits of the binary's sha256."""
+ALIAS_WORDS = (*_WORDS, "target")
+"""The placeholders of aliases; `target` gives one alias for each target that selects the variant."""
+
+
+def is_tag(text: str) -> bool:
+    """Whether a registry takes this as a tag."""
+    return _TAG.fullmatch(text) is not None
+
+
+def template_rule(words: Sequence[str], *, required: str = "") -> Callable[[str], str]:
+    """Make the check of a tag template, for the matrix file's model.
+
+    Args:
+        words: the placeholders that it may hold.
+        required: the one that it must hold.
+
+    Returns:
+        A function that gives the template back, or raises BrokenRuleError.
+    """
+    known = ", ".join(f"{{{word}}}" for word in words)
+
+    def check(template: str) -> str:
+        try:
+            fields = [field for field in Formatter().parse(template) if field[1] is not None]
+        except ValueError:
+            raise BrokenRuleError("a brace has no partner", f"Write a placeholder as {{{words[0]}}}.") from None
+        for _, name, form, conversion in fields:
+            if name not in words or form or conversion:
+                remedy = did_you_mean(f"{{{name}}}", [f"{{{word}}}" for word in words], otherwise="Take one of them.")
+                raise BrokenRuleError(f"a placeholder is one of {known}", remedy)
+        if not is_tag(template.format_map(dict.fromkeys(words, "x"))):
+            raise BrokenRuleError(
+                "a tag holds letters, digits, '_', '.' and '-', 128 at most, and begins with no '.' or '-'",
+                "Leave out what is none of these.",
+            )
+        if required and required not in {name for _, name, _, _ in fields}:
+            raise BrokenRuleError(f"a full tag names one binary: it must hold {{{required}}}", "Add it at the end.")
+        return template
+
+    return check

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 
-from serving_factory.catalogue.addresses import archive_mirror
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from serving_factory.catalogue.data import read_yaml
 from serving_factory.matrix.settings import Network
-from serving_factory.recipes.doors import mirrored
+from serving_factory.recipes.inputs import mirrored
 from serving_factory.recipes.pins import BAZEL_RELEASES, bazel_asset
 from serving_factory.recipes.recipe import Recipe
 
-__all__ = ["Download", "Kind", "downloads_of"]
+
+@cache
+def proven_addresses() -> Mapping[str, str]:
+    """Give the beginnings of all addresses -> the proof of each."""
+    return {address: " ".join(entry["proof"].split()) for address, entry in read_yaml("addresses.yaml").items()}
+
+
+def archive_mirror(release: Version) -> str:
+    """Give the mirror that TensorFlow's rules ask first for the archives that they declare."""
+    entries = read_yaml("addresses.yaml").items()
+    found = (url for url, entry in entries if "releases" in entry and release in SpecifierSet(entry["releases"]))
+    return str(next(found))
+
 
 _GIT_QUESTION = "/info/refs?service=git-upload-pack"  # what git asks first, by HTTP
 

@@ -13,10 +13,8 @@ from typing import Any
 
 from serving_factory.catalogue.levels import level_facts
 from serving_factory.matrix.variant import Variant
-from serving_factory.recipes.metadata import image_env, image_json, image_labels
+from serving_factory.recipes.labels import image_env, image_json, image_labels
 from serving_factory.recipes.recipe import Recipe
-
-__all__ = ["STAGE_GROUPS", "Bake", "bake", "target_name"]
 
 _SHARED_STAGES = ("base_build", "fetch")
 """Stages of the devel Dockerfile that variants of one release and flavour have in common."""

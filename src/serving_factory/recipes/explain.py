@@ -6,19 +6,25 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from serving_factory.catalogue.facts import Release
 from serving_factory.catalogue.levels import cpuinfo_names, level_facts
-from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, Release, releases
+from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, releases
 from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.matrix.expand import uncertain_pairs
-from serving_factory.matrix.matrix import Matrix
-from serving_factory.matrix.origins import CATALOGUE, origin, release_origin, rules_about, variant_origins
+from serving_factory.matrix.matrix import (
+    CATALOGUE,
+    Matrix,
+    alias_tags,
+    full_tags,
+    origin,
+    release_origin,
+    rules_about,
+    variant_origins,
+)
 from serving_factory.matrix.problems import KeyPath, without_password
-from serving_factory.matrix.tags import alias_tags, full_tags
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.recipe import Recipe
 from serving_factory.recipes.toolchain import Bazel
-
-__all__ = ["Explained", "Explanation", "explain", "explain_matrix", "explain_upstream"]
 
 Explained = tuple[str, str, str]
 """A name, a value, and where it comes from; empty where it follows from the others."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving_factory.catalogue.cuda_packages import CudaPackages, TensorrtPackages, cuda_packages
 from serving_factory.catalogue.distributions import Distribution
-from serving_factory.catalogue.releases import Flavour, Release
+from serving_factory.catalogue.facts import Flavour, Release
+from serving_factory.catalogue.libraries import CudaPackages, TensorrtPackages, cuda_packages
 from serving_factory.errors import RecipeError
-
-__all__ = ["AptRepository", "GpuBuild", "gpu_build"]
 
 _HOST = "https://developer.download.nvidia.com/compute"
 _CAPABILITIES = "TF_CUDA_COMPUTE_CAPABILITIES="

@@ -11,18 +11,6 @@ from serving_factory.matrix.lockfile import EMPTY, Lock
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Platform, Variant
 
-__all__ = [
-    "BAZEL_RELEASES",
-    "NeededBase",
-    "Needs",
-    "bazel_asset",
-    "bazel_checksum",
-    "image_for",
-    "needs_of",
-    "require_locked",
-    "unpinned_bases",
-]
-
 BAZEL_RELEASES = "https://github.com/bazelbuild/bazel/releases/download"
 """The folder of Bazel's release assets: what `network.bazel_mirror` takes the place of."""
 

@@ -2,25 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from serving_factory.catalogue.facts import Flavour, Release
 from serving_factory.catalogue.levels import LEVELS, Level
-from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, Flavour, Release, releases
+from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, releases
 from serving_factory.errors import BazelTooOldError, RecipeError
-from serving_factory.matrix.matrix import Images, Matrix
+from serving_factory.matrix.matrix import Images, Matrix, alias_tags
 from serving_factory.matrix.settings import Remote
-from serving_factory.matrix.tags import alias_tags
 from serving_factory.matrix.variant import Variant
-from serving_factory.recipes.bazel_version import check_bazel
-from serving_factory.recipes.doors import Doors, doors_for, mirrored
-from serving_factory.recipes.keys import key_of
+from serving_factory.recipes.inputs import Doors, doors_for, mirrored
 from serving_factory.recipes.pins import BAZEL_RELEASES, image_for
-from serving_factory.recipes.render import patch_text, render, template_text
-from serving_factory.recipes.toolchain import Toolchain, check_buildable, toolchain_for
+from serving_factory.recipes.toolchain import Toolchain, check_bazel, check_buildable, toolchain_for
 
-__all__ = ["Lacking", "Recipe", "recipe_for", "recipes_for"]
+
+def key_of(**parts: object) -> str:
+    """Hash named parts, independent of their order.
+
+    Args:
+        parts: values that JSON knows; tuples count as lists, sets of texts as sorted lists.
+
+    Returns:
+        64 hex digits.
+    """
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def short(key: str) -> str:
+    """The first 12 digits of a key or digest: enough to tell apart, short enough for a name."""
+    return key.removeprefix("sha256:")[:12]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, frozenset | set) and all(isinstance(item, str) for item in value):
+        return sorted(value)
+    raise TypeError(f"{value!r} cannot be part of a key")
+
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+TEMPLATES = Path(__file__).resolve().parents[3] / "dockerfiles" / "templates"
+PATCHES = TEMPLATES.parent / "patches"
+
+CACHES = "serving-factory-bazel"
+"""How the ids of the cache mounts in the templates begin; `-disk` and `-repository` follow."""
+
+
+def render(name: str, **values: object) -> str:
+    """Render a template; a value that the template names and the caller does not give is an error."""
+    return _environment().get_template(name).render(**values)
+
+
+@cache
+def template_text(name: str) -> str:
+    """Read a file that goes into an image as it is."""
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+@cache
+def patch_text(name: str) -> str:
+    """Read a script of dockerfiles/patches."""
+    return (PATCHES / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    # It takes a while to import: only who renders waits for it.
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 - Dockerfiles are no HTML; every value comes from checked data
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        auto_reload=False,
+    )
+
 
 _BINARY_PATH = UPSTREAM_TARGET.removeprefix("//").replace(":", "/")
 

@@ -7,21 +7,45 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from serving_factory.catalogue.bazel_flags import bazel_flag, bazel_reads
-from serving_factory.catalogue.build_packages import build_packages
-from serving_factory.catalogue.distributions import Distribution, DistributionPython, Wheel, distributions
-from serving_factory.catalogue.mends import Mend, mends_for
-from serving_factory.catalogue.mkl import mkl_libraries
-from serving_factory.catalogue.releases import Flavour, FlavourFacts, Release
+from serving_factory.catalogue.bazel import bazel_flag, bazel_reads
+from serving_factory.catalogue.distributions import (
+    Distribution,
+    DistributionPython,
+    Wheel,
+    build_packages,
+    distributions,
+)
+from serving_factory.catalogue.facts import Flavour, FlavourFacts, Release
+from serving_factory.catalogue.libraries import mkl_libraries
+from serving_factory.catalogue.patches import Mend, mends_for
 from serving_factory.errors import BazelTooOldError, RecipeError
 from serving_factory.matrix.lockfile import EMPTY, Lock
 from serving_factory.matrix.settings import BazelChoice, Settings
 from serving_factory.matrix.variant import Variant
-from serving_factory.recipes.bazel_version import check_bazel
 from serving_factory.recipes.gpu import GpuBuild, gpu_build
 from serving_factory.recipes.pins import bazel_checksum
 
-__all__ = ["Bazel", "Llvm", "Toolchain", "check_buildable", "is_buildable", "toolchain_for"]
+
+def bazel_numbers(version: str) -> tuple[int, ...]:
+    """Read the numbers at a version's beginning: a distribution's `4.2.3+ds-1` counts as 4.2.3."""
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(map(int, found.group().split("."))) if found else ()
+
+
+def check_bazel(variant: Variant, release: Release, version: str) -> None:
+    """Pass a Bazel that upstream's WORKSPACE of a release passes.
+
+    Raises:
+        BazelTooOldError: it is older than the oldest that is accepted there.
+    """
+    if bazel_numbers(version) < bazel_numbers(release.bazel_minimum):
+        oldest = f"{release.bazel_minimum}, the oldest that {release.tag} accepts"
+        raise BazelTooOldError(
+            f"{variant.id}: Bazel {version} is older than {oldest}",
+            why=f"upstream built {release.tag} with Bazel {release.bazel}",
+            remedy=f"leave `bazel: version` out of the matrix file to build with {release.bazel}, or name a later one",
+        )
+
 
 _PYTHON_3_SINCE = Version("2.2")
 _CLANG = re.compile(r"clang-(\d+)")

@@ -1,0 +1,113 @@
+"""Where mkl builds leave their libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from serving_factory.catalogue.data import read_yaml
+from serving_factory.catalogue.facts import Flavour, GpuFacts, Release
+from serving_factory.errors import CatalogueError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorrtPackages:
+    """TensorRT, which a build may leave out.
+
+    Args:
+        repository: an apt package that holds the others; None where they are in NVIDIA's repositories.
+        packages: `NAME=VERSION`, to compile with.
+        server: the names of those whose libraries the server opens.
+        environment: for tensorrt_configure.
+    """
+
+    repository: str | None
+    packages: tuple[str, ...]
+    server: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CudaPackages:
+    """What a gpu build installs and tells cuda_configure.
+
+    Args:
+        packages: `NAME` or `NAME=VERSION`, to compile with; empty where Bazel brings CUDA.
+        server: the names of those whose libraries the server is linked to or opens while it runs.
+        machine_learning: the machine-learning repository to use; None for that of the distribution.
+        cudnn_major: the number in libcudnn's soname; empty where nothing is installed.
+        tensorrt: TensorRT; None where it is not compiled in.
+        environment: for cuda_configure.
+        nccl: the folder that gets links to NCCL's header and libraries; None where none looks for one.
+        hermetic: external repositories in which Bazel leaves the libraries; empty where they are installed.
+    """
+
+    packages: tuple[str, ...]
+    server: tuple[str, ...]
+    machine_learning: str | None
+    cudnn_major: str
+    tensorrt: TensorrtPackages | None
+    environment: Mapping[str, str]
+    nccl: str | None
+    hermetic: tuple[str, ...]
+
+
+def cuda_packages(release: Release) -> CudaPackages:
+    """Give the packages of a gpu release.
+
+    Raises:
+        CatalogueError: cuda_packages.yaml has none for it.
+    """
+    gpu = release.flavours[Flavour.GPU].gpu
+    era = next((era for selector, era in _eras() if release.version in selector), None)
+    if gpu is None or era is None:
+        raise CatalogueError(f"cuda_packages.yaml has no packages for {release.tag}")
+    values = _versions(gpu, era)
+    packages = tuple(package.format_map(values) for package in era.get("packages", ()))
+    return CudaPackages(
+        packages=packages,
+        server=tuple(era.get("server", ())),
+        machine_learning=era.get("machine_learning"),
+        cudnn_major=values["cudnn"].partition(".")[0] if packages else "",
+        tensorrt=_tensorrt(era["tensorrt"], values) if "tensorrt" in era else None,
+        environment=era["environment"],
+        nccl=era.get("nccl"),
+        hermetic=tuple(era.get("hermetic", ())),
+    )
+
+
+def _versions(gpu: GpuFacts, era: Mapping[str, Any]) -> Mapping[str, str]:
+    return {"cudnn": era.get("cudnn", gpu.cudnn), "nccl": gpu.nccl or "", "tensorrt": gpu.tensorrt_packages or ""}
+
+
+def _tensorrt(entry: Mapping[str, Any], values: Mapping[str, str]) -> TensorrtPackages:
+    return TensorrtPackages(
+        repository=entry.get("repository"),
+        packages=tuple(package.format_map(values) for package in entry["packages"]),
+        server=tuple(entry["server"]),
+        environment=entry["environment"],
+    )
+
+
+@cache
+def _eras() -> tuple[tuple[SpecifierSet, Mapping[str, Any]], ...]:
+    return tuple((SpecifierSet(era["releases"]), era) for era in read_yaml("cuda_packages.yaml").values())
+
+
+def mkl_libraries(release: Version) -> tuple[str, ...]:
+    """Tell which libraries an mkl server needs beyond what its loader finds by itself.
+
+    Returns:
+        `external/REPOSITORY/PATH`, of an external repository, or `bin/PATH`, of what was built.
+    """
+    return tuple(library for releases, libraries in _libraries() if release in releases for library in libraries)
+
+
+@cache
+def _libraries() -> tuple[tuple[SpecifierSet, tuple[str, ...]], ...]:
+    return tuple((SpecifierSet(releases), tuple(libraries)) for releases, libraries in read_yaml("mkl.yaml").items())

@@ -1,0 +1,69 @@
+"""`bake-file`: the recipes for `docker buildx bake`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from serving_factory.commands.shared import Asked, write
+from serving_factory.errors import RecipeError, UsageError
+from serving_factory.output.text import count
+from serving_factory.pipeline.bazel import local_bazelrc
+from serving_factory.pipeline.inputs import secrets_of, stage_doors
+from serving_factory.pipeline.records import build_folder, write_atomically
+from serving_factory.pipeline.stages.compile import write_context
+from serving_factory.recipes.bake import STAGE_GROUPS, bake
+from serving_factory.recipes.recipe import recipes_for
+
+
+def bake_file(asked: Asked, *, output: str) -> None:
+    """Write the bake file of the chosen variants, and the contexts that it names.
+
+    Args:
+        asked: which variants; those without a recipe are left out.
+        output: the file; empty for docker-bake.json in the checkout.
+
+    Raises:
+        RecipeError: none of them has a recipe.
+        UsageError: a target of the matrix has a name that the file needs for itself.
+    """
+    matrix = asked.load()
+    recipes, lacking = recipes_for(asked.choose(matrix), matrix)
+    if not recipes:
+        raise RecipeError(
+            "none of the variants asked for has a recipe", why=str(lacking[0].error), remedy="ask for others"
+        )
+    if taken := {"default", *STAGE_GROUPS} & {name for recipe in recipes for name in recipe.targets}:
+        raise UsageError(
+            f"a target of the matrix is named {min(taken)}, as a group of every bake file is",
+            remedy="name that target otherwise",
+        )
+    folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build).resolve() / "bake"
+    secrets = {recipe.variant.id: {**secrets_of(recipe.doors), "bazelrc": local_bazelrc(recipe)} for recipe in recipes}
+    made = bake(recipes, folder=folder, secrets={id_: _given(contents) for id_, contents in secrets.items()})
+    for context, files in made.contexts.items():
+        write_context(context, dict(files))
+    for place, recipe in made.doors.items():
+        stage_doors(recipe.doors, place / "doors")
+        _write_secrets(place / "secrets", _given(secrets[recipe.variant.id]))
+    file = Path(output) if output else asked.checkout.root / "docker-bake.json"
+    write_atomically(file, json.dumps(made.document, indent=2, ensure_ascii=False) + "\n")
+    write(f"wrote {file}: {count(len(recipes), 'variant')}\n")
+    for one in lacking:
+        write(f"left out {one.error.what}. `./factory explain {one.variant.id}` tells more\n")
+    write(f"Its contexts are in {folder}. See what it would do: docker buildx bake --file {file} --print\n")
+
+
+def _given(contents: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: text for name, text in contents.items() if text}
+
+
+def _write_secrets(folder: Path, contents: Mapping[str, str]) -> None:
+    """Write files that nobody else may read. They stay, for bake reads them whenever it is run."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    for name, text in contents.items():
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_text(text, encoding="utf-8")

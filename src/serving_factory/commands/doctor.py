@@ -1,0 +1,172 @@
+"""`doctor`: whether this machine can build what is chosen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+
+from serving_factory.catalogue.cuda import cudas
+from serving_factory.commands.planning import HowToRun, Plan, plan_run, site_of
+from serving_factory.commands.shared import Asked, print_json, write
+from serving_factory.docker.engine import Engine
+from serving_factory.docker.host import EngineFacts, collection_rules, engine_facts
+from serving_factory.docker.http import reach_all
+from serving_factory.doctor import engine as engine_judges
+from serving_factory.doctor import machine as machine_judges
+from serving_factory.doctor import network as network_judges
+from serving_factory.doctor import probes
+from serving_factory.doctor.check import Check, Verdict, fail, seen_here
+from serving_factory.errors import EngineError, EngineUnavailableError, MachineUnfitError
+from serving_factory.matrix.matrix import Matrix
+from serving_factory.matrix.variant import Variant
+from serving_factory.output.text import clean, clean_lines, count
+from serving_factory.pipeline.budget import LIGHT, Budget, Turn
+from serving_factory.pipeline.events import StageName
+from serving_factory.pipeline.history import disk_of
+from serving_factory.pipeline.pins import route_of
+from serving_factory.pipeline.stages import BUILD
+from serving_factory.recipes.addresses import Kind, downloads_of
+from serving_factory.recipes.recipe import Recipe, recipes_for
+
+
+def doctor_page(checks: Sequence[Mapping[str, str]]) -> str:
+    """A line per check; below it what it means and what to do, where it is not well.
+
+    Args:
+        checks: with the members `name`, `verdict` (`ok`, `warn` or `fail`), `found`, `means` and `remedy`.
+    """
+    margin = max((len(check["name"]) for check in checks), default=0)
+    lines: list[str] = []
+    for check in checks:
+        lines.append(f"{check['verdict']:<4}  {check['name']:<{margin}}  {clean(check['found'])}")
+        for label, text in (("It means", check["means"]), ("What to do", check["remedy"])):
+            told = " ".join(clean_lines(text))
+            lines += [f"{'':<{margin + 8}}{label}: {told}"] if told else []
+    count = {verdict: sum(check["verdict"] == verdict for check in checks) for verdict in ("ok", "warn", "fail")}
+    told = ", ".join(f"{number} {verdict}" for verdict, number in count.items() if number)
+    return "".join(f"{line}\n" for line in [*lines, "", f"{len(checks)} checks: {told}."])
+
+
+def examine(asked: Asked, *, json: bool) -> None:
+    """Look at the machine, and print what was found.
+
+    Raises:
+        MachineUnfitError: a build of what is chosen would fail.
+    """
+    matrix = asked.load()
+    checks = tuple(_checks(asked, matrix, asked.choose(matrix)))
+    rows = [{**asdict(check), "verdict": check.verdict.value} for check in checks]
+    if json:
+        print_json(rows)
+    else:
+        write(doctor_page(rows))
+    failed = [check.name for check in checks if check.verdict is Verdict.FAIL]
+    if failed:
+        raise MachineUnfitError(
+            f"{count(len(failed), 'check')} failed: {', '.join(failed)}",
+            remedy="do what stands beside them, and run the doctor again",
+        )
+
+
+def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant]) -> Iterator[Check]:
+    recipes, _ = recipes_for(variants, matrix)
+    try:
+        facts = engine_facts()
+    except EngineUnavailableError as error:
+        found = " ".join(filter(None, (error.what, error.why)))
+        yield fail("engine", found, "nothing can be built; what depends on it was not looked at", error.remedy)
+        facts = None
+    site, limits = site_of(asked), HowToRun().limits(matrix.resources)
+    plan = plan_run(asked, recipes, BUILD, site=site, limits=limits, ask_budget=lambda: _budget(facts))
+    compiles = {one.variant for one in plan.variants if StageName.COMPILE in one.run}
+    disk = [disk_of(recipe) for recipe in recipes if recipe.variant.id in compiles]
+    if facts:
+        yield from _engine_checks(facts, variants, planned=sum(disk))
+        yield _memory(facts, plan)
+        free = probes.free_disk(facts)
+        yield machine_judges.judge_disk(free=free, one=max(disk, default=0), planned=sum(disk))
+    yield from _machine_checks(matrix, variants, facts)
+    yield from _network_checks(matrix, recipes, facts)
+
+
+def _engine_checks(facts: EngineFacts, variants: Sequence[Variant], *, planned: int) -> Iterator[Check]:
+    yield engine_judges.judge_engine(facts)
+    yield engine_judges.judge_api(facts)
+    yield engine_judges.judge_buildx(facts)
+    yield engine_judges.judge_store(facts)
+    if facts.buildx:
+        yield _collection(facts, planned)
+    yield engine_judges.judge_clock(facts)
+    needed = [(one.cuda, cudas()[one.cuda].minimum_driver) for one in variants if one.cuda]
+    gpu = engine_judges.judge_gpu(facts, probes.gpu_driver(), needed)
+    yield seen_here(gpu, probes.engine_elsewhere(facts))
+
+
+def _collection(facts: EngineFacts, planned: int) -> Check:
+    try:
+        rules = collection_rules()
+        held, caches = probes.cache_sizes()
+    except EngineUnavailableError as error:
+        return fail("garbage collection", f"{error.what} {error.why}", "buildx does not work", error.remedy)
+    free = probes.free_disk(facts)
+    return engine_judges.judge_collection(rules, held=held, caches=caches, planned=planned, free=free)
+
+
+def _budget(facts: EngineFacts | None) -> Budget | None:
+    return Budget.of_machine(cpus=facts.cpus, memory=facts.memory) if facts else None
+
+
+def _memory(facts: EngineFacts, plan: Plan) -> Check:
+    foretold = {one.variant: one.memory or 0 for one in plan.outlook.forecasts}
+    waves: dict[int, list[Turn]] = {}
+    for turn in plan.schedule.turns:
+        if turn.share.jobs:
+            waves.setdefault(turn.wave, []).append(turn)
+    largest = max(waves.values(), key=lambda turns: sum(foretold.get(turn.variant, 0) for turn in turns), default=[])
+    return machine_judges.judge_memory(
+        cpus=facts.cpus,
+        memory=facts.memory,
+        at_once=len(largest),
+        share=largest[0].share if largest else LIGHT,
+        needed=plan.outlook.total.memory,
+    )
+
+
+def _machine_checks(matrix: Matrix, variants: Sequence[Variant], facts: EngineFacts | None) -> Iterator[Check]:
+    elsewhere = probes.engine_elsewhere(facts)
+    if elsewhere:
+        yield machine_judges.judge_place(elsewhere)
+    yield seen_here(machine_judges.judge_inotify(probes.inotify_limits()), elsewhere)
+    levels = {one.id: one.level for one in matrix.variants}
+    cpu = machine_judges.judge_cpu(
+        probes.cpu_flags(),
+        {one.id: one.level for one in variants},
+        {name: [levels[id_] for id_ in ids] for name, ids in matrix.targets.items()},
+    )
+    yield seen_here(cpu, elsewhere)
+
+
+def _network_checks(matrix: Matrix, recipes: Sequence[Recipe], facts: EngineFacts | None) -> Iterator[Check]:
+    network = matrix.network
+    told = {"http": network.http_proxy, "https": network.https_proxy, "no": network.no_proxy}
+    yield network_judges.judge_proxies(
+        probes.environment_proxies(os.environ),
+        facts.proxies if facts else {},
+        {name: value for name, value in told.items() if value},
+    )
+    downloads = tuple(dict.fromkeys(one for recipe in recipes for one in downloads_of(recipe, network)))
+    asked = [one.place for one in downloads if one.kind in {Kind.FILE, Kind.HOST}]
+    yield network_judges.judge_downloads(downloads, reach_all(asked, route=route_of(network)))
+    yield network_judges.judge_login(*probes.login(matrix.images.repository))
+    if facts and engine_judges.judge_engine(facts).verdict is not Verdict.FAIL:
+        yield _bases(tuple(dict.fromkeys(recipe.base_image for recipe in recipes)))
+
+
+def _bases(bases: Sequence[str]) -> Check:
+    try:
+        engine = Engine.connect()
+        return network_judges.judge_bases({base: probes.base_state(base, engine) for base in bases})
+    except (EngineUnavailableError, EngineError) as error:
+        found = f"{error.what} {error.why}".rstrip()
+        return fail("base images", found, "the docker command reaches the engine, the factory does not", error.remedy)

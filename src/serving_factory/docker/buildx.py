@@ -1,0 +1,293 @@
+"""`docker buildx build`, as a value in and a value out."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import glob
+import io
+import json
+import re
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NoReturn, TextIO
+
+from serving_factory.docker import process
+from serving_factory.docker.disk import FREE_SOME_SPACE, disk_full_is_typed
+from serving_factory.docker.solve_status import SolveStatus, Step
+from serving_factory.errors import DiskFullError, DockerCommandError, EngineLostError, EngineUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from serving_factory.docker.process import Cancel
+
+
+TAIL = 60  # lines of the failing step that an error carries; of Bazel's, half only tell that it is at work
+PARTIAL = ".partial-"
+RUN_EXIT_CODE = re.compile(r"did not complete successfully: exit code: (\d+)")
+NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+# What the client says by itself; a step's own output is never searched for these.
+NO_ENGINE = re.compile(
+    r"cannot connect to the docker daemon|error during connect|is the docker daemon running"
+    r"|permission denied while trying to connect|context \S+: context not found"
+    r"|code = unavailable|error reading from server|transport is closing|client connection lost",
+    re.IGNORECASE,
+)
+NO_BUILDX = re.compile(
+    r"unknown flag: --progress|'buildx' is not a docker command|invalid progress mode", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildRequest:
+    """One build.
+
+    Args:
+        dockerfile: path of the Dockerfile.
+        context: folder that COPY and ADD read from.
+        target: the stage to build; None for the last.
+        build_args: ARG names and values.
+        contexts: named contexts, such as `("source", "/src/serving")` or
+            `("ubuntu:20.04", "docker-image://base:bookworm")`.
+        secrets: ids and files of the secrets that the build's steps may mount; they are in no layer.
+        network: `none` for steps without one; None for the engine's usual one.
+        labels: image labels.
+        tags: image names with tags.
+        output: folder that gets the result's files, replaced as a whole on success; None loads an image into
+            the engine.
+    """
+
+    dockerfile: Path
+    context: Path
+    target: str | None = None
+    build_args: tuple[tuple[str, str], ...] = ()
+    contexts: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[tuple[str, Path], ...] = ()
+    network: Literal["none"] | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    tags: tuple[str, ...] = ()
+    output: Path | None = None
+
+    def argv(self, *, metadata: Path, output: Path | None = None) -> list[str]:
+        """The command line.
+
+        Args:
+            metadata: where buildx writes what it built.
+            output: where the files go for now, in place of `self.output`.
+        """
+        argv = ["docker", "buildx", "build", "--progress=rawjson", "--provenance=false"]
+        argv += ["--metadata-file", str(metadata), "--file", str(self.dockerfile)]
+        if self.target is not None:
+            argv += ["--target", self.target]
+        for flag, pairs in (
+            ("--build-arg", self.build_args),
+            ("--build-context", self.contexts),
+            ("--label", self.labels),
+        ):
+            for name, value in pairs:
+                argv += [flag, f"{name}={value}"]
+        for name, file in self.secrets:
+            argv += ["--secret", _csv(f"id={name}", f"src={file}")]
+        if self.network is not None:
+            argv += ["--network", self.network]
+        for tag in self.tags:
+            argv += ["--tag", tag]
+        folder = output or self.output
+        argv += ["--load"] if folder is None else ["--output", _csv("type=local", f"dest={folder}")]
+        return [*argv, str(self.context)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildResult:
+    """What a build that succeeded tells.
+
+    Args:
+        image_id: the loaded image's id, `sha256:...`; None with an output folder.
+        steps: how many of the Dockerfile's instructions the result needed, without FROM.
+        cached: how many of these were there already.
+        seconds: how long it took.
+    """
+
+    image_id: str | None
+    steps: int
+    cached: int
+    seconds: float
+
+
+class BuildFailed(Exception):  # noqa: N818  (an outcome that the stage turns into its own error)
+    """The build ran and failed.
+
+    Args:
+        step: name of the failing step, as `[binary_build 3/4] RUN ...`; empty if none had begun.
+        tail: the last 60 lines at most of that step's output.
+        exit_code: of the failing RUN's command; buildx's own where no command failed.
+        text: what buildx said: the error and the place in the Dockerfile.
+    """
+
+    def __init__(self, *, step: str, tail: tuple[str, ...], exit_code: int, text: str) -> None:
+        super().__init__(step or text)
+        self.step = step
+        self.tail = tail
+        self.exit_code = exit_code
+        self.text = text
+
+    @property
+    def place(self) -> str:
+        """The failing step in a few letters, as its lines in the log begin."""
+        return Step(name=self.step, kind="error").place
+
+
+def build(
+    request: BuildRequest,
+    *,
+    on_step: Callable[[Step], None],
+    log: TextIO,
+    cancel: Cancel | None = None,
+) -> BuildResult:
+    """Build, and tell as it goes.
+
+    Args:
+        request: what to build.
+        on_step: told of every step's start, output lines and end, in the caller's thread.
+        log: gets every line as it comes, as `[binary_build 3/4] text`.
+        cancel: stops the build when asked, from any thread.
+
+    Raises:
+        BuildFailed: the Dockerfile or one of its commands failed.
+        DiskFullError: the engine's or this machine's disk is full.
+        EngineUnavailableError: no engine.
+        DockerCommandError: no docker, no buildx, or one that is too old.
+        EngineLostError: the engine went away while it was building.
+        CancelledError: `cancel` was asked for.
+    """
+    began = time.monotonic()
+    status = SolveStatus(tail=TAIL)
+
+    def on_line(line: str) -> None:
+        for step in status.feed(line):
+            _write(log, step)
+            on_step(step)
+
+    with disk_full_is_typed(), _scratch(request.output) as (metadata, partial):
+        try:
+            code = process.run(request.argv(metadata=metadata, output=partial), on_line=on_line, cancel=cancel)
+        except FileNotFoundError as error:
+            raise docker_missing(error) from error
+        for step in status.end():
+            _write(log, step)
+            on_step(step)
+        if code != 0:
+            _fail(status, code)
+        image_id = None if partial is not None else _image_id(metadata)
+        if partial is not None and request.output is not None:
+            _replace(request.output, partial)
+    return BuildResult(image_id=image_id, steps=status.steps, cached=status.cached, seconds=time.monotonic() - began)
+
+
+def docker_missing(error: FileNotFoundError) -> DockerCommandError:
+    """Say that there is no docker command."""
+    return DockerCommandError(
+        "The docker command is not there.",
+        why=str(error),
+        remedy="Run './factory setup', which installs Docker with buildx, or put docker on PATH.",
+    )
+
+
+def _csv(*fields: str) -> str:
+    """Join as buildx splits: comma separated values, so that a path may hold commas and quotes."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(fields)
+    return line.getvalue()
+
+
+def _write(log: TextIO, step: Step) -> None:
+    match step.kind:
+        case "log":
+            line = f"{step.place} {step.text}" if step.name else step.text
+        case "started":
+            line = step.name
+        case "cached":
+            line = f"{step.place} cached"
+        case "done":
+            line = f"{step.place} done in {step.seconds or 0:.1f} s"
+        case "error":
+            line = f"{step.place} failed: {step.text}"
+    log.write(line + "\n")
+    log.flush()
+
+
+@contextlib.contextmanager
+def _scratch(output: Path | None) -> Iterator[tuple[Path, Path | None]]:
+    """Give a path for buildx's metadata, and beside `output` a folder for its files; gone in the end."""
+    if output is None:
+        with tempfile.TemporaryDirectory(prefix="serving-factory-") as scratch:
+            yield Path(scratch, "metadata"), None
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{glob.escape(output.name)}{PARTIAL}"
+    for stray in output.parent.glob(f"{prefix}*"):  # a factory that was killed left it
+        shutil.rmtree(stray, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}{PARTIAL}", dir=output.parent) as scratch:
+        files = Path(scratch, "files")
+        files.mkdir()
+        yield Path(scratch, "metadata"), files
+
+
+def _replace(output: Path, partial: Path) -> None:
+    """Put `partial` in the place of `output`; what was there stays until the new folder is complete."""
+    if not output.exists():
+        partial.rename(output)
+        return
+    old = partial.with_name("old")  # goes with the scratch folder
+    output.rename(old)
+    try:
+        partial.rename(output)
+    except BaseException:
+        old.rename(output)
+        raise
+
+
+def _image_id(metadata: Path) -> str | None:
+    found = json.loads(metadata.read_text(encoding="utf-8"))
+    digest = found.get("containerimage.config.digest") or found.get("containerimage.digest")
+    return digest if isinstance(digest, str) else None
+
+
+def _fail(status: SolveStatus, code: int) -> NoReturn:
+    failed = status.failed
+    text = "\n".join(status.stray) or (failed.error if failed else "")
+    tail = failed.tail if failed else ()
+    run = RUN_EXIT_CODE.search(failed.error if failed else "")
+    # Where a command failed, the error quotes the command; what happened is in its output.
+    if full := [line for line in (text.splitlines() if run is None else tail) if NO_SPACE.search(line)]:
+        place = Step(name=failed.name, kind="error").place if run and failed else ""
+        raise DiskFullError(
+            f"A disk is full: the Docker engine's, {f'in {place}' if place else 'or the one that the output goes to'}.",
+            why="\n".join(full),
+            remedy=f"{FREE_SOME_SPACE}; then run the same command again: finished stages are kept.",
+        )
+    if run is None and NO_BUILDX.search(text):
+        raise DockerCommandError(
+            "docker has no buildx plugin, or one older than 0.13.",
+            why=text,
+            remedy="Run './factory setup', which installs it, or install docker-buildx 0.13 or later.",
+        )
+    if run is None and NO_ENGINE.search(text):
+        start = "Start it ('./factory setup' does), then run the same command again"
+        if status.begun:
+            raise EngineLostError(
+                "The Docker engine went away during the build.",
+                why=text,
+                remedy=f"See why it ended, in its own log ('journalctl -u docker'). {start}: what was done is kept.",
+            )
+        raise EngineUnavailableError("The Docker engine does not answer.", why=text, remedy=f"{start}.")
+    raise BuildFailed(
+        step=failed.name if failed else "",
+        tail=tail,
+        exit_code=int(run.group(1)) if run else code,
+        text=text,
+    )

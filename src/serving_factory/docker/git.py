@@ -1,0 +1,242 @@
+"""Source packages of this machine's distribution: sources as their authors released them, before its own changes."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from serving_factory.docker import process
+from serving_factory.errors import FetchError, GitError, UsageError
+
+# What a user's own settings could change in an archive's bytes, as git has it by itself.
+_PLAIN = ("tar.umask=0002", "core.autocrlf=false", "core.eol=lf", f"core.attributesFile={os.devnull}")
+_GZIP = "tar.tar.gz.command=gzip -cn"
+_HOST_ZONE = "America/Los_Angeles"
+_LOCATIONS = """
+GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_COMMON_DIR GIT_CONFIG GIT_DIR GIT_INDEX_FILE GIT_NAMESPACE GIT_OBJECT_DIRECTORY
+GIT_PREFIX GIT_WORK_TREE
+"""
+_NOT_INHERITED = frozenset({"GZIP", *_LOCATIONS.split()})
+
+
+class ArchiveFormat(StrEnum):
+    """The formats that code hosts serve; the value is the file's ending."""
+
+    TAR_GZ = "tar.gz"
+    ZIP = "zip"
+
+
+def commit_of(repository: Path, ref: str) -> str | None:
+    """Give the full id of the commit that a branch, a tag or the beginning of an id stands for; None for nothing.
+
+    Raises:
+        GitError: git is missing, or the folder is no repository.
+    """
+    _git(repository, "rev-parse", "--git-dir")
+    code, lines = _run(repository, ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"])
+    return lines[-1] if code == 0 and lines else None
+
+
+def git_folder(folder: Path) -> Path | None:
+    """Give the place by which git knows the repository that a folder is or has; None where it is none. Runs nothing.
+
+    That is the git directory, or the folder itself where this is elsewhere: of a submodule, or another work tree.
+    """
+    folder = folder.resolve()
+    for place in (folder, folder / ".git"):
+        if (place / "HEAD").is_file() and (place / "objects").is_dir():
+            return place
+    return folder if (folder / ".git").is_file() else None
+
+
+def origin_parts(repository: Path) -> tuple[str, ...]:
+    """Give the parts of a mirror's origin, the repository's name last, without `.git`; none where it has no origin."""
+    code, lines = _run(repository, ["config", "--get", "remote.origin.url"])
+    where = lines[-1] if code == 0 and lines else ""
+    plain = where.rstrip("/").removesuffix("/.git").removesuffix(".git")
+    return tuple(part for part in re.split(r"[/:]+", plain) if part)
+
+
+def missing_files(repository: Path, commit: str) -> tuple[str, ...]:
+    """Name the files of a commit whose content the repository lacks, as of a mirror without large files; sorted.
+
+    Raises:
+        GitError: git fails.
+    """
+    listed = _git(repository, "rev-list", "--objects", "--no-object-names", "--missing=print", f"{commit}^{{tree}}")
+    gone = {line.removeprefix("?") for line in listed if line.startswith("?")}
+    if not gone:
+        return ()
+    files = (line.split(None, 3) for line in _git(repository, "-c", "core.quotePath=off", "ls-tree", "-r", commit))
+    return tuple(sorted(name for _, _, blob, name in files if blob in gone))
+
+
+def write_archive(
+    repository: Path, commit: str, *, prefix: str, form: ArchiveFormat, file: Path, without: Sequence[str] = ()
+) -> None:
+    """Write the archive of a commit, as a code host makes it.
+
+    tar.gz: compressed by `gzip -cn`; git's own compressor, its default since 2.38, gives other bytes. zip: it holds
+    local times, and the host's are those of Los Angeles.
+
+    Args:
+        repository: a git repository, bare or not.
+        commit: the full id.
+        prefix: the folder that everything in the archive is in, ending in `/`.
+        form: which kind of archive.
+        file: where to.
+        without: files that are left out.
+
+    Raises:
+        GitError: git or gzip is missing, or git refuses.
+    """
+    env = {"TZ": _zone()} if form is ArchiveFormat.ZIP else {}
+    settings = [word for setting in (*_PLAIN, _GZIP) for word in ("-c", setting)]
+    arguments = ["archive", f"--format={form}", f"--prefix={prefix}", f"--output={file.absolute()}"]
+    with _tree_without(repository, commit, without) as (tree, found_by):
+        _git(repository, *settings, *arguments, tree, env={**env, **found_by})
+
+
+@contextmanager
+def _tree_without(repository: Path, commit: str, without: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Give the tree of a commit without some of its files, and the environment in which git knows it.
+
+    Pathspecs would not do: the files may be thousands, and git asks a partial clone's origin for excluded ones too.
+    """
+    if not without:
+        yield commit, {}
+        return
+    with tempfile.TemporaryDirectory(prefix="serving-factory-git-") as scratch:
+        objects, names = _git(repository, "rev-parse", "--git-path", "objects")[-1], Path(scratch, "names")
+        names.write_text("".join(f"0 {'0' * 40}\t{name}\0" for name in without), encoding="utf-8")
+        Path(scratch, "objects").mkdir()
+        env = {
+            "GIT_INDEX_FILE": f"{scratch}/index",
+            "GIT_OBJECT_DIRECTORY": f"{scratch}/objects",
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES": str(repository / objects),
+        }
+        _git(repository, "read-tree", commit, env=env)
+        _git(repository, "update-index", "-z", "--index-info", env=env, stdin=names)
+        yield _git(repository, "write-tree", "--missing-ok", env=env)[-1], env
+
+
+def _zone() -> str:
+    try:
+        ZoneInfo(_HOST_ZONE)
+    except ZoneInfoNotFoundError:
+        raise GitError(
+            f"this machine does not know the time zone {_HOST_ZONE}",
+            why="a zip holds local times, and the code host's are of that zone",
+            remedy="install the package tzdata",
+        ) from None
+    return _HOST_ZONE
+
+
+def _git(
+    repository: Path, *arguments: str, env: Mapping[str, str] | None = None, stdin: Path | None = None
+) -> tuple[str, ...]:
+    code, lines = _run(repository, arguments, env=env, stdin=stdin)
+    if code != 0:
+        raise GitError(
+            f"git fails in {repository}",
+            why="\n".join(lines) or f"exit code {code}",
+            remedy="name a git repository that is whole: a clone or a mirror (`git clone --mirror URL`). One that "
+            "belongs to somebody else git reads only if told so: `git config --global --add safe.directory FOLDER`",
+        )
+    return lines
+
+
+def _run(
+    repository: Path,
+    arguments: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    stdin: Path | None = None,
+) -> tuple[int, tuple[str, ...]]:
+    """Run git on that repository and no other, whatever a hook's environment says, and on what is there: no network."""
+    lines: list[str] = []
+    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
+    argv = ["git", "-C", str(repository), "-c", "protocol.allow=never", *arguments]
+    try:
+        code = process.run(argv, on_line=lines.append, env={**inherited, **(env or {})}, stdin=stdin)
+    except FileNotFoundError:
+        raise GitError("the git command is not there", remedy="install git, or put it on PATH") from None
+    return code, tuple(lines)
+
+
+_APT = Path("/etc/apt")
+_ORIGINAL = re.compile(r".+\.orig\.tar\.\w+")
+
+
+def fetch_source(package: str, scratch: Path) -> Path:
+    """Download a source package with apt, and give the archive of its authors.
+
+    This machine's own lists of sources are asked; that they may name binary packages alone does not matter. No file of
+    the system is changed.
+
+    Args:
+        package: its name, or `NAME=VERSION`.
+        scratch: an empty folder for apt's lists and the files.
+
+    Raises:
+        UsageError: there is no apt here, or the package has no archive of its authors.
+        FetchError: apt fails.
+    """
+    sources = scratch / "sources.list.d"
+    lists = scratch / "lists" / "partial"
+    for folder in (sources, lists):
+        folder.mkdir(parents=True)
+    for place in (_APT / "sources.list", *sorted((_APT / "sources.list.d").glob("*"))):
+        if place.suffix in {".list", ".sources"} and place.is_file():
+            text = place.read_text(encoding="utf-8", errors="replace")
+            (sources / place.name.replace("sources.list", "main.list")).write_text(_for_sources(text), encoding="utf-8")
+    options = [
+        *("-o", "Dir::Etc::SourceList=/dev/null", "-o", f"Dir::Etc::SourceParts={sources}"),
+        *("-o", f"Dir::State::Lists={lists.parent}", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none"),
+        *("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="),
+    ]
+    _run_in(["apt-get", *options, "update"], scratch)
+    _run_in(["apt-get", *options, "source", "--download-only", "--only-source", package], scratch)
+    found = sorted(path for path in scratch.iterdir() if _ORIGINAL.fullmatch(path.name))
+    if not found:
+        raise UsageError(
+            f"the source package {package} has no archive of its authors",
+            remedy="name another package, or an archive at --from",
+        )
+    return found[0]
+
+
+def _for_sources(text: str) -> str:
+    """Turn lists of binary packages into lists of source packages, in either of apt's formats."""
+    return "\n".join(_lines_for_sources(text.splitlines())) + "\n"
+
+
+def _lines_for_sources(lines: Sequence[str]) -> Iterator[str]:
+    for line in lines:
+        if line.startswith("Types:"):
+            yield "Types: deb-src"
+        elif not line.startswith("deb-src"):
+            yield re.sub(r"^deb\b", "deb-src", line)
+
+
+def _run_in(argv: Sequence[str], folder: Path) -> None:
+    lines: list[str] = []
+    try:
+        code = process.run(argv, on_line=lines.append, cwd=folder)
+    except FileNotFoundError:
+        raise UsageError(
+            "apt-get is not there: this machine's distribution has no source packages of this kind",
+            remedy="name an archive or a git repository at --from instead",
+        ) from None
+    if code != 0:
+        raise FetchError(
+            f"apt fails: {' '.join(argv[-2:])}",
+            why="\n".join(line for line in lines if line.startswith(("E:", "W:"))) or "\n".join(lines[-5:]),
+            remedy="see that the package's name is right, and that this machine reaches a mirror with sources",
+        )

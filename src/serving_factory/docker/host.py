@@ -1,0 +1,227 @@
+"""BuildKit's garbage collection: the rules that an engine really follows, as `docker buildx inspect` prints them.
+
+daemon.json need not be read, which may be on another machine: buildx prints rules wherever there are any. An engine has
+none unless `builder.gc.enabled` is set; from 2025 on (moby/moby#49899) unless that is false.
+
+Its default rules (builder/builder-next/worker/gc.go of moby/moby) take, above a limit (`defaultKeepStorage`, or a tenth
+of the disk), (1) all that was unused for 60 days, (2) all that no image shares, (3) all. Before them, above 13.8 % of
+the limit, (0) what is easy to make anew, `type==exec.cachemount` among it, once unused for 48 h. That one has a filter
+that matches nothing until moby/buildkit#6856 (2026), and until moby/moby#46861 (2023) its 48 h are 172.8 µs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from serving_factory.docker import process
+from serving_factory.docker.buildx import docker_missing
+from serving_factory.errors import EngineUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+_SIZE = re.compile(r"([\d.]+)\s*([kKMGT]?)(i?)B")
+_POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
+_FRACTION = re.compile(r"(\.\d{6})\d*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """An engine.
+
+    Args:
+        version: of the engine.
+        api: the newest version of its API, such as `1.45`.
+        oldest_api: the oldest that it still speaks.
+        client_api: the newest that the docker command speaks.
+        buildx: buildx's version; None where the docker command has no such plugin.
+        containerd_store: whether images are in containerd's store.
+        cpus: of its machine.
+        memory: of its machine, bytes.
+        host: its machine's name.
+        root: its folder there.
+        time: what it takes the time to be.
+        asked_at: our time, when it was asked.
+        proxies: `http`, `https` and `no` → what it uses, where it uses any.
+        runtimes: names of its container runtimes.
+        cdi: whether it looks for devices described by CDI files.
+    """
+
+    version: str
+    api: str
+    oldest_api: str
+    client_api: str
+    buildx: str | None
+    containerd_store: bool
+    cpus: int
+    memory: int
+    host: str
+    root: str
+    time: datetime
+    asked_at: datetime
+    proxies: Mapping[str, str]
+    runtimes: tuple[str, ...]
+    cdi: bool
+
+
+def engine_facts() -> EngineFacts:
+    """Ask the engine in use.
+
+    Raises:
+        EngineUnavailableError: no docker command, or no engine that answers.
+    """
+    version = _json("version")
+    before = datetime.now(UTC)
+    info = _json("info")
+    return read_facts(version, info, asked_at=before + (datetime.now(UTC) - before) / 2)
+
+
+def read_facts(version: Mapping[str, Any], info: Mapping[str, Any], *, asked_at: datetime) -> EngineFacts:
+    """Read what `docker version` and `docker info` print as JSON."""
+    server, client = version.get("Server") or {}, version.get("Client") or {}
+    plugins = {
+        plugin.get("Name"): plugin.get("Version") for plugin in (info.get("ClientInfo") or {}).get("Plugins") or ()
+    }
+    proxies = {"http": info.get("HttpProxy"), "https": info.get("HttpsProxy"), "no": info.get("NoProxy")}
+    return EngineFacts(
+        version=server.get("Version", ""),
+        api=server.get("ApiVersion", ""),
+        oldest_api=server.get("MinAPIVersion", ""),
+        client_api=client.get("DefaultAPIVersion") or client.get("ApiVersion", ""),
+        buildx=plugins.get("buildx"),
+        containerd_store=["driver-type", "io.containerd.snapshotter.v1"] in (info.get("DriverStatus") or ()),
+        cpus=int(info.get("NCPU") or 0),
+        memory=int(info.get("MemTotal") or 0),
+        host=info.get("Name", ""),
+        root=info.get("DockerRootDir", ""),
+        time=datetime.fromisoformat(_FRACTION.sub(r"\1", info["SystemTime"])),
+        asked_at=asked_at,
+        proxies={name: value for name, value in proxies.items() if value},
+        runtimes=tuple(sorted(info.get("Runtimes") or ())),
+        cdi=bool(info.get("CDISpecDirs")),
+    )
+
+
+def byte_count(text: str) -> int | None:
+    """Read a size as Docker prints it: `16.5MB` (powers of 1000), `2.7GiB` (powers of 1024); None if it is none."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        return None
+    number, unit, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** _POWERS["k" if unit == "K" else unit])
+
+
+def _json(command: str) -> Mapping[str, Any]:
+    text = run_docker(command, "--format", "{{json .}}")
+    try:
+        found = json.loads(text.splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        raise _silent(text) from error
+    if found.get("ServerErrors"):
+        raise _silent("\n".join(found["ServerErrors"]))
+    return dict(found)
+
+
+def run_docker(*arguments: str, timeout: float = 60) -> str:
+    """Give what a docker command prints.
+
+    Raises:
+        EngineUnavailableError: it failed, or took longer than `timeout` seconds.
+        DockerCommandError: there is no such command.
+    """
+    lines: list[str] = []
+    try:
+        code = process.run(["docker", *arguments], on_line=lines.append, timeout=timeout)
+    except FileNotFoundError as error:
+        raise docker_missing(error) from error
+    except TimeoutError as error:
+        raise _silent(str(error)) from error
+    text = "\n".join(lines)
+    if code:
+        raise _silent(text)
+    return text
+
+
+def _silent(why: str) -> EngineUnavailableError:
+    return EngineUnavailableError(
+        "The Docker engine does not answer.", why=why, remedy="Start it ('./factory setup' does), or see 'docker info'."
+    )
+
+
+_RULE = re.compile(r"^GC Policy rule#\d+:$", re.MULTILINE)
+_FIELD = re.compile(
+    r"^[ \t]+(Filters|Keep Duration|Keep Bytes|Reserved Space|Max Used Space|Min Free Space):(.*)$", re.MULTILINE
+)
+_OF_A_DURATION = re.compile(r"([\d.]+)(h|ms|m|s|µs|us|ns)")
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
+_TYPE = re.compile(r"type(!?)==?(.*)")
+_MOUNT = "exec.cachemount"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionRule:
+    """One rule of the garbage collection. Sizes are in bytes, of the whole build cache; 0 where there is no such limit.
+
+    Args:
+        mounts: whether cache mounts are among what it takes.
+        unused: it takes what was not used for so many seconds.
+        reserved: it leaves so much in any case. The only limit before BuildKit 0.17, where it is `Keep Bytes`.
+        most: it takes what is above this.
+        free: it takes what is needed for so much of the disk to be free.
+    """
+
+    mounts: bool
+    unused: float = 0.0
+    reserved: int = 0
+    most: int = 0
+    free: int = 0
+
+    def keeps(self, held: int, free: int | None) -> int:
+        """Tell how much is left, of what may go at all (calculateKeepBytes in cache/manager.go of moby/buildkit).
+
+        Args:
+            held: bytes in the build cache.
+            free: bytes free on its disk; None where nobody knows: then there are enough.
+        """
+        kept = self.most or (held if self.free else 0)
+        if free is not None and free < self.free:
+            kept = min(kept, held - (self.free - free))
+        return max(kept, self.reserved)
+
+
+def collection_rules() -> tuple[CollectionRule, ...] | None:
+    """Ask for the rules; none where nothing is collected, None where the builder does not run and so tells nothing.
+
+    Raises:
+        EngineUnavailableError: buildx cannot tell.
+    """
+    head, *rules = _RULE.split(run_docker("buildx", "inspect"))
+    if not re.search(r"^Status:\s+running$", head, re.MULTILINE):
+        return None
+    return tuple(_rule(dict(_FIELD.findall(rule))) for rule in rules)
+
+
+def _rule(fields: dict[str, str]) -> CollectionRule:
+    told = {name: value.strip() for name, value in fields.items()}
+    size = {name: byte_count(value) or 0 for name, value in told.items()}
+    filters = told.get("Filters", "").split()
+    return CollectionRule(
+        mounts=not filters or any(map(_matches_mounts, filters)),
+        unused=sum(
+            float(number) * _SECONDS[unit] for number, unit in _OF_A_DURATION.findall(told.get("Keep Duration", ""))
+        ),
+        reserved=size.get("Reserved Space", 0) or size.get("Keep Bytes", 0),
+        most=size.get("Max Used Space", 0),
+        free=size.get("Min Free Space", 0),
+    )
+
+
+def _matches_mounts(text: str) -> bool:
+    """Whether a filter can match cache mounts: all its parts must (containerd's package filters); any filter does."""
+    types = [match for part in text.split(",") if (match := _TYPE.fullmatch(part))]
+    return all((match[2] == _MOUNT) != bool(match[1]) for match in types)

@@ -1,0 +1,108 @@
+"""Looks at the machine. Thin: what is found is judged elsewhere."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from serving_factory.docker import caches
+from serving_factory.docker.engine import Engine
+from serving_factory.docker.host import EngineFacts
+from serving_factory.docker.registry import ImageName, Registry, credentials_for
+from serving_factory.doctor.network import BaseState, Login
+from serving_factory.errors import FactoryError, RegistryDeniedError
+from serving_factory.recipes.recipe import CACHES
+
+_DRIVER = re.compile(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)")
+_REFERENCE = re.compile(r"(?P<name>[^@]+?)(?::(?P<tag>[^:/@]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?")
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
+    """The features of this machine's CPU, as Linux lists them; None where it lists none, or is no x86 CPU."""
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    flags = next((line for line in lines if line.startswith("flags")), None)
+    return None if flags is None else frozenset(flags.partition(":")[2].split())
+
+
+def engine_elsewhere(facts: EngineFacts | None) -> str:
+    """The name of the engine's machine where that is another one; empty where it is this one, or none answers."""
+    return facts.host if facts and facts.host != socket.gethostname() else ""
+
+
+def inotify_limits(folder: Path = Path("/proc/sys/fs/inotify")) -> Mapping[str, int]:
+    """The kernel's limits for watching files; none where it tells none."""
+    names = ("max_user_instances", "max_user_watches")
+    return {name: int((folder / name).read_text()) for name in names if (folder / name).is_file()}
+
+
+def gpu_driver(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """The version of the NVIDIA driver; None where none is loaded."""
+    found = _DRIVER.search(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return found[1] if found else None
+
+
+def environment_proxies(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """The proxies that an environment names: `http`, `https`, `no`. The lower case goes first, as with curl."""
+    found = {
+        name: environ.get(f"{name}_proxy") or environ.get(f"{name.upper()}_PROXY") for name in ("http", "https", "no")
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def free_disk(facts: EngineFacts) -> int | None:
+    """Free bytes where the engine keeps its data; None where that is on another machine."""
+    root = Path(facts.root)
+    return shutil.disk_usage(root).free if not engine_elsewhere(facts) and root.is_dir() else None
+
+
+def cache_sizes() -> tuple[int, int]:
+    """Bytes of the engine's build cache, and of Bazel's caches in it.
+
+    Raises:
+        EngineUnavailableError: buildx cannot tell.
+    """
+    return caches.cache_sizes(CACHES)
+
+
+def login(repository: str) -> tuple[str, Login, str]:
+    """Ask the registry of an image repository whether it knows us: its name, its answer, its words."""
+    name = ImageName.parse(repository)
+    if not repository.startswith(f"{name.registry}/"):  # Docker Hub is what a name without a registry stands for
+        return "", Login.NONE_NAMED, ""
+    refused = Login.DENIED
+    try:
+        credentials = credentials_for(name.registry)
+        refused = Login.DENIED if credentials else Login.MISSING
+        wanted = Registry(name.registry, credentials=credentials).log_in(name.repository)
+    except RegistryDeniedError as error:
+        return name.registry, refused, error.why
+    except FactoryError as error:
+        return name.registry, Login.UNREACHABLE, error.why
+    return name.registry, Login.ACCEPTED if wanted else Login.NOT_WANTED, ""
+
+
+def base_state(reference: str, engine: Engine) -> BaseState:
+    """Find out whether a base image can be had: from the engine, and from the registry that it came from or would."""
+    held = engine.image_id(reference) is not None
+    if held and not engine.has_registry(reference):
+        return BaseState.HELD
+    there = _registry_state(reference)
+    if held:
+        return BaseState.HERE_ALONE if there is BaseState.GONE else BaseState.HELD
+    return there
+
+
+def _registry_state(reference: str) -> BaseState:
+    found = _REFERENCE.fullmatch(reference)
+    if found is None:
+        return BaseState.UNKNOWN
+    try:
+        name = ImageName.parse(found["name"])
+        registry = Registry(name.registry, credentials=credentials_for(name.registry))
+        digest = registry.manifest_digest(name.repository, found["digest"] or found["tag"] or "latest")
+    except FactoryError:
+        return BaseState.UNKNOWN
+    return BaseState.THERE if digest else BaseState.GONE

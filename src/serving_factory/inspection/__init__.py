@@ -1,0 +1,1 @@
+"""Reads the binary, and compares it with the variant."""

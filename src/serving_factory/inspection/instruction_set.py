@@ -1,0 +1,253 @@
+"""Disassembles a binary and counts, function by function, which CPU features its code uses."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import multiprocessing
+import os
+import signal
+from array import array
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache, partial
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeVar, cast
+
+from iced_x86 import Code, CpuidFeature, Decoder, Instruction
+
+from serving_factory.errors import InspectionError
+from serving_factory.inspection.functions import FunctionRanges, Owner, code_owners, function_ranges, plain_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from iced_x86._iced_x86_py import Code as CodeNumber
+
+
+_SPELLED_OTHERWISE: Final = {"SSE4_1": "sse4.1", "SSE4_2": "sse4.2", "CMPXCHG16B": "cx16"}
+_FAMILIES: Final = ("AVX", "AMX_")
+_SINGLE: Final = frozenset(
+    {
+        *("SSE3", "SSSE3", "SSE4_1", "SSE4_2", "SSE4A", "POPCNT", "CMPXCHG16B"),
+        *("LZCNT", "MOVBE", "BMI1", "BMI2", "TBM", "F16C", "FMA", "FMA4", "XOP"),
+        *("AES", "PCLMULQDQ", "VAES", "VPCLMULQDQ", "SHA", "GFNI", "ADX", "RTM"),
+    }
+)
+_COUNTED: Final[Mapping[int, str]] = {
+    number: _SPELLED_OTHERWISE.get(name, name.lower().replace("_", ""))
+    for name, number in vars(CpuidFeature).items()
+    if isinstance(number, int) and (name in _SINGLE or name.startswith(_FAMILIES))
+}
+"""iced-x86's feature numbers that are evidence of a level. The others are left out on purpose: what every x86-64
+CPU has, what older CPUs execute as something harmless (PAUSE, ENDBR64, PREFETCHW), and what asks the CPU or the
+system for something (CPUID, XGETBV, RDTSCP, RDRAND)."""
+
+FEATURES: Final[tuple[str, ...]] = tuple(sorted(set(_COUNTED.values())))
+"""Every feature that is counted, by its psABI name in lower case, or else by gcc's name of it."""
+
+_HARMLESS: Final = "TZCNT_"
+"""Encoded as `rep bsf`, which older CPUs execute as bsf, with the same result except for zero. gcc writes it at every
+level, where the result for zero does not matter; so it is no evidence of BMI1."""
+
+_CHUNK: Final = 2 << 20
+"""Bytes of code per task: a fraction of a second, so that Ctrl-C is answered soon and all workers end together."""
+
+_ALONE: Final = 8 << 20
+"""Below so many bytes, starting workers takes longer than the work."""
+
+_EXAMPLES: Final = 5
+_PR_SET_PDEATHSIG: Final = 1
+
+_code_of = attrgetter("code")
+_Whose = TypeVar("_Whose", Owner, str)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstructionSetFacts:
+    """Which CPU features the code of a binary uses. A feature that no function uses is absent from the mappings.
+
+    Args:
+        functions: how many were disassembled.
+        own_functions: how many of them are the project's own code.
+        named: whether there were symbols; without them a section counts as one function, and nobody's.
+        code_bytes: size of all executable sections.
+        scanned_bytes: size of the disassembled functions; the rest is padding, linker stubs and unnamed code.
+        by_feature: feature to the number of functions that use it.
+        own: the same, for the project's own code.
+        own_zones: the same, for the parts of it that upstream compiles with flags of their own, by namespace.
+        dispatch_owned: the same, for libraries that ask the CPU before they call such code.
+        examples: feature to the first few functions of all, by address, in plain spelling.
+        own_examples: the same, for the project's own code outside such parts.
+    """
+
+    functions: int
+    own_functions: int
+    named: bool
+    code_bytes: int
+    scanned_bytes: int
+    by_feature: Mapping[str, int]
+    own: Mapping[str, int]
+    own_zones: Mapping[str, Mapping[str, int]]
+    dispatch_owned: Mapping[str, int]
+    examples: Mapping[str, tuple[str, ...]]
+    own_examples: Mapping[str, tuple[str, ...]]
+
+
+def scan(binary: Path, debug: Path | None, *, workers: int | None = None) -> InstructionSetFacts:
+    """Disassemble every function of an x86-64 binary.
+
+    Args:
+        binary: the ELF file whose code is read.
+        debug: the file that `objcopy --only-keep-debug` left of it, whose symbols tell the functions; None for the
+            binary's own symbols.
+        workers: processes to use; None for one per CPU.
+
+    Raises:
+        ArtifactError: a file is damaged, is no 64-bit x86 ELF file, or the debug file belongs to another binary.
+        InspectionError: a process was killed while it worked.
+    """
+    ranges = function_ranges(binary, debug)
+    masks = array("Q")
+    for part in _disassemble(binary, ranges, workers or os.cpu_count() or 1):
+        masks.frombytes(part)
+    return _tally(ranges, masks)
+
+
+def _disassemble(binary: Path, ranges: FunctionRanges, workers: int) -> Iterator[bytes]:
+    """Give the features of all functions in order, as bytes of an array("Q") of masks, a chunk at a time."""
+    chunks = list(_chunks(ranges))
+    work = partial(_features_of, str(binary))
+    if workers == 1 or sum(ranges.sizes) < _ALONE:
+        yield from map(work, chunks)
+        return
+    # Spawned: a fork of a process with threads (the line runs variants in threads) may inherit a held lock.
+    pool = ProcessPoolExecutor(
+        max_workers=min(workers, len(chunks)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_prepare_worker,
+        initargs=(os.getpid(),),
+    )
+    try:
+        yield from pool.map(work, chunks)
+    except BrokenProcessPool as error:
+        raise InspectionError(
+            f"The disassembly of {binary} did not finish",
+            why="one of its processes was killed, most often for lack of memory",
+            remedy="free some memory, or run fewer variants at once, and run the same command again",
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _chunks(ranges: FunctionRanges) -> Iterator[tuple[array[int], array[int]]]:
+    start = size = 0
+    for index, length in enumerate(ranges.sizes):
+        size += length
+        if size >= _CHUNK:
+            yield ranges.offsets[start : index + 1], ranges.sizes[start : index + 1]
+            start, size = index + 1, 0
+    if start < len(ranges.sizes):
+        yield ranges.offsets[start:], ranges.sizes[start:]
+
+
+def _prepare_worker(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and die with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:  # it died before the signal was asked for
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _features_of(binary: str, chunk: tuple[array[int], array[int]]) -> bytes:
+    masks = array("Q")
+    evidence = _evidence()
+    telling = frozenset(evidence)
+    with Path(binary).open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for offset, size in zip(*chunk, strict=True):
+            # Decoding runs within intersection(): no Python statement per instruction, which is twice as fast.
+            mask = 0
+            for code in telling.intersection(map(_code_of, Decoder(64, content[offset : offset + size]))):
+                mask |= evidence[code]
+            masks.append(mask)
+    return masks.tobytes()
+
+
+@cache
+def _evidence() -> Mapping[int, int]:
+    """Map each form of an instruction that needs a counted feature to a mask, by the places in FEATURES.
+
+    iced-x86 numbers the forms (mnemonic, encoding, kinds of operands) apart, so that the number alone tells the
+    features; `vbroadcastss`, which needs AVX2 from a register and AVX from memory, is two forms.
+    """
+    evidence: dict[int, int] = {}
+    for name, code in vars(Code).items():
+        if not isinstance(code, int) or name.startswith(_HARMLESS):
+            continue
+        instruction = Instruction()
+        instruction.code = cast("CodeNumber", code)
+        features = {_COUNTED[number] for number in instruction.cpuid_features() if number in _COUNTED}
+        if features:
+            evidence[code] = sum(1 << FEATURES.index(feature) for feature in features)
+    return evidence
+
+
+def _features_in(mask: int) -> tuple[str, ...]:
+    return tuple(feature for place, feature in enumerate(FEATURES) if mask >> place & 1)
+
+
+def _tally(ranges: FunctionRanges, masks: array[int]) -> InstructionSetFacts:
+    counts: Counter[tuple[Owner, int]] = Counter()
+    zones: Counter[tuple[str, int]] = Counter()
+    examples: dict[int, list[str]] = {}
+    own_examples: dict[int, list[str]] = {}
+    owners = code_owners()
+    for symbol, mask in zip(ranges.names(), masks, strict=True):
+        owner = owners.owner(symbol) if ranges.named else Owner.OTHER
+        counts[owner, mask] += 1
+        if mask:
+            _add_example(examples, mask, symbol)
+            if owner is Owner.OWN:
+                zone = owners.zone(symbol)
+                zones[zone, mask] += 1
+                if not zone:
+                    _add_example(own_examples, mask, symbol)
+    return InstructionSetFacts(
+        functions=counts.total(),
+        own_functions=sum(number for (owner, _mask), number in counts.items() if owner is Owner.OWN),
+        named=ranges.named,
+        code_bytes=ranges.code_bytes,
+        scanned_bytes=sum(ranges.sizes),
+        by_feature=_by_feature(counts, *Owner),
+        own=_by_feature(counts, Owner.OWN),
+        own_zones={zone: _by_feature(zones, zone) for zone in sorted({zone for zone, _ in zones if zone})},
+        dispatch_owned=_by_feature(counts, Owner.DISPATCH),
+        examples=_named_features(examples),
+        own_examples=_named_features(own_examples),
+    )
+
+
+def _add_example(examples: dict[int, list[str]], mask: int, symbol: str) -> None:
+    """Keep a function under each feature of it that has too few yet. `examples` is by the feature's place."""
+    while mask:
+        place = mask.bit_length() - 1
+        mask ^= 1 << place
+        names = examples.setdefault(place, [])
+        if len(names) < _EXAMPLES and (name := plain_name(symbol)) not in names:
+            names.append(name)
+
+
+def _named_features(examples: Mapping[int, list[str]]) -> dict[str, tuple[str, ...]]:
+    return {FEATURES[place]: tuple(names) for place, names in sorted(examples.items())}
+
+
+def _by_feature(counts: Counter[tuple[_Whose, int]], *whose: _Whose) -> dict[str, int]:
+    """Add up functions with their masks: feature -> functions of these that use it."""
+    total: Counter[str] = Counter()
+    for (one, mask), number in counts.items():
+        if one in whose:
+            total.update(dict.fromkeys(_features_in(mask), number))
+    return dict(sorted(total.items()))

@@ -1,1 +1,0 @@
-"""Reading ELF files, disassembling them, and judging what was found."""

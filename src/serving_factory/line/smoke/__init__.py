@@ -1,1 +1,0 @@
-"""The smoke test of an image: its checks, and their report."""

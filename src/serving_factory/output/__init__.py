@@ -1,0 +1,1 @@
+"""What users see: board, plain lines, JSON, tables."""

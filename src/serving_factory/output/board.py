@@ -1,0 +1,404 @@
+"""The live board on a terminal: a line per variant, redrawn a few times a second on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Self, TextIO
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
+
+from serving_factory.output.errors import read_tail, render_error
+from serving_factory.output.outcomes import summary_table
+from serving_factory.output.tables import forecast_line, truth_line
+from serving_factory.output.text import Stream, clean, clean_lines, duration, encoding_of
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, truth
+from serving_factory.pipeline.events import Event, EventKind, StageName
+
+_COUNTED = re.compile(r"([\d,]+)/([\d,]+)(?: |$)")
+_STEP = "["
+"""How a step of the Dockerfile is announced: after Bazel has counted, the one that follows it."""
+_TELLING_SHARE = 0.05
+_STEADY_SECONDS = 60.0
+_STEADY_GROWTH = 1.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """What Bazel counted so far.
+
+    Args:
+        done: actions.
+        total: that it knows of; it learns of more while it works.
+        base: the total that growth is measured from: the first, or the latest that had grown by more than a twentieth
+            or by more than was left to do.
+        since: when that was, seconds of a clock.
+        ended: whether Bazel has come to its end.
+    """
+
+    done: int
+    total: int
+    base: int
+    since: float
+    ended: bool = False
+
+
+def see(before: Counted | None, text: str, now: float) -> Counted | None:
+    """Take in a stage's progress, which begins with `DONE/TOTAL` while Bazel works; None where nothing was counted."""
+    match = _COUNTED.match(text)
+    if match is None:
+        return replace(before, ended=True) if before and text.startswith(_STEP) else before
+    done, total = (int(number.replace(",", "")) for number in match.groups())
+    steady = (
+        before is not None and total <= before.base * _STEADY_GROWTH and total - before.base <= max(1, total - done)
+    )
+    base, since = (before.base, before.since) if before and steady else (total, now)
+    return Counted(done=done, total=total, base=base, since=since)
+
+
+def remaining(counted: Counted | None, *, running: float, foretold: float | None, now: float) -> float | None:
+    """Estimate the seconds that are left; None where nothing tells.
+
+    The first actions are the cheap ones, and so are those from a cache: half of them say little, nine tenths say most.
+    So what earlier runs say counts first, and the count of actions with the fourth power of the share that is done.
+
+    Args:
+        counted: what Bazel counted.
+        running: seconds that the stage has run for.
+        foretold: seconds that it was expected to take; None where nothing was.
+        now: seconds of the clock.
+    """
+    if counted and counted.ended:
+        return None
+    steady = counted is not None and now - counted.since >= _STEADY_SECONDS and counted.total > 0
+    share = min(1.0, counted.done / counted.total) if counted and steady else 0.0
+    if share < _TELLING_SHARE:
+        return foretold - running if foretold is not None and foretold > running else None
+    by_actions = running * (1 - share) / share
+    if foretold is None:
+        return by_actions
+    weight = share**4
+    return weight * by_actions + (1 - weight) * max(foretold - running, foretold * (1 - share))
+
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class State(Enum):
+    """Where a variant stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    UP_TO_DATE = "up to date"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
+_AFTER = {
+    EventKind.UP_TO_DATE: State.UP_TO_DATE,
+    EventKind.FAILED: State.FAILED,
+    EventKind.SKIPPED: State.SKIPPED,
+    EventKind.CANCELLED: State.CANCELLED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One variant's line.
+
+    Args:
+        variant: the id.
+        state: where it stands.
+        stage: the stage last heard of.
+        text: the current action, or why it ended.
+        started: clock of the running stage's start.
+        spent: seconds in the stages that have ended.
+        changed: a counter that grows with each event, to find the latest ones.
+        counted: what Bazel counted in the running stage.
+    """
+
+    variant: str
+    state: State = State.WAITING
+    stage: StageName | None = None
+    text: str = ""
+    started: float | None = None
+    spent: float = 0.0
+    changed: int = 0
+    counted: Counted | None = None
+
+    def elapsed(self, now: float) -> float:
+        """Seconds of the running stage, or of all stages when none runs."""
+        return self.spent if self.started is None else now - self.started
+
+
+class Progress:
+    """The rows, in the order of the plan; safe to use from several threads.
+
+    Args:
+        variants: ids that will be worked on, as far as known; others are added when heard of.
+        last_stage: the stage after which a variant is done. Without it, a variant counts as done between
+            two stages.
+    """
+
+    def __init__(self, variants: Sequence[str] = (), last_stage: StageName | None = None) -> None:
+        self._rows = {variant: Row(variant=variant) for variant in variants}
+        self._last_stage = last_stage
+        self._events = 0
+        self._lock = threading.RLock()
+
+    def apply(self, event: Event, now: float) -> None:
+        """Take in one event, heard at `now` (monotonic seconds)."""
+        with self._lock:
+            self._events += 1
+            row = self._rows.get(event.variant, Row(variant=event.variant))
+            row = replace(row, stage=event.stage, changed=self._events)
+            self._rows[event.variant] = self._next(row, event, now)
+
+    def rows(self) -> tuple[Row, ...]:
+        """The rows as they stand."""
+        with self._lock:
+            return tuple(self._rows.values())
+
+    def _next(self, row: Row, event: Event, now: float) -> Row:
+        if event.kind is EventKind.STARTED:
+            return replace(row, state=State.RUNNING, text="", started=now, counted=None)
+        if event.kind in {EventKind.PROGRESS, EventKind.RETRIED}:
+            started = now if row.started is None else row.started
+            counted = see(row.counted, event.text, now)
+            return replace(row, state=State.RUNNING, text=event.text, started=started, counted=counted)
+        took = event.seconds
+        if took is None:
+            took = 0.0 if row.started is None else now - row.started
+        state = _AFTER.get(event.kind, State.DONE)
+        if state is State.UP_TO_DATE and row.spent:
+            state = State.DONE
+        text = event.text if state in {State.FAILED, State.SKIPPED} else ""
+        if state in {State.DONE, State.UP_TO_DATE} and self._last_stage not in {None, event.stage}:
+            state = State.WAITING
+        return replace(row, state=state, text=text, started=None, spent=row.spent + took)
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from serving_factory.pipeline.estimates import Outlook
+    from serving_factory.pipeline.events import Event, StageName, VariantResult
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    sign: str
+    ascii: str
+    style: str
+
+
+# In the order in which they are counted, and in which they stay where the terminal is too low for all; only what runs
+# goes before: a night of failures must not hide it.
+_LOOKS: Mapping[State, _Look] = {
+    State.FAILED: _Look("✗", "x", "red"),
+    State.RUNNING: _Look("▸", ">", "cyan"),
+    State.DONE: _Look("✓", "+", "green"),
+    State.CANCELLED: _Look("-", "-", "yellow"),
+    State.SKIPPED: _Look("-", "-", "yellow"),
+    State.UP_TO_DATE: _Look("✓", "=", "dim"),
+    State.WAITING: _Look("·", ".", "dim"),
+}
+_CUT = ("…", "~")
+
+
+def draw(
+    rows: Sequence[Row],
+    *,
+    now: float,
+    since: float,
+    width: int,
+    height: int,
+    encoding: str = "utf-8",
+    foretold: Mapping[str, float] | None = None,
+) -> list[Text]:
+    """Draw the board: at most `height` lines of at most `width` cells, the last one the overall count.
+
+    Rows keep their order; when there are too many, the running ones stay, then the failed, then the others;
+    of those alike, the ones that changed last. `foretold`, variant's id → seconds, adds how much of each is left.
+    """
+    rich_signs = _can_write_signs(encoding)
+    room = max(0, height - 1)
+    shown = _choose(rows, room if len(rows) <= room else room - 1)
+    names = max((cell_len(clean(row.variant)) for row in shown), default=0)
+    left = {row.variant: _left(row, (foretold or {}).get(row.variant), now) for row in shown}
+    room_left = max(map(len, left.values()), default=0)
+    lines = [
+        _row_line(row, now=now, names=names, rich_signs=rich_signs, left=left[row.variant].ljust(room_left))
+        for row in shown
+    ]
+    if len(shown) < len(rows) and room:
+        lines.append((f"  and {len(rows) - len(shown)} more", "dim"))
+    lines.append((_overall(rows, now - since), "bold"))
+    cut = _CUT[0] if rich_signs else _CUT[1]
+    return [_fit(text, style, width, cut, encoding) for text, style in lines]
+
+
+def _can_write_signs(encoding: str) -> bool:
+    try:
+        "".join([*(look.sign for look in _LOOKS.values()), *_CUT]).encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def _choose(rows: Sequence[Row], room: int) -> list[Row]:
+    if len(rows) <= room:
+        return list(rows)
+    urgency = [State.RUNNING, *_LOOKS]
+    first = sorted(rows, key=lambda row: (urgency.index(row.state), -row.changed))[: max(0, room)]
+    kept = {row.variant for row in first}
+    return [row for row in rows if row.variant in kept]
+
+
+def _left(row: Row, foretold: float | None, now: float) -> str:
+    """How long a variant still takes, as far as anything tells."""
+    if row.state not in {State.WAITING, State.RUNNING}:
+        return ""
+    running = 0.0 if row.started is None else now - row.started
+    rest = None if foretold is None else foretold - row.spent
+    left = remaining(row.counted, running=running, foretold=rest, now=now)
+    return f"  {duration(left)} left" if left else ""
+
+
+def _row_line(row: Row, *, now: float, names: int, rich_signs: bool, left: str) -> tuple[str, str]:
+    name = clean(row.variant)
+    stage = row.stage.value if row.stage and row.state in {State.RUNNING, State.FAILED} else ""
+    time_text = duration(row.elapsed(now)) if row.started is not None or row.spent else ""
+    told = row.text.partition("\n")[0]
+    if row.state is not State.RUNNING:
+        told = f"{row.state.value}: {told}" if told else row.state.value
+    name += " " * (names - cell_len(name))
+    look = _LOOKS[row.state]
+    text = f"{look.sign if rich_signs else look.ascii} {name}  {stage:<7}  {time_text:>11}{left}  {clean(told)}"
+    return text.rstrip(), look.style
+
+
+def _overall(rows: Sequence[Row], seconds: float) -> str:
+    ended = [row for row in rows if row.state not in {State.WAITING, State.RUNNING}]
+    parts = [f"{sum(row.state is state for row in rows)} {state.value}" for state in _LOOKS]
+    told = ", ".join(part for part in parts if not part.startswith("0 "))
+    return f"{len(ended)} of {len(rows)} ended after {duration(seconds)}" + (f": {told}" if told else "")
+
+
+def _fit(text: str, style: str, width: int, cut: str, encoding: str) -> Text:
+    if cell_len(text) > width:
+        text = set_cell_size(text, max(0, width - 1)) + cut if width > 0 else ""
+    text = text.encode(encoding, "replace").decode(encoding)
+    return Text(text, style=style, no_wrap=True, overflow="crop", end="")
+
+
+class BoardReporter:
+    """Shows the board while the line works, and the errors and the summary when it is done.
+
+    Args:
+        err: the terminal that the board is drawn on.
+        out: where the summary goes.
+        variants: ids that will be worked on, as far as known.
+        last_stage: the stage after which a variant is done.
+        colour: whether colours may be used.
+        clock: the monotonic clock, seconds.
+        outlook: what the run is expected to take.
+    """
+
+    def __init__(
+        self,
+        *,
+        err: TextIO,
+        out: Stream,
+        variants: Sequence[str] = (),
+        last_stage: StageName | None = None,
+        colour: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        outlook: Outlook = NOTHING_TO_DO,
+    ) -> None:
+        self._outlook = outlook
+        self._err = Stream(err)
+        self._encoding = encoding_of(err)
+        self._out = out
+        self._clock = clock
+        self._since = clock()
+        self._progress = Progress(variants, last_stage)
+        self._lock = threading.RLock()
+        self._stopped = False
+        self._console = Console(
+            file=err, force_terminal=True, no_color=not colour, highlight=False, markup=False, emoji=False
+        )
+        self._live = Live(
+            self,
+            console=self._console,
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=err is sys.stderr,
+            vertical_overflow="crop",
+        )
+
+    def __enter__(self) -> Self:
+        self._since = self._clock()
+        self._err.write(forecast_line(self._outlook))
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = draw(
+            self._progress.rows(),
+            now=self._clock(),
+            since=self._since,
+            width=options.max_width,
+            height=console.size.height - 1,  # the cursor's own line
+            encoding=self._encoding,
+            foretold=self._outlook.seconds,
+        )
+        yield Text("\n", end="").join(lines)
+
+    def handle(self, event: Event) -> None:
+        """Take in an event; the board's own thread draws it. What was tried again stays above the board."""
+        self._progress.apply(event, self._clock())
+        if event.kind is EventKind.RETRIED:
+            told = " ".join(clean_lines(f"{event.variant} {event.stage.value}: {event.text}"))
+            with contextlib.suppress(OSError):  # the terminal is gone
+                self._console.print(Text(told.encode(self._encoding, "replace").decode(self._encoding)))
+
+    def summary(self, results: Sequence[VariantResult]) -> None:
+        """Take the board away and print the errors on stderr, then the table on stdout."""
+        self._stop()
+        for result in results:
+            if result.error is not None:
+                tail = read_tail(result.log).lines
+                self._err.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
+        self._out.write("\n" + summary_table(results, foretold=self._outlook.seconds, width=self._out.width))
+        self._out.write(truth_line(self._outlook, truth(self._outlook, results, self._clock() - self._since)))
+
+    def _stop(self) -> None:
+        # A second Ctrl-C may land inside: whatever happens, the cursor is given back. OSError: the terminal
+        # is gone.
+        with self._lock, contextlib.suppress(OSError):
+            if self._stopped:
+                return
+            try:
+                self._live.stop()
+            finally:
+                self._console.show_cursor(show=True)
+                self._stopped = True

@@ -1,0 +1,262 @@
+"""Start and finish lines, for logs and CI; folds and annotations on GitHub Actions.
+
+    23:41:07 2.19.1-cpu-v3 compile started
+    23:42:07 2.19.1-cpu-v3 compile still running after 1 min 00 s: Compiling mat_mul.cc
+    23:42:18 2.19.1-cpu-v3 compile finished in 1 min 11 s
+
+Times are UTC. What belongs together is written in one piece, so that variants which run at once never mix
+their lines.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from textwrap import shorten
+from typing import TYPE_CHECKING, Self
+
+from serving_factory.output.board import Counted, remaining, see
+from serving_factory.output.errors import Tail, already_told, log_excerpt, read_tail, render_error
+from serving_factory.output.outcomes import annotation, fold, markdown_summary, summary_table
+from serving_factory.output.tables import forecast_line, truth_line
+from serving_factory.output.text import clean, clean_lines, duration
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, truth
+from serving_factory.pipeline.events import Event, EventKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Heartbeat:
+    """Calls `beat` every `seconds` from `start` to `stop`; a daemon, so it never keeps a process alive."""
+
+    def __init__(self, beat: Callable[[], None], *, seconds: float) -> None:
+        self._beat = beat
+        self._seconds = seconds
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start; once."""
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop and wait for a beat under way; harmless when not started or stopped already."""
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join(timeout=1.0)
+
+    def _run(self) -> None:
+        while not self._end.wait(self._seconds):
+            self._beat()
+
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from serving_factory.output.text import Stream
+    from serving_factory.pipeline.estimates import Outlook
+    from serving_factory.pipeline.events import VariantResult
+
+
+_FOLD_LINES = 10_000
+_PROGRESS_LINES = 2_000
+_LOOK_EVERY = 5.0
+_ACTION = 100  # columns: the name of a Dockerfile's step is its whole command
+
+
+@dataclass(frozen=True, slots=True)
+class GitHub:
+    """That we run on GitHub Actions, and the file that takes its step summary, where there is one."""
+
+    step_summary: Path | None = None
+
+
+@dataclass(slots=True)
+class _Running:
+    started: float
+    told: float
+    progress: deque[str] = field(default_factory=lambda: deque(maxlen=_PROGRESS_LINES))
+    counted: Counted | None = None
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class PlainReporter:
+    """Prints a line when a stage starts, ends, or has been silent for a minute.
+
+    Args:
+        lines: where the lines go.
+        out: where the summary goes.
+        github: folds, annotations and the step summary, when on GitHub Actions.
+        silence: seconds after which a running stage gets a sign of life.
+        now: the wall clock, UTC.
+        clock: the monotonic clock, seconds.
+        outlook: what the run is expected to take.
+    """
+
+    def __init__(
+        self,
+        *,
+        lines: Stream,
+        out: Stream,
+        github: GitHub | None = None,
+        silence: float = 60.0,
+        now: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], float] = time.monotonic,
+        outlook: Outlook = NOTHING_TO_DO,
+    ) -> None:
+        self._lines = lines
+        self._out = out
+        self._github = github
+        self._silence = silence
+        self._now = now
+        self._clock = clock
+        self._began = clock()
+        self._outlook = outlook
+        self._lock = threading.RLock()
+        self._running: dict[tuple[str, str], _Running] = {}
+        self._spent: dict[str, float] = {}
+        self._told_failures: set[str] = set()
+        self._heartbeat = Heartbeat(self.beat, seconds=min(_LOOK_EVERY, silence))
+
+    def __enter__(self) -> Self:
+        self._lines.write(forecast_line(self._outlook))
+        self._heartbeat.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._heartbeat.stop()
+
+    def handle(self, event: Event) -> None:
+        """Print what the event calls for; progress is kept for the sign of life and the fold."""
+        key = (event.variant, event.stage.value)
+        now = self._clock()
+        with self._lock:
+            if event.kind is EventKind.STARTED:
+                self._running[key] = _Running(now, now)
+            elif event.kind is EventKind.PROGRESS:
+                self._keep(self._running.setdefault(key, _Running(now, now)), event.text, now)
+                return
+            elif event.kind is EventKind.RETRIED:
+                self._running.setdefault(key, _Running(now, now)).told = now
+                self._lines.write(self._retry(event))
+                return
+            running = None if event.kind is EventKind.STARTED else self._running.pop(key, None)
+            if running:
+                self._spent[event.variant] = self._spent.get(event.variant, 0.0) + now - running.started
+            if event.kind is EventKind.FAILED:
+                self._told_failures.add(event.variant)
+        self._lines.write(self._block(event, running, now))
+
+    def beat(self) -> None:
+        """Print a line for each stage that has been silent for too long."""
+        now = self._clock()
+        with self._lock:
+            due = [(key, running) for key, running in self._running.items() if now - running.told >= self._silence]
+            for (variant, stage), running in due:
+                running.told = now
+                action = (
+                    f": {shorten(clean(running.progress[-1]), _ACTION, placeholder=' ...')}" if running.progress else ""
+                )
+                took = now - running.started
+                spent = f"{duration(took)}{self._left(variant, running, took)}"
+                told = f"{variant} {stage} still running after {spent}{action}"
+                self._lines.write(f"{self._stamp()} {told}\n")
+
+    def _left(self, variant: str, running: _Running, took: float) -> str:
+        foretold = self._outlook.seconds.get(variant)
+        rest = None if foretold is None else foretold - self._spent.get(variant, 0.0)
+        left = remaining(running.counted, running=took, foretold=rest, now=running.started + took)
+        return f", about {duration(left)} left" if left else ""
+
+    def summary(self, results: Sequence[VariantResult]) -> None:
+        """Print the errors that no line has told yet, then the table; append it to the step summary."""
+        for result in results:
+            if result.error is not None and result.variant not in self._told_failures:
+                tail = read_tail(result.log).lines
+                self._lines.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
+        self._out.write("\n" + summary_table(results, foretold=self._outlook.seconds, width=self._out.width))
+        self._out.write(truth_line(self._outlook, truth(self._outlook, results, self._clock() - self._began)))
+        if self._github is not None and self._github.step_summary is not None:
+            self._append(self._github.step_summary, markdown_summary(results))
+
+    @staticmethod
+    def _keep(running: _Running, text: str, now: float) -> None:
+        running.counted = see(running.counted, text, now)
+        if text and (not running.progress or running.progress[-1] != text):
+            running.progress.append(text)
+
+    def _block(self, event: Event, running: _Running | None, now: float) -> str:
+        seconds = event.seconds
+        if seconds is None and running is not None:
+            seconds = now - running.started
+        line = f"{self._stamp()} {clean(event.variant)} {event.stage.value} {_ending(event, seconds)}\n"
+        if event.kind is EventKind.FAILED:
+            tail = read_tail(event.log)
+            line += "".join(f"  {text}".rstrip() + "\n" for text in _failure(event, tail))
+        if self._github is None or event.kind is EventKind.STARTED:
+            return line
+        if event.kind is EventKind.FAILED:
+            line += annotation(f"{event.variant} {event.stage.value} failed", event.text)
+        return self._fold(event, running) + line
+
+    def _retry(self, event: Event) -> str:
+        told = " ".join(clean_lines(event.text))
+        line = f"{self._stamp()} {clean(event.variant)} {event.stage.value} tried again: {told}\n"
+        if self._github is None:
+            return line
+        return annotation(f"{event.variant} {event.stage.value} tried again", event.text, level="warning") + line
+
+    def _fold(self, event: Event, running: _Running | None) -> str:
+        if running is None:
+            return ""
+        log = read_tail(event.log, _FOLD_LINES)
+        lines = log.lines or tuple(running.progress)
+        if not log.complete:
+            lines = (f"(the lines before these are in {event.log})", *lines)
+        return fold(f"{event.variant} {event.stage.value}: log", lines) if lines else ""
+
+    def _append(self, path: Path, text: str) -> None:
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            self._lines.write(clean(f"The step summary could not be written: {error}") + "\n")
+
+    def _stamp(self) -> str:
+        return f"{self._now():%H:%M:%S}"
+
+
+def _ending(event: Event, seconds: float | None) -> str:
+    took = "" if seconds is None else duration(seconds)
+    match event.kind:
+        case EventKind.FINISHED:
+            return f"finished in {took}" if took else "finished"
+        case EventKind.FAILED | EventKind.CANCELLED:
+            return f"{event.kind.value} after {took}" if took else event.kind.value
+        case EventKind.UP_TO_DATE:
+            return "up to date"
+        case EventKind.SKIPPED:
+            return f"skipped: {clean(event.text)}" if event.text else "skipped"
+        case _:
+            return event.kind.value
+
+
+def _failure(event: Event, tail: Tail) -> list[str]:
+    lines = list(clean_lines(event.text))
+    if not already_told(tail.lines, event.text):
+        lines += ["", *log_excerpt(tail.lines, event.log)]
+    elif event.log is not None:
+        lines += ["", f"The whole log: {clean(event.log)}"]
+    return lines

@@ -1,0 +1,82 @@
+"""Which of the three ways of printing a run gets: the board, plain lines, or JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
+
+from serving_factory.output.json_lines import JsonLinesReporter
+from serving_factory.output.plain import GitHub, PlainReporter
+from serving_factory.output.text import Stream, is_terminal
+from serving_factory.pipeline.estimates import NOTHING_TO_DO
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from serving_factory.pipeline.estimates import Outlook
+    from serving_factory.pipeline.events import Event, StageName, VariantResult
+
+
+class Reporter(Protocol):
+    """Prints what the line tells while it works. Used as `with choose(...) as reporter`."""
+
+    def __enter__(self) -> Self:
+        """Start printing."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop, leave the terminal clean, and let the exception pass."""
+
+    def handle(self, event: Event) -> None:
+        """Take in one event; from any thread (this is the line's `Emit`)."""
+
+    def summary(self, results: Sequence[VariantResult]) -> None:
+        """Print how it ended, once, with every result's error: nobody needs to print those again."""
+
+
+def choose(
+    *,
+    json: bool,
+    stdout: TextIO,
+    stderr: TextIO,
+    environ: Mapping[str, str],
+    variants: Sequence[str] = (),
+    last_stage: StageName | None = None,
+    outlook: Outlook = NOTHING_TO_DO,
+) -> Reporter:
+    """Choose how to print.
+
+    JSON lines when asked for; the live board when stderr is a terminal that can and no CI is at work; else
+    plain lines. On GitHub Actions all goes to stdout, where the runner keeps commands and lines in order.
+
+    Args:
+        json: whether a machine reads.
+        stdout: for JSON and for the summary.
+        stderr: for the board and the lines.
+        environ: `CI`, `GITHUB_ACTIONS`, `GITHUB_STEP_SUMMARY`, `NO_COLOR` and `TERM` are looked at.
+        variants: ids that will be worked on; the board shows those that wait, too.
+        last_stage: the last stage asked for, so that the board knows when a variant is done.
+        outlook: what the run is expected to take; it is told at the start, and compared with the truth at the end.
+    """
+    out = Stream(stdout)
+    if json:
+        return JsonLinesReporter(out, outlook=outlook)
+    if environ.get("GITHUB_ACTIONS") == "true":
+        summary = environ.get("GITHUB_STEP_SUMMARY")
+        return PlainReporter(lines=out, out=out, github=GitHub(Path(summary) if summary else None), outlook=outlook)
+    if _can_draw(stderr, environ):
+        # rich takes a third of a second to import: only who sees the board waits for it
+        from serving_factory.output.board import BoardReporter
+
+        colour = not environ.get("NO_COLOR")
+        return BoardReporter(
+            err=stderr, out=out, variants=variants, last_stage=last_stage, colour=colour, outlook=outlook
+        )
+    return PlainReporter(lines=Stream(stderr), out=out, outlook=outlook)
+
+
+def _can_draw(stderr: TextIO, environ: Mapping[str, str]) -> bool:
+    in_ci = environ.get("CI", "").lower() not in {"", "0", "false"}
+    return is_terminal(stderr) and not in_ci and environ.get("TERM", "") not in {"", "dumb", "unknown"}

@@ -1,0 +1,276 @@
+"""The tables and pages of what a matrix has, and of what a build would do: list, explain, plan. Values in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from serving_factory.output.text import Column, Section, count, duration, page, size, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from serving_factory.pipeline.estimates import Forecast, Outlook, Total
+
+
+def forecast_line(outlook: Outlook) -> str:
+    """What a run will take: `Forecast: about 28 min 00 s, ...`; empty where it has nothing to do."""
+    if not outlook.forecasts:
+        return ""
+    total = outlook.total
+    if total.seconds is None:
+        return "Forecast: none; no earlier run is like this one.\n"
+    told = f"Forecast: about {_figures(total)}"
+    told += ", in part an estimate from the release's size" if total.estimated else ", from earlier runs"
+    unknown = f"; {total.unknown} more of which nothing is known" if total.unknown else ""
+    return f"{told}{unknown}.\n"
+
+
+def needs_text(downloads: Sequence[tuple[str, str]], *, disk: int, free: int | None, outlook: Outlook) -> str:
+    """What a first build of upstream's sources downloads and needs, before hours are spent.
+
+    Args:
+        downloads: what, and from where.
+        disk: bytes that it takes.
+        free: bytes that are free where the engine keeps its data; None where nobody here can tell.
+        outlook: the forecast.
+    """
+    if not downloads:
+        return ""
+    margin = max(len(what) for what, _ in downloads)
+    lines = [f"  {what:<{margin}}  {place}" for what, place in dict.fromkeys(downloads)]
+    total = outlook.total
+    needs = [f"{size(disk)} of disk" + (f" ({size(free)} free)" if free is not None else "")]
+    needs += [f"{size(total.memory)} of memory"] if total.memory else []
+    needs += [duration(total.seconds)] if total.seconds else []
+    return (
+        "Downloads, for what is not here yet:\n"
+        + "".join(f"{line}\n" for line in lines)
+        + f"Needs about {', '.join(needs)}. Ctrl-C ends it; the same command goes on later.\n"
+    )
+
+
+def truth_line(outlook: Outlook, taken: Total | None) -> str:
+    """The forecast against what it came to, a line each; empty where nothing is to be compared.
+
+    Args:
+        outlook: what was foretold.
+        taken: as `line.forecast.truth` gives it.
+    """
+    if taken is None:
+        return ""
+    total = outlook.total
+    foretold = "nothing" if total.seconds is None else f"about {_figures(total)}"
+    if total.seconds is not None and total.unknown:
+        foretold += f"; without {count(total.unknown, 'variant')} of which nothing was known"
+    return f"Foretold: {foretold}.\nIt took:  {_figures(taken)}.\n"
+
+
+def _figures(total: Total) -> str:
+    return ", ".join(
+        (
+            "time unknown" if total.seconds is None else duration(total.seconds),
+            f"peak memory {_size(total.memory)}",
+            f"downloads {_size(total.download)}",
+        )
+    )
+
+
+def _size(number: int | None) -> str:
+    return "unknown" if number is None else size(number)
+
+
+def forecast_cells(forecast: Forecast | None) -> tuple[str, str, str, str]:
+    """Time, memory, downloads and what they go by, as cells of a table."""
+    if forecast is None:
+        return ("", "", "", "")
+    return (
+        "" if forecast.seconds is None else duration(forecast.seconds),
+        "" if forecast.memory is None else size(forecast.memory),
+        "" if forecast.download is None else size(forecast.download),
+        forecast.basis.value,
+    )
+
+
+if TYPE_CHECKING:
+    from serving_factory.pipeline.estimates import Forecast
+
+
+_BESIDE = 60
+"""How long a value may be for its origin to stand beside it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListRow:
+    """A variant as `./factory list` shows it.
+
+    Args:
+        variant: the id.
+        release: the full tag.
+        flavour: the flavour.
+        level: the level.
+        platform: the platform.
+        cuda: CUDA's version; empty without.
+        capabilities: the compute capabilities, of a gpu variant.
+        targets: the targets that select it.
+        state: the last stage that has a record in the build folder.
+        recipe: whether there is a recipe for it.
+    """
+
+    variant: str
+    release: str
+    flavour: str
+    level: str
+    platform: str = "linux/amd64"
+    cuda: str = ""
+    capabilities: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    state: str = ""
+    recipe: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedRow:
+    """A variant that a target asks for and that is not built.
+
+    Args:
+        variant: its id.
+        target: the target.
+        reasons: why, each with where that is said.
+    """
+
+    variant: str
+    target: str
+    reasons: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRow:
+    """A variant as a dry run shows it.
+
+    Args:
+        variant: the id.
+        run: names of the stages that would run, in order.
+        up_to_date: names of the stages whose records match.
+        because: why the first stage that would run has to.
+        lacking: why there is no recipe for it; empty where there is one.
+        wave: variants of one wave compile at once; None where nothing would run, and where no engine answers.
+        jobs: compilers at once; None where nothing is compiled.
+        memory: bytes.
+        after: the variant whose Bazel fills the caches for this one.
+        forecast: what it will take; None where there is nothing to do.
+    """
+
+    variant: str
+    run: tuple[str, ...] = ()
+    up_to_date: tuple[str, ...] = ()
+    because: str = ""
+    lacking: str = ""
+    wave: int | None = None
+    jobs: int | None = None
+    memory: int | None = None
+    after: str = ""
+    forecast: Forecast | None = None
+
+
+def list_table(rows: Sequence[ListRow], *, dropped: int = 0, width: int | None = None) -> str:
+    """The matrix's variants, a line each.
+
+    Args:
+        rows: the variants.
+        dropped: how many the targets ask for beside these, that are not built.
+        width: columns of the terminal; None for no limit.
+    """
+    if not rows:
+        return "The matrix has no variants.\n"
+    columns = [
+        Column(name) for name in ("variant", "release", "flavour", "level", "platform", "cuda", "targets", "state")
+    ]
+    usual = {row.platform for row in rows} == {"linux/amd64"}
+    cells = [
+        (
+            row.variant,
+            row.release,
+            row.flavour,
+            row.level,
+            "" if usual else row.platform,
+            row.cuda,
+            ", ".join(row.targets),
+            row.state if row.recipe else "cannot be built",
+        )
+        for row in rows
+    ]
+    more = f" {dropped} more are dropped: `./factory explain --dropped` tells why." if dropped else ""
+    return f"{table(columns, cells, width=width)}\n{count(len(rows), 'variant')}.{more}\n"
+
+
+def dropped_table(rows: Sequence[DroppedRow], *, width: int | None = None) -> str:
+    """What is not built, a line for each reason."""
+    if not rows:
+        return "Nothing is dropped: every variant that a target asks for is built.\n"
+    columns = [Column(name) for name in ("variant", "target", "why", "who says so")]
+    cells = [
+        (*(("", "") if index else (row.variant, row.target)), reason, who)
+        for row in rows
+        for index, (reason, who) in enumerate(row.reasons)
+    ]
+    return f"{table(columns, cells, width=width)}\n{count(len(rows), 'variant')} dropped.\n"
+
+
+def plan_table(rows: Sequence[PlanRow], *, machine: tuple[int, int] | None = None, width: int | None = None) -> str:
+    """What a build would do, a line per variant, in the order in which they would begin.
+
+    Args:
+        rows: the variants.
+        machine: CPUs and bytes of memory that the engine's machine has for it; None where nobody knows.
+        width: columns of the terminal; None for no limit.
+    """
+    if not rows:
+        return "Nothing to do: no variant was chosen.\n"
+    columns = [
+        Column("wave", right=True),
+        *(Column(name) for name in ("variant", "would run", "up to date")),
+        *(Column(name, right=True) for name in ("jobs", "memory")),
+        Column("because"),
+        *(Column(name, right=True) for name in ("time", "peak memory", "downloads")),
+        Column("foretold from"),
+    ]
+    cells = [
+        (
+            "" if row.wave is None else str(row.wave),
+            row.variant,
+            " ".join(row.run) or "nothing",
+            " ".join(row.up_to_date),
+            "" if row.jobs is None else str(row.jobs),
+            "" if row.memory is None else _gib(row.memory),
+            row.lacking or (f"{row.because}; after {row.after}" if row.after else row.because),
+            *forecast_cells(row.forecast),
+        )
+        for row in rows
+    ]
+    work, lacking = sum(bool(row.run) for row in rows), sum(bool(row.lacking) for row in rows)
+    told = f"{count(len(rows), 'variant')}: {work} to work on, {len(rows) - work - lacking} up to date"
+    told += f", {lacking} that cannot be built. Nothing was run." if lacking else ". Nothing was run."
+    if machine:
+        told += f"\nThe engine's machine has {machine[0]} CPUs, {_gib(machine[1])} for them; a wave compiles at once."
+    elif work:
+        told += "\nNo engine answers: how many would work at once, and with how much, depends on its machine."
+    return f"{table(columns, cells, width=width)}\n{told}\n"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def with_origin(value: str, origin: str) -> str:
+    """A value, and where it comes from: beside it, or below where there is no room."""
+    if not origin:
+        return value
+    gap = "\n" if "\n" in value or len(value) > _BESIDE else "  "
+    return f"{value}{gap}({origin})"
+
+
+def explain_page(title: str, sections: Sequence[Section]) -> str:
+    """All about one variant: a title, then sections of names and values."""
+    return page(title, sections)

@@ -1,0 +1,155 @@
+"""One build at a time in a checkout, and one factory at a time for a matrix file.
+
+What excludes is the kernel's lock on the file (flock), which is dropped with its holder, however that died, and which
+no child inherits (PEP 446). The file says who that is: by number, boot and start time, as numbers are used again. A
+process that it names and that lives is refused, too, where the kernel has no lock of it: some network file systems keep
+those to one mount.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from serving_factory.errors import LockedError
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_ENDED = {"Z", "X"}
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Holder:
+    """Who holds a lock.
+
+    Args:
+        pid: of its process.
+        started: when that began, in clock ticks since the boot: field 22 of /proc/PID/stat (proc_pid_stat(5)).
+        boot: the boot in which that was.
+        since: when it took the lock.
+        command: what it was started as.
+    """
+
+    pid: int
+    started: int
+    boot: str
+    since: str
+    command: str
+
+    @classmethod
+    def this_process(cls) -> Self:
+        return cls(
+            pid=os.getpid(),
+            started=_started(os.getpid()) or 0,
+            boot=_boot(),
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=" ".join(sys.argv),
+        )
+
+    @classmethod
+    def read(cls, text: str) -> Self | None:
+        """Read what a holder wrote; None where that is nothing, or not all."""
+        try:
+            return cls(**json.loads(text))
+        except (json.JSONDecodeError, TypeError):
+            return None
+
+    def lives(self) -> bool:
+        return bool(self.boot) and self.boot == _boot() and self.started == _started(self.pid)
+
+
+def _boot() -> str:
+    """What tells this boot from others; empty where no system says it: there the kernel's lock is all there is."""
+    try:
+        return _BOOT.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> int | None:
+    """When a process began, in clock ticks since the boot; None where there is none, or it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # there is none, or it is not ours to see
+        return None
+    state, *fields = text.rpartition(")")[2].split()  # its name, before them, may hold anything
+    return None if state in _ENDED else int(fields[18])
+
+
+@contextmanager
+def hold_lock(build: Path) -> Iterator[None]:
+    """Hold the checkout's lock, as everything does that compiles or takes away.
+
+    Args:
+        build: the checkout's build folder.
+
+    Raises:
+        LockedError: another process holds it; the message says which, and since when.
+    """
+    with _held(build / _LOCK, "in this checkout"):
+        yield
+
+
+def held_since(build: Path) -> str | None:
+    """Tell since when a process that lives has held the checkout's lock, in UTC, ISO 8601; None where none does."""
+    try:
+        holder = _Holder.read((build / _LOCK).read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return holder.since if holder and holder.lives() else None
+
+
+@contextmanager
+def hold_matrix_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of one matrix file, so that another one's inputs can be filled during hours of compiling.
+
+    Args:
+        folder: where the matrix file's variants lie.
+
+    Raises:
+        LockedError: another process holds it; the message says which, and since when.
+    """
+    with _held(folder / ".matrix.lock", "with this matrix file"):
+        yield
+
+
+@contextmanager
+def _held(place: Path, where: str) -> Iterator[None]:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        file.seek(0)
+        holder = _Holder.read(file.read())
+        if holder and not holder.lives():
+            holder = None
+        if holder or not free:
+            raise _refused(holder, where)
+        file.truncate(0)
+        file.write(json.dumps(asdict(_Holder.this_process())))
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def _refused(holder: _Holder | None, where: str) -> LockedError:
+    return LockedError(
+        f"another factory works {where}",
+        why=f"process {holder.pid} has held the lock since {holder.since}: {holder.command}"
+        if holder
+        else "which process that is cannot be seen from here: it has just begun, or runs in another container",
+        remedy="wait until it ends, or end it with Ctrl-C there; the same command then goes on",
+    )

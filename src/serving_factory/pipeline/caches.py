@@ -1,0 +1,237 @@
+"""Bazel's caches in the engine: what they hold, keeping them within bounds, and carrying them to another engine.
+
+BuildKit keeps cache mounts to itself: its own exporters leave them out, and an eviction of its own takes a mount as a
+whole. So what is done to them is done by a build step that mounts them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from serving_factory.docker.buildx import BuildFailed
+from serving_factory.docker.caches import work_on_mounts
+from serving_factory.docker.disk import FREE_SOME_SPACE
+from serving_factory.errors import CacheFileError, DiskFullError, EngineError, FactoryError, UnknownNameError
+from serving_factory.pipeline.failures import Kind, classify
+from serving_factory.recipes.recipe import TEMPLATES
+
+REPOSITORY = "repository"
+_FORMAT = 1
+_MANIFEST = "serving-factory-cache.json"
+_CONTENTS = ("contents.tar.gz", "contents.tar.zst")
+_CHUNK = 1 << 20
+_IMPORTING = ".cache-import-"
+_BAD_PARCEL = 3  # cache.sh's exit code for a tarball that it does not take
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cache:
+    """The repository cache, which all builds share, or the disk cache of one toolchain.
+
+    Args:
+        name: `repository`, or the toolchain's id.
+        bytes: what its files hold.
+        files: how many.
+        used: when one of them was read or written last, in seconds since 1970; 0 where nothing tells.
+        toolchain: compiler and system, in words; empty for the repository cache and where no build has told.
+    """
+
+    name: str
+    bytes: int
+    files: int
+    used: int
+    toolchain: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """What came or went, and the caches after that."""
+
+    bytes: int
+    files: int
+    caches: tuple[Cache, ...]
+
+
+def show_caches(base: str) -> tuple[Cache, ...]:
+    """Look at the caches.
+
+    Args:
+        base: the image to look from.
+
+    Raises:
+        EngineError: it cannot be done from there.
+        EngineUnavailableError: no engine.
+    """
+    return _caches(_work(["show"], base))
+
+
+def prune_caches(base: str, *, most: int, toolchain: str = "") -> Changed:
+    """Remove what was used least recently.
+
+    Args:
+        base: the image to work from.
+        most: bytes that may be left.
+        toolchain: of this toolchain's folder only.
+
+    Raises:
+        UnknownNameError: there is no such toolchain.
+        EngineError: it cannot be done from that image.
+    """
+    if toolchain and toolchain not in (names := [cache.name for cache in show_caches(base)[1:]]):
+        raise UnknownNameError(
+            f"no toolchain {toolchain} has a disk cache here",
+            why=f"those that have: {', '.join(names) or 'none'}",
+            remedy="take one of `./factory cache show`",
+        )
+    return _changed(_work(["prune", str(most), *([toolchain] if toolchain else [])], base), "pruned")
+
+
+def empty_cache(base: str, name: str) -> None:
+    """Remove all entries of a cache, whoever uses it: to a Bazel that reads it, what is gone is a miss.
+
+    Args:
+        base: the image to work from.
+        name: `repository` or `disk`, which is that of all toolchains.
+
+    Raises:
+        EngineError: it cannot be done from that image.
+    """
+    _work(["empty", name], base)
+
+
+def export_caches(base: str, file: Path) -> tuple[Cache, ...]:
+    """Write the caches to a file; it is there whole, or not at all.
+
+    Args:
+        base: the image to work from.
+        file: a tarball: what is in it, in JSON, then the caches as a packed tarball of their own.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as scratch:
+        packed = Path(scratch, "packed")
+        caches = _caches(_work(["pack"], base, output=packed))
+        contents = next((packed / "serving-factory-cache").glob("contents.tar.*"))
+        digest = (contents.parent / "contents.sha256").read_text(encoding="utf-8").split()[0]
+        manifest = Path(scratch, _MANIFEST)
+        told = {"format": _FORMAT, "sha256": digest, "caches": [asdict(cache) for cache in caches]}
+        manifest.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        partial = Path(scratch, "partial")
+        with tarfile.open(partial, "w") as tar:
+            tar.add(manifest, _MANIFEST)
+            tar.add(contents, contents.name)
+        partial.replace(file)
+    return caches
+
+
+def import_caches(base: str, file: Path, *, scratch: Path) -> Changed:
+    """Add what a file has and the caches have not; nothing is taken away.
+
+    Args:
+        base: the image to work from.
+        file: what `export_caches` has written.
+        scratch: a folder with room for the file's content; what an import that was killed left there goes.
+
+    Raises:
+        CacheFileError: it is no such file, of another format, or damaged; the caches are as they were.
+    """
+    for stray in scratch.glob(f"{_IMPORTING}*"):
+        shutil.rmtree(stray, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_IMPORTING, dir=scratch) as folder:
+        parcel = Path(folder, "parcel")
+        parcel.mkdir()
+        try:
+            with tarfile.open(file, "r:") as tar:
+                _unpack(tar, parcel, file)
+        except (tarfile.TarError, EOFError) as error:
+            raise _unusable(file, f"it is no tarball, or cut off: {error}") from None
+        try:
+            lines = work_on_mounts(TEMPLATES / "cache", ["unpack"], base=base, parcel=parcel)
+        except BuildFailed as failed:
+            failure = _failure(base, failed)
+            if failed.exit_code == _BAD_PARCEL and not isinstance(failure, DiskFullError):
+                raise _unusable(file, failure.why) from None
+            raise failure from None
+        return _changed(lines, "added")
+
+
+def _unpack(tar: tarfile.TarFile, parcel: Path, file: Path) -> None:
+    """Take out the caches' tarball, if its checksum is as the file says."""
+    first, second = tar.next(), tar.next()
+    if first is None or second is None or first.name != _MANIFEST or second.name not in _CONTENTS:
+        raise _unusable(file, "it was not written by `./factory cache export`")
+    told = _manifest(_opened(tar, first), file)
+    digest = hashlib.sha256()
+    with _opened(tar, second) as source, (parcel / second.name).open("wb") as target:
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            target.write(chunk)
+    if digest.hexdigest() != told["sha256"]:
+        raise _unusable(file, f"sha256 of {second.name}: {digest.hexdigest()}; expected: {told['sha256']}")
+
+
+def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    # A link is not followed: what it leads to may be missing, or itself.
+    opened = tar.extractfile(member) if member.isreg() else None
+    if opened is None:
+        raise tarfile.ReadError(f"{member.name} is no file")
+    return opened
+
+
+def _manifest(stream: IO[bytes], file: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(stream.read(_CHUNK))
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict) or not isinstance(told.get("sha256"), str):
+        raise _unusable(file, f"{_MANIFEST} in it cannot be read")
+    if told.get("format") != _FORMAT:
+        raise _unusable(file, f"its format is {told.get('format')!r}, and this factory reads format {_FORMAT}")
+    return told
+
+
+def _unusable(file: Path, why: str) -> CacheFileError:
+    return CacheFileError(
+        f"{file} holds no caches that can be used", why=why, remedy="copy it anew, or export the caches once more"
+    )
+
+
+def _work(words: Sequence[str], base: str, *, output: Path | None = None) -> Sequence[str]:
+    try:
+        return work_on_mounts(TEMPLATES / "cache", words, base=base, output=output)
+    except BuildFailed as failed:
+        raise _failure(base, failed) from None
+
+
+def _failure(base: str, failed: BuildFailed) -> FactoryError:
+    why = "\n".join(failed.tail) or failed.text
+    if classify(f"{why}\n{failed.text}", exit_code=failed.exit_code).kind is Kind.DISK_FULL:
+        return DiskFullError(
+            "the engine's disk is full: nothing more goes into Bazel's caches",
+            why=why,
+            remedy=f"{FREE_SOME_SPACE}; then run the same command again",
+        )
+    return EngineError(
+        f"Bazel's caches cannot be worked on from the image {base}",
+        why=why,
+        remedy="see that the engine can get this base image; with --matrix another matrix's is taken",
+    )
+
+
+def _caches(lines: Sequence[str]) -> tuple[Cache, ...]:
+    found = [line.split(" ", 5) for line in lines if line.startswith("cache ")]
+    return tuple(
+        Cache(name=name, bytes=int(size), files=int(files), used=int(used), toolchain=words[0] if words else "")
+        for _, name, size, files, used, *words in found
+    )
+
+
+def _changed(lines: Sequence[str], word: str) -> Changed:
+    _, size, files = next(line.split() for line in lines if line.startswith(f"{word} "))
+    return Changed(bytes=int(size), files=int(files), caches=_caches(lines))

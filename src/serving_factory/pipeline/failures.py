@@ -1,0 +1,399 @@
+"""What a failed build is told as. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from itertools import islice, takewhile
+
+from serving_factory.catalogue.host_programs import package_of
+from serving_factory.docker.disk import FREE_SOME_SPACE
+from serving_factory.errors import (
+    BazelTooOldError,
+    CacheCorruptError,
+    ChecksumError,
+    CompileError,
+    DiskFullError,
+    FactoryError,
+    FetchError,
+    OutOfMemoryError,
+    ProgramMissingError,
+)
+from serving_factory.pipeline.budget import Share, count_jobs
+
+_SHARED: tuple[type[FactoryError], ...] = (BazelTooOldError, ChecksumError, FetchError, ProgramMissingError)
+
+_SHOWN = 6
+_PRINTED = 3  # last lines of a command that says nothing that is known
+_KILLED = 128 + 9
+
+
+class Kind(StrEnum):
+    """What kind of failure it is."""
+
+    OUT_OF_MEMORY = "out-of-memory"
+    DISK_FULL = "disk-full"
+    CACHE_CORRUPT = "cache-corrupt"
+    CHECKSUM = "checksum"
+    FETCH = "fetch"
+    UNTRUSTED = "untrusted"
+    BAZEL_TOO_OLD = "bazel-too-old"
+    PROGRAM_MISSING = "program-missing"
+    COMPILE = "compile"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A failure.
+
+    Args:
+        kind: what kind.
+        lines: the lines of the log that tell of it, at most six.
+        details: what was read from them: `expected`, `found` and `door` of a checksum; `cache`, the name of the broken
+            one; `minimum` and `found` of Bazel's version; `program`, the missing one; of memory `peak` and `limit` in
+            bytes, and `kills`, as far as bazel.sh could measure them (`limit` is `max` where there is none).
+        shared: whether it came before any flag of a level, or in a rule that these do not reach.
+    """
+
+    kind: Kind
+    lines: tuple[str, ...]
+    details: Mapping[str, str] = field(default_factory=dict)
+    shared: bool = False
+
+    @property
+    def error(self) -> type[FactoryError]:
+        """The class of errors that it belongs to."""
+        return _ERRORS[self.kind]
+
+
+_ERRORS: Mapping[Kind, type[FactoryError]] = {
+    Kind.OUT_OF_MEMORY: OutOfMemoryError,
+    Kind.DISK_FULL: DiskFullError,
+    Kind.CACHE_CORRUPT: CacheCorruptError,
+    Kind.CHECKSUM: ChecksumError,
+    Kind.FETCH: FetchError,
+    Kind.UNTRUSTED: CompileError,
+    Kind.BAZEL_TOO_OLD: BazelTooOldError,
+    Kind.PROGRAM_MISSING: ProgramMissingError,
+    Kind.COMPILE: CompileError,
+}
+
+# `file.cc:12:3: error:`, `gcc: error:`, Bazel's own, the linker's. Not the whole command, which buildx repeats.
+_ERROR = re.compile(
+    r"(?:^|\] )\S+: (?:fatal )?error: |(?:^|\] )ERROR: (?!failed to solve)|: undefined reference to |: cannot find -l"
+    r"|^\[[^\]]+\] failed: (?!process )"
+)
+
+# The first word is gcc's or Bazel's for a child that got SIGKILL; nobody but the kernel's OOM killer, or the cgroup's,
+# sends that one within a build step. The second line is BuildKit's, which watches the cgroup.
+_OUT_OF_MEMORY = re.compile(
+    r"Killed signal terminated program|internal compiler error: Killed|terminated with signal 9|\bfailed: \(Killed\)"
+    r"|failed \(Killed\)|\(Exit 137\)|: line \d+:\s+\d+ Killed\b"
+    r"|did not complete successfully: cannot allocate memory"
+    r"|java\.lang\.OutOfMemoryError|what\(\):\s+std::bad_alloc|out of memory allocating|virtual memory exhausted"
+)
+# What bazel.sh ends with when Bazel failed. Where nothing is limited, version 1 of the control groups tells some 2**63.
+_MEASURED = re.compile(r"factory: exit_code \d+ peak_memory_bytes (\S*) memory_limit_bytes (\S*) oom_kills ?(\d*)$")
+_NO_LIMIT = 2**60
+
+_DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+
+# Not the warning that comes before: another mirror may have what this one has not.
+_BAZEL_CHECKSUM = re.compile(
+    r"Error downloading \[(?P<door>[^\]]+)\].*?"
+    r"Checksum was (?P<found>[0-9a-f]{64}) but wanted (?P<expected>[0-9a-f]{64})"
+)
+_BUILDKIT_CHECKSUM = re.compile(
+    r"digest mismatch (?:sha256:)?(?P<found>[0-9a-f]{64}): (?:sha256:)?(?P<expected>[0-9a-f]{64})"
+)
+_ADDED = re.compile(r"\bADD (?:--\S+ )*(?P<door>\S+)")
+
+_FETCH = re.compile(
+    # Bazel's downloader
+    r"Error downloading \[.*(?:Connection (?:reset|refused|timed out)|Connect timed out|Read timed out|Unknown host|"
+    r"No route to host|Network is unreachable|Premature EOF|Bytes read \d+ but wanted|"
+    r"Remote host (?:terminated|closed)|GET returned (?:408|429|5\d\d)|Timed out|Broken pipe)"
+    # git
+    r"|fatal: unable to access .*(?:Could not resolve host|Failed to connect|timed out|Connection|returned error: 5)"
+    r"|fatal: (?:early EOF|the remote end hung up unexpectedly)|error: RPC failed"
+    # apt
+    r"|[EW]: Failed to fetch .*(?:Could not (?:connect|resolve)|Temporary failure|"
+    r"Connection (?:failed|timed out|reset)|Unable to connect|Hash Sum mismatch|File has unexpected size|5\d\d )"
+    # BuildKit: base images and ADD
+    r"|failed to do request: .*(?:no such host|connection re(?:fused|set)|i/o timeout|EOF|timed? ?out|unreachable)"
+    r"|dial tcp.*(?:no such host|connection refused|i/o timeout|unreachable)"
+    r"|invalid response status (?:408|429|5\d\d)"
+    r"|failed to resolve source metadata for .*: not found$"
+    r"|unexpected status(?: code)?(?: from \S+ request to)? .*\b(?:408|429|5\d\d)\b"
+)
+
+# Of pip, apt, git, curl, Bazel and BuildKit. Not their warnings: another mirror may be trusted. For a certificate that
+# is out of date no authority helps.
+_UNTRUSTED = re.compile(
+    r"Could not fetch URL .*CERTIFICATE_VERIFY_FAILED|[EW]: Failed to fetch .*[Cc]ertificate verification failed"
+    r"|fatal: unable to access .*(?:certificate verification failed|SSL certificate problem)|curl: \(60\) "
+    r"|Error downloading \[.*PKIX path (?:building|validation) failed"
+    r"|(?:^|\] )(?:ERROR|failed): .*x509: certificate signed by unknown authority"
+)
+
+_CACHE = re.compile(
+    r"/cache/(?P<cache>disk|repository)\b.*(?:Please delete the directory|Input/output error|Is a directory|"
+    r"Not a directory|File exists|Structure needs cleaning|Invalid argument|Bad message)"
+    r"|(?:InvalidProtocolBufferException|Protocol message).*/cache/(?P<parsed>disk)\b"
+)
+
+# What Bazel took from the cache for a compile has no outputs: an entry that was cut off still reads as one without any.
+_NO_OUTPUTS = re.compile(r"error while parsing \.d file: \S+ \(No such file or directory\)")
+
+_OLD_BAZEL = re.compile(r"Current Bazel version is (?P<found>[\d.]*).*?[,;] expected at least (?P<minimum>\d[\d.]*)")
+
+# How shells, make, env and automake say that there is no such program; each with what it begins a line with, as
+# "not found" alone is also said of headers, images and targets.
+_PROGRAM = r"(?:\S*/)?(?P<{}>[A-Za-z][\w.+-]*)"
+_NOT_FOUND = re.compile(
+    rf"(?:^|\s)\S+: (?:line )?\d+: (?:\S+: )?{_PROGRAM.format('by_script')}: (?:command )?not found$"
+    rf"|(?:^|[\s/])(?:ba|da|k|z)?sh: {_PROGRAM.format('by_shell')}: (?:command )?not found$"
+    rf"|(?:^|\s)make(?:\[\d+\])?: {_PROGRAM.format('by_make')}: (?:Command not found|No such file or directory)$"
+    rf"|(?:^|[\s/])env: \W?{_PROGRAM.format('by_env')}\W?: No such file or directory$"
+    rf"|\W{_PROGRAM.format('by_automake')}(?<![-.\d])(?:-[\d.]+)?\W is missing on your system"
+    rf"|: {_PROGRAM.format('by_kernel')}: bad interpreter: "
+)
+# What ended a rule's own script: configure's words, make's, Python's.
+_CAUSE = re.compile(
+    r"\bconfigure: error: |\*\*\* .*(?:Stop\.|Error \d+)$|: [Pp]ermission denied$"
+    r"|(?:^|\] )[A-Z]\w*(?:Error|Exception): "
+)
+_COMPILERS = re.compile(r"(?:^|\] )\S+: (?:fatal )?error: |: undefined reference to |: cannot find -l")
+_ACTION_FAILED = re.compile(r"ERROR: \S+ .* failed\b")
+# Bazel's word for a rule with a command: nothing that --copt says reaches it.
+_COMMAND_FAILED = re.compile(r"ERROR: .*(?:Executing genrule .* failed|Action \S+ failed)")
+_ACTION_ENDS = re.compile(r"(?:^|\] )(?:Target \S+ failed to build|INFO: Elapsed time|ERROR: )")
+_PROGRESS = re.compile(r"(?:^|\] )(?:\[[\d,]+ / [\d,]+\] |$)")
+_BUILDS = re.compile(r"\[(?:\S+ )?binary_build ")
+
+
+def is_shared(error: FactoryError) -> bool:
+    """Whether what fails one variant so fails every other one with the same sources and the same Dockerfile."""
+    return isinstance(error, _SHARED) or (isinstance(error, CompileError) and error.shared)
+
+
+def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
+    """Tell why a build failed.
+
+    Args:
+        log: all that it printed, a line per line, what buildx said of the error included.
+        exit_code: of the failing command.
+        place: the failing step in a few letters, `[binary_build 3/4]`, with which its lines begin: what an earlier step
+            warned of and lived with is not why this one failed. Empty to look at all.
+    """
+    lines = [line for line in log.splitlines() if line.startswith(place) or not line.startswith("[")]
+    lines = [line for line in lines if not line.lstrip().startswith(">>>")]
+    for find in (
+        _out_of_memory,
+        _disk_full,
+        _cache,
+        _no_outputs,
+        _checksum,
+        _fetch,
+        _untrusted,
+        _old_bazel,
+        _program_missing,
+    ):
+        if failure := find(lines, exit_code):
+            return failure
+    if action := _failed_action(lines):
+        wrapper, printed = action
+        causes = (*filter(_COMPILERS.search, printed), *filter(_CAUSE.search, printed)) or printed[-_PRINTED:]
+        return Failure(kind=Kind.COMPILE, lines=(*_first(causes)[: _SHOWN - 1], wrapper), shared=True)
+    return Failure(kind=Kind.COMPILE, lines=error_lines(log), shared=bool(place) and not _BUILDS.match(place))
+
+
+def error_lines(log: str) -> tuple[str, ...]:
+    """The first lines of a log that tell of an error: before Bazel's, which tell of an action, what that printed."""
+    lines = [line for line in log.splitlines() if _ERROR.search(line)]
+    return _first(sorted(lines, key=lambda line: not _COMPILERS.search(line)))
+
+
+def _first(lines: Iterable[str]) -> tuple[str, ...]:
+    return tuple(islice(dict.fromkeys(lines), _SHOWN))
+
+
+def _matching(kind: Kind, pattern: re.Pattern[str], lines: list[str]) -> Failure | None:
+    found = _first(line for line in lines if pattern.search(line))
+    return Failure(kind=kind, lines=found) if found else None
+
+
+def _out_of_memory(lines: list[str], exit_code: int) -> Failure | None:
+    found = _matching(Kind.OUT_OF_MEMORY, _OUT_OF_MEMORY, lines)
+    if found is None and exit_code == _KILLED:
+        found = Failure(
+            kind=Kind.OUT_OF_MEMORY, lines=(f"the command ended with exit code {_KILLED}, which is SIGKILL",)
+        )
+    return None if found is None else replace(found, details=_measured(lines))
+
+
+def _measured(lines: list[str]) -> Mapping[str, str]:
+    """What bazel.sh measured, as far as it could."""
+    match = next((found for line in reversed(lines) if (found := _MEASURED.search(line.rstrip()))), None)
+    if match is None:
+        return {}
+    peak, limit, kills = match.groups()
+    if limit.isdecimal() and int(limit) >= _NO_LIMIT:
+        limit = "max"
+    told = {"peak": peak if peak.isdecimal() else "", "limit": limit, "kills": kills}
+    return {name: value for name, value in told.items() if value}
+
+
+def _disk_full(lines: list[str], _exit_code: int) -> Failure | None:
+    return _matching(Kind.DISK_FULL, _DISK_FULL, lines)
+
+
+def _cache(lines: list[str], _exit_code: int) -> Failure | None:
+    for line in lines:
+        if match := _CACHE.search(line):
+            return Failure(kind=Kind.CACHE_CORRUPT, lines=(line,), details={"cache": match["cache"] or match["parsed"]})
+    return None
+
+
+def _no_outputs(lines: list[str], _exit_code: int) -> Failure | None:
+    found = _matching(Kind.CACHE_CORRUPT, _NO_OUTPUTS, lines)
+    return None if found is None else replace(found, details={"cache": "disk"})
+
+
+def _checksum(lines: list[str], _exit_code: int) -> Failure | None:
+    for line in lines:
+        if match := _BAZEL_CHECKSUM.search(line):
+            return _mismatch(line, match, match["door"])
+        if match := _BUILDKIT_CHECKSUM.search(line):
+            added = next(
+                (found["door"] for each in lines if (found := _ADDED.search(each))), "an ADD of the Dockerfile"
+            )
+            return _mismatch(line, match, added)
+    return None
+
+
+def _mismatch(line: str, match: re.Match[str], door: str) -> Failure:
+    details = {"expected": match["expected"], "found": match["found"], "door": door}
+    return Failure(kind=Kind.CHECKSUM, lines=(line,), details=details)
+
+
+def _fetch(lines: list[str], _exit_code: int) -> Failure | None:
+    return _matching(Kind.FETCH, _FETCH, lines)
+
+
+def _untrusted(lines: list[str], _exit_code: int) -> Failure | None:
+    found = _matching(Kind.UNTRUSTED, _UNTRUSTED, lines)
+    return None if found is None else replace(found, lines=found.lines[-1:], shared=True)
+
+
+def _old_bazel(lines: list[str], _exit_code: int) -> Failure | None:
+    for line in lines:
+        if match := _OLD_BAZEL.search(line):
+            details = {"minimum": match["minimum"].rstrip("."), "found": match["found"] or "of the build"}
+            return Failure(kind=Kind.BAZEL_TOO_OLD, lines=(line,), details=details)
+    return None
+
+
+def _failed_action(lines: list[str]) -> tuple[str, list[str]] | None:
+    """The first action that failed, where it is a rule's command: Bazel's word for that, and what came behind it."""
+    first = next((index for index, line in enumerate(lines) if _ACTION_FAILED.search(line)), None)
+    if first is None or not _COMMAND_FAILED.search(lines[first]):
+        return None
+    behind = takewhile(lambda line: not _ACTION_ENDS.search(line), lines[first + 1 :])
+    return lines[first], [line for line in behind if not _PROGRESS.search(line.rstrip())]
+
+
+def _program_missing(lines: list[str], _exit_code: int) -> Failure | None:
+    """A program that is not there, unless what called it went on and failed of something else."""
+    wrapper, printed = _failed_action(lines) or ("", lines)
+    ended = max((index for index, line in enumerate(printed) if _COMPILERS.search(line)), default=-1)
+    found = [(line, match) for line in printed[ended + 1 :] if (match := _NOT_FOUND.search(line.rstrip()))]
+    if not found:
+        return None
+    program = next(filter(None, found[0][1].groups()))
+    told = _first(line for line, _ in found)[: _SHOWN - 1]
+    return Failure(
+        kind=Kind.PROGRAM_MISSING, lines=(*told, *([wrapper] if wrapper else [])), details={"program": program}
+    )
+
+
+NAME_CERTIFICATES = (
+    "name a PEM file with the authority's certificate, in the environment, SERVING_FACTORY_CA_CERTIFICATES=FILE.pem, "
+    "or in the matrix file, network: {ca_certificates: FILE.pem}"
+)
+"""What to do where something in between has a certificate of its own."""
+
+_AGAIN = "run the same command again: what was compiled is kept in Bazel's disk cache"
+
+
+def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str, ...], share: Share) -> FactoryError:
+    """Say what happened to a variant's build, why, and what to do.
+
+    Args:
+        failure: what was read from its log.
+        variant: the variant's id.
+        step: the step that failed, in a part of a line.
+        tail: that step's last lines, for a failure whose own lines nobody knows.
+        share: what the build could use.
+    """
+    details, why = failure.details, "\n".join(failure.lines or tail)
+    if failure.kind is Kind.CACHE_CORRUPT:
+        return CacheCorruptError(
+            f"{variant}: Bazel cannot use its {details['cache']} cache",
+            why=why,
+            remedy="look at the disk of the engine's machine, then run the same command again; "
+            "`./factory clean --caches` drops all of Bazel's caches",
+            cache=details["cache"],
+        )
+    match failure.kind:
+        case Kind.OUT_OF_MEMORY:
+            planned = f"{count_jobs(share.jobs)} and {_gib(share.memory)} planned for it"
+            what = f"the build ran out of memory in {step}, with {planned}{_measured_words(details)}"
+            remedy = f"give the engine's machine more memory, or the build fewer jobs with --jobs; then {_AGAIN}"
+        case Kind.DISK_FULL:
+            what = f"the engine's disk is full: {step} could not write"
+            remedy = f"{FREE_SOME_SPACE}; then {_AGAIN}"
+        case Kind.CHECKSUM:
+            what = f"what came from {details['door']} is not what its checksum says; nothing of it was used"
+            why = f"expected sha256:{details['expected']}\nfound    sha256:{details['found']}"
+            remedy = "find out who changed it, or what stands in between; another try gives the same"
+        case Kind.FETCH:
+            what = f"a download failed in {step}"
+            remedy = (
+                "see whether the network, a proxy or a mirror is down, and run the same command again; what this "
+                "network never reaches gets another door at `network:` in the matrix file"
+            )
+        case Kind.UNTRUSTED:
+            what, remedy = f"a download failed in {step}: a certificate is not trusted", NAME_CERTIFICATES
+            return CompileError(f"{variant}: {what}", why=why, remedy=remedy, shared=failure.shared)
+        case Kind.BAZEL_TOO_OLD:
+            what = f"Bazel {details['found']} is too old: the sources want {details['minimum']} or later"
+            remedy = "name a later one at `bazel: {version: ...}` in the matrix file"
+        case Kind.PROGRAM_MISSING:
+            what = f"a build rule calls {details['program']}, and the toolchain has no such program"
+            package = package_of(details["program"]) or "THE PACKAGE THAT HAS IT"
+            remedy = f"add its package in the matrix file, toolchain: {{packages: [{package}]}}; then {_AGAIN}"
+        case _:
+            remedy = "mend the cause and run the same command: what was compiled is kept in Bazel's disk cache"
+            what = f"{variant}: the build failed in {step}"
+            return CompileError(what, why=why, remedy=remedy, shared=failure.shared)
+    return failure.error(f"{variant}: {what}", why=why, remedy=remedy)
+
+
+def _measured_words(details: Mapping[str, str]) -> str:
+    """What was measured of memory, in brackets; empty where nothing was."""
+    told = []
+    if "peak" in details:
+        told.append(f"peak {_gib(int(details['peak']))}")
+    if "limit" in details:
+        told.append("no limit of its own" if details["limit"] == "max" else f"limit {_gib(int(details['limit']))}")
+    if "kills" in details:
+        kills = int(details["kills"])
+        told.append("1 process killed" if kills == 1 else f"{kills or 'no'} processes killed")
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

@@ -1,0 +1,80 @@
+"""What a build gets through its doors, made ready: folders put together, secrets as files for as long as it runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from serving_factory.errors import RecipeError
+from serving_factory.matrix.load import has_index
+from serving_factory.recipes.inputs import Doors
+
+
+def stage_doors(doors: Doors, staged: Path) -> None:
+    """Put together the folders that are handed to the build as contexts.
+
+    Args:
+        doors: the doors.
+        staged: the folder below which each context gets one of its name; what was there goes.
+
+    Raises:
+        RecipeError: the folder of packages is still to be filled.
+    """
+    if doors.apt and not has_index(doors.apt):
+        raise RecipeError(
+            f"there are no packages in {doors.apt}",
+            remedy="`./factory vault packages VARIANT` fills it, on a machine that reaches a mirror",
+        )
+    shutil.rmtree(staged, ignore_errors=True)
+    if doors.bazel:
+        _link(doors.bazel, staged / "bazel" / "bazel")
+    for name, folder in doors.overrides:
+        shutil.copytree(folder, staged / "overrides" / name, symlinks=True, copy_function=_link)
+    for index, folder in enumerate(doors.patches):
+        for file in (*folder.glob("*.patch"), *folder.glob("external/*/*.patch")):
+            # They are applied in the order of their names, and those of the first folder come first.
+            place = file.relative_to(folder)
+            _link(file, staged / "patches" / place.with_name(f"{index:02}-{place.name}"))
+
+
+def _link(source: Path | str, target: Path | str) -> None:
+    """Make a file appear in another place; where it cannot be linked, as across disks, it is copied."""
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(Path(source).resolve(), target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def secrets_of(doors: Doors) -> Mapping[str, str]:
+    """Read what the secrets of a build are made of: id → content."""
+    files = (doors.certificates, doors.downloader_config)
+    return doors.secrets({file: file.read_text(encoding="utf-8", errors="replace") for file in files if file})
+
+
+@contextmanager
+def secret_files(folder: Path, contents: Mapping[str, str]) -> Iterator[tuple[tuple[str, Path], ...]]:
+    """Give secrets as files that nobody else may read, and that are gone in the end.
+
+    Args:
+        folder: they lie in a folder of it, of a fixed name: what a killed factory left there is taken away by the next.
+        contents: id → content; an empty one is left out.
+    """
+    place = folder / ".secrets"
+    shutil.rmtree(place, ignore_errors=True)
+    given = {name: place / name for name, text in contents.items() if text}
+    if not given:
+        yield ()
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    place.mkdir(mode=0o700)
+    try:
+        for name, file in given.items():
+            file.touch(mode=0o600)
+            file.write_text(contents[name], encoding="utf-8")
+        yield tuple(given.items())
+    finally:
+        shutil.rmtree(place)

@@ -1,0 +1,163 @@
+"""Fills a folder with the apt packages of toolchains, and the distdir with their wheels."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import re
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving_factory.docker.buildx import BuildFailed, BuildRequest
+from serving_factory.errors import CompileError, FactoryError, FetchError
+from serving_factory.pipeline.failures import NAME_CERTIFICATES, Kind, classify
+from serving_factory.pipeline.inputs import secret_files, secrets_of
+from serving_factory.pipeline.job import Job
+from serving_factory.pipeline.records import copy_atomically, write_atomically
+from serving_factory.pipeline.stages.compile import logged_build, write_context
+from serving_factory.recipes.recipe import Recipe, template_text
+from serving_factory.recipes.toolchain import Toolchain
+
+_INDEX = "Packages"
+_FILES = ("packages/packages.Dockerfile", "packages/packages.sh", "devel/doors.sh")
+_FILENAME = re.compile(r"^Filename: (?:\./)*(.+)$", re.MULTILINE)
+_PACKED: Mapping[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz": lzma.decompress}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Downloaded:
+    """What came.
+
+    Args:
+        folder: with the packages and their index.
+        packages: how many are there now.
+        new: how many of them were not there before.
+        bytes: of all.
+        wheel: the wheel's place in the distdir; None where none is wanted.
+    """
+
+    folder: Path
+    packages: int
+    new: int
+    bytes: int
+    wheel: Path | None
+
+
+def download_packages(job: Job, folder: Path, *, tell: Callable[[str], None]) -> Downloaded:
+    """Download what a variant's toolchain installs, by way of the base image's own lists of sources.
+
+    What the folder holds already stays. The files are put in their places first, the index that names them last.
+
+    Args:
+        job: the variant.
+        folder: where the packages go.
+        tell: is told what is being done.
+
+    Raises:
+        FetchError: a mirror or the package index does not answer.
+        CompileError: a package is not to be had, or the base image is not there.
+    """
+    recipe, toolchain = job.recipe, job.recipe.toolchain
+    with tempfile.TemporaryDirectory(prefix="serving-factory-packages-") as scratch:
+        out = Path(scratch, "out")
+        files = {name.rpartition("/")[2]: template_text(name) for name in _FILES}
+        context = write_context(Path(scratch, "context"), files)
+        with secret_files(Path(scratch), secrets_of(recipe.doors)) as secrets:
+            request = BuildRequest(
+                dockerfile=context / "packages.Dockerfile",
+                context=context,
+                build_args=(
+                    ("BASE", recipe.base_image),
+                    ("PACKAGES", " ".join(_wanted_packages(recipe))),
+                    ("RUN_ID", uuid.uuid4().hex),
+                    *_wheel_args(toolchain),
+                    *(pair for pair in recipe.doors.key_args if pair[0] == "APT_SNAPSHOT"),
+                ),
+                secrets=secrets,
+                output=out,
+            )
+            log = job.folder / "logs" / "packages.log"
+            logged_build(request, log, tell=tell, error=lambda failed: _error(job, failed, log))
+        before = {file.name for file in folder.glob("*.deb")}
+        folder.mkdir(parents=True, exist_ok=True)
+        for deb in (out / "packages").glob("*.deb"):
+            copy_atomically(deb, folder / deb.name)
+        _merge_index(folder, out / "packages" / _INDEX)
+        wheel = _take_wheel(job, out / "wheels")
+    there = list(folder.glob("*.deb"))
+    return Downloaded(
+        folder=folder,
+        packages=len(there),
+        new=len({file.name for file in there} - before),
+        bytes=sum(file.stat().st_size for file in there),
+        wheel=wheel,
+    )
+
+
+def _wanted_packages(recipe: Recipe) -> Iterator[str]:
+    """What the stages of the devel Dockerfile install from the distribution."""
+    toolchain = recipe.toolchain
+    yield from toolchain.packages
+    if toolchain.llvm or (toolchain.gpu and toolchain.gpu.repositories):
+        yield "gnupg"
+    if toolchain.wheel and recipe.doors.distdir is None:
+        yield from ("ca-certificates", "python3-pip")  # which then asks the package index
+
+
+def _wheel_args(toolchain: Toolchain) -> Sequence[tuple[str, str]]:
+    wheel = toolchain.wheel
+    if wheel is None:
+        return ()
+    return (
+        ("WHEEL", wheel.requirement),
+        ("WHEEL_SHA256", wheel.sha256),
+        ("PIP_OPTIONS", " ".join(wheel.pip_options)),
+    )
+
+
+def _error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
+    text = log.read_text(encoding="utf-8", errors="replace")
+    failure = classify(f"{text}\n{failed.text}", exit_code=failed.exit_code, place=failed.place)
+    error = FetchError if failure.kind is Kind.FETCH else CompileError
+    remedy = (
+        NAME_CERTIFICATES
+        if failure.kind is Kind.UNTRUSTED
+        else f"see whether the base image {job.recipe.base_image} has lists of sources that this machine reaches, or "
+        "name mirrors in the environment (docs/matrix.md, The network)"
+    )
+    return error(
+        f"{job.recipe.variant.id}: the packages could not be downloaded",
+        why="\n".join(failure.lines or failed.tail),
+        remedy=f"{remedy}; the whole log is {log}",
+    )
+
+
+def _merge_index(folder: Path, new: Path) -> None:
+    """Write an index of all packages that are there: what the new one says of each, else what the old ones said.
+
+    An old one that is packed goes: apt would read it first.
+    """
+    old = [folder / name for name in (_INDEX, *(f"{_INDEX}{ending}" for ending in _PACKED))]
+    entries: dict[str, str] = {}
+    for entry in (entry for path in (*old, new) if path.is_file() for entry in re.split(r"\n{2,}", _text(path))):
+        if found := _FILENAME.search(entry):
+            entries[found[1]] = entry.strip("\n")
+    there = [entry for name, entry in sorted(entries.items()) if (folder / name).is_file()]
+    write_atomically(folder / _INDEX, "".join(f"{entry}\n\n" for entry in there))
+    for path in old[1:]:
+        path.unlink(missing_ok=True)
+
+
+def _text(index: Path) -> str:
+    return _PACKED.get(index.suffix, bytes)(index.read_bytes()).decode("utf-8", errors="replace")
+
+
+def _take_wheel(job: Job, folder: Path) -> Path | None:
+    wheel, distdir = job.recipe.toolchain.wheel, job.recipe.doors.distdir
+    if wheel is None or distdir is None:
+        return None
+    copy_atomically(folder / wheel.file, distdir / wheel.file)
+    return distdir / wheel.file

@@ -1,0 +1,351 @@
+"""A preflight: Bazel is asked what of a variant's inputs is missing, before hours of building."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from serving_factory.catalogue.host_programs import genrule_programs, package_of
+from serving_factory.catalogue.starlark import parse_starlark
+from serving_factory.docker.buildx import BuildFailed
+from serving_factory.errors import FactoryError
+from serving_factory.pipeline.job import Job
+from serving_factory.pipeline.records import write_atomically
+from serving_factory.pipeline.stages.compile import build_error, devel_request, logged_build
+
+_FAILED = re.compile(r"no such package '@+(?P<name>[^/']+)//[^']*': (?P<reason>.*?)(?: and referenced by '.*)?$")
+_DOWNLOAD = re.compile(r"Error downloading \[(?P<urls>[^\]]*)\] to \S*/(?P<file>[^/\s]+): (?P<reason>.*)")
+_NOT_IN_DISTDIR = re.compile(r"FileNotFoundException: \S*/doors/distdir/(?P<file>[^/\s]+) \(")
+_STOPPED = re.compile(
+    r"error loading package '(?:external)?': |^ERROR: (?:no such package '@|While resolving toolchains )"
+)
+_BAZEL_DECLARES = re.compile(r"^# /DEFAULT\.WORKSPACE\S*\n\w+\(\n  name = \"([^\"]+)\"", re.MULTILINE)
+ONLY_CACHED = "only this engine's cache of downloads has it"
+"""What is wrong with an archive that Bazel does not miss here, and would on another engine."""
+_LABELS = {"Label", "clean_dep", "str"}  # functions that give the label that they are given
+_BAZELS_OWN = re.compile(r"bazel_tools$|local_config_|platforms$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """An external repository, as WORKSPACE or a file that it loads declares it.
+
+    Args:
+        name: the repository's name.
+        rule: the rule, such as `http_archive`.
+        urls: where the rule looks, as far as it says so in plain words.
+        sha256: of its archive, 64 hex digits; None where nothing is said.
+        attributes: all that the rule says in plain words, by the attribute's name.
+        unread: what it says in other words, likewise.
+    """
+
+    name: str
+    rule: str
+    urls: tuple[str, ...] = ()
+    sha256: str | None = None
+    attributes: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
+    unread: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """A repository that the build needs and cannot get.
+
+    Args:
+        name: the repository's name.
+        rule: the rule that declares it; empty where that cannot be seen.
+        file: the name that Bazel looks for in a distdir; empty where it is no archive, or nothing tells.
+        urls: where it would come from.
+        sha256: of the archive; None where nothing tells.
+        problem: why it cannot be had.
+    """
+
+    name: str
+    rule: str
+    file: str
+    urls: tuple[str, ...]
+    sha256: str | None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A repository that is there.
+
+    Args:
+        name: the repository's name.
+        origin: `override`, `distdir`, `cache`, `download`, or `local` for what needs no archive.
+        file: the archive's name in the distdir; empty where it is not from there.
+    """
+
+    name: str
+    origin: str
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissingProgram:
+    """A program of the host that a rule of the build calls and the toolchain lacks.
+
+    Args:
+        name: the program.
+        rules: names of the rules that call it.
+        package: of the toolchain's packages, the one that would bring it; empty where that is not known.
+    """
+
+    name: str
+    rules: tuple[str, ...]
+    package: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a preflight found.
+
+    Args:
+        missing: what the build needs and cannot get.
+        programs: programs that its rules call and the toolchain lacks; seen only once nothing else is missing.
+        unasked: whether nothing is missing, and yet Bazel could not be asked what its rules call.
+        found: what it needs and has.
+        unseen: what is declared, would have to be downloaded, and was not looked at: it may or may not be needed.
+        stopped: whether these kept Bazel from looking at what the targets need at all.
+        failed: whether Bazel's analysis failed.
+        errors: what Bazel says is wrong, where nothing is missing.
+    """
+
+    missing: tuple[Missing, ...]
+    programs: tuple[MissingProgram, ...] = ()
+    unasked: bool = False
+    found: tuple[Found, ...]
+    unseen: tuple[Declared, ...]
+    stopped: bool
+    failed: bool
+    errors: tuple[str, ...] = field(default=())
+
+
+def read_report(folder: Path) -> Report:
+    """Read what preflight.sh left (it says itself what that is)."""
+    log, query_log = _lines(folder / "bazel.log"), _lines(folder / "query.log")
+    distdir = {name: sha256 for sha256, name in (line.split("  ", 1) for line in _lines(folder / "distdir"))}
+    query = "\n".join(_lines(folder / "query.build"))
+    declared = declared_by_name(folder)
+    missing = _missing([*log, *query_log], declared, distdir)
+    gone = {one.name for one in missing}
+    external = [line.partition(" -> ")[0] for line in _lines(folder / "external")]
+    overrides = set(_lines(folder / "overrides"))
+    found = tuple(
+        _found(name, declared.get(name), distdir, overrides, _lines(folder / "cache"))
+        for name in external
+        if name not in gone and not _BAZELS_OWN.match(name)
+    )
+    seen = {*gone, *overrides, *external, *_BAZEL_DECLARES.findall(query)}
+    failed = _lines(folder / "bazel.exit") != ["0"]
+    return Report(
+        missing=missing,
+        programs=() if missing else tuple(_missing_programs(folder)),
+        unasked=not missing and not failed and _lines(folder / "genrules.exit") not in (["0"], ["3"]),
+        found=found,
+        unseen=tuple(
+            one
+            for one in declared.values()
+            if one.name not in seen and (one.urls or one.sha256) and one.sha256 not in distdir.values()
+        ),
+        stopped=bool(missing) and any(_STOPPED.search(line) for line in log),
+        failed=failed,
+        errors=() if missing else tuple(dict.fromkeys(line for line in log if line.startswith("ERROR: "))),
+    )
+
+
+def declared_by_name(folder: Path) -> Mapping[str, Declared]:
+    """Give what the sources declare, by name: as Bazel told a preflight, or else as their files say in plain words."""
+    query = "\n".join(_lines(folder / "query.build"))
+    return _by_name(declared_repositories(query)) or _declared_in_sources(folder / "sources")
+
+
+def only_cached(report: Report, declared: Mapping[str, Declared]) -> tuple[Missing, ...]:
+    """What only the engine's own cache of downloads has: another engine, with the same folders, lacks it."""
+    cached = [declared[one.name] for one in report.found if one.origin == "cache" and one.name in declared]
+    return tuple(
+        Missing(
+            name=one.name,
+            rule=one.rule,
+            file=next(iter(one.urls), "").rpartition("/")[2],
+            urls=one.urls,
+            sha256=one.sha256,
+            problem=ONLY_CACHED,
+        )
+        for one in cached
+    )
+
+
+def declared_repositories(text: str) -> Iterator[Declared]:
+    """Find the repositories that a text declares: what `bazel query --output=build` prints, WORKSPACE, or a .bzl file.
+
+    Starlark's syntax is Python's, so Python reads it; what is not said in plain words is passed over.
+    """
+    for block in parse_starlark(text):
+        for node in ast.walk(block):
+            if isinstance(node, ast.Call) and (one := _declared(node)):
+                yield one
+
+
+def _declared(call: ast.Call) -> Declared | None:
+    given = {one.arg: one.value for one in call.keywords if one.arg}
+    values = {name: _literal(node) for name, node in given.items()}
+    name = values.get("name")
+    if not isinstance(name, str):
+        return None
+    return Declared(
+        name=name,
+        rule=ast.unparse(call.func),
+        urls=_urls(values),
+        sha256=_sha256(values),
+        attributes={key: value for key, value in values.items() if value is not None},
+        unread={
+            key: ast.unparse(node)
+            for key, node in given.items()
+            if values[key] is None and not (isinstance(node, ast.Constant) and node.value is None)
+        },
+    )
+
+
+def _declared_in_sources(folder: Path) -> dict[str, Declared]:
+    """What the source tree's files say where Bazel cannot read WORKSPACE: also what nothing loads."""
+    texts = ("\n".join(_lines(path)) for path in sorted(folder.rglob("*")) if path.is_file())
+    return _by_name(one for text in texts for one in declared_repositories(text))
+
+
+def _literal(node: ast.expr) -> object:
+    """What an expression says in plain words, or as a label; None for all else."""
+    if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords:
+        return _literal(node.args[0]) if ast.unparse(node.func) in _LABELS else None
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError):
+        return None
+
+
+def _urls(values: Mapping[str, object]) -> tuple[str, ...]:
+    given = [values.get("url"), values.get("remote")]
+    many = values.get("urls")
+    given += many if isinstance(many, list) else []
+    return tuple(url for url in given if isinstance(url, str) and url)
+
+
+def _sha256(values: Mapping[str, object]) -> str | None:
+    sha256, integrity = values.get("sha256"), values.get("integrity")
+    if isinstance(sha256, str) and sha256:
+        return sha256
+    if isinstance(integrity, str) and integrity.startswith("sha256-"):
+        with suppress(ValueError):
+            return base64.b64decode(integrity.removeprefix("sha256-")).hex()
+    return None
+
+
+def _by_name(declared: Iterable[Declared]) -> dict[str, Declared]:
+    """Each name's first declaration that tells of an archive, else its first."""
+    found: dict[str, Declared] = {}
+    for one in declared:
+        known = found.get(one.name)
+        if known is None or (one.sha256 and not known.sha256):
+            found[one.name] = one
+    return found
+
+
+def _missing(lines: Sequence[str], declared: Mapping[str, Declared], distdir: Mapping[str, str]) -> tuple[Missing, ...]:
+    """Gather all that is said of each missing repository; what Bazel says first is what is wrong with it."""
+    reasons: dict[str, list[str]] = {}
+    for line in lines:
+        if match := _FAILED.search(line):
+            reasons.setdefault(match["name"], []).append(match["reason"])
+    return tuple(_one_missing(name, said, declared.get(name), distdir) for name, said in sorted(reasons.items()))
+
+
+def _one_missing(name: str, reasons: Sequence[str], declared: Declared | None, distdir: Mapping[str, str]) -> Missing:
+    downloads = [match for reason in reasons if (match := _DOWNLOAD.search(reason))]
+    absent = [match for reason in reasons if (match := _NOT_IN_DISTDIR.search(reason))]
+    told = tuple(downloads[0]["urls"].split(", ")) if downloads else ()
+    urls = (declared.urls if declared else ()) or told
+    file = next((match["file"] for match in (*absent, *downloads)), urls[0].rpartition("/")[2] if urls else "")
+    sha256 = declared.sha256 if declared else None
+    problem = downloads[0]["reason"] if downloads else reasons[0]
+    if absent:
+        problem = "not in the distdir"
+    elif file in distdir and distdir[file] != sha256:
+        problem = f"the distdir's file of that name has sha256 {distdir[file]}"
+    rule = declared.rule if declared else ""
+    return Missing(name=name, rule=rule, file=file, urls=urls, sha256=sha256, problem=problem)
+
+
+def _missing_programs(folder: Path) -> Iterator[MissingProgram]:
+    there = set(_lines(folder / "programs"))
+    for name, rules in genrule_programs("\n".join(_lines(folder / "genrules"))).items():
+        if there and name not in there:
+            yield MissingProgram(name=name, rules=rules, package=package_of(name) or "")
+
+
+def _found(
+    name: str,
+    declared: Declared | None,
+    distdir: Mapping[str, str],
+    overrides: set[str],
+    cache: Sequence[str],
+) -> Found:
+    if name in overrides:
+        return Found(name=name, origin="override")
+    sha256 = declared.sha256 if declared else None
+    if file := next((file for file, digest in distdir.items() if digest == sha256), ""):
+        return Found(name=name, origin="distdir", file=file)
+    if sha256 in cache:
+        return Found(name=name, origin="cache")
+    return Found(name=name, origin="download" if declared and (declared.urls or sha256) else "local")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+
+
+def preflight_folder(job: Job) -> Path:
+    """Where what a preflight found lies: the report, Bazel's log, and what both were made of."""
+    return job.folder / "preflight"
+
+
+def run_preflight(job: Job, tell: Callable[[str], None]) -> Report:
+    """Build the toolchain, get the sources, and let Bazel analyse them; the report stays in the variant's folder.
+
+    Args:
+        job: the variant.
+        tell: told what is being done.
+
+    Raises:
+        FactoryError: it did not come so far as to ask Bazel; of the same kind as if it were being built.
+    """
+    folder, log = preflight_folder(job), job.folder / "logs" / "preflight.log"
+
+    def error(failed: BuildFailed) -> FactoryError:
+        tell(f"Bazel could not be asked; the whole log is {log}")
+        return build_error(job, failed, log)
+
+    with devel_request(job, target="preflight", output=folder) as request:
+        # Without a new value the engine would give the answer of the last time.
+        asked = replace(request, build_args=(*request.build_args, ("PREFLIGHT", uuid.uuid4().hex)))
+        logged_build(asked, log, tell=tell, error=error)
+    report = read_report(folder)
+    document = preflight_document(job, report)
+    write_atomically(folder / "report.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    return report
+
+
+def preflight_document(job: Job, report: Report) -> dict[str, object]:
+    """The report for machines."""
+    document = {"variant": job.recipe.variant.id, **asdict(report)}
+    for declared in document["unseen"]:
+        del declared["attributes"], declared["unread"]
+    return document

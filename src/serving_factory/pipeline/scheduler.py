@@ -1,0 +1,300 @@
+"""Runs variants through the stages: in turn or at once, as their schedule says; one variant's failure is no other's.
+
+Each variant works in a thread of its own. All that is decided is decided in the thread that calls `run_line`, which
+reads one queue of messages: what a variant has come to, and what the user wants.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from serving_factory.docker.process import Cancel
+from serving_factory.errors import (
+    CancelledError,
+    DockerCommandError,
+    EngineLostError,
+    EngineUnavailableError,
+    FactoryError,
+    TimeLimitError,
+)
+from serving_factory.pipeline.budget import Schedule, Share, Turn, one_by_one
+from serving_factory.pipeline.events import Emit, Event, Outcome
+from serving_factory.pipeline.failures import is_shared
+from serving_factory.pipeline.job import Job, Stage
+from serving_factory.pipeline.runner import VariantRun
+
+
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """The signals that ask the process to end; a hang-up is none where it is ignored, which is what nohup is for."""
+    hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, *hang_up)
+
+
+@contextmanager
+def told_of_signals(tell: Callable[[], None]) -> Iterator[None]:
+    """Have `tell` called for each signal that asks the process to end, instead of the exception that comes else.
+
+    An exception may land anywhere, in the middle of a lock too; a call of something reentrant (a SimpleQueue's `put`)
+    cannot do harm. Outside the main thread, where Python takes no signals, nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: tell()) for number in ending_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_PATIENCE = 15.0
+"""Seconds that variants get to end once they are asked to: a build's grace, and what comes after it."""
+
+_LOOK = 0.2
+"""Seconds between looks for a signal: one that comes just before a wait, or to another thread, does not end it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """When to stop.
+
+    Args:
+        fail_fast: begin with no other variant once one has failed; what runs goes on to its end.
+        seconds: the whole run may take; None for no limit.
+        variant_seconds: each variant may take.
+    """
+
+    fail_fast: bool = False
+    seconds: float | None = None
+    variant_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _ShareReleased:
+    """A variant needs its share no more: its Bazel is done, or its compile stage has ended; told at least once."""
+
+    variant: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A variant has ended; with a fault, it ended in an exception that is no FactoryError."""
+
+    variant: str
+    fault: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Signal:
+    """The user wants the run to end."""
+
+
+_Message = _ShareReleased | _Ended | _Signal
+
+
+def run_line(
+    jobs: Sequence[Job],
+    stages: Sequence[Stage],
+    emit: Emit,
+    *,
+    before: Sequence[Stage] = (),
+    schedule: Schedule | None = None,
+    policy: Policy | None = None,
+) -> Outcome:
+    """Run each job through the stages, in their order.
+
+    A FactoryError ends its own variant, and those whose failure would be the same; no other. A first Ctrl-C, or
+    SIGTERM, ends all that runs, with 10 s for a build to put its things in order; a second one ends it at once.
+
+    Args:
+        jobs: the variants.
+        stages: the stages to run, neighbours on the line.
+        emit: is told of all that happens; from several threads.
+        before: the stages before these. They are not run; where one of them is out of date, the variant fails.
+        schedule: which variant works when, and with how much; None for one after the other, in the order of `jobs`.
+        policy: when to stop.
+    """
+    names = [job.recipe.variant.id for job in jobs]
+    return _Coordinator(
+        jobs, stages, emit, before=before, schedule=schedule or one_by_one(names), policy=policy or Policy()
+    ).run()
+
+
+class _Coordinator:
+    """Decides who begins, who must end, and what became of it. Its methods run in one thread."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        stages: Sequence[Stage],
+        emit: Emit,
+        *,
+        before: Sequence[Stage],
+        schedule: Schedule,
+        policy: Policy,
+    ) -> None:
+        turns = {turn.variant: turn for turn in schedule.turns}
+        self._stages, self._before = stages, before
+        self._emit, self._silent = emit, False
+        self._schedule, self._policy = schedule, policy
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._jobs = {job.recipe.variant.id: self._given(job, turns[job.recipe.variant.id]) for job in jobs}
+        self._runs = {name: VariantRun(job, self._tell) for name, job in self._jobs.items()}
+        self._waiting = list(schedule.turns)
+        self._shares: dict[str, Share] = {}
+        self._released: set[str] = set()
+        self._deadlines: dict[str, float] = {}
+        self._run_ends = _after(policy.seconds)
+        self._given_up: float | None = None
+        self._ended_by: FactoryError | None = None
+        self._fault: BaseException | None = None
+
+    def _given(self, job: Job, turn: Turn) -> Job:
+        released = _ShareReleased(turn.variant)
+        return replace(job, share=turn.share, cancel=Cancel(), release_share=lambda: self._inbox.put(released))
+
+    def _tell(self, event: Event) -> None:
+        if not self._silent:
+            self._emit(event)
+
+    def run(self) -> Outcome:
+        with told_of_signals(lambda: self._inbox.put(_Signal())):
+            self._begin_what_fits()
+            while self._shares:
+                self._take(self._next_message())
+                if self._given_up is not None and time.monotonic() > self._given_up:
+                    break
+                self._begin_what_fits()
+        self._silent = True  # a thread that would not end has nothing to say any more
+        if self._fault:
+            raise self._fault
+        return Outcome(results=tuple(run.result() for run in self._runs.values()), ended_by=self._ended_by)
+
+    # --- beginning ----------------------------------------------------------------------------------------------------
+
+    def _begin_what_fits(self) -> None:
+        for turn in tuple(self._waiting):
+            if self._ended_by or self._fault:
+                return
+            if turn.after and turn.after not in self._released:
+                continue  # another toolchain's do not wait for this one's first
+            if because := self._reason_to_skip(turn):
+                self._waiting.remove(turn)
+                self._runs[turn.variant].skip(self._stages, because)
+                self._released.add(turn.variant)  # who waits for it waits no more
+                continue
+            if not self._schedule.fits(turn.share, tuple(self._shares.values())):
+                return  # or the small ones would keep it out for ever
+            self._waiting.remove(turn)
+            self._begin(turn)
+
+    def _reason_to_skip(self, turn: Turn) -> str:
+        failed = {name: run.error for name, run in self._runs.items() if run.error}
+        if failed and self._policy.fail_fast:
+            return f"because of {next(iter(failed))}, as --fail-fast says"
+        recipe = self._jobs[turn.variant].recipe
+        for name, error in failed.items():
+            if self._is_everybodys(error):
+                return f"because of {name}: there is nothing to build with"
+            other = self._jobs[name].recipe
+            if is_shared(error) and (other.devel, other.source) == (recipe.devel, recipe.source):
+                return f"because of {name}: what failed there is the same here"
+        return ""
+
+    def _is_everybodys(self, error: FactoryError) -> bool:
+        """Whether no variant can be built: there is no docker command, or there was or is no engine."""
+        if isinstance(error, EngineLostError):
+            return error.gone
+        knew_one = any(job.site.knows_engine for job in self._jobs.values())
+        return isinstance(error, DockerCommandError) or (isinstance(error, EngineUnavailableError) and not knew_one)
+
+    def _begin(self, turn: Turn) -> None:
+        self._shares[turn.variant] = turn.share
+        self._deadlines[turn.variant] = _after(self._policy.variant_seconds)
+        # A daemon: one that does not end in time is no reason for the process to stay.
+        threading.Thread(target=self._work, args=(turn.variant,), name=turn.variant, daemon=True).start()
+
+    def _work(self, variant: str) -> None:
+        """Take a variant along the line; in a thread of its own."""
+        fault: BaseException | None = None
+        try:
+            self._runs[variant].through(self._stages, self._before)
+        except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for this one
+            fault = error
+        self._inbox.put(_Ended(variant, fault))
+
+    # --- hearing ------------------------------------------------------------------------------------------------------
+
+    def _next_message(self) -> _Message | None:
+        """Wait a little for a message, until the next time limit at the latest; None when none came."""
+        now = time.monotonic()
+        running = (self._deadlines[name] for name in self._shares if not self._jobs[name].cancel.asked)
+        ends = [*running, self._run_ends if not self._ended_by else None, self._given_up]
+        due = min((end for end in ends if end is not None), default=_NEVER)
+        try:
+            return self._inbox.get(timeout=max(0.0, min(due - now, _LOOK)))
+        except queue.Empty:
+            self._end_what_is_over()
+            return None
+
+    def _take(self, message: _Message | None) -> None:
+        match message:
+            case _ShareReleased(variant):
+                self._released.add(variant)
+                self._shares[variant] = self._shares[variant].light()
+            case _Ended(variant, fault):
+                self._released.add(variant)
+                del self._shares[variant]
+                if fault is not None and self._fault is None:
+                    self._fault = fault
+                    self._end_all("a fault of the factory's own")
+            case _Signal():
+                self._interrupt()
+
+    # --- ending -------------------------------------------------------------------------------------------------------
+
+    def _interrupt(self) -> None:
+        if isinstance(self._ended_by, CancelledError):
+            self._end_all("cancelled", at_once=True)
+        else:
+            self._ended_by = CancelledError("The run was cancelled.")
+            self._end_all("cancelled")
+
+    def _end_what_is_over(self) -> None:
+        now = time.monotonic()
+        if now >= self._run_ends and not self._ended_by:
+            minutes = (self._policy.seconds or 0) / 60
+            self._ended_by = TimeLimitError(
+                f"the run was ended after {minutes:g} min, as --max-minutes says",
+                remedy="run the same command again: it goes on where this one was ended",
+            )
+            self._end_all(f"--max-minutes {minutes:g} was over")
+        for name in self._shares:
+            if now >= self._deadlines[name] and not self._jobs[name].cancel.asked:
+                minutes = (self._policy.variant_seconds or 0) / 60
+                self._runs[name].time_limit = TimeLimitError(
+                    f"{name}: ended after {minutes:g} min, as --variant-minutes says",
+                    remedy="give it more time; what was compiled is kept in Bazel's disk cache",
+                )
+                self._jobs[name].cancel.ask()
+
+    def _end_all(self, because: str, *, at_once: bool = False) -> None:
+        for name, run in self._runs.items():
+            run.cancelled = run.cancelled or because
+            if name in self._shares:
+                self._jobs[name].cancel.ask(at_once=at_once)
+        self._given_up = time.monotonic() + (_PATIENCE / 5 if at_once else _PATIENCE)
+
+
+_NEVER = float("inf")
+
+
+def _after(seconds: float | None) -> float:
+    return _NEVER if seconds is None else time.monotonic() + seconds

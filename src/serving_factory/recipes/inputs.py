@@ -1,0 +1,130 @@
+"""The doors: how a build's outer inputs enter, as a value.
+
+Contexts and build arguments may be seen by everyone; what must leave no trace in an image, such as a proxy with its
+password, goes into `exports`, and so into a secret of BuildKit's.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving_factory.catalogue.bazel import bazel_flag
+from serving_factory.matrix.settings import Network, Settings
+
+DOWNLOADER_CONFIG = "/run/doors/downloader.cfg"
+"""Where doors.sh puts the rules for Bazel's downloads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """How the outer inputs of a variant's build enter; None and empty for the usual way.
+
+    Args:
+        bazel: the file with the Bazel binary.
+        distdir: a folder of archives that Bazel does not download.
+        overrides: external repositories, and the folders that take their places; sorted.
+        overrides_folder: the folder that all of these are in, where the matrix names that.
+        patches: folders of patches, in order.
+        apt: a folder with a flat apt repository.
+        certificates: a PEM file with certificates to trust.
+        downloader_config: rules by which Bazel rewrites the URLs of its downloads; None where this Bazel knows none.
+        exports: environment variables of the steps that reach out.
+        key_args: build arguments that decide what is built.
+        free_args: build arguments that decide only where it comes from.
+        git_mirrors: the beginning of a git URL → what stands in its place.
+        offline: whether the steps have no network at all.
+    """
+
+    bazel: Path | None
+    distdir: Path | None
+    overrides: tuple[tuple[str, Path], ...]
+    overrides_folder: Path | None
+    patches: tuple[Path, ...]
+    apt: Path | None
+    certificates: Path | None
+    downloader_config: Path | None
+    exports: tuple[tuple[str, str], ...]
+    key_args: tuple[tuple[str, str], ...]
+    free_args: tuple[tuple[str, str], ...]
+    git_mirrors: Mapping[str, str]
+    offline: bool
+
+    def contexts(self, staged: Path) -> tuple[tuple[str, str], ...]:
+        """Name the contexts of the build.
+
+        Args:
+            staged: the folder below which those lie that are put together for it, in a folder each of their name.
+        """
+        own = {"distdir": self.distdir, "apt": self.apt}
+        together = {"bazel": self.bazel, "overrides": self.overrides, "patches": self.patches}
+        places = [(name, folder) for name, folder in own.items() if folder]
+        places += [(name, staged / name) for name, given in together.items() if given]
+        return tuple(sorted((name, str(folder)) for name, folder in places))
+
+    def secrets(self, files: Mapping[Path, str]) -> Mapping[str, str]:
+        """Give the contents of the secrets that every step which reaches out may mount.
+
+        Args:
+            files: what the files hold that the doors name.
+        """
+        exports = dict(self.exports)
+        if self.downloader_config:
+            exports["BAZEL_DOWNLOADER_CONFIG"] = files[self.downloader_config]
+        lines = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in exports.items())
+        found = {"network": lines, "ca": files[self.certificates] if self.certificates else ""}
+        return {name: text for name, text in found.items() if text}
+
+
+def doors_for(settings: Settings, network: Network, *, bazel: str) -> Doors:
+    """Give the doors of a release.
+
+    Args:
+        settings: what the matrix says of how it is built.
+        network: what it says of the network.
+        bazel: the version of the Bazel that builds it.
+    """
+    choice = settings.bazel
+    key_args = {
+        "APT_SNAPSHOT": network.apt_snapshot or "",
+        "BAZEL_OPTIONS": " ".join(choice.options),
+        "BAZEL_STARTUP_OPTIONS": " ".join(choice.startup_options),
+    }
+    return Doors(
+        bazel=choice.binary,
+        distdir=choice.distdir,
+        overrides=tuple(sorted(choice.overrides.items())),
+        overrides_folder=choice.overrides_folder,
+        patches=settings.patches,
+        apt=network.apt_folder,
+        certificates=network.ca_certificates,
+        downloader_config=network.downloader_config if bazel_flag("downloader_config", bazel) else None,
+        exports=tuple(_exports(network).items()),
+        key_args=tuple((name, value) for name, value in key_args.items() if value),
+        free_args=(("BAZEL_MIRROR", network.bazel_mirror.rstrip("/")),) if network.bazel_mirror else (),
+        git_mirrors=dict(network.git_mirrors),
+        offline=network.offline,
+    )
+
+
+def _exports(network: Network) -> dict[str, str]:
+    proxies = {"http_proxy": network.http_proxy, "https_proxy": network.https_proxy, "no_proxy": network.no_proxy}
+    values = {
+        **proxies,  # what reads the one spelling does not read the other
+        **{name.upper(): value for name, value in proxies.items()},
+        "PIP_INDEX_URL": network.pip_index,
+        "APT_MIRROR": network.apt_mirror,
+        "GIT_MIRRORS": "\n".join(f"{url} {to}" for url, to in sorted(network.git_mirrors.items())),
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+def mirrored(url: str, mirrors: Mapping[str, str]) -> str:
+    """Give the URL that git shall ask, as git itself does with insteadOf: the longest beginning counts."""
+    beginnings = [beginning for beginning in mirrors if url.startswith(beginning)]
+    if not beginnings:
+        return url
+    longest = max(beginnings, key=len)
+    return mirrors[longest] + url.removeprefix(longest)

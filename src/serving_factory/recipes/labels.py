@@ -1,0 +1,145 @@
+"""What an image says of itself: OCI labels, the JSON file inside it, and the few lines that its entrypoint reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from serving_factory.catalogue.cuda import cudas
+from serving_factory.catalogue.levels import cpuinfo_names, level_facts
+from serving_factory.catalogue.releases import UPSTREAM_URL
+from serving_factory.catalogue.upstream_flags import upstream_flags
+from serving_factory.matrix.variant import Variant
+from serving_factory.recipes.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltBinary:
+    """What was read back from a compiled binary, as far as its image tells it.
+
+    Args:
+        sha256: of the stripped binary, 64 hex digits.
+        build_id: the linker's build id, hex; None where the linker wrote none.
+        version: the version that the server itself reports.
+        compiler: the compiler's own name and version.
+        bazel: Bazel's version, as it says itself.
+        base_digest: digest of the base image.
+        source: commit, or digest of the source folder.
+        compile_key: the key that the binary was compiled under.
+        cpu_flags: what /proc/cpuinfo must list for it to run: of its level, and what upstream's own flags add to that.
+    """
+
+    sha256: str
+    build_id: str | None
+    version: str
+    compiler: str
+    bazel: str
+    base_digest: str
+    source: str
+    compile_key: str
+    cpu_flags: tuple[str, ...]
+
+
+def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str]:
+    """Give the image's labels: OCI's annotation keys, our own, and the matrix file's.
+
+    Args:
+        recipe: how the image is built.
+        binary: what was read back from its binary; None where nobody has: then the labels do not tell of it.
+    """
+    variant = recipe.variant
+    found = _binary_labels(binary) if binary else {}
+    labels = {
+        "org.opencontainers.image.title": f"TensorFlow Serving {variant.release}, {variant.flavour}, {variant.level}",
+        "org.opencontainers.image.version": variant.release,
+        "org.opencontainers.image.revision": recipe.release.commit if recipe.upstream else "",
+        "org.opencontainers.image.source": UPSTREAM_URL.removesuffix(".git") if recipe.upstream else "",
+        "org.opencontainers.image.licenses": "Apache-2.0",
+        "org.opencontainers.image.base.name": recipe.base_image.partition("@")[0],
+        "org.opencontainers.image.base.digest": recipe.base_image.partition("@")[2],
+        "org.serving-factory.variant": variant.id,
+        "org.serving-factory.flavour": variant.flavour.value,
+        "org.serving-factory.level": variant.level.value,
+        "org.serving-factory.copts": " ".join(variant.all_copts),
+        "org.serving-factory.cuda": variant.cuda or "",
+        "org.serving-factory.capabilities": " ".join(variant.capabilities),
+        **found,
+        **dict(recipe.images.labels),
+    }
+    return {name: value for name, value in sorted(labels.items()) if value}
+
+
+def _binary_labels(binary: BuiltBinary) -> Mapping[str, str]:
+    return {
+        "org.opencontainers.image.revision": binary.source,
+        "org.serving-factory.base.id": binary.base_digest,
+        "org.serving-factory.compiler": binary.compiler,
+        "org.serving-factory.bazel": binary.bazel,
+        "org.serving-factory.binary.sha256": binary.sha256,
+        "org.serving-factory.compile.key": binary.compile_key,
+        "org.serving-factory.cpu-flags": " ".join(binary.cpu_flags),
+    }
+
+
+def image_json(recipe: Recipe, binary: BuiltBinary | None) -> str:
+    """Write the JSON file that every image carries; `binary` is null where nobody has read it back."""
+    variant = recipe.variant
+    document = {
+        "variant": variant.id,
+        "release": variant.release,
+        "tensorflow_serving_commit": recipe.release.commit if recipe.upstream else None,
+        "tensorflow_commit": recipe.release.tensorflow_commit if recipe.upstream else None,
+        "flavour": variant.flavour,
+        "level": variant.level,
+        "platform": variant.platform,
+        "copts": list(variant.all_copts),
+        "configs": list(recipe.toolchain.configs),
+        "base": recipe.toolchain.base,
+        "binary": asdict(binary) if binary else None,
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def _gpu_env(variant: Variant) -> Mapping[str, str]:
+    if variant.cuda is None:
+        return {}
+    return {
+        "CUDA": variant.cuda,
+        "DRIVER": cudas()[variant.cuda].minimum_driver,
+        "CAPABILITIES": " ".join(variant.capabilities),
+    }
+
+
+def _known_cpu_flags(recipe: Recipe) -> tuple[str, ...]:
+    facts = level_facts(recipe.variant.level)
+    flags = upstream_flags(recipe.release.version) if recipe.upstream else ()
+    added = {feature for flag in flags for feature in flag.features}
+    return (*facts.cpuinfo, *cpuinfo_names(added - facts.features))
+
+
+def image_env(recipe: Recipe, binary: BuiltBinary | None) -> str:
+    """Write what the entrypoint and the health check read.
+
+    The level, what the CPU must have, and the image to use if it has not; what the server can do; of a gpu image its
+    CUDA, the oldest driver for that, and its compute capabilities.
+
+    Args:
+        recipe: how the image is built.
+        binary: what was read back from its binary; None where nobody has: then what is known of the level and of
+            upstream's own flags tells what the CPU must have.
+    """
+    variant = recipe.variant
+    cpu_flags = binary.cpu_flags if binary else _known_cpu_flags(recipe)
+    lines = {
+        "VARIANT": variant.id,
+        "RELEASE": variant.release,
+        "FLAVOUR": variant.flavour.value,
+        "LEVEL": variant.level.value,
+        "CPU_FLAGS": " ".join(cpu_flags),
+        "LOWER_IMAGE": recipe.lower_image,
+        "REST": "yes" if recipe.release.server.rest else "no",
+        "MODEL_STATUS": "yes" if recipe.release.server.model_status else "no",
+        **_gpu_env(variant),
+    }
+    return "".join(f'{name}="{value}"\n' for name, value in lines.items())

@@ -1,0 +1,1 @@
+"""Serves the models with an image and checks the answers."""
