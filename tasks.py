@@ -20,7 +20,7 @@ from invoke.exceptions import Exit
 from invoke.program import Program
 from invoke.tasks import task
 
-# Invoke forbids bytecode files, and every task would compile hundreds of modules anew. Whoever wants none says so.
+# Invoke forbids bytecode files, and every task would compile hundreds of modules again. Whoever wants none says so.
 sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
 from serving_factory.commands.cli import ManyPositional, OptionalPositional  # noqa: E402
@@ -140,7 +140,7 @@ def list_(
 def explain_(
     _c: Context, variant: str | None = None, matrix: str = "", dropped: bool = False, json: bool = False
 ) -> None:
-    """Tell everything that decides one variant and where it comes from; or, with --dropped, what is not built.
+    """Show everything that decides one variant and where it comes from; or, with --dropped, what is not built.
 
     Examples:
         ./factory explain 2.19.1-cpu-v3
@@ -170,7 +170,7 @@ def explain_(
     ),
 )
 def catalogue(_c: Context, release: str | None = None, check_upstream: str = "", json: bool = False) -> None:
-    """Tell what upstream used for each release: Bazel, bases, compilers, flags, CUDA, what the server can do.
+    """Show what upstream used for each release: Bazel, bases, compilers, flags, CUDA, what the server can do.
 
     Examples:
         ./factory catalogue
@@ -342,7 +342,7 @@ def lock(
 def history(
     _c: Context, run: str | None = None, other: str | None = None, matrix: str = "", json: bool = False
 ) -> None:
-    """Tell what earlier runs did: the latest, one of them, or what changed between two.
+    """Show what earlier runs did: the latest, one of them, or what changed between two.
 
     Examples:
         ./factory history
@@ -365,7 +365,7 @@ def report(
     variant: Sequence[str] | None = None,
     json: bool = False,
 ) -> None:
-    """Tell what the records say of each variant: actions, cache hits, downloads, times, memory, sizes.
+    """Show what the records say of each variant: actions, cache hits, downloads, times, memory, sizes.
 
     Examples:
         ./factory report --variant 2.19.1-cpu-v3
@@ -686,9 +686,9 @@ def tasks(_c: Context) -> None:
 
 _GROUPS = {
     "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor"],
-    "Fill doors": ["preflight", "vault"],
+    "Fill inputs": ["preflight", "vault"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
-    "Keep house": ["setup", "test", "cache", "clean"],
+    "Maintain": ["setup", "test", "cache", "clean"],
 }
 _ALONE = {"setup": "Make the machine ready: environment, Docker engine, the sample's base image."}
 

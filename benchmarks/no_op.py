@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks.measuring import parser
-from tests.integration.line import BUILD_STAGES, MATRIX, VARIANTS, Checkout, Outcome
+from tests.integration.pipeline import BUILD_STAGES, MATRIX, VARIANTS, Checkout, Outcome
 
 LIMIT = 0.03
 REPEATS = 5

@@ -34,7 +34,7 @@ from serving_factory.pipeline.records import read_record, write_record
 from serving_factory.pipeline.stages import BUILD
 from serving_factory.pipeline.stages.package import image_tags
 from serving_factory.recipes.recipe import recipes_for
-from tests.integration.line import MATRIX, V1, Checkout, Outcome
+from tests.integration.pipeline import MATRIX, V1, Checkout, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

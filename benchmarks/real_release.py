@@ -29,14 +29,14 @@ from serving_factory.matrix.load import load_matrix
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.records import build_folder
 from serving_factory.recipes.recipe import recipes_for
-from tests.integration.line import Checkout
+from tests.integration.pipeline import Checkout
 
 LIMIT = 1.05
 FETCH_STEP = "dockerfiles/templates/devel/fetch.Dockerfile.j2"
 BARE = "serving-factory-test/bare"
 _ARGUMENT = re.compile(r'^ARG (BAZEL_\w+|COPTS)="(.*)"$', re.MULTILINE)
 _DONE = re.compile(r'(?:^\[|"text": ")([\d,]+) ?/ ?[\d,]+[\] ]')
-_MEND = re.compile(r"^COPY (\S+) (/factory/mends/\S+/)$", re.MULTILINE)
+_MEND = re.compile(r"^COPY (\S+) (/factory/fixes/\S+/)$", re.MULTILINE)
 _RUN = re.compile(r"^RUN ((?:.*\\\n)*.*)$", re.MULTILINE)
 _FACTORYS = re.compile(
     r'--disk_cache="[^"]*"|--(?:mount|(?:experimental_)?build_event_json_file)=\S+|/factory/bazel\.sh \w+'
@@ -56,7 +56,7 @@ def bare_script(dockerfile: str) -> str:
 def sources_image(job: Job) -> Iterator[None]:
     """The image with toolchain and sources, as the factory's build has it."""
     words = ["docker", "buildx", "build", "--target=sources", "--load", f"--tag={BARE}"]
-    words += [f"--build-context={name}={value}" for name, value in job.recipe.contexts(job.staged_doors)]
+    words += [f"--build-context={name}={value}" for name, value in job.recipe.contexts(job.staged_inputs)]
     subprocess.run([*words, str(job.devel_context)], stderr=subprocess.DEVNULL, check=True)
     try:
         yield
@@ -92,10 +92,10 @@ def bare(job: Job, until: int | None) -> float:
     dockerfile = (job.devel_context / "Dockerfile").read_text(encoding="utf-8")
     arguments = {**dict(_ARGUMENT.findall(dockerfile)), **dict(job.recipe.build_args)}
     recipe, words = job.recipe, ["docker", "run", f"--name={job.recipe.variant.id}-bare", "--network=none"]
-    words.append("--tmpfs=/run/doors:exec")
-    for name, folder in (("distdir", recipe.doors.distdir), ("patches", job.staged_doors / "patches")):
+    words.append("--tmpfs=/run/inputs:exec")
+    for name, folder in (("distdir", recipe.inputs.distdir), ("patches", job.staged_inputs / "patches")):
         if folder and folder.is_dir():
-            words += [f"--volume={folder}:/doors/{name}:ro"]
+            words += [f"--volume={folder}:/inputs/{name}:ro"]
     for script, folder in _MEND.findall(dockerfile):
         words += [f"--volume={job.devel_context / script}:{folder}{script}:ro"]
     words += [f"--env={name}={value}" for name, value in arguments.items()]
@@ -125,8 +125,8 @@ def main() -> int:
     options = arguments.parse_args()
     file, until = options.file.absolute(), options.until
     matrix = load_matrix(file)
-    recipes, lacking = recipes_for(matrix.variants[:2], matrix)
-    assert not lacking, lacking
+    recipes, missing = recipes_for(matrix.variants[:2], matrix)
+    assert not missing, missing
     with tempfile.TemporaryDirectory() as scratch:
         checkout = Checkout.make(Path(scratch) / "factory")
         checkout.take_own_caches()

@@ -23,7 +23,7 @@ from benchmarks.measuring import parser
 from serving_factory.docker.containers import Container, ContainerSpec, Mount
 from serving_factory.docker.engine import Engine
 from serving_factory.smoke.messages import message_class
-from tests.integration.line import MODEL, ROOT, wait_until
+from tests.integration.pipeline import MODEL, ROOT, wait_until
 
 ROWS, COLUMNS = 64, 256
 PORT = 8500

@@ -20,7 +20,7 @@ import yaml
 
 from serving_factory.matrix.load import load_matrix
 from serving_factory.recipes.recipe import recipes_for
-from tests.integration.line import MATRIX, MODEL, Checkout
+from tests.integration.pipeline import MATRIX, MODEL, Checkout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

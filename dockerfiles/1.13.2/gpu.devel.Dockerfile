@@ -17,10 +17,10 @@
 #   BAZEL_STARTUP_OPTIONS  more options before `build`
 #   BAZEL_RESOURCES        how much of the machine the build may use: --jobs, --local_ram_resources
 #   BAZEL_MIRROR           what has VERSION/bazel-VERSION-linux-x86_64
-#   APT_SNAPSHOT           the time whose packages are wanted, where the apt mirror knows times
-# Secrets: network, ca, bazelrc (see doors.sh)
+#   APT_SNAPSHOT           the time whose packages are required, where the apt mirror knows times
+# Secrets: network, ca, bazelrc (see inputs.sh)
 
-# --- Doors that nothing comes through unless a named context is given --------------------------------------------------
+# --- Inputs that nothing comes through unless a named context is given -------------------------------------------------
 FROM scratch AS distdir
 FROM scratch AS overrides
 FROM scratch AS patches
@@ -43,11 +43,11 @@ ADD https://developer.download.nvidia.com/compute/machine-learning/repos/ubuntu1
 FROM ubuntu:16.04 AS keys
 ARG APT_SNAPSHOT=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-COPY doors.sh apt_key.sh /factory/
-RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
-    --mount=type=bind,from=apt,target=/doors/apt \
+COPY inputs.sh apt_key.sh /factory/
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
+    --mount=type=bind,from=apt,target=/inputs/apt \
     --mount=type=bind,from=nvidia,target=/nvidia \
-    source /factory/doors.sh \
+    source /factory/inputs.sh \
  && apt_install \
       gnupg \
  && /factory/apt_key.sh /nvidia/3bf863cc.pub EB693B3035CD5710E231E123A4B469963BF863CC /keyrings/nvidia-cuda.gpg \
@@ -62,15 +62,15 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 
 # What the base has is in every runtime image too; the libraries of packages installed below are copied there.
 RUN mkdir /factory && dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort > /factory/base-packages
-COPY doors.sh /factory/
+COPY inputs.sh /factory/
 
-# The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
+# The distribution's own versions are required: the base image pins the distribution, the record tells what came.
 # Catalogue: upstream's build packages at the tag (releases.yaml) but those of build_packages.yaml; distributions.yaml, ubuntu:16.04; Python 2.7 with numpy, which TensorFlow's python_configure wants.
 # man1: slim bases drop it, and some packages then fail to install.
-RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
-    --mount=type=bind,from=apt,target=/doors/apt \
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
+    --mount=type=bind,from=apt,target=/inputs/apt \
     mkdir -p /usr/share/man/man1 \
- && source /factory/doors.sh \
+ && source /factory/inputs.sh \
  && apt_install \
       apt-transport-https \
       automake \
@@ -101,13 +101,13 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
 # CUDA 10.0 from NVIDIA's own repositories, in upstream's versions (catalogue: cuda_packages.yaml).
 COPY --from=keys /keyrings/nvidia-cuda.gpg /usr/share/keyrings/
 COPY --from=keys /keyrings/nvidia-machine-learning.gpg /usr/share/keyrings/
-RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
-    --mount=type=bind,from=apt,target=/doors/apt \
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
+    --mount=type=bind,from=apt,target=/inputs/apt \
     echo "deb [signed-by=/usr/share/keyrings/nvidia-cuda.gpg] https://developer.download.nvidia.com/compute/cuda/repos/ubuntu1604/x86_64 /" \
       > /etc/apt/sources.list.d/nvidia.list \
  && echo "deb [signed-by=/usr/share/keyrings/nvidia-machine-learning.gpg] https://developer.download.nvidia.com/compute/machine-learning/repos/ubuntu1604/x86_64 /" \
       >> /etc/apt/sources.list.d/nvidia.list \
- && source /factory/doors.sh \
+ && source /factory/inputs.sh \
  && apt_install \
       cuda-command-line-tools-10-0 \
       cuda-cublas-10-0 \
@@ -129,10 +129,10 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
 
 # TensorRT 5.0.2, as upstream has it; --build-arg TENSORRT=0 leaves it out.
 # The first package holds an apt repository with the others, signed with the key of the one that it comes from itself.
-RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
-    --mount=type=bind,from=apt,target=/doors/apt \
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
+    --mount=type=bind,from=apt,target=/inputs/apt \
     if [ "$TENSORRT" = 1 ]; then \
-    source /factory/doors.sh \
+    source /factory/inputs.sh \
  && apt_install nvinfer-runtime-trt-repo-ubuntu1604-5.0.2-ga-cuda10.0 \
  && sed -i 's|^deb file:|deb [signed-by=/usr/share/keyrings/nvidia-machine-learning.gpg] file:|' /etc/apt/sources.list.d/*.list \
  && apt_install \
@@ -183,9 +183,9 @@ WORKDIR /source
 # hadolint ignore=DL3022
 COPY --from=source / /source/
 COPY apply_patches.sh /factory/
-RUN --mount=type=bind,from=patches,target=/doors/patches \
+RUN --mount=type=bind,from=patches,target=/inputs/patches \
     /factory/apply_patches.sh source /source
-COPY --from=overrides / /doors/overrides/
+COPY --from=overrides / /inputs/overrides/
 
 # --- fetch: Bazel's downloads, apart from the flags of a level, so that a change of flags downloads nothing ------------
 FROM sources AS fetch
@@ -195,20 +195,20 @@ ARG BAZEL_STARTUP_OPTIONS=""
 ARG BAZEL_OPTIONS=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY bazel.sh /factory/
-# Options are one per word: they are split on purpose. The arrays come from doors.sh.
+# Options are one per word: they are split on purpose. The arrays come from inputs.sh.
 # hadolint ignore=SC2086,SC2154
-RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
-    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/inputs/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
-    source /factory/doors.sh \
+    source /factory/inputs.sh \
  && if [ -n "${CUDA_CAPABILITIES}" ]; then export TF_CUDA_COMPUTE_CAPABILITIES="${CUDA_CAPABILITIES}"; fi \
- && /factory/bazel.sh fetch bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
-      "${doors_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=2 \
+ && /factory/bazel.sh fetch bazel "${inputs_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
+      "${inputs_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=2 \
       --config=cuda \
       --copt=-fPIC \
       ${BAZEL_OPTIONS} \
       //tensorflow_serving/model_servers:tensorflow_model_server
-RUN --mount=type=bind,from=patches,target=/doors/patches \
+RUN --mount=type=bind,from=patches,target=/inputs/patches \
     /factory/apply_patches.sh external /factory/bazel
 
 # --- preflight: what of all this is missing; `./factory preflight` builds it -------------------------------------------
@@ -221,16 +221,16 @@ ARG BAZEL_OPTIONS=""
 ARG PREFLIGHT=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY preflight.sh /factory/
-# Options are one per word: they are split on purpose. The arrays come from doors.sh.
+# Options are one per word: they are split on purpose. The arrays come from inputs.sh.
 # hadolint ignore=SC2086,SC2154
-RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
-    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/inputs/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
-    source /factory/doors.sh \
+    source /factory/inputs.sh \
  && if [ -n "${CUDA_CAPABILITIES}" ]; then export TF_CUDA_COMPUTE_CAPABILITIES="${CUDA_CAPABILITIES}"; fi \
  && echo "preflight ${PREFLIGHT}" \
  && /factory/preflight.sh /preflight \
-      bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} -- "${doors_options[@]}" -- \
+      bazel "${inputs_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} -- "${inputs_options[@]}" -- \
       --symlink_prefix=/factory/bazel- \
       --config=cuda \
       --copt=-fPIC \
@@ -249,20 +249,20 @@ ARG BAZEL_OPTIONS=""
 ARG COPTS=""
 ARG BAZEL_RESOURCES=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-# Options are one per word: they are split on purpose. The arrays come from doors.sh. Warnings are not printed, as in upstream's
+# Options are one per word: they are split on purpose. The arrays come from inputs.sh. Warnings are not printed, as in upstream's
 # Dockerfiles. With curses, progress is told each 10 s, with what runs and for how long; without, ever more seldom. BuildKit passes on
 # 2 MiB of a step's output.
 # hadolint ignore=SC2086,SC2154
-RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
-    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/inputs/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
     --mount=type=cache,id=serving-factory-bazel-disk,target=/cache/disk \
-    source /factory/doors.sh \
+    source /factory/inputs.sh \
  && if [ -n "${CUDA_CAPABILITIES}" ]; then export TF_CUDA_COMPUTE_CAPABILITIES="${CUDA_CAPABILITIES}"; fi \
  && ln -s libcuda.so /usr/local/cuda/lib64/stubs/libcuda.so.1 \
  && export LD_LIBRARY_PATH=/usr/local/cuda/lib64/stubs:/usr/local/cuda/extras/CUPTI/lib64:/usr/local/cuda/lib64 \
- && /factory/bazel.sh build bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
-      "${doors_options[@]}" --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
+ && /factory/bazel.sh build bazel "${inputs_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
+      "${inputs_options[@]}" --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
       --symlink_prefix=/factory/bazel- --color=no --curses=yes --show_progress_rate_limit=10 --verbose_failures \
       --output_filter=DONT_MATCH_ANYTHING \
       --build_event_json_file=/factory/bazel-events.json ${BAZEL_RESOURCES} \

@@ -14,10 +14,10 @@
 #   BAZEL_STARTUP_OPTIONS  more options before `build`
 #   BAZEL_RESOURCES        how much of the machine the build may use: --jobs, --local_ram_resources
 #   BAZEL_MIRROR           what has VERSION/bazel-VERSION-linux-x86_64
-#   APT_SNAPSHOT           the time whose packages are wanted, where the apt mirror knows times
-# Secrets: network, ca, bazelrc (see doors.sh)
+#   APT_SNAPSHOT           the time whose packages are required, where the apt mirror knows times
+# Secrets: network, ca, bazelrc (see inputs.sh)
 
-# --- Doors that nothing comes through unless a named context is given --------------------------------------------------
+# --- Inputs that nothing comes through unless a named context is given -------------------------------------------------
 FROM scratch AS distdir
 FROM scratch AS overrides
 FROM scratch AS patches
@@ -39,15 +39,15 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 
 # What the base has is in every runtime image too; the libraries of packages installed below are copied there.
 RUN mkdir /factory && dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort > /factory/base-packages
-COPY doors.sh /factory/
+COPY inputs.sh /factory/
 
-# The distribution's own versions are wanted: the base image pins the distribution, the record tells what came.
+# The distribution's own versions are required: the base image pins the distribution, the record tells what came.
 # Catalogue: upstream's build packages at the tag (releases.yaml) but those of build_packages.yaml; distributions.yaml, ubuntu:20.04; Python 3.8 with numpy, which TensorFlow's python_configure wants.
 # man1: slim bases drop it, and some packages then fail to install.
-RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
-    --mount=type=bind,from=apt,target=/doors/apt \
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
+    --mount=type=bind,from=apt,target=/inputs/apt \
     mkdir -p /usr/share/man/man1 \
- && source /factory/doors.sh \
+ && source /factory/inputs.sh \
  && apt_install \
       automake \
       binutils \
@@ -102,9 +102,9 @@ WORKDIR /source
 # hadolint ignore=DL3022
 COPY --from=source / /source/
 COPY apply_patches.sh /factory/
-RUN --mount=type=bind,from=patches,target=/doors/patches \
+RUN --mount=type=bind,from=patches,target=/inputs/patches \
     /factory/apply_patches.sh source /source
-COPY --from=overrides / /doors/overrides/
+COPY --from=overrides / /inputs/overrides/
 
 # --- fetch: Bazel's downloads, apart from the flags of a level, so that a change of flags downloads nothing ------------
 FROM sources AS fetch
@@ -112,18 +112,18 @@ ARG BAZEL_STARTUP_OPTIONS=""
 ARG BAZEL_OPTIONS=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY bazel.sh /factory/
-# Options are one per word: they are split on purpose. The arrays come from doors.sh.
+# Options are one per word: they are split on purpose. The arrays come from inputs.sh.
 # hadolint ignore=SC2086,SC2154
-RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
-    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/inputs/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
-    source /factory/doors.sh \
- && /factory/bazel.sh fetch bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
-      "${doors_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=2 \
+    source /factory/inputs.sh \
+ && /factory/bazel.sh fetch bazel "${inputs_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
+      "${inputs_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=2 \
       --config=mkl \
       ${BAZEL_OPTIONS} \
       //tensorflow_serving/model_servers:tensorflow_model_server
-RUN --mount=type=bind,from=patches,target=/doors/patches \
+RUN --mount=type=bind,from=patches,target=/inputs/patches \
     /factory/apply_patches.sh external /factory/bazel
 
 # --- preflight: what of all this is missing; `./factory preflight` builds it -------------------------------------------
@@ -134,15 +134,15 @@ ARG BAZEL_OPTIONS=""
 ARG PREFLIGHT=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY preflight.sh /factory/
-# Options are one per word: they are split on purpose. The arrays come from doors.sh.
+# Options are one per word: they are split on purpose. The arrays come from inputs.sh.
 # hadolint ignore=SC2086,SC2154
-RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
-    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/inputs/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
-    source /factory/doors.sh \
+    source /factory/inputs.sh \
  && echo "preflight ${PREFLIGHT}" \
  && /factory/preflight.sh /preflight \
-      bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} -- "${doors_options[@]}" -- \
+      bazel "${inputs_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} -- "${inputs_options[@]}" -- \
       --symlink_prefix=/factory/bazel- \
       --config=mkl \
       ${BAZEL_OPTIONS} \
@@ -158,17 +158,17 @@ ARG BAZEL_OPTIONS=""
 ARG COPTS=""
 ARG BAZEL_RESOURCES=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-# Options are one per word: they are split on purpose. The arrays come from doors.sh. Warnings are not printed, as in upstream's
+# Options are one per word: they are split on purpose. The arrays come from inputs.sh. Warnings are not printed, as in upstream's
 # Dockerfiles. With curses, progress is told each 10 s, with what runs and for how long; without, ever more seldom. BuildKit passes on
 # 2 MiB of a step's output.
 # hadolint ignore=SC2086,SC2154
-RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \
-    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/doors/distdir \
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
+    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/inputs/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
     --mount=type=cache,id=serving-factory-bazel-disk,target=/cache/disk \
-    source /factory/doors.sh \
- && /factory/bazel.sh build bazel "${doors_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
-      "${doors_options[@]}" --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
+    source /factory/inputs.sh \
+ && /factory/bazel.sh build bazel "${inputs_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
+      "${inputs_options[@]}" --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
       --symlink_prefix=/factory/bazel- --color=no --curses=yes --show_progress_rate_limit=10 --verbose_failures \
       --output_filter=DONT_MATCH_ANYTHING \
       --build_event_json_file=/factory/bazel-events.json ${BAZEL_RESOURCES} \

@@ -16,7 +16,7 @@ import pytest
 from serving_factory.docker.engine import OWNER_LABEL
 
 from .closed_network import gateway
-from .line import docker, wait_until
+from .pipeline import docker, wait_until
 
 __all__ = ["BuildGrid", "answers", "build_grid_python"]
 

@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from .line import docker
+from .pipeline import docker
 
 __all__ = ["HOST", "Authority", "GitServer", "Proxy", "Server", "gateway"]
 

@@ -12,7 +12,7 @@ import pytest
 from .build_grid import build_grid_python
 from .demo_story import Demo, run_demo
 from .fixtures_registry import faulty_proxy, local_registry, logged_in
-from .line import V1, VARIANTS, Checkout
+from .pipeline import V1, VARIANTS, Checkout
 
 __all__ = ["build_grid_python", "faulty_proxy", "local_registry", "logged_in"]
 

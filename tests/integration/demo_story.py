@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from serving_factory.pipeline.bazel import BazelProgress
 
-from .line import MATRIX, V1, V3, Checkout, Outcome, processes_with, wait_until
+from .pipeline import MATRIX, V1, V3, Checkout, Outcome, processes_with, wait_until
 
 __all__ = ["COPTS", "FLAVOUR", "Demo", "Left", "run_demo"]
 

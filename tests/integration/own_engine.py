@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .line import ROOT, docker, wait_until
+from .pipeline import ROOT, docker, wait_until
 
 __all__ = ["BASE", "OwnEngine", "needs_root"]
 
@@ -97,8 +97,8 @@ class OwnEngine:
         """Give it the base image with all in it that the sample's toolchain installs: a build needs no network then."""
         context = self.folder / "context"
         context.mkdir()
-        shutil.copy(ROOT / "dockerfiles/templates/devel/doors.sh", context)
-        (context / "doors.sh").chmod(0o755)  # as in a build of the line: the engine has that step
+        shutil.copy(ROOT / "dockerfiles/templates/devel/inputs.sh", context)
+        (context / "inputs.sh").chmod(0o755)  # as in a build of the line: the engine has that step
         bare = "FROM base_build AS bare\nRUN rm -r /factory\n"  # as a build makes that folder itself
         (context / "Dockerfile").write_text((ROOT / DEVEL).read_text(encoding="utf-8") + bare, encoding="utf-8")
         tree = self.folder / "toolchain.tar"

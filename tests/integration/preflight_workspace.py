@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from .line import ROOT
+from .pipeline import ROOT
 
 __all__ = ["MISSING", "PINNED_C", "TARGET_FOLDER", "make_archive", "write_workspace"]
 

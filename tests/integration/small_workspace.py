@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from .line import LABEL, MODEL, ROOT, Checkout, Outcome
+from .pipeline import LABEL, MODEL, ROOT, Checkout, Outcome
 
 __all__ = [
     "ALL_ACTIONS",

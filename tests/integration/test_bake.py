@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from .demo_story import Demo
-from .line import V1, docker
+from .pipeline import V1, docker
 
 NAME = "2_19_1-cpu-v1"
 

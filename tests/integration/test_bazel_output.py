@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .line import V1, Checkout
+from .pipeline import V1, Checkout
 from .tiny import MAIN, tiny_checkout
 
 

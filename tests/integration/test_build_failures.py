@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .line import BAZEL_STEP, MATRIX, MKL_V3, V1, V3, Checkout, Outcome, Running, docker, processes_with, wait_until
+from .pipeline import BAZEL_STEP, MATRIX, MKL_V3, V1, V3, Checkout, Outcome, Running, docker, processes_with, wait_until
 from .own_engine import needs_root
 from .tiny import BUILD, MAIN, archives, cache_held, in_caches, limited_memory, slow, tiny_checkout
 
@@ -150,7 +150,7 @@ def test_a_damaged_cache_is_dropped_and_the_build_tried_once_more(tiny: Checkout
     compile_them(tiny).built()
     in_caches(tiny, tmp_path / "damage", "disk", DAMAGE)
     tiny.record_file(V1, "compile").unlink()
-    with tiny.edited(f"{MAIN[: -len('main.cc')]}BUILD", "cc_binary", "# looked at anew\ncc_binary"):
+    with tiny.edited(f"{MAIN[: -len('main.cc')]}BUILD", "cc_binary", "# looked at again\ncc_binary"):
         outcome = compile_them(tiny).built()
         assert outcome.retried == ["Bazel cannot use its disk cache; once more without it"]
     goes_on(tiny)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from serving_factory.doctor.engine import judge_collection
-from tests.integration.line import MATRIX, ROOT, Checkout, docker
+from serving_factory.doctor.engine import check_collection
 from tests.integration.own_engine import OwnEngine, needs_root
+from tests.integration.pipeline import MATRIX, ROOT, Checkout, docker
 from tests.integration.registry import write_docker_config
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ CHECKS = {
 
 def daemon_json() -> str:
     """What the doctor says to put into daemon.json."""
-    found = re.search(r"\{.*\}", judge_collection(None, held=0, caches=0, planned=0, free=None).remedy)
+    found = re.search(r"\{.*\}", check_collection(None, held=0, caches=0, planned=0, free=None).remedy)
     assert found
     return found[0]
 

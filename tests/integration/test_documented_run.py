@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from .demo_story import Demo
-from .line import V1, docker
+from .pipeline import V1, docker
 
 REST_PORT = 8501
 READY_WITHIN = 30.0  # seconds

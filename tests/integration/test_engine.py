@@ -77,8 +77,8 @@ class TestBuild:
             COPY nothing /
         """
         out = tmp_path / "out"
-        wanted = request(tmp_path, textwrap.dedent(dockerfile), target="files", output=out)
-        result, steps, log = run(wanted)
+        required = request(tmp_path, textwrap.dedent(dockerfile), target="files", output=out)
+        result, steps, log = run(required)
         assert (out / "deep" / "file").read_text().startswith("made of 12")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["Dockerfile", "out"]
         assert (result.image_id, result.steps) == (None, 2)
@@ -86,7 +86,7 @@ class TestBuild:
         assert [step.kind for step in compiled] == ["started", "log", "log", "done"]
         assert {step.text for step in compiled[1:3]} == {f"[1 / 2] Compiling {salt}", "two"}
         assert f"[build 2/2] [1 / 2] Compiling {salt}\n" in log
-        again, _, _ = run(wanted)
+        again, _, _ = run(required)
         assert again.cached == again.steps == 2
 
     def test_image(self, engine: Engine, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ class TestBuild:
             COPY --from=source file /
         """
         reference = f"nowhere.example/base:1@sha256:{'0' * 64}"
-        wanted = request(
+        required = request(
             tmp_path,
             textwrap.dedent(dockerfile).format(digest="0" * 64),
             tags=(tag,),
@@ -110,7 +110,7 @@ class TestBuild:
             contexts=((reference, f"docker-image://{BASE}"), ("source", str(tmp_path / "source"))),
         )
         try:
-            result, _, _ = run(wanted)
+            result, _, _ = run(required)
             assert result.image_id is not None
             assert engine.image_id(tag) == result.image_id
             assert engine.image_names(f"{OWNER_LABEL}=test")[tag] == result.image_id
@@ -123,9 +123,9 @@ class TestBuild:
         # BuildKit reads a step's two streams side by side: only time puts their lines in order.
         lines = "seq 1 80; sleep 0.2; echo 'ERROR: it does not compile' >&2; sleep 0.2; exit 37"
         dockerfile = f"FROM {BASE} AS binary_build\nRUN true\nRUN {lines}\nFROM scratch\nCOPY --from=0 /etc/motd /\n"
-        wanted = request(tmp_path, dockerfile, output=tmp_path / "out")
+        required = request(tmp_path, dockerfile, output=tmp_path / "out")
         with pytest.raises(BuildFailed) as caught:
-            run(wanted)
+            run(required)
         assert caught.value.step == f"[binary_build 3/3] RUN {lines}"
         assert caught.value.exit_code == 37
         assert len(caught.value.tail) == TAIL
@@ -150,11 +150,11 @@ class TestBuild:
 
     def test_engine_that_goes_away(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seconds = unique_seconds()
-        wanted = request(tmp_path, slow(seconds), output=tmp_path / "out")
+        required = request(tmp_path, slow(seconds), output=tmp_path / "out")
         with EngineTunnel.run() as tunnel:
             monkeypatch.setenv("DOCKER_HOST", tunnel.host)
             with pytest.raises(EngineLostError) as caught:
-                build(wanted, on_step=lambda step: tunnel.cut() if step.text == "begun" else None, log=io.StringIO())
+                build(required, on_step=lambda step: tunnel.cut() if step.text == "begun" else None, log=io.StringIO())
         assert "went away" in caught.value.what
         assert_nothing_left(tmp_path, seconds)
 
@@ -183,25 +183,25 @@ class TestBuild:
             if step.text == "begun":
                 cancel.ask()
 
-        wanted = request(tmp_path, slow(seconds), output=tmp_path / "out")
+        required = request(tmp_path, slow(seconds), output=tmp_path / "out")
         with pytest.raises(CancelledError):
-            build(wanted, on_step=on_step, log=io.StringIO(), cancel=cancel)
+            build(required, on_step=on_step, log=io.StringIO(), cancel=cancel)
         assert_nothing_left(tmp_path, seconds)
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
     def test_ended_factory_leaves_nothing_running(self, tmp_path: Path, number: signal.Signals) -> None:
         """Ctrl-C ends buildx, the step in the engine, and the half output; even kill -9 ends the first two."""
         seconds = unique_seconds()
-        wanted = request(tmp_path, slow(seconds), output=tmp_path / "out")
+        required = request(tmp_path, slow(seconds), output=tmp_path / "out")
         program = textwrap.dedent(
             f"""
             import sys
             from pathlib import Path
             from serving_factory.docker.buildx import BuildRequest, build
             request = BuildRequest(
-                dockerfile=Path({str(wanted.dockerfile)!r}),
+                dockerfile=Path({str(required.dockerfile)!r}),
                 context=Path({str(tmp_path)!r}),
-                output=Path({str(wanted.output)!r}),
+                output=Path({str(required.output)!r}),
             )
             build(request, on_step=lambda step: print(step.text, flush=True), log=open({str(tmp_path / "log")!r}, "w"))
             """
@@ -338,8 +338,8 @@ def until(condition: object, value: object, seconds: float = 10) -> None:
 
 class TestContainer:
     def test_life(self, engine: Engine, image: str) -> None:
-        wanted = spec(image, ports=(8500, 8501), environment=(("WORD", "world"),))
-        with engine.container(wanted) as container:
+        required = spec(image, ports=(8500, 8501), environment=(("WORD", "world"),))
+        with engine.container(required) as container:
             assert container.status() == "running"
             assert container.exit_code() is None
             assert container.port(8500) != container.port(8501)
@@ -363,8 +363,8 @@ class TestContainer:
             assert inspected.stdout.splitlines() == [f"127.0.0.1:{container.port(8501)}"]
 
     def test_port_of_a_dead_container_says_why(self, engine: Engine) -> None:
-        wanted = spec(BASE, command=("sh", "-c", "echo 'Illegal instruction'; exit 78"), ports=(8500,))
-        with engine.container(wanted) as container:
+        required = spec(BASE, command=("sh", "-c", "echo 'Illegal instruction'; exit 78"), ports=(8500,))
+        with engine.container(required) as container:
             assert container.wait(10) == 78
             with pytest.raises(EngineError, match="Illegal instruction"):
                 container.port(8500)
@@ -372,8 +372,8 @@ class TestContainer:
                 container.exec(["true"])
 
     def test_deaf_container_is_killed_in_time(self, engine: Engine) -> None:
-        wanted = spec(BASE, command=("sleep", "600"))  # as PID 1 it has no handler for SIGTERM
-        with engine.container(wanted) as container:
+        required = spec(BASE, command=("sleep", "600"))  # as PID 1 it has no handler for SIGTERM
+        with engine.container(required) as container:
             seconds = container.stop(1)
             assert 0.9 < seconds < 5
             assert container.exit_code() == 137
@@ -384,7 +384,7 @@ class TestContainer:
         script = (
             "cat /models/model; id -u; touch /file || touch /tmp/file; grep CapEff /proc/self/status; ls /sys/class/net"
         )
-        wanted = spec(
+        required = spec(
             BASE,
             entrypoint=("sh", "-c"),
             command=(script,),
@@ -397,7 +397,7 @@ class TestContainer:
             memory=64_000_000,
             network="none",
         )
-        with engine.container(wanted) as container:
+        with engine.container(required) as container:
             assert container.wait(10) == 0
             assert sorted(container.logs().splitlines()) == [
                 "CapEff:\t0000000000000000",
@@ -428,14 +428,14 @@ class TestContainer:
 
     def test_removed_when_it_cannot_start(self, engine: Engine, image: str) -> None:
         owner = f"test-{uuid.uuid4().hex[:8]}"
-        wanted = ContainerSpec(image=image, entrypoint=("/no/such/program",), owner=owner)
-        with pytest.raises(EngineError, match="no such file"), engine.container(wanted):
+        required = ContainerSpec(image=image, entrypoint=("/no/such/program",), owner=owner)
+        with pytest.raises(EngineError, match="no such file"), engine.container(required):
             pytest.fail("it never ran")
         assert engine.remove_strays(owner) == 0
 
     def test_no_such_image(self, engine: Engine) -> None:
-        wanted = spec("serving-factory-test/no-such-image:1")
-        with pytest.raises(EngineError, match="Build the image first"), engine.container(wanted):
+        required = spec("serving-factory-test/no-such-image:1")
+        with pytest.raises(EngineError, match="Build the image first"), engine.container(required):
             pytest.fail("it never ran")
 
     def test_strays_of_one_owner(self, engine: Engine, image: str) -> None:
@@ -532,7 +532,7 @@ class TestPush:
 
 
 def ignore(_text: str) -> None:
-    """Progress that no test looks at."""
+    """Say that no test looks at."""
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from serving_factory.docker.buildx import BuildRequest, build
 from serving_factory.docker.solve_status import Step
 from serving_factory.errors import EngineLostError
 
-from .line import V1, V3, Running
+from .pipeline import V1, V3, Running
 from .own_engine import BASE, OwnEngine, needs_root
 from .tiny import tiny_checkout
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .line import V1, Checkout
+from .pipeline import V1, Checkout
 from .tiny import BUILD, in_caches, tiny_checkout
 
 FLIP = (
@@ -29,7 +29,7 @@ def test_a_flipped_byte_costs_its_action_and_no_build(tiny: Checkout, tmp_path: 
     first = tiny.record(V1, "compile")["outputs"]
     in_caches(tiny, tmp_path / "flip", "disk", FLIP)
     tiny.record_file(V1, "compile").unlink()
-    with tiny.edited(BUILD, "cc_binary", "# looked at anew\ncc_binary"):
+    with tiny.edited(BUILD, "cc_binary", "# looked at again\ncc_binary"):
         outcome = tiny.run(*arguments).built()
     again = tiny.record(V1, "compile")["outputs"]
     assert outcome.retried == []

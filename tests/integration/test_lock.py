@@ -21,7 +21,7 @@ from serving_factory.docker.buildx import BuildRequest, build
 from serving_factory.matrix.load import load_matrix
 from serving_factory.recipes.recipe import recipe_for
 
-from .line import ROOT, Checkout, Outcome
+from .pipeline import ROOT, Checkout, Outcome
 from .registry import FaultyProxy, LocalRegistry, write_docker_config
 
 BASE = "debian:bookworm"

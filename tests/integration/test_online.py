@@ -16,7 +16,7 @@ import pytest
 from serving_factory.docker.buildx import BuildFailed, BuildRequest, build
 
 from .closed_network import GitServer, Server, gateway
-from .line import MATRIX, MODEL, ROOT, V1, Checkout, docker
+from .pipeline import MATRIX, MODEL, ROOT, V1, Checkout, docker
 from .registry import LocalRegistry
 from .signed_archive import Signer, package
 
@@ -116,11 +116,11 @@ REPOSITORY = "/cuda/repos/ubuntu1804/x86_64"
 INSTALLED = """
 FROM keys AS installed
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-RUN --mount=type=secret,id=network --mount=type=tmpfs,target=/run/doors \\
+RUN --mount=type=secret,id=network --mount=type=tmpfs,target=/run/inputs \\
     mkdir -p /etc/apt/sources.list.d \\
  && echo "deb [signed-by=/keyrings/nvidia-cuda.gpg] MIRROR/cuda/repos/ubuntu1804/x86_64 /" \\
       > /etc/apt/sources.list.d/nvidia.list \\
- && source /factory/doors.sh && apt_install a-vendors-own=1.0
+ && source /factory/inputs.sh && apt_install a-vendors-own=1.0
 FROM scratch AS found
 COPY --from=installed /usr/share/a-vendors-own /
 """
@@ -138,7 +138,7 @@ def test_a_vendors_packages_are_installed_if_key_and_signature_are_right(tmp_pat
     (repository / "3bf863cc.pub").write_text((other if fault == "another key" else signer).public)
     (learning / "7fa2af80.pub").write_text(signer.public)
     context.mkdir()
-    for name in ("doors.sh", "apt_key.sh"):
+    for name in ("inputs.sh", "apt_key.sh"):
         (context / name).write_bytes((ROOT / "dockerfiles/templates/devel" / name).read_bytes())
         (context / name).chmod(0o755)
     with Server.run(served, None) as server:
@@ -157,8 +157,8 @@ def test_a_vendors_packages_are_installed_if_key_and_signature_are_right(tmp_pat
         if fault:
             with pytest.raises(BuildFailed):
                 build(request, on_step=lambda _: None, log=log)
-            wanted = "apt_key: /nvidia/3bf863cc.pub holds the key" if fault == "another key" else "NO_PUBKEY"
-            assert wanted in log.getvalue()
+            required = "apt_key: /nvidia/3bf863cc.pub holds the key" if fault == "another key" else "NO_PUBKEY"
+            assert required in log.getvalue()
             assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
         else:
             build(request, on_step=lambda _: None, log=log)

@@ -10,7 +10,7 @@ import yaml
 
 from serving_factory.errors import MissingInputsError
 
-from .line import ROOT, V1, Checkout, Outcome
+from .pipeline import ROOT, V1, Checkout, Outcome
 from .preflight_workspace import MISSING, PINNED_C, make_archive, write_workspace
 
 

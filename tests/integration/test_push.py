@@ -16,7 +16,7 @@ import pytest
 
 from serving_factory.docker.registry import Registry
 
-from .line import BUILD_STAGES, V1, Checkout, docker
+from .pipeline import BUILD_STAGES, V1, Checkout, docker
 from .registry import FaultyProxy, LocalRegistry, write_docker_config
 
 NOTHING_TO_DO = dict.fromkeys((*BUILD_STAGES, "push"), "up-to-date")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from .build_grid import BuildGrid
-from .line import LABEL, docker
+from .pipeline import LABEL, docker
 from .small_workspace import (
     ALL_ACTIONS,
     HOST_ACTIONS,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from .build_grid import BuildGrid
-from .line import docker
+from .pipeline import docker
 from .small_workspace import ALL_ACTIONS, HOST_ACTIONS, LEVEL_ACTIONS, MATRIX_FILE, V1, SmallWorkspace
 
 PLATFORM = "--remote_default_exec_properties=OSFamily=linux"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .line import V1, V3, Checkout
+from .pipeline import V1, V3, Checkout
 from .tiny import BUILD, PACKAGE, archives, tiny_checkout
 
 

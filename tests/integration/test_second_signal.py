@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .line import V1, Checkout, processes_with, wait_until
+from .pipeline import V1, Checkout, processes_with, wait_until
 from .tiny import tiny_checkout
 
 GRACE, AT_ONCE = 10.0, 5.0

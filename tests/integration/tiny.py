@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .line import MODEL, V1, Checkout, docker
+from .pipeline import MODEL, V1, Checkout, docker
 
 __all__ = [
     "BUILD",
@@ -98,7 +98,7 @@ def limited_memory(checkout: Checkout, size: int, folder: Path) -> Iterator[dict
     """Give the environment in which the engine's build steps have so many bytes of memory together.
 
     The engine puts them below the cgroup that `--cgroup-parent` names; a stand-in for the docker command adds it. To
-    BuildKit all steps are others then: so that the toolchain is not installed anew, the variant V1 must have been
+    BuildKit all steps are others then: so that the toolchain is not installed again, the variant V1 must have been
     compiled, and what it was compiled with is handed in.
     """
     toolchain = checkout.toolchain_image(checkout.variant_folder(V1))

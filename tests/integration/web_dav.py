@@ -10,7 +10,7 @@ from pathlib import Path
 from serving_factory.docker.engine import OWNER_LABEL
 
 from .build_grid import answers
-from .line import docker, wait_until
+from .pipeline import docker, wait_until
 
 __all__ = ["WebDav"]
 

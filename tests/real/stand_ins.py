@@ -51,7 +51,7 @@ class Config:
     password: str
 
 
-def _tell(what: object) -> None:
+def _report(what: object) -> None:
     sys.stdout.write(f"{json.dumps(what)}\n")
     sys.stdout.flush()
 
@@ -69,10 +69,10 @@ def main() -> None:
         Proxy.run(https, config.password, config.address, HOSTS) as proxy,
     ):
         ports = {"https": https.port, "http": http.port, "git": git.port, "proxy": proxy.url}
-        _tell(ports)
+        _report(ports)
         sys.stdin.read()
         asked = {"https": https.asked, "http": http.asked, "git": git.asked, "tunnels": proxy.tunnels}
-        _tell(asked)
+        _report(asked)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ import pytest
 import yaml
 
 from tests.integration.closed_network import gateway
-from tests.integration.line import ROOT, Checkout, Running, docker, wait_until
 from tests.integration.own_engine import OwnEngine, needs_root
+from tests.integration.pipeline import ROOT, Checkout, Running, docker, wait_until
 from tests.integration.registry import FOLDER, LocalRegistry, write_docker_config
 from tests.integration.signed_archive import Signer
 

@@ -10,7 +10,7 @@ from packaging.version import Version
 
 from serving_factory.catalogue.levels import cpuinfo_names
 from serving_factory.catalogue.upstream_flags import upstream_flags
-from tests.integration.line import BUILD_STAGES, ROOT, Checkout, docker
+from tests.integration.pipeline import BUILD_STAGES, ROOT, Checkout, docker
 
 from .inputs import real_matrix
 

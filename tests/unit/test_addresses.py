@@ -16,7 +16,7 @@ from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import releases
 from serving_factory.docker.http import Reach, Route, reach_all
 from serving_factory.doctor.check import Verdict
-from serving_factory.doctor.network import judge_downloads
+from serving_factory.doctor.network import check_downloads
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.addresses import Download, Kind, archive_mirror, downloads_of, proven_addresses
 from serving_factory.recipes.recipe import recipe_for
@@ -93,7 +93,7 @@ def test_what_folders_have_is_not_asked_for(tmp_path: Path) -> None:
 )
 def test_an_answer_that_tells_nothing_is_no_failure(reach: Reach, verdict: str) -> None:
     one = Download("Bazel", "https://files.example.com/bazel", Kind.FILE)
-    assert judge_downloads([one], {one.place: (reach, "HTTP 405")}).verdict == verdict
+    assert check_downloads([one], {one.place: (reach, "HTTP 405")}).verdict == verdict
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------
@@ -165,10 +165,10 @@ HOST = Download("archives", "https://mirror.example.com", Kind.HOST)
 )
 def test_what_is_made_of_it(reaches: tuple[Reach, Reach], verdict: Verdict, told: str) -> None:
     found = {one.place: (reach, "x") for one, reach in zip((FILE, HOST), reaches, strict=True)}
-    check = judge_downloads((FILE, HOST, Download("apt", "somewhere", Kind.UNKNOWN)), found)
+    check = check_downloads((FILE, HOST, Download("apt", "somewhere", Kind.UNKNOWN)), found)
     assert check.verdict is verdict
     assert told in check.found
 
 
 def test_without_addresses_nothing_is_asked() -> None:
-    assert judge_downloads((Download("apt", "somewhere", Kind.UNKNOWN),), {}).verdict is Verdict.OK
+    assert check_downloads((Download("apt", "somewhere", Kind.UNKNOWN),), {}).verdict is Verdict.OK

@@ -198,5 +198,5 @@ def test_the_table_of_exit_codes_is_current() -> None:
 
 
 def test_an_error_tells_what_why_and_what_to_do() -> None:
-    assert str(FactoryError("a broke", why="b\nc", remedy="mend it")) == "a broke\nb\nc\nWhat to do: mend it"
+    assert str(FactoryError("a broke", why="b\nc", remedy="fix it")) == "a broke\nb\nc\nWhat to do: fix it"
     assert str(FactoryError("a broke")) == "a broke"

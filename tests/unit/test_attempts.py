@@ -53,7 +53,7 @@ class Attempts:
         return DONE
 
     def run(self, job: Job) -> BuildResult:
-        telling = replace(job, tell_retry=self.told.append)
+        telling = replace(job, report_retry=self.told.append)
         return attempts.with_second_chances(telling, self, has_built=lambda: self.has_built)
 
 
@@ -80,7 +80,7 @@ def test_one_job_cannot_be_halved(job: Job) -> None:
 
 
 def test_what_runs_out_of_memory_after_bazel_is_not_tried_again(job: Job) -> None:
-    """It would run Bazel anew, with other jobs and without a share of the machine."""
+    """It would run Bazel again, with other jobs and without a share of the machine."""
     tried = Attempts(OutOfMemoryError("strip was killed"), has_built=True)
     with pytest.raises(OutOfMemoryError, match="strip was killed"):
         tried.run(job)
@@ -98,7 +98,7 @@ def test_a_download_is_tried_four_times(job: Job) -> None:
 
 
 def test_without_a_network_a_download_is_tried_once(job: Job) -> None:
-    offline = replace(job, recipe=replace(job.recipe, doors=replace(job.recipe.doors, offline=True)))
+    offline = replace(job, recipe=replace(job.recipe, inputs=replace(job.recipe.inputs, offline=True)))
     tried = Attempts(FetchError("cut"))
     with pytest.raises(FetchError):
         tried.run(offline)

@@ -119,7 +119,7 @@ def test_what_bake_would_take_for_a_template_is_quoted(tmp_path: Path) -> None:
     assert targets(made)["2_19_1-cpu-v1"]["labels"]["my.label"] == "$${HOME} %%{if}"
 
 
-def test_doors_are_those_of_the_line(tmp_path: Path) -> None:
+def test_inputs_are_those_of_the_line(tmp_path: Path) -> None:
     (tmp_path / "archives").mkdir()
     (tmp_path / "grpc").mkdir()
     bazel = {"distdir": "archives", "overrides": {"grpc": "grpc"}, "options": ["--define=a=b"]}
@@ -129,13 +129,13 @@ def test_doors_are_those_of_the_line(tmp_path: Path) -> None:
     shared = FOLDER / "2.19.1-cpu"
     for name in ("2_19_1-cpu-base_build", "2_19_1-cpu-fetch", f"{V1}-artifact"):
         target = targets(made)[name]
-        assert target["contexts"].items() >= dict(recipes[0].contexts(shared / "doors")).items()
-        assert target["contexts"]["overrides"] == str(shared / "doors" / "overrides")
+        assert target["contexts"].items() >= dict(recipes[0].contexts(shared / "inputs")).items()
+        assert target["contexts"]["overrides"] == str(shared / "inputs" / "overrides")
         assert target["args"]["BAZEL_OPTIONS"] == "--define=a=b"
         assert target["secret"] == [f"id=ca,src={shared}/secrets/ca", f"id=network,src={shared}/secrets/network"]
         assert target["network"] == "none"
     assert targets(made)[V1]["network"] == "none"
-    assert made.doors == {shared: recipes[0]}
+    assert made.inputs == {shared: recipes[0]}
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_the_file_and_its_contexts_are_written(tmp_path: Path, capsys: pytest.Ca
     assert "3 variants" in capsys.readouterr().out
 
 
-def test_doors_and_secrets_are_put_where_the_file_says(tmp_path: Path) -> None:
+def test_inputs_and_secrets_are_put_where_the_file_says(tmp_path: Path) -> None:
     (tmp_path / "grpc").mkdir()
     (tmp_path / "grpc" / "WORKSPACE").touch()
     proxies = {"https": "http://user:password@proxy.example.com:3128"}

@@ -111,7 +111,7 @@ def test_an_import_needs_nothing_beside_the_file_and_takes_away_what_a_killed_on
 
 
 def repack(file: Path, change: Callable[[str, bytes], tuple[str, bytes]]) -> None:
-    """Write the file anew, with its members changed."""
+    """Write the file again, with its members changed."""
     with tarfile.open(file) as tar:
         members = {one.name: stream.read() for one in tar if (stream := tar.extractfile(one))}
     with tarfile.open(file, "w") as tar:

@@ -125,10 +125,10 @@ def test_a_remote_that_is_of_no_use_is_noted_with_what_bazel_says_of_it() -> Non
     for trouble in ("WARNING: Reading from Remote Cache:", "WARNING: Writing to Remote Cache:"):
         assert logged(trouble).remote_trouble == "some of its answers were errors"
         assert logged(refused, trouble).remote_trouble == "UNAUTHENTICATED: who are you?"
-    anew = "factory: no remote: Bazel ended with exit code 34, and begins anew without it"
-    assert logged(anew).remote_trouble == "Bazel ended with exit code 34"
-    assert logged(refused, anew).remote_trouble == "UNAUTHENTICATED: who are you?"
-    assert logged(anew).silent_remote is None
+    again = "factory: no remote: Bazel ended with exit code 34, and begins again without it"
+    assert logged(again).remote_trouble == "Bazel ended with exit code 34"
+    assert logged(refused, again).remote_trouble == "UNAUTHENTICATED: who are you?"
+    assert logged(again).silent_remote is None
     assert logged("WARNING: something else", "INFO: Reading from Remote Cache:").remote_trouble is None
 
 

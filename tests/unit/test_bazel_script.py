@@ -249,7 +249,7 @@ def test_one_that_bazel_cannot_begin_with_is_left_out(box: Box, port: int, code:
     box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 {port}\n# factory-remote-alone\n{REMOTE}")
     done = box.run("build", "build", "--disk_cache=/d")
     assert done.returncode == 0
-    again = f"factory: no remote: Bazel ended with exit code {code}, and begins anew without it"
+    again = f"factory: no remote: Bazel ended with exit code {code}, and begins again without it"
     assert done.stderr.splitlines() == [again]
     assert "--disk_cache=/d" in box.arguments
     assert read_measures(box.root / "factory/measures/build")["remote"] == 0

@@ -22,10 +22,10 @@ def bazel(version: str) -> dict[str, object]:
 
 def test_a_bazel_that_is_too_old_is_refused_before_any_work(tmp_path: Path) -> None:
     matrix = load(tmp_path, document(**bazel("4.2.3")))
-    recipes, lacking = recipes_for(matrix.variants, matrix)
+    recipes, missing = recipes_for(matrix.variants, matrix)
     assert recipes == ()
-    assert isinstance(lacking[0].error, BazelTooOldError)
-    assert lacking[0].error.what.startswith("2.19.1-cpu-v1: Bazel 4.2.3 is older than ")
+    assert isinstance(missing[0].error, BazelTooOldError)
+    assert missing[0].error.what.startswith("2.19.1-cpu-v1: Bazel 4.2.3 is older than ")
 
 
 def test_the_oldest_that_is_accepted_is_accepted(tmp_path: Path) -> None:

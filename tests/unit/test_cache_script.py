@@ -241,8 +241,8 @@ def parcel(box: Box, name: str, kind: bytes, target: str = "") -> None:
     ("name", "kind", "target"),
     [
         ("disk/../../escaped", tarfile.REGTYPE, ""),
-        ("disk/door", tarfile.SYMTYPE, "../.."),
-        ("disk/door", tarfile.LNKTYPE, "/etc/passwd"),
+        ("disk/input", tarfile.SYMTYPE, "../.."),
+        ("disk/input", tarfile.LNKTYPE, "/etc/passwd"),
         ("disk/pipe", tarfile.FIFOTYPE, ""),
         ("repository/device", tarfile.CHRTYPE, ""),
     ],

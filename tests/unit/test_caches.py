@@ -91,7 +91,7 @@ def fake_buildx(monkeypatch: pytest.MonkeyPatch, *, code: int = 0, used: bool = 
         for line in printed[0].splitlines() if argv[2] == "du" else ["Total: 0B"]:
             on_line(line)
         if argv[2] == "prune" and not used:
-            # the mount of the same id is made anew by the next build, with another record
+            # the mount of the same id is made again by the next build, with another record
             printed[0] = PRINTED.replace(argv[-1].removeprefix("id="), "new")
         return code
 

@@ -248,10 +248,10 @@ def test_a_fact_that_makes_no_sense_is_told(changed: dict[str, Any], told: str) 
 
 
 def test_a_fact_that_is_missing_is_told() -> None:
-    lacking = entry()
-    del lacking["bazelrc"]
+    missing = entry()
+    del missing["bazelrc"]
     with pytest.raises(CatalogueError, match=r"9\.9\.9: bazelrc is missing"):
-        read_releases({"9.9": {"releases": {"9.9.9": lacking}}}, {})
+        read_releases({"9.9": {"releases": {"9.9.9": missing}}}, {})
 
 
 def test_a_base_without_a_system_is_told() -> None:

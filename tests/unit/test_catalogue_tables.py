@@ -11,8 +11,8 @@ from packaging.version import Version
 from serving_factory.catalogue.cuda import Capability, cards, cudas, why_not
 from serving_factory.catalogue.distributions import left_out, retired_bases
 from serving_factory.catalogue.facts import Flavour
+from serving_factory.catalogue.fixes import Fails, bad_pairs, known_bad
 from serving_factory.catalogue.levels import LEVELS, Level, flag_set_of, flag_sets, level_facts
-from serving_factory.catalogue.patches import Fails, bad_pairs, known_bad
 from serving_factory.catalogue.releases import built, releases
 
 # --- CUDA -------------------------------------------------------------------------------------------------------------

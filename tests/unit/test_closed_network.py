@@ -57,11 +57,11 @@ def test_the_dockerfile_has_no_other_door(recipe: Recipe) -> None:
     assert "FROM debian:bullseye AS base_build" in text
     assert "ENV CC=/usr/bin/gcc-9" in text
     assert "COPY --from=bazel" in text
-    assert "target=/doors/distdir" in text
-    assert "COPY --from=overrides / /doors/overrides/" in text
-    assert "from=patches,target=/doors/patches" in text
-    assert '"${doors_startup[@]}"' in text
-    assert '"${doors_options[@]}"' in text
+    assert "target=/inputs/distdir" in text
+    assert "COPY --from=overrides / /inputs/overrides/" in text
+    assert "from=patches,target=/inputs/patches" in text
+    assert '"${inputs_startup[@]}"' in text
+    assert '"${inputs_options[@]}"' in text
     assert "--disk_cache=" in text
     assert "--build_event_json_file=" in text
     assert "--experimental_" not in text, "0.17 knows all of these by their names of today"
@@ -77,8 +77,8 @@ def test_the_build_gets_every_folder_and_no_network(recipe: Recipe, folder: Path
         "distdir": str(folder / "archives"),
         "overrides": str(staged / "overrides"),
     }
-    assert tuple(name for name, _ in recipe.doors.overrides) == SEVEN
-    assert recipe.doors.offline
+    assert tuple(name for name, _ in recipe.inputs.overrides) == SEVEN
+    assert recipe.inputs.offline
 
 
 def test_flags_are_those_of_the_release_and_the_level(recipe: Recipe) -> None:

@@ -11,7 +11,7 @@ from invoke.exceptions import Exit
 
 from serving_factory.commands.shared import errors
 from serving_factory.errors import UsageError
-from serving_factory.pipeline.scheduler import told_of_signals
+from serving_factory.pipeline.scheduler import on_signals
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -29,7 +29,7 @@ def as_before() -> Iterator[None]:
 @pytest.mark.parametrize("number", ENDING)
 def test_each_is_told(number: signal.Signals) -> None:
     told: list[bool] = []
-    with errors(), told_of_signals(lambda: told.append(True)):
+    with errors(), on_signals(lambda: told.append(True)):
         os.kill(os.getpid(), number)
     assert told == [True]
 
@@ -37,7 +37,7 @@ def test_each_is_told(number: signal.Signals) -> None:
 def test_under_nohup_a_hang_up_ends_nothing() -> None:
     told: list[bool] = []
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with errors(), told_of_signals(lambda: told.append(True)):
+    with errors(), on_signals(lambda: told.append(True)):
         os.kill(os.getpid(), signal.SIGHUP)
     assert told == []
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

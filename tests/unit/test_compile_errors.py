@@ -53,8 +53,8 @@ def test_a_log_without_errors_shows_none() -> None:
     [
         ("[base_build 2/4] RUN mkdir /factory", "[base_build 2/4] RUN mkdir /factory"),
         (
-            f"[binary_build 1/3] RUN --network=none {' --mount=type=cache,id=a' * 9}  . doors.sh && b --x{' y' * 50}",
-            f"[binary_build 1/3] RUN . doors.sh && b --x{' y' * 22} ...",
+            f"[binary_build 1/3] RUN --network=none {' --mount=type=cache,id=a' * 9}  . inputs.sh && b --x{' y' * 50}",
+            f"[binary_build 1/3] RUN . inputs.sh && b --x{' y' * 21} ...",
         ),
         ("[artifact 1/2] COPY --from=binary_build /out /", "[artifact 1/2] COPY --from=binary_build /out /"),
         ("", "docker buildx build"),

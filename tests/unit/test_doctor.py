@@ -1,4 +1,4 @@
-"""line/doctor: each judge with a case in which it fails; the probes on files; the page."""
+"""line/doctor: each check with a case in which it fails; the probes on files; the page."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from serving_factory.docker.registry import Credentials
 from serving_factory.doctor import probes
 from serving_factory.doctor.check import Check, Verdict
 from serving_factory.doctor.engine import (
-    judge_api,
-    judge_buildx,
-    judge_clock,
-    judge_collection,
-    judge_engine,
-    judge_gpu,
-    judge_store,
+    check_api,
+    check_buildx,
+    check_clock,
+    check_collection,
+    check_engine,
+    check_gpu,
+    check_store,
 )
-from serving_factory.doctor.machine import host_level, judge_cpu, judge_disk, judge_inotify, judge_memory
-from serving_factory.doctor.network import BaseState, Login, judge_bases, judge_login, judge_proxies
+from serving_factory.doctor.machine import check_cpu, check_disk, check_inotify, check_memory, host_level
+from serving_factory.doctor.network import BaseState, Login, check_bases, check_login, check_proxies
 from serving_factory.errors import (
     EngineUnavailableError,
     FactoryError,
@@ -207,7 +207,7 @@ def test_how_much_a_rule_keeps_of_a_build_cache_of_100_bytes(rule: CollectionRul
     assert rule.keeps(100, free) == kept
 
 
-# --- the engine's judges ----------------------------------------------------------------------------------------------
+# --- the engine's checks ----------------------------------------------------------------------------------------------
 
 
 def engine(**more: Any) -> EngineFacts:  # noqa: ANN401 - members of EngineFacts
@@ -215,31 +215,31 @@ def engine(**more: Any) -> EngineFacts:  # noqa: ANN401 - members of EngineFacts
 
 
 def test_the_engine_must_be_new_enough() -> None:
-    well(judge_engine(FACTS))
-    bad(judge_engine(engine(version="20.10.24")), Verdict.FAIL, "20.10.24")
-    bad(judge_engine(engine(version="")), Verdict.FAIL, "unknown")
+    well(check_engine(FACTS))
+    bad(check_engine(engine(version="20.10.24")), Verdict.FAIL, "20.10.24")
+    bad(check_engine(engine(version="")), Verdict.FAIL, "unknown")
 
 
 def test_engine_and_command_must_share_an_api() -> None:
-    well(judge_api(FACTS))
-    bad(judge_api(engine(oldest_api="1.44", client_api="1.43")), Verdict.FAIL, "share no version")
-    bad(judge_api(engine(api="1.41")), Verdict.FAIL, "1.42 is needed")
+    well(check_api(FACTS))
+    bad(check_api(engine(oldest_api="1.44", client_api="1.43")), Verdict.FAIL, "share no version")
+    bad(check_api(engine(api="1.41")), Verdict.FAIL, "1.42 is needed")
 
 
 def test_buildx_must_be_there_and_new_enough() -> None:
-    well(judge_buildx(FACTS))
-    well(judge_buildx(engine(buildx="v0.30.1")))
-    bad(judge_buildx(engine(buildx=None)), Verdict.FAIL, "no such plugin")
-    bad(judge_buildx(engine(buildx="v0.12.0")), Verdict.FAIL, "0.12.0")
+    well(check_buildx(FACTS))
+    well(check_buildx(engine(buildx="v0.30.1")))
+    bad(check_buildx(engine(buildx=None)), Verdict.FAIL, "no such plugin")
+    bad(check_buildx(engine(buildx="v0.12.0")), Verdict.FAIL, "0.12.0")
 
 
 def test_the_image_store_decides_on_attestations() -> None:
-    well(judge_store(engine(containerd_store=True)))
-    bad(judge_store(FACTS), Verdict.WARN, "attestations")
+    well(check_store(engine(containerd_store=True)))
+    bad(check_store(FACTS), Verdict.WARN, "attestations")
 
 
 def collected(*rules: CollectionRule, held: int = 30 * GIB, planned: int = 0, free: int | None = 99 * GIB) -> Check:
-    return judge_collection(rules, held=held, caches=10 * GIB, planned=planned, free=free)
+    return check_collection(rules, held=held, caches=10 * GIB, planned=planned, free=free)
 
 
 def test_the_garbage_collection_must_leave_the_caches_alone() -> None:
@@ -269,7 +269,7 @@ def test_a_rule_for_what_was_not_used_for_a_while_counts_where_that_is_short() -
 
 
 def test_rules_that_nobody_tells_are_no_rules_that_are_well() -> None:
-    bad(judge_collection(None, held=GIB, caches=GIB, planned=0, free=GIB), Verdict.WARN, "does not tell its rules")
+    bad(check_collection(None, held=GIB, caches=GIB, planned=0, free=GIB), Verdict.WARN, "does not tell its rules")
 
 
 @pytest.mark.parametrize(("held", "keep"), [(2 * 10**9, "50GB"), (25 * 10**9, "50GB"), (26 * 10**9, "60GB")])
@@ -286,26 +286,26 @@ def test_the_remedy_is_a_daemon_json_that_keeps_twice_of_what_is_there(held: int
     ("seconds", "verdict"), [(-1, Verdict.OK), (6, Verdict.WARN), (-6, Verdict.WARN), (400, Verdict.FAIL)]
 )
 def test_the_clocks_must_agree(seconds: int, verdict: Verdict) -> None:
-    assert judge_clock(engine(time=NOW + timedelta(seconds=seconds))).verdict is verdict
+    assert check_clock(engine(time=NOW + timedelta(seconds=seconds))).verdict is verdict
 
 
 def test_a_gpu_is_needed_only_where_gpu_variants_are() -> None:
     needed = [("12.2", "525.60.13"), ("10.0", "410.48")]
     gpu = engine(runtimes=("nvidia", "runc"))
-    well(judge_gpu(FACTS, None, []))
-    well(judge_gpu(gpu, "535.54.03", needed))
-    well(judge_gpu(engine(cdi=True), "535.54.03", needed))
-    bad(judge_gpu(FACTS, "535.54.03", needed), Verdict.WARN, "no container runtime")
-    bad(judge_gpu(gpu, None, needed), Verdict.WARN, "driver none")
-    bad(judge_gpu(gpu, "470.82.01", needed), Verdict.WARN, "CUDA 12.2 needs 525.60.13")
+    well(check_gpu(FACTS, None, []))
+    well(check_gpu(gpu, "535.54.03", needed))
+    well(check_gpu(engine(cdi=True), "535.54.03", needed))
+    bad(check_gpu(FACTS, "535.54.03", needed), Verdict.WARN, "no container runtime")
+    bad(check_gpu(gpu, None, needed), Verdict.WARN, "driver none")
+    bad(check_gpu(gpu, "470.82.01", needed), Verdict.WARN, "CUDA 12.2 needs 525.60.13")
 
 
-# --- the machine's judges ---------------------------------------------------------------------------------------------
+# --- the machine's checks ---------------------------------------------------------------------------------------------
 
 
-def memory(**more: Any) -> Check:  # noqa: ANN401 - members of the judge
+def memory(**more: Any) -> Check:  # noqa: ANN401 - members of the check
     usual: dict[str, Any] = {"cpus": 8, "memory": 32 * GIB, "at_once": 1, "share": share(8), "needed": 18 * GIB}
-    return judge_memory(**{**usual, **more})
+    return check_memory(**{**usual, **more})
 
 
 def share(jobs: int) -> Share:
@@ -322,23 +322,23 @@ def test_there_must_be_memory_for_the_jobs() -> None:
     assert one.remedy == "give the engine's machine more memory", "one job cannot be halved"
     bad(memory(needed=80 * GIB, at_once=4, share=share(4)), Verdict.WARN, "build with --parallel 1,")
     bad(memory(share=share(16)), Verdict.WARN, "set resources.jobs to 8")
-    assert memory().found == "8 cores, 32.0 GiB; 8 jobs with 2.0 GiB each; 18.0 GiB are foretold"
+    assert memory().found == "8 cores, 32.0 GiB; 8 jobs with 2.0 GiB each; 18.0 GiB are expected"
     two = memory(at_once=2, share=share(4), needed=None)
     assert two.found == "8 cores, 32.0 GiB; 2 compiles at once, 4 jobs with 2.0 GiB each"
     assert memory(at_once=0, needed=None).found == "8 cores, 32.0 GiB"
 
 
 def test_there_must_be_disk_for_what_is_planned() -> None:
-    well(judge_disk(free=20 * GIB, one=2 * GIB, planned=10 * GIB))
-    well(judge_disk(free=None, one=2 * GIB, planned=10 * GIB))
-    bad(judge_disk(free=5 * GIB, one=2 * GIB, planned=10 * GIB), Verdict.WARN, "before the last variant")
-    bad(judge_disk(free=GIB, one=2 * GIB, planned=10 * GIB), Verdict.FAIL, "not one variant")
+    well(check_disk(free=20 * GIB, one=2 * GIB, planned=10 * GIB))
+    well(check_disk(free=None, one=2 * GIB, planned=10 * GIB))
+    bad(check_disk(free=5 * GIB, one=2 * GIB, planned=10 * GIB), Verdict.WARN, "before the last variant")
+    bad(check_disk(free=GIB, one=2 * GIB, planned=10 * GIB), Verdict.FAIL, "not one variant")
 
 
 def test_limits_for_watching_files() -> None:
-    well(judge_inotify({"max_user_instances": 128, "max_user_watches": 8192}))
-    well(judge_inotify({}))
-    bad(judge_inotify({"max_user_instances": 64}), Verdict.WARN, "sysctl -w fs.inotify.max_user_instances=128")
+    well(check_inotify({"max_user_instances": 128, "max_user_watches": 8192}))
+    well(check_inotify({}))
+    bad(check_inotify({"max_user_instances": 64}), Verdict.WARN, "sysctl -w fs.inotify.max_user_instances=128")
 
 
 def flags(level: Level) -> frozenset[str]:
@@ -353,60 +353,60 @@ def test_the_level_of_a_cpu() -> None:
 
 
 def test_a_cpu_that_tells_nothing_is_not_taken_for_the_lowest_level() -> None:
-    unknown = judge_cpu(None, {}, {"standard": [Level.V1]})
+    unknown = check_cpu(None, {}, {"standard": [Level.V1]})
     well(unknown)
     assert "standard" not in unknown.found
-    bad(judge_cpu(None, {"a": Level.V1}, {}), Verdict.WARN, "can be tried here is not known: a")
+    bad(check_cpu(None, {"a": Level.V1}, {}), Verdict.WARN, "can be tried here is not known: a")
 
 
 def test_the_target_that_suits_a_cpu_is_named() -> None:
     targets = {"standard": [Level.V1], "optimized": [Level.V3], "mixed": [Level.V1, Level.V4], "mine": [Level.NATIVE]}
-    fine = judge_cpu(flags(Level.V3), {"a": Level.V1, "b": Level.NATIVE}, targets)
+    fine = check_cpu(flags(Level.V3), {"a": Level.V1, "b": Level.NATIVE}, targets)
     well(fine)
     assert fine.found == "x86-64-v3; targets that suit it: optimized"
-    assert "suit it: standard" in judge_cpu(flags(Level.V2), {}, targets).found
-    assert "suit it: mixed" in judge_cpu(flags(Level.V4), {}, targets).found
-    bad(judge_cpu(flags(Level.V2), {"a": Level.V1, "c": Level.V3}, targets), Verdict.WARN, "not be tried: c")
-    assert "none of this matrix" in judge_cpu(flags(Level.V2), {}, {"o": [Level.V4]}).found
+    assert "suit it: standard" in check_cpu(flags(Level.V2), {}, targets).found
+    assert "suit it: mixed" in check_cpu(flags(Level.V4), {}, targets).found
+    bad(check_cpu(flags(Level.V2), {"a": Level.V1, "c": Level.V3}, targets), Verdict.WARN, "not be tried: c")
+    assert "none of this matrix" in check_cpu(flags(Level.V2), {}, {"o": [Level.V4]}).found
 
 
-# --- the network's judges ---------------------------------------------------------------------------------------------
+# --- the network's checks ---------------------------------------------------------------------------------------------
 
 
 PROXY = {"http": "http://p:1", "https": "http://p:1"}
 
 
 def test_proxies_must_be_the_same_everywhere() -> None:
-    well(judge_proxies({}, {}, {}))
-    well(judge_proxies({"no": "localhost"}, {}, {}))
-    well(judge_proxies(PROXY, PROXY, PROXY))
-    well(judge_proxies({}, PROXY, PROXY))
-    bad(judge_proxies(PROXY, {}, PROXY), Verdict.WARN, "the engine pulls base images without a proxy")
-    bad(judge_proxies(PROXY, PROXY, {}), Verdict.WARN, "builds fetch without a proxy")
-    bad(judge_proxies({"http": "http://q:1"}, PROXY, PROXY), Verdict.WARN, "they differ")
+    well(check_proxies({}, {}, {}))
+    well(check_proxies({"no": "localhost"}, {}, {}))
+    well(check_proxies(PROXY, PROXY, PROXY))
+    well(check_proxies({}, PROXY, PROXY))
+    bad(check_proxies(PROXY, {}, PROXY), Verdict.WARN, "the engine pulls base images without a proxy")
+    bad(check_proxies(PROXY, PROXY, {}), Verdict.WARN, "builds fetch without a proxy")
+    bad(check_proxies({"http": "http://q:1"}, PROXY, PROXY), Verdict.WARN, "they differ")
 
 
 def test_no_password_of_a_proxy_is_shown() -> None:
     secret = {"http": "http://me:secret@p:1"}
-    assert "secret" not in str(judge_proxies(secret, {}, {}))
-    assert "http http://p:1" in judge_proxies(secret, {}, {}).found
+    assert "secret" not in str(check_proxies(secret, {}, {}))
+    assert "http http://p:1" in check_proxies(secret, {}, {}).found
 
 
 def test_the_registry_must_know_us() -> None:
-    well(judge_login("", Login.NONE_NAMED))
-    well(judge_login("r:5000", Login.ACCEPTED))
-    well(judge_login("r:5000", Login.NOT_WANTED))
-    bad(judge_login("r:5000", Login.MISSING, "it wants one"), Verdict.WARN, "docker login r:5000")
-    bad(judge_login("r:5000", Login.UNREACHABLE, "no route"), Verdict.WARN, "no route")
-    bad(judge_login("r:5000", Login.DENIED, "401"), Verdict.FAIL, "docker login r:5000")
+    well(check_login("", Login.NONE_NAMED))
+    well(check_login("r:5000", Login.ACCEPTED))
+    well(check_login("r:5000", Login.NOT_WANTED))
+    bad(check_login("r:5000", Login.MISSING, "it wants one"), Verdict.WARN, "docker login r:5000")
+    bad(check_login("r:5000", Login.UNREACHABLE, "no route"), Verdict.WARN, "no route")
+    bad(check_login("r:5000", Login.DENIED, "401"), Verdict.FAIL, "docker login r:5000")
 
 
 def test_base_images_must_still_exist() -> None:
-    well(judge_bases({"a:1": BaseState.HELD, "b:1": BaseState.THERE}))
-    well(judge_bases({}))
-    bad(judge_bases({"a:1": BaseState.UNKNOWN, "b:1": BaseState.THERE}), Verdict.WARN, "a:1: unknown")
-    bad(judge_bases({"a:1": BaseState.HERE_ALONE, "b:1": BaseState.THERE}), Verdict.WARN, "builds on a:1 fail on any")
-    bad(judge_bases({"a:1": BaseState.UNKNOWN, "b:1": BaseState.GONE}), Verdict.FAIL, "builds on b:1")
+    well(check_bases({"a:1": BaseState.HELD, "b:1": BaseState.THERE}))
+    well(check_bases({}))
+    bad(check_bases({"a:1": BaseState.UNKNOWN, "b:1": BaseState.THERE}), Verdict.WARN, "a:1: unknown")
+    bad(check_bases({"a:1": BaseState.HERE_ALONE, "b:1": BaseState.THERE}), Verdict.WARN, "builds on a:1 fail on any")
+    bad(check_bases({"a:1": BaseState.UNKNOWN, "b:1": BaseState.GONE}), Verdict.FAIL, "builds on b:1")
 
 
 # --- probes -----------------------------------------------------------------------------------------------------------
@@ -577,7 +577,7 @@ def test_the_doctor_judges_what_the_factory_would_do(
         doctoring.examine(asked, json=True)
     check = next(check for check in json.loads(capsys.readouterr().out) if check["name"] == "memory")
     assert check["verdict"] == "ok", check
-    assert "foretold" in check["found"]
+    assert "expected" in check["found"]
     assert re.search(r"[1-9]\d* jobs? with [2-9]\.\d GiB each", check["found"]), check
 
 

@@ -180,8 +180,8 @@ def test_links_to_nowhere_out_and_round_do_not_count(tmp_path: Path) -> None:
     (root / "lib/libdangling.so.1").symlink_to("libgone.so.1.0")
     (root / "lib/libout.so.1").symlink_to("../../outside.so")
     (root / "lib/libround.so.1").symlink_to("libround.so.1")
-    wanted = ("libdangling.so.1", "libout.so.1", "libround.so.1")
-    assert [gap.soname for gap in library_closure_gaps(wanted, root, frozenset())] == list(wanted)
+    required = ("libdangling.so.1", "libout.so.1", "libround.so.1")
+    assert [gap.soname for gap in library_closure_gaps(required, root, frozenset())] == list(required)
 
 
 def test_only_library_folders_and_elf_files_count(tmp_path: Path) -> None:

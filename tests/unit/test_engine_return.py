@@ -39,7 +39,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]) -> Job
     matrix = load(tmp_path)
     site = Site(build=tmp_path, models=tmp_path, connect=lambda: Engine.__new__(Engine))
     assert isinstance(site.engine, Engine)
-    return Job(recipe=recipe_for(matrix.variants[0], matrix), site=site, tell_retry=told.append)
+    return Job(recipe=recipe_for(matrix.variants[0], matrix), site=site, report_retry=told.append)
 
 
 def engine_that_is_silent(

@@ -203,7 +203,7 @@ def test_the_ends_of_the_range_are_ports(world: World) -> None:
         (["--rest_api_port=8500"], {}),
     ],
 )
-def test_both_doors_on_one_port_are_told(world: World, arguments: list[str], environment: dict[str, str]) -> None:
+def test_both_inputs_on_one_port_are_told(world: World, arguments: list[str], environment: dict[str, str]) -> None:
     outcome = world.start(*arguments, environment=environment)
     assert outcome.code == 64
     assert "gRPC and REST each need a port of their own." in outcome.said
@@ -401,7 +401,7 @@ def test_mkl_takes_its_threads_from_the_cpu_quota(
     assert (f"OMP_NUM_THREADS={threads}" in outcome.said) == bool(threads)
 
 
-def test_threads_are_left_alone_when_given_or_not_wanted(world: World) -> None:
+def test_threads_are_left_alone_when_given_or_not_required(world: World) -> None:
     _version_2(world, "400000")
     assert world.start().threads == ""
     world.facts.write_text(IMAGE_FACTS.replace("FLAVOUR=cpu", "FLAVOUR=mkl"))

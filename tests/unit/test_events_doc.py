@@ -14,7 +14,7 @@ import pytest
 from serving_factory.errors import CompileError
 from serving_factory.output.json_lines import JsonLinesReporter
 from serving_factory.output.text import Stream
-from serving_factory.pipeline.estimates import Basis, Forecast, Outlook, total
+from serving_factory.pipeline.estimates import Basis, Estimate, Outlook, total
 from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 
 from .matrices import ROOT
@@ -49,13 +49,13 @@ SUMMARY = table("| member of the summary |")
 def printed() -> Iterator[dict[str, Any]]:
     """A document of each kind, with all its members."""
     out = io.StringIO()
-    forecast = Forecast(variant="w", seconds=1.0, memory=1, download=1, basis=Basis.VARIANT)
+    estimate = Estimate(variant="w", seconds=1.0, memory=1, download=1, basis=Basis.VARIANT)
     error = CompileError("what", why="why", remedy="remedy")
     facts = {"binary_size": 1, "image_size": 1, "rest": (1.0,), "grpc": (1.0,), "pushed": ["r/x:1@sha256:0"]}
     result = VariantResult(
         variant="v", status=Status.FAILED, seconds=1.0, image="i", because="b", log="l", facts=facts, error=error
     )
-    with JsonLinesReporter(Stream(out), outlook=Outlook((forecast,), total([forecast]))) as reporter:
+    with JsonLinesReporter(Stream(out), outlook=Outlook((estimate,), total([estimate]))) as reporter:
         for kind in EventKind:
             reporter.handle(Event(variant="v", stage=StageName.COMPILE, kind=kind, **MEMBERS_OF_KIND.get(kind, {})))
         done = VariantResult(variant="w", status=Status.BUILT, seconds=1.0, memory=1, download=1)
@@ -71,7 +71,7 @@ def test_every_event_is_documented_and_no_other() -> None:
     assert all(f"`{stage}`" in TEXT.partition("`stage` is one of")[2].partition("\n")[0] for stage in StageName)
 
 
-@pytest.mark.parametrize("event", sorted({*EventKind, "forecast"}))
+@pytest.mark.parametrize("event", sorted({*EventKind, "estimate"}))
 def test_an_events_members_are_those_documented(event: str) -> None:
     members = set(DOCUMENTS[event]) - EVERYWHERE
     told = names(EVENTS[event])

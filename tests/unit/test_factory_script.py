@@ -42,7 +42,7 @@ class TestInvoke:
         assert machine.factory("list").code == 21
 
     def test_is_found_through_a_link(self, machine: FakeMachine) -> None:
-        link = machine.folder / "bin" / "door"
+        link = machine.folder / "bin" / "input"
         link.symlink_to(machine.checkout / "factory")
         process = subprocess.run([link, "list"], env=machine.variables(), capture_output=True, text=True, check=True)
         assert process.stdout.endswith(f"--search-root {machine.checkout} list\n")

@@ -16,7 +16,7 @@ import pytest
 
 from serving_factory.errors import CompileError, HistoryError
 from serving_factory.pipeline.budget import one_by_one
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Forecast, Outlook, total
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, Outlook, total
 from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 from serving_factory.pipeline.history import (
     FILE,
@@ -80,7 +80,7 @@ def result(job: Job, status: Status = Status.BUILT, **more: object) -> VariantRe
 
 
 def test_a_run_is_remembered(build: Path, jobs: list[Job]) -> None:
-    expected = Forecast(variant=V1, seconds=9.0, memory=None, download=None, basis=Basis.VARIANT)
+    expected = Estimate(variant=V1, seconds=9.0, memory=None, download=None, basis=Basis.VARIANT)
     listener = recorder(build, jobs, outlook=Outlook((expected,), total([expected])))
     for stage in (StageName.COMPILE, StageName.EXTRACT, StageName.INSPECT, StageName.PACKAGE):
         work(listener, jobs[0], stage)
@@ -95,14 +95,14 @@ def test_a_run_is_remembered(build: Path, jobs: list[Job]) -> None:
         (run,) = read_runs(connection)
         first, second = read_variants(connection, run.id)
         stages = read_stages(connection, run.id)
-    assert (run.id, run.command, run.forecast, run.counts) == (
+    assert (run.id, run.command, run.estimate, run.counts) == (
         1,
         "build --release 2.19.1",
         9.0,
         {"built": 1, "failed": 1},
     )
     assert run.ended
-    assert (first.variant, first.status, first.forecast, first.binary, first.image) == (
+    assert (first.variant, first.status, first.estimate, first.binary, first.image) == (
         V1,
         "built",
         9.0,
@@ -181,7 +181,7 @@ def test_only_the_latest_runs_of_a_stage_are_looked_at(build: Path, jobs: list[J
         assert [run.id for run in read_runs(connection, limit=2)] == [3, 2]
 
 
-def test_the_forecast_comes_from_the_history(build: Path, jobs: list[Job]) -> None:
+def test_the_estimate_comes_from_the_history(build: Path, jobs: list[Job]) -> None:
     recipes = [job.recipe for job in jobs]
     runs = dict.fromkeys((V1, V3), (StageName.COMPILE,))
     turns = one_by_one([V1, V3])
@@ -189,14 +189,14 @@ def test_the_forecast_comes_from_the_history(build: Path, jobs: list[Job]) -> No
     def found() -> Outlook:
         return outlook_of(recipes, runs, turns, build, matrix="matrix.yaml")
 
-    assert [one.basis for one in found().forecasts] == [Basis.ESTIMATE] * 2
+    assert [one.basis for one in found().estimates] == [Basis.ESTIMATE] * 2
     assert outlook_of(recipes, {V1: ()}, turns, build, matrix="matrix.yaml") == NOTHING_TO_DO
     listener = recorder(build, jobs)
     work(listener, jobs[0])
     listener.end([result(jobs[0])])
-    assert [(one.basis, one.seconds) for one in found().forecasts] == [(Basis.VARIANT, 2.5), (Basis.FLAVOUR, 2.5)]
+    assert [(one.basis, one.seconds) for one in found().estimates] == [(Basis.VARIANT, 2.5), (Basis.FLAVOUR, 2.5)]
     (build / FILE).write_bytes(b"no database" * 100)
-    assert found().forecasts[0].basis is Basis.ESTIMATE
+    assert found().estimates[0].basis is Basis.ESTIMATE
 
 
 def test_a_compile_that_buildkit_had_already_foretells_nothing(build: Path, jobs: list[Job]) -> None:
@@ -205,7 +205,7 @@ def test_a_compile_that_buildkit_had_already_foretells_nothing(build: Path, jobs
         listener = recorder(build, jobs)
         work(listener, jobs[0], seconds=seconds, steps=9, cached_steps=cached)
         listener.end([result(jobs[0])])
-    (found,) = outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").forecasts
+    (found,) = outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").estimates
     assert found.seconds == 3600.0
 
 
@@ -214,8 +214,8 @@ def test_runs_of_another_matrix_foretell_nothing(build: Path, jobs: list[Job]) -
     work(listener, jobs[0])
     listener.end([result(jobs[0])])
     recipes, runs, turns = [jobs[0].recipe], {V1: (StageName.COMPILE,)}, one_by_one([V1])
-    (small,) = outlook_of(recipes, runs, turns, build, matrix="samples/matrix.yaml").forecasts
-    (large,) = outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").forecasts
+    (small,) = outlook_of(recipes, runs, turns, build, matrix="samples/matrix.yaml").estimates
+    (large,) = outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").estimates
     assert (small.basis, large.basis) == (Basis.VARIANT, Basis.ESTIMATE)
 
 
@@ -319,7 +319,7 @@ def test_facts_that_make_no_sense_stop_no_build(build: Path, jobs: list[Job], fa
         connection.execute("UPDATE stage SET facts = ?", (facts,))
     connection.close()
     recipes, runs, turns = [jobs[0].recipe], {V1: (StageName.COMPILE,)}, one_by_one([V1])
-    assert outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").forecasts[0].basis is Basis.ESTIMATE
+    assert outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").estimates[0].basis is Basis.ESTIMATE
     with pytest.raises(HistoryError, match="cannot be used"):
         stages_of(build, 1)
 

@@ -165,8 +165,8 @@ def test_what_python_cannot_read_hides_nothing_else(tmp_path: Path) -> None:
     folder = tree(tmp_path, BUILD=text)
     calls = [(one.program, one.line) for one in host_calls(folder)]
     assert calls == [("zip", 1), ("<unreadable>", 4)]
-    (lacking,) = uncovered(host_calls(folder), {"zip"})
-    assert lacking.why == "this part of the file cannot be read"
+    (missing,) = uncovered(host_calls(folder), {"zip"})
+    assert missing.why == "this part of the file cannot be read"
 
 
 def test_octal_numbers_and_gaps_of_templates_are_read(tmp_path: Path) -> None:
@@ -293,6 +293,6 @@ def test_a_package_has_its_name_on_each_base() -> None:
 
 
 def test_a_toolchain_has_a_java_until_it_is_proven_unneeded() -> None:
-    for tag, wanted in {"1.15.0": False, "2.1.4": False, "2.2.0": True, "2.19.1": True, "2.20.0": True}.items():
+    for tag, required in {"1.15.0": False, "2.1.4": False, "2.2.0": True, "2.19.1": True, "2.20.0": True}.items():
         for toolchain in toolchains(tag):
-            assert any("jdk" in name for name in toolchain.packages) == wanted, tag
+            assert any("jdk" in name for name in toolchain.packages) == required, tag

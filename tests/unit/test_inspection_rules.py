@@ -20,7 +20,7 @@ from serving_factory.inspection.rules import (
     Rule,
     VersionAnswer,
     added_features,
-    judge,
+    check,
     verdict_error,
 )
 
@@ -77,7 +77,7 @@ def finding(
     answer: VersionAnswer | None = ANSWER,
     missing: tuple[MissingLibrary, ...] = (),
 ) -> Finding:
-    findings = judge(asked, elf=elf, code=facts, version=answer, missing=missing, level_features=FEATURE_SETS)
+    findings = check(asked, elf=elf, code=facts, version=answer, missing=missing, level_features=FEATURE_SETS)
     (found,) = (found for found in findings if found.rule is rule)
     return found
 
@@ -87,7 +87,7 @@ def at(level: str) -> Expectation:
 
 
 def test_every_rule_gives_one_finding_in_order() -> None:
-    findings = judge(ASKED, elf=ELF, code=None, version=None, missing=(), level_features=FEATURE_SETS)
+    findings = check(ASKED, elf=ELF, code=None, version=None, missing=(), level_features=FEATURE_SETS)
     assert [found.rule for found in findings] == list(Rule)
 
 
@@ -280,13 +280,13 @@ def test_hardening_is_recorded_and_not_judged() -> None:
 
 
 def test_no_error_where_nothing_failed() -> None:
-    findings = judge(ASKED, elf=ELF, code=code({}), version=None, missing=(), level_features=FEATURE_SETS)
+    findings = check(ASKED, elf=ELF, code=code({}), version=None, missing=(), level_features=FEATURE_SETS)
     assert {found.ok for found in findings} == {True, None}
     assert verdict_error(findings, "2.19.1-cpu") is None
 
 
 def test_the_error_tells_every_failure() -> None:
-    findings = judge(
+    findings = check(
         ASKED,
         elf=replace(ELF, highest_glibc="GLIBC_2.34"),
         code=code({"avx": 3}),
@@ -332,7 +332,7 @@ def test_more_features_never_make_a_level_kept_or_unused(own: dict[str, int], mo
     for level in LEVELS:
         with_more = {**own, more: 1000}
         before, after = (
-            judge(at(level.value), elf=ELF, code=code(use), version=None, missing=(), level_features=FEATURE_SETS)
+            check(at(level.value), elf=ELF, code=code(use), version=None, missing=(), level_features=FEATURE_SETS)
             for use in (own, with_more)
         )
         kept, used = list(Rule).index(Rule.LEVEL_KEPT), list(Rule).index(Rule.LEVEL_USED)
@@ -375,7 +375,7 @@ def test_what_upstreams_flags_add_is_allowed_and_nothing_else(
 def test_other_code_is_told_of_only_where_it_uses_more_than_own_code_does() -> None:
     facts = code({"sse3": 676}, elsewhere={"avx": 19})
     found = finding(Rule.LEVEL_KEPT, asked=asked_of("1.9.1"), facts=facts)
-    assert found.text.endswith("sse3 in 676; other code, not judged, also uses avx")
+    assert found.text.endswith("sse3 in 676; other code, not checked, also uses avx")
 
 
 @pytest.mark.parametrize(

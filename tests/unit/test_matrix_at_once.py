@@ -25,7 +25,7 @@ targets:
   good: {flavour: cpu, levels: [x86-64]}
   same: {flavour: cpu, levels: [x86-64], copts: [-g]}
   typo: {flavour: mkll, levels: [x86-64], copts: [O3]}
-  lacking: {flavour: cpu}
+  missing: {flavour: cpu}
   orphan: {extends: goood, levels: [x86-64]}
   ring: {extends: gnir}
   gnir: {extends: ring}

@@ -112,11 +112,11 @@ WRONG = {
             "the number 3.1."
         ),
     ),
-    "a truth value for a text": (
+    "a boolean for a text": (
         replaced("team/serving", "true"),
         (
             '2:15: image.repository: true: expected a text. Put it in quotes, "true": without them YAML reads '
-            "the truth value True."
+            "the boolean True."
         ),
     ),
     "a word like latest-patches": (
@@ -454,7 +454,7 @@ WRONG = {
         SMALL + "resources: {jobs: 5000}\n",
         "8:19: resources.jobs: 5000: expected a whole number from 1 to 1024. Write one of these.",
     ),
-    "a truth value for a number": (
+    "a boolean for a number": (
         SMALL + "resources: {jobs: true}\n",
         "8:19: resources.jobs: true: expected a whole number from 1 to 1024. Write one of these.",
     ),
@@ -811,7 +811,7 @@ def test_the_sample_expands() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda text: text.replace("\n", "\r\n"), lambda text: "\ufeff" + text])
-def test_line_ends_and_byte_order_marks_of_windows_do_no_harm(tmp_path: Path, change: object) -> None:
+def test_pipeline_ends_and_byte_order_marks_of_windows_do_no_harm(tmp_path: Path, change: object) -> None:
     assert callable(change)
     (tmp_path / "m.yaml").write_bytes(change(SMALL).encode())
     assert [variant.id for variant in load_matrix(tmp_path / "m.yaml").variants] == ["2.19.1-cpu-v1"]

@@ -27,7 +27,7 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
     engine = SimpleNamespace(remove_unnamed=refused)
     site = SimpleNamespace(packaged={"r:full": "sha256:old", "r:other": "sha256:another"}, engine=engine)
     recipe = SimpleNamespace(
-        images=SimpleNamespace(repository="r"), doors=SimpleNamespace(offline=False), base_context=()
+        images=SimpleNamespace(repository="r"), inputs=SimpleNamespace(offline=False), base_context=()
     )
     job = SimpleNamespace(recipe=recipe, site=site, folder=tmp_path, artifact=tmp_path)
 

@@ -35,7 +35,7 @@ class Fake:
     held: set[str] = field(default_factory=lambda: {A, B})
     asked: list[str] = field(default_factory=list)
 
-    def _tell(self, name: str) -> str:
+    def _report(self, name: str) -> str:
         self.asked.append(name)
         found = self.found.get(name, VanishedError(f"{name} is gone", remedy="take another"))
         if isinstance(found, FactoryError):
@@ -43,13 +43,13 @@ class Fake:
         return found
 
     def digest(self, base: NeededBase) -> str:
-        return self._tell(base.image)
+        return self._report(base.image)
 
     def holds(self, _base: NeededBase, digest: str) -> bool:
         return digest in self.held
 
     def checksum(self, version: str) -> str:
-        return self._tell(version)
+        return self._report(version)
 
 
 def never(_name: str) -> bool:

@@ -148,9 +148,9 @@ def test_a_locked_base_may_be_one_that_the_engine_has(tmp_path: Path) -> None:
 
 def test_a_locked_checksum_reaches_the_dockerfile(tmp_path: Path) -> None:
     matrix = with_bazel(load(tmp_path), BazelChoice(overrides={}, version=UNKNOWN))
-    ((), (lacking,)) = recipes_for(matrix.variants, matrix)
-    assert "the checksum of Bazel 9.9.9 is not known" in lacking.error.what
-    assert "./factory lock" in lacking.error.remedy
+    ((), (missing,)) = recipes_for(matrix.variants, matrix)
+    assert "the checksum of Bazel 9.9.9 is not known" in missing.error.what
+    assert "./factory lock" in missing.error.remedy
     ((recipe,), ()) = recipes_for(matrix.variants, locked(matrix, bazel={UNKNOWN: SHA256}))
     assert f"--checksum=sha256:{SHA256}" in recipe.devel
     assert f"bazel-{UNKNOWN}-linux-x86_64" in recipe.devel

@@ -45,7 +45,7 @@ class StoppedError(Exception):
     """Raised in the middle of a command."""
 
 
-def test_lines_come_merged_and_in_order() -> None:
+def test_pipelines_come_merged_and_in_order() -> None:
     lines: list[str] = []
     code = process.run(shell("echo one; echo two >&2; echo; printf 'no end'"), on_line=lines.append)
     assert (code, lines) == (0, ["one", "two", "", "no end"])

@@ -32,8 +32,8 @@ def test_the_bare_way_is_the_dockerfiles_without_the_factorys_own(tmp_path: Path
     for name in ("bazel", "apply_patches.sh"):
         (tmp_path / "bin" / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/calls\n')
         (tmp_path / "bin" / name).chmod(0o755)
-    (tmp_path / "doors.sh").write_text("doors_startup=(--batch) doors_options=(--distdir=/doors/distdir)\n")
-    script = bare_script(text).replace("/factory/doors.sh", str(tmp_path / "doors.sh"))
+    (tmp_path / "inputs.sh").write_text("inputs_startup=(--batch) inputs_options=(--distdir=/inputs/distdir)\n")
+    script = bare_script(text).replace("/factory/inputs.sh", str(tmp_path / "inputs.sh"))
     script = script.replace("/factory/apply_patches.sh", "apply_patches.sh")
     env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "COPTS": "--copt=-mavx2", "BAZEL_RESOURCES": "--jobs=2"}
     env |= dict.fromkeys(("BAZEL_STARTUP_OPTIONS", "BAZEL_OPTIONS"), "")

@@ -287,10 +287,10 @@ def test_a_bazel_without_checksum_renders_and_is_not_built(tmp_path: Path) -> No
     recipe = recipe_for(matrix.variants[0], matrix)
     assert "ADD" not in recipe.devel
     assert "`./factory lock`" in recipe.devel
-    _, (lacking,) = recipes_for(matrix.variants, matrix)
-    assert "the checksum of Bazel 3.0.0 is not known" in lacking.error.what
-    assert "./factory lock" in lacking.error.remedy
-    assert 'bazel: {version: "3.0.0", binary: FILE}' in lacking.error.remedy
+    _, (missing,) = recipes_for(matrix.variants, matrix)
+    assert "the checksum of Bazel 3.0.0 is not known" in missing.error.what
+    assert "./factory lock" in missing.error.remedy
+    assert 'bazel: {version: "3.0.0", binary: FILE}' in missing.error.remedy
     binary = tmp_path / "bazel"
     binary.touch()
     given = load(tmp_path, document(releases=["2.4.4"], bazel={"version": "3.0.0", "binary": "bazel"}))
@@ -445,11 +445,11 @@ def test_explain_names_the_entry_of_the_release(tmp_path: Path) -> None:
     assert origins[1] == {"catalogue, release 2.7.4"}
 
 
-def test_explain_tells_what_is_mended(tmp_path: Path) -> None:
+def test_explain_tells_what_is_fixed(tmp_path: Path) -> None:
     toolchain = {"base": "debian:bullseye", "compiler": "gcc-9", "python": "2.7"}
     matrix = load(tmp_path, document(releases=["1.9.1"], toolchain=toolchain))
     recipe = recipe_for(matrix.variants[0], matrix)
-    assert explained(recipe, matrix, tmp_path)["Toolchain"]["mend grpc-gettid.sh"][0].startswith("gRPC before 1.22")
+    assert explained(recipe, matrix, tmp_path)["Toolchain"]["fix grpc-gettid.sh"][0].startswith("gRPC before 1.22")
 
 
 def test_explain_tells_labels_and_resources(tmp_path: Path) -> None:
@@ -516,6 +516,6 @@ def test_what_is_only_reported_of_a_branch_is_told_and_built(tmp_path: Path) -> 
 
 def test_what_cannot_be_built_is_told_apart(tmp_path: Path) -> None:
     matrix = load(tmp_path, document(releases=["2.19.1", "2.3.4"]))
-    made, lacking = recipes_for(matrix.variants, matrix)
+    made, missing = recipes_for(matrix.variants, matrix)
     assert [recipe.variant.id for recipe in made] == ["2.19.1-cpu-v1"]
-    assert [one.variant.id for one in lacking] == ["2.3.4-cpu-v1"]
+    assert [one.variant.id for one in missing] == ["2.3.4-cpu-v1"]

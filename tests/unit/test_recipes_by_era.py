@@ -13,8 +13,8 @@ from packaging.version import Version
 
 from serving_factory.catalogue.bazel import bazel_flag, bazel_reads
 from serving_factory.catalogue.facts import Flavour
+from serving_factory.catalogue.fixes import fixes_for
 from serving_factory.catalogue.libraries import cuda_packages
-from serving_factory.catalogue.patches import mends_for
 from serving_factory.catalogue.releases import releases
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.matrix import Matrix
@@ -222,7 +222,7 @@ def test_the_build_that_was_done_by_hand_is_a_matrix_file(tmp_path: Path) -> Non
         "bazel-0.17.2-linux",
     ):
         assert words in made.devel
-    assert "COPY grpc-gettid.sh /factory/mends/grpc/" in made.devel
+    assert "COPY grpc-gettid.sh /factory/fixes/grpc/" in made.devel
     assert "grpc-gettid.sh" in dict(made.devel_files)
 
 
@@ -247,10 +247,10 @@ def test_what_cannot_work_is_told(
 
 
 def test_mends_are_for_bases_with_a_new_glibc() -> None:
-    assert [mend.script for mend in mends_for(Version("2.1.4"), Version("2.31"))] == ["grpc-gettid.sh"]
-    assert mends_for(Version("2.1.4"), Version("2.27")) == ()
-    assert mends_for(Version("2.2.0"), Version("2.31")) == ()
-    assert not any("mends/" in path.read_text("utf-8") for path in (ROOT / "dockerfiles").glob("*/*.devel.Dockerfile"))
+    assert [fix.script for fix in fixes_for(Version("2.1.4"), Version("2.31"))] == ["grpc-gettid.sh"]
+    assert fixes_for(Version("2.1.4"), Version("2.27")) == ()
+    assert fixes_for(Version("2.2.0"), Version("2.31")) == ()
+    assert not any("fixes/" in path.read_text("utf-8") for path in (ROOT / "dockerfiles").glob("*/*.devel.Dockerfile"))
 
 
 def test_every_bazel_gets_flags_that_it_knows() -> None:
@@ -313,7 +313,7 @@ class Patching:
     def __init__(self, root: Path) -> None:
         self.root = root
         text = (TEMPLATES / "devel" / "apply_patches.sh").read_text(encoding="utf-8")
-        for path in ("/doors/patches", "/factory/mends"):
+        for path in ("/inputs/patches", "/factory/fixes"):
             assert path in text
             text = text.replace(path, f"{root}{path}")
         self.script = root / "apply_patches.sh"
@@ -337,14 +337,14 @@ def test_patches_are_applied_in_order_to_sources_and_external_repositories(tmp_p
     patching = Patching(tmp_path)
     patching.write("source/x.cc", "one\n")
     patching.write("bazel/0123/external/grpc/x.cc", "one\n")
-    patching.write("doors/patches/2-second.patch", diff("two", "three"))
-    patching.write("doors/patches/1-first.patch", diff("one", "two"))
-    patching.write("doors/patches/external/grpc/a.patch", diff("one", "four"))
-    patching.write("factory/mends/grpc/mend.sh", 'echo mended >>"$1/x.cc"\n')
+    patching.write("inputs/patches/2-second.patch", diff("two", "three"))
+    patching.write("inputs/patches/1-first.patch", diff("one", "two"))
+    patching.write("inputs/patches/external/grpc/a.patch", diff("one", "four"))
+    patching.write("factory/fixes/grpc/fix.sh", 'echo fixed >>"$1/x.cc"\n')
     assert patching.run("source", "source").returncode == 0
     assert patching.run("external", "bazel").returncode == 0
     assert (tmp_path / "source/x.cc").read_text() == "three\n"
-    assert (tmp_path / "bazel/0123/external/grpc/x.cc").read_text() == "four\nmended\n"
+    assert (tmp_path / "bazel/0123/external/grpc/x.cc").read_text() == "four\nfixed\n"
 
 
 def test_without_patches_nothing_is_done(tmp_path: Path) -> None:
@@ -355,22 +355,22 @@ def test_without_patches_nothing_is_done(tmp_path: Path) -> None:
 def test_a_patch_that_does_not_fit_and_one_for_nothing_end_the_build(tmp_path: Path) -> None:
     patching = Patching(tmp_path)
     patching.write("source/x.cc", "other\n")
-    patching.write("doors/patches/a.patch", diff("one", "two"))
+    patching.write("inputs/patches/a.patch", diff("one", "two"))
     assert "a.patch does not fit" in patching.run("source", "source").stderr
-    patching.write("doors/patches/external/nowhere/a.patch", diff("one", "two"))
+    patching.write("inputs/patches/external/nowhere/a.patch", diff("one", "two"))
     assert "there is no external repository nowhere" in patching.run("external", "bazel").stderr
 
 
 def test_a_mend_is_passed_over_where_its_repository_is_absent(tmp_path: Path) -> None:
-    """The mends are the catalogue's, for upstream's sources; another tree need not have what they change."""
+    """The fixes are the catalogue's, for upstream's sources; another tree need not have what they change."""
     patching = Patching(tmp_path)
     patching.write("bazel/0123/external/other/x.cc", "one\n")
-    patching.write("factory/mends/grpc/mend.sh", "exit 1\n")
-    patching.write("factory/mends/other/mend.sh", 'echo mended >>"$1/x.cc"\n')
+    patching.write("factory/fixes/grpc/fix.sh", "exit 1\n")
+    patching.write("factory/fixes/other/fix.sh", 'echo fixed >>"$1/x.cc"\n')
     done = patching.run("external", "bazel")
     assert done.returncode == 0, done.stderr
     assert "there is no external repository grpc" in done.stdout
-    assert (tmp_path / "bazel/0123/external/other/x.cc").read_text() == "one\nmended\n"
+    assert (tmp_path / "bazel/0123/external/other/x.cc").read_text() == "one\nfixed\n"
 
 
 @pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed here")

@@ -413,7 +413,7 @@ def public_to_read(fake: FakeRegistry, request: Handler) -> None:
 
 
 class TestLogIn:
-    def test_no_login_wanted(self, fake: FakeRegistry) -> None:
+    def test_no_login_required(self, fake: FakeRegistry) -> None:
         fake.handler = found
         assert not Registry(fake.host).log_in("team/image")
         assert not Registry(fake.host, credentials=ME).log_in("team/image")

@@ -61,7 +61,7 @@ def test_steps_that_run_bazel_mount_the_secrets_that_are_given_and_all_else(tmp_
         mounts = [word for word in whole.split() if word.startswith("--mount=")]
         kept = [word for word in mounts if "type=secret" not in word or word.rpartition("=")[2] in given]
         assert [word for word in here.split() if word.startswith("--mount=")] == kept
-        assert whole.partition("source /factory/doors.sh")[2] == here.partition("source /factory/doors.sh")[2]
+        assert whole.partition("source /factory/inputs.sh")[2] == here.partition("source /factory/inputs.sh")[2]
 
 
 def test_a_step_that_installs_packages_is_left_as_it_is_so_that_a_proxy_installs_none_anew(tmp_path: Path) -> None:

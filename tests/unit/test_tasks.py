@@ -392,7 +392,7 @@ def test_what_cannot_be_built_fails_alone(factory: Factory, tmp_path: Path) -> N
     file = old_release(tmp_path)
     assert "cannot be built" in factory("list", "--matrix", file).out
     (row,) = json.loads(factory("build", "--dry-run", "--json", "--matrix", file).out)
-    assert (row["run"], "the checksum of Bazel 3.0.0 is not known" in row["lacking"]) == ([], True)
+    assert (row["run"], "the checksum of Bazel 3.0.0 is not known" in row["unbuildable"]) == ([], True)
     assert "1 that cannot be built. Nothing was run." in factory("build", "--dry-run", "--matrix", file).out
     ended = factory("build", "--matrix", file, "--json")
     assert ended.code == 7
@@ -471,7 +471,7 @@ def test_a_second_factory_is_refused(factory: Factory, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
-        (FactoryError("a broke", why="b", remedy="mend it"), 1, "Error: a broke\n  b\n\nWhat to do: mend it\n"),
+        (FactoryError("a broke", why="b", remedy="fix it"), 1, "Error: a broke\n  b\n\nWhat to do: fix it\n"),
         (KeyboardInterrupt(), 130, "Cancelled.\n"),
         (PermissionError(13, "Permission denied", "x"), 1, "a file cannot be used: [Errno 13] Permission denied: 'x'"),
         (OSError(28, "No space left on device", "x"), 12, "Error: This machine's disk is full.\n"),

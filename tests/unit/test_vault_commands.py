@@ -29,7 +29,7 @@ URL = "https://github.com/google/re2/archive/v1.0.tar.gz"
 Captured = pytest.CaptureFixture[str]
 
 
-def lacking(*names: str, url: str = URL) -> Report:
+def missing(*names: str, url: str = URL) -> Report:
     missing = tuple(
         Missing(name=name, rule="http_archive", file="v1.0.tar.gz", urls=(url,), sha256=None, problem="not there")
         for name in names
@@ -55,7 +55,7 @@ def bazel_says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     def says(*reports: Report | FactoryError) -> list[str]:
         rest, variants = list(reports), []
 
-        def run(job: Job, tell: Callable[[str], None]) -> Report:  # noqa: ARG001
+        def run(job: Job, progress: Callable[[str], None]) -> Report:  # noqa: ARG001
             variants.append(job.recipe.variant.id)
             report = rest.pop(0)
             if isinstance(report, FactoryError):
@@ -76,7 +76,7 @@ def fill(asked: Asked, *variants: str, overrides: bool = False, json: bool = Tru
 def test_it_is_asked_again_until_nothing_is_missing(
     asked: Asked, bazel_says: Callable[..., list[str]], capsys: Captured
 ) -> None:
-    rounds = bazel_says(lacking("re2"), NOTHING)
+    rounds = bazel_says(missing("re2"), NOTHING)
     fill(asked)
     (told,) = json.loads(capsys.readouterr().out)
     assert len(rounds) == told["rounds"] == 2
@@ -85,7 +85,7 @@ def test_it_is_asked_again_until_nothing_is_missing(
 
 
 def test_what_was_made_in_vain_is_left(asked: Asked, bazel_says: Callable[..., list[str]], capsys: Captured) -> None:
-    rounds = bazel_says(lacking("re2"), lacking("re2"))
+    rounds = bazel_says(missing("re2"), missing("re2"))
     with pytest.raises(MissingInputsError, match="1 input left"):
         fill(asked)
     (told,) = json.loads(capsys.readouterr().out)
@@ -117,7 +117,7 @@ def test_what_is_made_of_that_is_there_for_another_engine(
 
 
 def test_the_next_step_can_be_typed(asked: Asked, bazel_says: Callable[..., list[str]], capsys: Captured) -> None:
-    bazel_says(replace(lacking("re2"), missing=(replace(lacking("re2").missing[0], sha256="0" * 64),)))
+    bazel_says(replace(missing("re2"), missing=(replace(missing("re2").missing[0], sha256="0" * 64),)))
     with pytest.raises(MissingInputsError):
         fill(asked, json=False)
     out = capsys.readouterr().out
@@ -139,7 +139,7 @@ def test_what_was_done_is_told_before_another_error(
     levels = {"flavour": "cpu", "levels": ["x86-64", "x86-64-v3"]}
     image = {"repository": "team/serving", "aliases": ["{id}"]}
     write(file.parent, {**yaml.safe_load(file.read_text()), "targets": {"standard": levels}, "image": image})
-    bazel_says(lacking("re2"), NOTHING, FetchError("the base image is not there"))
+    bazel_says(missing("re2"), NOTHING, FetchError("the base image is not there"))
     with pytest.raises(FetchError):
         fill(asked, VARIANT, "2.19.1-cpu-v3")
     (told,) = json.loads(capsys.readouterr().out)

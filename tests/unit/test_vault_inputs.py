@@ -126,7 +126,7 @@ def fill(mirrors: tuple[Path, str], tmp_path: Path) -> Callable[..., Filled]:
             distdir=tmp_path / "archives",
             mirrors=find_mirrors(mirrors[0], lambda _text: None),
             command=lambda name, source: f"./factory vault override {name} --from {source}",
-            tell=lambda _text: None,
+            progress=lambda _text: None,
             **values,
         )
         (filled,) = filler.fill([what])

@@ -38,7 +38,7 @@ files() { find "$@" -ignore_readdir_race -name "$staging" -prune -o -type f -pri
 
 toolchains() { find "$disk" -ignore_readdir_race -mindepth 1 -maxdepth 1 -type d ! -name "$staging" -printf '%f\n' | sort; }
 
-# line NAME FOLDER [DESCRIPTION]: the time of the description, made anew by each build, tells of use where no file does.
+# line NAME FOLDER [DESCRIPTION]: the time of the description, made again by each build, tells of use where no file does.
 line() {
     words='' used=0
     if [ -n "${3:-}" ] && [ -f "$3" ]; then

@@ -4,12 +4,12 @@
 # usage: apply_patches.sh source FOLDER
 #        apply_patches.sh external BAZEL_ROOT
 #
-#   source     applies /doors/patches/*.patch to the source tree in FOLDER
-#   external   applies /doors/patches/external/NAME/*.patch to the external repository NAME, as Bazel fetched it below BAZEL_ROOT
-#              (its --output_user_root) or as it was overridden, and then runs the scripts /factory/mends/NAME/*.sh on it
+#   source     applies /inputs/patches/*.patch to the source tree in FOLDER
+#   external   applies /inputs/patches/external/NAME/*.patch to the external repository NAME, as Bazel fetched it below BAZEL_ROOT
+#              (its --output_user_root) or as it was overridden, and then runs the scripts /factory/fixes/NAME/*.sh on it
 #
 # Patches are applied with -p1, in the order of their names. One that does not fit ends it, and so does one for a repository that is
-# not there: a build must not go on without it. A mend is the catalogue's: where there is nothing to be mended, it is passed over.
+# not there: a build must not go on without it. A fix is the catalogue's: where there is nothing to be fixed, it is passed over.
 set -euo pipefail
 shopt -s nullglob
 export LC_ALL=C
@@ -21,8 +21,8 @@ stop() {
 
 # apply PATCH FOLDER
 apply() {
-    echo "apply_patches: ${1#/doors/patches/}"
-    patch --directory="$2" --strip=1 --forward --batch --no-backup-if-mismatch <"$1" || stop "${1#/doors/patches/} does not fit"
+    echo "apply_patches: ${1#/inputs/patches/}"
+    patch --directory="$2" --strip=1 --forward --batch --no-backup-if-mismatch <"$1" || stop "${1#/inputs/patches/} does not fit"
 }
 
 # folder_of NAME BAZEL_ROOT: where the external repository is, or nothing.
@@ -33,12 +33,12 @@ folder_of() {
 
 case ${1:-} in
 source)
-    for file in /doors/patches/*.patch; do
+    for file in /inputs/patches/*.patch; do
         apply "$file" "$2"
     done
     ;;
 external)
-    for repository in /doors/patches/external/*/; do
+    for repository in /inputs/patches/external/*/; do
         name=$(basename "$repository")
         folder=$(folder_of "$name" "$2")
         [ -n "$folder" ] || stop "there is no external repository $name: nothing that is built needs it"
@@ -46,11 +46,11 @@ external)
             apply "$file" "$folder"
         done
     done
-    for repository in /factory/mends/*/; do
+    for repository in /factory/fixes/*/; do
         name=$(basename "$repository")
         folder=$(folder_of "$name" "$2")
         if [ -z "$folder" ]; then
-            echo "apply_patches: there is no external repository $name, so nothing of it is mended"
+            echo "apply_patches: there is no external repository $name, so nothing of it is fixed"
             continue
         fi
         for script in "$repository"*.sh; do

@@ -16,7 +16,7 @@ trap 'rm -rf "$home"' EXIT
 gpg --homedir "$home" --batch --quiet --import "$1"
 # The fingerprint that follows each `pub` line; those of subkeys are not looked at.
 found=$(gpg --homedir "$home" --batch --quiet --with-colons --fingerprint --list-keys |
-    awk -F: '$1 == "pub" { wanted = 1 } $1 == "fpr" && wanted { print $10; wanted = 0 }')
+    awk -F: '$1 == "pub" { required = 1 } $1 == "fpr" && required { print $10; required = 0 }')
 if [ "$found" != "$2" ]; then
     printf 'apt_key: %s holds the key %s, and not %s\n' "$1" "$(printf %s "${found:-none}" | tr '\n' ' ')" "$2" >&2
     exit 1

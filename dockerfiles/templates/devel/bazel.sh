@@ -24,7 +24,7 @@
 #
 # stderr: when Bazel failed, the line `factory: exit_code N peak_memory_bytes N memory_limit_bytes N oom_kills N`, and
 # `factory: no remote: HOST:PORT does not answer` when it is so before the build, or after one that used it;
-# `factory: no remote: Bazel ended with exit code N, and begins anew without it` when it is so.
+# `factory: no remote: Bazel ended with exit code N, and begins again without it` when it is so.
 set -uo pipefail
 
 # Tests put other folders in the place of these.
@@ -145,7 +145,7 @@ run_bazel "$@" || status=$?
 # Nothing that is remote may cost a build. Codes: 2, options that cannot go together; 34, an error of the remote's; 37, a crash, as of
 # Debian's Bazel, whose Java cannot have TLS with gRPC; 38, events that it could not upload.
 if ((remote && (status == 2 || status == 34 || status == 37 || status == 38))); then
-    echo "factory: no remote: Bazel ended with exit code $status, and begins anew without it" >&2
+    echo "factory: no remote: Bazel ended with exit code $status, and begins again without it" >&2
     remote=0 status=0
     run_bazel "$@" || status=$?
 fi

@@ -7,7 +7,7 @@
 #   FOLDER             the folder to fill
 #   REPOSITORY_OPTION  options that say where repositories come from, which every Bazel command understands
 #
-# In the source tree; the doors are at /doors, Bazel's repository cache at /cache/repository, its output at /factory/bazel.
+# In the source tree; the inputs are at /inputs, Bazel's repository cache at /cache/repository, its output at /factory/bazel.
 #
 # FOLDER then holds
 #   bazel.log     what the analysis printed
@@ -72,8 +72,8 @@ programs() {
 
 mkdir -p "$folder/sources"
 names /cache/repository/content_addressable/sha256 >"$folder/cache"
-(cd /doors/distdir 2>/dev/null && find . -maxdepth 1 -type f -printf '%P\0' | sort -z | xargs -0 -r sha256sum) >"$folder/distdir" || :
-names /doors/overrides >"$folder/overrides"
+(cd /inputs/distdir 2>/dev/null && find . -maxdepth 1 -type f -printf '%P\0' | sort -z | xargs -0 -r sha256sum) >"$folder/distdir" || :
+names /inputs/overrides >"$folder/overrides"
 find . -name .git -prune -o \( -name WORKSPACE -o -name '*.bzl' \) -type f -exec cp --parents {} "$folder/sources" \;
 
 status=0

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Downloads packages and a wheel into folders. Sourced, behind doors.sh. A function that is called in a list of commands ends
+# Downloads packages and a wheel into folders. Sourced, behind inputs.sh. A function that is called in a list of commands ends
 # with the first failure only if it says so itself: there `set -e` does nothing.
 
 # download_packages FOLDER PACKAGE...: the packages, and all that they depend on and the base has not, with their index.

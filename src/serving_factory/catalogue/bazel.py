@@ -12,7 +12,7 @@ from serving_factory.catalogue.data import read_yaml
 
 
 def bazel_flag(name: str, version: str) -> str | None:
-    """Tell how a Bazel spells a flag.
+    """Say how a Bazel spells a flag.
 
     Args:
         name: the flag's name in today's Bazel, without dashes.

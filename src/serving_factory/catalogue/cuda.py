@@ -115,7 +115,7 @@ def cards() -> Mapping[str, Card]:
 
 
 def why_not(capabilities: Iterable[str], cuda: Cuda) -> str:
-    """Tell why a toolkit cannot compile these capabilities.
+    """Say why a toolkit cannot compile these capabilities.
 
     Args:
         capabilities: in TensorFlow's notation.
@@ -138,7 +138,7 @@ def why_not(capabilities: Iterable[str], cuda: Cuda) -> str:
 
 
 def why_not_compiler(compiler: str, cuda: Cuda) -> str:
-    """Tell why nvcc does not take a compiler as its host compiler.
+    """Say why nvcc does not take a compiler as its host compiler.
 
     Args:
         compiler: name and version, `gcc 9.4` or `gcc-12`.

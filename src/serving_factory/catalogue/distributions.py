@@ -172,8 +172,8 @@ class LeftOut:
 def build_packages(release: Release, flavour: Flavour, distribution: Distribution) -> tuple[str, ...]:
     """Give the packages of upstream's devel image that a build on this base installs, by their names there; sorted."""
     unneeded = {name for entry in left_out() if release.version in entry.releases for name in entry.packages}
-    wanted = (name for name in release.flavours[flavour].packages if name not in unneeded)
-    return tuple(sorted({distribution.names.get(name, name) for name in wanted}))
+    required = (name for name in release.flavours[flavour].packages if name not in unneeded)
+    return tuple(sorted({distribution.names.get(name, name) for name in required}))
 
 
 @cache

@@ -57,7 +57,7 @@ class Uncovered:
 
 
 def uncovered(calls: Iterable[HostCall], packages: Container[str]) -> tuple[Uncovered, ...]:
-    """Tell which calls a toolchain does not serve.
+    """Say which calls a toolchain does not serve.
 
     Args:
         calls: of a source tree.

@@ -87,14 +87,14 @@ def _table() -> Mapping[Level, LevelFacts]:
 
 
 def level_facts(level: Level) -> LevelFacts:
-    """Tell what is known of a level."""
+    """Say what is known of a level."""
     return _table()[level]
 
 
 def cpuinfo_names(features: Iterable[str]) -> tuple[str, ...]:
     """Give the names by which Linux lists features in /proc/cpuinfo, in the levels' order."""
-    wanted = set(features)
-    return tuple(name for feature, name in _cpuinfo().items() if feature in wanted)
+    required = set(features)
+    return tuple(name for feature, name in _cpuinfo().items() if feature in required)
 
 
 @cache

@@ -100,7 +100,7 @@ def _eras() -> tuple[tuple[SpecifierSet, Mapping[str, Any]], ...]:
 
 
 def mkl_libraries(release: Version) -> tuple[str, ...]:
-    """Tell which libraries an mkl server needs beyond what its loader finds by itself.
+    """Say which libraries an mkl server needs beyond what its loader finds by itself.
 
     Returns:
         `external/REPOSITORY/PATH`, of an external repository, or `bin/PATH`, of what was built.

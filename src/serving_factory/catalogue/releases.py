@@ -193,7 +193,7 @@ def _names(entry: Entry) -> tuple[str, ...]:
 
 
 class _Facts:
-    """An entry whose facts are taken one by one, so that one that is lacking or left over is told by its name."""
+    """An entry whose facts are taken one by one, so that one that is missing or left over is told by its name."""
 
     _REQUIRED = object()
 

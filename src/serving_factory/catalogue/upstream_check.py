@@ -79,7 +79,7 @@ class Comparison:
 
 
 def release_of(folder: Path, known: Mapping[str, Release]) -> str | None:
-    """Tell which release a checkout is, by its commit, or else by its version.h.
+    """Say which release a checkout is, by its commit, or else by its version.h.
 
     Returns:
         A full tag, known to the catalogue or not; None where nothing tells.

@@ -11,7 +11,7 @@ from serving_factory.commands.shared import Asked, write
 from serving_factory.errors import RecipeError, UsageError
 from serving_factory.output.text import count
 from serving_factory.pipeline.bazel import local_bazelrc
-from serving_factory.pipeline.inputs import secrets_of, stage_doors
+from serving_factory.pipeline.inputs import secrets_of, stage_inputs
 from serving_factory.pipeline.records import build_folder, write_atomically
 from serving_factory.pipeline.stages.compile import write_context
 from serving_factory.recipes.bake import STAGE_GROUPS, bake
@@ -30,10 +30,10 @@ def bake_file(asked: Asked, *, output: str) -> None:
         UsageError: a target of the matrix has a name that the file needs for itself.
     """
     matrix = asked.load()
-    recipes, lacking = recipes_for(asked.choose(matrix), matrix)
+    recipes, unbuildable = recipes_for(asked.choose(matrix), matrix)
     if not recipes:
         raise RecipeError(
-            "none of the variants asked for has a recipe", why=str(lacking[0].error), remedy="ask for others"
+            "none of the variants asked for has a recipe", why=str(unbuildable[0].error), remedy="ask for others"
         )
     if taken := {"default", *STAGE_GROUPS} & {name for recipe in recipes for name in recipe.targets}:
         raise UsageError(
@@ -41,17 +41,17 @@ def bake_file(asked: Asked, *, output: str) -> None:
             remedy="name that target otherwise",
         )
     folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build).resolve() / "bake"
-    secrets = {recipe.variant.id: {**secrets_of(recipe.doors), "bazelrc": local_bazelrc(recipe)} for recipe in recipes}
+    secrets = {recipe.variant.id: {**secrets_of(recipe.inputs), "bazelrc": local_bazelrc(recipe)} for recipe in recipes}
     made = bake(recipes, folder=folder, secrets={id_: _given(contents) for id_, contents in secrets.items()})
     for context, files in made.contexts.items():
         write_context(context, dict(files))
-    for place, recipe in made.doors.items():
-        stage_doors(recipe.doors, place / "doors")
+    for place, recipe in made.inputs.items():
+        stage_inputs(recipe.inputs, place / "inputs")
         _write_secrets(place / "secrets", _given(secrets[recipe.variant.id]))
     file = Path(output) if output else asked.checkout.root / "docker-bake.json"
     write_atomically(file, json.dumps(made.document, indent=2, ensure_ascii=False) + "\n")
     write(f"wrote {file}: {count(len(recipes), 'variant')}\n")
-    for one in lacking:
+    for one in unbuildable:
         write(f"left out {one.error.what}. `./factory explain {one.variant.id}` tells more\n")
     write(f"Its contexts are in {folder}. See what it would do: docker buildx bake --file {file} --print\n")
 

@@ -18,7 +18,7 @@ from serving_factory.commands.shared import Asked, Checkout, exit_with, print_js
 from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
 from serving_factory.output import outcomes, tables
 from serving_factory.output.reporter import choose
-from serving_factory.output.tables import forecast_line, needs_text
+from serving_factory.output.tables import estimate_line, needs_text
 from serving_factory.pipeline.budget import Limits, Schedule, one_by_one, schedule
 from serving_factory.pipeline.build_lock import hold_lock, hold_matrix_lock
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Outlook
@@ -36,7 +36,7 @@ from serving_factory.pipeline.stages.package import PACKAGE
 from serving_factory.pipeline.stages.smoke import SMOKE
 from serving_factory.recipes.addresses import downloads_of
 from serving_factory.recipes.pins import require_locked, unpinned_bases
-from serving_factory.recipes.recipe import Lacking, Recipe, recipes_for
+from serving_factory.recipes.recipe import Recipe, Unbuildable, recipes_for
 
 if TYPE_CHECKING:
     from serving_factory.matrix.matrix import Matrix
@@ -120,7 +120,7 @@ def _schedule(
         return one_by_one([job.recipe.variant.id for job in jobs]), NOTHING_TO_DO
     work = candidates(jobs, stages)
     turns = schedule(work, budget, limits)
-    # Only compiles are foretold: next to them all else hardly counts.
+    # Only compiles are expected: next to them all else hardly counts.
     runs = {one.variant: [stage.name for stage in stages] for one in work if one.compiles}
     recipes = [job.recipe for job in jobs]
     return turns, outlook_of(recipes, runs, turns, asked.checkout.build, matrix=name_of(asked))
@@ -133,7 +133,7 @@ def _run(
     matrix = asked.load()
     limits = how.limits(matrix.resources)
     chosen = _chosen(asked, matrix, how)
-    recipes, lacking = recipes_for(chosen, matrix)
+    recipes, unbuildable = recipes_for(chosen, matrix)
     if COMPILE in stages and (unpinned := unpinned_bases(chosen, matrix)):
         sys.stderr.write(unpinned_note(unpinned))
     _check_push(recipes, stages, registry)
@@ -149,14 +149,14 @@ def _run(
         )
         sys.stderr.write(_needs(jobs, matrix, outlook))
         with _reporter(chosen, stages, outlook, json=json) as reporter:
-            for one in lacking:
+            for one in unbuildable:
                 reporter.handle(_refused(one, stages[0].name))
             emit = _both(recorder.handle, reporter.handle)
             done = run_line(jobs, stages, emit, before=_before(stages), schedule=turns, policy=policy)
         if site.lost_engine:
             with suppress(FactoryError):  # that it was lost is told already
                 site.engine.remove_strays(site.owner)
-        results = (*done.results, *map(_without_recipe, lacking))
+        results = (*done.results, *map(_without_recipe, unbuildable))
         recorder.end(results)
         site.memory.save()
         reporter.summary(results)
@@ -173,7 +173,7 @@ def _run(
 
 def _needs(jobs: Sequence[Job], matrix: Matrix, outlook: Outlook) -> str:
     """What the first builds of a release download and need; empty where no network is used or an earlier run tells."""
-    first = {one.variant for one in outlook.forecasts if one.compiles and one.basis is Basis.ESTIMATE}
+    first = {one.variant for one in outlook.estimates if one.compiles and one.basis is Basis.ESTIMATE}
     recipes = [job.recipe for job in jobs if job.recipe.variant.id in first]
     downloads = [(one.what, one.shown) for recipe in recipes for one in downloads_of(recipe, matrix.network)]
     if not downloads:
@@ -225,12 +225,12 @@ def _may_have_compiled(result: VariantResult) -> bool:
     return result.seconds > 0 and (failed or result.status is Status.CANCELLED)
 
 
-def _without_recipe(lacking: Lacking) -> VariantResult:
-    return VariantResult(variant=lacking.variant.id, status=Status.FAILED, error=lacking.error)
+def _without_recipe(unbuildable: Unbuildable) -> VariantResult:
+    return VariantResult(variant=unbuildable.variant.id, status=Status.FAILED, error=unbuildable.error)
 
 
-def _refused(lacking: Lacking, stage: StageName) -> Event:
-    return Event(variant=lacking.variant.id, stage=stage, kind=EventKind.FAILED, text=str(lacking.error))
+def _refused(unbuildable: Unbuildable, stage: StageName) -> Event:
+    return Event(variant=unbuildable.variant.id, stage=stage, kind=EventKind.FAILED, text=str(unbuildable.error))
 
 
 def _end(results: Sequence[VariantResult], ended_by: FactoryError | None) -> None:
@@ -257,19 +257,19 @@ def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: b
     how.policy()  # what makes no sense is told by a dry run too
     matrix = asked.load()
     limits = how.limits(matrix.resources)
-    recipes, lacking = recipes_for(_chosen(asked, matrix, how), matrix)
+    recipes, unbuildable = recipes_for(_chosen(asked, matrix, how), matrix)
     _check_push(recipes, stages, registry)
     site = site_of(asked, registry)
     plan = plan_run(asked, recipes, stages, site=site, limits=limits, ask_budget=lambda: budget_of(site, stages))
     turns = {turn.variant: turn for turn in plan.schedule.turns} if plan.budget else {}
-    forecasts = {one.variant: one for one in plan.outlook.forecasts}
+    estimates = {one.variant: one for one in plan.outlook.estimates}
     rows = [
         tables.PlanRow(
             variant=one.variant,
             run=tuple(map(str, one.run)),
             up_to_date=tuple(map(str, one.up_to_date)),
             because=one.because,
-            forecast=forecasts.get(one.variant),
+            estimate=estimates.get(one.variant),
             wave=turns[one.variant].wave if one.variant in turns else None,
             jobs=turns[one.variant].share.jobs or None if one.variant in turns else None,
             memory=turns[one.variant].share.memory if one.variant in turns else None,
@@ -279,11 +279,11 @@ def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: b
             plan.variants, key=lambda one: list(turns).index(one.variant) if one.variant in turns else len(turns)
         )
     ]
-    rows += [tables.PlanRow(variant=one.variant.id, lacking=one.error.what) for one in lacking]
+    rows += [tables.PlanRow(variant=one.variant.id, unbuildable=one.error.what) for one in unbuildable]
     if json:
         print_json([asdict(row) for row in rows])
     else:
         machine = (plan.budget.cpus, plan.budget.memory) if plan.budget else None
         jobs = [Job(recipe=recipe, site=site) for recipe in recipes]
         needs = _needs(jobs, matrix, plan.outlook) if plan.budget else ""
-        write(tables.plan_table(rows, machine=machine, width=width()) + forecast_line(plan.outlook) + needs)
+        write(tables.plan_table(rows, machine=machine, width=width()) + estimate_line(plan.outlook) + needs)

@@ -175,9 +175,9 @@ def _bytes(text: str) -> int:
 
 def _base(matrix: Matrix) -> str:
     """The base image of the matrix's first variant: it is there wherever something has been built."""
-    recipes, lacking = recipes_for(matrix.variants, matrix)
+    recipes, unbuildable = recipes_for(matrix.variants, matrix)
     if not recipes:
-        raise lacking[0].error
+        raise unbuildable[0].error
     return recipes[0].base_image
 
 

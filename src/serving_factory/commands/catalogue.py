@@ -24,7 +24,7 @@ from serving_factory.output.text import Column, Section, count, page, table
 from serving_factory.recipes.toolchain import toolchain_for
 
 Facts = dict[str, object]
-"""What JSON knows: texts, numbers, truth values, None, lists and such documents."""
+"""What JSON knows: texts, numbers, booleans, None, lists and such documents."""
 
 
 def describe(release: Release) -> Facts:

@@ -12,9 +12,9 @@ from serving_factory.commands.shared import Asked, print_json, write
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import EngineFacts, collection_rules, engine_facts
 from serving_factory.docker.http import reach_all
-from serving_factory.doctor import engine as engine_judges
-from serving_factory.doctor import machine as machine_judges
-from serving_factory.doctor import network as network_judges
+from serving_factory.doctor import engine as engine_checks
+from serving_factory.doctor import machine as machine_checks
+from serving_factory.doctor import network as network_checks
 from serving_factory.doctor import probes
 from serving_factory.doctor.check import Check, Verdict, fail, seen_here
 from serving_factory.errors import EngineError, EngineUnavailableError, MachineUnfitError
@@ -85,21 +85,21 @@ def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant]) -> Iterat
         yield from _engine_checks(facts, variants, planned=sum(disk))
         yield _memory(facts, plan)
         free = probes.free_disk(facts)
-        yield machine_judges.judge_disk(free=free, one=max(disk, default=0), planned=sum(disk))
+        yield machine_checks.check_disk(free=free, one=max(disk, default=0), planned=sum(disk))
     yield from _machine_checks(matrix, variants, facts)
     yield from _network_checks(matrix, recipes, facts)
 
 
 def _engine_checks(facts: EngineFacts, variants: Sequence[Variant], *, planned: int) -> Iterator[Check]:
-    yield engine_judges.judge_engine(facts)
-    yield engine_judges.judge_api(facts)
-    yield engine_judges.judge_buildx(facts)
-    yield engine_judges.judge_store(facts)
+    yield engine_checks.check_engine(facts)
+    yield engine_checks.check_api(facts)
+    yield engine_checks.check_buildx(facts)
+    yield engine_checks.check_store(facts)
     if facts.buildx:
         yield _collection(facts, planned)
-    yield engine_judges.judge_clock(facts)
+    yield engine_checks.check_clock(facts)
     needed = [(one.cuda, cudas()[one.cuda].minimum_driver) for one in variants if one.cuda]
-    gpu = engine_judges.judge_gpu(facts, probes.gpu_driver(), needed)
+    gpu = engine_checks.check_gpu(facts, probes.gpu_driver(), needed)
     yield seen_here(gpu, probes.engine_elsewhere(facts))
 
 
@@ -110,7 +110,7 @@ def _collection(facts: EngineFacts, planned: int) -> Check:
     except EngineUnavailableError as error:
         return fail("garbage collection", f"{error.what} {error.why}", "buildx does not work", error.remedy)
     free = probes.free_disk(facts)
-    return engine_judges.judge_collection(rules, held=held, caches=caches, planned=planned, free=free)
+    return engine_checks.check_collection(rules, held=held, caches=caches, planned=planned, free=free)
 
 
 def _budget(facts: EngineFacts | None) -> Budget | None:
@@ -118,13 +118,13 @@ def _budget(facts: EngineFacts | None) -> Budget | None:
 
 
 def _memory(facts: EngineFacts, plan: Plan) -> Check:
-    foretold = {one.variant: one.memory or 0 for one in plan.outlook.forecasts}
+    expected = {one.variant: one.memory or 0 for one in plan.outlook.estimates}
     waves: dict[int, list[Turn]] = {}
     for turn in plan.schedule.turns:
         if turn.share.jobs:
             waves.setdefault(turn.wave, []).append(turn)
-    largest = max(waves.values(), key=lambda turns: sum(foretold.get(turn.variant, 0) for turn in turns), default=[])
-    return machine_judges.judge_memory(
+    largest = max(waves.values(), key=lambda turns: sum(expected.get(turn.variant, 0) for turn in turns), default=[])
+    return machine_checks.check_memory(
         cpus=facts.cpus,
         memory=facts.memory,
         at_once=len(largest),
@@ -136,10 +136,10 @@ def _memory(facts: EngineFacts, plan: Plan) -> Check:
 def _machine_checks(matrix: Matrix, variants: Sequence[Variant], facts: EngineFacts | None) -> Iterator[Check]:
     elsewhere = probes.engine_elsewhere(facts)
     if elsewhere:
-        yield machine_judges.judge_place(elsewhere)
-    yield seen_here(machine_judges.judge_inotify(probes.inotify_limits()), elsewhere)
+        yield machine_checks.check_place(elsewhere)
+    yield seen_here(machine_checks.check_inotify(probes.inotify_limits()), elsewhere)
     levels = {one.id: one.level for one in matrix.variants}
-    cpu = machine_judges.judge_cpu(
+    cpu = machine_checks.check_cpu(
         probes.cpu_flags(),
         {one.id: one.level for one in variants},
         {name: [levels[id_] for id_ in ids] for name, ids in matrix.targets.items()},
@@ -150,23 +150,23 @@ def _machine_checks(matrix: Matrix, variants: Sequence[Variant], facts: EngineFa
 def _network_checks(matrix: Matrix, recipes: Sequence[Recipe], facts: EngineFacts | None) -> Iterator[Check]:
     network = matrix.network
     told = {"http": network.http_proxy, "https": network.https_proxy, "no": network.no_proxy}
-    yield network_judges.judge_proxies(
+    yield network_checks.check_proxies(
         probes.environment_proxies(os.environ),
         facts.proxies if facts else {},
         {name: value for name, value in told.items() if value},
     )
     downloads = tuple(dict.fromkeys(one for recipe in recipes for one in downloads_of(recipe, network)))
     asked = [one.place for one in downloads if one.kind in {Kind.FILE, Kind.HOST}]
-    yield network_judges.judge_downloads(downloads, reach_all(asked, route=route_of(network)))
-    yield network_judges.judge_login(*probes.login(matrix.images.repository))
-    if facts and engine_judges.judge_engine(facts).verdict is not Verdict.FAIL:
+    yield network_checks.check_downloads(downloads, reach_all(asked, route=route_of(network)))
+    yield network_checks.check_login(*probes.login(matrix.images.repository))
+    if facts and engine_checks.check_engine(facts).verdict is not Verdict.FAIL:
         yield _bases(tuple(dict.fromkeys(recipe.base_image for recipe in recipes)))
 
 
 def _bases(bases: Sequence[str]) -> Check:
     try:
         engine = Engine.connect()
-        return network_judges.judge_bases({base: probes.base_state(base, engine) for base in bases})
+        return network_checks.check_bases({base: probes.base_state(base, engine) for base in bases})
     except (EngineUnavailableError, EngineError) as error:
         found = f"{error.what} {error.why}".rstrip()
         return fail("base images", found, "the docker command reaches the engine, the factory does not", error.remedy)

@@ -122,10 +122,10 @@ def runs_table(runs: Sequence[Row], *, more: int, width: int | None = None) -> s
     """
     if not runs:
         return "No such run yet in this checkout.\n"
-    columns = [Column("run", right=True), Column("began"), Column("time", right=True), Column("foretold", right=True)]
+    columns = [Column("run", right=True), Column("began"), Column("time", right=True), Column("expected", right=True)]
     columns += [Column("variants"), Column("command")]
     cells = [
-        (str(run["id"]), run["started"], _span(run), _seconds(run["forecast"]), _counts(run["counts"]), run["command"])
+        (str(run["id"]), run["started"], _span(run), _seconds(run["estimate"]), _counts(run["counts"]), run["command"])
         for run in runs
     ]
     older = f"Not shown: {count(more, 'older run')}.\n" if more else ""
@@ -137,14 +137,14 @@ def runs_table(runs: Sequence[Row], *, more: int, width: int | None = None) -> s
 def run_page(run: Row, variants: Sequence[Row], stages: Sequence[Row], *, width: int | None = None) -> str:
     """One run: what became of its variants, and of the stages that were worked on."""
     head = f"Run {run['id']}, {run['started']}, {_span(run)}: {run['command']}\n"
-    columns = [Column("variant"), Column("result"), Column("time", right=True), Column("foretold", right=True)]
+    columns = [Column("variant"), Column("result"), Column("time", right=True), Column("expected", right=True)]
     columns += [Column("binary", right=True), Column("image", right=True), Column("binary's digest"), Column("error")]
     rows = [
         (
             row["variant"],
             row["status"],
             _seconds(row["seconds"]),
-            _seconds(row["forecast"]),
+            _seconds(row["estimate"]),
             _size(row["binary_size"]),
             _size(row["image_size"]),
             (row["binary"] or "")[:12],
@@ -177,7 +177,7 @@ def changes_table(before: Row, after: Row, changes: Sequence[Row], *, width: int
 
 
 def report_page(measures: Sequence[Row], commands: Mapping[str, str]) -> str:
-    """What the records tell, a section per variant; what has no record is listed at the end.
+    """What the records progress, a section per variant; what has no record is listed at the end.
 
     Args:
         measures: with the members of `Measures`.
@@ -264,7 +264,7 @@ def show_history(asked: Asked, words: Sequence[str], *, json: bool) -> None:
 
 
 def _told(run: RunRow, since: str | None) -> RunRow:
-    """Tell a run that still works from one that was killed: it began when, or after, the checkout's lock was taken."""
+    """Say a run that still works from one that was killed: it began when, or after, the checkout's lock was taken."""
     return replace(run, works=run.ended is None and since is not None and run.started >= since)
 
 

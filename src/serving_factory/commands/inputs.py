@@ -56,7 +56,7 @@ def fill(asked: Asked, variants: Sequence[str], *, mirrors: str, archives: str, 
         raise UsageError(
             "vault fill is not told where to look", remedy="name a folder of git repositories: --mirrors DIR"
         )
-    found = find_mirrors(_folder("--mirrors", mirrors), _tell) if mirrors else ()
+    found = find_mirrors(_folder("--mirrors", mirrors), _report) if mirrors else ()
     if mirrors and not found:
         raise UsageError(
             f"there is no git repository in {mirrors}", remedy="name a folder that holds clones or mirrors"
@@ -96,13 +96,13 @@ def _show_filled(results: Sequence[FilledVariant], *, json: bool) -> None:
 
 
 def _check_folders(job: Job, asked: Asked, *, overrides: bool) -> None:
-    doors = job.recipe.doors
-    if doors.distdir is None:
+    inputs = job.recipe.inputs
+    if inputs.distdir is None:
         raise UsageError(
             f"{job.recipe.variant.id}: {asked.file} names no folder for archives",
             remedy="name one at bazel.distdir in the matrix file, such as `distdir: archives`",
         )
-    if overrides and doors.overrides_folder is None:
+    if overrides and inputs.overrides_folder is None:
         raise UsageError(
             f"{job.recipe.variant.id}: {asked.file} names no folder for all overrides",
             remedy="name one at bazel.overrides in the matrix file: `overrides: overrides`",
@@ -140,9 +140,9 @@ class FilledVariant:
 def _fill_one(asked: Asked, variant: str, sources: _Sources) -> FilledVariant:
     made: dict[str, Filled] = {}
     for round_number in itertools.count(1):
-        _tell(f"{variant}: asking Bazel what is missing, round {round_number}")
-        (job,) = _jobs(asked, [variant])  # anew: overrides that were made are part of the recipe
-        report = run_preflight(job, _tell)
+        _report(f"{variant}: asking Bazel what is missing, round {round_number}")
+        (job,) = _jobs(asked, [variant])  # again: overrides that were made are part of the recipe
+        report = run_preflight(job, _report)
         missing = (*report.missing, *only_cached(report, declared_by_name(preflight_folder(job))))
         # What was filled and is missing still would be filled for ever.
         vain = [_in_vain(one, made[one.name]) for one in missing if one.name in made]
@@ -170,22 +170,22 @@ def _in_vain(one: Missing, made: Filled) -> Filled:
 
 
 def _filler(asked: Asked, job: Job, sources: _Sources) -> Filler:
-    declared, doors = declared_by_name(preflight_folder(job)), job.recipe.doors
+    declared, inputs = declared_by_name(preflight_folder(job)), job.recipe.inputs
 
     def make(name: str, mirror: Path, commit: str) -> Override:
-        rule, folder = declared.get(name), doors.overrides_folder
+        rule, folder = declared.get(name), inputs.overrides_folder
         if rule is None or folder is None:
             raise OverrideError(f"nothing tells how the repository {name} is made")
         return override_from_git(rule, mirror, commit, folder / name, labels_of(job.recipe, declared))
 
     return Filler(
-        distdir=doors.distdir or Path(),
+        distdir=inputs.distdir or Path(),
         mirrors=sources.mirrors,
         archives=sources.archives,
         declared=declared,
         override=make if sources.overrides else None,
         command=lambda name, source: _override_command(asked, job.recipe.variant.id, name, source),
-        tell=_tell,
+        progress=_report,
     )
 
 
@@ -248,16 +248,16 @@ def _place_of(job: Job, asked: Asked, name: str, output: str) -> Path:
     """Where it goes: into the folder that was asked for, where the matrix has it, or into `overrides` beside that."""
     if output:
         return Path(output).resolve() / name
-    overrides = dict(job.recipe.doors.overrides)
+    overrides = dict(job.recipe.inputs.overrides)
     if name in overrides:
         return overrides[name]
-    folder = job.recipe.doors.overrides_folder or asked.file.resolve().parent / "overrides"
+    folder = job.recipe.inputs.overrides_folder or asked.file.resolve().parent / "overrides"
     return folder / name
 
 
 def _is_named(job: Job, name: str, place: Path) -> bool:
     """Whether the matrix file names the folder already."""
-    return dict(job.recipe.doors.overrides).get(name) == place or place.parent == job.recipe.doors.overrides_folder
+    return dict(job.recipe.inputs.overrides).get(name) == place or place.parent == job.recipe.inputs.overrides_folder
 
 
 def _made_override(declared: Declared, place: Path, labels: Labels, source: str, debian_source: str) -> Override:
@@ -305,7 +305,7 @@ def _bring_folder(given: Path, folder: Path) -> None:
 
 def _only_mirror(folder: Path) -> Path:
     """The git repository that is somewhere in a folder."""
-    found = find_mirrors(folder, _tell) if folder.is_dir() else ()
+    found = find_mirrors(folder, _report) if folder.is_dir() else ()
     if len(found) != 1:
         raise UsageError(
             f"--from {folder}#...: {'more than one' if found else 'no'} git repository is there",
@@ -331,7 +331,7 @@ def packages(asked: Asked, variants: Sequence[str], *, json: bool) -> None:
         FetchError, CompileError: the packages cannot be had.
     """
     jobs = _jobs(asked, variants)
-    folder = jobs[0].recipe.doors.apt
+    folder = jobs[0].recipe.inputs.apt
     if folder is None:
         raise UsageError(
             f"{asked.file} names no folder for packages",
@@ -345,7 +345,7 @@ def packages(asked: Asked, variants: Sequence[str], *, json: bool) -> None:
             remedy="name variants of one base, and another matrix file for the others",
         )
     with hold_matrix_lock(jobs[0].site.build):
-        done = [(job, download_packages(job, folder, tell=_tell)) for job in jobs]
+        done = [(job, download_packages(job, folder, progress=_report)) for job in jobs]
     documents = [
         {
             "variant": job.recipe.variant.id,
@@ -363,9 +363,9 @@ def packages(asked: Asked, variants: Sequence[str], *, json: bool) -> None:
 
 def _jobs(asked: Asked, variants: Sequence[str]) -> list[Job]:
     matrix = asked.load()
-    recipes, lacking = recipes_for(replace(asked, variants=variants).choose(matrix), matrix)
-    if lacking:
-        raise lacking[0].error
+    recipes, unbuildable = recipes_for(replace(asked, variants=variants).choose(matrix), matrix)
+    if unbuildable:
+        raise unbuildable[0].error
     folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
     return [Job(recipe=recipe, site=Site(build=folder, models=asked.checkout.models)) for recipe in recipes]
 
@@ -377,6 +377,6 @@ def _folder(option: str, name: str) -> Path:
     return folder.resolve()
 
 
-def _tell(what: str) -> None:
+def _report(what: str) -> None:
     sys.stderr.write(f"{what}\n")
     sys.stderr.flush()

@@ -50,7 +50,7 @@ def pins_table(rows: Sequence[PinRow], *, width: int | None = None) -> str:
 
 
 def unpinned_note(bases: Sequence[str]) -> str:
-    """Tell which bases nothing pins, and how to pin them."""
+    """Say which bases nothing pins, and how to pin them."""
     named = ", ".join(bases)
     return f"Not pinned: {named}. `./factory lock` pins base images by digest; `build --locked` insists on it.\n"
 
@@ -69,7 +69,7 @@ def lock(asked: Asked, *, update: str | bool | None, dry_run: bool, json: bool) 
 
     Args:
         asked: whose matrix.
-        update: True to make every pin anew, or the name of one.
+        update: True to make every pin again, or the name of one.
         dry_run: write nothing.
         json: print one JSON document.
 
@@ -79,7 +79,7 @@ def lock(asked: Asked, *, update: str | bool | None, dry_run: bool, json: bool) 
     """
     matrix = asked.load()
     needs = needs_of(matrix.variants, matrix)
-    pins = make_pins(needs, matrix.lock, Upstream(matrix.network, _tell), _chosen(needs, update=update))
+    pins = make_pins(needs, matrix.lock, Upstream(matrix.network, _report), _chosen(needs, update=update))
     made, file = locked_by(pins, matrix.lock), lock_path(asked.file)
     changed = (made.bases, made.bazel) != (matrix.lock.bases, matrix.lock.bazel)
     if changed and not dry_run:
@@ -101,13 +101,13 @@ def check(asked: Asked, *, update: str | bool | None, dry_run: bool, json: bool)
     if update or dry_run:
         raise UsageError("--check changes nothing", remedy="leave --update and --dry-run away, or --check")
     matrix = asked.load()
-    pins = compare_pins(needs_of(matrix.variants, matrix), matrix.lock, Upstream(matrix.network, _tell))
+    pins = compare_pins(needs_of(matrix.variants, matrix), matrix.lock, Upstream(matrix.network, _report))
     _print(pins, matrix, written=False, json=json)
     _end(pins, "are not as locked", json=json)
 
 
 def _chosen(needs: Needs, *, update: str | bool | None) -> Callable[[str], bool]:
-    """Whether a pin is made anew."""
+    """Whether a pin is made again."""
     if not isinstance(update, str):
         return lambda _name: bool(update)
     names = [*(base.name for base in needs.bases), *needs.bazels]
@@ -120,7 +120,7 @@ def _chosen(needs: Needs, *, update: str | bool | None) -> Callable[[str], bool]
     return lambda name: name == update
 
 
-def _tell(text: str) -> None:
+def _report(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 

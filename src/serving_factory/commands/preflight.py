@@ -160,13 +160,13 @@ def preflight(asked: Asked, variants: Sequence[str], *, json: bool) -> None:
     if not variants:
         raise UsageError("preflight needs a variant's id", remedy="`./factory list --ids` prints them")
     matrix = asked.load()
-    recipes, lacking = recipes_for(replace(asked, variants=variants).choose(matrix), matrix)
-    if lacking:
-        raise lacking[0].error
+    recipes, unbuildable = recipes_for(replace(asked, variants=variants).choose(matrix), matrix)
+    if unbuildable:
+        raise unbuildable[0].error
     folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
     jobs = [Job(recipe=recipe, site=Site(build=folder, models=asked.checkout.models)) for recipe in recipes]
     with hold_matrix_lock(folder):
-        reports = [(job, run_preflight(job, _tell)) for job in jobs]
+        reports = [(job, run_preflight(job, _report)) for job in jobs]
     documents = [preflight_document(job, report) for job, report in reports]
     if json:
         print_json(documents)
@@ -191,5 +191,5 @@ def preflight(asked: Asked, variants: Sequence[str], *, json: bool) -> None:
             )
 
 
-def _tell(what: str) -> None:
+def _report(what: str) -> None:
     sys.stderr.write(f"{what}\n")

@@ -117,8 +117,8 @@ def explain_variant(asked: Asked, id_: str, *, json: bool) -> None:
     (variant,) = replace(asked, variants=(id_,)).choose(matrix)
     file_from = "command line, --matrix" if asked.matrix else "default"
     sections = explain_matrix(variant, matrix, file_from=file_from)
-    _, lacking = recipes_for((variant,), matrix)
-    sections += tuple(("Cannot be built", _reasons(one.error)) for one in lacking)
+    _, unbuildable = recipes_for((variant,), matrix)
+    sections += tuple(("Cannot be built", _reasons(one.error)) for one in unbuildable)
     try:
         recipe = recipe_for(variant, matrix)
     except RecipeError:

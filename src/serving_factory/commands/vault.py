@@ -130,9 +130,9 @@ def _archive(mirror: Path, refs: Sequence[str], options: VaultOptions) -> None:
     place = git_folder(mirror)
     if place is None:
         raise UsageError(f"{mirror} is no git repository", remedy="name a clone or a mirror (`git clone --mirror URL`)")
-    wanted = [_wanted(place, ref, options) for ref in refs]
+    required = [_required(place, ref, options) for ref in refs]
     output = Path(options.output or ".")
-    made = [make_archive(place, one.address, output=output, pinned=one.sha256) for one in wanted]
+    made = [make_archive(place, one.address, output=output, pinned=one.sha256) for one in required]
     if options.json:
         print_json([_document(one) for one in made])
     else:
@@ -148,8 +148,8 @@ class _Wanted:
     sha256: str | None
 
 
-def _wanted(mirror: Path, ref: str, options: VaultOptions) -> _Wanted:
-    """Tell what the archive of a ref must be: as a report says, or else the options, the mirror and the catalogue."""
+def _required(mirror: Path, ref: str, options: VaultOptions) -> _Wanted:
+    """Say what the archive of a ref must be: as a report says, or else the options, the mirror and the catalogue."""
     pins, reported = _given(options.pinned)
     if reported:
         found = _reported(mirror, ref, reported, options)

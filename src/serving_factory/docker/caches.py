@@ -76,7 +76,7 @@ def drop_cache_mounts(prefix: str) -> Dropped:
     """Drop the engine's cache mounts whose id begins with `prefix`, and tell which are gone.
 
     Raises:
-        EngineUnavailableError: buildx cannot tell, or cannot drop them.
+        EngineUnavailableError: buildx cannot progress, or cannot drop them.
     """
     mounts = cache_mounts(prefix)
     for mount in mounts:

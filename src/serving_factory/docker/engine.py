@@ -186,7 +186,7 @@ class Engine:
                 return None
 
     def has_registry(self, reference: str) -> bool:
-        """Tell whether the engine knows a registry's digest of an image: it was pulled or pushed.
+        """Say whether the engine knows a registry's digest of an image: it was pulled or pushed.
 
         With containerd's image store it knows one of every image.
 

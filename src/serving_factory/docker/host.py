@@ -5,7 +5,7 @@ none unless `builder.gc.enabled` is set; from 2025 on (moby/moby#49899) unless t
 
 Its default rules (builder/builder-next/worker/gc.go of moby/moby) take, above a limit (`defaultKeepStorage`, or a tenth
 of the disk), (1) all that was unused for 60 days, (2) all that no image shares, (3) all. Before them, above 13.8 % of
-the limit, (0) what is easy to make anew, `type==exec.cachemount` among it, once unused for 48 h. That one has a filter
+the limit, (0) what is easy to make again, `type==exec.cachemount` among it, once unused for 48 h. That one has a filter
 that matches nothing until moby/buildkit#6856 (2026), and until moby/moby#46861 (2023) its 48 h are 172.8 µs.
 """
 
@@ -182,7 +182,7 @@ class CollectionRule:
     free: int = 0
 
     def keeps(self, held: int, free: int | None) -> int:
-        """Tell how much is left, of what may go at all (calculateKeepBytes in cache/manager.go of moby/buildkit).
+        """Say how much is left, of what may go at all (calculateKeepBytes in cache/manager.go of moby/buildkit).
 
         Args:
             held: bytes in the build cache.

@@ -123,7 +123,7 @@ def from_text(registry: str, text: str) -> FactoryError:
 
 
 def is_loopback(registry: str) -> bool:
-    """Tell whether the engine and we talk plain HTTP to it: localhost and 127.0.0.0/8, as Docker does."""
+    """Say whether the engine and we talk plain HTTP to it: localhost and 127.0.0.0/8, as Docker does."""
     host = registry.rpartition(":")[0] or registry
     return host == "localhost" or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
 

@@ -196,7 +196,7 @@ def _check(argv: Sequence[str], timeout: float | None, deadline: float | None, c
 
 
 def _exited(process: subprocess.Popen[bytes]) -> bool:
-    """Tell without reaping: while the zombie is there, its group's number cannot be given to anyone else."""
+    """Say without reaping: while the zombie is there, its group's number cannot be given to anyone else."""
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 

@@ -208,7 +208,7 @@ class Registry:
         )
 
     def takes_password(self) -> bool:
-        """Tell whether the registry wants a plain name and password (Basic) and takes ours.
+        """Say whether the registry wants a plain name and password (Basic) and takes ours.
 
         False says nothing about a registry with a token service: what a token allows is not known before it is used.
 
@@ -232,15 +232,15 @@ class Registry:
             RegistryUnreachableError, RegistryFaultError, RegistryError: it could not be found out.
         """
         answer = self._open("GET", self._base, {})
-        wanted = answer.status == http.HTTPStatus.UNAUTHORIZED
-        if wanted:
+        required = answer.status == http.HTTPStatus.UNAUTHORIZED
+        if required:
             if self._credentials is None:
                 raise registry_faults.denied(self.host, "It wants a log-in, and there is none for it here.")
             challenge = answer.headers.get("WWW-Authenticate", "")
             authorization = self._authorization(challenge, f"repository:{repository}:pull,push")
             answer = self._open("GET", self._base, {"Authorization": authorization})
         self._check(answer)
-        return wanted
+        return required
 
     def _ask(self, method: str, url: str, scope: str) -> Answer | None:
         answer = self._open(method, url, {"Accept": ", ".join(MANIFESTS)})

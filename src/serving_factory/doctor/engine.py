@@ -19,7 +19,7 @@ _SELDOM = 7 * 24 * 3600.0  # seconds; what no build used for a week may go
 _CLOCK_NOTICEABLE, _CLOCK_WRONG = 5.0, 300.0  # seconds; tokens of registries are good for 300 at most
 
 
-def judge_engine(facts: EngineFacts) -> Check:
+def check_engine(facts: EngineFacts) -> Check:
     """Its version: from 23 on, BuildKit is the builder and takes named contexts."""
     if _version(facts.version) < _OLDEST_ENGINE:
         return fail(
@@ -31,7 +31,7 @@ def judge_engine(facts: EngineFacts) -> Check:
     return ok("engine", f"version {facts.version}")
 
 
-def judge_api(facts: EngineFacts) -> Check:
+def check_api(facts: EngineFacts) -> Check:
     """Whether engine and docker command share a version of the API."""
     found = f"the engine speaks {facts.oldest_api} to {facts.api}, the docker command up to {facts.client_api}"
     if _version(facts.client_api) < _version(facts.oldest_api):
@@ -41,7 +41,7 @@ def judge_api(facts: EngineFacts) -> Check:
     return ok("API", found)
 
 
-def judge_buildx(facts: EngineFacts) -> Check:
+def check_buildx(facts: EngineFacts) -> Check:
     """Buildx's version: since 0.13 it tells its progress as JSON."""
     if facts.buildx is None:
         return fail("buildx", "the docker command has no such plugin", "nothing can be built", "run `./factory setup`")
@@ -55,7 +55,7 @@ def judge_buildx(facts: EngineFacts) -> Check:
     return ok("buildx", f"version {facts.buildx}")
 
 
-def judge_store(facts: EngineFacts) -> Check:
+def check_store(facts: EngineFacts) -> Check:
     """Where images are kept decides whether attestations can be kept with them."""
     if facts.containerd_store:
         return ok("image store", "containerd's: attestations can be kept with images")
@@ -63,11 +63,11 @@ def judge_store(facts: EngineFacts) -> Check:
         "image store",
         "the engine's own",
         "attestations (SBOM, provenance) cannot be kept with images; all else works",
-        'if they are wanted: set {"features": {"containerd-snapshotter": true}} in daemon.json and restart the engine',
+        'if they are needed: set {"features": {"containerd-snapshotter": true}} in daemon.json and restart the engine',
     )
 
 
-def judge_collection(
+def check_collection(
     rules: Sequence[CollectionRule] | None, *, held: int, caches: int, planned: int, free: int | None
 ) -> Check:
     """BuildKit's garbage collection against Bazel's caches, which are cache mounts.
@@ -119,7 +119,7 @@ def _daemon_json(held: int) -> str:
     return json.dumps({"builder": {"gc": {"enabled": True, "policy": [rule]}}})
 
 
-def judge_clock(facts: EngineFacts) -> Check:
+def check_clock(facts: EngineFacts) -> Check:
     """The engine's clock against ours."""
     seconds = abs((facts.time - facts.asked_at).total_seconds())
     found = f"the engine's clock and this machine's are {seconds:.1f} s apart"
@@ -131,7 +131,7 @@ def judge_clock(facts: EngineFacts) -> Check:
     return ok("clock", found)
 
 
-def judge_gpu(facts: EngineFacts, driver: str | None, needed: Iterable[tuple[str, str]]) -> Check:
+def check_gpu(facts: EngineFacts, driver: str | None, needed: Iterable[tuple[str, str]]) -> Check:
     """GPU runtime and driver against what the planned variants need.
 
     Args:
@@ -139,8 +139,8 @@ def judge_gpu(facts: EngineFacts, driver: str | None, needed: Iterable[tuple[str
         driver: version of the NVIDIA driver; None where there is none.
         needed: CUDA's version and the oldest driver for it, of each planned gpu variant.
     """
-    wanted = sorted(set(needed), key=lambda pair: Version(pair[1]))
-    if not wanted:
+    required = sorted(set(needed), key=lambda pair: Version(pair[1]))
+    if not required:
         return ok("GPU", "no gpu variant is planned")
     runtime = "nvidia" in facts.runtimes or facts.cdi
     found = f"driver {driver or 'none'}, {'a' if runtime else 'no'} container runtime for GPUs"
@@ -151,12 +151,12 @@ def judge_gpu(facts: EngineFacts, driver: str | None, needed: Iterable[tuple[str
             "gpu images can be built here, but not be tried on a GPU",
             "to try them here: install the NVIDIA driver and the NVIDIA container toolkit",
         )
-    lacking = [f"CUDA {cuda} needs {oldest}" for cuda, oldest in wanted if _version(driver) < Version(oldest)]
-    if lacking:
+    missing = [f"CUDA {cuda} needs {oldest}" for cuda, oldest in required if _version(driver) < Version(oldest)]
+    if missing:
         return warn(
             "GPU",
             found,
-            f"gpu images can be built here, but the driver is too old to try them: {', '.join(lacking)}",
+            f"gpu images can be built here, but the driver is too old to try them: {', '.join(missing)}",
             "to try them here: install a newer NVIDIA driver",
         )
     return ok("GPU", found)

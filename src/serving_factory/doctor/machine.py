@@ -14,7 +14,7 @@ _LEAST_MEMORY = 4 * 10**9
 _INSTANCES, _WATCHES = 128, 8192  # the kernel's own defaults; less was set by hand
 
 
-def judge_memory(*, cpus: int, memory: int, at_once: int, share: Share, needed: int | None) -> Check:
+def check_memory(*, cpus: int, memory: int, at_once: int, share: Share, needed: int | None) -> Check:
     """Memory and cores for the jobs that will run at once.
 
     Args:
@@ -22,7 +22,7 @@ def judge_memory(*, cpus: int, memory: int, at_once: int, share: Share, needed: 
         memory: of the engine's machine, bytes.
         at_once: how many compile at once in the plan's largest wave; 0 where nothing is to be compiled.
         share: what each of these may use.
-        needed: peak memory of the plan as foretold, bytes; None where nothing is.
+        needed: peak memory of the plan as expected, bytes; None where nothing is.
     """
     jobs = share.jobs if at_once else 0
     found = f"{cpus} cores, {gib(memory)}"
@@ -45,12 +45,12 @@ def judge_memory(*, cpus: int, memory: int, at_once: int, share: Share, needed: 
         elif jobs > 1:
             more = f"set resources.jobs to {jobs // 2}, or {more}"
         return warn(
-            "memory", f"{found}; {gib(needed)} are foretold", "a compiler may be killed for want of memory", more
+            "memory", f"{found}; {gib(needed)} are expected", "a compiler may be killed for want of memory", more
         )
-    return ok("memory", found if needed is None else f"{found}; {gib(needed)} are foretold")
+    return ok("memory", found if needed is None else f"{found}; {gib(needed)} are expected")
 
 
-def judge_disk(*, free: int | None, one: int, planned: int) -> Check:
+def check_disk(*, free: int | None, one: int, planned: int) -> Check:
     """Disk for what is planned.
 
     Args:
@@ -68,7 +68,7 @@ def judge_disk(*, free: int | None, one: int, planned: int) -> Check:
     return ok("disk", found)
 
 
-def judge_place(elsewhere: str) -> Check:
+def check_place(elsewhere: str) -> Check:
     """An engine whose machine has another name than this one.
 
     Args:
@@ -82,7 +82,7 @@ def judge_place(elsewhere: str) -> Check:
     )
 
 
-def judge_inotify(limits: Mapping[str, int]) -> Check:
+def check_inotify(limits: Mapping[str, int]) -> Check:
     """The kernel's limits for watching files.
 
     Args:
@@ -110,7 +110,7 @@ def host_level(flags: frozenset[str]) -> Level:
     return max((level for level in LEVELS if flags.issuperset(level_facts(level).cpuinfo)), key=LEVELS.index)
 
 
-def judge_cpu(
+def check_cpu(
     flags: frozenset[str] | None, planned: Mapping[str, Level], targets: Mapping[str, Sequence[Level]]
 ) -> Check:
     """This machine's CPU against what is planned, and the targets that suit it.

@@ -15,7 +15,7 @@ class Login(StrEnum):
     """What a registry made of our credentials."""
 
     ACCEPTED = "accepted"
-    NOT_WANTED = "not wanted"
+    NOT_WANTED = "not required"
     MISSING = "missing"
     DENIED = "denied"
     UNREACHABLE = "unreachable"
@@ -32,7 +32,7 @@ class BaseState(StrEnum):
     UNKNOWN = "unknown"
 
 
-def judge_proxies(client: Mapping[str, str], engine: Mapping[str, str], matrix: Mapping[str, str]) -> Check:
+def check_proxies(client: Mapping[str, str], engine: Mapping[str, str], matrix: Mapping[str, str]) -> Check:
     """The proxies of this shell, of the engine and of the matrix against each other.
 
     Args:
@@ -64,7 +64,7 @@ def _public(url: str) -> str:
     return f"{scheme}{found}{rest.rpartition('@')[2]}"
 
 
-def judge_login(registry: str, login: Login, why: str = "") -> Check:
+def check_login(registry: str, login: Login, why: str = "") -> Check:
     """Whether the registry that images go to knows us.
 
     Args:
@@ -102,7 +102,7 @@ def judge_login(registry: str, login: Login, why: str = "") -> Check:
             )
 
 
-def judge_bases(bases: Mapping[str, BaseState]) -> Check:
+def check_bases(bases: Mapping[str, BaseState]) -> Check:
     """Whether the base images of the planned variants can still be had."""
     found = "; ".join(f"{base}: {state}" for base, state in bases.items()) or "none is needed"
     gone = [base for base, state in bases.items() if state is BaseState.GONE]
@@ -130,7 +130,7 @@ def judge_bases(bases: Mapping[str, BaseState]) -> Check:
     return ok("base images", found)
 
 
-def judge_downloads(downloads: Sequence[Download], found: Mapping[str, tuple[Reach, str]]) -> Check:
+def check_downloads(downloads: Sequence[Download], found: Mapping[str, tuple[Reach, str]]) -> Check:
     """Whether what the planned builds download can be had.
 
     Args:

@@ -1,4 +1,4 @@
-"""Looks at the machine. Thin: what is found is judged elsewhere."""
+"""Looks at the machine. Thin: what is found is checked elsewhere."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def login(repository: str) -> tuple[str, Login, str]:
     try:
         credentials = credentials_for(name.registry)
         refused = Login.DENIED if credentials else Login.MISSING
-        wanted = Registry(name.registry, credentials=credentials).log_in(name.repository)
+        required = Registry(name.registry, credentials=credentials).log_in(name.repository)
     except RegistryDeniedError as error:
         return name.registry, refused, error.why
     except FactoryError as error:
         return name.registry, Login.UNREACHABLE, error.why
-    return name.registry, Login.ACCEPTED if wanted else Login.NOT_WANTED, ""
+    return name.registry, Login.ACCEPTED if required else Login.NOT_WANTED, ""
 
 
 def base_state(reference: str, engine: Engine) -> BaseState:

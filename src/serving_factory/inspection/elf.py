@@ -187,16 +187,16 @@ def library_closure_gaps(
         ArtifactError: a copied library is damaged.
     """
     copied = _copied_libraries(rootfs)
-    wanted: defaultdict[str, set[str]] = defaultdict(set)
+    required: defaultdict[str, set[str]] = defaultdict(set)
     for soname in needed:
-        wanted[soname].add(BINARY)
+        required[soname].add(BINARY)
     for path in sorted(set(copied.values())):
         with open_elf(path) as elf:
             for soname in _texts(_dynamic_tags(elf), "DT_NEEDED", "needed"):
-                wanted[soname].add(str(PurePosixPath("/") / path.relative_to(rootfs)))
+                required[soname].add(str(PurePosixPath("/") / path.relative_to(rootfs)))
     return tuple(
-        MissingLibrary(soname, tuple(sorted(wanted[soname])))
-        for soname in sorted(wanted)
+        MissingLibrary(soname, tuple(sorted(required[soname])))
+        for soname in sorted(required)
         if soname not in base_libraries and soname not in copied and not soname.startswith(_DRIVER)
     )
 

@@ -251,7 +251,7 @@ class CodeOwners:
     mention: re.Pattern[str]
 
     def owner(self, symbol: str) -> Owner:
-        """Tell whose code a function is.
+        """Say whose code a function is.
 
         A template of `std::` or of another library that names one of the project's types is the project's own: the
         project's files instantiate it, with the project's flags.
@@ -270,7 +270,7 @@ class CodeOwners:
         return Owner.OTHER
 
     def zone(self, symbol: str) -> str:
-        """Tell which namespace with flags of its own a function is in; empty for none."""
+        """Say which namespace with flags of its own a function is in; empty for none."""
         return next((name for name, inside in self.zones.items() if inside.match(symbol)), "")
 
 

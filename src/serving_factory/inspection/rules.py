@@ -51,7 +51,7 @@ the compiler: gcc writes f16c and movbe in few places only."""
 
 
 class Rule(StrEnum):
-    """What is judged, in the order of the report."""
+    """What is checked, in the order of the report."""
 
     MACHINE = "machine"
     VERSION = "version"
@@ -90,7 +90,7 @@ class Expectation:
 
     Args:
         level: the CPU level's name, such as `x86-64-v3`; a name that is not among the level features (`native`) has
-            no bound to judge by.
+            no bound to check by.
         machine: `x86-64` or `aarch64`.
         reported_version: what the server's `--version` has to begin with, such as `2.19.1`; empty where it has none.
         max_glibc: glibc of the runtime image's base, such as `2.31`; None if that is not known.
@@ -132,7 +132,7 @@ class Finding:
     text: str
 
 
-def judge(
+def check(
     expectation: Expectation,
     *,
     elf: ElfFacts,
@@ -226,8 +226,8 @@ def _reported(expected: str, lines: tuple[str, ...]) -> Finding:
     server = _after(_SERVER_LINE, lines)
     library = _after(_LIBRARY_LINE, lines)
     if server is None or library is None:
-        wanted = _SERVER_LINE if server is None else _LIBRARY_LINE
-        return _failed(Rule.VERSION, f'--version printed no line "{wanted.strip()} …"')
+        required = _SERVER_LINE if server is None else _LIBRARY_LINE
+        return _failed(Rule.VERSION, f'--version printed no line "{required.strip()} …"')
     # 2.1 is not the beginning of 2.19.
     if not re.match(rf"{re.escape(expected)}(?!\d)", server):
         return _failed(Rule.VERSION, f"asked for {expected}, the binary says {server}")
@@ -262,7 +262,7 @@ def _level_kept(
     if added:
         text += f", but for what upstream's own flags add: {', '.join(f'{name} in {code.own[name]}' for name in added)}"
     if elsewhere:
-        text += f"; other code, not judged, also uses {', '.join(elsewhere)}"
+        text += f"; other code, not checked, also uses {', '.join(elsewhere)}"
     return _passed(Rule.LEVEL_KEPT, text)
 
 
@@ -304,7 +304,7 @@ def _is_added_anywhere(expectation: Expectation, feature: str) -> bool:
 
 
 def _doubt(code: InstructionSetFacts, elsewhere: list[str]) -> str | None:
-    """Tell why finding nothing above the level in own code proves nothing, if so."""
+    """Say why finding nothing above the level in own code proves nothing, if so."""
     if not code.named:
         without = "without symbols there is no telling by whose code"
         return f"{', '.join(elsewhere)} is used, and {without}" if elsewhere else None
@@ -367,7 +367,7 @@ def _glibc(expectation: Expectation, elf: ElfFacts) -> Finding:
 
 
 def _hardening(elf: ElfFacts) -> Finding:
-    return _passed(Rule.HARDENING, f"recorded, not judged: {elf.kind}, RELRO {elf.relro}")
+    return _passed(Rule.HARDENING, f"recorded, not checked: {elf.kind}, RELRO {elf.relro}")
 
 
 def _found(feature: str, count: int, examples: tuple[str, ...]) -> str:

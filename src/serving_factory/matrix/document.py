@@ -50,7 +50,7 @@ class Document:
 
     Args:
         file: which.
-        data: mappings, lists, texts, numbers, truth values and nulls; all keys are texts.
+        data: mappings, lists, texts, numbers, booleans and nulls; all keys are texts.
         problems: what can be told of it without knowing what it is for, such as keys that stand there twice.
         given: path → what the environment gives in the place of what the file has there.
     """

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from serving_factory.catalogue.cuda import cudas, why_not, why_not_compiler
 from serving_factory.catalogue.facts import FlavourFacts, GpuFacts, Release
+from serving_factory.catalogue.fixes import BadPair, known_bad
 from serving_factory.catalogue.levels import Level, flag_sets
-from serving_factory.catalogue.patches import BadPair, known_bad
 from serving_factory.catalogue.releases import releases
 from serving_factory.matrix.problems import Finding, KeyPath
 from serving_factory.matrix.rules import Candidate, Rule
@@ -98,7 +98,7 @@ def expand(
 
 
 def too_many(selections: Sequence[Selection], rules: Sequence[Rule]) -> Finding | None:
-    """Tell of a file that asks for more than anyone would build: it would take long to find that out."""
+    """Say of a file that asks for more than anyone would build: it would take long to find that out."""
     asked = sum(len(one.releases) * len(one.levels) * len(one.platforms) for one in selections)
     if asked > MAX_CANDIDATES:
         rule = f"the targets ask for {asked:,} variants, and {MAX_CANDIDATES:,} are the most that one file may ask for"

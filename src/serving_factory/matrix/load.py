@@ -35,7 +35,7 @@ _PLACEHOLDERS = ("{archive}", _SNAPSHOT)
 
 
 def network_findings(model: MatrixFile, folder: Path, broken: Broken) -> Iterator[Finding]:
-    """Find what is wrong with the doors.
+    """Find what is wrong with the inputs.
 
     Args:
         model: the file.

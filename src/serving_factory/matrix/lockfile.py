@@ -80,7 +80,7 @@ def read_lock(matrix_file: Path) -> Lock:
         raise LockFileError(
             f"the lock file cannot be used: {error.what}",
             why=error.why,
-            remedy="take the file back from version control; or delete it, and write it anew with `./factory lock`",
+            remedy="take the file back from version control; or delete it, and write it again with `./factory lock`",
         ) from None
     return Lock(file=file, bases=dict(read.bases), bazel=dict(read.bazel))
 

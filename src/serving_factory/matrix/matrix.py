@@ -145,7 +145,7 @@ def release_origin(matrix: Matrix, release: str, path: KeyPath, *, otherwise: st
 
 
 def variant_origins(matrix: Matrix, variant: Variant) -> Mapping[str, str]:
-    """Tell where each value of a variant comes from, going by the first target that selects it.
+    """Say where each value of a variant comes from, going by the first target that selects it.
 
     Returns:
         `release`, `flavour`, `level`, `platform`, `cuda`, `capabilities` and `copts` -> default, catalogue, or a place.
@@ -185,7 +185,7 @@ def _copts_origin(matrix: Matrix, variant: Variant, selection: Selection) -> str
 
 
 def rules_about(matrix: Matrix, variant: Variant) -> tuple[tuple[str, str], ...]:
-    """Tell of each rule that is about a variant: where it stands, and what it does to it, with its reason."""
+    """Say of each rule that is about a variant: where it stands, and what it does to it, with its reason."""
     names = [*matrix.targets_of(variant)]
     names += [one.candidate.target for one in matrix.dropped if one.candidate.variant == variant]
     found = []

@@ -250,7 +250,7 @@ class AptSection:
         default=None,
     )
     snapshot: str | None = key(
-        SNAPSHOT, "The time whose packages are wanted, for a mirror that has {snapshot} in its URL.", default=None
+        SNAPSHOT, "The time whose packages are required, for a mirror that has {snapshot} in its URL.", default=None
     )
 
 

@@ -150,7 +150,7 @@ def _rules(model: MatrixFile, broken: Broken) -> Iterator[Rule]:
 
 
 def _findings(model: MatrixFile, broken: Broken) -> Iterator[Finding]:
-    """Tell of rules that look at nothing, and of those that name a target that there is not."""
+    """Say of rules that look at nothing, and of those that name a target that there is not."""
     for path, section in _sections(model):
         given = [name for name in _CONDITIONS if getattr(section, name) is not None]
         # A `where` without conditions is about all variants: nothing is wrong with it.

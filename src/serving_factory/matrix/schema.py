@@ -110,7 +110,7 @@ def _quotes(value: object, written: str) -> str:
         return f'Write it without brackets: "{value[0]}".'
     if not isinstance(value, bool | int | float):
         return "Write one text."
-    kind = "truth value" if isinstance(value, bool) else "number"
+    kind = "boolean" if isinstance(value, bool) else "number"
     what = f"a {kind}" if str(value) == written else f"the {kind} {value}"
     return f'Put it in quotes, "{written}": without them YAML reads {what}.'
 

@@ -36,7 +36,7 @@ class ToolchainChoice:
     tensorrt: bool | None = None
 
     def compiler_of(self, facts: FlavourFacts) -> str:
-        """Tell which compiler builds a flavour, name and version; empty where nobody knows.
+        """Say which compiler builds a flavour, name and version; empty where nobody knows.
 
         Another base has another version of the compiler of the same name.
         """
@@ -140,7 +140,7 @@ class Network:
         base_images: base image -> the image that stands for it.
         apt_mirror: URL of a mirror, which may hold `{snapshot}`.
         apt_folder: a folder with packages and their index.
-        apt_snapshot: the time whose packages are wanted, `20260102T030405Z`.
+        apt_snapshot: the time whose packages are required, `20260102T030405Z`.
         pip_index: the Python package index.
         git_mirrors: the beginning of a git URL -> what stands in its place.
         bazel_mirror: what has `VERSION/bazel-VERSION-linux-x86_64`.
@@ -192,7 +192,7 @@ def settings_of(model: MatrixFile, folder: Path, broken: Broken) -> AllSettings:
 
 def _over(lower: PerReleaseSection, upper: PerReleaseSection) -> PerReleaseSection:
     bazel = lower.bazel
-    if upper.bazel.version:  # where another version comes from is said anew
+    if upper.bazel.version:  # where another version comes from is said again
         bazel = replace(bazel, package=None, binary=None)
     return PerReleaseSection(
         releases=upper.releases,
@@ -341,8 +341,8 @@ def _of_remote(path: KeyPath, remote: RemoteSection, folder: Path) -> Iterator[F
     for name in ("certificate", "client_certificate", "client_key"):
         yield from _missing((*path, "tls", name), _path(folder, getattr(tls, name)), is_file=True)
     if (tls.client_certificate is None) != (tls.client_key is None):
-        given, lacking = ("client_key", "client_certificate")[:: 1 if tls.client_key else -1]
-        yield Finding(path=(*path, "tls", given), rule=f"it is of no use without {lacking}", remedy="Name both files.")
+        given, missing = ("client_key", "client_certificate")[:: 1 if tls.client_key else -1]
+        yield Finding(path=(*path, "tls", given), rule=f"it is of no use without {missing}", remedy="Name both files.")
     for name, url in (("executor", remote.executor), ("cache", remote.cache)):
         if url and url.startswith(("grpc://", "http://")) and tls != TlsSection():
             rule = f"{url} goes without TLS, and what tls says is of no use"

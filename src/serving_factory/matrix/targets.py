@@ -69,7 +69,7 @@ class _Follower:
         elif above is not None and above not in self._targets:
             others = [other for other in self._targets if other != name]
             listed = f"Targets: {', '.join(others)}." if others else "Take it away."
-            self._tell(name, "there is no such target", did_you_mean(above, others, otherwise=listed))
+            self._report(name, "there is no such target", did_you_mean(above, others, otherwise=listed))
             self.found[name] = (name, None)
         else:
             return above
@@ -82,18 +82,18 @@ class _Follower:
             return (name, None)
         if len(rest) > MAX_EXTENDS:
             rule = f"more than {MAX_EXTENDS} targets extend each other here"
-            self._tell(name, rule, "Let one say more itself.")
+            self._report(name, rule, "Let one say more itself.")
             return (name, None)
         return (name, *rest)
 
     def _circle(self, names: Sequence[str]) -> None:
-        """Tell of a circle once, at the first of it in the file's order."""
+        """Say of a circle once, at the first of it in the file's order."""
         first = min(names, key=self._rank.__getitem__)
         start = list(names).index(first)
         around = [*names[start:], *names[:start], first]
-        self._tell(first, f"a target cannot extend itself: {_arrows(around)}", "Let one of them stand on its own.")
+        self._report(first, f"a target cannot extend itself: {_arrows(around)}", "Let one of them stand on its own.")
 
-    def _tell(self, name: str, rule: str, remedy: Remedy) -> None:
+    def _report(self, name: str, rule: str, remedy: Remedy) -> None:
         self.findings.append(Finding(path=("targets", name, "extends"), rule=rule, remedy=remedy))
 
 

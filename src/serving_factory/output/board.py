@@ -18,9 +18,9 @@ from rich.text import Text
 
 from serving_factory.output.errors import read_tail, render_error
 from serving_factory.output.outcomes import summary_table
-from serving_factory.output.tables import forecast_line, truth_line
+from serving_factory.output.tables import actual_line, estimate_line
 from serving_factory.output.text import Stream, clean, clean_lines, duration, encoding_of
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, truth
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, actual
 from serving_factory.pipeline.events import Event, EventKind, StageName
 
 _COUNTED = re.compile(r"([\d,]+)/([\d,]+)(?: |$)")
@@ -64,7 +64,7 @@ def see(before: Counted | None, text: str, now: float) -> Counted | None:
     return Counted(done=done, total=total, base=base, since=since)
 
 
-def remaining(counted: Counted | None, *, running: float, foretold: float | None, now: float) -> float | None:
+def remaining(counted: Counted | None, *, running: float, expected: float | None, now: float) -> float | None:
     """Estimate the seconds that are left; None where nothing tells.
 
     The first actions are the cheap ones, and so are those from a cache: half of them say little, nine tenths say most.
@@ -73,7 +73,7 @@ def remaining(counted: Counted | None, *, running: float, foretold: float | None
     Args:
         counted: what Bazel counted.
         running: seconds that the stage has run for.
-        foretold: seconds that it was expected to take; None where nothing was.
+        expected: seconds that it was expected to take; None where nothing was.
         now: seconds of the clock.
     """
     if counted and counted.ended:
@@ -81,12 +81,12 @@ def remaining(counted: Counted | None, *, running: float, foretold: float | None
     steady = counted is not None and now - counted.since >= _STEADY_SECONDS and counted.total > 0
     share = min(1.0, counted.done / counted.total) if counted and steady else 0.0
     if share < _TELLING_SHARE:
-        return foretold - running if foretold is not None and foretold > running else None
+        return expected - running if expected is not None and expected > running else None
     by_actions = running * (1 - share) / share
-    if foretold is None:
+    if expected is None:
         return by_actions
     weight = share**4
-    return weight * by_actions + (1 - weight) * max(foretold - running, foretold * (1 - share))
+    return weight * by_actions + (1 - weight) * max(expected - running, expected * (1 - share))
 
 
 if TYPE_CHECKING:
@@ -226,18 +226,18 @@ def draw(
     width: int,
     height: int,
     encoding: str = "utf-8",
-    foretold: Mapping[str, float] | None = None,
+    expected: Mapping[str, float] | None = None,
 ) -> list[Text]:
     """Draw the board: at most `height` lines of at most `width` cells, the last one the overall count.
 
     Rows keep their order; when there are too many, the running ones stay, then the failed, then the others;
-    of those alike, the ones that changed last. `foretold`, variant's id → seconds, adds how much of each is left.
+    of those alike, the ones that changed last. `expected`, variant's id → seconds, adds how much of each is left.
     """
     rich_signs = _can_write_signs(encoding)
     room = max(0, height - 1)
     shown = _choose(rows, room if len(rows) <= room else room - 1)
     names = max((cell_len(clean(row.variant)) for row in shown), default=0)
-    left = {row.variant: _left(row, (foretold or {}).get(row.variant), now) for row in shown}
+    left = {row.variant: _left(row, (expected or {}).get(row.variant), now) for row in shown}
     room_left = max(map(len, left.values()), default=0)
     lines = [
         _row_line(row, now=now, names=names, rich_signs=rich_signs, left=left[row.variant].ljust(room_left))
@@ -267,13 +267,13 @@ def _choose(rows: Sequence[Row], room: int) -> list[Row]:
     return [row for row in rows if row.variant in kept]
 
 
-def _left(row: Row, foretold: float | None, now: float) -> str:
+def _left(row: Row, expected: float | None, now: float) -> str:
     """How long a variant still takes, as far as anything tells."""
     if row.state not in {State.WAITING, State.RUNNING}:
         return ""
     running = 0.0 if row.started is None else now - row.started
-    rest = None if foretold is None else foretold - row.spent
-    left = remaining(row.counted, running=running, foretold=rest, now=now)
+    rest = None if expected is None else expected - row.spent
+    left = remaining(row.counted, running=running, expected=rest, now=now)
     return f"  {duration(left)} left" if left else ""
 
 
@@ -352,7 +352,7 @@ class BoardReporter:
 
     def __enter__(self) -> Self:
         self._since = self._clock()
-        self._err.write(forecast_line(self._outlook))
+        self._err.write(estimate_line(self._outlook))
         self._live.start(refresh=True)
         return self
 
@@ -369,7 +369,7 @@ class BoardReporter:
             width=options.max_width,
             height=console.size.height - 1,  # the cursor's own line
             encoding=self._encoding,
-            foretold=self._outlook.seconds,
+            expected=self._outlook.seconds,
         )
         yield Text("\n", end="").join(lines)
 
@@ -388,8 +388,8 @@ class BoardReporter:
             if result.error is not None:
                 tail = read_tail(result.log).lines
                 self._err.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
-        self._out.write("\n" + summary_table(results, foretold=self._outlook.seconds, width=self._out.width))
-        self._out.write(truth_line(self._outlook, truth(self._outlook, results, self._clock() - self._since)))
+        self._out.write("\n" + summary_table(results, expected=self._outlook.seconds, width=self._out.width))
+        self._out.write(actual_line(self._outlook, actual(self._outlook, results, self._clock() - self._since)))
 
     def _stop(self) -> None:
         # A second Ctrl-C may land inside: whatever happens, the cursor is given back. OSError: the terminal

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, truth
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, actual
 from serving_factory.pipeline.events import Status, VariantResult
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ class JsonLinesReporter:
         self._began = clock()
 
     def __enter__(self) -> Self:
-        if self._outlook.forecasts:
-            variants = [{**_present(asdict(one)), "basis": one.basis.value} for one in self._outlook.forecasts]
-            self._write("forecast", {**asdict(self._outlook.total), "variants": variants})
+        if self._outlook.estimates:
+            variants = [{**_present(asdict(one)), "basis": one.basis.value} for one in self._outlook.estimates]
+            self._write("estimate", {**asdict(self._outlook.total), "variants": variants})
         return self
 
     def __exit__(
@@ -72,15 +72,15 @@ class JsonLinesReporter:
         """Write the last line."""
         counts = {status.value: sum(result.status is status for result in results) for status in Status}
         seconds = round(self._clock() - self._began, 3)
-        foretold, taken = self._outlook.total, truth(self._outlook, results, seconds)
+        expected, taken = self._outlook.total, actual(self._outlook, results, seconds)
         members = {
             "counts": counts,
             "seconds": seconds,
-            "forecast_seconds": foretold.seconds,
+            "estimate_seconds": expected.seconds,
             "memory": taken.memory if taken else None,
-            "forecast_memory": foretold.memory,
+            "estimate_memory": expected.memory,
             "download": taken.download if taken else None,
-            "forecast_download": foretold.download,
+            "estimate_download": expected.download,
             "results": [_result_document(result) for result in results],
         }
         self._write("summary", members)

@@ -29,13 +29,13 @@ _WORDS: Mapping[Status, str] = {
 
 
 def summary_table(
-    results: Sequence[VariantResult], *, foretold: Mapping[str, float] | None = None, width: int | None = None
+    results: Sequence[VariantResult], *, expected: Mapping[str, float] | None = None, width: int | None = None
 ) -> str:
     """What became of each variant, the built ones first, and a line of counts.
 
     Args:
         results: one per variant.
-        foretold: variant's id → seconds that were foretold.
+        expected: variant's id → seconds that were expected.
         width: columns of the terminal; None for no limit.
     """
     if not results:
@@ -46,7 +46,7 @@ def summary_table(
             _WORDS[result.status],
             result.variant,
             duration(result.seconds) if result.seconds else "",
-            duration(foretold[result.variant]) if foretold and result.variant in foretold else "",
+            duration(expected[result.variant]) if expected and result.variant in expected else "",
             fact_text(result, "binary_size"),
             fact_text(result, "image_size"),
             detail(result),
@@ -57,7 +57,7 @@ def summary_table(
         Column("result"),
         Column("variant"),
         Column("time", right=True),
-        Column("foretold", right=True),
+        Column("expected", right=True),
         Column("binary", right=True),
         Column("image", right=True),
         Column("image name, or why not"),

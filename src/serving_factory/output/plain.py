@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Self
 from serving_factory.output.board import Counted, remaining, see
 from serving_factory.output.errors import Tail, already_told, log_excerpt, read_tail, render_error
 from serving_factory.output.outcomes import annotation, fold, markdown_summary, summary_table
-from serving_factory.output.tables import forecast_line, truth_line
+from serving_factory.output.tables import actual_line, estimate_line
 from serving_factory.output.text import clean, clean_lines, duration
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, truth
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, actual
 from serving_factory.pipeline.events import Event, EventKind
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class PlainReporter:
         self._heartbeat = Heartbeat(self.beat, seconds=min(_LOOK_EVERY, silence))
 
     def __enter__(self) -> Self:
-        self._lines.write(forecast_line(self._outlook))
+        self._lines.write(estimate_line(self._outlook))
         self._heartbeat.start()
         return self
 
@@ -175,9 +175,9 @@ class PlainReporter:
                 self._lines.write(f"{self._stamp()} {told}\n")
 
     def _left(self, variant: str, running: _Running, took: float) -> str:
-        foretold = self._outlook.seconds.get(variant)
-        rest = None if foretold is None else foretold - self._spent.get(variant, 0.0)
-        left = remaining(running.counted, running=took, foretold=rest, now=running.started + took)
+        expected = self._outlook.seconds.get(variant)
+        rest = None if expected is None else expected - self._spent.get(variant, 0.0)
+        left = remaining(running.counted, running=took, expected=rest, now=running.started + took)
         return f", about {duration(left)} left" if left else ""
 
     def summary(self, results: Sequence[VariantResult]) -> None:
@@ -186,8 +186,8 @@ class PlainReporter:
             if result.error is not None and result.variant not in self._told_failures:
                 tail = read_tail(result.log).lines
                 self._lines.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
-        self._out.write("\n" + summary_table(results, foretold=self._outlook.seconds, width=self._out.width))
-        self._out.write(truth_line(self._outlook, truth(self._outlook, results, self._clock() - self._began)))
+        self._out.write("\n" + summary_table(results, expected=self._outlook.seconds, width=self._out.width))
+        self._out.write(actual_line(self._outlook, actual(self._outlook, results, self._clock() - self._began)))
         if self._github is not None and self._github.step_summary is not None:
             self._append(self._github.step_summary, markdown_summary(results))
 

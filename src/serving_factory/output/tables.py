@@ -11,17 +11,17 @@ from serving_factory.output.text import Column, Section, count, duration, page, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from serving_factory.pipeline.estimates import Forecast, Outlook, Total
+    from serving_factory.pipeline.estimates import Estimate, Outlook, Total
 
 
-def forecast_line(outlook: Outlook) -> str:
-    """What a run will take: `Forecast: about 28 min 00 s, ...`; empty where it has nothing to do."""
-    if not outlook.forecasts:
+def estimate_line(outlook: Outlook) -> str:
+    """What a run will take: `Estimate: about 28 min 00 s, ...`; empty where it has nothing to do."""
+    if not outlook.estimates:
         return ""
     total = outlook.total
     if total.seconds is None:
-        return "Forecast: none; no earlier run is like this one.\n"
-    told = f"Forecast: about {_figures(total)}"
+        return "Estimate: none; no earlier run is like this one.\n"
+    told = f"Estimate: about {_figures(total)}"
     told += ", in part an estimate from the release's size" if total.estimated else ", from earlier runs"
     unknown = f"; {total.unknown} more of which nothing is known" if total.unknown else ""
     return f"{told}{unknown}.\n"
@@ -34,7 +34,7 @@ def needs_text(downloads: Sequence[tuple[str, str]], *, disk: int, free: int | N
         downloads: what, and from where.
         disk: bytes that it takes.
         free: bytes that are free where the engine keeps its data; None where nobody here can tell.
-        outlook: the forecast.
+        outlook: the estimate.
     """
     if not downloads:
         return ""
@@ -51,20 +51,20 @@ def needs_text(downloads: Sequence[tuple[str, str]], *, disk: int, free: int | N
     )
 
 
-def truth_line(outlook: Outlook, taken: Total | None) -> str:
-    """The forecast against what it came to, a line each; empty where nothing is to be compared.
+def actual_line(outlook: Outlook, taken: Total | None) -> str:
+    """The estimate against what it came to, a line each; empty where nothing is to be compared.
 
     Args:
-        outlook: what was foretold.
-        taken: as `line.forecast.truth` gives it.
+        outlook: what was expected.
+        taken: as `line.estimate.truth` gives it.
     """
     if taken is None:
         return ""
     total = outlook.total
-    foretold = "nothing" if total.seconds is None else f"about {_figures(total)}"
+    expected = "nothing" if total.seconds is None else f"about {_figures(total)}"
     if total.seconds is not None and total.unknown:
-        foretold += f"; without {count(total.unknown, 'variant')} of which nothing was known"
-    return f"Foretold: {foretold}.\nIt took:  {_figures(taken)}.\n"
+        expected += f"; without {count(total.unknown, 'variant')} of which nothing was known"
+    return f"Expected: {expected}.\nIt took:  {_figures(taken)}.\n"
 
 
 def _figures(total: Total) -> str:
@@ -81,20 +81,20 @@ def _size(number: int | None) -> str:
     return "unknown" if number is None else size(number)
 
 
-def forecast_cells(forecast: Forecast | None) -> tuple[str, str, str, str]:
+def estimate_cells(estimate: Estimate | None) -> tuple[str, str, str, str]:
     """Time, memory, downloads and what they go by, as cells of a table."""
-    if forecast is None:
+    if estimate is None:
         return ("", "", "", "")
     return (
-        "" if forecast.seconds is None else duration(forecast.seconds),
-        "" if forecast.memory is None else size(forecast.memory),
-        "" if forecast.download is None else size(forecast.download),
-        forecast.basis.value,
+        "" if estimate.seconds is None else duration(estimate.seconds),
+        "" if estimate.memory is None else size(estimate.memory),
+        "" if estimate.download is None else size(estimate.download),
+        estimate.basis.value,
     )
 
 
 if TYPE_CHECKING:
-    from serving_factory.pipeline.estimates import Forecast
+    from serving_factory.pipeline.estimates import Estimate
 
 
 _BESIDE = 60
@@ -154,24 +154,24 @@ class PlanRow:
         run: names of the stages that would run, in order.
         up_to_date: names of the stages whose records match.
         because: why the first stage that would run has to.
-        lacking: why there is no recipe for it; empty where there is one.
+        unbuildable: why there is no recipe for it; empty where there is one.
         wave: variants of one wave compile at once; None where nothing would run, and where no engine answers.
         jobs: compilers at once; None where nothing is compiled.
         memory: bytes.
         after: the variant whose Bazel fills the caches for this one.
-        forecast: what it will take; None where there is nothing to do.
+        estimate: what it will take; None where there is nothing to do.
     """
 
     variant: str
     run: tuple[str, ...] = ()
     up_to_date: tuple[str, ...] = ()
     because: str = ""
-    lacking: str = ""
+    unbuildable: str = ""
     wave: int | None = None
     jobs: int | None = None
     memory: int | None = None
     after: str = ""
-    forecast: Forecast | None = None
+    estimate: Estimate | None = None
 
 
 def list_table(rows: Sequence[ListRow], *, dropped: int = 0, width: int | None = None) -> str:
@@ -234,7 +234,7 @@ def plan_table(rows: Sequence[PlanRow], *, machine: tuple[int, int] | None = Non
         *(Column(name, right=True) for name in ("jobs", "memory")),
         Column("because"),
         *(Column(name, right=True) for name in ("time", "peak memory", "downloads")),
-        Column("foretold from"),
+        Column("expected from"),
     ]
     cells = [
         (
@@ -244,14 +244,14 @@ def plan_table(rows: Sequence[PlanRow], *, machine: tuple[int, int] | None = Non
             " ".join(row.up_to_date),
             "" if row.jobs is None else str(row.jobs),
             "" if row.memory is None else _gib(row.memory),
-            row.lacking or (f"{row.because}; after {row.after}" if row.after else row.because),
-            *forecast_cells(row.forecast),
+            row.unbuildable or (f"{row.because}; after {row.after}" if row.after else row.because),
+            *estimate_cells(row.estimate),
         )
         for row in rows
     ]
-    work, lacking = sum(bool(row.run) for row in rows), sum(bool(row.lacking) for row in rows)
-    told = f"{count(len(rows), 'variant')}: {work} to work on, {len(rows) - work - lacking} up to date"
-    told += f", {lacking} that cannot be built. Nothing was run." if lacking else ". Nothing was run."
+    work, unbuildable = sum(bool(row.run) for row in rows), sum(bool(row.unbuildable) for row in rows)
+    told = f"{count(len(rows), 'variant')}: {work} to work on, {len(rows) - work - unbuildable} up to date"
+    told += f", {unbuildable} that cannot be built. Nothing was run." if unbuildable else ". Nothing was run."
     if machine:
         told += f"\nThe engine's machine has {machine[0]} CPUs, {_gib(machine[1])} for them; a wave compiles at once."
     elif work:

@@ -291,7 +291,7 @@ def uploads(remote: Remote, environ: Mapping[str, str] = os.environ) -> bool:
 
 def local_bazelrc(recipe: Recipe) -> str:
     """Write the same without a remote cache or executor, for who runs the build without this factory."""
-    if recipe.doors.downloader_config:
+    if recipe.inputs.downloader_config:
         return f"build --experimental_downloader_config={DOWNLOADER_CONFIG}\n"
     return ""
 

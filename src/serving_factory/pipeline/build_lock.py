@@ -99,7 +99,7 @@ def hold_lock(build: Path) -> Iterator[None]:
 
 
 def held_since(build: Path) -> str | None:
-    """Tell since when a process that lives has held the checkout's lock, in UTC, ISO 8601; None where none does."""
+    """Say since when a process that lives has held the checkout's lock, in UTC, ISO 8601; None where none does."""
     try:
         holder = _Holder.read((build / _LOCK).read_text(encoding="utf-8"))
     except OSError:

@@ -198,7 +198,7 @@ def _manifest(stream: IO[bytes], file: Path) -> dict[str, Any]:
 
 def _unusable(file: Path, why: str) -> CacheFileError:
     return CacheFileError(
-        f"{file} holds no caches that can be used", why=why, remedy="copy it anew, or export the caches once more"
+        f"{file} holds no caches that can be used", why=why, remedy="copy it again, or export the caches once more"
     )
 
 

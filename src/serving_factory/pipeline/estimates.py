@@ -23,7 +23,7 @@ _OTHERS: Mapping[str, float] = {"extract": 20.0, "inspect": 1.0, "package": 20.0
 
 
 class Basis(StrEnum):
-    """What a forecast goes by, the best first."""
+    """What a estimate goes by, the best first."""
 
     VARIANT = "its own earlier runs"
     FLAVOUR = "its release and flavour"
@@ -83,7 +83,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Forecast:
+class Estimate:
     """What one variant will take.
 
     Args:
@@ -92,7 +92,7 @@ class Forecast:
         memory: peak memory of the compile in bytes; None where unknown.
         download: bytes; None where unknown.
         basis: what it goes by.
-        compiles: whether it compiles; else there is no memory and no download to foretell.
+        compiles: whether it compiles; else there is no memory and no download to estimate.
         after_compile: how many of the seconds come after its compile, which the next compile does not wait for.
     """
 
@@ -126,22 +126,22 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """A run's forecast.
+    """A run's estimate.
 
     Args:
-        forecasts: of each variant that has anything to do.
+        estimates: of each variant that has anything to do.
         total: of all.
         waves: variant's id → its wave, as `total` takes them.
     """
 
-    forecasts: tuple[Forecast, ...]
+    estimates: tuple[Estimate, ...]
     total: Total
     waves: Mapping[str, int] | None = None
 
     @property
     def seconds(self) -> Mapping[str, float]:
-        """Variant's id → seconds foretold, where they are."""
-        return {one.variant: one.seconds for one in self.forecasts if one.seconds is not None}
+        """Variant's id → seconds expected, where they are."""
+        return {one.variant: one.seconds for one in self.estimates if one.seconds is not None}
 
 
 NOTHING_TO_DO = Outlook((), Total(seconds=None, memory=None, download=None, estimated=False, unknown=0))
@@ -188,16 +188,16 @@ def size_of(release: str) -> Size:
     return max((one for one in _SIZES if one.since <= Version(release)), key=lambda one: one.since)
 
 
-def forecast(wanted: Iterable[Wanted], past: Sequence[Past]) -> tuple[Forecast, ...]:
-    """Foretell what each variant takes that has anything to do.
+def estimate(required: Iterable[Wanted], past: Sequence[Past]) -> tuple[Estimate, ...]:
+    """Estimate what each variant takes that has anything to do.
 
     Args:
-        wanted: the variants.
+        required: the variants.
         past: what finished in earlier runs, oldest first.
     """
     fetched = {_archives(row) for row in past if row.stage == _COMPILE}
     found = []
-    for one in wanted:
+    for one in required:
         if one.run:
             found.append(_one(one, past, fetches=_archives(one) not in fetched))
         if _COMPILE in one.run:
@@ -205,17 +205,17 @@ def forecast(wanted: Iterable[Wanted], past: Sequence[Past]) -> tuple[Forecast, 
     return tuple(found)
 
 
-def total(forecasts: Sequence[Forecast], waves: Mapping[str, int] | None = None) -> Total:
+def total(estimates: Sequence[Estimate], waves: Mapping[str, int] | None = None) -> Total:
     """Add up.
 
     Args:
-        forecasts: of the variants.
+        estimates: of the variants.
         waves: variant's id → its wave; those of one wave compile at once, one wave after the other. None where each
             works alone.
     """
-    known = [one for one in forecasts if one.seconds is not None]
+    known = [one for one in estimates if one.seconds is not None]
     known.sort(key=lambda one: waves.get(one.variant, 0) if waves else 0)
-    by_wave: dict[object, list[Forecast]] = {}
+    by_wave: dict[object, list[Estimate]] = {}
     for one in known:
         by_wave.setdefault(waves.get(one.variant) if waves else one.variant, []).append(one)
     begun = ended = 0.0
@@ -229,29 +229,29 @@ def total(forecasts: Sequence[Forecast], waves: Mapping[str, int] | None = None)
         memory=None if None in memory else max((size for size in memory if size is not None), default=None),
         download=_sum(one.download for members in compiling for one in members) if memory else None,
         estimated=any(one.basis is Basis.ESTIMATE for one in known),
-        unknown=len(forecasts) - len(known),
+        unknown=len(estimates) - len(known),
     )
 
 
-def truth(outlook: Outlook, results: Iterable[VariantResult], seconds: float) -> Total | None:
-    """What a run took, added up as its forecast was: compiles of one wave count as having their peaks at one time.
+def actual(outlook: Outlook, results: Iterable[VariantResult], seconds: float) -> Total | None:
+    """What a run took, added up as its estimate was: compiles of one wave count as having their peaks at one time.
 
     Args:
-        outlook: what was foretold.
+        outlook: what was expected.
         results: what became of the variants.
         seconds: wall time of the run.
 
     Returns:
-        None where nothing was to be done, and where not all of it was: half a run proves no forecast wrong.
+        None where nothing was to be done, and where not all of it was: half a run proves no estimate wrong.
     """
     built = {result.variant: result for result in results if result.status is Status.BUILT}
-    foretold = outlook.forecasts
-    if not foretold or {one.variant for one in foretold} - set(built):
+    expected = outlook.estimates
+    if not expected or {one.variant for one in expected} - set(built):
         return None
     # Even a variant that nobody knew anything of took its part of the time that was measured.
     taken = [
         replace(one, seconds=seconds, memory=built[one.variant].memory, download=built[one.variant].download)
-        for one in foretold
+        for one in expected
     ]
     return replace(total(taken, outlook.waves), seconds=seconds)
 
@@ -262,36 +262,36 @@ def _sum(values: Iterable[int | None]) -> int | None:
     return None if None in found else sum(value for value in found if value is not None)
 
 
-def _one(wanted: Wanted, past: Sequence[Past], *, fetches: bool) -> Forecast:
-    """Foretell one variant; `fetches`: no other of its release has filled the repository cache before it."""
-    found = {stage: _like(wanted, stage, past) for stage in wanted.run}
+def _one(required: Wanted, past: Sequence[Past], *, fetches: bool) -> Estimate:
+    """Estimate one variant; `fetches`: no other of its release has filled the repository cache before it."""
+    found = {stage: _like(required, stage, past) for stage in required.run}
     rest = sum(
         _middle([row.seconds for row in rows]) if rows else _OTHERS.get(stage, 0.0)
         for stage, (_, rows) in found.items()
         if stage != _COMPILE
     )
     basis, rows = found.get(_COMPILE) or next(iter(found.values()))
-    if _COMPILE not in wanted.run:
-        return Forecast(variant=wanted.variant, seconds=rest, memory=None, download=None, basis=basis, compiles=False)
+    if _COMPILE not in required.run:
+        return Estimate(variant=required.variant, seconds=rest, memory=None, download=None, basis=basis, compiles=False)
     if rows:
         memory = [row.memory for row in rows if row.memory is not None]
         download = [row.download for row in rows if row.download is not None]
-        return Forecast(
-            variant=wanted.variant,
+        return Estimate(
+            variant=required.variant,
             seconds=rest + _middle([row.seconds for row in rows]),
             memory=max(memory, default=None),
             download=int(_middle(download)) if download else None,
             basis=basis,
             after_compile=rest,
         )
-    if not wanted.upstream:
-        return Forecast(variant=wanted.variant, seconds=None, memory=None, download=None, basis=Basis.NOTHING)
-    size = size_of(wanted.release)
-    return Forecast(
-        variant=wanted.variant,
-        seconds=rest + size.core_seconds / wanted.jobs,
-        memory=int(size.memory + size.memory_per_job * wanted.jobs),
-        download=_download(wanted, size) if fetches and not wanted.offline else 0,
+    if not required.upstream:
+        return Estimate(variant=required.variant, seconds=None, memory=None, download=None, basis=Basis.NOTHING)
+    size = size_of(required.release)
+    return Estimate(
+        variant=required.variant,
+        seconds=rest + size.core_seconds / required.jobs,
+        memory=int(size.memory + size.memory_per_job * required.jobs),
+        download=_download(required, size) if fetches and not required.offline else 0,
         basis=Basis.ESTIMATE,
         after_compile=rest,
     )
@@ -302,17 +302,17 @@ def _archives(one: Wanted | Past) -> tuple[str, bool]:
     return one.release, one.flavour == _GPU
 
 
-def _download(wanted: Wanted, size: Size) -> int | None:
+def _download(required: Wanted, size: Size) -> int | None:
     """Bytes that the first variant of a release fetches; of CUDA's, which some releases fetch too, nothing is known."""
-    return None if wanted.flavour == _GPU else int(size.download)
+    return None if required.flavour == _GPU else int(size.download)
 
 
-def _like(wanted: Wanted, stage: str, past: Sequence[Past]) -> tuple[Basis, Sequence[Past]]:
+def _like(required: Wanted, stage: str, past: Sequence[Past]) -> tuple[Basis, Sequence[Past]]:
     """The latest runs of a stage that are the most like it."""
     likenesses: Mapping[Basis, Callable[[Past], bool]] = {
-        Basis.VARIANT: lambda row: row.variant == wanted.variant,
-        Basis.FLAVOUR: lambda row: (row.release, row.flavour) == (wanted.release, wanted.flavour),
-        Basis.TOOLCHAIN: lambda row: row.toolchain == wanted.toolchain,
+        Basis.VARIANT: lambda row: row.variant == required.variant,
+        Basis.FLAVOUR: lambda row: (row.release, row.flavour) == (required.release, required.flavour),
+        Basis.TOOLCHAIN: lambda row: row.toolchain == required.toolchain,
     }
     rows = [row for row in past if row.stage == stage]
     for basis, alike in likenesses.items():

@@ -51,7 +51,7 @@ class Failure:
     Args:
         kind: what kind.
         lines: the lines of the log that tell of it, at most six.
-        details: what was read from them: `expected`, `found` and `door` of a checksum; `cache`, the name of the broken
+        details: what was read from them: `expected`, `found` and `input` of a checksum; `cache`, the name of the broken
             one; `minimum` and `found` of Bazel's version; `program`, the missing one; of memory `peak` and `limit` in
             bytes, and `kills`, as far as bazel.sh could measure them (`limit` is `max` where there is none).
         shared: whether it came before any flag of a level, or in a rule that these do not reach.
@@ -102,13 +102,13 @@ _DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNOR
 
 # Not the warning that comes before: another mirror may have what this one has not.
 _BAZEL_CHECKSUM = re.compile(
-    r"Error downloading \[(?P<door>[^\]]+)\].*?"
+    r"Error downloading \[(?P<input>[^\]]+)\].*?"
     r"Checksum was (?P<found>[0-9a-f]{64}) but wanted (?P<expected>[0-9a-f]{64})"
 )
 _BUILDKIT_CHECKSUM = re.compile(
     r"digest mismatch (?:sha256:)?(?P<found>[0-9a-f]{64}): (?:sha256:)?(?P<expected>[0-9a-f]{64})"
 )
-_ADDED = re.compile(r"\bADD (?:--\S+ )*(?P<door>\S+)")
+_ADDED = re.compile(r"\bADD (?:--\S+ )*(?P<input>\S+)")
 
 _FETCH = re.compile(
     # Bazel's downloader
@@ -180,7 +180,7 @@ def is_shared(error: FactoryError) -> bool:
 
 
 def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
-    """Tell why a build failed.
+    """Say why a build failed.
 
     Args:
         log: all that it printed, a line per line, what buildx said of the error included.
@@ -265,17 +265,17 @@ def _no_outputs(lines: list[str], _exit_code: int) -> Failure | None:
 def _checksum(lines: list[str], _exit_code: int) -> Failure | None:
     for line in lines:
         if match := _BAZEL_CHECKSUM.search(line):
-            return _mismatch(line, match, match["door"])
+            return _mismatch(line, match, match["input"])
         if match := _BUILDKIT_CHECKSUM.search(line):
             added = next(
-                (found["door"] for each in lines if (found := _ADDED.search(each))), "an ADD of the Dockerfile"
+                (found["input"] for each in lines if (found := _ADDED.search(each))), "an ADD of the Dockerfile"
             )
             return _mismatch(line, match, added)
     return None
 
 
-def _mismatch(line: str, match: re.Match[str], door: str) -> Failure:
-    details = {"expected": match["expected"], "found": match["found"], "door": door}
+def _mismatch(line: str, match: re.Match[str], source: str) -> Failure:
+    details = {"expected": match["expected"], "found": match["found"], "input": source}
     return Failure(kind=Kind.CHECKSUM, lines=(line,), details=details)
 
 
@@ -356,14 +356,14 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
             what = f"the engine's disk is full: {step} could not write"
             remedy = f"{FREE_SOME_SPACE}; then {_AGAIN}"
         case Kind.CHECKSUM:
-            what = f"what came from {details['door']} is not what its checksum says; nothing of it was used"
+            what = f"what came from {details['input']} is not what its checksum says; nothing of it was used"
             why = f"expected sha256:{details['expected']}\nfound    sha256:{details['found']}"
             remedy = "find out who changed it, or what stands in between; another try gives the same"
         case Kind.FETCH:
             what = f"a download failed in {step}"
             remedy = (
                 "see whether the network, a proxy or a mirror is down, and run the same command again; what this "
-                "network never reaches gets another door at `network:` in the matrix file"
+                "network never reaches gets another input at `network:` in the matrix file"
             )
         case Kind.UNTRUSTED:
             what, remedy = f"a download failed in {step}: a certificate is not trusted", NAME_CERTIFICATES
@@ -376,7 +376,7 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
             package = package_of(details["program"]) or "THE PACKAGE THAT HAS IT"
             remedy = f"add its package in the matrix file, toolchain: {{packages: [{package}]}}; then {_AGAIN}"
         case _:
-            remedy = "mend the cause and run the same command: what was compiled is kept in Bazel's disk cache"
+            remedy = "fix the cause and run the same command: what was compiled is kept in Bazel's disk cache"
             what = f"{variant}: the build failed in {step}"
             return CompileError(what, why=why, remedy=remedy, shared=failure.shared)
     return failure.error(f"{variant}: {what}", why=why, remedy=remedy)

@@ -1,4 +1,4 @@
-"""The forecast of a run, from the history of the build folder."""
+"""The estimate of a run, from the history of the build folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from urllib.parse import quote
 from serving_factory.catalogue.upstream_files import read_workspace
 from serving_factory.errors import HistoryError
 from serving_factory.pipeline.budget import Schedule
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, Outlook, Past, Wanted, forecast, size_of, total
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, Outlook, Past, Wanted, estimate, size_of, total
 from serving_factory.pipeline.events import Event, EventKind, StageName, VariantResult
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.records import reached, read_record
@@ -37,7 +37,7 @@ class RunRow:
         command: what the user typed, without the program's name.
         matrix: the matrix file, by its path below the checkout where it is there.
         seconds: wall time of the whole run; None as with `ended`.
-        forecast: seconds that were foretold; None where nothing was.
+        estimate: seconds that were expected; None where nothing was.
         counts: how many variants ended how, `{"built": 3, "failed": 1}`.
         works: whether it still works; the database does not know.
     """
@@ -48,7 +48,7 @@ class RunRow:
     command: str
     matrix: str
     seconds: float | None
-    forecast: float | None
+    estimate: float | None
     counts: Mapping[str, int] = field(default_factory=dict)
     works: bool = False
 
@@ -66,7 +66,7 @@ class VariantRow:
         toolchain: what compiled it, in a few words.
         status: how it ended, as `line.results.Status` spells it.
         seconds: spent on it, all stages together.
-        forecast: seconds that were foretold; None where nothing was.
+        estimate: seconds that were expected; None where nothing was.
         binary: sha256 of the binary; None where there is none.
         binary_size: bytes.
         image: the image's id; None where there is none.
@@ -82,7 +82,7 @@ class VariantRow:
     toolchain: str
     status: str
     seconds: float
-    forecast: float | None = None
+    estimate: float | None = None
     binary: str | None = None
     binary_size: int | None = None
     image: str | None = None
@@ -133,11 +133,11 @@ _PATIENCE = 10.0  # seconds to wait for another process that writes
 _SCHEMA = """
 CREATE TABLE run (
     id INTEGER PRIMARY KEY, started TEXT NOT NULL, ended TEXT, command TEXT NOT NULL, matrix TEXT NOT NULL,
-    seconds REAL, forecast REAL
+    seconds REAL, estimate REAL
 );
 CREATE TABLE variant (
     run INTEGER NOT NULL REFERENCES run (id), variant TEXT NOT NULL, release TEXT NOT NULL, flavour TEXT NOT NULL,
-    level TEXT NOT NULL, toolchain TEXT NOT NULL, status TEXT NOT NULL, seconds REAL NOT NULL, forecast REAL,
+    level TEXT NOT NULL, toolchain TEXT NOT NULL, status TEXT NOT NULL, seconds REAL NOT NULL, estimate REAL,
     binary TEXT, binary_size INTEGER, image TEXT, image_size INTEGER, error TEXT, PRIMARY KEY (run, variant)
 );
 CREATE TABLE stage (
@@ -374,7 +374,7 @@ class Recorder:
         outlook: Outlook = NOTHING_TO_DO,
     ) -> None:
         self._jobs = {job.recipe.variant.id: job for job in jobs}
-        self._foretold = outlook.seconds
+        self._expected = outlook.seconds
         self._began = time.monotonic()
         self._started: dict[tuple[str, StageName], float] = {}
         self._lock = threading.Lock()
@@ -385,7 +385,7 @@ class Recorder:
         try:
             self._connection, self.trouble = open_for_writing(build / FILE)
             cursor = self._connection.execute(
-                "INSERT INTO run (started, command, matrix, forecast) VALUES (?, ?, ?, ?)",
+                "INSERT INTO run (started, command, matrix, estimate) VALUES (?, ?, ?, ?)",
                 (_now(), command, matrix, outlook.total.seconds),
             )
             self._run = int(cursor.lastrowid or 0)
@@ -447,7 +447,7 @@ class Recorder:
             toolchain=toolchain_words(job.recipe.toolchain),
             status=result.status.value,
             seconds=result.seconds,
-            forecast=self._foretold.get(variant.id),
+            estimate=self._expected.get(variant.id),
             binary=binary.outputs.get("sha256") if binary else None,
             binary_size=binary.outputs.get("size") if binary else None,
             image=image.outputs.get("image") if image else None,
@@ -520,14 +520,14 @@ def outlook_of(
     *,
     matrix: str,
 ) -> Outlook:
-    """Foretell what a run takes. A history that cannot be read counts as none: the run itself will tell of it.
+    """Estimate what a run takes. A history that cannot be read counts as none: the run itself will tell of it.
 
     Args:
         recipes: of the variants.
         runs: variant's id → the stages that would run.
         schedule: who works when, and with how much.
         build: the build folder of the checkout.
-        matrix: the matrix file, as runs are remembered by. Runs of another one foretell nothing: a variant of the same
+        matrix: the matrix file, as runs are remembered by. Runs of another one estimate nothing: a variant of the same
             name may be made of other sources there, as the sample's are.
     """
     if not any(runs.values()):
@@ -536,14 +536,14 @@ def outlook_of(
     with contextlib.suppress(HistoryError), read_history(build / FILE) as connection:
         past = tuple(map(_past, read_latest(connection, matrix=matrix, each=_EACH))) if connection else ()
     turns = {turn.variant: turn for turn in schedule.turns}
-    wanted = [
-        _wanted(recipe, runs.get(recipe.variant.id, ()), turns[recipe.variant.id].share.jobs)
+    required = [
+        _required(recipe, runs.get(recipe.variant.id, ()), turns[recipe.variant.id].share.jobs)
         for recipe in recipes
         if recipe.variant.id in turns
     ]
-    forecasts = forecast(wanted, past)
+    estimates = estimate(required, past)
     waves = {turn.variant: turn.wave for turn in schedule.turns}
-    return Outlook(forecasts, total(forecasts, waves), waves)
+    return Outlook(estimates, total(estimates, waves), waves)
 
 
 def is_upstreams(recipe: Recipe) -> bool:
@@ -563,14 +563,14 @@ def disk_of(recipe: Recipe) -> int:
     return int(size_of(recipe.variant.release).disk) if is_upstreams(recipe) else _OTHER_SOURCES_DISK
 
 
-def _wanted(recipe: Recipe, run: Sequence[StageName], jobs: int) -> Wanted:
+def _required(recipe: Recipe, run: Sequence[StageName], jobs: int) -> Wanted:
     return Wanted(
         variant=recipe.variant.id,
         release=recipe.variant.release,
         flavour=recipe.variant.flavour.value,
         toolchain=toolchain_words(recipe.toolchain),
         upstream=is_upstreams(recipe),
-        offline=recipe.doors.offline,
+        offline=recipe.inputs.offline,
         run=tuple(map(str, run)),
         jobs=jobs,
     )

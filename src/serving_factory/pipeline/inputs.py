@@ -1,4 +1,4 @@
-"""What a build gets through its doors, made ready: folders put together, secrets as files for as long as it runs."""
+"""What a build gets through its inputs, made ready: folders put together, secrets as files for as long as it runs."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from pathlib import Path
 
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.load import has_index
-from serving_factory.recipes.inputs import Doors
+from serving_factory.recipes.inputs import Inputs
 
 
-def stage_doors(doors: Doors, staged: Path) -> None:
+def stage_inputs(inputs: Inputs, staged: Path) -> None:
     """Put together the folders that are handed to the build as contexts.
 
     Args:
-        doors: the doors.
+        inputs: the inputs.
         staged: the folder below which each context gets one of its name; what was there goes.
 
     Raises:
         RecipeError: the folder of packages is still to be filled.
     """
-    if doors.apt and not has_index(doors.apt):
+    if inputs.apt and not has_index(inputs.apt):
         raise RecipeError(
-            f"there are no packages in {doors.apt}",
+            f"there are no packages in {inputs.apt}",
             remedy="`./factory vault packages VARIANT` fills it, on a machine that reaches a mirror",
         )
     shutil.rmtree(staged, ignore_errors=True)
-    if doors.bazel:
-        _link(doors.bazel, staged / "bazel" / "bazel")
-    for name, folder in doors.overrides:
+    if inputs.bazel:
+        _link(inputs.bazel, staged / "bazel" / "bazel")
+    for name, folder in inputs.overrides:
         shutil.copytree(folder, staged / "overrides" / name, symlinks=True, copy_function=_link)
-    for index, folder in enumerate(doors.patches):
+    for index, folder in enumerate(inputs.patches):
         for file in (*folder.glob("*.patch"), *folder.glob("external/*/*.patch")):
             # They are applied in the order of their names, and those of the first folder come first.
             place = file.relative_to(folder)
@@ -49,10 +49,10 @@ def _link(source: Path | str, target: Path | str) -> None:
         shutil.copy2(source, target)
 
 
-def secrets_of(doors: Doors) -> Mapping[str, str]:
+def secrets_of(inputs: Inputs) -> Mapping[str, str]:
     """Read what the secrets of a build are made of: id → content."""
-    files = (doors.certificates, doors.downloader_config)
-    return doors.secrets({file: file.read_text(encoding="utf-8", errors="replace") for file in files if file})
+    files = (inputs.certificates, inputs.downloader_config)
+    return inputs.secrets({file: file.read_text(encoding="utf-8", errors="replace") for file in files if file})
 
 
 @contextmanager

@@ -107,7 +107,7 @@ if TYPE_CHECKING:
 VARIANT_LABEL = "org.serving-factory.variant"
 
 Outputs = Mapping[str, Any]
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 """Called with what is told of a stage while it works: the current action, in a few words."""
 
 
@@ -206,7 +206,7 @@ class Job:
         cancel: asks its stages to end.
         release_share: called, at least once, when compilers need its share no more: Bazel is done, or the compile stage
             has ended.
-        tell_retry: told what failed, and how it is tried again.
+        report_retry: told what failed, and how it is tried again.
     """
 
     recipe: Recipe
@@ -214,7 +214,7 @@ class Job:
     share: Share = ONE_JOB
     cancel: Cancel = field(default_factory=Cancel)
     release_share: Callable[[], None] = _nothing
-    tell_retry: Tell = _nothing
+    report_retry: Progress = _nothing
 
     @property
     def folder(self) -> Path:
@@ -232,9 +232,9 @@ class Job:
         return self.folder / "recipe" / "devel"
 
     @property
-    def staged_doors(self) -> Path:
+    def staged_inputs(self) -> Path:
         """What is put together of folders and files for the build, in a folder for each named context."""
-        return self.folder / "recipe" / "doors"
+        return self.folder / "recipe" / "inputs"
 
     def log(self, stage: StageName) -> Path:
         """The full log of a stage."""
@@ -272,5 +272,5 @@ class Stage:
 
     name: StageName
     key: Callable[[Job], str]
-    run: Callable[[Job, Tell], Outputs]
+    run: Callable[[Job, Progress], Outputs]
     intact: Callable[[Job, Record], bool] = field(default=_always)

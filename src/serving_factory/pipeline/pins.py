@@ -49,7 +49,7 @@ class Sources(Protocol):
 
 
 def route_of(network: Network) -> Route:
-    """Tell how to get out of a network."""
+    """Say how to get out of a network."""
     proxies = {"http": network.http_proxy, "https": network.https_proxy}
     return Route(
         proxies={scheme: url for scheme, url in proxies.items() if url},
@@ -63,13 +63,13 @@ class Upstream:
 
     Args:
         network: where they are.
-        tell: called with a sentence before each retry.
+        progress: called with a sentence before each retry.
     """
 
-    def __init__(self, network: Network, tell: Callable[[str], None]) -> None:
+    def __init__(self, network: Network, progress: Callable[[str], None]) -> None:
         self._route = route_of(network)
         self._releases = (network.bazel_mirror or BAZEL_RELEASES).rstrip("/")
-        self._tell = tell
+        self._report = progress
         self._silent: dict[str, FactoryError] = {}
 
     def digest(self, base: NeededBase) -> str:
@@ -132,8 +132,8 @@ class Upstream:
         try:
             return self._registry(name).manifest_digest(name.repository, reference)
         except RegistryUnreachableError as error:
-            doors = "Name a mirror's image at network.base_images in the matrix file, or this network's proxy at "
-            raise RegistryUnreachableError(error.what, why=error.why, remedy=f"{doors}network.proxies.") from None
+            inputs = "Name a mirror's image at network.base_images in the matrix file, or this network's proxy at "
+            raise RegistryUnreachableError(error.what, why=error.why, remedy=f"{inputs}network.proxies.") from None
 
     def _ask(self, whom: str, question: Callable[[], Result]) -> Result:
         """Ask, again where that may help; but not one who has not answered before."""
@@ -146,11 +146,11 @@ class Upstream:
             raise
 
     def _on_retry(self, _attempt: int, delay: float, error: FactoryError) -> None:
-        self._tell(f"{error.what} Again in {delay:.1f} s.")
+        self._report(f"{error.what} Again in {delay:.1f} s.")
 
 
 def replacement(base: str) -> str:
-    """Tell what to do about a base that is gone: what the catalogue knows to take its place, else in general."""
+    """Say what to do about a base that is gone: what the catalogue knows to take its place, else in general."""
     retired = retired_bases().get(base)
     if retired is None:
         return (
@@ -223,16 +223,16 @@ def make_pins(needs: Needs, lock: Lock, sources: Sources, update: Callable[[str]
         needs: what builds start from.
         lock: what is locked so far.
         sources: who is asked about what is not.
-        update: whether a pin of this name is made anew.
+        update: whether a pin of this name is made again.
     """
     pins = []
-    for wanted in _wanted(needs, lock, sources):
-        if wanted.find and (not wanted.locked or update(wanted.name)):
-            pins.append(_found(wanted, wanted.find))
-        elif wanted.locked:
-            pins.append(wanted.pin(Change.KEPT))
+    for required in _required(needs, lock, sources):
+        if required.find and (not required.locked or update(required.name)):
+            pins.append(_found(required, required.find))
+        elif required.locked:
+            pins.append(required.pin(Change.KEPT))
     unneeded = Change.DROPPED if all(pin.error is None for pin in pins) else Change.KEPT
-    return (*pins, *(wanted.pin(unneeded) for wanted in _wanted(_unneeded(needs, lock), lock, sources)))
+    return (*pins, *(required.pin(unneeded) for required in _required(_unneeded(needs, lock), lock, sources)))
 
 
 def compare_pins(needs: Needs, lock: Lock, sources: Sources) -> tuple[Pin, ...]:
@@ -240,8 +240,8 @@ def compare_pins(needs: Needs, lock: Lock, sources: Sources) -> tuple[Pin, ...]:
 
     A base whose stand-in no registry has is not asked about.
     """
-    everything = (*_wanted(needs, lock, sources), *_wanted(_unneeded(needs, lock), lock, sources))
-    return tuple(_compared(wanted, wanted.find) for wanted in everything if wanted.find)
+    everything = (*_required(needs, lock, sources), *_required(_unneeded(needs, lock), lock, sources))
+    return tuple(_compared(required, required.find) for required in everything if required.find)
 
 
 def locked_by(pins: Sequence[Pin], lock: Lock) -> Lock:
@@ -253,7 +253,7 @@ def locked_by(pins: Sequence[Pin], lock: Lock) -> Lock:
     )
 
 
-def _wanted(needs: Needs, lock: Lock, sources: Sources) -> Iterator[_Wanted]:
+def _required(needs: Needs, lock: Lock, sources: Sources) -> Iterator[_Wanted]:
     for base in needs.bases:
         locked = lock.bases.get(base.name, "")
         yield _Wanted(
@@ -282,27 +282,27 @@ def _unneeded(needs: Needs, lock: Lock) -> Needs:
     )
 
 
-def _found(wanted: _Wanted, find: Callable[[], str]) -> Pin:
+def _found(required: _Wanted, find: Callable[[], str]) -> Pin:
     try:
         found = find()
     except FactoryError as error:
-        return wanted.pin(Change.VANISHED if isinstance(error, VanishedError) else Change.FAILED, error=error)
-    change = Change.ADDED if not wanted.locked else Change.KEPT if found == wanted.locked else Change.MOVED
-    return wanted.pin(change, found=found)
+        return required.pin(Change.VANISHED if isinstance(error, VanishedError) else Change.FAILED, error=error)
+    change = Change.ADDED if not required.locked else Change.KEPT if found == required.locked else Change.MOVED
+    return required.pin(change, found=found)
 
 
-def _compared(wanted: _Wanted, find: Callable[[], str]) -> Pin:
-    if not wanted.locked:
-        what = wanted.name if wanted.is_base else f"Bazel {wanted.name}"
+def _compared(required: _Wanted, find: Callable[[], str]) -> Pin:
+    if not required.locked:
+        what = required.name if required.is_base else f"Bazel {required.name}"
         remedy = "Run `./factory lock`, and commit the file that it writes."
-        return wanted.pin(Change.MISSING, error=NotLockedError(f"{what} is not in the lock file.", remedy=remedy))
-    pin = _found(wanted, find)
+        return required.pin(Change.MISSING, error=NotLockedError(f"{what} is not in the lock file.", remedy=remedy))
+    pin = _found(required, find)
     if pin.change not in {Change.MOVED, Change.VANISHED}:
         return pin
     try:
-        held = wanted.holds()
+        held = required.holds()
     except FactoryError as error:
-        return wanted.pin(Change.FAILED, found=pin.found, error=error)
+        return required.pin(Change.FAILED, found=pin.found, error=error)
     if pin.change is Change.VANISHED:
         return _deleted(pin) if held else pin
     return _moved_base(pin, held=held) if pin.is_base else _moved_bazel(pin)

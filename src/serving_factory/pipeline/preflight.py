@@ -22,7 +22,7 @@ from serving_factory.pipeline.stages.compile import build_error, devel_request, 
 
 _FAILED = re.compile(r"no such package '@+(?P<name>[^/']+)//[^']*': (?P<reason>.*?)(?: and referenced by '.*)?$")
 _DOWNLOAD = re.compile(r"Error downloading \[(?P<urls>[^\]]*)\] to \S*/(?P<file>[^/\s]+): (?P<reason>.*)")
-_NOT_IN_DISTDIR = re.compile(r"FileNotFoundException: \S*/doors/distdir/(?P<file>[^/\s]+) \(")
+_NOT_IN_DISTDIR = re.compile(r"FileNotFoundException: \S*/inputs/distdir/(?P<file>[^/\s]+) \(")
 _STOPPED = re.compile(
     r"error loading package '(?:external)?': |^ERROR: (?:no such package '@|While resolving toolchains )"
 )
@@ -317,12 +317,12 @@ def preflight_folder(job: Job) -> Path:
     return job.folder / "preflight"
 
 
-def run_preflight(job: Job, tell: Callable[[str], None]) -> Report:
+def run_preflight(job: Job, progress: Callable[[str], None]) -> Report:
     """Build the toolchain, get the sources, and let Bazel analyse them; the report stays in the variant's folder.
 
     Args:
         job: the variant.
-        tell: told what is being done.
+        progress: told what is being done.
 
     Raises:
         FactoryError: it did not come so far as to ask Bazel; of the same kind as if it were being built.
@@ -330,13 +330,13 @@ def run_preflight(job: Job, tell: Callable[[str], None]) -> Report:
     folder, log = preflight_folder(job), job.folder / "logs" / "preflight.log"
 
     def error(failed: BuildFailed) -> FactoryError:
-        tell(f"Bazel could not be asked; the whole log is {log}")
+        progress(f"Bazel could not be asked; the whole log is {log}")
         return build_error(job, failed, log)
 
     with devel_request(job, target="preflight", output=folder) as request:
         # Without a new value the engine would give the answer of the last time.
         asked = replace(request, build_args=(*request.build_args, ("PREFLIGHT", uuid.uuid4().hex)))
-        logged_build(asked, log, tell=tell, error=error)
+        logged_build(asked, log, progress=progress, error=error)
     report = read_report(folder)
     document = preflight_document(job, report)
     write_atomically(folder / "report.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")

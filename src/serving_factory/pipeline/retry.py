@@ -88,7 +88,7 @@ def with_engine_back(stage: Callable[[], Outputs], job: Job) -> Outputs:
         if isinstance(error, DockerCommandError) or not job.site.knows_engine:
             raise
         job.site.lost_engine = True
-        job.tell_retry(f"{_clause(error)}; once more when it is back, which is waited for up to {_PATIENCE:.0f} s")
+        job.report_retry(f"{_clause(error)}; once more when it is back, which is waited for up to {_PATIENCE:.0f} s")
         _await_engine(job, error)
     try:
         return stage()

@@ -40,7 +40,7 @@ class VariantRun:
     """
 
     def __init__(self, job: Job, emit: Emit) -> None:
-        self._job = replace(job, tell_retry=self._retried)
+        self._job = replace(job, report_retry=self._retried)
         self._emit = emit
         self._began: float | None = None
         self._ended: float | None = None
@@ -82,11 +82,11 @@ class VariantRun:
             except FactoryError as error:
                 if self._job.cancel.asked and not self.time_limit:
                     for later in stages[index:]:
-                        self._tell(later, EventKind.CANCELLED)
+                        self._report(later, EventKind.CANCELLED)
                     return
                 self._fail(stage, self.time_limit or error)
                 for later in stages[index + 1 :]:
-                    self._tell(later, EventKind.SKIPPED, text=f"{stage.name} failed")
+                    self._report(later, EventKind.SKIPPED, text=f"{stage.name} failed")
                 return
             finally:
                 if stage.name is StageName.COMPILE:
@@ -95,12 +95,12 @@ class VariantRun:
 
     def _fail(self, stage: Stage, error: FactoryError) -> None:
         self.error, self._last_log = error, self._log(stage)
-        self._tell(stage, EventKind.FAILED, text=str(error), log=self._last_log)
+        self._report(stage, EventKind.FAILED, text=str(error), log=self._last_log)
 
     def skip(self, stages: Sequence[Stage], because: str) -> None:
         """Do nothing, and say why."""
         self.skipped = because
-        self._tell(stages[0], EventKind.SKIPPED, text=because)
+        self._report(stages[0], EventKind.SKIPPED, text=because)
 
     def _must_be_done(self, before: Sequence[Stage]) -> None:
         for stage in before:
@@ -115,9 +115,9 @@ class VariantRun:
     def _one(self, stage: Stage) -> None:
         key = stage.key(self._job)
         if _is_done(stage, self._job, key):
-            self._tell(stage, EventKind.UP_TO_DATE)
+            self._report(stage, EventKind.UP_TO_DATE)
             return
-        self._tell(stage, EventKind.STARTED)
+        self._report(stage, EventKind.STARTED)
         self._worked = True
         self._running, self._tries = stage, []
         clear_logs(self._job.log(stage.name))
@@ -139,25 +139,25 @@ class VariantRun:
         )
         if stage.name is StageName.COMPILE:
             self._compiled = outputs
-        self._tell(stage, EventKind.FINISHED, seconds=seconds, log=self._log(stage))
+        self._report(stage, EventKind.FINISHED, seconds=seconds, log=self._log(stage))
 
     def _progress(self, stage: Stage, text: str) -> None:
         """Pass on what a stage tells; one that is to end does not come back from here."""
         self._job.cancel.check()
-        self._tell(stage, EventKind.PROGRESS, text=text)
+        self._report(stage, EventKind.PROGRESS, text=text)
 
     def _retried(self, text: str) -> None:
         """Note and pass on that the running stage tries again; one that is to end does not come back from here."""
         self._job.cancel.check()
         self._tries.append(text)
         if self._running:
-            self._tell(self._running, EventKind.RETRIED, text=text)
+            self._report(self._running, EventKind.RETRIED, text=text)
 
     def _log(self, stage: Stage) -> str | None:
         path = self._job.log(stage.name)
         return str(path) if self._running is stage and path.is_file() else None
 
-    def _tell(self, stage: Stage, kind: EventKind, **more: Any) -> None:  # noqa: ANN401 - as Event takes them
+    def _report(self, stage: Stage, kind: EventKind, **more: Any) -> None:  # noqa: ANN401 - as Event takes them
         self._emit(Event(variant=self._job.recipe.variant.id, stage=stage.name, kind=kind, **more))
 
     def result(self) -> VariantResult:
@@ -234,7 +234,7 @@ class PlannedVariant:
 
 
 def plan_line(jobs: Sequence[Job], stages: Sequence[Stage]) -> tuple[PlannedVariant, ...]:
-    """Tell which stages would run. The base image is taken to be the recorded one."""
+    """Say which stages would run. The base image is taken to be the recorded one."""
     return tuple(_plan(job, stages) for job in jobs)
 
 
@@ -268,7 +268,7 @@ def _reason(job: Job, stage: Stage, *, compiled: bool) -> str:
 
 
 def toolchain_key(recipe: Recipe) -> str:
-    """Tell a toolchain from others: by its base, packages, Bazel and compiler. Variants of one share Bazel's caches."""
+    """Say a toolchain from others: by its base, packages, Bazel and compiler. Variants of one share Bazel's caches."""
     toolchain = recipe.toolchain
     return key_of(
         base=recipe.base_image,

@@ -37,7 +37,7 @@ def ending_signals() -> tuple[signal.Signals, ...]:
 
 
 @contextmanager
-def told_of_signals(tell: Callable[[], None]) -> Iterator[None]:
+def on_signals(progress: Callable[[], None]) -> Iterator[None]:
     """Have `tell` called for each signal that asks the process to end, instead of the exception that comes else.
 
     An exception may land anywhere, in the middle of a lock too; a call of something reentrant (a SimpleQueue's `put`)
@@ -46,7 +46,7 @@ def told_of_signals(tell: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda *_: tell()) for number in ending_signals()}
+    before = {number: signal.signal(number, lambda *_: progress()) for number in ending_signals()}
     try:
         yield
     finally:
@@ -146,7 +146,7 @@ class _Coordinator:
         self._schedule, self._policy = schedule, policy
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._jobs = {job.recipe.variant.id: self._given(job, turns[job.recipe.variant.id]) for job in jobs}
-        self._runs = {name: VariantRun(job, self._tell) for name, job in self._jobs.items()}
+        self._runs = {name: VariantRun(job, self._report) for name, job in self._jobs.items()}
         self._waiting = list(schedule.turns)
         self._shares: dict[str, Share] = {}
         self._released: set[str] = set()
@@ -160,12 +160,12 @@ class _Coordinator:
         released = _ShareReleased(turn.variant)
         return replace(job, share=turn.share, cancel=Cancel(), release_share=lambda: self._inbox.put(released))
 
-    def _tell(self, event: Event) -> None:
+    def _report(self, event: Event) -> None:
         if not self._silent:
             self._emit(event)
 
     def run(self) -> Outcome:
-        with told_of_signals(lambda: self._inbox.put(_Signal())):
+        with on_signals(lambda: self._inbox.put(_Signal())):
             self._begin_what_fits()
             while self._shares:
                 self._take(self._next_message())

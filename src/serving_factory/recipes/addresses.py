@@ -63,14 +63,14 @@ class Download:
 
 
 def downloads_of(recipe: Recipe, network: Network) -> tuple[Download, ...]:
-    """Tell what a variant's first build downloads; nothing where its builds have no network."""
-    return () if recipe.doors.offline else tuple(_downloads(recipe, network))
+    """Say what a variant's first build downloads; nothing where its builds have no network."""
+    return () if recipe.inputs.offline else tuple(_downloads(recipe, network))
 
 
 def _downloads(recipe: Recipe, network: Network) -> Iterator[Download]:
-    toolchain, doors, bazel = recipe.toolchain, recipe.doors, recipe.toolchain.bazel
+    toolchain, inputs, bazel = recipe.toolchain, recipe.inputs, recipe.toolchain.bazel
     yield Download("base image", recipe.base_image, Kind.IMAGE)
-    if doors.apt is None:
+    if inputs.apt is None:
         packages = "build packages and what they depend on"
         if network.apt_mirror:
             yield Download(packages, _host_of(network.apt_mirror), Kind.HOST)
@@ -87,22 +87,22 @@ def _downloads(recipe: Recipe, network: Network) -> Iterator[Download]:
         else:
             yield Download(wheel, "pip's own index", Kind.UNKNOWN)
     if isinstance(recipe.source, str):
-        url, _, commit = mirrored(recipe.source, doors.git_mirrors).partition("#")
+        url, _, commit = mirrored(recipe.source, inputs.git_mirrors).partition("#")
         yield Download(f"sources, commit {commit[:12]}", url + _GIT_QUESTION, Kind.FILE)
-        if recipe.release.tensorflow_sha256 and doors.downloader_config is None:
+        if recipe.release.tensorflow_sha256 and inputs.downloader_config is None:
             yield from _tensorflow(recipe)
-    elif doors.distdir is None:
+    elif inputs.distdir is None:
         yield Download("archives that the sources declare", "as WORKSPACE has them", Kind.UNKNOWN)
 
 
 def _tensorflow(recipe: Recipe) -> Iterator[Download]:
     """TensorFlow's archive, and those that it declares: what folders have of them is not downloaded."""
-    release, doors = recipe.release, recipe.doors
+    release, inputs = recipe.release, recipe.inputs
     file = f"{release.tensorflow_commit}.tar.gz"
-    has_it = doors.distdir is not None and (doors.distdir / file).is_file()
-    if not has_it and "org_tensorflow" not in dict(doors.overrides):
+    has_it = inputs.distdir is not None and (inputs.distdir / file).is_file()
+    if not has_it and "org_tensorflow" not in dict(inputs.overrides):
         yield Download("TensorFlow's sources", f"https://github.com/tensorflow/tensorflow/archive/{file}", Kind.FILE)
-    if doors.distdir is None:
+    if inputs.distdir is None:
         yield Download("archives that TensorFlow declares", archive_mirror(release.version), Kind.HOST)
     else:
         yield Download("archives that the distdir lacks", "as TensorFlow declares them", Kind.UNKNOWN)

@@ -35,12 +35,12 @@ class Bake:
     Args:
         document: the file, as data.
         contexts: folder → name → text of the files in it, without what the builds themselves make.
-        doors: folder → the recipe whose doors are put together there.
+        inputs: folder → the recipe whose inputs are put together there.
     """
 
     document: Mapping[str, Any]
     contexts: Mapping[Path, Mapping[str, str]]
-    doors: Mapping[Path, Recipe]
+    inputs: Mapping[Path, Recipe]
 
 
 def target_name(variant: Variant) -> str:
@@ -58,29 +58,29 @@ def bake(recipes: Sequence[Recipe], *, folder: Path, secrets: Mapping[str, Colle
     Args:
         recipes: of the variants.
         folder: where the contexts lie, an absolute path; artifacts go there too.
-        secrets: a variant's id → the ids of its secrets, whose files lie in `secrets` beside its doors.
+        secrets: a variant's id → the ids of its secrets, whose files lie in `secrets` beside its inputs.
     """
     targets: dict[str, _Target] = {}
     contexts: dict[Path, Mapping[str, str]] = {}
-    doors: dict[Path, Recipe] = {}
+    inputs: dict[Path, Recipe] = {}
     groups: dict[str, list[str]] = {name: [] for name in ("default", *STAGE_GROUPS)}
     for recipe in recipes:
         shared = _shared_name(recipe, contexts, folder)
         devel, runtime = folder / shared / "devel", folder / recipe.variant.id / "runtime"
         contexts[devel] = {"Dockerfile": recipe.devel, **dict(recipe.devel_files)}
-        doors[folder / shared] = recipe
-        inputs = _inputs(recipe, folder / shared, secrets.get(recipe.variant.id, ()))
+        inputs[folder / shared] = recipe
+        entering = _inputs(recipe, folder / shared, secrets.get(recipe.variant.id, ()))
         contexts[runtime] = _runtime_files(recipe)
         image = target_name(recipe.variant)
         links: dict[str, str] = {}
         for stage in _SHARED_STAGES:
             name = f"{_word(shared)}-{stage}"
-            targets[name] = _stage(recipe, stage, inputs, links, output="type=cacheonly", name=name)
+            targets[name] = _stage(recipe, stage, entering, links, output="type=cacheonly", name=name)
             links[stage] = f"target:{name}"
             _join(groups[stage], name)
         artifact = f"{image}-artifact"
         output = f"type=local,dest={folder / recipe.variant.id / 'artifact'}"
-        targets[artifact] = _stage(recipe, "artifact", inputs, links, output=output, name=artifact)
+        targets[artifact] = _stage(recipe, "artifact", entering, links, output=output, name=artifact)
         targets[image] = _image(recipe, runtime, artifact=artifact)
         groups["artifact"].append(artifact)
         for name in ("default", "image", *recipe.targets):
@@ -90,7 +90,7 @@ def bake(recipes: Sequence[Recipe], *, folder: Path, secrets: Mapping[str, Colle
         "group": {name: {"targets": members} for name, members in groups.items()},
         "target": targets,
     }
-    return Bake(document, contexts, doors)
+    return Bake(document, contexts, inputs)
 
 
 def _inputs(recipe: Recipe, folder: Path, secrets: Collection[str]) -> _Target:
@@ -99,14 +99,14 @@ def _inputs(recipe: Recipe, folder: Path, secrets: Collection[str]) -> _Target:
     return {
         "context": _literal(str(folder / "devel")),
         "platforms": [recipe.variant.platform.value],
-        "contexts": _literals(recipe.contexts(folder / "doors")),
+        "contexts": _literals(recipe.contexts(folder / "inputs")),
         **({"secret": [_literal(one) for one in given]} if given else {}),
         **_network(recipe),
     }
 
 
 def _network(recipe: Recipe) -> _Target:
-    return {"network": "none"} if recipe.doors.offline else {}
+    return {"network": "none"} if recipe.inputs.offline else {}
 
 
 def _stage(recipe: Recipe, stage: str, inputs: _Target, links: Mapping[str, str], *, output: str, name: str) -> _Target:

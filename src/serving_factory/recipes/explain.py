@@ -101,7 +101,7 @@ def explain(recipe: Recipe, matrix: Matrix, *, context: Path) -> Explanation:
     return (
         ("Compile", _compile(recipe, matrix)),
         ("Toolchain", _toolchain(recipe, matrix)),
-        ("Doors", _doors(recipe, matrix)),
+        ("Inputs", _inputs(recipe, matrix)),
         ("On a lesser CPU", (("use", recipe.lower_image or "no image of this matrix", ""),)),
         ("Devel image", (("made by, after compile", _devel_command(recipe, context), ""),)),
     )
@@ -143,7 +143,7 @@ def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
             _chosen(matrix, release, "bazel", "version"),
         ),
         ("packages", " ".join(toolchain.packages), _packages_origin(recipe, matrix)),
-        *((f"mend {mend.script}", mend.why, f"{CATALOGUE}, glibc of the base") for mend in toolchain.mends),
+        *((f"fix {fix.script}", fix.why, f"{CATALOGUE}, glibc of the base") for fix in toolchain.fixes),
     )
 
 
@@ -200,15 +200,15 @@ def _cpu_of_upstream(variant: Variant) -> Iterator[Explained]:
         yield "upstream's sources add", "; ".join(added), f"{CATALOGUE}, {told}"
 
 
-def _doors(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
-    """The doors that are in use; passwords are blotted out."""
-    network, doors = matrix.network, recipe.doors
+def _inputs(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
+    """The inputs that are in use; passwords are blotted out."""
+    network, inputs = matrix.network, recipe.inputs
     entries: list[tuple[str, object, KeyPath]] = [
-        ("Bazel binary", doors.bazel, ("bazel", "binary")),
+        ("Bazel binary", inputs.bazel, ("bazel", "binary")),
         ("Bazel mirror", network.bazel_mirror, ("network", "bazel_mirror")),
-        ("distdir", doors.distdir, ("bazel", "distdir")),
-        *((f"override {name}", folder, ("bazel", "overrides", name)) for name, folder in doors.overrides),
-        *((f"patches {index + 1}", folder, ("patches", index)) for index, folder in enumerate(doors.patches)),
+        ("distdir", inputs.distdir, ("bazel", "distdir")),
+        *((f"override {name}", folder, ("bazel", "overrides", name)) for name, folder in inputs.overrides),
+        *((f"patches {index + 1}", folder, ("patches", index)) for index, folder in enumerate(inputs.patches)),
         ("downloader config", network.downloader_config, ("network", "downloader_config")),
         ("apt", network.apt_folder or network.apt_mirror, ("network", "apt", "mirror")),
         ("apt snapshot", network.apt_snapshot, ("network", "apt", "snapshot")),
@@ -225,7 +225,7 @@ def _doors(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
         (
             name,
             unused
-            if value is network.downloader_config is not doors.downloader_config
+            if value is network.downloader_config is not inputs.downloader_config
             else without_password(str(value)),
             release_origin(matrix, recipe.release.tag, path),
         )
@@ -286,8 +286,8 @@ def _devel_command(recipe: Recipe, context: Path) -> str:
     """The command that turns the devel Dockerfile into an image to work in."""
     options = [
         *("--build-arg=" + "=".join(pair) for pair in recipe.build_args),
-        *("--build-context=" + "=".join(pair) for pair in recipe.contexts(context.parent / "doors")),
-        *(["--network=none"] if recipe.doors.offline else ()),
+        *("--build-context=" + "=".join(pair) for pair in recipe.contexts(context.parent / "inputs")),
+        *(["--network=none"] if recipe.inputs.offline else ()),
     ]
     tag = f"serving-factory/devel:{recipe.variant.id}"
     return shlex.join(

@@ -1,4 +1,4 @@
-"""docs/releases.md: every release and flavour, what compiles it, and what is mended against upstream's Dockerfiles."""
+"""docs/releases.md: every release and flavour, what compiles it, and what is fixed against upstream's Dockerfiles."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ second table was within reach. What a build of your own proves is in its records
 
 _INPUTS = {Inputs.FOLDERS: "folders, no network", Inputs.NETWORK: "by network, from stand-ins for the internet"}
 _COLUMNS = """
-| release | flavour | base | compiler | Bazel | CUDA | mended | how sure |
+| release | flavour | base | compiler | Bazel | CUDA | fixed | how sure |
 |---|---|---|---|---|---|---|---|
 """
 
@@ -134,7 +134,7 @@ def _row(release: Release, flavour: Flavour, matrix: Matrix) -> str:
         toolchain.compiler,
         bazel,
         _cuda(toolchain),
-        "; ".join(_mended(release, flavour, toolchain)) or "-",
+        "; ".join(_fixed(release, flavour, toolchain)) or "-",
         _sure(release, flavour),
     )
     return f"| {' | '.join(cells)} |\n"
@@ -148,7 +148,7 @@ def _cuda(toolchain: Toolchain) -> str:
     return f"{gpu.version} {'of apt' if gpu.cuda.packages else 'by Bazel'}{tensorrt}"
 
 
-def _mended(release: Release, flavour: Flavour, toolchain: Toolchain) -> Iterator[str]:
+def _fixed(release: Release, flavour: Flavour, toolchain: Toolchain) -> Iterator[str]:
     facts = release.flavours[flavour]
     if facts.base in retired_bases():
         yield f"{facts.base} was deleted"
@@ -162,4 +162,4 @@ def _mended(release: Release, flavour: Flavour, toolchain: Toolchain) -> Iterato
         yield "NVRTC, without which the server does not start"
     if facts.gpu and facts.gpu.tensorrt_packages and not facts.gpu.tensorrt:
         yield "TensorRT, which is not compiled in, left out"
-    yield from (mend.why for mend in toolchain.mends)
+    yield from (fix.why for fix in toolchain.fixes)

@@ -1,4 +1,4 @@
-"""The doors: how a build's outer inputs enter, as a value.
+"""The inputs: how a build's outer inputs enter, as a value.
 
 Contexts and build arguments may be seen by everyone; what must leave no trace in an image, such as a proxy with its
 password, goes into `exports`, and so into a secret of BuildKit's.
@@ -14,12 +14,12 @@ from pathlib import Path
 from serving_factory.catalogue.bazel import bazel_flag
 from serving_factory.matrix.settings import Network, Settings
 
-DOWNLOADER_CONFIG = "/run/doors/downloader.cfg"
-"""Where doors.sh puts the rules for Bazel's downloads."""
+DOWNLOADER_CONFIG = "/run/inputs/downloader.cfg"
+"""Where inputs.sh puts the rules for Bazel's downloads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Doors:
+class Inputs:
     """How the outer inputs of a variant's build enter; None and empty for the usual way.
 
     Args:
@@ -68,7 +68,7 @@ class Doors:
         """Give the contents of the secrets that every step which reaches out may mount.
 
         Args:
-            files: what the files hold that the doors name.
+            files: what the files hold that the inputs name.
         """
         exports = dict(self.exports)
         if self.downloader_config:
@@ -78,8 +78,8 @@ class Doors:
         return {name: text for name, text in found.items() if text}
 
 
-def doors_for(settings: Settings, network: Network, *, bazel: str) -> Doors:
-    """Give the doors of a release.
+def inputs_for(settings: Settings, network: Network, *, bazel: str) -> Inputs:
+    """Give the inputs of a release.
 
     Args:
         settings: what the matrix says of how it is built.
@@ -92,7 +92,7 @@ def doors_for(settings: Settings, network: Network, *, bazel: str) -> Doors:
         "BAZEL_OPTIONS": " ".join(choice.options),
         "BAZEL_STARTUP_OPTIONS": " ".join(choice.startup_options),
     }
-    return Doors(
+    return Inputs(
         bazel=choice.binary,
         distdir=choice.distdir,
         overrides=tuple(sorted(choice.overrides.items())),

@@ -50,7 +50,7 @@ class Needs:
 
 
 def needs_of(variants: Iterable[Variant], matrix: Matrix) -> Needs:
-    """Tell what variants start from.
+    """Say what variants start from.
 
     Args:
         variants: of the matrix.

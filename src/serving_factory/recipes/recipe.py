@@ -17,7 +17,7 @@ from serving_factory.errors import BazelTooOldError, RecipeError
 from serving_factory.matrix.matrix import Images, Matrix, alias_tags
 from serving_factory.matrix.settings import Remote
 from serving_factory.matrix.variant import Variant
-from serving_factory.recipes.inputs import Doors, doors_for, mirrored
+from serving_factory.recipes.inputs import Inputs, inputs_for, mirrored
 from serving_factory.recipes.pins import BAZEL_RELEASES, image_for
 from serving_factory.recipes.toolchain import Toolchain, check_bazel, check_buildable, toolchain_for
 
@@ -105,7 +105,7 @@ class Recipe:
         targets: the targets that select it.
         toolchain: what compiles it.
         source: the folder with the source tree, or upstream's git URL with a commit.
-        doors: how the other outer inputs enter.
+        inputs: how the other outer inputs enter.
         remote: a cache, or builders, that other machines share; no part of the key.
         base_image: the image that stands for the toolchain's base on this network.
         devel: the devel Dockerfile.
@@ -123,7 +123,7 @@ class Recipe:
     targets: tuple[str, ...]
     toolchain: Toolchain
     source: Path | str
-    doors: Doors
+    inputs: Inputs
     remote: Remote
     base_image: str
     devel: str
@@ -148,8 +148,8 @@ class Recipe:
         """
         source = str(self.source)
         if isinstance(self.source, str):
-            source = mirrored(self.source, self.doors.git_mirrors)
-        return (("source", source), *self.doors.contexts(staged), *self.base_context)
+            source = mirrored(self.source, self.inputs.git_mirrors)
+        return (("source", source), *self.inputs.contexts(staged), *self.base_context)
 
     @property
     def base_context(self) -> tuple[tuple[str, str], ...]:
@@ -160,17 +160,17 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Lacking:
+class Unbuildable:
     """A variant that cannot be built, and why."""
 
     variant: Variant
     error: RecipeError | BazelTooOldError
 
 
-def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Recipe, ...], tuple[Lacking, ...]]:
+def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Recipe, ...], tuple[Unbuildable, ...]]:
     """Make the recipes of variants, and tell which cannot be built, and why."""
     recipes: list[Recipe] = []
-    lacking: list[Lacking] = []
+    unbuildable: list[Unbuildable] = []
     for variant in variants:
         try:
             recipe = recipe_for(variant, matrix, neighbour=recipes[-1] if recipes else None)
@@ -179,8 +179,8 @@ def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Reci
                 check_bazel(variant, recipe.release, recipe.toolchain.bazel.version)
             recipes.append(recipe)
         except (RecipeError, BazelTooOldError) as error:
-            lacking.append(Lacking(variant, error))
-    return tuple(recipes), tuple(lacking)
+            unbuildable.append(Unbuildable(variant, error))
+    return tuple(recipes), tuple(unbuildable)
 
 
 def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = None) -> Recipe:
@@ -198,7 +198,7 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
     settings = matrix.settings_of(variant.release)
     toolchain = toolchain_for(variant, release, settings, matrix.lock)
     source = settings.source or f"{UPSTREAM_URL}#{release.commit}"
-    doors = doors_for(settings, matrix.network, bazel=toolchain.bazel.version)
+    inputs = inputs_for(settings, matrix.network, bazel=toolchain.bazel.version)
     base_image = image_for(toolchain.base, matrix.network.base_images)
     rendered_from = (variant.flavour, release, toolchain)
     if neighbour and (neighbour.variant.flavour, neighbour.release, neighbour.toolchain) == rendered_from:
@@ -206,7 +206,7 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
     else:
         devel, runtime = _devel(*rendered_from), _runtime(*rendered_from)
     devel_files = _devel_files(toolchain)
-    arguments = _arguments(variant, toolchain, doors, tensorrt=settings.toolchain.tensorrt)
+    arguments = _arguments(variant, toolchain, inputs, tensorrt=settings.toolchain.tensorrt)
     key = key_of(
         devel=devel,
         files=devel_files,
@@ -221,7 +221,7 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
         targets=matrix.targets_of(variant),
         toolchain=toolchain,
         source=source,
-        doors=doors,
+        inputs=inputs,
         remote=settings.bazel.remote,
         base_image=base_image,
         devel=devel,
@@ -230,13 +230,13 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
         runtime_files=_files("runtime/tf_serving_entrypoint.sh", "runtime/tf_serving_health.sh"),
         images=matrix.images,
         lower_image=_lower_image(variant, matrix),
-        build_args=(*arguments, *doors.free_args),
+        build_args=(*arguments, *inputs.free_args),
         compile_key=key,
     )
 
 
 def _arguments(
-    variant: Variant, toolchain: Toolchain, doors: Doors, *, tensorrt: bool | None
+    variant: Variant, toolchain: Toolchain, inputs: Inputs, *, tensorrt: bool | None
 ) -> tuple[tuple[str, str], ...]:
     """The build arguments that decide what is built."""
     arguments = {"COPTS": " ".join(f"--copt={option}" for option in variant.all_copts)}
@@ -244,20 +244,20 @@ def _arguments(
         arguments["CUDA_CAPABILITIES"] = ",".join(variant.capabilities)
         if toolchain.gpu.tensorrt and tensorrt is False:
             arguments["TENSORRT"] = "0"
-    return (*arguments.items(), *doors.key_args)
+    return (*arguments.items(), *inputs.key_args)
 
 
 def _devel_files(toolchain: Toolchain) -> tuple[tuple[str, str], ...]:
     """Files of the build context: those of every build, and those that this one's Dockerfile names beyond."""
     names = [
-        *(f"devel/{name}.sh" for name in ("apply_patches", "bazel", "collect", "doors", "preflight")),
+        *(f"devel/{name}.sh" for name in ("apply_patches", "bazel", "collect", "inputs", "preflight")),
         "runtime/init.c",
     ]
     if toolchain.llvm or (toolchain.gpu and toolchain.gpu.repositories):
         names.append("devel/apt_key.sh")
     if toolchain.llvm:
         names.append("devel/llvm-snapshot.asc")
-    return (*_files(*names), *((mend.script, patch_text(mend.script)) for mend in toolchain.mends))
+    return (*_files(*names), *((fix.script, patch_text(fix.script)) for fix in toolchain.fixes))
 
 
 def _files(*names: str) -> tuple[tuple[str, str], ...]:

@@ -16,8 +16,8 @@ from serving_factory.catalogue.distributions import (
     distributions,
 )
 from serving_factory.catalogue.facts import Flavour, FlavourFacts, Release
+from serving_factory.catalogue.fixes import Fix, fixes_for
 from serving_factory.catalogue.libraries import mkl_libraries
-from serving_factory.catalogue.patches import Mend, mends_for
 from serving_factory.errors import BazelTooOldError, RecipeError
 from serving_factory.matrix.lockfile import EMPTY, Lock
 from serving_factory.matrix.settings import BazelChoice, Settings
@@ -63,7 +63,7 @@ class Bazel:
         given: whether the matrix names the file.
         disk_cache: its flag for the disk cache; None where it has none.
         event_file: its flag for the file of build events.
-        old_spellings: option of doors.sh -> this Bazel's flag, where it spells one otherwise.
+        old_spellings: option of inputs.sh -> this Bazel's flag, where it spells one otherwise.
     """
 
     version: str
@@ -110,7 +110,7 @@ class Toolchain:
         configs: Bazel configs of the flavour, in order.
         flags: other Bazel flags that every build of the flavour must have.
         libraries: paths, below which collect.sh finds what the server needs beyond what its loader finds.
-        mends: changes to external repositories that this base makes needed.
+        fixes: changes to external repositories that this base makes needed.
         gpu: what a gpu build has beyond; None for other flavours.
     """
 
@@ -127,7 +127,7 @@ class Toolchain:
     configs: tuple[str, ...]
     flags: tuple[str, ...]
     libraries: tuple[str, ...]
-    mends: tuple[Mend, ...]
+    fixes: tuple[Fix, ...]
     gpu: GpuBuild | None
 
     @property
@@ -203,7 +203,7 @@ def toolchain_for(variant: Variant, release: Release, settings: Settings, lock: 
         configs=choice.configs.get(variant.flavour, facts.configs),
         flags=facts.plain_flags,
         libraries=_libraries(release) if variant.flavour is Flavour.MKL else (),
-        mends=mends_for(release.version, distribution.glibc),
+        fixes=fixes_for(release.version, distribution.glibc),
         gpu=gpu_build(release, distribution) if variant.flavour is Flavour.GPU else None,
     )
 
@@ -254,13 +254,13 @@ def _python(
     """The Python that Bazel's rules run with, before Bazel brings its own."""
     if chosen is None and release.bazel_python is not None:
         return None
-    wanted = chosen or ("2.7" if release.version < _PYTHON_3_SINCE else list(distribution.pythons)[-1])
+    required = chosen or ("2.7" if release.version < _PYTHON_3_SINCE else list(distribution.pythons)[-1])
     # "3" is the distribution's own Python 3.
-    named = [version for version in distribution.pythons if version == wanted or version.startswith(f"{wanted}.")]
+    named = [version for version in distribution.pythons if version == required or version.startswith(f"{required}.")]
     found = distribution.pythons[named[-1]] if named else None
     if found is None:
         raise RecipeError(
-            f"{variant.id}: {distribution.name} has no Python {wanted}",
+            f"{variant.id}: {distribution.name} has no Python {required}",
             why=f"it has {', '.join(distribution.pythons)}; {release.tag} was built with Python {release.python}",
             remedy="name another base at toolchain.base, or one of these at toolchain.python, in the matrix file",
         )

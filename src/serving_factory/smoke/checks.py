@@ -39,7 +39,7 @@ LOG_LINES = 30
 _POLL = 0.1
 _BY_SIGNAL = 128
 _KILLED = _BY_SIGNAL + signal.SIGKILL
-_REMEDY = "Run the image by hand and ask it the same; mend what is at fault, and run the same command again."
+_REMEDY = "Run the image by hand and ask it the same; fix what is at fault, and run the same command again."
 _ErrorT = TypeVar("_ErrorT", bound=FactoryError)
 
 
@@ -72,7 +72,7 @@ class Server:
         return self._grpc
 
     def address(self, port: int) -> str:
-        """Tell where the container's port is published, as `host:port`."""
+        """Say where the container's port is published, as `host:port`."""
         return f"127.0.0.1:{self.container.port(port)}"
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class Server:
         return kind(what, why="\n".join(part for part in parts if part), remedy=remedy or _REMEDY)
 
     def exited(self) -> bool:
-        """Tell whether the container has ended."""
+        """Say whether the container has ended."""
         return self.container.status() in {"exited", "dead", "removing"}
 
     def _log(self) -> str:
@@ -136,7 +136,7 @@ def check_ready(server: Server) -> str:
                 ServerNotReadyError,
                 f"The server did not become ready within {server.plan.ready_timeout:g} s.",
                 why=f"Last answer: {last}",
-                remedy="Read the log: it tells what the server waits for. Mend that, and run the same command again.",
+                remedy="Read the log: it tells what the server waits for. Fix that, and run the same command again.",
             )
         time.sleep(_POLL)
 
@@ -185,20 +185,20 @@ def check_metadata(server: Server, version: int) -> str:
 
 def check_version_flag(server: Server) -> str:
     """Ask the binary inside the container for its version and compare it with the release."""
-    wanted = server.plan.reported_version
+    required = server.plan.reported_version
     code, output = _inside(server, (BINARY, "--version"))
     first = output.strip().splitlines()[0] if output.strip() else ""
     if code != 0:
         raise server.fault(SmokeError, f"{BINARY} --version ended with exit code {code}.", why=output.strip())
     _, _, reported = first.partition("ModelServer:")
     reported = reported.strip()
-    rest = reported.removeprefix(wanted)
-    if not reported.startswith(wanted) or rest[:1].isdigit():
+    rest = reported.removeprefix(required)
+    if not reported.startswith(required) or rest[:1].isdigit():
         raise server.fault(
             WrongAnswerError,
-            f"The server in the image is not release {wanted}.",
+            f"The server in the image is not release {required}.",
             why=f"{BINARY} --version says: {first or '(nothing)'}",
-            remedy="Compile the variant anew; its sources are not those of its release.",
+            remedy="Compile the variant again; its sources are not those of its release.",
         )
     return reported
 
@@ -240,7 +240,7 @@ def check_healthy(server: Server) -> str:
         if health == "healthy":
             return f"healthy after another {seconds:.2f} s"
         if health is None:
-            raise server.fault(SmokeError, "The image has no health check.", remedy="Package the variant anew.")
+            raise server.fault(SmokeError, "The image has no health check.", remedy="Package the variant again.")
         if health == "unhealthy" or server.exited() or seconds > server.plan.health_timeout:
             raise server.fault(
                 SmokeError,

@@ -95,7 +95,7 @@ class GrpcClient:
         return _floats(response.outputs[output_name])
 
     def model_status(self, model: str) -> list[VersionStatus]:
-        """Tell the state of every version the server knows of; raises as `predict`."""
+        """Say the state of every version the server knows of; raises as `predict`."""
         response = self._call(
             "ModelService/GetModelStatus",
             _serving("GetModelStatusRequest", model_spec=_spec(model)),
@@ -113,7 +113,7 @@ class GrpcClient:
         ]
 
     def metadata(self, model: str) -> ModelMetadata:
-        """Tell the newest version's signatures; raises as `predict`."""
+        """Say the newest version's signatures; raises as `predict`."""
         request = _serving("GetModelMetadataRequest", model_spec=_spec(model), metadata_field=["signature_def"])
         response = self._call("PredictionService/GetModelMetadata", request, "GetModelMetadataResponse")
         packed = response.metadata["signature_def"]

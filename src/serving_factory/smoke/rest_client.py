@@ -81,12 +81,12 @@ class RestClient:
         return _read(lambda: _numbers(answer["predictions"]), answer)
 
     def model_status(self, model: str) -> list[VersionStatus]:
-        """Tell the state of every version the server knows of; raises as `predict`."""
+        """Say the state of every version the server knows of; raises as `predict`."""
         answer = self._ask("GET", f"/v1/models/{model}")
         return _read(lambda: [_version_from_json(item) for item in answer["model_version_status"]], answer)
 
     def metadata(self, model: str) -> ModelMetadata:
-        """Tell the newest version's signatures; raises as `predict`."""
+        """Say the newest version's signatures; raises as `predict`."""
         answer = self._ask("GET", f"/v1/models/{model}/metadata")
         return _read(lambda: _metadata_from_json(answer), answer)
 

@@ -29,9 +29,9 @@ _TOLERANCE = 1e-6
 
 
 def close_to(got: Sequence[float], expected: Sequence[float]) -> bool:
-    """Tell whether the numbers agree to float32's precision."""
+    """Say whether the numbers agree to float32's precision."""
     return len(got) == len(expected) and all(
-        abs(value - wanted) <= _TOLERANCE * abs(wanted) for value, wanted in zip(got, expected, strict=True)
+        abs(value - required) <= _TOLERANCE * abs(required) for value, required in zip(got, expected, strict=True)
     )
 
 
@@ -122,7 +122,7 @@ def swap_under_load(
         # A few more from each: what unloading breaks shows only in the requests after it.
         enough = [worker.new + _REQUESTS_AFTER for worker in workers]
         _wait(workers, limit, lambda: all(w.new >= due for w, due in zip(workers, enough, strict=True)))
-    _judge(workers)
+    _check(workers)
     return f"{_count_text(workers)}; new answers after {took:.2f} s, old version gone after {gone:.2f} s"
 
 
@@ -146,14 +146,14 @@ def _load(model: str, addresses: tuple[str | None, str]) -> Iterator[list[_Worke
 def _wait(workers: Sequence[_Worker], limit: float, condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
-        _judge(workers)
+        _check(workers)
         if condition():
             return True
         time.sleep(_POLL)
     return False
 
 
-def _judge(workers: Sequence[_Worker]) -> None:
+def _check(workers: Sequence[_Worker]) -> None:
     for worker in workers:
         if worker.wrong is not None:
             raise WrongAnswerError(

@@ -110,7 +110,7 @@ def test_errors_of_predict(
     assert (problem.value.details() or "").startswith(message)
 
 
-def test_both_doors_serve_the_same_model(
+def test_both_inputs_serve_the_same_model(
     sample_server: SampleServer, channel: grpc.Channel, protos: ServingProtos
 ) -> None:
     values = [-3.5, 0.0, 1e-3, 123456.0]

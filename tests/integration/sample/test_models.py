@@ -212,7 +212,7 @@ def test_without_further_looks_a_missing_model_is_not_waited_for(
 
 
 class Clients:
-    """Clients of both doors that ask without pause until they are told to stop, and count what they get."""
+    """Clients of both inputs that ask without pause until they are told to stop, and count what they get."""
 
     def __init__(self, server: SampleServer, protos: ServingProtos) -> None:
         self.answers: Counter[float] = Counter()

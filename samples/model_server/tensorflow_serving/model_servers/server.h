@@ -18,6 +18,6 @@ struct ServerOptions {
   int64_t load_retry_interval_micros;
 };
 
-// The models, then the gRPC door, then the REST door. Returns only by an Error: something asked for could not be had.
+// The models, then the gRPC input, then the REST input. Returns only by an Error: something asked for could not be had.
 [[noreturn]] void RunServer(const ServerOptions& options);
 }  // namespace tensorflow::serving

@@ -79,7 +79,7 @@ class Filler:
         override: makes the folder that takes a repository's place, of its name, a mirror and a commit there; None to
             leave that to the user.
         command: gives the command by which the user does that, of a repository's name and where its sources are.
-        tell: is told of all that is made or copied.
+        progress: is told of all that is made or copied.
     """
 
     distdir: Path
@@ -88,7 +88,7 @@ class Filler:
     declared: Mapping[str, Declared]
     override: Callable[[str, Path, str], Override] | None
     command: Callable[[str, str], str]
-    tell: Callable[[str], None]
+    progress: Callable[[str], None]
 
     def fill(self, missing: Sequence[Missing]) -> tuple[Filled, ...]:
         """Make or copy what can be had; each archive is in its place whole, or not at all."""
@@ -123,7 +123,7 @@ class Filler:
             return _told(error)
         if made.wrong:
             return f"its archive out of {mirror.folder} has sha256 {made.sha256}, and {made.pinned} is pinned"
-        self.tell(f"made {made.file.name} for {one.name} out of {mirror.folder}")
+        self.progress(f"made {made.file.name} for {one.name} out of {mirror.folder}")
         return Filled(
             name=one.name, file=made.file.name, result=Result.MADE, source=str(mirror.folder), sha256=made.sha256
         )
@@ -137,8 +137,8 @@ class Filler:
             made = self.override(one.name, mirror.folder, commit)
         except (GitError, OverrideError) as error:
             told = f"no folder can take its place: {_told(error)}"
-            return Filled.left(one, f"{problem}; {told}" if problem else told, error.remedy or "mend that")
-        self.tell(f"made a folder for {one.name} out of {mirror.folder}")
+            return Filled.left(one, f"{problem}; {told}" if problem else told, error.remedy or "fix that")
+        self.progress(f"made a folder for {one.name} out of {mirror.folder}")
         notes = {
             "left out": made.left_out,
             "absent": made.absent,
@@ -149,7 +149,7 @@ class Filler:
 
     def _copied(self, one: Missing, found: Path) -> Filled:
         copy_atomically(found, self.distdir / one.file)
-        self.tell(f"copied {one.file} for {one.name} from {found}")
+        self.progress(f"copied {one.file} for {one.name} from {found}")
         return Filled(name=one.name, file=one.file, result=Result.COPIED, source=str(found), sha256=one.sha256)
 
     def _no_mirror(self, one: Missing, address: Address, problem: str) -> Filled:

@@ -84,7 +84,7 @@ class Mirror:
 
 
 def is_commit(ref: str) -> bool:
-    """Tell a commit's full id, which means the same in every repository, from a name."""
+    """Say a commit's full id, which means the same in every repository, from a name."""
     return _COMMIT.fullmatch(ref) is not None
 
 
@@ -106,12 +106,12 @@ def archive_address(url: str) -> Address | None:
     )
 
 
-def find_mirrors(folder: Path, tell: Callable[[str], None]) -> tuple[Mirror, ...]:
+def find_mirrors(folder: Path, progress: Callable[[str], None]) -> tuple[Mirror, ...]:
     """Find the git repositories below a folder, bare or not, with an origin or without, sorted by their places.
 
     Args:
         folder: where to look.
-        tell: is told of a repository that git does not read; it is passed over.
+        progress: is told of a repository that git does not read; it is passed over.
     """
     found = []
     for place in _repositories(folder, _DEPTH, set()):
@@ -119,7 +119,7 @@ def find_mirrors(folder: Path, tell: Callable[[str], None]) -> tuple[Mirror, ...
             commit_of(place, "HEAD")
             found.append(mirror_of(place))
         except GitError as error:
-            tell(f"passed over: {error.what}: {error.why}")
+            progress(f"passed over: {error.what}: {error.why}")
     return tuple(found)
 
 

@@ -182,8 +182,8 @@ def _version(name: str) -> list[int]:
 
 
 def _check_left_out(left_out: Sequence[str], absent: Sequence[str]) -> None:
-    wanted = set(absent)
-    read = [name for name in left_out if name in wanted or _READ_BY_BAZEL.search(name)]
+    required = set(absent)
+    read = [name for name in left_out if name in required or _READ_BY_BAZEL.search(name)]
     if read:
         shown = [*read[:_SHOWN], *([f"and {len(read) - _SHOWN} more"] if len(read) > _SHOWN else [])]
         raise OverrideError(
@@ -296,7 +296,7 @@ class _Steps:
 
 
 def _write(place: Path, content: bytes) -> None:
-    """Write a file anew, and not through a link that the sources have there."""
+    """Write a file again, and not through a link that the sources have there."""
     place.parent.mkdir(parents=True, exist_ok=True)
     place.unlink(missing_ok=True)
     place.write_bytes(content)
@@ -358,7 +358,7 @@ def labels_of(recipe: Recipe, declared: Mapping[str, Declared]) -> Labels:
         recipe: of the variant.
         declared: what its sources declare, by name.
     """
-    overrides = dict(recipe.doors.overrides)
+    overrides = dict(recipe.inputs.overrides)
 
     def tree(repository: str) -> _Reader | None:
         if not repository:
@@ -370,7 +370,7 @@ def labels_of(recipe: Recipe, declared: Mapping[str, Declared]) -> Labels:
             )
         if folder := overrides.get(repository):
             return _folder(folder)
-        rule, distdir = declared.get(repository), recipe.doors.distdir
+        rule, distdir = declared.get(repository), recipe.inputs.distdir
         archive = _archive_of(rule, distdir) if rule and distdir else None
         return _archive(archive, str(rule.attributes.get("strip_prefix") or "")) if rule and archive else None
 

@@ -22,7 +22,7 @@ from serving_factory.recipes.recipe import Recipe, template_text
 from serving_factory.recipes.toolchain import Toolchain
 
 _INDEX = "Packages"
-_FILES = ("packages/packages.Dockerfile", "packages/packages.sh", "devel/doors.sh")
+_FILES = ("packages/packages.Dockerfile", "packages/packages.sh", "devel/inputs.sh")
 _FILENAME = re.compile(r"^Filename: (?:\./)*(.+)$", re.MULTILINE)
 _PACKED: Mapping[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz": lzma.decompress}
 
@@ -36,7 +36,7 @@ class Downloaded:
         packages: how many are there now.
         new: how many of them were not there before.
         bytes: of all.
-        wheel: the wheel's place in the distdir; None where none is wanted.
+        wheel: the wheel's place in the distdir; None where none is required.
     """
 
     folder: Path
@@ -46,7 +46,7 @@ class Downloaded:
     wheel: Path | None
 
 
-def download_packages(job: Job, folder: Path, *, tell: Callable[[str], None]) -> Downloaded:
+def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]) -> Downloaded:
     """Download what a variant's toolchain installs, by way of the base image's own lists of sources.
 
     What the folder holds already stays. The files are put in their places first, the index that names them last.
@@ -54,7 +54,7 @@ def download_packages(job: Job, folder: Path, *, tell: Callable[[str], None]) ->
     Args:
         job: the variant.
         folder: where the packages go.
-        tell: is told what is being done.
+        progress: is told what is being done.
 
     Raises:
         FetchError: a mirror or the package index does not answer.
@@ -65,22 +65,22 @@ def download_packages(job: Job, folder: Path, *, tell: Callable[[str], None]) ->
         out = Path(scratch, "out")
         files = {name.rpartition("/")[2]: template_text(name) for name in _FILES}
         context = write_context(Path(scratch, "context"), files)
-        with secret_files(Path(scratch), secrets_of(recipe.doors)) as secrets:
+        with secret_files(Path(scratch), secrets_of(recipe.inputs)) as secrets:
             request = BuildRequest(
                 dockerfile=context / "packages.Dockerfile",
                 context=context,
                 build_args=(
                     ("BASE", recipe.base_image),
-                    ("PACKAGES", " ".join(_wanted_packages(recipe))),
+                    ("PACKAGES", " ".join(_required_packages(recipe))),
                     ("RUN_ID", uuid.uuid4().hex),
                     *_wheel_args(toolchain),
-                    *(pair for pair in recipe.doors.key_args if pair[0] == "APT_SNAPSHOT"),
+                    *(pair for pair in recipe.inputs.key_args if pair[0] == "APT_SNAPSHOT"),
                 ),
                 secrets=secrets,
                 output=out,
             )
             log = job.folder / "logs" / "packages.log"
-            logged_build(request, log, tell=tell, error=lambda failed: _error(job, failed, log))
+            logged_build(request, log, progress=progress, error=lambda failed: _error(job, failed, log))
         before = {file.name for file in folder.glob("*.deb")}
         folder.mkdir(parents=True, exist_ok=True)
         for deb in (out / "packages").glob("*.deb"):
@@ -97,13 +97,13 @@ def download_packages(job: Job, folder: Path, *, tell: Callable[[str], None]) ->
     )
 
 
-def _wanted_packages(recipe: Recipe) -> Iterator[str]:
+def _required_packages(recipe: Recipe) -> Iterator[str]:
     """What the stages of the devel Dockerfile install from the distribution."""
     toolchain = recipe.toolchain
     yield from toolchain.packages
     if toolchain.llvm or (toolchain.gpu and toolchain.gpu.repositories):
         yield "gnupg"
-    if toolchain.wheel and recipe.doors.distdir is None:
+    if toolchain.wheel and recipe.inputs.distdir is None:
         yield from ("ca-certificates", "python3-pip")  # which then asks the package index
 
 
@@ -156,7 +156,7 @@ def _text(index: Path) -> str:
 
 
 def _take_wheel(job: Job, folder: Path) -> Path | None:
-    wheel, distdir = job.recipe.toolchain.wheel, job.recipe.doors.distdir
+    wheel, distdir = job.recipe.toolchain.wheel, job.recipe.inputs.distdir
     if wheel is None or distdir is None:
         return None
     copy_atomically(folder / wheel.file, distdir / wheel.file)

@@ -29,15 +29,15 @@ from serving_factory.pipeline.budget import count_jobs
 from serving_factory.pipeline.caches import empty_cache
 from serving_factory.pipeline.events import StageName
 from serving_factory.pipeline.failures import Kind, classify, failure_error
-from serving_factory.pipeline.inputs import secret_files, secrets_of, stage_doors
-from serving_factory.pipeline.job import Job, Outputs, Stage, Tell
+from serving_factory.pipeline.inputs import secret_files, secrets_of, stage_inputs
+from serving_factory.pipeline.job import Job, Outputs, Progress, Stage
 from serving_factory.pipeline.records import Record, file_digest, put_aside
 from serving_factory.pipeline.retry import retrying
 from serving_factory.recipes.recipe import CACHES, key_of
 
 _STEP = re.compile(r"/factory/bazel\.sh (fetch|build) ")
 _NO_REMOTE = re.compile(r"^factory: no remote: (\S+) does not answer$")
-_ANEW = re.compile(r"^factory: no remote: (Bazel ended with exit code \d+)")
+_AGAIN = re.compile(r"^factory: no remote: (Bazel ended with exit code \d+)")
 _REFUSED = re.compile(r"^(?:WARNING|ERROR): Failed to query remote execution capabilities: (.+)$")
 _TROUBLE = re.compile(r"^WARNING: (?:Reading from|Writing to) Remote Cache:")
 _DISK_HIT, _REMOTE_HIT, _REMOTE, _INTERNAL = "disk cache hit", "remote cache hit", "remote", "internal"
@@ -75,8 +75,8 @@ class BazelSteps:
             self.silent_remote = silent[1]
         elif refused := _REFUSED.match(line):
             self.remote_trouble = refused[1]
-        elif anew := _ANEW.match(line):
-            self.remote_trouble = self.remote_trouble or anew[1]
+        elif retried := _AGAIN.match(line):
+            self.remote_trouble = self.remote_trouble or retried[1]
         elif _TROUBLE.match(line):
             self.remote_trouble = self.remote_trouble or "some of its answers were errors"
 
@@ -141,7 +141,7 @@ def with_second_chances(
     A download that failed is tried four times, with waits that double; once where there is no network to wait for. A
     Bazel that ran out of memory is tried once more with half its jobs, on what the first try left in its disk cache;
     what comes after it has no jobs to halve. A damaged cache is dropped, or emptied where another build holds it, and
-    the build tried once more. Nothing else is: a wrong checksum, least of all. `job.tell_retry` is told what failed
+    the build tried once more. Nothing else is: a wrong checksum, least of all. `job.report_retry` is told what failed
     before each try, and how it is done.
 
     Args:
@@ -155,7 +155,7 @@ def with_second_chances(
         if job.share.jobs == 1 or has_built():
             raise
         fewer = job.share.halved()
-        job.tell_retry(f"{_said(error, job)}; once more with {count_jobs(fewer.jobs)}, on the warm cache")
+        job.report_retry(f"{_said(error, job)}; once more with {count_jobs(fewer.jobs)}, on the warm cache")
         try:
             return _with_patience(replace(job, share=fewer), attempt)
         except OutOfMemoryError as again:
@@ -174,9 +174,9 @@ def _drop(damaged: CacheCorruptError, job: Job) -> None:
         CacheCorruptError: neither can be done, and a build with it would end in the same way.
     """
     if not drop_cache_mounts(f"{CACHES}-{damaged.cache}").used:
-        job.tell_retry(f"{_said(damaged, job)}; once more without it")
+        job.report_retry(f"{_said(damaged, job)}; once more without it")
         return
-    job.tell_retry(f"{_said(damaged, job)}, and another build uses it; once more, with its entries removed")
+    job.report_retry(f"{_said(damaged, job)}, and another build uses it; once more, with its entries removed")
     try:
         empty_cache(job.recipe.base_image, damaged.cache)
     except EngineError as error:
@@ -195,11 +195,11 @@ def _said(error: FactoryError, job: Job) -> str:
 
 def _with_patience(job: Job, attempt: Callable[[Job], BuildResult]) -> BuildResult:
     def on_retry(number: int, delay: float, error: FetchError) -> None:
-        job.tell_retry(f"{_said(error, job)}; try {number + 1} of {_FETCHES} in {delay:.0f} s")
+        job.report_retry(f"{_said(error, job)}; try {number + 1} of {_FETCHES} in {delay:.0f} s")
 
     return retrying(
         lambda: attempt(job),
-        transient=() if job.recipe.doors.offline else (FetchError,),
+        transient=() if job.recipe.inputs.offline else (FetchError,),
         on_retry=on_retry,
         attempts=_FETCHES,
         first_delay=_FIRST_DELAY,
@@ -220,9 +220,9 @@ def _key(job: Job) -> str:
         base=job.site.base_id(recipe),
         cpu=_this_cpu() if recipe.variant.level is Level.NATIVE else None,
         source=job.site.tree(recipe.source) if isinstance(recipe.source, Path) else recipe.source,
-        bazel=file_digest(recipe.doors.bazel) if recipe.doors.bazel else None,
-        overrides={name: job.site.tree(folder) for name, folder in recipe.doors.overrides},
-        patches=[job.site.tree(folder) for folder in recipe.doors.patches],
+        bazel=file_digest(recipe.inputs.bazel) if recipe.inputs.bazel else None,
+        overrides={name: job.site.tree(folder) for name, folder in recipe.inputs.overrides},
+        patches=[job.site.tree(folder) for folder in recipe.inputs.patches],
     )
 
 
@@ -236,8 +236,8 @@ def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildReque
         output: the folder that gets its files.
     """
     recipe = job.recipe
-    stage_doors(recipe.doors, job.staged_doors)
-    with secret_files(job.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(recipe)}) as secrets:
+    stage_inputs(recipe.inputs, job.staged_inputs)
+    with secret_files(job.folder, {**secrets_of(recipe.inputs), "bazelrc": bazelrc(recipe)}) as secrets:
         dockerfile = dockerfile_here(job, dict(secrets))
         context = write_context(job.devel_context, {"Dockerfile": dockerfile, **dict(recipe.devel_files)})
         yield BuildRequest(
@@ -245,17 +245,17 @@ def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildReque
             context=context,
             target=target,
             build_args=recipe.build_args,
-            contexts=recipe.contexts(job.staged_doors),
+            contexts=recipe.contexts(job.staged_inputs),
             secrets=secrets,
-            network="none" if recipe.doors.offline else None,
+            network="none" if recipe.inputs.offline else None,
             output=output,
         )
 
 
-def _run(job: Job, tell: Tell) -> Outputs:
+def _run(job: Job, progress: Progress) -> Outputs:
     recipe = job.recipe
     steps = BazelSteps(job.release_share)
-    result = with_second_chances(job, lambda job: _build(job, tell, steps), has_built=lambda: steps.built)
+    result = with_second_chances(job, lambda job: _build(job, progress, steps), has_built=lambda: steps.built)
     return {
         "binary_sha256": file_digest(job.artifact / BINARY),
         "base": recipe.base_image,
@@ -267,9 +267,9 @@ def _run(job: Job, tell: Tell) -> Outputs:
     }
 
 
-def _build(job: Job, tell: Tell, steps: BazelSteps) -> BuildResult:
+def _build(job: Job, progress: Progress, steps: BazelSteps) -> BuildResult:
     with devel_request(job, target="artifact", output=job.artifact) as request:
-        return build_image(request, job, StageName.COMPILE, tell, _compile_error, see=steps.see)
+        return build_image(request, job, StageName.COMPILE, progress, _compile_error, see=steps.see)
 
 
 def _this_cpu() -> str:
@@ -290,9 +290,9 @@ def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
     """Say what happened to a build of the devel Dockerfile; its whole output is in the log."""
     text, recipe = log.read_text(encoding="utf-8", errors="replace"), job.recipe
     absent = dict.fromkeys(re.findall(r"E: Unable to locate package (\S+)", text))
-    if absent and recipe.doors.apt:
+    if absent and recipe.inputs.apt:
         return CompileError(
-            f"{recipe.variant.id}: packages are missing in {recipe.doors.apt}",
+            f"{recipe.variant.id}: packages are missing in {recipe.inputs.apt}",
             why=", ".join(absent),
             remedy="docs/matrix.md, The network, has the command that fills a folder with all packages of a variant",
         )
@@ -303,12 +303,12 @@ def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
             why="\n".join(failure.lines),
             remedy=f"load or make it, or name another image for {recipe.toolchain.base} at network.base_images",
         )
-    if failure.kind is Kind.FETCH and recipe.doors.offline:
+    if failure.kind is Kind.FETCH and recipe.inputs.offline:
         step = step_title(failed.step)
         return FetchError(
             f"{recipe.variant.id}: {step} wants to download something, and builds have no network here",
             why="\n".join(failure.lines),
-            remedy="fill the door that it comes through: packages at network.apt.mirror, archives at bazel.distdir "
+            remedy="fill the input that it comes through: packages at network.apt.mirror, archives at bazel.distdir "
             f"(`./factory preflight {recipe.variant.id}` lists them); or take network.offline away",
         )
     return failure_error(
@@ -340,7 +340,7 @@ def build_image(
     request: BuildRequest,
     job: Job,
     stage: StageName,
-    tell: Tell,
+    progress: Progress,
     error: Callable[[Job, BuildFailed], FactoryError],
     *,
     see: Callable[[Step], None] = lambda _step: None,
@@ -348,14 +348,16 @@ def build_image(
     """Run one buildx build of a stage: its log goes to the stage's file, its progress to `tell`, each step to `see`."""
     log = job.log(stage)
     put_aside(log)
-    return logged_build(request, log, tell=tell, error=lambda failed: error(job, failed), see=see, cancel=job.cancel)
+    return logged_build(
+        request, log, progress=progress, error=lambda failed: error(job, failed), see=see, cancel=job.cancel
+    )
 
 
 def logged_build(
     request: BuildRequest,
     log: Path,
     *,
-    tell: Tell,
+    progress: Progress,
     error: Callable[[BuildFailed], FactoryError],
     see: Callable[[Step], None] = lambda _step: None,
     cancel: Cancel | None = None,
@@ -365,20 +367,20 @@ def logged_build(
     Args:
         request: what to build.
         log: the file that gets its whole output.
-        tell: is told of steps that start, and of Bazel's actions.
+        progress: is told of steps that start, and of Bazel's actions.
         error: says what a failure means, once the log is whole.
         see: is given each step.
         cancel: stops the build when asked.
     """
-    progress = BazelProgress()
+    bazel = BazelProgress()
 
     def on_step(step: Step) -> None:
         see(step)
         if step.kind == "log":
-            if action := progress.see(step.text):
-                tell(action)
+            if action := bazel.see(step.text):
+                progress(action)
         elif step.kind == "started" and not step.name.startswith("[internal]"):
-            tell(step_title(step.name))
+            progress(step_title(step.name))
 
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as stream:

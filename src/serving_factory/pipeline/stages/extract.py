@@ -9,7 +9,7 @@ from pathlib import Path
 from serving_factory.catalogue.data import data_digest
 from serving_factory.errors import ArtifactError
 from serving_factory.pipeline.events import StageName
-from serving_factory.pipeline.job import Job, Outputs, Stage, Tell
+from serving_factory.pipeline.job import Job, Outputs, Progress, Stage
 from serving_factory.pipeline.records import Record, file_digest
 from serving_factory.pipeline.stages.compile import BINARY
 from serving_factory.recipes.recipe import key_of
@@ -33,15 +33,15 @@ def _key(job: Job) -> str:
     )
 
 
-def _run(job: Job, tell: Tell) -> Outputs:
+def _run(job: Job, progress: Progress) -> Outputs:
     # Their libraries are slow to import: only a run that reads a binary waits for them.
     from serving_factory.inspection.elf import read_elf
     from serving_factory.inspection.instruction_set import scan
 
     binary, debug = _take(job, BINARY), _take(job, f"{BINARY}.debug")
-    tell("reading the ELF headers")
+    progress("reading the ELF headers")
     elf = read_elf(binary)
-    tell(f"disassembling {elf.size / 2**20:.0f} MiB")
+    progress(f"disassembling {elf.size / 2**20:.0f} MiB")
     instructions = scan(binary, debug)
     compiled = job.record(StageName.COMPILE)
     return {
@@ -94,7 +94,7 @@ def _take(job: Job, name: str) -> Path:
     if not source.is_file():
         raise ArtifactError(
             f"{job.recipe.variant.id}: the build left no file {name}",
-            remedy=f"read {job.log(StageName.COMPILE)}, mend the cause, delete {job.folder} and build again",
+            remedy=f"read {job.log(StageName.COMPILE)}, fix the cause, delete {job.folder} and build again",
         )
     place = job.folder / name
     place.unlink(missing_ok=True)
@@ -113,7 +113,7 @@ def read_fact(job: Job, name: str) -> str:
     except FileNotFoundError:
         raise ArtifactError(
             f"{job.recipe.variant.id}: the build left no fact {name!r}",
-            remedy=f"read {job.log(StageName.COMPILE)}, mend the cause, delete {job.folder} and build again",
+            remedy=f"read {job.log(StageName.COMPILE)}, fix the cause, delete {job.folder} and build again",
         ) from None
 
 

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from serving_factory.catalogue.data import data_digest
 from serving_factory.catalogue.levels import Level, allowed_features, cpuinfo_names, level_facts
 from serving_factory.catalogue.upstream_flags import upstream_flags
-from serving_factory.inspection.rules import Expectation, VersionAnswer, added_features, judge, verdict_error
+from serving_factory.inspection.rules import Expectation, VersionAnswer, added_features, check, verdict_error
 from serving_factory.matrix.variant import Platform
 from serving_factory.pipeline.events import StageName
-from serving_factory.pipeline.job import Job, Outputs, Stage, Tell
+from serving_factory.pipeline.job import Job, Outputs, Progress, Stage
 from serving_factory.pipeline.stages.extract import read_fact
 from serving_factory.recipes.recipe import key_of
 
 _FORMAT = 3
-"""Raised whenever the rules judge otherwise, or the record holds something else."""
+"""Raised whenever the rules check otherwise, or the record holds something else."""
 
 _DATA = ("levels.yaml", "upstream_flags.yaml")
 
@@ -35,7 +35,7 @@ def _key(job: Job) -> str:
     )
 
 
-def _run(job: Job, tell: Tell) -> Outputs:
+def _run(job: Job, progress: Progress) -> Outputs:
     # Their libraries are slow to import: only a run that inspects waits for them.
     from serving_factory.inspection.elf import ElfFacts, ElfKind, Relro, library_closure_gaps
     from serving_factory.inspection.instruction_set import InstructionSetFacts
@@ -45,9 +45,9 @@ def _run(job: Job, tell: Tell) -> Outputs:
     elf = ElfFacts(
         **{**data, "kind": ElfKind(data["kind"]), "relro": Relro(data["relro"]), "needed": tuple(data["needed"])}
     )
-    tell("comparing what was found with what was asked for")
+    progress("comparing what was found with what was asked for")
     expectation, code = _expectation(job), InstructionSetFacts(**found["instructions"])
-    findings = judge(
+    findings = check(
         expectation,
         elf=elf,
         code=code,

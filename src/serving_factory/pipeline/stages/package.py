@@ -9,7 +9,7 @@ from serving_factory.docker.buildx import BuildFailed, BuildRequest
 from serving_factory.errors import ArtifactError, FactoryError, PackageError
 from serving_factory.matrix.matrix import alias_tags, full_tags
 from serving_factory.pipeline.events import StageName
-from serving_factory.pipeline.job import Job, Outputs, Stage, Tell
+from serving_factory.pipeline.job import Job, Outputs, Progress, Stage
 from serving_factory.pipeline.records import Record, file_digest
 from serving_factory.pipeline.stages.compile import BINARY, build_image, step_title, write_context
 from serving_factory.pipeline.stages.extract import server_version
@@ -65,7 +65,7 @@ def _key(job: Job) -> str:
     )
 
 
-def _run(job: Job, tell: Tell) -> Outputs:
+def _run(job: Job, progress: Progress) -> Outputs:
     recipe = job.recipe
     _must_be_inspected(job)
     context = write_context(job.folder / "recipe" / "runtime", _files(recipe, built_binary(job)))
@@ -76,13 +76,13 @@ def _run(job: Job, tell: Tell) -> Outputs:
         dockerfile=context / "Dockerfile",
         context=context,
         contexts=(("artifact", str(job.artifact)), *recipe.base_context),
-        network="none" if recipe.doors.offline else None,
+        network="none" if recipe.inputs.offline else None,
         labels=tuple(sorted(labels.items())),
         tags=tuple(references),
     )
     before = {had for reference in references if (had := job.site.packaged.get(reference))}
     try:
-        result = build_image(request, job, StageName.PACKAGE, tell, _error)
+        result = build_image(request, job, StageName.PACKAGE, progress, _error)
     except BaseException:  # one that was ended in the middle may have taken the names already
         with suppress(FactoryError):  # what happened first is what counts
             _remove_unnamed(before, job)
@@ -119,7 +119,7 @@ def _error(job: Job, failed: BuildFailed) -> FactoryError:
     return PackageError(
         f"{job.recipe.variant.id}: the runtime image failed to build in {step_title(failed.step)}",
         why="\n".join(failed.tail),
-        remedy="mend the template in dockerfiles/templates/runtime, or the base image, and run the same command",
+        remedy="fix the template in dockerfiles/templates/runtime, or the base image, and run the same command",
     )
 
 

@@ -10,7 +10,7 @@ from serving_factory.docker.engine import PushResult
 from serving_factory.docker.registry import ImageName, Registry, credentials_for
 from serving_factory.errors import RegistryError, RegistryFaultError, UsageError
 from serving_factory.pipeline.events import StageName
-from serving_factory.pipeline.job import Job, Outputs, Stage, Tell
+from serving_factory.pipeline.job import Job, Outputs, Progress, Stage
 from serving_factory.pipeline.records import Record
 from serving_factory.pipeline.retry import retrying
 from serving_factory.recipes.recipe import Recipe, key_of
@@ -48,7 +48,7 @@ def push_name(repository: str, registry: str | None) -> ImageName:
 
 
 def check_pushable(recipe: Recipe, registry: str | None) -> ImageName:
-    """Tell where a recipe's image would be pushed.
+    """Say where a recipe's image would be pushed.
 
     Raises:
         UsageError: it can be pushed nowhere: there is no registry, or the image is for this machine alone.
@@ -74,14 +74,14 @@ def _key(job: Job) -> str:
     )
 
 
-def _run(job: Job, tell: Tell) -> Outputs:
+def _run(job: Job, progress: Progress) -> Outputs:
     packaged = job.record(StageName.PACKAGE).outputs
     name = push_name(packaged["repository"], job.site.registry)
     digests: dict[str, str] = {}
     blobs = 0
     for tag in (*packaged["tags"], *packaged["aliases"]):
-        pushed = _push_tag(job, name, packaged["image"], tag, tell)
-        digests[tag] = _ask_digest(name, tag, pushed.digest, job.tell_retry)
+        pushed = _push_tag(job, name, packaged["image"], tag, progress)
+        digests[tag] = _ask_digest(name, tag, pushed.digest, job.report_retry)
         blobs += pushed.pushed_layers
     return {
         "registry": name.registry,
@@ -91,16 +91,16 @@ def _run(job: Job, tell: Tell) -> Outputs:
     }
 
 
-def _push_tag(job: Job, name: ImageName, image: str, tag: str, tell: Tell) -> PushResult:
+def _push_tag(job: Job, name: ImageName, image: str, tag: str, progress: Progress) -> PushResult:
     repository = f"{name.registry}/{name.repository}"
     engine = job.site.engine
     engine.tag(image, repository, tag)
     try:
         return retrying(
-            lambda: engine.push(repository, tag, on_status=lambda status: tell(f"{tag}: {status}")),
+            lambda: engine.push(repository, tag, on_status=lambda status: progress(f"{tag}: {status}")),
             transient=(RegistryFaultError,),
             attempts=_ATTEMPTS,
-            on_retry=_tell_retry(job.tell_retry, tag),
+            on_retry=_report_retry(job.report_retry, tag),
         )
     finally:
         # The registry's name is only needed for the push; the image keeps the names that package gave it.
@@ -108,16 +108,16 @@ def _push_tag(job: Job, name: ImageName, image: str, tag: str, tell: Tell) -> Pu
             engine.remove_image(f"{repository}:{tag}")
 
 
-def _tell_retry(tell: Tell, tag: str) -> Callable[[int, float, RegistryFaultError], None]:
+def _report_retry(progress: Progress, tag: str) -> Callable[[int, float, RegistryFaultError], None]:
     def on_retry(attempt: int, delay: float, error: RegistryFaultError) -> None:
-        tell(f"{tag}: attempt {attempt} failed ({error.what}); again in {delay:.1f} s")
+        progress(f"{tag}: attempt {attempt} failed ({error.what}); again in {delay:.1f} s")
 
     return on_retry
 
 
-def _ask_digest(name: ImageName, tag: str, pushed: str, tell: Tell) -> str:
+def _ask_digest(name: ImageName, tag: str, pushed: str, progress: Progress) -> str:
     """Ask the registry for a tag's digest, and compare it with what the engine says it pushed."""
-    held = _held_digest(name, tag, tell)
+    held = _held_digest(name, tag, progress)
     if held != pushed:
         raise RegistryError(
             f"{name.registry}/{name.repository}:{tag} was pushed as {pushed}; the registry holds {held or 'nothing'}",
@@ -126,13 +126,13 @@ def _ask_digest(name: ImageName, tag: str, pushed: str, tell: Tell) -> str:
     return held
 
 
-def _held_digest(name: ImageName, tag: str, tell: Tell) -> str | None:
+def _held_digest(name: ImageName, tag: str, progress: Progress) -> str | None:
     registry = Registry(name.registry, credentials=credentials_for(name.registry))
     return retrying(
         lambda: registry.manifest_digest(name.repository, tag),
         transient=(RegistryFaultError,),
         attempts=_ATTEMPTS,
-        on_retry=_tell_retry(tell, tag),
+        on_retry=_report_retry(progress, tag),
     )
 
 

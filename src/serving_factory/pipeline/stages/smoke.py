@@ -8,13 +8,13 @@ from pathlib import Path
 
 from serving_factory.catalogue.facts import ServerFacts
 from serving_factory.pipeline.events import StageName
-from serving_factory.pipeline.job import Job, Outputs, Stage, Tell
+from serving_factory.pipeline.job import Job, Outputs, Progress, Stage
 from serving_factory.pipeline.records import file_digest, write_atomically
 from serving_factory.recipes.recipe import key_of
 from serving_factory.smoke.types import Features, SmokePlan
 
 _SUITE = (Path(__file__).parents[2] / "smoke",)
-"""The code that judges an image: the checks, and the clients whose answers they look at."""
+"""The code that checks an image: the checks, and the clients whose answers they look at."""
 
 _MODEL = "half_plus_two"
 _NEXT_MODEL = "half_plus_two_next"
@@ -33,7 +33,7 @@ def _suite_digests() -> list[str]:
     return [file_digest(path) for room in _SUITE for path in sorted(room.glob("*.py"))]
 
 
-def _run(job: Job, tell: Tell) -> Outputs:
+def _run(job: Job, progress: Progress) -> Outputs:
     # gRPC takes a quarter of a second to import: only a run that smokes waits for it.
     from serving_factory.smoke.report import to_json, to_junit
     from serving_factory.smoke.run import CancellableEngine, run_checks
@@ -52,7 +52,7 @@ def _run(job: Job, tell: Tell) -> Outputs:
         CancellableEngine(job.site.engine, job.cancel),
         job.record(StageName.PACKAGE).outputs["image"],
         plan=plan,
-        emit_check=lambda check: tell(f"{check.name}: {check.text}"),
+        emit_check=lambda check: progress(f"{check.name}: {check.text}"),
     )
     job.cancel.check()  # a report of a run that was ended would tell of a failure that none was
     write_atomically(job.folder / "smoke-report.json", to_json(report))
@@ -67,7 +67,7 @@ def _run(job: Job, tell: Tell) -> Outputs:
 
 
 def features_of(server: ServerFacts) -> Features:
-    """Tell what of a release's server the checks may ask for."""
+    """Say what of a release's server the checks may ask for."""
     return Features(rest=server.rest, model_status=server.model_status, version_flag=server.version_flag)
 
 

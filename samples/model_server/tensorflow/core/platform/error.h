@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one exception of this tree: a canonical code, as gRPC has them, and a message. Each door makes it its answer.
+// The one exception of this tree: a canonical code, as gRPC has them, and a message. Each input makes it its answer.
 #pragma once
 #include <stdexcept>
 #include <string>

@@ -22,10 +22,10 @@ std::string Join(const std::set<std::string>& words) {
 }
 
 std::map<std::string, Tensor> Feeds(const SignatureDef& signature, const PredictRequest& request) {
-  const auto given = Keys(request.inputs()), wanted = Keys(signature.inputs());
-  if (given != wanted) {
-    throw Error(error::INVALID_ARGUMENT, "input size does not match signature: ", given.size(), "!=", wanted.size(),
-                " len({", Join(given), "}) != len({", Join(wanted), "})");
+  const auto given = Keys(request.inputs()), required = Keys(signature.inputs());
+  if (given != required) {
+    throw Error(error::INVALID_ARGUMENT, "input size does not match signature: ", given.size(), "!=", required.size(),
+                " len({", Join(given), "}) != len({", Join(required), "})");
   }
   std::map<std::string, Tensor> feeds;
   for (const auto& input : signature.inputs()) {

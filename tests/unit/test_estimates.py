@@ -1,4 +1,4 @@
-"""line/forecast.py, and how a forecast reads."""
+"""line/estimate.py, and how a estimate reads."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import replace
 import pytest
 
 from serving_factory.output.outcomes import summary_table
-from serving_factory.output.tables import PlanRow, forecast_cells, forecast_line, plan_table, truth_line
+from serving_factory.output.tables import PlanRow, actual_line, estimate_cells, estimate_line, plan_table
 from serving_factory.pipeline.estimates import (
     NOTHING_TO_DO,
     Basis,
-    Forecast,
+    Estimate,
     Outlook,
     Past,
     Wanted,
-    forecast,
+    actual,
+    estimate,
     total,
-    truth,
 )
 from serving_factory.pipeline.events import Status, VariantResult
 
 ALL = ("compile", "extract", "inspect", "package", "smoke")
 
 
-def wanted(
+def required(
     variant: str = "2.19.1-cpu-v3", *, run: tuple[str, ...] = ("compile",), upstream: bool = True, **more: int
 ) -> Wanted:
     release, flavour, _ = variant.split("-")
@@ -46,8 +46,8 @@ def past(variant: str, seconds: float, **more: int | str) -> Past:
     return Past(variant=variant, release=release, flavour=flavour, seconds=seconds, **facts)  # type: ignore[arg-type]
 
 
-def one(wish: Wanted, *rows: Past) -> Forecast:
-    (found,) = forecast([wish], rows)
+def one(wish: Wanted, *rows: Past) -> Estimate:
+    (found,) = estimate([wish], rows)
     return found
 
 
@@ -64,82 +64,82 @@ SIBLINGS = (past("1.15.0-mkl-v1", 400.0), past("2.19.1-cpu-v1", 90.0), past("2.1
     ],
 )
 def test_the_nearest_earlier_runs_count(rows: tuple[Past, ...], basis: Basis, seconds: float) -> None:
-    found = one(wanted(), *rows)
+    found = one(required(), *rows)
     assert (found.basis, found.seconds) == (basis, seconds)
 
 
 def test_of_the_latest_three_runs_the_middle_counts() -> None:
     rows = [past("2.19.1-cpu-v3", seconds) for seconds in (1000.0, 10.0, 50.0, 20.0)]
-    assert one(wanted(), *rows).seconds == 20.0
-    assert one(wanted(), *rows[:2]).seconds == 1000.0, "of two, the longer: rather too long than too short"
+    assert one(required(), *rows).seconds == 20.0
+    assert one(required(), *rows[:2]).seconds == 1000.0, "of two, the longer: rather too long than too short"
 
 
 def test_only_what_will_run_takes_time() -> None:
     rows = [past("2.19.1-cpu-v3", 60.0, memory=5, download=7), past("2.19.1-cpu-v3", 3.0, stage="smoke")]
-    both = one(wanted(run=("compile", "smoke")), *rows)
+    both = one(required(run=("compile", "smoke")), *rows)
     assert (both.seconds, both.after_compile) == (63.0, 3.0)
-    smoke = one(wanted(run=("smoke",)), *rows)
+    smoke = one(required(run=("smoke",)), *rows)
     assert (smoke.seconds, smoke.memory, smoke.download, smoke.basis) == (3.0, None, None, Basis.VARIANT)
-    assert forecast([wanted(run=())], rows) == ()
+    assert estimate([required(run=())], rows) == ()
 
 
 def test_memory_is_the_most_and_downloads_the_middle_of_what_was_measured() -> None:
     rows = [past("2.19.1-cpu-v3", 60.0, memory=memory, download=memory) for memory in (5, 9, 7)]
-    found = one(wanted(), *rows)
+    found = one(required(), *rows)
     assert (found.memory, found.download) == (9, 7)
-    found = one(wanted(), past("2.19.1-cpu-v3", 60.0))
+    found = one(required(), past("2.19.1-cpu-v3", 60.0))
     assert (found.memory, found.download) == (None, None), "what was not measured is unknown, not nothing"
 
 
 def test_a_first_run_is_estimated_from_what_was_measured() -> None:
     """1.9.1: 2,869 s on two cores, peak 5.1 GB with two jobs."""
-    found = one(wanted("1.9.1-cpu-v1"))
+    found = one(required("1.9.1-cpu-v1"))
     assert (found.seconds, found.memory, found.basis) == (2_850, 5_100_000_000, Basis.ESTIMATE)
-    more = one(wanted("1.9.1-cpu-v1", jobs=8))
+    more = one(required("1.9.1-cpu-v1", jobs=8))
     assert (more.seconds, more.memory) == (712.5, 14_100_000_000)
     assert (found.download, more.download) == (150_000_000, 150_000_000)
-    later = one(wanted("2.0.0-cpu-v1"))
+    later = one(required("2.0.0-cpu-v1"))
     assert later.seconds
     assert later.seconds > 2_850
 
 
 def test_the_first_variant_of_a_release_fetches_for_the_others() -> None:
     ids = ("1.9.1-cpu-v1", "1.9.1-mkl-v1", "2.0.0-cpu-v1", "2.0.0-gpu-v1", "2.0.0-gpu-v2")
-    found = forecast([wanted(variant) for variant in ids], ())
+    found = estimate([required(variant) for variant in ids], ())
     assert [each.download for each in found] == [150_000_000, 0, 1_000_000_000, None, 0], "of CUDA nothing is known"
-    packaged = forecast([wanted(ids[0], run=("package",)), wanted(ids[1])], ())
+    packaged = estimate([required(ids[0], run=("package",)), required(ids[1])], ())
     assert [each.download for each in packaged] == [None, 150_000_000]
 
 
 def test_without_a_network_nothing_is_downloaded() -> None:
-    assert one(wanted(offline=True)).download == 0
+    assert one(required(offline=True)).download == 0
 
 
 def test_another_source_tree_is_not_estimated_from_the_release() -> None:
-    found = one(wanted(upstream=False))
+    found = one(required(upstream=False))
     assert (found.seconds, found.memory, found.basis) == (None, None, Basis.NOTHING)
-    assert one(wanted(upstream=False), past("2.19.1-cpu-v1", 90.0)).seconds == 90.0
+    assert one(required(upstream=False), past("2.19.1-cpu-v1", 90.0)).seconds == 90.0
 
 
 def test_what_no_run_has_been_through_is_allowed_for() -> None:
-    allowed = one(wanted(run=ALL), past("2.19.1-cpu-v3", 60.0)).seconds
+    allowed = one(required(run=ALL), past("2.19.1-cpu-v3", 60.0)).seconds
     assert allowed
     assert 60 < allowed < 300
 
 
-def known(variant: str, seconds: float, memory: int | None = None, basis: Basis = Basis.VARIANT) -> Forecast:
-    return Forecast(variant=variant, seconds=seconds, memory=memory, download=memory, basis=basis)
+def known(variant: str, seconds: float, memory: int | None = None, basis: Basis = Basis.VARIANT) -> Estimate:
+    return Estimate(variant=variant, seconds=seconds, memory=memory, download=memory, basis=basis)
 
 
-UNKNOWN = Forecast(variant="u", seconds=None, memory=None, download=None, basis=Basis.NOTHING)
+UNKNOWN = Estimate(variant="u", seconds=None, memory=None, download=None, basis=Basis.NOTHING)
 
 
 def test_a_total_adds_up_wave_by_wave() -> None:
-    forecasts = [known("a", 60.0, 4), known("b", 20.0, 2), known("c", 40.0, 3), UNKNOWN]
-    alone = total(forecasts)
+    estimates = [known("a", 60.0, 4), known("b", 20.0, 2), known("c", 40.0, 3), UNKNOWN]
+    alone = total(estimates)
     assert (alone.seconds, alone.memory, alone.download) == (120.0, 4, 9)
     assert (alone.unknown, alone.estimated) == (1, False)
-    waves = total(forecasts, {"a": 1, "b": 2, "c": 2, "u": 2})
+    waves = total(estimates, {"a": 1, "b": 2, "c": 2, "u": 2})
     assert (waves.seconds, waves.memory, waves.download) == (100.0, 5, 9)
     stages = replace(known("d", 5.0), compiles=False)
     assert total([known("a", 60.0, 4), stages]).memory == 4, "what compiles nothing has no compile to be measured"
@@ -158,37 +158,37 @@ def test_what_comes_after_a_compile_overlaps_with_the_next_one() -> None:
 
 
 def test_a_total_that_a_part_is_missing_of_is_not_known() -> None:
-    """A first level that downloads is estimated, its neighbour was built before: 0 bytes would be no forecast."""
-    estimated = Forecast(variant="a", seconds=60.0, memory=4, download=None, basis=Basis.ESTIMATE)
+    """A first level that downloads is estimated, its neighbour was built before: 0 bytes would be no estimate."""
+    estimated = Estimate(variant="a", seconds=60.0, memory=4, download=None, basis=Basis.ESTIMATE)
     unmeasured = known("c", 60.0)
     both = total([estimated, known("b", 20.0, 0)])
     assert (both.seconds, both.memory, both.download) == (80.0, 4, None)
     assert total([estimated, unmeasured], {"a": 1, "c": 1}).memory is None
 
 
-def outlook(*forecasts: Forecast) -> Outlook:
-    return Outlook(forecasts, total(forecasts))
+def outlook(*estimates: Estimate) -> Outlook:
+    return Outlook(estimates, total(estimates))
 
 
-def test_a_forecast_in_words() -> None:
-    assert forecast_line(NOTHING_TO_DO) == ""
-    assert forecast_line(outlook(UNKNOWN)) == "Forecast: none; no earlier run is like this one.\n"
-    assert forecast_line(outlook(known("a", 60.0, 2**30))) == (
-        "Forecast: about 1 min 00 s, peak memory 1.0 GiB, downloads 1.0 GiB, from earlier runs.\n"
+def test_a_estimate_in_words() -> None:
+    assert estimate_line(NOTHING_TO_DO) == ""
+    assert estimate_line(outlook(UNKNOWN)) == "Estimate: none; no earlier run is like this one.\n"
+    assert estimate_line(outlook(known("a", 60.0, 2**30))) == (
+        "Estimate: about 1 min 00 s, peak memory 1.0 GiB, downloads 1.0 GiB, from earlier runs.\n"
     )
-    told = forecast_line(outlook(known("a", 60.0, basis=Basis.ESTIMATE), UNKNOWN))
+    told = estimate_line(outlook(known("a", 60.0, basis=Basis.ESTIMATE), UNKNOWN))
     assert "peak memory unknown, downloads unknown, in part an estimate from the release's size" in told
     assert "; 1 more of which nothing is known." in told
 
 
-def test_a_dry_run_shows_the_forecast_beside_the_plan() -> None:
-    row = PlanRow(variant="a", run=("compile",), because="compile has not been done", forecast=known("a", 60.0))
+def test_a_dry_run_shows_the_estimate_beside_the_plan() -> None:
+    row = PlanRow(variant="a", run=("compile",), because="compile has not been done", estimate=known("a", 60.0))
     text = plan_table([row, PlanRow(variant="b", up_to_date=("compile",))])
-    assert "foretold from" in text
+    assert "expected from" in text
     assert "1 min 00 s" in text
     assert "its own earlier runs" in text
-    assert forecast_cells(None) == ("", "", "", "")
-    assert "foretold" not in plan_table([PlanRow(variant="b", up_to_date=("compile",))])
+    assert estimate_cells(None) == ("", "", "", "")
+    assert "expected" not in plan_table([PlanRow(variant="b", up_to_date=("compile",))])
 
 
 def built(
@@ -200,32 +200,32 @@ def built(
 GIB = 2**30
 
 
-def test_the_truth_stands_against_the_forecast() -> None:
+def test_the_truth_stands_against_the_estimate() -> None:
     expected = outlook(known("a", 60.0, 4 * GIB))
-    taken = truth(expected, [built("a", memory=5 * GIB, download=0), built("other", Status.UP_TO_DATE)], 75.0)
+    taken = actual(expected, [built("a", memory=5 * GIB, download=0), built("other", Status.UP_TO_DATE)], 75.0)
     assert taken
     assert (taken.seconds, taken.memory, taken.download) == (75.0, 5 * GIB, 0)
-    assert truth_line(expected, taken) == (
-        "Foretold: about 1 min 00 s, peak memory 4.0 GiB, downloads 4.0 GiB.\n"
+    assert actual_line(expected, taken) == (
+        "Expected: about 1 min 00 s, peak memory 4.0 GiB, downloads 4.0 GiB.\n"
         "It took:  1 min 15 s, peak memory 5.0 GiB, downloads 0 B.\n"
     )
-    assert "foretold" in summary_table([built("a")], foretold=expected.seconds)
-    assert "foretold" not in summary_table([built("a")])
+    assert "expected" in summary_table([built("a")], expected=expected.seconds)
+    assert "expected" not in summary_table([built("a")])
 
 
-def test_half_a_run_proves_no_forecast_wrong() -> None:
+def test_half_a_run_proves_no_estimate_wrong() -> None:
     expected = outlook(known("a", 60.0))
-    assert truth(expected, [built("a", Status.FAILED)], 75.0) is None
-    assert truth(expected, [], 75.0) is None
-    assert truth(NOTHING_TO_DO, [built("a", Status.UP_TO_DATE)], 1.0) is None
-    assert truth_line(expected, None) == ""
+    assert actual(expected, [built("a", Status.FAILED)], 75.0) is None
+    assert actual(expected, [], 75.0) is None
+    assert actual(NOTHING_TO_DO, [built("a", Status.UP_TO_DATE)], 1.0) is None
+    assert actual_line(expected, None) == ""
 
 
 def test_what_was_not_measured_is_unknown_not_nothing() -> None:
     expected = outlook(known("a", 60.0, 1), known("b", 60.0))
-    taken = truth(expected, [built("a", memory=1, download=7), built("b")], 75.0)
-    assert truth_line(expected, taken) == (
-        "Foretold: about 2 min 00 s, peak memory unknown, downloads unknown.\n"
+    taken = actual(expected, [built("a", memory=1, download=7), built("b")], 75.0)
+    assert actual_line(expected, taken) == (
+        "Expected: about 2 min 00 s, peak memory unknown, downloads unknown.\n"
         "It took:  1 min 15 s, peak memory unknown, downloads unknown.\n"
     )
 
@@ -233,18 +233,18 @@ def test_what_was_not_measured_is_unknown_not_nothing() -> None:
 def test_the_truth_of_what_nobody_foretold_is_told_too() -> None:
     done = [built("u", memory=GIB, download=7), built("a", memory=GIB, download=7)]
     expected = outlook(UNKNOWN)
-    assert truth_line(expected, truth(expected, done, 75.0)) == (
-        "Foretold: nothing.\nIt took:  1 min 15 s, peak memory 1.0 GiB, downloads 7 B.\n"
+    assert actual_line(expected, actual(expected, done, 75.0)) == (
+        "Expected: nothing.\nIt took:  1 min 15 s, peak memory 1.0 GiB, downloads 7 B.\n"
     )
     expected = outlook(UNKNOWN, known("a", 60.0, GIB))
-    foretold, _ = truth_line(expected, truth(expected, done, 75.0)).splitlines()
-    assert foretold.endswith("downloads 1.0 GiB; without 1 variant of which nothing was known.")
+    line, _ = actual_line(expected, actual(expected, done, 75.0)).splitlines()
+    assert line.endswith("downloads 1.0 GiB; without 1 variant of which nothing was known.")
 
 
 def test_memory_is_measured_as_it_is_foretold_by_wave() -> None:
-    forecasts = (known("a", 60.0, 4), known("b", 20.0, 2), known("c", 40.0, 3))
+    estimates = (known("a", 60.0, 4), known("b", 20.0, 2), known("c", 40.0, 3))
     waves = {"a": 1, "b": 2, "c": 2}
-    expected = Outlook(forecasts, total(forecasts, waves), waves)
-    taken = truth(expected, [built(name, memory=10, download=1) for name in "abc"], 75.0)
+    expected = Outlook(estimates, total(estimates, waves), waves)
+    taken = actual(expected, [built(name, memory=10, download=1) for name in "abc"], 75.0)
     assert taken
     assert (expected.total.memory, taken.memory, taken.download) == (5, 20, 3)

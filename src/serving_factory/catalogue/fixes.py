@@ -17,7 +17,7 @@ from serving_factory.catalogue.levels import Level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mend:
+class Fix:
     """One change, as a script.
 
     Args:
@@ -37,15 +37,15 @@ class Mend:
     reference: str
 
 
-def mends_for(release: Version, glibc: Version) -> tuple[Mend, ...]:
+def fixes_for(release: Version, glibc: Version) -> tuple[Fix, ...]:
     """Give the changes that a release needs on a base with this glibc."""
-    return tuple(mend for mend in _mends() if release in mend.releases and glibc >= mend.glibc)
+    return tuple(fix for fix in _fixes() if release in fix.releases and glibc >= fix.glibc)
 
 
 @cache
-def _mends() -> tuple[Mend, ...]:
+def _fixes() -> tuple[Fix, ...]:
     return tuple(
-        Mend(
+        Fix(
             script=script,
             releases=SpecifierSet(entry["releases"]),
             glibc=Version(entry["glibc"]),
@@ -53,7 +53,7 @@ def _mends() -> tuple[Mend, ...]:
             why=entry["why"],
             reference=entry["reference"],
         )
-        for script, entry in read_yaml("mends.yaml").items()
+        for script, entry in read_yaml("fixes.yaml").items()
     )
 
 

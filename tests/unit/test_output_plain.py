@@ -12,7 +12,7 @@ from serving_factory.errors import CompileError, LockedError
 from serving_factory.output.outcomes import annotation, escape_data, escape_property, fold
 from serving_factory.output.plain import GitHub, Heartbeat, PlainReporter
 from serving_factory.output.text import Stream
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Forecast, Outlook
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, Outlook
 from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 import pytest
 
-FORETOLD = Forecast(
+FORETOLD = Estimate(
     variant="2.19.1-cpu-v3", seconds=3000.0, memory=None, download=None, basis=Basis.ESTIMATE, compiles=True
 )
 _START = datetime(2026, 1, 31, 23, 41, 7, tzinfo=UTC)
@@ -46,7 +46,7 @@ class _Bench:
             outlook=self.outlook,
         )
 
-    def tell(
+    def progress(
         self,
         kind: EventKind,
         text: str = "",
@@ -61,15 +61,15 @@ class _Bench:
 
 def test_start_and_finish_lines() -> None:
     bench = _Bench()
-    bench.tell(EventKind.STARTED)
-    bench.tell(EventKind.PROGRESS, "Compiling a.cc")
+    bench.progress(EventKind.STARTED)
+    bench.progress(EventKind.PROGRESS, "Compiling a.cc")
     bench.seconds = 71.4
-    bench.tell(EventKind.FINISHED)
-    bench.tell(EventKind.STARTED, stage=StageName.SMOKE)
-    bench.tell(EventKind.FINISHED, stage=StageName.SMOKE, seconds=2.06)
-    bench.tell(EventKind.UP_TO_DATE, variant="2.19.1-cpu")
-    bench.tell(EventKind.SKIPPED, "because of 2.19.1-cpu", variant="2.19.1-mkl")
-    bench.tell(EventKind.CANCELLED, variant="2.19.1-gpu")
+    bench.progress(EventKind.FINISHED)
+    bench.progress(EventKind.STARTED, stage=StageName.SMOKE)
+    bench.progress(EventKind.FINISHED, stage=StageName.SMOKE, seconds=2.06)
+    bench.progress(EventKind.UP_TO_DATE, variant="2.19.1-cpu")
+    bench.progress(EventKind.SKIPPED, "because of 2.19.1-cpu", variant="2.19.1-mkl")
+    bench.progress(EventKind.CANCELLED, variant="2.19.1-gpu")
     assert bench.lines.getvalue() == (
         "23:41:07 2.19.1-cpu-v3 compile started\n"
         "23:42:18 2.19.1-cpu-v3 compile finished in 1 min 11 s\n"
@@ -84,15 +84,15 @@ def test_start_and_finish_lines() -> None:
 def test_a_failure_is_told_at_once_with_the_end_of_its_log_and_only_once(tmp_path: Path) -> None:
     log = tmp_path / "compile.log"
     log.write_text("fine\n\x1b[1mbroken\x1b[0m\n")
-    error = CompileError("the build failed", remedy="mend it")
+    error = CompileError("the build failed", remedy="fix it")
     bench = _Bench()
-    bench.tell(EventKind.STARTED)
-    bench.tell(EventKind.FAILED, str(error), seconds=12.0, log=str(log))
+    bench.progress(EventKind.STARTED)
+    bench.progress(EventKind.FAILED, str(error), seconds=12.0, log=str(log))
     assert bench.lines.getvalue() == (
         "23:41:07 2.19.1-cpu-v3 compile started\n"
         "23:41:07 2.19.1-cpu-v3 compile failed after 12 s\n"
         "  the build failed\n"
-        "  What to do: mend it\n"
+        "  What to do: fix it\n"
         "\n"
         f"  The last 2 lines of {log}:\n"
         "    | fine\n"
@@ -108,7 +108,7 @@ def test_a_log_whose_end_the_message_holds_is_only_named(tmp_path: Path) -> None
     log = tmp_path / "compile.log"
     log.write_text("fine\nbroken\n")
     bench = _Bench()
-    bench.tell(EventKind.FAILED, "no\n  broken", log=str(log))
+    bench.progress(EventKind.FAILED, "no\n  broken", log=str(log))
     assert bench.lines.getvalue().endswith(f"  no\n    broken\n\n  The whole log: {log}\n")
 
 
@@ -122,16 +122,16 @@ def test_an_error_that_no_line_told_is_in_the_summary() -> None:
 
 def test_a_silent_stage_gets_a_sign_of_life_each_minute() -> None:
     bench = _Bench()
-    bench.tell(EventKind.STARTED)
+    bench.progress(EventKind.STARTED)
     bench.seconds = 59.0
     bench.reporter.beat()
-    bench.tell(EventKind.PROGRESS, "Compiling\x1b[2J a.cc")
+    bench.progress(EventKind.PROGRESS, "Compiling\x1b[2J a.cc")
     bench.seconds = 60.0
     bench.reporter.beat()
     bench.reporter.beat()
     bench.seconds = 500.0
     bench.reporter.beat()
-    bench.tell(EventKind.FINISHED)
+    bench.progress(EventKind.FINISHED)
     bench.seconds = 1000.0
     bench.reporter.beat()
     assert bench.lines.getvalue() == (
@@ -144,12 +144,12 @@ def test_a_silent_stage_gets_a_sign_of_life_each_minute() -> None:
 
 def test_what_is_tried_again_is_told_at_once_and_the_stage_goes_on() -> None:
     bench = _Bench()
-    bench.tell(EventKind.STARTED)
+    bench.progress(EventKind.STARTED)
     bench.seconds = 59.0
-    bench.tell(EventKind.RETRIED, "out of memory\nonce more\x1b[2J with 1 job")
+    bench.progress(EventKind.RETRIED, "out of memory\nonce more\x1b[2J with 1 job")
     bench.seconds = 100.0
     bench.reporter.beat()
-    bench.tell(EventKind.FINISHED)
+    bench.progress(EventKind.FINISHED)
     assert bench.lines.getvalue() == (
         "23:41:07 2.19.1-cpu-v3 compile started\n"
         "23:42:06 2.19.1-cpu-v3 compile tried again: out of memory once more with 1 job\n"
@@ -159,8 +159,8 @@ def test_what_is_tried_again_is_told_at_once_and_the_stage_goes_on() -> None:
 
 def test_github_warns_of_what_is_tried_again() -> None:
     bench = _Bench(github=GitHub())
-    bench.tell(EventKind.STARTED)
-    bench.tell(EventKind.RETRIED, "100 % full\nonce more")
+    bench.progress(EventKind.STARTED)
+    bench.progress(EventKind.RETRIED, "100 % full\nonce more")
     assert bench.lines.getvalue() == (
         "23:41:07 2.19.1-cpu-v3 compile started\n"
         "::warning title=2.19.1-cpu-v3 compile tried again::100 %25 full%0Aonce more\n"
@@ -201,8 +201,8 @@ def test_github_folds_the_log_and_annotates_the_failure(tmp_path: Path) -> None:
     log = tmp_path / "compile.log"
     log.write_text("one\n::error::forged\n  ::endgroup::\nsay ##[endgroup]\n100 %\n")
     bench = _Bench(github=GitHub())
-    bench.tell(EventKind.STARTED)
-    bench.tell(EventKind.FAILED, "broken at 100 %\n  100 %", seconds=1.0, log=str(log))
+    bench.progress(EventKind.STARTED)
+    bench.progress(EventKind.FAILED, "broken at 100 %\n  100 %", seconds=1.0, log=str(log))
     assert bench.lines.getvalue() == (
         "23:41:07 2.19.1-cpu-v3 compile started\n"
         "::group::2.19.1-cpu-v3 compile: log\n"
@@ -223,11 +223,11 @@ def test_github_folds_the_log_and_annotates_the_failure(tmp_path: Path) -> None:
 
 def test_github_folds_the_progress_where_there_is_no_log() -> None:
     bench = _Bench(github=GitHub())
-    bench.tell(EventKind.STARTED)
+    bench.progress(EventKind.STARTED)
     for text in ("a", "a", "b", ""):
-        bench.tell(EventKind.PROGRESS, text)
-    bench.tell(EventKind.FINISHED, seconds=1.0)
-    bench.tell(EventKind.UP_TO_DATE, stage=StageName.SMOKE, log="none.log")
+        bench.progress(EventKind.PROGRESS, text)
+    bench.progress(EventKind.FINISHED, seconds=1.0)
+    bench.progress(EventKind.UP_TO_DATE, stage=StageName.SMOKE, log="none.log")
     assert bench.lines.getvalue() == (
         "23:41:07 2.19.1-cpu-v3 compile started\n"
         "::group::2.19.1-cpu-v3 compile: log\n"
@@ -243,8 +243,8 @@ def test_github_says_where_the_start_of_a_very_long_log_is(tmp_path: Path) -> No
     log = tmp_path / "compile.log"
     log.write_text("".join(f"{number}\n" for number in range(10_001)))
     bench = _Bench(github=GitHub())
-    bench.tell(EventKind.STARTED)
-    bench.tell(EventKind.FINISHED, log=str(log))
+    bench.progress(EventKind.STARTED)
+    bench.progress(EventKind.FINISHED, log=str(log))
     lines = bench.lines.getvalue().splitlines()
     assert lines[2:4] == [f"(the lines before these are in {log})", "1"]
 
@@ -299,11 +299,11 @@ def test_variants_that_run_at_once_never_mix_their_lines(tmp_path: Path) -> None
         log = tmp_path / f"{variant}.log"
         log.write_text(f"{variant}\n" * 50)
         for _ in range(20):
-            bench.tell(EventKind.STARTED, variant=variant)
+            bench.progress(EventKind.STARTED, variant=variant)
             for step in range(10):
-                bench.tell(EventKind.PROGRESS, str(step), variant=variant)
+                bench.progress(EventKind.PROGRESS, str(step), variant=variant)
             bench.reporter.beat()
-            bench.tell(EventKind.FINISHED, variant=variant, log=str(log))
+            bench.progress(EventKind.FINISHED, variant=variant, log=str(log))
 
     threads = [threading.Thread(target=work, args=(f"v{number}",)) for number in range(8)]
     for thread in threads:
@@ -316,13 +316,13 @@ def test_variants_that_run_at_once_never_mix_their_lines(tmp_path: Path) -> None
 
 
 def test_what_is_left_is_of_the_whole_variant_and_shrinks_from_stage_to_stage() -> None:
-    bench = _Bench(outlook=replace(NOTHING_TO_DO, forecasts=(FORETOLD,)))
-    bench.tell(EventKind.STARTED)
+    bench = _Bench(outlook=replace(NOTHING_TO_DO, estimates=(FORETOLD,)))
+    bench.progress(EventKind.STARTED)
     bench.seconds = 600.0
     bench.reporter.beat()
     bench.seconds = 2900.0
-    bench.tell(EventKind.FINISHED, seconds=2900.0)
-    bench.tell(EventKind.STARTED, stage=StageName.PACKAGE)
+    bench.progress(EventKind.FINISHED, seconds=2900.0)
+    bench.progress(EventKind.STARTED, stage=StageName.PACKAGE)
     bench.seconds = 2960.0
     bench.reporter.beat()
     told = re.findall(r"still running after .*", bench.lines.getvalue())

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from .demo_story import Demo
-from .line import BUILD_STAGES, MATRIX, MKL_V3, V1, V3, Checkout, Running, processes_with
+from .pipeline import BUILD_STAGES, MATRIX, MKL_V3, V1, V3, Checkout, Running, processes_with
 
 CANCELLED = 130
 LOCKED = 10

@@ -1,4 +1,4 @@
-"""The doors: rules of the matrix file, the value in a recipe, and what the compile stage makes ready."""
+"""The inputs: rules of the matrix file, the value in a recipe, and what the compile stage makes ready."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from serving_factory.errors import MatrixError
 from serving_factory.pipeline.bazel import bazelrc
-from serving_factory.pipeline.inputs import secret_files, secrets_of, stage_doors
+from serving_factory.pipeline.inputs import secret_files, secrets_of, stage_inputs
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.records import tree_digest
 from serving_factory.pipeline.stages.compile import COMPILE
@@ -27,7 +27,7 @@ SNAPSHOT = "20260301T000000Z"
 
 
 def files(folder: Path) -> None:
-    """What the doors of these tests name."""
+    """What the inputs of these tests name."""
     for name, text in {
         "apt/Packages": "",
         "debs/a.deb": "",
@@ -95,7 +95,7 @@ def everything(folder: Path) -> Recipe:
         ({"per_release": [{"releases": "2.19.1", "patches": ["one", "zlib"]}]}, "there is no patch in "),
     ],
 )
-def test_doors_that_lead_nowhere_are_told(tmp_path: Path, sections: dict[str, Any], told: str) -> None:
+def test_inputs_that_lead_nowhere_are_told(tmp_path: Path, sections: dict[str, Any], told: str) -> None:
     files(tmp_path)
     with pytest.raises(MatrixError) as caught:
         load(tmp_path, document(**sections))
@@ -107,11 +107,11 @@ def test_doors_that_lead_nowhere_are_told(tmp_path: Path, sections: dict[str, An
 # --- the value --------------------------------------------------------------------------------------------------------
 
 
-def test_a_recipe_without_doors_is_the_usual_one(tmp_path: Path) -> None:
+def test_a_recipe_without_inputs_is_the_usual_one(tmp_path: Path) -> None:
     usual = recipe(tmp_path)
     assert usual.build_args == (("COPTS", ""),)
     assert usual.contexts(tmp_path) == (("source", usual.source),)
-    assert secrets_of(usual.doors) == {}
+    assert secrets_of(usual.inputs) == {}
     assert bazelrc(usual) == ""
 
 
@@ -135,7 +135,7 @@ def test_what_is_no_secret_enters_by_contexts_and_arguments(tmp_path: Path) -> N
 
 def test_what_is_secret_enters_by_secrets(tmp_path: Path) -> None:
     made = everything(tmp_path)
-    secrets = secrets_of(made.doors)
+    secrets = secrets_of(made.inputs)
     exports = dict(word.partition("=")[::2] for word in shlex.split(secrets["network"]) if word != "export")
     assert exports == {
         **dict.fromkeys(("https_proxy", "HTTPS_PROXY"), "http://u:hush@proxy:1"),
@@ -146,15 +146,15 @@ def test_what_is_secret_enters_by_secrets(tmp_path: Path) -> None:
         "BAZEL_DOWNLOADER_CONFIG": "rewrite (.*) $1\n",
     }
     assert secrets["ca"] == PEM
-    assert bazelrc(made) == "build --experimental_downloader_config=/run/doors/downloader.cfg\n"
+    assert bazelrc(made) == "build --experimental_downloader_config=/run/inputs/downloader.cfg\n"
 
 
 def test_an_old_bazel_is_not_given_what_it_does_not_know(tmp_path: Path) -> None:
     made = recipe(tmp_path, bazel={"version": "3.1.0", "package": "bazel-old"}, network={"downloader_config": "rules"})
     assert bazelrc(made) == ""
-    assert secrets_of(made.doors) == {}
+    assert secrets_of(made.inputs) == {}
     matrix = load(tmp_path, (tmp_path / "matrix.yaml").read_text())
-    (told,) = dict(explain(made, matrix, context=tmp_path))["Doors"]
+    (told,) = dict(explain(made, matrix, context=tmp_path))["Inputs"]
     assert told[:2] == ("downloader config", "Bazel 3.1.0 knows no such rules: not used")
 
 
@@ -172,15 +172,15 @@ def test_the_longest_beginning_counts(url: str, asked: str) -> None:
     assert mirrored(url, dict(reversed(mirrors.items()))) == asked
 
 
-def test_explain_shows_the_doors_and_no_password(tmp_path: Path) -> None:
+def test_explain_shows_the_inputs_and_no_password(tmp_path: Path) -> None:
     made = everything(tmp_path)
     matrix = load(tmp_path, (tmp_path / "matrix.yaml").read_text())
     sections = dict(explain(made, matrix, context=tmp_path / "recipe" / "devel"))
-    doors = {name: (value, told.partition(", matrix.yaml:")[0]) for name, value, told in sections["Doors"]}
-    assert doors["proxy for https"] == ("http://***@proxy:1", "network.proxies.https")
-    assert doors["override zlib"] == (str(tmp_path / "zlib"), "bazel.overrides.zlib")
-    assert doors["patches 2"] == (str(tmp_path / "two"), "patches[1]")
-    assert f"--build-context=patches={tmp_path}/recipe/doors/patches" in sections["Devel image"][0][1]
+    inputs = {name: (value, told.partition(", matrix.yaml:")[0]) for name, value, told in sections["Inputs"]}
+    assert inputs["proxy for https"] == ("http://***@proxy:1", "network.proxies.https")
+    assert inputs["override zlib"] == (str(tmp_path / "zlib"), "bazel.overrides.zlib")
+    assert inputs["patches 2"] == (str(tmp_path / "two"), "patches[1]")
+    assert f"--build-context=patches={tmp_path}/recipe/inputs/patches" in sections["Devel image"][0][1]
     assert "hush" not in str(sections)
 
 
@@ -232,7 +232,7 @@ def test_folders_are_put_together(tmp_path: Path) -> None:
     made, staged = everything(tmp_path), tmp_path / "staged"
     (tmp_path / "zlib" / "link").symlink_to("sub/zlib.h")
     (staged / "overrides" / "gone").mkdir(parents=True)
-    stage_doors(made.doors, staged)
+    stage_inputs(made.inputs, staged)
     assert (staged / "bazel" / "bazel").read_text() == "#!"
     assert tree_digest(staged / "overrides" / "zlib") == tree_digest(tmp_path / "zlib")
     assert [path.name for path in (staged / "overrides").iterdir()] == ["zlib"], "what was there is gone"
@@ -248,7 +248,7 @@ def test_what_cannot_be_linked_is_copied(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("os.link", refuse)
     made, staged = everything(tmp_path), tmp_path / "staged"
-    stage_doors(made.doors, staged)
+    stage_inputs(made.inputs, staged)
     assert (staged / "overrides" / "zlib" / "sub" / "zlib.h").read_text() == "a header"
     assert (staged / "bazel" / "bazel").read_text() == "#!"
 

@@ -14,7 +14,7 @@ import pytest
 
 from serving_factory.errors import CompileError, DiskFullError, EngineUnavailableError, FactoryError, NotBuiltError
 from serving_factory.pipeline.events import Event, EventKind, Outcome, StageName, Status, VariantResult
-from serving_factory.pipeline.job import Job, Outputs, Site, Stage, Tell
+from serving_factory.pipeline.job import Job, Outputs, Progress, Site, Stage
 from serving_factory.pipeline.records import Record, last_stage, read_record, record_path, write_record
 from serving_factory.pipeline.runner import plan_line
 from serving_factory.pipeline.scheduler import run_line
@@ -71,10 +71,10 @@ class Line:
     def _intact(self, name: StageName) -> Callable[[Job, Record], bool]:
         return lambda _job, _record: name not in self.lost
 
-    def _run(self, name: StageName) -> Callable[[Job, Tell], Outputs]:
-        def run(job: Job, tell: Tell) -> Outputs:
+    def _run(self, name: StageName) -> Callable[[Job, Progress], Outputs]:
+        def run(job: Job, progress: Progress) -> Outputs:
             self.ran.append(f"{job.recipe.variant.id} {name}")
-            tell("working")
+            progress("working")
             self.does.get((job.recipe.variant.id, name), nothing)(job)
             # Two stages differ in what they take in, and not in what they give: as a compiler with another comment.
             return self.outputs[name]

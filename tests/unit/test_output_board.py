@@ -128,10 +128,10 @@ def test_the_board_is_drawn_on_stderr_and_the_summary_on_stdout(terminal: _Termi
     out = io.StringIO()
     with BoardReporter(err=terminal, out=Stream(out), variants=["v"]) as reporter:
         reporter.handle(_event(EventKind.STARTED))
-        reporter.summary([VariantResult(variant="v", status=Status.FAILED, error=CompileError("no", remedy="mend"))])
+        reporter.summary([VariantResult(variant="v", status=Status.FAILED, error=CompileError("no", remedy="fix"))])
     drawn = terminal.getvalue()
     assert "· v" in drawn
-    assert drawn.rindex("\nError: no\n\nWhat to do: mend\n") > drawn.index(_SHOW)
+    assert drawn.rindex("\nError: no\n\nWhat to do: fix\n") > drawn.index(_SHOW)
     assert out.getvalue().startswith("\nresult  variant  image name, or why not\n")
 
 

@@ -1,35 +1,35 @@
 # shellcheck shell=bash
-# The doors: what stands between a build step and the network. Sourced, under `set -euo pipefail`, by each RUN that reaches out.
+# The inputs: what stands between a build step and the network. Sourced, under `set -euo pipefail`, by each RUN that reaches out.
 #
 # mounts, each of them optional but the tmpfs:
 #   /run/secrets/network  shell lines `export NAME='value'`: proxies, PIP_INDEX_URL, APT_MIRROR (see apt_get), and
 #                         GIT_MIRRORS: a line `ADDRESS MIRROR` for each address that git shall look for elsewhere;
-#                         BAZEL_DOWNLOADER_CONFIG: a text, for bazelrc to name as /run/doors/downloader.cfg
+#                         BAZEL_DOWNLOADER_CONFIG: a text, for bazelrc to name as /run/inputs/downloader.cfg
 #   /run/secrets/ca       certificates (PEM) to trust beside the system's
 #   /run/secrets/bazelrc  a remote cache or executor, and rules for downloads
-#   /run/doors            a tmpfs: what is made of these is there, and so in no layer
-#   /doors/apt            a folder with a flat apt repository, in place of all others
-#   /doors/distdir        archives, by the names that they would be downloaded under
-#   /doors/overrides      a folder for each Bazel repository that is not downloaded
+#   /run/inputs            a tmpfs: what is made of these is there, and so in no layer
+#   /inputs/apt            a folder with a flat apt repository, in place of all others
+#   /inputs/distdir        archives, by the names that they would be downloaded under
+#   /inputs/overrides      a folder for each Bazel repository that is not downloaded
 # environment:
 #   APT_SNAPSHOT          a moment such as 20260301T000000Z: what APT_MIRROR has in place of {snapshot}
 #
-# It gives the functions apt_get and apt_install, and for Bazel the arrays doors_startup and doors_options, which are never
+# It gives the functions apt_get and apt_install, and for Bazel the arrays inputs_startup and inputs_options, which are never
 # empty: under `set -u` bash 4.3 takes an empty array for an unset name.
 
 # Tests put another folder in the place of the root.
-doors_root=${FACTORY_TEST_ROOT:-}
-doors_secrets=$doors_root/run/secrets
-doors_scratch=$doors_root/run/doors
+inputs_root=${FACTORY_TEST_ROOT:-}
+inputs_secrets=$inputs_root/run/secrets
+inputs_scratch=$inputs_root/run/inputs
 
 # Tools that write into the home write into no layer. An older git reads settings from there only.
-export HOME=$doors_scratch
+export HOME=$inputs_scratch
 
 # --- proxies, pip, git ------------------------------------------------------------------------------------------------
 
-if [[ -s $doors_secrets/network ]]; then
+if [[ -s $inputs_secrets/network ]]; then
     # shellcheck source=/dev/null
-    . "$doors_secrets/network"
+    . "$inputs_secrets/network"
 fi
 
 # Without it, rules_python's pip takes no notice of PIP_INDEX_URL.
@@ -37,11 +37,11 @@ if [[ -n ${PIP_INDEX_URL:-} ]]; then
     export RULES_PYTHON_PIP_ISOLATED=0
 fi
 
-while read -r doors_address doors_mirror; do
-    if [[ -n $doors_address ]]; then
-        printf '[url "%s"]\n\tinsteadOf = "%s"\n' "$doors_mirror" "$doors_address"
+while read -r inputs_address inputs_mirror; do
+    if [[ -n $inputs_address ]]; then
+        printf '[url "%s"]\n\tinsteadOf = "%s"\n' "$inputs_mirror" "$inputs_address"
     fi
-done <<<"${GIT_MIRRORS:-}" >"$doors_scratch/.gitconfig"
+done <<<"${GIT_MIRRORS:-}" >"$inputs_scratch/.gitconfig"
 
 # --- certificates -----------------------------------------------------------------------------------------------------
 
@@ -94,44 +94,44 @@ java_truststore() {
     rm "$2.entries"
 }
 
-doors_startup=(--batch)
+inputs_startup=(--batch)
 if [[ -n ${https_proxy:-} ]]; then
     # Java does not tell a proxy for https its password unless told to.
-    doors_startup+=(--host_jvm_args=-Djdk.http.auth.tunneling.disabledSchemes=)
+    inputs_startup+=(--host_jvm_args=-Djdk.http.auth.tunneling.disabledSchemes=)
 fi
 
-doors_ca=
-if [[ -s $doors_secrets/ca ]]; then
-    doors_ca=$doors_scratch/ca.pem
-    for doors_file in "$doors_root/etc/ssl/certs/ca-certificates.crt" "$doors_secrets/ca"; do
-        if [[ -s $doors_file ]]; then
-            cat "$doors_file"
+inputs_ca=
+if [[ -s $inputs_secrets/ca ]]; then
+    inputs_ca=$inputs_scratch/ca.pem
+    for inputs_file in "$inputs_root/etc/ssl/certs/ca-certificates.crt" "$inputs_secrets/ca"; do
+        if [[ -s $inputs_file ]]; then
+            cat "$inputs_file"
             echo
         fi
-    done >"$doors_ca"
-    java_truststore "$doors_ca" "$doors_scratch/truststore.jks"
-    chmod 644 "$doors_ca" # apt reads it as a user of its own
-    export SSL_CERT_FILE=$doors_ca CURL_CA_BUNDLE=$doors_ca GIT_SSL_CAINFO=$doors_ca \
-        PIP_CERT=$doors_ca REQUESTS_CA_BUNDLE=$doors_ca
-    doors_startup+=("--host_jvm_args=-Djavax.net.ssl.trustStore=$doors_scratch/truststore.jks")
-    doors_startup+=(--host_jvm_args=-Djavax.net.ssl.trustStoreType=jks)
-    doors_startup+=(--host_jvm_args=-Djavax.net.ssl.trustStorePassword=changeit)
+    done >"$inputs_ca"
+    java_truststore "$inputs_ca" "$inputs_scratch/truststore.jks"
+    chmod 644 "$inputs_ca" # apt reads it as a user of its own
+    export SSL_CERT_FILE=$inputs_ca CURL_CA_BUNDLE=$inputs_ca GIT_SSL_CAINFO=$inputs_ca \
+        PIP_CERT=$inputs_ca REQUESTS_CA_BUNDLE=$inputs_ca
+    inputs_startup+=("--host_jvm_args=-Djavax.net.ssl.trustStore=$inputs_scratch/truststore.jks")
+    inputs_startup+=(--host_jvm_args=-Djavax.net.ssl.trustStoreType=jks)
+    inputs_startup+=(--host_jvm_args=-Djavax.net.ssl.trustStorePassword=changeit)
 fi
 
 # --- apt --------------------------------------------------------------------------------------------------------------
 
-# apt_sources FOLDER: writes there what apt shall read in place of /etc/apt/sources.list*, where a door says so. A folder is
+# apt_sources FOLDER: writes there what apt shall read in place of /etc/apt/sources.list*, where a input says so. A folder is
 # the only source then. A mirror takes the place of every host: APT_MIRROR has {archive} for the path of an address, such as
 # debian-security, or the path follows it.
 apt_sources() {
     local target file
-    if [[ -n $(ls -A "$doors_root/doors/apt" 2>/dev/null) ]]; then
-        echo "deb [trusted=yes] file:$doors_root/doors/apt ./" >"$1/folder.list"
+    if [[ -n $(ls -A "$inputs_root/inputs/apt" 2>/dev/null) ]]; then
+        echo "deb [trusted=yes] file:$inputs_root/inputs/apt ./" >"$1/folder.list"
     elif [[ -n ${APT_MIRROR:-} ]]; then
         target=${APT_MIRROR%/}
         [[ $target == *'{archive}'* ]] || target+='/{archive}'
         target=$(sed "s/[\\\\&#]/\\\\&/g; s/{archive}/\\\\1/g; s/{snapshot}/${APT_SNAPSHOT:-}/g" <<<"$target")
-        for file in "$doors_root"/etc/apt/{sources.list,sources.list.d/*.list,sources.list.d/*.sources}; do
+        for file in "$inputs_root"/etc/apt/{sources.list,sources.list.d/*.list,sources.list.d/*.sources}; do
             [[ ! -s $file ]] ||
                 sed -E "/^[[:space:]]*(#|\$)/!s#https?://[^/[:space:]]+/([^[:space:]]*[^/[:space:]])/*#$target#g" "$file" \
                     >"$1/$(basename "$file" | sed 's/^sources\.list$/base.list/')"
@@ -139,9 +139,9 @@ apt_sources() {
     fi
 }
 
-# apt_get ARGUMENT...: apt-get by way of the doors. Its lists are in the tmpfs: there is nothing to clean up.
+# apt_get ARGUMENT...: apt-get by way of the inputs. Its lists are in the tmpfs: there is nothing to clean up.
 apt_get() {
-    local host sources=$doors_scratch/apt/sources lists=$doors_scratch/apt/lists
+    local host sources=$inputs_scratch/apt/sources lists=$inputs_scratch/apt/lists
     local options=(-o "Dir::State::Lists=$lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=)
     options+=(-o APT::Keep-Downloaded-Packages=false -o Acquire::Languages=none -o Acquire::Retries=3)
     rm -rf "$sources"
@@ -156,8 +156,8 @@ apt_get() {
     if [[ -n ${APT_SNAPSHOT:-} ]]; then
         options+=(-o Acquire::Check-Valid-Until=false) # it was valid then
     fi
-    if [[ -n $doors_ca ]]; then
-        options+=(-o "Acquire::https::CaInfo=$doors_ca")
+    if [[ -n $inputs_ca ]]; then
+        options+=(-o "Acquire::https::CaInfo=$inputs_ca")
     fi
     for host in $(apt_direct_hosts); do
         options+=(-o "Acquire::http::Proxy::$host=DIRECT" -o "Acquire::https::Proxy::$host=DIRECT")
@@ -170,7 +170,7 @@ apt_get() {
 apt_direct_hosts() {
     local host name names=()
     IFS=', ' read -r -a names <<<"${no_proxy:-}"
-    grep -rhoE 'https?://[^/[:space:]]+' "$doors_root/etc/apt" "$doors_scratch/apt/sources" 2>/dev/null |
+    grep -rhoE 'https?://[^/[:space:]]+' "$inputs_root/etc/apt" "$inputs_scratch/apt/sources" 2>/dev/null |
         sed -E 's#.*[/@]##; s#:[0-9]+$##' | sort -u | while read -r host; do
         for name in ${names[@]+"${names[@]}"}; do
             name=${name%%:*}
@@ -205,32 +205,32 @@ apt_install() {
 # --- Bazel ------------------------------------------------------------------------------------------------------------
 
 if [[ -n ${BAZEL_DOWNLOADER_CONFIG:-} ]]; then
-    printf '%s\n' "$BAZEL_DOWNLOADER_CONFIG" >"$doors_scratch/downloader.cfg"
+    printf '%s\n' "$BAZEL_DOWNLOADER_CONFIG" >"$inputs_scratch/downloader.cfg"
     unset BAZEL_DOWNLOADER_CONFIG
 fi
-if [[ -s $doors_secrets/bazelrc ]]; then
-    doors_startup+=("--bazelrc=$doors_secrets/bazelrc")
+if [[ -s $inputs_secrets/bazelrc ]]; then
+    inputs_startup+=("--bazelrc=$inputs_secrets/bazelrc")
 fi
 
 # Where each of them is used: in the RUN steps of the Dockerfile.
 # shellcheck disable=SC2034
-doors_options=(--repository_cache="$doors_root/cache/repository")
-if [[ -n $(ls -A "$doors_root/doors/distdir" 2>/dev/null) ]]; then
-    doors_options+=(--distdir="$doors_root/doors/distdir")
+inputs_options=(--repository_cache="$inputs_root/cache/repository")
+if [[ -n $(ls -A "$inputs_root/inputs/distdir" 2>/dev/null) ]]; then
+    inputs_options+=(--distdir="$inputs_root/inputs/distdir")
 fi
-for doors_file in "$doors_root"/doors/overrides/*/; do
-    if [[ -d $doors_file ]]; then
-        doors_file=${doors_file%/}
-        doors_options+=("--override_repository=${doors_file##*/}=$doors_file")
+for inputs_file in "$inputs_root"/inputs/overrides/*/; do
+    if [[ -d $inputs_file ]]; then
+        inputs_file=${inputs_file%/}
+        inputs_options+=("--override_repository=${inputs_file##*/}=$inputs_file")
     fi
 done
 
 # Bazel writes its whole environment, with the proxy's password, into its log and into the events of a build. Both would
 # stay in the layer, and the events go home with the artifact.
-doors_forget() {
-    rm -f "$doors_root"/factory/bazel/*/java.log*
-    if [[ -e $doors_root/factory/bazel-events.json ]]; then
-        sed -i '/client_env/d' "$doors_root/factory/bazel-events.json" # an event is a line
+inputs_forget() {
+    rm -f "$inputs_root"/factory/bazel/*/java.log*
+    if [[ -e $inputs_root/factory/bazel-events.json ]]; then
+        sed -i '/client_env/d' "$inputs_root/factory/bazel-events.json" # an event is a line
     fi
 }
-trap doors_forget EXIT
+trap inputs_forget EXIT

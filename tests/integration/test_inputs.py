@@ -1,4 +1,4 @@
-"""The doors on a real engine: a mirror, a proxy, certificates of a closed network, none; and no trace of them."""
+"""The inputs on a real engine: a mirror, a proxy, certificates of a closed network, none; and no trace of them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from serving_factory.pipeline.job import Job, Site
 from serving_factory.recipes.recipe import recipe_for
 
 from .closed_network import HOST, Authority, Proxy, Server, gateway
-from .line import MATRIX, MODEL, ROOT, V1, Checkout, docker
-from .test_line import docker_that_tells
+from .pipeline import MATRIX, MODEL, ROOT, V1, Checkout, docker
+from .test_pipeline import docker_that_tells
 
 BASE = "serving-factory/base:bookworm"
 SNAPSHOT = "20260301T000000Z"
@@ -50,15 +50,15 @@ def closed(tmp_path: Path) -> Iterator[Checkout]:
 DOCKERFILE = f"""\
 FROM {BASE} AS built
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-COPY doors.sh /factory/
+COPY inputs.sh /factory/
 RUN rm -rf /etc/apt/sources.list* && mkdir /etc/apt/sources.list.d \\
  && echo 'LIST' > /etc/apt/LISTFILE && ls -A /var/lib/apt/lists > /before
 ARG APT_SNAPSHOT
-RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/doors \\
-    . /factory/doors.sh && : ONCE && apt_install closed-network=1.0
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \\
+    . /factory/inputs.sh && : ONCE && apt_install closed-network=1.0
 RUN [[ $(< /usr/share/closed-network) == arrived ]] && ls -A /var/lib/apt/lists | diff - /before \\
- && [[ -z $(ls -A /run/doors) ]] && ! grep -rl 'ADDRESS' /etc /var/lib/apt /var/cache/apt
-RUN --network=none --mount=type=tmpfs,target=/run/doors . /factory/doors.sh && apt_install closed-network=1.0
+ && [[ -z $(ls -A /run/inputs) ]] && ! grep -rl 'ADDRESS' /etc /var/lib/apt /var/cache/apt
+RUN --network=none --mount=type=tmpfs,target=/run/inputs . /factory/inputs.sh && apt_install closed-network=1.0
 FROM scratch
 COPY --from=built /usr/share/closed-network /
 """
@@ -97,7 +97,7 @@ def test_apt_installs_from_a_mirror_with_a_certificate_of_its_own(
     repository(tmp_path / "served" / "apt" / SNAPSHOT / "debian")
     context = tmp_path / "context"
     context.mkdir()
-    shutil.copy(ROOT / "dockerfiles" / "templates" / "devel" / "doors.sh", context)
+    shutil.copy(ROOT / "dockerfiles" / "templates" / "devel" / "inputs.sh", context)
     dockerfile = DOCKERFILE.replace("echo 'LIST'", f"printf '%b\\n' '{text}'").replace("LISTFILE", file)
     dockerfile = dockerfile.replace("ONCE", uuid.uuid4().hex)  # nothing of it comes from an earlier run
     (context / "Dockerfile").write_text(dockerfile.replace("ADDRESS", gateway()))
@@ -158,25 +158,25 @@ def saved(image: str) -> Iterator[bytes]:
 
 
 def devel_image(checkout: Checkout, env: Mapping[str, str], tag: str) -> None:
-    """Turn what was compiled into an image, with the doors of the compile."""
+    """Turn what was compiled into an image, with the inputs of the compile."""
     matrix = load_matrix(checkout.folder / MATRIX, given(env, checkout.folder))
     variant = next(variant for variant in matrix.variants if variant.id == V1)
     recipe = recipe_for(variant, matrix)
     job = Job(recipe=recipe, site=Site(build=checkout.folder / "build" / "samples", models=checkout.folder))
-    with secret_files(checkout.folder, {**secrets_of(recipe.doors), "bazelrc": bazelrc(recipe)}) as secrets:
+    with secret_files(checkout.folder, {**secrets_of(recipe.inputs), "bazelrc": bazelrc(recipe)}) as secrets:
         request = BuildRequest(
             dockerfile=job.devel_context / "Dockerfile",
             context=job.devel_context,
             target="binary_build",
             build_args=recipe.build_args,
-            contexts=recipe.contexts(job.staged_doors),
+            contexts=recipe.contexts(job.staged_inputs),
             secrets=secrets,
             tags=(tag,),
         )
         build(request, on_step=lambda _: None, log=io.StringIO())
 
 
-def test_secrets_open_the_doors_and_leave_no_trace(closed: Checkout, authority: Authority, tmp_path: Path) -> None:
+def test_secrets_open_the_inputs_and_leave_no_trace(closed: Checkout, authority: Authority, tmp_path: Path) -> None:
     archive(closed, tmp_path / "served")
     password, other, rule = (f"planted{uuid.uuid4().hex}" for _ in range(3))
     rules = tmp_path / "downloader.cfg"
@@ -213,7 +213,7 @@ def test_secrets_open_the_doors_and_leave_no_trace(closed: Checkout, authority: 
 # --- no network at all ------------------------------------------------------------------------------------------------
 
 
-def test_with_its_doors_filled_the_sample_builds_without_network(closed: Checkout, tmp_path: Path) -> None:
+def test_with_its_inputs_filled_the_sample_builds_without_network(closed: Checkout, tmp_path: Path) -> None:
     told = docker_that_tells(tmp_path / "bin")
     offline = {"PATH": f"{told['PATH']}:{os.environ['PATH']}", "SERVING_FACTORY_OFFLINE": "1"}
     compile_one = closed.line("compile", "--variant", V1)

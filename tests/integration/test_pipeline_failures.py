@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from .demo_story import Demo
-from .line import BUILD_STAGES, MODEL, V1, V3, Checkout
+from .pipeline import BUILD_STAGES, MODEL, V1, V3, Checkout
 
 NOTHING_TO_DO = dict.fromkeys(BUILD_STAGES, "up-to-date")
 ENTRYPOINT = "dockerfiles/templates/runtime/tf_serving_entrypoint.sh"

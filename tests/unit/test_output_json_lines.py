@@ -8,7 +8,7 @@ from pathlib import Path
 from serving_factory.errors import CompileError
 from serving_factory.output.json_lines import JsonLinesReporter
 from serving_factory.output.text import Stream
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Forecast, Outlook, total
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, Outlook, total
 from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 
 
@@ -37,7 +37,7 @@ def test_the_document() -> None:
                     variant="v",
                     status=Status.FAILED,
                     seconds=1.5,
-                    error=CompileError("no", remedy="mend it"),
+                    error=CompileError("no", remedy="fix it"),
                     facts={"binary_size": 3, "folder": Path("/x"), "ratio": float("nan"), "names": ("a", "b")},
                 )
             ]
@@ -65,7 +65,7 @@ def test_the_document() -> None:
                     "status": "failed",
                     "seconds": 1.5,
                     "facts": {"binary_size": 3, "folder": "/x", "ratio": None, "names": ["a", "b"]},
-                    "error": {"kind": "CompileError", "exit_code": 20, "what": "no", "remedy": "mend it"},
+                    "error": {"kind": "CompileError", "exit_code": 20, "what": "no", "remedy": "fix it"},
                 }
             ],
         },
@@ -83,14 +83,14 @@ def test_foreign_text_stays_on_its_line_and_is_no_command() -> None:
     assert json.loads(line)["text"] == text
 
 
-def test_the_forecast_comes_first_and_the_summary_names_it() -> None:
+def test_the_estimate_comes_first_and_the_summary_names_it() -> None:
     out = io.StringIO()
-    known = Forecast(variant="v", seconds=60.0, memory=7, download=None, basis=Basis.VARIANT)
-    unknown = Forecast(variant="w", seconds=None, memory=None, download=None, basis=Basis.NOTHING)
+    known = Estimate(variant="v", seconds=60.0, memory=7, download=None, basis=Basis.VARIANT)
+    unknown = Estimate(variant="w", seconds=None, memory=None, download=None, basis=Basis.NOTHING)
     with _reporter(out, Outlook((known, unknown), total([known, unknown]))) as reporter:
         reporter.summary([])
     first, last = (json.loads(line) for line in out.getvalue().splitlines())
-    assert (first.pop("event"), first.pop("time")) == ("forecast", "2026-01-31T23:41:07.123Z")
+    assert (first.pop("event"), first.pop("time")) == ("estimate", "2026-01-31T23:41:07.123Z")
     assert first == {
         "seconds": 60.0,
         "memory": 7,
@@ -113,23 +113,23 @@ def test_the_forecast_comes_first_and_the_summary_names_it() -> None:
             },
         ],
     }
-    assert (last["event"], last["seconds"], last["forecast_seconds"], last["forecast_memory"]) == (
+    assert (last["event"], last["seconds"], last["estimate_seconds"], last["estimate_memory"]) == (
         "summary",
         0.0,
         60.0,
         7,
     )
-    assert {"forecast_download", "memory", "download"} & set(last) == set(), "what is not known is left out"
+    assert {"estimate_download", "memory", "download"} & set(last) == set(), "what is not known is left out"
 
 
-def test_the_summary_has_the_truth_beside_the_forecast() -> None:
+def test_the_summary_has_the_truth_beside_the_estimate() -> None:
     out = io.StringIO()
-    known = Forecast(variant="v", seconds=60.0, memory=7, download=5, basis=Basis.VARIANT)
+    known = Estimate(variant="v", seconds=60.0, memory=7, download=5, basis=Basis.VARIANT)
     done = VariantResult(variant="v", status=Status.BUILT, seconds=70.0, memory=9, download=0)
     with _reporter(out, Outlook((known,), total([known]))) as reporter:
         reporter.summary([done])
     last = json.loads(out.getvalue().splitlines()[-1])
-    assert (last["forecast_memory"], last["memory"]) == (7, 9)
-    assert (last["forecast_download"], last["download"]) == (5, 0)
+    assert (last["estimate_memory"], last["memory"]) == (7, 9)
+    assert (last["estimate_download"], last["download"]) == (5, 0)
     (result,) = last["results"]
     assert (result["memory"], result["download"]) == (9, 0)

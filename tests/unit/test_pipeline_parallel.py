@@ -24,7 +24,7 @@ from serving_factory.errors import (
 )
 from serving_factory.pipeline.budget import Budget, Limits, Schedule, Share, Turn, schedule
 from serving_factory.pipeline.events import Event, EventKind, Outcome, StageName, Status
-from serving_factory.pipeline.job import Job, Outputs, Site, Stage, Tell
+from serving_factory.pipeline.job import Job, Outputs, Progress, Site, Stage
 from serving_factory.pipeline.records import Record, read_record
 from serving_factory.pipeline.runner import candidates
 from serving_factory.pipeline.scheduler import Policy, run_line
@@ -65,7 +65,7 @@ class Crowd:
     shares: dict[str, int] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
 
-    def _compile(self, job: Job, _tell: Tell) -> Outputs:
+    def _compile(self, job: Job, _report: Progress) -> Outputs:
         name = job.recipe.variant.id
         with self.lock:
             self.began.append(name)
@@ -80,7 +80,7 @@ class Crowd:
                 self.working[name] = 0
         return {}
 
-    def _smoke(self, job: Job, _tell: Tell) -> Outputs:
+    def _smoke(self, job: Job, _report: Progress) -> Outputs:
         with self.lock:
             self.most = max(self.most, sum(self.working.values()))
         self.smoke(job)
@@ -378,7 +378,7 @@ def test_an_engine_that_came_back_is_there_for_the_others(crowd: Crowd) -> None:
 def test_who_is_to_end_does_not_try_again(crowd: Crowd) -> None:
     def act(job: Job) -> None:
         job.cancel.ask()
-        job.tell_retry("once more")
+        job.report_retry("once more")
 
     crowd.acts[NAMES[0]] = act
     assert crowd.statuses(crowd.run())[0] is Status.CANCELLED
@@ -386,7 +386,7 @@ def test_who_is_to_end_does_not_try_again(crowd: Crowd) -> None:
 
 
 def test_what_is_tried_again_is_an_event_of_its_stage(crowd: Crowd) -> None:
-    crowd.acts[NAMES[0]] = lambda job: job.tell_retry("once more")
+    crowd.acts[NAMES[0]] = lambda job: job.report_retry("once more")
     crowd.run()
     retried = [event for event in crowd.events if event.kind is EventKind.RETRIED]
     record = read_record(crowd.jobs[0].folder, StageName.COMPILE)

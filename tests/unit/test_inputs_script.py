@@ -1,4 +1,4 @@
-"""dockerfiles/templates/devel/doors.sh, sourced by bash as a build step does, in a folder that stands for the root."""
+"""dockerfiles/templates/devel/inputs.sh, sourced by bash as a build step does, in a folder that stands for the root."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "dockerfiles" / "templates" / "devel" / "doors.sh"
+SCRIPT = Path(__file__).parents[2] / "dockerfiles" / "templates" / "devel" / "inputs.sh"
 SNAPSHOT = "20260301T000000Z"
 
 
@@ -48,12 +48,12 @@ class Root:
         return done.stdout.replace(str(self.folder), "") + (f"exit {done.returncode}\n" if done.returncode else "")
 
     def scratch(self, name: str) -> str:
-        return (self.folder / "run/doors" / name).read_text(encoding="utf-8")
+        return (self.folder / "run/inputs" / name).read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Root:
-    (tmp_path / "run/doors").mkdir(parents=True)
+    (tmp_path / "run/inputs").mkdir(parents=True)
     made = Root(tmp_path)
     made.program("apt-get", 'printf "%s\\n" "$DEBIAN_FRONTEND" "$@"')
     return made
@@ -91,10 +91,10 @@ def keystore(content: bytes) -> dict[str, bytes]:
 # --- nothing given ----------------------------------------------------------------------------------------------------
 
 
-def test_without_doors_nothing_changes_but_where_tools_write(root: Root) -> None:
+def test_without_inputs_nothing_changes_but_where_tools_write(root: Root) -> None:
     root.write("etc/apt/sources.list", "deb http://deb.example/debian bookworm main\n")
-    shown = root.run('printf "%s\\n" "${doors_startup[@]}" "${doors_options[@]}" "$HOME"; env')
-    assert shown.splitlines()[:3] == ["--batch", "--repository_cache=/cache/repository", "/run/doors"]
+    shown = root.run('printf "%s\\n" "${inputs_startup[@]}" "${inputs_options[@]}" "$HOME"; env')
+    assert shown.splitlines()[:3] == ["--batch", "--repository_cache=/cache/repository", "/run/inputs"]
     for name in ("PROXY", "SSL", "CA", "PIP", "proxy"):
         assert name not in shown
     assert "sources" not in root.run("apt_get update")
@@ -117,7 +117,7 @@ def test_proxies_and_the_index_reach_what_runs_after(root: Root) -> None:
     assert "PIP_INDEX_URL=https://index/simple\n" in shown
     assert "RULES_PYTHON_PIP_ISOLATED=0\n" in shown
     told = "--host_jvm_args=-Djdk.http.auth.tunneling.disabledSchemes="
-    assert root.run('echo "${doors_startup[@]}"') == f"--batch {told}\n"
+    assert root.run('echo "${inputs_startup[@]}"') == f"--batch {told}\n"
 
 
 def test_git_looks_where_it_is_told(root: Root) -> None:
@@ -140,25 +140,25 @@ def test_certificates_are_trusted_beside_the_systems(root: Root, end: str) -> No
     ]  # of every length that base64 pads in its own way
     root.write("etc/ssl/certs/ca-certificates.crt", pem(*system).rstrip("\n"))
     root.write("run/secrets/ca", pem(b"\xff\0mine", end=end))
-    shown = root.run('env; printf "%s\\n" "${doors_startup[@]}"')
+    shown = root.run('env; printf "%s\\n" "${inputs_startup[@]}"')
     for name in ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT", "REQUESTS_CA_BUNDLE"):
-        assert f"\n{name}=/run/doors/ca.pem\n" in f"\n{shown}"
+        assert f"\n{name}=/run/inputs/ca.pem\n" in f"\n{shown}"
     assert root.scratch("ca.pem").count("BEGIN") == 5
-    store = keystore((root.folder / "run/doors/truststore.jks").read_bytes())
+    store = keystore((root.folder / "run/inputs/truststore.jks").read_bytes())
     assert list(store.values()) == [*system, b"\xff\0mine"]
     assert shown.splitlines()[-4:] == [
         "--batch",
-        "--host_jvm_args=-Djavax.net.ssl.trustStore=/run/doors/truststore.jks",
+        "--host_jvm_args=-Djavax.net.ssl.trustStore=/run/inputs/truststore.jks",
         "--host_jvm_args=-Djavax.net.ssl.trustStoreType=jks",
         "--host_jvm_args=-Djavax.net.ssl.trustStorePassword=changeit",
     ]
-    assert "\nAcquire::https::CaInfo=/run/doors/ca.pem\n" in root.run("apt_get update")
+    assert "\nAcquire::https::CaInfo=/run/inputs/ca.pem\n" in root.run("apt_get update")
 
 
 def test_a_base_without_certificates_of_its_own(root: Root) -> None:
     root.write("run/secrets/ca", pem(b"mine"))
     root.run("")
-    assert keystore((root.folder / "run/doors/truststore.jks").read_bytes()) == {"ca000001": b"mine"}
+    assert keystore((root.folder / "run/inputs/truststore.jks").read_bytes()) == {"ca000001": b"mine"}
 
 
 # --- apt --------------------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_a_mirror_takes_the_place_of_every_host(
     root.write("etc/apt/sources.list.d/base.sources", DEB822)
     root.network(APT_MIRROR=mirror)
     shown = root.run("apt_get update", APT_SNAPSHOT=snapshot)
-    assert "\nDir::Etc::SourceList=/dev/null\n-o\nDir::Etc::SourceParts=/run/doors/apt/sources\n" in shown
+    assert "\nDir::Etc::SourceList=/dev/null\n-o\nDir::Etc::SourceParts=/run/inputs/apt/sources\n" in shown
     assert ("Acquire::Check-Valid-Until=false" in shown) == bool(snapshot)
     security = debian.replace("debian", "debian-security")
     assert root.scratch("apt/sources/base.list") == LIST.replace("http://deb.example/debian", debian).replace(
@@ -221,13 +221,13 @@ def test_a_list_that_is_written_later_is_rewritten_too(root: Root) -> None:
 
 def test_a_folder_is_the_only_source(root: Root) -> None:
     root.write("etc/apt/sources.list", LIST)
-    root.write("doors/apt/Packages", "Package: a\n")
+    root.write("inputs/apt/Packages", "Package: a\n")
     root.network(APT_MIRROR="http://m")
     shown = root.run("apt_get install a")
     assert shown.splitlines()[-2:] == ["install", "a"]
-    assert "\nDir::Etc::SourceParts=/run/doors/apt/sources\n" in shown
-    (only,) = (root.folder / "run/doors/apt/sources").iterdir()
-    assert only.read_text() == f"deb [trusted=yes] file:{root.folder}/doors/apt ./\n"
+    assert "\nDir::Etc::SourceParts=/run/inputs/apt/sources\n" in shown
+    (only,) = (root.folder / "run/inputs/apt/sources").iterdir()
+    assert only.read_text() == f"deb [trusted=yes] file:{root.folder}/inputs/apt ./\n"
 
 
 def test_apt_asks_hosts_directly_that_no_proxy_is_for(root: Root) -> None:
@@ -248,7 +248,7 @@ def test_apt_asks_hosts_directly_that_no_proxy_is_for(root: Root) -> None:
 
 def test_nothing_of_apts_lists_stays(root: Root) -> None:
     assert root.run("apt_get update").splitlines()[:2] == ["noninteractive", "-o"]
-    assert "\nDir::State::Lists=/run/doors/apt/lists\n" in root.run("apt_get update")
+    assert "\nDir::State::Lists=/run/inputs/apt/lists\n" in root.run("apt_get update")
 
 
 INSTALLED = 'case ${!#} in gcc|"g++") echo "installed 4:12.2-1" ;; old) echo "config-files 1" ;; *) exit 1 ;; esac'
@@ -275,26 +275,26 @@ def test_what_is_not_all_there_is_installed(root: Root, packages: str) -> None:
 
 def test_bazel_is_told_of_what_is_there(root: Root) -> None:
     root.write("run/secrets/bazelrc", "build --jobs=3\n")
-    root.write("doors/distdir/a.tar.gz", "")
-    root.write("doors/overrides/zlib/WORKSPACE", "")
-    root.write("doors/overrides/com_google_absl/WORKSPACE", "")
-    root.write("doors/overrides/a file", "")
-    shown = root.run('printf "%s\\n" "${doors_startup[@]}" -- "${doors_options[@]}"')
+    root.write("inputs/distdir/a.tar.gz", "")
+    root.write("inputs/overrides/zlib/WORKSPACE", "")
+    root.write("inputs/overrides/com_google_absl/WORKSPACE", "")
+    root.write("inputs/overrides/a file", "")
+    shown = root.run('printf "%s\\n" "${inputs_startup[@]}" -- "${inputs_options[@]}"')
     assert shown.splitlines() == [
         "--batch",
         "--bazelrc=/run/secrets/bazelrc",
         "--",
         "--repository_cache=/cache/repository",
-        "--distdir=/doors/distdir",
-        "--override_repository=com_google_absl=/doors/overrides/com_google_absl",
-        "--override_repository=zlib=/doors/overrides/zlib",
+        "--distdir=/inputs/distdir",
+        "--override_repository=com_google_absl=/inputs/overrides/com_google_absl",
+        "--override_repository=zlib=/inputs/overrides/zlib",
     ]
 
 
-def test_empty_folders_are_no_doors(root: Root) -> None:
+def test_empty_folders_are_no_inputs(root: Root) -> None:
     for name in ("distdir", "overrides", "apt"):
-        (root.folder / "doors" / name).mkdir(parents=True)
-    assert root.run('echo "${doors_options[@]}"') == "--repository_cache=/cache/repository\n"
+        (root.folder / "inputs" / name).mkdir(parents=True)
+    assert root.run('echo "${inputs_options[@]}"') == "--repository_cache=/cache/repository\n"
     assert "sources" not in root.run("apt_get update")
 
 

@@ -13,7 +13,7 @@ def test_an_error_says_what_why_the_last_lines_and_what_to_do() -> None:
     error = CompileError(
         "2.19.1-cpu-v3: the Bazel build failed with exit code 1",
         why="a C++ file does not compile\n//a:b failed",
-        remedy="mend the file, then run the same command\nnothing is lost",
+        remedy="fix the file, then run the same command\nnothing is lost",
     )
     text = render_error(
         error,
@@ -30,7 +30,7 @@ def test_an_error_says_what_why_the_last_lines_and_what_to_do() -> None:
         "    | : :error::mine\n"
         "    |\n"
         "\n"
-        "What to do: mend the file, then run the same command\n"
+        "What to do: fix the file, then run the same command\n"
         "  nothing is lost\n"
     )
 

@@ -86,13 +86,13 @@ def test_what_an_earlier_step_lived_with_is_not_the_reason() -> None:
 
 
 def test_a_checksum_names_both_sums_and_the_door() -> None:
-    expected = {"expected": "0" * 64, "found": FOUND, "door": "http://172.17.0.1:18080/ok/a.tgz"}
+    expected = {"expected": "0" * 64, "found": FOUND, "input": "http://172.17.0.1:18080/ok/a.tgz"}
     for name in ("checksum-bazel", "checksum-add"):
         failure = classify(recorded(name), exit_code=1)
         assert failure.details == expected
         error = failure_error(failure, variant="v", step="[fetch]", tail=(), share=SHARE)
         assert isinstance(error, errors.ChecksumError)
-        assert expected["door"] in error.what
+        assert expected["input"] in error.what
         assert error.why == f"expected sha256:{'0' * 64}\nfound    sha256:{FOUND}"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .demo_story import COPTS, FLAVOUR, Demo
-from .line import BUILD_STAGES, LABEL, MATRIX, MKL_V3, ROOT, V1, V3, VARIANTS, Checkout, docker
+from .pipeline import BUILD_STAGES, LABEL, MATRIX, MKL_V3, ROOT, V1, V3, VARIANTS, Checkout, docker
 
 NOTHING_TO_DO = dict.fromkeys(BUILD_STAGES, "up-to-date")
 PACKAGED_ANEW = NOTHING_TO_DO | {"package": "finished", "smoke": "finished"}
