@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from .pipeline import BAZEL_STEP, MATRIX, MKL_V3, V1, V3, Checkout, Outcome, Running, docker, processes_with, wait_until
 from .own_engine import needs_root
+from .pipeline import BAZEL_STEP, MATRIX, MKL_V3, V1, V3, Checkout, Outcome, Running, docker, processes_with, wait_until
 from .tiny import BUILD, MAIN, archives, cache_held, in_caches, limited_memory, slow, tiny_checkout
 
 EATS = """\

@@ -13,8 +13,8 @@ from serving_factory.docker.buildx import BuildRequest, build
 from serving_factory.docker.solve_status import Step
 from serving_factory.errors import EngineLostError
 
-from .pipeline import V1, V3, Running
 from .own_engine import BASE, OwnEngine, needs_root
+from .pipeline import V1, V3, Running
 from .tiny import tiny_checkout
 
 pytestmark = needs_root
