@@ -12,7 +12,7 @@ from serving_factory.catalogue.cuda import Capability, cards, cudas, why_not
 from serving_factory.catalogue.distributions import left_out, retired_bases
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.fixes import Fails, bad_pairs, known_bad
-from serving_factory.catalogue.levels import LEVELS, Level, flag_set_of, flag_sets, level_facts
+from serving_factory.catalogue.levels import LEVELS, Level, flag_sets, level_facts
 from serving_factory.catalogue.releases import built, releases
 
 # --- CUDA -------------------------------------------------------------------------------------------------------------
@@ -156,11 +156,8 @@ def test_what_was_reported_of_a_branch_is_not_certain() -> None:
 # --- flag sets and levels ---------------------------------------------------------------------------------------------
 
 
-def test_what_the_field_has_used_since_2018_is_what_cpu_optimized_means() -> None:
-    found = flag_set_of("cpu-optimized")
-    assert found
-    assert found.copts == ("-msse4.1", "-msse4.2", "-mavx", "-mavx2", "-mfma", "-O3")
-    assert flag_set_of("cpu-standard") is None
+def test_the_flags_that_the_field_has_used_since_2018() -> None:
+    assert flag_sets()["avx2-fma"].copts == ("-msse4.1", "-msse4.2", "-mavx", "-mavx2", "-mfma", "-O3")
 
 
 def test_a_flag_set_gives_no_more_than_its_level_has() -> None:

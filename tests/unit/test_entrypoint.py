@@ -344,6 +344,9 @@ def test_a_configuration_file_must_be_there_and_readable(world: World) -> None:
     outcome = world.start(environment={"MODEL_CONFIG_FILE": str(file)})
     assert outcome.code == 66
     assert f"MODEL_CONFIG_FILE is {file}, and there is no such file" in outcome.said
+    folder = world.start(environment={"MODEL_CONFIG_FILE": str(world.root)})
+    assert folder.code == 66
+    assert f"MODEL_CONFIG_FILE is {world.root}, and that is a folder" in folder.said
     file.write_text("")
     file.chmod(0)
     assert world.start(environment={"MODEL_CONFIG_FILE": str(file)}).code == 77

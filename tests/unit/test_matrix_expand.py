@@ -169,9 +169,10 @@ def test_every_id_is_one_variants_and_leads_back_to_it(asked: list[Selection]) -
 @settings(max_examples=15)
 @given(
     st.dictionaries(
-        st.sampled_from(["a", "b", "cpu-optimized"]),
+        st.sampled_from(["a", "b", "c"]),
         st.fixed_dictionaries(
-            {"flavour": st.sampled_from(["cpu", "mkl", "gpu"]), "levels": subset(LEVELS[2:]).map(list)}
+            {"flavour": st.sampled_from(["cpu", "mkl", "gpu"]), "levels": subset(LEVELS[2:]).map(list)},
+            optional={"copts": st.just(["-O3"])},
         ),
         min_size=1,
     )

@@ -539,10 +539,10 @@ WRONG = {
         ),
     ),
     "one id for two sets of flags": (
-        replaced("[x86-64]", "[x86-64-v3]") + "  cpu-optimized: {extends: standard}\n",
+        replaced("[x86-64]", "[x86-64-v3]") + "  other: {extends: standard, flags: avx2-fma}\n",
         (
-            "8:3: targets.cpu-optimized: targets standard and cpu-optimized build 2.19.1-cpu-v3 with different flags. "
-            "Give both the same flags."
+            "8:37: targets.other.flags: 'avx2-fma': targets standard and other build 2.19.1-cpu-v3 with different "
+            "flags. Give both the same flags."
         ),
     ),
     "one alias for two variants": (
@@ -942,13 +942,14 @@ def test_compiler_options_that_are_refused(tmp_path: Path, option: str, rule: st
 
 
 def test_a_set_of_flags_is_for_its_level_and_the_others_keep_their_own(tmp_path: Path) -> None:
-    """The same holds where a line of the file asks for the set, and where the target's name does."""
     image = {"repository": "r", "aliases": ["{id}"]}
-    levels = ["x86-64-v3", "x86-64-v4"]
-    asked = {"t": {"flavour": "cpu", "levels": levels, "flags": "avx2-fma"}}
-    meant = {"cpu-optimized": {"flavour": "cpu", "levels": levels}}
-    for targets in (asked, meant):
-        v3, v4 = load(tmp_path, document(image=image, targets=targets)).variants
-        assert v3.flag_set == "avx2-fma"
-        assert v4.flag_set is None
-        assert "-mavx512f" in v4.all_copts
+    asked = {"flavour": "cpu", "levels": ["x86-64-v3", "x86-64-v4"], "flags": "avx2-fma"}
+    v3, v4 = load(tmp_path, document(image=image, targets={"t": asked})).variants
+    assert (v3.flag_set, v4.flag_set) == ("avx2-fma", None)
+    assert "-mavx512f" in v4.all_copts
+
+
+def test_a_targets_name_decides_nothing(tmp_path: Path) -> None:
+    asked = {"flavour": "cpu", "levels": ["x86-64-v3"]}
+    named, other = (load(tmp_path, document(targets={name: asked})).variants for name in ("cpu-optimized", "t"))
+    assert named == other

@@ -497,11 +497,11 @@ def test_explain_tells_of_upstream_where_there_is_no_recipe(tmp_path: Path) -> N
 
 
 def test_explain_tells_where_a_set_of_flags_does_nothing(tmp_path: Path) -> None:
-    targets = {"cpu-optimized": {"flavour": "cpu", "levels": ["x86-64-v3", "x86-64-v4"]}}
+    targets = {"t": {"flavour": "cpu", "levels": ["x86-64-v3", "x86-64-v4"], "flags": "avx2-fma"}}
     image = {"repository": "r", "aliases": ["{id}"]}
     matrix = load(tmp_path, document(image=image, targets=targets))
     v3, v4 = (dict(_pairs(explain_matrix(one, matrix, file_from="")[0][1])) for one in matrix.variants)
-    assert v3["copts"][1] == "catalogue, flag set avx2-fma (what a target named cpu-optimized means)"
+    assert v3["copts"][1] == "catalogue, flag set avx2-fma (targets.t.flags, matrix.yaml:9)"
     assert v4["copts"][1] == "catalogue, level x86-64-v4 (flag set avx2-fma is for level x86-64-v3 alone)"
 
 

@@ -165,6 +165,7 @@ check_config_file() {
     *://*) return 0 ;;
     esac
     [ -e "$1" ] || stop 66 "MODEL_CONFIG_FILE is $1, and there is no such file in this container. Is it mounted?"
+    [ ! -d "$1" ] || stop 66 "MODEL_CONFIG_FILE is $1, and that is a folder. Name the file in it."
     must_read "$1"
 }
 

@@ -174,11 +174,7 @@ def _copts_origin(matrix: Matrix, variant: Variant, selection: Selection) -> str
     told = f"{CATALOGUE}, level {variant.level}"
     if variant.flag_set:
         told = f"{CATALOGUE}, flag set {variant.flag_set}"
-        path = selection.origins["flags"]
-        if path[-1] == "flags":
-            told += f" ({origin(matrix, path)})"
-        elif path[-1] in flag_sets()[variant.flag_set].targets:
-            told += f" (what a target named {path[-1]} means)"
+        told += f" ({origin(matrix, selection.origins['flags'])})"
     elif selection.flag_set:
         told += f" (flag set {selection.flag_set} is for level {flag_sets()[selection.flag_set].level} alone)"
     return f"{told}; {origin(matrix, selection.origins['copts'])}" if variant.copts else told

@@ -131,8 +131,7 @@ class TargetSection:
     )
     flags: str | None = key(
         FLAGS,
-        "`level` for the level's own compiler options, or a named set that takes their place. "
-        "Default: what a target of this name means, else `level`.",
+        "`level` for the level's own compiler options, or a named set that takes their place. Default: `level`.",
         default=None,
     )
     copts: tuple[str, ...] | None = key(Many(COMPILER_OPTION, least=0), "Compiler options beside those.", default=None)

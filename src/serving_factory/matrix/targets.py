@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving_factory.catalogue.facts import Flavour
-from serving_factory.catalogue.levels import Level, flag_set_of, flag_sets
+from serving_factory.catalogue.levels import Level, flag_sets
 from serving_factory.matrix.model import MatrixFile, TargetSection
 from serving_factory.matrix.problems import WHOLE, Broken, Finding, KeyPath, Remedy, did_you_mean
 from serving_factory.matrix.selectors import is_name, release_tags
@@ -258,30 +258,15 @@ class _Reader:
                 self._found(self._origins[field], rule, "Take it away, or make the flavour gpu.")
 
     def _flag_set(self, levels: Sequence[Level]) -> str | None:
-        """The set that the file names; else the one that a target of such a name means.
-
-        A set is for one level, and the others keep their own flags. One that the file names for none of its levels
-        would do nothing: that is a mistake, while a name alone asks for nothing.
-        """
-        for name in self._chain:
-            if name is None or self._broken.at("targets", name, "flags"):
-                self._unread.add("flags")
-                return None
-            asked = self._model.targets[name].flags
-            if asked is not None:
-                path = self._origins["flags"] = ("targets", name, "flags")
-                if asked == LEVELS_OWN_FLAGS:
-                    return None
-                level = flag_sets()[asked].level
-                if levels and level not in levels:
-                    rule = f"these flags are for level {level}, not for {', '.join(levels)}"
-                    self._found(path, rule, f"Add {level} to the levels, or take the line away.")
-                return asked
-            meant = flag_set_of(name)
-            if meant:
-                self._origins["flags"] = ("targets", name)
-                return meant.name
-        return None
+        """The set of flags; None for each level's own. A set is for one level, and the others keep their own flags."""
+        name = self._value("flags")
+        if name is None or name == LEVELS_OWN_FLAGS:
+            return None
+        level = flag_sets()[name].level
+        if levels and level not in levels:
+            rule = f"these flags are for level {level}, not for {', '.join(levels)}"
+            self._found(self._origins["flags"], rule, f"Add {level} to the levels, or take the line away.")
+        return str(name)
 
 
 def _asked(texts: Sequence[str], path: KeyPath, broken: Broken) -> _Asked:
