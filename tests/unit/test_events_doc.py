@@ -14,7 +14,7 @@ import pytest
 from serving_factory.errors import CompileError
 from serving_factory.output.json_lines import JsonLinesReporter
 from serving_factory.output.text import Stream
-from serving_factory.pipeline.estimates import Basis, Estimate, Outlook, total
+from serving_factory.pipeline.estimates import Basis, Estimate, add_up
 from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 
 from .matrices import ROOT
@@ -55,7 +55,7 @@ def printed() -> Iterator[dict[str, Any]]:
     result = VariantResult(
         variant="v", status=Status.FAILED, seconds=1.0, image="i", because="b", log="l", facts=facts, error=error
     )
-    with JsonLinesReporter(Stream(out), outlook=Outlook((estimate,), total([estimate]))) as reporter:
+    with JsonLinesReporter(Stream(out), estimate=add_up([estimate])) as reporter:
         for kind in EventKind:
             reporter.handle(Event(variant="v", stage=StageName.COMPILE, kind=kind, **MEMBERS_OF_KIND.get(kind, {})))
         done = VariantResult(variant="w", status=Status.BUILT, seconds=1.0, memory=1, download=1)

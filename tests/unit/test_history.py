@@ -16,17 +16,16 @@ import pytest
 
 from serving_factory.errors import CompileError, HistoryError
 from serving_factory.pipeline.budget import one_by_one
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, Outlook, total
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate, StageRun, add_up
 from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 from serving_factory.pipeline.history import (
     FILE,
     Recorder,
-    StageRow,
     VariantRow,
     changes,
+    estimate_run,
     numbers,
     open_for_writing,
-    outlook_of,
     read_history,
     read_latest,
     read_runs,
@@ -56,9 +55,9 @@ def build(tmp_path: Path) -> Path:
 
 
 def recorder(
-    build: Path, jobs: list[Job], *, outlook: Outlook = NOTHING_TO_DO, matrix: str = "matrix.yaml"
+    build: Path, jobs: list[Job], *, estimate: RunEstimate = NOTHING_TO_DO, matrix: str = "matrix.yaml"
 ) -> Recorder:
-    return Recorder(build, jobs, command="build --release 2.19.1", matrix=matrix, outlook=outlook)
+    return Recorder(build, jobs, command="build --release 2.19.1", matrix=matrix, estimate=estimate)
 
 
 def work(listener: Recorder, job: Job, stage: StageName = StageName.COMPILE, seconds: float = 2.5, **more: int) -> None:
@@ -81,7 +80,7 @@ def result(job: Job, status: Status = Status.BUILT, **more: object) -> VariantRe
 
 def test_a_run_is_remembered(build: Path, jobs: list[Job]) -> None:
     expected = Estimate(variant=V1, seconds=9.0, memory=None, download=None, basis=Basis.VARIANT)
-    listener = recorder(build, jobs, outlook=Outlook((expected,), total([expected])))
+    listener = recorder(build, jobs, estimate=add_up([expected]))
     for stage in (StageName.COMPILE, StageName.EXTRACT, StageName.INSPECT, StageName.PACKAGE):
         work(listener, jobs[0], stage)
     error = CompileError("no")
@@ -186,17 +185,17 @@ def test_the_estimate_comes_from_the_history(build: Path, jobs: list[Job]) -> No
     runs = dict.fromkeys((V1, V3), (StageName.COMPILE,))
     turns = one_by_one([V1, V3])
 
-    def found() -> Outlook:
-        return outlook_of(recipes, runs, turns, build, matrix="matrix.yaml")
+    def found() -> RunEstimate:
+        return estimate_run(recipes, runs, turns, build, matrix="matrix.yaml")
 
-    assert [one.basis for one in found().estimates] == [Basis.ESTIMATE] * 2
-    assert outlook_of(recipes, {V1: ()}, turns, build, matrix="matrix.yaml") == NOTHING_TO_DO
+    assert [one.basis for one in found().variants] == [Basis.ESTIMATE] * 2
+    assert estimate_run(recipes, {V1: ()}, turns, build, matrix="matrix.yaml") == NOTHING_TO_DO
     listener = recorder(build, jobs)
     work(listener, jobs[0])
     listener.end([result(jobs[0])])
-    assert [(one.basis, one.seconds) for one in found().estimates] == [(Basis.VARIANT, 2.5), (Basis.FLAVOUR, 2.5)]
+    assert [(one.basis, one.seconds) for one in found().variants] == [(Basis.VARIANT, 2.5), (Basis.FLAVOUR, 2.5)]
     (build / FILE).write_bytes(b"no database" * 100)
-    assert found().estimates[0].basis is Basis.ESTIMATE
+    assert found().variants[0].basis is Basis.ESTIMATE
 
 
 def test_a_compile_that_buildkit_had_already_foretells_nothing(build: Path, jobs: list[Job]) -> None:
@@ -205,7 +204,7 @@ def test_a_compile_that_buildkit_had_already_foretells_nothing(build: Path, jobs
         listener = recorder(build, jobs)
         work(listener, jobs[0], seconds=seconds, steps=9, cached_steps=cached)
         listener.end([result(jobs[0])])
-    (found,) = outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").estimates
+    (found,) = estimate_run(recipes, runs, turns, build, matrix="matrix.yaml").variants
     assert found.seconds == 3600.0
 
 
@@ -214,8 +213,8 @@ def test_runs_of_another_matrix_foretell_nothing(build: Path, jobs: list[Job]) -
     work(listener, jobs[0])
     listener.end([result(jobs[0])])
     recipes, runs, turns = [jobs[0].recipe], {V1: (StageName.COMPILE,)}, one_by_one([V1])
-    (small,) = outlook_of(recipes, runs, turns, build, matrix="samples/matrix.yaml").estimates
-    (large,) = outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").estimates
+    (small,) = estimate_run(recipes, runs, turns, build, matrix="samples/matrix.yaml").variants
+    (large,) = estimate_run(recipes, runs, turns, build, matrix="matrix.yaml").variants
     assert (small.basis, large.basis) == (Basis.VARIANT, Basis.ESTIMATE)
 
 
@@ -304,7 +303,7 @@ def test_a_database_of_somebody_elses_is_told_and_left_alone(build: Path, jobs: 
     assert (build / FILE).read_bytes() == before
 
 
-def stages_of(build: Path, run: int) -> tuple[StageRow, ...]:
+def stages_of(build: Path, run: int) -> tuple[StageRun, ...]:
     with read_history(build / FILE) as connection:
         return read_stages(connection, run) if connection else ()
 
@@ -319,7 +318,7 @@ def test_facts_that_make_no_sense_stop_no_build(build: Path, jobs: list[Job], fa
         connection.execute("UPDATE stage SET facts = ?", (facts,))
     connection.close()
     recipes, runs, turns = [jobs[0].recipe], {V1: (StageName.COMPILE,)}, one_by_one([V1])
-    assert outlook_of(recipes, runs, turns, build, matrix="matrix.yaml").estimates[0].basis is Basis.ESTIMATE
+    assert estimate_run(recipes, runs, turns, build, matrix="matrix.yaml").variants[0].basis is Basis.ESTIMATE
     with pytest.raises(HistoryError, match="cannot be used"):
         stages_of(build, 1)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from serving_factory.errors import CompileError
 from serving_factory.output.json_lines import JsonLinesReporter
 from serving_factory.output.text import Stream
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, Outlook, total
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate, add_up
 from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 
 
-def _reporter(out: io.StringIO, outlook: Outlook = NOTHING_TO_DO) -> JsonLinesReporter:
+def _reporter(out: io.StringIO, estimate: RunEstimate = NOTHING_TO_DO) -> JsonLinesReporter:
     now = datetime(2026, 1, 31, 23, 41, 7, 123456, tzinfo=UTC)
-    return JsonLinesReporter(Stream(out), now=lambda: now, clock=lambda: 0.0, outlook=outlook)
+    return JsonLinesReporter(Stream(out), now=lambda: now, clock=lambda: 0.0, estimate=estimate)
 
 
 def test_the_document() -> None:
@@ -87,7 +87,7 @@ def test_the_estimate_comes_first_and_the_summary_names_it() -> None:
     out = io.StringIO()
     known = Estimate(variant="v", seconds=60.0, memory=7, download=None, basis=Basis.VARIANT)
     unknown = Estimate(variant="w", seconds=None, memory=None, download=None, basis=Basis.NOTHING)
-    with _reporter(out, Outlook((known, unknown), total([known, unknown]))) as reporter:
+    with _reporter(out, add_up([known, unknown])) as reporter:
         reporter.summary([])
     first, last = (json.loads(line) for line in out.getvalue().splitlines())
     assert (first.pop("event"), first.pop("time")) == ("estimate", "2026-01-31T23:41:07.123Z")
@@ -126,7 +126,7 @@ def test_the_summary_has_the_truth_beside_the_estimate() -> None:
     out = io.StringIO()
     known = Estimate(variant="v", seconds=60.0, memory=7, download=5, basis=Basis.VARIANT)
     done = VariantResult(variant="v", status=Status.BUILT, seconds=70.0, memory=9, download=0)
-    with _reporter(out, Outlook((known,), total([known]))) as reporter:
+    with _reporter(out, add_up([known])) as reporter:
         reporter.summary([done])
     last = json.loads(out.getvalue().splitlines()[-1])
     assert (last["estimate_memory"], last["memory"]) == (7, 9)

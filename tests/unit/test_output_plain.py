@@ -12,7 +12,7 @@ from serving_factory.errors import CompileError, LockedError
 from serving_factory.output.outcomes import annotation, escape_data, escape_property, fold
 from serving_factory.output.plain import GitHub, Heartbeat, PlainReporter
 from serving_factory.output.text import Stream
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, Outlook
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate
 from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class _Bench:
 
     github: GitHub | None = None
     seconds: float = 0.0
-    outlook: Outlook = NOTHING_TO_DO
+    estimate: RunEstimate = NOTHING_TO_DO
     lines: io.StringIO = field(default_factory=io.StringIO)
     out: io.StringIO = field(default_factory=io.StringIO)
 
@@ -43,7 +43,7 @@ class _Bench:
             github=self.github,
             now=lambda: _START + timedelta(seconds=self.seconds),
             clock=lambda: self.seconds,
-            outlook=self.outlook,
+            estimate=self.estimate,
         )
 
     def progress(
@@ -316,7 +316,7 @@ def test_variants_that_run_at_once_never_mix_their_lines(tmp_path: Path) -> None
 
 
 def test_what_is_left_is_of_the_whole_variant_and_shrinks_from_stage_to_stage() -> None:
-    bench = _Bench(outlook=replace(NOTHING_TO_DO, estimates=(FORETOLD,)))
+    bench = _Bench(estimate=replace(NOTHING_TO_DO, variants=(FORETOLD,)))
     bench.progress(EventKind.STARTED)
     bench.seconds = 600.0
     bench.reporter.beat()

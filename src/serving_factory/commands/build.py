@@ -21,9 +21,9 @@ from serving_factory.output.reporter import choose
 from serving_factory.output.tables import estimate_line, needs_text
 from serving_factory.pipeline.budget import Limits, Schedule, one_by_one, schedule
 from serving_factory.pipeline.build_lock import hold_lock, hold_matrix_lock
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Outlook
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, RunEstimate
 from serving_factory.pipeline.events import Emit, Event, EventKind, StageName, Status, VariantResult
-from serving_factory.pipeline.history import Recorder, disk_of, outlook_of
+from serving_factory.pipeline.history import Recorder, disk_of, estimate_run
 from serving_factory.pipeline.job import Job, Site, Stage
 from serving_factory.pipeline.runner import candidates
 from serving_factory.pipeline.runner import clean as clean_site
@@ -113,7 +113,7 @@ def _chosen(asked: Asked, matrix: Matrix, how: HowToRun) -> tuple[Variant, ...]:
 
 def _schedule(
     asked: Asked, jobs: Sequence[Job], stages: Sequence[Stage], limits: Limits, site: Site
-) -> tuple[Schedule, Outlook]:
+) -> tuple[Schedule, RunEstimate]:
     """Who works when, and what it takes. Without an engine nobody can: one after the other, as far as they come."""
     budget = budget_of(site, stages)
     if budget is None:
@@ -123,7 +123,7 @@ def _schedule(
     # Only compiles are expected: next to them all else hardly counts.
     runs = {one.variant: [stage.name for stage in stages] for one in work if one.compiles}
     recipes = [job.recipe for job in jobs]
-    return turns, outlook_of(recipes, runs, turns, asked.checkout.build, matrix=name_of(asked))
+    return turns, estimate_run(recipes, runs, turns, asked.checkout.build, matrix=name_of(asked))
 
 
 def _run(
@@ -143,12 +143,12 @@ def _run(
         if SMOKE in stages:
             with suppress(EngineUnavailableError):  # the stage that needs the engine tells of it
                 site.strays  # noqa: B018 - looking removes them
-        turns, outlook = _schedule(asked, jobs, stages, limits, site)
+        turns, estimate = _schedule(asked, jobs, stages, limits, site)
         recorder = Recorder(
-            asked.checkout.build, jobs, command=shlex.join(sys.argv[1:]), matrix=name_of(asked), outlook=outlook
+            asked.checkout.build, jobs, command=shlex.join(sys.argv[1:]), matrix=name_of(asked), estimate=estimate
         )
-        sys.stderr.write(_needs(jobs, matrix, outlook))
-        with _reporter(chosen, stages, outlook, json=json) as reporter:
+        sys.stderr.write(_needs(jobs, matrix, estimate))
+        with _reporter(chosen, stages, estimate, json=json) as reporter:
             for one in unbuildable:
                 reporter.handle(_refused(one, stages[0].name))
             emit = _both(recorder.handle, reporter.handle)
@@ -171,9 +171,9 @@ def _run(
     return results
 
 
-def _needs(jobs: Sequence[Job], matrix: Matrix, outlook: Outlook) -> str:
+def _needs(jobs: Sequence[Job], matrix: Matrix, estimate: RunEstimate) -> str:
     """What the first builds of a release download and need; empty where no network is used or an earlier run tells."""
-    first = {one.variant for one in outlook.estimates if one.compiles and one.basis is Basis.ESTIMATE}
+    first = {one.variant for one in estimate.variants if one.compiles and one.basis is Basis.ESTIMATE}
     recipes = [job.recipe for job in jobs if job.recipe.variant.id in first]
     downloads = [(one.what, one.shown) for recipe in recipes for one in downloads_of(recipe, matrix.network)]
     if not downloads:
@@ -183,10 +183,10 @@ def _needs(jobs: Sequence[Job], matrix: Matrix, outlook: Outlook) -> str:
     from serving_factory.doctor.probes import free_disk
 
     disk = sum(map(disk_of, recipes))
-    return needs_text(downloads, disk=disk, free=free_disk(engine_facts()), outlook=outlook)
+    return needs_text(downloads, disk=disk, free=free_disk(engine_facts()), estimate=estimate)
 
 
-def _reporter(chosen: Sequence[Variant], stages: Sequence[Stage], outlook: Outlook, *, json: bool) -> Reporter:
+def _reporter(chosen: Sequence[Variant], stages: Sequence[Stage], estimate: RunEstimate, *, json: bool) -> Reporter:
     return choose(
         json=json,
         stdout=sys.stdout,
@@ -194,7 +194,7 @@ def _reporter(chosen: Sequence[Variant], stages: Sequence[Stage], outlook: Outlo
         environ=os.environ,
         variants=[variant.id for variant in chosen],
         last_stage=stages[-1].name,
-        outlook=outlook,
+        estimate=estimate,
     )
 
 
@@ -262,7 +262,7 @@ def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: b
     site = site_of(asked, registry)
     plan = plan_run(asked, recipes, stages, site=site, limits=limits, ask_budget=lambda: budget_of(site, stages))
     turns = {turn.variant: turn for turn in plan.schedule.turns} if plan.budget else {}
-    estimates = {one.variant: one for one in plan.outlook.estimates}
+    estimates = {one.variant: one for one in plan.estimate.variants}
     rows = [
         tables.PlanRow(
             variant=one.variant,
@@ -285,5 +285,5 @@ def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: b
     else:
         machine = (plan.budget.cpus, plan.budget.memory) if plan.budget else None
         jobs = [Job(recipe=recipe, site=site) for recipe in recipes]
-        needs = _needs(jobs, matrix, plan.outlook) if plan.budget else ""
-        write(tables.plan_table(rows, machine=machine, width=width()) + estimate_line(plan.outlook) + needs)
+        needs = _needs(jobs, matrix, plan.estimate) if plan.budget else ""
+        write(tables.plan_table(rows, machine=machine, width=width()) + estimate_line(plan.estimate) + needs)

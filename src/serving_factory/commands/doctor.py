@@ -118,7 +118,7 @@ def _budget(facts: EngineFacts | None) -> Budget | None:
 
 
 def _memory(facts: EngineFacts, plan: Plan) -> Check:
-    expected = {one.variant: one.memory or 0 for one in plan.outlook.estimates}
+    expected = {one.variant: one.memory or 0 for one in plan.estimate.variants}
     waves: dict[int, list[Turn]] = {}
     for turn in plan.schedule.turns:
         if turn.share.jobs:
@@ -129,7 +129,7 @@ def _memory(facts: EngineFacts, plan: Plan) -> Check:
         memory=facts.memory,
         at_once=len(largest),
         share=largest[0].share if largest else LIGHT,
-        needed=plan.outlook.total.memory,
+        needed=plan.estimate.memory,
     )
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from serving_factory.commands.shared import Asked, bytes_of
 from serving_factory.errors import EngineError, EngineUnavailableError, UsageError
 from serving_factory.pipeline.budget import Budget, Limits, Schedule, one_by_one, schedule
-from serving_factory.pipeline.estimates import Outlook
+from serving_factory.pipeline.estimates import RunEstimate
 from serving_factory.pipeline.events import StageName
-from serving_factory.pipeline.history import outlook_of
+from serving_factory.pipeline.history import estimate_run
 from serving_factory.pipeline.job import Job, Site, Stage
 from serving_factory.pipeline.records import build_folder, matrix_name
 from serving_factory.pipeline.runner import PlannedVariant, plan_line, planned_candidates
@@ -119,13 +119,13 @@ class Plan:
         variants: what would be done for each.
         budget: what they may use together; None where nothing is to be done, or no engine tells what it has.
         schedule: who works when.
-        outlook: what it takes.
+        estimate: what it takes.
     """
 
     variants: tuple[PlannedVariant, ...]
     budget: Budget | None
     schedule: Schedule
-    outlook: Outlook
+    estimate: RunEstimate
 
 
 def site_of(asked: Asked, registry: str = "") -> Site:
@@ -163,5 +163,5 @@ def plan_run(
     budget = ask_budget() if work else None
     turns = schedule(work, budget, limits) if budget else one_by_one([one.variant for one in work])
     runs = {one.variant: one.run for one in variants}
-    outlook = outlook_of(recipes, runs, turns, asked.checkout.build, matrix=name_of(asked))
-    return Plan(variants, budget, turns, outlook)
+    estimate = estimate_run(recipes, runs, turns, asked.checkout.build, matrix=name_of(asked))
+    return Plan(variants, budget, turns, estimate)

@@ -193,7 +193,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from serving_factory.pipeline.estimates import Outlook
+    from serving_factory.pipeline.estimates import RunEstimate
     from serving_factory.pipeline.events import Event, StageName, VariantResult
 
 
@@ -314,7 +314,7 @@ class BoardReporter:
         last_stage: the stage after which a variant is done.
         colour: whether colours may be used.
         clock: the monotonic clock, seconds.
-        outlook: what the run is expected to take.
+        estimate: what the run is expected to take.
     """
 
     def __init__(
@@ -326,9 +326,9 @@ class BoardReporter:
         last_stage: StageName | None = None,
         colour: bool = True,
         clock: Callable[[], float] = time.monotonic,
-        outlook: Outlook = NOTHING_TO_DO,
+        estimate: RunEstimate = NOTHING_TO_DO,
     ) -> None:
-        self._outlook = outlook
+        self._estimate = estimate
         self._err = Stream(err)
         self._encoding = encoding_of(err)
         self._out = out
@@ -352,7 +352,7 @@ class BoardReporter:
 
     def __enter__(self) -> Self:
         self._since = self._clock()
-        self._err.write(estimate_line(self._outlook))
+        self._err.write(estimate_line(self._estimate))
         self._live.start(refresh=True)
         return self
 
@@ -369,7 +369,7 @@ class BoardReporter:
             width=options.max_width,
             height=console.size.height - 1,  # the cursor's own line
             encoding=self._encoding,
-            expected=self._outlook.seconds,
+            expected=self._estimate.by_variant,
         )
         yield Text("\n", end="").join(lines)
 
@@ -388,8 +388,8 @@ class BoardReporter:
             if result.error is not None:
                 tail = read_tail(result.log).lines
                 self._err.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
-        self._out.write("\n" + summary_table(results, expected=self._outlook.seconds, width=self._out.width))
-        self._out.write(actual_line(self._outlook, actual(self._outlook, results, self._clock() - self._since)))
+        self._out.write("\n" + summary_table(results, expected=self._estimate.by_variant, width=self._out.width))
+        self._out.write(actual_line(self._estimate, actual(self._estimate, results, self._clock() - self._since)))
 
     def _stop(self) -> None:
         # A second Ctrl-C may land inside: whatever happens, the cursor is given back. OSError: the terminal

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from serving_factory.errors import FactoryError
     from serving_factory.output.text import Stream
-    from serving_factory.pipeline.estimates import Outlook
+    from serving_factory.pipeline.estimates import RunEstimate
     from serving_factory.pipeline.events import Event
 
 
@@ -38,18 +38,19 @@ class JsonLinesReporter:
         *,
         now: Callable[[], datetime] = _utc_now,
         clock: Callable[[], float] = time.monotonic,
-        outlook: Outlook = NOTHING_TO_DO,
+        estimate: RunEstimate = NOTHING_TO_DO,
     ) -> None:
         self._out = out
         self._now = now
         self._clock = clock
-        self._outlook = outlook
+        self._estimate = estimate
         self._began = clock()
 
     def __enter__(self) -> Self:
-        if self._outlook.estimates:
-            variants = [{**_present(asdict(one)), "basis": one.basis.value} for one in self._outlook.estimates]
-            self._write("estimate", {**asdict(self._outlook.total), "variants": variants})
+        if self._estimate.variants:
+            figures = ("seconds", "memory", "download", "estimated", "unknown")
+            variants = [_present(asdict(one)) for one in self._estimate.variants]
+            self._write("estimate", {**{name: getattr(self._estimate, name) for name in figures}, "variants": variants})
         return self
 
     def __exit__(
@@ -72,7 +73,7 @@ class JsonLinesReporter:
         """Write the last line."""
         counts = {status.value: sum(result.status is status for result in results) for status in Status}
         seconds = round(self._clock() - self._began, 3)
-        expected, taken = self._outlook.total, actual(self._outlook, results, seconds)
+        expected, taken = self._estimate, actual(self._estimate, results, seconds)
         members = {
             "counts": counts,
             "seconds": seconds,

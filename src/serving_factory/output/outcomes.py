@@ -57,7 +57,7 @@ def summary_table(
         Column("result"),
         Column("variant"),
         Column("time", right=True),
-        Column("expected", right=True),
+        Column("estimated", right=True),
         Column("binary", right=True),
         Column("image", right=True),
         Column("image name, or why not"),

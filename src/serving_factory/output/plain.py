@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from serving_factory.output.text import Stream
-    from serving_factory.pipeline.estimates import Outlook
+    from serving_factory.pipeline.estimates import RunEstimate
     from serving_factory.pipeline.events import VariantResult
 
 
@@ -100,7 +100,7 @@ class PlainReporter:
         silence: seconds after which a running stage gets a sign of life.
         now: the wall clock, UTC.
         clock: the monotonic clock, seconds.
-        outlook: what the run is expected to take.
+        estimate: what the run is expected to take.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class PlainReporter:
         silence: float = 60.0,
         now: Callable[[], datetime] = _utc_now,
         clock: Callable[[], float] = time.monotonic,
-        outlook: Outlook = NOTHING_TO_DO,
+        estimate: RunEstimate = NOTHING_TO_DO,
     ) -> None:
         self._lines = lines
         self._out = out
@@ -121,7 +121,7 @@ class PlainReporter:
         self._now = now
         self._clock = clock
         self._began = clock()
-        self._outlook = outlook
+        self._estimate = estimate
         self._lock = threading.RLock()
         self._running: dict[tuple[str, str], _Running] = {}
         self._spent: dict[str, float] = {}
@@ -129,7 +129,7 @@ class PlainReporter:
         self._heartbeat = Heartbeat(self.beat, seconds=min(_LOOK_EVERY, silence))
 
     def __enter__(self) -> Self:
-        self._lines.write(estimate_line(self._outlook))
+        self._lines.write(estimate_line(self._estimate))
         self._heartbeat.start()
         return self
 
@@ -175,7 +175,7 @@ class PlainReporter:
                 self._lines.write(f"{self._stamp()} {told}\n")
 
     def _left(self, variant: str, running: _Running, took: float) -> str:
-        expected = self._outlook.seconds.get(variant)
+        expected = self._estimate.by_variant.get(variant)
         rest = None if expected is None else expected - self._spent.get(variant, 0.0)
         left = remaining(running.counted, running=took, expected=rest, now=running.started + took)
         return f", about {duration(left)} left" if left else ""
@@ -186,8 +186,8 @@ class PlainReporter:
             if result.error is not None and result.variant not in self._told_failures:
                 tail = read_tail(result.log).lines
                 self._lines.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
-        self._out.write("\n" + summary_table(results, expected=self._outlook.seconds, width=self._out.width))
-        self._out.write(actual_line(self._outlook, actual(self._outlook, results, self._clock() - self._began)))
+        self._out.write("\n" + summary_table(results, expected=self._estimate.by_variant, width=self._out.width))
+        self._out.write(actual_line(self._estimate, actual(self._estimate, results, self._clock() - self._began)))
         if self._github is not None and self._github.step_summary is not None:
             self._append(self._github.step_summary, markdown_summary(results))
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
 
-    from serving_factory.pipeline.estimates import Outlook
+    from serving_factory.pipeline.estimates import RunEstimate
     from serving_factory.pipeline.events import Event, StageName, VariantResult
 
 
@@ -44,7 +44,7 @@ def choose(
     environ: Mapping[str, str],
     variants: Sequence[str] = (),
     last_stage: StageName | None = None,
-    outlook: Outlook = NOTHING_TO_DO,
+    estimate: RunEstimate = NOTHING_TO_DO,
 ) -> Reporter:
     """Choose how to print.
 
@@ -58,23 +58,23 @@ def choose(
         environ: `CI`, `GITHUB_ACTIONS`, `GITHUB_STEP_SUMMARY`, `NO_COLOR` and `TERM` are looked at.
         variants: ids that will be worked on; the board shows those that wait, too.
         last_stage: the last stage asked for, so that the board knows when a variant is done.
-        outlook: what the run is expected to take; it is told at the start, and compared with the truth at the end.
+        estimate: what the run is expected to take; it is told at the start, and compared with the truth at the end.
     """
     out = Stream(stdout)
     if json:
-        return JsonLinesReporter(out, outlook=outlook)
+        return JsonLinesReporter(out, estimate=estimate)
     if environ.get("GITHUB_ACTIONS") == "true":
         summary = environ.get("GITHUB_STEP_SUMMARY")
-        return PlainReporter(lines=out, out=out, github=GitHub(Path(summary) if summary else None), outlook=outlook)
+        return PlainReporter(lines=out, out=out, github=GitHub(Path(summary) if summary else None), estimate=estimate)
     if _can_draw(stderr, environ):
         # rich takes a third of a second to import: only who sees the board waits for it
         from serving_factory.output.board import BoardReporter
 
         colour = not environ.get("NO_COLOR")
         return BoardReporter(
-            err=stderr, out=out, variants=variants, last_stage=last_stage, colour=colour, outlook=outlook
+            err=stderr, out=out, variants=variants, last_stage=last_stage, colour=colour, estimate=estimate
         )
-    return PlainReporter(lines=Stream(stderr), out=out, outlook=outlook)
+    return PlainReporter(lines=Stream(stderr), out=out, estimate=estimate)
 
 
 def _can_draw(stderr: TextIO, environ: Mapping[str, str]) -> bool:

@@ -11,39 +11,29 @@ from serving_factory.output.text import Column, Section, count, duration, page, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from serving_factory.pipeline.estimates import Estimate, Outlook, Total
+    from serving_factory.pipeline.estimates import Estimate, RunEstimate
 
 
-def estimate_line(outlook: Outlook) -> str:
-    """What a run will take: `Estimate: about 28 min 00 s, ...`; empty where it has nothing to do."""
-    if not outlook.estimates:
+def estimate_line(estimate: RunEstimate) -> str:
+    """What a run will take: `Estimated: about 28 min 00 s, ...`; empty where it has nothing to do."""
+    if not estimate.variants:
         return ""
-    total = outlook.total
-    if total.seconds is None:
-        return "Estimate: none; no earlier run is like this one.\n"
-    told = f"Estimate: about {_figures(total)}"
-    told += ", in part an estimate from the release's size" if total.estimated else ", from earlier runs"
-    unknown = f"; {total.unknown} more of which nothing is known" if total.unknown else ""
-    return f"{told}{unknown}.\n"
+    if estimate.seconds is None:
+        return "Estimated: unknown; no earlier run is like this one.\n"
+    basis = "in part from the release's size" if estimate.estimated else "from earlier runs"
+    unknown = f"; without {count(estimate.unknown, 'variant')} of unknown size" if estimate.unknown else ""
+    return f"Estimated: about {_figures(estimate)}, {basis}{unknown}.\n"
 
 
-def needs_text(downloads: Sequence[tuple[str, str]], *, disk: int, free: int | None, outlook: Outlook) -> str:
-    """What a first build of upstream's sources downloads and needs, before hours are spent.
-
-    Args:
-        downloads: what, and from where.
-        disk: bytes that it takes.
-        free: bytes that are free where the engine keeps its data; None where nobody here can tell.
-        outlook: the estimate.
-    """
+def needs_text(downloads: Sequence[tuple[str, str]], *, disk: int, free: int | None, estimate: RunEstimate) -> str:
+    """What a first build of upstream's sources downloads (what, from where) and needs; `free` bytes may be unknown."""
     if not downloads:
         return ""
     margin = max(len(what) for what, _ in downloads)
     lines = [f"  {what:<{margin}}  {place}" for what, place in dict.fromkeys(downloads)]
-    total = outlook.total
     needs = [f"{size(disk)} of disk" + (f" ({size(free)} free)" if free is not None else "")]
-    needs += [f"{size(total.memory)} of memory"] if total.memory else []
-    needs += [duration(total.seconds)] if total.seconds else []
+    needs += [f"{size(estimate.memory)} of memory"] if estimate.memory else []
+    needs += [duration(estimate.seconds)] if estimate.seconds else []
     return (
         "Downloads, for what is not here yet:\n"
         + "".join(f"{line}\n" for line in lines)
@@ -51,30 +41,19 @@ def needs_text(downloads: Sequence[tuple[str, str]], *, disk: int, free: int | N
     )
 
 
-def actual_line(outlook: Outlook, taken: Total | None) -> str:
-    """The estimate against what it came to, a line each; empty where nothing is to be compared.
-
-    Args:
-        outlook: what was expected.
-        taken: as `line.estimate.truth` gives it.
-    """
+def actual_line(estimate: RunEstimate, taken: RunEstimate | None) -> str:
+    """The estimate and what the run took, a line each; empty where there is nothing to compare."""
     if taken is None:
         return ""
-    total = outlook.total
-    expected = "nothing" if total.seconds is None else f"about {_figures(total)}"
-    if total.seconds is not None and total.unknown:
-        expected += f"; without {count(total.unknown, 'variant')} of which nothing was known"
-    return f"Expected: {expected}.\nIt took:  {_figures(taken)}.\n"
+    estimated = "unknown" if estimate.seconds is None else f"about {_figures(estimate)}"
+    if estimate.seconds is not None and estimate.unknown:
+        estimated += f"; without {count(estimate.unknown, 'variant')} of unknown size"
+    return f"Estimated: {estimated}.\nActual:    {_figures(taken)}.\n"
 
 
-def _figures(total: Total) -> str:
-    return ", ".join(
-        (
-            "time unknown" if total.seconds is None else duration(total.seconds),
-            f"peak memory {_size(total.memory)}",
-            f"downloads {_size(total.download)}",
-        )
-    )
+def _figures(run: RunEstimate) -> str:
+    time = "time unknown" if run.seconds is None else duration(run.seconds)
+    return f"{time}, peak memory {_size(run.memory)}, downloads {_size(run.download)}"
 
 
 def _size(number: int | None) -> str:
@@ -91,10 +70,6 @@ def estimate_cells(estimate: Estimate | None) -> tuple[str, str, str, str]:
         "" if estimate.download is None else size(estimate.download),
         estimate.basis.value,
     )
-
-
-if TYPE_CHECKING:
-    from serving_factory.pipeline.estimates import Estimate
 
 
 _BESIDE = 60
@@ -234,7 +209,7 @@ def plan_table(rows: Sequence[PlanRow], *, machine: tuple[int, int] | None = Non
         *(Column(name, right=True) for name in ("jobs", "memory")),
         Column("because"),
         *(Column(name, right=True) for name in ("time", "peak memory", "downloads")),
-        Column("expected from"),
+        Column("estimated from"),
     ]
     cells = [
         (

@@ -1,12 +1,12 @@
 """What a build will take: time, memory, downloads. Pure: from what earlier runs took, or from the release's size.
 
-After the run, what it took, in the same shape.
+After the run: what it took, in the same shape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from packaging.version import Version
@@ -15,15 +15,14 @@ from serving_factory.pipeline.events import Status, VariantResult
 
 _COMPILE = "compile"
 _GPU = "gpu"
-_LATEST = 3
-"""How many of the latest runs count: what was changed meanwhile makes older ones tell less."""
+_LATEST = 3  # runs that count: older ones were made before later changes
 
-_OTHERS: Mapping[str, float] = {"extract": 20.0, "inspect": 1.0, "package": 20.0, "smoke": 30.0, "push": 60.0}
-"""Seconds allowed for a stage that no run has been through; next to a compile they hardly count."""
+_OTHER_STAGES: Mapping[str, float] = {"extract": 20.0, "inspect": 1.0, "package": 20.0, "smoke": 30.0, "push": 60.0}
+"""Seconds allowed for a stage that no run has finished; small next to a compile."""
 
 
 class Basis(StrEnum):
-    """What a estimate goes by, the best first."""
+    """What an estimate is based on, the best first."""
 
     VARIANT = "its own earlier runs"
     FLAVOUR = "its release and flavour"
@@ -33,18 +32,13 @@ class Basis(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Past:
-    """A stage that finished in an earlier run, oldest first.
+class StageRun:
+    """A stage of a variant that worked in an earlier run.
 
     Args:
-        variant: the variant's id.
-        release: its release.
-        flavour: its flavour.
-        toolchain: what compiled it.
-        stage: the stage's name.
-        seconds: what it took.
-        memory: peak memory in bytes; None where it was not measured.
-        download: bytes downloaded; None where it was not measured.
+        status: `finished`, `failed` or `cancelled`.
+        key: the key of its record; empty where it left none.
+        facts: the numbers of its record, such as `{"actions": 53}`; those of a table in it as `runners.worker`.
     """
 
     variant: str
@@ -52,24 +46,21 @@ class Past:
     flavour: str
     toolchain: str
     stage: str
+    status: str
     seconds: float
-    memory: int | None = None
-    download: int | None = None
+    key: str = ""
+    facts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Work:
     """A variant that is to be built.
 
     Args:
-        variant: its id.
-        release: its release.
-        flavour: its flavour.
-        toolchain: what compiles it.
-        upstream: whether the sources are upstream's, so that the release tells how much there is to compile.
+        upstream: whether the sources are upstream's, so that the release says how much there is to compile.
         offline: whether it has no network.
         run: names of the stages that will run.
-        jobs: compilers that run at once; only estimates depend on it.
+        jobs: compilers that run at once; only estimates from the release's size depend on it.
     """
 
     variant: str
@@ -84,16 +75,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What one variant will take.
+    """What one variant will take; None is unknown.
 
     Args:
-        variant: its id.
-        seconds: wall time; None where nothing is known.
-        memory: peak memory of the compile in bytes; None where unknown.
-        download: bytes; None where unknown.
-        basis: what it goes by.
+        memory: peak memory of the compile in bytes.
         compiles: whether it compiles; else there is no memory and no download to estimate.
-        after_compile: how many of the seconds come after its compile, which the next compile does not wait for.
+        after_compile: how many of the seconds come after its compile; the next compile does not wait for them.
     """
 
     variant: str
@@ -105,47 +92,41 @@ class Estimate:
     after_compile: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Total:
-    """What a whole run will take, or took; what is None is not known, of one of the variants at least.
-
-    Args:
-        seconds: wall time.
-        memory: peak memory in bytes.
-        download: bytes.
-        estimated: whether a part of it is an estimate, not earlier runs.
-        unknown: how many variants nothing is known of; they are not in the other figures.
-    """
-
-    seconds: float | None
-    memory: int | None
-    download: int | None
-    estimated: bool
-    unknown: int
-
-
 @dataclass(frozen=True, slots=True)
-class Outlook:
-    """A run's estimate.
+class RunEstimate:
+    """What a run will take, or took: each variant that has work, and all together.
 
     Args:
-        estimates: of each variant that has anything to do.
-        total: of all.
-        waves: variant's id → its wave, as `total` takes them.
+        waves: variant's id → its wave; those of one wave compile at once, one wave after the other. None where each
+            works alone.
+        seconds: wall time; None where nothing is known of any variant.
+        memory: peak memory in bytes; None where it is unknown of one of the variants, as `download`.
     """
 
-    estimates: tuple[Estimate, ...]
-    total: Total
+    variants: tuple[Estimate, ...] = ()
     waves: Mapping[str, int] | None = None
+    seconds: float | None = None
+    memory: int | None = None
+    download: int | None = None
 
     @property
-    def seconds(self) -> Mapping[str, float]:
-        """Variant's id → seconds expected, where they are."""
-        return {one.variant: one.seconds for one in self.estimates if one.seconds is not None}
+    def estimated(self) -> bool:
+        """Whether a part of it is estimated from the release's size, not from earlier runs."""
+        return any(one.basis is Basis.ESTIMATE for one in self.variants)
+
+    @property
+    def unknown(self) -> int:
+        """How many variants nothing is known of; they are not in the seconds."""
+        return sum(one.seconds is None for one in self.variants)
+
+    @property
+    def by_variant(self) -> Mapping[str, float]:
+        """Variant's id → its seconds, where they are known."""
+        return {one.variant: one.seconds for one in self.variants if one.seconds is not None}
 
 
-NOTHING_TO_DO = Outlook((), Total(seconds=None, memory=None, download=None, estimated=False, unknown=0))
-"""The outlook of a run in which all is up to date."""
+NOTHING_TO_DO = RunEstimate()
+"""The estimate of a run in which all is up to date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +134,12 @@ class Size:
     """How much a release is to compile: an estimate.
 
     Args:
-        since: the first release that is of this size.
+        since: the first release of this size.
         core_seconds: of compiling everything once.
         memory: bytes for Bazel and the linker.
         memory_per_job: bytes for each compiler that runs.
         disk: bytes that one variant takes while it is built.
-        download: bytes of the archives that Bazel fetches for the first variant; those of CUDA are not in it.
+        download: bytes of the archives that Bazel fetches for the first variant, without those of CUDA.
     """
 
     since: Version
@@ -188,32 +169,21 @@ def size_of(release: str) -> Size:
     return max((one for one in _SIZES if one.since <= Version(release)), key=lambda one: one.since)
 
 
-def estimate(required: Iterable[Wanted], past: Sequence[Past]) -> tuple[Estimate, ...]:
-    """Estimate what each variant takes that has anything to do.
-
-    Args:
-        required: the variants.
-        past: what finished in earlier runs, oldest first.
-    """
+def estimate_variants(work: Iterable[Work], past: Sequence[StageRun]) -> tuple[Estimate, ...]:
+    """Estimate each variant that has stages to run; `past` holds what finished in earlier runs, oldest first."""
     fetched = {_archives(row) for row in past if row.stage == _COMPILE}
     found = []
-    for one in required:
+    for one in work:
         if one.run:
-            found.append(_one(one, past, fetches=_archives(one) not in fetched))
+            found.append(_estimate(one, past, fetches=_archives(one) not in fetched))
         if _COMPILE in one.run:
             fetched.add(_archives(one))
     return tuple(found)
 
 
-def total(estimates: Sequence[Estimate], waves: Mapping[str, int] | None = None) -> Total:
-    """Add up.
-
-    Args:
-        estimates: of the variants.
-        waves: variant's id → its wave; those of one wave compile at once, one wave after the other. None where each
-            works alone.
-    """
-    known = [one for one in estimates if one.seconds is not None]
+def add_up(variants: Sequence[Estimate], waves: Mapping[str, int] | None = None) -> RunEstimate:
+    """Estimate a run of these variants."""
+    known = [one for one in variants if one.seconds is not None]
     known.sort(key=lambda one: waves.get(one.variant, 0) if waves else 0)
     by_wave: dict[object, list[Estimate]] = {}
     for one in known:
@@ -224,95 +194,87 @@ def total(estimates: Sequence[Estimate], waves: Mapping[str, int] | None = None)
         begun += max((one.seconds or 0.0) - (one.after_compile if waves else 0.0) for one in members)
     compiling = [[one for one in members if one.compiles] for members in by_wave.values()]
     memory = [_sum(one.memory for one in members) for members in compiling if members]
-    return Total(
+    return RunEstimate(
+        tuple(variants),
+        waves,
         seconds=ended if known else None,
         memory=None if None in memory else max((size for size in memory if size is not None), default=None),
         download=_sum(one.download for members in compiling for one in members) if memory else None,
-        estimated=any(one.basis is Basis.ESTIMATE for one in known),
-        unknown=len(estimates) - len(known),
     )
 
 
-def actual(outlook: Outlook, results: Iterable[VariantResult], seconds: float) -> Total | None:
-    """What a run took, added up as its estimate was: compiles of one wave count as having their peaks at one time.
-
-    Args:
-        outlook: what was expected.
-        results: what became of the variants.
-        seconds: wall time of the run.
+def actual(estimate: RunEstimate, results: Iterable[VariantResult], seconds: float) -> RunEstimate | None:
+    """What a run of `seconds` took, added up as its estimate was: the peaks of one wave count as simultaneous.
 
     Returns:
-        None where nothing was to be done, and where not all of it was: half a run proves no estimate wrong.
+        None where not all of the estimated work was done: a part of it cannot be compared.
     """
     built = {result.variant: result for result in results if result.status is Status.BUILT}
-    expected = outlook.estimates
-    if not expected or {one.variant for one in expected} - set(built):
+    if not estimate.variants or {one.variant for one in estimate.variants} - set(built):
         return None
-    # Even a variant that nobody knew anything of took its part of the time that was measured.
+    # `seconds` also for variants of which nothing was known: they are part of the time that was measured.
     taken = [
         replace(one, seconds=seconds, memory=built[one.variant].memory, download=built[one.variant].download)
-        for one in expected
+        for one in estimate.variants
     ]
-    return replace(total(taken, outlook.waves), seconds=seconds)
+    return replace(add_up(taken, estimate.waves), seconds=seconds)
 
 
 def _sum(values: Iterable[int | None]) -> int | None:
-    """The sum; None where one of them is not known."""
+    """The sum; None where one of them is unknown."""
     found = list(values)
     return None if None in found else sum(value for value in found if value is not None)
 
 
-def _one(required: Wanted, past: Sequence[Past], *, fetches: bool) -> Estimate:
-    """Estimate one variant; `fetches`: no other of its release has filled the repository cache before it."""
-    found = {stage: _like(required, stage, past) for stage in required.run}
+def _estimate(work: Work, past: Sequence[StageRun], *, fetches: bool) -> Estimate:
+    """Estimate one variant; `fetches`: no other variant fills the repository cache with its archives before it."""
+    found = {stage: _like(work, stage, past) for stage in work.run}
     rest = sum(
-        _middle([row.seconds for row in rows]) if rows else _OTHERS.get(stage, 0.0)
+        _median([row.seconds for row in rows]) if rows else _OTHER_STAGES.get(stage, 0.0)
         for stage, (_, rows) in found.items()
         if stage != _COMPILE
     )
     basis, rows = found.get(_COMPILE) or next(iter(found.values()))
-    if _COMPILE not in required.run:
-        return Estimate(variant=required.variant, seconds=rest, memory=None, download=None, basis=basis, compiles=False)
+    unknown = Estimate(variant=work.variant, seconds=None, memory=None, download=None, basis=Basis.NOTHING)
+    if _COMPILE not in work.run:
+        return replace(unknown, seconds=rest, basis=basis, compiles=False)
     if rows:
-        memory = [row.memory for row in rows if row.memory is not None]
-        download = [row.download for row in rows if row.download is not None]
+        memory = [row.facts["peak_memory_bytes"] for row in rows if "peak_memory_bytes" in row.facts]
+        download = [row.facts["bytes_fetched"] for row in rows if "bytes_fetched" in row.facts]
         return Estimate(
-            variant=required.variant,
-            seconds=rest + _middle([row.seconds for row in rows]),
-            memory=max(memory, default=None),
-            download=int(_middle(download)) if download else None,
+            variant=work.variant,
+            seconds=rest + _median([row.seconds for row in rows]),
+            memory=int(max(memory)) if memory else None,
+            download=int(_median(download)) if download else None,
             basis=basis,
             after_compile=rest,
         )
-    if not required.upstream:
-        return Estimate(variant=required.variant, seconds=None, memory=None, download=None, basis=Basis.NOTHING)
-    size = size_of(required.release)
+    if not work.upstream:
+        return unknown
+    size = size_of(work.release)
+    # Of CUDA's archives, which some releases fetch too, nothing is known.
+    download_size = None if work.flavour == _GPU else int(size.download)
     return Estimate(
-        variant=required.variant,
-        seconds=rest + size.core_seconds / required.jobs,
-        memory=int(size.memory + size.memory_per_job * required.jobs),
-        download=_download(required, size) if fetches and not required.offline else 0,
+        variant=work.variant,
+        seconds=rest + size.core_seconds / work.jobs,
+        memory=int(size.memory + size.memory_per_job * work.jobs),
+        download=download_size if fetches and not work.offline else 0,
         basis=Basis.ESTIMATE,
         after_compile=rest,
     )
 
 
-def _archives(one: Wanted | Past) -> tuple[str, bool]:
+def _archives(one: Work | StageRun) -> tuple[str, bool]:
     """What decides which archives are fetched, by and large: the release, and whether it is for GPUs."""
     return one.release, one.flavour == _GPU
 
 
-def _download(required: Wanted, size: Size) -> int | None:
-    """Bytes that the first variant of a release fetches; of CUDA's, which some releases fetch too, nothing is known."""
-    return None if required.flavour == _GPU else int(size.download)
-
-
-def _like(required: Wanted, stage: str, past: Sequence[Past]) -> tuple[Basis, Sequence[Past]]:
-    """The latest runs of a stage that are the most like it."""
-    likenesses: Mapping[Basis, Callable[[Past], bool]] = {
-        Basis.VARIANT: lambda row: row.variant == required.variant,
-        Basis.FLAVOUR: lambda row: (row.release, row.flavour) == (required.release, required.flavour),
-        Basis.TOOLCHAIN: lambda row: row.toolchain == required.toolchain,
+def _like(work: Work, stage: str, past: Sequence[StageRun]) -> tuple[Basis, Sequence[StageRun]]:
+    """The latest runs of a stage that are most like this work."""
+    likenesses: Mapping[Basis, Callable[[StageRun], bool]] = {
+        Basis.VARIANT: lambda row: row.variant == work.variant,
+        Basis.FLAVOUR: lambda row: (row.release, row.flavour) == (work.release, work.flavour),
+        Basis.TOOLCHAIN: lambda row: row.toolchain == work.toolchain,
     }
     rows = [row for row in past if row.stage == stage]
     for basis, alike in likenesses.items():
@@ -321,7 +283,7 @@ def _like(required: Wanted, stage: str, past: Sequence[Past]) -> tuple[Basis, Se
     return Basis.NOTHING, ()
 
 
-def _middle(values: Sequence[float]) -> float:
+def _median(values: Sequence[float]) -> float:
     """The median; of two, the larger."""
-    # Importing the standard library's median takes longer than all that is done here.
+    # Importing the module `statistics` takes longer than all that is done here.
     return sorted(values)[len(values) // 2]

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,15 @@ from urllib.parse import quote
 from serving_factory.catalogue.upstream_files import read_workspace
 from serving_factory.errors import HistoryError
 from serving_factory.pipeline.budget import Schedule
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, Outlook, Past, Wanted, estimate, size_of, total
+from serving_factory.pipeline.estimates import (
+    NOTHING_TO_DO,
+    RunEstimate,
+    StageRun,
+    Work,
+    add_up,
+    estimate_variants,
+    size_of,
+)
 from serving_factory.pipeline.events import Event, EventKind, StageName, VariantResult
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.records import reached, read_record
@@ -88,36 +96,6 @@ class VariantRow:
     image: str | None = None
     image_size: int | None = None
     error: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageRow:
-    """What became of one stage of one variant in one run; only stages that were worked on have one.
-
-    Args:
-        run: the run's number.
-        variant: the variant's id.
-        release: of the variant.
-        flavour: of the variant.
-        toolchain: of the variant.
-        stage: the stage's name.
-        status: `finished`, `failed` or `cancelled`.
-        seconds: how long it took.
-        key: the key of its record; empty where it left none.
-        facts: the numbers of its record, such as `{"actions": 53}`; numbers of a table in the record are there as
-            `runners.worker`.
-    """
-
-    run: int
-    variant: str
-    release: str
-    flavour: str
-    toolchain: str
-    stage: str
-    status: str
-    seconds: float
-    key: str = ""
-    facts: Mapping[str, float] = field(default_factory=dict)
 
 
 def is_number(value: object) -> bool:
@@ -250,12 +228,12 @@ def read_variants(connection: sqlite3.Connection, run: int) -> tuple[VariantRow,
     )
 
 
-def read_stages(connection: sqlite3.Connection, run: int) -> tuple[StageRow, ...]:
+def read_stages(connection: sqlite3.Connection, run: int) -> tuple[StageRun, ...]:
     """Read what became of a run's stages, in the order in which they ended."""
     return _stages(_rows(connection, "SELECT * FROM stage WHERE run = ? ORDER BY rowid", (run,)))
 
 
-def read_latest(connection: sqlite3.Connection, *, matrix: str, each: int) -> tuple[StageRow, ...]:
+def read_latest(connection: sqlite3.Connection, *, matrix: str, each: int) -> tuple[StageRun, ...]:
     """Read the latest finished runs of every stage of every variant of a matrix, oldest first.
 
     A build all of whose steps BuildKit had already (as after `clean`) is none: it tells of no work.
@@ -275,8 +253,12 @@ def read_latest(connection: sqlite3.Connection, *, matrix: str, each: int) -> tu
     return _stages([{name: value for name, value in row.items() if name != "place"} for row in rows])
 
 
-def _stages(rows: Sequence[dict[str, Any]]) -> tuple[StageRow, ...]:
-    return tuple(StageRow(**{**row, "facts": _facts(row["facts"])}) for row in rows)
+def _stages(rows: Sequence[dict[str, Any]]) -> tuple[StageRun, ...]:
+    found = []
+    for row in rows:
+        members = {name: value for name, value in row.items() if name != "run"}
+        found.append(StageRun(**{**members, "facts": _facts(row["facts"])}))
+    return tuple(found)
 
 
 def _facts(text: str) -> Mapping[str, float]:
@@ -361,7 +343,7 @@ class Recorder:
         jobs: the variants of the run.
         command: what the user typed, without the program's name.
         matrix: the matrix file, as `RunRow` has it.
-        outlook: what the run is expected to take.
+        estimate: what the run is expected to take.
     """
 
     def __init__(
@@ -371,10 +353,10 @@ class Recorder:
         *,
         command: str,
         matrix: str,
-        outlook: Outlook = NOTHING_TO_DO,
+        estimate: RunEstimate = NOTHING_TO_DO,
     ) -> None:
         self._jobs = {job.recipe.variant.id: job for job in jobs}
-        self._expected = outlook.seconds
+        self._expected = estimate.by_variant
         self._began = time.monotonic()
         self._started: dict[tuple[str, StageName], float] = {}
         self._lock = threading.Lock()
@@ -386,7 +368,7 @@ class Recorder:
             self._connection, self.trouble = open_for_writing(build / FILE)
             cursor = self._connection.execute(
                 "INSERT INTO run (started, command, matrix, estimate) VALUES (?, ?, ?, ?)",
-                (_now(), command, matrix, outlook.total.seconds),
+                (_now(), command, matrix, estimate.seconds),
             )
             self._run = int(cursor.lastrowid or 0)
         except (HistoryError, sqlite3.Error, OSError) as error:
@@ -403,7 +385,7 @@ class Recorder:
             if began is None or event.kind not in _WORKED or job is None:
                 return
             seconds = event.seconds if event.seconds is not None else now - began
-            self._write("stage", [asdict(self._stage(job, event, seconds))])
+            self._write("stage", [{"run": self._run, **asdict(self._stage(job, event, seconds))}])
 
     def end(self, results: Sequence[VariantResult]) -> None:
         """Write what became of the variants, and that the run came to its end."""
@@ -418,11 +400,10 @@ class Recorder:
                 self._connection.close()
                 self._connection = None
 
-    def _stage(self, job: Job, event: Event, seconds: float) -> StageRow:
+    def _stage(self, job: Job, event: Event, seconds: float) -> StageRun:
         record = read_record(job.folder, event.stage) if event.kind is EventKind.FINISHED else None
         variant = job.recipe.variant
-        return StageRow(
-            run=self._run,
+        return StageRun(
             variant=variant.id,
             release=variant.release,
             flavour=variant.flavour.value,
@@ -458,7 +439,7 @@ class Recorder:
     def _write(self, table: str, rows: Sequence[dict[str, object]], *, ended: bool = False) -> None:
         if self._connection is None:
             return
-        names = [field.name for field in fields(StageRow if table == "stage" else VariantRow)]
+        names = list(rows[0]) if rows else ["run"]
         # The names are those of our own dataclasses.
         insert = f"INSERT OR REPLACE INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
         try:
@@ -504,22 +485,18 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-PEAK_MEMORY = "peak_memory_bytes"
-DOWNLOADED = "bytes_fetched"
-"""Names of facts in the record of a compile."""
-
 _OTHER_SOURCES_DISK = 10**9  # bytes; of a source tree that is not upstream's nothing is known
 _EACH = 3  # runs of every stage of every variant: more are not looked at
 
 
-def outlook_of(
+def estimate_run(
     recipes: Sequence[Recipe],
     runs: Mapping[str, Sequence[StageName]],
     schedule: Schedule,
     build: Path,
     *,
     matrix: str,
-) -> Outlook:
+) -> RunEstimate:
     """Estimate what a run takes. A history that cannot be read counts as none: the run itself will tell of it.
 
     Args:
@@ -532,18 +509,16 @@ def outlook_of(
     """
     if not any(runs.values()):
         return NOTHING_TO_DO
-    past: tuple[Past, ...] = ()
+    past: tuple[StageRun, ...] = ()
     with contextlib.suppress(HistoryError), read_history(build / FILE) as connection:
-        past = tuple(map(_past, read_latest(connection, matrix=matrix, each=_EACH))) if connection else ()
+        past = read_latest(connection, matrix=matrix, each=_EACH) if connection else ()
     turns = {turn.variant: turn for turn in schedule.turns}
-    required = [
-        _required(recipe, runs.get(recipe.variant.id, ()), turns[recipe.variant.id].share.jobs)
+    work = [
+        _work(recipe, runs.get(recipe.variant.id, ()), turns[recipe.variant.id].share.jobs)
         for recipe in recipes
         if recipe.variant.id in turns
     ]
-    estimates = estimate(required, past)
-    waves = {turn.variant: turn.wave for turn in schedule.turns}
-    return Outlook(estimates, total(estimates, waves), waves)
+    return add_up(estimate_variants(work, past), {turn.variant: turn.wave for turn in schedule.turns})
 
 
 def is_upstreams(recipe: Recipe) -> bool:
@@ -563,8 +538,8 @@ def disk_of(recipe: Recipe) -> int:
     return int(size_of(recipe.variant.release).disk) if is_upstreams(recipe) else _OTHER_SOURCES_DISK
 
 
-def _required(recipe: Recipe, run: Sequence[StageName], jobs: int) -> Wanted:
-    return Wanted(
+def _work(recipe: Recipe, run: Sequence[StageName], jobs: int) -> Work:
+    return Work(
         variant=recipe.variant.id,
         release=recipe.variant.release,
         flavour=recipe.variant.flavour.value,
@@ -573,18 +548,4 @@ def _required(recipe: Recipe, run: Sequence[StageName], jobs: int) -> Wanted:
         offline=recipe.inputs.offline,
         run=tuple(map(str, run)),
         jobs=jobs,
-    )
-
-
-def _past(row: StageRow) -> Past:
-    memory, download = row.facts.get(PEAK_MEMORY), row.facts.get(DOWNLOADED)
-    return Past(
-        variant=row.variant,
-        release=row.release,
-        flavour=row.flavour,
-        toolchain=row.toolchain,
-        stage=row.stage,
-        seconds=row.seconds,
-        memory=None if memory is None else int(memory),
-        download=None if download is None else int(download),
     )
