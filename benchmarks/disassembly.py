@@ -17,7 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.measuring import best, parser
-from serving_factory.inspection.instruction_set import InstructionSetFacts, scan
+from serving_factory.inspection.facts import InstructionSetFacts
+from serving_factory.inspection.instruction_set import scan
 
 
 def _default_binary() -> Path:

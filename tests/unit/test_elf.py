@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from serving_factory.errors import ArtifactError
-from serving_factory.inspection.elf import BINARY, ElfKind, MissingLibrary, Relro, library_closure_gaps, read_elf
+from serving_factory.inspection.elf import BINARY, MissingLibrary, library_closure_gaps, read_elf
+from serving_factory.inspection.facts import ElfKind, Relro
 
 from .elf_files import AARCH64, CORE, DYN, EXEC, I386, RELOCATABLE, Elf
 

@@ -12,8 +12,9 @@ from serving_factory.catalogue.data import data_digest
 from serving_factory.catalogue.levels import LEVELS, allowed_features
 from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.errors import InspectionError, LibraryMissingError
-from serving_factory.inspection.elf import BINARY, ElfFacts, ElfKind, MissingLibrary, Relro
-from serving_factory.inspection.instruction_set import FEATURES, InstructionSetFacts
+from serving_factory.inspection.elf import BINARY, MissingLibrary
+from serving_factory.inspection.facts import ElfFacts, ElfKind, InstructionSetFacts, Relro
+from serving_factory.inspection.instruction_set import FEATURES
 from serving_factory.inspection.rules import (
     Expectation,
     Finding,

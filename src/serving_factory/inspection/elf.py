@@ -7,7 +7,6 @@ import struct
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +20,7 @@ from elftools.elf.segments import InterpSegment
 from packaging.version import Version
 
 from serving_factory.errors import ArtifactError
+from serving_factory.inspection.facts import ElfFacts, ElfKind, Relro
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -43,57 +43,6 @@ _BIND_NOW: Final = 0x8
 _NOW: Final = 0x1
 _PIE: Final = 0x08000000
 _BUILD_REMEDY: Final = "look at the end of the compile log: the server's target did not give the file it should"
-
-
-class ElfKind(StrEnum):
-    """What the loader makes of the file."""
-
-    EXECUTABLE = "executable"
-    PIE = "pie"
-    SHARED = "shared"
-
-
-class Relro(StrEnum):
-    """How much of the relocated data is read-only once the program runs."""
-
-    NONE = "none"
-    PARTIAL = "partial"
-    FULL = "full"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ElfFacts:
-    """What an ELF file tells of itself.
-
-    Args:
-        machine: `x86-64`, `aarch64`, or the ELF machine's name in lower case.
-        kind: executable at a fixed address, position-independent executable, or shared library.
-        build_id: hexadecimal, or None without one.
-        needed: DT_NEEDED sonames, in the file's order.
-        runpath: DT_RUNPATH, or the older DT_RPATH, or None.
-        interpreter: path of the dynamic loader, or None.
-        highest_glibc: highest `GLIBC_*` symbol version asked of any library, such as `GLIBC_2.34`, or None.
-        highest_glibcxx: the same for `GLIBCXX_*` of libstdc++.
-        highest_cxxabi: the same for `CXXABI_*` of libstdc++.
-        size: bytes.
-        stripped: whether the symbol table is gone.
-        isa_needed: highest psABI level in the GNU property note, or None; most linkers write none.
-        relro: read-only relocations.
-    """
-
-    machine: str
-    kind: ElfKind
-    build_id: str | None
-    needed: tuple[str, ...]
-    runpath: str | None
-    interpreter: str | None
-    highest_glibc: str | None
-    highest_glibcxx: str | None
-    highest_cxxabi: str | None
-    size: int
-    stripped: bool
-    isa_needed: str | None
-    relro: Relro
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from array import array
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 from iced_x86 import Code, CpuidFeature, Decoder, Instruction
 
 from serving_factory.errors import InspectionError
+from serving_factory.inspection.facts import InstructionSetFacts
 from serving_factory.inspection.functions import FunctionRanges, Owner, code_owners, function_ranges, plain_name
 
 if TYPE_CHECKING:
@@ -64,37 +64,6 @@ _PR_SET_PDEATHSIG: Final = 1
 
 _code_of = attrgetter("code")
 _Whose = TypeVar("_Whose", Owner, str)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstructionSetFacts:
-    """Which CPU features the code of a binary uses. A feature that no function uses is absent from the mappings.
-
-    Args:
-        functions: how many were disassembled.
-        own_functions: how many of them are the project's own code.
-        named: whether there were symbols; without them a section counts as one function, and nobody's.
-        code_bytes: size of all executable sections.
-        scanned_bytes: size of the disassembled functions; the rest is padding, linker stubs and unnamed code.
-        by_feature: feature to the number of functions that use it.
-        own: the same, for the project's own code.
-        own_zones: the same, for the parts of it that upstream compiles with flags of their own, by namespace.
-        dispatch_owned: the same, for libraries that ask the CPU before they call such code.
-        examples: feature to the first few functions of all, by address, in plain spelling.
-        own_examples: the same, for the project's own code outside such parts.
-    """
-
-    functions: int
-    own_functions: int
-    named: bool
-    code_bytes: int
-    scanned_bytes: int
-    by_feature: Mapping[str, int]
-    own: Mapping[str, int]
-    own_zones: Mapping[str, Mapping[str, int]]
-    dispatch_owned: Mapping[str, int]
-    examples: Mapping[str, tuple[str, ...]]
-    own_examples: Mapping[str, tuple[str, ...]]
 
 
 def scan(binary: Path, debug: Path | None, *, workers: int | None = None) -> InstructionSetFacts:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from serving_factory.catalogue.upstream_flags import UpstreamFlag
-    from serving_factory.inspection.elf import ElfFacts, MissingLibrary
-    from serving_factory.inspection.instruction_set import InstructionSetFacts
+    from serving_factory.inspection.elf import MissingLibrary
+    from serving_factory.inspection.facts import ElfFacts, InstructionSetFacts
 
 
 _BASELINE: Final = "x86-64"

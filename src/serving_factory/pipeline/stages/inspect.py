@@ -37,8 +37,8 @@ def _key(job: Job) -> str:
 
 def _run(job: Job, progress: Progress) -> Outputs:
     # Their libraries are slow to import: only a run that inspects waits for them.
-    from serving_factory.inspection.elf import ElfFacts, ElfKind, Relro, library_closure_gaps
-    from serving_factory.inspection.instruction_set import InstructionSetFacts
+    from serving_factory.inspection.elf import library_closure_gaps
+    from serving_factory.inspection.facts import ElfFacts, ElfKind, InstructionSetFacts, Relro
 
     found = job.record(StageName.EXTRACT).outputs
     data = found["elf"]
