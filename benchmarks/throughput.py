@@ -22,7 +22,7 @@ import grpc
 from benchmarks.measuring import parser
 from serving_factory.docker.containers import Container, ContainerSpec, Mount
 from serving_factory.docker.engine import Engine
-from serving_factory.smoke.messages import message_class
+from serving_factory.smoke import messages_pb2 as pb
 from tests.integration.pipeline import MODEL, ROOT, wait_until
 
 ROWS, COLUMNS = 64, 256
@@ -32,16 +32,11 @@ CLIENTS = 2
 
 def request() -> bytes:
     """A PredictRequest of one batch."""
-    asked = message_class("tensorflow.serving.PredictRequest")()
-    asked.model_spec.name = "dense"
-    asked.model_spec.signature_name = "serving_default"
-    tensor = asked.inputs["x"]
-    tensor.dtype = 1  # DT_FLOAT
-    for size in (ROWS, COLUMNS):
-        tensor.tensor_shape.dim.add(size=size)
-    tensor.float_val.extend(((7 * number) % 13 - 6) / 8 for number in range(ROWS * COLUMNS))
-    written: bytes = asked.SerializeToString()
-    return written
+    shape = pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=size) for size in (ROWS, COLUMNS)])
+    values = [((7 * number) % 13 - 6) / 8 for number in range(ROWS * COLUMNS)]
+    tensor = pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape, float_val=values)
+    spec = pb.ModelSpec(name="dense", signature_name="serving_default")
+    return pb.PredictRequest(model_spec=spec, inputs={"x": tensor}).SerializeToString()
 
 
 class Server:

@@ -67,7 +67,7 @@ def test_a_server_that_answers_wrongly(checkout: Checkout) -> None:
 
 
 def test_a_server_that_never_becomes_ready(checkout: Checkout) -> None:
-    limit = "src/serving_factory/line/smoke/types.py"
+    limit = "src/serving_factory/smoke/plan.py"
     checkout.edit(limit, "ready_timeout: float = 60.0", "ready_timeout: float = 3.0")
     with checkout.edited(ENTRYPOINT, 'exec "$server"', 'echo lost in thought\nsleep 600\nexec "$server"'):
         outcome = checkout.build_one()

@@ -8,15 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
-from serving_factory.smoke.messages import DATA_TYPES, MODEL_STATES, SIGNATURE_DEF_MAP, message_class
+from serving_factory.smoke import messages_pb2 as pb
+from serving_factory.smoke.grpc_client import SIGNATURE_DEF_MAP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_M = TypeVar("_M", bound=Message)
 MODEL = "half_plus_two"
 OLD, NEW = 123, 124
 
@@ -176,60 +179,49 @@ class _Services:
 
     def handlers(self) -> list[grpc.GenericRpcHandler]:
         prediction = {
-            "Predict": self._method("PredictRequest", self._predict),
-            "GetModelMetadata": self._method("GetModelMetadataRequest", self._metadata),
+            "Predict": self._method(pb.PredictRequest, self._predict),
+            "GetModelMetadata": self._method(pb.GetModelMetadataRequest, self._metadata),
         }
-        model = {"GetModelStatus": self._method("GetModelStatusRequest", self._status)}
+        model = {"GetModelStatus": self._method(pb.GetModelStatusRequest, self._status)}
         return [
             grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", prediction),
             grpc.method_handlers_generic_handler("tensorflow.serving.ModelService", model),
         ]
 
     def _method(
-        self, name: str, handler: Callable[[Any, grpc.ServicerContext], Any]
+        self, kind: type[_M], handler: Callable[[_M, grpc.ServicerContext], Message]
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         def answer(data: bytes, context: grpc.ServicerContext) -> bytes:
-            self.fake.requests.append((name, data))
-            request = message_class(f"tensorflow.serving.{name}")()
-            request.ParseFromString(data)
-            packed: bytes = handler(request, context).SerializeToString()
-            return packed
+            self.fake.requests.append((kind.__name__, data))
+            return handler(kind.FromString(data), context).SerializeToString()
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
-    def _predict(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - classes made at run time
+    def _predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> Message:
         try:
             values = self.fake.predict(list(request.inputs["x"].float_val), "gRPC")
         except LookupError as error:
             context.abort(grpc.StatusCode.NOT_FOUND, str(error))
-        response = message_class("tensorflow.serving.PredictResponse")()
-        tensor = response.outputs["y"]
-        tensor.dtype = DATA_TYPES.index("DT_FLOAT")
-        tensor.tensor_shape.dim.add(size=len(values))
-        tensor.float_val.extend(values)
-        return response
+        shape = pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=len(values))])
+        return pb.PredictResponse(
+            outputs={"y": pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape, float_val=values)}
+        )
 
-    def _status(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - as above
+    def _status(self, request: pb.GetModelStatusRequest, context: grpc.ServicerContext) -> Message:
         if request.model_spec.name != MODEL:
             context.abort(grpc.StatusCode.NOT_FOUND, "Could not find any versions of model")
-        response = message_class("tensorflow.serving.GetModelStatusResponse")()
+        response = pb.GetModelStatusResponse()
         for version, state, error in self.fake.statuses():
-            item = response.model_version_status.add(version=version, state=MODEL_STATES[state])
+            item = response.model_version_status.add(version=version, state=state)
             item.status.error_code = 5 if error else 0
             item.status.error_message = error
         return response
 
-    def _metadata(self, _request: Any, _context: grpc.ServicerContext) -> Any:  # noqa: ANN401 - as above
-        signatures = message_class(SIGNATURE_DEF_MAP)()
+    def _metadata(self, _request: pb.GetModelMetadataRequest, _context: grpc.ServicerContext) -> Message:
+        signatures = pb.SignatureDefMap()
         signature = signatures.signature_def[self.fake.behaviour.signature]
-        signature.method_name = "tensorflow/serving/predict"
-        for tensors, name in ((signature.inputs, "x"), (signature.outputs, "y")):
-            tensors[name].name = f"{name}:0"
-            tensors[name].dtype = DATA_TYPES.index("DT_FLOAT")
-            tensors[name].tensor_shape.dim.add(size=-1)
-            tensors[name].tensor_shape.dim.add(size=1)
-        response = message_class("tensorflow.serving.GetModelMetadataResponse")()
-        response.model_spec.name = MODEL
+        signature.inputs["x"].dtype = signature.outputs["y"].dtype = pb.DT_FLOAT
+        response = pb.GetModelMetadataResponse(model_spec=pb.ModelSpec(name=MODEL))
         response.model_spec.version.value = self.fake.metadata_version()
         response.metadata["signature_def"].type_url = f"type.googleapis.com/{SIGNATURE_DEF_MAP}"
         response.metadata["signature_def"].value = signatures.SerializeToString()

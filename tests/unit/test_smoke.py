@@ -8,12 +8,15 @@ import stat
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import cycle, pairwise
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from serving_factory.catalogue.releases import releases
+from serving_factory.docker.process import Cancel
 from serving_factory.errors import (
+    CancelledError,
     CpuLevelError,
     EngineError,
     EngineUnavailableError,
@@ -23,35 +26,22 @@ from serving_factory.errors import (
     SmokeError,
     WrongAnswerError,
 )
-from serving_factory.pipeline.stages.smoke import features_of
+from serving_factory.smoke.checks import CHECKS, STOP_LIMIT
+from serving_factory.smoke.plan import SmokePlan
+from serving_factory.smoke.report import CheckResult, SmokeReport
 from serving_factory.smoke.run import run_checks
-from serving_factory.smoke.types import CheckResult, Features, SmokePlan, SmokeReport
 
 from .fake_serving import MODEL, NEW, OLD, Behaviour, FakeServing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from serving_factory.docker.containers import ContainerSpec
+    from serving_factory.docker.engine import Engine
 
 VERSION = "TensorFlow ModelServer: 2.19.1-rc0+dev.sha.no_git\nTensorFlow Library: 2.19.1\n"
-ALL = [
-    "start",
-    "ready",
-    "predict-rest",
-    "predict-grpc",
-    "status",
-    "metadata",
-    "version-flag",
-    "swap",
-    "stop",
-    "hardened-ready",
-    "hardened-predict",
-    "health-command",
-    "healthy",
-    "hardened-stop",
-]
+ALL = ["start", *(check.name for check in CHECKS)]
 
 
 @dataclass(kw_only=True)
@@ -76,6 +66,7 @@ class FakeContainer:
         self.server = server
         self.spec = spec
         self.modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in _tree(spec.mounts[0].source)}
+        self.restarts = 0
         self._code = script.exits_with
         self._asked_health = 0
 
@@ -97,19 +88,22 @@ class FakeContainer:
     def exit_code(self) -> int | None:
         return self._code
 
+    def started_at(self) -> str:
+        return f"2026-01-31T12:00:0{self.restarts}Z"
+
     def health(self) -> str | None:
         self._asked_health += 1
         return "starting" if self.script.health and self._asked_health == 1 else self.script.health
 
     def stop(self, timeout: int) -> float:
-        assert timeout > 2
+        assert timeout > STOP_LIMIT
         self._code = self.script.stop_code
         return self.script.stop_seconds
 
     def exec(self, argv: tuple[str, ...]) -> tuple[int, str]:
         if self.script.exec_hangs:
             raise TimeoutError(f"'{' '.join(argv)}' took longer than 60 s")
-        if argv == ("/usr/bin/tensorflow_model_server", "--version"):
+        if argv[1:] == ("--version",):
             return self.script.version
         return self.script.health_command
 
@@ -148,6 +142,7 @@ def plan(tmp_path: Path) -> SmokePlan:
         (folder / "saved_model.pb").write_bytes(b"model")
         (folder / "saved_model.pb").chmod(0o600)
         folder.chmod(0o700)
+    (tmp_path / "scratch").mkdir()
     return SmokePlan(
         variant="2.19.1-cpu-v3",
         model=tmp_path / MODEL,
@@ -156,16 +151,29 @@ def plan(tmp_path: Path) -> SmokePlan:
         ready_timeout=0.3,
         health_timeout=0.3,
         swap_timeout=1.0,
+        server=releases()["2.19.1"].server,
+        scratch=tmp_path / "scratch",
         owner="test",
     )
 
 
 def smoke(
-    plan: SmokePlan, plain: Script | None = None, hardened: Script | None = None
+    plan: SmokePlan,
+    plain: Script | None = None,
+    hardened: Script | None = None,
+    *,
+    after: Callable[[str, FakeEngine], None] = lambda _check, _engine: None,
+    cancel: Cancel | None = None,
 ) -> tuple[SmokeReport, FakeEngine]:
+    """Run the checks; `after` is called with the name of each check that has ended."""
     engine = FakeEngine(plain or Script(), hardened or Script())
     emitted: list[CheckResult] = []
-    report = run_checks(engine, "image:tag", plan=plan, emit_check=emitted.append)
+
+    def emit(result: CheckResult) -> None:
+        emitted.append(result)
+        after(result.name, engine)
+
+    report = run_checks(cast("Engine", engine), "image:tag", plan=plan, cancel=cancel or Cancel(), emit_check=emit)
     assert report.checks == tuple(emitted)
     assert engine.removed == len(engine.containers)
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("swap")] == []
@@ -225,38 +233,24 @@ def test_models_are_readable_by_every_user_whatever_the_umask(plan: SmokePlan) -
         assert container.modes["saved_model.pb"] == 0o644
 
 
-def test_an_old_release_is_asked_only_what_it_can(plan: SmokePlan) -> None:
-    features = Features(rest=False, model_status=False, version_flag=False)
-    report, engine = smoke(dataclasses.replace(plan, features=features))
-    assert report.error is None, report.error
-    assert report.skipped == (
-        ("predict-rest", "the release has no rest"),
-        ("version-flag", "the release has no version flag"),
-    )
-    assert report.answers == {"gRPC": (2.5, 3.0, 4.5)}
-    for container in engine.containers:
-        assert not [path for path, _ in container.server.requests if path.startswith("/")]
-
-
 @pytest.mark.parametrize(
-    ("tag", "features"),
+    ("tag", "skipped", "rest"),
     [
-        ("1.7.1", Features(rest=False, model_status=False, version_flag=False)),
-        ("1.9.1", Features(model_status=False, version_flag=False)),
-        ("1.11.1", Features(model_status=False)),
-        ("1.12.0", Features()),
-        ("2.20.0", Features()),
+        ("1.7.1", {"predict-rest": "rest", "version-flag": "version flag"}, set()),
+        ("1.9.1", {"version-flag": "version flag"}, {":predict"}),
+        ("1.11.1", {}, {":predict"}),
+        ("1.12.0", {}, {":predict", "", "/metadata"}),
     ],
 )
-def test_what_a_release_can_is_known(tag: str, features: Features) -> None:
-    assert features_of(releases()[tag].server) == features
-
-
-def test_rest_without_model_status(plan: SmokePlan) -> None:
-    report, engine = smoke(dataclasses.replace(plan, features=Features(model_status=False)))
+def test_an_old_release_is_asked_only_what_it_can(
+    plan: SmokePlan, tag: str, skipped: dict[str, str], rest: set[str]
+) -> None:
+    report, engine = smoke(dataclasses.replace(plan, server=releases()[tag].server))
     assert report.error is None, report.error
+    assert dict(report.skipped) == {check: f"the release has no {missing}" for check, missing in skipped.items()}
+    assert set(report.answers) == {"gRPC", *(["REST"] if rest else [])}
     asked = {path for path, _ in engine.containers[0].server.requests if path.startswith("/")}
-    assert asked == {f"/v1/models/{MODEL}:predict"}
+    assert asked == {f"/v1/models/{MODEL}{path}" for path in rest}
 
 
 def test_never_ready(plan: SmokePlan) -> None:
@@ -367,7 +361,7 @@ def test_the_old_version_never_ends(plan: SmokePlan) -> None:
     report, _ = smoke(dataclasses.replace(plan, swap_timeout=0.3), Script(behaviour=Behaviour(ends_old_version=False)))
     error = failed(report, "swap", SmokeError)
     assert "version 123 is still loaded" in error.what
-    assert "version 123: AVAILABLE" in error.why
+    assert "version 123 AVAILABLE" in error.why
 
 
 @pytest.mark.parametrize(
@@ -408,18 +402,62 @@ def test_hardened_server_does_not_start(plan: SmokePlan) -> None:
     assert "read-only file system" in failed(report, "hardened-ready", ServerNotReadyError).why
 
 
-def test_server_dies_between_two_checks(plan: SmokePlan) -> None:
-    engine = FakeEngine(Script(), Script())
+@pytest.mark.parametrize(
+    ("before", "caught", "code"),
+    [(*pair, code) for pair, code in zip([*pairwise(ALL[1:9]), *pairwise(ALL[9:])], cycle((0, 1, 139, 143)))],
+)
+def test_a_server_that_ends_by_itself_fails_the_next_check(
+    plan: SmokePlan, before: str, caught: str, code: int
+) -> None:
+    def end(check: str, engine: FakeEngine) -> None:
+        if check == before:
+            engine.containers[ALL.index(caught) > ALL.index("stop")].die(code)
 
-    def kill(result: CheckResult) -> None:
-        if result.name == "status":
+    report, _ = smoke(plan, after=end)
+    error = failed(report, caught, SmokeError)
+    assert "ended by itself" in error.what
+    assert f"exit code {code}" in error.what
+    assert "a line of the server's log" in error.why
+
+
+def test_a_server_that_stops_answering_is_known_by_its_end(plan: SmokePlan) -> None:
+    def end(check: str, engine: FakeEngine) -> None:
+        if check == "status":
             engine.containers[0].server.stop()
             engine.containers[0].die(139)
 
-    report = run_checks(engine, "image:tag", plan=plan, emit_check=kill)
-    error = failed(report, "metadata", SmokeError)
-    assert error.what == "The server gave no answer to the check metadata."
-    assert "The container has ended with exit code 139 (SIGSEGV)." in error.why
+    report, _ = smoke(plan, after=end)
+    assert "exit code 139 (SIGSEGV)" in failed(report, "metadata", SmokeError).what
+
+
+def test_a_container_that_was_restarted_is_named(plan: SmokePlan) -> None:
+    def restart(check: str, engine: FakeEngine) -> None:
+        if check == "ready":
+            engine.containers[1].restarts = 1
+
+    report, _ = smoke(plan, after=restart)
+    error = failed(report, "hardened-ready", SmokeError)
+    assert "restarted" in error.what
+    assert "12:00:01" in error.why
+
+
+@pytest.mark.parametrize("code", [1, 134, 139])
+def test_a_server_that_crashes_when_asked_to_stop_is_named(plan: SmokePlan, code: int) -> None:
+    for check, scripts in {
+        "stop": (Script(stop_code=code), None),
+        "hardened-stop": (None, Script(stop_code=code)),
+    }.items():
+        report, _ = smoke(plan, *scripts)
+        assert f"exit code {code}" in failed(report, check, ServerStopError).what
+
+
+def test_a_cancelled_run_leaves_the_checks(plan: SmokePlan) -> None:
+    cancel = Cancel()
+    waiting = Script(behaviour=Behaviour(available=False))
+    report, _ = smoke(
+        dataclasses.replace(plan, ready_timeout=30), waiting, after=lambda *_: cancel.ask(), cancel=cancel
+    )
+    failed(report, "ready", CancelledError)
 
 
 def test_missing_model(plan: SmokePlan, tmp_path: Path) -> None:
@@ -427,28 +465,28 @@ def test_missing_model(plan: SmokePlan, tmp_path: Path) -> None:
     assert "holds no version of a model" in failed(report, "start", SmokeError).what
     assert engine.containers == []
     report, _ = smoke(dataclasses.replace(plan, next_model=plan.model))
-    assert "no higher number" in failed(report, "start", SmokeError).what
+    assert "higher number" in failed(report, "start", SmokeError).what
 
 
 def test_engine_goes_away_at_the_end(plan: SmokePlan) -> None:
-    engine = FakeEngine(Script(exits_with=1), Script())
-    engine.fails_at_removal = True
-    report = run_checks(engine, "image:tag", plan=plan, emit_check=lambda _: None)
-    assert isinstance(report.error, ServerNotReadyError), "what failed first is what is told"
-    engine = FakeEngine(Script(), Script())
-    engine.fails_at_removal = True
-    report = run_checks(engine, "image:tag", plan=plan, emit_check=lambda _: None)
+    def leave(_check: str, engine: FakeEngine) -> None:
+        engine.fails_at_removal = True
+
+    report, _ = smoke(plan, Script(exits_with=1), after=leave)
+    assert isinstance(report.error, ServerNotReadyError), "what failed first is what is reported"
+    report, _ = smoke(plan, after=leave)
     assert isinstance(report.error, EngineUnavailableError)
     assert all(item.ok for item in report.checks)
 
 
 def test_interrupt_removes_the_containers(plan: SmokePlan) -> None:
-    engine = FakeEngine(Script(), Script())
+    engines: list[FakeEngine] = []
 
-    def interrupt(result: CheckResult) -> None:
-        if result.name == "predict-rest":
+    def interrupt(check: str, engine: FakeEngine) -> None:
+        if check == "predict-rest":
+            engines.append(engine)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_checks(engine, "image:tag", plan=plan, emit_check=interrupt)
-    assert engine.removed == 2
+        smoke(plan, after=interrupt)
+    assert engines[0].removed == 2

@@ -8,8 +8,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from serving_factory.errors import WrongAnswerError
-from serving_factory.smoke.report import to_json, to_junit
-from serving_factory.smoke.types import CheckResult, SmokeReport
+from serving_factory.smoke.report import CheckResult, SmokeReport, to_json, to_junit
 
 GOOD = SmokeReport(
     variant="2.19.1-cpu-v3",

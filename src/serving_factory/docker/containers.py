@@ -169,6 +169,10 @@ class Container:
         state = self._state()
         return int(state["ExitCode"]) if state["Status"] in {"exited", "dead"} else None
 
+    def started_at(self) -> str:
+        """Return when it was started last, by the engine's clock: another text after a restart."""
+        return str(self._state()["StartedAt"])
+
     def health(self) -> str | None:
         """Return what the image's HEALTHCHECK says: `starting`, `healthy`, `unhealthy`; None without one."""
         health = self._state().get("Health")

@@ -2,81 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
-DEFAULT_SIGNATURE = "serving_default"
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 
 class ServingApiError(Exception):
-    """A request to the server did not give an answer that can be used."""
+    """A request to the server gave no usable answer."""
 
 
 class ServerUnavailableError(ServingApiError):
-    """No answer: connection refused, cut, or nothing within the time limit."""
+    """No answer: connection refused or cut, or nothing within the time limit."""
 
 
 class ServerAnswerError(ServingApiError):
-    """The server answered with an error, or with something that is no answer to the request.
-
-    Args:
-        code: `HTTP 404`, a gRPC status such as `NOT_FOUND`, or `malformed`.
-        text: the server's own words.
-    """
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(f"{code}: {text}")
-        self.code = code
-        self.text = text
-
-
-class ModelState(StrEnum):
-    """State of one version of a model (tensorflow.serving.ModelVersionStatus.State)."""
-
-    UNKNOWN = "UNKNOWN"
-    START = "START"
-    LOADING = "LOADING"
-    AVAILABLE = "AVAILABLE"
-    UNLOADING = "UNLOADING"
-    END = "END"
+    """The server answered with an error, or with something that does not answer the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class VersionStatus:
-    """One version of a model, as the server reports it; `error_code` is a status name such as `NOT_FOUND`."""
+    """One version of a model: its state by upstream's name, and its error, empty where there is none."""
 
     version: int
-    state: ModelState
-    error_code: str = "OK"
-    error_message: str = ""
+    state: str
+    error: str = ""
 
+    @property
+    def available(self) -> bool:
+        """Whether it serves."""
+        return self.state == "AVAILABLE" and not self.error
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """Type and shape of an input or output; -1 is an open dimension, shape None an unknown rank."""
-
-    dtype: str
-    shape: tuple[int, ...] | None
+    def __str__(self) -> str:
+        return f"version {self.version} {self.state}" + (f" ({self.error})" if self.error else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """One way to call a model: its method name, inputs and outputs by name."""
+    """Name -> data type, such as `DT_FLOAT`, of the tensors that a signature takes and gives."""
 
-    method: str
-    inputs: Mapping[str, TensorSpec] = field(default_factory=dict)
-    outputs: Mapping[str, TensorSpec] = field(default_factory=dict)
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """What the server tells about the newest version of a model."""
+    """What the server says of the newest version of a model."""
 
-    name: str
     version: int
     signatures: Mapping[str, Signature]

@@ -1,26 +1,56 @@
-"""A smoke report as text: JSON for programs, JUnit XML for CI pages. Pure functions."""
+"""What a smoke run found, and that as text: JSON for programs, JUnit XML for CI pages."""
 
 from __future__ import annotations
 
 import json
 import re
 import xml.etree.ElementTree as ET
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from serving_factory.smoke.types import SmokeReport
-
-
-FORMAT = 1
+from serving_factory.errors import FactoryError
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold in any form (its production 2, Char); logs have it as terminal colours."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """One check that ran: whether it passed, how long it took, and what was seen or what failed."""
+
+    name: str
+    ok: bool
+    seconds: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmokeReport:
+    """What a smoke run found; complete whether or not a check failed.
+
+    Args:
+        variant: the variant's id.
+        image: the image that was run.
+        seconds: how long the whole run took.
+        checks: the checks that ran, in their order; only the last can have failed.
+        skipped: the checks that did not run, by name, with the reason.
+        answers: the predictions for [1.0, 2.0, 5.0] by protocol, `REST` and `gRPC`, where asked.
+        error: what the failing check raised; the caller raises it after writing its files.
+    """
+
+    variant: str
+    image: str
+    seconds: float
+    checks: tuple[CheckResult, ...]
+    skipped: tuple[tuple[str, str], ...]
+    answers: Mapping[str, tuple[float, ...]]
+    error: FactoryError | None = None
+
+
 def to_json(report: SmokeReport) -> str:
     """Write the report as one JSON document, ending in a newline."""
     document = {
-        "format": FORMAT,
+        "format": 1,
         "variant": report.variant,
         "image": report.image,
         "ok": report.error is None,

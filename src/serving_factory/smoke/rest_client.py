@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import http.client
 import json
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar
 
 from serving_factory.smoke.answers import (
-    DEFAULT_SIGNATURE,
     ModelMetadata,
-    ModelState,
     ServerAnswerError,
     ServerUnavailableError,
     Signature,
-    TensorSpec,
     VersionStatus,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from types import TracebackType
-
-
+_CUT = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 _T = TypeVar("_T")
 
 
@@ -46,9 +40,7 @@ class RestClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -56,85 +48,55 @@ class RestClient:
         self._used = False
         self._connection.close()
 
-    def predict(
-        self,
-        model: str,
-        values: Sequence[float],
-        *,
-        version: int | None = None,
-        signature: str = DEFAULT_SIGNATURE,
-    ) -> list[float]:
-        """Send the values as instances of the signature's only input.
-
-        Returns:
-            The predictions' numbers in row-major order.
+    def predict(self, model: str, values: Sequence[float]) -> list[float]:
+        """Send the values as instances of the only input; return the predictions' numbers in row-major order.
 
         Raises:
             ServerUnavailableError: no answer.
             ServerAnswerError: an HTTP error, or an answer without numbers.
         """
-        body: dict[str, object] = {"instances": [float(value) for value in values]}
-        if signature != DEFAULT_SIGNATURE:
-            body["signature_name"] = signature
-        where = "" if version is None else f"/versions/{version}"
-        answer = self._ask("POST", f"/v1/models/{model}{where}:predict", json.dumps(body).encode())
-        return _read(lambda: _numbers(answer["predictions"]), answer)
+        # Decimals also for whole numbers: servers before 1.11.0 refuse JSON integers for floats.
+        body = json.dumps({"instances": [float(value) for value in values]}).encode()
+        return self._ask(lambda answer: _numbers(answer["predictions"]), f"/v1/models/{model}:predict", body)
 
     def model_status(self, model: str) -> list[VersionStatus]:
-        """Say the state of every version the server knows of; raises as `predict`."""
-        answer = self._ask("GET", f"/v1/models/{model}")
-        return _read(lambda: [_version_from_json(item) for item in answer["model_version_status"]], answer)
+        """Return the state of every version; raises as `predict`."""
+        return self._ask(lambda answer: [*map(_status, answer["model_version_status"])], f"/v1/models/{model}")
 
     def metadata(self, model: str) -> ModelMetadata:
-        """Say the newest version's signatures; raises as `predict`."""
-        answer = self._ask("GET", f"/v1/models/{model}/metadata")
-        return _read(lambda: _metadata_from_json(answer), answer)
+        """Return the newest version's signatures; raises as `predict`."""
+        return self._ask(_metadata, f"/v1/models/{model}/metadata")
 
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-        status, text = self._exchange(method, path, body)
+    def _ask(self, read: Callable[[dict[str, Any]], _T], path: str, body: bytes | None = None) -> _T:
+        status, text = self._exchange(path, body)
         try:
             answer = json.loads(text)
         except ValueError:
             answer = None
         if status != http.client.OK:
-            said = answer.get("error", text) if isinstance(answer, dict) else text
-            raise ServerAnswerError(f"HTTP {status}", str(said))
-        if not isinstance(answer, dict):
-            raise ServerAnswerError("malformed", text)
-        return answer
-
-    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[int, str]:
-        reused = self._used
+            raise ServerAnswerError(f"HTTP {status}: {answer.get('error', text) if isinstance(answer, dict) else text}")
         try:
-            return self._exchange_once(method, path, body)
-        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError) as cut:
-            self.close()
-            if not reused:
-                raise ServerUnavailableError(self._no_answer(method, path, cut)) from cut
-        except (OSError, http.client.HTTPException) as fault:
-            self.close()
-            raise ServerUnavailableError(self._no_answer(method, path, fault)) from fault
-        # A server may close a kept connection at any time (RFC 9112, 9.3.1): ask once more on a fresh one.
-        self.reconnects += 1
-        return self._exchange(method, path, body)
+            return read(answer)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ServerAnswerError(f"malformed: {text}") from error
 
-    def _exchange_once(self, method: str, path: str, body: bytes | None) -> tuple[int, str]:
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        self._connection.request(method, path, body=body, headers=headers)
-        response = self._connection.getresponse()
-        text = response.read().decode(errors="replace")
+    def _exchange(self, path: str, body: bytes | None) -> tuple[int, str]:
+        method, headers = ("POST", {"Content-Type": "application/json"}) if body is not None else ("GET", {})
+        try:
+            self._connection.request(method, path, body=body, headers=headers)
+            response = self._connection.getresponse()
+            text = response.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as fault:
+            reused = self._used
+            self.close()
+            # A server may close a kept connection at any time (RFC 9112, 9.3.1): ask once more on a fresh one.
+            if reused and isinstance(fault, _CUT):
+                self.reconnects += 1
+                return self._exchange(path, body)
+            why = str(fault) or type(fault).__name__
+            raise ServerUnavailableError(f"{method} http://{self._address}{path}: {why}") from fault
         self._used = True
         return response.status, text
-
-    def _no_answer(self, method: str, path: str, fault: Exception) -> str:
-        return f"{method} http://{self._address}{path}: {str(fault) or type(fault).__name__}"
-
-
-def _read(reader: Callable[[], _T], answer: object) -> _T:
-    try:
-        return reader()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ServerAnswerError("malformed", json.dumps(answer)) from error
 
 
 def _numbers(value: object) -> list[float]:
@@ -145,36 +107,23 @@ def _numbers(value: object) -> list[float]:
     raise TypeError(value)
 
 
-def _version_from_json(item: dict[str, Any]) -> VersionStatus:
+def _status(item: dict[str, Any]) -> VersionStatus:
     status = item.get("status", {})
-    return VersionStatus(
-        int(item["version"]),
-        ModelState(item["state"]),
-        status.get("error_code", "OK"),
-        status.get("error_message", ""),
-    )
+    code = status.get("error_code", "OK")
+    error = "" if code == "OK" else f"{code}: {status.get('error_message', '')}"
+    return VersionStatus(int(item["version"]), str(item["state"]), error)
 
 
-def _metadata_from_json(answer: dict[str, Any]) -> ModelMetadata:
+def _metadata(answer: dict[str, Any]) -> ModelMetadata:
     signatures = answer["metadata"]["signature_def"]["signature_def"]
     return ModelMetadata(
-        answer["model_spec"]["name"],
         int(answer["model_spec"]["version"]),
         {
-            name: Signature(
-                item.get("method_name", ""),
-                _specs_from_json(item.get("inputs", {})),
-                _specs_from_json(item.get("outputs", {})),
-            )
-            for name, item in signatures.items()
+            name: Signature(_types(signature.get("inputs", {})), _types(signature.get("outputs", {})))
+            for name, signature in signatures.items()
         },
     )
 
 
-def _specs_from_json(tensors: dict[str, Any]) -> dict[str, TensorSpec]:
-    def shape(item: dict[str, Any]) -> tuple[int, ...] | None:
-        if item.get("unknown_rank"):
-            return None
-        return tuple(int(dim.get("size", 0)) for dim in item.get("dim", []))
-
-    return {name: TensorSpec(item["dtype"], shape(item.get("tensor_shape", {}))) for name, item in tensors.items()}
+def _types(tensors: dict[str, Any]) -> dict[str, str]:
+    return {name: str(tensor["dtype"]) for name, tensor in tensors.items()}

@@ -6,12 +6,11 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from serving_factory.catalogue.facts import ServerFacts
 from serving_factory.pipeline.events import StageName
 from serving_factory.pipeline.job import Job, Outputs, Progress, Stage
 from serving_factory.pipeline.records import file_digest, write_atomically
 from serving_factory.recipes.recipe import key_of
-from serving_factory.smoke.types import Features, SmokePlan
+from serving_factory.smoke.plan import SmokePlan
 
 _SUITE = (Path(__file__).parents[2] / "smoke",)
 """The code that checks an image: the checks, and the clients whose answers they look at."""
@@ -36,7 +35,7 @@ def _suite_digests() -> list[str]:
 def _run(job: Job, progress: Progress) -> Outputs:
     # gRPC takes a quarter of a second to import: only a run that smokes waits for it.
     from serving_factory.smoke.report import to_json, to_junit
-    from serving_factory.smoke.run import CancellableEngine, run_checks
+    from serving_factory.smoke.run import run_checks
 
     variant = job.recipe.variant
     plan = SmokePlan(
@@ -44,14 +43,15 @@ def _run(job: Job, progress: Progress) -> Outputs:
         model=job.site.models / _MODEL,
         next_model=job.site.models / _NEXT_MODEL,
         reported_version=job.recipe.release.reported,
-        features=features_of(job.recipe.release.server),
+        server=job.recipe.release.server,
         owner=job.site.owner,
         scratch=_scratch(job),
     )
     report = run_checks(
-        CancellableEngine(job.site.engine, job.cancel),
+        job.site.engine,
         job.record(StageName.PACKAGE).outputs["image"],
         plan=plan,
+        cancel=job.cancel,
         emit_check=lambda check: progress(f"{check.name}: {check.text}"),
     )
     job.cancel.check()  # a report of a run that was ended would tell of a failure that none was
@@ -64,11 +64,6 @@ def _run(job: Job, progress: Progress) -> Outputs:
         "rest": list(report.answers.get("REST", ())),
         "grpc": list(report.answers.get("gRPC", ())),
     }
-
-
-def features_of(server: ServerFacts) -> Features:
-    """Say what of a release's server the checks may ask for."""
-    return Features(rest=server.rest, model_status=server.model_status, version_flag=server.version_flag)
 
 
 def _scratch(job: Job) -> Path:

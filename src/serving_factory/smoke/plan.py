@@ -1,0 +1,88 @@
+"""What a smoke run is to check, and the models that it serves."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving_factory.catalogue.facts import ServerFacts
+from serving_factory.errors import SmokeError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmokePlan:
+    """How to check one image.
+
+    Args:
+        variant: the variant's id, for the report.
+        model: folder with one version folder, a half_plus_two (y = 0.5 x + 2).
+        next_model: folder with one higher version folder, y = 0.5 x + 3: what the swap brings in.
+        reported_version: what `--version` must begin with, such as `2.19.1`.
+        server: what the release's server can do.
+        scratch: an existing folder for copies of the models, which containers mount.
+        owner: owner label of the containers started.
+        ready_timeout: seconds from start to AVAILABLE.
+        health_timeout: seconds from the other checks' end to Docker's "healthy".
+        swap_timeout: seconds from a version's appearance to its answers, and again to the old version's end.
+    """
+
+    variant: str
+    model: Path
+    next_model: Path
+    reported_version: str
+    server: ServerFacts
+    scratch: Path
+    owner: str
+    ready_timeout: float = 60.0
+    health_timeout: float = 60.0
+    swap_timeout: float = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFolders:
+    """Copies of the models, readable by every user of a container.
+
+    Args:
+        plain: served by the first container; the swap changes it.
+        hardened: served by the second container.
+        waiting: the next version, complete, on the same file system and out of the server's sight.
+        versions: numbers of the old and the next version.
+    """
+
+    plain: Path
+    hardened: Path
+    waiting: Path
+    versions: tuple[int, int]
+
+    def place_next(self) -> None:
+        """Let the next version appear beside the old one; a rename, so that no half of it is ever seen."""
+        self.waiting.rename(self.plain / self.waiting.name)
+
+
+def prepare_models(plan: SmokePlan, folder: Path) -> ModelFolders:
+    """Copy the plan's models under `folder`.
+
+    Raises:
+        SmokeError: a model is missing, or its next version is not the higher one.
+    """
+    old, new = _version_folder(plan.model), _version_folder(plan.next_model)
+    if int(new.name) <= int(old.name):
+        raise SmokeError(f"The next version, {new}, must have a higher number than {old}.")
+    plain, hardened, waiting = folder / "plain", folder / "hardened", folder / "waiting" / new.name
+    for source, target in ((old, plain / old.name), (old, hardened / old.name), (new, waiting)):
+        shutil.copytree(source, target)
+    # Whatever the umask: the server in the container is another user, and neither owner nor group.
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return ModelFolders(plain=plain, hardened=hardened, waiting=waiting, versions=(int(old.name), int(new.name)))
+
+
+def _version_folder(model: Path) -> Path:
+    versions = [path for path in model.glob("*") if path.is_dir() and path.name.isdecimal()]
+    if not versions:
+        raise SmokeError(
+            f"{model} holds no version of a model.",
+            remedy="Give a folder with a numbered folder in it, such as half_plus_two/00000123.",
+        )
+    return max(versions, key=lambda path: int(path.name))

@@ -1,0 +1,123 @@
+"""One running server: its container, its clients, and the errors that quote its log."""
+
+from __future__ import annotations
+
+import signal
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeVar
+
+from serving_factory.errors import FactoryError, SmokeError
+from serving_factory.smoke.grpc_client import GrpcClient
+from serving_factory.smoke.rest_client import RestClient
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from serving_factory.docker.containers import Container
+    from serving_factory.docker.process import Cancel
+    from serving_factory.smoke.plan import ModelFolders, SmokePlan
+
+
+GRPC_PORT = 8500
+REST_PORT = 8501
+MODEL = "half_plus_two"
+INPUTS = (1.0, 2.0, 5.0)
+OLD_ANSWER = (2.5, 3.0, 4.5)
+NEW_ANSWER = (3.5, 4.0, 5.5)
+BY_SIGNAL = 128  # added to a signal's number, the exit code of what it killed
+
+_LOG_LINES = 30
+_TOLERANCE = 1e-6
+_REMEDY = "Run the image by hand and ask it the same; fix what is at fault, and run the same command again."
+_ErrorT = TypeVar("_ErrorT", bound=FactoryError)
+
+
+class Server:
+    """One running container with clients to it, made when first used."""
+
+    def __init__(self, container: Container, plan: SmokePlan, models: ModelFolders, cancel: Cancel) -> None:
+        self.plan = plan
+        self.models = models
+        self.answers: dict[str, tuple[float, ...]] = {}
+        """The predictions for `INPUTS` by protocol, `REST` and `gRPC`, where asked."""
+        self.stopped = False
+        """Whether the container was asked to end."""
+        self.cancel = cancel
+        self._container = container
+        self._started_at = container.started_at()
+
+    @property
+    def container(self) -> Container:
+        """The container.
+
+        The checks ask it something several times a second, so that a cancelled run leaves them soon.
+
+        Raises:
+            CancelledError: the run is to end.
+        """
+        self.cancel.check()
+        return self._container
+
+    @cached_property
+    def rest(self) -> RestClient:
+        """A REST client on the published port."""
+        return RestClient(self.address(REST_PORT))
+
+    @cached_property
+    def grpc(self) -> GrpcClient:
+        """A gRPC client on the published port."""
+        return GrpcClient(self.address(GRPC_PORT))
+
+    def address(self, port: int) -> str:
+        """Return where the container's port is published, as `host:port`."""
+        return f"127.0.0.1:{self.container.port(port)}"
+
+    def close(self) -> None:
+        """Close the clients; the container is its owner's to end."""
+        for name in ("rest", "grpc"):
+            if client := self.__dict__.pop(name, None):
+                client.close()
+
+    def exited(self) -> bool:
+        """Whether the container has ended."""
+        return self.container.status() in {"exited", "dead", "removing"}
+
+    def require_running(self, during: str) -> None:
+        """Check that nothing but the factory ended or restarted the container.
+
+        Raises:
+            SmokeError: it ended, or was started again.
+        """
+        if self.exited():
+            code = self.container.exit_code()
+            raise self.fault(SmokeError, f"The server ended by itself during the check {during}: {exit_text(code)}.")
+        if self.container.started_at() != self._started_at:
+            raise self.fault(
+                SmokeError,
+                f"The container was restarted during the check {during}.",
+                why=f"Started first at {self._started_at}, and again at {self.container.started_at()}.",
+            )
+
+    def log(self) -> str:
+        """Return the last lines of the container's log."""
+        return "\n".join(self.container.logs(_LOG_LINES).rstrip().splitlines()[-_LOG_LINES:])
+
+    def fault(self, kind: type[_ErrorT], what: str, *, why: str = "", remedy: str = "") -> _ErrorT:
+        """Make an error whose evidence ends with the container's log."""
+        lines = "\n".join(f"  {line}" for line in self.log().splitlines())
+        ended = f"The container has ended: {exit_text(self.container.exit_code())}." if self.exited() else ""
+        parts = [why, ended, f"Last lines of the container's log:\n{lines or '  (empty)'}"]
+        return kind(what, why="\n".join(part for part in parts if part), remedy=remedy or _REMEDY)
+
+
+def exit_text(code: int | None) -> str:
+    """Spell an exit code, with the signal that it stands for."""
+    names = {BY_SIGNAL + known: f" ({known.name})" for known in signal.Signals}
+    return f"exit code {code}{names.get(code, '') if code else ''}"
+
+
+def close_to(got: Sequence[float], expected: Sequence[float]) -> bool:
+    """Whether the numbers agree to float32's precision."""
+    return len(got) == len(expected) and all(
+        abs(value - target) <= _TOLERANCE * abs(target) for value, target in zip(got, expected, strict=True)
+    )
