@@ -224,9 +224,9 @@ def test_the_messages_are_those_of_the_proto_files(tmp_path: Path) -> None:
         pool.Add(file)
 
     compiled = next(file for file in files if file.name == pb.DESCRIPTOR.name)
-    for message in (nested for each in compiled.message_type for nested in (each, *each.nested_type)):
-        for each in message.field:
-            each.ClearField("json_name")
+    for compiled_message in (nested for each in compiled.message_type for nested in (each, *each.nested_type)):
+        for one in compiled_message.field:
+            one.ClearField("json_name")
     assert FileDescriptorProto.FromString(pb.DESCRIPTOR.serialized_pb) == compiled, "generate messages_pb2 again"
     upstream = {name.rpartition(".")[2]: name for file in files for name in _names(file) if "tensorflow" in name}
     for name, message in pb.DESCRIPTOR.message_types_by_name.items():
