@@ -1,14 +1,15 @@
-"""line/history: what is written, and what survives."""
+"""pipeline/history: what is written, what survives, and what later runs are estimated from."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,21 +17,16 @@ import pytest
 
 from serving_factory.errors import CompileError, HistoryError
 from serving_factory.pipeline.budget import one_by_one
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate, StageRun, add_up
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate, add_up
 from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 from serving_factory.pipeline.history import (
-    FILE,
     Recorder,
-    VariantRow,
+    VariantRun,
     changes,
     estimate_run,
     numbers,
-    open_for_writing,
-    read_history,
-    read_latest,
+    read_run,
     read_runs,
-    read_stages,
-    read_variants,
 )
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.records import Record, record_path, write_record
@@ -39,6 +35,7 @@ from serving_factory.recipes.recipe import recipe_for
 from .matrices import document, load
 
 V1, V3 = "2.19.1-cpu-v1", "2.19.1-cpu-v3"
+COMPILE = StageName.COMPILE
 
 
 @pytest.fixture
@@ -60,326 +57,346 @@ def recorder(
     return Recorder(build, jobs, command="build --release 2.19.1", matrix=matrix, estimate=estimate)
 
 
-def work(listener: Recorder, job: Job, stage: StageName = StageName.COMPILE, seconds: float = 2.5, **more: int) -> None:
-    """Have a stage work and leave a record, as the line does."""
+def work(recording: Recorder, job: Job, stage: StageName = COMPILE, seconds: float = 2.5, **more: int) -> None:
+    """Have a stage work and leave a record, as the pipeline does."""
     variant = job.recipe.variant.id
     outputs: dict[str, object] = {"actions": 53, "runners": {"worker": 3}, "sha256": f"of {variant}", **more}
     outputs |= {"size": 7, "image": "sha256:i"}
-    listener.handle(Event(variant=variant, stage=stage, kind=EventKind.STARTED))
+    recording.handle(Event(variant=variant, stage=stage, kind=EventKind.STARTED))
+    recording.handle(Event(variant=variant, stage=stage, kind=EventKind.PROGRESS, text="1/2 Compiling x.cc"))
     record = Record(variant=variant, stage=stage, key="k", started="then", seconds=seconds, outputs=outputs)
     write_record(job.folder, record)
-    listener.handle(Event(variant=variant, stage=stage, kind=EventKind.FINISHED, seconds=seconds))
+    recording.handle(Event(variant=variant, stage=stage, kind=EventKind.FINISHED, seconds=seconds))
 
 
 def result(job: Job, status: Status = Status.BUILT, **more: object) -> VariantResult:
     return VariantResult(variant=job.recipe.variant.id, status=status, seconds=3.0, **more)  # type: ignore[arg-type]
 
 
+def record_run(build: Path, job: Job, **how: object) -> None:
+    """Record a whole run of one variant that compiles."""
+    recording = recorder(build, [job], matrix=str(how.pop("matrix", "matrix.yaml")))
+    work(recording, job, **how)  # type: ignore[arg-type]
+    recording.end([result(job)])
+    assert recording.trouble == ""
+
+
+def file_of(build: Path, run: int = 1) -> Path:
+    return build / "history" / f"{run}.jsonl"
+
+
+def ids(build: Path) -> list[int]:
+    return [run.id for run in read_runs(build)[0]]
+
+
 # --- writing and reading ----------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_remembered(build: Path, jobs: list[Job]) -> None:
+def test_a_run_is_recorded(build: Path, jobs: list[Job]) -> None:
     expected = Estimate(variant=V1, seconds=9.0, memory=None, download=None, basis=Basis.VARIANT)
-    listener = recorder(build, jobs, estimate=add_up([expected]))
-    for stage in (StageName.COMPILE, StageName.EXTRACT, StageName.INSPECT, StageName.PACKAGE):
-        work(listener, jobs[0], stage)
-    error = CompileError("no")
-    listener.handle(Event(variant=V3, stage=StageName.COMPILE, kind=EventKind.STARTED))
-    listener.handle(Event(variant=V3, stage=StageName.COMPILE, kind=EventKind.FAILED, text="no"))
-    listener.handle(Event(variant=V3, stage=StageName.EXTRACT, kind=EventKind.SKIPPED))
-    listener.end([result(jobs[0]), result(jobs[1], Status.FAILED, error=error)])
-    assert listener.trouble == ""
-    with read_history(build / FILE) as connection:
-        assert connection
-        (run,) = read_runs(connection)
-        first, second = read_variants(connection, run.id)
-        stages = read_stages(connection, run.id)
-    assert (run.id, run.command, run.estimate, run.counts) == (
-        1,
-        "build --release 2.19.1",
-        9.0,
-        {"built": 1, "failed": 1},
-    )
+    recording = recorder(build, jobs, estimate=add_up([expected]))
+    for stage in (COMPILE, StageName.EXTRACT, StageName.INSPECT, StageName.PACKAGE):
+        work(recording, jobs[0], stage)
+    recording.handle(Event(variant=V3, stage=COMPILE, kind=EventKind.STARTED))
+    recording.handle(Event(variant=V3, stage=COMPILE, kind=EventKind.FAILED, text="no"))
+    recording.handle(Event(variant=V3, stage=StageName.EXTRACT, kind=EventKind.SKIPPED))
+    recording.end([result(jobs[0]), result(jobs[1], Status.FAILED, error=CompileError("no"))])
+    assert recording.trouble == ""
+    run = read_run(build, 1)
+    assert (run.command, run.matrix, run.estimate) == ("build --release 2.19.1", "matrix.yaml", 9.0)
+    assert run.counts == {"built": 1, "failed": 1}
     assert run.ended
-    assert (first.variant, first.status, first.estimate, first.binary, first.image) == (
-        V1,
-        "built",
-        9.0,
-        f"of {V1}",
-        "sha256:i",
-    )
-    assert (first.binary_size, first.image_size, first.level) == (7, 7, "x86-64")
+    assert run.damaged == 0
+    first, second = run.variants
+    assert (first.variant, first.status, first.estimate, first.level) == (V1, "built", 9.0, "x86-64")
+    assert (first.binary, first.binary_size, first.image, first.image_size) == (f"of {V1}", 7, "sha256:i", 7)
     assert first.toolchain.startswith("ubuntu:")
     assert (second.status, second.error, second.binary) == ("failed", "CompileError", None)
-    assert [(row.variant, row.stage, row.status) for row in stages] == [
-        (V1, "compile", "finished"),
-        (V1, "extract", "finished"),
-        (V1, "inspect", "finished"),
-        (V1, "package", "finished"),
+    assert [(one.variant, one.stage, one.status) for one in run.stages] == [
+        *((V1, stage, "finished") for stage in ("compile", "extract", "inspect", "package")),
         (V3, "compile", "failed"),
-    ], "a stage that was not worked on has no row"
-    assert (stages[0].key, stages[0].seconds) == ("k", 2.5)
-    assert stages[0].facts == {"actions": 53, "runners.worker": 3, "size": 7}
+    ], "a stage that did not run is not among them"
+    assert (run.stages[0].key, run.stages[0].seconds) == ("k", 2.5)
+    assert run.stages[0].facts == {"actions": 53, "runners.worker": 3, "size": 7}
 
 
-def test_a_variant_that_failed_has_no_binary_of_an_earlier_run(build: Path, jobs: list[Job]) -> None:
-    stages = (StageName.COMPILE, StageName.EXTRACT, StageName.INSPECT, StageName.PACKAGE)
-    listener = recorder(build, jobs)
-    for stage in stages:
-        work(listener, jobs[0], stage)
-    record_path(jobs[0].folder, StageName.COMPILE).unlink()
-    listener.end([result(jobs[0], Status.FAILED, error=CompileError("no"))])
-    with read_history(build / FILE) as connection:
-        assert connection
-        (row,) = read_variants(connection, 1)
-    assert (row.binary, row.binary_size, row.image, row.image_size) == (None, None, None, None)
+def test_the_file_holds_the_events_of_json_lines_but_for_progress(build: Path, jobs: list[Job]) -> None:
+    record_run(build, jobs[0])
+    lines = [json.loads(line) for line in file_of(build).read_text("utf-8").splitlines()]
+    assert [line["event"] for line in lines] == ["run", "started", "finished", "summary"]
+    assert {"variant", "stage", "seconds", "time"} <= lines[2].keys()
+
+
+def test_a_failed_variant_has_no_binary_of_an_earlier_run(build: Path, jobs: list[Job]) -> None:
+    recording = recorder(build, jobs)
+    for stage in (COMPILE, StageName.EXTRACT, StageName.INSPECT, StageName.PACKAGE):
+        work(recording, jobs[0], stage)
+    record_path(jobs[0].folder, COMPILE).unlink()
+    recording.end([result(jobs[0], Status.FAILED, error=CompileError("no"))])
+    (one,) = read_run(build, 1).variants
+    assert (one.binary, one.binary_size, one.image, one.image_size) == (None, None, None, None)
 
 
 def test_variants_may_run_at_once(build: Path, jobs: list[Job]) -> None:
-    listener = recorder(build, jobs)
-    threads = [threading.Thread(target=work, args=(listener, job)) for job in jobs]
+    recording = recorder(build, jobs)
+    threads = [threading.Thread(target=work, args=(recording, job)) for job in jobs]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    listener.end([result(job) for job in jobs])
-    assert listener.trouble == ""
-    with read_history(build / FILE) as connection:
-        assert connection
-        assert {row.variant for row in read_stages(connection, 1)} == {V1, V3}
+    recording.end([result(job) for job in jobs])
+    assert {one.variant for one in read_run(build, 1).stages} == {V1, V3}
 
 
-def test_a_stage_that_was_tried_again_took_all_of_its_time(build: Path, jobs: list[Job]) -> None:
-    listener = recorder(build, jobs[:1])
-    variant = jobs[0].recipe.variant.id
-    for kind in (EventKind.STARTED, EventKind.RETRIED, EventKind.FAILED):
-        listener.handle(Event(variant=variant, stage=StageName.COMPILE, kind=kind, text="no"))
-    listener.end([result(jobs[0], Status.FAILED)])
-    assert [row.status for row in stages_of(build, 1)] == ["failed"]
+def test_several_runs_at_once_have_a_file_each(build: Path, jobs: list[Job]) -> None:
+    first, second = recorder(build, jobs[:1]), recorder(build, jobs[1:])
+    work(second, jobs[1])
+    work(first, jobs[0])
+    first.end([result(jobs[0])])
+    second.end([result(jobs[1])])
+    assert [[one.variant for one in read_run(build, run).stages] for run in (1, 2)] == [[V1], [V3]]
+    begun = []
+    threads = [threading.Thread(target=lambda: begun.append(recorder(build, jobs))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ids(build) == list(range(10, 0, -1))
+    assert [one.trouble for one in begun] == [""] * 8
+
+
+def test_a_stage_that_was_tried_again_took_all_of_its_time(
+    build: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = recorder(build, jobs[:1])
+    for kind, now in ((EventKind.STARTED, 10.0), (EventKind.RETRIED, 15.0), (EventKind.FAILED, 17.5)):
+        monkeypatch.setattr("time.monotonic", lambda now=now: now)
+        recording.handle(Event(variant=V1, stage=COMPILE, kind=kind, text="no"))
+    recording.end([result(jobs[0], Status.FAILED)])
+    assert [(one.status, one.seconds) for one in read_run(build, 1).stages] == [("failed", 7.5)]
 
 
 def test_numbers_are_picked_and_nothing_else() -> None:
-    outputs = {"a": 1, "b": 2.5, "c": "3", "d": None, "e": True, "f": {"g": 4, "h": "5"}, "i": [6]}
+    outputs = {"a": 1, "b": 2.5, "c": "3", "d": None, "e": True, "f": {"g": 4, "h": "5"}, "i": [6], "j": float("inf")}
     assert numbers(outputs) == {"a": 1, "b": 2.5, "f.g": 4}
 
 
 def test_there_may_be_no_history_yet(build: Path) -> None:
-    with read_history(build / FILE) as connection:
-        assert connection is None
+    assert read_runs(build) == ((), ())
     assert not build.exists()
 
 
-def test_only_the_latest_runs_of_a_stage_are_looked_at(build: Path, jobs: list[Job]) -> None:
-    for seconds in (1.0, 2.0, 3.0):
-        listener = recorder(build, jobs)
-        work(listener, jobs[0], seconds=seconds)
-        listener.end([result(jobs[0])])
-    with read_history(build / FILE) as connection:
-        assert connection
-        assert [row.seconds for row in read_latest(connection, matrix="matrix.yaml", each=2)] == [2.0, 3.0]
-        assert [run.id for run in read_runs(connection, limit=2)] == [3, 2]
+def test_only_the_latest_runs_are_kept(build: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving_factory.pipeline.history._KEPT", 2)
+    for _ in range(4):
+        record_run(build, jobs[0])
+    assert ids(build) == [4, 3]
 
 
-def test_the_estimate_comes_from_the_history(build: Path, jobs: list[Job]) -> None:
-    recipes = [job.recipe for job in jobs]
-    runs = dict.fromkeys((V1, V3), (StageName.COMPILE,))
-    turns = one_by_one([V1, V3])
-
-    def found() -> RunEstimate:
-        return estimate_run(recipes, runs, turns, build, matrix="matrix.yaml")
-
-    assert [one.basis for one in found().variants] == [Basis.ESTIMATE] * 2
-    assert estimate_run(recipes, {V1: ()}, turns, build, matrix="matrix.yaml") == NOTHING_TO_DO
-    listener = recorder(build, jobs)
-    work(listener, jobs[0])
-    listener.end([result(jobs[0])])
-    assert [(one.basis, one.seconds) for one in found().variants] == [(Basis.VARIANT, 2.5), (Basis.FLAVOUR, 2.5)]
-    (build / FILE).write_bytes(b"no database" * 100)
-    assert found().variants[0].basis is Basis.ESTIMATE
+# --- estimates --------------------------------------------------------------------------------------------------------
 
 
-def test_a_compile_that_buildkit_had_already_foretells_nothing(build: Path, jobs: list[Job]) -> None:
-    recipes, runs, turns = [jobs[0].recipe], {V1: (StageName.COMPILE,)}, one_by_one([V1])
+def estimated(build: Path, *jobs: Job, matrix: str = "matrix.yaml") -> list[tuple[Basis, float | None]]:
+    variants = [job.recipe.variant.id for job in jobs]
+    runs, turns = dict.fromkeys(variants, (COMPILE,)), one_by_one(variants)
+    found = estimate_run([job.recipe for job in jobs], runs, turns, build, matrix=matrix)
+    return [(one.basis, one.seconds) for one in found.variants]
+
+
+def test_the_estimate_comes_from_earlier_runs(build: Path, jobs: list[Job]) -> None:
+    assert [basis for basis, _ in estimated(build, *jobs)] == [Basis.ESTIMATE] * 2
+    turns = one_by_one([V1])
+    assert estimate_run([jobs[0].recipe], {V1: ()}, turns, build, matrix="matrix.yaml") == NOTHING_TO_DO
+    record_run(build, jobs[0])
+    assert estimated(build, *jobs) == [(Basis.VARIANT, 2.5), (Basis.FLAVOUR, 2.5)]
+    file_of(build).write_bytes(b"garbage" * 100)
+    assert estimated(build, *jobs)[0][0] is Basis.ESTIMATE
+
+
+def test_a_stage_counts_although_its_run_never_ended(build: Path, jobs: list[Job]) -> None:
+    work(recorder(build, jobs), jobs[0])
+    assert estimated(build, jobs[0]) == [(Basis.VARIANT, 2.5)]
+
+
+def test_a_compile_that_buildkit_had_already_says_nothing(build: Path, jobs: list[Job]) -> None:
     for seconds, cached in ((3600.0, 2), (1.5, 9), (1.4, 9)):
-        listener = recorder(build, jobs)
-        work(listener, jobs[0], seconds=seconds, steps=9, cached_steps=cached)
-        listener.end([result(jobs[0])])
-    (found,) = estimate_run(recipes, runs, turns, build, matrix="matrix.yaml").variants
-    assert found.seconds == 3600.0
+        record_run(build, jobs[0], seconds=seconds, steps=9, cached_steps=cached)
+    assert estimated(build, jobs[0]) == [(Basis.VARIANT, 3600.0)]
 
 
-def test_runs_of_another_matrix_foretell_nothing(build: Path, jobs: list[Job]) -> None:
-    listener = recorder(build, jobs, matrix="samples/matrix.yaml")
-    work(listener, jobs[0])
-    listener.end([result(jobs[0])])
-    recipes, runs, turns = [jobs[0].recipe], {V1: (StageName.COMPILE,)}, one_by_one([V1])
-    (small,) = estimate_run(recipes, runs, turns, build, matrix="samples/matrix.yaml").variants
-    (large,) = estimate_run(recipes, runs, turns, build, matrix="matrix.yaml").variants
-    assert (small.basis, large.basis) == (Basis.VARIANT, Basis.ESTIMATE)
+def test_runs_of_another_matrix_say_nothing(build: Path, jobs: list[Job]) -> None:
+    record_run(build, jobs[0], matrix="samples/matrix.yaml")
+    assert estimated(build, jobs[0], matrix="samples/matrix.yaml")[0][0] is Basis.VARIANT
+    assert estimated(build, jobs[0])[0][0] is Basis.ESTIMATE
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
 
 
-def test_a_broken_file_is_put_aside_and_told(build: Path, jobs: list[Job]) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 5000, b"[1]\n", b'"run"\n', b'{"event": "run"}\n', b"[" * 9000 + b"\n", b'{"event": "x'],
+    ids=range(7),
+)
+def test_a_file_of_garbage_is_one_note_and_no_run(build: Path, jobs: list[Job], content: bytes) -> None:
+    record_run(build, jobs[0])
+    file_of(build, 2).write_bytes(content)
+    record_run(build, jobs[0])
+    runs, (note,) = read_runs(build)
+    assert [run.id for run in runs] == [3, 1]
+    assert str(file_of(build, 2)) in note
+    assert "\n" not in note
+    with pytest.raises(HistoryError, match="run 2 cannot be read"):
+        read_run(build, 2)
+    assert estimated(build, jobs[0]) == [(Basis.VARIANT, 2.5)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"garbage",
+        b"[]",
+        b"{}",
+        b"[" * 9000,
+        b'{"event": "finished", "variant": "unknown", "stage": "compile", "seconds": 1}',
+        b'{"event": "finished", "variant": "2.19.1-cpu-v1", "stage": "compile", "seconds": "much"}',
+        b'{"event": "finished", "variant": "2.19.1-cpu-v1", "stage": ["compile"], "seconds": 1}',
+        b'{"event": "finished", "variant": "2.19.1-cpu-v1", "stage": "compile", "seconds": 1, "facts": []}',
+        b'{"event": "estimate", "variants": {}}',
+        b'{"event": "summary", "results": 7}',
+    ],
+    ids=range(10),
+)
+def test_garbage_on_a_line_is_counted_and_costs_that_line(build: Path, jobs: list[Job], line: bytes) -> None:
+    record_run(build, jobs[0])
+    first, *others = file_of(build).read_bytes().splitlines(keepends=True)
+    file_of(build).write_bytes(b"".join([first, line + b"\n", *others]))
+    run = read_run(build, 1)
+    assert run.damaged == (0 if line == b'{"event": "estimate", "variants": {}}' else 1)
+    assert [one.seconds for one in run.stages] == [2.5]
+    assert [one.status for one in run.variants] == ["built"]
+
+
+def test_facts_that_are_not_numbers_are_passed_over(build: Path, jobs: list[Job]) -> None:
+    record_run(build, jobs[0])
+    text = file_of(build).read_text("utf-8")
+    file_of(build).write_text(text.replace('"actions": 53', '"peak_memory_bytes": "much", "bytes_fetched": true'))
+    assert read_run(build, 1).stages[0].facts == {"runners.worker": 3, "size": 7}
+    assert estimated(build, jobs[0]) == [(Basis.VARIANT, 2.5)]
+
+
+def test_a_run_of_a_newer_factory_is_left_alone(build: Path, jobs: list[Job]) -> None:
+    record_run(build, jobs[0])
+    text = file_of(build).read_text("utf-8").replace('"format": 1', '"format": 99')
+    file_of(build).write_text(text)
+    with pytest.raises(HistoryError, match="run 1 cannot be read") as found:
+        read_run(build, 1)
+    assert "99" in found.value.why
+    record_run(build, jobs[0])
+    assert ids(build) == [2]
+    assert file_of(build).read_text("utf-8") == text
+
+
+def test_a_history_of_an_earlier_factory_is_one_note(build: Path, jobs: list[Job]) -> None:
+    old = build / "history.sqlite"
     build.mkdir()
-    (build / FILE).write_bytes(b"no database at all, and long enough to look like one" * 100)
-    with pytest.raises(HistoryError, match="cannot be used"), read_history(build / FILE):
-        pass
-    listener = recorder(build, jobs)
-    listener.end([result(jobs[0])])
-    assert "the history was broken" in listener.trouble
-    (aside,) = build.glob(f"{FILE}.broken-*")
-    assert aside.read_bytes().startswith(b"no database")
-    assert str(aside) in listener.trouble
-    with read_history(build / FILE) as connection:
-        assert connection
-        assert len(read_runs(connection)) == 1
+    old.write_bytes(b"SQLite format 3\0" + b"\xff" * 100)
+    assert str(old) in recorder(build, jobs).trouble
+    assert recorder(build, jobs).trouble == "", "it is said once"
+    runs, (note,) = read_runs(build)
+    assert [run.id for run in runs] == [2, 1]
+    assert str(old) in note
+    assert old.exists()
 
 
-def test_a_file_cut_short_is_put_aside(build: Path, jobs: list[Job]) -> None:
-    recorder(build, jobs).end([result(job) for job in jobs])
-    whole = (build / FILE).read_bytes()
-    (build / FILE).write_bytes(whole[:5000])
-    listener = recorder(build, jobs)
-    assert "the history was broken" in listener.trouble
-    listener.end([])
+def other_file(folder: Path) -> None:
+    folder.parent.mkdir()
+    folder.touch()
 
 
-def test_a_history_that_cannot_be_written_stops_no_build(build: Path, jobs: list[Job]) -> None:
-    (build / FILE).mkdir(parents=True)
-    listener = recorder(build, jobs)
-    work(listener, jobs[0])
-    listener.end([result(jobs[0])])
-    assert "this run is not in the history" in listener.trouble
+def denied(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied")
 
 
-def test_a_history_that_goes_away_in_the_middle_stops_no_build(
-    build: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+def read_only(*_: object, **__: object) -> None:
+    raise OSError(30, "Read-only file system")
+
+
+@pytest.mark.parametrize(("fault", "remedy"), [(denied, "right"), (read_only, "can be written")])
+def test_a_folder_that_cannot_be_written_is_a_note_that_says_what_to_do(
+    build: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch, fault: Callable[..., None], remedy: str
 ) -> None:
-    listener = recorder(build, jobs)
-    monkeypatch.setattr("serving_factory.pipeline.history._plain", lambda _value: object())
-    work(listener, jobs[0])
-    work(listener, jobs[1])
-    listener.end([result(jobs[0])])
-    assert "this run is not in the history" in listener.trouble
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", fault)
+        recording = recorder(build, jobs)
+    work(recording, jobs[0])
+    recording.end([result(jobs[0])])
+    assert "this run is not in the history" in recording.trouble
+    assert remedy in recording.trouble
 
 
-def test_a_history_of_a_newer_factory_is_left_alone(build: Path, jobs: list[Job]) -> None:
-    recorder(build, jobs).end([])
-    connection = sqlite3.connect(build / FILE)
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    with pytest.raises(HistoryError, match="format 99"), read_history(build / FILE):
-        pass
-    listener = recorder(build, jobs)
-    assert "format 99" in listener.trouble
-    listener.end([])
-    assert list(build.glob("*.broken-*")) == []
+def test_a_file_in_the_place_of_the_folder_is_a_note(build: Path, jobs: list[Job]) -> None:
+    other_file(build / "history")
+    recording = recorder(build, jobs)
+    recording.end([result(jobs[0])])
+    assert "move that file away" in recording.trouble
+    with pytest.raises(HistoryError, match="cannot be read") as found:
+        read_runs(build)
+    assert "move that file away" in found.value.remedy
+    assert estimated(build, jobs[0])[0][0] is Basis.ESTIMATE
 
 
-def test_a_file_in_which_nothing_was_ever_written_is_no_history(build: Path, jobs: list[Job]) -> None:
-    build.mkdir()
-    (build / FILE).touch()
-    with read_history(build / FILE) as connection:
-        assert connection is None
-    recorder(build, jobs).end([result(jobs[0])])
-    with read_history(build / FILE) as connection:
-        assert connection
-        assert len(read_runs(connection)) == 1
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_says_so(build: Path, jobs: list[Job]) -> None:
+    record_run(build, jobs[0])
+    file_of(build).chmod(0)
+    with pytest.raises(HistoryError) as found:
+        read_run(build, 1)
+    assert "right" in found.value.remedy
 
 
-def test_a_database_of_somebody_elses_is_told_and_left_alone(build: Path, jobs: list[Job]) -> None:
-    build.mkdir()
-    connection = sqlite3.connect(build / FILE)
-    connection.execute("CREATE TABLE run (id INTEGER)")
-    connection.close()
-    before = (build / FILE).read_bytes()
-    with pytest.raises(HistoryError, match="format 0"), read_history(build / FILE):
-        pass
-    listener = recorder(build, jobs)
-    listener.end([])
-    assert "this run is not in the history" in listener.trouble
-    assert (build / FILE).read_bytes() == before
+def test_a_disk_that_fills_in_the_middle_stops_no_build(build: Path, jobs: list[Job]) -> None:
+    recording = recorder(build, jobs)
+    work(recording, jobs[0])
+    recording._file = Path("/dev/full")
+    work(recording, jobs[1])
+    recording.end([result(jobs[0])])
+    assert "free some space" in recording.trouble
+    run = read_run(build, 1)
+    assert (run.ended, [one.variant for one in run.stages]) == (None, [V1])
 
 
-def stages_of(build: Path, run: int) -> tuple[StageRun, ...]:
-    with read_history(build / FILE) as connection:
-        return read_stages(connection, run) if connection else ()
-
-
-@pytest.mark.parametrize("facts", ["{", "[]", '{"peak_memory_bytes": "much"}', '{"bytes_fetched": true}'])
-def test_facts_that_make_no_sense_stop_no_build(build: Path, jobs: list[Job], facts: str) -> None:
-    listener = recorder(build, jobs)
-    work(listener, jobs[0])
-    listener.end([result(jobs[0])])
-    connection = sqlite3.connect(build / FILE)
-    with connection:
-        connection.execute("UPDATE stage SET facts = ?", (facts,))
-    connection.close()
-    recipes, runs, turns = [jobs[0].recipe], {V1: (StageName.COMPILE,)}, one_by_one([V1])
-    assert estimate_run(recipes, runs, turns, build, matrix="matrix.yaml").variants[0].basis is Basis.ESTIMATE
-    with pytest.raises(HistoryError, match="cannot be used"):
-        stages_of(build, 1)
-
-
-def test_a_kill_in_the_middle_of_writing_leaves_whole_rows_and_the_next_run_goes_on(
-    build: Path, jobs: list[Job]
-) -> None:
-    recorder(build, jobs).end([result(jobs[0])])
+def test_a_kill_leaves_whole_lines_and_the_next_run_goes_on(build: Path, jobs: list[Job]) -> None:
     script = """
         import os, signal, sys
         from pathlib import Path
-        from serving_factory.pipeline.history import open_for_writing
-        connection, _ = open_for_writing(Path(sys.argv[1]))
-        connection.execute("PRAGMA cache_size = 1")  # so that pages reach the file before the commit
-        connection.execute("BEGIN IMMEDIATE")
-        for _ in range(3000):
-            connection.execute("INSERT INTO run (started, command, matrix) VALUES ('now', ?, '')", ("x" * 500,))
-        os.kill(os.getpid(), signal.SIGKILL)
+        from serving_factory.pipeline.events import Event, EventKind, StageName
+        from serving_factory.pipeline.history import Recorder
+        recording = Recorder(Path(sys.argv[1]), [], command="build", matrix="m")
+        recording.handle(Event(variant="v", stage=StageName.COMPILE, kind=EventKind.STARTED))
+        with recording._file.open("ab", buffering=0) as file:
+            file.write(b'{"event": "finished", "vari')
+            os.kill(os.getpid(), signal.SIGKILL)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(build / FILE)], check=False)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script), str(build)], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert (build / f"{FILE}-journal").exists(), "it was in the middle of it"
-    with read_history(build / FILE) as connection:
-        assert connection
-        assert len(read_runs(connection)) == 1
-    listener = recorder(build, jobs)
-    listener.end([result(jobs[0])])
-    assert listener.trouble == ""
+    assert not file_of(build).read_bytes().endswith(b"\n"), "it was in the middle of a line"
+    run = read_run(build, 1)
+    assert (run.command, run.ended, run.damaged) == ("build", None, 0)
+    record_run(build, jobs[0])
+    assert ids(build) == [2, 1]
 
 
-def test_a_run_that_never_ended_is_seen_as_such(build: Path, jobs: list[Job]) -> None:
-    listener = recorder(build, jobs)
-    work(listener, jobs[0])
-    with read_history(build / FILE) as connection:
-        assert connection
-        (run,) = read_runs(connection)
-        assert (run.ended, run.seconds, run.counts) == (None, None, {})
-        assert [row.variant for row in read_stages(connection, run.id)] == [V1], "what was done is there already"
-    listener.end([])
-
-
-def test_two_read_while_one_writes(build: Path, jobs: list[Job]) -> None:
-    recorder(build, jobs).end([result(jobs[0])])
-    writer, _ = open_for_writing(build / FILE)
-    writer.execute("BEGIN IMMEDIATE")
-    writer.execute("INSERT INTO run (started, command, matrix) VALUES ('now', 'c', 'm')")
-    with read_history(build / FILE) as first, read_history(build / FILE) as second:
-        assert first
-        assert second
-        assert len(read_runs(first)) == len(read_runs(second)) == 1
-    writer.execute("COMMIT")
-    writer.close()
-    with read_history(build / FILE) as connection:
-        assert connection
-        assert len(read_runs(connection)) == 2
+def test_a_run_that_has_not_ended_has_its_stages(build: Path, jobs: list[Job]) -> None:
+    work(recorder(build, jobs), jobs[0])
+    run = read_run(build, 1)
+    assert (run.ended, run.seconds, run.counts, run.variants) == (None, None, {}, ())
+    assert [one.variant for one in run.stages] == [V1]
 
 
 # --- what changed -----------------------------------------------------------------------------------------------------
 
-ROW = VariantRow(
-    run=1,
+ROW = VariantRun(
     variant=V1,
     release="2.19.1",
     flavour="cpu",
@@ -394,7 +411,7 @@ ROW = VariantRow(
 )
 
 
-def compared(first: VariantRow, second: VariantRow) -> list[tuple[str, object, object]]:
+def compared(first: VariantRun, second: VariantRun) -> list[tuple[str, object, object]]:
     return [(change.what, change.before, change.after) for change in changes([first], [second])]
 
 
@@ -413,9 +430,9 @@ def test_what_changed_between_two_runs() -> None:
     ]
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(109.0, False), (120.0, True), (85.0, True), (100.5, False)])
-def test_times_are_told_where_they_differ_by_much(seconds: float, *, told: bool) -> None:
-    assert bool(compared(ROW, replace(ROW, seconds=seconds))) == told
+@pytest.mark.parametrize(("seconds", "changed"), [(109.0, False), (120.0, True), (85.0, True), (100.5, False)])
+def test_times_count_where_they_differ_by_much(seconds: float, *, changed: bool) -> None:
+    assert bool(compared(ROW, replace(ROW, seconds=seconds))) == changed
     assert compared(ROW, replace(ROW, seconds=seconds, status="up-to-date")) == [("status", "built", "up-to-date")]
 
 
@@ -423,19 +440,9 @@ def test_short_times_are_noise() -> None:
     assert compared(replace(ROW, seconds=0.1), replace(ROW, seconds=0.9)) == []
 
 
-def test_a_variant_of_one_run_alone_is_told() -> None:
+def test_a_variant_of_one_run_alone_is_a_change() -> None:
     other = replace(ROW, variant=V3)
     assert [(one.variant, one.what, one.before, one.after) for one in changes([ROW], [other])] == [
         (V3, "variant", None, "built"),
         (V1, "variant", "built", None),
     ]
-
-
-def test_rows_are_json(build: Path, jobs: list[Job]) -> None:
-    listener = recorder(build, jobs)
-    work(listener, jobs[0])
-    listener.end([])
-    connection = sqlite3.connect(build / FILE)
-    (facts,) = connection.execute("SELECT facts FROM stage").fetchone()
-    connection.close()
-    assert json.loads(facts)["actions"] == 53

@@ -1,11 +1,17 @@
-"""What became of a run: one result per variant, and what ended it early, if anything did."""
+"""What happens in a run, what became of it, and the JSON lines that say so (docs/events.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from serving_factory.errors import FactoryError
 
 
 class StageName(StrEnum):
@@ -55,12 +61,6 @@ class Event:
 
 
 Emit = Callable[[Event], None]
-
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from serving_factory.errors import FactoryError
 
 
 class Status(StrEnum):
@@ -115,3 +115,73 @@ class Outcome:
 
     results: tuple[VariantResult, ...]
     ended_by: FactoryError | None = None
+
+
+def event_members(event: Event) -> dict[str, object]:
+    """An event as the members of its JSON line."""
+    return {
+        "variant": event.variant,
+        "stage": event.stage.value,
+        "text": event.text or None,
+        "seconds": event.seconds,
+        "log": event.log,
+    }
+
+
+def result_members(result: VariantResult) -> dict[str, object]:
+    """A variant's end as the members of its JSON object in the summary."""
+    error = result.error
+    return {
+        "variant": result.variant,
+        "status": result.status.value,
+        "seconds": result.seconds,
+        "memory": result.memory,
+        "download": result.download,
+        "image": result.image,
+        "because": result.because or None,
+        "log": result.log,
+        "facts": dict(result.facts) or None,
+        "error": error
+        and {
+            "kind": type(error).__name__,
+            "exit_code": error.exit_code,
+            "what": error.what,
+            "why": error.why or None,
+            "remedy": error.remedy or None,
+        },
+    }
+
+
+def counts_of(results: Sequence[VariantResult]) -> Mapping[str, int]:
+    """How many variants ended how."""
+    return {status.value: sum(result.status is status for result in results) for status in Status}
+
+
+def utc_now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
+def json_line(name: str, members: Mapping[str, object], *, at: datetime) -> str:
+    """An event as a line of JSON in ASCII; members without a value are left out, as deep as they lie."""
+    time = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    line = json.dumps(_as_json({"event": name, "time": time, **members}), ensure_ascii=True, allow_nan=False)
+    # The older of GitHub's two command notations is looked for anywhere in a line.
+    return line.replace("##[", "#\\u0023[") + "\n"
+
+
+def _as_json(value: object) -> object:
+    """Only what JSON has: paths, enums and the like become text, numbers that it lacks become null."""
+    match value:
+        case bool() | int() | None:
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case str():
+            return str(value)
+        case Mapping():
+            return {str(name): _as_json(item) for name, item in value.items() if item is not None}
+        case Sequence() | set() | frozenset():
+            return [_as_json(item) for item in value]
+        case _:
+            return str(value)

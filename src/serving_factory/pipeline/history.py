@@ -1,19 +1,24 @@
-"""The estimate of a run, from the history of the build folder."""
+"""The history: a file of JSON lines for each run, the events that `--json` prints, and what they say of runs to come.
+
+`build/history/12.jsonl` is run 12. Its first line says what was typed, and of which variants; then come the events, but
+for progress. A finished stage also has its record's key and numbers, a result what was made. Lines are only ever
+added, so a killed run leaves whole lines and at most a part of one at the end.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
-import sqlite3
+import math
+import os
+import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, TypeVar
 
 from serving_factory.catalogue.upstream_files import read_workspace
 from serving_factory.errors import HistoryError
@@ -27,69 +32,69 @@ from serving_factory.pipeline.estimates import (
     estimate_variants,
     size_of,
 )
-from serving_factory.pipeline.events import Event, EventKind, StageName, VariantResult
+from serving_factory.pipeline.events import (
+    Event,
+    EventKind,
+    StageName,
+    VariantResult,
+    counts_of,
+    event_members,
+    json_line,
+    result_members,
+    utc_now,
+)
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.records import reached, read_record
 from serving_factory.recipes.recipe import Recipe
 from serving_factory.recipes.toolchain import Toolchain
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRow:
-    """One run of the line.
-
-    Args:
-        id: its number, counted from 1.
-        started: UTC time, ISO 8601.
-        ended: the same; None where the run never got to its end: it was killed, or still works.
-        command: what the user typed, without the program's name.
-        matrix: the matrix file, by its path below the checkout where it is there.
-        seconds: wall time of the whole run; None as with `ended`.
-        estimate: seconds that were expected; None where nothing was.
-        counts: how many variants ended how, `{"built": 3, "failed": 1}`.
-        works: whether it still works; the database does not know.
-    """
-
-    id: int
-    started: str
-    ended: str | None
-    command: str
-    matrix: str
-    seconds: float | None
-    estimate: float | None
-    counts: Mapping[str, int] = field(default_factory=dict)
-    works: bool = False
+_FOLDER = "history"
+_OLD = "history.sqlite"  # what earlier factories wrote
+_FORMAT = 1
+_KEPT = 300  # runs
+_FILE = re.compile(r"([1-9][0-9]{0,8})\.jsonl")
+_REMEDIES = {
+    errno.EACCES: "give your user the right to read and write there",
+    errno.EPERM: "give your user the right to read and write there",
+    errno.EROFS: "use a build folder on a file system that can be written",
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "free some space on that disk",
+    errno.EEXIST: "move that file away: a folder belongs there",
+    errno.ENOTDIR: "move that file away: a folder belongs there",
+    errno.EISDIR: "move that folder away: a file belongs there",
+}
+_TYPES: Mapping[str, Any] = {
+    "str": str,
+    "str | None": str | None,
+    "int": int,
+    "int | None": int | None,
+    "float": int | float,
+    "float | None": int | float | None,
+}
+_SENSELESS = (LookupError, TypeError, ValueError, AttributeError)  # what reading a document of another shape raises
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VariantRow:
+class VariantRun:
     """What became of one variant in one run.
 
     Args:
-        run: the run's number.
-        variant: the variant's id.
-        release: the full tag.
-        flavour: the flavour.
-        level: the level.
         toolchain: what compiled it, in a few words.
-        status: how it ended, as `line.results.Status` spells it.
+        status: how it ended, as `Status` spells it.
         seconds: spent on it, all stages together.
         estimate: seconds that were expected; None where nothing was.
         binary: sha256 of the binary; None where there is none.
-        binary_size: bytes.
-        image: the image's id; None where there is none.
-        image_size: bytes.
+        image: the image's id, likewise.
         error: the name of the error's class, where it failed.
     """
 
-    run: int
     variant: str
     release: str
     flavour: str
     level: str
     toolchain: str
-    status: str
-    seconds: float
+    status: str = ""
+    seconds: float = 0.0
     estimate: float | None = None
     binary: str | None = None
     binary_size: int | None = None
@@ -98,200 +103,204 @@ class VariantRow:
     error: str | None = None
 
 
-def is_number(value: object) -> bool:
-    """Whether a value can be one of a stage's facts; what is true or false cannot."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of the pipeline.
+
+    Args:
+        id: its number, counted from 1.
+        started: UTC time, ISO 8601.
+        ended: the same; None where the run was killed, or still works.
+        command: what the user typed, without the program's name.
+        matrix: the matrix file, by its path below the checkout where it is there.
+        seconds: wall time of the whole run; None as with `ended`.
+        estimate: seconds that were expected; None where nothing was.
+        counts: how many variants ended how, `{"built": 3, "failed": 1}`.
+        works: whether it still works.
+        damaged: lines of its file that cannot be read.
+        variants: what became of them; empty before the end.
+        stages: those that worked, in the order in which they ended.
+    """
+
+    id: int
+    started: str
+    command: str
+    matrix: str
+    ended: str | None = None
+    seconds: float | None = None
+    estimate: float | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    works: bool = False
+    damaged: int = 0
+    variants: tuple[VariantRun, ...] = ()
+    stages: tuple[StageRun, ...] = ()
 
 
-FILE = "history.sqlite"
-"""The file's name in the build folder."""
-
-_VERSION = 1
-_PATIENCE = 10.0  # seconds to wait for another process that writes
-_SCHEMA = """
-CREATE TABLE run (
-    id INTEGER PRIMARY KEY, started TEXT NOT NULL, ended TEXT, command TEXT NOT NULL, matrix TEXT NOT NULL,
-    seconds REAL, estimate REAL
-);
-CREATE TABLE variant (
-    run INTEGER NOT NULL REFERENCES run (id), variant TEXT NOT NULL, release TEXT NOT NULL, flavour TEXT NOT NULL,
-    level TEXT NOT NULL, toolchain TEXT NOT NULL, status TEXT NOT NULL, seconds REAL NOT NULL, estimate REAL,
-    binary TEXT, binary_size INTEGER, image TEXT, image_size INTEGER, error TEXT, PRIMARY KEY (run, variant)
-);
-CREATE TABLE stage (
-    run INTEGER NOT NULL REFERENCES run (id), variant TEXT NOT NULL, release TEXT NOT NULL, flavour TEXT NOT NULL,
-    toolchain TEXT NOT NULL, stage TEXT NOT NULL, status TEXT NOT NULL, seconds REAL NOT NULL, key TEXT NOT NULL,
-    facts TEXT NOT NULL, PRIMARY KEY (run, variant, stage)
-);
-"""
+_Row = TypeVar("_Row", Run, VariantRun, StageRun)
 
 
-def open_for_writing(path: Path) -> tuple[sqlite3.Connection, str]:
-    """Open the history to write to it; a file that is none is put aside, and a new one begun.
-
-    Returns:
-        The connection, and what there is to tell of it: empty, or that the old file was put aside.
+def read_runs(build: Path) -> tuple[tuple[Run, ...], tuple[str, ...]]:
+    """Read all runs, the latest first, without their stages; and what to say of files that cannot be read.
 
     Raises:
-        HistoryError: it cannot be written here, or a newer factory has written it.
+        HistoryError: the folder cannot be read.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    runs, notes = [], []
     try:
-        return _ready(path), ""
-    except sqlite3.OperationalError as error:
-        raise _unusable(path, error) from error
-    except sqlite3.DatabaseError as error:
-        aside = path.with_name(f"{path.name}.broken-{datetime.now(UTC):%Y%m%dT%H%M%S}")
-        path.rename(aside)
-        return _ready(path), f"the history was broken ({error}); a new one is begun, the old file is now {aside}"
+        numbers = _numbers(build)
+    except OSError as error:
+        place = build / _FOLDER
+        raise HistoryError(f"{place} cannot be read", why=str(error), remedy=_remedy(error)) from None
+    for number in reversed(numbers):
+        try:
+            runs.append(read_run(build, number, whole=False))
+        except HistoryError as error:
+            notes.append(f"{error.what}: {error.why}")
+    return tuple(runs), (*notes, *_old_history(build))
 
 
-def _ready(path: Path) -> sqlite3.Connection:
-    """Connect, and make the tables where there are none yet."""
-    connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+def _old_history(build: Path) -> list[str]:
+    """Say that there is a history of another format."""
+    old = build / _OLD
+    return [f"{old} was written by an earlier factory and is not read; delete it if unused"] if old.exists() else []
+
+
+def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
+    """Read one run; unless `whole`, its first and last line alone.
+
+    Raises:
+        HistoryError: its file cannot be read, or is not the file of a run.
+    """
+    file = build / _FOLDER / f"{number}.jsonl"
     try:
-        _check_version(path, connection, new=True)
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in filter(str.strip, _SCHEMA.split(";")):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
-        connection.execute("SELECT count(*) FROM run").fetchone()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _check_version(path: Path, connection: sqlite3.Connection, *, new: bool) -> None:
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found > _VERSION or (found < _VERSION and not new):
+        lines = file.read_bytes().split(b"\n")[:-1]  # a killed run may leave a part of a line
+    except OSError as error:
+        raise HistoryError(f"run {number} cannot be read", why=str(error), remedy=_remedy(error)) from None
+    lines = lines if whole else [*lines[:1], *lines[1:][-1:]]
+    documents = [document for line in lines if (document := _document(line))]
+    try:
+        run = _head(number, documents[0])
+    except _SENSELESS as error:
         raise HistoryError(
-            f"the history {path} has format {found}, and this factory knows format {_VERSION}",
-            remedy="use the factory that wrote it, or move the file away: a new one is begun",
-        )
+            f"run {number} cannot be read",
+            why=f"{file} does not begin as the file of a run of this factory's format: {error}",
+            remedy="delete the file, or read it with the factory that wrote it",
+        ) from None
+    damaged = len(lines) - len(documents)
+    for document in documents[1:]:
+        try:
+            run = _add(run, document)
+        except _SENSELESS:
+            damaged += 1
+    return replace(run, damaged=damaged, variants=run.variants if run.ended else ())
 
 
-@contextmanager
-def read_history(path: Path) -> Iterator[sqlite3.Connection | None]:
-    """Open the history to read it; None where there is none yet.
-
-    Raises:
-        HistoryError: the file is broken, or no history.
-    """
-    if not path.exists():
-        yield None
-        return
-    connection = None
+def _numbers(build: Path) -> list[int]:
+    """The numbers of the runs that have a file, in their order."""
+    folder = build / _FOLDER
     try:
-        # Not mode=ro: what a crash left half-written is rolled back by the first who opens the file, reader or not.
-        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=_PATIENCE)
-        # A run that was ended before it could write anything leaves an empty file.
-        empty = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if not empty:
-            _check_version(path, connection, new=False)
-        yield None if empty else connection
-    except sqlite3.Error as error:
-        raise _unusable(path, error) from error
-    finally:
-        if connection is not None:
-            connection.close()
+        return sorted(int(match[1]) for place in folder.iterdir() if (match := _FILE.fullmatch(place.name)))
+    except FileNotFoundError:
+        return []
 
 
-def _unusable(path: Path, error: sqlite3.Error) -> HistoryError:
-    return HistoryError(
-        f"the history {path} cannot be used",
-        why=str(error),
-        remedy="see who owns it; or move it away: a new one begins",
-    )
+def _remedy(error: OSError) -> str:
+    return _REMEDIES.get(error.errno or 0, "see whether the disk is sound")
 
 
-def read_runs(connection: sqlite3.Connection, *, limit: int | None = None) -> tuple[RunRow, ...]:
-    """Read the runs, latest first.
-
-    Args:
-        connection: as `read_history` gives it.
-        limit: at most so many; None for all.
-    """
-    counts: dict[int, dict[str, int]] = {}
-    for run, status, count in connection.execute("SELECT run, status, count(*) FROM variant GROUP BY run, status"):
-        counts.setdefault(run, {})[status] = count
-    rows = _rows(connection, "SELECT * FROM run ORDER BY id DESC LIMIT ?", (-1 if limit is None else limit,))
-    return tuple(RunRow(**row, counts=counts.get(row["id"], {})) for row in rows)
-
-
-def read_variants(connection: sqlite3.Connection, run: int) -> tuple[VariantRow, ...]:
-    """Read what became of a run's variants."""
-    return tuple(
-        VariantRow(**row) for row in _rows(connection, "SELECT * FROM variant WHERE run = ? ORDER BY rowid", (run,))
-    )
-
-
-def read_stages(connection: sqlite3.Connection, run: int) -> tuple[StageRun, ...]:
-    """Read what became of a run's stages, in the order in which they ended."""
-    return _stages(_rows(connection, "SELECT * FROM stage WHERE run = ? ORDER BY rowid", (run,)))
-
-
-def read_latest(connection: sqlite3.Connection, *, matrix: str, each: int) -> tuple[StageRun, ...]:
-    """Read the latest finished runs of every stage of every variant of a matrix, oldest first.
-
-    A build all of whose steps BuildKit had already (as after `clean`) is none: it tells of no work.
-
-    Args:
-        connection: as `read_history` gives it.
-        matrix: the matrix file, as `RunRow` has it.
-        each: how many of them.
-    """
-    query = (
-        "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY variant, stage ORDER BY run DESC) AS place FROM stage"
-        " WHERE status = 'finished'"
-        " AND coalesce(json_extract(facts, '$.steps') <> json_extract(facts, '$.cached_steps'), 1)"
-        " AND run IN (SELECT id FROM run WHERE matrix = ?)) WHERE place <= ? ORDER BY run"
-    )
-    rows = _rows(connection, query, (matrix, each))
-    return _stages([{name: value for name, value in row.items() if name != "place"} for row in rows])
-
-
-def _stages(rows: Sequence[dict[str, Any]]) -> tuple[StageRun, ...]:
-    found = []
-    for row in rows:
-        members = {name: value for name, value in row.items() if name != "run"}
-        found.append(StageRun(**{**members, "facts": _facts(row["facts"])}))
-    return tuple(found)
-
-
-def _facts(text: str) -> Mapping[str, float]:
-    """Read the facts. SQLite has no checksums: what a disk did to a text in it shows only here."""
+def _document(line: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not all(map(is_number, found.values())):
-        raise sqlite3.DatabaseError(f"the facts of a stage make no sense: {text[:80]}")
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _head(number: int, line: Mapping[str, Any]) -> Run:
+    """What the first line says; the variants have no status yet."""
+    if line["event"] != "run" or line["format"] != _FORMAT:
+        raise ValueError(f"its format is {line.get('format')}, this factory's is {_FORMAT}")
+    variants = tuple(_checked(VariantRun(**one)) for one in line["variants"])
+    return _checked(
+        Run(id=number, started=line["time"], command=line["command"], matrix=line["matrix"], variants=variants)
+    )
+
+
+def _add(run: Run, line: Mapping[str, Any]) -> Run:
+    """Take in one event."""
+    match line["event"]:
+        case "estimate":
+            seconds = {one["variant"]: one.get("seconds") for one in line["variants"]}
+            variants = [_checked(replace(one, estimate=seconds.get(one.variant))) for one in run.variants]
+            return _checked(replace(run, estimate=line.get("seconds"), variants=tuple(variants)))
+        case "finished" | "failed" | "cancelled" if "seconds" in line:  # else the stage had not begun
+            (known,) = (one for one in run.variants if one.variant == line["variant"])
+            stage = StageRun(
+                variant=known.variant,
+                release=known.release,
+                flavour=known.flavour,
+                toolchain=known.toolchain,
+                stage=line["stage"],
+                status=line["event"],
+                seconds=line["seconds"],
+                key=line.get("key", ""),
+                facts=numbers(line.get("facts", {})),
+            )
+            return replace(run, stages=(*run.stages, _checked(stage)))
+        case "summary":
+            begun = {one.variant: one for one in run.variants}
+            # A variant without a recipe is in the counts alone.
+            variants = [_ended(begun[one["variant"]], one) for one in line["results"] if one["variant"] in begun]
+            counts = {str(status): int(number) for status, number in line["counts"].items() if number}
+            ended = replace(run, ended=line["time"], seconds=line["seconds"], estimate=line.get("estimate_seconds"))
+            return _checked(replace(ended, counts=counts, variants=tuple(variants)))
+    return run
+
+
+def _ended(variant: VariantRun, result: Mapping[str, Any]) -> VariantRun:
+    error = result["error"]["kind"] if "error" in result else None
+    made = result.get("made", {})
+    return _checked(replace(variant, status=result["status"], seconds=result["seconds"], error=error, **made))
+
+
+def _checked(one: _Row) -> _Row:
+    """Give a value from a file back if each member has the type that its class declares: TypeError otherwise."""
+    for member in fields(one):
+        types = _TYPES.get(str(member.type))
+        value = getattr(one, member.name)
+        if types and not isinstance(value, types):
+            raise TypeError(f"{member.name} is {value!r}")
+    return one
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a number that JSON has."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def numbers(outputs: Mapping[str, Any]) -> dict[str, float]:
+    """Pick the numbers out of a record's outputs; those of a table in it as `table.name`."""
+    found: dict[str, float] = {}
+    for name, value in outputs.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": number for inner, number in value.items() if is_number(number)}
+        elif is_number(value):
+            found[name] = value
     return found
 
 
-def _rows(connection: sqlite3.Connection, query: str, values: Sequence[object]) -> list[dict[str, Any]]:
-    cursor = connection.execute(query, values)
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
-
-
 _COMPARED = ("status", "binary", "binary_size", "image", "image_size", "toolchain", "error")
-_NOTABLE = 0.1  # part of the longer time by which two times must differ to be told
+_NOTABLE = 0.1  # part of the longer time by which two times must differ to count as changed
 _LEAST = 1.0  # seconds: below, a difference is noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One thing about one variant that two runs do not agree in.
+    """One thing about one variant in which two runs differ.
 
     Args:
-        variant: the variant's id.
-        what: `variant` where only one of the runs has it; else the name of a member of `VariantRow`.
-        before: what it was in the first run; None where it was not there.
-        after: what it was in the second.
+        what: `variant` where only one of the runs has it; else the name of a member of `VariantRun`.
+        before: None where it was not there, as `after`.
     """
 
     variant: str
@@ -300,49 +309,37 @@ class Change:
     after: str | float | None
 
 
-def changes(before: Sequence[VariantRow], after: Sequence[VariantRow]) -> tuple[Change, ...]:
+def changes(before: Sequence[VariantRun], after: Sequence[VariantRun]) -> tuple[Change, ...]:
     """Compare two runs, variant by variant, in the order of the second.
 
     Times count as changed where both runs worked on the variant, and they differ by more than 10 % and a second.
     """
-    old, new = ({row.variant: row for row in rows} for rows in (before, after))
+    old, new = ({one.variant: one for one in variants} for variants in (before, after))
     found: list[Change] = []
     for variant in dict.fromkeys([*new, *old]):
         first, second = old.get(variant), new.get(variant)
         if first is None or second is None:
-            there = [row.status if row else None for row in (first, second)]
-            found.append(Change(variant=variant, what="variant", before=there[0], after=there[1]))
+            status = [one.status if one else None for one in (first, second)]
+            found.append(Change(variant=variant, what="variant", before=status[0], after=status[1]))
             continue
-        pairs = {name: (getattr(first, name), getattr(second, name)) for name in _COMPARED}
-        if _slower_or_faster(first, second):
-            pairs["seconds"] = (first.seconds, second.seconds)
-        found += [
-            Change(variant=variant, what=name, before=one, after=other)
-            for name, (one, other) in pairs.items()
-            if one != other
-        ]
+        longer = max(first.seconds, second.seconds)
+        notable = abs(first.seconds - second.seconds) > max(_LEAST, _NOTABLE * longer)
+        worked = first.status == second.status == "built"
+        for name in (*_COMPARED, *(["seconds"] if worked and notable else [])):
+            values = getattr(first, name), getattr(second, name)
+            if values[0] != values[1]:
+                found.append(Change(variant=variant, what=name, before=values[0], after=values[1]))
     return tuple(found)
 
 
-def _slower_or_faster(first: VariantRow, second: VariantRow) -> bool:
-    if {first.status, second.status} != {"built"}:
-        return False
-    difference = abs(first.seconds - second.seconds)
-    return difference > max(_LEAST, _NOTABLE * max(first.seconds, second.seconds))
-
-
-_WORKS = {EventKind.PROGRESS, EventKind.RETRIED}
-_WORKED = {EventKind.FINISHED, EventKind.FAILED, EventKind.CANCELLED}
-
-
 class Recorder:
-    """Writes one run: its beginning, each stage that was worked on as it ends, and what became of the variants.
+    """Writes the file of one run while it goes on. What cannot be written is a note, and ends no build.
 
     Args:
         build: the build folder of the checkout.
         jobs: the variants of the run.
         command: what the user typed, without the program's name.
-        matrix: the matrix file, as `RunRow` has it.
+        matrix: the matrix file, as `Run` has it.
         estimate: what the run is expected to take.
     """
 
@@ -355,110 +352,110 @@ class Recorder:
         matrix: str,
         estimate: RunEstimate = NOTHING_TO_DO,
     ) -> None:
+        self._build = build
         self._jobs = {job.recipe.variant.id: job for job in jobs}
-        self._expected = estimate.by_variant
+        self._estimate = estimate
         self._began = time.monotonic()
         self._started: dict[tuple[str, StageName], float] = {}
         self._lock = threading.Lock()
-        self._run = 0
-        self._connection: sqlite3.Connection | None = None
+        self._file: Path | None = None
         self.trouble = ""
-        """What there is to tell of the history itself; empty where all went well."""
+        """What there is to say of the history itself; empty where all went well."""
         try:
-            self._connection, self.trouble = open_for_writing(build / FILE)
-            cursor = self._connection.execute(
-                "INSERT INTO run (started, command, matrix, estimate) VALUES (?, ?, ?, ?)",
-                (_now(), command, matrix, estimate.seconds),
-            )
-            self._run = int(cursor.lastrowid or 0)
-        except (HistoryError, sqlite3.Error, OSError) as error:
+            self._file = _new_file(build)
+            if self._file == build / _FOLDER / "1.jsonl":
+                self.trouble = "".join(_old_history(build))
+        except OSError as error:
             self._give_up(error)
+        self._write(
+            "run",
+            {"format": _FORMAT, "command": command, "matrix": matrix, "variants": [_about(job) for job in jobs]},
+        )
+        if estimate.variants:
+            self._write("estimate", estimate.members())
 
     def handle(self, event: Event) -> None:
-        """Take in an event; from any thread (this is the line's `Emit`)."""
-        now = time.monotonic()
+        """Take in an event, from any thread."""
+        if event.kind is EventKind.PROGRESS:
+            return
+        now, stage = time.monotonic(), (event.variant, event.stage)
         with self._lock:
-            began = self._started.pop((event.variant, event.stage), None)
-            if event.kind is EventKind.STARTED or (event.kind in _WORKS and began is not None):
-                self._started[event.variant, event.stage] = now if began is None else began
+            if event.kind is EventKind.STARTED:
+                self._started[stage] = now
+            members = event_members(event)
+            began = None if event.kind in {EventKind.STARTED, EventKind.RETRIED} else self._started.pop(stage, None)
+            if began is not None and event.seconds is None:
+                members["seconds"] = round(now - began, 3)
             job = self._jobs.get(event.variant)
-            if began is None or event.kind not in _WORKED or job is None:
-                return
-            seconds = event.seconds if event.seconds is not None else now - began
-            self._write("stage", [{"run": self._run, **asdict(self._stage(job, event, seconds))}])
+            if event.kind is EventKind.FINISHED and job and (record := read_record(job.folder, event.stage)):
+                members |= {"key": record.key, "facts": numbers(record.outputs)}
+            self._write(event.kind.value, members)
 
     def end(self, results: Sequence[VariantResult]) -> None:
-        """Write what became of the variants, and that the run came to its end."""
-        rows = [
-            asdict(self._variant(self._jobs[result.variant], result))
-            for result in results
-            if result.variant in self._jobs
-        ]
+        """Write what became of the variants, and remove the files of the oldest runs."""
+        members = {
+            "counts": counts_of(results),
+            "seconds": round(time.monotonic() - self._began, 3),
+            "estimate_seconds": self._estimate.seconds,
+            "results": [{**result_members(result), "made": self._made(result.variant)} for result in results],
+        }
         with self._lock:
-            self._write("variant", rows, ended=True)
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._write("summary", members)
+        with suppress(OSError):
+            for number in _numbers(self._build)[:-_KEPT]:
+                (self._build / _FOLDER / f"{number}.jsonl").unlink()
 
-    def _stage(self, job: Job, event: Event, seconds: float) -> StageRun:
-        record = read_record(job.folder, event.stage) if event.kind is EventKind.FINISHED else None
-        variant = job.recipe.variant
-        return StageRun(
-            variant=variant.id,
-            release=variant.release,
-            flavour=variant.flavour.value,
-            toolchain=toolchain_words(job.recipe.toolchain),
-            stage=event.stage.value,
-            status=event.kind.value,
-            seconds=round(seconds, 3),
-            key=record.key if record else "",
-            facts=numbers(record.outputs) if record else {},
+    def _made(self, variant: str) -> Mapping[str, object]:
+        job = self._jobs.get(variant)
+        records = reached(job.folder) if job else {}
+        binary, image = (
+            records[stage].outputs if stage in records else {} for stage in (StageName.EXTRACT, StageName.PACKAGE)
         )
+        return {
+            "binary": binary.get("sha256"),
+            "binary_size": binary.get("size"),
+            "image": image.get("image"),
+            "image_size": image.get("size"),
+        }
 
-    def _variant(self, job: Job, result: VariantResult) -> VariantRow:
-        records = reached(job.folder)
-        binary, image = records.get(StageName.EXTRACT), records.get(StageName.PACKAGE)
-        variant = job.recipe.variant
-        return VariantRow(
-            run=self._run,
-            variant=variant.id,
-            release=variant.release,
-            flavour=variant.flavour.value,
-            level=variant.level.value,
-            toolchain=toolchain_words(job.recipe.toolchain),
-            status=result.status.value,
-            seconds=result.seconds,
-            estimate=self._expected.get(variant.id),
-            binary=binary.outputs.get("sha256") if binary else None,
-            binary_size=binary.outputs.get("size") if binary else None,
-            image=image.outputs.get("image") if image else None,
-            image_size=image.outputs.get("size") if image else None,
-            error=type(result.error).__name__ if result.error else None,
-        )
-
-    def _write(self, table: str, rows: Sequence[dict[str, object]], *, ended: bool = False) -> None:
-        if self._connection is None:
+    def _write(self, name: str, members: Mapping[str, object]) -> None:
+        if self._file is None:
             return
-        names = list(rows[0]) if rows else ["run"]
-        # The names are those of our own dataclasses.
-        insert = f"INSERT OR REPLACE INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608
         try:
-            with self._connection:
-                self._connection.execute("BEGIN IMMEDIATE")
-                self._connection.executemany(insert, [[_plain(row[name]) for name in names] for row in rows])
-                if ended:
-                    seconds = round(time.monotonic() - self._began, 3)
-                    self._connection.execute(
-                        "UPDATE run SET ended = ?, seconds = ? WHERE id = ?", (_now(), seconds, self._run)
-                    )
-        except sqlite3.Error as error:
+            with self._file.open("ab", buffering=0) as file:
+                file.write(json_line(name, members, at=utc_now()).encode())
+                if name == "summary":
+                    os.fsync(file)
+        except OSError as error:
             self._give_up(error)
 
-    def _give_up(self, error: Exception) -> None:
-        self.trouble = f"this run is not in the history: {error}"
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+    def _give_up(self, error: OSError) -> None:
+        self.trouble = f"this run is not in the history: {self._build / _FOLDER}: {error.strerror}; {_remedy(error)}"
+        self._file = None
+
+
+def _new_file(build: Path) -> Path:
+    """Begin the file of the next run; several may begin at once."""
+    folder = build / _FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    number = max(_numbers(build), default=0)
+    while True:
+        number += 1
+        with suppress(FileExistsError):
+            file = folder / f"{number}.jsonl"
+            file.touch(exist_ok=False)
+            return file
+
+
+def _about(job: Job) -> Mapping[str, str]:
+    variant = job.recipe.variant
+    return {
+        "variant": variant.id,
+        "release": variant.release,
+        "flavour": variant.flavour.value,
+        "level": variant.level.value,
+        "toolchain": toolchain_words(job.recipe.toolchain),
+    }
 
 
 def toolchain_words(toolchain: Toolchain) -> str:
@@ -466,27 +463,7 @@ def toolchain_words(toolchain: Toolchain) -> str:
     return f"{toolchain.base} {toolchain.compiler} bazel-{toolchain.bazel.version}"
 
 
-def numbers(outputs: Mapping[str, object]) -> dict[str, float]:
-    """Pick the numbers out of a record's outputs; those of a table in it as `table.name`."""
-    found: dict[str, float] = {}
-    for name, value in outputs.items():
-        if isinstance(value, Mapping):
-            found |= {f"{name}.{inner}": number for inner, number in value.items() if is_number(number)}
-        elif is_number(value):
-            found[name] = value  # type: ignore[assignment]  # a number, as was just seen
-    return found
-
-
-def _plain(value: object) -> object:
-    return json.dumps(value) if isinstance(value, Mapping) else value
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 _OTHER_SOURCES_DISK = 10**9  # bytes; of a source tree that is not upstream's nothing is known
-_EACH = 3  # runs of every stage of every variant: more are not looked at
 
 
 def estimate_run(
@@ -497,28 +474,46 @@ def estimate_run(
     *,
     matrix: str,
 ) -> RunEstimate:
-    """Estimate what a run takes. A history that cannot be read counts as none: the run itself will tell of it.
+    """Estimate what a run takes, of each variant's stages in `runs`.
 
-    Args:
-        recipes: of the variants.
-        runs: variant's id → the stages that would run.
-        schedule: who works when, and with how much.
-        build: the build folder of the checkout.
-        matrix: the matrix file, as runs are remembered by. Runs of another one estimate nothing: a variant of the same
-            name may be made of other sources there, as the sample's are.
+    What cannot be read of the history is passed over. Runs of another matrix file count for nothing: a variant of the
+    same name may have other sources there, as the sample's have.
     """
     if not any(runs.values()):
         return NOTHING_TO_DO
-    past: tuple[StageRun, ...] = ()
-    with contextlib.suppress(HistoryError), read_history(build / FILE) as connection:
-        past = read_latest(connection, matrix=matrix, each=_EACH) if connection else ()
     turns = {turn.variant: turn for turn in schedule.turns}
     work = [
-        _work(recipe, runs.get(recipe.variant.id, ()), turns[recipe.variant.id].share.jobs)
+        Work(
+            variant=recipe.variant.id,
+            release=recipe.variant.release,
+            flavour=recipe.variant.flavour.value,
+            toolchain=toolchain_words(recipe.toolchain),
+            upstream=is_upstreams(recipe),
+            offline=recipe.inputs.offline,
+            run=tuple(map(str, runs.get(recipe.variant.id, ()))),
+            jobs=turns[recipe.variant.id].share.jobs,
+        )
         for recipe in recipes
         if recipe.variant.id in turns
     ]
-    return add_up(estimate_variants(work, past), {turn.variant: turn.wave for turn in schedule.turns})
+    estimates = estimate_variants(work, _finished(build, matrix))
+    return add_up(estimates, {turn.variant: turn.wave for turn in schedule.turns})
+
+
+def _finished(build: Path, matrix: str) -> Sequence[StageRun]:
+    """The stages that did work in earlier runs of a matrix file, oldest first."""
+    found: list[StageRun] = []
+    with suppress(OSError):
+        for number in _numbers(build):
+            with suppress(HistoryError):
+                run = read_run(build, number)
+                found += run.stages if run.matrix == matrix else ()
+    # A build all of whose steps BuildKit had already, as after `clean`, did no work.
+    return [
+        one
+        for one in found
+        if one.status == "finished" and one.facts.get("steps", 0) != one.facts.get("cached_steps", -1)
+    ]
 
 
 def is_upstreams(recipe: Recipe) -> bool:
@@ -536,16 +531,3 @@ def is_upstreams(recipe: Recipe) -> bool:
 def disk_of(recipe: Recipe) -> int:
     """Estimate the bytes that a variant takes while it is built."""
     return int(size_of(recipe.variant.release).disk) if is_upstreams(recipe) else _OTHER_SOURCES_DISK
-
-
-def _work(recipe: Recipe, run: Sequence[StageName], jobs: int) -> Work:
-    return Work(
-        variant=recipe.variant.id,
-        release=recipe.variant.release,
-        flavour=recipe.variant.flavour.value,
-        toolchain=toolchain_words(recipe.toolchain),
-        upstream=is_upstreams(recipe),
-        offline=recipe.inputs.offline,
-        run=tuple(map(str, run)),
-        jobs=jobs,
-    )
