@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.measuring import best, parser
+from serving_factory.inspection.elf import read_elf
 from serving_factory.inspection.facts import InstructionSetFacts
 from serving_factory.inspection.instruction_set import scan
 
@@ -38,18 +39,19 @@ def main() -> None:
     arguments.add_argument("binary", nargs="?", type=Path, help="an x86-64 ELF file with symbols, or a stripped one")
     arguments.add_argument("--rounds", type=int, default=2, help="rounds of each; the best counts (default: 2)")
     options = arguments.parse_args()
-    binary = options.binary or _default_binary()
+    path = options.binary or _default_binary()
+    binary = read_elf(path)
 
     facts: InstructionSetFacts = scan(binary, None, workers=1)
     megabytes = facts.scanned_bytes / 1e6
-    print(f"{binary}: {megabytes:.1f} MB of code in {facts.functions} functions")
+    print(f"{path}: {megabytes:.1f} MB of code in {facts.functions} functions")
     processes = os.cpu_count() or 1
     ways: dict[str, Callable[[], object]] = {
         "scan, 1 process": lambda: scan(binary, None, workers=1),
         f"scan, {processes} processes": lambda: scan(binary, None, workers=processes),
     }
     if shutil.which("objdump"):
-        ways = {"objdump -d": lambda: _objdump(binary), **ways}
+        ways = {"objdump -d": lambda: _objdump(path), **ways}
     else:
         print("objdump is not installed: no ratio")
     reference = None

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from serving_factory.catalogue.data import read_yaml
-from serving_factory.inspection.functions import Owner, code_owners, plain_name
+from serving_factory.inspection.owners import Owner, code_owners, plain_name
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_a_program_tells_all_its_facts(tmp_path: Path) -> None:
         flags_1=PIE_FLAG | NOW_FLAG,
     ).write(tmp_path / "server")
 
-    facts = read_elf(path)
+    facts = read_elf(path).facts
 
     assert facts.machine == "x86-64"
     assert facts.kind is ElfKind.PIE
@@ -58,7 +58,7 @@ def test_a_program_tells_all_its_facts(tmp_path: Path) -> None:
 
 
 def test_what_is_absent_is_none(tmp_path: Path) -> None:
-    facts = read_elf(Elf(kind=EXEC, symbols=[]).write(tmp_path / "static"))
+    facts = read_elf(Elf(kind=EXEC, symbols=[]).write(tmp_path / "static")).facts
 
     assert facts.kind is ElfKind.EXECUTABLE
     assert facts.build_id is None
@@ -81,21 +81,21 @@ def test_what_is_absent_is_none(tmp_path: Path) -> None:
     ],
 )
 def test_kind(tmp_path: Path, elf: Elf, kind: ElfKind) -> None:
-    assert read_elf(elf.write(tmp_path / "file")).kind is kind
+    assert read_elf(elf.write(tmp_path / "file")).facts.kind is kind
 
 
 @pytest.mark.parametrize(("number", "name"), [(AARCH64, "aarch64"), (I386, "386")])
 def test_machine(tmp_path: Path, number: int, name: str) -> None:
-    assert read_elf(Elf(machine=number).write(tmp_path / "file")).machine == name
+    assert read_elf(Elf(machine=number).write(tmp_path / "file")).facts.machine == name
 
 
 def test_partial_relro(tmp_path: Path) -> None:
-    assert read_elf(Elf(relro=True).write(tmp_path / "file")).relro is Relro.PARTIAL
+    assert read_elf(Elf(relro=True).write(tmp_path / "file")).facts.relro is Relro.PARTIAL
 
 
 def test_packed_relocations_need_the_glibc_that_brought_them(tmp_path: Path) -> None:
     elf = Elf(needed=("libc.so.6",), versions={"libc.so.6": ("GLIBC_2.4", "GLIBC_ABI_DT_RELR")})
-    assert read_elf(elf.write(tmp_path / "file")).highest_glibc == "GLIBC_2.36"
+    assert read_elf(elf.write(tmp_path / "file")).facts.highest_glibc == "GLIBC_2.36"
 
 
 @pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n", b"\x7fELF", b"\x7fELF\x02\x01\x01" + bytes(20)])
@@ -136,7 +136,7 @@ def test_a_file_cut_off_anywhere_is_refused_or_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["grpc._cython.cygrpc", "iced_x86._iced_x86_py"])
 def test_real_shared_libraries(module: str) -> None:
-    facts = read_elf(extension_module(module))
+    facts = read_elf(extension_module(module)).facts
 
     assert facts.kind is ElfKind.SHARED
     assert "libc.so.6" in facts.needed

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import struct
+from array import array
+from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 from elftools.common.exceptions import ELFError
 from elftools.construct import ConstructError
@@ -22,37 +25,62 @@ from packaging.version import Version
 from serving_factory.errors import ArtifactError
 from serving_factory.inspection.facts import ElfFacts, ElfKind, Relro
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-
-_DRIVER: Final = ("libcuda.so.", "libnvidia-")
-"""How the names of a driver's libraries begin: they fit the kernel of the machine that serves, which hands them in."""
-
-BINARY: Final = "the binary"
+BINARY = "the binary"
 """Stands for the inspected binary itself among those who need a library."""
 
-_MACHINES: Final = {"EM_X86_64": "x86-64", "EM_AARCH64": "aarch64"}
-_ISA_LEVELS: Final = ((8, "x86-64-v4"), (4, "x86-64-v3"), (2, "x86-64-v2"), (1, "x86-64"))
+_DRIVER = ("libcuda.so.", "libnvidia-")
+"""How the names of a driver's libraries begin: they fit the kernel of the machine that serves, which hands them in."""
+
+_MACHINES = {("EM_X86_64", 64): "x86-64", ("EM_X86_64", 32): "x32", ("EM_AARCH64", 64): "aarch64"}
+_ISA_LEVELS = ((8, "x86-64-v4"), (4, "x86-64-v3"), (2, "x86-64-v2"), (1, "x86-64"))
 """Bits of GNU_PROPERTY_X86_ISA_1_NEEDED, highest first (x86-64 psABI, section "Program Property")."""
 
-_VERSION_ALIASES: Final = {"GLIBC_ABI_DT_RELR": "GLIBC_2.36"}
+_VERSION_ALIASES = {"GLIBC_ABI_DT_RELR": "GLIBC_2.36"}
 """Versions without a number, by the release that brought them (glibc 2.36 NEWS: DT_RELR)."""
 
-_BIND_NOW: Final = 0x8
-_NOW: Final = 0x1
-_PIE: Final = 0x08000000
-_BUILD_REMEDY: Final = "look at the end of the compile log: the server's target did not give the file it should"
+_BIND_NOW, _NOW, _PIE = 0x8, 0x1, 0x08000000
+_SYMBOL = struct.Struct("<IBBHQQ")
+_FUNCTION_TYPES = {2, 10}  # STT_FUNC and STT_GNU_IFUNC
+_SHN_UNDEF, _SHN_LORESERVE = 0, 0xFF00
+_SHF_EXECINSTR = 0x4
+_NO_LIMIT = 1 << 64
+_MOST_LINKS = 40
+_BUILD_REMEDY = "look at the end of the compile log: the server's target did not give the file it should"
+# pyelftools meets a damaged file in many ways, and promises none of them.
+_DAMAGED = (ELFError, ConstructError, ValueError, LookupError, struct.error, TypeError, AttributeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section with code: its address in memory, its offset in the file, and its size in both."""
+
+    address: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    """A linked ELF file: its facts, and its sections with code by address."""
+
+    path: Path
+    facts: ElfFacts
+    sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionRanges:
+    """Functions in the order of their addresses. Arrays, since a server has half a million of them."""
+
+    offsets: array[int]  # where each begins in the binary's file
+    sizes: array[int]  # bytes
+    name_offsets: array[int]  # where each name begins in `names_file`; empty without symbols
+    names_file: Path  # the file that holds the names
 
 
 @dataclass(frozen=True, slots=True)
 class MissingLibrary:
-    """A library that nothing in the image provides.
-
-    Args:
-        soname: the name that the loader will look for.
-        needed_by: who asks for it: `BINARY`, or paths below the root file system, sorted.
-    """
+    """A library that nothing in the image provides, and who needs it: `BINARY`, or paths below the root, sorted."""
 
     soname: str
     needed_by: tuple[str, ...]
@@ -71,56 +99,86 @@ def open_elf(path: Path) -> Iterator[ELFFile]:
             yield ELFFile(stream)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read", why=error.strerror or str(error), remedy=_BUILD_REMEDY) from error
-    except (
-        ELFError,
-        ConstructError,
-        ValueError,
-        LookupError,
-        struct.error,
-        TypeError,
-        AttributeError,
-    ) as error:
-        # pyelftools meets a damaged file in many ways, and promises none of them.
-        raise ArtifactError(
-            f"{path} is no sound ELF file",
-            why=str(error) or type(error).__name__,
-            remedy=_BUILD_REMEDY,
-        ) from error
+    except _DAMAGED as error:
+        why = str(error) or type(error).__name__
+        raise ArtifactError(f"{path} is no sound ELF file", why=why, remedy=_BUILD_REMEDY) from error
 
 
-def read_elf(binary: Path) -> ElfFacts:
-    """Read the facts of a linked ELF file.
+def read_elf(path: Path) -> Binary:
+    """Read a linked ELF file.
 
     Raises:
         ArtifactError: missing, unreadable, not ELF, or neither a program nor a shared library.
     """
-    with open_elf(binary) as elf:
+    with open_elf(path) as elf:
         tags = _dynamic_tags(elf)
         versions = _highest_versions(elf)
-        notes = tuple(_notes(elf))
-        return ElfFacts(
-            machine=_MACHINES.get(elf["e_machine"], str(elf["e_machine"]).removeprefix("EM_").lower()),
-            kind=_kind(elf, tags, binary),
-            build_id=next((desc for kind, desc in notes if kind == "NT_GNU_BUILD_ID"), None),
+        notes = dict(_notes(elf))
+        interpreter = next(
+            (str(one.get_interp_name()) for one in elf.iter_segments() if isinstance(one, InterpSegment)), None
+        )
+        facts = ElfFacts(
+            machine=_machine(elf),
+            kind=_kind(elf, path, program=interpreter is not None or bool(_flags(tags, "DT_FLAGS_1") & _PIE)),
+            build_id=notes.get("NT_GNU_BUILD_ID"),
             needed=_texts(tags, "DT_NEEDED", "needed"),
             runpath=next(iter(_texts(tags, "DT_RUNPATH", "runpath") or _texts(tags, "DT_RPATH", "rpath")), None),
-            interpreter=_interpreter(elf),
+            interpreter=interpreter,
             highest_glibc=versions.get("GLIBC"),
             highest_glibcxx=versions.get("GLIBCXX"),
             highest_cxxabi=versions.get("CXXABI"),
-            size=binary.stat().st_size,
+            size=path.stat().st_size,
             stripped=elf.get_section_by_name(".symtab") is None,
-            isa_needed=_isa_needed(notes),
+            isa_needed=_isa_needed(notes.get("NT_GNU_PROPERTY_TYPE_0", ())),
             relro=_relro(elf, tags),
         )
+        sections = (
+            Section(int(one["sh_addr"]), int(one["sh_offset"]), int(one["sh_size"]))
+            for one in elf.iter_sections("SHT_PROGBITS")
+            if int(one["sh_flags"]) & _SHF_EXECINSTR
+        )
+        return Binary(path, facts, tuple(sorted(sections, key=lambda section: section.address)))
+
+
+def function_ranges(binary: Binary, debug: Path | None) -> FunctionRanges:
+    """Find the functions of an x86-64 binary.
+
+    Args:
+        binary: the file whose code is meant.
+        debug: the file that `objcopy --only-keep-debug` left of it, whose symbols name the functions; None for
+            the binary's own symbols.
+
+    Returns:
+        The functions; without any symbol, each executable section as one range.
+
+    Raises:
+        ArtifactError: a file is damaged, is no 64-bit x86 ELF file, or the debug file belongs to another binary.
+    """
+    names_file = debug or binary.path
+    _require_x86_64(binary.path, binary.facts.machine)
+    with open_elf(names_file) as elf:
+        _require_x86_64(names_file, _machine(elf))
+        build_id = dict(_notes(elf)).get("NT_GNU_BUILD_ID")
+        if None not in (build_id, binary.facts.build_id) and build_id != binary.facts.build_id:
+            raise ArtifactError(
+                f"{names_file} belongs to another binary than {binary.path}",
+                why=f"its build id is {build_id} instead of {binary.facts.build_id}",
+                remedy="extract the binary again, so that both files come from one build",
+            )
+        symbols = _function_symbols(elf)
+    offsets, sizes, name_offsets = _lay_out(symbols, binary.sections)
+    if not offsets:
+        offsets = array("Q", (section.offset for section in binary.sections))
+        sizes = array("Q", (section.size for section in binary.sections))
+    return FunctionRanges(offsets=offsets, sizes=sizes, name_offsets=name_offsets, names_file=names_file)
 
 
 def library_closure_gaps(
     needed: Iterable[str], rootfs: Path, base_libraries: frozenset[str]
 ) -> tuple[MissingLibrary, ...]:
-    """List the libraries that the loader would not find, those of a driver apart.
+    """List the libraries that the loader would not find, those of a driver apart, by soname.
 
-    Every library copied below `rootfs` is asked what it needs, not only those that the binary reaches: some are
+    Every library copied below `rootfs` counts with what it needs, not only those that the binary reaches: some are
     opened at run time.
 
     Args:
@@ -129,43 +187,39 @@ def library_closure_gaps(
             the loader does.
         base_libraries: sonames that the base image has.
 
-    Returns:
-        Sorted by soname; empty when all is there.
-
     Raises:
         ArtifactError: a copied library is damaged.
     """
     copied = _copied_libraries(rootfs)
-    required: defaultdict[str, set[str]] = defaultdict(set)
+    required = defaultdict[str, set[str]](set)
     for soname in needed:
         required[soname].add(BINARY)
-    for path in sorted(set(copied.values())):
+    for path in set(copied.values()):
         with open_elf(path) as elf:
             for soname in _texts(_dynamic_tags(elf), "DT_NEEDED", "needed"):
                 required[soname].add(str(PurePosixPath("/") / path.relative_to(rootfs)))
     return tuple(
         MissingLibrary(soname, tuple(sorted(required[soname])))
-        for soname in sorted(required)
-        if soname not in base_libraries and soname not in copied and not soname.startswith(_DRIVER)
+        for soname in sorted(required.keys() - base_libraries - copied.keys())
+        if not soname.startswith(_DRIVER)
     )
 
 
-def _copied_libraries(rootfs: Path) -> dict[str, Path]:
+def _copied_libraries(rootfs: Path) -> Mapping[str, Path]:
     """Map each file name below a `lib…` folder to the ELF file that it is or points to."""
     found: dict[str, Path] = {}
     for path in sorted(rootfs.rglob("*")):
-        if not any(part.startswith("lib") for part in path.relative_to(rootfs).parts[:-1]):
-            continue
-        target = _follow(path, rootfs)
-        if target is not None and _is_elf(target):
-            found[path.name] = target
+        if any(part.startswith("lib") for part in path.relative_to(rootfs).parts[:-1]):
+            target = _follow(path, rootfs)
+            if target is not None and _is_elf(target):
+                found[path.name] = target
     return found
 
 
 def _follow(path: Path, rootfs: Path) -> Path | None:
     """Follow links as the container will see them; None for what is no file, or leads nowhere or out of `rootfs`."""
     root = rootfs.resolve()
-    for _ in range(40):
+    for _ in range(_MOST_LINKS):
         if not path.is_symlink():
             inside = path.is_file() and path.resolve().is_relative_to(root)
             return rootfs / path.resolve().relative_to(root) if inside else None
@@ -179,11 +233,23 @@ def _is_elf(path: Path) -> bool:
         return stream.read(4) == b"\x7fELF"
 
 
+def _machine(elf: ELFFile) -> str:
+    name = str(elf["e_machine"])
+    return _MACHINES.get((name, elf.elfclass), name.removeprefix("EM_").lower())
+
+
+def _require_x86_64(path: Path, machine: str) -> None:
+    if machine != "x86-64":
+        raise ArtifactError(
+            f"{path} is not 64-bit x86 code",
+            why=f"its ELF machine is {machine}",
+            remedy="CPU levels exist for linux/amd64 only; check the variant's platform and what the build made",
+        )
+
+
 def _dynamic_tags(elf: ELFFile) -> tuple[Any, ...]:
-    for segment in elf.iter_segments("PT_DYNAMIC"):
-        if isinstance(segment, DynamicSegment):
-            return tuple(segment.iter_tags())
-    return ()
+    dynamic = (segment for segment in elf.iter_segments("PT_DYNAMIC") if isinstance(segment, DynamicSegment))
+    return next((tuple(segment.iter_tags()) for segment in dynamic), ())
 
 
 def _texts(tags: tuple[Any, ...], name: str, attribute: str) -> tuple[str, ...]:
@@ -194,27 +260,16 @@ def _flags(tags: tuple[Any, ...], name: str) -> int:
     return sum(int(tag.entry.d_val) for tag in tags if tag.entry.d_tag == name)
 
 
-def _kind(elf: ELFFile, tags: tuple[Any, ...], binary: Path) -> ElfKind:
+def _kind(elf: ELFFile, path: Path, *, program: bool) -> ElfKind:
+    """Name the kind. Of a static PIE the flag alone says so, and linkers older than binutils 2.26 set none."""
     match elf["e_type"]:
         case "ET_EXEC":
             return ElfKind.EXECUTABLE
         case "ET_DYN":
-            # A static PIE has no interpreter, and linkers older than binutils 2.26 set no flag.
-            program = _interpreter(elf) is not None or _flags(tags, "DT_FLAGS_1") & _PIE
             return ElfKind.PIE if program else ElfKind.SHARED
         case other:
-            raise ArtifactError(
-                f"{binary} is neither a program nor a shared library",
-                why=f"its ELF type is {other}",
-                remedy=_BUILD_REMEDY,
-            )
-
-
-def _interpreter(elf: ELFFile) -> str | None:
-    return next(
-        (str(segment.get_interp_name()) for segment in elf.iter_segments() if isinstance(segment, InterpSegment)),
-        None,
-    )
+            why = f"its ELF type is {other}"
+            raise ArtifactError(f"{path} is neither a program nor a shared library", why=why, remedy=_BUILD_REMEDY)
 
 
 def _relro(elf: ELFFile, tags: tuple[Any, ...]) -> Relro:
@@ -231,32 +286,67 @@ def _relro(elf: ELFFile, tags: tuple[Any, ...]) -> Relro:
 def _highest_versions(elf: ELFFile) -> dict[str, str]:
     """Map `GLIBC`, `GLIBCXX` and `CXXABI` to the highest version name of that family."""
     highest: dict[str, tuple[Version, str]] = {}
-    for section in elf.iter_sections():
-        if not isinstance(section, GNUVerNeedSection):
-            continue
-        for _library, symbols in section.iter_versions():
-            for symbol in symbols:
-                name = _VERSION_ALIASES.get(str(symbol.name), str(symbol.name))
-                parts = re.fullmatch(r"(GLIBC|GLIBCXX|CXXABI)_(\d+(?:\.\d+)*)", name)
-                if parts is None:
-                    continue
-                candidate = (Version(parts[2]), name)
-                highest[parts[1]] = max(highest.get(parts[1], candidate), candidate)
+    sections = (section for section in elf.iter_sections() if isinstance(section, GNUVerNeedSection))
+    symbols = (symbol for section in sections for _, symbols in section.iter_versions() for symbol in symbols)
+    for symbol in symbols:
+        name = _VERSION_ALIASES.get(str(symbol.name), str(symbol.name))
+        if parts := re.fullmatch(r"(GLIBC|GLIBCXX|CXXABI)_(\d+(?:\.\d+)*)", name):
+            candidate = (Version(parts[2]), name)
+            highest[parts[1]] = max(highest.get(parts[1], candidate), candidate)
     return {family: name for family, (_version, name) in highest.items()}
 
 
 def _notes(elf: ELFFile) -> Iterator[tuple[str, Any]]:
     for section in elf.iter_sections():
         if isinstance(section, NoteSection):
-            for note in section.iter_notes():
-                yield str(note["n_type"]), note["n_desc"]
+            yield from ((str(note["n_type"]), note["n_desc"]) for note in section.iter_notes())
 
 
-def _isa_needed(notes: tuple[tuple[str, Any], ...]) -> str | None:
-    for kind, properties in notes:
-        if kind != "NT_GNU_PROPERTY_TYPE_0":
+def _isa_needed(properties: Iterable[Any]) -> str | None:
+    bits = next((int(one["pr_data"]) for one in properties if one["pr_type"] == "GNU_PROPERTY_X86_ISA_1_NEEDED"), 0)
+    return next((level for bit, level in _ISA_LEVELS if bits & bit), None)
+
+
+def _function_symbols(elf: ELFFile) -> list[tuple[int, int, int]]:
+    """Read the functions of the symbol table as (address, -size, offset of the name in the file).
+
+    The table is unpacked here, since pyelftools makes objects of it, which takes many times as long.
+    """
+    table = elf.get_section_by_name(".symtab")
+    if table is None or table["sh_type"] != "SHT_SYMTAB":
+        return []
+    names_at = int(elf.get_section(table["sh_link"])["sh_offset"])
+    data = table.data()
+    whole = len(data) - len(data) % _SYMBOL.size
+    return [
+        (address, -size, names_at + name)
+        for name, info, _other, section, address, size in _SYMBOL.iter_unpack(data[:whole])
+        if info & 0xF in _FUNCTION_TYPES and _SHN_UNDEF < section < _SHN_LORESERVE
+    ]
+
+
+def _lay_out(
+    symbols: list[tuple[int, int, int]], sections: tuple[Section, ...]
+) -> tuple[array[int], array[int], array[int]]:
+    """Give offsets, sizes and offsets of names, by address. Of several names at one address, the largest stays.
+
+    Assembly often gives no size: such a function ends where the next one, or its section, does.
+    """
+    offsets, sizes, name_offsets = array("Q"), array("Q"), array("Q")
+    starts = [section.address for section in sections]
+    symbols.sort(reverse=True)
+    following = _NO_LIMIT
+    for index, (address, negative_size, name) in enumerate(symbols):
+        at = bisect_right(starts, address) - 1
+        last_of_its_address = index + 1 == len(symbols) or symbols[index + 1][0] != address
+        if at < 0 or address >= starts[at] + sections[at].size or not last_of_its_address:
             continue
-        for item in properties:
-            if item["pr_type"] == "GNU_PROPERTY_X86_ISA_1_NEEDED":
-                return next((level for bit, level in _ISA_LEVELS if int(item["pr_data"]) & bit), None)
-    return None
+        section = sections[at]
+        end = min(section.address + section.size, address - negative_size if negative_size else following)
+        offsets.append(address - section.address + section.offset)
+        sizes.append(end - address)
+        name_offsets.append(name)
+        following = address
+    for values in (offsets, sizes, name_offsets):
+        values.reverse()
+    return offsets, sizes, name_offsets

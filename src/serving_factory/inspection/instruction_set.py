@@ -8,36 +8,36 @@ import multiprocessing
 import os
 import signal
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache, partial
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 from iced_x86 import Code, CpuidFeature, Decoder, Instruction
 
 from serving_factory.errors import InspectionError
+from serving_factory.inspection.elf import Binary, FunctionRanges, function_ranges
 from serving_factory.inspection.facts import InstructionSetFacts
-from serving_factory.inspection.functions import FunctionRanges, Owner, code_owners, function_ranges, plain_name
+from serving_factory.inspection.owners import Owner, code_owners, plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from iced_x86._iced_x86_py import Code as CodeNumber
 
+NAMELESS = "?"
+"""The name of code without a symbol."""
 
-_SPELLED_OTHERWISE: Final = {"SSE4_1": "sse4.1", "SSE4_2": "sse4.2", "CMPXCHG16B": "cx16"}
-_FAMILIES: Final = ("AVX", "AMX_")
-_SINGLE: Final = frozenset(
-    {
-        *("SSE3", "SSSE3", "SSE4_1", "SSE4_2", "SSE4A", "POPCNT", "CMPXCHG16B"),
-        *("LZCNT", "MOVBE", "BMI1", "BMI2", "TBM", "F16C", "FMA", "FMA4", "XOP"),
-        *("AES", "PCLMULQDQ", "VAES", "VPCLMULQDQ", "SHA", "GFNI", "ADX", "RTM"),
-    }
-)
-_COUNTED: Final[Mapping[int, str]] = {
+_SPELLED_OTHERWISE = {"SSE4_1": "sse4.1", "SSE4_2": "sse4.2", "CMPXCHG16B": "cx16"}
+_FAMILIES = ("AVX", "AMX_")
+_SINGLE = {
+    *("SSE3", "SSSE3", "SSE4_1", "SSE4_2", "SSE4A", "POPCNT", "CMPXCHG16B"),
+    *("LZCNT", "MOVBE", "BMI1", "BMI2", "TBM", "F16C", "FMA", "FMA4", "XOP"),
+    *("AES", "PCLMULQDQ", "VAES", "VPCLMULQDQ", "SHA", "GFNI", "ADX", "RTM"),
+}
+_COUNTED: Mapping[int, str] = {
     number: _SPELLED_OTHERWISE.get(name, name.lower().replace("_", ""))
     for name, number in vars(CpuidFeature).items()
     if isinstance(number, int) and (name in _SINGLE or name.startswith(_FAMILIES))
@@ -46,32 +46,31 @@ _COUNTED: Final[Mapping[int, str]] = {
 CPU has, what older CPUs execute as something harmless (PAUSE, ENDBR64, PREFETCHW), and what asks the CPU or the
 system for something (CPUID, XGETBV, RDTSCP, RDRAND)."""
 
-FEATURES: Final[tuple[str, ...]] = tuple(sorted(set(_COUNTED.values())))
+FEATURES = tuple(sorted(set(_COUNTED.values())))
 """Every feature that is counted, by its psABI name in lower case, or else by gcc's name of it."""
 
-_HARMLESS: Final = "TZCNT_"
+_HARMLESS = "TZCNT_"
 """Encoded as `rep bsf`, which older CPUs execute as bsf, with the same result except for zero. gcc writes it at every
 level, where the result for zero does not matter; so it is no evidence of BMI1."""
 
-_CHUNK: Final = 2 << 20
+_CHUNK = 2 << 20
 """Bytes of code per task: a fraction of a second, so that Ctrl-C is answered soon and all workers end together."""
 
-_ALONE: Final = 8 << 20
+_ALONE = 8 << 20
 """Below so many bytes, starting workers takes longer than the work."""
 
-_EXAMPLES: Final = 5
-_PR_SET_PDEATHSIG: Final = 1
+_EXAMPLES = 5
+_PR_SET_PDEATHSIG = 1
 
 _code_of = attrgetter("code")
-_Whose = TypeVar("_Whose", Owner, str)
 
 
-def scan(binary: Path, debug: Path | None, *, workers: int | None = None) -> InstructionSetFacts:
+def scan(binary: Binary, debug: Path | None, *, workers: int | None = None) -> InstructionSetFacts:
     """Disassemble every function of an x86-64 binary.
 
     Args:
-        binary: the ELF file whose code is read.
-        debug: the file that `objcopy --only-keep-debug` left of it, whose symbols tell the functions; None for the
+        binary: the file whose code is read.
+        debug: the file that `objcopy --only-keep-debug` left of it, whose symbols name the functions; None for the
             binary's own symbols.
         workers: processes to use; None for one per CPU.
 
@@ -81,19 +80,19 @@ def scan(binary: Path, debug: Path | None, *, workers: int | None = None) -> Ins
     """
     ranges = function_ranges(binary, debug)
     masks = array("Q")
-    for part in _disassemble(binary, ranges, workers or os.cpu_count() or 1):
+    for part in _disassemble(binary.path, ranges, workers or os.cpu_count() or 1):
         masks.frombytes(part)
-    return _tally(ranges, masks)
+    return _tally(ranges, masks, code_bytes=sum(section.size for section in binary.sections))
 
 
-def _disassemble(binary: Path, ranges: FunctionRanges, workers: int) -> Iterator[bytes]:
-    """Give the features of all functions in order, as bytes of an array("Q") of masks, a chunk at a time."""
+def _disassemble(path: Path, ranges: FunctionRanges, workers: int) -> Iterator[bytes]:
+    """Yield the features of all functions in order, as bytes of an array("Q") of masks, a chunk at a time."""
     chunks = list(_chunks(ranges))
-    work = partial(_features_of, str(binary))
+    work = partial(_features_of, str(path))
     if workers == 1 or sum(ranges.sizes) < _ALONE:
         yield from map(work, chunks)
         return
-    # Spawned: a fork of a process with threads (the line runs variants in threads) may inherit a held lock.
+    # Spawned: a fork of a process with threads (variants run in threads) may inherit a held lock.
     pool = ProcessPoolExecutor(
         max_workers=min(workers, len(chunks)),
         mp_context=multiprocessing.get_context("spawn"),
@@ -104,7 +103,7 @@ def _disassemble(binary: Path, ranges: FunctionRanges, workers: int) -> Iterator
         yield from pool.map(work, chunks)
     except BrokenProcessPool as error:
         raise InspectionError(
-            f"The disassembly of {binary} did not finish",
+            f"The disassembly of {path} did not finish",
             why="one of its processes was killed, most often for lack of memory",
             remedy="free some memory, or run fewer variants at once, and run the same command again",
         ) from error
@@ -114,13 +113,11 @@ def _disassemble(binary: Path, ranges: FunctionRanges, workers: int) -> Iterator
 
 def _chunks(ranges: FunctionRanges) -> Iterator[tuple[array[int], array[int]]]:
     start = size = 0
-    for index, length in enumerate(ranges.sizes):
+    for end, length in enumerate(ranges.sizes, 1):
         size += length
-        if size >= _CHUNK:
-            yield ranges.offsets[start : index + 1], ranges.sizes[start : index + 1]
-            start, size = index + 1, 0
-    if start < len(ranges.sizes):
-        yield ranges.offsets[start:], ranges.sizes[start:]
+        if size >= _CHUNK or end == len(ranges.sizes):
+            yield ranges.offsets[start:end], ranges.sizes[start:end]
+            start, size = end, 0
 
 
 def _prepare_worker(parent: int) -> None:
@@ -134,12 +131,12 @@ def _prepare_worker(parent: int) -> None:
 def _features_of(binary: str, chunk: tuple[array[int], array[int]]) -> bytes:
     masks = array("Q")
     evidence = _evidence()
-    telling = frozenset(evidence)
+    counted = frozenset(evidence)
     with Path(binary).open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for offset, size in zip(*chunk, strict=True):
             # Decoding runs within intersection(): no Python statement per instruction, which is twice as fast.
             mask = 0
-            for code in telling.intersection(map(_code_of, Decoder(64, content[offset : offset + size]))):
+            for code in counted.intersection(map(_code_of, Decoder(64, content[offset : offset + size]))):
                 mask |= evidence[code]
             masks.append(mask)
     return masks.tobytes()
@@ -149,7 +146,7 @@ def _features_of(binary: str, chunk: tuple[array[int], array[int]]) -> bytes:
 def _evidence() -> Mapping[int, int]:
     """Map each form of an instruction that needs a counted feature to a mask, by the places in FEATURES.
 
-    iced-x86 numbers the forms (mnemonic, encoding, kinds of operands) apart, so that the number alone tells the
+    iced-x86 numbers the forms (mnemonic, encoding, kinds of operands) apart, so that the number alone decides the
     features; `vbroadcastss`, which needs AVX2 from a register and AVX from memory, is two forms.
     """
     evidence: dict[int, int] = {}
@@ -164,59 +161,59 @@ def _evidence() -> Mapping[int, int]:
     return evidence
 
 
+@cache
 def _features_in(mask: int) -> tuple[str, ...]:
     return tuple(feature for place, feature in enumerate(FEATURES) if mask >> place & 1)
 
 
-def _tally(ranges: FunctionRanges, masks: array[int]) -> InstructionSetFacts:
-    counts: Counter[tuple[Owner, int]] = Counter()
-    zones: Counter[tuple[str, int]] = Counter()
-    examples: dict[int, list[str]] = {}
-    own_examples: dict[int, list[str]] = {}
-    owners = code_owners()
-    for symbol, mask in zip(ranges.names(), masks, strict=True):
-        owner = owners.owner(symbol) if ranges.named else Owner.OTHER
-        counts[owner, mask] += 1
-        if mask:
-            _add_example(examples, mask, symbol)
-            if owner is Owner.OWN:
-                zone = owners.zone(symbol)
-                zones[zone, mask] += 1
-                if not zone:
-                    _add_example(own_examples, mask, symbol)
+def _tally(ranges: FunctionRanges, masks: array[int], *, code_bytes: int) -> InstructionSetFacts:
+    counts: Counter[tuple[Owner, str, int]] = Counter()
+    examples: defaultdict[str, list[str]] = defaultdict(list)
+    own_examples: defaultdict[str, list[str]] = defaultdict(list)
+    owners, named = code_owners(), bool(ranges.name_offsets)
+    for symbol, mask in zip(_names(ranges), masks, strict=True):
+        owner = owners.owner(symbol) if named else Owner.OTHER
+        zone = owners.zone(symbol) if mask and owner is Owner.OWN else ""
+        counts[owner, zone, mask] += 1
+        for feature in _features_in(mask):
+            _add_example(examples[feature], symbol)
+            if owner is Owner.OWN and not zone:
+                _add_example(own_examples[feature], symbol)
+    zones = {zone for _, zone, _ in counts if zone}
     return InstructionSetFacts(
         functions=counts.total(),
-        own_functions=sum(number for (owner, _mask), number in counts.items() if owner is Owner.OWN),
-        named=ranges.named,
-        code_bytes=ranges.code_bytes,
+        own_functions=sum(number for (owner, _, _), number in counts.items() if owner is Owner.OWN),
+        named=named,
+        code_bytes=code_bytes,
         scanned_bytes=sum(ranges.sizes),
-        by_feature=_by_feature(counts, *Owner),
-        own=_by_feature(counts, Owner.OWN),
-        own_zones={zone: _by_feature(zones, zone) for zone in sorted({zone for zone, _ in zones if zone})},
-        dispatch_owned=_by_feature(counts, Owner.DISPATCH),
-        examples=_named_features(examples),
-        own_examples=_named_features(own_examples),
+        by_feature=_by_feature(counts, tuple(Owner)),
+        own=_by_feature(counts, {Owner.OWN}),
+        own_zones={zone: _by_feature(counts, {Owner.OWN}, zone) for zone in sorted(zones)},
+        dispatch_owned=_by_feature(counts, {Owner.DISPATCH}),
+        examples={feature: tuple(examples[feature]) for feature in sorted(examples)},
+        own_examples={feature: tuple(own_examples[feature]) for feature in sorted(own_examples)},
     )
 
 
-def _add_example(examples: dict[int, list[str]], mask: int, symbol: str) -> None:
-    """Keep a function under each feature of it that has too few yet. `examples` is by the feature's place."""
-    while mask:
-        place = mask.bit_length() - 1
-        mask ^= 1 << place
-        names = examples.setdefault(place, [])
-        if len(names) < _EXAMPLES and (name := plain_name(symbol)) not in names:
-            names.append(name)
+def _names(ranges: FunctionRanges) -> Iterator[str]:
+    """Read the symbols, one per function, in the same order."""
+    if not ranges.name_offsets:
+        yield from (NAMELESS for _ in ranges.offsets)
+        return
+    with ranges.names_file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for start in ranges.name_offsets:
+            yield content[start : content.find(b"\0", start)].decode("utf-8", "replace")
 
 
-def _named_features(examples: Mapping[int, list[str]]) -> dict[str, tuple[str, ...]]:
-    return {FEATURES[place]: tuple(names) for place, names in sorted(examples.items())}
+def _add_example(names: list[str], symbol: str) -> None:
+    if len(names) < _EXAMPLES and (name := plain_name(symbol)) not in names:
+        names.append(name)
 
 
-def _by_feature(counts: Counter[tuple[_Whose, int]], *whose: _Whose) -> dict[str, int]:
-    """Add up functions with their masks: feature -> functions of these that use it."""
+def _by_feature(counts: Counter[tuple[Owner, str, int]], owners: Collection[Owner], zone: str = "") -> dict[str, int]:
+    """Add up functions with their masks: feature -> functions of these owners, or of this zone, that use it."""
     total: Counter[str] = Counter()
-    for (one, mask), number in counts.items():
-        if one in whose:
+    for (owner, in_zone, mask), number in counts.items():
+        if owner in owners and (not zone or in_zone == zone):
             total.update(dict.fromkeys(_features_in(mask), number))
     return dict(sorted(total.items()))

@@ -1,51 +1,44 @@
-"""Judges what was read from a binary against what its variant asked for. Pure: facts in, findings out."""
+"""Compares what was read from a binary with what its variant requires. Pure: facts in, findings out."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
+from serving_factory.catalogue.levels import allowed_features
 from serving_factory.errors import FactoryError, InspectionError, LibraryMissingError
+from serving_factory.inspection.facts import ElfFacts, InstructionSetFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from serving_factory.catalogue.upstream_flags import UpstreamFlag
     from serving_factory.inspection.elf import MissingLibrary
-    from serving_factory.inspection.facts import ElfFacts, InstructionSetFacts
 
-
-_BASELINE: Final = "x86-64"
-_SIGILL: Final = frozenset({132, -4})
+_BASELINE = "x86-64"
+_SIGILL = (132, -4)
 """Exit status after an illegal instruction: 128 + 4 from a shell or a container, -4 from Python's subprocess."""
 
-_NOT_STARTED: Final = 127
+_NOT_STARTED = 127
 """Exit status of the loader that does not find a library, and of a shell that does not find a program."""
 
-_SERVER_LINE: Final = "TensorFlow ModelServer: "
-_LIBRARY_LINE: Final = "TensorFlow Library: "
-_NAMED_SHARE: Final = 0.8
-"""Below this share of code under symbols, silence proves nothing. Usual is 0.95: the rest is padding."""
+_SERVER_LINE = "TensorFlow ModelServer: "
+_LIBRARY_LINE = "TensorFlow Library: "
+_NAMED_SHARE = 0.8
+"""Below this share of code under symbols, finding nothing proves nothing. Usual is 0.95: the rest is padding."""
 
-_LEAST_SHARE: Final = 0.01
+_LEAST_SHARE = 0.01
 """Compiled with -mavx, a third or more of the functions of C++ code use AVX, if only to copy 16 bytes. A hundredth
 tells that apart from a few files with flags of their own."""
 
-_SHOWN: Final = 3
-_SHOWN_NAME: Final = 100
+_SHOWN = 3
+_SHOWN_NAME = 100
 
-_ALL_OF_PROOF: Final[Mapping[str, frozenset[str]]] = {
-    "avx": frozenset({"avx"}),
-    "x86-64-v3": frozenset({"avx2", "fma"}),
-    "x86-64-v4": frozenset({"avx512f"}),
-}
-_ANY_OF_PROOF: Final[Mapping[str, frozenset[str]]] = {
-    "x86-64-v2": frozenset({"ssse3", "sse4.1", "sse4.2", "popcnt"}),
-}
+_ALL_OF_PROOF = {"avx": {"avx"}, "x86-64-v3": {"avx2", "fma"}, "x86-64-v4": {"avx512f"}}
+_ANY_OF_PROOF = {"x86-64-v2": {"ssse3", "sse4.1", "sse4.2", "popcnt"}}
 """What code of any size that was compiled for a level is sure to use. The other features of a level come and go with
 the compiler: gcc writes f16c and movbe in few places only."""
 
@@ -62,7 +55,7 @@ class Rule(StrEnum):
     HARDENING = "hardening"
 
 
-_REMEDIES: Final[Mapping[Rule, str]] = {
+_REMEDIES: Mapping[Rule, str] = {
     Rule.MACHINE: "compare the variant's platform with the engine's (docker version), and build it again",
     Rule.VERSION: (
         "start the binary with --version by hand; check that the sources are at the release's commit, and what the"
@@ -71,9 +64,9 @@ _REMEDIES: Final[Mapping[Rule, str]] = {
     Rule.LEVEL_KEPT: (
         "find the flag that lets the code above the level: look at the compile log for -march=native, --config=opt or"
         " -m flags that come from a .bazelrc, a BUILD file or the environment. If the functions named are chosen by a"
-        " CPU check at run time, add them to dispatch_owned.yaml in src/serving_factory/catalogue/data, with the check;"
-        " if upstream's BUILD files have the flag, add it to upstream_flags.yaml there. Then run the same command:"
-        " nothing is compiled again"
+        " CPU check at run time, add them to `functions` of an entry of dispatch_owned.yaml in"
+        " src/serving_factory/catalogue/data, with the check as the reason; if upstream's BUILD files have the flag,"
+        " add it to upstream_flags.yaml there. Then run the same command: the binary is read again, not compiled again"
     ),
     Rule.LEVEL_USED: (
         "check that the level's --copt flags reached the compiler (bazel build --subcommands), and that the binary is"
@@ -86,32 +79,18 @@ _REMEDIES: Final[Mapping[Rule, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What the variant asked for.
+    """What the variant requires."""
 
-    Args:
-        level: the CPU level's name, such as `x86-64-v3`; a name that is not among the level features (`native`) has
-            no bound to check by.
-        machine: `x86-64` or `aarch64`.
-        reported_version: what the server's `--version` has to begin with, such as `2.19.1`; empty where it has none.
-        max_glibc: glibc of the runtime image's base, such as `2.31`; None if that is not known.
-        upstream: what upstream's own BUILD files add to every level.
-    """
-
-    level: str
-    machine: str
-    reported_version: str
-    max_glibc: str | None
-    upstream: tuple[UpstreamFlag, ...] = ()
+    level: str  # the CPU level's name, such as `x86-64-v3`; `native` has no bound to check by
+    machine: str  # `x86-64` or `aarch64`
+    reported_version: str  # what the server's `--version` has to begin with, such as `2.19.1`; empty where it has none
+    max_glibc: str | None  # glibc of the runtime image's base, such as `2.31`; None if that is not known
+    upstream: tuple[UpstreamFlag, ...] = ()  # what upstream's own BUILD files add to every level
 
 
 @dataclass(frozen=True, slots=True)
 class VersionAnswer:
-    """What `tensorflow_model_server --version` did.
-
-    Args:
-        exit_status: 128 + n, or -n, for a death by signal n.
-        lines: what it printed, standard output and error together.
-    """
+    """How `tensorflow_model_server --version` ended (128 + n, or -n, by signal n), and the lines that it printed."""
 
     exit_status: int
     lines: tuple[str, ...]
@@ -119,13 +98,7 @@ class VersionAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one rule found.
-
-    Args:
-        rule: which.
-        ok: whether the binary is as asked; None if this could not be proven either way.
-        text: one sentence, with the values concerned.
-    """
+    """What one rule found, in one sentence; `ok` is None if it could not be proven either way."""
 
     rule: Rule
     ok: bool | None
@@ -136,51 +109,50 @@ def check(
     expectation: Expectation,
     *,
     elf: ElfFacts,
-    code: InstructionSetFacts | None,
-    version: VersionAnswer | None,
+    code: InstructionSetFacts,
+    version: VersionAnswer,
     missing: tuple[MissingLibrary, ...],
-    level_features: Mapping[str, frozenset[str]],
 ) -> tuple[Finding, ...]:
-    """Judge a binary by every rule.
+    """Check a binary by every rule: one finding each, in the order of `Rule`.
 
     Args:
-        expectation: what was asked for.
-        elf: what the file tells.
-        code: what its code uses; None where it was not disassembled.
-        version: what it answered; None where it could not be started.
+        expectation: what the variant requires.
+        elf: what the file says of itself.
+        code: what its code uses.
+        version: what it answered.
         missing: libraries that nothing in the image provides.
-        level_features: level name to every feature that its code may use.
-
-    Returns:
-        One finding per rule, in the order of `Rule`.
     """
     return (
         _machine(expectation, elf),
         _version(expectation, version),
-        _level_kept(expectation, code, level_features),
-        _level_used(expectation, code, level_features),
+        _level_kept(expectation, code),
+        _level_used(expectation, code),
         _libraries(missing),
         _glibc(expectation, elf),
-        _hardening(elf),
+        _passed(Rule.HARDENING, f"recorded, not checked: {elf.kind}, RELRO {elf.relro}"),
     )
 
 
 def verdict_error(findings: Iterable[Finding], variant_id: str) -> FactoryError | None:
-    """Turn the failed findings into the error that stops the variant; None where nothing failed.
-
-    Missing libraries alone give a LibraryMissingError, anything else an InspectionError that tells all.
-    """
+    """Make the error that stops the variant, with all failed findings; None where nothing failed."""
     failed = [finding for finding in findings if finding.ok is False]
     if not failed:
         return None
-    only_libraries = all(finding.rule is Rule.LIBRARIES for finding in failed)
-    if only_libraries:
-        what = f"The binary of {variant_id} needs libraries that its image would not have"
-    else:
-        what = f"The binary of {variant_id} is not what the variant asks for"
     why = "\n".join(f"{finding.rule}: {finding.text}" for finding in failed)
-    error = LibraryMissingError if only_libraries else InspectionError
-    return error(what, why=why, remedy=_REMEDIES[failed[0].rule])
+    remedy = _REMEDIES[failed[0].rule]
+    if all(finding.rule is Rule.LIBRARIES for finding in failed):
+        what = f"The binary of {variant_id} needs libraries that its image would not have"
+        return LibraryMissingError(what, why=why, remedy=remedy)
+    return InspectionError(f"The binary of {variant_id} is not what the variant requires", why=why, remedy=remedy)
+
+
+def added_features(expectation: Expectation, code: InstructionSetFacts) -> tuple[str, ...]:
+    """Return the features above the level that the project's own code uses because of upstream's own flags, sorted.
+
+    No check stands before that code: a CPU must have them, whatever the level.
+    """
+    allowed = allowed_features().get(expectation.level)
+    return () if allowed is None else _above(expectation, code, allowed)[0]
 
 
 def _passed(rule: Rule, text: str) -> Finding:
@@ -197,65 +169,50 @@ def _unproven(rule: Rule, why: str) -> Finding:
 
 def _machine(expectation: Expectation, elf: ElfFacts) -> Finding:
     if elf.machine == expectation.machine:
-        return _passed(Rule.MACHINE, f"{elf.machine}, as asked")
-    return _failed(Rule.MACHINE, f"asked for {expectation.machine}, found {elf.machine}")
+        return _passed(Rule.MACHINE, f"{elf.machine}, as required")
+    return _failed(Rule.MACHINE, f"requires {expectation.machine}, found {elf.machine}")
 
 
-def _version(expectation: Expectation, answer: VersionAnswer | None) -> Finding:
-    if answer is None:
-        return _unproven(Rule.VERSION, "the binary was not started")
+def _version(expectation: Expectation, answer: VersionAnswer) -> Finding:
     if answer.exit_status in _SIGILL:
         if expectation.level == _BASELINE:
-            return _failed(
-                Rule.VERSION, "died of an illegal instruction, though every x86-64 CPU has to run this level"
-            )
-        return _unproven(
-            Rule.VERSION,
-            f"this machine's CPU cannot run {expectation.level} code (illegal instruction)",
-        )
+            why = "died of an illegal instruction, though every x86-64 CPU has to run this level"
+            return _failed(Rule.VERSION, why)
+        why = f"this machine's CPU cannot run {expectation.level} code (illegal instruction)"
+        return _unproven(Rule.VERSION, why)
     if not expectation.reported_version and answer.exit_status != _NOT_STARTED:
         return _unproven(Rule.VERSION, "this release has no --version")
     if answer.exit_status != 0:
-        said = f": {answer.lines[-1]}" if answer.lines else ", and said nothing"
+        said = f": {answer.lines[-1]}" if answer.lines else ", and printed nothing"
         return _failed(Rule.VERSION, f"--version ended with exit status {answer.exit_status}{said}")
-    return _reported(expectation.reported_version, answer.lines)
-
-
-def _reported(expected: str, lines: tuple[str, ...]) -> Finding:
     # Looked for, not taken by position: TensorFlow may log a line before main() begins.
-    server = _after(_SERVER_LINE, lines)
-    library = _after(_LIBRARY_LINE, lines)
+    server, library = (
+        next((line.removeprefix(beginning).strip() for line in answer.lines if line.startswith(beginning)), None)
+        for beginning in (_SERVER_LINE, _LIBRARY_LINE)
+    )
     if server is None or library is None:
-        required = _SERVER_LINE if server is None else _LIBRARY_LINE
-        return _failed(Rule.VERSION, f'--version printed no line "{required.strip()} …"')
+        missing = _SERVER_LINE if server is None else _LIBRARY_LINE
+        return _failed(Rule.VERSION, f'--version printed no line "{missing.strip()} …"')
     # 2.1 is not the beginning of 2.19.
-    if not re.match(rf"{re.escape(expected)}(?!\d)", server):
-        return _failed(Rule.VERSION, f"asked for {expected}, the binary says {server}")
-    return _passed(Rule.VERSION, f"says {server}, with TensorFlow {library}")
+    ok = re.match(rf"{re.escape(expectation.reported_version)}(?!\d)", server) is not None
+    text = f"says {server}, with TensorFlow {library}"
+    return Finding(Rule.VERSION, ok=ok, text=text if ok else f"{text}; {expectation.reported_version} is required")
 
 
-def _after(beginning: str, lines: tuple[str, ...]) -> str | None:
-    return next((line.removeprefix(beginning).strip() for line in lines if line.startswith(beginning)), None)
-
-
-def _level_kept(
-    expectation: Expectation, code: InstructionSetFacts | None, level_features: Mapping[str, frozenset[str]]
-) -> Finding:
-    allowed = level_features.get(expectation.level)
-    if code is None:
-        return _unproven(Rule.LEVEL_KEPT, "the code was not disassembled")
+def _level_kept(expectation: Expectation, code: InstructionSetFacts) -> Finding:
+    allowed = allowed_features().get(expectation.level)
     if allowed is None:
         return _unproven(Rule.LEVEL_KEPT, f"{expectation.level} has no fixed set of features")
-    added, above = _added(expectation, code, allowed)
+    added, above = _above(expectation, code, allowed)
     if above:
-        found = "; ".join(_found(feature, number, code.own_examples.get(feature, ())) for feature, number in above)
-        names = ", ".join(feature for feature, _ in above)
-        return _failed(Rule.LEVEL_KEPT, f"{expectation.level} code must not use {names}; it does: {found}")
+        found = "; ".join(
+            _found(feature, number, code.own_examples.get(feature, ())) for feature, number in above.items()
+        )
+        return _failed(Rule.LEVEL_KEPT, f"{expectation.level} code must not use {', '.join(above)}; it does: {found}")
     elsewhere = sorted(
         name for name, number in code.by_feature.items() if name not in allowed and number > code.own.get(name, 0)
     )
-    doubt = _doubt(code, elsewhere)
-    if doubt is not None:
+    if doubt := _doubt(code, elsewhere):
         return _unproven(Rule.LEVEL_KEPT, doubt)
     whose = f"{code.own_functions} functions of the project's own code keep" if code.named else "all code keeps"
     text = f"{whose} to {expectation.level}"
@@ -266,34 +223,17 @@ def _level_kept(
     return _passed(Rule.LEVEL_KEPT, text)
 
 
-def added_features(
-    expectation: Expectation, code: InstructionSetFacts, level_features: Mapping[str, frozenset[str]]
-) -> tuple[str, ...]:
-    """Give the features above the level that the project's own code uses because of upstream's own flags, sorted.
-
-    No check stands before that code: a CPU must have them, whatever the level.
-    """
-    allowed = level_features.get(expectation.level)
-    return () if allowed is None else _added(expectation, code, allowed)[0]
-
-
-def _added(
-    expectation: Expectation, code: InstructionSetFacts, allowed: frozenset[str]
-) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
+def _above(
+    expectation: Expectation, code: InstructionSetFacts, allowed: Collection[str]
+) -> tuple[tuple[str, ...], Mapping[str, int]]:
     """Part the features above the level that own code uses: those of upstream's flags; others, with their functions."""
-    added: list[str] = []
-    above: list[tuple[str, int]] = []
-    for feature in sorted(code.own.keys() - allowed):
-        rest = _outside_zones(expectation, code, feature)
-        if rest and not _is_added_anywhere(expectation, feature):
-            above.append((feature, rest))
-        else:
-            added.append(feature)
-    return tuple(added), tuple(above)
+    rest = {name: _outside_zones(expectation, code, name) for name in sorted(code.own) if name not in allowed}
+    above = {name: number for name, number in rest.items() if number and not _is_added_anywhere(expectation, name)}
+    return tuple(name for name in rest if name not in above), above
 
 
 def _outside_zones(expectation: Expectation, code: InstructionSetFacts, feature: str) -> int:
-    """How many own functions use a feature that no flag of upstream's is for, as far as their namespaces tell."""
+    """Count the own functions that use a feature and are in no namespace that a flag of upstream's adds it to."""
     zones = {name for flag in expectation.upstream if feature in flag.features for name in flag.namespaces}
     return code.own.get(feature, 0) - sum(code.own_zones.get(name, {}).get(feature, 0) for name in zones)
 
@@ -303,49 +243,39 @@ def _is_added_anywhere(expectation: Expectation, feature: str) -> bool:
     return any(feature in flag.features and not flag.namespaces for flag in expectation.upstream)
 
 
-def _doubt(code: InstructionSetFacts, elsewhere: list[str]) -> str | None:
+def _doubt(code: InstructionSetFacts, elsewhere: list[str]) -> str:
     """Say why finding nothing above the level in own code proves nothing, if so."""
     if not code.named:
-        without = "without symbols there is no telling by whose code"
-        return f"{', '.join(elsewhere)} is used, and {without}" if elsewhere else None
+        return f"{', '.join(elsewhere)} is used, and without symbols it is not known by whose code" if elsewhere else ""
     if not code.own_functions:
         return "no function belongs to the project's own code"
     share = code.scanned_bytes / max(code.code_bytes, 1)
-    return f"the symbols name only {share:.0%} of the code" if share < _NAMED_SHARE else None
+    return f"the symbols name only {share:.0%} of the code" if share < _NAMED_SHARE else ""
 
 
-def _level_used(
-    expectation: Expectation, code: InstructionSetFacts | None, level_features: Mapping[str, frozenset[str]]
-) -> Finding:
-    allowed = level_features.get(expectation.level, frozenset())
-    needed = _ALL_OF_PROOF.get(expectation.level, frozenset()) & allowed
-    choice = _ANY_OF_PROOF.get(expectation.level, frozenset()) & allowed
-    if code is None:
-        return _unproven(Rule.LEVEL_USED, "the code was not disassembled")
+def _level_used(expectation: Expectation, code: InstructionSetFacts) -> Finding:
+    allowed = allowed_features().get(expectation.level, frozenset())
+    needed = allowed & _ALL_OF_PROOF.get(expectation.level, set())
+    choice = allowed & _ANY_OF_PROOF.get(expectation.level, set())
     if not needed and not choice:
-        return _passed(Rule.LEVEL_USED, f"{expectation.level} asks for no feature in particular")
+        return _passed(Rule.LEVEL_USED, f"{expectation.level} requires no feature in particular")
     used = {name: _outside_zones(expectation, code, name) for name in sorted(needed | choice)}
-    present = {name for name, number in used.items() if number} if code.named else set(code.by_feature)
-    absent = [*sorted(needed - present), *(sorted(choice) if choice and choice.isdisjoint(present) else ())]
+    used = {name: number for name, number in used.items() if number}
+    present = used.keys() if code.named else code.by_feature.keys()
+    absent = [*sorted(needed - present), *(sorted(choice) if choice and not choice & present else ())]
+    required = f"{expectation.level} is required, but"
     if absent:
-        text = f"the project's own code uses no {', no '.join(absent)}"
-        return _failed(Rule.LEVEL_USED, f"asked for {expectation.level}, but {text}")
-    if code.named and "avx" in allowed and code.own.get("avx", 0) < _LEAST_SHARE * code.own_functions:
-        return _failed(
-            Rule.LEVEL_USED,
-            f"asked for {expectation.level}, but only {code.own.get('avx', 0)} of {code.own_functions} own functions"
-            " use avx: the flags reached only part of the code",
-        )
-    return _used(expectation, code, {name: number for name, number in used.items() if number})
-
-
-def _used(expectation: Expectation, code: InstructionSetFacts, used: Mapping[str, int]) -> Finding:
-    told = ", ".join(f"{name} in {number}" for name, number in used.items())
+        return _failed(Rule.LEVEL_USED, f"{required} the project's own code uses no {', no '.join(absent)}")
     if not code.named:
-        return _unproven(Rule.LEVEL_USED, "without symbols there is no telling whose code uses it")
+        return _unproven(Rule.LEVEL_USED, "without symbols it is not known whose code uses it")
+    avx = code.own.get("avx", 0)
+    if "avx" in allowed and avx < _LEAST_SHARE * code.own_functions:
+        few = f"only {avx} of {code.own_functions} own functions use avx: the flags reached only part of the code"
+        return _failed(Rule.LEVEL_USED, f"{required} {few}")
+    counts = ", ".join(f"{name} in {number}" for name, number in used.items())
     if all(_is_added_anywhere(expectation, name) for name in used):
-        return _unproven(Rule.LEVEL_USED, f"upstream's own flags give code of any level the same: {told}")
-    return _passed(Rule.LEVEL_USED, f"of {code.own_functions} own functions: {told}")
+        return _unproven(Rule.LEVEL_USED, f"upstream's own flags give code of any level the same: {counts}")
+    return _passed(Rule.LEVEL_USED, f"of {code.own_functions} own functions: {counts}")
 
 
 def _libraries(missing: tuple[MissingLibrary, ...]) -> Finding:
@@ -357,17 +287,12 @@ def _libraries(missing: tuple[MissingLibrary, ...]) -> Finding:
 
 def _glibc(expectation: Expectation, elf: ElfFacts) -> Finding:
     if elf.highest_glibc is None:
-        return _passed(Rule.GLIBC, "asks for no version of glibc")
+        return _passed(Rule.GLIBC, "needs no version of glibc")
     if expectation.max_glibc is None:
         return _unproven(Rule.GLIBC, f"needs {elf.highest_glibc}, and the base's glibc is not known")
     needed = elf.highest_glibc.removeprefix("GLIBC_")
-    if Version(needed) > Version(expectation.max_glibc):
-        return _failed(Rule.GLIBC, f"needs glibc {needed}, the runtime base has {expectation.max_glibc}")
-    return _passed(Rule.GLIBC, f"needs glibc {needed}, the runtime base has {expectation.max_glibc}")
-
-
-def _hardening(elf: ElfFacts) -> Finding:
-    return _passed(Rule.HARDENING, f"recorded, not checked: {elf.kind}, RELRO {elf.relro}")
+    ok = Version(needed) <= Version(expectation.max_glibc)
+    return Finding(Rule.GLIBC, ok=ok, text=f"needs glibc {needed}, the runtime base has {expectation.max_glibc}")
 
 
 def _found(feature: str, count: int, examples: tuple[str, ...]) -> str:

@@ -12,48 +12,28 @@ from serving_factory.errors import SmokeError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmokePlan:
-    """How to check one image.
+    """How to check one image."""
 
-    Args:
-        variant: the variant's id, for the report.
-        model: folder with one version folder, a half_plus_two (y = 0.5 x + 2).
-        next_model: folder with one higher version folder, y = 0.5 x + 3: what the swap brings in.
-        reported_version: what `--version` must begin with, such as `2.19.1`.
-        server: what the release's server can do.
-        scratch: an existing folder for copies of the models, which containers mount.
-        owner: owner label of the containers started.
-        ready_timeout: seconds from start to AVAILABLE.
-        health_timeout: seconds from the other checks' end to Docker's "healthy".
-        swap_timeout: seconds from a version's appearance to its answers, and again to the old version's end.
-    """
-
-    variant: str
-    model: Path
-    next_model: Path
-    reported_version: str
-    server: ServerFacts
-    scratch: Path
-    owner: str
-    ready_timeout: float = 60.0
-    health_timeout: float = 60.0
-    swap_timeout: float = 15.0
+    variant: str  # the variant's id, for the report
+    model: Path  # folder with one version folder, a half_plus_two (y = 0.5 x + 2)
+    next_model: Path  # folder with one higher version folder, y = 0.5 x + 3: what the swap brings in
+    reported_version: str  # what `--version` must begin with, such as `2.19.1`
+    server: ServerFacts  # what the release's server can do
+    scratch: Path  # an existing folder for copies of the models, which containers mount
+    owner: str  # owner label of the containers started
+    ready_timeout: float = 60.0  # seconds from start to AVAILABLE
+    health_timeout: float = 60.0  # seconds from the other checks' end to Docker's "healthy"
+    swap_timeout: float = 15.0  # seconds from a version's appearance to its answers, and again to the old version's end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFolders:
-    """Copies of the models, readable by every user of a container.
+    """Copies of the models, readable by every user of a container."""
 
-    Args:
-        plain: served by the first container; the swap changes it.
-        hardened: served by the second container.
-        waiting: the next version, complete, on the same file system and out of the server's sight.
-        versions: numbers of the old and the next version.
-    """
-
-    plain: Path
-    hardened: Path
-    waiting: Path
-    versions: tuple[int, int]
+    plain: Path  # served by the first container; the swap changes it
+    hardened: Path  # served by the second container
+    waiting: Path  # the next version, complete, on the same file system and out of the server's sight
+    versions: tuple[int, int]  # numbers of the old and the next version
 
     def place_next(self) -> None:
         """Let the next version appear beside the old one; a rename, so that no half of it is ever seen."""

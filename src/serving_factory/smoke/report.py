@@ -26,25 +26,16 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmokeReport:
-    """What a smoke run found; complete whether or not a check failed.
+    """What a smoke run found; complete whether or not a check failed."""
 
-    Args:
-        variant: the variant's id.
-        image: the image that was run.
-        seconds: how long the whole run took.
-        checks: the checks that ran, in their order; only the last can have failed.
-        skipped: the checks that did not run, by name, with the reason.
-        answers: the predictions for [1.0, 2.0, 5.0] by protocol, `REST` and `gRPC`, where asked.
-        error: what the failing check raised; the caller raises it after writing its files.
-    """
-
-    variant: str
-    image: str
-    seconds: float
-    checks: tuple[CheckResult, ...]
-    skipped: tuple[tuple[str, str], ...]
+    variant: str  # the variant's id
+    image: str  # the image that was run
+    seconds: float  # how long the whole run took
+    checks: tuple[CheckResult, ...]  # the checks that ran, in their order; only the last can have failed
+    skipped: tuple[tuple[str, str], ...]  # the checks that did not run, by name, with the reason
+    # the predictions for [1.0, 2.0, 5.0] by protocol, `REST` and `gRPC`, where asked
     answers: Mapping[str, tuple[float, ...]]
-    error: FactoryError | None = None
+    error: FactoryError | None = None  # what the failing check raised; the caller raises it after writing its files
 
 
 def to_json(report: SmokeReport) -> str:

@@ -40,9 +40,10 @@ def _run(job: Job, progress: Progress) -> Outputs:
 
     binary, debug = _take(job, BINARY), _take(job, f"{BINARY}.debug")
     progress("reading the ELF headers")
-    elf = read_elf(binary)
+    read = read_elf(binary)
+    elf = read.facts
     progress(f"disassembling {elf.size / 2**20:.0f} MiB")
-    instructions = scan(binary, debug)
+    instructions = scan(read, debug)
     compiled = job.record(StageName.COMPILE)
     return {
         "sha256": file_digest(binary),

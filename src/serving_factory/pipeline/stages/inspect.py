@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from serving_factory.catalogue.data import data_digest
-from serving_factory.catalogue.levels import Level, allowed_features, cpuinfo_names, level_facts
+from serving_factory.catalogue.levels import Level, cpuinfo_names, level_facts
 from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.inspection.rules import Expectation, VersionAnswer, added_features, check, verdict_error
 from serving_factory.matrix.variant import Platform
@@ -55,7 +55,6 @@ def _run(job: Job, progress: Progress) -> Outputs:
         missing=library_closure_gaps(
             elf.needed, job.artifact / "rootfs", frozenset(read_fact(job, "base-libraries").splitlines())
         ),
-        level_features=allowed_features(),
     )
     if error := verdict_error(findings, job.recipe.variant.id):
         raise error
@@ -64,7 +63,7 @@ def _run(job: Job, progress: Progress) -> Outputs:
         "binary_sha256": found["sha256"],
         "cpu_flags": [
             *level_facts(job.recipe.variant.level).cpuinfo,
-            *cpuinfo_names(added_features(expectation, code, allowed_features())),
+            *cpuinfo_names(added_features(expectation, code)),
         ],
     }
 
