@@ -105,7 +105,7 @@ def list_(
     ids: bool = False,
     github: bool = False,
 ) -> None:
-    """List the variants of the matrix, and what of each is built.
+    """List the variants of the matrix, and the last stage that each has reached.
 
     Examples:
         ./factory list
@@ -114,7 +114,7 @@ def list_(
         ./factory list --matrix samples/matrix.yaml --json
     """
     with errors():
-        from serving_factory.commands.show import list_variants
+        from serving_factory.commands.list import list_variants
 
         asked = replace(
             _asked(matrix, target, release, variant),
@@ -134,13 +134,13 @@ def list_(
         "matrix",
         "json",
         variant="a variant's id, such as 2.19.1-cpu-v3",
-        dropped="tell what targets ask for and is not built, and why",
+        dropped="show which variants are dropped, and why",
     ),
 )
 def explain_(
     _c: Context, variant: str | None = None, matrix: str = "", dropped: bool = False, json: bool = False
 ) -> None:
-    """Show everything that decides one variant and where it comes from; or, with --dropped, what is not built.
+    """Show what decides one variant and where each value comes from; with --dropped, which variants are dropped.
 
     Examples:
         ./factory explain 2.19.1-cpu-v3
@@ -151,7 +151,7 @@ def explain_(
     if variant in {"--help", "-h"}:  # Invoke takes any word that follows for the variant
         Program(namespace=ns).run(["invoke", "--help", "explain"])
     with errors():
-        from serving_factory.commands.show import explain_dropped, explain_variant
+        from serving_factory.commands.explain import explain_dropped, explain_variant
 
         if dropped:
             explain_dropped(_asked(matrix), variant or "", json=json)
@@ -226,7 +226,7 @@ def preflight(_c: Context, variants: Sequence[str] | None = None, matrix: str = 
         variant="override: the variant whose sources declare the repository",
     ),
 )
-def vault(
+def inputs(
     _c: Context,
     words: Sequence[str] | None = None,
     matrix: str = "",
@@ -249,17 +249,17 @@ def vault(
     would have made it. packages downloads what toolchains install.
 
     Examples:
-        ./factory vault packages 1.9.1-cpu-v1 --matrix closed/matrix.yaml
-        ./factory vault fill 1.9.1-cpu-v1 --mirrors mirrors --matrix closed/matrix.yaml
-        ./factory vault override zlib_archive --debian-source zlib --variant 1.9.1-cpu-v1 --matrix closed/matrix.yaml
-        ./factory vault override eigen_archive --from mirrors/eigen#3f3e5e3 --variant 1.9.1-cpu-v1
-        ./factory vault archive mirrors/abseil-cpp 9d0c5b7 --pinned build/1.9.1-cpu-v1/preflight/report.json
+        ./factory inputs packages 1.9.1-cpu-v1 --matrix closed/matrix.yaml
+        ./factory inputs fill 1.9.1-cpu-v1 --mirrors mirrors --matrix closed/matrix.yaml
+        ./factory inputs override zlib_archive --debian-source zlib --variant 1.9.1-cpu-v1 --matrix closed/matrix.yaml
+        ./factory inputs override eigen_archive --from mirrors/eigen#3f3e5e3 --variant 1.9.1-cpu-v1
+        ./factory inputs archive mirrors/abseil-cpp 9d0c5b7 --pinned build/1.9.1-cpu-v1/preflight/report.json
     """
     with errors():
-        from serving_factory.commands.vault import VaultOptions
-        from serving_factory.commands.vault import vault as run_vault
+        from serving_factory.commands.inputs import InputsOptions
+        from serving_factory.commands.inputs import inputs as fill_inputs
 
-        options = VaultOptions(
+        options = InputsOptions(
             asked=_asked(matrix),
             output=output,
             pinned=pinned or (),
@@ -273,7 +273,7 @@ def vault(
             variant=variant,
             json=json,
         )
-        run_vault(words or (), options)
+        fill_inputs(words or (), options)
 
 
 @task(help=_help("matrix", check="change nothing; fail when a file is not what the data gives"))
@@ -467,9 +467,13 @@ def build(
     """
     with errors():
         from serving_factory.commands.build import build as run_build
-        from serving_factory.commands.planning import HowToRun
+        from serving_factory.commands.plan import RunOptions
 
-        how = HowToRun(
+        options = RunOptions(
+            asked=_asked(matrix, target, release, variant),
+            registry=registry,
+            dry_run=dry_run,
+            json=json,
             locked=locked,
             parallel=parallel,
             jobs=jobs,
@@ -478,7 +482,7 @@ def build(
             max_minutes=max_minutes,
             variant_minutes=variant_minutes,
         )
-        run_build(_asked(matrix, target, release, variant), registry=registry, dry_run=dry_run, json=json, how=how)
+        run_build(options)
 
 
 def _stage_task(name: str, text: str) -> object:
@@ -494,8 +498,9 @@ def _stage_task(name: str, text: str) -> object:
     ) -> None:
         with errors():
             from serving_factory.commands.build import run_stage
+            from serving_factory.commands.plan import RunOptions
 
-            run_stage(name, _asked(matrix, target, release, variant), json=json)
+            run_stage(name, RunOptions(asked=_asked(matrix, target, release, variant), json=json))
 
     run.__doc__ = f"{text}\n\n    Examples:\n        ./factory {name}\n        ./factory {name} --variant 2.19.1-cpu-v3"
     return task(run, name=name, iterable=CHOICE, help=_help("matrix", *CHOICE, "json"))
@@ -524,9 +529,11 @@ def compile_(
     """
     with errors():
         from serving_factory.commands.build import run_stage
-        from serving_factory.commands.planning import HowToRun
+        from serving_factory.commands.plan import RunOptions
 
-        how = HowToRun(
+        options = RunOptions(
+            asked=_asked(matrix, target, release, variant),
+            json=json,
             parallel=parallel,
             jobs=jobs,
             memory=memory,
@@ -534,7 +541,7 @@ def compile_(
             max_minutes=max_minutes,
             variant_minutes=variant_minutes,
         )
-        run_stage("compile", _asked(matrix, target, release, variant), json=json, how=how)
+        run_stage("compile", options)
 
 
 inspect_ = _stage_task("inspect", "Compare what the binaries are with what was asked for.")
@@ -562,8 +569,9 @@ def push(
     """
     with errors():
         from serving_factory.commands.build import push as run_push
+        from serving_factory.commands.plan import RunOptions
 
-        run_push(_asked(matrix, target, release, variant), registry=registry, json=json)
+        run_push(RunOptions(asked=_asked(matrix, target, release, variant), registry=registry, json=json))
 
 
 @task(help=_help("json", "registry"))
@@ -576,8 +584,9 @@ def demo(_c: Context, json: bool = False, registry: str = "") -> None:
     """
     with errors():
         from serving_factory.commands.build import demo as run_demo
+        from serving_factory.commands.plan import RunOptions
 
-        run_demo(_checkout(), registry=registry, json=json)
+        run_demo(RunOptions(asked=_asked(str(_checkout().sample)), registry=registry, json=json))
 
 
 @task(
@@ -630,9 +639,14 @@ def cache(
         ./factory cache import caches.tar
     """
     with errors():
+        from serving_factory.commands.cache import CacheOptions
         from serving_factory.commands.cache import cache as work_on_caches
 
-        work_on_caches(_asked(matrix), verb or "", file or "", max_size=max_size, toolchain=toolchain, json=json)
+        asked = _asked(matrix)
+        options = CacheOptions(
+            asked=asked, verb=verb or "", file=file or "", max_size=max_size, toolchain=toolchain, json=json
+        )
+        work_on_caches(options)
 
 
 # --- keeping the house ------------------------------------------------------------------------------------------------
@@ -686,7 +700,7 @@ def tasks(_c: Context) -> None:
 
 _GROUPS = {
     "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor"],
-    "Fill inputs": ["preflight", "vault"],
+    "Fill inputs": ["preflight", "inputs"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
     "Maintain": ["setup", "test", "cache", "clean"],
 }

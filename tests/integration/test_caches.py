@@ -6,6 +6,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_the_caches_from_the_first_build_to_another_machine(small: SmallWorkspac
     assert second_level["bytes_fetched"] == 0
     assert (second_level["local_actions"], second_level["disk_cache_hits"]) == (LEVEL_ACTIONS, HOST_ACTIONS)
 
-    shown = json.loads(small.run("cache", "show", "--json").built().out)
+    shown = caches_of(small)
     repository, toolchain = shown
     assert repository["name"] == "repository"
     assert "gcc" in toolchain["toolchain"]
@@ -48,23 +49,25 @@ def test_the_caches_from_the_first_build_to_another_machine(small: SmallWorkspac
     _refused(small, file, tmp_path / "broken.tar")
 
     small.empty_caches()
-    assert [(cache["name"], cache["files"]) for cache in json.loads(small.run("cache", "show", "--json").out)] == [
-        ("repository", 0)
-    ]
+    assert [(cache["name"], cache["files"]) for cache in caches_of(small)] == [("repository", 0)]
     added = json.loads(small.run("cache", "import", str(file), "--json").built().out)
-    assert added["files"] == sum(cache["files"] for cache in shown) + 1, "and the toolchain's description"
+    assert added["added"]["files"] == sum(cache["files"] for cache in shown) + 1, "and the toolchain's description"
     assert {(cache["name"], cache["bytes"]) for cache in added["caches"]} >= {(toolchain["name"], toolchain["bytes"])}
     again = json.loads(small.run("cache", "import", str(file), "--json").built().out)
-    assert again["files"] == 0, "nothing is taken away, nothing is added twice"
+    assert again["added"]["files"] == 0, "nothing is taken away, nothing is added twice"
 
     small.configure(options="--define=round=2")
     assert small.compile(V1)["disk_cache_hits"] == ALL_ACTIONS
 
     small.configure(options="--define=round=3", more="resources: {cache: 1MiB}\n")
     outcome = small.run("compile", "--variant", V1).built()
-    assert "Bazel's caches: removed" in outcome.out
-    left = json.loads(small.run("cache", "show", "--json").built().out)
-    assert sum(cache["bytes"] for cache in left) <= 2**20
+    assert "Pruned Bazel's caches to 1MiB: removed" in outcome.out
+    assert sum(cache["bytes"] for cache in caches_of(small)) <= 2**20
+
+
+def caches_of(small: SmallWorkspace) -> list[dict[str, Any]]:
+    caches: list[dict[str, Any]] = json.loads(small.run("cache", "show", "--json").built().out)["caches"]
+    return caches
 
 
 def _refused(small: SmallWorkspace, good: Path, bad: Path) -> None:

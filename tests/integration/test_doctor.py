@@ -48,7 +48,7 @@ def daemon_json() -> str:
 def test_this_machine_is_fit_for_the_sample(tmp_path: Path) -> None:
     checkout = Checkout.make(tmp_path / "factory")
     outcome = checkout.run("doctor", "--matrix", MATRIX, "--json").built()
-    found = {check["name"]: check for check in json.loads(outcome.out)}
+    found = {check["name"]: check for check in json.loads(outcome.out)["checks"]}
     assert set(found) == CHECKS
     documented = re.findall(r"^\| `(.*?)` \|", (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(documented) == CHECKS | {"place"}
@@ -82,7 +82,7 @@ def test_the_rules_by_which_an_engine_collects_are_judged(tmp_path: Path, settin
     checkout = Checkout.make(tmp_path / "factory")
     with OwnEngine.run(settings) as engine:
         outcome = checkout.run("doctor", "--matrix", MATRIX, "--json", env={"DOCKER_HOST": engine.host})
-    check = next(one for one in json.loads(outcome.out) if one["name"] == "garbage collection")
+    check = next(one for one in json.loads(outcome.out)["checks"] if one["name"] == "garbage collection")
     assert check["verdict"] == "ok"
     assert check["found"].startswith(found)
 
@@ -95,12 +95,12 @@ def test_a_base_image_that_is_nowhere_and_a_registry_that_refuses_fail_the_docto
     config = write_docker_config(tmp_path / "docker", local_registry, local_registry.host)
     outcome = checkout.run("doctor", "--matrix", MATRIX, "--json", env={"DOCKER_CONFIG": str(config)})
     assert outcome.code == 51, outcome
-    found = {check["name"]: check for check in json.loads(outcome.out)}
+    found = {check["name"]: check for check in json.loads(outcome.out)["checks"]}
     assert found["base images"]["verdict"] == "fail"
     checkout.edit(MATRIX, checkout.repository, f"{local_registry.host}/team/image")
     config = write_docker_config(tmp_path / "wrong", local_registry, local_registry.host, password="wrong")
     outcome = checkout.run("doctor", "--matrix", MATRIX, "--json", env={"DOCKER_CONFIG": str(config)})
-    found = {check["name"]: check for check in json.loads(outcome.out)}
+    found = {check["name"]: check for check in json.loads(outcome.out)["checks"]}
     assert found["registry login"]["verdict"] == "fail"
 
 
@@ -119,7 +119,7 @@ def test_a_base_image_that_only_this_engine_still_has_is_a_warning(
         for base, verdict, state in ((there, "ok", "has it"), (gone, "warn", "its registry does not")):
             checkout.edit(MATRIX, "serving-factory/base:bookworm", base)
             outcome = checkout.run("doctor", "--matrix", MATRIX, "--json", env={"DOCKER_CONFIG": str(config)})
-            found = {check["name"]: check for check in json.loads(outcome.out)}["base images"]
+            found = {check["name"]: check for check in json.loads(outcome.out)["checks"]}["base images"]
             assert (found["verdict"], found["found"].endswith(state)) == (verdict, True), found
             checkout.edit(MATRIX, base, "serving-factory/base:bookworm")
     finally:

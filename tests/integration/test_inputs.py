@@ -224,7 +224,7 @@ def test_with_its_inputs_filled_the_sample_builds_without_network(closed: Checko
     packages = tmp_path / "packages"
     packages.mkdir()
     mirror = {"SERVING_FACTORY_APT_MIRROR": str(packages)}
-    closed.run("vault", "packages", V1, "--matrix", MATRIX, env=mirror).built()
+    closed.run("inputs", "packages", V1, "--matrix", MATRIX, env=mirror).built()
     closed.run(*compile_one, env={**offline, **mirror}).built()
     calls = [line for line in (tmp_path / "bin" / "calls").read_text().splitlines() if "buildx build" in line]
     assert len(calls) == 2

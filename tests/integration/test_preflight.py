@@ -38,7 +38,7 @@ def test_all_that_is_missing_is_told_at_once(checkout: Checkout, tmp_path: Path)
     write_workspace(folder, mark=checkout.mark)
     ended = preflight(checkout, folder)
     assert ended.code == MissingInputsError.exit_code, ended
-    (report,) = json.loads(ended.out)
+    (report,) = json.loads(ended.out)["variants"]
     assert [one["name"] for one in report["missing"]] == list(MISSING)
     assert all(one["file"] == f"{one['name']}-1.0.tar.gz" for one in report["missing"])
     assert report["missing"][1]["sha256"] == PINNED_C
@@ -54,7 +54,7 @@ def test_all_that_is_missing_is_told_at_once(checkout: Checkout, tmp_path: Path)
     # What was missing comes, and the next look says so.
     for name in ("b", "s"):
         (folder / "distdir" / f"{name}-1.0.tar.gz").write_bytes(make_archive(name, checkout.mark))
-    (report,) = json.loads(preflight(checkout, folder).out)
+    (report,) = json.loads(preflight(checkout, folder).out)["variants"]
     assert [one["name"] for one in report["missing"]] == ["c"]
 
 
@@ -64,7 +64,7 @@ def test_a_workspace_that_cannot_be_read_is_told(checkout: Checkout, tmp_path: P
     write_workspace(folder, mark=checkout.mark, stopped=True)
     ended = preflight(checkout, folder)
     assert ended.code == MissingInputsError.exit_code, ended
-    (report,) = json.loads(ended.out)
+    (report,) = json.loads(ended.out)["variants"]
     assert [one["name"] for one in report["missing"]] == ["s"]
     assert report["missing"][0]["urls"][0] == "https://mirror.invalid/s-1.0.tar.gz"
     assert len(report["missing"][0]["sha256"]) == 64

@@ -80,7 +80,7 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def toolchain_of(small: SmallWorkspace) -> str:
     """The id of the one toolchain that was used."""
-    *_, toolchain = json.loads(small.run("cache", "show", "--json").built().out)
+    *_, toolchain = json.loads(small.run("cache", "show", "--json").built().out)["caches"]
     name: str = toolchain["name"]
     return name
 

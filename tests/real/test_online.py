@@ -132,7 +132,7 @@ def packages_of(checkout: Checkout, inputs: Inputs, variant: str, folder: Path) 
     packages.mkdir()
     network = {"base_images": {inputs.base: inputs.image}, "apt": {"mirror": str(packages)}}
     matrix.write_text(yaml.safe_dump(inputs.online(**network)))
-    checkout.run("vault", "packages", variant, "--matrix", str(matrix)).built()
+    checkout.run("inputs", "packages", variant, "--matrix", str(matrix)).built()
     return packages
 
 
@@ -211,7 +211,7 @@ def test_a_release_is_built_over_the_network(real_matrix: Path, engine: OwnEngin
         caches = ("--file", str(tmp_path / "caches.tar"))
         checkout.run("cache", "export", *caches, "--matrix", str(real_matrix)).built()
         checkout.run("cache", "import", *caches, "--matrix", str(matrix), env=env).built()
-        # The authority of the outer network, if its environment names one, has been of use to `vault packages`.
+        # The authority of the outer network, if its environment names one, has been of use to `inputs packages`.
         env |= {"HTTPS_PROXY": ports["proxy"], "NO_PROXY": address, "SERVING_FACTORY_CA_CERTIFICATES": ""}
         words = ("build", "--matrix", str(matrix), "--variant", variant, "--json")
         argv = engine.inside(sys.executable, "-m", "invoke", *words)

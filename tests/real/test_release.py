@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(LONGEST)]
 def test_all_variants_are_built_through_smoke(real_matrix: Path) -> None:
     factory = Checkout(folder=ROOT)
     arguments = ("--matrix", str(real_matrix), "--json")
-    listed = {one["variant"]: one for one in json.loads(factory.run("list", *arguments).built().out)}
+    listed = {one["variant"]: one for one in json.loads(factory.run("list", *arguments).built().out)["variants"]}
     with factory.start("build", *arguments) as running:
         results = running.wait(LONGEST).built().results
     assert set(results) == set(listed)

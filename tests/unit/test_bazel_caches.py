@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from serving_factory.commands import cache as caching
-from serving_factory.commands.cache import CacheRow, caches_table
+from serving_factory.commands.cache import CacheOptions, caches_table
 from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.docker.buildx import BuildFailed
 from serving_factory.errors import (
@@ -235,23 +235,24 @@ def run(
     tmp_path: Path, verb: str, file: str = "", *, max_size: str = "", toolchain: str = "", json: bool = False
 ) -> None:
     asked = Asked(checkout=Checkout(ROOT, tmp_path / "build"), matrix=str(ROOT / "samples" / "matrix.yaml"))
-    caching.cache(asked, verb, file, max_size=max_size, toolchain=toolchain, json=json)
+    options = CacheOptions(asked=asked, verb=verb, file=file, max_size=max_size, toolchain=toolchain, json=json)
+    caching.cache(options)
 
 
 @pytest.mark.parametrize(
     ("arguments", "options", "what"),
     [
-        (("",), {}, "needs to be told what to do"),
-        (("list",), {}, "no such thing to do"),
-        (("export",), {}, "cache export needs a file"),
-        (("import",), {}, "cache import needs a file"),
+        (("",), {}, "needs a command"),
+        (("list",), {}, "is no command"),
+        (("export",), {}, "`cache export` needs a file"),
+        (("import",), {}, "`cache import` needs a file"),
         (("import", "/nowhere/caches.tar"), {}, "there is no file /nowhere/caches.tar"),
         (("export", "/nowhere/caches.tar"), {}, "there is no folder /nowhere"),
         (("export", "/tmp"), {}, "/tmp is a folder"),
-        (("show", "x"), {}, "show takes no file"),
-        (("show",), {"max_size": "1GiB"}, "are for prune"),
+        (("show", "x"), {}, "`cache show` takes no file"),
+        (("show",), {"max_size": "1GiB"}, "belong to `cache prune`"),
         (("prune",), {}, "how much may stay"),
-        (("prune",), {"max_size": "20GB"}, "--max-size 20GB: this is no size"),
+        (("prune",), {"max_size": "20GB"}, "--max-size must be a size, got '20GB'"),
     ],
 )
 def test_what_cannot_be_meant_is_explained(
@@ -276,7 +277,7 @@ def test_sizes_and_toolchains_reach_the_engine(calls: list[list[str]], tmp_path:
 
 
 def test_caches_are_kept_within_the_bounds_of_the_matrix(calls: list[list[str]]) -> None:
-    assert caching.cap_caches("base:1", "30GiB") == "Bazel's caches: removed 900 B in 4 files, to keep within 30GiB.\n"
+    assert caching.cap_caches("base:1", "30GiB") == "Pruned Bazel's caches to 30GiB: removed 900 B in 4 files.\n"
     assert calls == [["base:1", "prune", str(30 * 2**30)]]
 
 
@@ -286,23 +287,19 @@ def test_bounds_that_cannot_be_kept_do_not_undo_what_was_built(monkeypatch: pyte
 
     monkeypatch.setattr(bazel_caches, "work_on_mounts", fail)
     told = caching.cap_caches("base:1", "30GiB")
-    assert told == "Bazel's caches could not be kept within 30GiB: it went away\nWhat to do: start it\n"
+    assert told == "Bazel's caches could not be pruned to 30GiB: it went away\nWhat to do: start it\n"
 
 
 def test_caches_as_json(calls: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path, "show", json=True)
-    assert [one["name"] for one in json.loads(capsys.readouterr().out)] == ["repository", "0123456789abcdef"]
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)["caches"]] == ["repository", "0123456789abcdef"]
     run(tmp_path, "prune", max_size="1MiB", json=True)
-    assert json.loads(capsys.readouterr().out)["files"] == 4
+    assert json.loads(capsys.readouterr().out)["removed"]["files"] == 4
     assert len(calls) == 2
 
 
 def test_caches_as_a_table() -> None:
-    rows = [
-        CacheRow(name=one.name, bytes=one.bytes, files=one.files, used=one.used, toolchain=one.toolchain)
-        for one in CACHES
-    ]
-    lines = caches_table(rows).splitlines()
-    assert lines[2].split() == ["repository", "2", "KiB", "3", "all", "builds'", "downloads"]
+    lines = caches_table(CACHES).splitlines()
+    assert lines[2].split() == ["repository", "2", "KiB", "3", "all", "builds,", "for", "downloads"]
     assert lines[3].endswith("gcc 9; Some Linux 12")
-    assert lines[4].split() == ["whole", "4.8", "MiB", "73"]
+    assert lines[4].split() == ["total", "4.8", "MiB", "73"]

@@ -513,13 +513,13 @@ def test_a_repository_without_a_registry_needs_no_login() -> None:
 
 def test_the_page_tells_what_to_do() -> None:
     rows = [
-        {"name": "engine", "verdict": "ok", "found": "version 26", "means": "", "remedy": ""},
-        {"name": "disk", "verdict": "fail", "found": "1 GiB free", "means": "no room", "remedy": "make some"},
+        Check(name="engine", verdict=Verdict.OK, found="version 26"),
+        Check(name="disk", verdict=Verdict.FAIL, found="1 GiB free", means="no room", remedy="make some"),
     ]
     assert doctor_page(rows) == (
         "ok    engine  version 26\n"
         "fail  disk    1 GiB free\n"
-        "              It means: no room\n"
+        "              Consequence: no room\n"
         "              What to do: make some\n"
         "\n"
         "2 checks: 1 ok, 1 fail.\n"
@@ -539,7 +539,7 @@ def test_without_an_engine_the_rest_is_looked_at_all_the_same(
     asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
     with pytest.raises(MachineUnfitError, match="1 check failed: engine"):
         doctoring.examine(asked, json=True)
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)["checks"]
     assert [check["name"] for check in found if check["verdict"] == "fail"] == ["engine"]
     assert {"inotify", "CPU", "proxies", "registry login"} <= {check["name"] for check in found}
     assert "permission denied on the socket" in found[0]["found"]
@@ -559,7 +559,7 @@ def test_an_engine_that_only_the_docker_command_reaches_is_told_with_all_the_res
     asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
     with pytest.raises(MachineUnfitError, match="base images"):
         doctoring.examine(asked, json=True)
-    found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    found = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
     assert found["engine"]["verdict"] == "ok"
     assert found["base images"]["verdict"] == "fail"
     assert "no ssh" in found["base images"]["found"]
@@ -575,7 +575,7 @@ def test_the_doctor_judges_what_the_factory_would_do(
     asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
     with pytest.raises(MachineUnfitError):
         doctoring.examine(asked, json=True)
-    check = next(check for check in json.loads(capsys.readouterr().out) if check["name"] == "memory")
+    check = next(check for check in json.loads(capsys.readouterr().out)["checks"] if check["name"] == "memory")
     assert check["verdict"] == "ok", check
     assert "expected" in check["found"]
     assert re.search(r"[1-9]\d* jobs? with [2-9]\.\d GiB each", check["found"]), check
@@ -589,7 +589,7 @@ def test_what_is_this_machines_is_not_taken_for_the_engines(
     asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
     with pytest.raises(MachineUnfitError):
         doctoring.examine(asked, json=True)
-    checks = json.loads(capsys.readouterr().out)
+    checks = json.loads(capsys.readouterr().out)["checks"]
     told = {check["name"]: check["found"] for check in checks}
     warned = [check["means"] for check in checks if check["name"] == "place"]
     assert [("smoke tests" in means) for means in warned] == ([True] if host == "elsewhere" else [])

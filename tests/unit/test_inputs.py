@@ -154,8 +154,8 @@ def test_an_old_bazel_is_not_given_what_it_does_not_know(tmp_path: Path) -> None
     assert bazelrc(made) == ""
     assert secrets_of(made.inputs) == {}
     matrix = load(tmp_path, (tmp_path / "matrix.yaml").read_text())
-    (told,) = dict(explain(made, matrix, context=tmp_path))["Inputs"]
-    assert told[:2] == ("downloader config", "Bazel 3.1.0 knows no such rules: not used")
+    (told,) = dict(explain(made, matrix, context=tmp_path))["inputs"]
+    assert told[:2] == ("downloader_config", "Bazel 3.1.0 has no downloader config: not used")
 
 
 @pytest.mark.parametrize(
@@ -176,11 +176,14 @@ def test_explain_shows_the_inputs_and_no_password(tmp_path: Path) -> None:
     made = everything(tmp_path)
     matrix = load(tmp_path, (tmp_path / "matrix.yaml").read_text())
     sections = dict(explain(made, matrix, context=tmp_path / "recipe" / "devel"))
-    inputs = {name: (value, told.partition(", matrix.yaml:")[0]) for name, value, told in sections["Inputs"]}
-    assert inputs["proxy for https"] == ("http://***@proxy:1", "network.proxies.https")
+    inputs = {
+        f"{one.name} {one.of}".rstrip(): (one.value, one.origin.partition(", matrix.yaml:")[0])
+        for one in sections["inputs"]
+    }
+    assert inputs["https_proxy"] == ("http://***@proxy:1", "network.proxies.https")
     assert inputs["override zlib"] == (str(tmp_path / "zlib"), "bazel.overrides.zlib")
     assert inputs["patches 2"] == (str(tmp_path / "two"), "patches[1]")
-    assert f"--build-context=patches={tmp_path}/recipe/inputs/patches" in sections["Devel image"][0][1]
+    assert f"--build-context=patches={tmp_path}/recipe/inputs/patches" in sections["devel_image"][0].value
     assert "hush" not in str(sections)
 
 

@@ -9,7 +9,7 @@ import pytest
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import releases
-from serving_factory.commands.show import MAX_JOBS, github_matrices
+from serving_factory.commands.list import MAX_JOBS, github_matrices
 from serving_factory.errors import UsageError
 from serving_factory.matrix.variant import Variant
 

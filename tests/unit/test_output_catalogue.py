@@ -6,6 +6,7 @@ import pytest
 from invoke.parser.argument import Argument
 
 from serving_factory.catalogue.releases import releases
+from serving_factory.catalogue.upstream_check import Difference
 from serving_factory.commands.catalogue import describe, differences_text, release_page, releases_table
 from serving_factory.commands.cli import words_for
 
@@ -36,8 +37,8 @@ def test_a_page_tells_what_a_gpu_build_needs_of_its_surroundings() -> None:
 
 
 def test_differences_a_line_each() -> None:
-    one = {"file": "a/b", "line": 3, "what": "Bazel", "catalogue": "1", "upstream": "2"}
-    two = {"file": "c", "line": None, "what": "Dockerfile", "catalogue": "", "upstream": "c"}
+    one = Difference(file="a/b", line=3, what="Bazel", catalogue="1", upstream="2")
+    two = Difference(file="c", line=None, what="Dockerfile", catalogue="", upstream="c")
     assert differences_text([one, two]) == (
         "a/b:3: Bazel: the catalogue has 1, upstream 2\nc: Dockerfile: the catalogue has nothing, upstream c"
     )

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from serving_factory.errors import CompileError, LockedError
-from serving_factory.output.outcomes import annotation, escape_data, escape_property, fold
+from serving_factory.output.github import annotation, escape_data, escape_property, fold
 from serving_factory.output.plain import GitHub, Heartbeat, PlainReporter
 from serving_factory.output.text import Stream
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from serving_factory.commands.build import PlannedRow, plan_table
+from serving_factory.commands.list import Listed, variants_table
 from serving_factory.errors import CompileError, RegistryError
 from serving_factory.output.outcomes import demo_table, pushed_list, run_commands, summary_table
-from serving_factory.output.tables import ListRow, PlanRow, explain_page, list_table, plan_table
-from serving_factory.output.text import Column, Section, table
+from serving_factory.output.text import Column, Section, page, table
+from serving_factory.pipeline.budget import Budget
 from serving_factory.pipeline.events import Status, VariantResult
 
 _FACTS = {
@@ -113,10 +115,10 @@ def test_run_command_survives_odd_paths(folder: str, mount: str) -> None:
 
 def test_list_table() -> None:
     rows = [
-        ListRow(variant="2.19.1-cpu", release="2.19.1", flavour="cpu", level="x86-64", targets=("a", "b")),
-        ListRow(variant="2.19.1-cpu-v3", release="2.19.1", flavour="cpu", level="x86-64-v3", targets=("c",)),
+        Listed(variant="2.19.1-cpu", release="2.19.1", flavour="cpu", level="x86-64", targets=("a", "b")),
+        Listed(variant="2.19.1-cpu-v3", release="2.19.1", flavour="cpu", level="x86-64-v3", targets=("c",)),
     ]
-    assert list_table(rows) == (
+    assert variants_table(rows) == (
         "variant        release  flavour  level      targets\n"
         "-------------  -------  -------  ---------  -------\n"
         "2.19.1-cpu     2.19.1   cpu      x86-64     a, b\n"
@@ -124,12 +126,12 @@ def test_list_table() -> None:
         "\n"
         "2 variants.\n"
     )
-    assert list_table([]) == "The matrix has no variants.\n"
+    assert variants_table([]) == "The matrix has no variants.\n"
 
 
 def test_plan_table() -> None:
     rows = [
-        PlanRow(
+        PlannedRow(
             variant="a",
             run=("package", "smoke"),
             up_to_date=("compile",),
@@ -138,20 +140,21 @@ def test_plan_table() -> None:
             jobs=1,
             memory=2 * 2**30,
         ),
-        PlanRow(variant="c", run=("compile",), because="new", wave=2, jobs=8, memory=16 * 2**30, after="a"),
-        PlanRow(variant="b", up_to_date=("compile", "package", "smoke")),
+        PlannedRow(variant="c", run=("compile",), because="new", wave=2, jobs=8, memory=16 * 2**30, after="a"),
+        PlannedRow(variant="b", up_to_date=("compile", "package", "smoke")),
     ]
-    assert plan_table(rows, machine=(8, 20 * 2**30)) == (
+    assert plan_table(rows, Budget(cpus=8, memory=20 * 2**30)) == (
         "wave  variant  would run      up to date             jobs    memory  because\n"
         "----  -------  -------------  ---------------------  ----  --------  ---------------\n"
         "   1  a        package smoke  compile                   1   2.0 GiB  a label changed\n"
         "   2  c        compile                                  8  16.0 GiB  new; after a\n"
         "      b        nothing        compile package smoke\n"
         "\n"
-        "3 variants: 2 to work on, 1 up to date. Nothing was run.\n"
-        "The engine's machine has 8 CPUs, 20.0 GiB for them; a wave compiles at once.\n"
+        "3 variants: 2 to build, 1 up to date. Nothing was run.\n"
+        "The engine's machine has 8 CPUs and 20.0 GiB of memory for builds; the variants of a wave compile at the same "
+        "time.\n"
     )
-    assert "No engine answers" in plan_table(rows)
+    assert "No Docker engine answers" in plan_table(rows)
     assert "engine" not in plan_table(rows[2:])
     assert plan_table([]).startswith("Nothing to do")
 
@@ -161,7 +164,7 @@ def test_explain_page() -> None:
         Section("Toolchain", (("base image", "debian:12"), ("flags", "-mavx2\n-mfma"), ("CUDA", ""))),
         Section("Empty", ()),
     ]
-    assert explain_page("2.19.1-cpu-v3", sections) == (
+    assert page("2.19.1-cpu-v3", sections) == (
         "2.19.1-cpu-v3\n"
         "\n"
         "Toolchain\n"

@@ -134,10 +134,10 @@ def test_a_digest_reaches_both_dockerfiles_the_context_the_key_and_the_page(tmp_
     assert recipe.base_context == ((f"{BASE}@{DIGEST}", f"docker-image://m.example/ubuntu:20.04@{DIGEST}"),)
     assert recipe.compile_key != loose.compile_key
     page = dict(explain(recipe, pinned, context=tmp_path))
-    told = {name: (value, origin) for name, value, origin in page["Toolchain"]}
-    assert told["base"][0] == f"{BASE}@{DIGEST}"
-    assert str(matrix.lock.file) in told["base"][1]
-    assert "network.base_images" in told["base image used"][1]
+    told = {one.name: one for one in page["toolchain"]}
+    assert told["base"].value == f"{BASE}@{DIGEST}"
+    assert str(matrix.lock.file) in told["base"].origin
+    assert "network.base_images" in told["base_image_used"].origin
 
 
 def test_a_locked_base_may_be_one_that_the_engine_has(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
@@ -218,29 +217,29 @@ def test_what_python_cannot_read_costs_only_itself() -> None:
 
 
 def page(report: Report) -> str:
-    return preflight_page({"variant": "1.9.1-cpu-v1", **asdict(report)})
+    return preflight_page("1.9.1-cpu-v1", report)
 
 
 def test_the_page_of_what_is_missing() -> None:
     text = page(recorded("4.2.3"))
     assert text.startswith(
-        "1.9.1-cpu-v1: repositories that are there: 2 from the distdir, 3 from overrides\n\nmissing  file"
+        "1.9.1-cpu-v1: repositories available: 2 from the distdir, 3 from overrides\n\nmissing  file"
     )
     assert "b        b-1.0.tar.gz  2575" in text
-    assert "What these need themselves cannot be seen yet." in text
+    assert "What these depend on shows once they are available." in text
     assert "WORKSPACE declares 1 more that may or may not be needed" in text
     assert "Nothing is missing" not in text
 
 
 def test_the_page_of_a_workspace_that_cannot_be_read() -> None:
-    assert "what lies behind them cannot be seen yet" in page(recorded("0.17.2-stopped"))
+    assert "Bazel stopped at these" in page(recorded("0.17.2-stopped"))
 
 
 def test_the_page_of_nothing_missing(tmp_path: Path) -> None:
     asked = {"bazel_log": "", "query_log": "", "bazel_exit": "0\n", "external": "d\n"}
     report = changed(tmp_path / "one", **asked)
-    assert "Which programs the rules call could not be asked" in page(report)
+    assert "Bazel could not list the programs that the rules call" in page(report)
     report = changed(tmp_path / "two", **asked, genrules_exit="3\n")
-    assert page(report) == "1.9.1-cpu-v1: repositories that are there: 1 from overrides\nNothing is missing.\n"
+    assert page(report) == "1.9.1-cpu-v1: repositories available: 1 from overrides\nNothing is missing.\n"
     failed = changed(tmp_path / "other", bazel_log="ERROR: odd\n", query_log="", external="")
-    assert page(failed) == "1.9.1-cpu-v1: repositories that are there: none\nERROR: odd\n"
+    assert page(failed) == "1.9.1-cpu-v1: repositories available: none\nERROR: odd\n"

@@ -24,7 +24,7 @@ from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.settings import AllSettings
 from serving_factory.recipes import recipe as recipe_module
 from serving_factory.recipes import toolchain
-from serving_factory.recipes.explain import explain, explain_matrix, explain_upstream
+from serving_factory.recipes.explain import Explained, explain, explain_matrix, explain_upstream
 from serving_factory.recipes.labels import BuiltBinary, image_env, image_json, image_labels
 from serving_factory.recipes.recipe import Recipe, key_of, recipe_for, recipes_for, render, short
 
@@ -353,28 +353,28 @@ def test_unread_binaries_need_what_is_known_of_level_and_sources(
 
 def explained(recipe: Recipe, matrix: Matrix, context: Path) -> dict[str, dict[str, tuple[str, str]]]:
     sections = (*explain_matrix(recipe.variant, matrix, file_from="default"), *explain(recipe, matrix, context=context))
-    return {title: {name: (value, told) for name, value, told in entries} for title, entries in sections}
+    return {name: _by_name(entries) for name, entries in sections}
 
 
 def test_explain_names_everything_that_decides(tmp_path: Path) -> None:
     matrix = levels_matrix(tmp_path)
     recipe = recipes(matrix)["cpu-v3"]
     sections = explained(recipe, matrix, tmp_path / "context")
-    assert sections["Variant"]["targets"] == ("cpu", "")
-    assert sections["Compile"]["key"] == (recipe.compile_key, "")
-    assert sections["Image"]["full tags"] == ("r.io/x:2.19.1-cpu-v3-BINARY", "default")
-    assert sections["On a lesser CPU"]["use"][0] == "r.io/x:2.19.1-cpu-avx"
-    command = shlex.split(sections["Devel image"]["made by, after compile"][0])
+    assert sections["variant"]["targets"] == ("cpu", "")
+    assert sections["compile"]["key"] == (recipe.compile_key, "")
+    assert sections["image"]["full_tags"] == ("r.io/x:2.19.1-cpu-v3-BINARY", "default")
+    assert sections["lower_cpu"]["image"][0] == "r.io/x:2.19.1-cpu-avx"
+    command = shlex.split(sections["devel_image"]["command"][0])
     assert f"--build-context=source={recipe.source}" in command
     assert command[-1] == str(tmp_path / "context")
-    assert sections["CPU"]["in one flag"][0] == "-march=x86-64-v3, from gcc 11 and clang 12 on"
-    assert "LAHF-SAHF" in sections["CPU"]["in the psABI's words"][0]
+    assert sections["cpu"]["march"][0] == "-march=x86-64-v3, from gcc 11 and clang 12 on"
+    assert "LAHF-SAHF" in sections["cpu"]["psabi_features"][0]
     bare = explained(recipes(matrix)["cpu-v1"], matrix, tmp_path)
-    assert (bare["Compile"]["copts"][0], bare["CPU"]["must have"][0]) == ("none", "nothing beyond x86-64")
-    added, told = bare["CPU"]["upstream's sources add"]
-    assert added.startswith("pni; popcnt pni sse4_1 sse4_2 ssse3 in tensorflow::crc32c")
+    assert (bare["compile"]["copts"][0], bare["cpu"]["linux_flags"][0]) == ("", "nothing beyond x86-64")
+    added, told = bare["cpu"]["upstream_adds"]
+    assert added.startswith("pni popcnt pni sse4_1 sse4_2 ssse3 in tensorflow::crc32c")
     assert told.startswith("catalogue, -msse3 in tensorflow/tensorflow.bzl, -msse4.2 in ")
-    assert "upstream's sources add" not in sections["CPU"]
+    assert "upstream_adds" not in sections["cpu"]
 
 
 def test_explain_tells_where_each_value_comes_from(tmp_path: Path) -> None:
@@ -391,14 +391,14 @@ def test_explain_tells_where_each_value_comes_from(tmp_path: Path) -> None:
     assert told["level"] == "targets.mkl.levels"
     assert told["source"] == "source"
     assert told["base"] == "toolchain.base"
-    assert told["base image used"] == "network.base_images.debian:bookworm"
+    assert told["base_image_used"] == "network.base_images.debian:bookworm"
     assert told["compiler"] == "toolchain.compiler"
     assert told["packages"] == "catalogue, release 2.19.1, base and compiler; toolchain.packages"
-    assert told["Bazel"] == told["configs"] == "catalogue, release 2.19.1"
+    assert told["bazel"] == told["configs"] == "catalogue, release 2.19.1"
     assert told["copts"] == ""
-    assert sections["Variant"]["copts"][1] == "catalogue, level x86-64-v4"
+    assert sections["variant"]["copts"][1] == "catalogue, level x86-64-v4"
     assert told["aliases"] == "image.aliases"
-    assert told["full tags"] == told["platform"] == "default"
+    assert told["full_tags"] == told["platform"] == "default"
 
 
 def test_explain_names_the_entry_of_the_release(tmp_path: Path) -> None:
@@ -417,7 +417,7 @@ def test_explain_names_the_entry_of_the_release(tmp_path: Path) -> None:
     }
     matrix = load(tmp_path, document(releases=["2.6.3", "2.7.4"], per_release=[own]))
     mine, other = (
-        {**told["Compile"], **told["Toolchain"]}
+        {**told["compile"], **told["toolchain"]}
         for told in (explained(recipe, matrix, tmp_path) for recipe in recipes_for(matrix.variants, matrix)[0])
     )
     written = {name: where.partition(", matrix.yaml:")[0] for name, (_, where) in mine.items()}
@@ -425,22 +425,22 @@ def test_explain_names_the_entry_of_the_release(tmp_path: Path) -> None:
     assert written["configs"] == "per_release[0].toolchain.configs.cpu"
     assert written["base"] == "per_release[0].toolchain.base"
     assert written["compiler"] == "per_release[0].toolchain.compiler"
-    assert written["Python"] == "per_release[0].toolchain.python"
+    assert written["python"] == "per_release[0].toolchain.python"
     assert written["packages"] == "catalogue, release 2.6.3, base and compiler; per_release[0].toolchain.packages"
-    assert (mine["Bazel"][0], written["Bazel"]) == (
+    assert (mine["bazel"][0], written["bazel"]) == (
         "3.7.2, the file that the matrix names",
         "per_release[0].bazel.version",
     )
-    assert (mine["Bazel's options"][0], written["Bazel's options"]) == ("-k", "per_release[0].bazel.options")
-    assert mine["Bazel's startup options"][0] == "--batch"
-    assert {other[name][1] for name in ("source", "base", "compiler", "Bazel", "configs")} == {
+    assert (mine["bazel_options"][0], written["bazel_options"]) == ("-k", "per_release[0].bazel.options")
+    assert mine["bazel_startup_options"][0] == "--batch"
+    assert {other[name][1] for name in ("source", "base", "compiler", "bazel", "configs")} == {
         "catalogue, release 2.7.4"
     }
-    assert other["Bazel"][0].startswith(f"{releases()['2.7.4'].bazel}, release asset sha256:")
-    assert other["Python"][1] == "catalogue, release and base"
-    assert not {"Bazel's options", "Bazel's startup options"} & set(other)
+    assert other["bazel"][0].startswith(f"{releases()['2.7.4'].bazel}, release asset sha256:")
+    assert other["python"][1] == "catalogue, release and base"
+    assert not {"bazel_options", "bazel_startup_options"} & set(other)
     told = [explain_upstream(variant, matrix) for variant in matrix.variants]
-    origins = [{where.partition(", matrix.yaml:")[0] for _, _, where in entries} for ((_, entries),) in told]
+    origins = [{where.partition(", matrix.yaml:")[0] for _, _, where, _ in entries} for ((_, entries),) in told]
     assert "per_release[0].toolchain.compiler" in origins[0]
     assert origins[1] == {"catalogue, release 2.7.4"}
 
@@ -449,7 +449,7 @@ def test_explain_tells_what_is_fixed(tmp_path: Path) -> None:
     toolchain = {"base": "debian:bullseye", "compiler": "gcc-9", "python": "2.7"}
     matrix = load(tmp_path, document(releases=["1.9.1"], toolchain=toolchain))
     recipe = recipe_for(matrix.variants[0], matrix)
-    assert explained(recipe, matrix, tmp_path)["Toolchain"]["fix grpc-gettid.sh"][0].startswith("gRPC before 1.22")
+    assert explained(recipe, matrix, tmp_path)["toolchain"]["fix grpc-gettid.sh"][0].startswith("gRPC before 1.22")
 
 
 def test_explain_tells_labels_and_resources(tmp_path: Path) -> None:
@@ -457,21 +457,24 @@ def test_explain_tells_labels_and_resources(tmp_path: Path) -> None:
         matrix = load(tmp_path, document(**sections))
         told = dict(explain_matrix(matrix.variants[0], matrix, file_from=""))
         return {
-            name: (value, where.partition(",")[0]) for name, (value, where) in _pairs(told["Image"] + told["Resources"])
+            name: (value, where.partition(",")[0])
+            for name, (value, where) in _by_name(told["image"] + told["resources"]).items()
         }
 
     plain = found()
-    assert plain["labels"] == ("the factory's own alone", "default")
     assert plain["jobs"] == plain["memory"] == ("not limited", "default")
     image = {"repository": "r", "labels": {"com.example.team": "serving"}}
     limited = found(image=image, resources={"jobs": 4, "memory": "8GiB"})
-    assert limited["labels"] == ("com.example.team=serving", "image.labels")
+    assert limited["label com.example.team"] == ("serving", "image.labels")
     assert limited["jobs"] == ("4", "resources.jobs")
     assert limited["memory"] == ("8GiB", "resources.memory")
 
 
-def _pairs(entries: tuple[tuple[str, str, str], ...]) -> list[tuple[str, tuple[str, str]]]:
-    return [(name, (value, told)) for name, value, told in entries]
+def _by_name(entries: tuple[Explained, ...]) -> dict[str, tuple[str, str]]:
+    def text(value: str | tuple[str, ...]) -> str:
+        return value if isinstance(value, str) else " ".join(value)
+
+    return {f"{one.name} {one.of}".rstrip(): (text(one.value), one.origin) for one in entries}
 
 
 def test_explain_tells_of_upstream_where_there_is_no_recipe(tmp_path: Path) -> None:
@@ -480,27 +483,27 @@ def test_explain_tells_of_upstream_where_there_is_no_recipe(tmp_path: Path) -> N
     matrix = load(tmp_path, document(releases=["2.14.1"], image=image, targets=targets))
     (variant,) = matrix.variants
     told = dict(explain_matrix(variant, matrix, file_from="default"))
-    assert dict(_pairs(told["Image"]))["aliases"][0] == "r.io/x:2.14.1-gpu-cuda11.8-v1"
+    assert _by_name(told["image"])["aliases"][0] == "r.io/x:2.14.1-gpu-cuda11.8-v1"
     ((title, entries),) = explain_upstream(variant, matrix)
-    values = dict(_pairs(entries))
+    values = _by_name(entries)
     facts = releases()["2.14.1"].flavours[Flavour.GPU]
-    assert title == "Toolchain"
+    assert title == "toolchain"
     assert values["base"] == (facts.base, "catalogue, release 2.14.1")
     assert values["compiler"] == (facts.compiler, "catalogue, release 2.14.1")
-    assert values["Bazel"] == (releases()["2.14.1"].bazel, "catalogue, release 2.14.1")
+    assert values["bazel"] == (releases()["2.14.1"].bazel, "catalogue, release 2.14.1")
     bazel = {"version": "4.2.3", "package": "bazel-bootstrap"}
     toolchain = {"configs": {"gpu": ["own"]}}
     other = load(tmp_path, document(releases=["2.14.1"], targets=targets, toolchain=toolchain, bazel=bazel))
     ((_, entries),) = explain_upstream(other.variants[0], other)
-    assert dict(_pairs(entries))["Bazel"] == ("4.2.3, bazel-bootstrap", "bazel.version, matrix.yaml:3")
-    assert dict(_pairs(entries))["configs"][0] == "--config=own"
+    assert _by_name(entries)["bazel"] == ("4.2.3, bazel-bootstrap", "bazel.version, matrix.yaml:3")
+    assert _by_name(entries)["configs"][0] == "--config=own"
 
 
 def test_explain_tells_where_a_set_of_flags_does_nothing(tmp_path: Path) -> None:
     targets = {"t": {"flavour": "cpu", "levels": ["x86-64-v3", "x86-64-v4"], "flags": "avx2-fma"}}
     image = {"repository": "r", "aliases": ["{id}"]}
     matrix = load(tmp_path, document(image=image, targets=targets))
-    v3, v4 = (dict(_pairs(explain_matrix(one, matrix, file_from="")[0][1])) for one in matrix.variants)
+    v3, v4 = (_by_name(explain_matrix(one, matrix, file_from="")[0][1]) for one in matrix.variants)
     assert v3["copts"][1] == "catalogue, flag set avx2-fma (targets.t.flags, matrix.yaml:9)"
     assert v4["copts"][1] == "catalogue, level x86-64-v4 (flag set avx2-fma is for level x86-64-v3 alone)"
 
@@ -510,8 +513,8 @@ def test_what_is_only_reported_of_a_branch_is_told_and_built(tmp_path: Path) -> 
     image = {"repository": "r", "aliases": ["{id}"]}
     matrix = load(tmp_path, document(releases=["2.12.2"], image=image, targets={"t": target}))
     plain, doubtful = (dict(explain_matrix(variant, matrix, file_from="default")) for variant in matrix.variants)
-    assert "Reported" not in plain
-    assert doubtful["Reported"][0][:2] == ("may not compile", "an update of Eigen broke code for AVX2")
+    assert "reported" not in plain
+    assert doubtful["reported"][0][:2] == ("doubt", "it may not compile: an update of Eigen broke code for AVX2")
 
 
 def test_what_cannot_be_built_is_told_apart(tmp_path: Path) -> None:

@@ -193,13 +193,13 @@ def test_tensorrt_may_be_left_out_for_some_releases(tmp_path: Path) -> None:
         assert made.devel == plain.devel
         assert ("ARG TENSORRT=1" in made.devel) or not without
     pages = {
-        made.release.tag: {name: rest for name, *rest in dict(explain(made, chosen, context=tmp_path))["Toolchain"]}
+        made.release.tag: {one.name: one for one in dict(explain(made, chosen, context=tmp_path))["toolchain"]}
         for made in (recipe_for(variant, chosen) for variant in chosen.variants if variant.flavour is Flavour.GPU)
     }
-    left, back_in = pages["2.11.1"]["TensorRT"], pages["2.12.2"]["TensorRT"]
-    assert (left[0], left[1].partition(",")[0]) == ("left out", "toolchain.tensorrt")
-    assert (back_in[0], back_in[1].partition(",")[0]) == ("8.4.3", "per_release[0].toolchain.tensorrt")
-    assert "TensorRT" not in pages["2.18.1"]
+    left, back_in = pages["2.11.1"]["tensorrt"], pages["2.12.2"]["tensorrt"]
+    assert (left.value, left.origin.partition(",")[0]) == ("left out", "toolchain.tensorrt")
+    assert (back_in.value, back_in.origin.partition(",")[0]) == ("8.4.3", "per_release[0].toolchain.tensorrt")
+    assert "tensorrt" not in pages["2.18.1"]
 
 
 def test_the_build_that_was_done_by_hand_is_a_matrix_file(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from serving_factory.commands.history import build_command, measure, show_history, show_report
 from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.errors import UnknownNameError, UsageError
+from serving_factory.output.documents import document_text
 from serving_factory.pipeline.build_lock import hold_lock
 from serving_factory.pipeline.events import StageName, Status, VariantResult
 from serving_factory.pipeline.history import Recorder
@@ -40,7 +41,7 @@ def run(checkout: Checkout, status: Status, seconds: float = 3.0, file: str = "m
 def test_before_the_first_run(checkout: Checkout, capsys: Captured) -> None:
     show_history(Asked(checkout=checkout), [], json=False)
     show_history(Asked(checkout=checkout), [], json=True)
-    assert capsys.readouterr().out == "No such run yet in this checkout.\n[]\n"
+    assert capsys.readouterr().out == "There is no run yet in this checkout.\n" + document_text({"runs": []})
     with pytest.raises(UnknownNameError, match="there is no run 1; there is none yet"):
         show_history(Asked(checkout=checkout), ["1"], json=False)
 
@@ -57,11 +58,11 @@ def test_runs_are_listed_shown_and_compared(checkout: Checkout, capsys: Captured
     assert f"{V1}  status  failed  built" in capsys.readouterr().out
     show_history(Asked(checkout=checkout), ["2", "2"], json=False)
     told = capsys.readouterr().out
-    assert "nothing changed" in told
-    assert "matrix file" not in told
+    assert "Nothing changed" in told
+    assert "matrix files differ" not in told
     run(checkout, Status.BUILT, file="samples/matrix.yaml")
     show_history(Asked(checkout=checkout), ["2", "3"], json=False)
-    assert "of different matrix files: m.yaml and samples/matrix.yaml" in capsys.readouterr().out
+    assert "The matrix files differ: m.yaml and samples/matrix.yaml" in capsys.readouterr().out
 
 
 def test_a_run_that_works_is_no_run_that_was_killed(checkout: Checkout, capsys: Captured) -> None:
@@ -70,30 +71,30 @@ def test_a_run_that_works_is_no_run_that_was_killed(checkout: Checkout, capsys: 
     with hold_lock(checkout.build):
         Recorder(checkout.build, [job], command="build", matrix="m.yaml")
         show_history(Asked(checkout=checkout), ["1"], json=False)
-        assert "still running" in capsys.readouterr().out
+        assert "running" in capsys.readouterr().out
     show_history(Asked(checkout=checkout), ["1"], json=False)
-    assert "never ended" in capsys.readouterr().out
+    assert "did not end" in capsys.readouterr().out
     time.sleep(1.1)  # the times are whole seconds
     with hold_lock(checkout.build):
         show_history(Asked(checkout=checkout), ["1"], json=False)
-        assert "never ended" in capsys.readouterr().out, "another one holds the lock"
+        assert "did not end" in capsys.readouterr().out, "another one holds the lock"
 
 
 def test_the_runs_of_one_matrix_file_are_listed(checkout: Checkout, capsys: Captured) -> None:
     run(checkout, Status.FAILED)
     run(checkout, Status.BUILT, file="samples/matrix.yaml")
     show_history(Asked(checkout=checkout, matrix=str(ROOT / "samples/matrix.yaml")), [], json=True)
-    assert [one["matrix"] for one in json.loads(capsys.readouterr().out)] == ["samples/matrix.yaml"]
+    assert [one["matrix"] for one in json.loads(capsys.readouterr().out)["runs"]] == ["samples/matrix.yaml"]
 
 
 def test_the_same_for_machines(checkout: Checkout, capsys: Captured) -> None:
     run(checkout, Status.FAILED)
     run(checkout, Status.BUILT)
     show_history(Asked(checkout=checkout), [], json=True)
-    assert [one["counts"] for one in json.loads(capsys.readouterr().out)] == [{"built": 1}, {"failed": 1}]
+    assert [one["counts"] for one in json.loads(capsys.readouterr().out)["runs"]] == [{"built": 1}, {"failed": 1}]
     show_history(Asked(checkout=checkout), ["1"], json=True)
     found = json.loads(capsys.readouterr().out)
-    assert (found["id"], found["stages"], found["variants"][0]["status"]) == (1, [], "failed")
+    assert (found["run"]["id"], found["stages"], found["variants"][0]["status"]) == (1, [], "failed")
     show_history(Asked(checkout=checkout), ["1", "2"], json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["changes"] == [{"variant": V1, "what": "status", "before": "failed", "after": "built"}]
@@ -105,7 +106,7 @@ def test_a_run_without_variants_is_not_one_that_never_ended(checkout: Checkout, 
     assert "no variant to work on" in capsys.readouterr().out
     Recorder(checkout.build, [], command="build", matrix="m.yaml")
     show_history(Asked(checkout=checkout), ["2"], json=False)
-    assert "It did not come to its end." in capsys.readouterr().out
+    assert "It did not end by itself." in capsys.readouterr().out
 
 
 def test_people_see_the_latest_runs_and_machines_all(checkout: Checkout, capsys: Captured) -> None:
@@ -114,14 +115,14 @@ def test_people_see_the_latest_runs_and_machines_all(checkout: Checkout, capsys:
     show_history(Asked(checkout=checkout), [], json=False)
     assert "Not shown: 2 older runs." in capsys.readouterr().out
     show_history(Asked(checkout=checkout), [], json=True)
-    assert [one["id"] for one in json.loads(capsys.readouterr().out)] == list(range(32, 0, -1))
+    assert [one["id"] for one in json.loads(capsys.readouterr().out)["runs"]] == list(range(32, 0, -1))
 
 
 def test_a_wrong_run_is_told(checkout: Checkout) -> None:
     run(checkout, Status.BUILT)
     with pytest.raises(UnknownNameError, match="there is no run 7; the latest is 1"):
         show_history(Asked(checkout=checkout), ["1", "7"], json=False)
-    with pytest.raises(UsageError, match="'latest'"):
+    with pytest.raises(UsageError, match="must be a number, got 'latest'"):
         show_history(Asked(checkout=checkout), ["latest"], json=False)
     with pytest.raises(UsageError, match="must be a number"):
         show_history(Asked(checkout=checkout), ["9" * 5000], json=False)
@@ -157,7 +158,7 @@ def test_the_report_tells_what_the_records_do(checkout: Checkout, tmp_path: Path
     assert ["peak", "memory", "absent"] in lines
     assert ["smoke", "checks", "absent"] in lines
     show_report(asked, json=True)
-    (found,) = json.loads(capsys.readouterr().out)
+    (found,) = json.loads(capsys.readouterr().out)["variants"]
     assert (found["variant"], found["actions"], found["peak_memory_bytes"]) == (V1, 60, None)
 
 
@@ -171,13 +172,13 @@ def test_of_what_was_never_built_one_line_tells_how_to_build_it(
     printed = capsys.readouterr().out
     assert printed.count(V3) == 2
     heading, line = printed.splitlines()[-2:]
-    assert heading == "Not built: there is no record. This builds it:"
+    assert heading == "Not built yet; to build:"
     assert line.split() == [V3, *f"./factory build --matrix {file} --variant {V3}".split()]
     assert "absent" in printed, "of what was built, each thing that is not known is told"
     show_report(replace(asked, variants=[V3]), json=False)
     assert "absent" not in capsys.readouterr().out
     show_report(asked, json=True)
-    built, other = json.loads(capsys.readouterr().out)
+    built, other = json.loads(capsys.readouterr().out)["variants"]
     assert built.keys() == other.keys()
     assert {name for name, value in other.items() if value} == {"variant"}
 

@@ -54,6 +54,7 @@ TASKS = (
     "explain",
     "generate",
     "history",
+    "inputs",
     "inspect",
     "list",
     "lock",
@@ -63,7 +64,6 @@ TASKS = (
     "report",
     "smoke",
     "test",
-    "vault",
 )
 
 
@@ -125,6 +125,12 @@ def documents(text: str) -> list[Any]:
     return found
 
 
+def entry(document: dict[str, Any], section: str, name: str) -> dict[str, Any]:
+    """The one entry of that name that `explain --json` prints."""
+    (found,) = [one for one in document["entries"] if (one["section"], one["name"]) == (section, name)]
+    return dict(found)
+
+
 def test_what_only_looks_needs_no_engine(tmp_path: Path) -> None:
     """As a user starts it: one process, three tasks, and nothing on the machine is asked or made."""
     invoke = Path(sys.executable).with_name("invoke")
@@ -141,10 +147,10 @@ def test_what_only_looks_needs_no_engine(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     listed, explained, planned = documents(done.stdout)
-    assert [row["variant"] for row in listed] == VARIANTS
-    assert explained["Variant"]["id"] == VARIANTS[1]
-    assert len(explained["Compile"]["key"]) == 64
-    assert [row["run"] + row["up_to_date"] for row in planned] == [STAGES]
+    assert [row["variant"] for row in listed["variants"]] == VARIANTS
+    assert explained["variant"] == VARIANTS[1]
+    assert len(entry(explained, "compile", "key")["value"]) == 64
+    assert [row["run"] + row["up_to_date"] for row in planned["variants"]] == [STAGES]
 
 
 @pytest.mark.parametrize("never", ["", "1"])
@@ -177,7 +183,7 @@ def test_the_help_of_every_task_teaches_by_example(factory: Factory, module: Mod
 def test_the_catalogue_tells_what_upstream_used(factory: Factory) -> None:
     ended = factory("catalogue", "--json")
     assert (ended.code, ended.err) == (0, "")
-    (found,) = documents(ended.out)
+    found = json.loads(ended.out)["releases"]
     assert len(found) == len(releases())
     latest = next(one for one in found if one["release"] == "2.19.1")
     assert {"release", "commit", "tensorflow_commit", "bazel", "bazel_minimum", "reported_version"} <= set(latest)
@@ -194,8 +200,8 @@ def test_the_catalogue_tells_what_upstream_used(factory: Factory) -> None:
 
 @pytest.mark.parametrize("words", [("2.17.1", "--json"), ("--json", "2.17.1"), ("--release", "2.17.1", "--json")])
 def test_the_catalogue_tells_of_one_release(factory: Factory, words: tuple[str, ...]) -> None:
-    (found,) = documents(factory("catalogue", *words).out)
-    assert [each["release"] for each in found] == ["2.17.1"]
+    found = json.loads(factory("catalogue", *words).out)
+    assert [each["release"] for each in found["releases"]] == ["2.17.1"]
     assert factory("catalogue", "2.17.1").out.startswith("2.17.1\n")
 
 
@@ -210,13 +216,13 @@ def test_the_catalogue_is_compared_with_a_checkout(factory: Factory, tmp_path: P
     checkout = write_tree(tmp_path / "serving", tree_2_19_1())
     ended = factory("catalogue", "--check-upstream", str(checkout))
     assert (ended.code, ended.err) == (0, "")
-    assert "is what the catalogue says of 2.19.1; not there to be compared:" in ended.out
+    assert "agrees with the catalogue's entry of 2.19.1; not compared, as the checkout does not have them:" in ended.out
     ended = factory("catalogue", "2.18.1", "--check-upstream", str(checkout))
     assert ended.code == UpstreamDiffersError.exit_code
     assert "version.h:3: reported version: the catalogue has 2.18.1-rc0, upstream 2.19.1-rc0" in ended.err
     ended = factory("catalogue", "2.18.1", "--json", "--check-upstream", str(checkout))
     assert ended.code == UpstreamDiffersError.exit_code
-    (found,) = documents(ended.out)
+    found = json.loads(ended.out)["differences"]
     assert {"file", "line", "what", "catalogue", "upstream"} == set(found[0])
 
 
@@ -269,7 +275,7 @@ def test_the_readme_shows_the_tasks_as_they_are(factory: Factory) -> None:
 def test_an_unknown_task_or_option_is_told(factory: Factory) -> None:
     assert factory("biuld").code == 1
     assert factory("list", "--nope").code == 1
-    assert "explain needs a variant's id, or --dropped" in factory("explain").err
+    assert "`explain` needs a variant's id, or --dropped" in factory("explain").err
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -277,8 +283,8 @@ def test_an_unknown_task_or_option_is_told(factory: Factory) -> None:
 
 def test_list_and_choices(factory: Factory) -> None:
     ended = factory("list", "--json", "-t", "cpu-optimized", "-t", "mkl-optimized", "--release", "2.19.1")
-    assert [row["variant"] for row in json.loads(ended.out)] == VARIANTS[1:]
-    assert [row["state"] for row in json.loads(ended.out)] == ["", ""]
+    rows = json.loads(ended.out)["variants"]
+    assert [(row["variant"], row["last_stage"]) for row in rows] == [(VARIANTS[1], None), (VARIANTS[2], None)]
     assert VARIANTS[0] in factory("list").out
 
 
@@ -296,9 +302,9 @@ def test_list_by_any_axis_in_every_form(factory: Factory, tmp_path: Path) -> Non
     axes += ["--matrix", str(write(tmp_path, GPU_AND_CPU))]
     ids = ["2.19.1-gpu-cuda12.2-v3", "2.20.0-gpu-cuda12.5-v3"]
     assert factory("list", "--ids", *axes).out.splitlines() == ids
-    rows = json.loads(factory("list", "--json", *axes).out)
+    rows = json.loads(factory("list", "--json", *axes).out)["variants"]
     assert [row["variant"] for row in rows] == ids
-    assert [(row["cuda"], row["recipe"]) for row in rows] == [("12.2", True), ("12.5", True)]
+    assert [(row["cuda"], row["buildable"]) for row in rows] == [("12.2", True), ("12.5", True)]
     assert rows[0]["capabilities"][-1] == "compute_90"
     matrix = json.loads(factory("list", "--github", *axes).out)
     assert [job["variant"] for job in matrix["include"]] == ids
@@ -319,18 +325,18 @@ def test_what_cannot_be_built_is_listed_so_and_explained(
 ) -> None:
     text = SMALL.replace("2.19.1", "1.9.1") + chosen
     file = str(write(tmp_path, text))
-    (row,) = json.loads(factory("list", "--json", "--matrix", file).out)
-    assert not row["recipe"]
+    (row,) = json.loads(factory("list", "--json", "--matrix", file).out)["variants"]
+    assert not row["buildable"]
     told = json.loads(factory("explain", "1.9.1-cpu-v1", "--json", "--matrix", file).out)
-    assert reason in " ".join(told["Cannot be built"].values())
-    assert told["Cannot be built"]["what to do"]
-    assert told["Toolchain"]["Bazel"]
+    assert reason in " ".join(one["value"] for one in told["entries"] if one["section"] == "unbuildable")
+    assert entry(told, "unbuildable", "what_to_do")["value"]
+    assert entry(told, "toolchain", "bazel")["value"]
 
 
 def test_list_tells_that_there_is_more_to_know(factory: Factory, tmp_path: Path) -> None:
     assert "explain --dropped" not in factory("list").out
     file = str(write(tmp_path, DROPPING))
-    assert "2 more are dropped: `./factory explain --dropped` tells why." in factory("list", "--matrix", file).out
+    assert "2 more dropped; `./factory explain --dropped` says why." in factory("list", "--matrix", file).out
 
 
 DROPPING = """\
@@ -344,25 +350,27 @@ exclude:
 
 
 def test_explain_what_is_dropped(factory: Factory, tmp_path: Path) -> None:
-    assert factory("explain", "--dropped").out == "Nothing is dropped: every variant that a target asks for is built.\n"
+    assert (
+        factory("explain", "--dropped").out == "No variant is dropped: every variant that a target selects is built.\n"
+    )
     file = str(write(tmp_path, DROPPING))
     assert "nobody asks for it  exclude[0], matrix.yaml:6" in factory("explain", "--dropped", "--matrix", file).out
-    rows = json.loads(factory("explain", "--dropped", "--json", "--matrix", file).out)
+    rows = json.loads(factory("explain", "--dropped", "--json", "--matrix", file).out)["dropped"]
     assert rows[0] == {
         "variant": "2.18.1-cpu-avx",
         "target": "standard",
-        "reasons": [{"reason": "nobody asks for it", "from": "exclude[0], matrix.yaml:6"}],
+        "reasons": [{"reason": "nobody asks for it", "origin": "exclude[0], matrix.yaml:6"}],
     }
     assert [row["variant"] for row in rows] == ["2.18.1-cpu-avx", "2.19.1-cpu-avx"]
 
 
 def test_explain_what_is_dropped_of_one_variant(factory: Factory, tmp_path: Path) -> None:
     file = str(write(tmp_path, DROPPING))
-    (row,) = json.loads(factory("explain", "2.19.1-cpu-avx", "--dropped", "--json", "--matrix", file).out)
+    (row,) = json.loads(factory("explain", "2.19.1-cpu-avx", "--dropped", "--json", "--matrix", file).out)["dropped"]
     assert row["variant"] == "2.19.1-cpu-avx"
     ended = factory("explain", "foo", "--dropped", "--matrix", file)
     assert ended.code != 0
-    assert "no target's foo is dropped" in ended.err
+    assert "no variant foo is dropped" in ended.err
 
 
 def old_release(tmp_path: Path) -> str:
@@ -380,20 +388,21 @@ def test_explain_a_variant_that_cannot_be_built_shows_its_recipe(factory: Factor
 
 def test_explain_as_json_keeps_origins_apart(factory: Factory) -> None:
     found = json.loads(factory("explain", VARIANTS[1], "--json").out)
-    assert found["Variant"]["level"] == "x86-64-v3"
-    assert found["origins"]["Variant"]["level"].startswith("targets.cpu-optimized.levels, matrix.yaml:")
-    assert found["origins"]["Variant"]["matrix file"] == "default"
-    assert "id" not in found["origins"]["Variant"]
+    level = entry(found, "variant", "level")
+    assert level["value"] == "x86-64-v3"
+    assert level["origin"].startswith("targets.cpu-optimized.levels, matrix.yaml:")
+    assert entry(found, "variant", "matrix_file")["origin"] == "default"
+    assert entry(found, "variant", "id")["origin"] is None
     sample = json.loads(factory("explain", VARIANTS[1], "--json", "--matrix", "samples/matrix.yaml").out)
-    assert sample["origins"]["Variant"]["matrix file"] == "command line, --matrix"
+    assert entry(sample, "variant", "matrix_file")["origin"] == "command line, --matrix"
 
 
 def test_what_cannot_be_built_fails_alone(factory: Factory, tmp_path: Path) -> None:
     file = old_release(tmp_path)
     assert "cannot be built" in factory("list", "--matrix", file).out
-    (row,) = json.loads(factory("build", "--dry-run", "--json", "--matrix", file).out)
+    (row,) = json.loads(factory("build", "--dry-run", "--json", "--matrix", file).out)["variants"]
     assert (row["run"], "the checksum of Bazel 3.0.0 is not known" in row["unbuildable"]) == ([], True)
-    assert "1 that cannot be built. Nothing was run." in factory("build", "--dry-run", "--matrix", file).out
+    assert "1 cannot be built. Nothing was run." in factory("build", "--dry-run", "--matrix", file).out
     ended = factory("build", "--matrix", file, "--json")
     assert ended.code == 7
     assert "./factory lock" in ended.out
@@ -413,8 +422,9 @@ def test_explain_for_people(factory: Factory) -> None:
 
 def test_a_dry_run_does_nothing(factory: Factory, tmp_path: Path) -> None:
     ended = factory("build", "--dry-run", "--json", *RELEASE, "--registry", "registry.example.com")
-    assert [row["run"] for row in json.loads(ended.out)] == [[*STAGES, "push"]] * 3
-    assert {row["because"] for row in json.loads(ended.out)} == {"compile has not been done"}
+    rows = json.loads(ended.out)["variants"]
+    assert [row["run"] for row in rows] == [[*STAGES, "push"]] * 3
+    assert {row["because"] for row in rows} == {"compile has not been done"}
     assert not (tmp_path / "build").exists()
 
 
@@ -505,7 +515,8 @@ def test_a_number_that_is_none_is_refused(
 ) -> None:
     ended = factory(*task, option, value, *RELEASE)
     assert ended.code == 2
-    assert f"{option} {value}" in ended.err
+    assert f"{option} must be a " in ended.err
+    assert repr(value) in ended.err
     assert remedy in ended.err
 
 
@@ -541,15 +552,15 @@ def test_a_failure_is_not_hidden_behind_a_time_limit(
 def test_a_dry_run_shows_who_works_when(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
     budget = Budget(cpus=8, memory=64 * 2**30)
     monkeypatch.setattr("serving_factory.commands.build.budget_of", lambda *_: budget)
-    rows = json.loads(factory("build", "--dry-run", "--json", "--matrix", str(SHIPPED[1])).out)
+    rows = json.loads(factory("build", "--dry-run", "--json", "--matrix", str(SHIPPED[1])).out)["variants"]
     assert [(row["variant"], row["wave"], row["jobs"], row["after"]) for row in rows] == [
-        (VARIANTS[0], 1, 8, ""),
+        (VARIANTS[0], 1, 8, None),
         (VARIANTS[1], 2, 8, VARIANTS[0]),
         (VARIANTS[2], 3, 8, VARIANTS[1]),
     ]
     ended = factory("build", "--dry-run", "--parallel", "1", "--memory", "6GiB", "--matrix", str(SHIPPED[1]))
     assert "6.0 GiB" in ended.out
-    assert "8 CPUs, 64.0 GiB" in ended.out
+    assert "8 CPUs and 64.0 GiB of memory" in ended.out
 
 
 # --- pins -------------------------------------------------------------------------------------------------------------
@@ -580,7 +591,7 @@ def test_the_sample_has_nothing_to_lock(factory: Factory) -> None:
     sample = str(ROOT / "samples" / "matrix.yaml")
     ended = factory("lock", "--matrix", sample)
     assert (ended.code, ended.err) == (0, "")
-    assert "Nothing is to be locked" in ended.out
+    assert "There is nothing to lock" in ended.out
     assert json.loads(factory("lock", "--json", "--matrix", sample).out)["pins"] == []
     assert not (ROOT / "samples" / "matrix.lock").exists()
 
@@ -622,28 +633,28 @@ def test_a_broken_lock_file_is_told_by_whatever_reads_the_matrix(factory: Factor
         assert f"{tmp_path / 'matrix.lock'}:2:17: bases.ubuntu:20.04: 'latest'" in ended.err
 
 
-# --- the vault --------------------------------------------------------------------------------------------------------
+# --- inputs -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_vault_takes_any_number_of_words(factory: Factory, tmp_path: Path) -> None:
+def test_inputs_takes_any_number_of_words(factory: Factory, tmp_path: Path) -> None:
     folder = tmp_path / "re2"
     folder.mkdir()
     author = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
     for arguments in (["init", "--quiet"], [*author, "commit", "--quiet", "--allow-empty", "-m", "a"], ["tag", "v1"]):
         subprocess.run(["git", "-C", folder, *arguments], check=True)
-    ended = factory("vault", "archive", str(folder), "v1", "--output", str(tmp_path / "out"), "HEAD", "--json")
+    ended = factory("inputs", "archive", str(folder), "v1", "--output", str(tmp_path / "out"), "HEAD", "--json")
     assert (ended.code, ended.err) == (0, "")
-    assert [one["ref"] for one in json.loads(ended.out)] == ["v1", "HEAD"]
-    ended = factory("vault", "archive", str(folder), "v1", "--zip", "--output", str(tmp_path / "out"))
-    assert "nothing pins it" in ended.out
+    assert [one["ref"] for one in json.loads(ended.out)["archives"]] == ["v1", "HEAD"]
+    ended = factory("inputs", "archive", str(folder), "v1", "--zip", "--output", str(tmp_path / "out"))
+    assert "not pinned" in ended.out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["HEAD.tar.gz", "v1.tar.gz", "v1.zip"]
-    ended = factory("vault")
+    ended = factory("inputs")
     assert ended.code == UsageError.exit_code
-    assert "Error: vault is not told what to do\n" in ended.err
+    assert "Error: `inputs` needs a command\n" in ended.err
 
 
 def test_preflight_tells_what_it_lacks(factory: Factory) -> None:
-    assert "preflight needs a variant's id" in factory("preflight").err
+    assert "`preflight` needs a variant's id" in factory("preflight").err
     assert factory("preflight", VARIANTS[0], "2.19.1-cpu-v33").code == UnknownNameError.exit_code
     ended = factory("preflight", VARIANTS[0], "--matrix", "samples/matrix.yaml")
     assert ended.code == EngineUnavailableError.exit_code

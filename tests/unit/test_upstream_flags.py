@@ -76,7 +76,7 @@ def test_a_checkout_of_tensorflow_is_looked_through(tmp_path: Path, capsys: pyte
     folder = tensorflow(tmp_path, BUILD='genrule(name = "x", cmd = "cmake .")', **{"third_party/x.BUILD": '"-mavx"'})
     with pytest.raises(UpstreamDiffersError, match="differ in 4 places"):
         check_upstream(folder, "1.15.0", json=True)
-    told = {(one["file"], one["what"], one["upstream"]) for one in json.loads(capsys.readouterr().out)}
+    told = {(one["file"], one["what"], one["upstream"]) for one in json.loads(capsys.readouterr().out)["differences"]}
     unknown = "cmake: nothing is known of cmake (host_programs.yaml)"
     assert told == {
         ("third_party/x.BUILD", "flag for CPU features", "-mavx"),
@@ -85,4 +85,4 @@ def test_a_checkout_of_tensorflow_is_looked_through(tmp_path: Path, capsys: pyte
     (folder / "BUILD").unlink()
     (folder / "third_party" / "x.BUILD").unlink()
     check_upstream(folder, "1.15.0", json=False)
-    assert "is what the catalogue says of 1.15.0" in capsys.readouterr().out
+    assert "agrees with the catalogue's entry of 1.15.0" in capsys.readouterr().out

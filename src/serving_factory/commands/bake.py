@@ -19,49 +19,43 @@ from serving_factory.recipes.recipe import recipes_for
 
 
 def bake_file(asked: Asked, *, output: str) -> None:
-    """Write the bake file of the chosen variants, and the contexts that it names.
-
-    Args:
-        asked: which variants; those without a recipe are left out.
-        output: the file; empty for docker-bake.json in the checkout.
-
-    Raises:
-        RecipeError: none of them has a recipe.
-        UsageError: a target of the matrix has a name that the file needs for itself.
-    """
+    """Write the bake file of the chosen variants that can be built, and the contexts that it names."""
     matrix = asked.load()
     recipes, unbuildable = recipes_for(asked.choose(matrix), matrix)
     if not recipes:
         raise RecipeError(
-            "none of the variants asked for has a recipe", why=str(unbuildable[0].error), remedy="ask for others"
+            "none of the chosen variants can be built", why=str(unbuildable[0].error), remedy="choose others"
         )
     if taken := {"default", *STAGE_GROUPS} & {name for recipe in recipes for name in recipe.targets}:
         raise UsageError(
-            f"a target of the matrix is named {min(taken)}, as a group of every bake file is",
-            remedy="name that target otherwise",
+            f"a target of the matrix is named {min(taken)}, like a group of every bake file",
+            remedy="rename that target",
         )
     folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build).resolve() / "bake"
-    secrets = {recipe.variant.id: {**secrets_of(recipe.inputs), "bazelrc": local_bazelrc(recipe)} for recipe in recipes}
-    made = bake(recipes, folder=folder, secrets={id_: _given(contents) for id_, contents in secrets.items()})
+    secrets = {
+        recipe.variant.id: _present({**secrets_of(recipe.inputs), "bazelrc": local_bazelrc(recipe)})
+        for recipe in recipes
+    }
+    made = bake(recipes, folder=folder, secrets=secrets)
     for context, files in made.contexts.items():
         write_context(context, dict(files))
     for place, recipe in made.inputs.items():
         stage_inputs(recipe.inputs, place / "inputs")
-        _write_secrets(place / "secrets", _given(secrets[recipe.variant.id]))
+        _write_secrets(place / "secrets", secrets[recipe.variant.id])
     file = Path(output) if output else asked.checkout.root / "docker-bake.json"
     write_atomically(file, json.dumps(made.document, indent=2, ensure_ascii=False) + "\n")
     write(f"wrote {file}: {count(len(recipes), 'variant')}\n")
     for one in unbuildable:
-        write(f"left out {one.error.what}. `./factory explain {one.variant.id}` tells more\n")
-    write(f"Its contexts are in {folder}. See what it would do: docker buildx bake --file {file} --print\n")
+        write(f"left out {one.error.what}. See `./factory explain {one.variant.id}`\n")
+    write(f"Its contexts are in {folder}. To see what it does: docker buildx bake --file {file} --print\n")
 
 
-def _given(contents: Mapping[str, str]) -> Mapping[str, str]:
+def _present(contents: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in contents.items() if text}
 
 
 def _write_secrets(folder: Path, contents: Mapping[str, str]) -> None:
-    """Write files that nobody else may read. They stay, for bake reads them whenever it is run."""
+    """Write files that only their owner may read. They stay, for bake reads them whenever it runs."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     for name, text in contents.items():

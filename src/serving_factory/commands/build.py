@@ -1,4 +1,4 @@
-"""`build`, the stages alone, `push`, `demo` and `clean`: what needs an engine."""
+"""`build`, the stages alone, `push`, `demo` and `clean`: what works in the pipeline."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from invoke.exceptions import Exit
 
-from serving_factory.commands.lock import unpinned_note
-from serving_factory.commands.planning import HowToRun, budget_of, name_of, plan_run, site_of
-from serving_factory.commands.shared import Asked, Checkout, exit_with, print_json, width, write
+from serving_factory.commands.plan import Plan, RunOptions, budget_of, plan_run, site_of
+from serving_factory.commands.shared import Asked, exit_with, show, width, write
 from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
-from serving_factory.output import outcomes, tables
+from serving_factory.output.estimates import estimate_cells, estimate_line, needs_text
+from serving_factory.output.outcomes import demo_table, pushed_list
 from serving_factory.output.reporter import choose
-from serving_factory.output.tables import estimate_line, needs_text
-from serving_factory.pipeline.budget import Limits, Schedule, one_by_one, schedule
+from serving_factory.output.text import Column, count, size, table
+from serving_factory.pipeline.budget import Budget, Schedule, one_by_one, schedule
 from serving_factory.pipeline.build_lock import hold_lock, hold_matrix_lock
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, RunEstimate
-from serving_factory.pipeline.events import Emit, Event, EventKind, StageName, Status, VariantResult
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate
+from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
 from serving_factory.pipeline.history import Recorder, disk_of, estimate_run
 from serving_factory.pipeline.job import Job, Site, Stage
-from serving_factory.pipeline.runner import candidates
+from serving_factory.pipeline.records import matrix_name
+from serving_factory.pipeline.runner import candidates, plan_line
 from serving_factory.pipeline.runner import clean as clean_site
 from serving_factory.pipeline.scheduler import run_line
 from serving_factory.pipeline.stages import BUILD
@@ -34,50 +35,42 @@ from serving_factory.pipeline.stages.extract import EXTRACT
 from serving_factory.pipeline.stages.inspect import INSPECT
 from serving_factory.pipeline.stages.package import PACKAGE
 from serving_factory.pipeline.stages.smoke import SMOKE
-from serving_factory.recipes.addresses import downloads_of
+from serving_factory.recipes.addresses import Download, downloads_of
 from serving_factory.recipes.pins import require_locked, unpinned_bases
 from serving_factory.recipes.recipe import Recipe, Unbuildable, recipes_for
 
 if TYPE_CHECKING:
     from serving_factory.matrix.matrix import Matrix
     from serving_factory.matrix.variant import Variant
-    from serving_factory.output.reporter import Reporter
 
-
-_AS_USUAL = HowToRun()
 _ALONE = {"compile": (COMPILE, EXTRACT), "inspect": (INSPECT,), "package": (PACKAGE,), "smoke": (SMOKE,)}
 """The stages that each of the small tasks runs."""
 
 
-def build(asked: Asked, *, registry: str, dry_run: bool, json: bool, how: HowToRun) -> None:
-    """Take the chosen variants through the whole line; with a registry, to it.
-
-    Raises:
-        NotLockedError: what may only start from what is locked would start from something else.
-    """
-    stages = (*BUILD, *_push_stages()) if registry else BUILD
-    if dry_run:
-        _print_plan(asked, stages, registry=registry, json=json, how=how)
+def build(options: RunOptions) -> None:
+    """Take the chosen variants through the pipeline, with a registry to the push; or print the plan."""
+    stages = (*BUILD, *_push_stages()) if options.registry else BUILD
+    if options.dry_run:
+        _print_plan(options, stages)
     else:
-        _run(asked, stages, registry=registry, json=json, how=how)
+        _run(options, stages)
 
 
-def run_stage(name: str, asked: Asked, *, json: bool, how: HowToRun = _AS_USUAL) -> None:
+def run_stage(name: str, options: RunOptions) -> None:
     """Run one stage of the chosen variants."""
-    _run(asked, _ALONE[name], json=json, how=how)
+    _run(options, _ALONE[name])
 
 
-def push(asked: Asked, *, registry: str, json: bool) -> None:
+def push(options: RunOptions) -> None:
     """Push the chosen variants' images."""
-    _run(asked, _push_stages(), registry=registry, json=json)
+    _run(options, _push_stages())
 
 
-def demo(checkout: Checkout, *, registry: str, json: bool) -> None:
-    """Take the sample through the whole line, and show how to run what came of it."""
-    stages = (*BUILD, *_push_stages()) if registry else BUILD
-    results = _run(Asked(checkout=checkout, matrix=str(checkout.sample)), stages, registry=registry, json=json)
-    if not json:
-        write("\n" + outcomes.demo_table(results, models=checkout.models, width=width()))
+def demo(options: RunOptions) -> None:
+    """Take the sample through the pipeline, and print how to run an image of it."""
+    results = _run(options, (*BUILD, *_push_stages()) if options.registry else BUILD)
+    if not options.json:
+        write("\n" + demo_table(results, models=options.asked.checkout.models, width=width()))
 
 
 def clean(asked: Asked, *, images: bool, caches: bool) -> None:
@@ -89,155 +82,183 @@ def clean(asked: Asked, *, images: bool, caches: bool) -> None:
 
 
 def _push_stages() -> tuple[Stage, ...]:
-    # It brings the Docker SDK, which takes half a second to import: only who pushes waits for it.
+    # It imports the Docker SDK, which takes half a second: only runs that push wait for it.
     from serving_factory.pipeline.stages.push import PUSH
 
     return (PUSH,)
 
 
-def _check_push(recipes: Sequence[Recipe], stages: Sequence[Stage], registry: str) -> None:
-    """Refuse what could not be pushed now, not after hours of building."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """What a run works on."""
+
+    options: RunOptions
+    matrix: Matrix
+    chosen: tuple[Variant, ...]
+    site: Site
+    jobs: list[Job]
+    unbuildable: tuple[Unbuildable, ...]
+    stages: Sequence[Stage]
+
+    @property
+    def recipes(self) -> list[Recipe]:
+        return [job.recipe for job in self.jobs]
+
+    @property
+    def last_stage(self) -> StageName:
+        return self.stages[-1].name
+
+
+def _prepared(options: RunOptions, stages: Sequence[Stage]) -> _Run:
+    """Choose variants; refuse now what could not be done after hours of building."""
+    options.policy()
+    matrix = options.asked.load()
+    options.limits(matrix.resources)
+    chosen = options.asked.choose(matrix)
+    if options.locked:
+        require_locked(chosen, matrix)
+    recipes, unbuildable = recipes_for(chosen, matrix)
     if stages[-1].name is StageName.PUSH:
         from serving_factory.pipeline.stages.push import check_pushable
 
         for recipe in recipes:
-            check_pushable(recipe, registry or None)
-
-
-def _chosen(asked: Asked, matrix: Matrix, how: HowToRun) -> tuple[Variant, ...]:
-    chosen = asked.choose(matrix)
-    if how.locked:
-        require_locked(chosen, matrix)
-    return chosen
-
-
-def _schedule(
-    asked: Asked, jobs: Sequence[Job], stages: Sequence[Stage], limits: Limits, site: Site
-) -> tuple[Schedule, RunEstimate]:
-    """Who works when, and what it takes. Without an engine nobody can: one after the other, as far as they come."""
-    budget = budget_of(site, stages)
-    if budget is None:
-        return one_by_one([job.recipe.variant.id for job in jobs]), NOTHING_TO_DO
-    work = candidates(jobs, stages)
-    turns = schedule(work, budget, limits)
-    # Only compiles are expected: next to them all else hardly counts.
-    runs = {one.variant: [stage.name for stage in stages] for one in work if one.compiles}
-    recipes = [job.recipe for job in jobs]
-    return turns, estimate_run(recipes, runs, turns, asked.checkout.build, matrix=name_of(asked))
-
-
-def _run(
-    asked: Asked, stages: Sequence[Stage], *, registry: str = "", json: bool, how: HowToRun = _AS_USUAL
-) -> tuple[VariantResult, ...]:
-    policy = how.policy()
-    matrix = asked.load()
-    limits = how.limits(matrix.resources)
-    chosen = _chosen(asked, matrix, how)
-    recipes, unbuildable = recipes_for(chosen, matrix)
-    if COMPILE in stages and (unpinned := unpinned_bases(chosen, matrix)):
-        sys.stderr.write(unpinned_note(unpinned))
-    _check_push(recipes, stages, registry)
-    site = site_of(asked, registry)
+            check_pushable(recipe, options.registry or None)
+    site = site_of(options.asked, options.registry)
     jobs = [Job(recipe=recipe, site=site) for recipe in recipes]
-    with hold_lock(asked.checkout.build), hold_matrix_lock(site.build):
-        if SMOKE in stages:
-            with suppress(EngineUnavailableError):  # the stage that needs the engine tells of it
-                site.strays  # noqa: B018 - looking removes them
-        turns, estimate = _schedule(asked, jobs, stages, limits, site)
-        recorder = Recorder(
-            asked.checkout.build, jobs, command=shlex.join(sys.argv[1:]), matrix=name_of(asked), estimate=estimate
+    return _Run(
+        options=options,
+        matrix=matrix,
+        chosen=chosen,
+        site=site,
+        jobs=jobs,
+        unbuildable=tuple(unbuildable),
+        stages=stages,
+    )
+
+
+def _run(options: RunOptions, stages: Sequence[Stage]) -> tuple[VariantResult, ...]:
+    run = _prepared(options, stages)
+    if COMPILE in stages and (unpinned := unpinned_bases(run.chosen, run.matrix)):
+        sys.stderr.write(
+            f"Not pinned: {', '.join(unpinned)}. `./factory lock` pins base images by digest; "
+            "`build --locked` refuses those that are not pinned.\n"
         )
-        sys.stderr.write(_needs(jobs, matrix, estimate))
-        with _reporter(chosen, stages, estimate, json=json) as reporter:
-            for one in unbuildable:
-                reporter.handle(_refused(one, stages[0].name))
-            emit = _both(recorder.handle, reporter.handle)
-            done = run_line(jobs, stages, emit, before=_before(stages), schedule=turns, policy=policy)
+    checkout, site = options.asked.checkout, run.site
+    with hold_lock(checkout.build), hold_matrix_lock(site.build):
+        if SMOKE in stages:
+            with suppress(EngineUnavailableError):  # the stage that needs the engine reports it
+                site.strays  # noqa: B018 - looking removes them
+        turns, estimate = _schedule(run)
+        recorder = Recorder(
+            checkout.build,
+            run.jobs,
+            command=shlex.join(sys.argv[1:]),
+            matrix=matrix_name(options.asked.file, checkout.root),
+            estimate=estimate,
+        )
+        sys.stderr.write(_needs(run, estimate))
+        with choose(
+            json=options.json,
+            stdout=sys.stdout,
+            stderr=sys.stderr,
+            environ=os.environ,
+            variants=[variant.id for variant in run.chosen],
+            last_stage=run.last_stage,
+            estimate=estimate,
+        ) as reporter:
+
+            def emit(event: Event) -> None:
+                recorder.handle(event)
+                reporter.handle(event)
+
+            for one in run.unbuildable:
+                reporter.handle(
+                    Event(variant=one.variant.id, stage=stages[0].name, kind=EventKind.FAILED, text=str(one.error))
+                )
+            done = run_line(run.jobs, stages, emit, before=_before(stages), schedule=turns, policy=options.policy())
         if site.lost_engine:
-            with suppress(FactoryError):  # that it was lost is told already
+            with suppress(FactoryError):  # the loss is reported already
                 site.engine.remove_strays(site.owner)
-        results = (*done.results, *map(_without_recipe, unbuildable))
+        refused = (
+            VariantResult(variant=one.variant.id, status=Status.FAILED, error=one.error) for one in run.unbuildable
+        )
+        results = (*done.results, *refused)
         recorder.end(results)
         site.memory.save()
         reporter.summary(results)
-        cap = matrix.resources.cache
-        told = "" if isinstance(done.ended_by, CancelledError) else _after(jobs, stages, results, cap)
+        cancelled = isinstance(done.ended_by, CancelledError)
+        notes = "" if cancelled else _after(run.jobs, stages, results, run.matrix.resources.cache)
     if recorder.trouble:
         sys.stderr.write(f"Note: {recorder.trouble}\n")
-    (sys.stderr if json else sys.stdout).write(told)
-    if stages[-1].name is StageName.PUSH and not json:
-        write(outcomes.pushed_list(results))
+    (sys.stderr if options.json else sys.stdout).write(notes)
+    if run.last_stage is StageName.PUSH and not options.json:
+        write(pushed_list(results))
     _end(results, done.ended_by)
     return results
 
 
-def _needs(jobs: Sequence[Job], matrix: Matrix, estimate: RunEstimate) -> str:
-    """What the first builds of a release download and need; empty where no network is used or an earlier run tells."""
+def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages of the pipeline before these."""
+    return BUILD[: BUILD.index(stages[0])] if stages[0] in BUILD else BUILD
+
+
+def _schedule(run: _Run) -> tuple[Schedule, RunEstimate]:
+    """Which variant works when, and what it takes; without an engine one after the other, as far as they come."""
+    budget = budget_of(run.site, run.stages)
+    if budget is None:
+        return one_by_one([job.recipe.variant.id for job in run.jobs]), NOTHING_TO_DO
+    work = candidates(run.jobs, run.stages)
+    turns = schedule(work, budget, run.options.limits(run.matrix.resources))
+    # Only compiles are estimated: next to them all else hardly counts.
+    runs = {one.variant: [stage.name for stage in run.stages] for one in work if one.compiles}
+    checkout = run.options.asked.checkout
+    matrix = matrix_name(run.options.asked.file, checkout.root)
+    return turns, estimate_run(run.recipes, runs, turns, checkout.build, matrix=matrix)
+
+
+def _downloads(run: _Run, estimate: RunEstimate) -> tuple[list[Recipe], list[Download]]:
+    """The first builds of a release, and what they download; none where an earlier run was measured."""
     first = {one.variant for one in estimate.variants if one.compiles and one.basis is Basis.ESTIMATE}
-    recipes = [job.recipe for job in jobs if job.recipe.variant.id in first]
-    downloads = [(one.what, one.shown) for recipe in recipes for one in downloads_of(recipe, matrix.network)]
+    recipes = [recipe for recipe in run.recipes if recipe.variant.id in first]
+    found = [one for recipe in recipes for one in downloads_of(recipe, run.matrix.network)]
+    return recipes, list(dict.fromkeys(found))
+
+
+def _needs(run: _Run, estimate: RunEstimate) -> str:
+    """What the first builds of a release download and need; empty where they use no network."""
+    recipes, downloads = _downloads(run, estimate)
     if not downloads:
         return ""
     # They take a while, and most runs do not get here.
     from serving_factory.docker.host import engine_facts
     from serving_factory.doctor.probes import free_disk
 
-    disk = sum(map(disk_of, recipes))
-    return needs_text(downloads, disk=disk, free=free_disk(engine_facts()), estimate=estimate)
-
-
-def _reporter(chosen: Sequence[Variant], stages: Sequence[Stage], estimate: RunEstimate, *, json: bool) -> Reporter:
-    return choose(
-        json=json,
-        stdout=sys.stdout,
-        stderr=sys.stderr,
-        environ=os.environ,
-        variants=[variant.id for variant in chosen],
-        last_stage=stages[-1].name,
-        estimate=estimate,
-    )
-
-
-def _both(first: Emit, second: Emit) -> Emit:
-    def emit(event: Event) -> None:
-        first(event)
-        second(event)
-
-    return emit
+    shown = [(one.what, one.shown) for one in downloads]
+    return needs_text(shown, disk=sum(map(disk_of, recipes)), free=free_disk(engine_facts()), estimate=estimate)
 
 
 def _after(jobs: Sequence[Job], stages: Sequence[Stage], results: Sequence[VariantResult], cap: str | None) -> str:
-    """What a run that worked on anything leaves to be done, and to be said; a failed compile fills the caches too."""
+    """Prune the caches where the run may have filled them, as a failed compile does, too; what there is to print."""
     bases = {job.recipe.variant.id: job.recipe.base_image for job in jobs}
     built = [bases[result.variant] for result in results if result.status is Status.BUILT]
     others = [bases[result.variant] for result in results if COMPILE in stages and _may_have_compiled(result)]
     if not (worked := [*built, *others]):  # a built one's base is there to work from
         return ""
-    # Only who has built waits for its import.
+    # Only a run that built waits for its import.
     from serving_factory.commands.cache import cap_caches, remote_notes
 
     return remote_notes(jobs, results) + (cap_caches(worked[0], cap) if cap else "")
 
 
 def _may_have_compiled(result: VariantResult) -> bool:
-    """Whether a variant that was not built may have left something in Bazel's caches."""
     failed = result.error is not None and not isinstance(result.error, EngineUnavailableError)
     return result.seconds > 0 and (failed or result.status is Status.CANCELLED)
-
-
-def _without_recipe(unbuildable: Unbuildable) -> VariantResult:
-    return VariantResult(variant=unbuildable.variant.id, status=Status.FAILED, error=unbuildable.error)
-
-
-def _refused(unbuildable: Unbuildable, stage: StageName) -> Event:
-    return Event(variant=unbuildable.variant.id, stage=stage, kind=EventKind.FAILED, text=str(unbuildable.error))
 
 
 def _end(results: Sequence[VariantResult], ended_by: FactoryError | None) -> None:
     """Exit as the run deserves; its variants' errors are printed already.
 
-    Who presses Ctrl-C knows that. Who reads the exit code of a night that a time limit ended has to learn of a failure
-    first: nothing may be wrong with what there was no time for.
+    A failure decides the exit code of a run that a time limit ended, for it needs work; Ctrl-C needs no other reason.
     """
     failed = next((result.error for result in results if result.error), None)
     if isinstance(ended_by, CancelledError):
@@ -248,42 +269,113 @@ def _end(results: Sequence[VariantResult], ended_by: FactoryError | None) -> Non
         raise ended_by
 
 
-def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """The stages of the line before these."""
-    return BUILD[: BUILD.index(stages[0])] if stages[0] in BUILD else BUILD
+# --- the plan ---------------------------------------------------------------------------------------------------------
 
 
-def _print_plan(asked: Asked, stages: Sequence[Stage], *, registry: str, json: bool, how: HowToRun) -> None:
-    how.policy()  # what makes no sense is told by a dry run too
-    matrix = asked.load()
-    limits = how.limits(matrix.resources)
-    recipes, unbuildable = recipes_for(_chosen(asked, matrix, how), matrix)
-    _check_push(recipes, stages, registry)
-    site = site_of(asked, registry)
-    plan = plan_run(asked, recipes, stages, site=site, limits=limits, ask_budget=lambda: budget_of(site, stages))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRow:
+    """A variant of a plan.
+
+    Args:
+        run: names of the stages that would run, in order.
+        up_to_date: names of the stages whose records match.
+        because: why the first stage that would run has to.
+        unbuildable: why there is no recipe for it.
+        wave: variants of one wave compile at once; None where nothing would run, and where no engine answers.
+        jobs: compilers at once; None where nothing is compiled.
+        memory: bytes.
+        after: the variant whose Bazel fills the caches for this one.
+        estimate: what it will take; None where there is nothing to do.
+    """
+
+    variant: str
+    run: tuple[str, ...] = ()
+    up_to_date: tuple[str, ...] = ()
+    because: str | None = None
+    unbuildable: str | None = None
+    wave: int | None = None
+    jobs: int | None = None
+    memory: int | None = None
+    after: str | None = None
+    estimate: Estimate | None = None
+
+
+def _print_plan(options: RunOptions, stages: Sequence[Stage]) -> None:
+    run = _prepared(options, stages)
+    variants = plan_line(run.jobs, stages)
+    budget = budget_of(run.site, stages) if any(one.run for one in variants) else None
+    plan = plan_run(options.asked, run.recipes, variants, options.limits(run.matrix.resources), budget)
+    rows = _rows(plan, run.unbuildable)
+    needs = _needs(run, plan.estimate) if plan.budget else ""
+    machine = {"cpus": plan.budget.cpus, "memory": plan.budget.memory} if plan.budget else None
+    downloads = [{"what": one.what, "place": one.shown} for one in _downloads(run, plan.estimate)[1]]
+    document = {
+        "machine": machine,
+        "estimate": {name: getattr(plan.estimate, name) for name in ("seconds", "memory", "download", "estimated")},
+        "downloads": downloads if plan.budget else [],
+        "variants": [asdict(row) for row in rows],
+    }
+    show(
+        document, plan_table(rows, plan.budget, width=width()) + estimate_line(plan.estimate) + needs, json=options.json
+    )
+
+
+def _rows(plan: Plan, unbuildable: Sequence[Unbuildable]) -> list[PlannedRow]:
+    """In the order in which the variants would begin."""
     turns = {turn.variant: turn for turn in plan.schedule.turns} if plan.budget else {}
     estimates = {one.variant: one for one in plan.estimate.variants}
-    rows = [
-        tables.PlanRow(
-            variant=one.variant,
-            run=tuple(map(str, one.run)),
-            up_to_date=tuple(map(str, one.up_to_date)),
-            because=one.because,
-            estimate=estimates.get(one.variant),
-            wave=turns[one.variant].wave if one.variant in turns else None,
-            jobs=turns[one.variant].share.jobs or None if one.variant in turns else None,
-            memory=turns[one.variant].share.memory if one.variant in turns else None,
-            after=turns[one.variant].after if one.variant in turns else "",
+    order = {id_: index for index, id_ in enumerate(turns)}
+    rows = []
+    for one in sorted(plan.variants, key=lambda one: order.get(one.variant, len(order))):
+        turn = turns.get(one.variant)
+        rows.append(
+            PlannedRow(
+                variant=one.variant,
+                run=one.run,
+                up_to_date=one.up_to_date,
+                because=one.because or None,
+                wave=turn.wave if turn else None,
+                jobs=turn.share.jobs or None if turn else None,
+                memory=turn.share.memory if turn else None,
+                after=turn.after or None if turn else None,
+                estimate=estimates.get(one.variant),
+            )
         )
-        for one in sorted(
-            plan.variants, key=lambda one: list(turns).index(one.variant) if one.variant in turns else len(turns)
-        )
+    return rows + [PlannedRow(variant=one.variant.id, unbuildable=one.error.what) for one in unbuildable]
+
+
+def plan_table(rows: Sequence[PlannedRow], budget: Budget | None = None, *, width: int | None = None) -> str:
+    """A line for each variant, and what the engine's machine has."""
+    if not rows:
+        return "Nothing to do: no variant is chosen.\n"
+    columns = [
+        Column("wave", right=True),
+        *(Column(name) for name in ("variant", "would run", "up to date")),
+        *(Column(name, right=True) for name in ("jobs", "memory")),
+        Column("because"),
+        *(Column(name, right=True) for name in ("time", "peak memory", "downloads")),
+        Column("estimated from"),
     ]
-    rows += [tables.PlanRow(variant=one.variant.id, unbuildable=one.error.what) for one in unbuildable]
-    if json:
-        print_json([asdict(row) for row in rows])
-    else:
-        machine = (plan.budget.cpus, plan.budget.memory) if plan.budget else None
-        jobs = [Job(recipe=recipe, site=site) for recipe in recipes]
-        needs = _needs(jobs, matrix, plan.estimate) if plan.budget else ""
-        write(tables.plan_table(rows, machine=machine, width=width()) + estimate_line(plan.estimate) + needs)
+    cells = [
+        (
+            "" if row.wave is None else str(row.wave),
+            row.variant,
+            " ".join(row.run) or "nothing",
+            " ".join(row.up_to_date),
+            "" if row.jobs is None else str(row.jobs),
+            "" if row.memory is None else size(row.memory),
+            row.unbuildable or "; ".join(filter(None, (row.because, row.after and f"after {row.after}"))),
+            *estimate_cells(row.estimate),
+        )
+        for row in rows
+    ]
+    work, unbuildable = sum(bool(row.run) for row in rows), sum(bool(row.unbuildable) for row in rows)
+    counts = [f"{work} to build", f"{len(rows) - work - unbuildable} up to date"]
+    counts += [f"{unbuildable} cannot be built"] if unbuildable else []
+    end = f"{count(len(rows), 'variant')}: {', '.join(counts)}. Nothing was run.\n"
+    if budget:
+        end += f"The engine's machine has {budget.cpus} CPUs and {size(budget.memory)} of memory for builds; "
+        end += "the variants of a wave compile at the same time.\n"
+    elif work:
+        end += "No Docker engine answers: waves, jobs and memory depend on its machine.\n"
+    return f"{table(columns, cells, width=width)}\n{end}"

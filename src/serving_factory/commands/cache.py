@@ -1,18 +1,18 @@
-"""`cache`: Bazel's caches in the engine, seen, kept within bounds, and carried between machines."""
+"""`cache`: Bazel's caches in the engine: show, prune, export, import."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from packaging.version import Version
 
-from serving_factory.commands.shared import Asked, bytes_of, print_json, width, write
+from serving_factory.commands.shared import Asked, bytes_of, show, width
 from serving_factory.errors import FactoryError, UsageError
 from serving_factory.matrix.matrix import Matrix
-from serving_factory.output.text import Column, clean, count, size, table
+from serving_factory.output.text import Column, count, size, table
 from serving_factory.pipeline.bazel import unusable, uploads
 from serving_factory.pipeline.build_lock import hold_lock
 from serving_factory.pipeline.caches import Cache, Changed, export_caches, import_caches, prune_caches, show_caches
@@ -21,90 +21,95 @@ from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.records import Record, read_record
 from serving_factory.recipes.recipe import recipes_for
 
+_VERBS = ("show", "prune", "export", "import")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CacheRow:
-    """The repository cache, or the disk cache of one toolchain.
+class CacheOptions:
+    """The words and options of `cache`, as typed."""
 
-    Args:
-        name: `repository`, or the toolchain's id.
-        bytes: what its files hold.
-        files: how many.
-        used: when it was used last, in seconds since 1970; 0 where nothing tells.
-        toolchain: compiler and system, joined by `;`.
-    """
-
-    name: str
-    bytes: int
-    files: int
-    used: int
-    toolchain: str
+    asked: Asked
+    verb: str = ""
+    file: str = ""
+    max_size: str = ""
+    toolchain: str = ""
+    json: bool = False
 
 
-def caches_table(caches: Sequence[CacheRow], *, width: int | None = None) -> str:
-    """A line for each cache, and one for the whole."""
-    rows = [(clean(one.name), size(one.bytes), str(one.files), _when(one.used), _about(one)) for one in caches]
-    rows.append(("whole", size(sum(one.bytes for one in caches)), str(sum(one.files for one in caches)), "", ""))
+def cache(options: CacheOptions) -> None:
+    """Show, prune, export or import the caches."""
+    _check(options)
+    asked, file = options.asked, options.file
+    matrix = asked.load()
+    base = _base(matrix)
+    if options.verb == "show":
+        _show("", show_caches(base), json=options.json)
+        return
+    with hold_lock(asked.checkout.build):
+        if options.verb == "export":
+            exported = export_caches(base, _target(file))
+            total = size(sum(one.bytes for one in exported))
+            _show(f"exported {total} to {file}\n", exported, json=options.json, file=file)
+        elif options.verb == "import":
+            changed = import_caches(base, Path(file), scratch=asked.checkout.build)
+            _show_changed("added", changed, json=options.json)
+        else:
+            most = _most(options.max_size, options.toolchain, matrix.resources.cache)
+            changed = prune_caches(base, most=most, toolchain=options.toolchain)
+            _show_changed("removed", changed, json=options.json)
+
+
+def _show_changed(word: str, changed: Changed, *, json: bool) -> None:
+    amount = {word: {"bytes": changed.bytes, "files": changed.files}}
+    _show(f"{word} {_amount(changed)}\n", changed.caches, json=json, **amount)
+
+
+def _show(text: str, caches: Sequence[Cache], *, json: bool, **more: object) -> None:
+    show({**more, "caches": caches}, text + caches_table(caches, width=width()), json=json)
+
+
+def caches_table(caches: Sequence[Cache], *, width: int | None = None) -> str:
+    """A line for each cache, and one for the total."""
+    rows = [(one.name, size(one.bytes), str(one.files), _when(one.used), _about(one)) for one in caches]
+    rows.append(("total", size(sum(one.bytes for one in caches)), str(sum(one.files for one in caches)), "", ""))
     columns = (
         Column("cache"),
         Column("size", right=True),
         Column("files", right=True),
         Column("last used"),
-        Column("what compiled it"),
+        Column("used by"),
     )
     return table(columns, rows, width=width)
 
 
-def _about(cache: CacheRow) -> str:
-    return "all builds' downloads" if cache.name == "repository" else clean(cache.toolchain.replace(";", "; "))
+def _about(cache: Cache) -> str:
+    return "all builds, for downloads" if cache.name == "repository" else cache.toolchain.replace(";", "; ")
 
 
 def _when(seconds: int) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M") if seconds else ""
 
 
-_VERBS = ("show", "prune", "export", "import")
-
-
-def cache(asked: Asked, verb: str, file: str, *, max_size: str, toolchain: str, json: bool) -> None:
-    """Do one thing with Bazel's caches.
-
-    Raises:
-        UsageError: there is no such thing to do, or options do not fit it.
-    """
-    _check(verb, file, max_size=max_size, toolchain=toolchain)
-    matrix = asked.load()
-    base = _base(matrix)
-    if verb == "show":
-        _print(show_caches(base), json=json)
-        return
-    with hold_lock(asked.checkout.build):
-        if verb == "export":
-            exported = export_caches(base, _target(file))
-            _say(f"exported {_total(exported)} to {file}", exported, json=json)
-        elif verb == "import":
-            _changed("added", import_caches(base, Path(file), scratch=asked.checkout.build), json=json)
-        else:
-            most = _most(max_size, toolchain, matrix.resources.cache)
-            _changed("removed", prune_caches(base, most=most, toolchain=toolchain), json=json)
+def _amount(changed: Changed) -> str:
+    return f"{size(changed.bytes)} in {count(changed.files, 'file')}"
 
 
 def cap_caches(base: str, most: str) -> str:
-    """Bring the caches within bounds; say so where something had to go, or could not: what was built is built.
+    """Prune the caches to what the matrix allows, after a build; the text to print, for a failure does not end a build.
 
     Args:
-        base: the image to work from, of a variant that was worked on just now.
-        most: what they may hold, as the matrix says it.
+        base: the base image of a variant that was worked on just now.
+        most: what they may hold, as the matrix has it.
     """
     try:
         changed = prune_caches(base, most=_bytes(most))
     except FactoryError as error:
-        return f"Bazel's caches could not be kept within {most}: {error.what}\nWhat to do: {error.remedy}\n"
-    return f"Bazel's caches: removed {_amount(changed)}, to keep within {most}.\n" if changed.files else ""
+        return f"Bazel's caches could not be pruned to {most}: {error.what}\nWhat to do: {error.remedy}\n"
+    return f"Pruned Bazel's caches to {most}: removed {_amount(changed)}.\n" if changed.files else ""
 
 
 def remote_notes(jobs: Sequence[Job], results: Sequence[VariantResult]) -> str:
-    """Say once which of the variants built now went without the remote cache that they should have had, and why."""
+    """Say which of the variants built now went without their remote cache, and why."""
     built = {result.variant for result in results if result.status is Status.BUILT}
     without: dict[str, list[str]] = {}
     for job in jobs:
@@ -128,20 +133,23 @@ def _without_remote(job: Job, record: Record) -> str:
     return f"without {what}, as Bazel {bazel} can have {cannot}" if cannot else ""
 
 
-def _check(verb: str, file: str, *, max_size: str, toolchain: str) -> None:
+def _check(options: CacheOptions) -> None:
+    verb, file = options.verb, options.file
     if verb not in _VERBS:
-        said = f"cache {verb}: there is no such thing to do" if verb else "cache needs to be told what to do"
-        raise UsageError(said, remedy=f"write one of: {', '.join(f'./factory cache {one}' for one in _VERBS)}")
-    if verb in {"export", "import"} and not file:
-        raise UsageError(f"cache {verb} needs a file", remedy=f"write ./factory cache {verb} caches.tar")
-    if verb in {"show", "prune"} and file:
-        raise UsageError(f"cache {verb} {file}: {verb} takes no file", remedy=f"write ./factory cache {verb}")
-    if verb != "prune" and (max_size or toolchain):
         raise UsageError(
-            "--max-size and --toolchain are for prune", remedy="write ./factory cache prune --max-size 20GiB"
+            f"`cache {verb}` is no command" if verb else "`cache` needs a command",
+            remedy=f"type one of: {', '.join(f'./factory cache {one}' for one in _VERBS)}",
+        )
+    if verb in {"export", "import"} and not file:
+        raise UsageError(f"`cache {verb}` needs a file", remedy=f"type ./factory cache {verb} caches.tar")
+    if verb in {"show", "prune"} and file:
+        raise UsageError(f"`cache {verb}` takes no file, got {file!r}", remedy=f"type ./factory cache {verb}")
+    if verb != "prune" and (options.max_size or options.toolchain):
+        raise UsageError(
+            "--max-size and --toolchain belong to `cache prune`", remedy="type ./factory cache prune --max-size 20GiB"
         )
     if verb == "import" and not Path(file).is_file():
-        raise UsageError(f"there is no file {file}", remedy="name one that ./factory cache export has written")
+        raise UsageError(f"there is no file {file}", remedy="name one that `./factory cache export` wrote")
 
 
 def _target(file: str) -> Path:
@@ -159,51 +167,21 @@ def _most(max_size: str, toolchain: str, cap: str | None) -> int:
     if toolchain:
         return 0
     raise UsageError(
-        "it is not said how much may stay",
-        remedy="add --max-size 20GiB, or resources.cache to the matrix file; --toolchain ID alone removes that one's",
+        "`cache prune` needs to know how much may stay",
+        remedy="give --max-size 20GiB, or set resources.cache in the matrix file; --toolchain ID removes that one's",
     )
 
 
 def _bytes(text: str) -> int:
-    size = bytes_of(text)
-    if size is None:
-        raise UsageError(
-            f"--max-size {text}: this is no size", remedy="write a number and MiB or GiB: --max-size 20GiB"
-        )
-    return size
+    found = bytes_of(text)
+    if found is None:
+        raise UsageError(f"--max-size must be a size, got {text!r}", remedy="give MiB or GiB: --max-size 20GiB")
+    return found
 
 
 def _base(matrix: Matrix) -> str:
-    """The base image of the matrix's first variant: it is there wherever something has been built."""
+    """The base image of the matrix's first variant: the engine has it wherever something has been built."""
     recipes, unbuildable = recipes_for(matrix.variants, matrix)
     if not recipes:
         raise unbuildable[0].error
     return recipes[0].base_image
-
-
-def _print(caches: tuple[Cache, ...], *, json: bool) -> None:
-    if json:
-        print_json([asdict(one) for one in caches])
-    else:
-        write(caches_table([CacheRow(**asdict(one)) for one in caches], width=width()))
-
-
-def _say(text: str, caches: tuple[Cache, ...], *, json: bool) -> None:
-    if not json:
-        write(f"{text}\n")
-    _print(caches, json=json)
-
-
-def _changed(word: str, changed: Changed, *, json: bool) -> None:
-    if json:
-        print_json(asdict(changed))
-    else:
-        _say(f"{word} {_amount(changed)}", changed.caches, json=False)
-
-
-def _amount(changed: Changed) -> str:
-    return f"{size(changed.bytes)} in {count(changed.files, 'file')}"
-
-
-def _total(caches: tuple[Cache, ...]) -> str:
-    return size(sum(one.bytes for one in caches))

@@ -1,4 +1,4 @@
-"""`catalogue`: what upstream used, and whether a checkout of it still says so."""
+"""`catalogue`: what upstream used for each release, and whether a checkout agrees."""
 
 from __future__ import annotations
 
@@ -16,19 +16,27 @@ from serving_factory.catalogue.releases import closest_release, releases
 from serving_factory.catalogue.upstream_check import Difference, release_of
 from serving_factory.catalogue.upstream_check import check_upstream as compare_upstream
 from serving_factory.catalogue.upstream_flags import unlisted_flags
-from serving_factory.commands.shared import print_json, width, write
+from serving_factory.commands.shared import show, width
 from serving_factory.errors import UnknownNameError, UpstreamDiffersError, UsageError
 from serving_factory.matrix.settings import Settings
 from serving_factory.matrix.variant import Variant
-from serving_factory.output.text import Column, Section, count, page, table
+from serving_factory.output.text import Column, Section, count, label, page, table
 from serving_factory.recipes.toolchain import toolchain_for
 
-Facts = dict[str, object]
-"""What JSON knows: texts, numbers, booleans, None, lists and such documents."""
+Document = Mapping[str, Any]
 
 
-def describe(release: Release) -> Facts:
-    """Describe a release; what upstream has not is None, and what is unknown says so."""
+def show_catalogue(tag: str, *, json: bool) -> None:
+    """Print one release, or all where no tag is given."""
+    documents = [describe(one) for one in ([_release(tag)] if tag else releases().values())]
+    text = release_page(documents[0]) if tag else releases_table(documents, width=width())
+    show({"releases": documents}, text, json=json)
+
+
+def describe(release: Release) -> Document:
+    """A release as `--json` prints it; what upstream does not have is None."""
+    server = release.server
+    names = ("rest", "model_status", "version_flag", "grpc_health", "monitoring", "integers_for_floats", "stamped")
     return {
         "release": release.tag,
         "date": release.date,
@@ -42,24 +50,18 @@ def describe(release: Release) -> Facts:
         "bazel_python": release.bazel_python,
         "reported_version": release.reported or None,
         "bazelrc": release.bazelrc,
-        "configs": {name: list(flags) for name, flags in release.configs.items()},
+        "configs": [{"name": name, "flags": flags} for name, flags in release.configs.items()],
         "flavours": {flavour.value: _flavour(release.flavours.get(flavour)) for flavour in Flavour},
         "server": {
-            "rest": release.server.rest,
-            "model_status": release.server.model_status,
-            "version_flag": release.server.version_flag,
-            "grpc_health": release.server.grpc_health,
-            "monitoring": release.server.monitoring,
-            "integers_for_floats": release.server.integers_for_floats,
-            "stamped": release.server.stamped,
-            "models": dict(release.server.models),
-            "half_plus_two": list(release.server.testdata),
-            "flags": list(release.server.flags),
+            **{name: getattr(server, name) for name in names},
+            "models": dict(server.models),
+            "half_plus_two": server.testdata,
+            "flags": server.flags,
         },
     }
 
 
-def _flavour(facts: FlavourFacts | None) -> Facts | None:
+def _flavour(facts: FlavourFacts | None) -> Document | None:
     if facts is None:
         return None
     retired = retired_bases().get(facts.base)
@@ -71,99 +73,49 @@ def _flavour(facts: FlavourFacts | None) -> Facts | None:
         "os": facts.os,
         "compiler": facts.compiler,
         "python": facts.python,
-        "default_options": list(facts.default_options),
-        "fixed_flags": list(facts.fixed_flags),
+        "default_options": facts.default_options,
+        "fixed_flags": facts.fixed_flags,
         **(_gpu(facts.gpu) if facts.gpu else {}),
     }
 
 
-def _gpu(facts: GpuFacts) -> Facts:
-    return {
-        "cuda": facts.cuda,
-        "toolkit": facts.toolkit,
-        "minimum_driver": cudas()[facts.cuda].minimum_driver,
-        "newest_gcc": cudas()[facts.cuda].newest_gcc,
-        "cudnn": facts.cudnn,
-        "nccl": facts.nccl,
-        "nccl_from": facts.nccl_from.value,
-        "tensorrt": facts.tensorrt,
-        "tensorrt_packages": facts.tensorrt_packages,
-        "capabilities": list(facts.capabilities),
-        "capabilities_from": facts.capabilities_from.value,
-        "config": facts.config,
-    }
-
-
-Document = Mapping[str, Any]
-"""A release, as `invoke catalogue --json` prints it."""
+def _gpu(facts: GpuFacts) -> Document:
+    cuda = cudas()[facts.cuda]
+    return {**asdict(facts), "minimum_driver": cuda.minimum_driver, "newest_gcc": cuda.newest_gcc}
 
 
 def releases_table(documents: Sequence[Document], *, width: int | None = None) -> str:
-    """All releases, a line each."""
-    columns = [
-        Column(name)
-        for name in (
-            "release",
-            "date",
-            "reports",
-            "Bazel",
-            "Python",
-            "OS",
-            "compiler",
-            "mkl",
-            "CUDA",
-            "cuDNN",
-            "TensorRT",
-        )
-    ]
+    """A line for each release."""
+    names = ("release", "date", "reports", "Bazel", "Python", "OS", "compiler", "mkl", "CUDA", "cuDNN", "TensorRT")
     rows = []
     for document in documents:
         cpu, mkl, gpu = (document["flavours"][flavour] for flavour in ("cpu", "mkl", "gpu"))
-        rows.append(
-            (
-                document["release"],
-                document["date"],
-                document["reported_version"] or "",
-                document["bazel"],
-                document["python"],
-                cpu["os"],
-                cpu["compiler"],
-                "yes" if mkl else "",
-                gpu["cuda"] if gpu else "",
-                gpu["cudnn"] if gpu else "",
-                (gpu["tensorrt"] or "") if gpu else "",
-            )
-        )
-    count = "1 release" if len(rows) == 1 else f"{len(rows)} releases"
-    return f"{table(columns, rows, width=width)}\n{count}. `./factory catalogue RELEASE` shows one in full.\n"
+        own = (document["release"], document["date"], document["reported_version"] or "", document["bazel"])
+        of_gpu = [(gpu or {}).get(name) or "" for name in ("cuda", "cudnn", "tensorrt")]
+        rows.append((*own, document["python"], cpu["os"], cpu["compiler"], "yes" if mkl else "", *of_gpu))
+    columns = [Column(name) for name in names]
+    more = "`./factory catalogue RELEASE` shows all facts of one"
+    return f"{table(columns, rows, width=width)}\n{count(len(rows), 'release')}. {more}.\n"
 
 
 def release_page(document: Document) -> str:
     """All about one release."""
+    flavours, server = document["flavours"], document["server"]
     sections = [
         Section("Release", _entries(document, leave_out=("configs", "flavours", "server"))),
         *(
             Section(f"Flavour {flavour}", _entries(facts) if facts else (("exists", "no"),))
-            for flavour, facts in document["flavours"].items()
+            for flavour, facts in flavours.items()
         ),
-        Section("Server", _entries(document["server"], leave_out=("models",))),
-        Section("Models to try it with", _entries(document["server"]["models"])),
-        Section("Bazel configs", tuple((name, "\n".join(flags)) for name, flags in document["configs"].items())),
+        Section("Server", _entries(server, leave_out=("models",))),
+        Section("Models to test it with", _entries(server["models"])),
+        Section("Bazel configs", tuple((one["name"], "\n".join(one["flags"])) for one in document["configs"])),
     ]
     return page(str(document["release"]), sections)
 
 
-def differences_text(differences: Sequence[Mapping[str, Any]]) -> str:
-    """What a checkout and the catalogue disagree on, a line each: file, line, fact, both values."""
-    return "\n".join(
-        f"{one['file']}{':' + str(one['line']) if one['line'] else ''}: {one['what']}: "
-        f"the catalogue has {one['catalogue'] or 'nothing'}, upstream {one['upstream'] or 'nothing'}"
-        for one in differences
-    )
-
-
 def _entries(document: Document, *, leave_out: Sequence[str] = ()) -> tuple[tuple[str, str], ...]:
-    return tuple((name.replace("_", " "), _text(value)) for name, value in document.items() if name not in leave_out)
+    return tuple((label(name), _text(value)) for name, value in document.items() if name not in leave_out)
 
 
 def _text(value: object) -> str:
@@ -172,41 +124,17 @@ def _text(value: object) -> str:
             return "none"
         case bool():
             return "yes" if value else "no"
-        case list():
+        case tuple() | list() | frozenset():
             return " ".join(map(str, value)) or "none"
         case _:
             return str(value)
 
 
-def show_catalogue(tag: str, *, json: bool) -> None:
-    """Print one release, or all where no tag is given.
-
-    Raises:
-        UnknownNameError: there is no such release.
-    """
-    documents = [describe(one) for one in ([_release(tag)] if tag else releases().values())]
-    if json:
-        print_json(documents)
-    elif tag:
-        write(release_page(documents[0]))
-    else:
-        write(releases_table(documents, width=width()))
-
-
 def check_upstream(folder: Path, tag: str, *, json: bool) -> None:
     """Compare a release with a checkout of tensorflow/serving, or with one of TensorFlow's sources.
 
-    Of either, every program of the host that build rules call is looked for in the toolchains of the release, and every
-    flag for CPU features in upstream_flags.yaml.
-
-    Args:
-        folder: the checkout.
-        tag: the release; empty where the checkout tells.
-        json: print the differences as JSON.
-
-    Raises:
-        UsageError: the folder is no such checkout.
-        UpstreamDiffersError: they differ.
+    Both are searched for programs of the host that build rules call and no toolchain of the release has, and for flags
+    for CPU features that upstream_flags.yaml does not have. An empty tag stands for what the checkout says.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder", remedy="name a checkout of tensorflow/serving, at the release's tag")
@@ -214,10 +142,11 @@ def check_upstream(folder: Path, tag: str, *, json: bool) -> None:
     tag = tag or ("" if is_tensorflow else release_of(folder, releases()) or "")
     if not tag:
         raise UsageError(
-            f"nothing in {folder} tells which release it is", remedy="name the release: catalogue RELEASE ..."
+            f"the release of the checkout {folder} is unknown", remedy="name the release: catalogue RELEASE ..."
         )
-    release, absent = _release(tag), ""
-    found = list(_flag_differences(folder, release))
+    release = _release(tag)
+    absent: tuple[str, ...] = ()
+    differences = list(_flag_differences(folder, release))
     if not is_tensorflow:
         compared = compare_upstream(folder, release)
         if not compared.read:
@@ -226,23 +155,32 @@ def check_upstream(folder: Path, tag: str, *, json: bool) -> None:
                 why=f"it has none of {', '.join(compared.absent)}",
                 remedy="name the checkout's root",
             )
-        found += compared.differences
-        absent = f"; not there to be compared: {', '.join(compared.absent)}" if compared.absent else ""
-    differences = [asdict(one) for one in (*found, *_program_differences(folder, release))]
-    if json:
-        print_json(differences)
+        differences += compared.differences
+        absent = tuple(compared.absent)
+    differences += _program_differences(folder, release)
+    document = {"release": tag, "folder": folder, "differences": differences, "absent": absent}
+    not_compared = f"; not compared, as the checkout does not have them: {', '.join(absent)}" if absent else ""
+    text = "" if differences else f"{folder} agrees with the catalogue's entry of {tag}{not_compared}\n"
+    show(document, text, json=json)
     if differences:
         raise UpstreamDiffersError(
             f"{folder} and the catalogue's entry of {tag} differ in {count(len(differences), 'place')}",
             why="" if json else differences_text(differences),
-            remedy="look at each; docs/new-release.md tells how an entry is written",
+            remedy="check each difference; docs/new-release.md describes how to write an entry",
         )
-    if not json:
-        write(f"{folder} is what the catalogue says of {tag}{absent}\n")
+
+
+def differences_text(differences: Sequence[Difference]) -> str:
+    """A line for each difference: file, line, fact, both values."""
+    return "\n".join(
+        f"{one.file}{f':{one.line}' if one.line else ''}: {one.what}: "
+        f"the catalogue has {one.catalogue or 'nothing'}, upstream {one.upstream or 'nothing'}"
+        for one in differences
+    )
 
 
 def _program_differences(folder: Path, release: Release) -> Iterator[Difference]:
-    """Calls of programs that a toolchain of the release, as upstream's choices make it, does not serve."""
+    """Calls of programs that are in no package of the release's toolchain, as upstream chose it."""
     calls = host_calls(folder)
     for flavour, facts in release.flavours.items():
         variant = Variant(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 
 from serving_factory.catalogue.cuda import cudas
-from serving_factory.commands.planning import HowToRun, Plan, plan_run, site_of
-from serving_factory.commands.shared import Asked, print_json, write
+from serving_factory.commands.plan import Plan, RunOptions, plan_run, site_of
+from serving_factory.commands.shared import Asked, show
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import EngineFacts, collection_rules, engine_facts
 from serving_factory.docker.http import reach_all
@@ -24,49 +23,39 @@ from serving_factory.output.text import clean, clean_lines, count
 from serving_factory.pipeline.budget import LIGHT, Budget, Turn
 from serving_factory.pipeline.events import StageName
 from serving_factory.pipeline.history import disk_of
+from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.pins import route_of
+from serving_factory.pipeline.runner import plan_line
 from serving_factory.pipeline.stages import BUILD
 from serving_factory.recipes.addresses import Kind, downloads_of
 from serving_factory.recipes.recipe import Recipe, recipes_for
 
 
-def doctor_page(checks: Sequence[Mapping[str, str]]) -> str:
-    """A line per check; below it what it means and what to do, where it is not well.
-
-    Args:
-        checks: with the members `name`, `verdict` (`ok`, `warn` or `fail`), `found`, `means` and `remedy`.
-    """
-    margin = max((len(check["name"]) for check in checks), default=0)
-    lines: list[str] = []
-    for check in checks:
-        lines.append(f"{check['verdict']:<4}  {check['name']:<{margin}}  {clean(check['found'])}")
-        for label, text in (("It means", check["means"]), ("What to do", check["remedy"])):
-            told = " ".join(clean_lines(text))
-            lines += [f"{'':<{margin + 8}}{label}: {told}"] if told else []
-    count = {verdict: sum(check["verdict"] == verdict for check in checks) for verdict in ("ok", "warn", "fail")}
-    told = ", ".join(f"{number} {verdict}" for verdict, number in count.items() if number)
-    return "".join(f"{line}\n" for line in [*lines, "", f"{len(checks)} checks: {told}."])
-
-
 def examine(asked: Asked, *, json: bool) -> None:
-    """Look at the machine, and print what was found.
-
-    Raises:
-        MachineUnfitError: a build of what is chosen would fail.
-    """
+    """Print what is found on this machine; MachineUnfitError where a build of the chosen variants would fail."""
     matrix = asked.load()
     checks = tuple(_checks(asked, matrix, asked.choose(matrix)))
-    rows = [{**asdict(check), "verdict": check.verdict.value} for check in checks]
-    if json:
-        print_json(rows)
-    else:
-        write(doctor_page(rows))
+    show({"checks": checks}, doctor_page(checks), json=json)
     failed = [check.name for check in checks if check.verdict is Verdict.FAIL]
     if failed:
         raise MachineUnfitError(
             f"{count(len(failed), 'check')} failed: {', '.join(failed)}",
-            remedy="do what stands beside them, and run the doctor again",
+            remedy="do what each of them says, and run the doctor again",
         )
+
+
+def doctor_page(checks: Sequence[Check]) -> str:
+    """A line per check; below it the consequence and the remedy, where it is not ok."""
+    margin = max((len(check.name) for check in checks), default=0)
+    lines: list[str] = []
+    for check in checks:
+        lines.append(f"{check.verdict:<4}  {check.name:<{margin}}  {clean(check.found)}")
+        for label, text in (("Consequence", check.means), ("What to do", check.remedy)):
+            said = " ".join(clean_lines(text))
+            lines += [f"{'':<{margin + 8}}{label}: {said}"] if said else []
+    counts = {verdict: sum(check.verdict is verdict for check in checks) for verdict in Verdict}
+    totals = ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
+    return "".join(f"{line}\n" for line in [*lines, "", f"{count(len(checks), 'check')}: {totals}."])
 
 
 def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant]) -> Iterator[Check]:
@@ -75,10 +64,12 @@ def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant]) -> Iterat
         facts = engine_facts()
     except EngineUnavailableError as error:
         found = " ".join(filter(None, (error.what, error.why)))
-        yield fail("engine", found, "nothing can be built; what depends on it was not looked at", error.remedy)
+        yield fail("engine", found, "nothing can be built; checks that need the engine are left out", error.remedy)
         facts = None
-    site, limits = site_of(asked), HowToRun().limits(matrix.resources)
-    plan = plan_run(asked, recipes, BUILD, site=site, limits=limits, ask_budget=lambda: _budget(facts))
+    budget = Budget.of_machine(cpus=facts.cpus, memory=facts.memory) if facts else None
+    jobs = [Job(recipe=recipe, site=site_of(asked)) for recipe in recipes]
+    limits = RunOptions(asked=asked).limits(matrix.resources)
+    plan = plan_run(asked, recipes, plan_line(jobs, BUILD), limits, budget)
     compiles = {one.variant for one in plan.variants if StageName.COMPILE in one.run}
     disk = [disk_of(recipe) for recipe in recipes if recipe.variant.id in compiles]
     if facts:
@@ -113,10 +104,6 @@ def _collection(facts: EngineFacts, planned: int) -> Check:
     return engine_checks.check_collection(rules, held=held, caches=caches, planned=planned, free=free)
 
 
-def _budget(facts: EngineFacts | None) -> Budget | None:
-    return Budget.of_machine(cpus=facts.cpus, memory=facts.memory) if facts else None
-
-
 def _memory(facts: EngineFacts, plan: Plan) -> Check:
     expected = {one.variant: one.memory or 0 for one in plan.estimate.variants}
     waves: dict[int, list[Turn]] = {}
@@ -149,15 +136,15 @@ def _machine_checks(matrix: Matrix, variants: Sequence[Variant], facts: EngineFa
 
 def _network_checks(matrix: Matrix, recipes: Sequence[Recipe], facts: EngineFacts | None) -> Iterator[Check]:
     network = matrix.network
-    told = {"http": network.http_proxy, "https": network.https_proxy, "no": network.no_proxy}
+    proxies = {"http": network.http_proxy, "https": network.https_proxy, "no": network.no_proxy}
     yield network_checks.check_proxies(
         probes.environment_proxies(os.environ),
         facts.proxies if facts else {},
-        {name: value for name, value in told.items() if value},
+        {name: value for name, value in proxies.items() if value},
     )
     downloads = tuple(dict.fromkeys(one for recipe in recipes for one in downloads_of(recipe, network)))
-    asked = [one.place for one in downloads if one.kind in {Kind.FILE, Kind.HOST}]
-    yield network_checks.check_downloads(downloads, reach_all(asked, route=route_of(network)))
+    places = [one.place for one in downloads if one.kind in {Kind.FILE, Kind.HOST}]
+    yield network_checks.check_downloads(downloads, reach_all(places, route=route_of(network)))
     yield network_checks.check_login(*probes.login(matrix.images.repository))
     if facts and engine_checks.check_engine(facts).verdict is not Verdict.FAIL:
         yield _bases(tuple(dict.fromkeys(recipe.base_image for recipe in recipes)))

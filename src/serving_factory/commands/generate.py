@@ -7,18 +7,15 @@ from pathlib import Path
 from serving_factory.commands.shared import Asked, write
 from serving_factory.errors import DriftError
 from serving_factory.matrix.model import SCHEMA_FILE, matrix_schema
+from serving_factory.output.text import count
 from serving_factory.pipeline.records import write_atomically
 from serving_factory.recipes.generate import OVERVIEW_FILE, drift, generated_files, generated_folder, overview
 
 
 def generate(asked: Asked, *, check: bool) -> None:
-    """Write the Dockerfiles of a matrix file's variants; take away what nothing makes any more.
+    """Write the Dockerfiles of a matrix file's variants, and remove those that nothing generates any more.
 
-    For a matrix file beside the schema, those of every release and flavour are written, their table
-    in docs/, and the schema.
-
-    Raises:
-        DriftError: with `check`, a file is not what the data gives.
+    The checkout's own matrix gets those of every release and flavour, the overview in docs/, and the schema.
     """
     matrix, folder = asked.load(), generated_folder(asked.file)
     schema = asked.checkout.root / SCHEMA_FILE
@@ -33,7 +30,7 @@ def generate(asked: Asked, *, check: bool) -> None:
             wrong |= _text_drift(path, text)
     if check and wrong:
         raise DriftError(
-            f"{len(wrong)} generated files are not what the templates and the data give",
+            f"{count(len(wrong), 'generated file')} out of date",
             why="\n".join(f"{path}: {what}" for path, what in wrong.items()),
             remedy=f"run `./factory generate --matrix {asked.file}` and commit what it changes",
         )

@@ -6,10 +6,10 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from serving_factory.commands.shared import Asked, print_json, width, write
+from serving_factory.commands.shared import Asked, show, width
 from serving_factory.errors import UnknownNameError, UsageError
 from serving_factory.output.text import Column, Section, count, duration, page, size, table
 from serving_factory.pipeline.build_lock import held_since
@@ -67,34 +67,35 @@ def _marked(run: Run, since: str | None) -> Run:
 
 def _head(run: Run) -> dict[str, object]:
     """A run without its variants and stages."""
-    return {name: value for name, value in asdict(run).items() if name not in {"variants", "stages"}}
+    head = {name: value for name, value in asdict(run).items() if name not in {"variants", "stages"}}
+    return {**head, "counts": {status.replace("-", "_"): number for status, number in run.counts.items()}}
+
+
+def _pairs(values: Mapping[str, float], word: str) -> list[dict[str, str | float]]:
+    return [{"name": name, word: value} for name, value in values.items()]
 
 
 def _show_runs(runs: Sequence[Run], *, json: bool) -> None:
-    if json:
-        print_json([_head(run) for run in runs])
-        return
-    if not runs:
-        write("No such run yet in this checkout.\n")
-        return
-    columns = [Column("run", right=True), Column("began"), Column("time", right=True), Column("estimated", right=True)]
-    columns += [Column("variants"), Column("command")]
+    columns = [Column("run", right=True), Column("started"), Column("time", right=True)]
+    columns += [Column("estimated", right=True), Column("variants"), Column("command")]
     cells = []
     for run in runs[:_LATEST]:
         counts = ", ".join(f"{number} {status}" for status, number in run.counts.items())
         cells.append((str(run.id), run.started, _span(run), _time(run.estimate), counts, run.command))
     older = f"Not shown: {count(len(runs) - _LATEST, 'older run')}.\n" if runs[_LATEST:] else ""
     hint = "`./factory history RUN` shows one run, `./factory history RUN RUN` compares two.\n"
-    write(f"{table(columns, cells, width=width())}\n{older}{hint}")
+    text = f"{table(columns, cells, width=width())}\n{older}{hint}" if runs else "There is no run yet in this checkout.\n"
+    show({"runs": [_head(run) for run in runs]}, text, json=json)
 
 
 def _show_run(run: Run, *, json: bool) -> None:
-    if json:
-        print_json(asdict(run))
-        return
-    write(f"Run {run.id}, {run.started}, {_span(run)}: {run.command}\n\n")
+    document = {
+        "run": _head(run),
+        "variants": run.variants,
+        "stages": [{**asdict(one), "facts": _pairs(one.facts, "value")} for one in run.stages],
+    }
     columns = [Column("variant"), Column("result"), Column("time", right=True), Column("estimated", right=True)]
-    columns += [Column("binary", right=True), Column("image", right=True), Column("binary's digest"), Column("error")]
+    columns += [Column("binary", right=True), Column("image", right=True), Column("binary's sha256"), Column("error")]
     rows = [
         (
             one.variant,
@@ -108,32 +109,31 @@ def _show_run(run: Run, *, json: bool) -> None:
         )
         for one in run.variants
     ]
-    without = "It did not come to its end.\n" if run.ended is None else "It had no variant to work on.\n"
-    write(table(columns, rows, width=width()) if rows else without)
+    without = "It did not end by itself.\n" if run.ended is None else "It had no variant to work on.\n"
+    text = f"Run {run.id}, {run.started}, {_span(run)}: {run.command}\n\n"
+    text += table(columns, rows, width=width()) if rows else without
     if run.stages:
         columns = [Column("variant"), Column("stage"), Column("result"), Column("time", right=True)]
         worked = [(one.variant, one.stage, one.status, _time(one.seconds)) for one in run.stages]
-        write(f"\nStages that ran:\n\n{table(columns, worked, width=width())}")
+        text += f"\nStages that ran:\n\n{table(columns, worked, width=width())}"
+    show(document, text, json=json)
 
 
 def _show_changes(before: Run, after: Run, *, json: bool) -> None:
     found = changes(before.variants, after.variants)
-    if json:
-        rows = [asdict(change) for change in found]
-        print_json({"before": _head(before), "after": _head(after), "changes": rows})
-        return
-    write(f"Run {before.id} ({before.started}) and run {after.id} ({after.started}):\n")
+    text = f"Run {before.id} ({before.started}) and run {after.id} ({after.started}):\n"
     if before.matrix != after.matrix:
-        write(f"of different matrix files: {before.matrix} and {after.matrix}\n")
+        text += f"The matrix files differ: {before.matrix} and {after.matrix}\n"
     columns = [Column("variant"), Column("what"), Column("before"), Column("after")]
     cells = [(one.variant, one.what, _value(one, one.before), _value(one, one.after)) for one in found]
-    write(f"\n{table(columns, cells, width=width())}" if cells else "nothing changed.\n")
+    text += f"\n{table(columns, cells, width=width())}" if cells else "Nothing changed.\n"
+    show({"before": _head(before), "after": _head(after), "changes": found}, text, json=json)
 
 
 def _span(run: Run) -> str:
     if run.seconds is not None:
         return duration(run.seconds)
-    return "still running" if run.works else "never ended"
+    return "running" if run.works else "did not end"
 
 
 def _time(value: float | None) -> str:
@@ -163,7 +163,6 @@ class Measures:
         bytes_fetched: what came over the network to Bazel's containers.
         cpu_seconds: of all actions and of Bazel.
         peak_memory_bytes: of the build's container.
-        smoke_seconds: check's name → how long it took.
     """
 
     variant: str
@@ -181,7 +180,7 @@ class Measures:
     peak_memory_bytes: int | None = None
     binary_size: int | None = None
     image_size: int | None = None
-    smoke_seconds: Mapping[str, float] = field(default_factory=dict)
+    smoke_checks: Sequence[Mapping[str, Any]] = ()
 
 
 _SHOWN: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
@@ -217,7 +216,7 @@ def measure(variant: str, records: Mapping[StageName, Record]) -> Measures:
         **{name: facts.get(name) for name in _OF_BAZEL},
         binary_size=binary.get("size"),
         image_size=image.get("size"),
-        smoke_seconds=smoke.get("checks") or {},
+        smoke_checks=_pairs(smoke.get("checks") or {}, "seconds"),
     )
 
 
@@ -225,19 +224,21 @@ def show_report(asked: Asked, *, json: bool) -> None:
     """Print what the records of the chosen variants say; for those without a record, the command that builds them."""
     folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
     measures = [measure(variant.id, reached(folder / variant.id)) for variant in asked.choose(asked.load())]
-    if json:
-        print_json([asdict(one) for one in measures])
-        return
+    show({"variants": measures}, report_page(measures, asked), json=json)
+
+
+def report_page(measures: Sequence[Measures], asked: Asked) -> str:
+    """A section for each variant; at the end those without a record."""
     sections = []
     for one in measures:
         if one.compiled is not None:
-            values = [(title, getattr(one, name), show) for title, name, show in _SHOWN]
-            entries = [(title, _ABSENT if value is None else show(value)) for title, value, show in values]
-            checks = "\n".join(f"{duration(spent)}  {name}" for name, spent in one.smoke_seconds.items())
+            values = [(title, getattr(one, name), form) for title, name, form in _SHOWN]
+            entries = [(title, _ABSENT if value is None else form(value)) for title, value, form in values]
+            checks = "\n".join(f"{duration(check['seconds'])}  {check['name']}" for check in one.smoke_checks)
             sections.append(Section(one.variant, (*entries, ("smoke checks", checks or _ABSENT))))
     never = tuple((one.variant, build_command(asked, one.variant)) for one in measures if one.compiled is None)
-    sections.append(Section("Not built: there is no record. This builds it:", never))
-    write(page("What the records say", sections))
+    sections.append(Section("Not built yet; to build:", never))
+    return page("Report", sections)
 
 
 def build_command(asked: Asked, variant: str) -> str:

@@ -1,25 +1,35 @@
-"""`vault fill`, `vault override` and `vault packages`: the inputs of variants, filled."""
+"""`inputs`: fills what a build without a network needs: archives out of git mirrors, overrides, packages."""
 
 from __future__ import annotations
 
 import itertools
+import json as json_module
+import re
 import shlex
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from serving_factory.commands.preflight import filled_page, override_page, packages_page
-from serving_factory.commands.shared import Asked, print_json, width, write
-from serving_factory.docker.git import commit_of, fetch_source, git_folder
-from serving_factory.errors import CompileError, MissingInputsError, OverrideError, UsageError
-from serving_factory.output.text import count
+from serving_factory.catalogue.releases import releases
+from serving_factory.commands.plan import jobs_of
+from serving_factory.commands.shared import Asked, progress, show, width
+from serving_factory.docker.git import ArchiveFormat, commit_of, fetch_source, git_folder
+from serving_factory.errors import CompileError, MissingInputsError, OverrideError, PinnedDiffersError, UsageError
+from serving_factory.output.text import Column, clean, count, size, table
 from serving_factory.pipeline.build_lock import hold_matrix_lock
-from serving_factory.pipeline.job import Job, Site
+from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.offline.fill import Filled, Filler, Result, archives_in
-from serving_factory.pipeline.offline.mirrors import Mirror, archive_address, find_mirrors
+from serving_factory.pipeline.offline.mirrors import (
+    Address,
+    Archive,
+    Mirror,
+    archive_address,
+    find_mirrors,
+    make_archive,
+    mirror_of,
+)
 from serving_factory.pipeline.offline.overrides import (
     Labels,
     Override,
@@ -28,7 +38,7 @@ from serving_factory.pipeline.offline.overrides import (
     make_override,
     override_from_git,
 )
-from serving_factory.pipeline.offline.packages import download_packages
+from serving_factory.pipeline.offline.packages import Downloaded, download_packages
 from serving_factory.pipeline.offline.unpacking import unpack
 from serving_factory.pipeline.preflight import (
     Declared,
@@ -39,60 +49,298 @@ from serving_factory.pipeline.preflight import (
     preflight_folder,
     run_preflight,
 )
-from serving_factory.pipeline.records import build_folder
-from serving_factory.recipes.recipe import recipes_for
+
+_PIN = re.compile(r"(?P<name>.+)=(?:sha256:)?(?P<sha256>[0-9a-f]{64})")
+_SHOWN = 8
+_NOTES = {"left_out": "left out, as the mirror does not have them", "absent": "named by the BUILD file, but absent"}
+_MATCHES = {None: "not pinned", True: "as pinned", False: "NOT AS PINNED"}
 
 
-def fill(asked: Asked, variants: Sequence[str], *, mirrors: str, archives: str, overrides: bool, json: bool) -> None:
-    """Ask what is missing and make what can be made, until nothing is missing or nothing more can be made.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputsOptions:
+    """The options of `inputs`, as typed; `_OWN` says which verb takes which."""
 
-    Raises:
-        UsageError: a folder is not there, or the matrix names none to fill.
-        RecipeError, BazelTooOldError: a variant cannot be built as the matrix has it.
-        MissingInputsError: something is left.
-        CompileError: the analysis fails, and nothing is missing.
-    """
+    asked: Asked
+    output: str = ""
+    pinned: Sequence[str] = ()
+    repository: str = ""
+    as_zip: bool = False
+    mirrors: str = ""
+    archives: str = ""
+    overrides: bool = False
+    source: str = ""
+    debian_source: str = ""
+    variant: str = ""
+    json: bool = False
+
+
+_OWN = {
+    "archive": {"output", "pinned", "repository", "as_zip"},
+    "fill": {"mirrors", "archives", "overrides"},
+    "override": {"output", "source", "debian_source", "variant"},
+    "packages": set[str](),
+}
+_SPELLED = {"as_zip": "zip", "debian_source": "debian-source", "source": "from"}
+
+
+def inputs(words: Sequence[str], options: InputsOptions) -> None:
+    """Do what the words say: `archive GIT_DIR REF...`, `fill VARIANT...`, `override NAME` or `packages VARIANT...`."""
+    match words:
+        case ["archive", mirror, *refs] if refs:
+            _check_options("archive", options)
+            _archive(Path(mirror), refs, options)
+        case ["fill", *variants] if variants:
+            _check_options("fill", options)
+            _fill(variants, options)
+        case ["override", name]:
+            _check_options("override", options)
+            _override(name, options)
+        case ["packages", *variants] if variants:
+            _check_options("packages", options)
+            _packages(variants, options)
+        case _:
+            raise UsageError(
+                f"`inputs {' '.join(words)}` is no command" if words else "`inputs` needs a command",
+                why="the commands are: archive GIT_DIR REF..., fill VARIANT..., override NAME, packages VARIANT...",
+                remedy="`./factory inputs --help` shows examples",
+            )
+
+
+def _check_options(verb: str, options: InputsOptions) -> None:
+    for name in sorted(set().union(*_OWN.values()) - _OWN[verb]):
+        if getattr(options, name):
+            owner = next(other for other, own in _OWN.items() if name in own)
+            raise UsageError(
+                f"`inputs {verb}` does not take --{_SPELLED.get(name, name)}",
+                remedy=f"leave it out; it belongs to `inputs {owner}`",
+            )
+
+
+# --- archive ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Required:
+    """An archive to make, and the sha256 that it must have; None where nothing pins it."""
+
+    address: Address
+    sha256: str | None
+
+
+def _archive(mirror: Path, refs: Sequence[str], options: InputsOptions) -> None:
+    """Make archives, and print of each whether it is the pinned one; one that is not is not kept."""
+    place = git_folder(mirror)
+    if place is None:
+        raise UsageError(f"{mirror} is no git repository", remedy="name a clone or a mirror (`git clone --mirror URL`)")
+    required = [_required(place, ref, options) for ref in refs]
+    output = Path(options.output or ".")
+    made = [make_archive(place, one.address, output=output, pinned=one.sha256) for one in required]
+    documents = [{**asdict(one), "matches": None if one.pinned is None else not one.wrong} for one in made]
+    show({"archives": documents}, _archives_table(made), json=options.json)
+    wrong = [one for one in made if one.wrong]
+    if wrong:
+        raise PinnedDiffersError(
+            f"{count(len(wrong), 'archive')} of {len(made)} not as pinned, and not kept",
+            why="\n".join(
+                f"{one.file.name}: pinned is {one.pinned}, made was {one.sha256}, in the folder {one.folder}"
+                for one in wrong
+            ),
+            remedy="check that --repository is the name at the host; docs/closed-network.md lists what else changes "
+            "the bytes, and how an override takes the archive's place",
+        )
+
+
+def _archives_table(made: Sequence[Archive]) -> str:
+    columns = [Column(name) for name in ("file", "ref", "commit", "folder in it")]
+    columns += [Column("size", right=True), Column("sha256"), Column("pinned?")]
+    rows = [
+        (
+            str(one.file),
+            one.ref,
+            one.commit[:12],
+            one.folder,
+            size(one.size),
+            one.sha256,
+            _MATCHES[None if one.pinned is None else not one.wrong],
+        )
+        for one in made
+    ]
+    return table(columns, rows, width=width())
+
+
+def _required(mirror: Path, ref: str, options: InputsOptions) -> _Required:
+    """What the archive of a ref must be: from a preflight's report; else from options, mirror and catalogue."""
+    pins, reported = _pinned(options.pinned)
+    if reported:
+        found = _reported(mirror, ref, reported, options)
+    else:
+        name = options.repository or next(iter(mirror_of(mirror).names), "")
+        if not name:
+            raise UsageError(f"the name of the repository in {mirror} is unknown", remedy="give --repository NAME")
+        form = ArchiveFormat.ZIP if options.as_zip else ArchiveFormat.TAR_GZ
+        address = Address(name=name, ref=ref, form=form)
+        found = _Required(address, _catalogue_pins(name).get(address.file_name))
+    given = next((pins[key] for key in (found.address.file_name, ref) if key in pins), None)
+    return _Required(found.address, given or found.sha256)
+
+
+def _reported(mirror: Path, ref: str, reported: Sequence[_Required], options: InputsOptions) -> _Required:
+    """Find a ref among the archives of a preflight's report; the archive's address has name and format."""
+    commit = commit_of(mirror, ref)
+    fits = {
+        one
+        for one in reported
+        if ref in {one.address.ref, one.address.file_name} or (commit and one.address.ref == commit)
+    }
+    names = {options.repository} if options.repository else set(mirror_of(mirror).names)
+    narrowed = [one for one in fits if one.address.name in names] or list(fits)
+    if len({(one.address.name, one.address.file_name, one.sha256) for one in narrowed}) != 1:
+        raise UsageError(
+            f"the report has {'several archives' if narrowed else 'no archive'} of {ref}",
+            why="\n".join(sorted(f"{one.address.name} {one.address.ref}" for one in reported)),
+            remedy="name one of these refs, or their repository with --repository",
+        )
+    address = narrowed[0].address
+    if options.repository and options.repository != address.name:
+        raise UsageError(
+            f"--repository is {options.repository}, but the report has {ref} of {address.name}",
+            remedy="leave --repository out; the report's address names the archive",
+        )
+    if options.as_zip and address.form is not ArchiveFormat.ZIP:
+        raise UsageError(f"--zip is given, but the report has {ref} as {address.form}", remedy="leave --zip out")
+    return narrowed[0]
+
+
+def _catalogue_pins(repository: str) -> Mapping[str, str]:
+    """What upstream's WORKSPACE pins of TensorFlow."""
+    if repository != "tensorflow":
+        return {}
+    return {
+        f"{release.tensorflow_commit}.{ArchiveFormat.TAR_GZ}": release.tensorflow_sha256
+        for release in releases().values()
+        if release.tensorflow_commit and release.tensorflow_sha256
+    }
+
+
+def _pinned(pinned: Sequence[str]) -> tuple[Mapping[str, str], Sequence[_Required]]:
+    """Split the values of --pinned: names with their sha256, and what reports require."""
+    pins: dict[str, str] = {}
+    reported: list[_Required] = []
+    for given in pinned:
+        if match := _PIN.fullmatch(given):
+            pins[match["name"]] = match["sha256"]
+        else:
+            reported += _read_report(Path(given))
+    return pins, reported
+
+
+def _read_report(file: Path) -> Sequence[_Required]:
+    """The archives that a code host makes out of git and that a preflight found missing."""
+    try:
+        missing = json_module.loads(file.read_text(encoding="utf-8"))["missing"]
+        found = [
+            _Required(address, one["sha256"])
+            for one in missing
+            if (address := next(filter(None, map(archive_address, one["urls"])), None))
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"--pinned must be NAME=SHA256 or a preflight's report, got {str(file)!r}",
+            why=str(error),
+            remedy="give 64 hex digits after the =, or a file that `./factory preflight` wrote",
+        ) from None
+    if not found:
+        raise UsageError(
+            f"--pinned {file}: this report has no archive that a code host makes out of git",
+            remedy="leave it out, or run the preflight again",
+        )
+    return found
+
+
+# --- fill -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where inputs are looked for, and whether folders may take the place of archives that cannot be had."""
+
+    mirrors: Sequence[Mirror]
+    archives: Mapping[str, Path]
+    overrides: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilledVariant:
+    """What became of one variant's inputs after `rounds` preflights; `errors` is what Bazel says if nothing is left."""
+
+    variant: str
+    rounds: int
+    made: tuple[Filled, ...]
+    left: tuple[Filled, ...]
+    errors: tuple[str, ...]
+
+
+def _fill(variants: Sequence[str], options: InputsOptions) -> None:
+    """Run preflights and make what can be made, until nothing is missing or nothing more can be made."""
+    asked, mirrors, archives = options.asked, options.mirrors, options.archives
     if not mirrors and not archives:
         raise UsageError(
-            "vault fill is not told where to look", remedy="name a folder of git repositories: --mirrors DIR"
+            "`inputs fill` needs --mirrors or --archives", remedy="name a folder of git repositories: --mirrors DIR"
         )
-    found = find_mirrors(_folder("--mirrors", mirrors), _report) if mirrors else ()
+    found = find_mirrors(_folder("--mirrors", mirrors), progress) if mirrors else ()
     if mirrors and not found:
         raise UsageError(
-            f"there is no git repository in {mirrors}", remedy="name a folder that holds clones or mirrors"
+            f"--mirrors {mirrors} has no git repository", remedy="name a folder that holds clones or mirrors"
         )
-    sources = _Sources(found, archives_in(_folder("--archives", archives)) if archives else {}, overrides)
-    jobs = _jobs(asked, variants)
+    in_archives = archives_in(_folder("--archives", archives)) if archives else {}
+    sources = _Sources(found, in_archives, options.overrides)
+    jobs = jobs_of(asked, variants)
     for job in jobs:
-        _check_folders(job, asked, overrides=overrides)
-    results: list[FilledVariant] = []
+        _check_folders(job, asked, overrides=options.overrides)
+    filled: list[FilledVariant] = []
     try:
         with hold_matrix_lock(jobs[0].site.build):
-            results.extend(_fill_one(asked, job.recipe.variant.id, sources) for job in jobs)
+            filled.extend(_fill_one(asked, job.recipe.variant.id, sources) for job in jobs)
     finally:
-        if results:  # also what was done before another variant's error
-            _show_filled(results, json=json)
-    left = {one.name for result in results for one in result.left}
+        if filled:  # also what was done before another variant's error
+            show({"variants": filled}, "\n".join(map(_filled_page, filled)), json=options.json)
+    left = {one.name for result in filled for one in result.left}
     if left:
         raise MissingInputsError(
             f"{count(len(left), 'input')} left to be filled",
-            remedy="take the next step that is told for each, and run the same command again",
+            remedy="take the next step of each, and run the same command again",
         )
-    failed = next((result for result in results if result.errors), None)
+    failed = next((one for one in filled if one.errors), None)
     if failed:
         raise CompileError(
-            f"{failed.variant}: Bazel's analysis fails, and not for want of an input",
+            f"{failed.variant}: Bazel's analysis fails, but no input is missing",
             why="\n".join(failed.errors),
             remedy=f"`./factory preflight {failed.variant}` leaves Bazel's whole log",
         )
 
 
-def _show_filled(results: Sequence[FilledVariant], *, json: bool) -> None:
-    documents = [asdict(one) for one in results]
-    if json:
-        print_json(documents)
-    else:
-        write("\n".join(filled_page(document, width=width()) for document in documents))
+def _filled_page(filled: FilledVariant) -> str:
+    results = [one.result for one in filled.made]
+    counts = [f"{results.count(word)} {word}" for word in (Result.MADE, Result.COPIED, Result.OVERRIDDEN)]
+    made = ", ".join(text for text in counts if not text.startswith("0 ")) or "nothing made"
+    lines = [f"{clean(filled.variant)}: {made} in {count(filled.rounds, 'round')}, {len(filled.left)} left"]
+    lines += [
+        f"  {clean(one.name)} from {clean(one.source)}: {_NOTES.get(word, word.replace('_', ' '))}: {_some(names)}"
+        for one in filled.made
+        for word, names in one.notes.items()
+    ]
+    if filled.left:
+        rows = [(one.name, one.file, one.why) for one in filled.left]
+        lines += ["", table([Column("left"), Column("file"), Column("why")], rows, width=width()), "Next steps:"]
+        lines += [f"  {clean(one.name)}: {clean(one.next_step)}" for one in filled.left]
+    elif not filled.errors:
+        lines.append("Nothing is missing.")
+    return "\n".join(lines) + "\n"
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = clean(", ".join(names[:_SHOWN]))
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
 def _check_folders(job: Job, asked: Asked, *, overrides: bool) -> None:
@@ -109,40 +357,12 @@ def _check_folders(job: Job, asked: Asked, *, overrides: bool) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Sources:
-    """Where inputs are looked for, and whether folders may take the place of what is pinned."""
-
-    mirrors: Sequence[Mirror]
-    archives: Mapping[str, Path]
-    overrides: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FilledVariant:
-    """What became of one variant's inputs.
-
-    Args:
-        variant: its id.
-        rounds: how often Bazel was asked.
-        made: what was made or copied.
-        left: what is missing still.
-        errors: what Bazel says is wrong where nothing is missing.
-    """
-
-    variant: str
-    rounds: int
-    made: tuple[Filled, ...]
-    left: tuple[Filled, ...]
-    errors: tuple[str, ...]
-
-
 def _fill_one(asked: Asked, variant: str, sources: _Sources) -> FilledVariant:
     made: dict[str, Filled] = {}
     for round_number in itertools.count(1):
-        _report(f"{variant}: asking Bazel what is missing, round {round_number}")
-        (job,) = _jobs(asked, [variant])  # again: overrides that were made are part of the recipe
-        report = run_preflight(job, _report)
+        progress(f"{variant}: asking Bazel what is missing, round {round_number}")
+        (job,) = jobs_of(asked, [variant])  # again: overrides that were made are part of the recipe
+        report = run_preflight(job, progress)
         missing = (*report.missing, *only_cached(report, declared_by_name(preflight_folder(job))))
         # What was filled and is missing still would be filled for ever.
         vain = [_in_vain(one, made[one.name]) for one in missing if one.name in made]
@@ -162,11 +382,8 @@ def _fill_one(asked: Asked, variant: str, sources: _Sources) -> FilledVariant:
 
 
 def _in_vain(one: Missing, made: Filled) -> Filled:
-    return Filled.left(
-        one,
-        f"it was {made.result} from {made.source}, and Bazel still says: {one.problem}",
-        "see the log of the preflight, bazel.log",
-    )
+    why = f"it was {made.result} from {made.source}, and Bazel still says: {one.problem}"
+    return Filled.left(one, why, "read the preflight's bazel.log")
 
 
 def _filler(asked: Asked, job: Job, sources: _Sources) -> Filler:
@@ -175,8 +392,12 @@ def _filler(asked: Asked, job: Job, sources: _Sources) -> Filler:
     def make(name: str, mirror: Path, commit: str) -> Override:
         rule, folder = declared.get(name), inputs.overrides_folder
         if rule is None or folder is None:
-            raise OverrideError(f"nothing tells how the repository {name} is made")
+            raise OverrideError(f"no rule declares the repository {name}")
         return override_from_git(rule, mirror, commit, folder / name, labels_of(job.recipe, declared))
+
+    def command(name: str, source: str) -> str:
+        words = ["./factory", "inputs", "override", name, "--from", source, "--variant", job.recipe.variant.id]
+        return shlex.join([*words, *(["--matrix", asked.matrix] if asked.matrix else [])])
 
     return Filler(
         distdir=inputs.distdir or Path(),
@@ -184,87 +405,99 @@ def _filler(asked: Asked, job: Job, sources: _Sources) -> Filler:
         archives=sources.archives,
         declared=declared,
         override=make if sources.overrides else None,
-        command=lambda name, source: _override_command(asked, job.recipe.variant.id, name, source),
-        progress=_report,
+        command=command,
+        progress=progress,
     )
 
 
-def _override_command(asked: Asked, variant: str, name: str, source: str) -> str:
-    words = ["./factory", "vault", "override", name, "--from", source, "--variant", variant]
-    return shlex.join([*words, *(["--matrix", asked.matrix] if asked.matrix else [])])
-
-
 def _programs(report: Report) -> tuple[Filled, ...]:
-    """Programs of the host that the toolchain lacks; no archive helps with them."""
+    """Programs of the host that are not in the toolchain; no archive helps with them."""
     return tuple(
         Filled(
             name=one.name,
             file="",
             result=Result.LEFT,
-            why=f"{', '.join(one.rules[:3])} calls this program, and the toolchain has none",
+            why=f"{', '.join(one.rules[:3])} calls this program, and it is not in the toolchain",
             next_step=f"toolchain: {{packages: [{one.package or 'the package that has it'}]}} in the matrix file",
         )
         for one in report.programs
     )
 
 
-def override(
-    asked: Asked, name: str, *, source: str, debian_source: str, variant: str, output: str, json: bool
-) -> None:
-    """Make the folder that takes an external repository's place.
+def _folder(option: str, name: str) -> Path:
+    folder = Path(name)
+    if not folder.is_dir():
+        raise UsageError(f"{option} must be a folder, got {name!r}", remedy="name an existing folder")
+    return folder.resolve()
 
-    Raises:
-        UsageError: the options make no sense, or nothing declares the repository.
-        RecipeError, BazelTooOldError: the variant cannot be built as the matrix has it.
-        OverrideError: sources, patch or BUILD file do not fit.
-        GitError, FetchError: the sources cannot be had.
-    """
-    if bool(source) == bool(debian_source):
+
+# --- override ---------------------------------------------------------------------------------------------------------
+
+
+def _override(name: str, options: InputsOptions) -> None:
+    """Make the folder that takes an external repository's place."""
+    asked, variant = options.asked, options.variant
+    if bool(options.source) == bool(options.debian_source):
         raise UsageError(
-            "vault override needs one place for the sources",
+            "`inputs override` needs one place for the sources",
             remedy="give --from ARCHIVE, --from GIT_DIR#REF, or --debian-source PACKAGE",
         )
     if not variant:
-        raise UsageError("vault override needs a variant, whose sources declare the repository", remedy="--variant ID")
-    (job,) = _jobs(asked, [variant])
+        raise UsageError(
+            "`inputs override` needs a variant, whose sources declare the repository", remedy="give --variant ID"
+        )
+    (job,) = jobs_of(asked, [variant])
     declared = declared_by_name(preflight_folder(job))
     if name not in declared:
         raise UsageError(
-            f"nothing declares a repository {name}" if declared else f"{variant} has not been looked at yet",
+            f"no rule declares a repository {name}" if declared else f"{variant} had no preflight yet",
             why=", ".join(sorted(declared)),
             remedy=f"run `./factory preflight {variant}`, which reads what the sources declare",
         )
-    place = _place_of(job, asked, name, output)
+    place = _place_of(job, asked, name, options.output)
     with hold_matrix_lock(job.site.build):
-        made = _made_override(declared[name], place, labels_of(job.recipe, declared), source, debian_source)
-    document = {"name": name, **asdict(made), "folder": str(made.folder), "in_matrix": _is_named(job, name, place)}
-    if json:
-        print_json(document)
-    else:
-        write(override_page(document))
+        made = _made_override(declared[name], place, labels_of(job.recipe, declared), options)
+    overrides = job.recipe.inputs
+    in_matrix = dict(overrides.overrides).get(name) == place or place.parent == overrides.overrides_folder
+    document = {
+        "name": name,
+        **asdict(made),
+        "followed": [{"attribute": attribute, "effect": effect} for attribute, effect in made.followed],
+        "not_followed": [{"attribute": attribute, "reason": reason} for attribute, reason in made.not_followed],
+        "in_matrix": in_matrix,
+    }
+    show(document, _override_page(name, made, in_matrix=in_matrix), json=options.json)
+
+
+def _override_page(name: str, made: Override, *, in_matrix: bool) -> str:
+    lines = [f"{clean(name)}: {clean(str(made.folder))}"]
+    lines += [f"  followed {attribute}: {clean(effect)}" for attribute, effect in made.followed]
+    lines += [f"  NOT followed {attribute}: {clean(reason)}" for attribute, reason in made.not_followed]
+    if made.left_out:
+        lines.append(f"  left out, as the mirror does not have them: {_some(made.left_out)}")
+    if made.absent:
+        lines += [
+            f"  named by the BUILD file, but not in these sources: {_some(made.absent)}",
+            "  Files that are generated for a release (by ./configure, for one) are in its archive, not in git.",
+        ]
+    if not in_matrix:
+        lines.append(f"Add to the matrix file: bazel: {{overrides: {{{name}: {made.folder}}}}}")
+    return "\n".join(lines) + "\n"
 
 
 def _place_of(job: Job, asked: Asked, name: str, output: str) -> Path:
-    """Where it goes: into the folder that was asked for, where the matrix has it, or into `overrides` beside that."""
+    """Where it goes: below --output, where the matrix has it, or into `overrides` beside the matrix file."""
     if output:
         return Path(output).resolve() / name
     overrides = dict(job.recipe.inputs.overrides)
-    if name in overrides:
-        return overrides[name]
     folder = job.recipe.inputs.overrides_folder or asked.file.resolve().parent / "overrides"
-    return folder / name
+    return overrides.get(name, folder / name)
 
 
-def _is_named(job: Job, name: str, place: Path) -> bool:
-    """Whether the matrix file names the folder already."""
-    return dict(job.recipe.inputs.overrides).get(name) == place or place.parent == job.recipe.inputs.overrides_folder
-
-
-def _made_override(declared: Declared, place: Path, labels: Labels, source: str, debian_source: str) -> Override:
-    """Make the folder out of what the user names."""
-    if debian_source:
-        return make_override(declared, partial(_bring_package, debian_source), place, labels, top=Top.ANY)
-    where, _, ref = source.partition("#")
+def _made_override(declared: Declared, place: Path, labels: Labels, options: InputsOptions) -> Override:
+    if options.debian_source:
+        return make_override(declared, partial(_bring_package, options.debian_source), place, labels, top=Top.ANY)
+    where, _, ref = options.source.partition("#")
     given = Path(where)
     mirror = git_folder(given)
     if ref and not mirror:
@@ -274,17 +507,14 @@ def _made_override(declared: Declared, place: Path, labels: Labels, source: str,
         commit = commit_of(mirror, ref)
         if commit is None:
             raise UsageError(
-                f"--from {where}: nothing of the name {ref} is there",
-                remedy=f"name a tag or a commit: --from {where}#REF",
+                f"--from {where}: the repository has no {ref}", remedy=f"name a tag or a commit: --from {where}#REF"
             )
         made = override_from_git(declared, mirror, commit, place, labels)
         return replace(made, followed=((f"commit {commit}", ref), *made.followed))
     if given.is_dir():
         return make_override(declared, partial(_bring_folder, given), place, labels, top=Top.NONE)
     if not given.exists():
-        raise UsageError(
-            f"--from {where}: there is no such thing", remedy="name an archive, a folder or a git repository"
-        )
+        raise UsageError(f"--from {where} does not exist", remedy="name an archive, a folder or a git repository")
     return make_override(declared, partial(unpack, given), place, labels)
 
 
@@ -299,13 +529,13 @@ def _bring_folder(given: Path, folder: Path) -> None:
         shutil.copytree(given, folder, symlinks=True)
     except shutil.Error as error:
         raise OverrideError(
-            f"{given} cannot be copied", why=str(error), remedy="take out what is no file, folder or link"
+            f"{given} cannot be copied", why=str(error), remedy="remove what is no file, folder or link"
         ) from None
 
 
 def _only_mirror(folder: Path) -> Path:
     """The git repository that is somewhere in a folder."""
-    found = find_mirrors(folder, _report) if folder.is_dir() else ()
+    found = find_mirrors(folder, progress) if folder.is_dir() else ()
     if len(found) != 1:
         raise UsageError(
             f"--from {folder}#...: {'more than one' if found else 'no'} git repository is there",
@@ -322,61 +552,34 @@ def _declared_ref(declared: Declared) -> str:
     return next((address.ref for url in declared.urls if (address := archive_address(url))), "")
 
 
-def packages(asked: Asked, variants: Sequence[str], *, json: bool) -> None:
-    """Fill the matrix's folder of packages.
+# --- packages ---------------------------------------------------------------------------------------------------------
 
-    Raises:
-        UsageError: the matrix names no folder.
-        RecipeError, BazelTooOldError: a variant cannot be built as the matrix has it.
-        FetchError, CompileError: the packages cannot be had.
-    """
-    jobs = _jobs(asked, variants)
+
+def _packages(variants: Sequence[str], options: InputsOptions) -> None:
+    """Download what the variants' toolchains install into the matrix's folder of packages."""
+    jobs = jobs_of(options.asked, variants)
     folder = jobs[0].recipe.inputs.apt
     if folder is None:
         raise UsageError(
-            f"{asked.file} names no folder for packages",
+            f"{options.asked.file} names no folder for packages",
             remedy="name one at network.apt.mirror in the matrix file, such as `apt: {mirror: packages}`",
         )
     bases = {job.recipe.base_image for job in jobs}
     if len(bases) > 1:
         raise UsageError(
-            f"these variants stand on several bases: {', '.join(sorted(bases))}",
-            why="one folder serves one base: packages of several would be mixed up",
-            remedy="name variants of one base, and another matrix file for the others",
+            f"these variants have several bases: {', '.join(sorted(bases))}",
+            why="one folder holds the packages of one base",
+            remedy="name variants of one base, and use another matrix file for the others",
         )
     with hold_matrix_lock(jobs[0].site.build):
-        done = [(job, download_packages(job, folder, progress=_report)) for job in jobs]
-    documents = [
-        {
-            "variant": job.recipe.variant.id,
-            **asdict(one),
-            "folder": str(one.folder),
-            "wheel": str(one.wheel) if one.wheel else None,
-        }
-        for job, one in done
-    ]
-    if json:
-        print_json(documents)
-    else:
-        write("".join(packages_page(document) for document in documents))
+        done = [(job.recipe.variant.id, download_packages(job, folder, progress=progress)) for job in jobs]
+    text = "".join(_packages_line(variant, one) for variant, one in done)
+    show({"variants": [{"variant": variant, **asdict(one)} for variant, one in done]}, text, json=options.json)
 
 
-def _jobs(asked: Asked, variants: Sequence[str]) -> list[Job]:
-    matrix = asked.load()
-    recipes, unbuildable = recipes_for(replace(asked, variants=variants).choose(matrix), matrix)
-    if unbuildable:
-        raise unbuildable[0].error
-    folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
-    return [Job(recipe=recipe, site=Site(build=folder, models=asked.checkout.models)) for recipe in recipes]
-
-
-def _folder(option: str, name: str) -> Path:
-    folder = Path(name)
-    if not folder.is_dir():
-        raise UsageError(f"{option} {name}: there is no such folder", remedy="name one that is there")
-    return folder.resolve()
-
-
-def _report(what: str) -> None:
-    sys.stderr.write(f"{what}\n")
-    sys.stderr.flush()
+def _packages_line(variant: str, one: Downloaded) -> str:
+    wheel = f"; {clean(str(one.wheel))}" if one.wheel else ""
+    return (
+        f"{clean(variant)}: {one.packages} packages in {clean(str(one.folder))}, "
+        f"{size(one.bytes)}, {one.new} of them new{wheel}\n"
+    )

@@ -1,12 +1,10 @@
-"""`lock`: pins what builds start from in the lock file, and compares that file with what there is upstream."""
+"""`lock`: pins what builds start from in the lock file, and compares that file with upstream."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-from serving_factory.commands.shared import Asked, print_json, width, write
+from serving_factory.commands.shared import Asked, progress, show, width, write
 from serving_factory.errors import FactoryError, MovedError, NotLockedError, UnknownNameError, UsageError, VanishedError
 from serving_factory.matrix.lockfile import lock_path, lock_text
 from serving_factory.matrix.matrix import Matrix
@@ -17,93 +15,36 @@ from serving_factory.pipeline.records import write_atomically
 from serving_factory.recipes.pins import Needs, needs_of
 
 _SHOWN = 12
-"""Digits of a digest: enough to tell apart; the file and --json have all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PinRow:
-    """A pin as `./factory lock` shows it.
-
-    Args:
-        pin: the base image, or Bazel and its version.
-        change: what became of it, in a word.
-        locked: what the lock file had.
-        found: what there is upstream.
-    """
-
-    pin: str
-    change: str
-    locked: str = ""
-    found: str = ""
-
-
-def pins_table(rows: Sequence[PinRow], *, width: int | None = None) -> str:
-    """The pins, a line each, and how many have which change."""
-    if not rows:
-        return "Nothing is to be locked: no base comes from a registry, and the catalogue knows every checksum.\n"
-    columns = (Column("pin"), Column("result"), Column("was locked"), Column("is now"))
-    cells = [(row.pin, row.change, _short(row.locked), _short(row.found)) for row in rows]
-    changes = [row.change for row in rows]
-    told = ", ".join(f"{changes.count(change)} {change}" for change in dict.fromkeys(changes))
-    count = "1 pin" if len(rows) == 1 else f"{len(rows)} pins"
-    return f"{table(columns, cells, width=width)}\n{count}: {told}.\n"
-
-
-def unpinned_note(bases: Sequence[str]) -> str:
-    """Say which bases nothing pins, and how to pin them."""
-    named = ", ".join(bases)
-    return f"Not pinned: {named}. `./factory lock` pins base images by digest; `build --locked` insists on it.\n"
-
-
-def _short(content: str) -> str:
-    kind, colon, digits = content.rpartition(":")
-    return f"{kind}{colon}{digits[:_SHOWN]}"
-
+"""Digits of a digest in the table; the file and --json have all."""
 
 _RANKS: Mapping[type[FactoryError], int] = {VanishedError: 0, NotLockedError: 2, MovedError: 3}
-"""What is told first, and gives the exit code; all others stand between: what could not be found out may be bad."""
+"""Which error gives the exit code, the least rank first; all others have rank 1: what is unknown may be bad."""
 
 
 def lock(asked: Asked, *, update: str | bool | None, dry_run: bool, json: bool) -> None:
-    """Pin what is not pinned yet.
-
-    Args:
-        asked: whose matrix.
-        update: True to make every pin again, or the name of one.
-        dry_run: write nothing.
-        json: print one JSON document.
-
-    Raises:
-        UnknownNameError: nothing of the name to update is needed.
-        FactoryError: something could not be pinned; all else is, and what was locked stays.
-    """
+    """Pin what is not pinned; `update` is True to make every pin again, or the name of one."""
     matrix = asked.load()
     needs = needs_of(matrix.variants, matrix)
-    pins = make_pins(needs, matrix.lock, Upstream(matrix.network, _report), _chosen(needs, update=update))
+    pins = make_pins(needs, matrix.lock, Upstream(matrix.network, progress), _chosen(needs, update=update))
     made, file = locked_by(pins, matrix.lock), lock_path(asked.file)
     changed = (made.bases, made.bazel) != (matrix.lock.bases, matrix.lock.bazel)
     if changed and not dry_run:
         write_atomically(file, lock_text(made, matrix=asked.file.name))
-    _print(pins, matrix, written=changed and not dry_run, json=json)
+    _show(pins, matrix, written=changed and not dry_run, json=json)
     if changed and not json:
-        done = "would be written" if dry_run else "was written"
-        write(f"{file} {done}. `./factory generate --matrix {asked.file}` takes it over into the Dockerfiles.\n")
-    _end(pins, "could not be pinned; what was locked stays", json=json)
+        done = "Would write" if dry_run else "Wrote"
+        write(f"{done} {file}. `./factory generate --matrix {asked.file}` puts the digests into the Dockerfiles.\n")
+    _raise_worst(pins, "could not be pinned; the lock file keeps what it had", json=json)
 
 
 def check(asked: Asked, *, update: str | bool | None, dry_run: bool, json: bool) -> None:
-    """Compare the lock file with what there is upstream.
-
-    Raises:
-        UsageError: an option is given that has no meaning here.
-        VanishedError, NotLockedError, MovedError, FactoryError: not all is as locked; the message tells what.
-    """
+    """Compare the lock file with upstream."""
     if update or dry_run:
-        raise UsageError("--check changes nothing", remedy="leave --update and --dry-run away, or --check")
+        raise UsageError("--check changes nothing", remedy="give either --check, or --update and --dry-run")
     matrix = asked.load()
-    pins = compare_pins(needs_of(matrix.variants, matrix), matrix.lock, Upstream(matrix.network, _report))
-    _print(pins, matrix, written=False, json=json)
-    _end(pins, "are not as locked", json=json)
+    pins = compare_pins(needs_of(matrix.variants, matrix), matrix.lock, Upstream(matrix.network, progress))
+    _show(pins, matrix, written=False, json=json)
+    _raise_worst(pins, "differ from the lock file", json=json)
 
 
 def _chosen(needs: Needs, *, update: str | bool | None) -> Callable[[str], bool]:
@@ -112,43 +53,50 @@ def _chosen(needs: Needs, *, update: str | bool | None) -> Callable[[str], bool]
         return lambda _name: bool(update)
     names = [*(base.name for base in needs.bases), *needs.bazels]
     if update not in names:
-        listed = f"there are: {', '.join(names)}" if names else "nothing is to be locked"
+        listed = f"pins: {', '.join(names)}" if names else "there is nothing to lock"
         raise UnknownNameError(
-            f"nothing that builds start from is named {update}",
+            f"no base image or Bazel version is named {update}",
             remedy=str(did_you_mean(update, names, otherwise=listed)),
         )
     return lambda name: name == update
 
 
-def _report(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+def _show(pins: Sequence[Pin], matrix: Matrix, *, written: bool, json: bool) -> None:
+    documents = [
+        {
+            "name": pin.name,
+            "kind": "base" if pin.is_base else "bazel",
+            "change": pin.change,
+            "locked": pin.locked or None,
+            "found": pin.found or None,
+            "error": str(pin.error) if pin.error else None,
+        }
+        for pin in pins
+    ]
+    document = {"file": matrix.lock.file, "written": written, "pins": documents}
+    show(document, pins_table(pins, width=width()), json=json)
 
 
-def _print(pins: Sequence[Pin], matrix: Matrix, *, written: bool, json: bool) -> None:
-    if json:
-        print_json({"file": str(matrix.lock.file), "written": written, "pins": [_document(pin) for pin in pins]})
-    else:
-        rows = [PinRow(pin=_name(pin), change=pin.change.value, locked=pin.locked, found=pin.found) for pin in pins]
-        write(pins_table(rows, width=width()))
+def pins_table(pins: Sequence[Pin], *, width: int | None = None) -> str:
+    """A line for each pin, and how many have which change."""
+    if not pins:
+        return "There is nothing to lock: no base comes from a registry, and the catalogue knows every checksum.\n"
+    columns = (Column("pin"), Column("result"), Column("locked"), Column("upstream"))
+    cells = [
+        (pin.name if pin.is_base else f"Bazel {pin.name}", pin.change, _short(pin.locked), _short(pin.found))
+        for pin in pins
+    ]
+    changes = [pin.change for pin in pins]
+    counts = ", ".join(f"{changes.count(change)} {change}" for change in dict.fromkeys(changes))
+    return f"{table(columns, cells, width=width)}\n{count(len(pins), 'pin')}: {counts}.\n"
 
 
-def _document(pin: Pin) -> dict[str, str]:
-    document = {
-        "name": pin.name,
-        "kind": "base" if pin.is_base else "bazel",
-        "change": pin.change.value,
-        "locked": pin.locked,
-        "found": pin.found,
-    }
-    return {**document, "error": str(pin.error)} if pin.error else document
+def _short(content: str) -> str:
+    kind, colon, digits = content.rpartition(":")
+    return f"{kind}{colon}{digits[:_SHOWN]}"
 
 
-def _name(pin: Pin) -> str:
-    return pin.name if pin.is_base else f"Bazel {pin.name}"
-
-
-def _end(pins: Sequence[Pin], what: str, *, json: bool) -> None:
-    """Raise what is the worst of it, and tell the rest with it."""
+def _raise_worst(pins: Sequence[Pin], what: str, *, json: bool) -> None:
     found = sorted((pin.error for pin in pins if pin.error is not None), key=lambda error: _RANKS.get(type(error), 1))
     if len(found) > 1:
         why = "" if json else "\n".join(str(error) for error in dict.fromkeys(found))

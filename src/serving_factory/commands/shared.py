@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from invoke.exceptions import Exit
 
 from serving_factory.docker.disk import disk_full_is_typed
 from serving_factory.errors import CancelledError, FactoryError
+from serving_factory.output.documents import document_text
 from serving_factory.pipeline.scheduler import ending_signals
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def exit_with(error: FactoryError, *, code: int | None = None) -> Exit:
 
     text = render_error(error)
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        from serving_factory.output.outcomes import annotation
+        from serving_factory.output.github import annotation
 
         text += annotation("serving-factory", str(error))
     return Exit(text.rstrip(), code=error.exit_code if code is None else code)
@@ -163,9 +163,15 @@ def write(text: str) -> None:
     sys.stdout.flush()
 
 
-def print_json(document: object) -> None:
-    """Print one JSON document."""
-    write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+def show(document: Mapping[str, object], text: str, *, json: bool) -> None:
+    """Print a result: the document for machines, or the text."""
+    write(document_text(document) if json else text)
+
+
+def progress(text: str) -> None:
+    """Print on stderr what is being done."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def width() -> int | None:

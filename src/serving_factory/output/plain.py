@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 from textwrap import shorten
 from typing import TYPE_CHECKING, Self
 
-from serving_factory.output.board import Counted, remaining, see
 from serving_factory.output.errors import Tail, already_told, log_excerpt, read_tail, render_error
-from serving_factory.output.outcomes import annotation, fold, markdown_summary, summary_table
-from serving_factory.output.tables import actual_line, estimate_line
+from serving_factory.output.estimates import Counted, actual_line, estimate_line, remaining, see
+from serving_factory.output.github import annotation, fold, markdown_summary
+from serving_factory.output.outcomes import summary_table
 from serving_factory.output.text import clean, clean_lines, duration
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, actual
 from serving_factory.pipeline.events import Event, EventKind

@@ -63,6 +63,21 @@ def count(number: int, noun: str) -> str:
     return f"1 {noun}" if number == 1 else f"{number} {noun}s"
 
 
+_PROPER = {
+    "bazel": "Bazel",
+    "cpu": "CPU",
+    "cuda": "CUDA",
+    "linux": "Linux",
+    "psabi": "psABI",
+    "tensorflow": "TensorFlow",
+}
+
+
+def label(name: str) -> str:
+    """A name of the JSON documents as people read it: `bazel_target` is `Bazel target`."""
+    return " ".join(_PROPER.get(word, word) for word in name.split("_"))
+
+
 def duration(seconds: float) -> str:
     """Say a time span: `2.1 s`, `42 s`, `3 min 05 s`, `2 h 07 min`."""
     seconds = max(0.0, seconds)

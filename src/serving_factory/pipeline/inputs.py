@@ -26,7 +26,7 @@ def stage_inputs(inputs: Inputs, staged: Path) -> None:
     if inputs.apt and not has_index(inputs.apt):
         raise RecipeError(
             f"there are no packages in {inputs.apt}",
-            remedy="`./factory vault packages VARIANT` fills it, on a machine that reaches a mirror",
+            remedy="`./factory inputs packages VARIANT` fills it, on a machine that reaches a mirror",
         )
     shutil.rmtree(staged, ignore_errors=True)
     if inputs.bazel:

@@ -1,10 +1,11 @@
-"""Everything that decides one variant, in the order in which a reader asks for it, and where each value comes from."""
+"""Everything that decides one variant, section by section, and where each value comes from."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from serving_factory.catalogue.facts import Release
 from serving_factory.catalogue.levels import cpuinfo_names, level_facts
@@ -26,11 +27,18 @@ from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.recipe import Recipe
 from serving_factory.recipes.toolchain import Bazel
 
-Explained = tuple[str, str, str]
-"""A name, a value, and where it comes from; empty where it follows from the others."""
+
+class Explained(NamedTuple):
+    """One value; names are an API (docs/json.md). `of` tells entries of one name apart."""
+
+    name: str
+    value: str | tuple[str, ...]
+    origin: str = ""
+    of: str = ""
+
 
 Explanation = tuple[tuple[str, tuple[Explained, ...]], ...]
-"""Sections: a title, and what is explained."""
+"""Sections: a name, and what is explained."""
 
 
 def explain_matrix(variant: Variant, matrix: Matrix, *, file_from: str) -> Explanation:
@@ -43,28 +51,27 @@ def explain_matrix(variant: Variant, matrix: Matrix, *, file_from: str) -> Expla
     """
     origins = variant_origins(matrix, variant)
     gpu = (
-        ("cuda", variant.cuda or "", origins["cuda"]),
-        ("capabilities", " ".join(variant.capabilities) or "TensorFlow's default", origins["capabilities"]),
+        Explained("cuda", variant.cuda or "", origins["cuda"]),
+        Explained("capabilities", variant.capabilities or "TensorFlow's default", origins["capabilities"]),
     )
     values = (
-        ("id", variant.id, ""),
-        ("matrix file", str(matrix.file), file_from),
-        ("targets", ", ".join(matrix.targets_of(variant)), ""),
-        ("release", variant.release, origins["release"]),
-        ("flavour", variant.flavour.value, origins["flavour"]),
-        ("level", variant.level.value, origins["level"]),
-        ("platform", variant.platform.value, origins["platform"]),
+        Explained("id", variant.id),
+        Explained("matrix_file", str(matrix.file), file_from),
+        Explained("targets", matrix.targets_of(variant)),
+        Explained("release", variant.release, origins["release"]),
+        Explained("flavour", variant.flavour.value, origins["flavour"]),
+        Explained("level", variant.level.value, origins["level"]),
+        Explained("platform", variant.platform.value, origins["platform"]),
         *(gpu if variant.cuda else ()),
-        ("copts", " ".join(variant.all_copts) or "none", origins["copts"]),
+        Explained("copts", variant.all_copts, origins["copts"]),
     )
-    rules = tuple((where, what, "") for where, what in rules_about(matrix, variant))
     sections = (
-        ("Variant", values),
-        ("CPU", (*_cpu(variant), *_cpu_of_upstream(variant))),
-        ("Rules", rules),
-        ("Reported", tuple(_doubts(variant, matrix))),
-        ("Image", _image(variant, matrix)),
-        ("Resources", _resources(matrix)),
+        ("variant", values),
+        ("cpu", (*_cpu(variant), *_cpu_of_upstream(variant))),
+        ("rules", tuple(Explained("rule", what, of=where) for where, what in rules_about(matrix, variant))),
+        ("reported", tuple(_doubts(variant, matrix))),
+        ("image", _image(variant, matrix)),
+        ("resources", _resources(matrix)),
     )
     return tuple(section for section in sections if section[1])
 
@@ -78,13 +85,15 @@ def explain_upstream(variant: Variant, matrix: Matrix) -> Explanation:
     configs = choice.configs.get(variant.flavour, facts.configs)
     return (
         (
-            "Toolchain",
+            "toolchain",
             (
-                ("source", str(settings.source or UPSTREAM_URL), _chosen(matrix, release, "source")),
-                ("base", choice.base or facts.base, _chosen(matrix, release, "toolchain", "base")),
-                ("compiler", choice.compiler or facts.compiler, _chosen(matrix, release, "toolchain", "compiler")),
-                ("Bazel", bazel, _chosen(matrix, release, "bazel", "version")),
-                ("configs", _configs(configs), _configs_origin(variant, matrix)),
+                Explained("source", str(settings.source or UPSTREAM_URL), _chosen(matrix, release, "source")),
+                Explained("base", choice.base or facts.base, _chosen(matrix, release, "toolchain", "base")),
+                Explained(
+                    "compiler", choice.compiler or facts.compiler, _chosen(matrix, release, "toolchain", "compiler")
+                ),
+                Explained("bazel", bazel, _chosen(matrix, release, "bazel", "version")),
+                Explained("configs", _configs(configs), _configs_origin(variant, matrix)),
             ),
         ),
     )
@@ -99,11 +108,11 @@ def explain(recipe: Recipe, matrix: Matrix, *, context: Path) -> Explanation:
         context: the folder in which the compile stage writes the devel Dockerfile and its files.
     """
     return (
-        ("Compile", _compile(recipe, matrix)),
-        ("Toolchain", _toolchain(recipe, matrix)),
-        ("Inputs", _inputs(recipe, matrix)),
-        ("On a lesser CPU", (("use", recipe.lower_image or "no image of this matrix", ""),)),
-        ("Devel image", (("made by, after compile", _devel_command(recipe, context), ""),)),
+        ("compile", _compile(recipe, matrix)),
+        ("toolchain", _toolchain(recipe, matrix)),
+        ("inputs", _inputs(recipe, matrix)),
+        ("lower_cpu", (Explained("image", recipe.lower_image or "none in this matrix"),)),
+        ("devel_image", (Explained("command", _devel_command(recipe, context)),)),
     )
 
 
@@ -111,16 +120,16 @@ def _compile(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     variant, settings = recipe.variant, matrix.settings_of(recipe.release.tag)
     options = {"options": settings.bazel.options, "startup_options": settings.bazel.startup_options}
     return (
-        ("source", str(recipe.source), _chosen(matrix, recipe.release, "source")),
-        ("Bazel target", UPSTREAM_TARGET, ""),
-        ("configs", _configs(recipe.toolchain.configs), _configs_origin(variant, matrix)),
-        ("copts", " ".join(variant.all_copts) or "none", ""),
+        Explained("source", str(recipe.source), _chosen(matrix, recipe.release, "source")),
+        Explained("bazel_target", UPSTREAM_TARGET),
+        Explained("configs", _configs(recipe.toolchain.configs), _configs_origin(variant, matrix)),
+        Explained("copts", variant.all_copts),
         *(
-            (f"Bazel's {key.replace('_', ' ')}", " ".join(given), _chosen(matrix, recipe.release, "bazel", key))
+            Explained(f"bazel_{key}", tuple(given), _chosen(matrix, recipe.release, "bazel", key))
             for key, given in options.items()
             if given
         ),
-        ("key", recipe.compile_key, ""),
+        Explained("key", recipe.compile_key),
     )
 
 
@@ -131,19 +140,16 @@ def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     base_from = _chosen(matrix, release, "toolchain", "base")
     if pinned and name in matrix.lock.bases:
         base_from += f"; its digest: {matrix.lock.file}"
+    bazel = f"{toolchain.bazel.version}, {_bazel_from(toolchain.bazel)}"
     return (
-        ("base", toolchain.base, base_from),
-        ("base image used", recipe.base_image, origin(matrix, stand_in, otherwise="as named")),
-        ("compiler", toolchain.compiler, _chosen(matrix, release, "toolchain", "compiler")),
+        Explained("base", toolchain.base, base_from),
+        Explained("base_image_used", recipe.base_image, origin(matrix, stand_in, otherwise="as named")),
+        Explained("compiler", toolchain.compiler, _chosen(matrix, release, "toolchain", "compiler")),
         *_python(recipe, matrix),
         *_tensorrt(recipe, matrix),
-        (
-            "Bazel",
-            f"{toolchain.bazel.version}, {_bazel_from(toolchain.bazel)}",
-            _chosen(matrix, release, "bazel", "version"),
-        ),
-        ("packages", " ".join(toolchain.packages), _packages_origin(recipe, matrix)),
-        *((f"fix {fix.script}", fix.why, f"{CATALOGUE}, glibc of the base") for fix in toolchain.fixes),
+        Explained("bazel", bazel, _chosen(matrix, release, "bazel", "version")),
+        Explained("packages", tuple(toolchain.packages), _packages_origin(recipe, matrix)),
+        *(Explained("fix", fix.why, f"{CATALOGUE}, glibc of the base", of=fix.script) for fix in toolchain.fixes),
     )
 
 
@@ -154,7 +160,7 @@ def _python(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
         return ()
     base = f"{CATALOGUE}, release and base"
     told = release_origin(matrix, recipe.release.tag, ("toolchain", "python"), otherwise=base)
-    return (("Python", python.version, told),)
+    return (Explained("python", python.version, told),)
 
 
 def _tensorrt(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
@@ -164,7 +170,7 @@ def _tensorrt(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
         return ()
     left_out = dict(recipe.build_args).get("TENSORRT") == "0"
     value = "left out" if left_out else gpu.tensorrt_version
-    return (("TensorRT", value, _chosen(matrix, recipe.release, "toolchain", "tensorrt")),)
+    return (Explained("tensorrt", value, _chosen(matrix, recipe.release, "toolchain", "tensorrt")),)
 
 
 def _bazel_from(bazel: Bazel) -> str:
@@ -178,12 +184,12 @@ def _bazel_from(bazel: Bazel) -> str:
 def _cpu(variant: Variant) -> tuple[Explained, ...]:
     """What the level asks of a CPU, in Linux' words and in the psABI's; and the one flag that means the same."""
     facts, told = level_facts(variant.level), f"{CATALOGUE}, level {variant.level}"
-    found = [("must have", " ".join(facts.cpuinfo) or "nothing beyond x86-64", told)]
+    found = [Explained("linux_flags", facts.cpuinfo or "nothing beyond x86-64", told)]
     if facts.psabi:
-        found.append(("in the psABI's words", " ".join(facts.psabi), told))
+        found.append(Explained("psabi_features", tuple(facts.psabi), told))
     if facts.march_since:
         since = " and ".join(f"{name} {version}" for name, version in facts.march_since.items())
-        found.append(("in one flag", f"{facts.march}, from {since} on", told))
+        found.append(Explained("march", f"{facts.march}, from {since} on", told))
     return tuple(found)
 
 
@@ -197,39 +203,40 @@ def _cpu_of_upstream(variant: Variant) -> Iterator[Explained]:
     }
     if added:
         told = ", ".join(f"{flag.flag} in {flag.files[0]}" for flag in added.values())
-        yield "upstream's sources add", "; ".join(added), f"{CATALOGUE}, {told}"
+        yield Explained("upstream_adds", tuple(added), f"{CATALOGUE}, {told}")
 
 
 def _inputs(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     """The inputs that are in use; passwords are blotted out."""
     network, inputs = matrix.network, recipe.inputs
-    entries: list[tuple[str, object, KeyPath]] = [
-        ("Bazel binary", inputs.bazel, ("bazel", "binary")),
-        ("Bazel mirror", network.bazel_mirror, ("network", "bazel_mirror")),
-        ("distdir", inputs.distdir, ("bazel", "distdir")),
-        *((f"override {name}", folder, ("bazel", "overrides", name)) for name, folder in inputs.overrides),
-        *((f"patches {index + 1}", folder, ("patches", index)) for index, folder in enumerate(inputs.patches)),
-        ("downloader config", network.downloader_config, ("network", "downloader_config")),
-        ("apt", network.apt_folder or network.apt_mirror, ("network", "apt", "mirror")),
-        ("apt snapshot", network.apt_snapshot, ("network", "apt", "snapshot")),
-        ("pip index", network.pip_index, ("network", "pip_index")),
-        *((f"git {url}", to, ("network", "git_mirrors", url)) for url, to in network.git_mirrors.items()),
-        ("proxy for http", network.http_proxy, ("network", "proxies", "http")),
-        ("proxy for https", network.https_proxy, ("network", "proxies", "https")),
-        ("no proxy for", network.no_proxy, ("network", "proxies", "no")),
-        ("certificates", network.ca_certificates, ("network", "ca_certificates")),
-        ("network", "none" if network.offline else None, ("network", "offline")),
+    entries: list[tuple[str, str, object, KeyPath]] = [
+        ("bazel_binary", "", inputs.bazel, ("bazel", "binary")),
+        ("bazel_mirror", "", network.bazel_mirror, ("network", "bazel_mirror")),
+        ("distdir", "", inputs.distdir, ("bazel", "distdir")),
+        *(("override", name, folder, ("bazel", "overrides", name)) for name, folder in inputs.overrides),
+        *(("patches", str(index + 1), folder, ("patches", index)) for index, folder in enumerate(inputs.patches)),
+        ("downloader_config", "", network.downloader_config, ("network", "downloader_config")),
+        ("apt", "", network.apt_folder or network.apt_mirror, ("network", "apt", "mirror")),
+        ("apt_snapshot", "", network.apt_snapshot, ("network", "apt", "snapshot")),
+        ("pip_index", "", network.pip_index, ("network", "pip_index")),
+        *(("git_mirror", url, to, ("network", "git_mirrors", url)) for url, to in network.git_mirrors.items()),
+        ("http_proxy", "", network.http_proxy, ("network", "proxies", "http")),
+        ("https_proxy", "", network.https_proxy, ("network", "proxies", "https")),
+        ("no_proxy", "", network.no_proxy, ("network", "proxies", "no")),
+        ("ca_certificates", "", network.ca_certificates, ("network", "ca_certificates")),
+        ("network", "", "none" if network.offline else None, ("network", "offline")),
     ]
-    unused = f"Bazel {recipe.toolchain.bazel.version} knows no such rules: not used"
+    unused = f"Bazel {recipe.toolchain.bazel.version} has no downloader config: not used"
     return tuple(
-        (
+        Explained(
             name,
             unused
             if value is network.downloader_config is not inputs.downloader_config
             else without_password(str(value)),
             release_origin(matrix, recipe.release.tag, path),
+            of,
         )
-        for name, value, path in entries
+        for name, of, value, path in entries
         if value is not None
     )
 
@@ -238,24 +245,24 @@ def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:
     images = matrix.images
     tags = _names(images.repository, full_tags(images, variant, binary="BINARY"))
     aliases = _names(images.repository, alias_tags(images, variant, matrix.targets_of(variant)))
-    labels = "\n".join(f"{name}={value}" for name, value in images.labels)
+    labels = [Explained("label", value, origin(matrix, ("image", "labels")), of=name) for name, value in images.labels]
     return (
-        ("full tags", tags, origin(matrix, ("image", "tags"))),
-        ("aliases", aliases or "none", origin(matrix, ("image", "aliases"))),
-        ("labels", labels or "the factory's own alone", origin(matrix, ("image", "labels"))),
+        Explained("full_tags", tags, origin(matrix, ("image", "tags"))),
+        Explained("aliases", aliases, origin(matrix, ("image", "aliases"))),
+        *labels,
     )
 
 
 def _resources(matrix: Matrix) -> tuple[Explained, ...]:
     jobs, memory = matrix.resources.jobs, matrix.resources.memory
     return (
-        ("jobs", str(jobs or "not limited"), origin(matrix, ("resources", "jobs"))),
-        ("memory", memory or "not limited", origin(matrix, ("resources", "memory"))),
+        Explained("jobs", str(jobs or "not limited"), origin(matrix, ("resources", "jobs"))),
+        Explained("memory", memory or "not limited", origin(matrix, ("resources", "memory"))),
     )
 
 
-def _configs(names: Sequence[str]) -> str:
-    return " ".join(f"--config={name}" for name in names) or "none"
+def _configs(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"--config={name}" for name in names)
 
 
 def _chosen(matrix: Matrix, release: Release, *path: str) -> str:
@@ -279,7 +286,7 @@ def _doubts(variant: Variant, matrix: Matrix) -> Iterator[Explained]:
         releases()[variant.release].flavours[variant.flavour]
     )
     for pair in uncertain_pairs(variant, compiler):
-        yield (f"may not {pair.fails}", pair.reason, " ".join(pair.references))
+        yield Explained("doubt", f"it may not {pair.fails}: {pair.reason}", " ".join(pair.references))
 
 
 def _devel_command(recipe: Recipe, context: Path) -> str:
@@ -295,5 +302,5 @@ def _devel_command(recipe: Recipe, context: Path) -> str:
     )
 
 
-def _names(repository: str, tags: Sequence[str]) -> str:
-    return "\n".join(f"{repository}:{tag}" for tag in tags)
+def _names(repository: str, tags: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{repository}:{tag}" for tag in tags)

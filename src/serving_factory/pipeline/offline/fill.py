@@ -46,7 +46,7 @@ class Filled:
         result: whether it is there now, and how it came.
         source: the mirror or the file that it is from; empty where it is left.
         sha256: of the archive; None where nothing tells.
-        notes: what is to be known of it although it is there: a word such as `left out`, and names.
+        notes: what is to be known of it although it is there: a word such as `left_out`, and names.
         why: why it is left; empty otherwise.
         next_step: what to do about it; empty otherwise.
     """
@@ -140,9 +140,9 @@ class Filler:
             return Filled.left(one, f"{problem}; {told}" if problem else told, error.remedy or "fix that")
         self.progress(f"made a folder for {one.name} out of {mirror.folder}")
         notes = {
-            "left out": made.left_out,
+            "left_out": made.left_out,
             "absent": made.absent,
-            "not followed": tuple(n for n, _ in made.not_followed),
+            "not_followed": tuple(n for n, _ in made.not_followed),
         }
         notes = {word: names for word, names in notes.items() if names}
         return Filled(name=one.name, file="", result=Result.OVERRIDDEN, source=source, notes=notes)

@@ -258,5 +258,5 @@ def _incomplete(mirror: Path, ref: str, commit: str, error: GitError) -> GitErro
         f"{mirror} lacks {len(absent)} of {ref}'s files, so its archive cannot be made",
         why="\n".join(shown),
         remedy="take a whole mirror (this may be one without large files), or let a folder take its place: "
-        "`./factory vault --help` tells of `override`",
+        "`./factory inputs --help` tells of `override`",
     )

@@ -83,7 +83,7 @@ class Labels:
             where = f"the repository {repository}" if repository else "the source tree"
             raise OverrideError(
                 f"{label} cannot be read: {where} {f'has no file {path}' if trees else 'is not there yet'}",
-                remedy="fill that one first (./factory vault fill), and make this override again",
+                remedy="fill that one first (./factory inputs fill), and make this override again",
             )
         return content
 

@@ -1,4 +1,4 @@
-"""The vault: archives as a code host serves them, from real git repositories."""
+"""`inputs archive`: archives as a code host serves them, from real git repositories."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from serving_factory.catalogue.releases import releases
+from serving_factory.commands.inputs import InputsOptions, inputs
 from serving_factory.commands.shared import Asked, Checkout
-from serving_factory.commands.vault import VaultOptions, vault
 from serving_factory.docker.git import ArchiveFormat, commit_of, missing_files, write_archive
 from serving_factory.errors import GitError, PinnedDiffersError, UsageError
 from serving_factory.pipeline.offline.mirrors import Address, make_archive, mirror_of
@@ -48,7 +48,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Mirror:
-    work = tmp_path_factory.mktemp("vault") / "re2"
+    work = tmp_path_factory.mktemp("mirror") / "re2"
     work.mkdir()
     git(work, "init", "--quiet")
     (work / ".gitattributes").write_text("version export-subst\nnotes export-ignore\n")
@@ -66,8 +66,8 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Mirror:
     return Mirror(folder, git(work, "rev-parse", "HEAD"))
 
 
-def options(**more: Any) -> VaultOptions:  # noqa: ANN401 - as VaultOptions takes them
-    return VaultOptions(asked=Asked(checkout=Checkout(ROOT, ROOT / "build")), **more)
+def options(**more: Any) -> InputsOptions:  # noqa: ANN401 - as InputsOptions takes them
+    return InputsOptions(asked=Asked(checkout=Checkout(ROOT, ROOT / "build")), **more)
 
 
 def make(
@@ -224,7 +224,7 @@ def sha256_of(mirror: Mirror, folder: Path, ref: str) -> str:
 
 def run(mirror: Mirror, *refs: str, output: Path, pinned: tuple[str, ...] = (), repository: str = "") -> None:
     words = ("archive", str(mirror.folder), *refs)
-    vault(words, options(output=str(output), pinned=pinned, repository=repository, json=True))
+    inputs(words, options(output=str(output), pinned=pinned, repository=repository, json=True))
 
 
 def test_an_archive_that_is_the_pinned_one_is_kept(
@@ -232,7 +232,7 @@ def test_an_archive_that_is_the_pinned_one_is_kept(
 ) -> None:
     right = sha256_of(mirror, tmp_path / "once", "v1.2")
     run(mirror, "v1.2", "main", output=tmp_path / "out", pinned=(f"v1.2=sha256:{right}",))
-    first, second = json.loads(capsys.readouterr().out)
+    first, second = json.loads(capsys.readouterr().out)["archives"]
     assert first == {
         "ref": "v1.2",
         "commit": mirror.commit,
@@ -254,7 +254,7 @@ def test_an_archive_that_is_not_the_pinned_one_is_not_kept(
         run(mirror, "v1.2", "main", output=tmp_path / "out", pinned=(f"v1.2.tar.gz={'0' * 64}", f"main={right}"))
     assert f"pinned is {'0' * 64}, made was" in caught.value.why
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["main.tar.gz"]
-    assert [one["matches"] for one in json.loads(capsys.readouterr().out)] == [False, True]
+    assert [one["matches"] for one in json.loads(capsys.readouterr().out)["archives"]] == [False, True]
 
 
 def test_pins_come_from_a_preflight_report(mirror: Mirror, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_a_report_tells_the_name_and_the_kind_of_an_archive(
     right = sha256_of_zip(mirror, tmp_path / "once", "v1.2")
     report = report_of(tmp_path, ("https://github.com/google/re2/archive/v1.2.zip", right))
     run(bare, "v1.2", output=tmp_path / "out", pinned=(report,))
-    (made,) = json.loads(capsys.readouterr().out)
+    (made,) = json.loads(capsys.readouterr().out)["archives"]
     assert (made["folder"], made["matches"]) == ("re2-1.2/", True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["v1.2.zip"]
 
@@ -305,9 +305,9 @@ def sha256_of_zip(mirror: Mirror, folder: Path, ref: str) -> str:
 @pytest.mark.parametrize(
     ("more", "refs", "told"),
     [
-        ({}, ["main"], "the report asks for no archive of main"),
-        ({"repository": "re3"}, ["v1.2"], "--repository re3 is not what the report says of v1.2: re2"),
-        ({"as_zip": True}, ["v1.2"], "--zip is not what the report says of v1.2: tar.gz"),
+        ({}, ["main"], "the report has no archive of main"),
+        ({"repository": "re3"}, ["v1.2"], "--repository is re3, but the report has v1.2 of re2"),
+        ({"as_zip": True}, ["v1.2"], "--zip is given, but the report has v1.2 as tar.gz"),
     ],
 )
 def test_what_a_report_contradicts_is_refused(
@@ -315,7 +315,7 @@ def test_what_a_report_contradicts_is_refused(
 ) -> None:
     report = report_of(tmp_path, ("https://github.com/google/re2/archive/v1.2.tar.gz", "1" * 64))
     with pytest.raises(UsageError) as caught:
-        vault(("archive", str(mirror.folder), *refs), options(output=str(tmp_path / "out"), pinned=(report,), **more))
+        inputs(("archive", str(mirror.folder), *refs), options(output=str(tmp_path / "out"), pinned=(report,), **more))
     assert caught.value.what == told
     assert not (tmp_path / "out").exists()
 
@@ -341,19 +341,19 @@ def without_blob(mirror: Mirror, place: Path, name: str) -> Mirror:
 @pytest.mark.parametrize(
     ("words", "more", "told"),
     [
-        (("archive", "x", "y"), {"mirrors": "m"}, "--mirrors means nothing to `vault archive`"),
-        (("fill", "x"), {"as_zip": True}, "--zip means nothing to `vault fill`"),
-        (("override", "x"), {"archives": "a"}, "--archives means nothing to `vault override`"),
-        (("packages", "x"), {"source": "a"}, "--from means nothing to `vault packages`"),
-        (("fill", "x"), {}, "vault fill is not told where to look"),
-        (("fill", "x"), {"mirrors": "/nowhere"}, "--mirrors /nowhere: there is no such folder"),
-        (("override", "x"), {"source": "a", "debian_source": "b"}, "vault override needs one place for the sources"),
-        (("override", "x"), {"source": "a"}, "vault override needs a variant, whose sources declare the repository"),
+        (("archive", "x", "y"), {"mirrors": "m"}, "`inputs archive` does not take --mirrors"),
+        (("fill", "x"), {"as_zip": True}, "`inputs fill` does not take --zip"),
+        (("override", "x"), {"archives": "a"}, "`inputs override` does not take --archives"),
+        (("packages", "x"), {"source": "a"}, "`inputs packages` does not take --from"),
+        (("fill", "x"), {}, "`inputs fill` needs --mirrors or --archives"),
+        (("fill", "x"), {"mirrors": "/nowhere"}, "--mirrors must be a folder, got '/nowhere'"),
+        (("override", "x"), {"source": "a", "debian_source": "b"}, "`inputs override` needs one place for the sources"),
+        (("override", "x"), {"source": "a"}, "`inputs override` needs a variant, whose sources declare the repository"),
     ],
 )
 def test_options_of_another_word_are_refused(words: tuple[str, ...], more: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError) as caught:
-        vault(words, options(**more))
+        inputs(words, options(**more))
     assert caught.value.what == told
 
 
@@ -363,28 +363,28 @@ def test_the_catalogue_pins_tensorflow(
     release = releases()["1.9.1"]
     assert release.tensorflow_sha256
     here = {"1.9.1": replace(release, tensorflow_commit=mirror.commit)}
-    monkeypatch.setattr("serving_factory.commands.vault.releases", lambda: here)
+    monkeypatch.setattr("serving_factory.commands.inputs.releases", lambda: here)
     with pytest.raises(PinnedDiffersError) as caught:
         run(mirror, mirror.commit, output=tmp_path, repository="tensorflow")
     assert f"pinned is {release.tensorflow_sha256}" in caught.value.why
     capsys.readouterr()
     run(mirror, mirror.commit, output=tmp_path)
-    assert json.loads(capsys.readouterr().out)[0]["pinned"] is None
+    assert json.loads(capsys.readouterr().out)["archives"][0]["pinned"] is None
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "vault is not told what to do"),
-        (("archive",), "vault cannot do `archive`"),
-        (("archive", "somewhere"), "vault cannot do `archive somewhere`"),
-        (("unpack", "a", "b"), "vault cannot do `unpack a b`"),
+        ((), "`inputs` needs a command"),
+        (("archive",), "`inputs archive` is no command"),
+        (("archive", "somewhere"), "`inputs archive somewhere` is no command"),
+        (("unpack", "a", "b"), "`inputs unpack a b` is no command"),
         (("archive", "/nowhere", "v1"), "/nowhere is no git repository"),
     ],
 )
 def test_what_makes_no_sense_is_told(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        vault(words, options(output=str(tmp_path)))
+        inputs(words, options(output=str(tmp_path)))
     assert caught.value.what == told
 
 
@@ -393,5 +393,5 @@ def test_a_pin_that_is_none_is_told(mirror: Mirror, tmp_path: Path, text: str | 
     file = tmp_path / "v1.2=0123"
     if text is not None:
         file.write_text(text, encoding="latin-1")
-    with pytest.raises(UsageError, match="neither NAME=SHA256 nor a report"):
+    with pytest.raises(UsageError, match="must be NAME=SHA256 or a preflight"):
         run(mirror, "v1.2", output=tmp_path, pinned=(str(file),))

@@ -125,7 +125,7 @@ def fill(mirrors: tuple[Path, str], tmp_path: Path) -> Callable[..., Filled]:
         filler = Filler(
             distdir=tmp_path / "archives",
             mirrors=find_mirrors(mirrors[0], lambda _text: None),
-            command=lambda name, source: f"./factory vault override {name} --from {source}",
+            command=lambda name, source: f"./factory inputs override {name} --from {source}",
             progress=lambda _text: None,
             **values,
         )
@@ -155,7 +155,7 @@ def test_an_archive_is_made_where_it_is_the_pinned_one(
 @pytest.mark.parametrize(
     ("what", "why", "next_step"),
     [
-        (missing("alpha", ALPHA, "0" * 64), "is pinned", "vault override alpha --from "),
+        (missing("alpha", ALPHA, "0" * 64), "is pinned", "inputs override alpha --from "),
         (missing("alpha", ALPHA.replace("v1.0", "v7")), "there is no v7 in ", "remote update"),
         (missing("gamma", ALPHA.replace("alpha", "gamma")), "no mirror of anyone/gamma", "git clone --mirror"),
         (
@@ -192,7 +192,7 @@ def test_with_overrides_a_folder_takes_the_place_of_what_differs(fill: Callable[
 
     filled = fill(missing("alpha", ALPHA, "0" * 64), override=override)
     assert filled.result is Result.OVERRIDDEN
-    assert filled.notes == {"left out": ("big",), "absent": ("a.h",)}
+    assert filled.notes == {"left_out": ("big",), "absent": ("a.h",)}
     assert [name for name, _ in asked] == ["alpha"]
 
 

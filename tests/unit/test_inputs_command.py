@@ -1,4 +1,4 @@
-"""`vault fill`, `override` and `packages` as commands, where a preflight says what it is told to say."""
+"""`inputs fill`, `override` and `packages` as commands, where a preflight says what it is told to say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serving_factory.commands import inputs as vault_inputs
+from serving_factory.commands import inputs as commands
+from serving_factory.commands.plan import jobs_of
 from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.docker import git as source_package
 from serving_factory.errors import CompileError, FactoryError, FetchError, MissingInputsError, UsageError
@@ -21,7 +22,7 @@ from serving_factory.pipeline.offline.packages import _merge_index
 from serving_factory.pipeline.preflight import ONLY_CACHED, Found, Missing, MissingProgram, Report, preflight_folder
 
 from .matrices import ROOT, document, write
-from .test_vault_inputs import git, repository
+from .test_offline_inputs import git, repository
 
 VARIANT = "2.19.1-cpu-v1"
 NOTHING = Report(missing=(), found=(), unseen=(), stopped=False, failed=False)
@@ -62,7 +63,7 @@ def bazel_says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
                 raise report
             return report
 
-        monkeypatch.setattr(vault_inputs, "run_preflight", run)
+        monkeypatch.setattr(commands, "run_preflight", run)
         return variants
 
     return says
@@ -70,7 +71,8 @@ def bazel_says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 def fill(asked: Asked, *variants: str, overrides: bool = False, json: bool = True) -> None:
     mirrors = Path(asked.matrix).parent / "mirrors"
-    vault_inputs.fill(asked, variants or (VARIANT,), mirrors=str(mirrors), archives="", overrides=overrides, json=json)
+    options = commands.InputsOptions(asked=asked, mirrors=str(mirrors), overrides=overrides, json=json)
+    commands.inputs(["fill", *(variants or (VARIANT,))], options)
 
 
 def test_it_is_asked_again_until_nothing_is_missing(
@@ -78,7 +80,7 @@ def test_it_is_asked_again_until_nothing_is_missing(
 ) -> None:
     rounds = bazel_says(missing("re2"), NOTHING)
     fill(asked)
-    (told,) = json.loads(capsys.readouterr().out)
+    (told,) = json.loads(capsys.readouterr().out)["variants"]
     assert len(rounds) == told["rounds"] == 2
     assert [(one["name"], one["result"]) for one in told["made"]] == [("re2", "made")]
     assert (Path(asked.matrix).parent / "archives" / "v1.0.tar.gz").is_file()
@@ -88,7 +90,7 @@ def test_what_was_made_in_vain_is_left(asked: Asked, bazel_says: Callable[..., l
     rounds = bazel_says(missing("re2"), missing("re2"))
     with pytest.raises(MissingInputsError, match="1 input left"):
         fill(asked)
-    (told,) = json.loads(capsys.readouterr().out)
+    (told,) = json.loads(capsys.readouterr().out)["variants"]
     assert len(rounds) == 2, "and not for ever"
     assert told["made"] == []
     assert "Bazel still says: not there" in told["left"][0]["why"]
@@ -121,7 +123,7 @@ def test_the_next_step_can_be_typed(asked: Asked, bazel_says: Callable[..., list
     with pytest.raises(MissingInputsError):
         fill(asked, json=False)
     out = capsys.readouterr().out
-    assert f"./factory vault override re2 --from '{Path(asked.matrix).parent}/mirrors/re2/.git#" in out
+    assert f"./factory inputs override re2 --from '{Path(asked.matrix).parent}/mirrors/re2/.git#" in out
     assert f"--variant {VARIANT} --matrix {asked.matrix}" in out
 
 
@@ -142,7 +144,7 @@ def test_what_was_done_is_told_before_another_error(
     bazel_says(missing("re2"), NOTHING, FetchError("the base image is not there"))
     with pytest.raises(FetchError):
         fill(asked, VARIANT, "2.19.1-cpu-v3")
-    (told,) = json.loads(capsys.readouterr().out)
+    (told,) = json.loads(capsys.readouterr().out)["variants"]
     assert told["variant"] == VARIANT
 
 
@@ -157,14 +159,15 @@ def test_an_analysis_that_fails_is_no_success(asked: Asked, bazel_says: Callable
 
 
 def declare(asked: Asked, text: str) -> None:
-    (job,) = vault_inputs._jobs(asked, [VARIANT])
+    (job,) = jobs_of(asked, [VARIANT])
     folder = preflight_folder(job)
     folder.mkdir(parents=True)
     (folder / "query.build").write_text(text)
 
 
 def override(asked: Asked, name: str, source: str, output: str = "") -> None:
-    vault_inputs.override(asked, name, source=source, debian_source="", variant=VARIANT, output=output, json=False)
+    options = commands.InputsOptions(asked=asked, source=source, variant=VARIANT, output=output)
+    commands.inputs(["override", name], options)
 
 
 def test_output_is_the_folder_to_put_it_in(asked: Asked, tmp_path: Path, capsys: Captured) -> None:

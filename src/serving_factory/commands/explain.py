@@ -1,0 +1,132 @@
+"""`explain`: everything that decides one variant, or why variants are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from textwrap import fill
+
+from serving_factory.commands.shared import Asked, show, width
+from serving_factory.errors import FactoryError, RecipeError, UnknownNameError, UsageError
+from serving_factory.matrix.matrix import CATALOGUE, Matrix, origin
+from serving_factory.output.text import Column, Section, count, label, page, table
+from serving_factory.pipeline.records import build_folder
+from serving_factory.recipes.explain import Explained, Explanation, explain, explain_matrix, explain_upstream
+from serving_factory.recipes.recipe import recipe_for, recipes_for
+
+_TITLES = {"cpu": "CPU", "lower_cpu": "On a CPU below this level", "unbuildable": "Cannot be built"}
+_WRAPPED = 96
+_BESIDE = 60
+"""The longest value that its origin stands beside; below longer ones it gets a line of its own."""
+
+
+def explain_variant(asked: Asked, id_: str, *, json: bool) -> None:
+    """Print everything that decides one variant, and where each value comes from."""
+    if not id_:
+        raise UsageError(
+            "`explain` needs a variant's id, or --dropped", remedy="take one that `./factory list --ids` prints"
+        )
+    matrix = asked.load()
+    (variant,) = replace(asked, variants=(id_,)).choose(matrix)
+    sections = explain_matrix(variant, matrix, file_from="command line, --matrix" if asked.matrix else "default")
+    _, unbuildable = recipes_for((variant,), matrix)
+    sections += tuple(("unbuildable", _reasons(one.error)) for one in unbuildable)
+    try:
+        recipe = recipe_for(variant, matrix)
+    except RecipeError:
+        sections += explain_upstream(variant, matrix)
+    else:
+        folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build) / variant.id
+        sections += explain(recipe, matrix, context=folder / "recipe" / "devel")
+    show({"variant": variant.id, "entries": _entries(sections)}, _page(variant.id, sections), json=json)
+
+
+def _reasons(error: FactoryError) -> tuple[Explained, ...]:
+    parts = {"what": error.what, "why": error.why, "what_to_do": error.remedy}
+    return tuple(Explained(name, text) for name, text in parts.items() if text)
+
+
+def _entries(sections: Explanation) -> list[dict[str, object]]:
+    return [
+        {"section": section, "name": one.name, "of": one.of or None, "value": one.value, "origin": one.origin or None}
+        for section, entries in sections
+        for one in entries
+    ]
+
+
+def _page(id_: str, sections: Explanation) -> str:
+    shown = [
+        Section(
+            _TITLES.get(name, label(name).capitalize()),
+            tuple((f"{label(one.name)} {one.of}".rstrip(), _with_origin(one)) for one in entries),
+        )
+        for name, entries in sections
+    ]
+    return page(id_, shown)
+
+
+def _with_origin(one: Explained) -> str:
+    if isinstance(one.value, str):
+        value = one.value
+    else:
+        value = fill(" ".join(one.value), _WRAPPED, break_long_words=False, break_on_hyphens=False) or "none"
+    if not one.origin:
+        return value
+    gap = "\n" if "\n" in value or len(value) > _BESIDE else "  "
+    return f"{value}{gap}({one.origin})"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a variant is dropped, and where that is said."""
+
+    reason: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A variant that a target selects and that is not built."""
+
+    variant: str
+    target: str
+    reasons: tuple[Reason, ...]
+
+
+def explain_dropped(asked: Asked, id_: str, *, json: bool) -> None:
+    """Print which variants are dropped, and why; with an id, only that variant."""
+    matrix = asked.load()
+    dropped = [one for one in _dropped(matrix) if id_ in {"", one.variant}]
+    if id_ and not dropped:
+        raise UnknownNameError(
+            f"no variant {id_} is dropped",
+            remedy="`./factory explain --dropped` lists the dropped variants, `./factory list` those that are built",
+        )
+    show({"dropped": dropped}, dropped_table(dropped, width=width()), json=json)
+
+
+def _dropped(matrix: Matrix) -> list[Dropped]:
+    return [
+        Dropped(
+            dropped.candidate.variant.id,
+            dropped.candidate.target,
+            tuple(
+                Reason(reason.text, origin(matrix, reason.rule.path) if reason.rule else CATALOGUE)
+                for reason in dropped.reasons
+            ),
+        )
+        for dropped in matrix.dropped
+    ]
+
+
+def dropped_table(dropped: Sequence[Dropped], *, width: int | None = None) -> str:
+    """A line for each reason."""
+    if not dropped:
+        return "No variant is dropped: every variant that a target selects is built.\n"
+    columns = [Column(name) for name in ("variant", "target", "reason", "origin")]
+    cells = [
+        (*(("", "") if index else (one.variant, one.target)), reason.reason, reason.origin)
+        for one in dropped
+        for index, reason in enumerate(one.reasons)
+    ]
+    return f"{table(columns, cells, width=width)}\n{count(len(dropped), 'variant')} dropped.\n"

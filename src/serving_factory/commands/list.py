@@ -1,0 +1,124 @@
+"""`list`: the variants of the matrix, for people, for machines and for GitHub Actions."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from serving_factory.catalogue.releases import releases
+from serving_factory.commands.shared import Asked, show, width, write
+from serving_factory.errors import UsageError
+from serving_factory.matrix.matrix import Matrix
+from serving_factory.matrix.variant import Variant
+from serving_factory.output.text import Column, count, table
+from serving_factory.pipeline.records import build_folder, last_stage
+from serving_factory.recipes.toolchain import is_buildable
+
+MAX_JOBS = 256
+"""The most jobs that one matrix may make (GitHub's documentation, "Usage limits")."""
+
+MAX_SIZE = 1_000_000
+"""Bytes of UTF-16: a job's outputs are 1 MB at most, all together (GitHub's documentation, `jobs.<job_id>.outputs`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A variant as `list` shows it; `last_stage` is the last one with a record, None before any."""
+
+    variant: str
+    release: str
+    flavour: str
+    level: str
+    platform: str = "linux/amd64"
+    cuda: str | None = None
+    capabilities: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    last_stage: str | None = None
+    buildable: bool = True
+
+
+def list_variants(asked: Asked, *, json: bool, ids: bool, github: bool) -> None:
+    """Print the variants: a table, a JSON document, ids alone, or matrices for GitHub Actions."""
+    if json + ids + github > 1:
+        raise UsageError("--json, --ids and --github exclude each other", remedy="give one of them")
+    matrix = asked.load()
+    chosen = asked.choose(matrix)
+    if ids:
+        write("".join(f"{variant.id}\n" for variant in chosen))
+    elif github:
+        write(github_matrices(chosen))
+    else:
+        listed = [_listed(variant, matrix, asked) for variant in chosen]
+        dropped = len(matrix.dropped)
+        text = variants_table(listed, dropped=dropped, width=width())
+        show({"dropped": dropped, "variants": listed}, text, json=json)
+
+
+def _listed(variant: Variant, matrix: Matrix, asked: Asked) -> Listed:
+    folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
+    return Listed(
+        variant=variant.id,
+        release=variant.release,
+        flavour=variant.flavour.value,
+        level=variant.level.value,
+        platform=variant.platform.value,
+        cuda=variant.cuda,
+        capabilities=variant.capabilities,
+        targets=matrix.targets_of(variant),
+        last_stage=last_stage(folder / variant.id) or None,
+        buildable=is_buildable(variant, releases()[variant.release], matrix.settings_of(variant.release), matrix.lock),
+    )
+
+
+def variants_table(variants: Sequence[Listed], *, dropped: int = 0, width: int | None = None) -> str:
+    """A line for each variant."""
+    if not variants:
+        return "The matrix has no variants.\n"
+    names = ("variant", "release", "flavour", "level", "platform", "cuda", "targets", "last stage")
+    default = {one.platform for one in variants} == {"linux/amd64"}
+    cells = [
+        (
+            one.variant,
+            one.release,
+            one.flavour,
+            one.level,
+            "" if default else one.platform,
+            one.cuda or "",
+            ", ".join(one.targets),
+            one.last_stage or "" if one.buildable else "cannot be built",
+        )
+        for one in variants
+    ]
+    more = f" {dropped} more dropped; `./factory explain --dropped` says why." if dropped else ""
+    return f"{table([Column(name) for name in names], cells, width=width)}\n{count(len(variants), 'variant')}.{more}\n"
+
+
+def github_matrices(variants: Iterable[Variant], *, jobs: int = MAX_JOBS, size: int = MAX_SIZE) -> str:
+    """Write variants as matrices for GitHub Actions: a line of JSON for each, `{"include": [...]}` with a job each.
+
+    Args:
+        variants: one job each, in order.
+        jobs: the most jobs of a matrix.
+        size: the most bytes of all matrices, in UTF-16.
+    """
+    entries = [
+        {
+            "variant": variant.id,
+            "release": variant.release,
+            "flavour": variant.flavour.value,
+            "level": variant.level.value,
+            "platform": variant.platform.value,
+            "cuda": variant.cuda or "",
+        }
+        for variant in variants
+    ]
+    chunks = [entries[start : start + jobs] for start in range(0, len(entries), jobs)]
+    lines = "".join(json_module.dumps({"include": chunk}) + "\n" for chunk in chunks)
+    bytes_ = len(lines.encode("utf-16-le"))
+    if bytes_ > size:
+        raise UsageError(
+            f"{len(entries):,} variants are {bytes_:,} bytes of JSON in UTF-16; GitHub takes {size:,} from one job",
+            remedy="choose fewer with --target or --release, and list the others in another job",
+        )
+    return lines

@@ -1,0 +1,136 @@
+"""What a run will take, what is left of it while it works, and what it took."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from serving_factory.output.text import count, duration, size
+
+if TYPE_CHECKING:
+    from serving_factory.pipeline.estimates import Estimate, RunEstimate
+
+_COUNTED = re.compile(r"([\d,]+)/([\d,]+)(?: |$)")
+_STEP = "["
+"""How a step of the Dockerfile is announced: after Bazel has counted, the one that follows it."""
+_TELLING_SHARE = 0.05
+_STEADY_SECONDS = 60.0
+_STEADY_GROWTH = 1.05
+
+
+def estimate_line(estimate: RunEstimate) -> str:
+    """What a run will take: `Estimated: about 28 min 00 s, ...`; empty where it has nothing to do."""
+    if not estimate.variants:
+        return ""
+    if estimate.seconds is None:
+        return "Estimated: unknown; no earlier run is like this one.\n"
+    basis = "in part from the release's size" if estimate.estimated else "from earlier runs"
+    unknown = f"; without {count(estimate.unknown, 'variant')} of unknown size" if estimate.unknown else ""
+    return f"Estimated: about {_figures(estimate)}, {basis}{unknown}.\n"
+
+
+def needs_text(downloads: Sequence[tuple[str, str]], *, disk: int, free: int | None, estimate: RunEstimate) -> str:
+    """What a first build of upstream's sources downloads (what, from where) and needs; `free` bytes may be unknown."""
+    if not downloads:
+        return ""
+    margin = max(len(what) for what, _ in downloads)
+    lines = [f"  {what:<{margin}}  {place}" for what, place in dict.fromkeys(downloads)]
+    needs = [f"{size(disk)} of disk" + (f" ({size(free)} free)" if free is not None else "")]
+    needs += [f"{size(estimate.memory)} of memory"] if estimate.memory else []
+    needs += [duration(estimate.seconds)] if estimate.seconds else []
+    return (
+        "Downloads, for what is not here yet:\n"
+        + "".join(f"{line}\n" for line in lines)
+        + f"Needs about {', '.join(needs)}. Ctrl-C ends it; the same command goes on later.\n"
+    )
+
+
+def actual_line(estimate: RunEstimate, taken: RunEstimate | None) -> str:
+    """The estimate and what the run took, a line each; empty where there is nothing to compare."""
+    if taken is None:
+        return ""
+    estimated = "unknown" if estimate.seconds is None else f"about {_figures(estimate)}"
+    if estimate.seconds is not None and estimate.unknown:
+        estimated += f"; without {count(estimate.unknown, 'variant')} of unknown size"
+    return f"Estimated: {estimated}.\nActual:    {_figures(taken)}.\n"
+
+
+def _figures(run: RunEstimate) -> str:
+    time = "time unknown" if run.seconds is None else duration(run.seconds)
+    return f"{time}, peak memory {_size(run.memory)}, downloads {_size(run.download)}"
+
+
+def _size(number: int | None) -> str:
+    return "unknown" if number is None else size(number)
+
+
+def estimate_cells(estimate: Estimate | None) -> tuple[str, str, str, str]:
+    """Time, memory, downloads and what they go by, as cells of a table."""
+    if estimate is None:
+        return ("", "", "", "")
+    return (
+        "" if estimate.seconds is None else duration(estimate.seconds),
+        "" if estimate.memory is None else size(estimate.memory),
+        "" if estimate.download is None else size(estimate.download),
+        estimate.basis.value,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """What Bazel counted so far.
+
+    Args:
+        done: actions.
+        total: that it knows of; it learns of more while it works.
+        base: the total that growth is measured from: the first, or the latest that had grown by more than a twentieth
+            or by more than was left to do.
+        since: when that was, seconds of a clock.
+        ended: whether Bazel has come to its end.
+    """
+
+    done: int
+    total: int
+    base: int
+    since: float
+    ended: bool = False
+
+
+def see(before: Counted | None, text: str, now: float) -> Counted | None:
+    """Take in a stage's progress, which begins with `DONE/TOTAL` while Bazel works; None where nothing was counted."""
+    match = _COUNTED.match(text)
+    if match is None:
+        return replace(before, ended=True) if before and text.startswith(_STEP) else before
+    done, total = (int(number.replace(",", "")) for number in match.groups())
+    steady = (
+        before is not None and total <= before.base * _STEADY_GROWTH and total - before.base <= max(1, total - done)
+    )
+    base, since = (before.base, before.since) if before and steady else (total, now)
+    return Counted(done=done, total=total, base=base, since=since)
+
+
+def remaining(counted: Counted | None, *, running: float, expected: float | None, now: float) -> float | None:
+    """Estimate the seconds that are left; None where nothing tells.
+
+    The first actions are the cheap ones, and so are those from a cache: half of them say little, nine tenths say most.
+    So what earlier runs say counts first, and the count of actions with the fourth power of the share that is done.
+
+    Args:
+        counted: what Bazel counted.
+        running: seconds that the stage has run for.
+        expected: seconds that it was expected to take; None where nothing was.
+        now: seconds of the clock.
+    """
+    if counted and counted.ended:
+        return None
+    steady = counted is not None and now - counted.since >= _STEADY_SECONDS and counted.total > 0
+    share = min(1.0, counted.done / counted.total) if counted and steady else 0.0
+    if share < _TELLING_SHARE:
+        return expected - running if expected is not None and expected > running else None
+    by_actions = running * (1 - share) / share
+    if expected is None:
+        return by_actions
+    weight = share**4
+    return weight * by_actions + (1 - weight) * max(expected - running, expected * (1 - share))
