@@ -84,7 +84,9 @@ def _show_runs(runs: Sequence[Run], *, json: bool) -> None:
         cells.append((str(run.id), run.started, _span(run), _time(run.estimate), counts, run.command))
     older = f"Not shown: {count(len(runs) - _LATEST, 'older run')}.\n" if runs[_LATEST:] else ""
     hint = "`./factory history RUN` shows one run, `./factory history RUN RUN` compares two.\n"
-    text = f"{table(columns, cells, width=width())}\n{older}{hint}" if runs else "There is no run yet in this checkout.\n"
+    text = (
+        f"{table(columns, cells, width=width())}\n{older}{hint}" if runs else "There is no run yet in this checkout.\n"
+    )
     show({"runs": [_head(run) for run in runs]}, text, json=json)
 
 
