@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from serving_factory.doctor.engine import check_collection
+from serving_factory.doctor.checks import check_collection
 from tests.integration.own_engine import OwnEngine, needs_root
 from tests.integration.pipeline import MATRIX, ROOT, Checkout, docker
 from tests.integration.registry import write_docker_config

@@ -15,8 +15,7 @@ import pytest
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import releases
 from serving_factory.docker.http import Reach, Route, reach_all
-from serving_factory.doctor.check import Verdict
-from serving_factory.doctor.network import check_downloads
+from serving_factory.doctor.checks import Verdict, check_downloads
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.addresses import Download, Kind, archive_mirror, downloads_of, proven_addresses
 from serving_factory.recipes.recipe import recipe_for

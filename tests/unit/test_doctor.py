@@ -1,4 +1,4 @@
-"""line/doctor: each check with a case in which it fails; the probes on files; the page."""
+"""The doctor: each check with a case in which it fails; the probes on files; the page."""
 
 from __future__ import annotations
 
@@ -28,18 +28,27 @@ from serving_factory.docker.host import (
 from serving_factory.docker.http import Reach
 from serving_factory.docker.registry import Credentials
 from serving_factory.doctor import probes
-from serving_factory.doctor.check import Check, Verdict
-from serving_factory.doctor.engine import (
+from serving_factory.doctor.checks import (
+    BaseState,
+    Check,
+    Login,
+    Verdict,
     check_api,
+    check_bases,
     check_buildx,
     check_clock,
     check_collection,
+    check_cpu,
+    check_disk,
     check_engine,
     check_gpu,
+    check_inotify,
+    check_login,
+    check_memory,
+    check_proxies,
     check_store,
+    host_level,
 )
-from serving_factory.doctor.machine import check_cpu, check_disk, check_inotify, check_memory, host_level
-from serving_factory.doctor.network import BaseState, Login, check_bases, check_login, check_proxies
 from serving_factory.errors import (
     EngineUnavailableError,
     FactoryError,
@@ -74,10 +83,10 @@ INFO: dict[str, Any] = {
 FACTS = read_facts(VERSION, INFO, asked_at=NOW)
 
 
-def bad(check: Check, verdict: Verdict, told: str) -> None:
-    """A check that is not well says what it means and what to do."""
+def bad(check: Check, verdict: Verdict, text: str) -> None:
+    """A check that is not ok says what it means and what to do."""
     assert check.verdict is verdict, check
-    assert told in f"{check.found}\n{check.means}\n{check.remedy}"
+    assert text in f"{check.found}\n{check.means}\n{check.remedy}"
     assert check.means
     assert check.remedy
 
@@ -86,7 +95,7 @@ def well(check: Check) -> None:
     assert (check.verdict, check.means, check.remedy) == (Verdict.OK, "", "")
 
 
-# --- what the engine tells --------------------------------------------------------------------------------------------
+# --- the engine's facts ----------------------------------------------------------------------------------------------
 
 
 def test_the_engine_is_read() -> None:
@@ -99,7 +108,7 @@ def test_the_engine_is_read() -> None:
     assert read_facts(VERSION, {**INFO, "ClientInfo": {}}, asked_at=NOW).buildx is None
 
 
-def test_an_engine_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_argv: object, *, on_line: Any, **_more: object) -> int:  # noqa: ANN401 - a callback
         on_line('{"ServerErrors": ["Cannot connect to the Docker daemon"]}')
         return 0
@@ -255,7 +264,7 @@ def test_the_garbage_collection_must_leave_the_caches_alone() -> None:
 def test_what_is_planned_must_have_room_as_well() -> None:
     well(collected(replace(ANY, most=60 * GIB)))
     full = collected(replace(ANY, most=60 * GIB), planned=31 * GIB)
-    bad(full, Verdict.WARN, "about 31.0 GiB come to it with what is planned")
+    bad(full, Verdict.WARN, "about 31.0 GiB are added by what is planned")
     assert '"keepStorage": "140GB"' in full.remedy
     free = replace(ANY, free=20 * GIB)
     well(collected(free, free=49 * GIB))
@@ -268,8 +277,8 @@ def test_a_rule_for_what_was_not_used_for_a_while_counts_where_that_is_short() -
     well(collected(replace(ANY, mounts=False, most=GIB)))
 
 
-def test_rules_that_nobody_tells_are_no_rules_that_are_well() -> None:
-    bad(check_collection(None, held=GIB, caches=GIB, planned=0, free=GIB), Verdict.WARN, "does not tell its rules")
+def test_unknown_rules_are_not_ok() -> None:
+    bad(check_collection(None, held=GIB, caches=GIB, planned=0, free=GIB), Verdict.WARN, "does not show its rules")
 
 
 @pytest.mark.parametrize(("held", "keep"), [(2 * 10**9, "50GB"), (25 * 10**9, "50GB"), (26 * 10**9, "60GB")])
@@ -352,7 +361,7 @@ def test_the_level_of_a_cpu() -> None:
     assert host_level(flags(Level.V4) - {"movbe"}) is Level.AVX, "a hole below counts"
 
 
-def test_a_cpu_that_tells_nothing_is_not_taken_for_the_lowest_level() -> None:
+def test_an_unknown_cpu_is_not_taken_for_the_lowest_level() -> None:
     unknown = check_cpu(None, {}, {"standard": [Level.V1]})
     well(unknown)
     assert "standard" not in unknown.found
@@ -395,7 +404,7 @@ def test_no_password_of_a_proxy_is_shown() -> None:
 def test_the_registry_must_know_us() -> None:
     well(check_login("", Login.NONE_NAMED))
     well(check_login("r:5000", Login.ACCEPTED))
-    well(check_login("r:5000", Login.NOT_WANTED))
+    well(check_login("r:5000", Login.NOT_REQUIRED))
     bad(check_login("r:5000", Login.MISSING, "it wants one"), Verdict.WARN, "docker login r:5000")
     bad(check_login("r:5000", Login.UNREACHABLE, "no route"), Verdict.WARN, "no route")
     bad(check_login("r:5000", Login.DENIED, "401"), Verdict.FAIL, "docker login r:5000")
@@ -464,7 +473,7 @@ class Answers:
     ("answer", "login", "state"),
     [
         ("sha256:1", Login.ACCEPTED, BaseState.THERE),
-        (None, Login.NOT_WANTED, BaseState.GONE),
+        (None, Login.NOT_REQUIRED, BaseState.GONE),
         (RegistryDeniedError("no", why="401"), Login.DENIED, BaseState.UNKNOWN),
         (RegistryUnreachableError("no", why="no route"), Login.UNREACHABLE, BaseState.UNKNOWN),
     ],
@@ -511,7 +520,7 @@ def test_a_repository_without_a_registry_needs_no_login() -> None:
 # --- the whole --------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_tells_what_to_do() -> None:
+def test_the_page_says_what_to_do() -> None:
     rows = [
         Check(name="engine", verdict=Verdict.OK, found="version 26"),
         Check(name="disk", verdict=Verdict.FAIL, found="1 GiB free", means="no room", remedy="make some"),
@@ -543,9 +552,10 @@ def test_without_an_engine_the_rest_is_looked_at_all_the_same(
     assert [check["name"] for check in found if check["verdict"] == "fail"] == ["engine"]
     assert {"inotify", "CPU", "proxies", "registry login"} <= {check["name"] for check in found}
     assert "permission denied on the socket" in found[0]["found"]
+    assert found[0]["remedy"] == "start it", "the remedy is the error's own"
 
 
-def test_an_engine_that_only_the_docker_command_reaches_is_told_with_all_the_rest(
+def test_an_engine_that_only_the_docker_command_reaches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As over ssh, which the SDK does not speak without more packages."""
@@ -566,7 +576,7 @@ def test_an_engine_that_only_the_docker_command_reaches_is_told_with_all_the_res
 
 
 @pytest.mark.parametrize(("cpus", "memory"), [(16, 16), (16, 32), (32, 64), (64, 128), (8, 16), (4, 8), (2, 6)])
-def test_the_doctor_judges_what_the_factory_would_do(
+def test_the_doctor_checks_what_the_factory_would_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cpus: int, memory: int
 ) -> None:
     """The schedule fits jobs to memory: where no user says otherwise, there is nothing to warn of."""

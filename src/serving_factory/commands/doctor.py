@@ -8,14 +8,13 @@ from collections.abc import Iterator, Sequence
 from serving_factory.catalogue.cuda import cudas
 from serving_factory.commands.plan import Plan, RunOptions, plan_run, site_of
 from serving_factory.commands.shared import Asked, show
+from serving_factory.docker.caches import cache_sizes
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import EngineFacts, collection_rules, engine_facts
 from serving_factory.docker.http import reach_all
-from serving_factory.doctor import engine as engine_checks
-from serving_factory.doctor import machine as machine_checks
-from serving_factory.doctor import network as network_checks
+from serving_factory.doctor import checks as doctor_checks
 from serving_factory.doctor import probes
-from serving_factory.doctor.check import Check, Verdict, fail, seen_here
+from serving_factory.doctor.checks import Check, Verdict, fail, seen_here
 from serving_factory.errors import EngineError, EngineUnavailableError, MachineUnfitError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
@@ -28,7 +27,7 @@ from serving_factory.pipeline.pins import route_of
 from serving_factory.pipeline.runner import plan_line
 from serving_factory.pipeline.stages import BUILD
 from serving_factory.recipes.addresses import Kind, downloads_of
-from serving_factory.recipes.recipe import Recipe, recipes_for
+from serving_factory.recipes.recipe import CACHES, Recipe, recipes_for
 
 
 def examine(asked: Asked, *, json: bool) -> None:
@@ -76,32 +75,28 @@ def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant]) -> Iterat
         yield from _engine_checks(facts, variants, planned=sum(disk))
         yield _memory(facts, plan)
         free = probes.free_disk(facts)
-        yield machine_checks.check_disk(free=free, one=max(disk, default=0), planned=sum(disk))
+        yield doctor_checks.check_disk(free=free, one=max(disk, default=0), planned=sum(disk))
     yield from _machine_checks(matrix, variants, facts)
     yield from _network_checks(matrix, recipes, facts)
 
 
 def _engine_checks(facts: EngineFacts, variants: Sequence[Variant], *, planned: int) -> Iterator[Check]:
-    yield engine_checks.check_engine(facts)
-    yield engine_checks.check_api(facts)
-    yield engine_checks.check_buildx(facts)
-    yield engine_checks.check_store(facts)
+    yield from (check(facts) for check in doctor_checks.ENGINE_CHECKS)
     if facts.buildx:
         yield _collection(facts, planned)
-    yield engine_checks.check_clock(facts)
     needed = [(one.cuda, cudas()[one.cuda].minimum_driver) for one in variants if one.cuda]
-    gpu = engine_checks.check_gpu(facts, probes.gpu_driver(), needed)
+    gpu = doctor_checks.check_gpu(facts, probes.gpu_driver(), needed)
     yield seen_here(gpu, probes.engine_elsewhere(facts))
 
 
 def _collection(facts: EngineFacts, planned: int) -> Check:
     try:
         rules = collection_rules()
-        held, caches = probes.cache_sizes()
+        held, caches = cache_sizes(CACHES)
     except EngineUnavailableError as error:
         return fail("garbage collection", f"{error.what} {error.why}", "buildx does not work", error.remedy)
     free = probes.free_disk(facts)
-    return engine_checks.check_collection(rules, held=held, caches=caches, planned=planned, free=free)
+    return doctor_checks.check_collection(rules, held=held, caches=caches, planned=planned, free=free)
 
 
 def _memory(facts: EngineFacts, plan: Plan) -> Check:
@@ -111,7 +106,7 @@ def _memory(facts: EngineFacts, plan: Plan) -> Check:
         if turn.share.jobs:
             waves.setdefault(turn.wave, []).append(turn)
     largest = max(waves.values(), key=lambda turns: sum(expected.get(turn.variant, 0) for turn in turns), default=[])
-    return machine_checks.check_memory(
+    return doctor_checks.check_memory(
         cpus=facts.cpus,
         memory=facts.memory,
         at_once=len(largest),
@@ -123,10 +118,10 @@ def _memory(facts: EngineFacts, plan: Plan) -> Check:
 def _machine_checks(matrix: Matrix, variants: Sequence[Variant], facts: EngineFacts | None) -> Iterator[Check]:
     elsewhere = probes.engine_elsewhere(facts)
     if elsewhere:
-        yield machine_checks.check_place(elsewhere)
-    yield seen_here(machine_checks.check_inotify(probes.inotify_limits()), elsewhere)
+        yield doctor_checks.check_place(elsewhere)
+    yield seen_here(doctor_checks.check_inotify(probes.inotify_limits()), elsewhere)
     levels = {one.id: one.level for one in matrix.variants}
-    cpu = machine_checks.check_cpu(
+    cpu = doctor_checks.check_cpu(
         probes.cpu_flags(),
         {one.id: one.level for one in variants},
         {name: [levels[id_] for id_ in ids] for name, ids in matrix.targets.items()},
@@ -137,23 +132,23 @@ def _machine_checks(matrix: Matrix, variants: Sequence[Variant], facts: EngineFa
 def _network_checks(matrix: Matrix, recipes: Sequence[Recipe], facts: EngineFacts | None) -> Iterator[Check]:
     network = matrix.network
     proxies = {"http": network.http_proxy, "https": network.https_proxy, "no": network.no_proxy}
-    yield network_checks.check_proxies(
+    yield doctor_checks.check_proxies(
         probes.environment_proxies(os.environ),
         facts.proxies if facts else {},
         {name: value for name, value in proxies.items() if value},
     )
     downloads = tuple(dict.fromkeys(one for recipe in recipes for one in downloads_of(recipe, network)))
     places = [one.place for one in downloads if one.kind in {Kind.FILE, Kind.HOST}]
-    yield network_checks.check_downloads(downloads, reach_all(places, route=route_of(network)))
-    yield network_checks.check_login(*probes.login(matrix.images.repository))
-    if facts and engine_checks.check_engine(facts).verdict is not Verdict.FAIL:
+    yield doctor_checks.check_downloads(downloads, reach_all(places, route=route_of(network)))
+    yield doctor_checks.check_login(*probes.login(matrix.images.repository))
+    if facts and doctor_checks.check_engine(facts).verdict is not Verdict.FAIL:
         yield _bases(tuple(dict.fromkeys(recipe.base_image for recipe in recipes)))
 
 
 def _bases(bases: Sequence[str]) -> Check:
     try:
         engine = Engine.connect()
-        return network_checks.check_bases({base: probes.base_state(base, engine) for base in bases})
+        return doctor_checks.check_bases({base: probes.base_state(base, engine) for base in bases})
     except (EngineUnavailableError, EngineError) as error:
         found = f"{error.what} {error.why}".rstrip()
         return fail("base images", found, "the docker command reaches the engine, the factory does not", error.remedy)

@@ -8,44 +8,42 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from serving_factory.docker import caches
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import EngineFacts
 from serving_factory.docker.registry import ImageName, Registry, credentials_for
-from serving_factory.doctor.network import BaseState, Login
+from serving_factory.doctor.checks import BaseState, Login
 from serving_factory.errors import FactoryError, RegistryDeniedError
-from serving_factory.recipes.recipe import CACHES
 
 _DRIVER = re.compile(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)")
 _REFERENCE = re.compile(r"(?P<name>[^@]+?)(?::(?P<tag>[^:/@]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?")
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
-    """The features of this machine's CPU, as Linux lists them; None where it lists none, or is no x86 CPU."""
+    """Return the features of this machine's CPU; None where Linux lists none, or it is no x86 CPU."""
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     flags = next((line for line in lines if line.startswith("flags")), None)
     return None if flags is None else frozenset(flags.partition(":")[2].split())
 
 
 def engine_elsewhere(facts: EngineFacts | None) -> str:
-    """The name of the engine's machine where that is another one; empty where it is this one, or none answers."""
+    """Return the name of the engine's machine if it is another one; empty if it is this one, or none answers."""
     return facts.host if facts and facts.host != socket.gethostname() else ""
 
 
 def inotify_limits(folder: Path = Path("/proc/sys/fs/inotify")) -> Mapping[str, int]:
-    """The kernel's limits for watching files; none where it tells none."""
+    """Return the kernel's limits for watching files; those that it shows."""
     names = ("max_user_instances", "max_user_watches")
     return {name: int((folder / name).read_text()) for name in names if (folder / name).is_file()}
 
 
 def gpu_driver(file: Path = Path("/proc/driver/nvidia/version")) -> str | None:
-    """The version of the NVIDIA driver; None where none is loaded."""
+    """Return the version of the NVIDIA driver; None where none is loaded."""
     found = _DRIVER.search(file.read_text(encoding="utf-8")) if file.is_file() else None
     return found[1] if found else None
 
 
 def environment_proxies(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """The proxies that an environment names: `http`, `https`, `no`. The lower case goes first, as with curl."""
+    """Return the proxies of an environment: `http`, `https`, `no`. The lower case goes first, as with curl."""
     found = {
         name: environ.get(f"{name}_proxy") or environ.get(f"{name.upper()}_PROXY") for name in ("http", "https", "no")
     }
@@ -53,22 +51,13 @@ def environment_proxies(environ: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def free_disk(facts: EngineFacts) -> int | None:
-    """Free bytes where the engine keeps its data; None where that is on another machine."""
+    """Return the free bytes where the engine keeps its data; None where that is on another machine."""
     root = Path(facts.root)
     return shutil.disk_usage(root).free if not engine_elsewhere(facts) and root.is_dir() else None
 
 
-def cache_sizes() -> tuple[int, int]:
-    """Bytes of the engine's build cache, and of Bazel's caches in it.
-
-    Raises:
-        EngineUnavailableError: buildx cannot tell.
-    """
-    return caches.cache_sizes(CACHES)
-
-
 def login(repository: str) -> tuple[str, Login, str]:
-    """Ask the registry of an image repository whether it knows us: its name, its answer, its words."""
+    """Log in to the registry of an image repository: its name, how it answered, and in its words why not."""
     name = ImageName.parse(repository)
     if not repository.startswith(f"{name.registry}/"):  # Docker Hub is what a name without a registry stands for
         return "", Login.NONE_NAMED, ""
@@ -81,11 +70,11 @@ def login(repository: str) -> tuple[str, Login, str]:
         return name.registry, refused, error.why
     except FactoryError as error:
         return name.registry, Login.UNREACHABLE, error.why
-    return name.registry, Login.ACCEPTED if required else Login.NOT_WANTED, ""
+    return name.registry, Login.ACCEPTED if required else Login.NOT_REQUIRED, ""
 
 
 def base_state(reference: str, engine: Engine) -> BaseState:
-    """Find out whether a base image can be had: from the engine, and from the registry that it came from or would."""
+    """Find out where a base image is: in the engine, and in the registry that it came from or would come from."""
     held = engine.image_id(reference) is not None
     if held and not engine.has_registry(reference):
         return BaseState.HELD

@@ -1,0 +1,455 @@
+"""What the facts of the engine, the machine and the network mean for a build. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+from packaging.version import Version
+
+from serving_factory.catalogue.levels import LEVELS, Level, level_facts
+from serving_factory.docker.disk import FREE_SOME_SPACE
+from serving_factory.docker.host import CollectionRule, EngineFacts
+from serving_factory.docker.http import Reach
+from serving_factory.pipeline.budget import Share, count_jobs
+from serving_factory.recipes.addresses import Download, Kind
+
+_GIB = 2**30
+_OLDEST_ENGINE = Version("23")  # from it on, BuildKit is the builder and takes named contexts
+_OLDEST_API = Version("1.42")  # of engine 23
+_OLDEST_BUILDX = Version("0.13")  # from it on, it prints its progress as JSON
+_SELDOM = 7 * 24 * 3600.0  # seconds; what no build used for a week may go
+_CLOCK_NOTICEABLE, _CLOCK_WRONG = 5.0, 300.0  # seconds; tokens of registries are good for 300 at most
+# One job on a small file, with Bazel's server and the linker (4 GB were just enough in 2017, tensorflow/serving#534).
+_LEAST_MEMORY = 4 * 10**9
+_INOTIFY = {"max_user_instances": 128, "max_user_watches": 8192}  # the kernel's own defaults; less was set by hand
+
+
+class Verdict(StrEnum):
+    """How a check ended: WARN where something will be slower or missing, FAIL where a build will fail."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One check: what was found, with the numbers; what that means for a build, and what to do, empty where ok."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    means: str = ""
+    remedy: str = ""
+
+
+def ok(name: str, found: str) -> Check:
+    """All is well."""
+    return Check(name=name, verdict=Verdict.OK, found=found)
+
+
+def warn(name: str, found: str, means: str, remedy: str) -> Check:
+    """Something will be slower, or missing."""
+    return Check(name=name, verdict=Verdict.WARN, found=found, means=means, remedy=remedy)
+
+
+def fail(name: str, found: str, means: str, remedy: str) -> Check:
+    """A build will fail."""
+    return Check(name=name, verdict=Verdict.FAIL, found=found, means=means, remedy=remedy)
+
+
+def seen_here(check: Check, elsewhere: str) -> Check:
+    """Add to a check of this machine that the engine works on another, where it does."""
+    return replace(check, found=f"{check.found} (here; the engine works on {elsewhere})") if elsewhere else check
+
+
+# --- the engine -------------------------------------------------------------------------------------------------------
+
+
+def check_engine(facts: EngineFacts) -> Check:
+    """Check the engine's version."""
+    found = f"version {facts.version or 'unknown'}"
+    if _version(facts.version) >= _OLDEST_ENGINE:
+        return ok("engine", found)
+    means = f"builds need named contexts, which the engine has since {_OLDEST_ENGINE}"
+    return fail("engine", found, means, "upgrade Docker, then run `./factory setup`")
+
+
+def check_api(facts: EngineFacts) -> Check:
+    """Check that engine and docker command share a version of the API."""
+    found = f"the engine speaks {facts.oldest_api} to {facts.api}, the docker command up to {facts.client_api}"
+    if _version(facts.client_api) < _version(facts.oldest_api):
+        return fail("API", found, "they share no version", "upgrade the docker command (docker-cli, docker-ce-cli)")
+    if _version(facts.api) < _OLDEST_API:
+        return fail("API", found, f"{_OLDEST_API} is needed", "upgrade Docker, then run `./factory setup`")
+    return ok("API", found)
+
+
+def check_buildx(facts: EngineFacts) -> Check:
+    """Check buildx's version."""
+    if facts.buildx is None:
+        return fail("buildx", "the docker command has no such plugin", "nothing can be built", "run `./factory setup`")
+    found = f"version {facts.buildx}"
+    if _version(facts.buildx) >= _OLDEST_BUILDX:
+        return ok("buildx", found)
+    means = f"progress is read as buildx prints it since {_OLDEST_BUILDX}"
+    return fail("buildx", found, means, "run `./factory setup`, or install docker-buildx 0.13 or later")
+
+
+def check_store(facts: EngineFacts) -> Check:
+    """Check where images are kept, which decides whether attestations can be kept with them."""
+    if facts.containerd_store:
+        return ok("image store", "containerd's: attestations can be kept with images")
+    return warn(
+        "image store",
+        "the engine's own",
+        "attestations (SBOM, provenance) cannot be kept with images; all else works",
+        'if they are needed: set {"features": {"containerd-snapshotter": true}} in daemon.json and restart the engine',
+    )
+
+
+def check_clock(facts: EngineFacts) -> Check:
+    """Compare the engine's clock with ours."""
+    seconds = abs((facts.time - facts.asked_at).total_seconds())
+    found = f"the engine's clock and this machine's are {seconds:.1f} s apart"
+    remedy = "have both machines keep time by NTP (timedatectl set-ntp true)"
+    if seconds > _CLOCK_WRONG:
+        return fail("clock", found, "registries refuse tokens and certificates of another time", remedy)
+    if seconds > _CLOCK_NOTICEABLE:
+        return warn("clock", found, "times in records, logs and images will not fit together", remedy)
+    return ok("clock", found)
+
+
+ENGINE_CHECKS: tuple[Callable[[EngineFacts], Check], ...] = (
+    check_engine,
+    check_api,
+    check_buildx,
+    check_store,
+    check_clock,
+)
+"""What needs nothing but the engine's facts, in the order of the report."""
+
+
+def check_collection(
+    rules: Sequence[CollectionRule] | None, *, held: int, caches: int, planned: int, free: int | None
+) -> Check:
+    """Check BuildKit's garbage collection against Bazel's caches, which are cache mounts.
+
+    Args:
+        rules: that the engine follows; None where they are unknown.
+        held: bytes in the build cache, by which BuildKit counts.
+        caches: bytes in Bazel's caches, a part of that.
+        planned: bytes that the planned builds add.
+        free: bytes free on their disk; None where that is on another machine.
+    """
+    name = "garbage collection"
+    ours = f"the build cache holds {gib(held)}, {gib(caches)} of it Bazel's"
+    if planned:
+        ours += f", and about {gib(planned)} are added by what is planned"
+    held, free = held + planned, None if free is None else max(0, free - planned)
+    # One rule in the place of the default ones: keep twice of what there will be. Older and newer engines read it.
+    keep = {"all": True, "keepStorage": f"{max(50, -(-2 * held // 10**10) * 10)}GB"}
+    daemon = json.dumps({"builder": {"gc": {"enabled": True, "policy": [keep]}}})
+    remedy = (
+        f"put this into the engine's daemon.json, and restart the engine: {daemon} (BuildKit then keeps that much; "
+        "above it, it removes what was used least recently)"
+    )
+    if rules is None:
+        means = "it may drop Bazel's caches, and the next builds compile from nothing"
+        return warn(name, f"the builder does not show its rules; {ours}", means, remedy)
+    taking = {rule.keeps(held, free): rule for rule in rules if rule.mounts and rule.unused < _SELDOM}
+    if not taking:
+        unless = " that is used each week" if rules else ""
+        return ok(name, f"BuildKit removes nothing by itself{unless}; {ours}")
+    kept = min(taking)
+    if kept >= held:
+        return ok(name, f"BuildKit keeps up to {gib(kept)}; {ours}")
+    hours = taking[kept].unused / 3600
+    when = f", once it was not used for {hours:.0f} h" if hours >= 1 else ""
+    means = "it takes Bazel's caches as a whole, and the next builds compile from nothing"
+    return warn(name, f"BuildKit removes what is above {gib(kept)}{when}; {ours}", means, remedy)
+
+
+def check_gpu(facts: EngineFacts, driver: str | None, needed: Iterable[tuple[str, str]]) -> Check:
+    """Check GPU runtime and driver against what the planned variants need.
+
+    Args:
+        facts: of the engine.
+        driver: version of the NVIDIA driver; None where there is none.
+        needed: CUDA's version and the oldest driver for it, of each planned gpu variant.
+    """
+    required = sorted(set(needed), key=lambda pair: Version(pair[1]))
+    if not required:
+        return ok("GPU", "no gpu variant is planned")
+    runtime = "nvidia" in facts.runtimes or facts.cdi
+    found = f"driver {driver or 'none'}, {'a' if runtime else 'no'} container runtime for GPUs"
+    if driver is None or not runtime:
+        means = "gpu images can be built here, but not be tried on a GPU"
+        remedy = "to try them here: install the NVIDIA driver and the NVIDIA container toolkit"
+        return warn("GPU", found, means, remedy)
+    missing = [f"CUDA {cuda} needs {oldest}" for cuda, oldest in required if _version(driver) < Version(oldest)]
+    if missing:
+        means = f"gpu images can be built here, but the driver is too old to try them: {', '.join(missing)}"
+        return warn("GPU", found, means, "to try them here: install a newer NVIDIA driver")
+    return ok("GPU", found)
+
+
+# --- the machine ------------------------------------------------------------------------------------------------------
+
+
+def check_memory(*, cpus: int, memory: int, at_once: int, share: Share, needed: int | None) -> Check:
+    """Check memory and cores of the engine's machine for the jobs that will run at once.
+
+    Args:
+        cpus: its cores.
+        memory: its bytes.
+        at_once: how many compile at once in the plan's largest wave; 0 where nothing is to be compiled.
+        share: what each of these may use.
+        needed: peak memory of the plan as expected, bytes; None where nothing is.
+    """
+    jobs = share.jobs if at_once else 0
+    found = f"{cpus} cores, {gib(memory)}"
+    if at_once:
+        compiles = f"{at_once} compiles at once, " if at_once > 1 else ""
+        found += f"; {compiles}{count_jobs(jobs)} with {gib(share.memory / jobs)} each"
+    more = "give the engine's machine more memory"
+    if memory < _LEAST_MEMORY:
+        return fail("memory", found, f"TensorFlow does not compile in less than {gib(_LEAST_MEMORY)}", more)
+    if jobs > cpus:
+        return warn("memory", found, "more jobs than cores wait for each other", f"set resources.jobs to {cpus}")
+    if needed is None:
+        return ok("memory", found)
+    found += f"; {gib(needed)} are expected"
+    if needed <= memory:
+        return ok("memory", found)
+    if at_once > 1:
+        more = f"build with --parallel {max(1, at_once * memory // needed)}, or {more}"
+    elif jobs > 1:
+        more = f"set resources.jobs to {jobs // 2}, or {more}"
+    return warn("memory", found, "a compiler may be killed for lack of memory", more)
+
+
+def check_disk(*, free: int | None, one: int, planned: int) -> Check:
+    """Check the disk for what is planned.
+
+    Args:
+        free: bytes where the engine keeps its data; None where that is on another machine.
+        one: bytes that the largest planned variant takes while it is built.
+        planned: bytes that all of them take.
+    """
+    if free is None:
+        return ok("disk", f"the engine is on another machine; about {gib(planned)} are needed there")
+    found = f"{gib(free)} free where the engine keeps its data; about {gib(planned)} are needed for what is planned"
+    if free < one:
+        return fail("disk", found, "not one variant has room", FREE_SOME_SPACE)
+    if free < planned:
+        return warn("disk", found, "the disk may run full before the last variant", FREE_SOME_SPACE)
+    return ok("disk", found)
+
+
+def check_place(elsewhere: str) -> Check:
+    """Warn of an engine whose machine has another name than this one."""
+    return warn(
+        "place",
+        f"the engine calls its machine {elsewhere}, and that is not this one's name",
+        "smoke tests mount this machine's folders and ask 127.0.0.1; they fail if it is another machine",
+        "run the factory on the engine's machine; Docker Desktop has another name for this one, and works",
+    )
+
+
+def check_inotify(limits: Mapping[str, int]) -> Check:
+    """Check the kernel's limits for watching files; those that could not be read are not in `limits`."""
+    found = ", ".join(f"{name} {value:,}" for name, value in limits.items()) or "unknown here"
+    low = [f"fs.inotify.{name}={least}" for name, least in _INOTIFY.items() if limits.get(name, least) < least]
+    if low:
+        means = "Bazel and containers may fail with `too many open files` or `no space left on device`"
+        return warn("inotify", found, means, f"as root: sysctl -w {' '.join(low)}")
+    return ok("inotify", found)
+
+
+def host_level(flags: frozenset[str]) -> Level:
+    """Return the highest level that a CPU with these flags of /proc/cpuinfo can run."""
+    return max((level for level in LEVELS if flags.issuperset(level_facts(level).cpuinfo)), key=LEVELS.index)
+
+
+def check_cpu(
+    flags: frozenset[str] | None, planned: Mapping[str, Level], targets: Mapping[str, Sequence[Level]]
+) -> Check:
+    """Compare this machine's CPU with what is planned, and name the targets that suit it.
+
+    Args:
+        flags: as /proc/cpuinfo lists them; None where it lists none.
+        planned: variant's id → its level.
+        targets: target's name → the levels of its variants.
+    """
+    if flags is None:
+        found = "no x86-64 features are listed here"
+        means = f"whether these can be tried here is not known: {', '.join(planned)}"
+        return warn("CPU", found, means, "build them on an x86-64 machine with Linux") if planned else ok("CPU", found)
+    level = host_level(flags)
+    rank = LEVELS.index(level)
+    highest = {
+        name: max((LEVELS.index(each) for each in levels if each in LEVELS), default=-1)
+        for name, levels in targets.items()
+    }
+    fitting = {name: place for name, place in highest.items() if 0 <= place <= rank}
+    best = max(fitting.values(), default=-1)
+    suit = ", ".join(name for name, place in fitting.items() if place == best)
+    found = f"{level}; targets that suit it: {suit or 'none of this matrix'}"
+    beyond = [name for name, each in planned.items() if each in LEVELS and LEVELS.index(each) > rank]
+    if beyond:
+        means = f"these can be compiled here, but not be tried: {', '.join(beyond)}"
+        remedy = f"build them on a machine whose CPU has them, or choose: --target {suit or 'NAME'}"
+        return warn("CPU", found, means, remedy)
+    return ok("CPU", found)
+
+
+# --- the network ------------------------------------------------------------------------------------------------------
+
+
+class Login(StrEnum):
+    """How a registry answered our credentials."""
+
+    ACCEPTED = "accepted"
+    NOT_REQUIRED = "not required"
+    MISSING = "missing"
+    DENIED = "denied"
+    UNREACHABLE = "unreachable"
+    NONE_NAMED = "none named"
+
+
+class BaseState(StrEnum):
+    """Where a base image is available."""
+
+    HELD = "the engine has it"
+    HERE_ALONE = "the engine has it, its registry does not"
+    THERE = "the registry has it"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+
+def check_proxies(client: Mapping[str, str], engine: Mapping[str, str], matrix: Mapping[str, str]) -> Check:
+    """Compare the proxies of this shell, of the engine (base images) and of the matrix (builds).
+
+    Args:
+        client: `http`, `https` and `no` → value, of this shell's environment; the engine's and the matrix's likewise.
+        engine: with these the engine pulls base images.
+        matrix: with these the builds fetch.
+    """
+    sides = {"this shell": client, "the engine": engine, "the matrix": matrix}
+    used = {side: {name: value for name, value in values.items() if name != "no"} for side, values in sides.items()}
+    if not any(used.values()):
+        return ok("proxies", "none anywhere")
+    found = "; ".join(
+        f"{side}: {', '.join(f'{name} {_public(value)}' for name, value in values.items()) or 'none'}"
+        for side, values in used.items()
+    )
+    remedy = "set the same proxies in this shell, in network.proxies of the matrix, and in the engine's daemon.json"
+    if not used["the engine"]:
+        return warn("proxies", found, "the engine pulls base images without a proxy, and may not reach them", remedy)
+    if not used["the matrix"]:
+        return warn("proxies", found, "builds fetch without a proxy, and may not reach what they need", remedy)
+    if any(values and values != used["the matrix"] for values in used.values()):
+        return warn("proxies", found, "they differ; what one reaches, another may not", remedy)
+    return ok("proxies", found)
+
+
+def _public(url: str) -> str:
+    """A proxy's URL without the password in it."""
+    scheme, found, rest = url.rpartition("://")
+    return f"{scheme}{found}{rest.rpartition('@')[2]}"
+
+
+def check_login(registry: str, login: Login, why: str = "") -> Check:
+    """Check whether the registry that images go to accepts our credentials.
+
+    Args:
+        registry: its name; empty where none is named.
+        login: how it answered.
+        why: what it said.
+    """
+    name, because, remedy = "registry login", f": {why}" if why else "", f"docker login {registry}"
+    no_push = "images can be built, but not be pushed there"
+    match login:
+        case Login.NONE_NAMED:
+            return ok(name, "the matrix names no registry; `--registry` decides where images go")
+        case Login.ACCEPTED:
+            return ok(name, f"{registry} answers, and accepts our credentials")
+        case Login.NOT_REQUIRED:
+            return ok(name, f"{registry} answers, and requires no login")
+        case Login.MISSING:
+            return warn(name, f"{registry} requires a login{because}", no_push, remedy)
+        case Login.UNREACHABLE:
+            return warn(name, f"{registry} does not answer{because}", no_push, "check its name and the network")
+        case Login.DENIED:
+            return fail(name, f"{registry} refuses us{because}", "a push will fail after everything was built", remedy)
+
+
+def check_bases(bases: Mapping[str, BaseState]) -> Check:
+    """Check whether the base images of the planned variants are still available."""
+    found = "; ".join(f"{base}: {state}" for base, state in bases.items()) or "none is needed"
+    by_state = {state: ", ".join(base for base, each in bases.items() if each is state) for state in BaseState}
+    if gone := by_state[BaseState.GONE]:
+        remedy = "name images that exist at network.base_images in the matrix file"
+        return fail("base images", found, f"builds on {gone} fail at their first step", remedy)
+    if here := by_state[BaseState.HERE_ALONE]:
+        means = f"builds on {here} fail on any other machine, and on this one once the engine drops its copy"
+        remedy = "push it to a registry of your own and name it at network.base_images, or name images that exist"
+        return warn("base images", found, means, remedy)
+    if by_state[BaseState.UNKNOWN]:
+        means = "it could not be found out whether those still exist"
+        remedy = "check the network; or pull them now, so that the engine has them"
+        return warn("base images", found, means, remedy)
+    return ok("base images", found)
+
+
+def check_downloads(downloads: Sequence[Download], found: Mapping[str, tuple[Reach, str]]) -> Check:
+    """Check whether what the planned builds download is available.
+
+    Args:
+        downloads: of all variants.
+        found: address -> how it answered, and in words.
+    """
+    name = "downloads"
+    asked = [one for one in downloads if one.place in found]
+    if not asked:
+        return ok(name, "no address to check: all comes from folders, images and mirrors")
+    bad = [one for one in asked if not _available(one, found[one.place][0])]
+    if not bad:
+        return ok(name, f"all {len(asked)} addresses answer: {'; '.join(one.what for one in asked)}")
+    doubtful = all(found[one.place][0] is Reach.ANSWERS for one in bad)
+    # Of a host that does not answer at all, one line is enough.
+    by_answer: dict[str, dict[str, None]] = {}
+    for one in bad:
+        reach, words = found[one.place]
+        where = urlsplit(one.place).netloc if reach is Reach.SILENT else one.place
+        by_answer.setdefault(f"{where}: {reach} ({words})", {})[one.what] = None
+    lines = "; ".join(f"{answer} for {', '.join(what)}" for answer, what in by_answer.items())
+    return (warn if doubtful else fail)(
+        name,
+        f"{len(asked) - len(bad)} of {len(asked)} addresses have it; {lines}",
+        "what answers so may serve it all the same, or later" if doubtful else "builds end where they ask for it",
+        "see whether this network needs a proxy or mirrors (docs/matrix.md, The network); without the internet, fill "
+        "folders (docs/closed-network.md)",
+    )
+
+
+def _available(download: Download, reach: Reach) -> bool:
+    """Of a host any answer will do; a file must be there."""
+    return reach is Reach.THERE or (download.kind is Kind.HOST and reach is not Reach.SILENT)
+
+
+def gib(count: float) -> str:
+    """Spell bytes as GiB."""
+    return f"{count / _GIB:,.1f} GiB"
+
+
+def _version(text: str) -> Version:
+    """The numbers that a version begins with, `26.1.5` of `26.1.5+dfsg1`; 0 where there are none."""
+    found = re.search(r"\d+(?:\.\d+)*", text)
+    return Version(found.group() if found else "0")
