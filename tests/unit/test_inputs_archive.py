@@ -181,7 +181,7 @@ def test_what_a_user_has_set_changes_no_byte(mirror: Mirror, tmp_path: Path, mon
 
 
 def test_what_git_does_not_know_is_told(mirror: Mirror, tmp_path: Path) -> None:
-    with pytest.raises(GitError, match=r"has nothing of the name v9\.9"):
+    with pytest.raises(GitError, match=r"has no ref v9\.9"):
         make(mirror, "v9.9", tmp_path)
     with pytest.raises(GitError, match="git fails in") as caught:
         commit_of(tmp_path, "v1.2")
@@ -326,7 +326,7 @@ def test_a_mirror_that_lacks_files_names_them(mirror: Mirror, tmp_path: Path) ->
     with pytest.raises(GitError, match=r"lacks 1 of v1\.2's files") as caught:
         make(holed, "v1.2", tmp_path / "out")
     assert caught.value.why == "run.sh"
-    assert "`override`" in caught.value.remedy
+    assert "inputs override" in caught.value.remedy
     assert list((tmp_path / "out").iterdir()) == []
 
 

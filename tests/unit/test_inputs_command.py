@@ -1,4 +1,4 @@
-"""`inputs fill`, `override` and `packages` as commands, where a preflight says what it is told to say."""
+"""`inputs fill`, `override` and `packages` as commands, with preflights that give prepared reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serving_factory.docker import git as source_package
 from serving_factory.errors import CompileError, FactoryError, FetchError, MissingInputsError, UsageError
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.offline.packages import _merge_index
-from serving_factory.pipeline.preflight import ONLY_CACHED, Found, Missing, MissingProgram, Report, preflight_folder
+from serving_factory.pipeline.preflight import Found, Missing, MissingProgram, Report, preflight_folder
 
 from .matrices import ROOT, document, write
 from .test_offline_inputs import git, repository
@@ -104,7 +104,9 @@ def test_what_only_the_cache_has_and_nothing_makes_is_left(
     bazel_says(cached)
     with pytest.raises(MissingInputsError, match="1 input left"):
         fill(asked, json=False)
-    assert f"{ONLY_CACHED}; its archive out of " in capsys.readouterr().out, "and it is another one"
+    assert "only this engine's cache of downloads has it; its archive out of " in capsys.readouterr().out, (
+        "and it is another one"
+    )
 
 
 def test_what_is_made_of_that_is_there_for_another_engine(

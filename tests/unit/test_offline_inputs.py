@@ -10,18 +10,21 @@ import subprocess
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pytest
 
 from serving_factory.docker.git import ArchiveFormat, commit_of, write_archive
 from serving_factory.errors import OverrideError
-from serving_factory.pipeline.offline.fill import Filled, Filler, Result, archives_in
+from serving_factory.pipeline.offline.fill import Filled, Filler, Result, Sources, archives_in
 from serving_factory.pipeline.offline.mirrors import Address, archive_address, find_mirrors, mirrors_for
-from serving_factory.pipeline.offline.overrides import Labels, Override, Top, _version, make_override, override_from_git
+from serving_factory.pipeline.offline.overrides import Labels, Top, _version, make_override, override_from_git
 from serving_factory.pipeline.offline.unpacking import unpack
 from serving_factory.pipeline.preflight import Declared, Missing, declared_repositories
+from serving_factory.recipes.recipe import recipe_for
+
+from .matrices import document, load
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -120,17 +123,27 @@ def missing(name: str, url: str, sha256: str | None = None, rule: str = "http_ar
 
 @pytest.fixture
 def fill(mirrors: tuple[Path, str], tmp_path: Path) -> Callable[..., Filled]:
-    def one(what: Missing, **more: Any) -> Filled:  # noqa: ANN401 - as Filler takes them
-        values: dict[str, Any] = {"archives": {}, "declared": {}, "override": None, **more}
-        filler = Filler(
-            distdir=tmp_path / "archives",
-            mirrors=find_mirrors(mirrors[0], lambda _text: None),
-            command=lambda name, source: f"./factory inputs override {name} --from {source}",
+    for name in ("archives", "overrides", "source"):
+        (tmp_path / name).mkdir()
+    bazel = {"distdir": "archives", "overrides": "overrides"}
+    matrix = load(tmp_path, document(source="source", bazel=bazel))
+    recipe = recipe_for(matrix.variants[0], matrix)
+
+    def one(
+        what: Missing,
+        *,
+        archives: Mapping[str, Path] | None = None,
+        declared: Mapping[str, Declared] | None = None,
+        overrides: bool = False,
+    ) -> Filled:
+        found = find_mirrors(mirrors[0], lambda _text: None)
+        return Filler(
+            recipe=recipe,
+            matrix="",
+            sources=Sources(mirrors=found, archives=archives or {}, overrides=overrides),
+            declared=declared or {},
             progress=lambda _text: None,
-            **values,
-        )
-        (filled,) = filler.fill([what])
-        return filled
+        ).fill(what)
 
     return one
 
@@ -180,20 +193,29 @@ def test_a_repository_that_bazel_clones(fill: Callable[..., Filled], mirrors: tu
     (declared,) = declared_repositories('git_repository(name = "b", remote = "https://x/beta.git", commit = "v1.0")')
     filled = fill(missing("b", "", rule="git_repository"), declared={"b": declared})
     assert "Bazel clones it" in filled.why
-    assert f"--from {mirrors[0]}/beta/.git#" in filled.next_step
+    assert f"{mirrors[0]}/beta/.git#v1.0" in filled.next_step
 
 
-def test_with_overrides_a_folder_takes_the_place_of_what_differs(fill: Callable[..., Filled], tmp_path: Path) -> None:
-    asked: list[tuple[str, str]] = []
+def test_with_overrides_a_folder_takes_the_place_of_what_differs(
+    fill: Callable[..., Filled], mirrors: tuple[Path, str], tmp_path: Path
+) -> None:
+    text = (
+        f'http_archive(name = "alpha", urls = ["{ALPHA}"], build_file_content = "srcs = [\'a.h\']", patch_cmds = ["x"])'
+    )
+    (declared,) = declared_repositories(text)
+    filled = fill(missing("alpha", ALPHA, "0" * 64), declared={"alpha": declared}, overrides=True)
+    assert (filled.result, filled.source.rpartition("#")[2]) == (Result.OVERRIDDEN, mirrors[1])
+    assert filled.notes == {"absent": ("a.h",), "not_followed": ("patch_cmds",)}
+    assert (tmp_path / "overrides" / "alpha" / "version").is_file()
+    again = fill(missing("alpha", ALPHA, "0" * 64), declared={"alpha": declared}, overrides=True)
+    assert again.result is Result.LEFT
+    assert "is pinned; no folder can take its place: " in again.why
 
-    def override(name: str, _mirror: Path, commit: str) -> Override:
-        asked.append((name, commit))
-        return Override(folder=tmp_path, followed=(), not_followed=(), absent=("a.h",), left_out=("big",))
 
-    filled = fill(missing("alpha", ALPHA, "0" * 64), override=override)
-    assert filled.result is Result.OVERRIDDEN
-    assert filled.notes == {"left_out": ("big",), "absent": ("a.h",)}
-    assert [name for name, _ in asked] == ["alpha"]
+def test_what_only_the_cache_has_says_so_when_it_is_left(fill: Callable[..., Filled]) -> None:
+    one = replace(missing("zlib", "https://zlib.net/zlib-1.2.tar.gz"), problem="cached here", cached=True)
+    assert fill(one).why == "cached here; no git mirror makes an archive of this address"
+    assert fill(replace(one, urls=())).why == "cached here"
 
 
 def test_an_archive_from_elsewhere_is_taken_by_its_checksum(fill: Callable[..., Filled], tmp_path: Path) -> None:
@@ -378,7 +400,7 @@ def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["..", "-x", ".git"])
 def test_a_name_that_is_none_makes_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / "below").mkdir()
-    with pytest.raises(OverrideError, match="no name of an external repository"):
+    with pytest.raises(OverrideError, match="not the name of an external repository"):
         make_override(rule(), bring(LIB), tmp_path / "below" / name, labels())
     assert [path.name for path in tmp_path.rglob("*")] == ["below"]
 
@@ -399,7 +421,7 @@ def test_what_a_rule_does_not_say_in_plain_words_is_told(tmp_path: Path) -> None
     )
     made = make_override(rule(calls), bring(in_folder("lib-1.0")), tmp_path / "o", labels())
     assert (made.folder / "one.c").read_text() == "two\n", "a label in a function is a label"
-    assert made.not_followed == (("patch_args", "-F3"), ("patch_cmds", "not in plain words: commands()"))
+    assert made.not_followed == (("patch_args", "-F3"), ("patch_cmds", "not a literal: commands()"))
 
 
 def test_links_of_the_sources_are_not_written_through(tmp_path: Path) -> None:
@@ -594,7 +616,7 @@ def test_a_mirror_of_somebody_else_is_not_meant_by_a_tag(
     git(mirrors[0] / "beta", "remote", "add", "origin", "https://code.example.com/theirs/beta.git")
     try:
         filled = fill(missing("beta", "https://github.com/ours/beta/archive/v1.0.tar.gz"))
-        assert "may be of another repository than ours/beta" in filled.why
+        assert "may be a mirror of another repository than ours/beta" in filled.why
         assert fill(missing("beta", "https://github.com/theirs/beta/archive/v1.0.tar.gz")).result is Result.MADE
     finally:
         git(mirrors[0] / "beta", "remote", "remove", "origin")
@@ -602,7 +624,6 @@ def test_a_mirror_of_somebody_else_is_not_meant_by_a_tag(
 
 def test_an_archive_of_the_same_name_is_not_replaced(fill: Callable[..., Filled], tmp_path: Path) -> None:
     place = tmp_path / "archives" / "v1.0.tar.gz"
-    place.parent.mkdir()
     place.write_text("another repository's")
     filled = fill(missing("alpha", ALPHA, "0" * 64))
     assert "is another archive of that name" in filled.why

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json as json_module
 import re
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,11 +19,10 @@ from serving_factory.errors import CompileError, MissingInputsError, OverrideErr
 from serving_factory.output.text import Column, clean, count, size, table
 from serving_factory.pipeline.build_lock import hold_matrix_lock
 from serving_factory.pipeline.job import Job
-from serving_factory.pipeline.offline.fill import Filled, Filler, Result, archives_in
+from serving_factory.pipeline.offline.fill import Filled, Filler, Result, Sources, archives_in, left
 from serving_factory.pipeline.offline.mirrors import (
     Address,
     Archive,
-    Mirror,
     archive_address,
     find_mirrors,
     make_archive,
@@ -42,7 +40,6 @@ from serving_factory.pipeline.offline.packages import Downloaded, download_packa
 from serving_factory.pipeline.offline.unpacking import unpack
 from serving_factory.pipeline.preflight import (
     Declared,
-    Missing,
     Report,
     declared_by_name,
     only_cached,
@@ -135,9 +132,9 @@ def _archive(mirror: Path, refs: Sequence[str], options: InputsOptions) -> None:
     required = [_required(place, ref, options) for ref in refs]
     output = Path(options.output or ".")
     made = [make_archive(place, one.address, output=output, pinned=one.sha256) for one in required]
-    documents = [{**asdict(one), "matches": None if one.pinned is None else not one.wrong} for one in made]
+    documents = [{**asdict(one), "matches": one.matches} for one in made]
     show({"archives": documents}, _archives_table(made), json=options.json)
-    wrong = [one for one in made if one.wrong]
+    wrong = [one for one in made if one.matches is False]
     if wrong:
         raise PinnedDiffersError(
             f"{count(len(wrong), 'archive')} of {len(made)} not as pinned, and not kept",
@@ -154,15 +151,7 @@ def _archives_table(made: Sequence[Archive]) -> str:
     columns = [Column(name) for name in ("file", "ref", "commit", "folder in it")]
     columns += [Column("size", right=True), Column("sha256"), Column("pinned?")]
     rows = [
-        (
-            str(one.file),
-            one.ref,
-            one.commit[:12],
-            one.folder,
-            size(one.size),
-            one.sha256,
-            _MATCHES[None if one.pinned is None else not one.wrong],
-        )
+        (str(one.file), one.ref, one.commit[:12], one.folder, size(one.size), one.sha256, _MATCHES[one.matches])
         for one in made
     ]
     return table(columns, rows, width=width())
@@ -238,11 +227,7 @@ def _read_report(file: Path) -> Sequence[_Required]:
     """The archives that a code host makes out of git and that a preflight found missing."""
     try:
         missing = json_module.loads(file.read_text(encoding="utf-8"))["missing"]
-        found = [
-            _Required(address, one["sha256"])
-            for one in missing
-            if (address := next(filter(None, map(archive_address, one["urls"])), None))
-        ]
+        found = [_Required(address, one["sha256"]) for one in missing if (address := archive_address(*one["urls"]))]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"--pinned must be NAME=SHA256 or a preflight's report, got {str(file)!r}",
@@ -258,15 +243,6 @@ def _read_report(file: Path) -> Sequence[_Required]:
 
 
 # --- fill -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Sources:
-    """Where inputs are looked for, and whether folders may take the place of archives that cannot be had."""
-
-    mirrors: Sequence[Mirror]
-    archives: Mapping[str, Path]
-    overrides: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,21 +269,21 @@ def _fill(variants: Sequence[str], options: InputsOptions) -> None:
             f"--mirrors {mirrors} has no git repository", remedy="name a folder that holds clones or mirrors"
         )
     in_archives = archives_in(_folder("--archives", archives)) if archives else {}
-    sources = _Sources(found, in_archives, options.overrides)
+    sources = Sources(mirrors=found, archives=in_archives, overrides=options.overrides)
     jobs = jobs_of(asked, variants)
     for job in jobs:
         _check_folders(job, asked, overrides=options.overrides)
     filled: list[FilledVariant] = []
     try:
         with hold_matrix_lock(jobs[0].site.build):
-            filled.extend(_fill_one(asked, job.recipe.variant.id, sources) for job in jobs)
+            filled.extend(_fill_variant(asked, job.recipe.variant.id, sources) for job in jobs)
     finally:
         if filled:  # also what was done before another variant's error
             show({"variants": filled}, "\n".join(map(_filled_page, filled)), json=options.json)
-    left = {one.name for result in filled for one in result.left}
-    if left:
+    names = {one.name for result in filled for one in result.left}
+    if names:
         raise MissingInputsError(
-            f"{count(len(left), 'input')} left to be filled",
+            f"{count(len(names), 'input')} left to be filled",
             remedy="take the next step of each, and run the same command again",
         )
     failed = next((one for one in filled if one.errors), None)
@@ -357,56 +333,36 @@ def _check_folders(job: Job, asked: Asked, *, overrides: bool) -> None:
         )
 
 
-def _fill_one(asked: Asked, variant: str, sources: _Sources) -> FilledVariant:
+def _fill_variant(asked: Asked, variant: str, sources: Sources) -> FilledVariant:
     made: dict[str, Filled] = {}
     for round_number in itertools.count(1):
         progress(f"{variant}: asking Bazel what is missing, round {round_number}")
         (job,) = jobs_of(asked, [variant])  # again: overrides that were made are part of the recipe
         report = run_preflight(job, progress)
-        missing = (*report.missing, *only_cached(report, declared_by_name(preflight_folder(job))))
+        declared = declared_by_name(preflight_folder(job))
+        filler = Filler(recipe=job.recipe, matrix=asked.matrix, sources=sources, declared=declared, progress=progress)
+        missing = (*report.missing, *only_cached(report, declared))
         # What was filled and is missing still would be filled for ever.
-        vain = [_in_vain(one, made[one.name]) for one in missing if one.name in made]
-        filled = _filler(asked, job, sources).fill([one for one in missing if one.name not in made])
+        in_vain = {
+            one.name: left(
+                one,
+                f"it was {made[one.name].result} from {made[one.name].source}, and Bazel still says: {one.problem}",
+                "read the preflight's bazel.log",
+            )
+            for one in missing
+            if one.name in made
+        }
+        filled = [filler.fill(one) for one in missing if one.name not in made]
         new = {one.name: one for one in filled if one.result is not Result.LEFT}
         made |= new
         if not new:
             break
-    gone = {one.name for one in vain}
     return FilledVariant(
         variant=variant,
         rounds=round_number,
-        made=tuple(one for one in made.values() if one.name not in gone),
-        left=(*(one for one in filled if one.result is Result.LEFT), *vain, *_programs(report)),
+        made=tuple(one for one in made.values() if one.name not in in_vain),
+        left=(*(one for one in filled if one.result is Result.LEFT), *in_vain.values(), *_programs(report)),
         errors=report.errors if report.failed and not report.missing else (),
-    )
-
-
-def _in_vain(one: Missing, made: Filled) -> Filled:
-    why = f"it was {made.result} from {made.source}, and Bazel still says: {one.problem}"
-    return Filled.left(one, why, "read the preflight's bazel.log")
-
-
-def _filler(asked: Asked, job: Job, sources: _Sources) -> Filler:
-    declared, inputs = declared_by_name(preflight_folder(job)), job.recipe.inputs
-
-    def make(name: str, mirror: Path, commit: str) -> Override:
-        rule, folder = declared.get(name), inputs.overrides_folder
-        if rule is None or folder is None:
-            raise OverrideError(f"no rule declares the repository {name}")
-        return override_from_git(rule, mirror, commit, folder / name, labels_of(job.recipe, declared))
-
-    def command(name: str, source: str) -> str:
-        words = ["./factory", "inputs", "override", name, "--from", source, "--variant", job.recipe.variant.id]
-        return shlex.join([*words, *(["--matrix", asked.matrix] if asked.matrix else [])])
-
-    return Filler(
-        distdir=inputs.distdir or Path(),
-        mirrors=sources.mirrors,
-        archives=sources.archives,
-        declared=declared,
-        override=make if sources.overrides else None,
-        command=command,
-        progress=progress,
     )
 
 
@@ -549,7 +505,8 @@ def _declared_ref(declared: Declared) -> str:
     for name in ("commit", "tag"):
         if isinstance(ref := declared.attributes.get(name), str):
             return ref
-    return next((address.ref for url in declared.urls if (address := archive_address(url))), "")
+    address = archive_address(*declared.urls)
+    return address.ref if address else ""
 
 
 # --- packages ---------------------------------------------------------------------------------------------------------

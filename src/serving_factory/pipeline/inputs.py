@@ -1,4 +1,4 @@
-"""What a build gets through its inputs, made ready: folders put together, secrets as files for as long as it runs."""
+"""The inputs of a build, made ready: folders put together, secrets as files for as long as it runs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from serving_factory.recipes.inputs import Inputs
 
 
 def stage_inputs(inputs: Inputs, staged: Path) -> None:
-    """Put together the folders that are handed to the build as contexts.
-
-    Args:
-        inputs: the inputs.
-        staged: the folder below which each context gets one of its name; what was there goes.
+    """Put together the build contexts in folders of their names below `staged`; what was there goes.
 
     Raises:
         RecipeError: the folder of packages is still to be filled.
@@ -50,18 +46,16 @@ def _link(source: Path | str, target: Path | str) -> None:
 
 
 def secrets_of(inputs: Inputs) -> Mapping[str, str]:
-    """Read what the secrets of a build are made of: id → content."""
+    """Read the secrets of a build: id → content."""
     files = (inputs.certificates, inputs.downloader_config)
     return inputs.secrets({file: file.read_text(encoding="utf-8", errors="replace") for file in files if file})
 
 
 @contextmanager
 def secret_files(folder: Path, contents: Mapping[str, str]) -> Iterator[tuple[tuple[str, Path], ...]]:
-    """Give secrets as files that nobody else may read, and that are gone in the end.
+    """Give secrets (id → content; empty ones are left out) as files for this user alone, removed in the end.
 
-    Args:
-        folder: they lie in a folder of it, of a fixed name: what a killed factory left there is taken away by the next.
-        contents: id → content; an empty one is left out.
+    They lie in a folder of a fixed name below `folder`: what a killed factory left there is removed by the next.
     """
     place = folder / ".secrets"
     shutil.rmtree(place, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A preflight: Bazel is asked what of a variant's inputs is missing, before hours of building."""
+"""A preflight: Bazel says what of a variant's inputs is missing, before hours of building."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import base64
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,9 +27,7 @@ _STOPPED = re.compile(
     r"error loading package '(?:external)?': |^ERROR: (?:no such package '@|While resolving toolchains )"
 )
 _BAZEL_DECLARES = re.compile(r"^# /DEFAULT\.WORKSPACE\S*\n\w+\(\n  name = \"([^\"]+)\"", re.MULTILINE)
-ONLY_CACHED = "only this engine's cache of downloads has it"
-"""What is wrong with an archive that Bazel does not miss here, and would on another engine."""
-_LABELS = {"Label", "clean_dep", "str"}  # functions that give the label that they are given
+_LABELS = {"Label", "clean_dep", "str"}  # functions that return the label that they are given
 _BAZELS_OWN = re.compile(r"bazel_tools$|local_config_|platforms$")
 
 
@@ -38,12 +36,11 @@ class Declared:
     """An external repository, as WORKSPACE or a file that it loads declares it.
 
     Args:
-        name: the repository's name.
         rule: the rule, such as `http_archive`.
-        urls: where the rule looks, as far as it says so in plain words.
+        urls: where the rule looks, as far as these are literals.
         sha256: of its archive, 64 hex digits; None where nothing is said.
-        attributes: all that the rule says in plain words, by the attribute's name.
-        unread: what it says in other words, likewise.
+        attributes: the attributes that are literals, by name.
+        unread: the text of the others, likewise.
     """
 
     name: str
@@ -59,12 +56,12 @@ class Missing:
     """A repository that the build needs and cannot get.
 
     Args:
-        name: the repository's name.
-        rule: the rule that declares it; empty where that cannot be seen.
-        file: the name that Bazel looks for in a distdir; empty where it is no archive, or nothing tells.
+        rule: the rule that declares it; empty where that is unknown.
+        file: the name that Bazel looks for in a distdir; empty where it is no archive, or unknown.
         urls: where it would come from.
-        sha256: of the archive; None where nothing tells.
+        sha256: of the archive; None where unknown.
         problem: why it cannot be had.
+        cached: whether this engine's cache of downloads has it: only other engines miss it.
     """
 
     name: str
@@ -73,6 +70,7 @@ class Missing:
     urls: tuple[str, ...]
     sha256: str | None
     problem: str
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +78,6 @@ class Found:
     """A repository that is there.
 
     Args:
-        name: the repository's name.
         origin: `override`, `distdir`, `cache`, `download`, or `local` for what needs no archive.
         file: the archive's name in the distdir; empty where it is not from there.
     """
@@ -92,12 +89,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissingProgram:
-    """A program of the host that a rule of the build calls and the toolchain lacks.
+    """A program of the host that rules of the build call and the toolchain lacks.
 
     Args:
-        name: the program.
-        rules: names of the rules that call it.
-        package: of the toolchain's packages, the one that would bring it; empty where that is not known.
+        package: the distribution's package that has it; empty where that is not known.
     """
 
     name: str
@@ -111,11 +106,11 @@ class Report:
 
     Args:
         missing: what the build needs and cannot get.
-        programs: programs that its rules call and the toolchain lacks; seen only once nothing else is missing.
-        unasked: whether nothing is missing, and yet Bazel could not be asked what its rules call.
+        programs: what the toolchain lacks; known only once nothing else is missing.
+        unasked: whether nothing is missing, and yet Bazel did not say what its rules call.
         found: what it needs and has.
         unseen: what is declared, would have to be downloaded, and was not looked at: it may or may not be needed.
-        stopped: whether these kept Bazel from looking at what the targets need at all.
+        stopped: whether `missing` kept Bazel from looking at what the targets need at all.
         failed: whether Bazel's analysis failed.
         errors: what Bazel says is wrong, where nothing is missing.
     """
@@ -127,25 +122,24 @@ class Report:
     unseen: tuple[Declared, ...]
     stopped: bool
     failed: bool
-    errors: tuple[str, ...] = field(default=())
+    errors: tuple[str, ...] = ()
 
 
 def read_report(folder: Path) -> Report:
-    """Read what preflight.sh left (it says itself what that is)."""
-    log, query_log = _lines(folder / "bazel.log"), _lines(folder / "query.log")
+    """Read what preflight.sh left, whose comments say what that is."""
+    log = _lines(folder / "bazel.log")
     distdir = {name: sha256 for sha256, name in (line.split("  ", 1) for line in _lines(folder / "distdir"))}
-    query = "\n".join(_lines(folder / "query.build"))
     declared = declared_by_name(folder)
-    missing = _missing([*log, *query_log], declared, distdir)
+    missing = _missing([*log, *_lines(folder / "query.log")], declared, distdir)
     gone = {one.name for one in missing}
     external = [line.partition(" -> ")[0] for line in _lines(folder / "external")]
-    overrides = set(_lines(folder / "overrides"))
+    overrides, cache = set(_lines(folder / "overrides")), set(_lines(folder / "cache"))
     found = tuple(
-        _found(name, declared.get(name), distdir, overrides, _lines(folder / "cache"))
+        _found(name, declared.get(name), distdir, overrides, cache)
         for name in external
         if name not in gone and not _BAZELS_OWN.match(name)
     )
-    seen = {*gone, *overrides, *external, *_BAZEL_DECLARES.findall(query)}
+    seen = {*gone, *overrides, *external, *_BAZEL_DECLARES.findall("\n".join(_lines(folder / "query.build")))}
     failed = _lines(folder / "bazel.exit") != ["0"]
     return Report(
         missing=missing,
@@ -164,9 +158,19 @@ def read_report(folder: Path) -> Report:
 
 
 def declared_by_name(folder: Path) -> Mapping[str, Declared]:
-    """Give what the sources declare, by name: as Bazel told a preflight, or else as their files say in plain words."""
-    query = "\n".join(_lines(folder / "query.build"))
-    return _by_name(declared_repositories(query)) or _declared_in_sources(folder / "sources")
+    """Give what the sources declare, by name: as Bazel said in a preflight, or else as their files say in literals.
+
+    The files also say what nothing loads. Of two declarations of a name, the first with a checksum counts.
+    """
+    query = list(declared_repositories("\n".join(_lines(folder / "query.build"))))
+    files = () if query else sorted(path for path in (folder / "sources").rglob("*") if path.is_file())
+    declared = query or [one for path in files for one in declared_repositories("\n".join(_lines(path)))]
+    found: dict[str, Declared] = {}
+    for one in declared:
+        known = found.setdefault(one.name, one)
+        if one.sha256 and not known.sha256:
+            found[one.name] = one
+    return found
 
 
 def only_cached(report: Report, declared: Mapping[str, Declared]) -> tuple[Missing, ...]:
@@ -179,7 +183,8 @@ def only_cached(report: Report, declared: Mapping[str, Declared]) -> tuple[Missi
             file=next(iter(one.urls), "").rpartition("/")[2],
             urls=one.urls,
             sha256=one.sha256,
-            problem=ONLY_CACHED,
+            problem="only this engine's cache of downloads has it",
+            cached=True,
         )
         for one in cached
     )
@@ -188,7 +193,7 @@ def only_cached(report: Report, declared: Mapping[str, Declared]) -> tuple[Missi
 def declared_repositories(text: str) -> Iterator[Declared]:
     """Find the repositories that a text declares: what `bazel query --output=build` prints, WORKSPACE, or a .bzl file.
 
-    Starlark's syntax is Python's, so Python reads it; what is not said in plain words is passed over.
+    Starlark's syntax is Python's, so Python reads it; names that are not literals are passed over.
     """
     for block in parse_starlark(text):
         for node in ast.walk(block):
@@ -216,14 +221,8 @@ def _declared(call: ast.Call) -> Declared | None:
     )
 
 
-def _declared_in_sources(folder: Path) -> dict[str, Declared]:
-    """What the source tree's files say where Bazel cannot read WORKSPACE: also what nothing loads."""
-    texts = ("\n".join(_lines(path)) for path in sorted(folder.rglob("*")) if path.is_file())
-    return _by_name(one for text in texts for one in declared_repositories(text))
-
-
 def _literal(node: ast.expr) -> object:
-    """What an expression says in plain words, or as a label; None for all else."""
+    """The value of a literal or a label; None for all else."""
     if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords:
         return _literal(node.args[0]) if ast.unparse(node.func) in _LABELS else None
     try:
@@ -249,16 +248,6 @@ def _sha256(values: Mapping[str, object]) -> str | None:
     return None
 
 
-def _by_name(declared: Iterable[Declared]) -> dict[str, Declared]:
-    """Each name's first declaration that tells of an archive, else its first."""
-    found: dict[str, Declared] = {}
-    for one in declared:
-        known = found.get(one.name)
-        if known is None or (one.sha256 and not known.sha256):
-            found[one.name] = one
-    return found
-
-
 def _missing(lines: Sequence[str], declared: Mapping[str, Declared], distdir: Mapping[str, str]) -> tuple[Missing, ...]:
     """Gather all that is said of each missing repository; what Bazel says first is what is wrong with it."""
     reasons: dict[str, list[str]] = {}
@@ -271,8 +260,8 @@ def _missing(lines: Sequence[str], declared: Mapping[str, Declared], distdir: Ma
 def _one_missing(name: str, reasons: Sequence[str], declared: Declared | None, distdir: Mapping[str, str]) -> Missing:
     downloads = [match for reason in reasons if (match := _DOWNLOAD.search(reason))]
     absent = [match for reason in reasons if (match := _NOT_IN_DISTDIR.search(reason))]
-    told = tuple(downloads[0]["urls"].split(", ")) if downloads else ()
-    urls = (declared.urls if declared else ()) or told
+    tried = tuple(downloads[0]["urls"].split(", ")) if downloads else ()
+    urls = (declared.urls if declared else ()) or tried
     file = next((match["file"] for match in (*absent, *downloads)), urls[0].rpartition("/")[2] if urls else "")
     sha256 = declared.sha256 if declared else None
     problem = downloads[0]["reason"] if downloads else reasons[0]
@@ -296,7 +285,7 @@ def _found(
     declared: Declared | None,
     distdir: Mapping[str, str],
     overrides: set[str],
-    cache: Sequence[str],
+    cache: set[str],
 ) -> Found:
     if name in overrides:
         return Found(name=name, origin="override")
@@ -313,19 +302,15 @@ def _lines(path: Path) -> list[str]:
 
 
 def preflight_folder(job: Job) -> Path:
-    """Where what a preflight found lies: the report, Bazel's log, and what both were made of."""
+    """Where the results of a preflight lie: the report, Bazel's log, and what both were made of."""
     return job.folder / "preflight"
 
 
 def run_preflight(job: Job, progress: Callable[[str], None]) -> Report:
     """Build the toolchain, get the sources, and let Bazel analyse them; the report stays in the variant's folder.
 
-    Args:
-        job: the variant.
-        progress: told what is being done.
-
     Raises:
-        FactoryError: it did not come so far as to ask Bazel; of the same kind as if it were being built.
+        FactoryError: Bazel could not be started; of the same kind as if the variant were being built.
     """
     folder, log = preflight_folder(job), job.folder / "logs" / "preflight.log"
 

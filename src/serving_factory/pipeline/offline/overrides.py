@@ -1,4 +1,4 @@
-"""Reads the files that rules name by label: of the source tree, of overrides, of archives in the distdir."""
+"""Folders that take the place of external repositories, made as the repository's rule would have made it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from serving_factory.catalogue.starlark import parse_starlark
 from serving_factory.docker import process
 from serving_factory.docker.git import ArchiveFormat, missing_files, write_archive
 from serving_factory.errors import OverrideError
+from serving_factory.pipeline.offline.mirrors import shortened
 from serving_factory.pipeline.offline.unpacking import inside, readable, unpack
 from serving_factory.pipeline.preflight import Declared
 from serving_factory.pipeline.records import file_digest
 from serving_factory.recipes.recipe import Recipe
 
 _LABEL = re.compile(r"(?:@+(?P<repository>[^/]*))?//(?P<package>[^:]*)(?::(?P<name>.+))?")
-# What only says where an archive comes from, or nothing that changes a file.
+# Attributes that only say where an archive comes from, or nothing that changes a file.
 _WORDS = """
 branch commit generator_function generator_location generator_name git_commit init_submodules name netrc remote
 repository sha256 shallow_since strip_prefix system_build_file system_link_files tag type url urls verbose visibility
@@ -34,8 +35,10 @@ _NAMELESS = ("", "org_tensorflow")
 _PREFIX = ("%prefix%", "external")  # what TensorFlow's rule writes into its BUILD files
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+~-]*")
 _READ_BY_BAZEL = re.compile(r"(?:^|/)(?:BUILD|BUILD\.bazel|WORKSPACE|[^/]+\.bzl)$")
-_SHOWN = 5
 _SOURCE = re.compile(r"[\w./+-]+\.(?:c|cc|cpp|cxx|h|hh|hpp|inc|in|S|s|asm|proto|tab|def)")
+
+
+_Reader = Callable[[PurePosixPath], bytes | None]  # a file's content; None where there is no such file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,6 @@ class Override:
     """What was made.
 
     Args:
-        folder: the folder.
         followed: what was done, as the rule's attributes say: attribute and effect.
         not_followed: attributes that were not: attribute and reason.
         absent: files that the BUILD file names and the sources lack.
@@ -59,20 +61,12 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Reads files of repositories, as rules name them.
+    """Reads files as rules name them; `tree` maps a repository (empty: the main one) to a reader of its files."""
 
-    Args:
-        tree: repository's name, empty for the main one -> gives a file of it by its path, or None.
-    """
-
-    tree: Callable[[str], Callable[[PurePosixPath], bytes | None] | None]
+    tree: Callable[[str], _Reader | None]
 
     def read(self, label: str) -> bytes:
-        """Read the file that a label names.
-
-        Raises:
-            OverrideError: its repository is not there, or has no such file.
-        """
+        """Read the file that a label names; OverrideError if its repository is not there, or has no such file."""
         match = _LABEL.fullmatch(label)
         repository, package, name = match.group("repository", "package", "name") if match else ("", "", label)
         path = PurePosixPath(package, name or package.rpartition("/")[2])
@@ -89,14 +83,7 @@ class Labels:
 
 
 def override_from_git(declared: Declared, mirror: Path, commit: str, place: Path, labels: Labels) -> Override:
-    """Make the folder out of a git repository; files that this lacks are left out.
-
-    Args:
-        declared: how the repository is declared.
-        mirror: the git repository.
-        commit: the full id.
-        place: where the folder goes.
-        labels: reads the files that the rule names.
+    """Make the folder out of a commit of a git repository; files that this lacks are left out.
 
     Raises:
         GitError: git refuses.
@@ -130,26 +117,20 @@ def make_override(
     top: Top = Top.DECLARED,
     left_out: Sequence[str] = (),
 ) -> Override:
-    """Make the folder. It is there whole, or not at all; one that is there already is somebody's, and stays.
+    """Make the folder `place`, whole or not at all; one that is there already is not replaced.
 
-    Args:
-        declared: how the repository is declared.
-        bring: makes a folder with the sources, at the place that it is given.
-        place: where the folder goes.
-        labels: reads the files that the rule names.
-        top: whether the sources lie in a folder of their own.
-        left_out: files that are known not to be among the sources.
+    `bring` makes a folder with the sources at the place that it is given, without the files `left_out`.
 
     Raises:
         OverrideError: there is a folder; a file that the rule names cannot be read; a patch does not fit; or what is
             left out is read by a build.
     """
     if not _NAME.fullmatch(place.name):
-        raise OverrideError(f"{place.name!r} is no name of an external repository")
+        raise OverrideError(f"{place.name!r} is not the name of an external repository")
     if place.exists() or place.is_symlink():
         raise OverrideError(
             f"{place} is there already, and is not replaced",
-            remedy="what was changed in it by hand would be lost: remove it first if that is what you want",
+            remedy="remove it first; what was changed in it by hand is then lost",
         )
     place.parent.mkdir(parents=True, exist_ok=True)
     # Beside its place, so that one rename is enough; a name with a dot is no override.
@@ -185,10 +166,9 @@ def _check_left_out(left_out: Sequence[str], absent: Sequence[str]) -> None:
     required = set(absent)
     read = [name for name in left_out if name in required or _READ_BY_BAZEL.search(name)]
     if read:
-        shown = [*read[:_SHOWN], *([f"and {len(read) - _SHOWN} more"] if len(read) > _SHOWN else [])]
         raise OverrideError(
             f"the git repository lacks {len(read)} of the files that a build reads",
-            why="\n".join(shown),
+            why=shortened(read),
             remedy="take a mirror that has them: this may be one without large files, or a part of one",
         )
 
@@ -225,12 +205,12 @@ class _Steps:
             return found
         there = list(sources.iterdir())
         if (prefix or top is Top.ANY) and len(there) == 1 and there[0].is_dir():
-            told = f"{there[0].name}, where the rule says {prefix or 'nothing'}"
+            difference = f"{there[0].name}, where the rule says {prefix or 'nothing'}"
             if prefix and _version(there[0].name) != _version(prefix):
-                told += ": what is compiled with it may refuse another version"
-                self._passed_over.append(("strip_prefix", told))
+                difference += ": what is compiled with it may refuse another version"
+                self._passed_over.append(("strip_prefix", difference))
             else:
-                self.followed.append(("strip_prefix", told))
+                self.followed.append(("strip_prefix", difference))
             return there[0]
         return sources
 
@@ -292,7 +272,7 @@ class _Steps:
                 yield name, f"{what}: {value}"
         for name, text in self.declared.unread.items():
             if name not in _NOT_ABOUT_FILES:
-                yield name, f"not in plain words: {text}"
+                yield name, f"not a literal: {text}"
 
 
 def _write(place: Path, content: bytes) -> None:
@@ -307,19 +287,12 @@ def _apply(patch: bytes, root: Path, strip: str, label: str) -> None:
     with tempfile.NamedTemporaryFile(suffix=".patch") as file:
         file.write(patch)
         file.flush()
-        argv = [
-            "patch",
-            strip,
-            "--batch",
-            "--forward",
-            "--no-backup-if-mismatch",
-            f"--directory={root}",
-            f"--input={file.name}",
-        ]
+        argv = ["patch", strip, "--batch", "--forward", "--no-backup-if-mismatch"]
+        argv += [f"--directory={root}", f"--input={file.name}"]
         try:
             code = process.run(argv, on_line=lines.append)
         except FileNotFoundError:
-            raise OverrideError("the patch command is not there", remedy="install the package patch") from None
+            raise OverrideError("there is no `patch` command", remedy="install the package patch") from None
     if code != 0:
         raise OverrideError(
             f"{label} does not fit these sources",
@@ -348,16 +321,8 @@ def _constants(node: ast.AST) -> Iterator[str]:
             yield inner.value.removeprefix(":")
 
 
-_Reader = Callable[[PurePosixPath], bytes | None]
-
-
 def labels_of(recipe: Recipe, declared: Mapping[str, Declared]) -> Labels:
-    """Read labels as the sources of a variant mean them.
-
-    Args:
-        recipe: of the variant.
-        declared: what its sources declare, by name.
-    """
+    """Read labels as the sources of a variant mean them, which declare these repositories."""
     overrides = dict(recipe.inputs.overrides)
 
     def tree(repository: str) -> _Reader | None:

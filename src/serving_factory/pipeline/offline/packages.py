@@ -29,13 +29,9 @@ _PACKED: Mapping[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downloaded:
-    """What came.
+    """A folder with packages and their index: how many are there now, how many of them are new, and their size.
 
     Args:
-        folder: with the packages and their index.
-        packages: how many are there now.
-        new: how many of them were not there before.
-        bytes: of all.
         wheel: the wheel's place in the distdir; None where none is required.
     """
 
@@ -50,11 +46,6 @@ def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]
     """Download what a variant's toolchain installs, by way of the base image's own lists of sources.
 
     What the folder holds already stays. The files are put in their places first, the index that names them last.
-
-    Args:
-        job: the variant.
-        folder: where the packages go.
-        progress: is told what is being done.
 
     Raises:
         FetchError: a mirror or the package index does not answer.

@@ -15,7 +15,7 @@ from pathlib import Path
 from serving_factory.errors import OverrideError
 
 _DAMAGED = (
-    *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError),
+    *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError),
     RuntimeError,  # of zipfile: a password, or an unknown way of packing
     ValueError,  # a name that is none, as one with a NUL
 )
@@ -46,14 +46,10 @@ def unpack(archive: Path, folder: Path) -> None:
 
 @contextmanager
 def readable(archive: Path) -> Iterator[None]:
-    """Turn whatever an archive's reader raises into one error.
-
-    Raises:
-        OverrideError: it cannot be read.
-    """
+    """Turn whatever an archive's reader raises into an OverrideError."""
     try:
         yield
-    except (*_DAMAGED, OSError) as error:
+    except _DAMAGED as error:
         raise OverrideError(
             f"{archive} cannot be unpacked",
             why=str(error) or type(error).__name__,
@@ -62,10 +58,7 @@ def readable(archive: Path) -> Iterator[None]:
 
 
 def _untar(tar: tarfile.TarFile, one: tarfile.TarInfo, folder: Path) -> None:
-    """Extract a member with a plain mode and as one's own.
-
-    Python's own filters for that came with 3.11.4; Debian 12 has 3.11.2.
-    """
+    """Extract a member with a plain mode and as one's own. (Python's own filters for that came with 3.11.4.)."""
     inside(folder, one.name, _MEMBER)
     if one.issym():
         inside(folder, Path(one.name).parent / one.linkname, _LINK)
@@ -77,7 +70,7 @@ def _untar(tar: tarfile.TarFile, one: tarfile.TarInfo, folder: Path) -> None:
         raise OverrideError(f"{_MEMBER} is neither file, folder nor link: {one.name}")
     one.mode = one.mode & 0o755 | (0o700 if one.isdir() else 0o600)
     one.uid, one.gid, one.uname, one.gname = os.getuid(), os.getgid(), "", ""
-    tar.extraction_filter = lambda member, _: member  # what is asked for where there are filters
+    tar.extraction_filter = lambda member, _: member  # no other where there are filters
     tar.extract(one, folder)
 
 
@@ -96,11 +89,7 @@ def _unzip(zipped: zipfile.ZipFile, one: zipfile.ZipInfo, folder: Path) -> None:
 
 
 def inside(root: Path, name: Path | str, what: str) -> Path:
-    """Give the place in a folder that a path means.
-
-    Raises:
-        OverrideError: it leads out of the folder.
-    """
+    """Give the place in a folder that a path means; OverrideError if that leads out of the folder."""
     place = root / name
     if not place.resolve().is_relative_to(root.resolve()):
         raise OverrideError(f"{what} leads out of the repository: {name}")
