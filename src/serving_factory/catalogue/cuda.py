@@ -9,7 +9,7 @@ from functools import cache
 
 from packaging.version import Version
 
-from serving_factory.catalogue.data import read_yaml
+from serving_factory.catalogue.data import read_entry, read_yaml
 
 _DOTTED = re.compile(r"(\d+)\.(\d)")
 _GCC = re.compile(r"gcc[ -](\d+)")
@@ -18,19 +18,12 @@ _JOINED = re.compile(r"(sm|compute)_(\d+)(\d)")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Capability:
-    """A compute capability that a binary is built for.
+    """A compute capability that a binary is built for."""
 
-    Args:
-        major: 7 of 7.5.
-        minor: 5 of 7.5.
-        machine_code: whether the binary has machine code for it.
-        ptx: whether the binary has PTX for it, which the driver of a later card translates.
-    """
-
-    major: int
-    minor: int
-    machine_code: bool = True
-    ptx: bool = True
+    major: int  # 7 of 7.5
+    minor: int  # 5 of 7.5
+    machine_code: bool = True  # whether the binary has machine code for it
+    ptx: bool = True  # whether the binary has PTX for it, which the driver of a later card translates
 
     @classmethod
     def parse(cls, text: str) -> Capability:
@@ -53,21 +46,13 @@ class Capability:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cuda:
-    """A CUDA toolkit.
+    """A CUDA toolkit."""
 
-    Args:
-        version: `12.2`.
-        driver: the oldest Linux driver that the toolkit comes with.
-        compatible_driver: the oldest for minor-version compatibility; None before CUDA 11.
-        architectures: compute capabilities that nvcc compiles machine code for, lowest first.
-        newest_gcc: the newest major version of gcc that nvcc takes as host compiler.
-    """
-
-    version: str
-    driver: str
-    compatible_driver: str | None
-    architectures: tuple[str, ...]
-    newest_gcc: int
+    version: str  # `12.2`
+    driver: str  # the oldest Linux driver that the toolkit comes with
+    compatible_driver: str | None  # the oldest for minor-version compatibility; None before CUDA 11
+    architectures: tuple[str, ...]  # compute capabilities that nvcc compiles machine code for, lowest first
+    newest_gcc: int  # the newest major version of gcc that nvcc takes as host compiler
 
     @property
     def minimum_driver(self) -> str:
@@ -77,41 +62,25 @@ class Cuda:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """A card, or a family of them, by the name that people use.
+    """A card, or a family of them, by the name that people use."""
 
-    Args:
-        name: `h100`.
-        capabilities: what a binary needs for it.
-        since: the first CUDA that compiles machine code for all of them.
-    """
-
-    name: str
-    capabilities: tuple[str, ...]
-    since: str
+    name: str  # `h100`
+    capabilities: tuple[str, ...]  # what a binary needs for it
+    since: str  # the first CUDA that compiles machine code for all of them
 
 
 @cache
 def cudas() -> Mapping[str, Cuda]:
     """Read all toolkits, by version, oldest first."""
-    return {
-        version: Cuda(
-            version=version,
-            driver=entry["driver"],
-            compatible_driver=entry["compatible_driver"],
-            architectures=tuple(entry["architectures"]),
-            newest_gcc=entry["newest_gcc"],
-        )
-        for version, entry in read_yaml("cuda.yaml").items()
-    }
+    entries = read_yaml("cuda.yaml").items()
+    return {name: read_entry(Cuda, f"cuda.yaml: {name}", entry, version=name) for name, entry in entries}
 
 
 @cache
 def cards() -> Mapping[str, Card]:
     """Read all cards, by name."""
-    return {
-        name: Card(name=name, capabilities=tuple(entry["capabilities"]), since=entry["since"])
-        for name, entry in read_yaml("cards.yaml").items()
-    }
+    entries = read_yaml("cards.yaml").items()
+    return {name: read_entry(Card, f"cards.yaml: {name}", entry, name=name) for name, entry in entries}
 
 
 def why_not(capabilities: Iterable[str], cuda: Cuda) -> str:

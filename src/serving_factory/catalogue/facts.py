@@ -42,58 +42,34 @@ class NcclFrom(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuFacts:
-    """What a gpu flavour has beyond any flavour.
+    """What a gpu flavour has beyond any flavour."""
 
-    Args:
-        cuda: CUDA's version, `12.2`.
-        toolkit: the same in full, as the base image's tag has it, `12.2.0`.
-        cudnn: cuDNN's version; `6.x` where the base image decides.
-        nccl: NCCL's version in apt; None where apt gives none.
-        nccl_from: which NCCL the server is linked to.
-        tensorrt: TensorRT's version; None where it is not compiled in.
-        tensorrt_packages: the version of the TensorRT packages in upstream's images, compiled in or not.
-        capabilities: compute capabilities, as TensorFlow spells them; empty where upstream names none.
-        capabilities_from: how Bazel gets to know them.
-        config: the Bazel config that turns CUDA on.
-    """
-
-    cuda: str
-    toolkit: str
-    cudnn: str
-    nccl: str | None
-    nccl_from: NcclFrom
-    tensorrt: str | None
-    tensorrt_packages: str | None
-    capabilities: tuple[str, ...]
-    capabilities_from: CapabilitiesFrom
-    config: str
+    cuda: str  # CUDA's version, `12.2`
+    toolkit: str  # the same in full, as the base image's tag has it, `12.2.0`
+    cudnn: str  # cuDNN's version; `6.x` where the base image decides
+    nccl: str | None  # NCCL's version in apt; None where apt gives none
+    nccl_from: NcclFrom  # which NCCL the server is linked to
+    tensorrt: str | None  # TensorRT's version; None where it is not compiled in
+    tensorrt_packages: str | None  # the version of the TensorRT packages in upstream's images, compiled in or not
+    capabilities: tuple[str, ...]  # compute capabilities, as TensorFlow spells them; empty where upstream names none
+    capabilities_from: CapabilitiesFrom  # how Bazel gets to know them
+    config: str  # the Bazel config that turns CUDA on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlavourFacts:
-    """How upstream builds one flavour of a release.
+    """How upstream builds one flavour of a release."""
 
-    Args:
-        base: the image that upstream's devel image starts from.
-        runtime_base: the image that upstream's runtime image starts from; None where there is no such image.
-        compiler: the C++ compiler with its version, such as `gcc 9.4`, `gcc-10` or `hermetic clang`.
-        python: of upstream's devel image, such as `3.9`.
-        default_options: upstream's default build options, which a user may replace.
-        command_flags: what upstream's command line names beside them.
-        kept_flags: what must be kept when the default options are replaced.
-        packages: apt packages of upstream's devel image, sorted; those of Python, of the compiler and of CUDA apart.
-        gpu: what a gpu flavour has beyond; None for other flavours.
-    """
-
-    base: str
-    runtime_base: str | None
-    compiler: str
-    python: str
-    default_options: tuple[str, ...]
-    command_flags: tuple[str, ...]
-    kept_flags: tuple[str, ...]
+    base: str  # the image that upstream's devel image starts from
+    runtime_base: str | None  # the image that upstream's runtime image starts from; None where there is no such image
+    compiler: str  # the C++ compiler with its version, such as `gcc 9.4`, `gcc-10` or `hermetic clang`
+    python: str  # of upstream's devel image, such as `3.9`
+    default_options: tuple[str, ...]  # upstream's default build options, which a user may replace
+    command_flags: tuple[str, ...]  # what upstream's command line names beside them
+    kept_flags: tuple[str, ...]  # what must be kept when the default options are replaced
+    # apt packages of upstream's devel image, sorted; those of Python, of the compiler and of CUDA apart
     packages: tuple[str, ...]
-    gpu: GpuFacts | None = None
+    gpu: GpuFacts | None = None  # what a gpu flavour has beyond; None for other flavours
 
     @property
     def os(self) -> str:
@@ -127,27 +103,15 @@ class FlavourFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFacts:
-    """What a release's server can do, and what to try it with.
+    """What a release's server can do, and what to try it with."""
 
-    Args:
-        flags: command-line flags, sorted.
-        model_status: whether REST answers `GET /v1/models/NAME`.
-        integers_for_floats: whether REST takes 1 where 1.0 is meant; None without REST.
-        stamped: whether `--version` has a `+dev.sha.` part.
-        grpc_ready: what the log says when the gRPC port is open.
-        rest_ready: what the log says when the REST port is open; None without REST.
-        models: flavour (and `gpu_trt`, for TensorRT) -> the model of upstream's testdata folder to try it with.
-        testdata: every half_plus_two and half_plus_three of that folder, sorted.
-    """
-
-    flags: tuple[str, ...]
-    model_status: bool
-    integers_for_floats: bool | None
-    stamped: bool
-    grpc_ready: str
-    rest_ready: str | None
+    flags: tuple[str, ...]  # command-line flags, sorted
+    model_status: bool  # whether REST answers `GET /v1/models/NAME`
+    integers_for_floats: bool | None  # whether REST takes 1 where 1.0 is meant; None without REST
+    stamped: bool  # whether `--version` has a `+dev.sha.` part
+    # flavour (and `gpu_trt`, for TensorRT) -> the model of upstream's testdata folder to try it with
     models: Mapping[str, str]
-    testdata: tuple[str, ...]
+    testdata: tuple[str, ...]  # every half_plus_two and half_plus_three of that folder, sorted
 
     @property
     def rest(self) -> bool:
@@ -172,42 +136,29 @@ class ServerFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """One upstream release.
+    """One upstream release."""
 
-    Args:
-        tag: the full tag, `2.19.1`.
-        date: of the release, ISO 8601.
-        commit: of tensorflow/serving, 40 hex digits.
-        tensorflow_commit: of tensorflow/tensorflow, 40 hex digits.
-        tensorflow_sha256: of that commit's archive, 64 hex digits; None where TensorFlow is a git submodule.
-        reported: the version that the server's `--version` begins with; empty where the server has no `--version`.
-        bazel: the Bazel version of upstream's Dockerfiles.
-        bazel_minimum: the oldest Bazel that upstream's WORKSPACE accepts.
-        bazel_sha256: of that Bazel's Linux x86_64 binary; None where it is unknown.
-        python: of upstream's devel images.
-        bazel_python: the Python that Bazel's rules bring (`tensorflow`: what TensorFlow says); None where they take the
-            image's.
-        bazelrc: path of the bazelrc file.
-        configs: its configs: name -> flags; a flag of another command than `build` begins with `COMMAND: `.
-        flavours: the flavours that exist upstream.
-        server: what its server can do.
-    """
-
-    tag: str
-    date: str
-    commit: str
-    tensorflow_commit: str
-    tensorflow_sha256: str | None
-    reported: str
-    bazel: str
-    bazel_minimum: str
-    bazel_sha256: str | None
-    python: str
+    tag: str  # the full tag, `2.19.1`
+    date: str  # of the release, ISO 8601
+    commit: str  # of tensorflow/serving, 40 hex digits
+    tensorflow_commit: str  # of tensorflow/tensorflow, 40 hex digits
+    tensorflow_sha256: str | None = (
+        None  # of that commit's archive, 64 hex digits; None where TensorFlow is a git submodule
+    )
+    reported: str = (
+        ""  # the version that the server's `--version` begins with; empty where the server has no `--version`
+    )
+    bazel: str  # the Bazel version of upstream's Dockerfiles
+    bazel_minimum: str  # the oldest Bazel that upstream's WORKSPACE accepts
+    bazel_sha256: str | None  # of that Bazel's Linux x86_64 binary; None where it is unknown
+    python: str  # of upstream's devel images
+    # the Python that Bazel's rules bring (`tensorflow`: what TensorFlow says); None where they take the image's
     bazel_python: str | None
-    bazelrc: str
+    bazelrc: str  # path of the bazelrc file
+    # its configs: name -> flags; a flag of another command than `build` begins with `COMMAND: `
     configs: Mapping[str, tuple[str, ...]]
-    flavours: Mapping[Flavour, FlavourFacts]
-    server: ServerFacts
+    flavours: Mapping[Flavour, FlavourFacts]  # the flavours that exist upstream
+    server: ServerFacts  # what its server can do
 
     @property
     def version(self) -> Version:

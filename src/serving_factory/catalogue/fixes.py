@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from serving_factory.catalogue.data import read_yaml
+from serving_factory.catalogue.data import read_entry, read_yaml
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fix:
-    """One change, as a script.
+    """One change, as a script."""
 
-    Args:
-        script: its file in dockerfiles/patches.
-        releases: which releases need it.
-        glibc: the oldest glibc that makes it needed.
-        repository: the external repository that it changes.
-        why: a sentence without its full stop.
-        reference: where the same was done or reported.
-    """
-
-    script: str
-    releases: SpecifierSet
-    glibc: Version
-    repository: str
-    why: str
-    reference: str
+    script: str  # its file in dockerfiles/patches
+    releases: SpecifierSet  # which releases need it
+    glibc: Version  # the oldest glibc that makes it needed
+    repository: str  # the external repository that it changes
+    why: str  # a sentence without its full stop
 
 
 def fixes_for(release: Version, glibc: Version) -> tuple[Fix, ...]:
@@ -44,16 +34,10 @@ def fixes_for(release: Version, glibc: Version) -> tuple[Fix, ...]:
 
 @cache
 def _fixes() -> tuple[Fix, ...]:
+    entries = read_yaml("fixes.yaml").items()
     return tuple(
-        Fix(
-            script=script,
-            releases=SpecifierSet(entry["releases"]),
-            glibc=Version(entry["glibc"]),
-            repository=entry["repository"],
-            why=entry["why"],
-            reference=entry["reference"],
-        )
-        for script, entry in read_yaml("fixes.yaml").items()
+        read_entry(Fix, f"fixes.yaml: {script}", entry, notes=("reference",), script=script)
+        for script, entry in entries
     )
 
 
@@ -69,27 +53,17 @@ class Fails(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadPair:
-    """Something that is known to go wrong.
+    """Something that is known to go wrong."""
 
-    Args:
-        releases: which releases.
-        flavours: which flavours.
-        levels: which levels.
-        compilers: compiler's name -> its versions; empty where the compiler does not matter.
-        fails: what goes wrong.
-        certain: whether the release itself was reported; else its branch was, before the release.
-        reason: why, as the end of a sentence.
-        references: URLs of reports.
-    """
-
-    releases: SpecifierSet
-    flavours: frozenset[Flavour]
-    levels: frozenset[Level]
-    compilers: Mapping[str, SpecifierSet]
-    fails: Fails
-    certain: bool
-    reason: str
-    references: tuple[str, ...]
+    releases: SpecifierSet  # which releases
+    flavours: frozenset[Flavour] = frozenset(Flavour)
+    levels: frozenset[Level] = frozenset(Level)
+    # compiler's name -> its versions; empty where the compiler does not matter
+    compilers: Mapping[str, SpecifierSet] = field(default_factory=dict)
+    fails: Fails  # what goes wrong
+    certain: bool  # whether the release itself was reported; else its branch was, before the release
+    reason: str  # why, as the end of a sentence
+    references: tuple[str, ...]  # URLs of reports
 
     def holds(self, release: str, flavour: Flavour, level: Level, compiler: str) -> bool:
         """Whether this is about such a build; a compiler of no known version is taken to be fine."""
@@ -104,19 +78,7 @@ class BadPair:
 @cache
 def bad_pairs() -> tuple[BadPair, ...]:
     """Read all known bad pairs, in the file's order."""
-    return tuple(
-        BadPair(
-            releases=SpecifierSet(entry["releases"]),
-            flavours=frozenset(map(Flavour, entry.get("flavours", Flavour))),
-            levels=frozenset(map(Level, entry.get("levels", Level))),
-            compilers={name: SpecifierSet(versions) for name, versions in entry.get("compilers", {}).items()},
-            fails=Fails(entry["fails"]),
-            certain=entry["certain"],
-            reason=entry["reason"],
-            references=tuple(entry["references"]),
-        )
-        for entry in read_yaml("bad_pairs.yaml")
-    )
+    return tuple(read_entry(BadPair, "bad_pairs.yaml", entry) for entry in read_yaml("bad_pairs.yaml"))
 
 
 def known_bad(release: str, flavour: Flavour, level: Level, compiler: str) -> tuple[BadPair, ...]:

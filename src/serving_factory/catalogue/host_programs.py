@@ -34,18 +34,13 @@ _NAMES = 4  # names behind names: one may lead to itself
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostCall:
-    """One place where a program of the host is called.
+    """One place where a program of the host is called."""
 
-    Args:
-        program: its name; of what only Bazel knows, the expression between `<` and `>`; of a script among the sources,
-            its path, which has a `/` in it.
-        file: path within the tree.
-        line: counted from 1.
-    """
-
+    # its name; of what only Bazel knows, the expression between `<` and `>`; of a script among the sources, its path,
+    # which has a `/` in it
     program: str
-    file: str
-    line: int
+    file: str  # path within the tree
+    line: int  # counted from 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
-from serving_factory.catalogue.data import read_yaml
+from serving_factory.catalogue.data import read_entry, read_yaml
 
 
 class Level(StrEnum):
@@ -23,27 +23,19 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelFacts:
-    """One level.
+    """One level."""
 
-    Args:
-        short: the form in ids and tags, such as `v3`.
-        features: every instruction-set feature that code of this level may use, by the psABI's names in lower case.
-        adds: those of them that the level below lacks.
-        cpuinfo: what /proc/cpuinfo must list for the code to run.
-        copts: compiler flags that ask for exactly this level, understood by gcc from 5.4 and clang from 6.
-        psabi: the psABI's own names of all it has, with those of the levels below; `avx` is none of its levels.
-        march: the one flag that asks for the same of a later compiler; None where there is none.
-        march_since: compiler -> the first major version that knows that flag; empty where all do.
-    """
-
-    short: str
+    short: str  # the form in ids and tags, such as `v3`
+    # every instruction-set feature that code of this level may use, by the psABI's names in lower case
     features: frozenset[str]
-    adds: frozenset[str]
-    cpuinfo: tuple[str, ...]
+    adds: frozenset[str]  # those of them that the level below lacks
+    cpuinfo: tuple[str, ...]  # what /proc/cpuinfo must list for the code to run
+    # compiler flags that ask for exactly this level, understood by gcc from 5.4 and clang from 6
     copts: tuple[str, ...]
+    # the psABI's own names of all it has, with those of the levels below; `avx` is none of its levels
     psabi: tuple[str, ...]
-    march: str | None
-    march_since: Mapping[str, int]
+    march: str | None  # the one flag that asks for the same of a later compiler; None where there is none
+    march_since: Mapping[str, int]  # compiler -> the first major version that knows that flag; empty where all do
 
 
 LEVELS: tuple[Level, ...] = (Level.V1, Level.V2, Level.AVX, Level.V3, Level.V4)
@@ -114,23 +106,15 @@ def allowed_features() -> Mapping[str, frozenset[str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlagSet:
-    """A named set of compiler flags.
+    """A named set of compiler flags."""
 
-    Args:
-        name: how a target names it.
-        copts: the flags, in order, instead of the level's.
-        level: the lowest level whose CPUs run what they give.
-    """
-
-    name: str
-    copts: tuple[str, ...]
-    level: Level
+    name: str  # how a target names it
+    copts: tuple[str, ...]  # the flags, in order, instead of the level's
+    level: Level  # the lowest level whose CPUs run what they give
 
 
 @cache
 def flag_sets() -> Mapping[str, FlagSet]:
     """Read all sets, by name."""
-    return {
-        name: FlagSet(name=name, copts=tuple(entry["copts"]), level=Level(entry["level"]))
-        for name, entry in read_yaml("flag_sets.yaml").items()
-    }
+    entries = read_yaml("flag_sets.yaml").items()
+    return {name: read_entry(FlagSet, f"flag_sets.yaml: {name}", entry, name=name) for name, entry in entries}

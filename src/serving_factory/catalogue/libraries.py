@@ -17,43 +17,26 @@ from serving_factory.errors import CatalogueError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorrtPackages:
-    """TensorRT, which a build may leave out.
+    """TensorRT, which a build may leave out."""
 
-    Args:
-        repository: an apt package that holds the others; None where they are in NVIDIA's repositories.
-        packages: `NAME=VERSION`, to compile with.
-        server: the names of those whose libraries the server opens.
-        environment: for tensorrt_configure.
-    """
-
-    repository: str | None
-    packages: tuple[str, ...]
-    server: tuple[str, ...]
-    environment: Mapping[str, str]
+    repository: str | None  # an apt package that holds the others; None where they are in NVIDIA's repositories
+    packages: tuple[str, ...]  # `NAME=VERSION`, to compile with
+    server: tuple[str, ...]  # the names of those whose libraries the server opens
+    environment: Mapping[str, str]  # for tensorrt_configure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CudaPackages:
-    """What a gpu build installs and tells cuda_configure.
+    """What a gpu build installs and tells cuda_configure."""
 
-    Args:
-        packages: `NAME` or `NAME=VERSION`, to compile with; empty where Bazel brings CUDA.
-        server: the names of those whose libraries the server is linked to or opens while it runs.
-        machine_learning: the machine-learning repository to use; None for that of the distribution.
-        cudnn_major: the number in libcudnn's soname; empty where nothing is installed.
-        tensorrt: TensorRT; None where it is not compiled in.
-        environment: for cuda_configure.
-        nccl: the folder that gets links to NCCL's header and libraries; None where none looks for one.
-        hermetic: external repositories in which Bazel leaves the libraries; empty where they are installed.
-    """
-
-    packages: tuple[str, ...]
-    server: tuple[str, ...]
-    machine_learning: str | None
-    cudnn_major: str
-    tensorrt: TensorrtPackages | None
-    environment: Mapping[str, str]
-    nccl: str | None
+    packages: tuple[str, ...]  # `NAME` or `NAME=VERSION`, to compile with; empty where Bazel brings CUDA
+    server: tuple[str, ...]  # the names of those whose libraries the server is linked to or opens while it runs
+    machine_learning: str | None  # the machine-learning repository to use; None for that of the distribution
+    cudnn_major: str  # the number in libcudnn's soname; empty where nothing is installed
+    tensorrt: TensorrtPackages | None  # TensorRT; None where it is not compiled in
+    environment: Mapping[str, str]  # for cuda_configure
+    nccl: str | None  # the folder that gets links to NCCL's header and libraries; None where none looks for one
+    # external repositories in which Bazel leaves the libraries; empty where they are installed
     hermetic: tuple[str, ...]
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cache
 from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from serving_factory.catalogue.data import read_yaml
+from serving_factory.catalogue.data import read_entry, read_yaml
 from serving_factory.catalogue.facts import (
-    CapabilitiesFrom,
     Flavour,
     FlavourFacts,
     GpuFacts,
-    NcclFrom,
     Release,
     ServerFacts,
 )
@@ -69,7 +67,6 @@ UPSTREAM_URL = "https://github.com/tensorflow/serving.git"
 UPSTREAM_TARGET = "//tensorflow_serving/model_servers:tensorflow_model_server"
 
 _UNKNOWN = "unknown"
-_REMEDY = "the head of releases.yaml tells which facts there are"
 
 
 @cache
@@ -102,124 +99,38 @@ def read_releases(lines: Lines, checksums: Mapping[str, str]) -> Mapping[str, Re
 
 
 def _release(tag: str, entry: Entry, checksums: Mapping[str, str]) -> Release:
-    facts = _Facts(tag, entry)
-    python = facts.take("python")
-    flavours = {flavour: facts.take(flavour) for flavour in Flavour}
-    gpu = flavours[Flavour.GPU]
-    checksum = checksums.get(facts.peek("bazel"), _UNKNOWN)
-    release = Release(
+    where = f"releases.yaml: {tag}"
+    parts = ("configs", "server", *(flavour.value for flavour in Flavour))
+    if missing := [name for name in parts if name not in entry]:
+        raise CatalogueError(f"{where}: {', '.join(missing)} is missing")
+    checksum = checksums.get(entry.get("bazel", ""), _UNKNOWN)
+    capabilities = ",".join((entry[Flavour.GPU] or {}).get("capabilities", ()))
+    return read_entry(
+        Release,
+        where,
+        {name: value for name, value in entry.items() if name not in parts},
         tag=tag,
-        date=facts.take("date"),
-        commit=facts.take("commit"),
-        tensorflow_commit=facts.take("tensorflow_commit"),
-        tensorflow_sha256=facts.take("tensorflow_sha256", None),
-        reported=facts.take("reported", ""),
-        bazel=facts.take("bazel"),
-        bazel_minimum=facts.take("bazel_minimum"),
         bazel_sha256=None if checksum == _UNKNOWN else checksum,
-        python=python,
-        bazel_python=facts.take("bazel_python"),
-        bazelrc=facts.take("bazelrc"),
-        configs=_configs(facts.take("configs"), gpu["capabilities"] if gpu else ()),
-        flavours={
-            flavour: _flavour(f"{tag}, {flavour}", own, python) for flavour, own in flavours.items() if own is not None
+        configs={
+            name: tuple(flag.replace("{capabilities}", capabilities) for flag in flags)
+            for name, flags in sorted(entry["configs"].items())
+            if flags is not None
         },
-        server=_server(f"{tag}, server", facts.take("server")),
-    )
-    facts.done()
-    return release
-
-
-def _configs(entry: Entry, capabilities: tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
-    listed = ",".join(capabilities)
-    return {
-        name: tuple(flag.replace("{capabilities}", listed) for flag in flags)
-        for name, flags in sorted(entry.items())
-        if flags is not None
-    }
-
-
-def _flavour(where: str, entry: Entry, python: str) -> FlavourFacts:
-    facts = _Facts(where, entry)
-    found = FlavourFacts(
-        base=facts.take("base"),
-        runtime_base=facts.take("runtime_base"),
-        compiler=facts.take("compiler"),
-        python=facts.take("python", None) or python,
-        default_options=tuple(facts.take("default_options")),
-        command_flags=tuple(facts.take("command_flags")),
-        kept_flags=tuple(facts.take("kept_flags")),
-        packages=_names(facts.take("packages")),
-        gpu=_gpu(facts) if "cuda" in entry else None,
-    )
-    facts.done()
-    return found
-
-
-def _gpu(facts: _Facts) -> GpuFacts:
-    return GpuFacts(
-        cuda=facts.take("cuda"),
-        toolkit=facts.take("toolkit"),
-        cudnn=facts.take("cudnn"),
-        nccl=facts.take("nccl"),
-        nccl_from=NcclFrom(facts.take("nccl_from")),
-        tensorrt=facts.take("tensorrt"),
-        tensorrt_packages=facts.take("tensorrt_packages"),
-        capabilities=tuple(facts.take("capabilities")),
-        capabilities_from=CapabilitiesFrom(facts.take("capabilities_from")),
-        config=facts.take("config"),
+        flavours={
+            flavour: _flavour(f"{where}, {flavour}", {**own, "python": own.get("python") or entry.get("python")})
+            for flavour in Flavour
+            if (own := entry[flavour]) is not None
+        },
+        server=read_entry(ServerFacts, f"{where}, server", entry["server"], notes=("grpc_ready", "rest_ready")),
     )
 
 
-def _server(where: str, entry: Entry) -> ServerFacts:
-    facts = _Facts(where, entry)
-    found = ServerFacts(
-        flags=_names(facts.take("flags")),
-        model_status=facts.take("model_status"),
-        integers_for_floats=facts.take("integers_for_floats"),
-        stamped=facts.take("stamped"),
-        grpc_ready=facts.take("grpc_ready"),
-        rest_ready=facts.take("rest_ready"),
-        models=facts.take("models"),
-        testdata=_names(facts.take("testdata")),
-    )
-    facts.done()
-    return found
-
-
-def _names(entry: Entry) -> tuple[str, ...]:
-    """The keys of a mapping that serves as a set: null takes a name away."""
-    return tuple(sorted(name for name, there in entry.items() if there))
-
-
-class _Facts:
-    """An entry whose facts are taken one by one, so that one that is missing or left over is told by its name."""
-
-    _REQUIRED = object()
-
-    def __init__(self, where: str, entry: Entry) -> None:
-        self._where = where
-        self._left = dict(entry)
-
-    def peek(self, name: str) -> str:
-        return str(self._left.get(name))
-
-    def take(self, name: str, default: object = _REQUIRED) -> Any:  # noqa: ANN401 - the dataclasses give the types
-        found = self._left.pop(name, default)
-        if found is self._REQUIRED:
-            raise CatalogueError(f"releases.yaml: {self._where}: {name} is missing", remedy=_REMEDY)
-        for value in found if isinstance(found, list) else (found,):
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                raise CatalogueError(
-                    f"releases.yaml: {self._where}: {name} is the number {value}", remedy="put it in quotes"
-                )
-        return found
-
-    def done(self) -> None:
-        if self._left:
-            raise CatalogueError(
-                f"releases.yaml: {self._where}: nobody knows of {', '.join(self._left)}", remedy=_REMEDY
-            )
+def _flavour(where: str, entry: Entry) -> FlavourFacts:
+    if "cuda" not in entry:
+        return read_entry(FlavourFacts, where, entry)
+    names = {field.name for field in fields(GpuFacts)} & entry.keys()
+    gpu = read_entry(GpuFacts, where, {name: entry[name] for name in names})
+    return read_entry(FlavourFacts, where, {name: entry[name] for name in entry.keys() - names}, gpu=gpu)
 
 
 class Inputs(StrEnum):
@@ -233,54 +144,34 @@ class Inputs(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """One build, of upstream's sources at the release's commit, by `build` through all stages to smoke.
+    """One build, of upstream's sources at the release's commit, by `build` through all stages to smoke."""
 
-    Args:
-        release: the tag.
-        flavour: such as `cpu`.
-        level: such as `x86-64-v3`.
-        base: the base image.
-        compiler: its package.
-        bazel: the version.
-        inputs: where they came from.
-        date: of the build, ISO 8601.
-        actions: all that Bazel had to do.
-        cached: those of them that it took from the disk cache.
-        minutes: that the compile stage took.
-        processors: of the machine.
-    """
-
-    release: str
-    flavour: str
-    level: str
-    base: str
-    compiler: str
-    bazel: str
-    inputs: Inputs
-    date: str
-    actions: int
-    cached: int
-    minutes: int
-    processors: int
+    release: str  # the tag
+    flavour: str  # such as `cpu`
+    level: str  # such as `x86-64-v3`
+    base: str  # the base image
+    compiler: str  # its package
+    bazel: str  # the version
+    inputs: Inputs  # where they came from
+    date: str  # of the build, ISO 8601
+    actions: int  # all that Bazel had to do
+    cached: int  # those of them that it took from the disk cache
+    minutes: int  # that the compile stage took
+    processors: int  # of the machine
 
 
 @cache
 def built() -> tuple[Built, ...]:
     """Read the builds, in the order of the file."""
-    return tuple(Built(**{**entry, "inputs": Inputs(entry["inputs"])}) for entry in read_yaml("built.yaml"))
+    return tuple(read_entry(Built, "built.yaml", entry) for entry in read_yaml("built.yaml"))
 
 
 @dataclass(frozen=True, slots=True)
 class Closest:
-    """A release to take instead.
+    """A release to take instead."""
 
-    Args:
-        tag: the release's full tag.
-        reason: why the one that was asked for is none: part of a sentence.
-    """
-
-    tag: str
-    reason: str
+    tag: str  # the release's full tag
+    reason: str  # why the one that was asked for is none: part of a sentence
 
 
 def closest_release(asked: str, tags: Collection[str]) -> Closest:

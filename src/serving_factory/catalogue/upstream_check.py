@@ -46,36 +46,22 @@ _CAPABILITIES = "TF_CUDA_COMPUTE_CAPABILITIES"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One thing that a checkout says and the catalogue does not, or the other way round.
+    """One thing that a checkout says and the catalogue does not, or the other way round."""
 
-    Args:
-        file: path within the checkout.
-        line: counted from 1; None where the file as a whole is meant.
-        what: the fact, such as `gpu: base`.
-        catalogue: what the catalogue says; empty where it says nothing.
-        upstream: what the checkout says; empty where it says nothing.
-    """
-
-    file: str
-    line: int | None
-    what: str
-    catalogue: str
-    upstream: str
+    file: str  # path within the checkout
+    line: int | None  # counted from 1; None where the file as a whole is meant
+    what: str  # the fact, such as `gpu: base`
+    catalogue: str  # what the catalogue says; empty where it says nothing
+    upstream: str  # what the checkout says; empty where it says nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What came of a comparison.
+    """What came of a comparison."""
 
-    Args:
-        differences: by file and line.
-        read: what was there to be compared, paths within the checkout.
-        absent: what was not.
-    """
-
-    differences: tuple[Difference, ...]
-    read: tuple[str, ...]
-    absent: tuple[str, ...]
+    differences: tuple[Difference, ...]  # by file and line
+    read: tuple[str, ...]  # what was there to be compared, paths within the checkout
+    absent: tuple[str, ...]  # what was not
 
 
 def release_of(folder: Path, known: Mapping[str, Release]) -> str | None:

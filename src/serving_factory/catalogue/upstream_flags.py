@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from serving_factory.catalogue.data import read_yaml
+from serving_factory.catalogue.data import read_entry, read_yaml
 from serving_factory.catalogue.starlark import build_files
 
 _FEATURES = """
@@ -27,23 +27,14 @@ _FOR_ALL_BUILDS = re.compile(r"\s*(?:build|common)\s")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamFlag:
-    """A flag of upstream's build rules.
+    """A flag of upstream's build rules."""
 
-    Args:
-        flag: as it stands there, `-msse3`.
-        features: what the compiler may use with it.
-        releases: which releases have it.
-        files: where it stands in TensorFlow's tree, as patterns of paths.
-        namespaces: C++ namespaces of the files that are compiled with it; empty for the project's own code of any.
-        source: where it stands.
-    """
-
-    flag: str
-    features: frozenset[str]
-    releases: SpecifierSet
-    files: tuple[str, ...]
+    flag: str  # as it stands there, `-msse3`
+    features: frozenset[str]  # what the compiler may use with it
+    releases: SpecifierSet  # which releases have it
+    files: tuple[str, ...]  # where it stands in TensorFlow's tree, as patterns of paths
+    # C++ namespaces of the files that are compiled with it; empty for the project's own code of any
     namespaces: tuple[str, ...]
-    source: str
 
 
 def upstream_flags(release: Version) -> tuple[UpstreamFlag, ...]:
@@ -58,17 +49,11 @@ def upstream_namespaces() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnlistedFlag:
-    """A flag for CPU features that a source tree has and the catalogue does not.
+    """A flag for CPU features that a source tree has and the catalogue does not."""
 
-    Args:
-        flag: as it stands there.
-        file: path within the tree.
-        line: counted from 1.
-    """
-
-    flag: str
-    file: str
-    line: int
+    flag: str  # as it stands there
+    file: str  # path within the tree
+    line: int  # counted from 1
 
 
 def unlisted_flags(folder: Path, release: Version) -> Iterator[UnlistedFlag]:
@@ -105,15 +90,7 @@ def _lines(folder: Path) -> Iterator[tuple[str, int, str]]:
 
 @cache
 def _flags() -> tuple[UpstreamFlag, ...]:
-    return tuple(_flag(entry) for entry in read_yaml("upstream_flags.yaml")["flags"])
-
-
-def _flag(entry: Mapping[str, str]) -> UpstreamFlag:
-    return UpstreamFlag(
-        flag=entry["flag"],
-        features=frozenset(entry["features"]),
-        releases=SpecifierSet(entry["releases"]),
-        files=tuple(entry["files"]),
-        namespaces=tuple(entry["namespaces"]),
-        source=" ".join(entry["source"].split()),
+    return tuple(
+        read_entry(UpstreamFlag, "upstream_flags.yaml", entry, notes=("source", "unread"))
+        for entry in read_yaml("upstream_flags.yaml")["flags"]
     )
