@@ -9,7 +9,7 @@ import pytest
 from packaging.version import Version
 
 from serving_factory.catalogue.facts import CapabilitiesFrom, Flavour, FlavourFacts, GpuFacts, NcclFrom, Release
-from serving_factory.catalogue.releases import Lines, closest_release, inherited, merged, read_releases, releases
+from serving_factory.catalogue.releases import AllSeries, closest_release, inherited, merged, read_releases, releases
 from serving_factory.errors import CatalogueError
 
 
@@ -47,7 +47,7 @@ def test_every_stable_release_is_there() -> None:
     assert span(lambda each: Flavour.CPU in each.flavours) == ("1.5.0", "2.20.0", 73)
     assert span(lambda each: Flavour.GPU in each.flavours) == ("1.5.0", "2.20.0", 73)
     assert span(lambda each: Flavour.MKL in each.flavours) == ("1.13.0", "2.20.0", 59)
-    assert len({each.line for each in releases().values()}) == 32
+    assert len({each.series for each in releases().values()}) == 32
 
 
 def test_what_a_binary_has_begins_and_ends_where_it_does() -> None:
@@ -161,12 +161,12 @@ def test_entries_are_laid_over_each_other() -> None:
     assert merged({"m": {"x": 1}}, {"m": None}) == {"m": None}
 
 
-def test_a_line_is_like_another_and_a_release_like_its_line() -> None:
-    lines: Lines = {
+def test_a_series_is_like_another_and_a_release_like_its_series() -> None:
+    series: AllSeries = {
         "1.0": {"a": 1, "b": {"c": 1}, "releases": {"1.0.0": {}, "1.0.1": {"a": 2}}},
         "1.1": {"like": "1.0", "b": {"d": 2}, "releases": {"1.1.0": {}}},
     }
-    assert inherited(lines) == {
+    assert inherited(series) == {
         "1.0.0": {"a": 1, "b": {"c": 1}},
         "1.0.1": {"a": 2, "b": {"c": 1}},
         "1.1.0": {"a": 1, "b": {"c": 1, "d": 2}},
@@ -176,9 +176,9 @@ def test_a_line_is_like_another_and_a_release_like_its_line() -> None:
 @pytest.mark.parametrize(
     ("lines", "text"),
     [
-        ({"1.1": {"like": "1.0", "releases": {}}}, "line 1.1 is like 1.0, which does not stand above it"),
-        ({"1.1": {"like": "1.1", "releases": {}}}, "line 1.1 is like 1.1"),
-        ({"1.1": {"releases": {"1.2.0": {}}}}, "1.2.0 stands in line 1.1"),
+        ({"1.1": {"like": "1.0", "releases": {}}}, "series 1.1 is like 1.0, which does not stand above it"),
+        ({"1.1": {"like": "1.1", "releases": {}}}, "series 1.1 is like 1.1"),
+        ({"1.1": {"releases": {"1.2.0": {}}}}, "1.2.0 stands in series 1.1"),
     ],
 )
 def test_a_wrong_file_is_refused(lines: dict[str, Any], text: str) -> None:
@@ -228,7 +228,7 @@ def test_the_least_release() -> None:
     assert made.flavours.keys() == {Flavour.CPU}
     assert (made.server.flags, list(made.configs)) == (("port",), ["release"])
     assert (made.tensorflow_sha256, made.reported, made.bazel_sha256) == (None, "", None)
-    assert made.line == "9.9"
+    assert made.series == "9.9"
 
 
 @pytest.mark.parametrize(

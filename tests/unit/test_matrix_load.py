@@ -790,7 +790,7 @@ def test_a_file_just_too_large_and_one_that_is_not(tmp_path: Path) -> None:
 
 def test_the_default_file_builds_what_a_team_wants_today() -> None:
     matrix = load_matrix(SHIPPED[0])
-    last_patches = {release.line: tag for tag, release in releases().items() if release.version >= Version("2.18")}
+    last_patches = {release.series: tag for tag, release in releases().items() if release.version >= Version("2.18")}
     assert {variant.release for variant in matrix.variants} == set(last_patches.values())
     assert len(last_patches) >= 3
     assert list(matrix.targets) == ["cpu-standard", "cpu-optimized", "mkl-optimized", "gpu-standard", "gpu-optimized"]

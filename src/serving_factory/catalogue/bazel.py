@@ -1,4 +1,4 @@
-"""Which Bazel can do what with a remote cache."""
+"""How each Bazel spells its flags, and what it can do with a remote cache."""
 
 from __future__ import annotations
 
@@ -12,15 +12,7 @@ from serving_factory.catalogue.data import read_yaml
 
 
 def bazel_flag(name: str, version: str) -> str | None:
-    """Say how a Bazel spells a flag.
-
-    Args:
-        name: the flag's name in today's Bazel, without dashes.
-        version: Bazel's version.
-
-    Returns:
-        The flag with its dashes; None where that Bazel lacks it.
-    """
+    """Return how a Bazel spells a flag, with its dashes; None where it lacks it. `name` is today's, without dashes."""
     return _spelled(version).get(name)
 
 

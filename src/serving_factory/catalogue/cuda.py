@@ -84,7 +84,7 @@ def cards() -> Mapping[str, Card]:
 
 
 def why_not(capabilities: Iterable[str], cuda: Cuda) -> str:
-    """Say why a toolkit cannot compile these capabilities.
+    """Return why a toolkit cannot compile these capabilities.
 
     Args:
         capabilities: in TensorFlow's notation.
@@ -107,14 +107,14 @@ def why_not(capabilities: Iterable[str], cuda: Cuda) -> str:
 
 
 def why_not_compiler(compiler: str, cuda: Cuda) -> str:
-    """Say why nvcc does not take a compiler as its host compiler.
+    """Return why nvcc does not take a compiler as its host compiler.
 
     Args:
         compiler: name and version, `gcc 9.4` or `gcc-12`.
         cuda: the toolkit.
 
     Returns:
-        A sentence without its full stop; empty where it takes the compiler, or nobody knows the version.
+        A sentence without its full stop; empty where it takes the compiler, or its version is unknown.
     """
     found = _GCC.match(compiler)
     if found is None or int(found[1]) <= cuda.newest_gcc:

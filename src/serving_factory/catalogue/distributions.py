@@ -1,4 +1,4 @@
-"""Which of upstream's build packages a toolchain installs, and what they are called on its base."""
+"""Base distributions, images that are gone, and which of upstream's build packages a toolchain installs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from serving_factory.catalogue.facts import Flavour, Release
 class Wheel:
     """A Python package that the distribution lacks."""
 
-    file: str  # its file name, which tells what it is for: NAME-VERSION-PYTHON-ABI-PLATFORM.whl
+    file: str  # its file name, which says what it is for: NAME-VERSION-PYTHON-ABI-PLATFORM.whl
     sha256: str  # 64 hex digits
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for: `numpy==1.16.6`."""
+        """Pip's requirement: `numpy==1.16.6`."""
         name, version, *_ = self.file.split("-")
         return f"{name}=={version}"
 
     @property
     def pip_options(self) -> tuple[str, ...]:
-        """How pip is told for which Python, when another one runs it."""
+        """Pip's options for this Python, when another one runs it."""
         _, _, python, abi, platform = self.file.removesuffix(".whl").split("-")
         implementation, version = python[:2], python[2:]
         return (
@@ -110,7 +110,7 @@ class LeftOut:
 
 
 def build_packages(release: Release, flavour: Flavour, distribution: Distribution) -> tuple[str, ...]:
-    """Give the packages of upstream's devel image that a build on this base installs, by their names there; sorted."""
+    """Return the packages of upstream's devel image that a build here installs, by their names on this base; sorted."""
     unneeded = {name for entry in left_out() if release.version in entry.releases for name in entry.packages}
     required = (name for name in release.flavours[flavour].packages if name not in unneeded)
     return tuple(sorted({distribution.names.get(name, name) for name in required}))

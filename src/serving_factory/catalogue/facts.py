@@ -166,6 +166,6 @@ class Release:
         return Version(self.tag)
 
     @property
-    def line(self) -> str:
-        """The line of releases that it belongs to, `2.19`."""
+    def series(self) -> str:
+        """The release series that it belongs to, `2.19`."""
         return self.tag.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""Known bad pairs: releases by flavour by level by compiler that do not compile or do not start."""
+"""Changes to sources that a base needs, and known bad pairs of release and flavour, level or compiler."""
 
 from __future__ import annotations
 
@@ -25,20 +25,18 @@ class Fix:
     glibc: Version  # the oldest glibc that makes it needed
     repository: str  # the external repository that it changes
     why: str  # a sentence without its full stop
+    reference: str  # where the same was done or reported
 
 
 def fixes_for(release: Version, glibc: Version) -> tuple[Fix, ...]:
-    """Give the changes that a release needs on a base with this glibc."""
+    """Return the changes that a release needs on a base with this glibc."""
     return tuple(fix for fix in _fixes() if release in fix.releases and glibc >= fix.glibc)
 
 
 @cache
 def _fixes() -> tuple[Fix, ...]:
     entries = read_yaml("fixes.yaml").items()
-    return tuple(
-        read_entry(Fix, f"fixes.yaml: {script}", entry, notes=("reference",), script=script)
-        for script, entry in entries
-    )
+    return tuple(read_entry(Fix, f"fixes.yaml: {script}", entry, script=script) for script, entry in entries)
 
 
 _COMPILER = re.compile(r"([a-z]+)[ -](\d+(?:\.\d+)*)")

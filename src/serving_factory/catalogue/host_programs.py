@@ -52,7 +52,7 @@ class Uncovered:
 
 
 def uncovered(calls: Iterable[HostCall], packages: Container[str]) -> tuple[Uncovered, ...]:
-    """Say which calls a toolchain does not serve.
+    """Return which calls a toolchain does not serve.
 
     Args:
         calls: of a source tree.
@@ -62,7 +62,7 @@ def uncovered(calls: Iterable[HostCall], packages: Container[str]) -> tuple[Unco
 
 
 def package_of(program: str) -> str | None:
-    """Give the package of toolchains that brings a program: empty where every base has it, None where none is known."""
+    """Return the toolchains' package that brings a program: empty if every base has it, None if none is known."""
     return _known().packages.get(program)
 
 
@@ -218,7 +218,7 @@ def _run_argument(call: ast.Call, helpers: Mapping[str, tuple[int, str]]) -> ast
 def _calls_in(
     block: ast.Module, helpers: Mapping[str, tuple[int, str]], constants: Mapping[str, Sequence[ast.expr]]
 ) -> Iterator[tuple[int, str]]:
-    """Give line and program of each call of a file's block; names are looked up in their function, then in the file."""
+    """Yield line and program of each call of a block; names are looked up in their function, then in the file."""
     functions = [node for node in ast.walk(block) if isinstance(node, ast.FunctionDef)]
     outside = ast.Module([node for node in block.body if not isinstance(node, ast.FunctionDef)], [])
     known = {**_loaded(block, constants), **_assigned(outside)}
@@ -265,7 +265,7 @@ class _Calls:
         self._values = values
 
     def found(self) -> Iterator[tuple[int, str]]:
-        """Give line and program of each call."""
+        """Yield line and program of each call."""
         for node in ast.walk(self._scope):
             if isinstance(node, ast.Call):
                 try:
@@ -306,7 +306,7 @@ class _Calls:
                 yield node
 
     def _of_words(self, node: ast.expr) -> Iterator[str]:
-        """What `execute` or `which` is given; a parameter that is only handed on is told where it is given."""
+        """What `execute` or `which` is given; a parameter that is only handed on counts where it is given."""
         for value in self._resolved(node):
             if not isinstance(value, ast.List | ast.Tuple):
                 if not isinstance(value, ast.Name | ast.Attribute):
@@ -341,7 +341,7 @@ class _Calls:
         return [node]
 
     def texts(self, node: ast.expr, depth: int = 0) -> tuple[str, ...]:
-        """Every text that an expression may be, UNKNOWN for what cannot be told; `depth` is of names behind names."""
+        """Every text that an expression may be, UNKNOWN for what cannot be known; `depth` is of names behind names."""
         match node:
             case ast.Constant(value=str() as text):
                 found: Iterable[str] = (text,)

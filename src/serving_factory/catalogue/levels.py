@@ -1,4 +1,4 @@
-"""Named sets of compiler flags that a target can ask for instead of its level's."""
+"""CPU levels, and named sets of compiler flags that a target can choose instead of its level's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LevelFacts:
     copts: tuple[str, ...]
     # the psABI's own names of all it has, with those of the levels below; `avx` is none of its levels
     psabi: tuple[str, ...]
-    march: str | None  # the one flag that asks for the same of a later compiler; None where there is none
+    march: str | None  # the one flag that gives the same with a later compiler; None where there is none
     march_since: Mapping[str, int]  # compiler -> the first major version that knows that flag; empty where all do
 
 
@@ -79,12 +79,12 @@ def _table() -> Mapping[Level, LevelFacts]:
 
 
 def level_facts(level: Level) -> LevelFacts:
-    """Say what is known of a level."""
+    """Return what is known of a level."""
     return _table()[level]
 
 
 def cpuinfo_names(features: Iterable[str]) -> tuple[str, ...]:
-    """Give the names by which Linux lists features in /proc/cpuinfo, in the levels' order."""
+    """Return the names by which Linux lists features in /proc/cpuinfo, in the levels' order."""
     required = set(features)
     return tuple(name for feature, name in _cpuinfo().items() if feature in required)
 

@@ -1,4 +1,4 @@
-"""Where mkl builds leave their libraries."""
+"""The packages and libraries of CUDA and MKL that a build needs and leaves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TensorrtPackages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CudaPackages:
-    """What a gpu build installs and tells cuda_configure."""
+    """What a gpu build installs, and what cuda_configure is given."""
 
     packages: tuple[str, ...]  # `NAME` or `NAME=VERSION`, to compile with; empty where Bazel brings CUDA
     server: tuple[str, ...]  # the names of those whose libraries the server is linked to or opens while it runs
@@ -41,7 +41,7 @@ class CudaPackages:
 
 
 def cuda_packages(release: Release) -> CudaPackages:
-    """Give the packages of a gpu release.
+    """Return the packages of a gpu release.
 
     Raises:
         CatalogueError: cuda_packages.yaml has none for it.
@@ -83,7 +83,7 @@ def _eras() -> tuple[tuple[SpecifierSet, Mapping[str, Any]], ...]:
 
 
 def mkl_libraries(release: Version) -> tuple[str, ...]:
-    """Say which libraries an mkl server needs beyond what its loader finds by itself.
+    """Return which libraries an mkl server needs beyond what its loader finds by itself.
 
     Returns:
         `external/REPOSITORY/PATH`, of an external repository, or `bin/PATH`, of what was built.

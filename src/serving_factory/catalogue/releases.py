@@ -1,4 +1,4 @@
-"""The nearest release to one that does not exist, and why it does not."""
+"""The releases of upstream, the builds of them by this factory, and the nearest release to one that does not exist."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from serving_factory.catalogue.facts import (
 from serving_factory.errors import CatalogueError
 
 Entry = Mapping[str, Any]
-"""A release, a line, or a part of one, as the file has it."""
+"""A release, a series, or a part of one, as the file has it."""
 
-Lines = Mapping[str, Entry]
-"""The whole file: line -> its entry, with `like` and `releases` in it."""
+AllSeries = Mapping[str, Entry]
+"""The whole file: series -> its entry, with `like` and `releases` in it."""
 
 
 def merged(base: Entry, over: Entry) -> Entry:
@@ -36,29 +36,23 @@ def merged(base: Entry, over: Entry) -> Entry:
     return found
 
 
-def inherited(lines: Lines) -> Mapping[str, Entry]:
-    """Give each release all that it has from its line, and its line from others.
-
-    Args:
-        lines: the file; a line stands below the one that it is like.
-
-    Returns:
-        Full tag -> entry, in the file's order.
+def inherited(all_series: AllSeries) -> Mapping[str, Entry]:
+    """Return full tag -> entry, in the file's order: each release with all that it has from its series.
 
     Raises:
-        CatalogueError: a line is like one that does not stand above it, or a release is in the wrong line.
+        CatalogueError: a series is like one that does not stand above it, or a release is in the wrong series.
     """
     whole: dict[str, Entry] = {}
     found: dict[str, Entry] = {}
-    for name, line in lines.items():
-        like = line.get("like")
+    for name, series in all_series.items():
+        like = series.get("like")
         if like is not None and like not in whole:
-            raise CatalogueError(f"releases.yaml: line {name} is like {like}, which does not stand above it")
-        own = {key: value for key, value in line.items() if key not in {"like", "releases"}}
+            raise CatalogueError(f"releases.yaml: series {name} is like {like}, which does not stand above it")
+        own = {key: value for key, value in series.items() if key not in {"like", "releases"}}
         whole[name] = merged(whole[like], own) if like is not None else own
-        for tag, release in line["releases"].items():
+        for tag, release in series["releases"].items():
             if tag.rpartition(".")[0] != name:
-                raise CatalogueError(f"releases.yaml: {tag} stands in line {name}")
+                raise CatalogueError(f"releases.yaml: {tag} stands in series {name}")
             found[tag] = merged(whole[name], release)
     return found
 
@@ -81,20 +75,17 @@ def bazel_checksums() -> Mapping[str, str]:
     return {version: sha256 for version, sha256 in read_yaml("bazel.yaml").items() if sha256 != _UNKNOWN}
 
 
-def read_releases(lines: Lines, checksums: Mapping[str, str]) -> Mapping[str, Release]:
-    """Make releases of the two data files.
+def read_releases(all_series: AllSeries, checksums: Mapping[str, str]) -> Mapping[str, Release]:
+    """Make releases of the two data files: full tag -> release, oldest first.
 
     Args:
-        lines: what releases.yaml holds.
+        all_series: what releases.yaml holds.
         checksums: what bazel.yaml holds: Bazel's version -> sha256, or `unknown`.
 
-    Returns:
-        Full tag -> release, oldest first.
-
     Raises:
-        CatalogueError: a release lacks a fact, or has one that nobody knows of.
+        CatalogueError: a release lacks a fact, or has an unknown one.
     """
-    found = [_release(tag, entry, checksums) for tag, entry in inherited(lines).items()]
+    found = [_release(tag, entry, checksums) for tag, entry in inherited(all_series).items()]
     return {release.tag: release for release in sorted(found, key=lambda release: release.version)}
 
 
@@ -168,41 +159,37 @@ def built() -> tuple[Built, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Closest:
-    """A release to take instead."""
+    """A release to take instead, by its full tag, and why the one asked for does not exist: part of a sentence."""
 
-    tag: str  # the release's full tag
-    reason: str  # why the one that was asked for is none: part of a sentence
+    tag: str
+    reason: str
 
 
 def closest_release(asked: str, tags: Collection[str]) -> Closest:
-    """Find the release nearest to one that the catalogue has not.
+    """Find the release nearest to one that is not in the catalogue.
 
-    Of the same line the next one is taken, or the last: upstream skipped a patch where its branch went on. Without a
-    line of that name it is the nearest line's last release; where the text is no version, the newest of all.
+    Of the same series the next one is taken, or the last: upstream skipped a patch where its branch went on. Without
+    such a series it is the nearest series' last release; where the text is no version, the newest of all.
 
     Args:
-        asked: what was asked for; a full tag, a line, or anything.
-        tags: the releases that there are; at least one.
+        asked: a full tag, a series, or anything.
+        tags: the existing releases; at least one.
     """
     known = _versions(tuple(tags))
     try:
         version = Version(asked)
     except InvalidVersion:
         return Closest(str(known[-1]), "this is no release: a release is a full tag such as 2.19.1")
-    line = [one for one in known if one.release[:2] == version.release[:2]]
-    if line and len(version.release) < len(known[0].release):
-        return Closest(str(line[-1]), "a release is a full tag, with a patch number")
-    if line:
-        later = [one for one in line if one > version]
-        return Closest(str(later[0] if later else line[-1]), f"upstream has no stable tag {asked}")
+    series = [one for one in known if one.release[:2] == version.release[:2]]
+    if series and len(version.release) < len(known[0].release):
+        return Closest(str(series[-1]), "a release is a full tag, with a patch number")
+    if series:
+        later = [one for one in series if one > version]
+        return Closest(str(later[0] if later else series[-1]), f"upstream has no stable tag {asked}")
     nearest = [one for one in known if one <= version] or known[:1]
-    return Closest(str(nearest[-1]), f"the catalogue knows no release {_line(version)}.x")
+    return Closest(str(nearest[-1]), f"the catalogue knows no release {version.major}.{version.minor}.x")
 
 
 @cache
 def _versions(tags: tuple[str, ...]) -> tuple[Version, ...]:
     return tuple(sorted(map(Version, tags)))
-
-
-def _line(version: Version) -> str:
-    return f"{version.major}.{version.minor}"

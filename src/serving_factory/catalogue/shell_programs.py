@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 UNKNOWN = "\0"
-"""Stands in a text for what nobody knows before it runs."""
+"""Stands in a text for what is known only when it runs."""
 
 _WORDS = """
 : . [ [[ ]] alias break cd command continue declare dirs echo eval exit export false getopts hash let local popd printf
@@ -106,7 +106,7 @@ def _substitutions(text: str) -> tuple[str, list[str]]:
 
 
 def _closing(text: str, at: int) -> int:
-    """Give the place behind the parenthesis that closes the one at `at`."""
+    """Return the place behind the parenthesis that closes the one at `at`."""
     depth = 0
     for place in range(at, len(text)):
         depth += {"(": 1, ")": -1}.get(text[place], 0)
@@ -159,7 +159,7 @@ def _commands(text: str) -> Iterator[tuple[list[str], str]]:
 
 
 def _of_command(words: list[str]) -> Iterator[str]:
-    """The program of a simple command, and what that is told to run."""
+    """The program of a simple command, and what that runs."""
     rest = list(words)
     while rest and (rest[0] in _KEYWORDS or _ASSIGNMENT.match(rest[0])):
         rest.pop(0)
@@ -185,7 +185,7 @@ def _of_command(words: list[str]) -> Iterator[str]:
 
 
 def _of_shell(arguments: list[str]) -> Iterator[str]:
-    """What a shell is told to run: a command, or a script among the sources, which has a `/` in its name then."""
+    """What a shell runs: a command, or a script among the sources, which has a `/` in its name then."""
     for place, word in enumerate(arguments):
         if _SHELL_COMMAND.fullmatch(word):
             yield from (called for text in arguments[place + 1 : place + 2] for called in _programs(text))

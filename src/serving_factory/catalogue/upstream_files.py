@@ -99,11 +99,7 @@ class Dockerfile:
         return tuple(found.values())
 
     def pin(self, package: str) -> Found | None:
-        """The version that apt is told to take of a package.
-
-        Args:
-            package: a regular expression for its name.
-        """
+        """The version of a package, by a regular expression for its name, that apt must take."""
         for number, text in enumerate(self._text.splitlines(), 1):
             if found := re.search(rf"(?<![\w-]){package}=(\S+)", text):
                 return Found(_VARIABLE.sub(self._value, found[1]), number)
@@ -172,7 +168,7 @@ def read_flags(text: str) -> Mapping[str, int]:
 
 
 def _instructions(text: str) -> Iterator[tuple[str, str, int]]:
-    """Give keyword, body (its continued lines joined by newlines) and first line of each instruction."""
+    """Yield keyword, body (its continued lines joined by newlines) and first line of each instruction."""
     body: list[str] = []
     first = 0
     for number, line in enumerate(text.splitlines(), 1):
@@ -190,7 +186,7 @@ def _instructions(text: str) -> Iterator[tuple[str, str, int]]:
 
 
 def _assignments(body: str, line: int) -> Iterator[tuple[str, Found]]:
-    """Give name and value of `ARG NAME=VALUE`, `ENV NAME VALUE` and `ENV NAME=VALUE NAME=VALUE`."""
+    """Yield name and value of `ARG NAME=VALUE`, `ENV NAME VALUE` and `ENV NAME=VALUE NAME=VALUE`."""
     if pairs := list(_PAIR.finditer(body)) if re.match(r"\w+=", body) else []:
         for pair in pairs:
             yield pair[1], Found(pair[2].strip("\"'"), line + body[: pair.start()].count("\n"))
@@ -199,7 +195,7 @@ def _assignments(body: str, line: int) -> Iterator[tuple[str, Found]]:
 
 
 def _joined(text: str) -> Iterator[tuple[int, str]]:
-    """Give each line with those that continue it, as Bazel does, and the number of its first."""
+    """Yield each line with those that continue it, as Bazel does, and the number of its first."""
     body, first = "", 1
     for number, line in enumerate(text.splitlines(), 1):
         body += line.removesuffix("\\")

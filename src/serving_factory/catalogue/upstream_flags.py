@@ -38,12 +38,12 @@ class UpstreamFlag:
 
 
 def upstream_flags(release: Version) -> tuple[UpstreamFlag, ...]:
-    """Give the flags that a release has."""
+    """Return the flags that a release has."""
     return tuple(flag for flag in _flags() if release in flag.releases)
 
 
 def upstream_namespaces() -> tuple[str, ...]:
-    """Give every namespace that a flag is for, of any release; sorted."""
+    """Return every namespace that a flag is for, of any release; sorted."""
     return tuple(sorted({name for flag in _flags() for name in flag.namespaces}))
 
 

@@ -46,7 +46,7 @@ def release_tags(text: str) -> frozenset[str]:
     parts = [part.strip() for part in text.split(",")]
     for part in parts:
         if part == LATEST:
-            last = {release.line: tag for tag, release in catalogue.items()}
+            last = {release.series: tag for tag, release in catalogue.items()}
             found &= set(last.values())
         elif part in catalogue:
             found &= {part}

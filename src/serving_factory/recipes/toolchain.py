@@ -278,7 +278,7 @@ def _python_packages(
     if python.future is None:
         raise RecipeError(
             f"{variant.id}: {distribution.name} has no `future` for Python {python.version}",
-            why=f"the scripts of TensorFlow {release.line} import it",
+            why=f"the scripts of TensorFlow {release.series} import it",
             remedy=f'take toolchain.python: "{list(distribution.pythons)[-1]}" in the matrix file',
         )
     return (*packages, python.future)
