@@ -20,8 +20,7 @@ from contextlib import ExitStack
 import grpc
 
 from benchmarks.measuring import parser
-from serving_factory.docker.containers import Container, ContainerSpec, Mount
-from serving_factory.docker.engine import Engine
+from serving_factory.docker.engine import Container, ContainerSpec, Engine, Mount
 from serving_factory.smoke import messages_pb2 as pb
 from tests.integration.pipeline import MODEL, ROOT, wait_until
 

@@ -207,6 +207,12 @@ class DockerCommandError(EngineUnavailableError):
     exit_code = 26
 
 
+class DockerSettingsError(DockerCommandError):
+    """Docker's own settings cannot be used: DOCKER_HOST, DOCKER_CONTEXT, TLS files, config.json or its folder."""
+
+    exit_code = 28
+
+
 class ProgramMissingError(CompileError):
     """A build rule calls a program that the toolchain lacks."""
 
@@ -262,26 +268,24 @@ class RegistryDeniedError(FactoryError):
 
 
 class RegistryFaultError(FactoryError):
-    """The registry kept failing (5xx, 429, cut connections) until the retries were used up."""
-
-    exit_code = 43
-
-
-class RegistryLimitError(RegistryFaultError):
-    """The registry's rate limit (429) was still used up after the retries.
+    """The registry kept failing (5xx, cut connections, no progress) until the retries were used up.
 
     Args:
-        what: one sentence, what happened.
-        why: the evidence.
-        remedy: one thing to do next.
-        retry_after: the seconds that the registry asks to wait; None where it does not say.
+        what, why, remedy: as FactoryError has them.
+        retry_after: the seconds that the registry asks to wait, if it does.
     """
 
-    exit_code = 44
+    exit_code = 43
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "", retry_after: float | None = None) -> None:
         super().__init__(what, why=why, remedy=remedy)
         self.retry_after = retry_after
+
+
+class RegistryLimitError(RegistryFaultError):
+    """The registry's rate limit (429) was still used up after the retries."""
+
+    exit_code = 44
 
 
 class DownloadError(FactoryError):
@@ -291,9 +295,24 @@ class DownloadError(FactoryError):
 
 
 class DownloadFaultError(DownloadError):
-    """A server of files kept failing (5xx, 429, cut connections) until the retries were used up."""
+    """A server of files kept failing (5xx, 429, cut connections) until the retries were used up.
+
+    Args:
+        what, why, remedy: as FactoryError has them.
+        retry_after: the seconds that the server asks to wait, if it does.
+    """
 
     exit_code = 46
+
+    def __init__(self, what: str, *, why: str = "", remedy: str = "", retry_after: float | None = None) -> None:
+        super().__init__(what, why=why, remedy=remedy)
+        self.retry_after = retry_after
+
+
+class TagTakenError(FactoryError):
+    """The registry holds another image under a full tag, which names one image for ever."""
+
+    exit_code = 47
 
 
 class HistoryError(FactoryError):

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from serving_factory.docker.buildx import TAIL, BuildFailed, BuildRequest, BuildResult, build
-from serving_factory.docker.containers import ContainerSpec, Mount
-from serving_factory.docker.engine import OWNER_LABEL, Engine
+from serving_factory.docker.engine import OWNER_LABEL, ContainerSpec, Engine, Mount
+from serving_factory.docker.http import Patience
 from serving_factory.docker.process import Cancel
 from serving_factory.docker.registry import Registry, credentials_for
 from serving_factory.docker.solve_status import Step
@@ -582,7 +582,7 @@ class TestPushWithFaults:
     ) -> None:
         """It says "authentication required" after a 503 to its first question, and would name the wrong culprit."""
         faulty_proxy.fail(method="GET", path="/v2/$", status=503)
-        with pytest.raises(RegistryFaultError, match="name and password are right"):
+        with pytest.raises(RegistryFaultError, match="accepts the credentials"):
             engine.push(behind_proxy, "1", on_status=ignore)
         assert engine.push(behind_proxy, "1", on_status=ignore).pushed_layers == 2
 
@@ -596,8 +596,10 @@ class TestPushWithFaults:
         assert any(text.startswith("Retrying in") for text in told)
 
     def test_manifest_question(self, faulty_proxy: FaultyProxy) -> None:
-        registry = Registry(faulty_proxy.host, credentials=credentials_for(faulty_proxy.host), timeout=0.5)
-        assert registry.takes_password()
+        registry = Registry(
+            faulty_proxy.host, credentials=credentials_for(faulty_proxy.host), patience=Patience(each=0.5)
+        )
+        registry.try_push("team/nothing")
         for fault in ({"status": 503}, {"cut": True}, {"delay": 1.0}):
             faulty_proxy.fail(method="HEAD", path="/manifests/", **fault)
             with pytest.raises(RegistryFaultError):

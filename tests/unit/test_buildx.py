@@ -1,4 +1,4 @@
-"""engine/buildx.py and engine/solve_status.py, on lines recorded from buildx 0.13.1 and Docker Engine 26.1.5."""
+"""docker/buildx.py and docker/solve_status.py, on lines recorded from buildx 0.13.1 and Docker Engine 26.1.5."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from serving_factory.docker import buildx, process
+from serving_factory.docker import buildx, client, process
 from serving_factory.docker.buildx import BuildFailed, BuildRequest
 from serving_factory.docker.process import Cancel
 from serving_factory.docker.solve_status import SolveStatus, Step
@@ -20,6 +20,7 @@ from serving_factory.errors import (
     CancelledError,
     DiskFullError,
     DockerCommandError,
+    DockerSettingsError,
     EngineLostError,
     EngineUnavailableError,
 )
@@ -240,13 +241,21 @@ class FakeRun:
         files: dict[str, str] | None = None,
         metadata: dict[str, str] | None = None,
         error: BaseException | None = None,
+        version_code: int = 0,
     ) -> None:
+        self.version_code = version_code
         self.lines, self.code, self.files, self.metadata = lines, code, files or {}, metadata or {}
         self.error = error
         self.argv: list[str] = []
 
-    def __call__(self, argv: list[str], *, on_line: Callable[[str], None], cancel: Cancel | None) -> int:
+    def __call__(
+        self, argv: list[str], *, on_line: Callable[[str], None], cancel: Cancel | None = None, **limits: float
+    ) -> int:
         assert cancel is None
+        assert limits, "no command runs without a limit"
+        if argv[:2] == ["docker", "version"]:
+            on_line("said by docker version")
+            return self.version_code
         self.argv = argv
         if "--output" in argv:
             folder = Path(argv[argv.index("--output") + 1].partition("dest=")[2])
@@ -318,7 +327,6 @@ class TestBuild:
         "line",
         [
             "ERROR: Cannot connect to the Docker daemon at unix:///nope. Is the docker daemon running?",
-            'ERROR: context "nope": context not found: open /root/.docker/contexts/meta.json: no such file',
             "ERROR: permission denied while trying to connect to the Docker daemon socket",
             "ERROR: failed to receive status: rpc error: code = Unavailable desc = error reading from server: EOF",
         ],
@@ -368,6 +376,57 @@ class TestBuild:
     def test_other_errors_of_this_machine_stay_what_they_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(PermissionError):
             build(monkeypatch, FakeRun([], 0, error=PermissionError(errno.EACCES, "no")))
+
+
+class TestFailureIsAsked:
+    """What no command of the Dockerfile did is found out by asking, not read from buildx's text."""
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+        return tmp_path
+
+    def lines(self) -> list[str]:
+        """What buildx 0.13 says where the folder that it exports to is on a full disk."""
+        step = vertex("a", "exporting to client directory", started=STARTED)
+        return [message(vertexes=[step]), "ERROR: failed to solve: Canceled: context canceled"]
+
+    def test_a_disk_that_is_full_while_files_are_exported(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        places: list[Path] = []
+
+        def full(folder: Path) -> None:
+            places.append(folder)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(client, "check_room", full)
+        request = BuildRequest(dockerfile=Path("/d/Dockerfile"), context=Path("/d"), output=tmp_path / "out")
+        with pytest.raises(DiskFullError, match="This machine's disk is full"):
+            build(monkeypatch, FakeRun(self.lines(), 1), request)
+        assert [place.parent for place in places] == [tmp_path], "the disk that the files go to"
+
+    def test_an_engine_that_is_gone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(EngineLostError):
+            build(monkeypatch, FakeRun(self.lines(), 1, version_code=1))
+        with pytest.raises(BuildFailed):
+            build(monkeypatch, FakeRun(self.lines(), 1))
+
+    def test_a_home_that_cannot_be_written(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("BUILDX_CONFIG", str(tmp_path / "file" / "x"))
+        with pytest.raises(DockerSettingsError, match="file/x"):
+            build(monkeypatch, FakeRun(["ERROR: mkdir: not a directory"], 1))
+
+    def test_a_context_that_does_not_exist(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DOCKER_CONTEXT", "nope")
+        with pytest.raises(DockerSettingsError, match="DOCKER_CONTEXT=nope"):
+            build(monkeypatch, FakeRun(["ERROR: something"], 1))
+
+    def test_an_engine_that_says_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        late = TimeoutError(errno.ETIMEDOUT, "docker printed nothing within 120 s")
+        with pytest.raises(EngineUnavailableError, match="does not answer"):
+            build(monkeypatch, FakeRun([], 0, error=late))
 
 
 class TestOutputFolder:

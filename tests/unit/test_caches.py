@@ -86,7 +86,8 @@ def fake_buildx(monkeypatch: pytest.MonkeyPatch, *, code: int = 0, used: bool = 
     calls: list[list[str]] = []
     printed = [PRINTED]
 
-    def run(argv: Sequence[str], *, on_line: Callable[[str], None]) -> int:
+    def run(argv: Sequence[str], *, on_line: Callable[[str], None], timeout: float) -> int:
+        assert timeout
         calls.append(list(argv))
         for line in printed[0].splitlines() if argv[2] == "du" else ["Total: 0B"]:
             on_line(line)
@@ -115,16 +116,16 @@ def test_a_mount_that_a_build_uses_is_not_taken_for_dropped(monkeypatch: pytest.
 
 def test_a_buildx_that_fails_is_told_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_buildx(monkeypatch, code=1)
-    with pytest.raises(EngineUnavailableError, match="docker buildx du failed") as caught:
+    with pytest.raises(EngineUnavailableError, match="does not answer") as caught:
         cache_mounts("x")
     assert "serving-factory-bazel-disk" in caught.value.why
 
 
 def test_a_machine_without_the_docker_command_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EngineUnavailableError, match="The docker command is not there"):
+    with pytest.raises(EngineUnavailableError, match="The docker command is missing"):
         drop_cache_mounts("x")
-    with pytest.raises(EngineUnavailableError, match="The docker command is not there"):
+    with pytest.raises(EngineUnavailableError, match="The docker command is missing"):
         work_on_mounts(tmp_path, ["show"], base="base:1")
 
 
@@ -166,7 +167,8 @@ def test_work_on_mounts_leaves_nothing_but_the_mounts(
     pruned: list[str] = []
     requests: list[BuildRequest] = []
 
-    def run(argv: Sequence[str], *, on_line: Callable[[str], None]) -> int:
+    def run(argv: Sequence[str], *, on_line: Callable[[str], None], timeout: float) -> int:
+        assert timeout
         if argv[2] == "prune":
             pruned.append(argv[-1])
         for line in LEFT.splitlines():

@@ -1,4 +1,4 @@
-"""engine/docker.py, against a small HTTP server on loopback that plays an engine."""
+"""docker/engine.py, against a small HTTP server on loopback that plays an engine."""
 
 from __future__ import annotations
 
@@ -7,16 +7,30 @@ import hashlib
 import json
 import socket
 import threading
+import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
-from serving_factory.docker.containers import ContainerSpec, Mount
-from serving_factory.docker.engine import OWNER_LABEL, Capacity, Engine
-from serving_factory.errors import DiskFullError, EngineError, EngineUnavailableError, FactoryError, RegistryFaultError
+from serving_factory.docker import engine as engines
+from serving_factory.docker import push as pushes
+from serving_factory.docker.engine import OWNER_LABEL, Capacity, ContainerSpec, Engine, Mount, is_insecure
+from serving_factory.docker.process import Cancel
+from serving_factory.docker.registry import Registry
+from serving_factory.errors import (
+    CancelledError,
+    DiskFullError,
+    EngineError,
+    EngineUnavailableError,
+    FactoryError,
+    RegistryDeniedError,
+    RegistryFaultError,
+    RegistryLimitError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +38,8 @@ if TYPE_CHECKING:
 
 SPEC = ContainerSpec(image="an/image:1")
 CREATE = "POST /containers/create"
-Answer = tuple[int, object] | None  # HTTP status and body; None cuts the connection
+# HTTP status and body; None cuts the connection
+Answer = tuple[int, object] | Callable[["Handler"], None] | None
 
 
 class FakeEngine:
@@ -36,6 +51,7 @@ class FakeEngine:
         self.bodies: dict[str, dict[str, object]] = {}
         self.answers: dict[str, Answer] = {
             "GET /version": (200, {"Version": "26.1.5+dfsg1", "ApiVersion": "1.45"}),
+            "GET /info": (200, {"NCPU": 1, "MemTotal": 1}),
             "GET /images/an/image:1/json": (200, {"Id": "sha256:1", "Size": 7}),
         }
 
@@ -59,6 +75,9 @@ class Handler(BaseHTTPRequestHandler):
         if answer is None:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        if callable(answer):
+            answer(self)
             return
         status, content = answer
         data = b"" if content is None else json.dumps(content).encode()
@@ -112,10 +131,19 @@ class TestConnect:
     @pytest.mark.parametrize("version", ["20.10.24+dfsg1", "22.06.0", "4.9.3", ""])
     def test_too_old(self, fake: FakeEngine, version: str) -> None:
         fake.answers["GET /version"] = (200, {"Version": version, "ApiVersion": "1.41"})
-        with pytest.raises(EngineUnavailableError, match=r"23 or later is needed") as caught:
+        with pytest.raises(EngineUnavailableError, match=r"23 or later is required") as caught:
             Engine.connect()
         assert version in caught.value.what
         assert "Upgrade" in caught.value.remedy
+
+    def test_an_engine_that_accepts_and_never_answers(self, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(engines, "CONNECT_TIMEOUT", 0.3)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+            with pytest.raises(EngineUnavailableError, match="does not answer") as caught:
+                Engine.connect()
+        assert "no answer within 0.3 s" in caught.value.why
+        assert not fake.asked
 
     def test_unknown_context(self, monkeypatch: pytest.MonkeyPatch, fake: FakeEngine, tmp_path: Path) -> None:
         """The SDK would take the default engine: another one than buildx does."""
@@ -133,7 +161,7 @@ class TestConnect:
         with pytest.raises(EngineUnavailableError):
             Engine.connect()
 
-    @pytest.mark.parametrize("host", ["tcp://127.0.0.1:1", "unix:///no/such/socket", "nonsense"])
+    @pytest.mark.parametrize("host", ["tcp://127.0.0.1:1", "unix:///no/such/socket"])
     def test_nothing_answers(self, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
         monkeypatch.setenv("DOCKER_HOST", host)
         assert "./factory setup" in refusal()
@@ -324,21 +352,154 @@ def runs(fake: FakeEngine) -> None:
     fake.answers["POST /containers/c1/start"] = (204, None)
 
 
+REPOSITORY = "127.0.0.1:1/a"
+PUSH = f"POST /images/{REPOSITORY}/push"
+
+
+class FakeAccess:
+    """Stands for `Registry.try_push`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.error: FactoryError | None = None
+        self.asked = 0
+        monkeypatch.setattr(Registry, "try_push", self)
+
+    def __call__(self, repository: str) -> None:
+        assert repository == "a"
+        self.asked += 1
+        if self.error:
+            raise self.error
+
+
+@pytest.fixture
+def access(fake: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> FakeAccess:
+    fake.answers[f"GET /images/{REPOSITORY}:1/json"] = (200, {"Id": "sha256:1"})
+    return FakeAccess(monkeypatch)
+
+
+def push(cancel: Cancel | None = None) -> list[str]:
+    """Push, and give what was reported."""
+    reported: list[str] = []
+    Engine.connect().push(REPOSITORY, "1", on_status=reported.append, cancel=cancel)
+    return reported
+
+
+def streaming(items: list[dict[str, object]], ended: threading.Event) -> Callable[[Handler], None]:
+    """An engine that sends these items, and then nothing for as long as its client stays; `ended` when that left."""
+
+    def answer(request: Handler) -> None:
+        request.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for item in items:
+            line = json.dumps(item).encode() + b"\r\n"
+            request.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
+        request.close_connection = True
+        request.connection.settimeout(10)
+        if not request.rfile.read(1):
+            ended.set()
+
+    return answer
+
+
+def retry(seconds: int) -> dict[str, object]:
+    return {"id": "layer", "status": f"Retrying in {seconds} seconds"}
+
+
+SENDING: dict[str, object] = {"id": "layer", "status": "Pushing", "progressDetail": {"current": 1, "total": 9_000_000}}
+
+
 class TestPush:
     def test_nothing_to_push(self, fake: FakeEngine) -> None:
         fake.answers["GET /images/r.example/a:1/json"] = (404, {"message": "No such image"})
         with pytest.raises(EngineError, match=r"no image r\.example/a:1 to push"):
             Engine.connect().push("r.example/a", "1", on_status=lambda _: None)
 
-    def test_engine_that_goes_away(self, fake: FakeEngine) -> None:
-        fake.answers["GET /images/r.example/a:1/json"] = (200, {"Id": "sha256:1"})
-        fake.answers["POST /images/r.example/a/push"] = None
+    def test_engine_that_goes_away(self, fake: FakeEngine, access: FakeAccess) -> None:
+        fake.answers[PUSH] = None
         with pytest.raises(EngineUnavailableError):
-            Engine.connect().push("r.example/a", "1", on_status=lambda _: None)
+            push()
+        assert not access.asked
 
-    def test_failure_in_the_stream(self, fake: FakeEngine) -> None:
-        fake.answers["GET /images/r.example/a:1/json"] = (200, {"Id": "sha256:1"})
-        text = "received unexpected HTTP status: 503 Service Unavailable"
-        fake.answers["POST /images/r.example/a/push"] = (200, {"errorDetail": {"message": text}, "error": text})
-        with pytest.raises(RegistryFaultError, match=r"r\.example"):
-            Engine.connect().push("r.example/a", "1", on_status=lambda _: None)
+    def test_an_upload_that_stalls_ends(
+        self, fake: FakeEngine, access: FakeAccess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pushes, "STALLED", 0.3)
+        ended = threading.Event()
+        fake.answers[PUSH] = streaming([SENDING], ended)
+        with pytest.raises(RegistryFaultError, match="stalled") as caught:
+            push()
+        assert "0 of 1 layers there, 0 of 9 MB sent" in caught.value.why
+        assert ended.wait(5), "the engine pushes on for nobody"
+        assert not access.asked
+
+    def test_a_long_wait_is_reported(
+        self, fake: FakeEngine, access: FakeAccess, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pushes, "REPORT_EVERY", 0.2)
+        monkeypatch.setattr(pushes, "THINKING", 1.0)
+        fake.answers[PUSH] = streaming([], threading.Event())
+        reported: list[str] = []
+        with pytest.raises(RegistryFaultError, match="stalled"):
+            Engine.connect().push(REPOSITORY, "1", on_status=reported.append)
+        assert any("nothing has moved for" in text for text in reported)
+        assert not access.asked
+
+    @pytest.mark.usefixtures("access")
+    def test_a_cancelled_push_ends_at_once(self, fake: FakeEngine) -> None:
+        ended, cancel = threading.Event(), Cancel()
+        fake.answers[PUSH] = streaming([SENDING], ended)
+        threading.Timer(0.3, cancel.ask).start()
+        began = time.monotonic()
+        with pytest.raises(CancelledError):
+            push(cancel)
+        assert time.monotonic() - began < 2
+        assert ended.wait(5)
+
+    def test_the_registry_is_asked_why_the_engine_tries_again(self, fake: FakeEngine, access: FakeAccess) -> None:
+        """The engine tries again for 50 s, whatever the registry said, and says nothing of that."""
+        access.error = RegistryDeniedError("no")
+        ended = threading.Event()
+        fake.answers[PUSH] = streaming([retry(5), retry(4)], ended)
+        with pytest.raises(RegistryDeniedError, match="no"):
+            push()
+        assert access.asked == 1
+        assert ended.wait(5)
+
+    @pytest.mark.parametrize(
+        ("text", "error"),
+        [
+            ("received unexpected HTTP status: 503 Service Unavailable", RegistryFaultError),
+            ("toomanyrequests: slow down", RegistryLimitError),
+            ("denied: the quota is used up", RegistryDeniedError),
+            ("no basic auth credentials", RegistryFaultError),  # said after a 5xx, though there are some
+        ],
+    )
+    def test_failure_in_the_stream(
+        self, fake: FakeEngine, access: FakeAccess, text: str, error: type[FactoryError]
+    ) -> None:
+        fake.answers[PUSH] = (200, {"errorDetail": {"message": text}, "error": text})
+        with pytest.raises(error, match=r"127\.0\.0\.1:1") as caught:
+            push()
+        assert type(caught.value) is error
+        access.error = RegistryLimitError("the registry itself", retry_after=7)
+        with pytest.raises(RegistryLimitError, match="the registry itself") as limit:
+            push()
+        assert limit.value.retry_after == 7
+
+
+@pytest.mark.parametrize(
+    ("host", "insecure"),
+    [
+        ("plain.example:5000", True),
+        ("docker.io", False),
+        ("10.1.2.3:5000", True),
+        ("10.1.2.3", True),
+        ("11.1.2.3:5000", False),
+        ("other.example", False),
+    ],
+)
+def test_the_engine_knows_which_registries_may_go_without_tls(host: str, *, insecure: bool) -> None:
+    config = {
+        "InsecureRegistryCIDRs": ["127.0.0.0/8", "10.0.0.0/8"],
+        "IndexConfigs": {"docker.io": {"Secure": True}, "plain.example:5000": {"Secure": False}},
+    }
+    assert is_insecure(host, config) is insecure

@@ -1,4 +1,4 @@
-"""engine/push_stream.py, on streams recorded from Docker Engine 26.1.5 and docker-registry 2.8."""
+"""docker/push.py, on streams recorded from Docker Engine 26.1.5 and docker-registry 2.8."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from serving_factory.docker import http as registry_faults
-from serving_factory.docker.engine import PushResult, read_push
+from serving_factory.docker.http import is_loopback
+from serving_factory.docker.push import PushResult, read_push
+from serving_factory.docker.registry import from_text
 from serving_factory.errors import (
     FactoryError,
     RegistryDeniedError,
     RegistryError,
     RegistryFaultError,
+    RegistryLimitError,
     RegistryUnreachableError,
 )
 
@@ -51,7 +53,7 @@ def test_recorded_success(label: str, pushed: int, existing: int) -> None:
         ("two 500 on PUT manifest", RegistryFaultError),
         ("cut on PUT manifest", RegistryFaultError),
         ("cut on PATCH", RegistryFaultError),
-        ("429 on PUT manifest", RegistryFaultError),
+        ("429 on PUT manifest", RegistryLimitError),
         ("cut on ping", RegistryFaultError),
         ("refused", RegistryUnreachableError),
         ("no host", RegistryUnreachableError),
@@ -140,8 +142,8 @@ def test_error_without_detail() -> None:
             "unexpected status from PUT request to https://r/v2/a/manifests/1: 503 Service Unavailable",
             RegistryFaultError,
         ),
-        ("received unexpected HTTP status: 429 Too Many Requests", RegistryFaultError),
-        ("toomanyrequests: Too Many Requests", RegistryFaultError),
+        ("received unexpected HTTP status: 429 Too Many Requests", RegistryLimitError),
+        ("toomanyrequests: Too Many Requests", RegistryLimitError),
         ("unknown blob", RegistryFaultError),
         ("blob upload unknown", RegistryFaultError),
         ("write tcp 10.0.0.1:1->10.0.0.2:443: write: connection reset by peer", RegistryFaultError),
@@ -154,15 +156,15 @@ def test_error_without_detail() -> None:
     ],
 )
 def test_texts(text: str, error: type[FactoryError]) -> None:
-    found = registry_faults.from_text(REGISTRY, text)
+    found = from_text(REGISTRY, text)
     assert type(found) is error
     assert found.why == text
     assert found.remedy
 
 
 def test_remedies_name_the_right_file() -> None:
-    assert "certificate" in registry_faults.from_text(REGISTRY, "server gave HTTP response to HTTPS client").remedy
-    assert f"certs.d/{REGISTRY}" in registry_faults.from_text(REGISTRY, "x509: unknown authority").remedy
+    assert "certificate" in from_text(REGISTRY, "server gave HTTP response to HTTPS client").remedy
+    assert f"certs.d/{REGISTRY}" in from_text(REGISTRY, "x509: unknown authority").remedy
 
 
 @pytest.mark.parametrize(
@@ -179,4 +181,4 @@ def test_remedies_name_the_right_file() -> None:
     ],
 )
 def test_plain_http_is_for_this_machine_only(registry: str, *, loopback: bool) -> None:
-    assert registry_faults.is_loopback(registry) is loopback
+    assert is_loopback(registry) is loopback

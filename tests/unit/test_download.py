@@ -1,19 +1,25 @@
-"""engine/download.py and the ways out of a network of engine/http.py, against small servers on loopback."""
+"""docker/http.py, against small servers on loopback."""
 
 from __future__ import annotations
 
 import base64
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from email.message import Message
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from serving_factory.docker.http import Answer, Asker, NoAnswerError, Route, Trouble, fetch_text
-from serving_factory.errors import DownloadError, DownloadFaultError, UsageError
+from serving_factory.docker import process
+from serving_factory.docker.http import Answer, Client, NoAnswerError, Patience, Route, Trouble, fetch_text
+from serving_factory.docker.process import Cancel
+from serving_factory.errors import CancelledError, DownloadError, DownloadFaultError, UsageError
 
-from .test_registry import FakeRegistry, fake
+from .test_registry import FakeRegistry, Handler, fake
 
 __all__ = ["fake"]
 
@@ -58,7 +64,7 @@ def test_a_cut_connection_is_worth_a_retry(fake: FakeRegistry) -> None:
 
 
 def test_nobody_there() -> None:
-    with pytest.raises(DownloadError, match="cannot be reached") as caught:
+    with pytest.raises(DownloadError, match="cannot be fetched") as caught:
         fetch_text("http://127.0.0.1:1/x")
     assert not isinstance(caught.value, DownloadFaultError)
 
@@ -80,9 +86,9 @@ def test_a_password_is_sent_and_not_shown(fake: FakeRegistry) -> None:
 # --- the way there ----------------------------------------------------------------------------------------------------
 
 
-def through(fake: FakeRegistry, **route: str) -> Asker:
+def through(fake: FakeRegistry, **route: str) -> Client:
     fake.handler = lambda _, request: request.reply(200, b"by proxy")
-    return Asker(route=Route(proxies={"http": f"http://{fake.host}"}, **route), timeout=5)  # type: ignore[arg-type] # only no_proxy
+    return Client(route=Route(proxies={"http": f"http://{fake.host}"}, **route), patience=Patience(total=5))  # type: ignore[arg-type] # only no_proxy
 
 
 def test_a_networks_proxy_is_asked(fake: FakeRegistry) -> None:
@@ -111,14 +117,14 @@ def test_without_one_the_environments_proxy_is_asked(fake: FakeRegistry, monkeyp
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", f"http://{fake.host}")
     fake.handler = lambda _, request: request.reply(200, b"by proxy")
-    assert Asker(timeout=5).ask("GET", "http://mirror.example.com/x").body == b"by proxy"
+    assert Client(patience=Patience(total=5)).ask("GET", "http://mirror.example.com/x").body == b"by proxy"
 
 
 def test_certificates_that_are_none_are_told(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("no certificate\n")
     with pytest.raises(UsageError, match=r"ca\.pem") as caught:
-        Asker(route=Route(ca_certificates=file))
+        Client(route=Route(ca_certificates=file))
     assert "BEGIN CERTIFICATE" in caught.value.remedy
 
 
@@ -137,3 +143,81 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert answer(formatdate(0, usegmt=True)).retry_after == 0.0
     assert answer("-1").retry_after is None
     assert Answer(429, Message(), b"").retry_after is None
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def ask(fake: FakeRegistry, **patience: Any) -> Answer:  # noqa: ANN401 - as Patience takes them
+    return Client(direct=True, patience=Patience(**patience)).ask("GET", f"http://{fake.host}/x")
+
+
+def endless(piece: bytes, pause: float) -> Callable[[FakeRegistry, Handler], None]:
+    """Sends pieces for as long as someone reads."""
+
+    def handler(_: FakeRegistry, request: Handler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        with suppress(OSError):
+            while True:
+                request.wfile.write(piece)
+                time.sleep(pause)
+
+    return handler
+
+
+def test_no_more_is_read_than_a_registry_may_send(fake: FakeRegistry) -> None:
+    fake.handler = endless(b"x" * 65536, 0)
+    with pytest.raises(NoAnswerError) as caught:
+        ask(fake)
+    assert caught.value.trouble is Trouble.TOO_BIG
+
+
+def test_an_answer_that_trickles_ends_with_the_deadline(fake: FakeRegistry) -> None:
+    fake.handler = endless(b"x", 0.02)
+    began = time.monotonic()
+    with pytest.raises(NoAnswerError) as caught:
+        ask(fake, total=0.4)
+    assert caught.value.trouble is Trouble.SLOW
+    assert time.monotonic() - began < 2
+
+
+def test_headers_that_trickle_end_with_the_deadline(fake: FakeRegistry) -> None:
+    def handler(_: FakeRegistry, request: Handler) -> None:
+        with suppress(OSError):
+            for byte in b"HTTP/1.1 200 OK\r\nA: " + b"a" * 200:
+                request.wfile.write(bytes([byte]))
+                time.sleep(0.02)
+        request.close_connection = True
+
+    fake.handler = handler
+    with pytest.raises(NoAnswerError) as caught:
+        ask(fake, total=0.3)
+    assert caught.value.trouble is Trouble.SLOW
+
+
+def test_a_cancelled_run_waits_for_no_answer(fake: FakeRegistry) -> None:
+    fake.handler = endless(b"x", 0.02)
+    cancel = Cancel()
+    threading.Timer(0.2, cancel.ask).start()
+    began = time.monotonic()
+    with pytest.raises(CancelledError):
+        ask(fake, cancel=cancel)
+    assert time.monotonic() - began < 1
+
+
+def test_a_long_wait_is_reported(fake: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "REPORT_AFTER", 0.1)
+    fake.handler = endless(b"x", 0.02)
+    reported: list[str] = []
+    with pytest.raises(NoAnswerError):
+        ask(fake, total=0.5, report=reported.append)
+    (line,) = reported
+    assert f"waiting for {fake.host}" in line
+
+
+def test_retry_after_comes_with_the_error(fake: FakeRegistry) -> None:
+    fake.handler = lambda _, request: request.reply(503, Retry_After="7")
+    with pytest.raises(DownloadFaultError) as caught:
+        fetch_text(f"http://{fake.host}/x")
+    assert caught.value.retry_after == 7

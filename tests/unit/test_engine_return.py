@@ -1,4 +1,4 @@
-"""line/engine_return.py: an engine that goes away under a stage, and whether it comes back."""
+"""pipeline/retry.py: an engine that goes away under a stage, and whether it comes back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.docker import host as about
+from serving_factory.docker import client
 from serving_factory.docker.engine import Engine
 from serving_factory.errors import (
     CancelledError,
@@ -56,7 +56,7 @@ def engine_that_is_silent(
             raise EngineUnavailableError("The Docker engine does not answer.", why="no socket")
         return "26"
 
-    monkeypatch.setattr(about, "run_docker", version)
+    monkeypatch.setattr(client, "run_docker", version)
     return answers
 
 

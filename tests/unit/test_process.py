@@ -214,3 +214,22 @@ def test_keeper_says_why_a_program_cannot_be_started(tmp_path: Path) -> None:
     lines: list[str] = []
     assert process.run([str(program)], on_line=lines.append) == 126
     assert "No such file" in lines[0]
+
+
+def test_a_command_that_says_nothing_in_time_ends() -> None:
+    with pytest.raises(TimeoutError, match=r"printed nothing within 0\.3 s"):
+        process.run(["sleep", "60"], on_line=lambda _: None, answer_within=0.3)
+    assert process.run(["sh", "-c", "echo; sleep 0.5"], on_line=lambda _: None, answer_within=0.3) == 0
+
+
+def test_a_call_that_hangs_is_left_behind() -> None:
+    never, cancel = threading.Event(), Cancel()
+    with pytest.raises(TimeoutError, match=r"no answer within 0\.2 s"):
+        process.bounded(never.wait, seconds=0.2)
+    threading.Timer(0.1, cancel.ask).start()
+    with pytest.raises(CancelledError):
+        process.bounded(never.wait, seconds=60, cancel=cancel)
+    never.set()
+    assert process.bounded(lambda: 7, seconds=1) == 7
+    with pytest.raises(ZeroDivisionError):
+        process.bounded(lambda: 1 // 0, seconds=1)

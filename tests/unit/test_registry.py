@@ -1,13 +1,15 @@
-"""engine/registry.py, against a small HTTP server on loopback that plays a registry and its token service."""
+"""docker/registry.py, against a small HTTP server on loopback that plays a registry and its token service."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import shutil
 import socket
 import ssl
 import stat
+import subprocess
 import threading
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,8 +17,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from serving_factory.docker import registry as registries
+from serving_factory.docker.http import Patience
 from serving_factory.docker.registry import Credentials, ImageName, Registry, credentials_for
 from serving_factory.errors import (
+    DockerSettingsError,
     FactoryError,
     RegistryDeniedError,
     RegistryError,
@@ -40,6 +45,7 @@ class FakeRegistry:
 
     def __init__(self) -> None:
         self.host = ""
+        self.server: ThreadingHTTPServer | None = None
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.handler: Callable[[FakeRegistry, Handler], None] = lambda _, request: request.reply(404)
 
@@ -58,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
         self.fake.requests.append((self.command, self.path, dict(self.headers.items()), body))
         self.fake.handler(self.fake, self)
 
-    do_GET = do_HEAD = do_POST = _any  # noqa: N815  (names that http.server looks up)
+    do_GET = do_HEAD = do_POST = do_DELETE = _any  # noqa: N815  (names that http.server looks up)
 
     def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -89,6 +95,7 @@ def fake() -> Iterator[FakeRegistry]:
         fake = registry
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Bound) as server:
+        registry.server = server
         registry.host = f"127.0.0.1:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -234,7 +241,7 @@ class TestManifestDigest:
         with pytest.raises(RegistryError, match="gave no token"):
             Registry(fake.host).manifest_digest("a", "1")
 
-    @pytest.mark.parametrize("challenge", ["", "Negotiate", 'Bearer realm="file:///etc/passwd"', "Bearer"])
+    @pytest.mark.parametrize("challenge", ["Negotiate", 'Bearer realm="file:///etc/passwd"', "Bearer"])
     def test_unknown_challenge(self, fake: FakeRegistry, challenge: str) -> None:
         fake.handler = lambda _, request: request.reply(401, WWW_Authenticate=challenge)
         with pytest.raises(RegistryError, match="kind of log-in"):
@@ -291,7 +298,7 @@ class TestManifestDigest:
 
         fake.handler = handler
         with pytest.raises(RegistryFaultError):
-            Registry(fake.host, timeout=0.2).manifest_digest("a", "1")
+            Registry(fake.host, patience=Patience(each=0.2)).manifest_digest("a", "1")
         done.set()
 
     def test_nothing_listens(self) -> None:
@@ -334,7 +341,7 @@ class TestManifestDigest:
             monkeypatch.delenv(name, raising=False)
         with pytest.raises(RegistryError) as caught:
             Registry("registry.example.com").manifest_digest("a", "1")
-        assert "SSL_CERT_FILE" in caught.value.remedy
+        assert "/etc/docker/certs.d/registry.example.com/" in caught.value.remedy
 
 
 class Shelf:
@@ -440,22 +447,125 @@ class TestLogIn:
             Registry(fake.host).log_in("team/image")
 
 
-class TestTakesPassword:
-    def test_right(self, fake: FakeRegistry) -> None:
-        fake.handler = wants_basic
-        assert Registry(fake.host, credentials=ME).takes_password()
+class TestTryPush:
+    """An upload that is begun and cancelled."""
 
-    def test_wrong(self, fake: FakeRegistry) -> None:
-        fake.handler = wants_basic
-        assert not Registry(fake.host, credentials=Credentials(username="me")).takes_password()
+    def test_what_a_push_would_be_let_do(self, fake: FakeRegistry) -> None:
+        def handler(fake: FakeRegistry, request: Handler) -> None:
+            if request.command == "POST" and request.authorization != basic(ME):
+                request.reply(401, WWW_Authenticate='Basic realm="here"')
+            else:
+                request.reply(202, Location=f"http://{fake.host}/v2/team/image/blobs/uploads/1?state=x")
 
-    def test_none(self, fake: FakeRegistry) -> None:
-        fake.handler = wants_basic
-        assert not Registry(fake.host).takes_password()
+        fake.handler = handler
+        Registry(fake.host, credentials=ME).try_push("team/image")
+        post, delete = "POST /v2/team/image/blobs/uploads/", "DELETE /v2/team/image/blobs/uploads/1?state=x"
+        assert fake.asked == [post, post, delete]
+        assert fake.requests[-1][2]["Authorization"] == basic(ME)
 
-    def test_token_service(self, fake: FakeRegistry) -> None:
+    def test_a_token_that_only_reads(self, fake: FakeRegistry) -> None:
         fake.handler = wants_token
-        assert not Registry(fake.host, credentials=ME).takes_password()
+        with pytest.raises(RegistryDeniedError):
+            Registry(fake.host).try_push("private/image")
+
+    @pytest.mark.parametrize(
+        ("status", "error"),
+        [
+            (401, RegistryDeniedError),
+            (403, RegistryDeniedError),
+            (404, RegistryError),
+            (405, RegistryError),
+            (429, RegistryLimitError),
+            (500, RegistryFaultError),
+        ],
+    )
+    def test_refusals(self, fake: FakeRegistry, status: int, error: type[FactoryError]) -> None:
+        fake.handler = lambda _, request: request.reply(status, Retry_After="9")
+        with pytest.raises(error) as caught:
+            Registry(fake.host, credentials=ME).try_push("team/image")
+        assert getattr(caught.value, "retry_after", 9) == 9
+        if status == 404:
+            assert "team/image" in caught.value.what
+
+    def test_one_that_cannot_cancel_uploads(self, fake: FakeRegistry) -> None:
+        fake.handler = lambda _, request: (
+            request.reply(202, Location="/v2/x") if request.command == "POST" else request.cut()
+        )
+        Registry(fake.host).try_push("team/image")
+
+
+class TestWhatIsNoRegistry:
+    """A captive portal, or a proxy's page, in place of a registry."""
+
+    @pytest.fixture(autouse=True)
+    def portal(self, fake: FakeRegistry) -> None:
+        fake.handler = lambda _, request: request.reply(200, b"<html>log in", Content_Type="text/html; charset=utf-8")
+
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            lambda registry: registry.manifest_digest("a", "1"),
+            lambda registry: registry.try_push("a"),
+            lambda registry: registry.log_in("a"),
+            lambda registry: registry.platforms("a", DIGEST),
+        ],
+    )
+    def test_a_web_page(self, fake: FakeRegistry, ask: Callable[[Registry], object]) -> None:
+        with pytest.raises(RegistryError, match="web page") as caught:
+            ask(Registry(fake.host))
+        assert "log-in" in caught.value.remedy
+
+
+class TestTls:
+    """Registries on this machine are asked as Docker asks them: by HTTPS, whatever the certificate, then by HTTP."""
+
+    @pytest.fixture
+    def over_tls(self, fake: FakeRegistry, tmp_path: Path) -> FakeRegistry:
+        if shutil.which("openssl") is None:
+            pytest.skip("no openssl")
+        names = ("-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=elsewhere", "-days", "2", "-nodes")
+        make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", *names]
+        subprocess.run(make, cwd=tmp_path, check=True, capture_output=True)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+        assert fake.server is not None
+        fake.server.socket = context.wrap_socket(fake.server.socket, server_side=True)
+        return fake
+
+    def test_https_first(self, over_tls: FakeRegistry) -> None:
+        over_tls.handler = found
+        assert Registry(over_tls.host).manifest_digest("a", "1") == DIGEST
+        assert over_tls.asked == ["GET /v2/", "HEAD /v2/a/manifests/1"]
+
+    def test_then_http(self, fake: FakeRegistry) -> None:
+        fake.handler = found
+        assert Registry(fake.host).manifest_digest("a", "1") == DIGEST
+        assert fake.asked == ["HEAD /v2/a/manifests/1"]
+
+    def test_another_machine_needs_a_trusted_certificate(
+        self, over_tls: FakeRegistry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        over_tls.handler = found
+        monkeypatch.setattr(registries, "is_loopback", lambda _: False)
+        monkeypatch.setattr(registries, "CERTIFICATES", tmp_path / "certs.d")
+        with pytest.raises(RegistryError, match="not trusted"):
+            Registry(over_tls.host).manifest_digest("a", "1")
+        assert Registry(over_tls.host, insecure=True).manifest_digest("a", "1") == DIGEST
+
+    def test_certificates_that_docker_trusts_are_trusted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(registries, "CERTIFICATES", tmp_path)
+        (tmp_path / "r.example").mkdir()
+        loaded: list[Path] = []
+        monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda _, cafile=None, **__: loaded.append(cafile))
+        (tmp_path / "r.example" / "ca.crt").touch()
+        Registry("r.example")
+        assert tmp_path / "r.example" / "ca.crt" in loaded
+
+
+def test_the_id_of_an_image_in_a_registry(fake: FakeRegistry) -> None:
+    shelf = Shelf(fake)
+    assert Registry(fake.host).config_digest("a", shelf.put({"config": {"digest": DIGEST}})) == DIGEST
+    assert Registry(fake.host).config_digest("a", shelf.put({"manifests": []})) == ""
 
 
 class TestImageName:
@@ -546,11 +656,16 @@ class TestCredentials:
             credentials_for("r.example")
         assert "docker login r.example" in caught.value.remedy
 
-    @pytest.mark.parametrize("text", ['{"auths": {"r.example": "text"}}', '{"auths": {"r.example": {"auth": "!"}}}'])
+    @pytest.mark.parametrize(
+        "text",
+        ["[]", "{", '{"auths": []}', '{"auths": {"r.example": "text"}}', '{"auths": {"r.example": {"auth": "!!!"}}}'],
+    )
     def test_broken_configuration(self, config: Path, text: str) -> None:
         config.write_text(text)
-        with pytest.raises(RegistryDeniedError, match="no usable credentials"):
+        with pytest.raises(DockerSettingsError, match=str(config)) as caught:
             credentials_for("r.example")
+        assert caught.value.why
+        assert caught.value.remedy
 
     def test_password_is_never_shown(self) -> None:
         assert "secret" not in repr(ME)

@@ -1,11 +1,17 @@
-"""engine/retry.py."""
+"""pipeline/retry.py."""
 
 from __future__ import annotations
 
 import pytest
 
-from serving_factory.errors import CancelledError, RegistryDeniedError, RegistryFaultError, RegistryLimitError
-from serving_factory.pipeline.retry import LONGEST_WAIT, retrying
+from serving_factory.errors import (
+    CancelledError,
+    DownloadFaultError,
+    RegistryDeniedError,
+    RegistryFaultError,
+    RegistryLimitError,
+)
+from serving_factory.pipeline.retry import DEADLINE, LONGEST_WAIT, asking_again, retrying
 
 
 class Flaky:
@@ -111,7 +117,7 @@ def test_default_jitter_varies() -> None:
     assert all(0.25 <= delay <= 0.75 for delay in slept)
 
 
-@pytest.mark.parametrize(("asked", "waited"), [(7.0, 7.0), (0.1, 0.5), (None, 0.5)])
+@pytest.mark.parametrize(("asked", "waited"), [(7.0, 7.0), (0.1, 0.5), (None, 5.0)])
 def test_a_rate_limit_that_says_how_long_is_waited_for(asked: float | None, waited: float) -> None:
     slept: list[float] = []
     retrying(
@@ -129,3 +135,20 @@ def test_a_rate_limit_of_hours_is_not() -> None:
     with pytest.raises(RegistryLimitError, match="enough"):
         retrying(action, transient=(RegistryFaultError,), on_retry=forbidden, sleep=forbidden)
     assert action.calls == 1
+
+
+@pytest.mark.parametrize("kind", [RegistryLimitError, DownloadFaultError])
+def test_a_server_is_not_asked_for_ever(
+    kind: type[RegistryLimitError | DownloadFaultError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error, clock = kind("enough", retry_after=30), [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
+    def slow() -> None:
+        clock[0] += DEADLINE / 2
+        raise error
+
+    told: list[str] = []
+    with pytest.raises(kind):
+        asking_again(slow, told.append, sleep=lambda _: None)
+    assert told == ["attempt 1 failed (enough); again in 30.0 s"]

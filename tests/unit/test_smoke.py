@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from serving_factory.docker.containers import ContainerSpec
-    from serving_factory.docker.engine import Engine
+    from serving_factory.docker.engine import ContainerSpec, Engine
 
 VERSION = "TensorFlow ModelServer: 2.19.1-rc0+dev.sha.no_git\nTensorFlow Library: 2.19.1\n"
 ALL = ["start", *(check.name for check in CHECKS)]

@@ -26,7 +26,7 @@ from serving_factory.pipeline.events import Event, EventKind, StageName, Status,
 from serving_factory.pipeline.history import Recorder, disk_of, estimate_run
 from serving_factory.pipeline.job import Job, Site, Stage
 from serving_factory.pipeline.records import matrix_name
-from serving_factory.pipeline.runner import candidates, plan_line
+from serving_factory.pipeline.runner import candidates, has_work, plan_line
 from serving_factory.pipeline.runner import clean as clean_site
 from serving_factory.pipeline.scheduler import run_line
 from serving_factory.pipeline.stages import BUILD
@@ -136,6 +136,15 @@ def _prepared(options: RunOptions, stages: Sequence[Stage]) -> _Run:
     )
 
 
+def _try_pushes(run: _Run) -> None:
+    """Ask the registry whether it would take a push, before work begins that may take hours."""
+    before = run.stages[:-1]
+    if run.last_stage is StageName.PUSH and any(has_work(stage, job) for job in run.jobs for stage in before):
+        from serving_factory.pipeline.stages.push import try_pushes
+
+        try_pushes(run.jobs, lambda text: sys.stderr.write(f"{text}\n"))
+
+
 def _run(options: RunOptions, stages: Sequence[Stage]) -> tuple[VariantResult, ...]:
     run = _prepared(options, stages)
     if COMPILE in stages and (unpinned := unpinned_bases(run.chosen, run.matrix)):
@@ -148,6 +157,7 @@ def _run(options: RunOptions, stages: Sequence[Stage]) -> tuple[VariantResult, .
         if SMOKE in stages:
             with suppress(EngineUnavailableError):  # the stage that needs the engine reports it
                 site.strays  # noqa: B018 - looking removes them
+        _try_pushes(run)
         turns, estimate = _schedule(run)
         recorder = Recorder(
             checkout.build,

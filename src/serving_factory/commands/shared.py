@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from invoke.exceptions import Exit
 
-from serving_factory.docker.disk import disk_full_is_typed
+from serving_factory.docker.client import disk_full_is_typed
 from serving_factory.errors import CancelledError, FactoryError
 from serving_factory.output.documents import document_text
 from serving_factory.pipeline.scheduler import ending_signals

@@ -1,4 +1,4 @@
-"""`docker buildx build`, as a value in and a value out."""
+"""`docker buildx build`: a request in, a result or a typed error out."""
 
 from __future__ import annotations
 
@@ -13,27 +13,34 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
-from serving_factory.docker import process
-from serving_factory.docker.disk import FREE_SOME_SPACE, disk_full_is_typed
+from serving_factory.docker import client, process
+from serving_factory.docker.client import FREE_SOME_SPACE, START, disk_full_is_typed
 from serving_factory.docker.solve_status import SolveStatus, Step
-from serving_factory.errors import DiskFullError, DockerCommandError, EngineLostError, EngineUnavailableError
+from serving_factory.errors import (
+    DiskFullError,
+    DockerCommandError,
+    EngineLostError,
+    EngineUnavailableError,
+    FactoryError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from serving_factory.docker.process import Cancel
 
-
-TAIL = 60  # lines of the failing step that an error carries; of Bazel's, half only tell that it is at work
+TAIL = 60  # lines of the failing step that an error carries; of Bazel's, half only show that it is at work
+FIRST_WORD = 120.0  # seconds in which the engine says that it has begun
 PARTIAL = ".partial-"
 RUN_EXIT_CODE = re.compile(r"did not complete successfully: exit code: (\d+)")
 NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
-# What the client says by itself; a step's own output is never searched for these.
+# An engine that was away for a moment answers again when asked: then only the client's own words are left. A step's
+# output is never searched for these.
 NO_ENGINE = re.compile(
     r"cannot connect to the docker daemon|error during connect|is the docker daemon running"
-    r"|permission denied while trying to connect|context \S+: context not found"
+    r"|permission denied while trying to connect"
     r"|code = unavailable|error reading from server|transport is closing|client connection lost",
     re.IGNORECASE,
 )
@@ -47,18 +54,12 @@ class BuildRequest:
     """One build.
 
     Args:
-        dockerfile: path of the Dockerfile.
-        context: folder that COPY and ADD read from.
-        target: the stage to build; None for the last.
-        build_args: ARG names and values.
         contexts: named contexts, such as `("source", "/src/serving")` or
             `("ubuntu:20.04", "docker-image://base:bookworm")`.
         secrets: ids and files of the secrets that the build's steps may mount; they are in no layer.
         network: `none` for steps without one; None for the engine's usual one.
-        labels: image labels.
         tags: image names with tags.
-        output: folder that gets the result's files, replaced as a whole on success; None loads an image into
-            the engine.
+        output: folder for the result's files, replaced as a whole on success; None loads an image into the engine.
     """
 
     dockerfile: Path
@@ -73,12 +74,7 @@ class BuildRequest:
     output: Path | None = None
 
     def argv(self, *, metadata: Path, output: Path | None = None) -> list[str]:
-        """The command line.
-
-        Args:
-            metadata: where buildx writes what it built.
-            output: where the files go for now, in place of `self.output`.
-        """
+        """The command line; buildx writes what it built to `metadata`, and files to `output` if given."""
         argv = ["docker", "buildx", "build", "--progress=rawjson", "--provenance=false"]
         argv += ["--metadata-file", str(metadata), "--file", str(self.dockerfile)]
         if self.target is not None:
@@ -103,13 +99,12 @@ class BuildRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """What a build that succeeded tells.
+    """A build that succeeded.
 
     Args:
         image_id: the loaded image's id, `sha256:...`; None with an output folder.
         steps: how many of the Dockerfile's instructions the result needed, without FROM.
         cached: how many of these were there already.
-        seconds: how long it took.
     """
 
     image_id: str | None
@@ -122,10 +117,10 @@ class BuildFailed(Exception):  # noqa: N818  (an outcome that the stage turns in
     """The build ran and failed.
 
     Args:
-        step: name of the failing step, as `[binary_build 3/4] RUN ...`; empty if none had begun.
-        tail: the last 60 lines at most of that step's output.
+        step: the failing step, as `[binary_build 3/4] RUN ...`; empty if none had begun.
+        tail: the last lines of its output, at most `TAIL`.
         exit_code: of the failing RUN's command; buildx's own where no command failed.
-        text: what buildx said: the error and the place in the Dockerfile.
+        text: buildx's error and the place in the Dockerfile.
     """
 
     def __init__(self, *, step: str, tail: tuple[str, ...], exit_code: int, text: str) -> None:
@@ -142,17 +137,13 @@ class BuildFailed(Exception):  # noqa: N818  (an outcome that the stage turns in
 
 
 def build(
-    request: BuildRequest,
-    *,
-    on_step: Callable[[Step], None],
-    log: TextIO,
-    cancel: Cancel | None = None,
+    request: BuildRequest, *, on_step: Callable[[Step], None], log: TextIO, cancel: Cancel | None = None
 ) -> BuildResult:
-    """Build, and tell as it goes.
+    """Build.
 
     Args:
         request: what to build.
-        on_step: told of every step's start, output lines and end, in the caller's thread.
+        on_step: called with every step's start, output lines and end, in the caller's thread.
         log: gets every line as it comes, as `[binary_build 3/4] text`.
         cancel: stops the build when asked, from any thread.
 
@@ -160,45 +151,40 @@ def build(
         BuildFailed: the Dockerfile or one of its commands failed.
         DiskFullError: the engine's or this machine's disk is full.
         EngineUnavailableError: no engine.
-        DockerCommandError: no docker, no buildx, or one that is too old.
+        DockerCommandError: no docker, no buildx, one that is too old, or settings that cannot be used.
         EngineLostError: the engine went away while it was building.
         CancelledError: `cancel` was asked for.
     """
     began = time.monotonic()
     status = SolveStatus(tail=TAIL)
 
-    def on_line(line: str) -> None:
-        for step in status.feed(line):
+    def handle(steps: list[Step]) -> None:
+        for step in steps:
             _write(log, step)
             on_step(step)
 
     with disk_full_is_typed(), _scratch(request.output) as (metadata, partial):
+        argv = request.argv(metadata=metadata, output=partial)
         try:
-            code = process.run(request.argv(metadata=metadata, output=partial), on_line=on_line, cancel=cancel)
+            code = process.run(
+                argv, on_line=lambda line: handle(status.feed(line)), cancel=cancel, answer_within=FIRST_WORD
+            )
         except FileNotFoundError as error:
-            raise docker_missing(error) from error
-        for step in status.end():
-            _write(log, step)
-            on_step(step)
+            raise client.docker_missing(error) from error
+        except TimeoutError as error:
+            raise client.unavailable(str(error)) from error
+        handle(status.end())
         if code != 0:
-            _fail(status, code)
+            client.check_room(metadata.parent)
+            raise _failure(status, code)
         image_id = None if partial is not None else _image_id(metadata)
         if partial is not None and request.output is not None:
             _replace(request.output, partial)
     return BuildResult(image_id=image_id, steps=status.steps, cached=status.cached, seconds=time.monotonic() - began)
 
 
-def docker_missing(error: FileNotFoundError) -> DockerCommandError:
-    """Say that there is no docker command."""
-    return DockerCommandError(
-        "The docker command is not there.",
-        why=str(error),
-        remedy="Run './factory setup', which installs Docker with buildx, or put docker on PATH.",
-    )
-
-
 def _csv(*fields: str) -> str:
-    """Join as buildx splits: comma separated values, so that a path may hold commas and quotes."""
+    """Join as buildx splits, so that a path may hold commas and quotes."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(fields)
     return line.getvalue()
@@ -222,7 +208,7 @@ def _write(log: TextIO, step: Step) -> None:
 
 @contextlib.contextmanager
 def _scratch(output: Path | None) -> Iterator[tuple[Path, Path | None]]:
-    """Give a path for buildx's metadata, and beside `output` a folder for its files; gone in the end."""
+    """A path for buildx's metadata, and beside `output` a folder for its files; both are gone in the end."""
     if output is None:
         with tempfile.TemporaryDirectory(prefix="serving-factory-") as scratch:
             yield Path(scratch, "metadata"), None
@@ -257,7 +243,7 @@ def _image_id(metadata: Path) -> str | None:
     return digest if isinstance(digest, str) else None
 
 
-def _fail(status: SolveStatus, code: int) -> NoReturn:
+def _failure(status: SolveStatus, code: int) -> FactoryError | BuildFailed:
     failed = status.failed
     text = "\n".join(status.stray) or (failed.error if failed else "")
     tail = failed.tail if failed else ()
@@ -265,29 +251,41 @@ def _fail(status: SolveStatus, code: int) -> NoReturn:
     # Where a command failed, the error quotes the command; what happened is in its output.
     if full := [line for line in (text.splitlines() if run is None else tail) if NO_SPACE.search(line)]:
         place = Step(name=failed.name, kind="error").place if run and failed else ""
-        raise DiskFullError(
+        return DiskFullError(
             f"A disk is full: the Docker engine's, {f'in {place}' if place else 'or the one that the output goes to'}.",
             why="\n".join(full),
             remedy=f"{FREE_SOME_SPACE}; then run the same command again: finished stages are kept.",
         )
-    if run is None and NO_BUILDX.search(text):
-        raise DockerCommandError(
+    found = None if run else _client_failure(text, code, begun=status.begun)
+    return found or BuildFailed(
+        step=failed.name if failed else "", tail=tail, exit_code=int(run.group(1)) if run else code, text=text
+    )
+
+
+def _client_failure(text: str, code: int, *, begun: bool) -> FactoryError | None:
+    """What is wrong with the client or the engine, where no command of the Dockerfile failed."""
+    if NO_BUILDX.search(text):
+        return DockerCommandError(
             "docker has no buildx plugin, or one older than 0.13.",
             why=text,
             remedy="Run './factory setup', which installs it, or install docker-buildx 0.13 or later.",
         )
-    if run is None and NO_ENGINE.search(text):
-        start = "Start it ('./factory setup' does), then run the same command again"
-        if status.begun:
-            raise EngineLostError(
-                "The Docker engine went away during the build.",
-                why=text,
-                remedy=f"See why it ended, in its own log ('journalctl -u docker'). {start}: what was done is kept.",
-            )
-        raise EngineUnavailableError("The Docker engine does not answer.", why=text, remedy=f"{start}.")
-    raise BuildFailed(
-        step=failed.name if failed else "",
-        tail=tail,
-        exit_code=int(run.group(1)) if run else code,
-        text=text,
+    lost = NO_ENGINE.search(text)
+    try:
+        client.check_settings()
+        if not begun:
+            client.check_writable()
+        if not lost:
+            client.run_docker("version", timeout=client.ANSWER)
+            return None
+    except EngineUnavailableError as error:
+        if isinstance(error, DockerCommandError) or not begun:
+            return error
+    if not begun:
+        return client.docker_failed(code, text)
+    return EngineLostError(
+        "The Docker engine went away during the build.",
+        why=text,
+        remedy="See why it ended, in its own log ('journalctl -u docker'). "
+        f"{START}, then run the same command again: finished work is kept.",
     )

@@ -11,12 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving_factory.docker import process
-from serving_factory.docker.buildx import BuildRequest, build, docker_missing
+from serving_factory.docker.buildx import BuildRequest, build
+from serving_factory.docker.client import run_docker
 from serving_factory.docker.host import byte_count
 from serving_factory.docker.solve_status import Step
 from serving_factory.errors import EngineUnavailableError
 
+_PRUNE_TIMEOUT = 600.0
 _TOTAL = re.compile(r"^(Private|Total):\s+(\S+)$", re.MULTILINE)
 _FIELD = re.compile(r"(ID|Description|Size):\s+(.*)")
 # BuildKit of engine 26 prints the id with a slash before it that nobody gave.
@@ -163,14 +164,4 @@ def parse_disk_usage(text: str) -> Iterator[CacheMount]:
 
 
 def _buildx(*arguments: str) -> str:
-    lines: list[str] = []
-    try:
-        code = process.run(["docker", "buildx", *arguments], on_line=lines.append)
-    except FileNotFoundError as error:
-        raise docker_missing(error) from error
-    text = "\n".join(lines)
-    if code:
-        raise EngineUnavailableError(
-            f"docker buildx {arguments[0]} failed", why=text, remedy="check `docker info` and `docker buildx version`"
-        )
-    return text
+    return run_docker("buildx", *arguments, timeout=_PRUNE_TIMEOUT)

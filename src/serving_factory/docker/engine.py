@@ -1,10 +1,13 @@
-"""The Docker engine, over the docker SDK: containers, images, pushes. Builds go through `buildx`."""
+"""The Docker engine, over the docker SDK: images, containers, pushes. Builds go through `buildx`."""
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import re
+import struct
+import time
 import uuid
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,110 +17,57 @@ from typing import TYPE_CHECKING, Any, Self
 import docker
 import urllib3.exceptions
 from docker.context import ContextAPI
-from docker.errors import APIError, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound, StreamParseError
 from docker.types import Mount as BindMount
 
-from serving_factory.docker import http as registry_faults
-from serving_factory.docker.containers import Container, ContainerSpec, typed, unavailable
-from serving_factory.docker.registry import ImageName, Registry, credentials_for
-from serving_factory.errors import EngineError, EngineUnavailableError, FactoryError, RegistryDeniedError, RegistryError
+from serving_factory.docker.client import FREE_SOME_SPACE, check_settings, unavailable
+from serving_factory.docker.http import Patience
+from serving_factory.docker.process import bounded
+from serving_factory.docker.push import THINKING, PushResult, push
+from serving_factory.docker.registry import Credentials, ImageName, Registry, credentials_for
+from serving_factory.errors import DiskFullError, EngineError, EngineUnavailableError, FactoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    import socket
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
+    from docker.api.client import APIClient
 
-PUSHED = "Pushed"
-EXISTING = ("Layer already exists", "Mounted from")
-DIGEST = re.compile(r"digest: (?P<digest>sha256:[0-9a-f]{64}) size: (?P<size>\d+)")
-MEGABYTE = 1_000_000
+    from serving_factory.docker.process import Cancel
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PushResult:
-    """What a push that succeeded left in the registry.
-
-    Args:
-        digest: the manifest's, `sha256:...`.
-        pushed_layers: how many layers were sent.
-        existing_layers: how many the registry had already, or took over from another of its repositories.
-        size: of the manifest, in bytes.
-    """
-
-    digest: str
-    pushed_layers: int
-    existing_layers: int
-    size: int
-
-
-def read_push(items: Iterable[Mapping[str, Any]], *, registry: str, on_status: Callable[[str], None]) -> PushResult:
-    """Read the whole stream of one push.
-
-    Args:
-        items: the stream's decoded items.
-        registry: for messages, such as `127.0.0.1:5000`.
-        on_status: told how far it is, in a few words, whenever these words change.
-
-    Raises:
-        RegistryDeniedError, RegistryUnreachableError, RegistryFaultError, RegistryError: as the stream says.
-    """
-    layers: dict[str, str] = {}
-    sent: dict[str, tuple[int, int]] = {}
-    digest, size = "", 0
-    told = error = ""
-    for item in items:
-        detail = item.get("errorDetail") or {}
-        error = error or str(detail.get("message") or item.get("error") or "")
-        status = str(item.get("status") or "")
-        if layer := item.get("id"):
-            layers[str(layer)] = status
-            progress = item.get("progressDetail") or {}
-            if progress.get("total"):
-                sent[str(layer)] = (int(progress.get("current") or 0), int(progress["total"]))
-            words = status if status.startswith("Retrying") else _words(layers, sent)
-            if words != told:
-                told = words
-                on_status(words)
-        if found := DIGEST.search(status):
-            digest, size = found["digest"], int(found["size"])
-        aux = item.get("aux") or {}
-        if aux.get("Digest"):
-            digest, size = str(aux["Digest"]), int(aux.get("Size") or size)
-    if error:
-        raise registry_faults.from_text(registry, error)
-    if not digest:
-        raise RegistryError(
-            f"The engine ended its push to {registry} without naming a digest.",
-            remedy="Run the same command again; if it goes on, look at the engine's log.",
-        )
-    states = layers.values()
-    return PushResult(
-        digest=digest,
-        pushed_layers=sum(state == PUSHED for state in states),
-        existing_layers=sum(state.startswith(EXISTING) for state in states),
-        size=size,
-    )
-
-
-def _words(layers: Mapping[str, str], sent: Mapping[str, tuple[int, int]]) -> str:
-    there = sum(state == PUSHED or state.startswith(EXISTING) for state in layers.values())
-    words = f"{there} of {len(layers)} layers there"
-    current, total = (sum(pair[index] for pair in sent.values()) for index in (0, 1))
-    if total >= MEGABYTE:
-        words += f", {min(current, total) // MEGABYTE} of {total // MEGABYTE} MB sent"
-    return words
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from serving_factory.docker.registry import Credentials
-
-
+# The SDK's own, those of requests (which are OSErrors), and those of urllib3 that a broken stream raises.
+SDK_ERRORS = (DockerException, StreamParseError, OSError, urllib3.exceptions.HTTPError)
 OWNER_LABEL = "org.serving-factory.owner"
 OLDEST_ENGINE = 23  # the first whose own BuildKit is the default builder and takes named contexts
+CONNECT_TIMEOUT = 20.0  # seconds for the first answer
 TIMEOUT = 60  # seconds without an answer
-PUSH_TIMEOUT = 600  # a registry may think for minutes about a layer of gigabytes, and nothing is told meanwhile
-IN_PROGRESS = 409  # HTTP status: the engine removes it already
+POLL = 0.1
+FRAME = struct.Struct(">BxxxL")  # stream number and length, before each piece of output (Engine API, "attach")
+
+
+@contextlib.contextmanager
+def typed(what: str, *, remedy: str) -> Iterator[None]:
+    """Guard one call of the SDK; `what` and `remedy` are those of a refusal.
+
+    Raises:
+        EngineUnavailableError: the engine went away.
+        DiskFullError: its disk is full.
+        EngineError: it refused.
+    """
+    try:
+        yield
+    except APIError as error:
+        why = str(error.explanation or error)
+        if "no space left on device" in why.lower():
+            again = f"{FREE_SOME_SPACE}; then run the command again."
+            raise DiskFullError("The Docker engine's disk is full.", why=why, remedy=again) from error
+        if isinstance(error, NotFound) and "image" in why.lower():
+            remedy = "Build the image first: run the same command again without skipping a stage."
+        raise EngineError(what, why=why, remedy=remedy) from error
+    except SDK_ERRORS as error:
+        raise unavailable(str(error), permission=isinstance(error, PermissionError)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +76,72 @@ class Capacity:
 
     cpus: int
     memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A file or folder of this machine, by its absolute path, inside a container."""
+
+    source: Path
+    target: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSpec:
+    """What to run; empty and None stand for the image's or the engine's own.
+
+    Args:
+        ports: TCP ports, each published on a free port of 127.0.0.1.
+        cap_drop: capabilities to take away, such as `ALL`.
+        user: `uid` or `uid:gid`.
+        tmpfs: paths of empty file systems in memory.
+        memory: limit in bytes.
+        network: a network's name, `none` or `host`.
+        health_interval: seconds between two health checks.
+        owner: marks it, so that `Engine.remove_strays` finds what a killed factory left.
+    """
+
+    image: str
+    command: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] | None = None
+    environment: tuple[tuple[str, str], ...] = ()
+    ports: tuple[int, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    read_only: bool = False
+    cap_drop: tuple[str, ...] = ()
+    user: str | None = None
+    security_opt: tuple[str, ...] = ()
+    tmpfs: tuple[str, ...] = ()
+    memory: int | None = None
+    network: str | None = None
+    health_interval: float | None = None
+    owner: str = "factory"
+
+    def options(self, name: str) -> dict[str, Any]:
+        """The SDK's arguments beside the image."""
+        mounts = ((mount.target, str(mount.source), mount.read_only) for mount in self.mounts)
+        return {
+            "name": name,
+            "command": list(self.command) or None,
+            "entrypoint": None if self.entrypoint is None else list(self.entrypoint),
+            "environment": dict(self.environment),
+            "ports": {f"{port}/tcp": ("127.0.0.1", None) for port in self.ports},
+            "mounts": [
+                BindMount(target=target, source=source, type="bind", read_only=read_only)
+                for target, source, read_only in mounts
+            ],
+            "read_only": self.read_only,
+            "cap_drop": list(self.cap_drop),
+            "user": self.user,
+            "security_opt": list(self.security_opt),
+            "tmpfs": dict.fromkeys(self.tmpfs, ""),
+            "mem_limit": self.memory,
+            "network": self.network,
+            "healthcheck": {"interval": int(self.health_interval * 1e9)} if self.health_interval else None,
+            "labels": {OWNER_LABEL: self.owner},
+            "detach": True,
+        }
 
 
 class Engine:
@@ -142,90 +158,102 @@ class Engine:
         """Find the engine as the docker command does: DOCKER_HOST, DOCKER_CONTEXT, the current context.
 
         Raises:
+            DockerSettingsError: the settings cannot be used.
             EngineUnavailableError: it does not answer, or is older than 23.
         """
+        check_settings()
         try:
-            context_found = bool(os.environ.get("DOCKER_HOST") or ContextAPI.kwargs_from_context())
-            client = docker.from_env(timeout=TIMEOUT)
-            version = str(client.version().get("Version", ""))
+            client, version = bounded(_connect, seconds=CONNECT_TIMEOUT)
         except Exception as error:
-            raise unavailable(error) from error
-        if not context_found:  # the SDK goes on with the default engine, the docker command does not
-            raise EngineUnavailableError(
-                f"There is no Docker context '{os.environ.get('DOCKER_CONTEXT') or 'in use'}'.",
-                remedy="Choose one that 'docker context ls' shows, or name the engine in DOCKER_HOST.",
-            )
+            raise unavailable(str(error), permission=isinstance(error, PermissionError)) from error
         major = re.match(r"\d+", version)
         if major is None or int(major.group()) < OLDEST_ENGINE:
             raise EngineUnavailableError(
-                f"The Docker engine is version {version or 'unknown'}; {OLDEST_ENGINE} or later is needed.",
+                f"The Docker engine is version {version or 'unknown'}; {OLDEST_ENGINE} or later is required.",
                 remedy="Upgrade Docker, then run './factory setup'.",
             )
         return cls(client, version)
 
-    @cached_property
-    def _push_api(self) -> docker.APIClient:
-        return docker.from_env(timeout=PUSH_TIMEOUT).api
-
     def version(self) -> str:
-        """Return the engine's version, such as `26.1.5`."""
+        """The engine's version, such as `26.1.5`."""
         return self._version
 
     def capacity(self) -> Capacity:
-        """Return what the engine's machine has. It need not be this machine."""
-        with typed("The engine does not tell about its machine.", remedy="Try 'docker info'."):
-            info = self._api.info()
+        """What the engine's machine has. It need not be this machine."""
+        info = self._info()
         return Capacity(cpus=int(info["NCPU"]), memory=int(info["MemTotal"]))
 
+    def _info(self) -> dict[str, Any]:
+        with typed("The engine gives no information about itself.", remedy="Try 'docker info'."):
+            info: dict[str, Any] = self._api.info()
+        return info
+
+    # --- images -------------------------------------------------------------------------------------------------------
+
     def image_id(self, reference: str) -> str | None:
-        """Return an image's id, `sha256:...`; None if the engine has no such image."""
-        with typed(f"The engine does not tell about the image {reference}.", remedy="Try 'docker images'."):
+        """An image's id, `sha256:...`; None if the engine has no such image."""
+        with typed(f"The engine could not look for the image {reference}.", remedy="Try 'docker images'."):
             try:
                 return str(self._images.get(reference).id)
             except ImageNotFound:
                 return None
 
     def has_registry(self, reference: str) -> bool:
-        """Say whether the engine knows a registry's digest of an image: it was pulled or pushed.
+        """Whether the engine knows a registry's digest of an image: it was pulled or pushed.
 
         With containerd's image store it knows one of every image.
-
-        Raises:
-            EngineError: no such image.
         """
-        with typed(f"The engine has no image {reference}.", remedy="Build it first."):
-            return bool(self._images.get(reference).attrs.get("RepoDigests"))
+        return bool(self._attributes(reference).get("RepoDigests"))
 
     def image_size(self, reference: str) -> int:
-        """Return an image's size in bytes, all layers together, as `docker images` shows it.
+        """An image's size in bytes, all layers together, as `docker images` shows it."""
+        return int(self._attributes(reference)["Size"])
 
-        Raises:
-            EngineError: no such image.
-        """
+    def _attributes(self, reference: str) -> Mapping[str, Any]:
         with typed(f"The engine has no image {reference}.", remedy="Build it first."):
-            return int(self._images.get(reference).attrs["Size"])
+            found: Mapping[str, Any] = self._images.get(reference).attrs
+        return found
 
     def image_names(self, label: str) -> Mapping[str, str]:
-        """Return the names, `repository:tag`, of all images with a label, each with the image's id. One question.
-
-        Args:
-            label: given as `name` or `name=value`.
-        """
+        """The names of all images with a label (`name` or `name=value`), each with the image's id."""
         with typed("The images could not be listed.", remedy="Try 'docker images'."):
             found = self._api.images(filters={"label": label})
         return {str(name): str(image["Id"]) for image in found for name in image["RepoTags"] or ()}
 
+    def tag(self, image: str, repository: str, tag: str) -> None:
+        """Give an image another name."""
+        with typed(f"{image} could not be tagged {repository}:{tag}.", remedy="Build it first."):
+            self._api.tag(image, repository, tag)
+
+    def remove_image(self, reference: str) -> None:
+        """Take an image's name away, and with its last name the image. No error if there is none."""
+        with (
+            typed(f"The image {reference} could not be removed.", remedy="See what uses it: 'docker ps -a'."),
+            contextlib.suppress(ImageNotFound),
+        ):
+            self._api.remove_image(reference)
+
+    def remove_unnamed(self, image: str) -> None:
+        """Remove an image by its id if it has no name any more and no container uses it."""
+        with typed(f"The image {image} could not be removed.", remedy="Try 'docker images'."):
+            try:
+                if not self._images.get(image).tags:
+                    self._api.remove_image(image)
+            except ImageNotFound:
+                return
+            except APIError as error:
+                if error.status_code != HTTPStatus.CONFLICT:
+                    raise
+
+    # --- containers ---------------------------------------------------------------------------------------------------
+
     @contextlib.contextmanager
     def container(self, spec: ContainerSpec) -> Iterator[Container]:
-        """Run a container for as long as the block lasts; it is removed by force however the block ends.
-
-        Raises:
-            EngineError: no such image, or it cannot be started.
-        """
+        """Run a container for as long as the block lasts; it is removed by force however the block ends."""
         name = f"serving-factory-{uuid.uuid4().hex[:12]}"  # known before it exists: an interrupt finds it
         try:
             with typed(f"No container of {spec.image} could be started.", remedy="Try it: docker run."):
-                started = self._containers.create(spec.image, **_options(spec, name))
+                started = self._containers.create(spec.image, **spec.options(name))
                 started.start()
             yield Container(self._api, str(started.id), name)
         except BaseException:
@@ -242,76 +270,6 @@ class Engine:
             self._remove_container(str(container["Id"]))
         return len(found)
 
-    def tag(self, image: str, repository: str, tag: str) -> None:
-        """Give an image another name.
-
-        Raises:
-            EngineError: no such image, or no valid name.
-        """
-        with typed(f"{image} could not be tagged {repository}:{tag}.", remedy="Build it first."):
-            self._api.tag(image, repository, tag)
-
-    def remove_image(self, reference: str) -> None:
-        """Take an image's name away, and with its last name the image. No error if there is none.
-
-        Raises:
-            EngineError: a container uses it.
-        """
-        with typed(f"The image {reference} could not be removed.", remedy="Try 'docker ps -a': who uses it?"):
-            try:
-                self._api.remove_image(reference)
-            except ImageNotFound:
-                return
-
-    def remove_unnamed(self, image: str) -> None:
-        """Remove an image that has no name any more; one that has, or that a container uses, stays.
-
-        Args:
-            image: its id.
-        """
-        with typed(f"The image {image} could not be removed.", remedy="Try 'docker images'."):
-            try:
-                if not self._images.get(image).tags:
-                    self._api.remove_image(image)
-            except ImageNotFound:
-                return
-            except APIError as error:
-                if error.status_code != HTTPStatus.CONFLICT:
-                    raise
-
-    def push(self, repository: str, tag: str, *, on_status: Callable[[str], None]) -> PushResult:
-        """Push one tag, once, with the credentials in Docker's own configuration.
-
-        Args:
-            repository: such as `127.0.0.1:5000/team/image`.
-            tag: which tag of it.
-            on_status: told how far it is, in a few words.
-
-        Raises:
-            RegistryDeniedError, RegistryUnreachableError, RegistryError: the push cannot work.
-            RegistryFaultError: another attempt may work.
-            EngineError: there is no such image.
-        """
-        reference = f"{repository}:{tag}"
-        if self.image_id(reference) is None:
-            raise EngineError(f"The engine has no image {reference} to push.", remedy="Build and tag it first.")
-        registry = ImageName.parse(repository).registry
-        credentials = credentials_for(registry)
-        with typed(f"{reference} could not be pushed.", remedy=f"Try it: docker push {reference}"):
-            try:
-                items = self._push_api.push(
-                    repository, tag=tag, stream=True, decode=True, auth_config=_auth(registry, credentials)
-                )
-                return read_push(items, registry=registry, on_status=on_status)
-            except urllib3.exceptions.ReadTimeoutError as error:
-                why = f"Nothing was heard from the push for {PUSH_TIMEOUT} s."
-                raise registry_faults.fault(registry, why) from error
-            except RegistryDeniedError as error:
-                # After a 5xx to its first question the engine goes on without the credentials it has.
-                if not Registry(registry, credentials=credentials).takes_password():
-                    raise
-                raise registry_faults.fault(registry, f"{error.why} (though name and password are right)") from error
-
     def _remove_container(self, name: str) -> None:
         with typed(f"The container {name} could not be removed.", remedy=f"Try it: docker rm -f {name}"):
             try:
@@ -319,32 +277,69 @@ class Engine:
             except NotFound:
                 return
             except APIError as error:
-                if error.status_code != IN_PROGRESS:
+                if error.status_code != HTTPStatus.CONFLICT:  # the engine removes it already
                     raise
 
+    # --- registries ---------------------------------------------------------------------------------------------------
 
-def _options(spec: ContainerSpec, name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "command": list(spec.command) or None,
-        "entrypoint": None if spec.entrypoint is None else list(spec.entrypoint),
-        "environment": dict(spec.environment),
-        "ports": {f"{port}/tcp": ("127.0.0.1", None) for port in spec.ports},
-        "mounts": [
-            BindMount(target=mount.target, source=str(mount.source), type="bind", read_only=mount.read_only)
-            for mount in spec.mounts
-        ],
-        "read_only": spec.read_only,
-        "cap_drop": list(spec.cap_drop),
-        "user": spec.user,
-        "security_opt": list(spec.security_opt),
-        "tmpfs": dict.fromkeys(spec.tmpfs, ""),
-        "mem_limit": spec.memory,
-        "network": spec.network,
-        "healthcheck": {"interval": int(spec.health_interval * 1e9)} if spec.health_interval else None,
-        "labels": {OWNER_LABEL: spec.owner},
-        "detach": True,
-    }
+    def registry(
+        self, host: str, *, cancel: Cancel | None = None, report: Callable[[str], object] | None = None
+    ) -> Registry:
+        """A registry, asked with Docker's credentials, and without trusted TLS where the engine would go without."""
+        return Registry(
+            host,
+            credentials=credentials_for(host),
+            insecure=is_insecure(host, self._registries),
+            patience=Patience(cancel=cancel, report=report),
+        )
+
+    @cached_property
+    def _registries(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._info().get("RegistryConfig") or {}
+        return found
+
+    def push(
+        self, repository: str, tag: str, *, on_status: Callable[[str], None], cancel: Cancel | None = None
+    ) -> PushResult:
+        """Push one tag, once, with the credentials in Docker's own configuration; see `push.push`.
+
+        Args:
+            repository: such as `127.0.0.1:5000/team/image`.
+            tag: which tag of it.
+            on_status: called with how far it is, in a few words.
+            cancel: ends the push when asked.
+
+        Raises:
+            EngineError: there is no such image.
+        """
+        reference = f"{repository}:{tag}"
+        if self.image_id(reference) is None:
+            raise EngineError(f"The engine has no image {reference} to push.", remedy="Build and tag it first.")
+        host = ImageName.parse(repository).registry
+        registry = self.registry(host, cancel=cancel, report=on_status)
+        auth = _auth(host, credentials_for(host))
+        with typed(f"{reference} could not be pushed.", remedy=f"Try it: docker push {reference}"):
+            api = docker.from_env(timeout=int(THINKING) + TIMEOUT).api
+            return push(api, repository, tag, registry=registry, auth=auth, on_status=on_status, cancel=cancel)
+
+
+def _connect() -> tuple[docker.DockerClient, str]:
+    if not os.environ.get("DOCKER_HOST"):
+        ContextAPI.kwargs_from_context()  # raises what from_env would not
+    client = docker.from_env(timeout=TIMEOUT)
+    return client, str(client.version().get("Version", ""))
+
+
+def is_insecure(host: str, config: Mapping[str, Any]) -> bool:
+    """Whether the engine goes without trusted TLS to a registry, by its own `docker info`."""
+    index = (config.get("IndexConfigs") or {}).get(host)
+    if index is not None:
+        return not index.get("Secure", True)
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address((host.rpartition(":")[0] or host).strip("[]"))
+        networks = map(ipaddress.ip_network, config.get("InsecureRegistryCIDRs") or ())
+        return any(address in network for network in networks)
+    return False
 
 
 def _auth(registry: str, credentials: Credentials | None) -> dict[str, str]:
@@ -352,8 +347,112 @@ def _auth(registry: str, credentials: Credentials | None) -> dict[str, str]:
         return {}
     if credentials.identity_token:
         return {"identitytoken": credentials.identity_token, "serveraddress": registry}
-    return {
-        "username": credentials.username,
-        "password": credentials.password,
-        "serveraddress": registry,
-    }
+    return {"username": credentials.username, "password": credentials.password, "serveraddress": registry}
+
+
+class Container:
+    """A container that was started; `Engine.container` gives it and removes it."""
+
+    def __init__(self, api: APIClient, container_id: str, name: str) -> None:
+        self._api = api
+        self.id = container_id
+        self.name = name
+
+    def port(self, container_port: int) -> int:
+        """The port of 127.0.0.1 that leads to a port of the container."""
+        published = (self._inspect()["NetworkSettings"].get("Ports") or {}).get(f"{container_port}/tcp")
+        if not published:
+            raise EngineError(
+                f"Port {container_port} of container {self.name} is not published; it is {self.status()}.",
+                why=self.logs(),
+                remedy="Look at the container's log above, and at the engine's own.",
+            )
+        return int(published[0]["HostPort"])
+
+    def logs(self, tail: int = 30) -> str:
+        """The last lines of its output."""
+        with self._typed("The log could not be read"):
+            data: bytes = self._api.logs(self.id, tail=tail)
+        return data.decode("utf-8", errors="replace")
+
+    def status(self) -> str:
+        """`running`, `exited` and so on, in the engine's words."""
+        return str(self._inspect()["State"]["Status"])
+
+    def exit_code(self) -> int | None:
+        """The exit code; None while it runs."""
+        state = self._inspect()["State"]
+        return int(state["ExitCode"]) if state["Status"] in {"exited", "dead"} else None
+
+    def started_at(self) -> str:
+        """When it was started last, by the engine's clock: another text after a restart."""
+        return str(self._inspect()["State"]["StartedAt"])
+
+    def health(self) -> str | None:
+        """What the image's HEALTHCHECK says: `starting`, `healthy`, `unhealthy`; None without one."""
+        health = self._inspect()["State"].get("Health")
+        return str(health["Status"]) if health else None
+
+    def stop(self, timeout: int) -> float:
+        """Send SIGTERM, after `timeout` seconds SIGKILL, as `docker stop` does; return the seconds it took."""
+        began = time.monotonic()
+        with self._typed("The container could not be stopped"):
+            self._api.stop(self.id, timeout=timeout)
+        return time.monotonic() - began
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end and return its exit code; TimeoutError if it still runs after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while (code := self.exit_code()) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the container {self.name} still runs after {timeout:g} s")
+            time.sleep(POLL)
+        return code
+
+    def exec(self, argv: Sequence[str], *, timeout: float = 60.0) -> tuple[int, str]:
+        """Run a command inside and return its exit code and its output, stdout and stderr as they came.
+
+        Raises:
+            EngineError: the container does not run.
+            TimeoutError: the command takes longer than `timeout` seconds; it ends with the container.
+        """
+        with self._typed(f"'{argv[0]}' could not be run inside"):
+            exec_id = self._api.exec_create(self.id, list(argv))["Id"]
+            stream: Any = self._api.exec_start(exec_id, socket=True)
+        # The SDK reads without a time limit; the socket under it has one.
+        connection: socket.socket = getattr(stream, "_sock", stream)
+        deadline, output = time.monotonic() + timeout, b""
+        try:
+            while header := _read(connection, FRAME.size, deadline):
+                output += _read(connection, FRAME.unpack(header)[1], deadline)
+        except TimeoutError as error:
+            raise TimeoutError(f"'{' '.join(argv)}' took longer than {timeout:g} s") from error
+        finally:
+            connection.close()
+            stream.close()
+        with self._typed(f"The exit code of '{argv[0]}' could not be read"):
+            code = self._api.exec_inspect(exec_id)["ExitCode"]
+        return int(code), output.decode("utf-8", errors="replace")
+
+    def _inspect(self) -> dict[str, Any]:
+        with self._typed("Its state could not be read"):
+            found: dict[str, Any] = self._api.inspect_container(self.id)
+        return found
+
+    def _typed(self, what: str) -> AbstractContextManager[None]:
+        return typed(f"{what} (container {self.name}).", remedy="Look at its log above, and at the engine's own.")
+
+
+def _read(connection: socket.socket, length: int, deadline: float) -> bytes:
+    """Read exactly `length` bytes, or nothing at the stream's end."""
+    data = b""
+    while len(data) < length:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
+        piece = connection.recv(length - len(data))
+        if not piece:
+            return b""
+        data += piece
+    return data

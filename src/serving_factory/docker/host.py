@@ -17,9 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from serving_factory.docker import process
-from serving_factory.docker.buildx import docker_missing
-from serving_factory.errors import EngineUnavailableError
+from serving_factory.docker.client import run_docker, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,36 +119,10 @@ def _json(command: str) -> Mapping[str, Any]:
     try:
         found = json.loads(text.splitlines()[-1])
     except (IndexError, ValueError) as error:
-        raise _silent(text) from error
+        raise unavailable(text) from error
     if found.get("ServerErrors"):
-        raise _silent("\n".join(found["ServerErrors"]))
+        raise unavailable("\n".join(found["ServerErrors"]))
     return dict(found)
-
-
-def run_docker(*arguments: str, timeout: float = 60) -> str:
-    """Give what a docker command prints.
-
-    Raises:
-        EngineUnavailableError: it failed, or took longer than `timeout` seconds.
-        DockerCommandError: there is no such command.
-    """
-    lines: list[str] = []
-    try:
-        code = process.run(["docker", *arguments], on_line=lines.append, timeout=timeout)
-    except FileNotFoundError as error:
-        raise docker_missing(error) from error
-    except TimeoutError as error:
-        raise _silent(str(error)) from error
-    text = "\n".join(lines)
-    if code:
-        raise _silent(text)
-    return text
-
-
-def _silent(why: str) -> EngineUnavailableError:
-    return EngineUnavailableError(
-        "The Docker engine does not answer.", why=why, remedy="Start it ('./factory setup' does), or see 'docker info'."
-    )
 
 
 _RULE = re.compile(r"^GC Policy rule#\d+:$", re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Asks many addresses at once whether they answer, within a time for all of them."""
+"""HTTP with limits: each request has a deadline and a largest answer, and a cancelled run does not wait for it."""
 
 from __future__ import annotations
 
@@ -18,142 +18,35 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from serving_factory.errors import (
-    DownloadError,
-    DownloadFaultError,
-    RegistryDeniedError,
-    RegistryError,
-    RegistryFaultError,
-    RegistryLimitError,
-    RegistryUnreachableError,
-    UsageError,
-)
+from serving_factory.docker.process import Cancel, bounded
+from serving_factory.errors import DownloadError, DownloadFaultError, UsageError
 
 if TYPE_CHECKING:
-    from serving_factory.errors import FactoryError
-
-
-UNREACHABLE = re.compile(
-    r"connection refused|no such host|i/o timeout|no route to host|network is unreachable|server misbehaving"
-    r"|temporary failure in name resolution|while waiting for connection",
-    re.IGNORECASE,
-)
-FAULT = re.compile(
-    r"HTTP status:? (5\d\d|429)|request to \S+: (5\d\d|429)|\b(5\d\d|429) (Internal|Bad|Service|Gateway|Too)"
-    r"|too ?many ?requests|\bEOF\b|unknown blob|blob upload (unknown|invalid)|connection reset|broken pipe"
-    r"|TLS handshake timeout|connection closed|server closed|Client\.Timeout|deadline exceeded",
-    re.IGNORECASE,
-)
-DENIED = re.compile(
-    r"unauthorized|denied|authentication required|no basic auth credentials|insufficient_scope|forbidden",
-    re.IGNORECASE,
-)
-NOT_TLS = re.compile(r"server gave HTTP response to HTTPS client", re.IGNORECASE)
-CERTIFICATE = re.compile(r"x509|certificate verify failed|CERTIFICATE_VERIFY_FAILED", re.IGNORECASE)
-
-
-def unreachable(registry: str, why: str) -> RegistryUnreachableError:
-    """Nothing answers at the registry's address."""
-    return RegistryUnreachableError(
-        f"The registry {registry} cannot be reached.",
-        why=why,
-        remedy=f"Check the registry's name, that it runs, and that this machine reaches it: curl -i "
-        f"{'http' if is_loopback(registry) else 'https'}://{registry}/v2/",
-    )
-
-
-def denied(registry: str, why: str) -> RegistryDeniedError:
-    """The registry wants credentials, or other ones."""
-    return RegistryDeniedError(
-        f"The registry {registry} refused the credentials, or there are none for it.",
-        why=why,
-        remedy=f"Log in with an account that may do this there: docker login {registry}",
-    )
-
-
-def fault(registry: str, why: str) -> RegistryFaultError:
-    """The registry failed in a way that may be over the next time."""
-    return RegistryFaultError(
-        f"The registry {registry} failed while it was being asked.",
-        why=why,
-        remedy="Run the same command again later: what the registry has is not sent twice. If it goes on, look "
-        "at the registry's own log.",
-    )
-
-
-def limit(registry: str, why: str, retry_after: float | None) -> RegistryLimitError:
-    """The registry has had enough of us for now."""
-    asked = f" It asks to wait {retry_after:.0f} s." if retry_after else ""
-    return RegistryLimitError(
-        f"The registry {registry} answers no more requests for now: its rate limit is used up.",
-        why=why + asked,
-        remedy="Run the same command again later. A log-in often has a higher limit than none: docker login "
-        f"{registry}; or name a mirror at network.base_images in the matrix file.",
-        retry_after=retry_after,
-    )
-
-
-def from_text(registry: str, text: str) -> FactoryError:
-    """Find the error that a message means, such as the engine's while it pushes."""
-    if NOT_TLS.search(text):
-        return RegistryError(
-            f"The registry {registry} speaks plain HTTP, and the engine wants HTTPS.",
-            why=text,
-            remedy="Give the registry a certificate. Plain HTTP is for registries on this machine alone, by the name "
-            "127.0.0.1 or localhost.",
-        )
-    if CERTIFICATE.search(text):
-        return RegistryError(
-            f"The registry {registry} has a certificate that is not trusted here.",
-            why=text,
-            remedy=f"Put the authority's certificate into /etc/docker/certs.d/{registry}/ca.crt for the "
-            "engine, and name it in SSL_CERT_FILE for the factory.",
-        )
-    if UNREACHABLE.search(text):
-        return unreachable(registry, text)
-    if FAULT.search(text):
-        return fault(registry, text)
-    if DENIED.search(text):
-        return denied(registry, text)
-    return RegistryError(
-        f"The registry {registry} refused.",
-        why=text,
-        remedy="Read the registry's message above; its own log may say more.",
-    )
-
-
-def is_loopback(registry: str) -> bool:
-    """Say whether the engine and we talk plain HTTP to it: localhost and 127.0.0.0/8, as Docker does."""
-    host = registry.rpartition(":")[0] or registry
-    return host == "localhost" or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
-
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from email.message import Message
     from pathlib import Path
     from typing import IO
 
-
+MAX_BYTES = 4 * 2**20  # the largest manifest that registries must take (OCI distribution specification)
+CHUNK = 65536
 REASON_LIMIT = 500  # characters of an answer that an error quotes
+GONE = frozenset({http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE})
+DENIED = frozenset({http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN})
 
 
 class Trouble(StrEnum):
-    """Why there is no answer."""
+    """Why there is no usable answer."""
 
-    UNREACHABLE = "nobody answers at that address"
+    UNREACHABLE = "nothing answers at that address"
     CUT = "the connection broke"
-    TLS = "the other end does not speak HTTPS as it should"
-    CERTIFICATE = "the other end's certificate is not trusted"
+    SLOW = "the answer took too long"
+    TOO_BIG = "the answer is too large"
+    TLS = "the server does not speak HTTPS"
+    CERTIFICATE = "the server's certificate is not trusted"
 
 
 class NoAnswerError(Exception):
-    """No answer came.
-
-    Args:
-        trouble: why.
-        reason: the evidence.
-    """
+    """There is no usable answer; `reason` is the evidence."""
 
     def __init__(self, trouble: Trouble, reason: str) -> None:
         super().__init__(reason)
@@ -163,11 +56,11 @@ class NoAnswerError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """How to get out of this network.
+    """The way out of this network.
 
     Args:
         proxies: scheme → the proxy's URL; where empty, HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment count.
-        no_proxy: names that are asked directly beside those of NO_PROXY, joined by commas.
+        no_proxy: hosts that need no proxy, beside those of NO_PROXY, joined by commas.
         ca_certificates: a PEM file of authorities that are trusted beside the system's.
     """
 
@@ -176,9 +69,26 @@ class Route:
     ca_certificates: Path | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long a request may take, and who hears of a long one.
+
+    Args:
+        each: seconds for the connection, and for each piece of the answer.
+        total: seconds for the whole answer, redirections included.
+        cancel: ends the wait when asked.
+        report: called with a sentence while the wait is long.
+    """
+
+    each: float = 20.0
+    total: float = 60.0
+    cancel: Cancel | None = None
+    report: Callable[[str], object] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """A whole answer."""
 
     status: int
     headers: Message
@@ -191,7 +101,7 @@ class Answer:
 
     @property
     def retry_after(self) -> float | None:
-        """The seconds to wait that Retry-After asks for (RFC 9110, section 10.2.3); None where it says nothing."""
+        """The seconds that Retry-After asks to wait (RFC 9110, section 10.2.3), if it does."""
         text = str(self.headers.get("Retry-After", "")).strip()
         if text.isdecimal():
             return float(text)
@@ -199,25 +109,38 @@ class Answer:
             return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
         return None
 
+    @property
+    def is_fault(self) -> bool:
+        """Whether the same request may work later."""
+        return self.status == http.HTTPStatus.TOO_MANY_REQUESTS or self.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
 
-class Asker:
-    """Asks by HTTP and HTTPS.
+
+class Client:
+    """Speaks HTTP and HTTPS.
 
     Args:
-        route: how to get out of this network.
-        direct: ask without any proxy.
-        timeout: seconds that each connection and each answer may take.
+        route: the way out of this network.
+        direct: use no proxy.
+        context: whom to trust, in place of the system's authorities and those of `route`.
+        patience: the limits.
 
     Raises:
         UsageError: the route's file of certificates cannot be used.
     """
 
-    def __init__(self, *, route: Route | None = None, direct: bool = False, timeout: float = 20.0) -> None:
+    def __init__(
+        self,
+        *,
+        route: Route | None = None,
+        direct: bool = False,
+        context: ssl.SSLContext | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         route = route or Route()
-        self._timeout = timeout
+        self._patience = patience or Patience()
         handlers: list[urllib.request.BaseHandler] = [
             _Redirects(),
-            urllib.request.HTTPSHandler(context=_trust(route.ca_certificates)),
+            urllib.request.HTTPSHandler(context=context or trust(route)),
         ]
         if direct:
             handlers.append(urllib.request.ProxyHandler({}))
@@ -226,38 +149,86 @@ class Asker:
         self._opener = urllib.request.build_opener(*handlers)
 
     def ask(self, method: str, url: str, headers: Mapping[str, str] | None = None, data: bytes | None = None) -> Answer:
-        """Ask once. Redirections are followed, without the headers given.
+        """Send one request. Redirections are followed, without the headers given.
 
         Raises:
-            NoAnswerError: none came.
+            NoAnswerError: there was no whole answer within the limits.
+            CancelledError: the run is to end.
         """
         request = urllib.request.Request(url, data=data, method=method)  # noqa: S310 - callers give http and https only
         for name, value in (headers or {}).items():
             request.add_unredirected_header(name, value)
+        patience = self._patience
+        deadline = time.monotonic() + patience.total
+
+        def report(waited: float) -> None:
+            if patience.report is not None:
+                patience.report(f"waiting for {request.host}, {waited:.0f} s so far")
+
         try:
-            with self._opener.open(request, timeout=self._timeout) as response:
-                return Answer(response.status, response.headers, response.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return Answer(error.code, error.headers, _body(error))
+            return bounded(
+                lambda: self._exchange(request, deadline),
+                seconds=patience.total,
+                cancel=patience.cancel,
+                on_wait=report,
+            )
         except urllib.error.URLError as error:
             raise _no_answer(error.reason) from error
+        except TimeoutError as error:
+            raise NoAnswerError(Trouble.SLOW, str(error) or "timed out") from error
         except (OSError, http.client.HTTPException) as error:
             raise NoAnswerError(Trouble.CUT, repr(error)) from error
 
-
-def _trust(file: Path | None) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    if file is not None:
+    def _exchange(self, request: urllib.request.Request, deadline: float) -> Answer:
         try:
-            context.load_verify_locations(cafile=file)
+            with self._opener.open(request, timeout=self._patience.each) as response:
+                return Answer(response.status, response.headers, _read(response, deadline))
+        except urllib.error.HTTPError as error:
+            with error:
+                try:
+                    body = _read(error, deadline)
+                except (OSError, http.client.HTTPException, NoAnswerError):
+                    body = b""  # the status alone decides
+                return Answer(error.code, error.headers, body)
+
+
+def _read(response: IO[bytes], deadline: float) -> bytes:
+    body = b""
+    while piece := response.read1(CHUNK):  # type: ignore[attr-defined] # http.client.HTTPResponse has it
+        body += piece
+        if len(body) > MAX_BYTES:
+            raise NoAnswerError(Trouble.TOO_BIG, f"more than {MAX_BYTES // 2**20} MiB")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{len(body)} bytes came in time, and not all")
+    missing = getattr(response, "length", None)
+    if missing:
+        raise http.client.IncompleteRead(body, missing)
+    return body
+
+
+def trust(route: Route) -> ssl.SSLContext:
+    """The system's authorities, and those of a route.
+
+    Raises:
+        UsageError: the route's file cannot be used.
+    """
+    context = ssl.create_default_context()
+    if route.ca_certificates is not None:
+        try:
+            context.load_verify_locations(cafile=route.ca_certificates)
         except OSError as error:  # ssl.SSLError is one
             raise UsageError(
-                f"{file}: no certificates can be read from this file",
+                f"{route.ca_certificates}: no certificates can be read from this file",
                 why=str(error),
                 remedy="name a PEM file, whose blocks begin with -----BEGIN CERTIFICATE-----",
             ) from error
     return context
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, with or without a port, is this machine by the names that Docker trusts without TLS."""
+    name = host.rpartition(":")[0] or host
+    return name in {"localhost", "[::1]"} or re.fullmatch(r"127(\.\d{1,3}){3}", name) is not None
 
 
 def _no_answer(reason: object) -> NoAnswerError:
@@ -271,15 +242,14 @@ def _no_answer(reason: object) -> NoAnswerError:
 
 
 class _Proxies(urllib.request.ProxyHandler):
-    """Proxies that take the place of the environment's; its NO_PROXY counts beside theirs."""
+    """Proxies that replace the environment's; its NO_PROXY counts beside theirs."""
 
     def __init__(self, proxies: Mapping[str, str], no_proxy: str) -> None:
         super().__init__(dict(proxies))
         self._no = {"no": no_proxy}
 
     def proxy_open(self, req: urllib.request.Request, proxy: str, type: str) -> object:  # noqa: A002 - the library's name
-        host = req.host or ""
-        if urllib.request.proxy_bypass_environment(host, self._no):  # type: ignore[attr-defined] # documented nowhere else
+        if urllib.request.proxy_bypass_environment(req.host or "", self._no):  # type: ignore[attr-defined] # documented nowhere else
             return None
         return super().proxy_open(req, proxy, type)
 
@@ -302,95 +272,65 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return redirected
 
 
-def _body(response: urllib.error.HTTPError) -> bytes:
-    try:
-        return response.read()
-    except (OSError, http.client.HTTPException):
-        return b""  # the status alone decides
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
-_GONE = {http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE}
-_DENIED = {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}
-
-
-def fetch_text(url: str, *, route: Route | None = None, timeout: float = 20.0) -> str | None:
-    """Fetch a text.
+def fetch_text(url: str, *, route: Route | None = None, patience: Patience | None = None) -> str | None:
+    """Fetch a text; None if the server says that there is none.
 
     Args:
         url: http or https; a name and a password in it are sent, and never shown.
-        route: how to get out of this network; this machine itself is asked directly.
-        timeout: seconds that each connection and each answer may take.
-
-    Returns:
-        The text; None if the server says that there is none.
+        route: the way out of this network; this machine itself is asked directly.
+        patience: the limits.
 
     Raises:
-        DownloadFaultError: the server failed in a way that may be over the next time.
-        DownloadError: it cannot be had, for another reason.
+        DownloadFaultError: another attempt may work.
+        DownloadError: it cannot be had.
     """
-    url, headers = _without_password(url)
-    asker = Asker(route=route, direct=is_loopback(urllib.parse.urlsplit(url).netloc), timeout=timeout)
-    try:
-        answer = asker.ask("GET", url, headers)
-    except NoAnswerError as error:
-        raise _failed(url, error) from error
-    if answer.status in _GONE:
-        return None
-    if answer.status != http.HTTPStatus.OK:
-        raise _refused(url, answer)
-    return answer.body.decode("utf-8", errors="replace")
-
-
-def _without_password(url: str) -> tuple[str, dict[str, str]]:
-    """Give the URL as it may be shown, and the header that its name and password become."""
     parts = urllib.parse.urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    shown = parts._replace(netloc=host).geturl()
     if parts.scheme not in {"http", "https"}:
         raise DownloadError(
-            f"{url} cannot be asked: it is neither http nor https.",
+            f"{shown} cannot be fetched: it is neither http nor https.",
             remedy="Name a mirror by its https URL at network.bazel_mirror in the matrix file.",
         )
-    user, at, place = parts.netloc.rpartition("@")
-    shown = parts._replace(netloc=place).geturl()
-    if not at:
-        return shown, {}
     pair = base64.b64encode(urllib.parse.unquote(user).encode()).decode("ascii")
-    return shown, {"Authorization": f"Basic {pair}"}
+    headers = {"Authorization": f"Basic {pair}"} if at else {}
+    try:
+        answer = Client(route=route, direct=is_loopback(host), patience=patience).ask("GET", shown, headers)
+    except NoAnswerError as error:
+        raise _unreachable(shown, error) from error
+    if answer.status in GONE:
+        return None
+    if answer.status == http.HTTPStatus.OK:
+        return answer.body.decode("utf-8", errors="replace")
+    why = f"The server answered {answer.status}: {answer.reason}"
+    if answer.is_fault:
+        raise _fault(shown, why, answer.retry_after)
+    raise DownloadError(
+        f"{shown} requires other credentials." if answer.status in DENIED else f"{shown} cannot be fetched.",
+        why=why,
+        remedy="Name a mirror that requires no password at network.bazel_mirror in the matrix file.",
+    )
 
 
-def _failed(url: str, error: NoAnswerError) -> DownloadError:
-    if error.trouble is Trouble.CUT:
-        return _fault(url, f"{error.trouble.capitalize()}: {error.reason}")
+def _unreachable(url: str, error: NoAnswerError) -> DownloadError:
+    why = f"{error.trouble.capitalize()}: {error.reason}"
+    if error.trouble in {Trouble.CUT, Trouble.SLOW}:
+        return _fault(url, why, None)
+    remedy = "Name a mirror at network.bazel_mirror in the matrix file, or this network's proxy at network.proxies."
     if error.trouble is Trouble.CERTIFICATE:
         remedy = "Name the authority's certificate at network.ca_certificates in the matrix file."
-    else:
-        remedy = "Name a mirror at network.bazel_mirror in the matrix file, or this network's proxy at network.proxies."
-    return DownloadError(
-        f"{url} cannot be reached.", why=f"{error.trouble.capitalize()}: {error.reason}", remedy=remedy
-    )
+    return DownloadError(f"{url} cannot be fetched.", why=why, remedy=remedy)
 
 
-def _refused(url: str, answer: Answer) -> DownloadError:
-    why = f"The server answered {answer.status}: {answer.reason}"
-    if answer.status == http.HTTPStatus.TOO_MANY_REQUESTS or answer.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
-        return _fault(url, why)
-    denied = answer.status in _DENIED
-    return DownloadError(
-        f"{url} is not given to us." if denied else f"{url} cannot be had.",
-        why=why,
-        remedy="Name a mirror that asks for no password at network.bazel_mirror in the matrix file.",
-    )
+def _fault(url: str, why: str, retry_after: float | None) -> DownloadFaultError:
+    what, remedy = f"{url} could not be fetched.", "Run the same command again later."
+    return DownloadFaultError(what, why=why, remedy=remedy, retry_after=retry_after)
 
 
-def _fault(url: str, why: str) -> DownloadFaultError:
-    return DownloadFaultError(f"{url} could not be fetched.", why=why, remedy="Run the same command again later.")
-
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-
-_NOT_THERE = {http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE}
-_SECONDS_EACH = 8.0
+# --- whether addresses answer -----------------------------------------------------------------------------------------
 
 
 class Reach(StrEnum):
@@ -408,19 +348,18 @@ def reach_all(urls: Iterable[str], *, route: Route, seconds: float = 10.0) -> Ma
 
     Args:
         urls: http or https.
-        route: how to get out of this network; this machine itself is asked directly.
+        route: the way out of this network; this machine itself is asked directly.
         seconds: for all of them together.
 
     Returns:
-        Address -> what came of it, and in words what it answered.
+        Address → what came of it, and in words what it answered.
     """
     found: dict[str, tuple[Reach, str]] = {}
     asked = tuple(dict.fromkeys(urls))
 
     def ask(url: str) -> None:
-        found[url] = _ask(url, route)
+        found[url] = _reach(url, route, seconds)
 
-    # Daemons: one that hangs on a name server is no reason to wait any longer.
     threads = [threading.Thread(target=ask, args=(url,), daemon=True) for url in asked]
     ends = time.monotonic() + seconds
     for thread in threads:
@@ -430,19 +369,20 @@ def reach_all(urls: Iterable[str], *, route: Route, seconds: float = 10.0) -> Ma
     return {url: found.get(url, (Reach.SILENT, f"none within {seconds:.0f} s")) for url in asked}
 
 
-def _ask(url: str, route: Route) -> tuple[Reach, str]:
+def _reach(url: str, route: Route, seconds: float) -> tuple[Reach, str]:
     try:
-        direct = is_loopback(urllib.parse.urlsplit(url).netloc)
-        answer = Asker(route=route, direct=direct, timeout=_SECONDS_EACH).ask("HEAD", url)
+        client = Client(
+            route=route,
+            direct=is_loopback(urllib.parse.urlsplit(url).netloc),
+            patience=Patience(each=seconds, total=seconds),
+        )
+        answer = client.ask("HEAD", url)
     except NoAnswerError as error:
-        return Reach.SILENT, f"{error.trouble}: {error.reason}"
+        slow = error.trouble is Trouble.SLOW
+        return Reach.SILENT, f"none within {seconds:.0f} s" if slow else f"{error.trouble}: {error.reason}"
     except ValueError as error:  # no address at all
         return Reach.SILENT, str(error)
-    told = f"HTTP {answer.status}"
-    if answer.status < http.HTTPStatus.BAD_REQUEST:
-        return Reach.THERE, told
-    if answer.status in _NOT_THERE:
-        return Reach.GONE, told
-    if answer.status in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
-        return Reach.REFUSED, told
-    return Reach.ANSWERS, told
+    reach = Reach.THERE if answer.status < http.HTTPStatus.BAD_REQUEST else Reach.ANSWERS
+    if answer.status in GONE | DENIED:
+        reach = Reach.GONE if answer.status in GONE else Reach.REFUSED
+    return reach, f"HTTP {answer.status}"

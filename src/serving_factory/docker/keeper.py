@@ -2,10 +2,9 @@
 
 `process.run` starts it as a script: python -I -S keeper.py PARENT_PID COMMAND [ARGUMENT...]
 
-The keeper leads the group and is told by the kernel of its parent's death, even by SIGKILL (prctl(2),
-PR_SET_PDEATHSIG). It ignores the signals that are meant for the command, and leaves with the command's exit
-code, or as a shell does with 128 plus the number of the signal that ended it. It imports nothing of the
-package.
+The keeper leads the group. The kernel signals it when its parent dies, even by SIGKILL (prctl(2), PR_SET_PDEATHSIG). It
+ignores the signals that are meant for the command, and ends with the command's exit code, or with 128 plus the number
+of the signal that ended it. It imports nothing of the package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One child process, owned from start to end: its whole group goes when we go."""
+"""Waits that end: child processes that are owned from start to end, and calls that may hang."""
 
 from __future__ import annotations
 
@@ -12,15 +12,26 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from serving_factory.docker import keeper
 from serving_factory.errors import CancelledError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+Result = TypeVar("Result")
+
+POLL = 0.1  # seconds between looks at the cancel flag, the time limit and a child that keeps its output open
+CHUNK = 65536
+TERM_GRACE = 2.0
+REPORT_AFTER, REPORT_EVERY = 5.0, 30.0  # seconds of a wait before the user hears of it
+
 
 class Cancel:
-    """A wish that work may end: asked for once, it is to end soon; asked for `at_once`, without any grace."""
+    """A request to end work; `at_once` means without any grace."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
@@ -34,40 +45,70 @@ class Cancel:
 
     @property
     def asked(self) -> bool:
-        """Whether the work is to end."""
+        """Whether the work must end."""
         return self._asked.is_set()
 
     @property
     def at_once(self) -> bool:
-        """Whether nothing is to be waited for."""
+        """Whether it must end without grace."""
         return self._at_once.is_set()
 
     def wait(self, seconds: float) -> None:
-        """Wait, in place of `time.sleep`.
-
-        Raises:
-            CancelledError: the work is to end; raised at once, not at the end of the wait.
-        """
+        """Sleep; raises CancelledError as soon as the work must end."""
         self._asked.wait(seconds)
         self.check()
 
     def check(self) -> None:
-        """Go on only if nobody wants the work to end.
-
-        Raises:
-            CancelledError: the work is to end.
-        """
+        """Raise CancelledError if the work must end."""
         if self.asked:
             raise CancelledError("The run was cancelled.")
 
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+def bounded(
+    action: Callable[[], Result],
+    *,
+    seconds: float,
+    cancel: Cancel | None = None,
+    on_wait: Callable[[float], None] | None = None,
+) -> Result:
+    """Run a call that may hang, in a daemon thread that is left behind if it does.
 
+    Args:
+        action: the call; its result is returned and its exception raised.
+        seconds: the time limit.
+        cancel: ends the wait when asked.
+        on_wait: called with the seconds waited, after 5 s and then every 30 s.
 
-POLL = 0.1  # seconds between looks at the cancel flag, the time limit and a child that keeps its output open
-CHUNK = 65536
-TERM_GRACE = 2.0
+    Raises:
+        TimeoutError: the limit is over.
+        CancelledError: `cancel` was asked for.
+    """
+    results: list[Result] = []
+    failures: list[BaseException] = []
+    ended = threading.Event()
+
+    def work() -> None:
+        try:
+            results.append(action())
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
+            failures.append(error)
+        finally:
+            ended.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    began, report_at = time.monotonic(), REPORT_AFTER
+    while not ended.wait(POLL):
+        if cancel is not None:
+            cancel.check()
+        waited = time.monotonic() - began
+        if waited > seconds:
+            raise TimeoutError(errno.ETIMEDOUT, f"no answer within {seconds:g} s")
+        if on_wait is not None and waited >= report_at:
+            report_at += REPORT_EVERY
+            on_wait(waited)
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 def run(
@@ -77,27 +118,27 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
+    answer_within: float | None = None,
     grace: float = 10.0,
     cancel: Cancel | None = None,
     stdin: Path | None = None,
 ) -> int:
     """Run a command and hand over its output line by line, in the caller's thread.
 
-    The command runs in a session of its own, so a Ctrl-C at the terminal reaches only us. Whatever ends this
-    call early ends the command's whole process group: SIGINT, after `grace` seconds SIGTERM, 2 seconds later
-    SIGKILL. Our own death by SIGKILL kills the group too. What the command leaves behind in the background is
-    killed with its end.
+    The command runs in a session of its own, so a Ctrl-C at the terminal reaches only us. Whatever ends this call
+    early ends the command's whole process group: SIGINT, after `grace` seconds SIGTERM, 2 seconds later SIGKILL. Our
+    own death by SIGKILL kills the group too, and so does the command's end: nothing is left in the background.
 
     Args:
         argv: the program, looked up on PATH, and its arguments.
-        on_line: gets each line of stdout and stderr, merged, without its line end; undecodable bytes are
-            replaced. An exception from it ends the command and is raised from here.
-        cwd: the command's working folder.
-        env: the command's whole environment; None for ours.
+        on_line: gets each line of stdout and stderr, merged, without its line end; undecodable bytes are replaced. An
+            exception from it ends the command and is raised from here.
+        cwd: the working folder.
+        env: the whole environment; None for ours.
         timeout: seconds that the command may take.
+        answer_within: seconds until its first output.
         grace: seconds that it may take to end after SIGINT.
-        cancel: ends the command when asked, from any thread; asked to end at once, without grace. (KeyboardInterrupt
-            reaches the main thread only.)
+        cancel: ends the command when asked, from any thread.
         stdin: a file for it to read; None for nothing.
 
     Returns:
@@ -105,7 +146,7 @@ def run(
 
     Raises:
         FileNotFoundError: no such program.
-        TimeoutError: `timeout` is over.
+        TimeoutError: a time limit is over.
         CancelledError: `cancel` was asked for.
     """
     if shutil.which(argv[0], path=None if env is None else env.get("PATH")) is None:
@@ -123,16 +164,18 @@ def run(
             start_new_session=True,
         ) as process,
     ):
-        assert process.stdout is not None  # noqa: S101  (a pipe was asked for; this tells the type checker)
+        assert process.stdout is not None  # noqa: S101  (a pipe was asked for; for the type checker)
         output = _Output(process.stdout)
+        limits = _Limits(argv[0], time.monotonic(), timeout, answer_within, cancel)
         try:
-            deadline = None if timeout is None else time.monotonic() + timeout
             while not output.ended and not _exited(process):
-                _check(argv, timeout, deadline, cancel)
-                _hand_over(output.read(POLL), on_line)
-            _hand_over(output.rest(), on_line)
+                limits.check(output)
+                for line in output.read(POLL):
+                    on_line(line)
+            for line in output.rest():
+                on_line(line)
             while not _exited(process):
-                _check(argv, timeout, deadline, cancel)
+                limits.check(output)
                 time.sleep(POLL / 10)  # most often its output ends a moment before it does
         except BaseException:
             _stop(process, output, grace, cancel)
@@ -144,6 +187,24 @@ def run(
         return code if code >= 0 else 128 - code
 
 
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    program: str
+    began: float
+    timeout: float | None
+    answer_within: float | None
+    cancel: Cancel | None
+
+    def check(self, output: _Output) -> None:
+        if self.cancel is not None and self.cancel.asked:
+            raise CancelledError(f"{self.program} was stopped because the run was cancelled.")
+        waited = time.monotonic() - self.began
+        if self.timeout is not None and waited > self.timeout:
+            raise TimeoutError(errno.ETIMEDOUT, f"{self.program} took longer than {self.timeout:g} s")
+        if self.answer_within is not None and output.silent and waited > self.answer_within:
+            raise TimeoutError(errno.ETIMEDOUT, f"{self.program} printed nothing within {self.answer_within:g} s")
+
+
 class _Output:
     """The child's output as lines, read without ever blocking for longer than asked."""
 
@@ -153,19 +214,19 @@ class _Output:
         self._partial = b""
         self._selector = selectors.DefaultSelector()
         self._selector.register(stream, selectors.EVENT_READ)
-        self.ended = False
+        self.ended, self.silent = False, True
 
     def read(self, wait: float) -> list[str]:
-        """Return the lines that are complete after at most `wait` seconds."""
+        """The lines that are complete after at most `wait` seconds."""
         if self.ended or not self._selector.select(wait):
             return []
         data = os.read(self._descriptor, CHUNK)
-        self.ended = not data
+        self.ended, self.silent = not data, self.silent and not data
         *lines, self._partial = (self._partial + data).split(b"\n")
         return [_text(line) for line in lines]
 
     def rest(self) -> list[str]:
-        """Return what is there already, and the last line even without its end."""
+        """What is there already; the last line even without its end."""
         lines: list[str] = []
         while not self.ended and self._selector.select(0):
             lines += self.read(0)
@@ -183,20 +244,8 @@ def _text(line: bytes) -> str:
     return line.decode("utf-8", errors="replace").rstrip("\r")
 
 
-def _hand_over(lines: Sequence[str], on_line: Callable[[str], None]) -> None:
-    for line in lines:
-        on_line(line)
-
-
-def _check(argv: Sequence[str], timeout: float | None, deadline: float | None, cancel: Cancel | None) -> None:
-    if cancel is not None and cancel.asked:
-        raise CancelledError(f"{argv[0]} was stopped because the run was cancelled.")
-    if deadline is not None and time.monotonic() > deadline:
-        raise TimeoutError(errno.ETIMEDOUT, f"{argv[0]} took longer than {timeout:g} s")
-
-
 def _exited(process: subprocess.Popen[bytes]) -> bool:
-    """Say without reaping: while the zombie is there, its group's number cannot be given to anyone else."""
+    """Does not reap: while the zombie is there, its group's number cannot be given to anyone else."""
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
@@ -206,7 +255,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 
 def _stop(process: subprocess.Popen[bytes], output: _Output, grace: float, cancel: Cancel | None) -> None:
-    """Ask, ask firmly, and leave the rest to the caller's SIGKILL."""
+    """SIGINT, then SIGTERM; SIGKILL is the caller's."""
     for number, seconds in ((signal.SIGINT, grace), (signal.SIGTERM, TERM_GRACE)):
         _signal_group(process, number)
         deadline = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Asks a registry about a manifest, over its HTTP API (OCI distribution specification, section "Pull")."""
+"""Asks registries over their HTTP API (OCI distribution specification), on the terms on which Docker asks them."""
 
 from __future__ import annotations
 
@@ -7,19 +7,42 @@ import hashlib
 import http
 import json
 import re
+import ssl
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import docker.auth
 from docker.errors import DockerException
 
-from serving_factory.docker import http as registry_faults
-from serving_factory.docker.http import Answer, Asker, NoAnswerError, Route, Trouble
-from serving_factory.errors import RegistryDeniedError, RegistryError, UsageError
+from serving_factory.docker.client import read_config
+from serving_factory.docker.http import (
+    DENIED,
+    Answer,
+    Client,
+    NoAnswerError,
+    Patience,
+    Route,
+    Trouble,
+    is_loopback,
+    trust,
+)
+from serving_factory.errors import (
+    FactoryError,
+    RegistryDeniedError,
+    RegistryError,
+    RegistryFaultError,
+    RegistryLimitError,
+    RegistryUnreachableError,
+    UsageError,
+)
 
 DOCKER_HUB = "docker.io"
+CERTIFICATES = Path("/etc/docker/certs.d")
 MANIFESTS = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
@@ -27,8 +50,98 @@ MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-PATH_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
-CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+_PATH_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
+_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+_TLS_TRIAL = 5.0  # seconds in which a registry that may go without TLS shows whether it speaks it
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+_UNREACHABLE = re.compile(
+    r"connection refused|no such host|i/o timeout|no route to host|network is unreachable|server misbehaving"
+    r"|temporary failure in name resolution|while waiting for connection",
+    re.IGNORECASE,
+)
+_LIMIT = re.compile(r"HTTP status:? 429|request to \S+: 429|\b429 Too|too ?many ?requests", re.IGNORECASE)
+_FAULT = re.compile(
+    r"HTTP status:? 5\d\d|request to \S+: 5\d\d|\b5\d\d (Internal|Bad|Service|Gateway)"
+    r"|\bEOF\b|unknown blob|blob upload (unknown|invalid)|connection reset|broken pipe"
+    r"|TLS handshake timeout|connection closed|server closed|Client\.Timeout|deadline exceeded",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"unauthorized|denied|authentication required|no basic auth credentials|insufficient_scope|forbidden",
+    re.IGNORECASE,
+)
+_NOT_TLS = re.compile(r"server gave HTTP response to HTTPS client", re.IGNORECASE)
+_CERTIFICATE = re.compile(r"x509|certificate verify failed|CERTIFICATE_VERIFY_FAILED", re.IGNORECASE)
+
+
+def unreachable(registry: str, why: str) -> RegistryUnreachableError:
+    """Nothing answers at the registry's address."""
+    return RegistryUnreachableError(
+        f"The registry {registry} cannot be reached.",
+        why=why,
+        remedy=f"Check the registry's name, that it runs, and that this machine reaches it: curl -i "
+        f"{'http' if is_loopback(registry) else 'https'}://{registry}/v2/",
+    )
+
+
+def denied(registry: str, why: str) -> RegistryDeniedError:
+    """The registry requires credentials, or other ones."""
+    return RegistryDeniedError(
+        f"The registry {registry} refused the credentials, or there are none for it.",
+        why=why,
+        remedy=f"Log in with an account that may do this there: docker login {registry}",
+    )
+
+
+def fault(registry: str, why: str, retry_after: float | None = None) -> RegistryFaultError:
+    """The registry failed in a way that may be over the next time."""
+    return RegistryFaultError(
+        f"The registry {registry} failed.",
+        why=why,
+        remedy="Run the same command again later: what the registry has is not sent twice. If it goes on, look "
+        "at the registry's own log.",
+        retry_after=retry_after,
+    )
+
+
+def limit(registry: str, why: str, retry_after: float | None = None) -> RegistryLimitError:
+    """The registry's rate limit is used up."""
+    asked = f" It asks to wait {retry_after:.0f} s." if retry_after else ""
+    return RegistryLimitError(
+        f"The registry {registry} accepts no more requests for now: its rate limit is used up.",
+        why=why + asked,
+        remedy="Run the same command again later. A log-in often has a higher limit than none: docker login "
+        f"{registry}; or name a mirror at network.base_images in the matrix file.",
+        retry_after=retry_after,
+    )
+
+
+def from_text(registry: str, text: str) -> FactoryError:
+    """Classify an error of the engine's push, of which there is only the text."""
+    if _NOT_TLS.search(text):
+        return RegistryError(
+            f"The registry {registry} speaks plain HTTP, and the engine requires HTTPS.",
+            why=text,
+            remedy="Give the registry a certificate, or name it at insecure-registries in the engine's daemon.json.",
+        )
+    if _CERTIFICATE.search(text):
+        return RegistryError(
+            f"The registry {registry} has a certificate that is not trusted here.",
+            why=text,
+            remedy=f"Put the authority's certificate into {CERTIFICATES}/{registry}/ca.crt: the engine and the factory "
+            "read it.",
+        )
+    for pattern, error in ((_UNREACHABLE, unreachable), (_LIMIT, limit), (_FAULT, fault), (_DENIED, denied)):
+        if pattern.search(text):
+            return error(registry, text)
+    return RegistryError(
+        f"The registry {registry} refused.", why=text, remedy="Read its message above; its own log may say more."
+    )
+
+
+# --- names and credentials --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +167,7 @@ class ImageName:
             registry, repository = DOCKER_HUB, text
         if registry in {DOCKER_HUB, f"index.{DOCKER_HUB}"}:
             registry, repository = DOCKER_HUB, repository if "/" in repository else f"library/{repository}"
-        if not all(PATH_PART.fullmatch(part) for part in repository.split("/")):
+        if not all(_PATH_PART.fullmatch(part) for part in repository.split("/")):
             raise UsageError(
                 f"'{text}' is not the name of an image repository.",
                 why="A name is registry/path without a tag: small letters, digits, and . _ - inside a part.",
@@ -64,14 +177,7 @@ class ImageName:
 
     @classmethod
     def parse_reference(cls, text: str) -> tuple[Self, str]:
-        """Read `[registry/]path[:tag][@digest]` as Docker does.
-
-        Returns:
-            The repository; and the digest, else the tag, `latest` where there is none.
-
-        Raises:
-            UsageError: it is no such reference.
-        """
+        """Read `[registry/]path[:tag][@digest]`: the repository; and the digest, else the tag, else `latest`."""
         named, _, digest = text.partition("@")
         folder, slash, last = named.rpartition("/")
         name, _, tag = last.partition(":")
@@ -83,7 +189,7 @@ class ImageName:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What a registry wants to see: name and password, or an identity token (OAuth2 refresh token)."""
+    """Name and password, or an identity token (OAuth2 refresh token)."""
 
     username: str = ""
     password: str = field(default="", repr=False)
@@ -93,20 +199,16 @@ class Credentials:
 def credentials_for(host: str) -> Credentials | None:
     """Look a registry up in Docker's own configuration, credential helpers included.
 
-    Args:
-        host: the registry, such as `127.0.0.1:5000`.
-
-    Returns:
-        None where there are none.
-
     Raises:
-        RegistryDeniedError: the configuration or its credential helper does not work.
+        DockerSettingsError: the configuration cannot be used.
+        RegistryDeniedError: the credential helper failed.
     """
+    read_config()
     try:
         found = docker.auth.load_config().resolve_authconfig(host) or {}
-    except (DockerException, ValueError) as error:
+    except (DockerException, ValueError, OSError) as error:
         raise RegistryDeniedError(
-            f"Docker's configuration has no usable credentials for {host}.",
+            f"Docker's credential helper has no usable credentials for {host}.",
             why=str(error),
             remedy=f"Repair config.json in DOCKER_CONFIG or ~/.docker, or log in again: docker login {host}",
         ) from error
@@ -119,14 +221,22 @@ def credentials_for(host: str) -> Credentials | None:
     return credentials if credentials != Credentials() else None
 
 
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
 class Registry:
     """One registry.
 
+    Each question raises RegistryUnreachableError, RegistryDeniedError, RegistryFaultError (the only one that is worth
+    another attempt soon) or RegistryError where it gets no answer: not knowing is never taken for absence.
+
     Args:
-        host: its name and port. Plain HTTP for localhost and 127.0.0.0/8, as the engine does, else HTTPS.
+        host: its name and port.
         credentials: None to ask without.
-        timeout: seconds that each connection and each answer may take.
-        route: how to get out of this network; registries on this machine are asked directly.
+        insecure: whether it may go without a trusted certificate, or without TLS. HTTPS is tried first, as the engine
+            does for registries on loopback and its `insecure-registries`.
+        route: the way out of this network; registries on this machine are asked directly.
+        patience: the limits of each request.
     """
 
     def __init__(
@@ -134,56 +244,59 @@ class Registry:
         host: str,
         *,
         credentials: Credentials | None = None,
-        timeout: float = 20.0,
+        insecure: bool = False,
         route: Route | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self.host = host
         self._credentials = credentials
-        loopback = registry_faults.is_loopback(host)
-        server = "registry-1.docker.io" if host == DOCKER_HUB else host
-        self._base = f"{'http' if loopback else 'https'}://{server}/v2/"
-        self._realms = ("https://", "http://") if loopback else ("https://",)  # no password over plain HTTP
-        self._asker = Asker(route=route, direct=loopback, timeout=timeout)
+        self._insecure = insecure or is_loopback(host)
+        self._server = "registry-1.docker.io" if host == DOCKER_HUB else host
+        self._route, self._patience = route or Route(), patience or Patience()
+        self._client = self._client_with(self._patience)
+
+    def _client_with(self, patience: Patience) -> Client:
+        context = trust(self._route)
+        if self._insecure:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with suppress(OSError):
+            for file in sorted((CERTIFICATES / self.host).glob("*.crt")):
+                context.load_verify_locations(cafile=file)
+        return Client(route=self._route, direct=is_loopback(self.host), context=context, patience=patience)
+
+    @cached_property
+    def _base(self) -> str:
+        if self._insecure:
+            trial = replace(self._patience, each=min(_TLS_TRIAL, self._patience.each))
+            try:
+                self._client_with(trial).ask("GET", f"https://{self._server}/v2/")
+            except NoAnswerError:
+                return f"http://{self._server}/v2/"
+        return f"https://{self._server}/v2/"
 
     def manifest_digest(self, repository: str, reference: str) -> str | None:
-        """Find the digest that a tag stands for now.
-
-        Args:
-            repository: such as `team/image`.
-            reference: a tag or a digest.
-
-        Returns:
-            `sha256:...`; None if the registry says that there is none. Not knowing is an error, never None.
-
-        Raises:
-            RegistryUnreachableError, RegistryDeniedError, RegistryFaultError, RegistryError: it could not be
-                found out. Only RegistryFaultError is worth another attempt soon.
-        """
-        url = f"{self._base}{repository}/manifests/{urllib.parse.quote(reference, safe=':')}"
-        scope = f"repository:{repository}:pull"
-        answer = self._ask("HEAD", url, scope)
+        """The digest that a tag (or a digest) stands for now; None if the registry says that there is none."""
+        path = f"{repository}/manifests/{urllib.parse.quote(reference, safe=':')}"
+        answer = self._pull("HEAD", path)
         if answer is None:
             return None
         digest = answer.headers.get("Docker-Content-Digest", "")
         if DIGEST.fullmatch(digest):
             return str(digest)
-        answer = self._ask("GET", url, scope)  # the header is a "should": the digest is that of the body
+        answer = self._pull("GET", path)  # the header is a "should": the digest is that of the body
         return None if answer is None else f"sha256:{hashlib.sha256(answer.body).hexdigest()}"
 
-    def platforms(self, repository: str, digest: str) -> frozenset[str]:
-        """Find the platforms that an image is for.
+    def config_digest(self, repository: str, digest: str) -> str:
+        """The digest of an image's configuration, which is the image's id in the engine; empty for an index.
 
         Args:
             repository: such as `team/image`.
-            digest: of an image index, a manifest list or a single manifest, that the registry holds.
-
-        Returns:
-            `os/architecture` of each, such as `linux/amd64`.
-
-        Raises:
-            RegistryUnreachableError, RegistryDeniedError, RegistryFaultError, RegistryError: it could not be found out,
-                or what the registry holds is not what has this digest.
+            digest: of a manifest or index that the registry holds.
         """
+        return str(_mapping(self._content(repository, "manifests", digest).get("config")).get("digest") or "")
+
+    def platforms(self, repository: str, digest: str) -> frozenset[str]:
+        """The platforms that an image is for, such as `linux/amd64`; arguments as for `config_digest`."""
         manifest = self._content(repository, "manifests", digest)
         listed = manifest.get("manifests")
         if isinstance(listed, list):
@@ -191,9 +304,41 @@ class Registry:
         config = str(_mapping(manifest.get("config")).get("digest"))
         return frozenset({_platform(self._content(repository, "blobs", config))})
 
+    def log_in(self, repository: str) -> bool:
+        """Show the registry our credentials, as a push to a repository does first; False where it requires none."""
+        answer = self._open("GET", self._base, {})
+        required = answer.status == http.HTTPStatus.UNAUTHORIZED
+        if required:
+            answer = self._open("GET", self._base, self._authorized(answer, f"repository:{repository}:pull,push"))
+        self._check(answer)
+        return required
+
+    def try_push(self, repository: str) -> None:
+        """Begin an upload as a push does, and cancel it: the answer is that to a push.
+
+        Raises:
+            RegistryError: also where the registry has no such repository, and makes none.
+        """
+        url = f"{self._base}{repository}/blobs/uploads/"
+        headers: dict[str, str] = {}
+        answer = self._open("POST", url, headers, b"")
+        if answer.status == http.HTTPStatus.UNAUTHORIZED:
+            headers = self._authorized(answer, f"repository:{repository}:pull,push")
+            answer = self._open("POST", url, headers, b"")
+        if answer.status == http.HTTPStatus.NOT_FOUND:
+            raise RegistryError(
+                f"The registry {self.host} takes no push to {repository}: it knows no such repository.",
+                why=f"It answered 404: {answer.reason}",
+                remedy="Create the repository there first, or correct image.repository in the matrix file.",
+            )
+        self._check(answer)
+        if location := answer.headers.get("Location"):
+            with suppress(FactoryError):  # one that is left there expires
+                self._open("DELETE", urllib.parse.urljoin(url, location), headers)
+
     def _content(self, repository: str, kind: str, digest: str) -> dict[str, Any]:
         """Fetch a JSON document by its digest."""
-        answer = self._ask("GET", f"{self._base}{repository}/{kind}/{digest}", f"repository:{repository}:pull")
+        answer = self._pull("GET", f"{repository}/{kind}/{digest}")
         body = b"" if answer is None else answer.body
         try:
             found = json.loads(body)
@@ -207,134 +352,112 @@ class Registry:
             remedy="Run the same command again; if it goes on, look at the registry's own log.",
         )
 
-    def takes_password(self) -> bool:
-        """Say whether the registry wants a plain name and password (Basic) and takes ours.
-
-        False says nothing about a registry with a token service: what a token allows is not known before it is used.
-
-        Raises:
-            RegistryUnreachableError, RegistryFaultError: it could not be found out.
-        """
-        challenge = self._open("GET", self._base, {}).headers.get("WWW-Authenticate", "")
-        if self._credentials is None or not challenge.lower().startswith("basic "):
-            return False
-        answer = self._open("GET", self._base, {"Authorization": self._basic(self._credentials)})
-        return answer.status == http.HTTPStatus.OK
-
-    def log_in(self, repository: str) -> bool:
-        """Show the registry our credentials, as a push to a repository does first.
-
-        Returns:
-            False where it wants none.
-
-        Raises:
-            RegistryDeniedError: it wants some, and there are none, or others.
-            RegistryUnreachableError, RegistryFaultError, RegistryError: it could not be found out.
-        """
-        answer = self._open("GET", self._base, {})
-        required = answer.status == http.HTTPStatus.UNAUTHORIZED
-        if required:
-            if self._credentials is None:
-                raise registry_faults.denied(self.host, "It wants a log-in, and there is none for it here.")
-            challenge = answer.headers.get("WWW-Authenticate", "")
-            authorization = self._authorization(challenge, f"repository:{repository}:pull,push")
-            answer = self._open("GET", self._base, {"Authorization": authorization})
-        self._check(answer)
-        return required
-
-    def _ask(self, method: str, url: str, scope: str) -> Answer | None:
-        answer = self._open(method, url, {"Accept": ", ".join(MANIFESTS)})
+    def _pull(self, method: str, path: str) -> Answer | None:
+        accept = {"Accept": ", ".join(MANIFESTS)}
+        answer = self._open(method, f"{self._base}{path}", accept)
         if answer.status == http.HTTPStatus.UNAUTHORIZED:
-            authorization = self._authorization(answer.headers.get("WWW-Authenticate", ""), scope)
-            answer = self._open(method, url, {"Accept": ", ".join(MANIFESTS), "Authorization": authorization})
+            repository = re.split(r"/(?:manifests|blobs)/", path)[0]
+            authorized = self._authorized(answer, f"repository:{repository}:pull")
+            answer = self._open(method, f"{self._base}{path}", {**accept, **authorized})
         if answer.status == http.HTTPStatus.NOT_FOUND:
             return None
         self._check(answer)
         return answer
 
-    def _authorization(self, challenge: str, scope: str) -> str:
+    def _authorized(self, refused: Answer, scope: str) -> dict[str, str]:
+        """The header that a registry asks for by refusing a request without it."""
+        challenge = refused.headers.get("WWW-Authenticate", "")
+        if not challenge:
+            raise denied(self.host, f"It answered {refused.status}: {refused.reason}")
         scheme, _, rest = challenge.partition(" ")
-        values = dict(CHALLENGE.findall(rest))
+        values = dict(_CHALLENGE.findall(rest))
+        realms = ("https://", "http://") if self._insecure else ("https://",)  # no password over plain HTTP
         if scheme.lower() == "basic":
             if self._credentials is None:
-                raise registry_faults.denied(self.host, "It wants a name and a password.")
+                raise denied(self.host, "It requires a log-in, and Docker's configuration has none for it.")
             return self._basic(self._credentials)
-        if scheme.lower() == "bearer" and values.get("realm", "").startswith(self._realms):
-            return self._bearer(values["realm"], values.get("service", ""), scope)
+        if scheme.lower() == "bearer" and values.get("realm", "").startswith(realms):
+            return {"Authorization": f"Bearer {self._token(values['realm'], values.get('service', ''), scope)}"}
         raise RegistryError(
             f"The registry {self.host} asks for a kind of log-in that the factory does not know.",
             why=f"WWW-Authenticate: {challenge}",
             remedy="Use a registry with Basic or Bearer authentication (all that 'docker login' knows).",
         )
 
-    def _basic(self, credentials: Credentials) -> str:
+    def _basic(self, credentials: Credentials) -> dict[str, str]:
         pair = f"{credentials.username}:{credentials.password}".encode()
-        return "Basic " + base64.b64encode(pair).decode("ascii")
+        return {"Authorization": "Basic " + base64.b64encode(pair).decode("ascii")}
 
-    def _bearer(self, realm: str, service: str, scope: str) -> str:
+    def _token(self, realm: str, service: str, scope: str) -> str:
         """Fetch a token (distribution specification, "Token Authentication")."""
         query = {"service": service, "scope": scope}
-        if self._credentials is not None and self._credentials.identity_token:
-            form = {
-                "grant_type": "refresh_token",
-                "client_id": "serving-factory",
-                "refresh_token": self._credentials.identity_token,
-                **query,
-            }
+        credentials = self._credentials
+        if credentials is not None and credentials.identity_token:
+            form = {"grant_type": "refresh_token", "client_id": "serving-factory", **query}
+            form["refresh_token"] = credentials.identity_token
             answer = self._open("POST", realm, {}, urllib.parse.urlencode(form).encode("ascii"))
         else:
-            headers = {}
-            if self._credentials is not None:
-                headers["Authorization"] = self._basic(self._credentials)
-            separator = "&" if "?" in realm else "?"
-            answer = self._open("GET", f"{realm}{separator}{urllib.parse.urlencode(query)}", headers)
+            url = f"{realm}{'&' if '?' in realm else '?'}{urllib.parse.urlencode(query)}"
+            answer = self._open("GET", url, {} if credentials is None else self._basic(credentials))
         self._check(answer)
         try:
             found = json.loads(answer.body)
-            token = found.get("token") or found["access_token"]
+            return str(found.get("token") or found["access_token"])
         except (ValueError, KeyError, AttributeError) as error:
             raise RegistryError(
                 f"The token service of {self.host} gave no token.",
                 why=f"{realm} answered: {answer.reason}",
                 remedy="Check that the registry's token service (its 'realm') is set up right.",
             ) from error
-        return f"Bearer {token}"
 
     def _check(self, answer: Answer) -> None:
-        status = answer.status
-        if status < http.HTTPStatus.MULTIPLE_CHOICES:
+        status, why = answer.status, f"It answered {answer.status}: {answer.reason}"
+        if status < http.HTTPStatus.MULTIPLE_CHOICES and not _is_web_page(answer):
             return
-        why = f"It answered {status}: {answer.reason}"
-        if status in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
-            raise registry_faults.denied(self.host, why)
+        if status in DENIED:
+            raise denied(self.host, why)
         if status == http.HTTPStatus.TOO_MANY_REQUESTS:
-            raise registry_faults.limit(self.host, why, answer.retry_after)
+            raise limit(self.host, why, answer.retry_after)
         if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise registry_faults.fault(self.host, why)
+            raise fault(self.host, why, answer.retry_after)
         raise RegistryError(
-            f"The registry {self.host} did not answer as a registry does.",
+            f"The registry {self.host} did not answer as a registry does"
+            f"{', but with a web page' if _is_web_page(answer) else ''}.",
             why=why,
-            remedy="Check the registry's name: is there a registry (API version 2) at that address?",
+            remedy="Check the registry's name, and what stands in between: a proxy, or a network that wants a log-in "
+            "in a browser first. A registry of API version 2 must be at that address.",
         )
 
     def _open(self, method: str, url: str, headers: dict[str, str], data: bytes | None = None) -> Answer:
         try:
-            return self._asker.ask(method, url, headers, data)
+            return self._client.ask(method, url, headers, data)
         except NoAnswerError as error:
             raise self._failed(error) from error
 
-    def _failed(self, error: NoAnswerError) -> Exception:
-        if error.trouble is Trouble.CERTIFICATE:
-            return registry_faults.from_text(self.host, error.reason)
-        if error.trouble is Trouble.TLS:
-            return RegistryError(
-                f"The registry {self.host} does not speak HTTPS as it should.",
-                why=error.reason,
-                remedy="Give it a certificate. Plain HTTP is for registries on localhost only.",
-            )
-        if error.trouble is Trouble.CUT:
-            return registry_faults.fault(self.host, f"The connection broke: {error.reason}")
-        return registry_faults.unreachable(self.host, error.reason)
+    def _failed(self, error: NoAnswerError) -> FactoryError:
+        match error.trouble:
+            case Trouble.CERTIFICATE:
+                return from_text(self.host, error.reason)
+            case Trouble.TLS:
+                return RegistryError(
+                    f"The registry {self.host} does not speak HTTPS.",
+                    why=error.reason,
+                    remedy="Give it a certificate. Plain HTTP is for registries on this machine, and for those that "
+                    "the engine's daemon.json names at insecure-registries.",
+                )
+            case Trouble.TOO_BIG:
+                return RegistryError(
+                    f"The registry {self.host} sent an answer that is too large for a registry's: {error.reason}.",
+                    remedy="Check the registry's name, and what stands in between, such as a proxy.",
+                )
+            case Trouble.CUT | Trouble.SLOW:
+                return fault(self.host, f"{error.trouble.capitalize()}: {error.reason}")
+            case _:
+                return unreachable(self.host, error.reason)
+
+
+def _is_web_page(answer: Answer) -> bool:
+    return str(answer.headers.get("Content-Type", "")).lower().startswith("text/html")
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from packaging.version import Version
 
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts
-from serving_factory.docker.disk import FREE_SOME_SPACE
+from serving_factory.docker.client import FREE_SOME_SPACE
 from serving_factory.docker.host import CollectionRule, EngineFacts
 from serving_factory.docker.http import Reach
 from serving_factory.pipeline.budget import Share, count_jobs

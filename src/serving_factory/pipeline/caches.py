@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from serving_factory.docker.buildx import BuildFailed
 from serving_factory.docker.caches import work_on_mounts
-from serving_factory.docker.disk import FREE_SOME_SPACE
+from serving_factory.docker.client import FREE_SOME_SPACE
 from serving_factory.errors import CacheFileError, DiskFullError, EngineError, FactoryError, UnknownNameError
 from serving_factory.pipeline.failures import Kind, classify
 from serving_factory.recipes.recipe import TEMPLATES

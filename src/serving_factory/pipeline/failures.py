@@ -9,7 +9,7 @@ from enum import StrEnum
 from itertools import islice, takewhile
 
 from serving_factory.catalogue.host_programs import package_of
-from serving_factory.docker.disk import FREE_SOME_SPACE
+from serving_factory.docker.client import FREE_SOME_SPACE
 from serving_factory.errors import (
     BazelTooOldError,
     CacheCorruptError,

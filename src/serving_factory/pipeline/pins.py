@@ -10,23 +10,21 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from serving_factory.catalogue.distributions import retired_bases
-from serving_factory.docker.http import Route, fetch_text
+from serving_factory.docker.http import Patience, Route, fetch_text
 from serving_factory.docker.registry import ImageName, Registry, credentials_for
 from serving_factory.errors import (
     DownloadError,
-    DownloadFaultError,
     FactoryError,
     MovedError,
     NotLockedError,
     RegistryError,
-    RegistryFaultError,
     RegistryLimitError,
     RegistryUnreachableError,
     VanishedError,
 )
 from serving_factory.matrix.lockfile import Lock
 from serving_factory.matrix.settings import Network
-from serving_factory.pipeline.retry import retrying
+from serving_factory.pipeline.retry import asking_again
 from serving_factory.recipes.pins import BAZEL_RELEASES, NeededBase, Needs, bazel_asset
 
 Result = TypeVar("Result")
@@ -36,20 +34,20 @@ _CHECKSUM = re.compile(r"([0-9a-fA-F]{64})(?:\s+\*?(\S+))?")
 
 
 class Sources(Protocol):
-    """Whoever can tell what there is upstream. Each raises VanishedError, and the errors of the engine's rooms."""
+    """What there is upstream. Each question raises VanishedError, and the errors of registries and downloads."""
 
     def digest(self, base: NeededBase) -> str:
-        """What a base's tag stands for."""
+        """What a base's tag stands for; the image must be for the base's platforms."""
 
     def holds(self, base: NeededBase, digest: str) -> bool:
         """Whether a base's registry still has this digest."""
 
     def checksum(self, version: str) -> str:
-        """The sha256 of a Bazel's release asset, as the file beside it tells."""
+        """The sha256 of a Bazel's release asset, from the file beside it."""
 
 
 def route_of(network: Network) -> Route:
-    """Say how to get out of a network."""
+    """The way out of a network."""
     proxies = {"http": network.http_proxy, "https": network.https_proxy}
     return Route(
         proxies={scheme: url for scheme, url in proxies.items() if url},
@@ -59,26 +57,16 @@ def route_of(network: Network) -> Route:
 
 
 class Upstream:
-    """The registries and the server of files of a network.
+    """The registries and the server of files of a network; `report` gets a sentence when a wait is long."""
 
-    Args:
-        network: where they are.
-        progress: called with a sentence before each retry.
-    """
-
-    def __init__(self, network: Network, progress: Callable[[str], None]) -> None:
+    def __init__(self, network: Network, report: Callable[[str], None]) -> None:
         self._route = route_of(network)
         self._releases = (network.bazel_mirror or BAZEL_RELEASES).rstrip("/")
-        self._report = progress
+        self._report = report
         self._silent: dict[str, FactoryError] = {}
 
     def digest(self, base: NeededBase) -> str:
-        """See `Sources`; the image must be for the platforms that are asked for.
-
-        Raises:
-            VanishedError: there is no such tag.
-            RegistryError: it is not for these platforms.
-        """
+        """See `Sources`."""
         name, tag = ImageName.parse_reference(base.image)
         digest = self._ask(name.registry, lambda: self._manifest(name, tag))
         if digest is None:
@@ -97,19 +85,13 @@ class Upstream:
     def holds(self, base: NeededBase, digest: str) -> bool:
         """See `Sources`."""
         name, _ = ImageName.parse_reference(base.image)
-        found = self._ask(name.registry, lambda: self._manifest(name, digest))
-        return found is not None
+        return self._ask(name.registry, lambda: self._manifest(name, digest)) is not None
 
     def checksum(self, version: str) -> str:
-        """See `Sources`.
-
-        Raises:
-            VanishedError: there is no checksum.
-            DownloadError: what is there is no checksum of the asset.
-        """
+        """See `Sources`."""
         asset = bazel_asset(version)
-        url = f"{self._releases}/{version}/{asset}.sha256"
-        text = self._ask(self._releases, lambda: fetch_text(url, route=self._route))
+        url, patience = f"{self._releases}/{version}/{asset}.sha256", Patience(report=self._report)
+        text = self._ask(self._releases, lambda: fetch_text(url, route=self._route, patience=patience))
         if text is None:
             raise VanishedError(
                 f"Bazel {version} has no {asset}.sha256 where its release assets are.",
@@ -126,31 +108,29 @@ class Upstream:
         return found[1].lower()
 
     def _registry(self, name: ImageName) -> Registry:
-        return Registry(name.registry, credentials=credentials_for(name.registry), route=self._route)
+        credentials, patience = credentials_for(name.registry), Patience(report=self._report)
+        return Registry(name.registry, credentials=credentials, route=self._route, patience=patience)
 
     def _manifest(self, name: ImageName, reference: str) -> str | None:
         try:
             return self._registry(name).manifest_digest(name.repository, reference)
         except RegistryUnreachableError as error:
-            inputs = "Name a mirror's image at network.base_images in the matrix file, or this network's proxy at "
-            raise RegistryUnreachableError(error.what, why=error.why, remedy=f"{inputs}network.proxies.") from None
+            remedy = "Name a mirror's image at network.base_images in the matrix file, or this network's proxy at "
+            raise RegistryUnreachableError(error.what, why=error.why, remedy=f"{remedy}network.proxies.") from None
 
-    def _ask(self, whom: str, question: Callable[[], Result]) -> Result:
-        """Ask, again where that may help; but not one who has not answered before."""
-        if whom in self._silent:
-            raise self._silent[whom]
+    def _ask(self, server: str, question: Callable[[], Result]) -> Result:
+        """Ask, again where that may help; but not a server that has not answered before."""
+        if server in self._silent:
+            raise self._silent[server]
         try:
-            return retrying(question, transient=(RegistryFaultError, DownloadFaultError), on_retry=self._on_retry)
+            return asking_again(question, self._report)
         except (RegistryUnreachableError, RegistryLimitError) as error:
-            self._silent[whom] = error
+            self._silent[server] = error
             raise
-
-    def _on_retry(self, _attempt: int, delay: float, error: FactoryError) -> None:
-        self._report(f"{error.what} Again in {delay:.1f} s.")
 
 
 def replacement(base: str) -> str:
-    """Say what to do about a base that is gone: what the catalogue knows to take its place, else in general."""
+    """The remedy for a base that is gone: what the catalogue knows to take its place, else general advice."""
     retired = retired_bases().get(base)
     if retired is None:
         return (
@@ -185,7 +165,7 @@ class Pin:
         is_base: which of the two.
         change: what became of it.
         locked: what the lock file had; empty for nothing.
-        found: what there is upstream; empty where nobody was asked, or could tell.
+        found: what there is upstream; empty where that was not asked, or not answered.
         error: why it could not be made, or is not as locked.
     """
 
@@ -198,22 +178,30 @@ class Pin:
 
     @property
     def pinned(self) -> str:
-        """What the lock file shall have; empty for nothing."""
+        """What the lock file gets; empty for nothing."""
         return "" if self.change is Change.DROPPED else self.found or self.locked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """What can be pinned: its name, what the lock has, how to find what there is, whether the locked one is held."""
+class _Candidate:
+    """Something that can be pinned; `find` asks upstream for it (None where no registry has a say)."""
 
-    name: str
-    is_base: bool
-    locked: str
+    pin: Pin
     find: Callable[[], str] | None
     holds: Callable[[], bool]
 
-    def pin(self, change: Change, *, found: str = "", error: FactoryError | None = None) -> Pin:
-        return Pin(name=self.name, is_base=self.is_base, change=change, locked=self.locked, found=found, error=error)
+    def made(self) -> Pin:
+        """The pin as upstream has it now."""
+        assert self.find is not None  # noqa: S101 - only asked of those that can be found
+        try:
+            found = self.find()
+        except FactoryError as error:
+            return replace(
+                self.pin, change=Change.VANISHED if isinstance(error, VanishedError) else Change.FAILED, error=error
+            )
+        locked = self.pin.locked
+        change = Change.ADDED if not locked else Change.KEPT if found == locked else Change.MOVED
+        return replace(self.pin, change=change, found=found)
 
 
 def make_pins(needs: Needs, lock: Lock, sources: Sources, update: Callable[[str], bool]) -> tuple[Pin, ...]:
@@ -222,30 +210,27 @@ def make_pins(needs: Needs, lock: Lock, sources: Sources, update: Callable[[str]
     Args:
         needs: what builds start from.
         lock: what is locked so far.
-        sources: who is asked about what is not.
+        sources: is asked about what is not.
         update: whether a pin of this name is made again.
     """
     pins = []
-    for required in _required(needs, lock, sources):
-        if required.find and (not required.locked or update(required.name)):
-            pins.append(_found(required, required.find))
-        elif required.locked:
-            pins.append(required.pin(Change.KEPT))
+    for one in _candidates(needs, lock, sources):
+        if one.find and (not one.pin.locked or update(one.pin.name)):
+            pins.append(one.made())
+        elif one.pin.locked:
+            pins.append(one.pin)
     unneeded = Change.DROPPED if all(pin.error is None for pin in pins) else Change.KEPT
-    return (*pins, *(required.pin(unneeded) for required in _required(_unneeded(needs, lock), lock, sources)))
+    return (*pins, *(replace(one.pin, change=unneeded) for one in _candidates(_unneeded(needs, lock), lock, sources)))
 
 
 def compare_pins(needs: Needs, lock: Lock, sources: Sources) -> tuple[Pin, ...]:
-    """Compare a lock with what there is upstream; what is needed and not locked is told, too.
-
-    A base whose stand-in no registry has is not asked about.
-    """
-    everything = (*_required(needs, lock, sources), *_required(_unneeded(needs, lock), lock, sources))
-    return tuple(_compared(required, required.find) for required in everything if required.find)
+    """Compare a lock with what there is upstream; what is required and not locked is reported, too."""
+    everything = (*_candidates(needs, lock, sources), *_candidates(_unneeded(needs, lock), lock, sources))
+    return tuple(_compared(one) for one in everything if one.find)
 
 
 def locked_by(pins: Sequence[Pin], lock: Lock) -> Lock:
-    """Make the lock that pins give, for the file that a lock was read from."""
+    """The lock that pins give, for the file that a lock was read from."""
     return replace(
         lock,
         bases={pin.name: pin.pinned for pin in pins if pin.is_base and pin.pinned},
@@ -253,21 +238,17 @@ def locked_by(pins: Sequence[Pin], lock: Lock) -> Lock:
     )
 
 
-def _required(needs: Needs, lock: Lock, sources: Sources) -> Iterator[_Wanted]:
+def _candidates(needs: Needs, lock: Lock, sources: Sources) -> Iterator[_Candidate]:
     for base in needs.bases:
         locked = lock.bases.get(base.name, "")
-        yield _Wanted(
-            name=base.name,
-            is_base=True,
-            locked=locked,
+        yield _Candidate(
+            pin=Pin(name=base.name, is_base=True, change=Change.KEPT, locked=locked),
             find=partial(sources.digest, base) if base.asked else None,
             holds=partial(sources.holds, base, locked),
         )
     for version in needs.bazels:
-        yield _Wanted(
-            name=version,
-            is_base=False,
-            locked=lock.bazel.get(version, ""),
+        yield _Candidate(
+            pin=Pin(name=version, is_base=False, change=Change.KEPT, locked=lock.bazel.get(version, "")),
             find=partial(sources.checksum, version),
             holds=lambda: False,
         )
@@ -282,27 +263,19 @@ def _unneeded(needs: Needs, lock: Lock) -> Needs:
     )
 
 
-def _found(required: _Wanted, find: Callable[[], str]) -> Pin:
-    try:
-        found = find()
-    except FactoryError as error:
-        return required.pin(Change.VANISHED if isinstance(error, VanishedError) else Change.FAILED, error=error)
-    change = Change.ADDED if not required.locked else Change.KEPT if found == required.locked else Change.MOVED
-    return required.pin(change, found=found)
-
-
-def _compared(required: _Wanted, find: Callable[[], str]) -> Pin:
-    if not required.locked:
-        what = required.name if required.is_base else f"Bazel {required.name}"
+def _compared(one: _Candidate) -> Pin:
+    if not one.pin.locked:
+        what = one.pin.name if one.pin.is_base else f"Bazel {one.pin.name}"
         remedy = "Run `./factory lock`, and commit the file that it writes."
-        return required.pin(Change.MISSING, error=NotLockedError(f"{what} is not in the lock file.", remedy=remedy))
-    pin = _found(required, find)
+        error = NotLockedError(f"{what} is not in the lock file.", remedy=remedy)
+        return replace(one.pin, change=Change.MISSING, error=error)
+    pin = one.made()
     if pin.change not in {Change.MOVED, Change.VANISHED}:
         return pin
     try:
-        held = required.holds()
+        held = one.holds()
     except FactoryError as error:
-        return required.pin(Change.FAILED, found=pin.found, error=error)
+        return replace(pin, change=Change.FAILED, error=error)
     if pin.change is Change.VANISHED:
         return _deleted(pin) if held else pin
     return _moved_base(pin, held=held) if pin.is_base else _moved_bazel(pin)

@@ -1,26 +1,37 @@
-"""An engine that goes away under a stage, and comes back: what the stage was at is done once more."""
+"""Second attempts: of requests that may work later, and of a stage whose engine went away and came back."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-from serving_factory.errors import DockerCommandError, EngineLostError, EngineUnavailableError, RegistryLimitError
+from serving_factory.errors import (
+    DockerCommandError,
+    DownloadFaultError,
+    EngineLostError,
+    EngineUnavailableError,
+    FactoryError,
+    RegistryFaultError,
+    RegistryLimitError,
+)
 from serving_factory.pipeline.job import Job, Outputs
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
 Result = TypeVar("Result")
-Fault = TypeVar("Fault", bound=Exception)
+Fault = TypeVar("Fault", bound=FactoryError)
 
 LONGEST_WAIT = 60.0
-"""Seconds. Who asks for more is not waited for: that error is raised at once."""
-
+"""Seconds. An error that asks for a longer wait is raised at once."""
+DEADLINE = 120.0
+"""Seconds after which a server that keeps failing is asked no more."""
+_SERVERS = (RegistryFaultError, DownloadFaultError)
+_FIRST_DELAY_OF_LIMIT = 5.0
 _RANDOM = random.SystemRandom()  # no state of ours, and no two factories in step
+
+_PATIENCE = 60.0
+"""Seconds in which a restarted engine is back; dockerd itself takes a few, its containers and an upgrade more."""
+_LOOK, _ANSWER = 1.0, 5.0
 
 
 def retrying(
@@ -35,12 +46,12 @@ def retrying(
 ) -> Result:
     """Call `action` until it returns, at most `attempts` times, with waits that double in between.
 
-    Where a registry's rate limit says how long to wait, that is waited if it is longer.
+    A server's Retry-After takes the place of a shorter wait.
 
     Args:
         action: what to do.
         transient: the errors after which another attempt can help. All others are raised at once.
-        on_retry: told before each wait: the number of the attempt that failed (from 1), the seconds until the
+        on_retry: called before each wait with the number of the attempt that failed (from 1), the seconds until the
             next one, and the error.
         attempts: how often at most, the first one included.
         first_delay: seconds before the second attempt, before the jitter.
@@ -50,34 +61,43 @@ def retrying(
     Raises:
         Exception: the last attempt's error, or the first that is not transient.
     """
+    began = time.monotonic()
     for attempt in range(1, attempts):
         try:
             return action()
         except transient as error:
-            delay = max(first_delay * 2 ** (attempt - 1) * (0.5 + jitter()), _asked_for(error))
-            if delay > LONGEST_WAIT:
-                raise
+            delay = _delay(error, first_delay) * 2 ** (attempt - 1) * (0.5 + jitter())
+            if isinstance(error, _SERVERS):
+                delay = max(delay, error.retry_after or 0.0)
+                if delay > LONGEST_WAIT or time.monotonic() - began + delay > DEADLINE:
+                    raise
             on_retry(attempt, delay, error)
         sleep(delay)
     return action()
 
 
-def _asked_for(error: Exception) -> float:
-    """The seconds that whoever failed asks to wait."""
-    return (error.retry_after or 0.0) if isinstance(error, RegistryLimitError) else 0.0
+def _delay(error: FactoryError, usual: float) -> float:
+    """A rate limit that says nothing of when it ends is not over in a second."""
+    unknown = isinstance(error, RegistryLimitError) and error.retry_after is None
+    return _FIRST_DELAY_OF_LIMIT if unknown else usual
 
 
-_PATIENCE = 60.0
-"""Seconds in which a restarted engine is back; dockerd itself takes a few, its containers and an upgrade more."""
+def asking_again(
+    question: Callable[[], Result],
+    report: Callable[[str], object],
+    *,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Result:
+    """Ask a server; again, and with a sentence to `report`, while it fails in a way that may be over soon."""
 
-_LOOK = 1.0
+    def on_retry(attempt: int, delay: float, error: FactoryError) -> None:
+        report(f"attempt {attempt} failed ({error.what.rstrip('.')}); again in {delay:.1f} s")
 
-_ANSWER = 5.0
-"""Seconds in which one that is back answers."""
+    return retrying(question, transient=_SERVERS, on_retry=on_retry, sleep=sleep)
 
 
 def with_engine_back(stage: Callable[[], Outputs], job: Job) -> Outputs:
-    """Run a stage, and once more where the engine that this run began with has gone away, and is back within a minute.
+    """Run a stage, and once more if the engine that this run began with goes away and is back within a minute.
 
     Raises:
         EngineLostError: it did not come back, or went away again.
@@ -103,14 +123,13 @@ def _clause(error: EngineUnavailableError) -> str:
 
 
 def _await_engine(job: Job, lost: EngineUnavailableError) -> None:
-    # Only who has lost an engine waits for the import.
-    from serving_factory.docker.host import run_docker
+    from serving_factory.docker import client  # not imported by runs that lose no engine
 
     patience_ends = time.monotonic() + _PATIENCE
     while True:
         job.cancel.wait(_LOOK)
         try:
-            run_docker("version", timeout=_ANSWER)
+            client.run_docker("version", timeout=_ANSWER)
         except EngineUnavailableError as error:
             if time.monotonic() > patience_ends:
                 raise EngineLostError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from serving_factory.docker.caches import drop_cache_mounts
-from serving_factory.docker.disk import disk_full_is_typed
+from serving_factory.docker.client import disk_full_is_typed
 from serving_factory.errors import FactoryError, NotBuiltError
 from serving_factory.pipeline.budget import Candidate
 from serving_factory.pipeline.events import Emit, Event, EventKind, StageName, Status, VariantResult
@@ -304,13 +304,14 @@ def candidates(jobs: Sequence[Job], stages: Sequence[Stage]) -> tuple[Candidate,
             variant=job.recipe.variant.id,
             toolchain=toolchain_key(job.recipe),
             objects=_objects(job.recipe),
-            compiles=any(stage.name is StageName.COMPILE and _has_work(stage, job) for stage in stages),
+            compiles=any(stage.name is StageName.COMPILE and has_work(stage, job) for stage in stages),
         )
         for job in jobs
     )
 
 
-def _has_work(stage: Stage, job: Job) -> bool:
+def has_work(stage: Stage, job: Job) -> bool:
+    """Whether a stage would run."""
     try:
         return not is_done(stage, job)
     except FactoryError:  # the stage itself will tell

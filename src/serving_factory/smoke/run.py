@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving_factory.docker.containers import ContainerSpec, Mount
+from serving_factory.docker.engine import ContainerSpec, Mount
 from serving_factory.docker.process import Cancel
 from serving_factory.errors import FactoryError, SmokeError
 from serving_factory.smoke.answers import ServingApiError

@@ -13,7 +13,7 @@ from serving_factory.smoke.rest_client import RestClient
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from serving_factory.docker.containers import Container
+    from serving_factory.docker.engine import Container
     from serving_factory.docker.process import Cancel
     from serving_factory.smoke.plan import ModelFolders, SmokePlan
 

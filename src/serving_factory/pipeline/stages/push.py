@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from serving_factory.catalogue.levels import Level
-from serving_factory.docker.engine import PushResult
-from serving_factory.docker.registry import ImageName, Registry, credentials_for
-from serving_factory.errors import RegistryError, RegistryFaultError, UsageError
+from serving_factory.docker.registry import ImageName
+from serving_factory.errors import RegistryError, TagTakenError, UsageError
 from serving_factory.pipeline.events import StageName
 from serving_factory.pipeline.job import Job, Outputs, Progress, Stage
 from serving_factory.pipeline.records import Record
-from serving_factory.pipeline.retry import retrying
+from serving_factory.pipeline.retry import asking_again
 from serving_factory.recipes.recipe import Recipe, key_of
 
-_ATTEMPTS = 4
+if TYPE_CHECKING:
+    from serving_factory.docker.push import PushResult
+    from serving_factory.docker.registry import Registry
+
 _LAST_PORT = 65535
 # Without a dot or a port Docker takes the first word for a folder on Docker Hub.
 _REGISTRY = re.compile(
@@ -74,15 +77,42 @@ def _key(job: Job) -> str:
     )
 
 
+def try_pushes(jobs: Iterable[Job], report: Callable[[str], object]) -> None:
+    """Begin and cancel an upload to each repository that the jobs' images go to: before hours of work, not after them.
+
+    Raises:
+        RegistryError, RegistryDeniedError, RegistryUnreachableError, RegistryFaultError: a push there would fail.
+    """
+    jobs_by_name = {check_pushable(job.recipe, job.site.registry): job for job in jobs}
+    for name, job in jobs_by_name.items():
+        registry = job.site.engine.registry(name.registry, cancel=job.cancel, report=report)
+        _try_push(registry, name, job, report)
+
+
+def _try_push(registry: Registry, name: ImageName, job: Job, report: Callable[[str], object]) -> None:
+    asking_again(lambda: registry.try_push(name.repository), report, sleep=job.cancel.wait)
+
+
 def _run(job: Job, progress: Progress) -> Outputs:
     packaged = job.record(StageName.PACKAGE).outputs
+    image = packaged["image"]
     name = push_name(packaged["repository"], job.site.registry)
+    registry = job.site.engine.registry(name.registry, cancel=job.cancel, report=progress)
+    _try_push(registry, name, job, job.report_retry)
     digests: dict[str, str] = {}
     blobs = 0
     for tag in (*packaged["tags"], *packaged["aliases"]):
-        pushed = _push_tag(job, name, packaged["image"], tag, progress)
-        digests[tag] = _ask_digest(name, tag, pushed.digest, job.report_retry)
+        if tag in packaged["tags"] and (held := _held_already(job, registry, name, tag, image)):
+            digests[tag] = held
+            continue
+        pushed = _push_tag(job, name, image, tag, progress)
+        digests[tag] = pushed.digest
         blobs += pushed.pushed_layers
+        if (held := _held_digest(job, registry, name, tag)) != pushed.digest:
+            raise RegistryError(
+                f"{name}:{tag} was pushed as {pushed.digest}; the registry holds {held or 'nothing'}",
+                remedy="see whether someone else pushes the same tag; then run the same command again",
+            )
     return {
         "registry": name.registry,
         "repository": name.repository,
@@ -91,16 +121,40 @@ def _run(job: Job, progress: Progress) -> Outputs:
     }
 
 
+def _held_already(job: Job, registry: Registry, name: ImageName, tag: str, image: str) -> str | None:
+    """The digest of a full tag that the registry holds for this very image; None where it has no such tag.
+
+    Raises:
+        TagTakenError: it holds another image: a full tag names one image for ever.
+    """
+    held = _held_digest(job, registry, name, tag)
+    # The engine's id of an image is the digest of its configuration, or with containerd's store of its manifest.
+    if held is None or held == image:
+        return held
+    config = asking_again(
+        lambda: registry.config_digest(name.repository, held), job.report_retry, sleep=job.cancel.wait
+    )
+    if config == image:
+        return held
+    raise TagTakenError(
+        f"{name}:{tag} is another image in the registry, and a full tag names one image for ever",
+        why=f"the registry holds {held}{f' (image {config})' if config else ''}\nto be pushed is the image {image}",
+        remedy="give the new image another full tag at `image: {tags: [...]}` in the matrix file, such as one that "
+        "ends in -r2; or delete the tag in the registry if nothing uses it",
+    )
+
+
 def _push_tag(job: Job, name: ImageName, image: str, tag: str, progress: Progress) -> PushResult:
-    repository = f"{name.registry}/{name.repository}"
+    repository = str(name)
     engine = job.site.engine
     engine.tag(image, repository, tag)
     try:
-        return retrying(
-            lambda: engine.push(repository, tag, on_status=lambda status: progress(f"{tag}: {status}")),
-            transient=(RegistryFaultError,),
-            attempts=_ATTEMPTS,
-            on_retry=_report_retry(job.report_retry, tag),
+        return asking_again(
+            lambda: engine.push(
+                repository, tag, on_status=lambda status: progress(f"{tag}: {status}"), cancel=job.cancel
+            ),
+            lambda text: job.report_retry(f"{tag}: {text}"),
+            sleep=job.cancel.wait,
         )
     finally:
         # The registry's name is only needed for the push; the image keeps the names that package gave it.
@@ -108,38 +162,19 @@ def _push_tag(job: Job, name: ImageName, image: str, tag: str, progress: Progres
             engine.remove_image(f"{repository}:{tag}")
 
 
-def _report_retry(progress: Progress, tag: str) -> Callable[[int, float, RegistryFaultError], None]:
-    def on_retry(attempt: int, delay: float, error: RegistryFaultError) -> None:
-        progress(f"{tag}: attempt {attempt} failed ({error.what}); again in {delay:.1f} s")
-
-    return on_retry
-
-
-def _ask_digest(name: ImageName, tag: str, pushed: str, progress: Progress) -> str:
-    """Ask the registry for a tag's digest, and compare it with what the engine says it pushed."""
-    held = _held_digest(name, tag, progress)
-    if held != pushed:
-        raise RegistryError(
-            f"{name.registry}/{name.repository}:{tag} was pushed as {pushed}; the registry holds {held or 'nothing'}",
-            remedy="see whether someone else pushes the same tag; then run the same command again",
-        )
-    return held
-
-
-def _held_digest(name: ImageName, tag: str, progress: Progress) -> str | None:
-    registry = Registry(name.registry, credentials=credentials_for(name.registry))
-    return retrying(
+def _held_digest(job: Job, registry: Registry, name: ImageName, tag: str) -> str | None:
+    return asking_again(
         lambda: registry.manifest_digest(name.repository, tag),
-        transient=(RegistryFaultError,),
-        attempts=_ATTEMPTS,
-        on_retry=_report_retry(progress, tag),
+        lambda text: job.report_retry(f"{tag}: {text}"),
+        sleep=job.cancel.wait,
     )
 
 
-def _intact(_job: Job, record: Record) -> bool:
+def _intact(job: Job, record: Record) -> bool:
     outputs = record.outputs
     name = ImageName(outputs["registry"], outputs["repository"])
-    return all(_held_digest(name, tag, lambda _: None) == digest for tag, digest in outputs["digests"].items())
+    registry = job.site.engine.registry(name.registry, cancel=job.cancel)
+    return all(_held_digest(job, registry, name, tag) == digest for tag, digest in outputs["digests"].items())
 
 
 PUSH = Stage(name=StageName.PUSH, key=_key, run=_run, intact=_intact)

@@ -1,0 +1,228 @@
+"""One push of one tag by the engine, watched: it ends when nothing moves, and when the run is cancelled."""
+
+from __future__ import annotations
+
+import queue
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from docker.types import CancellableStream
+
+from serving_factory.docker.process import POLL, Cancel
+from serving_factory.docker.registry import fault, from_text
+from serving_factory.errors import FactoryError, RegistryDeniedError, RegistryError, RegistryFaultError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    import requests
+    from docker import APIClient
+
+    from serving_factory.docker.registry import Registry
+
+PUSHED = "Pushed"
+EXISTING = ("Layer already exists", "Mounted from")
+RETRYING = re.compile(r"Retrying in (\d+) second")
+DIGEST = re.compile(r"digest: (?P<digest>sha256:[0-9a-f]{64}) size: (?P<size>\d+)")
+NO_CREDENTIALS = re.compile(r"no basic auth credentials|authentication required|unauthorized", re.IGNORECASE)
+MEGABYTE = 1_000_000
+STALLED = 120.0  # seconds in which no byte of a layer moves
+THINKING = 600.0  # seconds without a word where all is sent: a registry may take minutes over a layer of gigabytes
+REPORT_EVERY = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushResult:
+    """What a push left in the registry: the manifest's digest and size, layers sent, layers that were there."""
+
+    digest: str
+    pushed_layers: int
+    existing_layers: int
+    size: int
+
+
+@dataclass(slots=True)
+class _Layers:
+    """How far each layer is."""
+
+    states: dict[str, str] = field(default_factory=dict)
+    sent: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def note(self, layer: str, status: str, progress: Mapping[str, Any]) -> None:
+        self.states[layer] = status
+        if progress.get("total"):
+            self.sent[layer] = (int(progress.get("current") or 0), int(progress["total"]))
+
+    @property
+    def words(self) -> str:
+        done = sum(state == PUSHED or state.startswith(EXISTING) for state in self.states.values())
+        words = f"{done} of {len(self.states)} layers there"
+        current, total = (sum(pair[index] for pair in self.sent.values()) for index in (0, 1))
+        if total >= MEGABYTE:
+            words += f", {min(current, total) // MEGABYTE} of {total // MEGABYTE} MB sent"
+        return words
+
+
+def push(
+    api: APIClient,
+    repository: str,
+    tag: str,
+    *,
+    registry: Registry,
+    auth: Mapping[str, str],
+    on_status: Callable[[str], None],
+    cancel: Cancel | None,
+) -> PushResult:
+    """Push a tag.
+
+    Args:
+        api: a client of its own for this push.
+        repository: with the registry's name.
+        tag: which tag.
+        registry: is asked why, where the engine tries again or fails without saying so.
+        auth: for the engine to log in with.
+        on_status: called with how far it is, in a few words.
+        cancel: ends the push when asked.
+
+    Raises:
+        RegistryDeniedError, RegistryLimitError, RegistryUnreachableError, RegistryError: the push cannot work now.
+        RegistryFaultError: another attempt may work.
+    """
+    path = repository.partition("/")[2]
+    stream = _Stream(api, repository, tag, auth)
+    try:
+        items = stream.watched(registry.host, on_status, cancel)
+        return read_push(items, registry=registry.host, on_status=on_status, ask=lambda: registry.try_push(path))
+    finally:
+        stream.close()
+
+
+class _Stream:
+    """The items of a push. They are read in a thread, for the read has no time limit and cannot be cancelled."""
+
+    def __init__(self, api: APIClient, repository: str, tag: str, auth: Mapping[str, str]) -> None:
+        self._items: queue.SimpleQueue[Mapping[str, Any] | Exception | None] = queue.SimpleQueue()
+        self._responses: list[requests.Response] = []
+        api.hooks["response"].append(lambda response, *_, **__: self._responses.append(response))
+
+        def read() -> None:
+            try:
+                for item in api.push(repository, tag=tag, stream=True, decode=True, auth_config=dict(auth)):
+                    self._items.put(item)
+            except Exception as error:  # noqa: BLE001 - raised in the caller's thread
+                self._items.put(error)
+            self._items.put(None)
+
+        self._reader = threading.Thread(target=read, daemon=True)
+        self._reader.start()
+
+    def watched(
+        self, registry: str, on_status: Callable[[str], None], cancel: Cancel | None
+    ) -> Iterator[Mapping[str, Any]]:
+        layers, moved, report_at = _Layers(), time.monotonic(), REPORT_EVERY
+        while True:
+            try:
+                item = self._items.get(timeout=POLL)
+            except queue.Empty:
+                silent = time.monotonic() - moved
+                sending = any(current < total for current, total in layers.sent.values())
+                if cancel is not None:
+                    cancel.check()
+                if silent > (STALLED if sending else THINKING):
+                    raise _stalled(registry, silent, layers.words) from None
+                if silent > report_at:
+                    report_at += REPORT_EVERY
+                    on_status(f"{layers.words}; nothing has moved for {silent:.0f} s")
+                continue
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                return
+            moved, report_at = time.monotonic(), REPORT_EVERY
+            if layer := item.get("id"):
+                layers.note(str(layer), str(item.get("status") or ""), item.get("progressDetail") or {})
+            yield item
+
+    def close(self) -> None:
+        """End the push if it still runs: the engine ends what no client listens to."""
+        if self._reader.is_alive():
+            for response in self._responses[-1:]:
+                CancellableStream(iter(()), response).close()
+
+
+def _stalled(registry: str, seconds: float, words: str) -> RegistryFaultError:
+    return RegistryFaultError(
+        f"The push to {registry} stalled.",
+        why=f"Nothing moved for {seconds:.0f} s: {words}.",
+        remedy="See whether the registry, or what stands in between, takes data; then run the same command again. "
+        "If that stalls at once, the engine still waits for this upload: restart the engine.",
+    )
+
+
+def read_push(
+    items: Iterable[Mapping[str, Any]],
+    *,
+    registry: str,
+    on_status: Callable[[str], None],
+    ask: Callable[[], None] | None = None,
+) -> PushResult:
+    """Read the stream of one push to its end.
+
+    Args:
+        items: the stream's decoded items.
+        registry: for messages, such as `127.0.0.1:5000`.
+        on_status: called with how far it is, in a few words, whenever these change.
+        ask: asks the registry itself whether a push would work, and raises why not. It is called when the engine begins
+            to wait for another try of its own, which it does whatever the registry said, and when a push failed.
+
+    Raises:
+        RegistryDeniedError, RegistryUnreachableError, RegistryFaultError, RegistryError: as the stream says.
+    """
+    layers = _Layers()
+    digest, size, error, reported, wait = "", 0, "", "", 0
+    for item in items:
+        detail = item.get("errorDetail") or {}
+        error = error or str(detail.get("message") or item.get("error") or "")
+        status = str(item.get("status") or "")
+        if layer := item.get("id"):
+            layers.note(str(layer), status, item.get("progressDetail") or {})
+            retrying = RETRYING.match(status)
+            if ask and retrying and int(retrying[1]) > wait:  # it counts down
+                ask()
+            wait = int(retrying[1]) if retrying else wait
+            words = status if retrying else layers.words
+            if words != reported:
+                reported = words
+                on_status(words)
+        if found := DIGEST.search(status):
+            digest, size = found["digest"], int(found["size"])
+        aux = item.get("aux") or {}
+        if aux.get("Digest"):
+            digest, size = str(aux["Digest"]), int(aux.get("Size") or size)
+    if error:
+        raise _failure(registry, error, ask)
+    if not digest:
+        raise RegistryError(
+            f"The engine ended its push to {registry} without naming a digest.",
+            remedy="Run the same command again; if it goes on, look at the engine's log.",
+        )
+    states = layers.states.values()
+    return PushResult(
+        digest=digest,
+        pushed_layers=sum(state == PUSHED for state in states),
+        existing_layers=sum(state.startswith(EXISTING) for state in states),
+        size=size,
+    )
+
+
+def _failure(registry: str, text: str, ask: Callable[[], None] | None) -> FactoryError:
+    found = from_text(registry, text)
+    if ask and isinstance(found, RegistryDeniedError | RegistryFaultError):
+        ask()
+        if isinstance(found, RegistryDeniedError) and NO_CREDENTIALS.search(text):
+            # After a 5xx to its first question the engine goes on without the credentials it has.
+            return fault(registry, f"{text} (though the registry accepts the credentials)")
+    return found

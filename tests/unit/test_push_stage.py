@@ -1,0 +1,169 @@
+"""pipeline/stages/push.py: what is pushed, in which order, and what a registry must not lose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from serving_factory.docker.engine import Engine
+from serving_factory.docker.push import PushResult
+from serving_factory.errors import FactoryError, RegistryDeniedError, RegistryError, RegistryFaultError, TagTakenError
+from serving_factory.pipeline.events import StageName
+from serving_factory.pipeline.job import Job, Site
+from serving_factory.pipeline.records import Record, write_record
+from serving_factory.pipeline.stages.push import PUSH, try_pushes
+from serving_factory.recipes.recipe import recipe_for
+
+from .matrices import load
+
+IMAGE, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+MANIFEST, OLD = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+FULL, ALIASES = "2.19.1-cpu-v1-0123", ["2.19.1-cpu", "latest"]
+
+
+@dataclass
+class FakeRegistry:
+    """Tags and what they stand for; and the configuration of each manifest."""
+
+    held: dict[str, str] = field(default_factory=dict)
+    configs: dict[str, str] = field(default_factory=dict)
+    refuses: FactoryError | None = None
+    tried: list[str] = field(default_factory=list)
+
+    def try_push(self, repository: str) -> None:
+        self.tried.append(repository)
+        if self.refuses:
+            raise self.refuses
+
+    def manifest_digest(self, _repository: str, reference: str) -> str | None:
+        return self.held.get(reference)
+
+    def config_digest(self, _repository: str, digest: str) -> str:
+        return self.configs.get(digest, "")
+
+
+@dataclass
+class FakeEngine:
+    """Pushes to a FakeRegistry."""
+
+    known: FakeRegistry
+    pushed: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    faults: list[FactoryError] = field(default_factory=list)
+    lies: bool = False
+
+    def registry(self, host: str, **_: object) -> FakeRegistry:
+        assert host == "r.example"
+        return self.known
+
+    def tag(self, _image: str, repository: str, tag: str) -> None:
+        self.names.add(f"{repository}:{tag}")
+
+    def remove_image(self, reference: str) -> None:
+        self.names.remove(reference)
+
+    def push(self, repository: str, tag: str, *, on_status: Callable[[str], None], **_: object) -> PushResult:
+        assert repository == "r.example/team/serving"
+        on_status("0 of 1 layers there")
+        if self.faults:
+            raise self.faults.pop(0)
+        self.pushed.append(tag)
+        if not self.lies:
+            self.known.held[tag] = MANIFEST
+        return PushResult(digest=MANIFEST, pushed_layers=1, existing_layers=0, size=7)
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine(FakeRegistry())
+
+
+@pytest.fixture
+def job(tmp_path: Path, engine: FakeEngine) -> Job:
+    matrix = load(tmp_path)
+    site = Site(build=tmp_path, models=tmp_path, registry="r.example/team", connect=lambda: cast("Engine", engine))
+    made = Job(recipe=recipe_for(matrix.variants[0], matrix), site=site)
+    outputs = {"image": IMAGE, "repository": "serving", "tags": [FULL], "aliases": ALIASES}
+    record = Record(variant="v", stage=StageName.PACKAGE, key="k", started="", seconds=0.0, outputs=outputs)
+    write_record(made.folder, record)
+    return made
+
+
+def run(job: Job) -> dict[str, object]:
+    return dict(PUSH.run(job, lambda _: None))
+
+
+def test_full_tags_go_first(job: Job, engine: FakeEngine) -> None:
+    assert run(job)["digests"] == dict.fromkeys([FULL, *ALIASES], MANIFEST)
+    assert engine.pushed == [FULL, *ALIASES]
+    assert engine.known.tried == ["team/serving"]
+    assert engine.names == set()
+
+
+@pytest.mark.parametrize(
+    ("held", "configs"),
+    [
+        pytest.param(MANIFEST, {MANIFEST: IMAGE}, id="the configuration is the engine's image"),
+        pytest.param(IMAGE, {}, id="the manifest is, as with containerd's store"),
+    ],
+)
+def test_a_full_tag_that_is_there_is_no_work(job: Job, engine: FakeEngine, held: str, configs: dict[str, str]) -> None:
+    engine.known.held[FULL], engine.known.configs = held, configs
+    outputs = run(job)
+    assert engine.pushed == ALIASES
+    assert outputs["digests"] == {FULL: held, **dict.fromkeys(ALIASES, MANIFEST)}
+
+
+@pytest.mark.parametrize("configs", [{OLD: OTHER}, {}])
+def test_a_full_tag_names_one_image_for_ever(job: Job, engine: FakeEngine, configs: dict[str, str]) -> None:
+    engine.known.held = {FULL: OLD, "latest": OLD}
+    engine.known.configs = configs
+    with pytest.raises(TagTakenError) as caught:
+        run(job)
+    assert f"r.example/team/serving:{FULL}" in caught.value.what
+    assert OLD in caught.value.why
+    assert IMAGE in caught.value.why
+    assert all(config in caught.value.why for config in configs.values())
+    assert "image: {tags:" in caught.value.remedy
+    assert engine.pushed == []
+    assert engine.known.held == {FULL: OLD, "latest": OLD}
+
+
+def test_aliases_move(job: Job, engine: FakeEngine) -> None:
+    engine.known.held["latest"] = OLD
+    run(job)
+    assert engine.known.held["latest"] == MANIFEST
+
+
+def test_faults_are_tried_again_and_refusals_are_not(
+    job: Job, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving_factory.docker.process.Cancel.wait", lambda *_: None)
+    engine.faults = [RegistryFaultError("it coughed."), RegistryFaultError("it coughed.")]
+    run(job)
+    engine.known.held.clear()
+    engine.faults = [RegistryDeniedError("no"), RegistryFaultError("never seen")]
+    with pytest.raises(RegistryDeniedError):
+        run(job)
+    assert len(engine.faults) == 1
+    assert engine.names == set()
+
+
+def test_nothing_is_pushed_where_the_registry_refuses(job: Job, engine: FakeEngine) -> None:
+    engine.known.refuses = RegistryDeniedError("no")
+    with pytest.raises(RegistryDeniedError):
+        run(job)
+    with pytest.raises(RegistryDeniedError):
+        try_pushes([job, job], lambda _: None)
+    assert len(engine.known.tried) == 2, "once for both jobs"
+    assert engine.pushed == []
+
+
+def test_the_registry_must_hold_what_was_pushed(job: Job, engine: FakeEngine) -> None:
+    engine.lies = True
+    with pytest.raises(RegistryError, match="holds nothing"):
+        run(job)
