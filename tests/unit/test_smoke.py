@@ -134,7 +134,8 @@ def _tree(folder: Path) -> list[Path]:
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> SmokePlan:
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmokePlan:
+    monkeypatch.setattr("serving_factory.smoke.checks._POLL", 0.01)
     for model, version in ((MODEL, OLD), (f"{MODEL}_next", NEW)):
         folder = tmp_path / model / f"{version:08}"
         (folder / "variables").mkdir(parents=True)

@@ -140,12 +140,8 @@ def check_collection(
 ) -> Check:
     """Check BuildKit's garbage collection against Bazel's caches, which are cache mounts.
 
-    Args:
-        rules: that the engine follows; None where they are unknown.
-        held: bytes in the build cache, by which BuildKit counts.
-        caches: bytes in Bazel's caches, a part of that.
-        planned: bytes that the planned builds add.
-        free: bytes free on their disk; None where that is on another machine.
+    `held` bytes are in the build cache, by which BuildKit counts, `caches` of them Bazel's; the planned builds add
+    `planned`. `rules` is None where they are unknown, `free` where the disk is on another machine.
     """
     name = "garbage collection"
     ours = f"the build cache holds {gib(held)}, {gib(caches)} of it Bazel's"
@@ -176,13 +172,7 @@ def check_collection(
 
 
 def check_gpu(facts: EngineFacts, driver: str | None, needed: Iterable[tuple[str, str]]) -> Check:
-    """Check GPU runtime and driver against what the planned variants need.
-
-    Args:
-        facts: of the engine.
-        driver: version of the NVIDIA driver; None where there is none.
-        needed: CUDA's version and the oldest driver for it, of each planned gpu variant.
-    """
+    """Check GPU runtime and driver against `needed`: CUDA and its oldest driver, of each planned gpu variant."""
     required = sorted(set(needed), key=lambda pair: Version(pair[1]))
     if not required:
         return ok("GPU", "no gpu variant is planned")
@@ -205,12 +195,8 @@ def check_gpu(facts: EngineFacts, driver: str | None, needed: Iterable[tuple[str
 def check_memory(*, cpus: int, memory: int, at_once: int, share: Share, needed: int | None) -> Check:
     """Check memory and cores of the engine's machine for the jobs that will run at once.
 
-    Args:
-        cpus: its cores.
-        memory: its bytes.
-        at_once: how many compile at once in the plan's largest wave; 0 where nothing is to be compiled.
-        share: what each of these may use.
-        needed: peak memory of the plan as expected, bytes; None where nothing is.
+    In the plan's largest wave `at_once` variants compile, each with its `share`; `needed` is the plan's expected peak in
+    bytes, None where there is no estimate.
     """
     jobs = share.jobs if at_once else 0
     found = f"{cpus} cores, {gib(memory)}"
@@ -235,13 +221,7 @@ def check_memory(*, cpus: int, memory: int, at_once: int, share: Share, needed: 
 
 
 def check_disk(*, free: int | None, one: int, planned: int) -> Check:
-    """Check the disk for what is planned.
-
-    Args:
-        free: bytes where the engine keeps its data; None where that is on another machine.
-        one: bytes that the largest planned variant takes while it is built.
-        planned: bytes that all of them take.
-    """
+    """Check the disk, None if on another machine, for the bytes of the largest planned variant, and of all of them."""
     if free is None:
         return ok("disk", f"the engine is on another machine; about {gib(planned)} are needed there")
     found = f"{gib(free)} free where the engine keeps its data; about {gib(planned)} are needed for what is planned"
@@ -280,12 +260,9 @@ def host_level(flags: frozenset[str]) -> Level:
 def check_cpu(
     flags: frozenset[str] | None, planned: Mapping[str, Level], targets: Mapping[str, Sequence[Level]]
 ) -> Check:
-    """Compare this machine's CPU with what is planned, and name the targets that suit it.
+    """Compare this CPU's flags of /proc/cpuinfo, None where it lists none, with what is planned; name suitable targets.
 
-    Args:
-        flags: as /proc/cpuinfo lists them; None where it lists none.
-        planned: variant's id → its level.
-        targets: target's name → the levels of its variants.
+    `planned` maps a variant's id to its level, `targets` a target's name to the levels of its variants.
     """
     if flags is None:
         found = "no x86-64 features are listed here"
@@ -334,13 +311,7 @@ class BaseState(StrEnum):
 
 
 def check_proxies(client: Mapping[str, str], engine: Mapping[str, str], matrix: Mapping[str, str]) -> Check:
-    """Compare the proxies of this shell, of the engine (base images) and of the matrix (builds).
-
-    Args:
-        client: `http`, `https` and `no` → value, of this shell's environment; the engine's and the matrix's likewise.
-        engine: with these the engine pulls base images.
-        matrix: with these the builds fetch.
-    """
+    """Compare the proxies, `http`, `https` and `no`, of this shell, of the engine (base images), and of the matrix."""
     sides = {"this shell": client, "the engine": engine, "the matrix": matrix}
     used = {side: {name: value for name, value in values.items() if name != "no"} for side, values in sides.items()}
     if not any(used.values()):
@@ -366,13 +337,7 @@ def _public(url: str) -> str:
 
 
 def check_login(registry: str, login: Login, why: str = "") -> Check:
-    """Check whether the registry that images go to accepts our credentials.
-
-    Args:
-        registry: its name; empty where none is named.
-        login: how it answered.
-        why: what it said.
-    """
+    """Check whether the registry that images go to accepts our credentials; `why` is what it said."""
     name, because, remedy = "registry login", f": {why}" if why else "", f"docker login {registry}"
     no_push = "images can be built, but not be pushed there"
     match login:
@@ -409,12 +374,7 @@ def check_bases(bases: Mapping[str, BaseState]) -> Check:
 
 
 def check_downloads(downloads: Sequence[Download], found: Mapping[str, tuple[Reach, str]]) -> Check:
-    """Check whether what the planned builds download is available.
-
-    Args:
-        downloads: of all variants.
-        found: address -> how it answered, and in words.
-    """
+    """Check whether what the planned builds download is available; `found` has how each address answered."""
     name = "downloads"
     asked = [one for one in downloads if one.place in found]
     if not asked:

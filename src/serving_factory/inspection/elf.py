@@ -88,12 +88,7 @@ class MissingLibrary:
 
 @contextmanager
 def open_elf(path: Path) -> Iterator[ELFFile]:
-    """Open an ELF file for reading.
-
-    Raises:
-        ArtifactError: there is no such file, it is no ELF file, or it is damaged, also where that shows only when
-            the block reads more of it.
-    """
+    """Open an ELF file; ArtifactError if it is missing, no ELF file, or damaged, also where that shows only later."""
     try:
         with path.open("rb") as stream:
             yield ELFFile(stream)
@@ -105,11 +100,7 @@ def open_elf(path: Path) -> Iterator[ELFFile]:
 
 
 def read_elf(path: Path) -> Binary:
-    """Read a linked ELF file.
-
-    Raises:
-        ArtifactError: missing, unreadable, not ELF, or neither a program nor a shared library.
-    """
+    """Read a linked ELF file; ArtifactError if it is missing, unreadable, or neither a program nor a shared library."""
     with open_elf(path) as elf:
         tags = _dynamic_tags(elf)
         versions = _highest_versions(elf)
@@ -141,15 +132,11 @@ def read_elf(path: Path) -> Binary:
 
 
 def function_ranges(binary: Binary, debug: Path | None) -> FunctionRanges:
-    """Find the functions of an x86-64 binary.
+    """Find the functions of an x86-64 binary; without any symbol, each executable section as one range.
 
     Args:
         binary: the file whose code is meant.
-        debug: the file that `objcopy --only-keep-debug` left of it, whose symbols name the functions; None for
-            the binary's own symbols.
-
-    Returns:
-        The functions; without any symbol, each executable section as one range.
+        debug: what `objcopy --only-keep-debug` left of it, with the symbols; None for the binary's own.
 
     Raises:
         ArtifactError: a file is damaged, is no 64-bit x86 ELF file, or the debug file belongs to another binary.
@@ -179,13 +166,7 @@ def library_closure_gaps(
     """List the libraries that the loader would not find, those of a driver apart, by soname.
 
     Every library copied below `rootfs` counts with what it needs, not only those that the binary reaches: some are
-    opened at run time.
-
-    Args:
-        needed: DT_NEEDED of the binary.
-        rootfs: what is copied into the image; libraries are looked for in its folders named `lib…`, by file name, as
-            the loader does.
-        base_libraries: sonames that the base image has.
+    opened at run time. They are looked for in folders named `lib…`, by file name, as the loader does.
 
     Raises:
         ArtifactError: a copied library is damaged.

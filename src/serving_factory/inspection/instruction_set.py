@@ -70,8 +70,7 @@ def scan(binary: Binary, debug: Path | None, *, workers: int | None = None) -> I
 
     Args:
         binary: the file whose code is read.
-        debug: the file that `objcopy --only-keep-debug` left of it, whose symbols name the functions; None for the
-            binary's own symbols.
+        debug: what `objcopy --only-keep-debug` left of it, with the symbols; None for the binary's own.
         workers: processes to use; None for one per CPU.
 
     Raises:

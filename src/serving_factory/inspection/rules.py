@@ -113,15 +113,7 @@ def check(
     version: VersionAnswer,
     missing: tuple[MissingLibrary, ...],
 ) -> tuple[Finding, ...]:
-    """Check a binary by every rule: one finding each, in the order of `Rule`.
-
-    Args:
-        expectation: what the variant requires.
-        elf: what the file says of itself.
-        code: what its code uses.
-        version: what it answered.
-        missing: libraries that nothing in the image provides.
-    """
+    """Check a binary by every rule: one finding each, in the order of `Rule`."""
     return (
         _machine(expectation, elf),
         _version(expectation, version),

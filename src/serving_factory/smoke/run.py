@@ -29,18 +29,9 @@ _HEALTH_INTERVAL = 1.0
 def run_checks(
     engine: Engine, image: str, *, plan: SmokePlan, cancel: Cancel, emit_check: Callable[[CheckResult], None]
 ) -> SmokeReport:
-    """Run every check on an image; the first that fails ends the run.
+    """Run every check on an image; the first that fails ends the run. The containers are removed in every case.
 
-    Args:
-        engine: the Docker engine; the two containers started through it are removed in every case.
-        image: the image's reference or id.
-        plan: what is to be checked.
-        cancel: ends the run soon.
-        emit_check: gets each result as soon as it is there.
-
-    Returns:
-        The report; when a check failed, `error` holds what it raised. It is not raised here, so that the
-        caller can write the report first.
+    What a check raised is the report's `error`, and not raised here, so that the caller can write the report first.
     """
     began = time.monotonic()
     run = _Run(emit_check)

@@ -48,13 +48,7 @@ class Server:
 
     @property
     def container(self) -> Container:
-        """The container.
-
-        The checks ask it something several times a second, so that a cancelled run leaves them soon.
-
-        Raises:
-            CancelledError: the run is to end.
-        """
+        """The container; CancelledError once the run is to end. Checks ask for it all the time, and so end soon."""
         self.cancel.check()
         return self._container
 
@@ -83,11 +77,7 @@ class Server:
         return self.container.status() in {"exited", "dead", "removing"}
 
     def require_running(self, during: str) -> None:
-        """Check that nothing but the factory ended or restarted the container.
-
-        Raises:
-            SmokeError: it ended, or was started again.
-        """
+        """Check that the container did not end or restart by itself; SmokeError if it did."""
         if self.exited():
             code = self.container.exit_code()
             raise self.fault(SmokeError, f"The server ended by itself during the check {during}: {exit_text(code)}.")
