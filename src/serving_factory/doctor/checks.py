@@ -195,8 +195,8 @@ def check_gpu(facts: EngineFacts, driver: str | None, needed: Iterable[tuple[str
 def check_memory(*, cpus: int, memory: int, at_once: int, share: Share, needed: int | None) -> Check:
     """Check memory and cores of the engine's machine for the jobs that will run at once.
 
-    In the plan's largest wave `at_once` variants compile, each with its `share`; `needed` is the plan's expected peak in
-    bytes, None where there is no estimate.
+    In the plan's largest wave `at_once` variants compile, each with its `share`; `needed` is the plan's expected peak
+    in bytes, None where there is no estimate.
     """
     jobs = share.jobs if at_once else 0
     found = f"{cpus} cores, {gib(memory)}"
