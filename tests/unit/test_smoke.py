@@ -136,6 +136,7 @@ def _tree(folder: Path) -> list[Path]:
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmokePlan:
     monkeypatch.setattr("serving_factory.smoke.checks._POLL", 0.01)
+    monkeypatch.setattr("serving_factory.smoke.checks.LEAST_UPTIME", 0.0)
     for model, version in ((MODEL, OLD), (f"{MODEL}_next", NEW)):
         folder = tmp_path / model / f"{version:08}"
         (folder / "variables").mkdir(parents=True)
@@ -416,8 +417,19 @@ def test_a_server_that_ends_by_itself_fails_the_next_check(
     report, _ = smoke(plan, after=end)
     error = failed(report, caught, SmokeError)
     assert "ended by itself" in error.what
-    assert f"exit code {code}" in error.what
+    assert f"exit code {code}" in error.why
     assert "a line of the server's log" in error.why
+
+
+def test_a_healthy_server_that_dies_soon_is_noticed(plan: SmokePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving_factory.smoke.checks.LEAST_UPTIME", 60.0)
+
+    def end_soon(check: str, engine: FakeEngine) -> None:
+        if check == "health-command":
+            threading.Timer(0.1, engine.containers[1].die, (139,)).start()
+
+    report, _ = smoke(plan, after=end_soon)
+    assert "exit code 139" in failed(report, "healthy", SmokeError).why
 
 
 def test_a_server_that_stops_answering_is_known_by_its_end(plan: SmokePlan) -> None:
@@ -427,7 +439,7 @@ def test_a_server_that_stops_answering_is_known_by_its_end(plan: SmokePlan) -> N
             engine.containers[0].die(139)
 
     report, _ = smoke(plan, after=end)
-    assert "exit code 139 (SIGSEGV)" in failed(report, "metadata", SmokeError).what
+    assert "exit code 139 (SIGSEGV)" in failed(report, "metadata", SmokeError).why
 
 
 def test_a_container_that_was_restarted_is_named(plan: SmokePlan) -> None:
