@@ -13,7 +13,7 @@ import pytest
 from .demo_story import COPTS, FLAVOUR, Demo
 from .pipeline import BUILD_STAGES, LABEL, MATRIX, MKL_V3, ROOT, V1, V3, VARIANTS, Checkout, docker
 
-NOTHING_TO_DO = dict.fromkeys(BUILD_STAGES, "up-to-date")
+NOTHING_TO_DO = dict.fromkeys(BUILD_STAGES, "up_to_date")
 PACKAGED_ANEW = NOTHING_TO_DO | {"package": "finished", "smoke": "finished"}
 ANSWER = [2.5, 3.0, 4.5]
 NO_ENGINE = {"DOCKER_HOST": "unix:///nowhere/docker.sock"}
@@ -75,7 +75,7 @@ def test_the_second_demo_does_no_work(demo: Demo, tmp_path: Path) -> None:
     outcome = demo.checkout.run("demo", "--json", env=env).built()
     for variant in VARIANTS:
         assert outcome.stages(variant) == NOTHING_TO_DO
-        assert outcome.results[variant]["status"] == "up-to-date"
+        assert outcome.results[variant]["status"] == "up_to_date"
         assert outcome.results[variant]["facts"]["rest"] == ANSWER
     assert not (tmp_path / "bin" / "calls").exists(), "no build, so no use of the docker command"
     assert containers_created(demo.checkout.mark, began) == []
@@ -122,7 +122,7 @@ def test_a_lost_image_is_packaged_again(whole_checkout: Checkout) -> None:
     """Not the first variant's: other tests may have a server of it running."""
     docker("rmi", "--force", whole_checkout.record(V3, "package")["outputs"]["image"])
     stages = whole_checkout.build("--variant", V3).built().stages(V3)
-    assert stages.pop("smoke") in {"finished", "up-to-date"}, "as the image comes out the same, or not"
+    assert stages.pop("smoke") in {"finished", "up_to_date"}, "as the image comes out the same, or not"
     assert stages == {stage: became for stage, became in PACKAGED_ANEW.items() if stage != "smoke"}
 
 
@@ -134,7 +134,7 @@ def test_a_dry_run_needs_no_engine(demo: Demo) -> None:
 
 def test_a_stage_alone_wants_the_stage_before_it(checkout: Checkout) -> None:
     for task in ("inspect", "package", "smoke"):
-        assert checkout.run(*checkout.line(task, "--variant", V1)).built().stages(V1) == {task: "up-to-date"}
+        assert checkout.run(*checkout.line(task, "--variant", V1)).built().stages(V1) == {task: "up_to_date"}
     error = checkout.run(*checkout.line("smoke", "--variant", V3)).error(6, "NotBuiltError", V3)
     assert "./factory build" in error["remedy"]
 

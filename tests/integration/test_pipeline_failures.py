@@ -8,7 +8,7 @@ from pathlib import Path
 from .demo_story import Demo
 from .pipeline import BUILD_STAGES, MODEL, V1, V3, Checkout
 
-NOTHING_TO_DO = dict.fromkeys(BUILD_STAGES, "up-to-date")
+NOTHING_TO_DO = dict.fromkeys(BUILD_STAGES, "up_to_date")
 ENTRYPOINT = "dockerfiles/templates/runtime/tf_serving_entrypoint.sh"
 KERNELS = f"{MODEL}/tensorflow/core/kernels"
 

@@ -14,7 +14,7 @@ from .pipeline import BUILD_STAGES, MATRIX, MKL_V3, V1, V3, Checkout, Running, p
 
 CANCELLED = 130
 LOCKED = 10
-NOTHING_TO_DO = dict.fromkeys(BUILD_STAGES, "up-to-date")
+NOTHING_TO_DO = dict.fromkeys(BUILD_STAGES, "up_to_date")
 RUNTIME = "dockerfiles/templates/runtime"
 FINISHED = dict.fromkeys(BUILD_STAGES, "finished")
 
@@ -87,7 +87,7 @@ def test_a_signal_in_the_package_stage_leaves_no_image_without_a_name(checkout: 
         running.send(signal.SIGINT)
         running.wait(30)
     assert checkout.unnamed_images() == []
-    assert checkout.build_one().built().results[V1]["status"] in {"built", "up-to-date"}
+    assert checkout.build_one().built().results[V1]["status"] in {"built", "up_to_date"}
     assert checkout.unnamed_images() == []
 
 

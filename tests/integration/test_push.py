@@ -19,7 +19,7 @@ from serving_factory.docker.registry import Registry
 from .pipeline import BUILD_STAGES, V1, Checkout, docker
 from .registry import FaultyProxy, LocalRegistry, write_docker_config
 
-NOTHING_TO_DO = dict.fromkeys((*BUILD_STAGES, "push"), "up-to-date")
+NOTHING_TO_DO = dict.fromkeys((*BUILD_STAGES, "push"), "up_to_date")
 PUSHED = NOTHING_TO_DO | {"push": "finished"}
 REFUSED = NOTHING_TO_DO | {"push": "failed"}
 ALIASES = ["2.19.1-cpu-v1", "2.19.1-cpu-standard"]
@@ -69,7 +69,7 @@ def test_full_tags_go_first_and_the_registry_confirms(
     assert docker("images", "--quiet", f"{faulty_proxy.host}/{checkout.repository}") == "", "a name is left"
 
     faulty_proxy.requests.clear()
-    assert checkout.run(*push).built().stages(V1) == {"push": "up-to-date"}
+    assert checkout.run(*push).built().stages(V1) == {"push": "up_to_date"}
     assert {method for method, _ in faulty_proxy.requests} == {"HEAD"}
 
     faulty_proxy.requests.clear()

@@ -1,4 +1,4 @@
-"""commands/working.py: after which runs Bazel's caches are brought within bounds, and from which image."""
+"""commands/build.py: after which runs Bazel's caches are brought within bounds, and from which image."""
 
 from __future__ import annotations
 

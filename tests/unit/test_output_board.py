@@ -45,7 +45,7 @@ def test_the_board() -> None:
         "✗ 2.19.1-mkl-v3  compile         12 s  failed: the build failed",
         "- 2.19.1-gpu                           skipped: because of 2.19.1-mkl-v3",
         "· 2.19.1-cpu-v4                        waiting",
-        "3 of 5 ended after 1 min 21 s: 1 failed, 1 running, 1 skipped, 1 up to date, 1 waiting",
+        "3 of 5 finished after 1 min 21 s: 1 failed, 1 running, 1 skipped, 1 up to date, 1 waiting",
     ]
 
 
@@ -67,7 +67,7 @@ def test_rows_that_do_not_fit_give_way_to_the_urgent_ones() -> None:
         "▸ 2.19.1-cpu-v3  compile   1 …",
         "✗ 2.19.1-mkl-v3  compile     …",
         "  and 3 more",
-        "3 of 5 ended after 1 min 21 s…",
+        "3 of 5 finished after 1 min 2…",
     ]
 
 
@@ -82,7 +82,7 @@ def test_many_failures_never_hide_what_runs() -> None:
     assert len(lines) == 23
     assert [line.split()[-1] for line in lines[:4]] == [f"{name}.cc" for name in names[:4]]
     assert "failed" in lines[4]
-    assert lines[-2:] == ["  and 39 more", "36 of 60 ended after 1 min 21 s: 36 failed, 4 running, 20 waiting"]
+    assert lines[-2:] == ["  and 39 more", "36 of 60 finished after 1 min 21 s: 36 failed, 4 running, 20 waiting"]
 
 
 @pytest.mark.parametrize("height", [-1, 0, 1, 2, 3, 6, 100])
@@ -132,7 +132,7 @@ def test_the_board_is_drawn_on_stderr_and_the_summary_on_stdout(terminal: _Termi
     drawn = terminal.getvalue()
     assert "· v" in drawn
     assert drawn.rindex("\nError: no\n\nWhat to do: fix\n") > drawn.index(_SHOW)
-    assert out.getvalue().startswith("\nresult  variant  image name, or why not\n")
+    assert out.getvalue().startswith("\nresult  variant  image name, or reason\n")
 
 
 def _interrupt(reporter: BoardReporter) -> None:
@@ -170,7 +170,7 @@ def test_what_is_tried_again_stays_above_the_board(terminal: _Terminal) -> None:
     with BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter:
         reporter.handle(_event(EventKind.RETRIED, "out of memory\nonce more with [1] job\x1b[2J"))
         assert [row.state for row in reporter._progress.rows()] == [State.RUNNING]
-    told = "2.19.1-cpu-v3 compile: out of memory once more with [1] job"
+    told = "2.19.1-cpu-v3 compile tried again: out of memory once more with [1] job"
     assert told in terminal.getvalue()
     assert "\x1b[2J" not in terminal.getvalue()
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from serving_factory.errors import CompileError
+from serving_factory.output.documents import SCHEMA_VERSION
 from serving_factory.output.json_lines import JsonLinesReporter
 from serving_factory.output.text import Stream
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate, add_up
@@ -44,6 +45,7 @@ def test_the_document() -> None:
         )
     time = "2026-01-31T23:41:07.123Z"
     assert [json.loads(line) for line in out.getvalue().splitlines()] == [
+        {"event": "begin", "time": time, "schema_version": SCHEMA_VERSION, "variants": []},
         {"event": "started", "time": time, "variant": "v", "stage": "compile"},
         {
             "event": "failed",
@@ -57,7 +59,7 @@ def test_the_document() -> None:
         {
             "event": "summary",
             "time": time,
-            "counts": {"built": 0, "up-to-date": 0, "failed": 1, "skipped": 0, "cancelled": 0},
+            "counts": {"built": 0, "up_to_date": 0, "failed": 1, "skipped": 0, "cancelled": 0},
             "seconds": 0.0,
             "results": [
                 {
@@ -89,7 +91,7 @@ def test_the_estimate_comes_first_and_the_summary_names_it() -> None:
     unknown = Estimate(variant="w", seconds=None, memory=None, download=None, basis=Basis.NOTHING)
     with _reporter(out, add_up([known, unknown])) as reporter:
         reporter.summary([])
-    first, last = (json.loads(line) for line in out.getvalue().splitlines())
+    _, first, last = (json.loads(line) for line in out.getvalue().splitlines())
     assert (first.pop("event"), first.pop("time")) == ("estimate", "2026-01-31T23:41:07.123Z")
     assert first == {
         "seconds": 60.0,

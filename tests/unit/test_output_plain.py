@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from serving_factory.errors import CompileError, LockedError
 from serving_factory.output.github import annotation, escape_data, escape_property, fold
-from serving_factory.output.plain import GitHub, Heartbeat, PlainReporter
+from serving_factory.output.plain import GitHub, PlainReporter
 from serving_factory.output.text import Stream
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate
 from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
@@ -168,18 +168,6 @@ def test_github_warns_of_what_is_tried_again() -> None:
     )
 
 
-def test_the_heartbeat_thread_beats_and_ends() -> None:
-    beaten = threading.Event()
-    heartbeat = Heartbeat(beaten.set, seconds=0.005)
-    heartbeat.start()
-    assert beaten.wait(5.0)
-    heartbeat.stop()
-    heartbeat.stop()
-    beaten.clear()
-    time.sleep(0.03)
-    assert not beaten.is_set()
-
-
 def test_the_reporter_ends_its_thread_also_on_ctrl_c() -> None:
     lines = io.StringIO()
     reporter = PlainReporter(lines=Stream(lines), out=Stream(io.StringIO()), silence=0.01)
@@ -276,7 +264,7 @@ def test_the_step_summary_is_appended(tmp_path: Path) -> None:
         "before\n"
         "### serving-factory\n"
         "\n"
-        "| variant | result | time | binary | image | image name, or why not |\n"
+        "| variant | result | time | binary | image | image name, or reason |\n"
         "|---|---|--:|--:|--:|---|\n"
         "| 2.19.1-cpu | built | 1 min 11 s | 12.3 MiB | 91.6 MiB | a/b:c |\n"
         "| v | failed |  |  |  | a\\|b &lt;script> \\`x\\` |\n"

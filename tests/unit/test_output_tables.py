@@ -41,7 +41,7 @@ _RESULTS = [
 
 def test_summary_lists_the_ends_apart() -> None:
     assert summary_table(_RESULTS) == (
-        "result      variant              time    binary     image  image name, or why not\n"
+        "result      variant              time    binary     image  image name, or reason\n"
         "----------  -------------  ----------  --------  --------  ---------------------------------\n"
         "built       2.19.1-cpu     1 min 11 s  12.3 MiB  91.6 MiB  serving-factory/sample:2.19.1-cpu\n"
         "up to date  2.19.1-cpu-v3              12.3 MiB  91.6 MiB  i:v3\n"
@@ -56,12 +56,12 @@ def test_summary_lists_the_ends_apart() -> None:
 def test_a_narrow_terminal_gets_a_block_per_row_and_nothing_is_cut() -> None:
     text = summary_table(_RESULTS[1:2], width=60)
     assert text == (
-        "result                  built\n"
-        "variant                 2.19.1-cpu\n"
-        "time                    1 min 11 s\n"
-        "binary                  12.3 MiB\n"
-        "image                   91.6 MiB\n"
-        "image name, or why not  serving-factory/sample:2.19.1-cpu\n"
+        "result                 built\n"
+        "variant                2.19.1-cpu\n"
+        "time                   1 min 11 s\n"
+        "binary                 12.3 MiB\n"
+        "image                  91.6 MiB\n"
+        "image name, or reason  serving-factory/sample:2.19.1-cpu\n"
         "\n"
         "1 variant: 1 built.\n"
     )
@@ -181,7 +181,7 @@ def test_wide_characters_keep_the_columns_and_foreign_text_is_harmless() -> None
 
 
 def test_no_results() -> None:
-    assert summary_table([]) == "Nothing to do: no variant was chosen.\n"
+    assert summary_table([]) == "Nothing to do: no variant is chosen.\n"
 
 
 def test_what_was_pushed_is_told_with_its_digest() -> None:

@@ -132,7 +132,7 @@ def test_a_first_run_does_everything_and_a_second_nothing(line: Line) -> None:
     second = line.run()
     assert line.ran == []
     assert {result.status for result in second.values()} == {Status.UP_TO_DATE}
-    assert line.kinds(V1) == [f"{stage} up-to-date" for stage in ORDER]
+    assert line.kinds(V1) == [f"{stage} up_to_date" for stage in ORDER]
     assert (first[V1].image, first[V1].facts) == (second[V1].image, second[V1].facts)
 
 

@@ -180,7 +180,7 @@ def test_of_what_was_never_built_one_line_tells_how_to_build_it(
     show_report(asked, json=True)
     built, other = json.loads(capsys.readouterr().out)["variants"]
     assert built.keys() == other.keys()
-    assert {name for name, value in other.items() if value} == {"variant"}
+    assert {name for name, value in other.items() if value} == {"variant", "build_command"}
 
 
 def test_the_command_names_the_matrix_only_where_it_has_to(checkout: Checkout, tmp_path: Path) -> None:

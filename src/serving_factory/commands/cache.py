@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from packaging.version import Version
@@ -65,7 +65,19 @@ def _show_changed(word: str, changed: Changed, *, json: bool) -> None:
 
 
 def _show(text: str, caches: Sequence[Cache], *, json: bool, **more: object) -> None:
-    show({**more, "caches": caches}, text + caches_table(caches, width=width()), json=json)
+    documents = [
+        {
+            "name": one.name,
+            "bytes": one.bytes,
+            "files": one.files,
+            "last_used": _when(one.used) or None,
+            "toolchain": one.toolchain or None,
+        }
+        for one in caches
+    ]
+    total = {"bytes": sum(one.bytes for one in caches), "files": sum(one.files for one in caches)}
+    document = {**more, "caches": documents, "total": total}
+    show(document, text + caches_table(caches, width=width()), json=json)
 
 
 def caches_table(caches: Sequence[Cache], *, width: int | None = None) -> str:
@@ -87,7 +99,7 @@ def _about(cache: Cache) -> str:
 
 
 def _when(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M") if seconds else ""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}" if seconds else ""
 
 
 def _amount(changed: Changed) -> str:

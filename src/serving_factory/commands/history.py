@@ -11,7 +11,7 @@ from typing import Any
 
 from serving_factory.commands.shared import Asked, show, width
 from serving_factory.errors import UnknownNameError, UsageError
-from serving_factory.output.text import Column, Section, count, duration, page, size, table
+from serving_factory.output.text import Column, Section, count, duration, label, page, size, table
 from serving_factory.pipeline.build_lock import held_since
 from serving_factory.pipeline.events import StageName
 from serving_factory.pipeline.history import Change, Run, changes, read_run, read_runs
@@ -67,8 +67,7 @@ def _marked(run: Run, since: str | None) -> Run:
 
 def _head(run: Run) -> dict[str, object]:
     """A run without its variants and stages."""
-    head = {name: value for name, value in asdict(run).items() if name not in {"variants", "stages"}}
-    return {**head, "counts": {status.replace("-", "_"): number for status, number in run.counts.items()}}
+    return {name: value for name, value in asdict(run).items() if name not in {"variants", "stages"}}
 
 
 def _pairs(values: Mapping[str, float], word: str) -> list[dict[str, str | float]]:
@@ -80,7 +79,7 @@ def _show_runs(runs: Sequence[Run], *, json: bool) -> None:
     columns += [Column("estimated", right=True), Column("variants"), Column("command")]
     cells = []
     for run in runs[:_LATEST]:
-        counts = ", ".join(f"{number} {status}" for status, number in run.counts.items())
+        counts = ", ".join(f"{number} {label(status)}" for status, number in run.counts.items())
         cells.append((str(run.id), run.started, _span(run), _time(run.estimate), counts, run.command))
     older = f"Not shown: {count(len(runs) - _LATEST, 'older run')}.\n" if runs[_LATEST:] else ""
     hint = "`./factory history RUN` shows one run, `./factory history RUN RUN` compares two.\n"
@@ -101,7 +100,7 @@ def _show_run(run: Run, *, json: bool) -> None:
     rows = [
         (
             one.variant,
-            one.status,
+            label(one.status),
             _time(one.seconds),
             _time(one.estimate),
             _size(one.binary_size),
@@ -226,7 +225,11 @@ def show_report(asked: Asked, *, json: bool) -> None:
     """Print what the records of the chosen variants say; for those without a record, the command that builds them."""
     folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
     measures = [measure(variant.id, reached(folder / variant.id)) for variant in asked.choose(asked.load())]
-    show({"variants": measures}, report_page(measures, asked), json=json)
+    documents = [
+        {**asdict(one), "build_command": None if one.compiled else build_command(asked, one.variant)}
+        for one in measures
+    ]
+    show({"variants": documents}, report_page(measures, asked), json=json)
 
 
 def report_page(measures: Sequence[Measures], asked: Asked) -> str:

@@ -15,15 +15,18 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from serving_factory.output.errors import read_tail, render_error
-from serving_factory.output.estimates import Counted, actual_line, estimate_line, remaining, see
-from serving_factory.output.outcomes import summary_table
+from serving_factory.output.estimates import Counted, estimate_line, remaining, see
+from serving_factory.output.outcomes import write_summary
 from serving_factory.output.text import Stream, clean, clean_lines, duration, encoding_of
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, actual
+from serving_factory.pipeline.estimates import NOTHING_TO_DO
 from serving_factory.pipeline.events import Event, EventKind, StageName
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+    from serving_factory.pipeline.estimates import RunEstimate
+    from serving_factory.pipeline.events import VariantResult
 
 
 class State(Enum):
@@ -51,14 +54,11 @@ class Row:
     """One variant's line.
 
     Args:
-        variant: the id.
-        state: where it stands.
-        stage: the stage last heard of.
+        stage: of the latest event.
         text: the current action, or why it ended.
         started: clock of the running stage's start.
         spent: seconds in the stages that have ended.
         changed: a counter that grows with each event, to find the latest ones.
-        counted: what Bazel counted in the running stage.
     """
 
     variant: str
@@ -78,10 +78,7 @@ class Row:
 class Progress:
     """The rows, in the order of the plan; safe to use from several threads.
 
-    Args:
-        variants: ids that will be worked on, as far as known; others are added when heard of.
-        last_stage: the stage after which a variant is done. Without it, a variant counts as done between
-            two stages.
+    Without a last stage, a variant counts as done between two stages.
     """
 
     def __init__(self, variants: Sequence[str] = (), last_stage: StageName | None = None) -> None:
@@ -91,7 +88,7 @@ class Progress:
         self._lock = threading.RLock()
 
     def apply(self, event: Event, now: float) -> None:
-        """Take in one event, heard at `now` (monotonic seconds)."""
+        """Take in one event; `now` is in monotonic seconds."""
         with self._lock:
             self._events += 1
             row = self._rows.get(event.variant, Row(variant=event.variant))
@@ -122,14 +119,6 @@ class Progress:
         return replace(row, state=state, text=text, started=None, spent=row.spent + took)
 
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
-
-    from serving_factory.pipeline.estimates import RunEstimate
-    from serving_factory.pipeline.events import Event, StageName, VariantResult
-
-
 @dataclass(frozen=True, slots=True)
 class _Look:
     sign: str
@@ -137,8 +126,8 @@ class _Look:
     style: str
 
 
-# In the order in which they are counted, and in which they stay where the terminal is too low for all; only what runs
-# goes before: a night of failures must not hide it.
+# In the order in which they are counted, and in which they stay where the terminal is too low for all. Only running
+# variants go before: a night of failures must not hide them.
 _LOOKS: Mapping[State, _Look] = {
     State.FAILED: _Look("✗", "x", "red"),
     State.RUNNING: _Look("▸", ">", "cyan"),
@@ -201,7 +190,7 @@ def _choose(rows: Sequence[Row], room: int) -> list[Row]:
 
 
 def _left(row: Row, expected: float | None, now: float) -> str:
-    """How long a variant still takes, as far as anything tells."""
+    """How long a variant still takes; empty where that is unknown."""
     if row.state not in {State.WAITING, State.RUNNING}:
         return ""
     running = 0.0 if row.started is None else now - row.started
@@ -214,20 +203,20 @@ def _row_line(row: Row, *, now: float, names: int, rich_signs: bool, left: str) 
     name = clean(row.variant)
     stage = row.stage.value if row.stage and row.state in {State.RUNNING, State.FAILED} else ""
     time_text = duration(row.elapsed(now)) if row.started is not None or row.spent else ""
-    told = row.text.partition("\n")[0]
+    action = row.text.partition("\n")[0]
     if row.state is not State.RUNNING:
-        told = f"{row.state.value}: {told}" if told else row.state.value
+        action = f"{row.state.value}: {action}" if action else row.state.value
     name += " " * (names - cell_len(name))
     look = _LOOKS[row.state]
-    text = f"{look.sign if rich_signs else look.ascii} {name}  {stage:<7}  {time_text:>11}{left}  {clean(told)}"
+    text = f"{look.sign if rich_signs else look.ascii} {name}  {stage:<7}  {time_text:>11}{left}  {clean(action)}"
     return text.rstrip(), look.style
 
 
 def _overall(rows: Sequence[Row], seconds: float) -> str:
     ended = [row for row in rows if row.state not in {State.WAITING, State.RUNNING}]
     parts = [f"{sum(row.state is state for row in rows)} {state.value}" for state in _LOOKS]
-    told = ", ".join(part for part in parts if not part.startswith("0 "))
-    return f"{len(ended)} of {len(rows)} ended after {duration(seconds)}" + (f": {told}" if told else "")
+    states = ", ".join(part for part in parts if not part.startswith("0 "))
+    return f"{len(ended)} of {len(rows)} finished after {duration(seconds)}" + (f": {states}" if states else "")
 
 
 def _fit(text: str, style: str, width: int, cut: str, encoding: str) -> Text:
@@ -238,17 +227,7 @@ def _fit(text: str, style: str, width: int, cut: str, encoding: str) -> Text:
 
 
 class BoardReporter:
-    """Shows the board while the line works, and the errors and the summary when it is done.
-
-    Args:
-        err: the terminal that the board is drawn on.
-        out: where the summary goes.
-        variants: ids that will be worked on, as far as known.
-        last_stage: the stage after which a variant is done.
-        colour: whether colours may be used.
-        clock: the monotonic clock, seconds.
-        estimate: what the run is expected to take.
-    """
+    """Draws the board on the terminal `err` while the pipeline works; then errors there, and the summary on `out`."""
 
     def __init__(
         self,
@@ -307,22 +286,18 @@ class BoardReporter:
         yield Text("\n", end="").join(lines)
 
     def handle(self, event: Event) -> None:
-        """Take in an event; the board's own thread draws it. What was tried again stays above the board."""
+        """Take in an event; the board's own thread draws it. A retry stays above the board."""
         self._progress.apply(event, self._clock())
         if event.kind is EventKind.RETRIED:
-            told = " ".join(clean_lines(f"{event.variant} {event.stage.value}: {event.text}"))
+            text = " ".join(clean_lines(f"{event.variant} {event.stage.value} tried again: {event.text}"))
             with contextlib.suppress(OSError):  # the terminal is gone
-                self._console.print(Text(told.encode(self._encoding, "replace").decode(self._encoding)))
+                self._console.print(Text(text.encode(self._encoding, "replace").decode(self._encoding)))
 
     def summary(self, results: Sequence[VariantResult]) -> None:
-        """Take the board away and print the errors on stderr, then the table on stdout."""
+        """Take the board away; print the errors on stderr and the table on stdout."""
         self._stop()
-        for result in results:
-            if result.error is not None:
-                tail = read_tail(result.log).lines
-                self._err.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
-        self._out.write("\n" + summary_table(results, expected=self._estimate.by_variant, width=self._out.width))
-        self._out.write(actual_line(self._estimate, actual(self._estimate, results, self._clock() - self._since)))
+        seconds = self._clock() - self._since
+        write_summary(results, self._estimate, seconds, errors=self._err, out=self._out)
 
     def _stop(self) -> None:
         # A second Ctrl-C may land inside: whatever happens, the cursor is given back. OSError: the terminal

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from serving_factory.pipeline.estimates import Estimate, RunEstimate
 
 _COUNTED = re.compile(r"([\d,]+)/([\d,]+)(?: |$)")
-_STEP = "["
-"""How a step of the Dockerfile is announced: after Bazel has counted, the one that follows it."""
+_STEP = "["  # begins the name of a Dockerfile's step: after Bazel has counted, the one that follows it
 _TELLING_SHARE = 0.05
 _STEADY_SECONDS = 60.0
 _STEADY_GROWTH = 1.05
@@ -27,55 +26,47 @@ def estimate_line(estimate: RunEstimate) -> str:
     if estimate.seconds is None:
         return "Estimated: unknown; no earlier run is like this one.\n"
     basis = "in part from the release's size" if estimate.estimated else "from earlier runs"
-    unknown = f"; without {count(estimate.unknown, 'variant')} of unknown size" if estimate.unknown else ""
-    return f"Estimated: about {_figures(estimate)}, {basis}{unknown}.\n"
-
-
-def needs_text(downloads: Sequence[tuple[str, str]], *, disk: int, free: int | None, estimate: RunEstimate) -> str:
-    """What a first build of upstream's sources downloads (what, from where) and needs; `free` bytes may be unknown."""
-    if not downloads:
-        return ""
-    margin = max(len(what) for what, _ in downloads)
-    lines = [f"  {what:<{margin}}  {place}" for what, place in dict.fromkeys(downloads)]
-    needs = [f"{size(disk)} of disk" + (f" ({size(free)} free)" if free is not None else "")]
-    needs += [f"{size(estimate.memory)} of memory"] if estimate.memory else []
-    needs += [duration(estimate.seconds)] if estimate.seconds else []
-    return (
-        "Downloads, for what is not here yet:\n"
-        + "".join(f"{line}\n" for line in lines)
-        + f"Needs about {', '.join(needs)}. Ctrl-C ends it; the same command goes on later.\n"
-    )
+    return f"Estimated: about {_figures(estimate)}, {basis}{_unknown(estimate)}.\n"
 
 
 def actual_line(estimate: RunEstimate, taken: RunEstimate | None) -> str:
     """The estimate and what the run took, a line each; empty where there is nothing to compare."""
     if taken is None:
         return ""
-    estimated = "unknown" if estimate.seconds is None else f"about {_figures(estimate)}"
-    if estimate.seconds is not None and estimate.unknown:
-        estimated += f"; without {count(estimate.unknown, 'variant')} of unknown size"
+    known = estimate.seconds is not None
+    estimated = f"about {_figures(estimate)}{_unknown(estimate)}" if known else "unknown"
     return f"Estimated: {estimated}.\nActual:    {_figures(taken)}.\n"
 
 
+def _unknown(estimate: RunEstimate) -> str:
+    return f"; without {count(estimate.unknown, 'variant')} of unknown size" if estimate.unknown else ""
+
+
 def _figures(run: RunEstimate) -> str:
+    memory, download = ("unknown" if number is None else size(number) for number in (run.memory, run.download))
     time = "time unknown" if run.seconds is None else duration(run.seconds)
-    return f"{time}, peak memory {_size(run.memory)}, downloads {_size(run.download)}"
+    return f"{time}, peak memory {memory}, downloads {download}"
 
 
-def _size(number: int | None) -> str:
-    return "unknown" if number is None else size(number)
+def needs_text(downloads: Sequence[tuple[str, str]], *, disk: int, free: int | None, estimate: RunEstimate) -> str:
+    """What a first build of upstream's sources downloads (what, from where) and needs; `free` bytes may be unknown."""
+    margin = max(len(what) for what, _ in downloads)
+    lines = "".join(f"  {what:<{margin}}  {place}\n" for what, place in dict.fromkeys(downloads))
+    needs = [f"{size(disk)} of disk" + (f" ({size(free)} free)" if free is not None else "")]
+    needs += [f"{size(estimate.memory)} of memory"] if estimate.memory else []
+    needs += [duration(estimate.seconds)] if estimate.seconds else []
+    return (
+        f"Downloads, where the cache does not have them:\n{lines}"
+        f"Needs about {', '.join(needs)}. Ctrl-C stops it; the same command continues it.\n"
+    )
 
 
 def estimate_cells(estimate: Estimate | None) -> tuple[str, str, str, str]:
-    """Time, memory, downloads and what they go by, as cells of a table."""
+    """Time, memory, downloads and their basis, as cells of a table."""
     if estimate is None:
         return ("", "", "", "")
-    return (
-        "" if estimate.seconds is None else duration(estimate.seconds),
-        "" if estimate.memory is None else size(estimate.memory),
-        "" if estimate.download is None else size(estimate.download),
-        estimate.basis.value,
-    )
+    memory, download = ("" if number is None else size(number) for number in (estimate.memory, estimate.download))
+    return ("" if estimate.seconds is None else duration(estimate.seconds), memory, download, estimate.basis.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +103,10 @@ def see(before: Counted | None, text: str, now: float) -> Counted | None:
 
 
 def remaining(counted: Counted | None, *, running: float, expected: float | None, now: float) -> float | None:
-    """Estimate the seconds that are left; None where nothing tells.
+    """Estimate the seconds that are left; None where that is unknown.
 
     The first actions are the cheap ones, and so are those from a cache: half of them say little, nine tenths say most.
-    So what earlier runs say counts first, and the count of actions with the fourth power of the share that is done.
+    So what earlier runs took counts first, and the count of actions with the fourth power of the share that is done.
 
     Args:
         counted: what Bazel counted.

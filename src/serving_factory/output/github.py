@@ -43,13 +43,13 @@ def markdown_summary(results: Sequence[VariantResult]) -> str:
     lines = [
         "### serving-factory",
         "",
-        "| variant | result | time | binary | image | image name, or why not |",
+        "| variant | result | time | binary | image | image name, or reason |",
         "|---|---|--:|--:|--:|---|",
     ]
     for result in results:
         cells = (
             result.variant,
-            result.status.value,
+            result.status.value.replace("_", " "),
             duration(result.seconds) if result.seconds else "",
             fact_text(result, "binary_size"),
             fact_text(result, "image_size"),

@@ -1,4 +1,4 @@
-"""The events of a run for machines: one JSON object per line on stdout, in the shape that docs/events.md gives."""
+"""The events of a run for machines: one JSON object per line on stdout, as docs/json.md describes them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
+from serving_factory.output.documents import SCHEMA_VERSION
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, actual
 from serving_factory.pipeline.events import counts_of, event_members, json_line, result_members, utc_now
 
@@ -27,15 +28,18 @@ class JsonLinesReporter:
         *,
         now: Callable[[], datetime] = utc_now,
         clock: Callable[[], float] = time.monotonic,
+        variants: Sequence[str] = (),
         estimate: RunEstimate = NOTHING_TO_DO,
     ) -> None:
         self._out = out
+        self._variants = variants
         self._now = now
         self._clock = clock
         self._estimate = estimate
         self._began = clock()
 
     def __enter__(self) -> Self:
+        self._write("begin", {"schema_version": SCHEMA_VERSION, "variants": self._variants})
         if self._estimate.variants:
             self._write("estimate", self._estimate.members())
         return self

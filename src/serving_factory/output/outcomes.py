@@ -1,49 +1,54 @@
-"""GitHub Actions' dialect: folds, annotations, and the step summary.
-
-Source: docs.github.com, "Workflow commands for GitHub Actions"; the escapes are those that the runner undoes
-(actions/runner, ActionCommand.cs).
-"""
+"""What became of a run: errors, the table of variants, and how to use what was made."""
 
 from __future__ import annotations
 
 import csv
 import io
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from serving_factory.output.errors import read_tail, render_error
+from serving_factory.output.estimates import actual_line
 from serving_factory.output.text import Column, clean, count, duration, size, table
+from serving_factory.pipeline.estimates import actual
 from serving_factory.pipeline.events import Status, VariantResult
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from serving_factory.output.text import Stream
+    from serving_factory.pipeline.estimates import RunEstimate
 
-_WORDS: Mapping[Status, str] = {
-    Status.BUILT: "built",
-    Status.UP_TO_DATE: "up to date",
-    Status.FAILED: "failed",
-    Status.SKIPPED: "skipped",
-    Status.CANCELLED: "cancelled",
-}
+
+def write_summary(
+    results: Sequence[VariantResult],
+    estimate: RunEstimate,
+    seconds: float,
+    *,
+    errors: Stream,
+    out: Stream,
+    reported: Collection[str] = (),
+) -> None:
+    """Print the errors but for variants whose error is reported already, then the table and what the run took."""
+    for result in results:
+        if result.error is not None and result.variant not in reported:
+            tail = read_tail(result.log).lines
+            errors.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
+    out.write("\n" + summary_table(results, expected=estimate.by_variant, width=out.width))
+    out.write(actual_line(estimate, actual(estimate, results, seconds)))
 
 
 def summary_table(
     results: Sequence[VariantResult], *, expected: Mapping[str, float] | None = None, width: int | None = None
 ) -> str:
-    """What became of each variant, the built ones first, and a line of counts.
-
-    Args:
-        results: one per variant.
-        expected: variant's id → seconds that were expected.
-        width: columns of the terminal; None for no limit.
-    """
+    """A line for each variant, the built ones first, and one with the counts; `expected` seconds stand beside."""
     if not results:
-        return "Nothing to do: no variant was chosen.\n"
+        return "Nothing to do: no variant is chosen.\n"
     order = list(Status)
     rows = [
         (
-            _WORDS[result.status],
+            _status(result.status),
             result.variant,
             duration(result.seconds) if result.seconds else "",
             duration(expected[result.variant]) if expected and result.variant in expected else "",
@@ -53,97 +58,27 @@ def summary_table(
         )
         for result in sorted(results, key=lambda result: order.index(result.status))
     ]
-    columns = (
-        Column("result"),
-        Column("variant"),
-        Column("time", right=True),
-        Column("estimated", right=True),
-        Column("binary", right=True),
-        Column("image", right=True),
-        Column("image name, or why not"),
-    )
-    return f"{table(columns, rows, width=width)}\n{counts(results)}\n"
+    columns = [Column("result"), Column("variant")]
+    columns += [Column(name, right=True) for name in ("time", "estimated", "binary", "image")]
+    return f"{table([*columns, Column('image name, or reason')], rows, width=width)}\n{counts(results)}\n"
 
 
-def pushed_list(results: Sequence[VariantResult]) -> str:
-    """What registries hold now: a name with its digest in each line."""
-    names = [name for result in results if result.error is None for name in _names(result.facts.get("pushed"))]
-    return "".join(f"{line}\n" for line in ("", "Pushed:", *(f"  {clean(name)}" for name in names))) if names else ""
-
-
-def _names(value: object) -> Sequence[str]:
-    return value if isinstance(value, list | tuple) else ()
+def _status(status: Status) -> str:
+    return status.value.replace("_", " ")
 
 
 def counts(results: Sequence[VariantResult]) -> str:
     """How many ended how: `3 variants: 2 built, 1 failed.`."""
     found = {status: sum(result.status is status for result in results) for status in Status}
-    told = ", ".join(f"{count} {_WORDS[status]}" for status, count in found.items() if count)
-    return f"{count(len(results), 'variant')}: {told}."
+    parts = ", ".join(f"{number} {_status(status)}" for status, number in found.items() if number)
+    return f"{count(len(results), 'variant')}: {parts}."
 
 
 def detail(result: VariantResult) -> str:
-    """The image's name; or the error's first line; or what else stood in the way."""
+    """The image's name; or the error's first line; or why it was not worked on."""
     if result.error is not None:
         return clean(result.error.what.partition("\n")[0])
     return result.because or result.image or ""
-
-
-def demo_table(results: Sequence[VariantResult], *, models: Path, width: int | None = None) -> str:
-    """What the demo made: sizes, answers, times, image names, and how to run one of the images.
-
-    Args:
-        results: one per variant.
-        models: absolute path of the folder that holds `half_plus_two`.
-        width: columns of the terminal; None for no limit.
-    """
-    columns = (
-        Column("variant"),
-        Column("binary", right=True),
-        Column("image", right=True),
-        Column("REST answer"),
-        Column("gRPC answer"),
-        Column("time", right=True),
-        Column("image name"),
-    )
-    rows = [
-        (
-            result.variant,
-            fact_text(result, "binary_size"),
-            fact_text(result, "image_size"),
-            fact_text(result, "rest"),
-            fact_text(result, "grpc"),
-            _WORDS[result.status] if result.status is not Status.BUILT else duration(result.seconds),
-            detail(result),
-        )
-        for result in results
-    ]
-    image = next((result.image for result in results if result.image and result.error is None), None)
-    text = table(columns, rows, width=width)
-    return f"{text}\n{run_commands(image, models=models)}" if image else text
-
-
-def run_commands(image: str, *, models: Path) -> str:
-    """How to run an image with half_plus_two and ask it, word for word as upstream documents it."""
-    source = str(models / "half_plus_two")
-    mount = io.StringIO()
-    # docker reads --mount as one line of CSV: a comma or a quote in the path needs CSV's own quotes
-    csv.writer(mount, lineterminator="").writerow(["type=bind", f"source={source}", "target=/models/half_plus_two"])
-    run = shlex.join(
-        [
-            "docker",
-            "run",
-            "-p",
-            "8501:8501",
-            "--mount",
-            mount.getvalue(),
-            "-e",
-            "MODEL_NAME=half_plus_two",
-            image,
-        ]
-    )
-    ask = """curl -d '{"instances": [1.0, 2.0, 5.0]}' -X POST http://localhost:8501/v1/models/half_plus_two:predict"""
-    return f"Run one of them:\n\n  {run}\n\nand ask it, from another terminal:\n\n  {ask}\n"
 
 
 def fact_text(result: VariantResult, name: str) -> str:
@@ -156,3 +91,40 @@ def fact_text(result: VariantResult, name: str) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(str(item) for item in value)
     return str(value)
+
+
+def pushed_list(results: Sequence[VariantResult]) -> str:
+    """What registries hold now: a name with its digest in each line."""
+    found = [result.facts.get("pushed") for result in results if result.error is None]
+    names = [name for value in found if isinstance(value, list | tuple) for name in value]
+    return "".join(f"{line}\n" for line in ("", "Pushed:", *(f"  {clean(name)}" for name in names))) if names else ""
+
+
+def demo_table(results: Sequence[VariantResult], *, models: Path, width: int | None = None) -> str:
+    """What the demo made, and how to run one of its images; `models` is the absolute path of half_plus_two's folder."""
+    columns = [Column("variant"), Column("binary", right=True), Column("image", right=True)]
+    columns += [Column("REST answer"), Column("gRPC answer"), Column("time", right=True), Column("image name")]
+    rows = [
+        (
+            result.variant,
+            *(fact_text(result, name) for name in ("binary_size", "image_size", "rest", "grpc")),
+            duration(result.seconds) if result.status is Status.BUILT else _status(result.status),
+            detail(result),
+        )
+        for result in results
+    ]
+    image = next((result.image for result in results if result.image and result.error is None), None)
+    text = table(columns, rows, width=width)
+    return f"{text}\n{run_commands(image, models=models)}" if image else text
+
+
+def run_commands(image: str, *, models: Path) -> str:
+    """How to run an image with half_plus_two and ask it, word for word as upstream documents it."""
+    mount = io.StringIO()
+    # docker reads --mount as one line of CSV: a comma or a quote in the path needs CSV's own quotes
+    csv.writer(mount, lineterminator="").writerow(
+        ["type=bind", f"source={models / 'half_plus_two'}", "target=/models/half_plus_two"]
+    )
+    run = ["docker", "run", "-p", "8501:8501", "--mount", mount.getvalue(), "-e", "MODEL_NAME=half_plus_two", image]
+    ask = """curl -d '{"instances": [1.0, 2.0, 5.0]}' -X POST http://localhost:8501/v1/models/half_plus_two:predict"""
+    return f"Run one of them:\n\n  {shlex.join(run)}\n\nand ask it, from another terminal:\n\n  {ask}\n"

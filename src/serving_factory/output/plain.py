@@ -4,8 +4,7 @@
     23:42:07 2.19.1-cpu-v3 compile still running after 1 min 00 s: Compiling mat_mul.cc
     23:42:18 2.19.1-cpu-v3 compile finished in 1 min 11 s
 
-Times are UTC. What belongs together is written in one piece, so that variants which run at once never mix
-their lines.
+Times are UTC. What belongs together is written in one piece, so that variants that run at once never mix their lines.
 """
 
 from __future__ import annotations
@@ -14,56 +13,26 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from textwrap import shorten
 from typing import TYPE_CHECKING, Self
 
-from serving_factory.output.errors import Tail, already_told, log_excerpt, read_tail, render_error
-from serving_factory.output.estimates import Counted, actual_line, estimate_line, remaining, see
+from serving_factory.output.errors import already_told, log_excerpt, read_tail
+from serving_factory.output.estimates import Counted, estimate_line, remaining, see
 from serving_factory.output.github import annotation, fold, markdown_summary
-from serving_factory.output.outcomes import summary_table
+from serving_factory.output.outcomes import write_summary
 from serving_factory.output.text import clean, clean_lines, duration
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, actual
-from serving_factory.pipeline.events import Event, EventKind
+from serving_factory.pipeline.estimates import NOTHING_TO_DO
+from serving_factory.pipeline.events import Event, EventKind, utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-class Heartbeat:
-    """Calls `beat` every `seconds` from `start` to `stop`; a daemon, so it never keeps a process alive."""
-
-    def __init__(self, beat: Callable[[], None], *, seconds: float) -> None:
-        self._beat = beat
-        self._seconds = seconds
-        self._end = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Start; once."""
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop and wait for a beat under way; harmless when not started or stopped already."""
-        self._end.set()
-        if self._thread is not None:
-            self._thread.join(timeout=1.0)
-
-    def _run(self) -> None:
-        while not self._end.wait(self._seconds):
-            self._beat()
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
     from pathlib import Path
     from types import TracebackType
 
     from serving_factory.output.text import Stream
     from serving_factory.pipeline.estimates import RunEstimate
     from serving_factory.pipeline.events import VariantResult
-
 
 _FOLD_LINES = 10_000
 _PROGRESS_LINES = 2_000
@@ -73,7 +42,7 @@ _ACTION = 100  # columns: the name of a Dockerfile's step is its whole command
 
 @dataclass(frozen=True, slots=True)
 class GitHub:
-    """That we run on GitHub Actions, and the file that takes its step summary, where there is one."""
+    """That this is GitHub Actions, and the file that takes its step summary, where there is one."""
 
     step_summary: Path | None = None
 
@@ -81,13 +50,9 @@ class GitHub:
 @dataclass(slots=True)
 class _Running:
     started: float
-    told: float
+    reported: float
     progress: deque[str] = field(default_factory=lambda: deque(maxlen=_PROGRESS_LINES))
     counted: Counted | None = None
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class PlainReporter:
@@ -96,11 +61,11 @@ class PlainReporter:
     Args:
         lines: where the lines go.
         out: where the summary goes.
-        github: folds, annotations and the step summary, when on GitHub Actions.
-        silence: seconds after which a running stage gets a sign of life.
+        github: on GitHub Actions, for folds, annotations and the step summary.
+        silence: seconds after which a running stage gets a line.
         now: the wall clock, UTC.
         clock: the monotonic clock, seconds.
-        estimate: what the run is expected to take.
+        estimate: what the run is estimated to take.
     """
 
     def __init__(
@@ -110,7 +75,7 @@ class PlainReporter:
         out: Stream,
         github: GitHub | None = None,
         silence: float = 60.0,
-        now: Callable[[], datetime] = _utc_now,
+        now: Callable[[], datetime] = utc_now,
         clock: Callable[[], float] = time.monotonic,
         estimate: RunEstimate = NOTHING_TO_DO,
     ) -> None:
@@ -125,8 +90,9 @@ class PlainReporter:
         self._lock = threading.RLock()
         self._running: dict[tuple[str, str], _Running] = {}
         self._spent: dict[str, float] = {}
-        self._told_failures: set[str] = set()
-        self._heartbeat = Heartbeat(self.beat, seconds=min(_LOOK_EVERY, silence))
+        self._failed: set[str] = set()
+        self._end = threading.Event()
+        self._heartbeat = threading.Thread(target=self._beats, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
         self._lines.write(estimate_line(self._estimate))
@@ -136,10 +102,15 @@ class PlainReporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._heartbeat.stop()
+        self._end.set()
+        self._heartbeat.join(timeout=1.0)
+
+    def _beats(self) -> None:
+        while not self._end.wait(min(_LOOK_EVERY, self._silence)):
+            self.beat()
 
     def handle(self, event: Event) -> None:
-        """Print what the event calls for; progress is kept for the sign of life and the fold."""
+        """Print what the event calls for; progress is kept for later lines and the fold."""
         key = (event.variant, event.stage.value)
         now = self._clock()
         with self._lock:
@@ -149,30 +120,30 @@ class PlainReporter:
                 self._keep(self._running.setdefault(key, _Running(now, now)), event.text, now)
                 return
             elif event.kind is EventKind.RETRIED:
-                self._running.setdefault(key, _Running(now, now)).told = now
+                self._running.setdefault(key, _Running(now, now)).reported = now
                 self._lines.write(self._retry(event))
                 return
             running = None if event.kind is EventKind.STARTED else self._running.pop(key, None)
             if running:
                 self._spent[event.variant] = self._spent.get(event.variant, 0.0) + now - running.started
             if event.kind is EventKind.FAILED:
-                self._told_failures.add(event.variant)
+                self._failed.add(event.variant)
         self._lines.write(self._block(event, running, now))
 
     def beat(self) -> None:
         """Print a line for each stage that has been silent for too long."""
         now = self._clock()
         with self._lock:
-            due = [(key, running) for key, running in self._running.items() if now - running.told >= self._silence]
-            for (variant, stage), running in due:
-                running.told = now
-                action = (
-                    f": {shorten(clean(running.progress[-1]), _ACTION, placeholder=' ...')}" if running.progress else ""
-                )
+            for (variant, stage), running in self._running.items():
+                if now - running.reported < self._silence:
+                    continue
+                running.reported = now
+                latest = running.progress[-1] if running.progress else ""
+                action = f": {shorten(clean(latest), _ACTION, placeholder=' ...')}" if latest else ""
                 took = now - running.started
-                spent = f"{duration(took)}{self._left(variant, running, took)}"
-                told = f"{variant} {stage} still running after {spent}{action}"
-                self._lines.write(f"{self._stamp()} {told}\n")
+                left = self._left(variant, running, took)
+                line = f"{variant} {stage} still running after {duration(took)}{left}{action}"
+                self._lines.write(f"{self._stamp()} {line}\n")
 
     def _left(self, variant: str, running: _Running, took: float) -> str:
         expected = self._estimate.by_variant.get(variant)
@@ -181,15 +152,15 @@ class PlainReporter:
         return f", about {duration(left)} left" if left else ""
 
     def summary(self, results: Sequence[VariantResult]) -> None:
-        """Print the errors that no line has told yet, then the table; append it to the step summary."""
-        for result in results:
-            if result.error is not None and result.variant not in self._told_failures:
-                tail = read_tail(result.log).lines
-                self._lines.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
-        self._out.write("\n" + summary_table(results, expected=self._estimate.by_variant, width=self._out.width))
-        self._out.write(actual_line(self._estimate, actual(self._estimate, results, self._clock() - self._began)))
-        if self._github is not None and self._github.step_summary is not None:
-            self._append(self._github.step_summary, markdown_summary(results))
+        """Print the errors that no line has reported yet, then the table; append it to the step summary."""
+        seconds = self._clock() - self._began
+        write_summary(results, self._estimate, seconds, errors=self._lines, out=self._out, reported=self._failed)
+        if self._github and self._github.step_summary:
+            try:
+                with self._github.step_summary.open("a", encoding="utf-8") as file:
+                    file.write(markdown_summary(results))
+            except OSError as error:
+                self._lines.write(clean(f"The step summary could not be written: {error}") + "\n")
 
     @staticmethod
     def _keep(running: _Running, text: str, now: float) -> None:
@@ -203,8 +174,7 @@ class PlainReporter:
             seconds = now - running.started
         line = f"{self._stamp()} {clean(event.variant)} {event.stage.value} {_ending(event, seconds)}\n"
         if event.kind is EventKind.FAILED:
-            tail = read_tail(event.log)
-            line += "".join(f"  {text}".rstrip() + "\n" for text in _failure(event, tail))
+            line += "".join(f"  {text}".rstrip() + "\n" for text in _failure(event))
         if self._github is None or event.kind is EventKind.STARTED:
             return line
         if event.kind is EventKind.FAILED:
@@ -212,8 +182,8 @@ class PlainReporter:
         return self._fold(event, running) + line
 
     def _retry(self, event: Event) -> str:
-        told = " ".join(clean_lines(event.text))
-        line = f"{self._stamp()} {clean(event.variant)} {event.stage.value} tried again: {told}\n"
+        text = " ".join(clean_lines(event.text))
+        line = f"{self._stamp()} {clean(event.variant)} {event.stage.value} tried again: {text}\n"
         if self._github is None:
             return line
         return annotation(f"{event.variant} {event.stage.value} tried again", event.text, level="warning") + line
@@ -227,13 +197,6 @@ class PlainReporter:
             lines = (f"(the lines before these are in {event.log})", *lines)
         return fold(f"{event.variant} {event.stage.value}: log", lines) if lines else ""
 
-    def _append(self, path: Path, text: str) -> None:
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            self._lines.write(clean(f"The step summary could not be written: {error}") + "\n")
-
     def _stamp(self) -> str:
         return f"{self._now():%H:%M:%S}"
 
@@ -245,18 +208,16 @@ def _ending(event: Event, seconds: float | None) -> str:
             return f"finished in {took}" if took else "finished"
         case EventKind.FAILED | EventKind.CANCELLED:
             return f"{event.kind.value} after {took}" if took else event.kind.value
-        case EventKind.UP_TO_DATE:
-            return "up to date"
         case EventKind.SKIPPED:
             return f"skipped: {clean(event.text)}" if event.text else "skipped"
         case _:
-            return event.kind.value
+            return event.kind.value.replace("_", " ")
 
 
-def _failure(event: Event, tail: Tail) -> list[str]:
-    lines = list(clean_lines(event.text))
-    if not already_told(tail.lines, event.text):
-        lines += ["", *log_excerpt(tail.lines, event.log)]
+def _failure(event: Event) -> Iterator[str]:
+    tail = read_tail(event.log).lines
+    yield from clean_lines(event.text)
+    if not already_told(tail, event.text):
+        yield from ("", *log_excerpt(tail, event.log))
     elif event.log is not None:
-        lines += ["", f"The whole log: {clean(event.log)}"]
-    return lines
+        yield from ("", f"The whole log: {clean(event.log)}")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Reporter(Protocol):
-    """Prints what the line tells while it works. Used as `with choose(...) as reporter`."""
+    """Prints events while the pipeline works. Used as `with choose(...) as reporter`."""
 
     def __enter__(self) -> Self:
         """Start printing."""
@@ -30,10 +30,10 @@ class Reporter(Protocol):
         """Stop, leave the terminal clean, and let the exception pass."""
 
     def handle(self, event: Event) -> None:
-        """Take in one event; from any thread (this is the line's `Emit`)."""
+        """Take in one event, from any thread."""
 
     def summary(self, results: Sequence[VariantResult]) -> None:
-        """Print how it ended, once, with every result's error: nobody needs to print those again."""
+        """Print how it ended, once, with every result's error."""
 
 
 def choose(
@@ -46,28 +46,28 @@ def choose(
     last_stage: StageName | None = None,
     estimate: RunEstimate = NOTHING_TO_DO,
 ) -> Reporter:
-    """Choose how to print.
+    """Choose how to print: JSON lines; the live board on a terminal; else plain lines.
 
-    JSON lines when asked for; the live board when stderr is a terminal that can and no CI is at work; else
-    plain lines. On GitHub Actions all goes to stdout, where the runner keeps commands and lines in order.
+    On GitHub Actions all goes to stdout, where the runner keeps commands and lines in order. Elsewhere board and lines
+    go to stderr, the summary to stdout.
 
     Args:
-        json: whether a machine reads.
+        json: print JSON lines.
         stdout: for JSON and for the summary.
         stderr: for the board and the lines.
-        environ: `CI`, `GITHUB_ACTIONS`, `GITHUB_STEP_SUMMARY`, `NO_COLOR` and `TERM` are looked at.
-        variants: ids that will be worked on; the board shows those that wait, too.
-        last_stage: the last stage asked for, so that the board knows when a variant is done.
-        estimate: what the run is expected to take; it is told at the start, and compared with the truth at the end.
+        environ: `CI`, `GITHUB_ACTIONS`, `GITHUB_STEP_SUMMARY`, `NO_COLOR` and `TERM` count.
+        variants: ids; the board shows those that wait, too.
+        last_stage: the stage after which a variant is done.
+        estimate: what the run is estimated to take.
     """
     out = Stream(stdout)
     if json:
-        return JsonLinesReporter(out, estimate=estimate)
+        return JsonLinesReporter(out, variants=variants, estimate=estimate)
     if environ.get("GITHUB_ACTIONS") == "true":
         summary = environ.get("GITHUB_STEP_SUMMARY")
         return PlainReporter(lines=out, out=out, github=GitHub(Path(summary) if summary else None), estimate=estimate)
     if _can_draw(stderr, environ):
-        # rich takes a third of a second to import: only who sees the board waits for it
+        # rich takes a third of a second to import: only the board waits for it
         from serving_factory.output.board import BoardReporter
 
         colour = not environ.get("NO_COLOR")

@@ -1,4 +1,4 @@
-"""What happens in a run, what became of it, and the JSON lines that say so (docs/events.md)."""
+"""What happens in a run, what became of it, and the JSON lines that say so (docs/json.md)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class EventKind(StrEnum):
     PROGRESS = "progress"
     RETRIED = "retried"
     FINISHED = "finished"
-    UP_TO_DATE = "up-to-date"
+    UP_TO_DATE = "up_to_date"
     FAILED = "failed"
     SKIPPED = "skipped"
     CANCELLED = "cancelled"
@@ -67,7 +67,7 @@ class Status(StrEnum):
     """How a variant ended, in the order in which a summary lists them."""
 
     BUILT = "built"
-    UP_TO_DATE = "up-to-date"
+    UP_TO_DATE = "up_to_date"
     FAILED = "failed"
     SKIPPED = "skipped"
     CANCELLED = "cancelled"
