@@ -52,7 +52,7 @@ def test_the_page_names_the_build_that_was_done(recipe: Recipe) -> None:
     assert not {name for name in toolchain.packages if "jdk" in name}, "Bazel brings a Java"
 
 
-def test_the_dockerfile_has_no_other_door(recipe: Recipe) -> None:
+def test_the_dockerfile_has_no_other_input(recipe: Recipe) -> None:
     text = recipe.devel
     assert "FROM debian:bullseye AS base_build" in text
     assert "ENV CC=/usr/bin/gcc-9" in text
@@ -98,7 +98,7 @@ def test_figures_and_names_of_the_page_are_those_of_the_program() -> None:
 
 
 @pytest.mark.parametrize("name", ["serving", "archives", "overrides", "bazel/bazel-0.17.2-linux-x86_64"])
-def test_what_is_not_there_yet_is_told(folder: Path, name: str) -> None:
+def test_what_is_not_there_yet_is_reported(folder: Path, name: str) -> None:
     place = folder / name
     place.unlink() if place.is_file() else shutil.rmtree(place)
     with pytest.raises(MatrixError, match=re.escape(f"there is no {'file' if 'bazel' in name else 'folder'} {place}")):

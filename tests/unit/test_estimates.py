@@ -188,9 +188,9 @@ def test_a_estimate_in_words() -> None:
     assert estimate_line(run_of(known("a", 60.0, 2**30))) == (
         "Estimated: about 1 min 00 s, peak memory 1.0 GiB, downloads 1.0 GiB, from earlier runs.\n"
     )
-    told = estimate_line(run_of(known("a", 60.0, basis=Basis.ESTIMATE), UNKNOWN))
-    assert "peak memory unknown, downloads unknown, in part from the release's size" in told
-    assert "; without 1 variant of unknown size." in told
+    message = estimate_line(run_of(known("a", 60.0, basis=Basis.ESTIMATE), UNKNOWN))
+    assert "peak memory unknown, downloads unknown, in part from the release's size" in message
+    assert "; without 1 variant of unknown size." in message
 
 
 def test_a_dry_run_shows_the_estimate_beside_the_plan() -> None:
@@ -212,7 +212,7 @@ def built(
 GIB = 2**30
 
 
-def test_the_truth_stands_against_the_estimate() -> None:
+def test_the_actual_figures_stand_beside_the_estimate() -> None:
     expected = run_of(known("a", 60.0, 4 * GIB))
     taken = actual(expected, [built("a", memory=5 * GIB, download=0), built("other", Status.UP_TO_DATE)], 75.0)
     assert taken
@@ -242,7 +242,7 @@ def test_what_was_not_measured_is_unknown_not_nothing() -> None:
     )
 
 
-def test_the_truth_of_what_nobody_foretold_is_told_too() -> None:
+def test_the_actual_figures_of_what_was_not_estimated_are_printed_too() -> None:
     done = [built("u", memory=GIB, download=7), built("a", memory=GIB, download=7)]
     expected = run_of(UNKNOWN)
     assert actual_line(expected, actual(expected, done, 75.0)) == (
@@ -253,7 +253,7 @@ def test_the_truth_of_what_nobody_foretold_is_told_too() -> None:
     assert line.endswith("downloads 1.0 GiB; without 1 variant of unknown size.")
 
 
-def test_memory_is_measured_as_it_is_foretold_by_wave() -> None:
+def test_memory_is_measured_as_it_is_estimated_by_wave() -> None:
     estimates = (known("a", 60.0, 4), known("b", 20.0, 2), known("c", 40.0, 3))
     waves = {"a": 1, "b": 2, "c": 2}
     expected = add_up(estimates, waves)

@@ -322,7 +322,7 @@ def read_only(*_: object, **__: object) -> None:
     raise OSError(30, "Read-only file system")
 
 
-@pytest.mark.parametrize(("fault", "remedy"), [(denied, "right"), (read_only, "can be written")])
+@pytest.mark.parametrize(("fault", "remedy"), [(denied, "access"), (read_only, "file system")])
 def test_a_folder_that_cannot_be_written_is_a_note_that_says_what_to_do(
     build: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch, fault: Callable[..., None], remedy: str
 ) -> None:
@@ -352,7 +352,7 @@ def test_a_file_that_may_not_be_read_says_so(build: Path, jobs: list[Job]) -> No
     file_of(build).chmod(0)
     with pytest.raises(HistoryError) as found:
         read_run(build, 1)
-    assert "right" in found.value.remedy
+    assert "access" in found.value.remedy
 
 
 def test_a_disk_that_fills_in_the_middle_stops_no_build(build: Path, jobs: list[Job]) -> None:
@@ -361,7 +361,7 @@ def test_a_disk_that_fills_in_the_middle_stops_no_build(build: Path, jobs: list[
     recording._file = Path("/dev/full")
     work(recording, jobs[1])
     recording.end([result(jobs[0])])
-    assert "free some space" in recording.trouble
+    assert "some space" in recording.trouble
     run = read_run(build, 1)
     assert (run.ended, [one.variant for one in run.stages]) == (None, [V1])
 

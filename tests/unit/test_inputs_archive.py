@@ -53,7 +53,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Mirror:
     git(work, "init", "--quiet")
     (work / ".gitattributes").write_text("version export-subst\nnotes export-ignore\n")
     (work / "version").write_text("commit $Format:%H$\n")
-    (work / "notes").write_text("for nobody else\n")
+    (work / "notes").write_text("for this repository\n")
     (work / "run.sh").write_text("#!/bin/sh\n" + "echo much the same\n" * 5000)
     (work / "run.sh").chmod(0o755)
     git(work, "add", ".")
@@ -124,8 +124,8 @@ def test_gitlab_names_folder_and_file_alike(mirror: Mirror, tmp_path: Path) -> N
     ],
 )
 def test_a_tar_gz_is_git_archive_through_gzip(mirror: Mirror, tmp_path: Path, ref: str, folder: str, name: str) -> None:
-    file, told = make(mirror, ref, tmp_path / "out")
-    assert (file.name, told) == (name, f"{folder}/")
+    file, message = make(mirror, ref, tmp_path / "out")
+    assert (file.name, message) == (name, f"{folder}/")
     with tarfile.open(file) as archive:
         assert archive.getnames() == [folder, *(f"{folder}/{name}" for name in (".gitattributes", "run.sh", "version"))]
         assert archive.getmember(f"{folder}/run.sh").mode == 0o775
@@ -180,7 +180,7 @@ def test_what_a_user_has_set_changes_no_byte(mirror: Mirror, tmp_path: Path, mon
     assert make(mirror, "v1.2", tmp_path / "set")[0].read_bytes() == plain
 
 
-def test_what_git_does_not_know_is_told(mirror: Mirror, tmp_path: Path) -> None:
+def test_what_git_does_not_know_is_reported(mirror: Mirror, tmp_path: Path) -> None:
     with pytest.raises(GitError, match=r"has no ref v9\.9"):
         make(mirror, "v9.9", tmp_path)
     with pytest.raises(GitError, match="git fails in") as caught:
@@ -190,7 +190,7 @@ def test_what_git_does_not_know_is_told(mirror: Mirror, tmp_path: Path) -> None:
         write_archive(mirror.folder, "0" * 40, prefix="a/", form=ArchiveFormat.ZIP, file=tmp_path / "a.zip")
 
 
-def test_a_machine_without_git_is_told(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_git_is_reported(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(GitError, match="the git command is not there"):
         commit_of(mirror.folder, "v1.2")
@@ -206,7 +206,7 @@ def test_a_machine_without_git_is_told(mirror: Mirror, monkeypatch: pytest.Monke
         ("", "somewhere"),
     ],
 )
-def test_the_origin_tells_the_name(tmp_path: Path, origin: str, name: str) -> None:
+def test_the_origin_gives_the_name(tmp_path: Path, origin: str, name: str) -> None:
     folder = tmp_path / "somewhere.git"
     folder.mkdir()
     git(folder, "init", "--quiet", "--bare")
@@ -286,7 +286,7 @@ def without_origin(mirror: Mirror, place: Path) -> Mirror:
     return Mirror(place, mirror.commit)
 
 
-def test_a_report_tells_the_name_and_the_kind_of_an_archive(
+def test_a_report_gives_the_name_and_the_kind_of_an_archive(
     mirror: Mirror, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bare = without_origin(mirror, tmp_path / "xyz" / "repo")
@@ -303,7 +303,7 @@ def sha256_of_zip(mirror: Mirror, folder: Path, ref: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("more", "refs", "told"),
+    ("more", "refs", "message"),
     [
         ({}, ["main"], "the report has no archive of main"),
         ({"repository": "re3"}, ["v1.2"], "--repository is re3, but the report has v1.2 of re2"),
@@ -311,19 +311,19 @@ def sha256_of_zip(mirror: Mirror, folder: Path, ref: str) -> str:
     ],
 )
 def test_what_a_report_contradicts_is_refused(
-    mirror: Mirror, tmp_path: Path, more: dict[str, Any], refs: list[str], told: str
+    mirror: Mirror, tmp_path: Path, more: dict[str, Any], refs: list[str], message: str
 ) -> None:
     report = report_of(tmp_path, ("https://github.com/google/re2/archive/v1.2.tar.gz", "1" * 64))
     with pytest.raises(UsageError) as caught:
         inputs(("archive", str(mirror.folder), *refs), options(output=str(tmp_path / "out"), pinned=(report,), **more))
-    assert caught.value.what == told
+    assert caught.value.what == message
     assert not (tmp_path / "out").exists()
 
 
-def test_a_mirror_that_lacks_files_names_them(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_mirror_without_some_files_names_them(mirror: Mirror, tmp_path: Path) -> None:
     holed = without_blob(mirror, tmp_path / "holed", "run.sh")
     assert missing_files(holed.folder, mirror.commit) == ("run.sh",)
-    with pytest.raises(GitError, match=r"lacks 1 of v1\.2's files") as caught:
+    with pytest.raises(GitError, match=r"has no content for 1 of v1\.2's files") as caught:
         make(holed, "v1.2", tmp_path / "out")
     assert caught.value.why == "run.sh"
     assert "inputs override" in caught.value.remedy
@@ -331,7 +331,7 @@ def test_a_mirror_that_lacks_files_names_them(mirror: Mirror, tmp_path: Path) ->
 
 
 def without_blob(mirror: Mirror, place: Path, name: str) -> Mirror:
-    """A copy of the mirror that lacks the content of a file, as mirrors without large files do."""
+    """A copy of the mirror without the content of a file, as mirrors without large files do."""
     shutil.copytree(mirror.folder, place)  # of a local clone, whose objects are in no pack
     blob = git(place, "rev-parse", f"{mirror.commit}:{name}")
     (place / "objects" / blob[:2] / blob[2:]).unlink()
@@ -339,7 +339,7 @@ def without_blob(mirror: Mirror, place: Path, name: str) -> Mirror:
 
 
 @pytest.mark.parametrize(
-    ("words", "more", "told"),
+    ("words", "more", "message"),
     [
         (("archive", "x", "y"), {"mirrors": "m"}, "`inputs archive` does not take --mirrors"),
         (("fill", "x"), {"as_zip": True}, "`inputs fill` does not take --zip"),
@@ -351,10 +351,10 @@ def without_blob(mirror: Mirror, place: Path, name: str) -> Mirror:
         (("override", "x"), {"source": "a"}, "`inputs override` needs a variant, whose sources declare the repository"),
     ],
 )
-def test_options_of_another_word_are_refused(words: tuple[str, ...], more: dict[str, Any], told: str) -> None:
+def test_options_of_another_word_are_refused(words: tuple[str, ...], more: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         inputs(words, options(**more))
-    assert caught.value.what == told
+    assert caught.value.what == message
 
 
 def test_the_catalogue_pins_tensorflow(
@@ -373,7 +373,7 @@ def test_the_catalogue_pins_tensorflow(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ((), "`inputs` needs a command"),
         (("archive",), "`inputs archive` is no command"),
@@ -382,14 +382,14 @@ def test_the_catalogue_pins_tensorflow(
         (("archive", "/nowhere", "v1"), "/nowhere is no git repository"),
     ],
 )
-def test_what_makes_no_sense_is_told(words: tuple[str, ...], told: str, tmp_path: Path) -> None:
+def test_what_makes_no_sense_is_reported(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         inputs(words, options(output=str(tmp_path)))
-    assert caught.value.what == told
+    assert caught.value.what == message
 
 
 @pytest.mark.parametrize("text", [None, "[]", '{"missing": [{}]}', "no json", "\xff"])
-def test_a_pin_that_is_none_is_told(mirror: Mirror, tmp_path: Path, text: str | None) -> None:
+def test_a_pin_that_is_none_is_reported(mirror: Mirror, tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "v1.2=0123"
     if text is not None:
         file.write_text(text, encoding="latin-1")

@@ -80,9 +80,9 @@ def test_it_is_asked_again_until_nothing_is_missing(
 ) -> None:
     rounds = bazel_says(missing("re2"), NOTHING)
     fill(asked)
-    (told,) = json.loads(capsys.readouterr().out)["variants"]
-    assert len(rounds) == told["rounds"] == 2
-    assert [(one["name"], one["result"]) for one in told["made"]] == [("re2", "made")]
+    (message,) = json.loads(capsys.readouterr().out)["variants"]
+    assert len(rounds) == message["rounds"] == 2
+    assert [(one["name"], one["result"]) for one in message["made"]] == [("re2", "made")]
     assert (Path(asked.matrix).parent / "archives" / "v1.0.tar.gz").is_file()
 
 
@@ -90,10 +90,10 @@ def test_what_was_made_in_vain_is_left(asked: Asked, bazel_says: Callable[..., l
     rounds = bazel_says(missing("re2"), missing("re2"))
     with pytest.raises(MissingInputsError, match="1 input left"):
         fill(asked)
-    (told,) = json.loads(capsys.readouterr().out)["variants"]
+    (message,) = json.loads(capsys.readouterr().out)["variants"]
     assert len(rounds) == 2, "and not for ever"
-    assert told["made"] == []
-    assert "Bazel still says: not there" in told["left"][0]["why"]
+    assert message["made"] == []
+    assert "Bazel still says: not there" in message["left"][0]["why"]
 
 
 def test_what_only_the_cache_has_and_nothing_makes_is_left(
@@ -136,7 +136,7 @@ def test_programs_are_left_too(asked: Asked, bazel_says: Callable[..., list[str]
     assert "toolchain: {packages: [automake]}" in capsys.readouterr().out
 
 
-def test_what_was_done_is_told_before_another_error(
+def test_what_was_done_is_printed_before_another_error(
     asked: Asked, bazel_says: Callable[..., list[str]], capsys: Captured
 ) -> None:
     file = Path(asked.matrix)
@@ -146,8 +146,8 @@ def test_what_was_done_is_told_before_another_error(
     bazel_says(missing("re2"), NOTHING, FetchError("the base image is not there"))
     with pytest.raises(FetchError):
         fill(asked, VARIANT, "2.19.1-cpu-v3")
-    (told,) = json.loads(capsys.readouterr().out)["variants"]
-    assert told["variant"] == VARIANT
+    (message,) = json.loads(capsys.readouterr().out)["variants"]
+    assert message["variant"] == VARIANT
 
 
 def test_an_analysis_that_fails_is_no_success(asked: Asked, bazel_says: Callable[..., list[str]]) -> None:
@@ -181,7 +181,7 @@ def test_output_is_the_folder_to_put_it_in(asked: Asked, tmp_path: Path, capsys:
     assert "v1.0" in capsys.readouterr().out, "the commit that was taken, and why"
 
 
-def test_without_a_ref_the_head_is_taken_and_told(asked: Asked, tmp_path: Path, capsys: Captured) -> None:
+def test_without_a_ref_the_head_is_taken_and_printed(asked: Asked, tmp_path: Path, capsys: Captured) -> None:
     declare(asked, 'http_archive(name = "fft2d", urls = ["http://www.example.com/fft.tgz"])')
     override(asked, "fft2d", str(tmp_path / "mirrors" / "re2"))
     commit = git(tmp_path / "mirrors" / "re2", "rev-parse", "HEAD")
@@ -205,7 +205,7 @@ def test_a_ref_of_a_folder_without_git_is_refused(asked: Asked, tmp_path: Path) 
         override(asked, "re2", f"{tmp_path}/sources#v1.0")
 
 
-def test_what_is_not_there_is_told(asked: Asked, tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported(asked: Asked, tmp_path: Path) -> None:
     declare(asked, 'http_archive(name = "re2")')
     for source in ("absent", f"{tmp_path}/mirrors/re2#v9"):
         with pytest.raises(UsageError):

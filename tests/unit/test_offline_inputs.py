@@ -11,7 +11,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pytest
 
@@ -256,18 +256,23 @@ BUILD = (
 )
 
 
-def labels(**more: str) -> Labels:
+def labels_in(folder: Path, **more: str) -> Labels:
+    """Labels of sources that have the files that RULE names, and more."""
     files = {
-        "org_tensorflow:third_party/lib.BUILD": BUILD,
-        ":third_party/lib.patch": PATCH,
-        ":third_party/extra.h": "extra\n",
+        "tensorflow/third_party/lib.BUILD": BUILD,
+        "tree/third_party/lib.patch": PATCH,
+        "tree/third_party/extra.h": "extra\n",
         **more,
     }
+    sources(folder, files)
+    bazel = {"overrides": {"org_tensorflow": "tensorflow"}}
+    matrix = load(folder, document(source="tree", bazel=bazel))
+    return Labels(recipe_for(matrix.variants[0], matrix), {})
 
-    def tree(name: str) -> Callable[[PurePosixPath], bytes | None]:
-        return lambda path: files[f"{name}:{path}"].encode() if f"{name}:{path}" in files else None
 
-    return Labels(tree)
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Labels:
+    return labels_in(tmp_path_factory.mktemp("labels"))
 
 
 def rule(text: str = RULE) -> Declared:
@@ -297,8 +302,8 @@ def in_folder(name: str) -> dict[str, str]:
     return {f"{name}/{file}": text for file, text in LIB.items()}
 
 
-def test_the_rule_is_followed(tmp_path: Path) -> None:
-    made = make_override(rule(), bring(in_folder("lib-1.0")), tmp_path / "o" / "lib", labels())
+def test_the_rule_is_followed(tmp_path: Path, labels: Labels) -> None:
+    made = make_override(rule(), bring(in_folder("lib-1.0")), tmp_path / "o" / "lib", labels)
     there = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*") if path.is_file()}
     assert there == {"one.c", "BUILD.bazel", "WORKSPACE", "include/extra.h"}
     assert (made.folder / "one.c").read_text() == "two\n"
@@ -310,28 +315,28 @@ def test_the_rule_is_followed(tmp_path: Path) -> None:
     assert made.absent == ("external/gen.c", "config.h")
 
 
-def test_another_folder_is_taken_and_told(tmp_path: Path) -> None:
-    made = make_override(rule(), bring(in_folder("lib-1.0.dfsg")), tmp_path / "o", labels())
+def test_another_folder_is_taken_and_printed(tmp_path: Path, labels: Labels) -> None:
+    made = make_override(rule(), bring(in_folder("lib-1.0.dfsg")), tmp_path / "o", labels)
     assert ("strip_prefix", "lib-1.0.dfsg, where the rule says lib-1.0") in made.followed
 
 
-def test_another_version_is_taken_and_warned_of(tmp_path: Path) -> None:
-    made = make_override(rule(), bring(in_folder("lib-1.1")), tmp_path / "o", labels())
-    (told,) = (text for name, text in made.not_followed if name == "strip_prefix")
-    assert told.startswith("lib-1.1, where the rule says lib-1.0: ")
+def test_another_version_is_taken_and_warned_of(tmp_path: Path, labels: Labels) -> None:
+    made = make_override(rule(), bring(in_folder("lib-1.1")), tmp_path / "o", labels)
+    (message,) = (text for name, text in made.not_followed if name == "strip_prefix")
+    assert message.startswith("lib-1.1, where the rule says lib-1.0: ")
 
 
-def test_out_of_git_without_what_the_mirror_lacks(tmp_path: Path) -> None:
+def test_out_of_git_without_what_the_mirror_does_not_have(tmp_path: Path, labels: Labels) -> None:
     commit = repository(tmp_path / "git", **{"one.c": "one\n", "NOTES": "n"})
     blob = git(tmp_path / "git", "rev-parse", f"{commit}:NOTES")
     (tmp_path / "git" / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
-    made = override_from_git(rule(), tmp_path / "git" / ".git", commit, tmp_path / "o", labels())
+    made = override_from_git(rule(), tmp_path / "git" / ".git", commit, tmp_path / "o", labels)
     assert made.left_out == ("NOTES",)
     assert (made.folder / "one.c").read_text() == "two\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "files", "told"),
+    ("text", "files", "message"),
     [
         (RULE, {"one.c": "three\n"}, "//third_party:lib.patch does not fit these sources"),
         (
@@ -344,22 +349,25 @@ def test_out_of_git_without_what_the_mirror_lacks(tmp_path: Path) -> None:
         (RULE.replace('"lib-1.0"', '".."'), LIB, "strip_prefix leads out of the repository"),
     ],
 )
-def test_what_does_not_fit_leaves_nothing(tmp_path: Path, text: str, files: dict[str, str], told: str) -> None:
+def test_what_does_not_fit_leaves_nothing(
+    tmp_path: Path, text: str, files: dict[str, str], message: str, labels: Labels
+) -> None:
     with pytest.raises(OverrideError) as caught:
         make_override(
-            rule(text), bring({f"lib-1.0/{name}": text for name, text in files.items()}), tmp_path / "o", labels()
+            rule(text), bring({f"lib-1.0/{name}": text for name, text in files.items()}), tmp_path / "o", labels
         )
-    assert told in caught.value.what
+    assert message in caught.value.what
     assert not list(tmp_path.iterdir())
 
 
-def test_a_repository_that_is_not_there_yet_is_named(tmp_path: Path) -> None:
+def test_a_repository_that_is_not_there_yet_is_named(tmp_path: Path, labels: Labels) -> None:
+    without = replace(labels.recipe, inputs=replace(labels.recipe.inputs, overrides=()))
     with pytest.raises(OverrideError, match="the repository org_tensorflow is not there yet"):
         make_override(
             rule(RULE.replace('patch_file = "//third_party:lib.patch",', "")),
             bring(LIB),
             tmp_path / "o",
-            Labels(lambda _name: None),
+            replace(labels, recipe=without),
         )
 
 
@@ -380,7 +388,7 @@ def test_archives_keep_what_can_be_run(tmp_path: Path, kind: str) -> None:
     assert not os.access(tmp_path / "out" / "top" / "plain", os.X_OK)
 
 
-def test_what_is_no_archive_is_told(tmp_path: Path) -> None:
+def test_what_is_no_archive_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("no archive")
     with pytest.raises(OverrideError, match="cannot be unpacked"):
         unpack(tmp_path / "a", tmp_path / "out")
@@ -389,42 +397,42 @@ def test_what_is_no_archive_is_told(tmp_path: Path) -> None:
 # --- what must not go wrong -------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
-    made = make_override(rule(), bring(in_folder("lib-1.0")), tmp_path / "lib", labels())
+def test_a_folder_that_is_there_stays(tmp_path: Path, labels: Labels) -> None:
+    made = make_override(rule(), bring(in_folder("lib-1.0")), tmp_path / "lib", labels)
     (made.folder / "by-hand").touch()
     with pytest.raises(OverrideError, match="is there already"):
-        make_override(rule(), bring(in_folder("lib-1.0")), tmp_path / "lib", labels())
+        make_override(rule(), bring(in_folder("lib-1.0")), tmp_path / "lib", labels)
     assert (made.folder / "by-hand").exists()
 
 
 @pytest.mark.parametrize("name", ["..", "-x", ".git"])
-def test_a_name_that_is_none_makes_nothing(tmp_path: Path, name: str) -> None:
+def test_a_name_that_is_none_makes_nothing(tmp_path: Path, name: str, labels: Labels) -> None:
     (tmp_path / "below").mkdir()
     with pytest.raises(OverrideError, match="not the name of an external repository"):
-        make_override(rule(), bring(LIB), tmp_path / "below" / name, labels())
+        make_override(rule(), bring(LIB), tmp_path / "below" / name, labels)
     assert [path.name for path in tmp_path.rglob("*")] == ["below"]
 
 
 def test_only_a_top_folder_that_the_rule_has_is_taken_off(tmp_path: Path) -> None:
     plain = rule(RULE.replace('strip_prefix = "lib-1.0",', "").replace("one.c", "fft/one.c"))
-    text = labels(**{":third_party/lib.patch": PATCH.replace("/one.c", "/fft/one.c")})
+    text = labels_in(tmp_path / "own", **{"tree/third_party/lib.patch": PATCH.replace("/one.c", "/fft/one.c")})
     made = make_override(plain, bring({"fft/one.c": "one\n"}), tmp_path / "as-it-is", text)
     assert (made.folder / "fft" / "one.c").exists()
     made = make_override(plain, bring({"lib-9/fft/one.c": "one\n"}), tmp_path / "of-a-package", text, top=Top.ANY)
     assert (made.folder / "fft" / "one.c").exists()
 
 
-def test_what_a_rule_does_not_say_in_plain_words_is_told(tmp_path: Path) -> None:
+def test_what_a_rule_does_not_say_in_plain_words_is_reported(tmp_path: Path, labels: Labels) -> None:
     calls = RULE.replace('"//third_party:lib.patch"', 'clean_dep("//third_party:lib.patch")')
     calls = calls.replace('["sed -i s/a/b/ c"]', "commands()").replace(
         "delete =", 'patch_args = ["-p1", "-F3"],\n  delete ='
     )
-    made = make_override(rule(calls), bring(in_folder("lib-1.0")), tmp_path / "o", labels())
+    made = make_override(rule(calls), bring(in_folder("lib-1.0")), tmp_path / "o", labels)
     assert (made.folder / "one.c").read_text() == "two\n", "a label in a function is a label"
     assert made.not_followed == (("patch_args", "-F3"), ("patch_cmds", "not a literal: commands()"))
 
 
-def test_links_of_the_sources_are_not_written_through(tmp_path: Path) -> None:
+def test_links_of_the_sources_are_not_written_through(tmp_path: Path, labels: Labels) -> None:
     other = tmp_path / "other"
     other.write_text("mine")
 
@@ -433,21 +441,21 @@ def test_links_of_the_sources_are_not_written_through(tmp_path: Path) -> None:
         for name in ("BUILD.bazel", "WORKSPACE"):
             (folder / "lib-1.0" / name).symlink_to(other)
 
-    made = make_override(rule(), linked, tmp_path / "o", labels())
+    made = make_override(rule(), linked, tmp_path / "o", labels)
     assert other.read_text() == "mine"
     assert not (made.folder / "BUILD.bazel").is_symlink()
 
 
-def test_a_mirror_that_lacks_what_a_build_reads_makes_no_folder(tmp_path: Path) -> None:
+def test_a_mirror_without_what_a_build_reads_makes_no_folder(tmp_path: Path, labels: Labels) -> None:
     commit = repository(tmp_path / "git", **{"one.c": "one\n", "config.h": "x\n"})
     blob = git(tmp_path / "git", "rev-parse", f"{commit}:config.h")
     (tmp_path / "git" / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
-    with pytest.raises(OverrideError, match="lacks 1 of the files that a build reads"):
-        override_from_git(rule(), tmp_path / "git" / ".git", commit, tmp_path / "o", labels())
+    with pytest.raises(OverrideError, match="1 of the files that a build reads"):
+        override_from_git(rule(), tmp_path / "git" / ".git", commit, tmp_path / "o", labels)
     assert not (tmp_path / "o").exists()
 
 
-def test_a_partial_clone_is_a_mirror_without_its_files(tmp_path: Path) -> None:
+def test_a_partial_clone_is_a_mirror_without_its_files(tmp_path: Path, labels: Labels) -> None:
     files = {f"{number}.bin": str(number) for number in range(3000)}
     commit = repository(tmp_path / "git", **{"one.c": "one\n", "NOTES": "n", **files})
     git(tmp_path / "git", "config", "uploadpack.allowFilter", "true")
@@ -455,7 +463,7 @@ def test_a_partial_clone_is_a_mirror_without_its_files(tmp_path: Path) -> None:
     git(tmp_path, "clone", "--quiet", "--bare", "--filter=blob:none", f"file://{tmp_path}/git", str(partial))
     git(partial, "-c", "fetch.negotiationAlgorithm=noop", "cat-file", "-p", f"{commit}:one.c")
     git(partial, "config", "remote.origin.url", str(tmp_path / "gone"))
-    made = override_from_git(rule(), partial, commit, tmp_path / "o", labels())
+    made = override_from_git(rule(), partial, commit, tmp_path / "o", labels)
     assert len(made.left_out) == 3001
     assert (made.folder / "one.c").read_text() == "two\n"
 
@@ -489,7 +497,7 @@ def test_links_in_a_zip_are_links_within_it(tmp_path: Path, target: str, *, fits
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "target", "told"),
+    ("kind", "name", "target", "message"),
     [
         (tarfile.REGTYPE, "../victim", "", "a member of the archive leads out"),
         (tarfile.REGTYPE, "/victim", "", "a member of the archive leads out"),
@@ -499,13 +507,13 @@ def test_links_in_a_zip_are_links_within_it(tmp_path: Path, target: str, *, fits
         (tarfile.FIFOTYPE, "top/pipe", "", "neither file, folder nor link"),
     ],
 )
-def test_a_tar_file_touches_nothing_outside(tmp_path: Path, kind: bytes, name: str, target: str, told: str) -> None:
+def test_a_tar_file_touches_nothing_outside(tmp_path: Path, kind: bytes, name: str, target: str, message: str) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         one = tarfile.TarInfo(name)
         one.type, one.linkname = kind, target
         tar.addfile(one)
     (tmp_path / "out").mkdir()
-    with pytest.raises(OverrideError, match=told):
+    with pytest.raises(OverrideError, match=message):
         unpack(tmp_path / "a.tar", tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"a.tar", "out"}
 
@@ -588,7 +596,7 @@ def test_modes_of_a_tar_file_are_plain_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["xz", "gz", "password", "truncated"])
-def test_damaged_archives_are_told(tmp_path: Path, damage: str) -> None:
+def test_damaged_archives_are_reported(tmp_path: Path, damage: str) -> None:
     archive = tmp_path / "a"
     match damage:
         case "xz":
@@ -635,10 +643,10 @@ def test_a_mirror_that_git_does_not_read_is_passed_over(tmp_path: Path) -> None:
     broken = tmp_path / "broken.git"
     (broken / "objects").mkdir(parents=True)
     (broken / "HEAD").write_text("rubbish")
-    told: list[str] = []
-    assert [mirror.names for mirror in find_mirrors(tmp_path, told.append)] == [("good",)]
-    assert len(told) == 1
-    assert str(broken) in told[0]
+    message: list[str] = []
+    assert [mirror.names for mirror in find_mirrors(tmp_path, message.append)] == [("good",)]
+    assert len(message) == 1
+    assert str(broken) in message[0]
 
 
 def test_links_and_work_trees_are_mirrors_too(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def recorded(name: str) -> Report:
 
 
 @pytest.mark.parametrize("bazel", BAZELS)
-def test_all_that_is_missing_is_told_at_once(bazel: str) -> None:
+def test_all_that_is_missing_is_reported_at_once(bazel: str) -> None:
     report = recorded(bazel)
     assert [(one.name, one.rule, one.file, one.sha256 and one.sha256[:4]) for one in report.missing] == [
         ("b", "http_archive", "b-1.0.tar.gz", "2575"),
@@ -57,7 +57,7 @@ def test_all_that_is_missing_is_told_at_once(bazel: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "told", "remedy"),
+    ("step", "message", "remedy"),
     [
         ("[base_build 3/5] RUN apt", "wants to download something, and builds have no network", "network.apt.mirror"),
         (
@@ -69,7 +69,7 @@ def test_all_that_is_missing_is_told_at_once(bazel: str) -> None:
     ],
 )
 def test_a_preflight_that_does_not_come_to_bazel_fails_as_a_build_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, told: str, remedy: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, message: str, remedy: str
 ) -> None:
     text = 'failed to do request: Head "https://r.example.com/v2/": dial tcp: lookup r.example.com: no such host'
 
@@ -82,14 +82,14 @@ def test_a_preflight_that_does_not_come_to_bazel_fails_as_a_build_does(
     matrix = load(tmp_path, document(releases=["2.11.1"], source="tree", network=network))
     site = Site(build=tmp_path / "build", models=tmp_path)
     heard: list[str] = []
-    with pytest.raises(FetchError, match=told) as caught:
+    with pytest.raises(FetchError, match=message) as caught:
         run_preflight(Job(recipe=recipe_for(matrix.variants[0], matrix), site=site), heard.append)
     assert remedy in caught.value.remedy
     assert "no such host" in caught.value.why
     assert heard[-1].endswith("preflight.log")
 
 
-def test_packages_that_the_folder_lacks_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_that_the_folder_does_not_have_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def build(_request: object, *, log: TextIO, **_more: object) -> None:
         log.write(
             "[base_build 3/5] E: Unable to locate package g++-9\n[base_build 3/5] E: Unable to locate package zip\n"
@@ -107,14 +107,14 @@ def test_packages_that_the_folder_lacks_are_listed(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("bazel", BAZELS)
-def test_a_wrong_archive_in_the_distdir_is_told(bazel: str) -> None:
+def test_a_wrong_archive_in_the_distdir_is_reported(bazel: str) -> None:
     problems = {one.name: one.problem for one in recorded(bazel).missing}
     assert problems["c"] == f"the distdir's file of that name has sha256 {C_IN_DISTDIR}"
     assert problems["b"] == {"0.17.2": "not in the distdir", "4.2.3": "Unknown host: example.com"}[bazel]
 
 
 @pytest.mark.parametrize("bazel", BAZELS)
-def test_what_is_there_is_told_with_where_it_came_from(bazel: str) -> None:
+def test_what_is_there_is_listed_with_where_it_came_from(bazel: str) -> None:
     found = {one.name: one for one in recorded(bazel).found}
     assert found["a"] == Found(name="a", origin="distdir", file="a-1.0.tar.gz")
     assert found["r"] == Found(name="r", origin="distdir", file="r-1.0.tar.gz")
@@ -123,13 +123,13 @@ def test_what_is_there_is_told_with_where_it_came_from(bazel: str) -> None:
 
 
 @pytest.mark.parametrize("bazel", BAZELS)
-def test_what_nobody_has_looked_at_is_told_apart(bazel: str) -> None:
+def test_what_was_not_looked_at_is_listed_apart(bazel: str) -> None:
     assert "unused" in {one.name for one in recorded(bazel).unseen}
     assert not {one.name for one in recorded(bazel).unseen if one.name.startswith("remote")}, "Bazel's own"
 
 
 @pytest.mark.parametrize("bazel", BAZELS)
-def test_a_workspace_that_cannot_be_read_is_told(bazel: str) -> None:
+def test_a_workspace_that_cannot_be_read_is_reported(bazel: str) -> None:
     report = recorded(f"{bazel}-stopped")
     (missing,) = report.missing
     assert (missing.name, missing.file, missing.sha256) == ("s", "s-1.0.tar.gz", "2" * 64)
@@ -160,7 +160,7 @@ def test_toolchains_that_are_missing_stop_it_too(tmp_path: Path) -> None:
     assert report.stopped
 
 
-def test_what_was_in_the_cache_before_is_told_from_what_is_downloaded(tmp_path: Path) -> None:
+def test_what_was_in_the_cache_before_differs_from_what_is_downloaded(tmp_path: Path) -> None:
     log = "INFO: Found 1 target...\n"
     unused = "3" * 64
     report = changed(tmp_path, bazel_log=log, bazel_exit="0\n", external="unused\nlocal\n", cache=f"{unused}\n")
@@ -171,13 +171,13 @@ def test_what_was_in_the_cache_before_is_told_from_what_is_downloaded(tmp_path: 
     assert report.found == (Found(name="unused", origin="download"),)
 
 
-def test_an_analysis_that_fails_for_another_reason_is_told(tmp_path: Path) -> None:
+def test_an_analysis_that_fails_for_another_reason_is_reported(tmp_path: Path) -> None:
     report = changed(tmp_path, bazel_log="ERROR: /ws/BUILD:1:1: name 'x' is not defined\nINFO: a\n", query_log="")
     assert (report.missing, report.failed) == ((), True)
     assert report.errors == ("ERROR: /ws/BUILD:1:1: name 'x' is not defined",)
 
 
-def test_a_repository_that_is_no_archive_is_told_by_what_went_wrong(tmp_path: Path) -> None:
+def test_a_repository_that_is_no_archive_is_reported_by_what_went_wrong(tmp_path: Path) -> None:
     log = "ERROR: no such package '@@g//lib': error running 'git clone' and referenced by '//:m'\n"
     (missing,) = changed(tmp_path, bazel_log=log, query_log="").missing
     assert (missing.name, missing.file, missing.urls, missing.sha256) == ("g", "", (), None)

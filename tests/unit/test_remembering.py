@@ -57,9 +57,9 @@ def test_runs_are_listed_shown_and_compared(checkout: Checkout, capsys: Captured
     show_history(Asked(checkout=checkout), ["1", "2"], json=False)
     assert f"{V1}  status  failed  built" in capsys.readouterr().out
     show_history(Asked(checkout=checkout), ["2", "2"], json=False)
-    told = capsys.readouterr().out
-    assert "Nothing changed" in told
-    assert "matrix files differ" not in told
+    message = capsys.readouterr().out
+    assert "Nothing changed" in message
+    assert "matrix files differ" not in message
     run(checkout, Status.BUILT, file="samples/matrix.yaml")
     show_history(Asked(checkout=checkout), ["2", "3"], json=False)
     assert "The matrix files differ: m.yaml and samples/matrix.yaml" in capsys.readouterr().out
@@ -118,7 +118,7 @@ def test_people_see_the_latest_runs_and_machines_all(checkout: Checkout, capsys:
     assert [one["id"] for one in json.loads(capsys.readouterr().out)["runs"]] == list(range(32, 0, -1))
 
 
-def test_a_wrong_run_is_told(checkout: Checkout) -> None:
+def test_a_wrong_run_is_reported(checkout: Checkout) -> None:
     run(checkout, Status.BUILT)
     with pytest.raises(UnknownNameError, match="there is no run 7; the latest is 1"):
         show_history(Asked(checkout=checkout), ["1", "7"], json=False)
@@ -137,7 +137,7 @@ COMPILED = record(
 )
 
 
-def test_what_a_record_lacks_is_absent_not_nothing() -> None:
+def test_what_a_record_does_not_have_is_absent_not_nothing() -> None:
     nothing = measure(V1, {})
     assert (nothing.actions, nothing.disk_cache_hits, nothing.stage_seconds) == (None, None, None)
     found = measure(V1, {StageName.COMPILE: COMPILED})
@@ -146,7 +146,7 @@ def test_what_a_record_lacks_is_absent_not_nothing() -> None:
     assert (found.peak_memory_bytes, found.image_size) == (None, None)
 
 
-def test_the_report_tells_what_the_records_do(checkout: Checkout, tmp_path: Path, capsys: Captured) -> None:
+def test_the_report_says_what_the_records_do(checkout: Checkout, tmp_path: Path, capsys: Captured) -> None:
     file = write(tmp_path, (ROOT / "samples" / "matrix.yaml").read_text("utf-8").replace("source: model_server\n", ""))
     asked = Asked(checkout=Checkout(tmp_path, checkout.build), matrix=str(file), variants=[V1])
     write_record(checkout.build / V1, COMPILED)
@@ -162,7 +162,7 @@ def test_the_report_tells_what_the_records_do(checkout: Checkout, tmp_path: Path
     assert (found["variant"], found["actions"], found["peak_memory_bytes"]) == (V1, 60, None)
 
 
-def test_of_what_was_never_built_one_line_tells_how_to_build_it(
+def test_of_what_was_never_built_one_line_says_how_to_build_it(
     checkout: Checkout, tmp_path: Path, capsys: Captured
 ) -> None:
     file = write(tmp_path, (ROOT / "samples" / "matrix.yaml").read_text("utf-8").replace("source: model_server\n", ""))
@@ -174,7 +174,7 @@ def test_of_what_was_never_built_one_line_tells_how_to_build_it(
     heading, line = printed.splitlines()[-2:]
     assert heading == "Not built yet; to build:"
     assert line.split() == [V3, *f"./factory build --matrix {file} --variant {V3}".split()]
-    assert "absent" in printed, "of what was built, each thing that is not known is told"
+    assert "absent" in printed, "of what was built, each thing that is not known is message"
     show_report(replace(asked, variants=[V3]), json=False)
     assert "absent" not in capsys.readouterr().out
     show_report(asked, json=True)

@@ -155,7 +155,7 @@ def _value(change: Change, value: str | float | None) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
-    """The numbers in the records of one variant; what a record lacks is None.
+    """The numbers in the records of one variant; None where a record does not have it.
 
     Args:
         compiled: when the binary was compiled; UTC, ISO 8601.

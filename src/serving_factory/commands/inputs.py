@@ -32,7 +32,6 @@ from serving_factory.pipeline.offline.overrides import (
     Labels,
     Override,
     Top,
-    labels_of,
     make_override,
     override_from_git,
 )
@@ -412,7 +411,7 @@ def _override(name: str, options: InputsOptions) -> None:
         )
     place = _place_of(job, asked, name, options.output)
     with hold_matrix_lock(job.site.build):
-        made = _made_override(declared[name], place, labels_of(job.recipe, declared), options)
+        made = _made_override(declared[name], place, Labels(job.recipe, declared), options)
     overrides = job.recipe.inputs
     in_matrix = dict(overrides.overrides).get(name) == place or place.parent == overrides.overrides_folder
     document = {

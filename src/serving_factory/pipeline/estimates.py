@@ -33,80 +33,59 @@ class Basis(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageRun:
-    """A stage of a variant that worked in an earlier run.
-
-    Args:
-        status: `finished`, `failed` or `cancelled`.
-        key: the key of its record; empty where it left none.
-        facts: the numbers of its record, such as `{"actions": 53}`; those of a table in it as `runners.worker`.
-    """
+    """A stage of a variant that worked in an earlier run."""
 
     variant: str
     release: str
     flavour: str
     toolchain: str
     stage: str
-    status: str
+    status: str  # `finished`, `failed` or `cancelled`
     seconds: float
-    key: str = ""
+    key: str = ""  # the key of its record; empty where it left none
+    # the numbers of its record, such as `{"actions": 53}`; those of a table in it as `runners.worker`
     facts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A variant that is to be built.
-
-    Args:
-        upstream: whether the sources are upstream's, so that the release says how much there is to compile.
-        offline: whether it has no network.
-        run: names of the stages that will run.
-        jobs: compilers that run at once; only estimates from the release's size depend on it.
-    """
+    """A variant that is to be built."""
 
     variant: str
     release: str
     flavour: str
     toolchain: str
-    upstream: bool
-    offline: bool = False
-    run: tuple[str, ...]
-    jobs: int
+    upstream: bool  # whether the sources are upstream's, so that the release says how much there is to compile
+    offline: bool = False  # whether it has no network
+    run: tuple[str, ...]  # names of the stages that will run
+    jobs: int  # compilers that run at once; only estimates from the release's size depend on it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What one variant will take; None is unknown.
-
-    Args:
-        memory: peak memory of the compile in bytes.
-        compiles: whether it compiles; else there is no memory and no download to estimate.
-        after_compile: how many of the seconds come after its compile; the next compile does not wait for them.
-    """
+    """What one variant will take; None is unknown."""
 
     variant: str
     seconds: float | None
-    memory: int | None
+    memory: int | None  # peak memory of the compile in bytes
     download: int | None
     basis: Basis
-    compiles: bool = True
-    after_compile: float = 0.0
+    compiles: bool = True  # whether it compiles; else there is no memory and no download to estimate
+    after_compile: float = (
+        0.0  # how many of the seconds come after its compile; the next compile does not wait for them
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class RunEstimate:
-    """What a run will take, or took: each variant that has work, and all together.
-
-    Args:
-        waves: variant's id → its wave; those of one wave compile at once, one wave after the other. None where each
-            works alone.
-        seconds: wall time; None where nothing is known of any variant.
-        memory: peak memory in bytes; None where it is unknown of one of the variants, as `download`.
-    """
+    """What a run will take, or took: each variant that has work, and all together."""
 
     variants: tuple[Estimate, ...] = ()
+    # variant's id → its wave; those of one wave compile at once, one wave after the other. None where each works
+    # alone
     waves: Mapping[str, int] | None = None
-    seconds: float | None = None
-    memory: int | None = None
+    seconds: float | None = None  # wall time; None where nothing is known of any variant
+    memory: int | None = None  # peak memory in bytes; None where it is unknown of one of the variants, as `download`
     download: int | None = None
 
     @property
@@ -138,23 +117,14 @@ NOTHING_TO_DO = RunEstimate()
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much a release is to compile: an estimate.
+    """How much a release is to compile: an estimate."""
 
-    Args:
-        since: the first release of this size.
-        core_seconds: of compiling everything once.
-        memory: bytes for Bazel and the linker.
-        memory_per_job: bytes for each compiler that runs.
-        disk: bytes that one variant takes while it is built.
-        download: bytes of the archives that Bazel fetches for the first variant, without those of CUDA.
-    """
-
-    since: Version
-    core_seconds: float
-    memory: float
-    memory_per_job: float
-    disk: float
-    download: float
+    since: Version  # the first release of this size
+    core_seconds: float  # of compiling everything once
+    memory: float  # bytes for Bazel and the linker
+    memory_per_job: float  # bytes for each compiler that runs
+    disk: float  # bytes that one variant takes while it is built
+    download: float  # bytes of the archives that Bazel fetches for the first variant, without those of CUDA
 
 
 _SIZES: Sequence[Size] = (
@@ -164,7 +134,7 @@ _SIZES: Sequence[Size] = (
     # 1.15.0, likewise, in two runs: 51 min and 3,013 s on two cores, peak 5.6 GB, 199 MB of archives. The disk is in
     # proportion to the actions.
     Size(Version("1.15"), 12_100, 2.6e9, 1.5e9, 3e9, 0.2e9),
-    # Not measured here, and of downloads nobody has published a measurement. TensorFlow 2 on a hosted runner of 2
+    # Not measured here; for downloads there is no published measurement. TensorFlow 2 on a hosted runner of 2
     # cores: more than 6 h (tensorflow/tensorflow#57630); 10 GB were not enough for 6 jobs
     # (tensorflow/tensorflow#42066); a Bazel cache of about 9 GB (googleapis/google-cloud-cpp#5819).
     Size(Version("2.0"), 6 * 3600 * 2, 2.6e9, 2.0e9, 9e9, 1e9),

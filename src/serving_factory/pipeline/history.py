@@ -1,8 +1,8 @@
-"""The history: a file of JSON lines for each run, the events that `--json` prints, and what they say of runs to come.
+"""The history: a file of JSON lines for each run, which estimates of later runs come from.
 
-`build/history/12.jsonl` is run 12. Its first line says what was typed, and of which variants; then come the events, but
-for progress. A finished stage also has its record's key and numbers, a result what was made. Lines are only ever
-added, so a killed run leaves whole lines and at most a part of one at the end.
+`build/history/12.jsonl` is run 12: a line that says what was typed, then the events that `--json` prints, but for
+progress. A stage that ended also has its record's key and numbers, a result what was made. Lines are only ever added,
+so a killed run leaves whole lines and at most a part of one at the end.
 """
 
 from __future__ import annotations
@@ -16,33 +16,16 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from serving_factory.catalogue.upstream_files import read_workspace
 from serving_factory.errors import HistoryError
+from serving_factory.pipeline import estimates, events
 from serving_factory.pipeline.budget import Schedule
-from serving_factory.pipeline.estimates import (
-    NOTHING_TO_DO,
-    RunEstimate,
-    StageRun,
-    Work,
-    add_up,
-    estimate_variants,
-    size_of,
-)
-from serving_factory.pipeline.events import (
-    Event,
-    EventKind,
-    StageName,
-    VariantResult,
-    counts_of,
-    event_members,
-    json_line,
-    result_members,
-    utc_now,
-)
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate, StageRun
+from serving_factory.pipeline.events import Event, EventKind, StageName, VariantResult
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.records import reached, read_record
 from serving_factory.recipes.recipe import Recipe
@@ -54,19 +37,18 @@ _FORMAT = 1
 _KEPT = 300  # runs
 _FILE = re.compile(r"([1-9][0-9]{0,8})\.jsonl")
 _REMEDIES = {
-    errno.EACCES: "give your user the right to read and write there",
-    errno.EPERM: "give your user the right to read and write there",
-    errno.EROFS: "use a build folder on a file system that can be written",
-    errno.ENOSPC: "free some space on that disk",
-    errno.EDQUOT: "free some space on that disk",
+    errno.EACCES: "give this user access to it",
+    errno.EPERM: "give this user access to it",
+    errno.EROFS: "use a checkout on a file system that can be written",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
     errno.EEXIST: "move that file away: a folder belongs there",
     errno.ENOTDIR: "move that file away: a folder belongs there",
-    errno.EISDIR: "move that folder away: a file belongs there",
 }
+_ENDINGS = {EventKind.FINISHED.value, EventKind.FAILED.value, EventKind.CANCELLED.value}
 _TYPES: Mapping[str, Any] = {
     "str": str,
     "str | None": str | None,
-    "int": int,
     "int | None": int | None,
     "float": int | float,
     "float | None": int | float | None,
@@ -76,93 +58,61 @@ _SENSELESS = (LookupError, TypeError, ValueError, AttributeError)  # what readin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantRun:
-    """What became of one variant in one run.
-
-    Args:
-        toolchain: what compiled it, in a few words.
-        status: how it ended, as `Status` spells it.
-        seconds: spent on it, all stages together.
-        estimate: seconds that were expected; None where nothing was.
-        binary: sha256 of the binary; None where there is none.
-        image: the image's id, likewise.
-        error: the name of the error's class, where it failed.
-    """
+    """What became of one variant in one run."""
 
     variant: str
     release: str
     flavour: str
     level: str
-    toolchain: str
-    status: str = ""
-    seconds: float = 0.0
-    estimate: float | None = None
-    binary: str | None = None
+    toolchain: str  # what compiled it, in a few words
+    status: str  # how it ended, as `Status` spells it
+    seconds: float  # spent on it, all stages together
+    estimate: float | None = None  # seconds that were expected; None where nothing was
+    binary: str | None = None  # sha256 of the binary; None where there is none
     binary_size: int | None = None
-    image: str | None = None
+    image: str | None = None  # the image's id, likewise
     image_size: int | None = None
-    error: str | None = None
+    error: str | None = None  # the name of the error's class, where it failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run of the pipeline.
+    """One run of the pipeline."""
 
-    Args:
-        id: its number, counted from 1.
-        started: UTC time, ISO 8601.
-        ended: the same; None where the run was killed, or still works.
-        command: what the user typed, without the program's name.
-        matrix: the matrix file, by its path below the checkout where it is there.
-        seconds: wall time of the whole run; None as with `ended`.
-        estimate: seconds that were expected; None where nothing was.
-        counts: how many variants ended how, `{"built": 3, "failed": 1}`.
-        works: whether it still works.
-        damaged: lines of its file that cannot be read.
-        variants: what became of them; empty before the end.
-        stages: those that worked, in the order in which they ended.
-    """
-
-    id: int
-    started: str
-    command: str
-    matrix: str
-    ended: str | None = None
-    seconds: float | None = None
-    estimate: float | None = None
-    counts: Mapping[str, int] = field(default_factory=dict)
-    works: bool = False
-    damaged: int = 0
-    variants: tuple[VariantRun, ...] = ()
-    stages: tuple[StageRun, ...] = ()
+    id: int  # its number, counted from 1
+    started: str  # UTC time, ISO 8601
+    command: str  # what the user typed, without the program's name
+    matrix: str  # the matrix file, by its path below the checkout where it is there
+    ended: str | None = None  # the same; None where the run was killed, or still works
+    seconds: float | None = None  # wall time of the whole run; None as with `ended`
+    estimate: float | None = None  # seconds that were expected; None where nothing was
+    counts: Mapping[str, int] = field(default_factory=dict)  # how many variants ended how, `{"built": 3, "failed": 1}`
+    works: bool = False  # whether it still works
+    damaged: int = 0  # lines of its file that cannot be read
+    variants: tuple[VariantRun, ...] = ()  # what became of them; empty before the end
+    stages: tuple[StageRun, ...] = ()  # those that worked, in the order in which they ended
 
 
 _Row = TypeVar("_Row", Run, VariantRun, StageRun)
 
 
 def read_runs(build: Path) -> tuple[tuple[Run, ...], tuple[str, ...]]:
-    """Read all runs, the latest first, without their stages; and what to say of files that cannot be read.
+    """Read all runs, the latest first, without their stages; and notes on files that cannot be read.
 
     Raises:
         HistoryError: the folder cannot be read.
     """
     runs, notes = [], []
     try:
-        numbers = _numbers(build)
+        found = _numbers(build)
     except OSError as error:
-        place = build / _FOLDER
-        raise HistoryError(f"{place} cannot be read", why=str(error), remedy=_remedy(error)) from None
-    for number in reversed(numbers):
+        raise HistoryError(f"{build / _FOLDER} cannot be read", why=str(error), remedy=_remedy(error)) from None
+    for number in reversed(found):
         try:
             runs.append(read_run(build, number, whole=False))
         except HistoryError as error:
             notes.append(f"{error.what}: {error.why}")
     return tuple(runs), (*notes, *_old_history(build))
-
-
-def _old_history(build: Path) -> list[str]:
-    """Say that there is a history of another format."""
-    old = build / _OLD
-    return [f"{old} was written by an earlier factory and is not read; delete it if unused"] if old.exists() else []
 
 
 def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
@@ -173,104 +123,74 @@ def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
     """
     file = build / _FOLDER / f"{number}.jsonl"
     try:
-        lines = file.read_bytes().split(b"\n")[:-1]  # a killed run may leave a part of a line
+        first, *lines = file.read_bytes().split(b"\n")[:-1] or [b""]  # a killed run may leave a part of a line
+        head = json.loads(first)
+        if head["event"] != "run" or head["format"] != _FORMAT:
+            raise ValueError(f"its format is {head.get('format')}, this factory's is {_FORMAT}")
+        members = {**head, "id": number, "started": head["time"]}
+        _row(Run, members)
     except OSError as error:
         raise HistoryError(f"run {number} cannot be read", why=str(error), remedy=_remedy(error)) from None
-    lines = lines if whole else [*lines[:1], *lines[1:][-1:]]
-    documents = [document for line in lines if (document := _document(line))]
-    try:
-        run = _head(number, documents[0])
-    except _SENSELESS as error:
+    except (*_SENSELESS, RecursionError) as error:
         raise HistoryError(
             f"run {number} cannot be read",
-            why=f"{file} does not begin as the file of a run of this factory's format: {error}",
+            why=f"{file} does not begin as the file of a run: {error}",
             remedy="delete the file, or read it with the factory that wrote it",
         ) from None
-    damaged = len(lines) - len(documents)
-    for document in documents[1:]:
+    stages: list[StageRun] = []
+    damaged = 0
+    for line in lines if whole else lines[-1:]:
         try:
-            run = _add(run, document)
-        except _SENSELESS:
+            event = json.loads(line)
+            if event["event"] == "summary":
+                members |= _end(event)
+            elif event["event"] in _ENDINGS and "seconds" in event:  # else the stage had not begun
+                facts = numbers(event.get("facts", {}))
+                stages.append(_row(StageRun, {**event, "status": event["event"], "facts": facts}))
+        except (*_SENSELESS, RecursionError):
             damaged += 1
-    return replace(run, damaged=damaged, variants=run.variants if run.ended else ())
+    return _row(Run, {**members, "damaged": damaged, "stages": tuple(stages)})
+
+
+def _end(event: Mapping[str, Any]) -> dict[str, Any]:
+    """What the summary says of a run. Variants without a recipe are in the counts alone."""
+    members = {
+        "ended": str(event["time"]),
+        "seconds": float(event["seconds"]),
+        "counts": {str(status): int(number) for status, number in event["counts"].items() if number},
+    }
+    results = [one for one in event["results"] if "made" in one]
+    ends = [{**one, "error": one.get("error", {}).get("kind"), "image": None, **one["made"]} for one in results]
+    return {**members, "variants": tuple(_row(VariantRun, one) for one in ends)}
+
+
+def _row(kind: type[_Row], members: Mapping[str, Any]) -> _Row:
+    """Make a value of those members that its class has; TypeError if one is missing or of another type."""
+    values = {one.name: members[one.name] for one in fields(kind) if one.name in members}
+    for one in fields(kind):
+        types = _TYPES.get(str(one.type))
+        if types and one.name in values and not isinstance(values[one.name], types):
+            raise TypeError(f"{one.name} is {values[one.name]!r}")
+    return kind(**values)
 
 
 def _numbers(build: Path) -> list[int]:
     """The numbers of the runs that have a file, in their order."""
-    folder = build / _FOLDER
     try:
-        return sorted(int(match[1]) for place in folder.iterdir() if (match := _FILE.fullmatch(place.name)))
+        names = [place.name for place in (build / _FOLDER).iterdir()]
     except FileNotFoundError:
         return []
+    return sorted(int(match[1]) for name in names if (match := _FILE.fullmatch(name)))
 
 
 def _remedy(error: OSError) -> str:
     return _REMEDIES.get(error.errno or 0, "see whether the disk is sound")
 
 
-def _document(line: bytes) -> dict[str, Any] | None:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _head(number: int, line: Mapping[str, Any]) -> Run:
-    """What the first line says; the variants have no status yet."""
-    if line["event"] != "run" or line["format"] != _FORMAT:
-        raise ValueError(f"its format is {line.get('format')}, this factory's is {_FORMAT}")
-    variants = tuple(_checked(VariantRun(**one)) for one in line["variants"])
-    return _checked(
-        Run(id=number, started=line["time"], command=line["command"], matrix=line["matrix"], variants=variants)
-    )
-
-
-def _add(run: Run, line: Mapping[str, Any]) -> Run:
-    """Take in one event."""
-    match line["event"]:
-        case "estimate":
-            seconds = {one["variant"]: one.get("seconds") for one in line["variants"]}
-            variants = [_checked(replace(one, estimate=seconds.get(one.variant))) for one in run.variants]
-            return _checked(replace(run, estimate=line.get("seconds"), variants=tuple(variants)))
-        case "finished" | "failed" | "cancelled" if "seconds" in line:  # else the stage had not begun
-            (known,) = (one for one in run.variants if one.variant == line["variant"])
-            stage = StageRun(
-                variant=known.variant,
-                release=known.release,
-                flavour=known.flavour,
-                toolchain=known.toolchain,
-                stage=line["stage"],
-                status=line["event"],
-                seconds=line["seconds"],
-                key=line.get("key", ""),
-                facts=numbers(line.get("facts", {})),
-            )
-            return replace(run, stages=(*run.stages, _checked(stage)))
-        case "summary":
-            begun = {one.variant: one for one in run.variants}
-            # A variant without a recipe is in the counts alone.
-            variants = [_ended(begun[one["variant"]], one) for one in line["results"] if one["variant"] in begun]
-            counts = {str(status): int(number) for status, number in line["counts"].items() if number}
-            ended = replace(run, ended=line["time"], seconds=line["seconds"], estimate=line.get("estimate_seconds"))
-            return _checked(replace(ended, counts=counts, variants=tuple(variants)))
-    return run
-
-
-def _ended(variant: VariantRun, result: Mapping[str, Any]) -> VariantRun:
-    error = result["error"]["kind"] if "error" in result else None
-    made = result.get("made", {})
-    return _checked(replace(variant, status=result["status"], seconds=result["seconds"], error=error, **made))
-
-
-def _checked(one: _Row) -> _Row:
-    """Give a value from a file back if each member has the type that its class declares: TypeError otherwise."""
-    for member in fields(one):
-        types = _TYPES.get(str(member.type))
-        value = getattr(one, member.name)
-        if types and not isinstance(value, types):
-            raise TypeError(f"{member.name} is {value!r}")
-    return one
+def _old_history(build: Path) -> list[str]:
+    """Say that there is a history of another format."""
+    old = build / _OLD
+    return [f"{old} was written by an earlier factory and is not read; delete it if unused"] if old.exists() else []
 
 
 def is_number(value: object) -> bool:
@@ -296,16 +216,11 @@ _LEAST = 1.0  # seconds: below, a difference is noise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One thing about one variant in which two runs differ.
-
-    Args:
-        what: `variant` where only one of the runs has it; else the name of a member of `VariantRun`.
-        before: None where it was not there, as `after`.
-    """
+    """One thing about one variant in which two runs differ."""
 
     variant: str
-    what: str
-    before: str | float | None
+    what: str  # `variant` where only one of the runs has it; else the name of a member of `VariantRun`
+    before: str | float | None  # None where it was not there, as `after`
     after: str | float | None
 
 
@@ -354,7 +269,7 @@ class Recorder:
     ) -> None:
         self._build = build
         self._jobs = {job.recipe.variant.id: job for job in jobs}
-        self._estimate = estimate
+        self._estimates = estimate.by_variant
         self._began = time.monotonic()
         self._started: dict[tuple[str, StageName], float] = {}
         self._lock = threading.Lock()
@@ -363,16 +278,13 @@ class Recorder:
         """What there is to say of the history itself; empty where all went well."""
         try:
             self._file = _new_file(build)
-            if self._file == build / _FOLDER / "1.jsonl":
-                self.trouble = "".join(_old_history(build))
         except OSError as error:
             self._give_up(error)
-        self._write(
-            "run",
-            {"format": _FORMAT, "command": command, "matrix": matrix, "variants": [_about(job) for job in jobs]},
-        )
-        if estimate.variants:
-            self._write("estimate", estimate.members())
+        else:
+            if self._file.stem == "1":
+                self.trouble = "".join(_old_history(build))
+        head = {"format": _FORMAT, "command": command, "matrix": matrix, "estimate": estimate.seconds}
+        self._write("run", head)
 
     def handle(self, event: Event) -> None:
         """Take in an event, from any thread."""
@@ -382,22 +294,23 @@ class Recorder:
         with self._lock:
             if event.kind is EventKind.STARTED:
                 self._started[stage] = now
-            members = event_members(event)
-            began = None if event.kind in {EventKind.STARTED, EventKind.RETRIED} else self._started.pop(stage, None)
-            if began is not None and event.seconds is None:
-                members["seconds"] = round(now - began, 3)
+            members = events.event_members(event)
             job = self._jobs.get(event.variant)
-            if event.kind is EventKind.FINISHED and job and (record := read_record(job.folder, event.stage)):
-                members |= {"key": record.key, "facts": numbers(record.outputs)}
+            if event.kind in _ENDINGS and job:
+                began = self._started.pop(stage, None)
+                if began is not None and event.seconds is None:
+                    members["seconds"] = round(now - began, 3)
+                members |= _about(job)
+                if event.kind is EventKind.FINISHED and (record := read_record(job.folder, event.stage)):
+                    members |= {"key": record.key, "facts": numbers(record.outputs)}
             self._write(event.kind.value, members)
 
     def end(self, results: Sequence[VariantResult]) -> None:
         """Write what became of the variants, and remove the files of the oldest runs."""
         members = {
-            "counts": counts_of(results),
+            "counts": events.counts_of(results),
             "seconds": round(time.monotonic() - self._began, 3),
-            "estimate_seconds": self._estimate.seconds,
-            "results": [{**result_members(result), "made": self._made(result.variant)} for result in results],
+            "results": [{**events.result_members(result), **self._made(result.variant)} for result in results],
         }
         with self._lock:
             self._write("summary", members)
@@ -406,31 +319,31 @@ class Recorder:
                 (self._build / _FOLDER / f"{number}.jsonl").unlink()
 
     def _made(self, variant: str) -> Mapping[str, object]:
+        """What the records say of a variant."""
         job = self._jobs.get(variant)
-        records = reached(job.folder) if job else {}
+        if job is None:
+            return {}
+        records = reached(job.folder)
         binary, image = (
             records[stage].outputs if stage in records else {} for stage in (StageName.EXTRACT, StageName.PACKAGE)
         )
-        return {
-            "binary": binary.get("sha256"),
-            "binary_size": binary.get("size"),
-            "image": image.get("image"),
-            "image_size": image.get("size"),
-        }
+        made = {"binary": binary.get("sha256"), "binary_size": binary.get("size")}
+        made |= {"image": image.get("image"), "image_size": image.get("size")}
+        return {**_about(job), "estimate": self._estimates.get(variant), "made": made}
 
     def _write(self, name: str, members: Mapping[str, object]) -> None:
         if self._file is None:
             return
         try:
             with self._file.open("ab", buffering=0) as file:
-                file.write(json_line(name, members, at=utc_now()).encode())
+                file.write(events.json_line(name, members, at=events.utc_now()).encode())
                 if name == "summary":
                     os.fsync(file)
         except OSError as error:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        self.trouble = f"this run is not in the history: {self._build / _FOLDER}: {error.strerror}; {_remedy(error)}"
+        self.trouble = f"this run is not in the history, {self._build / _FOLDER}: {error.strerror}; {_remedy(error)}"
         self._file = None
 
 
@@ -441,8 +354,8 @@ def _new_file(build: Path) -> Path:
     number = max(_numbers(build), default=0)
     while True:
         number += 1
+        file = folder / f"{number}.jsonl"
         with suppress(FileExistsError):
-            file = folder / f"{number}.jsonl"
             file.touch(exist_ok=False)
             return file
 
@@ -450,7 +363,6 @@ def _new_file(build: Path) -> Path:
 def _about(job: Job) -> Mapping[str, str]:
     variant = job.recipe.variant
     return {
-        "variant": variant.id,
         "release": variant.release,
         "flavour": variant.flavour.value,
         "level": variant.level.value,
@@ -464,6 +376,7 @@ def toolchain_words(toolchain: Toolchain) -> str:
 
 
 _OTHER_SOURCES_DISK = 10**9  # bytes; of a source tree that is not upstream's nothing is known
+_LOOKED_AT = 60  # runs
 
 
 def estimate_run(
@@ -483,7 +396,7 @@ def estimate_run(
         return NOTHING_TO_DO
     turns = {turn.variant: turn for turn in schedule.turns}
     work = [
-        Work(
+        estimates.Work(
             variant=recipe.variant.id,
             release=recipe.variant.release,
             flavour=recipe.variant.flavour.value,
@@ -496,24 +409,27 @@ def estimate_run(
         for recipe in recipes
         if recipe.variant.id in turns
     ]
-    estimates = estimate_variants(work, _finished(build, matrix))
-    return add_up(estimates, {turn.variant: turn.wave for turn in schedule.turns})
+    variants = estimates.estimate_variants(work, _finished(build, matrix))
+    return estimates.add_up(variants, {turn.variant: turn.wave for turn in schedule.turns})
 
 
 def _finished(build: Path, matrix: str) -> Sequence[StageRun]:
-    """The stages that did work in earlier runs of a matrix file, oldest first."""
-    found: list[StageRun] = []
+    """The stages that did work in the latest runs of a matrix file, oldest first."""
+    found: list[tuple[StageRun, ...]] = []
     with suppress(OSError):
-        for number in _numbers(build):
+        for number in reversed(_numbers(build)):
             with suppress(HistoryError):
                 run = read_run(build, number)
-                found += run.stages if run.matrix == matrix else ()
-    # A build all of whose steps BuildKit had already, as after `clean`, did no work.
-    return [
-        one
-        for one in found
-        if one.status == "finished" and one.facts.get("steps", 0) != one.facts.get("cached_steps", -1)
-    ]
+                # A build all of whose steps BuildKit had already, as after `clean`, did no work.
+                done = [one for one in run.stages if one.status == "finished" and not _was_cached(one)]
+                found += [tuple(done)] if done and run.matrix == matrix else []
+            if len(found) == _LOOKED_AT:
+                break
+    return [one for done in reversed(found) for one in done]
+
+
+def _was_cached(stage: StageRun) -> bool:
+    return "steps" in stage.facts and stage.facts["steps"] == stage.facts.get("cached_steps")
 
 
 def is_upstreams(recipe: Recipe) -> bool:
@@ -530,4 +446,4 @@ def is_upstreams(recipe: Recipe) -> bool:
 
 def disk_of(recipe: Recipe) -> int:
     """Estimate the bytes that a variant takes while it is built."""
-    return int(size_of(recipe.variant.release).disk) if is_upstreams(recipe) else _OTHER_SOURCES_DISK
+    return int(estimates.size_of(recipe.variant.release).disk) if is_upstreams(recipe) else _OTHER_SOURCES_DISK

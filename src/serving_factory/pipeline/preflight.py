@@ -33,96 +33,62 @@ _BAZELS_OWN = re.compile(r"bazel_tools$|local_config_|platforms$")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """An external repository, as WORKSPACE or a file that it loads declares it.
-
-    Args:
-        rule: the rule, such as `http_archive`.
-        urls: where the rule looks, as far as these are literals.
-        sha256: of its archive, 64 hex digits; None where nothing is said.
-        attributes: the attributes that are literals, by name.
-        unread: the text of the others, likewise.
-    """
+    """An external repository, as WORKSPACE or a file that it loads declares it."""
 
     name: str
-    rule: str
-    urls: tuple[str, ...] = ()
-    sha256: str | None = None
+    rule: str  # the rule, such as `http_archive`
+    urls: tuple[str, ...] = ()  # where the rule looks, as far as these are literals
+    sha256: str | None = None  # of its archive, 64 hex digits; None where nothing is said
+    # the attributes that are literals, by name
     attributes: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
+    # the text of the others, likewise
     unread: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """A repository that the build needs and cannot get.
-
-    Args:
-        rule: the rule that declares it; empty where that is unknown.
-        file: the name that Bazel looks for in a distdir; empty where it is no archive, or unknown.
-        urls: where it would come from.
-        sha256: of the archive; None where unknown.
-        problem: why it cannot be had.
-        cached: whether this engine's cache of downloads has it: only other engines miss it.
-    """
+    """A repository that the build needs and cannot get."""
 
     name: str
-    rule: str
-    file: str
-    urls: tuple[str, ...]
-    sha256: str | None
-    problem: str
-    cached: bool = False
+    rule: str  # the rule that declares it; empty where that is unknown
+    file: str  # the name that Bazel looks for in a distdir; empty where it is no archive, or unknown
+    urls: tuple[str, ...]  # where it would come from
+    sha256: str | None  # of the archive; None where unknown
+    problem: str  # why it cannot be had
+    cached: bool = False  # whether this engine's cache of downloads has it: only other engines miss it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A repository that is there.
-
-    Args:
-        origin: `override`, `distdir`, `cache`, `download`, or `local` for what needs no archive.
-        file: the archive's name in the distdir; empty where it is not from there.
-    """
+    """A repository that is there."""
 
     name: str
-    origin: str
-    file: str = ""
+    origin: str  # `override`, `distdir`, `cache`, `download`, or `local` for what needs no archive
+    file: str = ""  # the archive's name in the distdir; empty where it is not from there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissingProgram:
-    """A program of the host that rules of the build call and the toolchain lacks.
-
-    Args:
-        package: the distribution's package that has it; empty where that is not known.
-    """
+    """A program of the host that rules of the build call and the toolchain does not have."""
 
     name: str
     rules: tuple[str, ...]
-    package: str
+    package: str  # the distribution's package that has it; empty where that is not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a preflight found.
+    """What a preflight found."""
 
-    Args:
-        missing: what the build needs and cannot get.
-        programs: what the toolchain lacks; known only once nothing else is missing.
-        unasked: whether nothing is missing, and yet Bazel did not say what its rules call.
-        found: what it needs and has.
-        unseen: what is declared, would have to be downloaded, and was not looked at: it may or may not be needed.
-        stopped: whether `missing` kept Bazel from looking at what the targets need at all.
-        failed: whether Bazel's analysis failed.
-        errors: what Bazel says is wrong, where nothing is missing.
-    """
-
-    missing: tuple[Missing, ...]
-    programs: tuple[MissingProgram, ...] = ()
-    unasked: bool = False
-    found: tuple[Found, ...]
+    missing: tuple[Missing, ...]  # what the build needs and cannot get
+    programs: tuple[MissingProgram, ...] = ()  # missing in the toolchain; known only once nothing else is missing
+    unasked: bool = False  # whether nothing is missing, and yet Bazel did not say what its rules call
+    found: tuple[Found, ...]  # what it needs and has
+    # what is declared, would have to be downloaded, and was not looked at: it may or may not be needed
     unseen: tuple[Declared, ...]
-    stopped: bool
-    failed: bool
-    errors: tuple[str, ...] = ()
+    stopped: bool  # whether `missing` kept Bazel from looking at what the targets need at all
+    failed: bool  # whether Bazel's analysis failed
+    errors: tuple[str, ...] = ()  # what Bazel says is wrong, where nothing is missing
 
 
 def read_report(folder: Path) -> Report:
@@ -174,7 +140,7 @@ def declared_by_name(folder: Path) -> Mapping[str, Declared]:
 
 
 def only_cached(report: Report, declared: Mapping[str, Declared]) -> tuple[Missing, ...]:
-    """What only the engine's own cache of downloads has: another engine, with the same folders, lacks it."""
+    """What only the engine's own cache of downloads has: another engine, with the same folders, misses it."""
     cached = [declared[one.name] for one in report.found if one.origin == "cache" and one.name in declared]
     return tuple(
         Missing(

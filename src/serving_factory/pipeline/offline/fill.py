@@ -17,7 +17,7 @@ from serving_factory.pipeline.offline.mirrors import (
     make_archive,
     mirrors_for,
 )
-from serving_factory.pipeline.offline.overrides import labels_of, override_from_git
+from serving_factory.pipeline.offline.overrides import Labels, override_from_git
 from serving_factory.pipeline.preflight import Declared, Missing
 from serving_factory.pipeline.records import copy_atomically, file_digest
 from serving_factory.recipes.recipe import Recipe
@@ -40,24 +40,16 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filled:
-    """One missing input, and what became of it.
+    """One missing input, and what became of it."""
 
-    Args:
-        name: the external repository, or a program.
-        file: the archive's name in the distdir; empty where it is no archive.
-        source: the mirror or the file that it is from; empty where it is left.
-        sha256: of the archive; None where unknown.
-        notes: what to know of it although it is there: a word such as `left_out`, and names.
-        why: why it is left; empty otherwise, as `next_step`.
-    """
-
-    name: str
-    file: str
+    name: str  # the external repository, or a program
+    file: str  # the archive's name in the distdir; empty where it is no archive
     result: Result
-    source: str = ""
-    sha256: str | None = None
+    source: str = ""  # the mirror or the file that it is from; empty where it is left
+    sha256: str | None = None  # of the archive; None where unknown
+    # what to know of it although it is there: a word such as `left_out`, and names
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    why: str = ""
+    why: str = ""  # why it is left; empty otherwise, as `next_step`
     next_step: str = ""
 
 
@@ -70,33 +62,22 @@ def left(one: Missing, why: str, next_step: str) -> Filled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where inputs are looked for.
-
-    Args:
-        archives: sha256 -> an archive from elsewhere, whatever its name.
-        overrides: whether folders may take the place of what a mirror has and cannot give byte for byte.
-    """
+    """Where inputs are looked for."""
 
     mirrors: Sequence[Mirror]
-    archives: Mapping[str, Path]
-    overrides: bool
+    archives: Mapping[str, Path]  # sha256 -> an archive from elsewhere, whatever its name
+    overrides: bool  # whether folders may take the place of what a mirror has and cannot give byte for byte
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filler:
-    """Fills the inputs of one variant, whose recipe names a distdir.
-
-    Args:
-        matrix: the matrix file as the user named it; empty for the usual one.
-        declared: how the sources declare each repository.
-        progress: gets a line for all that is made or copied.
-    """
+    """Fills the inputs of one variant, whose recipe names a distdir."""
 
     recipe: Recipe
-    matrix: str
+    matrix: str  # the matrix file as the user named it; empty for the usual one
     sources: Sources
-    declared: Mapping[str, Declared]
-    progress: Callable[[str], None]
+    declared: Mapping[str, Declared]  # how the sources declare each repository
+    progress: Callable[[str], None]  # gets a line for all that is made or copied
 
     def fill(self, one: Missing) -> Filled:
         """Make or copy what can be had; an archive is in its place whole, or not at all."""
@@ -147,7 +128,7 @@ class Filler:
         rule, folder = self.declared.get(one.name), self.recipe.inputs.overrides_folder
         if not self.sources.overrides or rule is None or folder is None:
             return left(one, problem, self._command(one.name, source))
-        labels = labels_of(self.recipe, self.declared)
+        labels = Labels(self.recipe, self.declared)
         try:
             made = override_from_git(rule, mirror.folder, commit, folder / one.name, labels)
         except (GitError, OverrideError) as error:

@@ -27,20 +27,14 @@ _NAMELESS = frozenset({".git", "bare", "git", "mirror", "repo", "", "/"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """What a code host serves at an address: an archive that it makes out of git.
+    """What a code host serves at an address: an archive that it makes out of git."""
 
-    Args:
-        host: the code host; empty where the address does not say, as `owner`.
-        ref: a tag, a branch or a commit.
-        file: the archive's name without its ending, where that is not the last part of the ref (GitLab's).
-    """
-
-    host: str = ""
+    host: str = ""  # the code host; empty where the address does not say, as `owner`
     owner: str = ""
     name: str
-    ref: str
+    ref: str  # a tag, a branch or a commit
     form: ArchiveFormat
-    file: str = ""
+    file: str = ""  # the archive's name without its ending, where that is not the last part of the ref (GitLab's)
 
     @property
     def file_name(self) -> str:
@@ -64,17 +58,11 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """A git repository on this machine.
+    """A git repository on this machine."""
 
-    Args:
-        folder: its git directory.
-        names: what it may be called at the code host, the likeliest first.
-        owners: whose it may be there; empty where nothing says so.
-    """
-
-    folder: Path
-    names: tuple[str, ...]
-    owners: tuple[str, ...] = ()
+    folder: Path  # its git directory
+    names: tuple[str, ...]  # what it may be called at the code host, the likeliest first
+    owners: tuple[str, ...] = ()  # whose it may be there; empty where nothing says so
 
     def has(self, address: Address) -> bool:
         """Whether its ref is what the address means: a commit always is, a name only if the owner may be the same."""
@@ -164,23 +152,15 @@ def _repositories(folder: Path, depth: int, seen: set[Path]) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
-    """An archive that was made.
+    """An archive that was made."""
 
-    Args:
-        ref: as the caller gave it.
-        file: where the archive lies, or would lie were it the pinned one.
-        folder: the folder in it that everything is in, ending in `/`.
-        size: bytes.
-        pinned: the sha256 that it must have; None where nothing pins it.
-    """
-
-    ref: str
+    ref: str  # as the caller gave it
     commit: str
-    file: Path
-    folder: str
-    size: int
+    file: Path  # where the archive lies, or would lie were it the pinned one
+    folder: str  # the folder in it that everything is in, ending in `/`
+    size: int  # bytes
     sha256: str
-    pinned: str | None
+    pinned: str | None  # the sha256 that it must have; None where nothing pins it
 
     @property
     def matches(self) -> bool | None:
@@ -194,7 +174,7 @@ def make_archive(mirror: Path, address: Address, *, output: Path, pinned: str | 
     (The same commit by another name is another archive: its folder is another.)
 
     Raises:
-        GitError: git fails, there is no such ref, or the repository lacks a part of it.
+        GitError: git fails, there is no such ref, or a part of it is missing.
     """
     ref = address.ref
     commit = commit_of(mirror, ref)
@@ -214,7 +194,7 @@ def make_archive(mirror: Path, address: Address, *, output: Path, pinned: str | 
             if not absent:
                 raise
             raise GitError(
-                f"{mirror} lacks {len(absent)} of {ref}'s files, so its archive cannot be made",
+                f"{mirror} has no content for {len(absent)} of {ref}'s files, so its archive cannot be made",
                 why=shortened(absent),
                 remedy="take a whole mirror (this may be one without large files), or let a folder take its place: "
                 "`./factory inputs override`",

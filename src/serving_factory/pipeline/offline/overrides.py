@@ -38,32 +38,23 @@ _READ_BY_BAZEL = re.compile(r"(?:^|/)(?:BUILD|BUILD\.bazel|WORKSPACE|[^/]+\.bzl)
 _SOURCE = re.compile(r"[\w./+-]+\.(?:c|cc|cpp|cxx|h|hh|hpp|inc|in|S|s|asm|proto|tab|def)")
 
 
-_Reader = Callable[[PurePosixPath], bytes | None]  # a file's content; None where there is no such file
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
-    """What was made.
-
-    Args:
-        followed: what was done, as the rule's attributes say: attribute and effect.
-        not_followed: attributes that were not: attribute and reason.
-        absent: files that the BUILD file names and the sources lack.
-        left_out: files that the git mirror lacks.
-    """
+    """What was made."""
 
     folder: Path
-    followed: tuple[tuple[str, str], ...]
-    not_followed: tuple[tuple[str, str], ...]
-    absent: tuple[str, ...]
-    left_out: tuple[str, ...] = ()
+    followed: tuple[tuple[str, str], ...]  # what was done, as the rule's attributes say: attribute and effect
+    not_followed: tuple[tuple[str, str], ...]  # attributes that were not: attribute and reason
+    absent: tuple[str, ...]  # files that the BUILD file names and the sources do not have
+    left_out: tuple[str, ...] = ()  # files that the git mirror does not have
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Reads files as rules name them; `tree` maps a repository (empty: the main one) to a reader of its files."""
+    """Reads the files that rules name by label, as the sources of a variant mean them."""
 
-    tree: Callable[[str], _Reader | None]
+    recipe: Recipe
+    declared: Mapping[str, Declared]
 
     def read(self, label: str) -> bytes:
         """Read the file that a label names; OverrideError if its repository is not there, or has no such file."""
@@ -71,23 +62,58 @@ class Labels:
         repository, package, name = match.group("repository", "package", "name") if match else ("", "", label)
         path = PurePosixPath(package, name or package.rpartition("/")[2])
         # A rule that takes a label for a text means its own repository by `//`, as TensorFlow's do.
-        trees = [tree for one in ([repository] if repository else _NAMELESS) if (tree := self.tree(one))]
-        content = next((found for read in trees if (found := read(path)) is not None), None)
-        if content is None:
-            where = f"the repository {repository}" if repository else "the source tree"
+        trees = [tree for one in ([repository] if repository else _NAMELESS) if (tree := self._tree(one))]
+        for place, prefix in trees:
+            content = _content(place, PurePosixPath(prefix, path))
+            if content is not None:
+                return content
+        where = f"the repository {repository}" if repository else "the source tree"
+        raise OverrideError(
+            f"{label} cannot be read: {where} {f'has no file {path}' if trees else 'is not there yet'}",
+            remedy="fill that one first (./factory inputs fill), and make this override again",
+        )
+
+    def _tree(self, repository: str) -> tuple[Path, str] | None:
+        """The folder or the archive with a repository's files, and the folder in it; empty means the main one."""
+        recipe = self.recipe
+        if not repository:
+            if isinstance(recipe.source, Path):
+                return recipe.source, ""
             raise OverrideError(
-                f"{label} cannot be read: {where} {f'has no file {path}' if trees else 'is not there yet'}",
-                remedy="fill that one first (./factory inputs fill), and make this override again",
+                f"{recipe.variant.id}: the sources are at {recipe.source}, where a label's file cannot be read",
+                remedy="name a checkout at `source:` in the matrix file",
             )
-        return content
+        if folder := dict(recipe.inputs.overrides).get(repository):
+            return folder, ""
+        rule, distdir = self.declared.get(repository), recipe.inputs.distdir
+        if rule and distdir:
+            for url in rule.urls:
+                place = distdir / url.rpartition("/")[2]
+                if place.is_file() and rule.sha256 in {None, file_digest(place)}:  # as Bazel finds it
+                    return place, str(rule.attributes.get("strip_prefix") or "")
+        return None
+
+
+def _content(tree: Path, name: PurePosixPath) -> bytes | None:
+    """A file of a folder or an archive; None where there is no such file."""
+    if tree.is_dir():
+        return (tree / name).read_bytes() if (tree / name).is_file() else None
+    with readable(tree), suppress(KeyError):
+        if zipfile.is_zipfile(tree):
+            with zipfile.ZipFile(tree) as zipped:
+                return zipped.read(str(name))
+        with tarfile.open(tree) as tar:
+            member = tar.extractfile(str(name))
+            return member.read() if member else None
+    return None
 
 
 def override_from_git(declared: Declared, mirror: Path, commit: str, place: Path, labels: Labels) -> Override:
-    """Make the folder out of a commit of a git repository; files that this lacks are left out.
+    """Make the folder out of a commit of a git repository; files that are missing there are left out.
 
     Raises:
         GitError: git refuses.
-        OverrideError: as of `make_override`; or the repository lacks files that a build reads.
+        OverrideError: as of `make_override`; or files are missing that a build reads.
     """
     left_out = missing_files(mirror, commit)
 
@@ -167,7 +193,7 @@ def _check_left_out(left_out: Sequence[str], absent: Sequence[str]) -> None:
     read = [name for name in left_out if name in required or _READ_BY_BAZEL.search(name)]
     if read:
         raise OverrideError(
-            f"the git repository lacks {len(read)} of the files that a build reads",
+            f"{len(read)} of the files that a build reads are missing in the git repository",
             why=shortened(read),
             remedy="take a mirror that has them: this may be one without large files, or a part of one",
         )
@@ -302,7 +328,7 @@ def _apply(patch: bytes, root: Path, strip: str, label: str) -> None:
 
 
 def _absent(build: str, root: Path) -> Iterator[str]:
-    """Source files that a BUILD file names in plain words, and that are neither there nor made by a rule of it."""
+    """Source files that a BUILD file names, and that are neither there nor made by a rule of it."""
     made: set[str] = set()
     named: dict[str, None] = {}
     for block in parse_starlark(build):
@@ -319,56 +345,3 @@ def _constants(node: ast.AST) -> Iterator[str]:
     for inner in ast.walk(node):
         if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
             yield inner.value.removeprefix(":")
-
-
-def labels_of(recipe: Recipe, declared: Mapping[str, Declared]) -> Labels:
-    """Read labels as the sources of a variant mean them, which declare these repositories."""
-    overrides = dict(recipe.inputs.overrides)
-
-    def tree(repository: str) -> _Reader | None:
-        if not repository:
-            if isinstance(recipe.source, Path):
-                return _folder(recipe.source)
-            raise OverrideError(
-                f"{recipe.variant.id}: the sources are at {recipe.source}, where a label's file cannot be read",
-                remedy="name a checkout at `source:` in the matrix file",
-            )
-        if folder := overrides.get(repository):
-            return _folder(folder)
-        rule, distdir = declared.get(repository), recipe.inputs.distdir
-        archive = _archive_of(rule, distdir) if rule and distdir else None
-        return _archive(archive, str(rule.attributes.get("strip_prefix") or "")) if rule and archive else None
-
-    return Labels(tree)
-
-
-def _archive_of(rule: Declared, distdir: Path) -> Path | None:
-    """Find a repository's archive by name and checksum, as Bazel does."""
-    for name in {url.rpartition("/")[2] for url in rule.urls}:
-        place = distdir / name
-        if place.is_file() and rule.sha256 in {None, file_digest(place)}:
-            return place
-    return None
-
-
-def _folder(folder: Path) -> _Reader:
-    def read(path: PurePosixPath) -> bytes | None:
-        place = folder / path
-        return place.read_bytes() if place.is_file() else None
-
-    return read
-
-
-def _archive(file: Path, prefix: str) -> _Reader:
-    def read(path: PurePosixPath) -> bytes | None:
-        name = str(PurePosixPath(prefix) / path)
-        with readable(file), suppress(KeyError):
-            if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as zipped:
-                    return zipped.read(name)
-            with tarfile.open(file) as tar:
-                member = tar.extractfile(name)
-                return member.read() if member else None
-        return None
-
-    return read

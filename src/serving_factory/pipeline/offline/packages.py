@@ -29,17 +29,13 @@ _PACKED: Mapping[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Downloaded:
-    """A folder with packages and their index: how many are there now, how many of them are new, and their size.
-
-    Args:
-        wheel: the wheel's place in the distdir; None where none is required.
-    """
+    """A folder with packages and their index: how many are there now, how many of them are new, and their size."""
 
     folder: Path
     packages: int
     new: int
     bytes: int
-    wheel: Path | None
+    wheel: Path | None  # the wheel's place in the distdir; None where none is required
 
 
 def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]) -> Downloaded:
