@@ -20,9 +20,9 @@ from serving_factory.catalogue.data import read_yaml
 from serving_factory.catalogue.shell_programs import UNKNOWN, shell_programs
 from serving_factory.catalogue.starlark import build_files, parse_starlark, parsed_parts
 
-_SHELL_KEYS = frozenset({"cmd", "cmd_bash"})
-_SHELL_ACTIONS = frozenset({"run_shell", "action"})
-_SHELLS = frozenset({"bash", "sh"})
+_SHELL_KEYS = {"cmd", "cmd_bash"}
+_SHELL_ACTIONS = {"run_shell", "action"}
+_SHELLS = {"bash", "sh"}
 # What Bazel puts in before the shell sees it: labels of what it has built, paths, make variables.
 _BAZEL_VARIABLE = re.compile(r"(?<!\$)\$(?:\((?!\()[^()]*\)|[@<^])")
 _BUILT = "//built"
@@ -52,12 +52,7 @@ class Uncovered:
 
 
 def uncovered(calls: Iterable[HostCall], packages: Container[str]) -> tuple[Uncovered, ...]:
-    """Return which calls a toolchain does not serve.
-
-    Args:
-        calls: of a source tree.
-        packages: of the toolchain.
-    """
+    """Return which calls of a source tree a toolchain with these packages does not serve."""
     return tuple(Uncovered(call, why) for call in calls if (why := _why_not(call.program, call.file, packages)))
 
 
@@ -83,14 +78,11 @@ def _why_not(program: str, file: str, packages: Container[str]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Known:
-    """host_programs.yaml: program -> package of the toolchain, empty where every base has it; the rest as it stands.
+    """What host_programs.yaml says of programs."""
 
-    Of expressions the files are kept that may have them, as patterns of paths.
-    """
-
-    packages: Mapping[str, str]
+    packages: Mapping[str, str]  # program -> package of the toolchain, empty where every base has it
     scripts: Mapping[str, Sequence[str]]
-    expressions: Mapping[str, tuple[str, ...]]
+    expressions: Mapping[str, tuple[str, ...]]  # expression -> the files that may have it, as patterns of paths
     not_called: frozenset[str]
 
 
@@ -110,11 +102,7 @@ def _known() -> _Known:
 
 
 def host_calls(folder: Path) -> tuple[HostCall, ...]:
-    """Find the calls in a source tree, by file and line.
-
-    Args:
-        folder: the tree, of any repository that Bazel builds.
-    """
+    """Find the calls in the source tree of any repository that Bazel builds, by file and line."""
     trees: list[tuple[str, list[ast.Module]]] = []
     found: list[HostCall] = []
     for path in build_files(folder):
@@ -131,13 +119,9 @@ def host_calls(folder: Path) -> tuple[HostCall, ...]:
 
 
 def genrule_programs(text: str) -> Mapping[str, tuple[str, ...]]:
-    """Find what genrules call.
+    """Find what the genrules call that `bazel query --output=build` printed: program -> names of the rules.
 
-    Args:
-        text: genrules, as `bazel query --output=build` prints them.
-
-    Returns:
-        Program -> names of the rules that call it. What the sources bring or Bazel builds is left out.
+    What the sources bring or Bazel builds is left out.
     """
     found: dict[str, dict[str, None]] = {}
     calls = (node for block in parse_starlark(text) for node in ast.walk(block) if isinstance(node, ast.Call))
@@ -162,27 +146,18 @@ def _surely_called(rule: ast.Call) -> set[str]:
 
 def _constants(blocks: Iterable[ast.Module]) -> Mapping[str, Sequence[ast.expr]]:
     """What the names stand for that files have at their top, for those files that load them: of any file."""
-    found: dict[str, list[ast.expr]] = {}
-    for block in blocks:
-        for name, values in _assigned(
-            ast.Module([one for one in block.body if isinstance(one, ast.Assign)], [])
-        ).items():
-            found.setdefault(name, []).extend(values)
-    return found
+    return _assigned(ast.Module([node for block in blocks for node in block.body if isinstance(node, ast.Assign)], []))
 
 
 def _loaded(block: ast.Module, constants: Mapping[str, Sequence[ast.expr]]) -> dict[str, list[ast.expr]]:
     """What the names stand for that a file loads."""
-    loads = (node for node in block.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
-    calls = (
-        node.value for node in loads if isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "load"
-    )
     found: dict[str, list[ast.expr]] = {}
-    for call in calls:
-        pairs = [(None, argument) for argument in call.args[1:]] + [(one.arg, one.value) for one in call.keywords]
-        for alias, node in pairs:
-            if isinstance(node, ast.Constant) and str(node.value) in constants:
-                found[alias or str(node.value)] = list(constants[str(node.value)])
+    for statement in block.body:
+        match statement:
+            case ast.Expr(value=ast.Call(func=ast.Name(id="load"), args=[_, *names], keywords=renamed)):
+                for alias, node in [*((None, name) for name in names), *((one.arg, one.value) for one in renamed)]:
+                    if isinstance(node, ast.Constant) and str(node.value) in constants:
+                        found[alias or str(node.value)] = list(constants[str(node.value)])
     return found
 
 
@@ -194,25 +169,23 @@ def _helpers(blocks: Iterable[ast.Module]) -> Mapping[str, tuple[int, str]]:
         for function in functions:
             names = [argument.arg for argument in function.args.args]
             for node in ast.walk(function):
-                if not isinstance(node, ast.Call):
-                    continue
                 given = _run_argument(node, found)
                 if isinstance(given, ast.Name) and given.id in names:
                     found.setdefault(function.name, (names.index(given.id), given.id))
     return found
 
 
-def _run_argument(call: ast.Call, helpers: Mapping[str, tuple[int, str]]) -> ast.expr | None:
+def _run_argument(node: ast.AST, helpers: Mapping[str, tuple[int, str]]) -> ast.expr | None:
     """The list of words, or the name, that a call runs or looks for; None where it does neither."""
-    function = call.func
-    if isinstance(function, ast.Attribute) and function.attr in {"execute", "which"}:
-        named = next((one.value for one in call.keywords if one.arg in {"arguments", "program"}), None)
-        return call.args[0] if call.args else named
-    if isinstance(function, ast.Name) and function.id in helpers:
-        place, name = helpers[function.id]
-        named = next((one.value for one in call.keywords if one.arg == name), None)
-        return call.args[place] if place < len(call.args) else named
-    return None
+    match node:
+        case ast.Call(func=ast.Attribute(attr="execute" | "which"), args=args, keywords=keywords):
+            place, names = 0, {"arguments", "program"}
+        case ast.Call(func=ast.Name(id=function), args=args, keywords=keywords) if function in helpers:
+            place, name = helpers[function]
+            names = {name}
+        case _:
+            return None
+    return args[place] if place < len(args) else next((one.value for one in keywords if one.arg in names), None)
 
 
 def _calls_in(
@@ -248,21 +221,13 @@ def _assigned(scope: ast.AST) -> dict[str, list[ast.expr]]:
     return values
 
 
+@dataclass(frozen=True, slots=True)
 class _Calls:
-    """The calls of one function, or of what stands outside functions.
+    """The calls of one function, or of what stands outside functions."""
 
-    Args:
-        scope: its code.
-        helpers: functions that run what they are given.
-        values: what names stand for in it.
-    """
-
-    def __init__(
-        self, scope: ast.AST, helpers: Mapping[str, tuple[int, str]], values: Mapping[str, Sequence[ast.expr]]
-    ) -> None:
-        self._scope = scope
-        self._helpers = helpers
-        self._values = values
+    _scope: ast.AST
+    _helpers: Mapping[str, tuple[int, str]]  # functions that run what they are given
+    _values: Mapping[str, Sequence[ast.expr]]  # what names stand for
 
     def found(self) -> Iterator[tuple[int, str]]:
         """Yield line and program of each call."""
@@ -283,12 +248,11 @@ class _Calls:
                 for text in self.texts(given.value):
                     yield from _of_shell(text)
             elif given.arg == "patch_cmds":
-                for text in (text for command in self._elements(given.value) for text in self.texts(command)):
-                    yield from _of_shell(text)
+                for command in self._elements(given.value):
+                    yield from (called for text in self.texts(command) for called in _of_shell(text))
             elif given.arg == "executable" and name in {"run", "action"}:
                 yield from (text for text in self.texts(given.value) if UNKNOWN not in text)  # else what Bazel builds
-        run = _run_argument(call, self._helpers)
-        if run is not None:
+        if (run := _run_argument(call, self._helpers)) is not None:
             yield from self._of_words(run)
 
     def _elements(self, node: ast.expr, depth: int = 0) -> Iterator[ast.expr]:
@@ -308,37 +272,37 @@ class _Calls:
     def _of_words(self, node: ast.expr) -> Iterator[str]:
         """What `execute` or `which` is given; a parameter that is only handed on counts where it is given."""
         for value in self._resolved(node):
-            if not isinstance(value, ast.List | ast.Tuple):
-                if not isinstance(value, ast.Name | ast.Attribute):
-                    yield from (self._named(value, text) for text in self.texts(value))
-                continue
-            if not value.elts:
-                continue
-            programs = [self._named(value.elts[0], text) for text in self.texts(value.elts[0])]
-            yield from programs
-            if len(value.elts) > 2 and "-c" in self.texts(value.elts[1]) and _runs_shell(programs):  # noqa: PLR2004
-                for text in self.texts(value.elts[2]):
-                    yield from _of_shell(text)
+            match value:
+                case ast.List(elts=[program, *words]) | ast.Tuple(elts=[program, *words]):
+                    programs = self._programs(program)
+                    yield from programs
+                    # A shell, by its name or by that of the function that finds it.
+                    shell = any(name.rpartition("/")[2] in _SHELLS or "bash" in name for name in programs)
+                    if shell and len(words) > 1 and "-c" in self.texts(words[0]):
+                        yield from (called for text in self.texts(words[1]) for called in _of_shell(text))
+                case ast.List() | ast.Tuple() | ast.Name() | ast.Attribute():
+                    pass
+                case _:
+                    yield from self._programs(value)
 
-    @staticmethod
-    def _named(node: ast.expr, text: str) -> str:
-        return f"<{ast.unparse(node)}>" if UNKNOWN in text else text
+    def _programs(self, node: ast.expr) -> list[str]:
+        return [f"<{ast.unparse(node)}>" if UNKNOWN in text else text for text in self.texts(node)]
 
     def _resolved(self, node: ast.expr, depth: int = 0) -> Sequence[ast.expr]:
         """A name's values in this block; of `a + b` and of `wrap(ctx, a)` the list that holds the program."""
         if depth > _NAMES:
             return []
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            return self._resolved(node.left, depth + 1)
-        if isinstance(node, ast.Call):
-            for given in node.args:
-                inner = given.left if isinstance(given, ast.BinOp) else given
-                if isinstance(inner, ast.List):
-                    return [inner]
-        if isinstance(node, ast.Name) and node.id in self._values:
-            values = [value for value in self._values[node.id] if not isinstance(value, ast.Name)]
-            return [inner for value in values for inner in self._resolved(value, depth + 1)]
-        return [node]
+        match node:
+            case ast.BinOp(op=ast.Add(), left=left):
+                return self._resolved(left, depth + 1)
+            case ast.Call(args=args):
+                lists = (given.left if isinstance(given, ast.BinOp) else given for given in args)
+                return [next((inner for inner in lists if isinstance(inner, ast.List)), node)]
+            case ast.Name(id=name) if name in self._values:
+                values = [value for value in self._values[name] if not isinstance(value, ast.Name)]
+                return [inner for value in values for inner in self._resolved(value, depth + 1)]
+            case _:
+                return [node]
 
     def texts(self, node: ast.expr, depth: int = 0) -> tuple[str, ...]:
         """Every text that an expression may be, UNKNOWN for what cannot be known; `depth` is of names behind names."""
@@ -378,8 +342,3 @@ def _of_shell(text: str) -> Iterator[str]:
     for program in shell_programs(plain):
         if _BUILT not in program:
             yield f"<{program.replace(UNKNOWN, '…')}>" if UNKNOWN in program or "$" in program else program
-
-
-def _runs_shell(programs: Iterable[str]) -> bool:
-    """Whether the program is a shell, by its name or by that of the function that finds it."""
-    return any(program.rpartition("/")[2] in _SHELLS or "bash" in program for program in programs)

@@ -10,8 +10,8 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from serving_factory.catalogue.data import read_yaml
-from serving_factory.catalogue.facts import Flavour, GpuFacts, Release
+from serving_factory.catalogue.data import read_entry, read_yaml
+from serving_factory.catalogue.facts import Flavour, Release
 from serving_factory.errors import CatalogueError
 
 
@@ -19,7 +19,7 @@ from serving_factory.errors import CatalogueError
 class TensorrtPackages:
     """TensorRT, which a build may leave out."""
 
-    repository: str | None  # an apt package that holds the others; None where they are in NVIDIA's repositories
+    repository: str | None = None  # an apt package that holds the others; None where they are in NVIDIA's repositories
     packages: tuple[str, ...]  # `NAME=VERSION`, to compile with
     server: tuple[str, ...]  # the names of those whose libraries the server opens
     environment: Mapping[str, str]  # for tensorrt_configure
@@ -30,14 +30,14 @@ class CudaPackages:
     """What a gpu build installs, and what cuda_configure is given."""
 
     packages: tuple[str, ...]  # `NAME` or `NAME=VERSION`, to compile with; empty where Bazel brings CUDA
-    server: tuple[str, ...]  # the names of those whose libraries the server is linked to or opens while it runs
-    machine_learning: str | None  # the machine-learning repository to use; None for that of the distribution
+    server: tuple[str, ...] = ()  # the names of those whose libraries the server is linked to or opens while it runs
+    machine_learning: str | None = None  # the machine-learning repository to use; None for that of the distribution
     cudnn_major: str  # the number in libcudnn's soname; empty where nothing is installed
-    tensorrt: TensorrtPackages | None  # TensorRT; None where it is not compiled in
+    tensorrt: TensorrtPackages | None = None  # TensorRT; None where it is not compiled in
     environment: Mapping[str, str]  # for cuda_configure
-    nccl: str | None  # the folder that gets links to NCCL's header and libraries; None where none looks for one
+    nccl: str | None = None  # the folder that gets links to NCCL's header and libraries; None where none looks for one
     # external repositories in which Bazel leaves the libraries; empty where they are installed
-    hermetic: tuple[str, ...]
+    hermetic: tuple[str, ...] = ()
 
 
 def cuda_packages(release: Release) -> CudaPackages:
@@ -50,31 +50,18 @@ def cuda_packages(release: Release) -> CudaPackages:
     era = next((era for selector, era in _eras() if release.version in selector), None)
     if gpu is None or era is None:
         raise CatalogueError(f"cuda_packages.yaml has no packages for {release.tag}")
-    values = _versions(gpu, era)
-    packages = tuple(package.format_map(values) for package in era.get("packages", ()))
-    return CudaPackages(
-        packages=packages,
-        server=tuple(era.get("server", ())),
-        machine_learning=era.get("machine_learning"),
-        cudnn_major=values["cudnn"].partition(".")[0] if packages else "",
-        tensorrt=_tensorrt(era["tensorrt"], values) if "tensorrt" in era else None,
-        environment=era["environment"],
-        nccl=era.get("nccl"),
-        hermetic=tuple(era.get("hermetic", ())),
-    )
+    values = {"cudnn": era.get("cudnn", gpu.cudnn), "nccl": gpu.nccl or "", "tensorrt": gpu.tensorrt_packages or ""}
+    entry = _filled(era, values)
+    if "tensorrt" in era:
+        entry["tensorrt"] = _filled(era["tensorrt"], values)
+    major = values["cudnn"].partition(".")[0] if entry["packages"] else ""
+    where = f"cuda_packages.yaml: {release.tag}"
+    return read_entry(CudaPackages, where, entry, notes=("releases", "cudnn"), cudnn_major=major)
 
 
-def _versions(gpu: GpuFacts, era: Mapping[str, Any]) -> Mapping[str, str]:
-    return {"cudnn": era.get("cudnn", gpu.cudnn), "nccl": gpu.nccl or "", "tensorrt": gpu.tensorrt_packages or ""}
-
-
-def _tensorrt(entry: Mapping[str, Any], values: Mapping[str, str]) -> TensorrtPackages:
-    return TensorrtPackages(
-        repository=entry.get("repository"),
-        packages=tuple(package.format_map(values) for package in entry["packages"]),
-        server=tuple(entry["server"]),
-        environment=entry["environment"],
-    )
+def _filled(entry: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
+    """Put the versions into the packages."""
+    return {**entry, "packages": [package.format_map(values) for package in entry.get("packages", ())]}
 
 
 @cache

@@ -12,26 +12,23 @@ _WORDS = """
 : . [ [[ ]] alias break cd command continue declare dirs echo eval exit export false getopts hash let local popd printf
 pushd pwd read readonly return set shift shopt source test times trap true type typeset ulimit umask unalias unset wait
 """
-_BUILTINS = frozenset(_WORDS.split())
-_KEYWORDS = frozenset({"!", "{", "}", "do", "done", "elif", "else", "esac", "fi", "if", "in", "then", "until", "while"})
-_BEFORE_A_WORD = frozenset({"case", "for", "select"})
+_BUILTINS = set(_WORDS.split())
+_KEYWORDS = {"!", "{", "}", "do", "done", "elif", "else", "esac", "fi", "if", "in", "then", "until", "while"}
+_BEFORE_A_WORD = {"case", "for", "select"}
 # What runs another program: which of its options take a word, and how many words stand before the program.
-_CALLERS: Mapping[str, tuple[frozenset[str], int]] = {
-    "builtin": (frozenset(), 0),
-    "command": (frozenset(), 0),
-    "env": (frozenset({"-u", "-C", "-S", "--unset", "--chdir"}), 0),
-    "exec": (frozenset({"-a"}), 0),
-    "nice": (frozenset({"-n", "--adjustment"}), 0),
-    "nohup": (frozenset(), 0),
-    "setsid": (frozenset(), 0),
-    "stdbuf": (frozenset({"-i", "-o", "-e"}), 0),
-    "sudo": (frozenset({"-u", "-g"}), 0),
-    "time": (frozenset({"-f", "-o"}), 0),
-    "timeout": (frozenset({"-k", "-s", "--kill-after", "--signal"}), 1),
-    "xargs": (frozenset({"-a", "-d", "-E", "-I", "-L", "-n", "-P", "-s"}), 0),
+_CALLERS: Mapping[str, tuple[str, int]] = {
+    **dict.fromkeys(("builtin", "command", "nohup", "setsid"), ("", 0)),
+    "env": ("-u -C -S --unset --chdir", 0),
+    "exec": ("-a", 0),
+    "nice": ("-n --adjustment", 0),
+    "stdbuf": ("-i -o -e", 0),
+    "sudo": ("-u -g", 0),
+    "time": ("-f -o", 0),
+    "timeout": ("-k -s --kill-after --signal", 1),
+    "xargs": ("-a -d -E -I -L -n -P -s", 0),
 }
-_OF_THE_SHELL = frozenset({"builtin", "command", "exec", "time"})
-_SHELLS = frozenset({"bash", "dash", "sh"})
+_OF_THE_SHELL = {"builtin", "command", "exec", "time"}
+_SHELLS = {"bash", "dash", "sh"}
 _SHELL_COMMAND = re.compile(r"-[a-z]*c")
 
 # A quoted or plain piece of a word, an operator, a comment, or blanks. `$(` and backticks are looked into beforehand.
@@ -45,6 +42,8 @@ _TOKEN = re.compile(
     |(?P<plain>(?:\\.|\$\{[^}]*\}|[^\s;&|()<>'"\\])+|\\)""",
     re.VERBOSE | re.DOTALL,
 )
+# An escaped character, a quoted text, the beginning of `$(...)`, what backticks run, or any character.
+_PIECE = re.compile(r"\\.?|'[^']*'?|\$\(|`[^`]*`?|.", re.DOTALL)
 _HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1([^\n]*)\n.*?^\s*\2\s*$", re.DOTALL | re.MULTILINE)
 _ARITHMETIC = re.compile(r"(?<![$\w])\(\(.*?\)\)", re.DOTALL)
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
@@ -75,33 +74,23 @@ def _substitutions(text: str) -> tuple[str, list[str]]:
     """Take out what `$(...)` and backticks run: the text with UNKNOWN in its place, and each of them."""
     kept: list[str] = []
     inner: list[str] = []
-    at = 0
-    quoted = False
-    while at < len(text):
-        if text[at] == "\\":
-            kept.append(text[at : at + 2])
-            at += 2
-        elif text[at] == "'" and not quoted:
-            end = text.find("'", at + 1)
-            end = len(text) if end < 0 else end + 1
-            kept.append(text[at:end])
-            at = end
-        elif text.startswith("$((", at) or text.startswith("$(", at):
+    at, quoted = 0, False
+    while found := _PIECE.match(text, at):
+        piece = found.group()
+        if quoted and piece[0] == "'":
+            piece = "'"
+        end = at + len(piece)
+        if piece == "$(":
             end = _closing(text, at + 1)
             if not text.startswith("$((", at):
                 inner.append(text[at + 2 : end - 1])
-            kept.append(UNKNOWN)
-            at = end
-        elif text[at] == "`":
-            end = text.find("`", at + 1)
-            end = len(text) if end < 0 else end
-            inner.append(text[at + 1 : end])
-            kept.append(UNKNOWN)
-            at = end + 1
-        else:
-            quoted ^= text[at] == '"'
-            kept.append(text[at])
-            at += 1
+            piece = UNKNOWN
+        elif piece[0] == "`":
+            inner.append(piece.strip("`"))
+            piece = UNKNOWN
+        quoted ^= piece == '"'
+        kept.append(piece)
+        at = end
     return "".join(kept), inner
 
 
@@ -195,10 +184,8 @@ def _of_shell(arguments: list[str]) -> Iterator[str]:
             return
 
 
-def _behind_options(arguments: list[str], with_word: frozenset[str], before: int) -> list[str]:
+def _behind_options(arguments: list[str], with_word: str, before: int) -> list[str]:
     rest = list(arguments)
     while rest and rest[0].startswith("-"):
-        option = rest.pop(0)
-        if option in with_word:
-            rest = rest[1:]
+        rest = rest[2 if rest[0] in with_word.split() else 1 :]
     return rest[before:]

@@ -39,12 +39,7 @@ class Found:
 
 
 class UnreadableError(Exception):
-    """A line that cannot be read.
-
-    Args:
-        reason: why.
-        line: counted from 1.
-    """
+    """A line, counted from 1, that cannot be read, and why."""
 
     def __init__(self, reason: str, line: int) -> None:
         super().__init__(reason)
@@ -61,6 +56,8 @@ class Dockerfile:
         """ARG and ENV, as written but for quotes; the last one counts."""
         self.images: list[Found] = []
         """What FROM lines name, stages of the file apart, in order."""
+        self._runs: list[tuple[str, int]] = []
+        """What RUN instructions run, and on which line each begins."""
         stages: set[str] = set()
         for keyword, body, line in _instructions(text):
             match keyword:
@@ -71,6 +68,8 @@ class Dockerfile:
                     stages.add(stage[-1] if stage else "")
                 case "ARG" | "ENV":
                     self.variables.update(_assignments(body, line))
+                case "RUN":
+                    self._runs.append((body, line))
 
     def build_flags(self) -> tuple[Found, ...]:
         """What `bazel build` of the server names, its variables apart; empty where the file builds nothing.
@@ -78,9 +77,8 @@ class Dockerfile:
         Raises:
             UnreadableError: its quotes do not pair.
         """
-        for keyword, body, line in _instructions(self._text):
-            found = _BUILD.search(body) if keyword == "RUN" else None
-            if found:
+        for body, line in self._runs:
+            if found := _BUILD.search(body):
                 at = line + body[: found.start()].count("\n")
                 words = [word for word in _words(found[1], at) if not word.startswith("$")]
                 return tuple(Found(flag, at) for flag in _flags(words))
@@ -89,8 +87,8 @@ class Dockerfile:
     def packages(self) -> tuple[Found, ...]:
         """The apt packages that it installs, as far as the catalogue has them as build packages."""
         found: dict[str, Found] = {}
-        for keyword, body, line in _instructions(self._text):
-            for install in _INSTALL.finditer(body) if keyword == "RUN" else ():
+        for body, line in self._runs:
+            for install in _INSTALL.finditer(body):
                 for word in re.finditer(r"\S+", install[1]):
                     name = word[0].partition("=")[0]
                     if not name.startswith(("-", "/")) and not _NO_BUILD_PACKAGE.match(name):
