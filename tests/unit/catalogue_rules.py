@@ -43,8 +43,8 @@ def dates_are_dates(releases: Releases) -> Iterator[str]:
             yield f"{release.tag}: {release.date} is no date"
 
 
-def reports_are_of_the_line(releases: Releases) -> Iterator[str]:
-    """Two releases of one line reported the line before: nobody had changed version.h."""
+def reports_are_of_the_series(releases: Releases) -> Iterator[str]:
+    """Two releases of one series reported the series before: version.h had not been changed."""
     for release in releases.values():
         if bool(release.reported) != release.server.version_flag:
             yield f"{release.tag}: --version and what it reports do not go together"
@@ -179,7 +179,7 @@ RULES: tuple[Callable[[Releases], Iterator[str]], ...] = (
     tags_are_full,
     dates_are_dates,
     commits_are_commits,
-    reports_are_of_the_line,
+    reports_are_of_the_series,
     bazel_is_not_below_its_minimum,
     capabilities_are_within_the_cudas,
     capabilities_reach_bazel,

@@ -43,8 +43,8 @@ SPOILT: tuple[tuple[Callable[..., Any], str, Spoil, str], ...] = (
     (rules.commits_are_commits, "2.19.1", lambda r: replace(r, commit="G" * 40), "is not 40 hex digits"),
     (rules.commits_are_commits, "2.19.1", lambda r: replace(r, commit=r.tensorflow_commit), "is Serving's"),
     (rules.commits_are_commits, "2.19.1", lambda r: replace(r, tensorflow_sha256="0"), "is not 64 hex digits"),
-    (rules.reports_are_of_the_line, "2.19.1", lambda r: replace(r, reported="2.20.0"), "a later release"),
-    (rules.reports_are_of_the_line, "2.19.1", lambda r: replace(r, reported=""), "do not go together"),
+    (rules.reports_are_of_the_series, "2.19.1", lambda r: replace(r, reported="2.20.0"), "a later release"),
+    (rules.reports_are_of_the_series, "2.19.1", lambda r: replace(r, reported=""), "do not go together"),
     (rules.bazel_is_not_below_its_minimum, "2.19.1", lambda r: replace(r, bazel="6.4.0"), "6.4.0 is below 6.5.0"),
     (rules.capabilities_are_within_the_cudas, "2.19.1", gpu(capabilities=("sm_35",)), "not 3.5"),
     (rules.capabilities_are_within_the_cudas, "2.19.1", gpu(capabilities=("10.0",)), "it needs CUDA 12.8"),
@@ -72,12 +72,12 @@ SPOILT: tuple[tuple[Callable[..., Any], str, Spoil, str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("rule", "tag", "spoil", "told"), SPOILT)
-def test_a_rule_can_fail(rule: Callable[..., Any], tag: str, spoil: Spoil, told: str) -> None:
+@pytest.mark.parametrize(("rule", "tag", "spoil", "text"), SPOILT)
+def test_a_rule_can_fail(rule: Callable[..., Any], tag: str, spoil: Spoil, text: str) -> None:
     found = list(rule({tag: spoil(releases()[tag])}))
     assert found
     assert all(sentence.startswith(tag) for sentence in found)
-    assert any(told in sentence for sentence in found), found
+    assert any(text in sentence for sentence in found), found
 
 
 def test_the_rule_for_tags_can_fail() -> None:
@@ -108,7 +108,7 @@ def stated(place: tuple[str, ...], value: object) -> Mapping[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "told"),
+    ("place", "value", "text"),
     [
         (("2.19", "releases", "2.19.1", "bazel"), "6.5.0", "2.19.1: bazel is stated, and no other than without it"),
         (("2.19", "releases", "2.19.1", "gpu", "cuda"), "12.2", "2.19.1: gpu: cuda is stated"),
@@ -116,6 +116,6 @@ def stated(place: tuple[str, ...], value: object) -> Mapping[str, Any]:
         (("2.19", "server", "flags", "port"), True, "line 2.19: server: flags: port is stated"),
     ],
 )
-def test_what_changes_nothing_is_found(place: tuple[str, ...], value: object, told: str) -> None:
+def test_what_changes_nothing_is_found(place: tuple[str, ...], value: object, text: str) -> None:
     (found,) = rules.what_is_stated_differs(stated(place, value))
-    assert found.startswith(told)
+    assert found.startswith(text)

@@ -69,11 +69,11 @@ def test_what_is_no_capability(text: str) -> None:
         Capability.parse(text)
 
 
-def test_what_a_toolkit_cannot_compile_is_told() -> None:
+def test_what_a_toolkit_cannot_compile_is_named() -> None:
     assert why_not(["sm_50", "compute_90"], cudas()["12.2"]) == ""
     assert why_not([], cudas()["12.2"]) == ""
-    told = why_not(["3.5", "sm_37", "8.0"], cudas()["12.2"])
-    assert told == "CUDA 12.2 compiles capabilities 5.0 to 9.0, not 3.5, 3.7"
+    reason = why_not(["3.5", "sm_37", "8.0"], cudas()["12.2"])
+    assert reason == "CUDA 12.2 compiles capabilities 5.0 to 9.0, not 3.5, 3.7"
     assert why_not(["8.9"], cudas()["11.2"]).endswith("3.5 to 8.6, not 8.9; it needs CUDA 11.8")
     assert why_not(["10.0"], cudas()["12.5"]).endswith("not 10.0; it needs CUDA 12.8")
 

@@ -31,7 +31,7 @@ def compare(folder: Path, tree: Tree, tag: str = "2.19.1") -> tuple[Difference, 
     return check_upstream(write_tree(folder, tree), releases()[tag]).differences
 
 
-def told(differences: tuple[Difference, ...]) -> list[tuple[str, int | None, str, str, str]]:
+def rows(differences: tuple[Difference, ...]) -> list[tuple[str, int | None, str, str, str]]:
     return [(one.file, one.line, one.what, one.catalogue, one.upstream) for one in differences]
 
 
@@ -44,7 +44,7 @@ def test_nothing_is_found_where_nothing_is_planted(tmp_path: Path) -> None:
     assert compare(tmp_path / "old", tree_1_8_0(), "1.8.0") == ()
 
 
-def test_what_is_absent_is_told(tmp_path: Path) -> None:
+def test_what_is_absent_is_listed(tmp_path: Path) -> None:
     found = check_upstream(write_tree(tmp_path, tree_2_19_1()), RELEASE)
     assert found.read == ("WORKSPACE", ".bazelrc", f"{SERVERS}/version.h", DOCKER)
     assert found.absent == (f"{SERVERS}/main.cc", TESTDATA)
@@ -168,14 +168,14 @@ def test_a_planted_difference_is_found_with_its_line(
     assert tree[file].count(old) == 1
     line = line_of(tree[file], old) if expected[2] else None
     tree[file] = tree[file].replace(old, new)
-    assert told(compare(tmp_path, tree)) == [(file, line, *expected)]
+    assert rows(compare(tmp_path, tree)) == [(file, line, *expected)]
 
 
-def test_a_flag_that_is_gone_is_told_where_the_command_stands(tmp_path: Path) -> None:
+def test_a_flag_that_is_gone_has_the_line_of_the_command(tmp_path: Path) -> None:
     tree = tree_2_19_1()
     command = line_of(tree[DEVEL_GPU], "    bazel build")
     tree[DEVEL_GPU] = tree[DEVEL_GPU].replace(' --copt="-fPIC"', " ")
-    assert told(compare(tmp_path, tree)) == [(DEVEL_GPU, command, "gpu: build flag", "--copt=-fPIC", "")]
+    assert rows(compare(tmp_path, tree)) == [(DEVEL_GPU, command, "gpu: build flag", "--copt=-fPIC", "")]
 
 
 def test_a_config_that_is_gone_and_one_that_lost_a_flag(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_config_that_is_gone_and_one_that_lost_a_flag(tmp_path: Path) -> None:
     lines = [line for line in tree[".bazelrc"].splitlines() if ":kokoro" not in line and "-DLIBTPU" not in line]
     tree[".bazelrc"] = "\n".join(lines)
     where = line_of(tree[".bazelrc"], "build:tpu")
-    assert told(compare(tmp_path, tree)) == [
+    assert rows(compare(tmp_path, tree)) == [
         (".bazelrc", None, "config", "kokoro", ""),
         (".bazelrc", where, "config tpu", "--copt=-DLIBTPU_ON_GCE", ""),
     ]
@@ -193,7 +193,7 @@ def test_a_dockerfile_more_and_one_less(tmp_path: Path) -> None:
     tree = tree_2_19_1()
     tree[f"{DOCKER}/Dockerfile.devel-rocm"] = "FROM rocm\n"
     del tree[f"{DOCKER}/Dockerfile.gpu"]
-    assert told(compare(tmp_path, tree)) == [
+    assert rows(compare(tmp_path, tree)) == [
         (f"{DOCKER}/Dockerfile.devel-rocm", None, "Dockerfile", "", "Dockerfile.devel-rocm"),
         (f"{DOCKER}/Dockerfile.gpu", None, "Dockerfile", "Dockerfile.gpu", ""),
     ]
@@ -201,14 +201,14 @@ def test_a_dockerfile_more_and_one_less(tmp_path: Path) -> None:
 
 def test_a_flavour_that_upstream_has_not_yet(tmp_path: Path) -> None:
     tree = {**tree_1_8_0(), DEVEL_MKL: "FROM ubuntu:16.04\n"}
-    assert told(compare(tmp_path, tree, "1.8.0")) == [(DEVEL_MKL, None, "Dockerfile", "", "Dockerfile.devel-mkl")]
+    assert rows(compare(tmp_path, tree, "1.8.0")) == [(DEVEL_MKL, None, "Dockerfile", "", "Dockerfile.devel-mkl")]
 
 
 def test_changed_capabilities_in_the_environment(tmp_path: Path) -> None:
     tree = tree_1_8_0()
     line = line_of(tree[DEVEL_GPU], "ENV TF_CUDA_COMPUTE")
     tree[DEVEL_GPU] = tree[DEVEL_GPU].replace("6.1,7.0", "6.1,7.0,7.5")
-    assert told(compare(tmp_path, tree, "1.8.0")) == [
+    assert rows(compare(tmp_path, tree, "1.8.0")) == [
         (DEVEL_GPU, line, "gpu: capabilities", "3.0,3.5,5.2,6.0,6.1,7.0", "3.0,3.5,5.2,6.0,6.1,7.0,7.5")
     ]
 
@@ -216,7 +216,7 @@ def test_changed_capabilities_in_the_environment(tmp_path: Path) -> None:
 def test_a_bazelrc_that_moved(tmp_path: Path) -> None:
     tree = tree_2_19_1()
     tree["tools/bazel.rc"] = tree.pop(".bazelrc")
-    assert told(compare(tmp_path, tree)) == [("tools/bazel.rc", None, "bazelrc", ".bazelrc", "tools/bazel.rc")]
+    assert rows(compare(tmp_path, tree)) == [("tools/bazel.rc", None, "bazelrc", ".bazelrc", "tools/bazel.rc")]
 
 
 def test_flags_and_models(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_flags_and_models(tmp_path: Path) -> None:
     del tree[f"{TESTDATA}/saved_model_half_plus_two_mkl/"]
     tree[f"{TESTDATA}/saved_model_half_plus_two_tpu/"] = ""
     new = line_of(tree[f"{SERVERS}/main.cc"], '"brand_new"') - 1
-    assert told(compare(tmp_path / "changed", tree)) == [
+    assert rows(compare(tmp_path / "changed", tree)) == [
         (f"{SERVERS}/main.cc", 3, "server flag", flags[0], ""),
         (f"{SERVERS}/main.cc", new, "server flag", "", "brand_new"),
         (f"{TESTDATA}/saved_model_half_plus_two_mkl", None, "model", "saved_model_half_plus_two_mkl", ""),
@@ -238,7 +238,7 @@ def test_flags_and_models(tmp_path: Path) -> None:
 
 def test_another_commit(tmp_path: Path) -> None:
     tree = {**tree_2_19_1(), ".git/HEAD": "0" * 40 + "\n"}
-    assert told(compare(tmp_path, tree)) == [(".git/HEAD", 1, "commit", RELEASE.commit, "0" * 40)]
+    assert rows(compare(tmp_path, tree)) == [(".git/HEAD", 1, "commit", RELEASE.commit, "0" * 40)]
 
 
 def test_what_cannot_be_read_is_a_difference(tmp_path: Path) -> None:
@@ -307,8 +307,8 @@ def test_a_from_line_may_have_options() -> None:
 
 def test_a_bazelrc_is_read_as_bazel_does() -> None:
     found = BazelrcFile("build:one-two -c opt \\\n  --copt=-g\nmobile-install:one-two --x\nbuild:last \\\n--y \\")
-    told = {name: [(flag.value, flag.line) for flag in flags] for name, flags in found.configs.items()}
-    assert told == {
+    flags = {name: [(flag.value, flag.line) for flag in flags] for name, flags in found.configs.items()}
+    assert flags == {
         "one-two": [("-c opt", 1), ("--copt=-g", 1), ("mobile-install: --x", 3)],
         "last": [("--y", 4)],
     }

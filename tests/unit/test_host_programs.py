@@ -224,7 +224,7 @@ def call(program: str) -> HostCall:
         ("<new_expression>", set(), "nothing is known of <new_expression>"),
     ],
 )
-def test_what_a_toolchain_lacks_is_told(program: str, packages: set[str], why: str) -> None:
+def test_what_a_toolchain_lacks_is_named(program: str, packages: set[str], why: str) -> None:
     (found,) = uncovered([call(program)], packages)
     assert why in found.why
 

@@ -76,9 +76,9 @@ def test_a_checkout_of_tensorflow_is_looked_through(tmp_path: Path, capsys: pyte
     folder = tensorflow(tmp_path, BUILD='genrule(name = "x", cmd = "cmake .")', **{"third_party/x.BUILD": '"-mavx"'})
     with pytest.raises(UpstreamDiffersError, match="differ in 4 places"):
         check_upstream(folder, "1.15.0", json=True)
-    told = {(one["file"], one["what"], one["upstream"]) for one in json.loads(capsys.readouterr().out)["differences"]}
+    found = {(one["file"], one["what"], one["upstream"]) for one in json.loads(capsys.readouterr().out)["differences"]}
     unknown = "cmake: nothing is known of cmake (host_programs.yaml)"
-    assert told == {
+    assert found == {
         ("third_party/x.BUILD", "flag for CPU features", "-mavx"),
         *(("BUILD", f"{flavour}: host program", unknown) for flavour in ("cpu", "mkl", "gpu")),
     }
