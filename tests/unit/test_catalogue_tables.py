@@ -60,7 +60,6 @@ def test_newer_toolkits_want_newer_drivers_and_take_newer_compilers() -> None:
 )
 def test_capabilities_are_read(text: str, capability: Capability) -> None:
     assert Capability.parse(text) == capability
-    assert capability.machine_code
 
 
 @pytest.mark.parametrize("text", ["", "75", "sm_7", "sm75", "7", "7.55", "ptx_75", "sm_9a0", " 7.5"])

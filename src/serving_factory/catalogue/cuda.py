@@ -22,7 +22,6 @@ class Capability:
 
     major: int  # 7 of 7.5
     minor: int  # 5 of 7.5
-    machine_code: bool = True  # whether the binary has machine code for it
     ptx: bool = True  # whether the binary has PTX for it, which the driver of a later card translates
 
     @classmethod
