@@ -142,12 +142,9 @@ class Release:
     date: str  # of the release, ISO 8601
     commit: str  # of tensorflow/serving, 40 hex digits
     tensorflow_commit: str  # of tensorflow/tensorflow, 40 hex digits
-    tensorflow_sha256: str | None = (
-        None  # of that commit's archive, 64 hex digits; None where TensorFlow is a git submodule
-    )
-    reported: str = (
-        ""  # the version that the server's `--version` begins with; empty where the server has no `--version`
-    )
+    # of that commit's archive, 64 hex digits; None where TensorFlow is a git submodule
+    tensorflow_sha256: str | None = None
+    reported: str = ""  # what the server's `--version` begins with; empty where it has no `--version`
     bazel: str  # the Bazel version of upstream's Dockerfiles
     bazel_minimum: str  # the oldest Bazel that upstream's WORKSPACE accepts
     bazel_sha256: str | None  # of that Bazel's Linux x86_64 binary; None where it is unknown
