@@ -108,15 +108,23 @@ def test_the_engine_is_read() -> None:
     assert read_facts(VERSION, {**INFO, "ClientInfo": {}}, asked_at=NOW).buildx is None
 
 
-def test_an_engine_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        ("Cannot connect to the Docker daemon", "Start it"),
+        ("permission denied while trying to connect to the Docker daemon socket", "usermod -aG docker"),
+    ],
+)
+def test_an_engine_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, error: str, remedy: str) -> None:
     def refused(_argv: object, *, on_line: Any, **_more: object) -> int:  # noqa: ANN401 - a callback
-        on_line('{"ServerErrors": ["Cannot connect to the Docker daemon"]}')
+        on_line(json.dumps({"ServerErrors": [error]}))
         return 0
 
     monkeypatch.setattr("serving_factory.docker.process.run", refused)
-    with pytest.raises(EngineUnavailableError) as told:
+    with pytest.raises(EngineUnavailableError) as caught:
         engine_facts()
-    assert "Cannot connect" in told.value.why
+    assert error in caught.value.why
+    assert remedy in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -600,8 +608,8 @@ def test_what_is_this_machines_is_not_taken_for_the_engines(
     with pytest.raises(MachineUnfitError):
         doctoring.examine(asked, json=True)
     checks = json.loads(capsys.readouterr().out)["checks"]
-    told = {check["name"]: check["found"] for check in checks}
+    found_by_name = {check["name"]: check["found"] for check in checks}
     warned = [check["means"] for check in checks if check["name"] == "place"]
     assert [("smoke tests" in means) for means in warned] == ([True] if host == "elsewhere" else [])
-    here = [name for name, found in told.items() if "the engine works on elsewhere" in found]
+    here = [name for name, found in found_by_name.items() if "the engine works on elsewhere" in found]
     assert here == (["GPU", "inotify", "CPU"] if host == "elsewhere" else [])

@@ -203,7 +203,7 @@ def test_the_ends_of_the_range_are_ports(world: World) -> None:
         (["--rest_api_port=8500"], {}),
     ],
 )
-def test_both_inputs_on_one_port_are_told(world: World, arguments: list[str], environment: dict[str, str]) -> None:
+def test_both_protocols_on_one_port_are_refused(world: World, arguments: list[str], environment: dict[str, str]) -> None:
     outcome = world.start(*arguments, environment=environment)
     assert outcome.code == 64
     assert "gRPC and REST each need a port of their own." in outcome.said
@@ -225,7 +225,7 @@ def test_without_rest_its_port_clashes_with_none(world: World) -> None:
 # --- the CPU ---
 
 
-def test_a_smaller_cpu_is_told_what_it_lacks_and_what_to_use(world: World) -> None:
+def test_a_smaller_cpu_is_refused_with_the_image_to_use(world: World) -> None:
     world.cpu(WESTMERE)
     outcome = world.start("--version")
     assert outcome.code == 78
@@ -277,7 +277,7 @@ def test_the_image_facts_do_not_mix_with_the_environment(world: World) -> None:
 # --- the model ---
 
 
-def test_a_model_that_is_not_mounted_is_told_and_waited_for(world: World) -> None:
+def test_a_model_that_is_not_mounted_is_reported_and_waited_for(world: World) -> None:
     outcome = world.start(environment={"MODEL_NAME": "absent"})
     assert outcome.started
     assert f"there is no model at {world.models}/absent yet: nothing is mounted there." in outcome.said
@@ -285,7 +285,7 @@ def test_a_model_that_is_not_mounted_is_told_and_waited_for(world: World) -> Non
     assert len(outcome.said.splitlines()) == 1
 
 
-def test_a_model_without_a_numeric_version_is_told_and_waited_for(world: World) -> None:
+def test_a_model_without_a_numeric_version_is_reported_and_waited_for(world: World) -> None:
     world.model("model", "v1", "1a", "latest")
     (world.models / "model" / "7").write_text("a file is no version")
     outcome = world.start()

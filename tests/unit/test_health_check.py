@@ -70,8 +70,8 @@ def probe(tmp_path: Path) -> Probe:
 
 
 def status(*states: str, error: str = "") -> str:
-    told = {"error_code": "OK", "error_message": error}
-    versions = [{"version": str(number), "state": state, "status": told} for number, state in enumerate(states)]
+    details = {"error_code": "OK", "error_message": error}
+    versions = [{"version": str(number), "state": state, "status": details} for number, state in enumerate(states)]
     return json.dumps({"model_version_status": versions}, indent=1)
 
 
@@ -130,7 +130,7 @@ def test_a_model_is_ready_when_a_version_is_available(probe: Probe, states: list
     )
 
 
-def test_the_states_and_the_error_of_a_model_that_is_not_ready_are_told(probe: Probe) -> None:
+def test_the_states_and_the_error_of_a_model_that_is_not_ready_are_printed(probe: Probe) -> None:
     error = "Op type not registered 'Sigmoid', \"quoted\""
     with rest_server({"/v1/models/m": status("LOADING", "END", error=error)}) as port:
         probe.server(f"--rest_api_port={port}", "--model_name=m")
@@ -201,5 +201,5 @@ def test_a_server_that_hangs_is_not_waited_for(probe: Probe) -> None:
     assert time.monotonic() - start < 4
 
 
-def test_an_image_without_bash_is_told_so(probe: Probe, tmp_path: Path) -> None:
+def test_an_image_without_bash_is_reported(probe: Probe, tmp_path: Path) -> None:
     assert probe.run(path=str(tmp_path)) == (1, "the health check needs bash, and this image has none")

@@ -190,7 +190,7 @@ def test_several_processes_find_what_one_finds(many_functions: Path) -> None:
     assert several.own == {"avx": 25, "avx512f": 25, "fma": 25, "popcnt": 25}
 
 
-def test_a_killed_process_is_told_in_plain_words(many_functions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_process_is_reported(many_functions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class DyingPool:
         def __init__(self, **_: object) -> None: ...
         def map(self, *_: object) -> list[bytes]:
