@@ -203,7 +203,9 @@ def test_the_ends_of_the_range_are_ports(world: World) -> None:
         (["--rest_api_port=8500"], {}),
     ],
 )
-def test_both_protocols_on_one_port_are_refused(world: World, arguments: list[str], environment: dict[str, str]) -> None:
+def test_both_protocols_on_one_port_are_refused(
+    world: World, arguments: list[str], environment: dict[str, str]
+) -> None:
     outcome = world.start(*arguments, environment=environment)
     assert outcome.code == 64
     assert "gRPC and REST each need a port of their own." in outcome.said
