@@ -137,6 +137,8 @@ def _tree(folder: Path) -> list[Path]:
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmokePlan:
     monkeypatch.setattr("serving_factory.smoke.checks._POLL", 0.01)
     monkeypatch.setattr("serving_factory.smoke.checks.LEAST_UPTIME", 0.0)
+    monkeypatch.setattr("serving_factory.smoke.swap._POLL", 0.002)
+    monkeypatch.setattr("serving_factory.smoke.swap._REQUESTS_AFTER", 2)
     for model, version in ((MODEL, OLD), (f"{MODEL}_next", NEW)):
         folder = tmp_path / model / f"{version:08}"
         (folder / "variables").mkdir(parents=True)
