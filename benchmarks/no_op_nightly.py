@@ -28,10 +28,9 @@ import yaml
 from benchmarks.measuring import parser, seconds
 from serving_factory.docker.engine import Engine
 from serving_factory.matrix.load import load_matrix
-from serving_factory.pipeline.events import StageName
 from serving_factory.pipeline.job import Job, Site
-from serving_factory.pipeline.records import read_record, write_record
-from serving_factory.pipeline.stages import BUILD
+from serving_factory.pipeline.records import write_record
+from serving_factory.pipeline.stages import stages_for
 from serving_factory.pipeline.stages.package import image_tags
 from serving_factory.recipes.recipe import recipes_for
 from tests.integration.pipeline import MATRIX, V1, Checkout, Outcome
@@ -70,19 +69,16 @@ def jobs_of(checkout: Checkout, count: int) -> list[Job]:
 def pretend(built: Job, other: Job, engine: Engine) -> None:
     """Give another variant what the built one has: its files, its image by other names, and records of its own."""
     shutil.copytree(built.folder, other.folder, symlinks=True, copy_function=os.link)
-    for stage in BUILD:
-        record = read_record(built.folder, stage.name)
-        assert record, stage.name
-        outputs = dict(record.outputs)
-        if stage.name is StageName.PACKAGE:
+    for stage in stages_for(registry=False):
+        record = built.record(stage)
+        outputs = record.outputs
+        if stage.name == "package":
             full, aliases = image_tags(other)
-            outputs |= {"tags": list(full), "aliases": list(aliases)}
-            for tag in (*full, *aliases):
-                engine.tag(outputs["image"], outputs["repository"], tag)
-        key = stage.key(other)
-        if stage.name is StageName.EXTRACT:
-            outputs["compile_key"] = other.record(StageName.COMPILE).key
-        write_record(other.folder, replace(record, variant=other.recipe.variant.id, key=key, outputs=outputs))
+            outputs = replace(outputs, tags=full, aliases=aliases)
+            for name in outputs.names:
+                engine.tag(outputs.image, *name.split(":"))
+        variant, key = other.recipe.variant.id, stage.key(other)
+        write_record(other.folder, replace(record, variant=variant, key=key, outputs=outputs))
 
 
 @contextmanager

@@ -132,9 +132,18 @@ class ChecksumError(FactoryError):
 
 
 class OutOfMemoryError(FactoryError):
-    """The engine's machine had too little memory for the build, with half the jobs too."""
+    """The engine's machine had too little memory for the build, with half the jobs too.
+
+    Args:
+        what, why, remedy: as FactoryError has them.
+        jobs: compilers that ran at once; 0 where it was no compiler that ran out of it.
+    """
 
     exit_code = 18
+
+    def __init__(self, what: str, *, why: str = "", remedy: str = "", jobs: int = 0) -> None:
+        super().__init__(what, why=why, remedy=remedy)
+        self.jobs = jobs
 
 
 class CacheCorruptError(FactoryError):

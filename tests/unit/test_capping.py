@@ -10,8 +10,7 @@ from serving_factory.commands import build as working
 from serving_factory.commands import cache as caching
 from serving_factory.errors import CompileError, EngineUnavailableError, FetchError
 from serving_factory.pipeline.events import Status, VariantResult
-from serving_factory.pipeline.stages import BUILD
-from serving_factory.pipeline.stages.smoke import SMOKE
+from serving_factory.pipeline.stages import stage, stages_for
 
 JOBS = [
     SimpleNamespace(recipe=SimpleNamespace(variant=SimpleNamespace(id=name), base_image=f"base-{name}"))
@@ -57,12 +56,12 @@ BUILT = result("b", Status.BUILT)
 def test_a_run_that_may_have_filled_the_caches_is_followed_by_a_look_at_them(
     capped: list[str], results: list[VariantResult], bases: list[str]
 ) -> None:
-    told = working._after(JOBS, BUILD, results, "9GiB")  # type: ignore[arg-type]  # what of a job is looked at
+    told = working._after(JOBS, stages_for(registry=False), results, "9GiB")  # type: ignore[arg-type]  # what of a job is looked at
     assert capped == bases
     assert told == ("kept within 9GiB\n" if bases else "")
 
 
 def test_without_a_compile_a_failure_has_filled_nothing(capped: list[str]) -> None:
-    assert working._after(JOBS, (SMOKE,), [FAILED], "9GiB") == ""  # type: ignore[arg-type]  # as above
-    assert working._after(JOBS, BUILD, [BUILT], None) == ""  # type: ignore[arg-type]  # as above
+    assert working._after(JOBS, (stage("smoke"),), [FAILED], "9GiB") == ""  # type: ignore[arg-type]  # as above
+    assert working._after(JOBS, stages_for(registry=False), [BUILT], None) == ""  # type: ignore[arg-type]  # as above
     assert capped == []

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving_factory.pipeline.failures import error_lines
-from serving_factory.pipeline.stages.compile import step_title
+from serving_factory.pipeline.failures import error_lines, step_title
 
 NOISE = """\
 [binary_build 1/3] INFO: Found 1 target...

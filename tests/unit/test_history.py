@@ -12,13 +12,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from serving_factory.errors import CompileError, HistoryError
 from serving_factory.pipeline.budget import one_by_one
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate, add_up
-from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
+from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
 from serving_factory.pipeline.history import (
     Recorder,
     VariantRun,
@@ -29,13 +30,14 @@ from serving_factory.pipeline.history import (
     read_runs,
 )
 from serving_factory.pipeline.job import Job, Site
-from serving_factory.pipeline.records import Record, record_path, write_record
+from serving_factory.pipeline.records import record_path, write_record
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import document, load
+from .stage_records import record
 
 V1, V3 = "2.19.1-cpu-v1", "2.19.1-cpu-v3"
-COMPILE = StageName.COMPILE
+COMPILE = "compile"
 
 
 @pytest.fixture
@@ -57,15 +59,13 @@ def recorder(
     return Recorder(build, jobs, command="build --release 2.19.1", matrix=matrix, estimate=estimate)
 
 
-def work(recording: Recorder, job: Job, stage: StageName = COMPILE, seconds: float = 2.5, **more: int) -> None:
+def work(recording: Recorder, job: Job, stage: str = COMPILE, seconds: float = 2.5, **more: int) -> None:
     """Have a stage work and leave a record, as the pipeline does."""
     variant = job.recipe.variant.id
-    outputs: dict[str, object] = {"actions": 53, "runners": {"worker": 3}, "sha256": f"of {variant}", **more}
-    outputs |= {"size": 7, "image": "sha256:i"}
+    changes: dict[str, Any] = {"actions": 53, "runners": {"worker": 3}, **more} if stage == COMPILE else {}
     recording.handle(Event(variant=variant, stage=stage, kind=EventKind.STARTED))
     recording.handle(Event(variant=variant, stage=stage, kind=EventKind.PROGRESS, text="1/2 Compiling x.cc"))
-    record = Record(variant=variant, stage=stage, key="k", started="then", seconds=seconds, outputs=outputs)
-    write_record(job.folder, record)
+    write_record(job.folder, record(stage, variant=variant, seconds=seconds, **changes))
     recording.handle(Event(variant=variant, stage=stage, kind=EventKind.FINISHED, seconds=seconds))
 
 
@@ -95,11 +95,11 @@ def ids(build: Path) -> list[int]:
 def test_a_run_is_recorded(build: Path, jobs: list[Job]) -> None:
     expected = Estimate(variant=V1, seconds=9.0, memory=None, download=None, basis=Basis.VARIANT)
     recording = recorder(build, jobs, estimate=add_up([expected]))
-    for stage in (COMPILE, StageName.EXTRACT, StageName.INSPECT, StageName.PACKAGE):
+    for stage in (COMPILE, "extract", "inspect", "package"):
         work(recording, jobs[0], stage)
     recording.handle(Event(variant=V3, stage=COMPILE, kind=EventKind.STARTED))
     recording.handle(Event(variant=V3, stage=COMPILE, kind=EventKind.FAILED, text="no"))
-    recording.handle(Event(variant=V3, stage=StageName.EXTRACT, kind=EventKind.SKIPPED))
+    recording.handle(Event(variant=V3, stage="extract", kind=EventKind.SKIPPED))
     recording.end([result(jobs[0]), result(jobs[1], Status.FAILED, error=CompileError("no"))])
     assert recording.trouble == ""
     run = read_run(build, 1)
@@ -109,7 +109,7 @@ def test_a_run_is_recorded(build: Path, jobs: list[Job]) -> None:
     assert run.damaged == 0
     first, second = run.variants
     assert (first.variant, first.status, first.estimate, first.level) == (V1, "built", 9.0, "x86-64")
-    assert (first.binary, first.binary_size, first.image, first.image_size) == (f"of {V1}", 7, "sha256:i", 7)
+    assert (first.binary, first.binary_size, first.image, first.image_size) == ("b" * 64, 7, "sha256:image", 9)
     assert first.toolchain.startswith("ubuntu:")
     assert (second.status, second.error, second.binary) == ("failed", "CompileError", None)
     assert [(one.variant, one.stage, one.status) for one in run.stages] == [
@@ -117,7 +117,7 @@ def test_a_run_is_recorded(build: Path, jobs: list[Job]) -> None:
         (V3, "compile", "failed"),
     ], "a stage that did not run is not among them"
     assert (run.stages[0].key, run.stages[0].seconds) == ("k", 2.5)
-    assert run.stages[0].facts == {"actions": 53, "runners.worker": 3, "size": 7}
+    assert run.stages[0].facts == {"actions": 53, "runners.worker": 3, "steps": 3, "cached_steps": 1}
 
 
 def test_the_file_holds_the_events_of_json_lines_but_for_progress(build: Path, jobs: list[Job]) -> None:
@@ -129,7 +129,7 @@ def test_the_file_holds_the_events_of_json_lines_but_for_progress(build: Path, j
 
 def test_a_failed_variant_has_no_binary_of_an_earlier_run(build: Path, jobs: list[Job]) -> None:
     recording = recorder(build, jobs)
-    for stage in (COMPILE, StageName.EXTRACT, StageName.INSPECT, StageName.PACKAGE):
+    for stage in (COMPILE, "extract", "inspect", "package"):
         work(recording, jobs[0], stage)
     record_path(jobs[0].folder, COMPILE).unlink()
     recording.end([result(jobs[0], Status.FAILED, error=CompileError("no"))])
@@ -281,7 +281,7 @@ def test_facts_that_are_not_numbers_are_passed_over(build: Path, jobs: list[Job]
     record_run(build, jobs[0])
     text = file_of(build).read_text("utf-8")
     file_of(build).write_text(text.replace('"actions": 53', '"peak_memory_bytes": "much", "bytes_fetched": true'))
-    assert read_run(build, 1).stages[0].facts == {"runners.worker": 3, "size": 7}
+    assert read_run(build, 1).stages[0].facts == {"runners.worker": 3, "steps": 3, "cached_steps": 1}
     assert estimated(build, jobs[0]) == [(Basis.VARIANT, 2.5)]
 
 
@@ -370,10 +370,10 @@ def test_a_kill_leaves_whole_lines_and_the_next_run_goes_on(build: Path, jobs: l
     script = """
         import os, signal, sys
         from pathlib import Path
-        from serving_factory.pipeline.events import Event, EventKind, StageName
+        from serving_factory.pipeline.events import Event, EventKind
         from serving_factory.pipeline.history import Recorder
         recording = Recorder(Path(sys.argv[1]), [], command="build", matrix="m")
-        recording.handle(Event(variant="v", stage=StageName.COMPILE, kind=EventKind.STARTED))
+        recording.handle(Event(variant="v", stage="compile", kind=EventKind.STARTED))
         with recording._file.open("ab", buffering=0) as file:
             file.write(b'{"event": "finished", "vari')
             os.kill(os.getpid(), signal.SIGKILL)

@@ -12,9 +12,9 @@ import pytest
 
 from serving_factory.errors import MatrixError
 from serving_factory.pipeline.bazel import bazelrc
+from serving_factory.pipeline.digests import tree_digest
 from serving_factory.pipeline.inputs import secret_files, secrets_of, stage_inputs
 from serving_factory.pipeline.job import Job, Site
-from serving_factory.pipeline.records import tree_digest
 from serving_factory.pipeline.stages.compile import COMPILE
 from serving_factory.recipes.explain import explain
 from serving_factory.recipes.inputs import mirrored

@@ -24,13 +24,14 @@ from serving_factory.output.text import Stream, duration, label, size
 from serving_factory.pipeline.budget import Budget
 from serving_factory.pipeline.caches import Changed
 from serving_factory.pipeline.estimates import Basis, Estimate, add_up
-from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
+from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
 from serving_factory.pipeline.history import Recorder
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.offline.overrides import Override
 from serving_factory.pipeline.offline.packages import Downloaded
 from serving_factory.pipeline.preflight import Declared
 from serving_factory.pipeline.records import Record, build_folder, write_record
+from serving_factory.pipeline.stages import STAGES
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import ROOT, document, load
@@ -143,16 +144,16 @@ def left_behind(folder: Path, job: Job) -> None:
     """What two runs leave: records and a history."""
     place = build_folder(folder / "matrix.yaml", folder, folder / "build") / V1
     for stage, outputs in (
-        (StageName.COMPILE, {"actions": 61, "runners": {"remote cache hit": 3}, "peak_memory_bytes": 123_456_789}),
-        (StageName.EXTRACT, {"size": 5_000_000, "sha256": "cd" * 32}),
-        (StageName.SMOKE, {"checks": {"REST: predict": 1.25}}),
+        ("compile", {"actions": 61, "runners": {"remote cache hit": 3}, "peak_memory_bytes": 123_456_789}),
+        ("extract", {"size": 5_000_000, "sha256": "cd" * 32}),
+        ("smoke", {"checks": {"REST: predict": 1.25}}),
     ):
         write_record(place, Record(variant=V1, stage=stage, key="k", started="then", seconds=71.4, outputs=outputs))
     at = Job(recipe=job.recipe, site=Site(build=place.parent, models=folder))
     for status in (Status.FAILED, Status.UP_TO_DATE):
         recorder = Recorder(folder / "build", [at], command="build", matrix="matrix.yaml")
         for kind in (EventKind.STARTED, EventKind.FINISHED):
-            recorder.handle(Event(variant=V1, stage=StageName.COMPILE, kind=kind))
+            recorder.handle(Event(variant=V1, stage="compile", kind=kind))
         recorder.end([VariantResult(variant=V1, status=status, seconds=3.0)])
 
 
@@ -298,7 +299,7 @@ def printed() -> Iterator[dict[str, Any]]:
     )
     with JsonLinesReporter(Stream(out), variants=["v", "w"], estimate=add_up([estimate])) as reporter:
         for kind in EventKind:
-            reporter.handle(Event(variant="v", stage=StageName.COMPILE, kind=kind, **MEMBERS_OF_KIND.get(kind, {})))
+            reporter.handle(Event(variant="v", stage="compile", kind=kind, **MEMBERS_OF_KIND.get(kind, {})))
         done = VariantResult(variant="w", status=Status.BUILT, seconds=1.0, memory=1, download=1)
         reporter.summary([replace(result, memory=1, download=1), done])
     yield from map(json.loads, out.getvalue().splitlines())
@@ -309,7 +310,7 @@ DOCUMENTS = {document["event"]: document for document in printed()}
 
 def test_every_event_is_documented_and_no_other() -> None:
     assert set(EVENTS) == set(DOCUMENTS)
-    assert all(f"`{stage}`" in DOC.partition("`stage` is one of")[2].partition("\n")[0] for stage in StageName)
+    assert all(f"`{stage}`" in DOC.partition("`stage` is one of")[2].partition("\n")[0] for stage in STAGES)
 
 
 @pytest.mark.parametrize("event", sorted({*EventKind, "begin", "estimate"}))

@@ -10,7 +10,7 @@ import pytest
 from serving_factory.errors import CompileError
 from serving_factory.output.board import BoardReporter, Progress, Row, State, draw
 from serving_factory.output.text import Stream
-from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
+from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ _HIDE, _SHOW = "\x1b[?25l", "\x1b[?25h"
 
 
 def _event(kind: EventKind, text: str = "", *, variant: str = "2.19.1-cpu-v3", seconds: float | None = None) -> Event:
-    return Event(variant=variant, stage=StageName.COMPILE, kind=kind, text=text, seconds=seconds)
+    return Event(variant=variant, stage="compile", kind=kind, text=text, seconds=seconds)
 
 
 def _progress() -> Progress:
@@ -96,10 +96,10 @@ def test_any_size_and_any_text_can_be_drawn(height: int) -> None:
 
 
 def test_a_variant_that_worked_is_done_not_up_to_date() -> None:
-    progress = Progress(last_stage=StageName.SMOKE)
+    progress = Progress(last_stage="smoke")
     progress.apply(_event(EventKind.FINISHED, seconds=2.0), 0.0)
     assert progress.rows()[0].state is State.WAITING
-    progress.apply(Event(variant="2.19.1-cpu-v3", stage=StageName.SMOKE, kind=EventKind.UP_TO_DATE), 0.0)
+    progress.apply(Event(variant="2.19.1-cpu-v3", stage="smoke", kind=EventKind.UP_TO_DATE), 0.0)
     assert progress.rows()[0].state is State.DONE
     assert progress.rows()[0].elapsed(99.0) == 2.0
 

@@ -10,7 +10,7 @@ from serving_factory.output.documents import SCHEMA_VERSION
 from serving_factory.output.json_lines import JsonLinesReporter
 from serving_factory.output.text import Stream
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate, add_up
-from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
+from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
 
 
 def _reporter(out: io.StringIO, estimate: RunEstimate = NOTHING_TO_DO) -> JsonLinesReporter:
@@ -21,11 +21,11 @@ def _reporter(out: io.StringIO, estimate: RunEstimate = NOTHING_TO_DO) -> JsonLi
 def test_the_document() -> None:
     out = io.StringIO()
     with _reporter(out) as reporter:
-        reporter.handle(Event(variant="v", stage=StageName.COMPILE, kind=EventKind.STARTED))
+        reporter.handle(Event(variant="v", stage="compile", kind=EventKind.STARTED))
         reporter.handle(
             Event(
                 variant="v",
-                stage=StageName.COMPILE,
+                stage="compile",
                 kind=EventKind.FAILED,
                 text="no",
                 seconds=1.5,
@@ -77,7 +77,7 @@ def test_the_document() -> None:
 def test_foreign_text_stays_on_its_line_and_is_no_command() -> None:
     out = io.StringIO()
     text = "::error::x\n##[error]y \x1b[2J \u2028 \ud800"
-    _reporter(out).handle(Event(variant="v", stage=StageName.SMOKE, kind=EventKind.PROGRESS, text=text))
+    _reporter(out).handle(Event(variant="v", stage="smoke", kind=EventKind.PROGRESS, text=text))
     (line,) = out.getvalue().splitlines()
     assert line.isascii()
     assert line.isprintable()

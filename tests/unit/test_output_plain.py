@@ -13,7 +13,7 @@ from serving_factory.output.github import annotation, escape_data, escape_proper
 from serving_factory.output.plain import GitHub, PlainReporter
 from serving_factory.output.text import Stream
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate
-from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
+from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,7 @@ class _Bench:
         text: str = "",
         *,
         variant: str = "2.19.1-cpu-v3",
-        stage: StageName = StageName.COMPILE,
+        stage: str = "compile",
         seconds: float | None = None,
         log: str | None = None,
     ) -> None:
@@ -65,8 +65,8 @@ def test_start_and_finish_lines() -> None:
     bench.progress(EventKind.PROGRESS, "Compiling a.cc")
     bench.seconds = 71.4
     bench.progress(EventKind.FINISHED)
-    bench.progress(EventKind.STARTED, stage=StageName.SMOKE)
-    bench.progress(EventKind.FINISHED, stage=StageName.SMOKE, seconds=2.06)
+    bench.progress(EventKind.STARTED, stage="smoke")
+    bench.progress(EventKind.FINISHED, stage="smoke", seconds=2.06)
     bench.progress(EventKind.UP_TO_DATE, variant="2.19.1-cpu")
     bench.progress(EventKind.SKIPPED, "because of 2.19.1-cpu", variant="2.19.1-mkl")
     bench.progress(EventKind.CANCELLED, variant="2.19.1-gpu")
@@ -173,7 +173,7 @@ def test_the_reporter_ends_its_thread_also_on_ctrl_c() -> None:
     reporter = PlainReporter(lines=Stream(lines), out=Stream(io.StringIO()), silence=0.01)
 
     def work() -> None:
-        reporter.handle(Event(variant="v", stage=StageName.COMPILE, kind=EventKind.STARTED))
+        reporter.handle(Event(variant="v", stage="compile", kind=EventKind.STARTED))
         deadline = time.monotonic() + 5.0
         while "still running" not in lines.getvalue():
             assert time.monotonic() < deadline
@@ -215,7 +215,7 @@ def test_github_folds_the_progress_where_there_is_no_log() -> None:
     for text in ("a", "a", "b", ""):
         bench.progress(EventKind.PROGRESS, text)
     bench.progress(EventKind.FINISHED, seconds=1.0)
-    bench.progress(EventKind.UP_TO_DATE, stage=StageName.SMOKE, log="none.log")
+    bench.progress(EventKind.UP_TO_DATE, stage="smoke", log="none.log")
     assert bench.lines.getvalue() == (
         "23:41:07 2.19.1-cpu-v3 compile started\n"
         "::group::2.19.1-cpu-v3 compile: log\n"
@@ -310,7 +310,7 @@ def test_what_is_left_is_of_the_whole_variant_and_shrinks_from_stage_to_stage() 
     bench.reporter.beat()
     bench.seconds = 2900.0
     bench.progress(EventKind.FINISHED, seconds=2900.0)
-    bench.progress(EventKind.STARTED, stage=StageName.PACKAGE)
+    bench.progress(EventKind.STARTED, stage="package")
     bench.seconds = 2960.0
     bench.reporter.beat()
     told = re.findall(r"still running after .*", bench.lines.getvalue())

@@ -9,7 +9,7 @@ from serving_factory.output.board import BoardReporter
 from serving_factory.output.json_lines import JsonLinesReporter
 from serving_factory.output.plain import PlainReporter
 from serving_factory.output.reporter import Reporter, choose
-from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
+from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +53,7 @@ def test_others_get_plain_lines(environ: dict[str, str]) -> None:
 def test_plain_lines_go_to_stderr_and_the_summary_to_stdout() -> None:
     stdout, stderr = io.StringIO(), io.StringIO()
     with choose(json=False, stdout=stdout, stderr=stderr, environ={}) as reporter:
-        reporter.handle(Event(variant="v", stage=StageName.COMPILE, kind=EventKind.STARTED))
+        reporter.handle(Event(variant="v", stage="compile", kind=EventKind.STARTED))
         reporter.summary([VariantResult(variant="v", status=Status.BUILT)])
     assert stderr.getvalue().endswith(" v compile started\n")
     assert stdout.getvalue() == "\nresult  variant\n------  -------\nbuilt   v\n\n1 variant: 1 built.\n"
@@ -64,8 +64,8 @@ def test_on_github_all_goes_to_stdout_in_order(tmp_path: Path) -> None:
     summary = tmp_path / "summary.md"
     environ = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary)}
     with choose(json=False, stdout=stdout, stderr=stderr, environ=environ) as reporter:
-        reporter.handle(Event(variant="v", stage=StageName.COMPILE, kind=EventKind.STARTED))
-        reporter.handle(Event(variant="v", stage=StageName.COMPILE, kind=EventKind.FAILED, text="no"))
+        reporter.handle(Event(variant="v", stage="compile", kind=EventKind.STARTED))
+        reporter.handle(Event(variant="v", stage="compile", kind=EventKind.FAILED, text="no"))
         reporter.summary([VariantResult(variant="v", status=Status.BUILT)])
     assert stderr.getvalue() == ""
     assert stdout.getvalue().index("::error title=v compile failed::no") < stdout.getvalue().index("result  variant")

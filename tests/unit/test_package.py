@@ -17,7 +17,7 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
 ) -> None:
     removed: list[str] = []
 
-    def ended(*_arguments: object) -> None:
+    def ended(*_arguments: object, **_more: object) -> None:
         raise CancelledError("The run was cancelled.")
 
     def refused(image: str) -> None:
@@ -26,18 +26,23 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
 
     engine = SimpleNamespace(remove_unnamed=refused)
     site = SimpleNamespace(packaged={"r:full": "sha256:old", "r:other": "sha256:another"}, engine=engine)
-    recipe = SimpleNamespace(
-        images=SimpleNamespace(repository="r"), inputs=SimpleNamespace(offline=False), base_context=()
+    job = SimpleNamespace(
+        recipe=SimpleNamespace(
+            images=SimpleNamespace(repository="r"), inputs=SimpleNamespace(offline=False), base_context=()
+        ),
+        site=site,
+        folder=tmp_path,
+        artifact=tmp_path,
+        log=lambda _stage: tmp_path / "log",
+        cancel=None,
     )
-    job = SimpleNamespace(recipe=recipe, site=site, folder=tmp_path, artifact=tmp_path)
-
-    monkeypatch.setattr(package, "_must_be_inspected", lambda _job: None)
+    monkeypatch.setattr(package, "_must_be_inspected", lambda *_arguments: None)
     monkeypatch.setattr(package, "_files", lambda *_arguments: {})
-    monkeypatch.setattr(package, "_key", lambda _job: "key")
-    monkeypatch.setattr(package, "built_binary", lambda _job: None)
+    monkeypatch.setattr(package, "PACKAGE", SimpleNamespace(name="package", key=lambda _job: "key"))
+    monkeypatch.setattr(package, "built_binary", lambda _job: SimpleNamespace(sha256="b"))
     monkeypatch.setattr(package, "image_labels", lambda *_arguments: {})
     monkeypatch.setattr(package, "image_tags", lambda _job: (("full",), ()))
-    monkeypatch.setattr(package, "build_image", ended)
+    monkeypatch.setattr(package, "logged_build", ended)
     with pytest.raises(CancelledError):
         package._run(job, lambda _text: None)  # type: ignore[arg-type]  # what of a job is looked at
     assert removed == ["sha256:old"]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,11 +24,11 @@ from serving_factory.errors import (
     TimeLimitError,
 )
 from serving_factory.pipeline.budget import Budget, Limits, Schedule, Share, Turn, schedule
-from serving_factory.pipeline.events import Event, EventKind, Outcome, StageName, Status
-from serving_factory.pipeline.job import Job, Outputs, Progress, Site, Stage
-from serving_factory.pipeline.records import Record, read_record
+from serving_factory.pipeline.events import Event, EventKind, Outcome, Status
+from serving_factory.pipeline.job import Job, Progress, Site, Stage
+from serving_factory.pipeline.records import Outputs
 from serving_factory.pipeline.runner import candidates
-from serving_factory.pipeline.scheduler import Policy, run_line
+from serving_factory.pipeline.scheduler import PipelineRun, Policy
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import document, load
@@ -48,6 +49,11 @@ def wait_until(condition: Callable[[], bool]) -> bool:
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     return condition()
+
+
+def made_stage(name: str, run: Callable[[Job, Progress], Outputs], ingredient: str = "", **more: Any) -> Stage[Outputs]:  # noqa: ANN401
+    inputs = more.pop("inputs", lambda _job: {"ingredient": ingredient})
+    return Stage(name=name, version=1, outputs=Outputs, inputs=inputs, run=run, **more)
 
 
 @dataclass
@@ -78,7 +84,7 @@ class Crowd:
             with self.lock:
                 self.compiled.append(name)
                 self.working[name] = 0
-        return {}
+        return Outputs()
 
     def _smoke(self, job: Job, _report: Progress) -> Outputs:
         with self.lock:
@@ -86,7 +92,7 @@ class Crowd:
         self.smoke(job)
         with self.lock:
             del self.working[job.recipe.variant.id]
-        return {}
+        return Outputs()
 
     def run(
         self,
@@ -96,16 +102,16 @@ class Crowd:
         parallel: int | None = None,
         plan: Schedule | None = None,
     ) -> Outcome:
-        stages = [
-            Stage(name=StageName.COMPILE, key=lambda _job: "c", run=self._compile),
-            Stage(name=StageName.SMOKE, key=lambda _job: "s", run=self._smoke),
-        ]
+        stages = [self.compile_stage(), made_stage("smoke", self._smoke)]
         budget = Budget(cpus=cpus, memory=999 * GIB)
         plan = plan or schedule(candidates(self.jobs, stages), budget, Limits(parallel=parallel))
-        return run_line(self.jobs, stages, self.events.append, schedule=plan, policy=policy)
+        return PipelineRun(self.jobs, stages, self.events.append, schedule=plan, policy=policy).run()
+
+    def compile_stage(self, ingredient: str = "", **more: Any) -> Stage[Outputs]:  # noqa: ANN401 - as Stage takes them
+        return made_stage("compile", self._compile, ingredient, compiles=True, **more)
 
     def is_through(self, name: str) -> bool:
-        last = (name, StageName.SMOKE, EventKind.FINISHED)
+        last = (name, "smoke", EventKind.FINISHED)
         return any((event.variant, event.stage, event.kind) == last for event in list(self.events))
 
     def statuses(self, outcome: Outcome) -> list[Status]:
@@ -277,7 +283,7 @@ def test_a_signal_ends_all_that_runs_and_begins_nothing(crowd: Crowd, number: si
     assert isinstance(outcome.ended_by, CancelledError)
     assert crowd.statuses(outcome) == [Status.BUILT, *[Status.CANCELLED] * 3]
     assert NAMES[3] not in crowd.began
-    assert not read_record(crowd.jobs[1].folder, StageName.COMPILE)
+    assert not crowd.compile_stage().read(crowd.jobs[1].folder)
     assert signal.getsignal(number) is before
 
 
@@ -389,27 +395,20 @@ def test_what_is_tried_again_is_an_event_of_its_stage(crowd: Crowd) -> None:
     crowd.acts[NAMES[0]] = lambda job: job.report_retry("once more")
     crowd.run()
     retried = [event for event in crowd.events if event.kind is EventKind.RETRIED]
-    record = read_record(crowd.jobs[0].folder, StageName.COMPILE)
+    record = crowd.compile_stage().read(crowd.jobs[0].folder)
     assert record
     assert list(record.tried_again) == ["once more"]
-    assert [(event.variant, event.stage, event.text) for event in retried] == [
-        (NAMES[0], StageName.COMPILE, "once more")
-    ]
+    assert [(event.variant, event.stage, event.text) for event in retried] == [(NAMES[0], "compile", "once more")]
 
 
 def test_whether_a_compile_has_work_to_do_is_asked_of_its_record(crowd: Crowd) -> None:
     crowd.run()
-    done = Stage(name=StageName.COMPILE, key=lambda _job: "c", run=crowd._compile)
-    changed = Stage(name=StageName.COMPILE, key=lambda _job: "another", run=crowd._compile)
 
-    def broken(_job: Job) -> str:
+    def broken(_job: Job) -> dict[str, object]:
         raise EngineUnavailableError("nobody is there")
 
-    def lost(_job: Job, _record: Record) -> bool:
-        return False
-
-    unknown = Stage(name=StageName.COMPILE, key=broken, run=crowd._compile)
-    gone = Stage(name=StageName.COMPILE, key=lambda _job: "c", run=crowd._compile, intact=lost)
+    done, changed = crowd.compile_stage(), crowd.compile_stage("another")
+    unknown, gone = crowd.compile_stage(inputs=broken), crowd.compile_stage(intact=lambda _job, _outputs: False)
     compiles = [candidates(crowd.jobs[:1], [stage])[0].compiles for stage in (done, changed, unknown, gone)]
     assert compiles == [False, True, True, True]
     assert len({one.toolchain for one in candidates(crowd.jobs, [done])}) == 1

@@ -1,104 +1,120 @@
-"""line/records.py and digests.py: what is on disk is whole, or not there; and what differs has another digest."""
+"""Records, and digests: what is on disk is whole, or counts as absent; and what differs has another digest."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from serving_factory.pipeline.events import StageName
+from serving_factory.pipeline.digests import file_digest, tree_digest
 from serving_factory.pipeline.records import (
-    Record,
-    file_digest,
-    read_record,
+    decode,
+    last_stage,
+    read_json,
+    read_old_outputs,
     record_path,
-    tree_digest,
     write_atomically,
     write_record,
 )
+from serving_factory.pipeline.stages import STAGES, reached, stage
 
-RECORD = Record(
-    variant="v",
-    stage=StageName.COMPILE,
-    key="k" * 64,
-    started="2026-01-01T00:00:00+00:00",
-    seconds=1.5,
-    outputs={"base": "ä", "runners": {"x": 1}, "steps": [1, 2]},
-    tried_again=("once more",),
-)
+from .stage_records import OUTPUTS, record, write_records
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "there" / "yet"
-    for stage in StageName:
-        write_record(folder, replace(RECORD, stage=stage))
+    write_records(folder, *STAGES)
     assert {path.name for path in folder.iterdir()} == {
         *("compile.json", "binary.json", "inspect.json", "package.json", "smoke.json", "push.json")
     }
-    for stage in StageName:
-        assert read_record(folder, stage) == replace(RECORD, stage=stage)
+    assert tuple(reached(folder)) == STAGES
+    for name in STAGES:
+        assert reached(folder)[name] == stage(name).read(folder) == record(name, variant=folder.name)
+    tried = replace(record("smoke"), tried_again=("once more",))
+    write_record(folder, tried)
+    assert stage("smoke").read(folder) == tried
+
+
+def test_behind_a_gap_nothing_is_reached(tmp_path: Path) -> None:
+    write_records(tmp_path, *STAGES)
+    assert last_stage(tmp_path, STAGES) == "push"
+    record_path(tmp_path, "inspect").unlink()
+    assert tuple(reached(tmp_path)) == ("compile", "extract")
+    assert last_stage(tmp_path, STAGES) == "extract"
 
 
 def test_absent_is_none(tmp_path: Path) -> None:
-    assert read_record(tmp_path, StageName.COMPILE) is None
-    assert read_record(tmp_path / "nowhere", StageName.COMPILE) is None
+    assert stage("compile").read(tmp_path) is None
+    assert stage("compile").read(tmp_path / "nowhere") is None
     (tmp_path / "file").touch()
-    assert read_record(tmp_path / "file", StageName.COMPILE) is None
+    assert stage("compile").read(tmp_path / "file") is None
+    assert last_stage(tmp_path / "nowhere", STAGES) == ""
 
 
-WHOLE: dict[str, object] = {
-    "variant": "v",
-    "stage": "compile",
-    "key": "k",
-    "started": "s",
-    "seconds": 1.0,
-    "outputs": {},
-}
-WRONG: tuple[dict[str, object], ...] = (
-    {"more": 1},
-    {"stage": "extract"},
-    {"stage": "bake"},
-    {"stage": None},
-    {"stage": []},
-    {"key": None},
-    {"key": 7},
-    {"outputs": None},
-    {"outputs": []},
-    {"outputs": "x"},
-)
+def spoilt(whole: dict[str, Any], name: str) -> Iterator[object]:
+    """Documents that are no record of this stage: without each field that its readers need, and with other types."""
+    outputs = whole["outputs"]
+    wrong: tuple[object, ...] = (None, [[]], {"a": []}, True)
+    yield from ([], None, 42, "text", {}, {**whole, "outputs": {}}, {**whole, "outputs": {**outputs, "more": 1}})
+    for head in ("variant", "stage", "key", "started", "seconds", "outputs", "format"):
+        yield {key: value for key, value in whole.items() if key != head}
+        yield from ({**whole, head: other} for other in wrong)
+    for field in fields(OUTPUTS[name]):
+        if "None" in str(field.type):
+            continue
+        yield {**whole, "outputs": {key: one for key, one in outputs.items() if key != field.name}}
+        for other in (*wrong, "text", 7, 7.5):
+            if type(other) is not type(outputs[field.name]):
+                yield {**whole, "outputs": {**outputs, field.name: other}}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_what_lacks_what_its_readers_need_counts_as_absent(tmp_path: Path, name: str) -> None:
+    write_records(tmp_path, name)
+    path = record_path(tmp_path, name)
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    for document in spoilt(whole, name):
+        path.write_text(json.dumps(document), encoding="utf-8")
+        assert stage(name).read(tmp_path) is None, document
+    path.write_text(json.dumps(whole), encoding="utf-8")
+    assert stage(name).read(tmp_path) is not None
 
 
 @pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"{",
-        json.dumps(WHOLE).encode()[:-1],
-        b"\xff\xfe",
-        b"[]",
-        b"null",
-        b"42",
-        b'"text"',
-        b"{}",
-        *(json.dumps({name: WHOLE[name] for name in WHOLE if name != left}).encode() for left in WHOLE),
-        *(json.dumps({**WHOLE, **wrong}).encode() for wrong in WRONG),
-    ],
+    "data", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b'{"stage": "compile"}']
 )
-def test_what_is_no_record_counts_as_absent(tmp_path: Path, data: bytes) -> None:
-    path = record_path(tmp_path, StageName.COMPILE)
-    path.write_text(json.dumps(WHOLE), encoding="utf-8")
-    assert read_record(tmp_path, StageName.COMPILE) is not None
-    path.write_bytes(data)
-    assert read_record(tmp_path, StageName.COMPILE) is None
+def test_what_is_no_json_counts_as_absent(tmp_path: Path, data: bytes) -> None:
+    record_path(tmp_path, "compile").write_bytes(data)
+    assert stage("compile").read(tmp_path) is None
+    assert read_json(record_path(tmp_path, "compile"), dict[str, tuple[str, ...]]) is None
+    assert last_stage(tmp_path, STAGES) == ""
+
+
+def test_a_whole_number_is_read_where_seconds_are_required() -> None:
+    assert decode(dict[str, float], {"a": 1}) == {"a": 1.0}
+
+
+def test_a_record_of_an_earlier_factory_is_none_and_its_outputs_can_be_read(tmp_path: Path) -> None:
+    write_records(tmp_path, "compile")
+    path = record_path(tmp_path, "compile")
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert read_old_outputs(tmp_path, "compile") is None
+    del document["format"]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert stage("compile").read(tmp_path) is None
+    assert (read_old_outputs(tmp_path, "compile") or {})["binary_sha256"] == "b" * 64
+    path.write_text(json.dumps({**document, "outputs": 7}), encoding="utf-8")
+    assert read_old_outputs(tmp_path, "compile") is None
 
 
 def test_a_folder_in_a_records_place_counts_as_absent(tmp_path: Path) -> None:
-    record_path(tmp_path, StageName.COMPILE).mkdir()
-    assert read_record(tmp_path, StageName.COMPILE) is None
+    record_path(tmp_path, "compile").mkdir()
+    assert stage("compile").read(tmp_path) is None
 
 
 @pytest.mark.parametrize("step", ["replace", "fsync", "chmod"])
@@ -125,7 +141,7 @@ def test_a_write_that_fails_leaves_the_old_text_and_nothing_else(
 
 def test_text_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
-        write_record(tmp_path, replace(RECORD, outputs={"path": tmp_path}))
+        write_record(tmp_path, record("push", registry=tmp_path))
     with pytest.raises(UnicodeEncodeError):
         write_atomically(tmp_path / "file", "\ud800")
     assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -12,13 +12,13 @@ import pytest
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.push import PushResult
 from serving_factory.errors import FactoryError, RegistryDeniedError, RegistryError, RegistryFaultError, TagTakenError
-from serving_factory.pipeline.events import StageName
 from serving_factory.pipeline.job import Job, Site
-from serving_factory.pipeline.records import Record, write_record
+from serving_factory.pipeline.records import write_record
 from serving_factory.pipeline.stages.push import PUSH, try_pushes
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import load
+from .stage_records import record
 
 IMAGE, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 MANIFEST, OLD = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -87,14 +87,12 @@ def job(tmp_path: Path, engine: FakeEngine) -> Job:
     matrix = load(tmp_path)
     site = Site(build=tmp_path, models=tmp_path, registry="r.example/team", connect=lambda: cast("Engine", engine))
     made = Job(recipe=recipe_for(matrix.variants[0], matrix), site=site)
-    outputs = {"image": IMAGE, "repository": "serving", "tags": [FULL], "aliases": ALIASES}
-    record = Record(variant="v", stage=StageName.PACKAGE, key="k", started="", seconds=0.0, outputs=outputs)
-    write_record(made.folder, record)
+    write_record(made.folder, record("package", image=IMAGE, repository="serving", tags=(FULL,), aliases=ALIASES))
     return made
 
 
 def run(job: Job) -> dict[str, object]:
-    return dict(PUSH.run(job, lambda _: None))
+    return asdict(PUSH.run(job, lambda _: None))
 
 
 def test_full_tags_go_first(job: Job, engine: FakeEngine) -> None:

@@ -14,13 +14,14 @@ from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.errors import UnknownNameError, UsageError
 from serving_factory.output.documents import document_text
 from serving_factory.pipeline.build_lock import hold_lock
-from serving_factory.pipeline.events import StageName, Status, VariantResult
+from serving_factory.pipeline.events import Status, VariantResult
 from serving_factory.pipeline.history import Recorder
 from serving_factory.pipeline.job import Job, Site
-from serving_factory.pipeline.records import Record, write_record
+from serving_factory.pipeline.records import write_record
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import ROOT, load, write
+from .stage_records import record
 
 V1, V3 = "2.19.1-cpu-v1", "2.19.1-cpu-v3"
 Captured = pytest.CaptureFixture[str]
@@ -128,19 +129,22 @@ def test_a_wrong_run_is_reported(checkout: Checkout) -> None:
         show_history(Asked(checkout=checkout), ["9" * 5000], json=False)
 
 
-def record(stage: StageName, **outputs: object) -> Record:
-    return Record(variant=V1, stage=stage, key="k", started="then", seconds=71.4, outputs=outputs)
-
-
 COMPILED = record(
-    StageName.COMPILE, actions=60, local_actions=40, disk_cache_hits=12, remote_cache_hits=0, wall_seconds=65.0
+    "compile",
+    variant=V1,
+    seconds=71.4,
+    actions=60,
+    local_actions=40,
+    disk_cache_hits=12,
+    remote_cache_hits=0,
+    wall_seconds=65.0,
 )
 
 
 def test_what_a_record_does_not_have_is_absent_not_nothing() -> None:
     nothing = measure(V1, {})
     assert (nothing.actions, nothing.disk_cache_hits, nothing.stage_seconds) == (None, None, None)
-    found = measure(V1, {StageName.COMPILE: COMPILED})
+    found = measure(V1, {"compile": COMPILED})
     assert (found.stage_seconds, found.wall_seconds, found.actions, found.local_actions) == (71.4, 65.0, 60, 40)
     assert (found.disk_cache_hits, found.remote_cache_hits) == (12, 0)
     assert (found.peak_memory_bytes, found.image_size) == (None, None)
@@ -150,7 +154,7 @@ def test_the_report_says_what_the_records_do(checkout: Checkout, tmp_path: Path,
     file = write(tmp_path, (ROOT / "samples" / "matrix.yaml").read_text("utf-8").replace("source: model_server\n", ""))
     asked = Asked(checkout=Checkout(tmp_path, checkout.build), matrix=str(file), variants=[V1])
     write_record(checkout.build / V1, COMPILED)
-    write_record(checkout.build / V1, record(StageName.EXTRACT, size=5 * 2**20))
+    write_record(checkout.build / V1, record("extract", variant=V1, size=5 * 2**20))
     show_report(asked, json=False)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["actions", "60"] in lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.version import Version
@@ -14,12 +15,13 @@ from serving_factory.matrix.environment import given
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.settings import Remote
 from serving_factory.pipeline.bazel import remote_lines, unusable, uploads
-from serving_factory.pipeline.events import StageName, Status, VariantResult
+from serving_factory.pipeline.events import Status, VariantResult
 from serving_factory.pipeline.job import Job, Site
-from serving_factory.pipeline.records import Record, write_record
+from serving_factory.pipeline.records import write_record
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import document, load
+from .stage_records import record
 
 SECRET = "planted-5c1e77"
 
@@ -187,7 +189,7 @@ CACHE, EXECUTOR = {"cache": "grpc://c:9092"}, {"executor": "grpc://c:9092"}
     ],
 )
 def test_what_went_without_is_said_once(
-    tmp_path: Path, remote: dict[str, str], outputs: dict[str, object], told: str
+    tmp_path: Path, remote: dict[str, str], outputs: dict[str, Any], told: str
 ) -> None:
     targets = {name: {"flavour": "cpu", "levels": [name]} for name in ("x86-64", "x86-64-v3")}
     matrix = load(tmp_path, document(bazel={"remote": remote}, targets=targets))
@@ -196,10 +198,7 @@ def test_what_went_without_is_said_once(
     assert len(jobs) == 2
     for job in jobs:
         identity = job.recipe.variant.id
-        compiled = Record(
-            variant=identity, stage=StageName.COMPILE, key="k", started="then", seconds=1.0, outputs=outputs
-        )
-        write_record(job.folder, compiled)
+        write_record(job.folder, record("compile", variant=identity, **outputs))
     ids = [job.recipe.variant.id for job in jobs]
     built = [VariantResult(variant=one, status=Status.BUILT) for one in ids]
     assert remote_notes(jobs, built) == told.format(ids=", ".join(ids))

@@ -540,7 +540,7 @@ def test_a_failure_is_not_hidden_behind_a_time_limit(
     first = VariantResult(variant=VARIANTS[0], status=Status.FAILED if error else Status.BUILT, error=error)
     over = VariantResult(variant=VARIANTS[1], status=Status.CANCELLED, because="--max-minutes 9 was over")
     outcome = Outcome(results=(first, over), ended_by=ended_by)
-    monkeypatch.setattr("serving_factory.commands.build.run_line", lambda *_args, **_more: outcome)
+    monkeypatch.setattr("serving_factory.commands.build.PipelineRun.run", lambda _self: outcome)
     monkeypatch.setattr("serving_factory.commands.build._after", lambda *_: "")
     ended = factory("build", "--matrix", str(SHIPPED[1]))
     assert ended.code == code

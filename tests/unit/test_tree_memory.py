@@ -1,4 +1,4 @@
-"""line/tree_memory.py: what is remembered, and what is seen all the same."""
+"""line/digests.py: what is remembered, and what is seen all the same."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.pipeline import job as tree_memory
-from serving_factory.pipeline.job import TreeMemory
-from serving_factory.pipeline.records import tree_digest
+from serving_factory.pipeline import digests
+from serving_factory.pipeline.digests import TreeMemory, tree_digest
 
 
 @pytest.fixture
@@ -32,8 +31,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         found.append(folder)
         return tree_digest(folder)
 
-    monkeypatch.setattr(tree_memory, "tree_digest", read)
-    monkeypatch.setattr(tree_memory, "_SETTLED", -1.0)
+    monkeypatch.setattr(digests, "tree_digest", read)
+    monkeypatch.setattr(digests, "_SETTLED", -1.0)
     return found
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from invoke.exceptions import Exit
 
@@ -22,19 +22,14 @@ from serving_factory.output.text import Column, count, size, table
 from serving_factory.pipeline.budget import Budget, Schedule, one_by_one, schedule
 from serving_factory.pipeline.build_lock import hold_lock, hold_matrix_lock
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate
-from serving_factory.pipeline.events import Event, EventKind, StageName, Status, VariantResult
+from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
 from serving_factory.pipeline.history import Recorder, disk_of, estimate_run
 from serving_factory.pipeline.job import Job, Site, Stage
 from serving_factory.pipeline.records import matrix_name
-from serving_factory.pipeline.runner import candidates, has_work, plan_line
+from serving_factory.pipeline.runner import candidates, has_work, plan_stages
 from serving_factory.pipeline.runner import clean as clean_site
-from serving_factory.pipeline.scheduler import run_line
-from serving_factory.pipeline.stages import BUILD
-from serving_factory.pipeline.stages.compile import COMPILE
-from serving_factory.pipeline.stages.extract import EXTRACT
-from serving_factory.pipeline.stages.inspect import INSPECT
-from serving_factory.pipeline.stages.package import PACKAGE
-from serving_factory.pipeline.stages.smoke import SMOKE
+from serving_factory.pipeline.scheduler import PipelineRun
+from serving_factory.pipeline.stages import stage, stages_for
 from serving_factory.recipes.addresses import Download, downloads_of
 from serving_factory.recipes.pins import require_locked, unpinned_bases
 from serving_factory.recipes.recipe import Recipe, Unbuildable, recipes_for
@@ -43,13 +38,13 @@ if TYPE_CHECKING:
     from serving_factory.matrix.matrix import Matrix
     from serving_factory.matrix.variant import Variant
 
-_ALONE = {"compile": (COMPILE, EXTRACT), "inspect": (INSPECT,), "package": (PACKAGE,), "smoke": (SMOKE,)}
-"""The stages that each of the small tasks runs."""
+_WITH = {"compile": ("compile", "extract")}
+"""What the task of a stage's name runs where that is not the stage alone."""
 
 
 def build(options: RunOptions) -> None:
     """Take the chosen variants through the pipeline, with a registry to the push; or print the plan."""
-    stages = (*BUILD, *_push_stages()) if options.registry else BUILD
+    stages = stages_for(registry=bool(options.registry))
     if options.dry_run:
         _print_plan(options, stages)
     else:
@@ -58,17 +53,17 @@ def build(options: RunOptions) -> None:
 
 def run_stage(name: str, options: RunOptions) -> None:
     """Run one stage of the chosen variants."""
-    _run(options, _ALONE[name])
+    _run(options, tuple(map(stage, _WITH.get(name, (name,)))))
 
 
 def push(options: RunOptions) -> None:
     """Push the chosen variants' images."""
-    _run(options, _push_stages())
+    _run(options, (stage("push"),))
 
 
 def demo(options: RunOptions) -> None:
     """Take the sample through the pipeline, and print how to run an image of it."""
-    results = _run(options, (*BUILD, *_push_stages()) if options.registry else BUILD)
+    results = _run(options, stages_for(registry=bool(options.registry)))
     if not options.json:
         write("\n" + demo_table(results, models=options.asked.checkout.models, width=width()))
 
@@ -81,13 +76,6 @@ def clean(asked: Asked, *, images: bool, caches: bool) -> None:
             write(f"{line}\n")
 
 
-def _push_stages() -> tuple[Stage, ...]:
-    # It imports the Docker SDK, which takes half a second: only runs that push wait for it.
-    from serving_factory.pipeline.stages.push import PUSH
-
-    return (PUSH,)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
     """What a run works on."""
@@ -98,18 +86,18 @@ class _Run:
     site: Site
     jobs: list[Job]
     unbuildable: tuple[Unbuildable, ...]
-    stages: Sequence[Stage]
+    stages: Sequence[Stage[Any]]
 
     @property
     def recipes(self) -> list[Recipe]:
         return [job.recipe for job in self.jobs]
 
     @property
-    def last_stage(self) -> StageName:
+    def last_stage(self) -> str:
         return self.stages[-1].name
 
 
-def _prepared(options: RunOptions, stages: Sequence[Stage]) -> _Run:
+def _prepared(options: RunOptions, stages: Sequence[Stage[Any]]) -> _Run:
     """Choose variants; refuse now what could not be done after hours of building."""
     options.policy()
     matrix = options.asked.load()
@@ -118,7 +106,7 @@ def _prepared(options: RunOptions, stages: Sequence[Stage]) -> _Run:
     if options.locked:
         require_locked(chosen, matrix)
     recipes, unbuildable = recipes_for(chosen, matrix)
-    if stages[-1].name is StageName.PUSH:
+    if stages[-1].name == "push":
         from serving_factory.pipeline.stages.push import check_pushable
 
         for recipe in recipes:
@@ -139,24 +127,21 @@ def _prepared(options: RunOptions, stages: Sequence[Stage]) -> _Run:
 def _try_pushes(run: _Run) -> None:
     """Ask the registry whether it would take a push, before work begins that may take hours."""
     before = run.stages[:-1]
-    if run.last_stage is StageName.PUSH and any(has_work(stage, job) for job in run.jobs for stage in before):
+    if run.last_stage == "push" and any(has_work(one, job) for job in run.jobs for one in before):
         from serving_factory.pipeline.stages.push import try_pushes
 
         try_pushes(run.jobs, lambda text: sys.stderr.write(f"{text}\n"))
 
 
-def _run(options: RunOptions, stages: Sequence[Stage]) -> tuple[VariantResult, ...]:
+def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResult, ...]:
     run = _prepared(options, stages)
-    if COMPILE in stages and (unpinned := unpinned_bases(run.chosen, run.matrix)):
+    if any(one.compiles for one in stages) and (unpinned := unpinned_bases(run.chosen, run.matrix)):
         sys.stderr.write(
             f"Not pinned: {', '.join(unpinned)}. `./factory lock` pins base images by digest; "
             "`build --locked` refuses those that are not pinned.\n"
         )
     checkout, site = options.asked.checkout, run.site
     with hold_lock(checkout.build), hold_matrix_lock(site.build):
-        if SMOKE in stages:
-            with suppress(EngineUnavailableError):  # the stage that needs the engine reports it
-                site.strays  # noqa: B018 - looking removes them
         _try_pushes(run)
         turns, estimate = _schedule(run)
         recorder = Recorder(
@@ -185,7 +170,7 @@ def _run(options: RunOptions, stages: Sequence[Stage]) -> tuple[VariantResult, .
                 reporter.handle(
                     Event(variant=one.variant.id, stage=stages[0].name, kind=EventKind.FAILED, text=str(one.error))
                 )
-            done = run_line(run.jobs, stages, emit, before=_before(stages), schedule=turns, policy=options.policy())
+            done = PipelineRun(run.jobs, stages, emit, schedule=turns, policy=options.policy()).run()
         if site.lost_engine:
             with suppress(FactoryError):  # the loss is reported already
                 site.engine.remove_strays(site.owner)
@@ -201,15 +186,10 @@ def _run(options: RunOptions, stages: Sequence[Stage]) -> tuple[VariantResult, .
     if recorder.trouble:
         sys.stderr.write(f"Note: {recorder.trouble}\n")
     (sys.stderr if options.json else sys.stdout).write(notes)
-    if run.last_stage is StageName.PUSH and not options.json:
+    if run.last_stage == "push" and not options.json:
         write(pushed_list(results))
     _end(results, done.ended_by)
     return results
-
-
-def _before(stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """The stages of the pipeline before these."""
-    return BUILD[: BUILD.index(stages[0])] if stages[0] in BUILD else BUILD
 
 
 def _schedule(run: _Run) -> tuple[Schedule, RunEstimate]:
@@ -220,7 +200,7 @@ def _schedule(run: _Run) -> tuple[Schedule, RunEstimate]:
     work = candidates(run.jobs, run.stages)
     turns = schedule(work, budget, run.options.limits(run.matrix.resources))
     # Only compiles are estimated: next to them all else hardly counts.
-    runs = {one.variant: [stage.name for stage in run.stages] for one in work if one.compiles}
+    runs = {one.variant: [each.name for each in run.stages] for one in work if one.compiles}
     checkout = run.options.asked.checkout
     matrix = matrix_name(run.options.asked.file, checkout.root)
     return turns, estimate_run(run.recipes, runs, turns, checkout.build, matrix=matrix)
@@ -247,11 +227,12 @@ def _needs(run: _Run, estimate: RunEstimate) -> str:
     return needs_text(shown, disk=sum(map(disk_of, recipes)), free=free_disk(engine_facts()), estimate=estimate)
 
 
-def _after(jobs: Sequence[Job], stages: Sequence[Stage], results: Sequence[VariantResult], cap: str | None) -> str:
+def _after(jobs: Sequence[Job], stages: Sequence[Stage[Any]], results: Sequence[VariantResult], cap: str | None) -> str:
     """Prune the caches where the run may have filled them, as a failed compile does, too; what there is to print."""
     bases = {job.recipe.variant.id: job.recipe.base_image for job in jobs}
     built = [bases[result.variant] for result in results if result.status is Status.BUILT]
-    others = [bases[result.variant] for result in results if COMPILE in stages and _may_have_compiled(result)]
+    compiles = any(one.compiles for one in stages)
+    others = [bases[result.variant] for result in results if compiles and _may_have_compiled(result)]
     if not (worked := [*built, *others]):  # a built one's base is there to work from
         return ""
     # Only a run that built waits for its import.
@@ -310,9 +291,9 @@ class PlannedRow:
     estimate: Estimate | None = None
 
 
-def _print_plan(options: RunOptions, stages: Sequence[Stage]) -> None:
+def _print_plan(options: RunOptions, stages: Sequence[Stage[Any]]) -> None:
     run = _prepared(options, stages)
-    variants = plan_line(run.jobs, stages)
+    variants = plan_stages(run.jobs, stages)
     budget = budget_of(run.site, stages) if any(one.run for one in variants) else None
     plan = plan_run(options.asked, run.recipes, variants, options.limits(run.matrix.resources), budget)
     rows = _rows(plan, run.unbuildable)

@@ -16,9 +16,9 @@ from serving_factory.output.text import Column, count, size, table
 from serving_factory.pipeline.bazel import unusable, uploads
 from serving_factory.pipeline.build_lock import hold_lock
 from serving_factory.pipeline.caches import Cache, Changed, export_caches, import_caches, prune_caches, show_caches
-from serving_factory.pipeline.events import StageName, Status, VariantResult
+from serving_factory.pipeline.events import Status, VariantResult
 from serving_factory.pipeline.job import Job
-from serving_factory.pipeline.records import Record, read_record
+from serving_factory.pipeline.stages.compile import COMPILE, Compiled
 from serving_factory.recipes.recipe import recipes_for
 
 _VERBS = ("show", "prune", "export", "import")
@@ -125,21 +125,21 @@ def remote_notes(jobs: Sequence[Job], results: Sequence[VariantResult]) -> str:
     built = {result.variant for result in results if result.status is Status.BUILT}
     without: dict[str, list[str]] = {}
     for job in jobs:
-        record = read_record(job.folder, StageName.COMPILE)
-        if record and job.recipe.variant.id in built and (why := _without_remote(job, record)):
+        record = COMPILE.read(job.folder)
+        if record and job.recipe.variant.id in built and (why := _without_remote(job, record.outputs)):
             without.setdefault(why, []).append(job.recipe.variant.id)
     return "".join(f"Built {why}: {', '.join(ids)}.\n" for why, ids in without.items())
 
 
-def _without_remote(job: Job, record: Record) -> str:
-    remote, bazel, outputs = job.recipe.remote, job.recipe.toolchain.bazel.version, record.outputs
+def _without_remote(job: Job, outputs: Compiled) -> str:
+    remote, bazel = job.recipe.remote, job.recipe.toolchain.bazel.version
     if not remote.address:
         return ""
     what = "remote execution" if remote.executor else "the remote cache"
-    partly = "in part " if outputs.get("remote_actions") or outputs.get("remote_cache_hits") else ""
-    if silent := outputs.get("silent_remote"):
+    partly = "in part " if outputs.remote_actions or outputs.remote_cache_hits else ""
+    if silent := outputs.silent_remote:
         return f"{partly}without {what}, as {silent} does not answer"
-    if trouble := outputs.get("remote_trouble"):
+    if trouble := outputs.remote_trouble:
         return f"with trouble from {what} ({trouble})"
     cannot = unusable(remote, Version(bazel), upload=uploads(remote))
     return f"without {what}, as Bazel {bazel} can have {cannot}" if cannot else ""

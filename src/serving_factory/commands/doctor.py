@@ -20,12 +20,11 @@ from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
 from serving_factory.output.text import clean, clean_lines, count
 from serving_factory.pipeline.budget import LIGHT, Budget, Turn
-from serving_factory.pipeline.events import StageName
 from serving_factory.pipeline.history import disk_of
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.pins import route_of
-from serving_factory.pipeline.runner import plan_line
-from serving_factory.pipeline.stages import BUILD
+from serving_factory.pipeline.runner import plan_stages
+from serving_factory.pipeline.stages import stages_for
 from serving_factory.recipes.addresses import Kind, downloads_of
 from serving_factory.recipes.recipe import CACHES, Recipe, recipes_for
 
@@ -68,8 +67,8 @@ def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant]) -> Iterat
     budget = Budget.of_machine(cpus=facts.cpus, memory=facts.memory) if facts else None
     jobs = [Job(recipe=recipe, site=site_of(asked)) for recipe in recipes]
     limits = RunOptions(asked=asked).limits(matrix.resources)
-    plan = plan_run(asked, recipes, plan_line(jobs, BUILD), limits, budget)
-    compiles = {one.variant for one in plan.variants if StageName.COMPILE in one.run}
+    plan = plan_run(asked, recipes, plan_stages(jobs, stages_for(registry=False)), limits, budget)
+    compiles = {one.variant for one in plan.variants if "compile" in one.run}
     disk = [disk_of(recipe) for recipe in recipes if recipe.variant.id in compiles]
     if facts:
         yield from _engine_checks(facts, variants, planned=sum(disk))

@@ -13,9 +13,9 @@ from serving_factory.commands.shared import Asked, show, width
 from serving_factory.errors import UnknownNameError, UsageError
 from serving_factory.output.text import Column, Section, count, duration, label, page, size, table
 from serving_factory.pipeline.build_lock import held_since
-from serving_factory.pipeline.events import StageName
 from serving_factory.pipeline.history import Change, Run, changes, read_run, read_runs
-from serving_factory.pipeline.records import Record, build_folder, matrix_name, reached
+from serving_factory.pipeline.records import Record, build_folder, matrix_name
+from serving_factory.pipeline.stages import reached
 
 _LATEST = 30  # runs that are listed for people
 _ABSENT = "absent"
@@ -203,21 +203,17 @@ _SHOWN: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 _OF_BAZEL = [name for _, name, _ in _SHOWN[2:-2]]
 
 
-def measure(variant: str, records: Mapping[StageName, Record]) -> Measures:
+def measure(variant: str, records: Mapping[str, Record[Any]]) -> Measures:
     """Read the numbers out of a variant's records."""
-    compiled = records.get(StageName.COMPILE)
-    facts, binary, image, smoke = (
-        records[stage].outputs if stage in records else {}
-        for stage in (StageName.COMPILE, StageName.EXTRACT, StageName.PACKAGE, StageName.SMOKE)
-    )
+    compiled, binary, image, smoke = (records.get(stage) for stage in ("compile", "extract", "package", "smoke"))
     return Measures(
         variant=variant,
         compiled=compiled.started if compiled else None,
         stage_seconds=compiled.seconds if compiled else None,
-        **{name: facts.get(name) for name in _OF_BAZEL},
-        binary_size=binary.get("size"),
-        image_size=image.get("size"),
-        smoke_checks=_pairs(smoke.get("checks") or {}, "seconds"),
+        **({name: getattr(compiled.outputs, name) for name in _OF_BAZEL} if compiled else {}),
+        binary_size=binary.outputs.size if binary else None,
+        image_size=image.outputs.size if image else None,
+        smoke_checks=_pairs(smoke.outputs.checks if smoke else {}, "seconds"),
     )
 
 

@@ -13,6 +13,7 @@ from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
 from serving_factory.output.text import Column, count, table
 from serving_factory.pipeline.records import build_folder, last_stage
+from serving_factory.pipeline.stages import STAGES
 from serving_factory.recipes.toolchain import is_buildable
 
 MAX_JOBS = 256
@@ -66,7 +67,7 @@ def _listed(variant: Variant, matrix: Matrix, asked: Asked) -> Listed:
         cuda=variant.cuda,
         capabilities=variant.capabilities,
         targets=matrix.targets_of(variant),
-        last_stage=last_stage(folder / variant.id) or None,
+        last_stage=last_stage(folder / variant.id, STAGES) or None,
         buildable=is_buildable(variant, releases()[variant.release], matrix.settings_of(variant.release), matrix.lock),
     )
 

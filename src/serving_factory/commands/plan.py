@@ -5,21 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from serving_factory.commands.shared import Asked, bytes_of
 from serving_factory.errors import EngineError, EngineUnavailableError, UsageError
 from serving_factory.matrix.matrix import Resources
 from serving_factory.pipeline.budget import Budget, Limits, Schedule, one_by_one, schedule
 from serving_factory.pipeline.estimates import RunEstimate
-from serving_factory.pipeline.events import StageName
 from serving_factory.pipeline.history import estimate_run
 from serving_factory.pipeline.job import Job, Site, Stage
 from serving_factory.pipeline.records import build_folder, matrix_name
 from serving_factory.pipeline.runner import PlannedVariant, planned_candidates
 from serving_factory.pipeline.scheduler import Policy
 from serving_factory.recipes.recipe import Recipe, recipes_for
-
-_ENGINES_STAGES = {StageName.COMPILE, StageName.PACKAGE, StageName.SMOKE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +95,9 @@ def jobs_of(asked: Asked, variants: Sequence[str]) -> list[Job]:
     return [Job(recipe=recipe, site=site) for recipe in recipes]
 
 
-def budget_of(site: Site, stages: Sequence[Stage]) -> Budget | None:
+def budget_of(site: Site, stages: Sequence[Stage[Any]]) -> Budget | None:
     """What the engine's machine has; None where no stage needs an engine, or none answers."""
-    if not _ENGINES_STAGES.intersection(stage.name for stage in stages):
+    if not any(stage.engine for stage in stages):
         return None
     try:
         found = site.engine.capacity()

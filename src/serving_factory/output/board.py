@@ -19,7 +19,7 @@ from serving_factory.output.estimates import Counted, estimate_line, remaining, 
 from serving_factory.output.outcomes import write_summary
 from serving_factory.output.text import Stream, clean, clean_lines, duration, encoding_of
 from serving_factory.pipeline.estimates import NOTHING_TO_DO
-from serving_factory.pipeline.events import Event, EventKind, StageName
+from serving_factory.pipeline.events import Event, EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +63,7 @@ class Row:
 
     variant: str
     state: State = State.WAITING
-    stage: StageName | None = None
+    stage: str | None = None
     text: str = ""
     started: float | None = None
     spent: float = 0.0
@@ -81,7 +81,7 @@ class Progress:
     Without a last stage, a variant counts as done between two stages.
     """
 
-    def __init__(self, variants: Sequence[str] = (), last_stage: StageName | None = None) -> None:
+    def __init__(self, variants: Sequence[str] = (), last_stage: str | None = None) -> None:
         self._rows = {variant: Row(variant=variant) for variant in variants}
         self._last_stage = last_stage
         self._events = 0
@@ -201,7 +201,7 @@ def _left(row: Row, expected: float | None, now: float) -> str:
 
 def _row_line(row: Row, *, now: float, names: int, rich_signs: bool, left: str) -> tuple[str, str]:
     name = clean(row.variant)
-    stage = row.stage.value if row.stage and row.state in {State.RUNNING, State.FAILED} else ""
+    stage = row.stage if row.stage and row.state in {State.RUNNING, State.FAILED} else ""
     time_text = duration(row.elapsed(now)) if row.started is not None or row.spent else ""
     action = row.text.partition("\n")[0]
     if row.state is not State.RUNNING:
@@ -235,7 +235,7 @@ class BoardReporter:
         err: TextIO,
         out: Stream,
         variants: Sequence[str] = (),
-        last_stage: StageName | None = None,
+        last_stage: str | None = None,
         colour: bool = True,
         clock: Callable[[], float] = time.monotonic,
         estimate: RunEstimate = NOTHING_TO_DO,
@@ -289,7 +289,7 @@ class BoardReporter:
         """Take in an event; the board's own thread draws it. A retry stays above the board."""
         self._progress.apply(event, self._clock())
         if event.kind is EventKind.RETRIED:
-            text = " ".join(clean_lines(f"{event.variant} {event.stage.value} tried again: {event.text}"))
+            text = " ".join(clean_lines(f"{event.variant} {event.stage} tried again: {event.text}"))
             with contextlib.suppress(OSError):  # the terminal is gone
                 self._console.print(Text(text.encode(self._encoding, "replace").decode(self._encoding)))
 

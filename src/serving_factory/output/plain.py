@@ -111,7 +111,7 @@ class PlainReporter:
 
     def handle(self, event: Event) -> None:
         """Print what the event calls for; progress is kept for later lines and the fold."""
-        key = (event.variant, event.stage.value)
+        key = (event.variant, event.stage)
         now = self._clock()
         with self._lock:
             if event.kind is EventKind.STARTED:
@@ -172,21 +172,21 @@ class PlainReporter:
         seconds = event.seconds
         if seconds is None and running is not None:
             seconds = now - running.started
-        line = f"{self._stamp()} {clean(event.variant)} {event.stage.value} {_ending(event, seconds)}\n"
+        line = f"{self._stamp()} {clean(event.variant)} {event.stage} {_ending(event, seconds)}\n"
         if event.kind is EventKind.FAILED:
             line += "".join(f"  {text}".rstrip() + "\n" for text in _failure(event))
         if self._github is None or event.kind is EventKind.STARTED:
             return line
         if event.kind is EventKind.FAILED:
-            line += annotation(f"{event.variant} {event.stage.value} failed", event.text)
+            line += annotation(f"{event.variant} {event.stage} failed", event.text)
         return self._fold(event, running) + line
 
     def _retry(self, event: Event) -> str:
         text = " ".join(clean_lines(event.text))
-        line = f"{self._stamp()} {clean(event.variant)} {event.stage.value} tried again: {text}\n"
+        line = f"{self._stamp()} {clean(event.variant)} {event.stage} tried again: {text}\n"
         if self._github is None:
             return line
-        return annotation(f"{event.variant} {event.stage.value} tried again", event.text, level="warning") + line
+        return annotation(f"{event.variant} {event.stage} tried again", event.text, level="warning") + line
 
     def _fold(self, event: Event, running: _Running | None) -> str:
         if running is None:
@@ -195,7 +195,7 @@ class PlainReporter:
         lines = log.lines or tuple(running.progress)
         if not log.complete:
             lines = (f"(the lines before these are in {event.log})", *lines)
-        return fold(f"{event.variant} {event.stage.value}: log", lines) if lines else ""
+        return fold(f"{event.variant} {event.stage}: log", lines) if lines else ""
 
     def _stamp(self) -> str:
         return f"{self._now():%H:%M:%S}"

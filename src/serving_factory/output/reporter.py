@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from serving_factory.pipeline.estimates import RunEstimate
-    from serving_factory.pipeline.events import Event, StageName, VariantResult
+    from serving_factory.pipeline.events import Event, VariantResult
 
 
 class Reporter(Protocol):
@@ -43,7 +43,7 @@ def choose(
     stderr: TextIO,
     environ: Mapping[str, str],
     variants: Sequence[str] = (),
-    last_stage: StageName | None = None,
+    last_stage: str | None = None,
     estimate: RunEstimate = NOTHING_TO_DO,
 ) -> Reporter:
     """Choose how to print: JSON lines; the live board on a terminal; else plain lines.

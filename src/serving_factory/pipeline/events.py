@@ -14,17 +14,6 @@ if TYPE_CHECKING:
     from serving_factory.errors import FactoryError
 
 
-class StageName(StrEnum):
-    """The stages of the line, in their order."""
-
-    COMPILE = "compile"
-    EXTRACT = "extract"
-    INSPECT = "inspect"
-    PACKAGE = "package"
-    SMOKE = "smoke"
-    PUSH = "push"
-
-
 class EventKind(StrEnum):
     """What happened to a stage of a variant."""
 
@@ -44,7 +33,7 @@ class Event:
 
     Args:
         variant: the variant's id, such as `2.19.1-cpu-v3`.
-        stage: which stage of it.
+        stage: the name of its stage.
         kind: what happened.
         text: for PROGRESS the current action in a few words; for RETRIED what failed, and how it is tried again; for
             FAILED the error's whole message; for SKIPPED why.
@@ -53,7 +42,7 @@ class Event:
     """
 
     variant: str
-    stage: StageName
+    stage: str
     kind: EventKind
     text: str = ""
     seconds: float | None = None
@@ -89,7 +78,7 @@ class VariantResult:
             digests, `registry/repository:tag@sha256:...`).
         error: why it failed; only with FAILED.
         because: why it was not worked on; only with SKIPPED and CANCELLED, such as `because of 2.19.1-cpu`.
-        log: path of the log that tells most about the end, where there is one.
+        log: path of the log that says most about the end, where there is one.
     """
 
     variant: str
@@ -106,7 +95,7 @@ class VariantResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a run of the line ended.
+    """How a run of the pipeline ended.
 
     Args:
         results: one for each variant, in the order in which they were given.
@@ -121,7 +110,7 @@ def event_members(event: Event) -> dict[str, object]:
     """An event as the members of its JSON line."""
     return {
         "variant": event.variant,
-        "stage": event.stage.value,
+        "stage": event.stage,
         "text": event.text or None,
         "seconds": event.seconds,
         "log": event.log,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice, takewhile
+from textwrap import shorten
 
 from serving_factory.catalogue.host_programs import package_of
 from serving_factory.docker.client import FREE_SOME_SPACE
@@ -171,6 +172,9 @@ _ACTION_FAILED = re.compile(r"ERROR: \S+ .* failed\b")
 _COMMAND_FAILED = re.compile(r"ERROR: .*(?:Executing genrule .* failed|Action \S+ failed)")
 _ACTION_ENDS = re.compile(r"(?:^|\] )(?:Target \S+ failed to build|INFO: Elapsed time|ERROR: )")
 _PROGRESS = re.compile(r"(?:^|\] )(?:\[[\d,]+ / [\d,]+\] |$)")
+_BAZEL_RUNS = re.compile(r"/factory/bazel\.sh (?:fetch|build) ")
+_STEP_WIDTH = 90
+_RUN_FLAGS = re.compile(r"(?<=\] RUN )(?:--\S+\s+)+")
 _BUILDS = re.compile(r"\[(?:\S+ )?binary_build ")
 
 
@@ -334,11 +338,12 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
     Args:
         failure: what was read from its log.
         variant: the variant's id.
-        step: the step that failed, in a part of a line.
+        step: the step that failed.
         tail: that step's last lines, for a failure whose own lines nobody knows.
         share: what the build could use.
     """
-    details, why = failure.details, "\n".join(failure.lines or tail)
+    details, why, compiles = failure.details, "\n".join(failure.lines or tail), _BAZEL_RUNS.search(step)
+    step = step_title(step)
     if failure.kind is Kind.CACHE_CORRUPT:
         return CacheCorruptError(
             f"{variant}: Bazel cannot use its {details['cache']} cache",
@@ -350,8 +355,12 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
     match failure.kind:
         case Kind.OUT_OF_MEMORY:
             planned = f"{count_jobs(share.jobs)} and {_gib(share.memory)} planned for it"
-            what = f"the build ran out of memory in {step}, with {planned}{_measured_words(details)}"
-            remedy = f"give the engine's machine more memory, or the build fewer jobs with --jobs; then {_AGAIN}"
+            return OutOfMemoryError(
+                f"{variant}: the build ran out of memory in {step}, with {planned}{_measured_words(details)}",
+                why=why,
+                remedy=f"give the engine's machine more memory, or the build fewer jobs with --jobs; then {_AGAIN}",
+                jobs=share.jobs if compiles else 0,
+            )
         case Kind.DISK_FULL:
             what = f"the engine's disk is full: {step} could not write"
             remedy = f"{FREE_SOME_SPACE}; then {_AGAIN}"
@@ -380,6 +389,11 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
             what = f"{variant}: the build failed in {step}"
             return CompileError(what, why=why, remedy=remedy, shared=failure.shared)
     return failure.error(f"{variant}: {what}", why=why, remedy=remedy)
+
+
+def step_title(step: str) -> str:
+    """Name a step in a part of a line, by what it does and not what it mounts; its whole command is in the log."""
+    return shorten(_RUN_FLAGS.sub("", step), _STEP_WIDTH, placeholder=" ...") or "docker buildx build"
 
 
 def _measured_words(details: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +25,9 @@ from serving_factory.errors import HistoryError
 from serving_factory.pipeline import estimates, events
 from serving_factory.pipeline.budget import Schedule
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate, StageRun
-from serving_factory.pipeline.events import Event, EventKind, StageName, VariantResult
+from serving_factory.pipeline.events import Event, EventKind, VariantResult
 from serving_factory.pipeline.job import Job
-from serving_factory.pipeline.records import reached, read_record
+from serving_factory.pipeline.stages import reached, stage
 from serving_factory.recipes.recipe import Recipe
 from serving_factory.recipes.toolchain import Toolchain
 
@@ -271,7 +271,7 @@ class Recorder:
         self._jobs = {job.recipe.variant.id: job for job in jobs}
         self._estimates = estimate.by_variant
         self._began = time.monotonic()
-        self._started: dict[tuple[str, StageName], float] = {}
+        self._started: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self._file: Path | None = None
         self.trouble = ""
@@ -290,19 +290,19 @@ class Recorder:
         """Take in an event, from any thread."""
         if event.kind is EventKind.PROGRESS:
             return
-        now, stage = time.monotonic(), (event.variant, event.stage)
+        now, place = time.monotonic(), (event.variant, event.stage)
         with self._lock:
             if event.kind is EventKind.STARTED:
-                self._started[stage] = now
+                self._started[place] = now
             members = events.event_members(event)
             job = self._jobs.get(event.variant)
             if event.kind in _ENDINGS and job:
-                began = self._started.pop(stage, None)
+                began = self._started.pop(place, None)
                 if began is not None and event.seconds is None:
                     members["seconds"] = round(now - began, 3)
                 members |= _about(job)
-                if event.kind is EventKind.FINISHED and (record := read_record(job.folder, event.stage)):
-                    members |= {"key": record.key, "facts": numbers(record.outputs)}
+                if event.kind is EventKind.FINISHED and (record := stage(event.stage).read(job.folder)):
+                    members |= {"key": record.key, "facts": numbers(asdict(record.outputs))}
             self._write(event.kind.value, members)
 
     def end(self, results: Sequence[VariantResult]) -> None:
@@ -324,11 +324,12 @@ class Recorder:
         if job is None:
             return {}
         records = reached(job.folder)
-        binary, image = (
-            records[stage].outputs if stage in records else {} for stage in (StageName.EXTRACT, StageName.PACKAGE)
-        )
-        made = {"binary": binary.get("sha256"), "binary_size": binary.get("size")}
-        made |= {"image": image.get("image"), "image_size": image.get("size")}
+        binary, image = records.get("extract"), records.get("package")
+        made = {
+            "binary": binary.outputs.sha256 if binary else None,
+            "binary_size": binary.outputs.size if binary else None,
+        }
+        made |= {"image": image.outputs.image if image else None, "image_size": image.outputs.size if image else None}
         return {**_about(job), "estimate": self._estimates.get(variant), "made": made}
 
     def _write(self, name: str, members: Mapping[str, object]) -> None:
@@ -381,7 +382,7 @@ _LOOKED_AT = 60  # runs
 
 def estimate_run(
     recipes: Sequence[Recipe],
-    runs: Mapping[str, Sequence[StageName]],
+    runs: Mapping[str, Sequence[str]],
     schedule: Schedule,
     build: Path,
     *,

@@ -2,103 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import stat
 import threading
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
+from serving_factory.catalogue.data import data_digest
 from serving_factory.docker.process import Cancel
 from serving_factory.errors import NotBuiltError
 from serving_factory.pipeline.budget import ONE_JOB, Share
-from serving_factory.pipeline.events import StageName
-from serving_factory.pipeline.records import Record, read_record, tree_digest, write_atomically
+from serving_factory.pipeline.digests import TreeMemory
+from serving_factory.pipeline.records import O, Record, log_path, read_record
 from serving_factory.recipes.recipe import Recipe, key_of, short
-
-_SETTLED = 2.0
-"""Seconds since the last change after which a folder's digest is remembered: a file that changes twice within a tick of
-the clock looks as after its first change (git calls such an entry "racily clean")."""
-
-
-class TreeMemory:
-    """Digests by the files' metadata: name, inode, mode, size, and both times of the last change.
-
-    The time of the last change of an inode (ctime) cannot be set by a program, so a file whose content was changed and
-    whose other times were put back is seen as well.
-
-    Args:
-        file: where they are remembered; nothing is written there before `save`.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._lock = threading.Lock()
-        self._known: dict[str, tuple[str, str]] | None = None
-        self._new = False
-
-    def digest(self, folder: Path) -> str:
-        """The digest of a folder, as `tree_digest` gives it."""
-        with self._lock:
-            known = self._read()
-            signature, newest = _signature(folder)
-            remembered = known.get(str(folder))
-            if remembered and remembered[0] == signature:
-                return remembered[1]
-            digest = tree_digest(folder)
-            settled = newest < (time.time() - _SETTLED) * 1e9 and _signature(folder)[0] == signature
-            if settled:
-                known[str(folder)] = (signature, digest)
-                self._new = True
-            return digest
-
-    def save(self) -> None:
-        """Remember, for the next run. What cannot be written is read again then."""
-        with self._lock, suppress(OSError):
-            if self._new and self._known:
-                kept = {folder: entry for folder, entry in self._known.items() if Path(folder).is_dir()}
-                write_atomically(self._file, json.dumps(kept))
-                self._new = False
-
-    def _read(self) -> dict[str, tuple[str, str]]:
-        if self._known is None:
-            self._known = {}
-            with suppress(OSError, ValueError, TypeError, AttributeError, LookupError):
-                found = json.loads(self._file.read_text(encoding="utf-8"))
-                self._known = {str(folder): (str(entry[0]), str(entry[1])) for folder, entry in found.items()}
-        return self._known
-
-
-def _signature(folder: Path) -> tuple[str, int]:
-    """Sum up a folder's metadata, and tell the newest change in it, in nanoseconds since 1970."""
-    found = _everything_in(str(folder))
-    lines = [
-        f"{path[len(str(folder)) :]!a} {status.st_ino} {status.st_mode} {status.st_size}"
-        f" {status.st_mtime_ns} {status.st_ctime_ns}\n"
-        for path, status in sorted(found.items())
-    ]
-    newest = max((max(status.st_mtime_ns, status.st_ctime_ns) for status in found.values()), default=0)
-    return hashlib.sha256("".join(lines).encode()).hexdigest(), newest
-
-
-def _everything_in(folder: str) -> dict[str, os.stat_result]:
-    """Path → metadata of all that is below a folder."""
-    found: dict[str, os.stat_result] = {}
-    folders = [folder]
-    while folders:
-        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                found[entry.path] = entry.stat(follow_symlinks=False)
-                if stat.S_ISDIR(found[entry.path].st_mode):
-                    folders.append(entry.path)
-    return found
-
 
 if TYPE_CHECKING:
     from serving_factory.docker.engine import Engine
@@ -106,13 +23,12 @@ if TYPE_CHECKING:
 
 VARIANT_LABEL = "org.serving-factory.variant"
 
-Outputs = Mapping[str, Any]
 Progress = Callable[[str], None]
-"""Called with what is told of a stage while it works: the current action, in a few words."""
+"""Called with a stage's current action, in a few words."""
 
 
 class Site:
-    """Where a line runs: its folders, its engine, what it finds there.
+    """Where a pipeline runs: its folders, its engine, what it finds there.
 
     Each thing is looked up once, when needed, however many threads need it at a time.
     """
@@ -184,20 +100,20 @@ class Site:
         self._image_ids[reference] = image_id
 
     def tree(self, folder: Path) -> str:
-        """The digest of a folder."""
+        """The digest of a folder that is an input: one run sees one state of it."""
         with self._lock:
             if folder not in self._trees:
                 self._trees[folder] = self.memory.digest(folder)
             return self._trees[folder]
 
 
-def _nothing(*_told: str) -> None:
+def _nothing(*_texts: str) -> None:
     pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One variant on its way along the line.
+    """One variant on its way through the pipeline.
 
     Args:
         recipe: how it is built.
@@ -206,7 +122,7 @@ class Job:
         cancel: asks its stages to end.
         release_share: called, at least once, when compilers need its share no more: Bazel is done, or the compile stage
             has ended.
-        report_retry: told what failed, and how it is tried again.
+        report_retry: called with what failed, and how it is tried again.
     """
 
     recipe: Recipe
@@ -236,41 +152,75 @@ class Job:
         """What is put together of folders and files for the build, in a folder for each named context."""
         return self.folder / "recipe" / "inputs"
 
-    def log(self, stage: StageName) -> Path:
+    def log(self, stage: str) -> Path:
         """The full log of a stage."""
-        return self.folder / "logs" / f"{stage}.log"
+        return log_path(self.folder, stage)
 
-    def record(self, stage: StageName) -> Record:
+    def record(self, stage: Stage[O]) -> Record[O]:
         """The record of an earlier stage.
 
         Raises:
             NotBuiltError: that stage has not been done.
         """
-        record = read_record(self.folder, stage)
+        record = stage.read(self.folder)
         if record is None:
             raise NotBuiltError(
-                f"{self.recipe.variant.id}: the stage {stage} has not been done",
+                f"{self.recipe.variant.id}: the stage {stage.name} has not been done",
                 remedy="run `./factory build` with the same options, which does all that is missing",
             )
         return record
 
 
-def _always(_job: Job, _record: Record) -> bool:
+def _always(_job: Job, _outputs: Any) -> bool:  # noqa: ANN401 - of any stage
     return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """One stage of the line.
+class Stage(Generic[O]):
+    """One stage of the pipeline.
 
     Args:
-        name: its name.
-        key: the key of what it would do now.
-        run: does it, and gives what its record shall hold.
-        intact: whether what an earlier run made is still there.
+        name: its name; the module in `stages` that defines it has the same.
+        version: raised whenever the stage makes something else of the same inputs, or its record holds something else.
+        needs: the stages whose records it reads, and that must be up to date before it runs.
+        data: the catalogue's files that it reads beyond what is in its inputs.
+        inputs: all else that decides what it makes, as values that JSON knows.
+        run: does it.
+        outputs: the type of what `run` gives.
+        intact: whether what an earlier run made is still there, as it was.
+        compiles: whether it takes a compile's share of CPUs and memory.
+        engine: whether it loads the engine's machine.
     """
 
-    name: StageName
-    key: Callable[[Job], str]
-    run: Callable[[Job, Progress], Outputs]
-    intact: Callable[[Job, Record], bool] = field(default=_always)
+    name: str
+    version: int
+    outputs: type[O]
+    inputs: Callable[[Job], Mapping[str, object]]
+    run: Callable[[Job, Progress], O]
+    needs: tuple[Stage[Any], ...] = ()
+    data: tuple[str, ...] = ()
+    intact: Callable[[Job, O], bool] = _always
+    compiles: bool = False
+    engine: bool = False
+
+    def key(self, job: Job) -> str:
+        """The key of what it would do now: a record with the same key is up to date."""
+        return self.key_for(self.inputs(job))
+
+    def key_for(self, inputs: Mapping[str, object]) -> str:
+        """The key of given inputs."""
+        data = {name: data_digest(name) for name in self.data}
+        return key_of(stage=self.name, version=self.version, data=data, inputs=inputs)
+
+    def read(self, folder: Path) -> Record[O] | None:
+        """Its record in a variant's folder."""
+        return read_record(folder, self.name, self.outputs)
+
+    def reached(self, folder: Path) -> Record[O] | None:
+        """The same, where all stages that it needs have one: behind a gap it describes an earlier binary or image."""
+        return self.read(folder) if all(stage.reached(folder) for stage in self.needs) else None
+
+    def is_done(self, job: Job) -> bool:
+        """Whether its record is of what it would do now, and its product still there."""
+        record = self.read(job.folder)  # the record first: without one there is nothing to ask the engine
+        return record is not None and record.key == self.key(job) and self.intact(job, record.outputs)

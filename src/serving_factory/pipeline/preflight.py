@@ -15,7 +15,6 @@ from pathlib import Path
 from serving_factory.catalogue.host_programs import genrule_programs, package_of
 from serving_factory.catalogue.starlark import parse_starlark
 from serving_factory.docker.buildx import BuildFailed
-from serving_factory.errors import FactoryError
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.records import write_atomically
 from serving_factory.pipeline.stages.compile import build_error, devel_request, logged_build
@@ -279,15 +278,14 @@ def run_preflight(job: Job, progress: Callable[[str], None]) -> Report:
         FactoryError: Bazel could not be started; of the same kind as if the variant were being built.
     """
     folder, log = preflight_folder(job), job.folder / "logs" / "preflight.log"
-
-    def error(failed: BuildFailed) -> FactoryError:
-        progress(f"Bazel could not be asked; the whole log is {log}")
-        return build_error(job, failed, log)
-
     with devel_request(job, target="preflight", output=folder) as request:
         # Without a new value the engine would give the answer of the last time.
         asked = replace(request, build_args=(*request.build_args, ("PREFLIGHT", uuid.uuid4().hex)))
-        logged_build(asked, log, progress=progress, error=error)
+        try:
+            logged_build(asked, log, progress=progress)
+        except BuildFailed as failed:
+            progress(f"Bazel could not be asked; the whole log is {log}")
+            raise build_error(job, failed, log) from None
     report = read_report(folder)
     document = preflight_document(job, report)
     write_atomically(folder / "report.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")

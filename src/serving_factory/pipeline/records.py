@@ -1,82 +1,184 @@
-"""Where in the build folder a matrix's variants lie."""
+"""Records: what each stage of a variant leaves behind, where that lies, and how it is read and written.
+
+A record is read into the type that its stage declares. One that lacks what its readers need is no record, and neither
+is one in the format of an earlier factory (`adoption.py` takes over what can be taken over of those).
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from enum import Enum
+from functools import cache
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from serving_factory.pipeline.events import StageName
 from serving_factory.recipes.recipe import key_of, short
 
-_FILES = {StageName.EXTRACT: "binary.json"}
+FORMAT = 2
+"""Of the records' files. Those of format 1 do not say so, and hold whatever their stage put in."""
+
+_FILES = {"extract": "binary.json"}
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Outputs:
+    """What a stage found and made. Each stage has a subclass, in which None stands for what is not known."""
+
+    def summary(self) -> Mapping[str, object]:
+        """What is reported of the variant: `image`, and the names of `VariantResult.facts`."""
+        return {}
+
+    def measures(self) -> Mapping[str, int | None]:
+        """What is reported of the run that made it, and of no later one: `memory` and `download`."""
+        return {}
+
+
+O = TypeVar("O", bound=Outputs)  # noqa: E741 - no zero is near
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record(Generic[O]):
     """What one stage of one variant did.
 
     Args:
         variant: the variant's id.
-        stage: the stage.
+        stage: the stage's name.
         key: the key it ran under; the same key again means there is nothing to do.
         started: UTC time, ISO 8601.
         seconds: how long it took.
-        outputs: what it found and made, as JSON knows it.
-        tried_again: what failed before it went well, a text for each try.
+        outputs: what it found and made.
+        tried_again: what failed before it succeeded, a text for each attempt.
     """
 
     variant: str
-    stage: StageName
+    stage: str
     key: str
     started: str
     seconds: float
-    outputs: Mapping[str, Any]
-    tried_again: Sequence[str] = ()
+    outputs: O
+    tried_again: tuple[str, ...] = ()
 
 
-def record_path(folder: Path, stage: StageName) -> Path:
+def record_path(folder: Path, stage: str) -> Path:
     """Where a stage's record lies in a variant's folder."""
     return folder / _FILES.get(stage, f"{stage}.json")
 
 
-def read_record(folder: Path, stage: StageName) -> Record | None:
-    """Read a stage's record; None when there is none, or none that can be used."""
+def log_path(folder: Path, stage: str) -> Path:
+    """Where a stage's full log lies in a variant's folder."""
+    return folder / "logs" / f"{stage}.log"
+
+
+def read_record(folder: Path, stage: str, outputs: type[O]) -> Record[O] | None:
+    """Read a stage's record; None when there is none that holds all of these outputs."""
+    document = _document(folder, stage)
+    if document is None or document.pop("format", None) != FORMAT:
+        return None
     try:
-        data = json.loads(record_path(folder, stage).read_text(encoding="utf-8"))
-        usable = data["stage"] == stage and isinstance(data["key"], str) and isinstance(data["outputs"], dict)
-        tries = tuple(data.get("tried_again", ()))
-        return Record(**{**data, "stage": stage, "tried_again": tries}) if usable else None
-    except (OSError, TypeError, KeyError, ValueError):
+        record = decode(Record[O], document)
+        return replace(record, outputs=decode(outputs, record.outputs))
+    except _UNREADABLE:
         return None
 
 
-def reached(folder: Path) -> Mapping[StageName, Record]:
-    """Read the records of the stages that a variant has been through without a gap, in their order.
+def read_old_outputs(folder: Path, stage: str) -> Mapping[str, Any] | None:
+    """Read the outputs of a record of format 1; None when there is no such record."""
+    document = _document(folder, stage)
+    if document is None or "format" in document or not isinstance(document.get("key"), str):
+        return None
+    outputs = document.get("outputs")
+    return outputs if isinstance(outputs, dict) else None
 
-    What lies behind a gap tells of an earlier binary or image.
+
+def last_stage(folder: Path, stages: Sequence[str]) -> str:
+    """The last of these stages that a variant has reached without a gap; empty before the first.
+
+    What lies behind a gap describes an earlier binary or image. Outputs are not looked at.
     """
-    records = ((stage, read_record(folder, stage)) for stage in StageName)
-    return {stage: record for stage, record in takewhile(lambda pair: pair[1], records) if record}
+    documents = ((stage, _document(folder, stage)) for stage in stages)
+    reached = takewhile(lambda pair: pair[1] is not None and pair[1].get("format") == FORMAT, documents)
+    return next(reversed([stage for stage, _ in reached]), "")
 
 
-def last_stage(folder: Path) -> str:
-    """The last stage that a variant has reached; empty before the first."""
-    return next(reversed([stage.value for stage in reached(folder)]), "")
-
-
-def write_record(folder: Path, record: Record) -> None:
-    """Write a stage's record in one step: it is there whole, or not at all."""
-    text = json.dumps(asdict(record), indent=2, ensure_ascii=False) + "\n"
+def write_record(folder: Path, record: Record[Any]) -> None:
+    """Write a stage's record atomically."""
+    text = json.dumps({"format": FORMAT, **asdict(record)}, indent=2, ensure_ascii=False) + "\n"
     write_atomically(record_path(folder, record.stage), text)
+
+
+def _document(folder: Path, stage: str) -> dict[str, Any] | None:
+    document = read_json(record_path(folder, stage), dict[str, Any])
+    return document if document is not None and document.get("stage") == stage else None
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """Read a JSON file into a type; None when there is none, or it holds something else."""
+    try:
+        return decode(kind, json.loads(path.read_text(encoding="utf-8")))
+    except _UNREADABLE:
+        return None
+
+
+def decode(kind: type[T], data: object) -> T:
+    """Read a value out of what JSON gives.
+
+    Args:
+        kind: a dataclass, an enumeration, a mapping from texts, a tuple of one type, a plain type, or one of these or
+            None.
+        data: what JSON gives.
+
+    Raises:
+        TypeError, KeyError, ValueError: it is something else.
+    """
+    return cast("T", _decode(kind, data))
+
+
+def _decode(kind: Any, data: object) -> object:  # noqa: ANN401 - types of all kinds
+    base: Any = get_origin(kind) or kind
+    arguments = get_args(kind)
+    value: object
+    if base is Any or isinstance(base, TypeVar):
+        value = data
+    elif type(None) in arguments:
+        value = None if data is None else _decode(next(one for one in arguments if one is not type(None)), data)
+    elif is_dataclass(base):
+        made: type = base  # type: ignore[assignment]  # not an instance of one
+        value = made(**{name: _decode(_hints(made)[name], item) for name, item in _checked(data, dict).items()})
+    elif base is tuple:
+        value = tuple(_decode(arguments[0], item) for item in _checked(data, list))
+    elif issubclass(base, Mapping):
+        value = {name: _decode(arguments[1], item) for name, item in _checked(data, dict).items()}
+    elif issubclass(base, Enum):
+        value = base(data)
+    else:
+        value = float(data) if base is float and type(data) is int else _checked(data, base)
+    return value
+
+
+def _checked(data: object, kind: type[T]) -> T:
+    if type(data) is not kind:  # for JSON, True is no number
+        raise TypeError(f"{data!r} is no {kind.__name__}")
+    return data
+
+
+@cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    return get_type_hints(kind)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -108,55 +210,24 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def file_digest(path: Path) -> str:
-    """The sha256 of a file, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def tree_digest(folder: Path) -> str:
-    """The sha256 over a folder: each file's path, content and whether it can be run; links by their target."""
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        name = _quoted(path.relative_to(folder))
-        if path.is_symlink():
-            total.update(f"link {name} {_quoted(path.readlink())}\n".encode())
-        elif path.is_file():
-            mode = "program" if os.access(path, os.X_OK) else "file"
-            total.update(f"{mode} {name} {file_digest(path)}\n".encode())
-    return total.hexdigest()
-
-
-def _quoted(path: Path) -> str:
-    """A name of any bytes on one line, so that no name can pass for another file's line."""
-    return ascii(path.as_posix())
-
-
 def clear_logs(log: Path) -> None:
-    """Remove what an earlier run left.
-
-    Args:
-        log: the stage's log, `logs/compile.log`.
-    """
+    """Remove a stage's log and those of its attempts, which an earlier run left."""
     for old in (log, *log.parent.glob(f"{log.stem}.try-*.log")):
         old.unlink(missing_ok=True)
 
 
 def put_aside(log: Path) -> None:
-    """Keep the log of the try before, if there was one, as `compile.try-1.log` and so on."""
+    """Keep the log of the attempt before, if there was one, as `compile.try-1.log` and so on."""
     if log.exists():
         numbered = (log.with_suffix(f".try-{number}.log") for number in count(1))
         log.rename(next(name for name in numbered if not name.exists()))
 
 
-def build_folder(matrix_file: Path, root: Path, build: Path) -> Path:
-    """Where the variants of a matrix file lie.
+# --- the build folder -------------------------------------------------------------------------------------------------
 
-    Args:
-        matrix_file: the file.
-        root: the checkout.
-        build: its build folder.
-    """
+
+def build_folder(matrix_file: Path, root: Path, build: Path) -> Path:
+    """Where the variants of a matrix file lie: in the build folder of the checkout at `root`."""
     return build / build_name(matrix_file.resolve(), root)
 
 
@@ -165,10 +236,6 @@ def build_name(matrix_file: Path, root: Path) -> str:
 
     For any other file it is a folder of its own, so that no other matrix's binary of the same name is overwritten; but
     for the sample's, its name ends in digits of the file's path.
-
-    Args:
-        matrix_file: the file, as an absolute path.
-        root: the checkout.
     """
     inside = _inside(matrix_file, root)
     known = {"matrix.yaml": "", "samples/matrix.yaml": "samples"}

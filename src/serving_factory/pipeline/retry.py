@@ -1,4 +1,4 @@
-"""Second attempts: of requests that may work later, and of a stage whose engine went away and came back."""
+"""Second attempts of requests that may work later."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from serving_factory.errors import (
-    DockerCommandError,
     DownloadFaultError,
-    EngineLostError,
-    EngineUnavailableError,
     FactoryError,
     RegistryFaultError,
     RegistryLimitError,
 )
-from serving_factory.pipeline.job import Job, Outputs
 
 Result = TypeVar("Result")
 Fault = TypeVar("Fault", bound=FactoryError)
@@ -28,10 +24,6 @@ DEADLINE = 120.0
 _SERVERS = (RegistryFaultError, DownloadFaultError)
 _FIRST_DELAY_OF_LIMIT = 5.0
 _RANDOM = random.SystemRandom()  # no state of ours, and no two factories in step
-
-_PATIENCE = 60.0
-"""Seconds in which a restarted engine is back; dockerd itself takes a few, its containers and an upgrade more."""
-_LOOK, _ANSWER = 1.0, 5.0
 
 
 def retrying(
@@ -94,49 +86,3 @@ def asking_again(
         report(f"attempt {attempt} failed ({error.what.rstrip('.')}); again in {delay:.1f} s")
 
     return retrying(question, transient=_SERVERS, on_retry=on_retry, sleep=sleep)
-
-
-def with_engine_back(stage: Callable[[], Outputs], job: Job) -> Outputs:
-    """Run a stage, and once more if the engine that this run began with goes away and is back within a minute.
-
-    Raises:
-        EngineLostError: it did not come back, or went away again.
-    """
-    try:
-        return stage()
-    except EngineUnavailableError as error:
-        if isinstance(error, DockerCommandError) or not job.site.knows_engine:
-            raise
-        job.site.lost_engine = True
-        job.report_retry(f"{_clause(error)}; once more when it is back, which is waited for up to {_PATIENCE:.0f} s")
-        _await_engine(job, error)
-    try:
-        return stage()
-    except DockerCommandError:
-        raise
-    except EngineUnavailableError as again:
-        raise EngineLostError(f"{_clause(again)}, for the second time.", why=again.why, remedy=again.remedy) from again
-
-
-def _clause(error: EngineUnavailableError) -> str:
-    return error.what.rstrip(".")
-
-
-def _await_engine(job: Job, lost: EngineUnavailableError) -> None:
-    from serving_factory.docker import client  # not imported by runs that lose no engine
-
-    patience_ends = time.monotonic() + _PATIENCE
-    while True:
-        job.cancel.wait(_LOOK)
-        try:
-            client.run_docker("version", timeout=_ANSWER)
-        except EngineUnavailableError as error:
-            if time.monotonic() > patience_ends:
-                raise EngineLostError(
-                    f"{_clause(lost)}, and was not back after {_PATIENCE:.0f} s.",
-                    why=error.why,
-                    remedy=lost.remedy,
-                    gone=True,
-                ) from lost
-        else:
-            return

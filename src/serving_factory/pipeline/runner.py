@@ -1,10 +1,10 @@
-"""Taking away what the line left: folders of variants, containers, images, and Bazel's caches in the engine."""
+"""One variant on its way through the stages; what a run would do; and what `clean` takes away."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,40 +14,33 @@ from serving_factory.docker.caches import drop_cache_mounts
 from serving_factory.docker.client import disk_full_is_typed
 from serving_factory.errors import FactoryError, NotBuiltError
 from serving_factory.pipeline.budget import Candidate
-from serving_factory.pipeline.events import Emit, Event, EventKind, StageName, Status, VariantResult
-from serving_factory.pipeline.job import Job, Outputs, Site, Stage
-from serving_factory.pipeline.records import Record, clear_logs, reached, read_record, record_path, write_record
-from serving_factory.pipeline.retry import with_engine_back
+from serving_factory.pipeline.events import Emit, Event, EventKind, Status, VariantResult
+from serving_factory.pipeline.job import Job, Site, Stage
+from serving_factory.pipeline.records import Outputs, Record, clear_logs, put_aside, record_path, write_record
+from serving_factory.pipeline.recovery import Recovery
+from serving_factory.pipeline.stages import reached, stage
 from serving_factory.recipes.recipe import CACHES, Recipe, key_of
 
 
-def is_done(stage: Stage, job: Job) -> bool:
-    """Whether a stage's record is of what it would do now, and its product still there."""
-    return _is_done(stage, job, stage.key(job))
-
-
-def _is_done(stage: Stage, job: Job, key: str) -> bool:
-    record = read_record(job.folder, stage.name)
-    return record is not None and record.key == key and stage.intact(job, record)
-
-
 class VariantRun:
-    """One variant's way along the line.
+    """One variant's way through the stages.
 
     Args:
         job: the variant.
-        emit: is told of all that happens.
+        stages: the stages to run, in their order. Those that they need beyond these are not run; where one is out of
+            date, the variant fails, so that no image is made of yesterday's binary and today's labels.
+        emit: is given all that happens.
     """
 
-    def __init__(self, job: Job, emit: Emit) -> None:
+    def __init__(self, job: Job, stages: Sequence[Stage[Any]], emit: Emit) -> None:
         self._job = replace(job, report_retry=self._retried)
+        self._stages = stages
         self._emit = emit
         self._began: float | None = None
         self._ended: float | None = None
-        self._worked = False
+        self._made: dict[str, Outputs] = {}
         self._complete = False
-        self._compiled: Outputs = {}
-        self._running: Stage | None = None
+        self._running: Stage[Any] | None = None
         self._last_log: str | None = None
         self._tries: list[str] = []
         self.error: FactoryError | None = None
@@ -55,125 +48,124 @@ class VariantRun:
         self.skipped = ""
         self.cancelled = ""
 
-    def through(self, stages: Sequence[Stage], before: Sequence[Stage]) -> None:
-        """Run the stages, in their order.
+    def run(self) -> None:
+        """Run the stages.
 
         A FactoryError ends the variant: `error` holds it then. Any other exception is raised.
-
-        Args:
-            stages: the stages to run, neighbours on the line.
-            before: the stages before these. They are not run; where one of them is out of date, the variant fails, so
-                that no image is made of yesterday's binary and today's labels.
         """
         self._began = time.monotonic()
         try:
-            self._through(stages, before)
+            for index, one in enumerate(self._stages):
+                try:
+                    self._job.cancel.check()
+                    if index == 0:
+                        self._check_needs()
+                    with disk_full_is_typed():
+                        self._run_stage(one)
+                except FactoryError as error:
+                    self._end(error, self._stages[index:])
+                    return
+                finally:
+                    if one.compiles:
+                        self._job.release_share()
+            self._complete = True
         finally:
             self._ended = time.monotonic()
 
-    def _through(self, stages: Sequence[Stage], before: Sequence[Stage]) -> None:
-        for index, stage in enumerate(stages):
+    def _run_stage(self, one: Stage[Any]) -> None:
+        job, key, record = self._job, one.key(self._job), one.read(self._job.folder)
+        if record and record.key == key and one.intact(job, record.outputs):
+            self._report(one, EventKind.UP_TO_DATE)
+            return
+        self._report(one, EventKind.STARTED)
+        self._running, self._tries = one, []
+        clear_logs(job.log(one.name))
+        record_path(job.folder, one.name).unlink(missing_ok=True)
+        started, clock, recovery = datetime.now(UTC), time.monotonic(), Recovery(job)
+        while True:
             try:
-                self._job.cancel.check()
-                if index == 0:
-                    self._must_be_done(before)
-                with disk_full_is_typed():
-                    self._one(stage)
+                outputs = one.run(recovery.job, self._progress)
+                break
             except FactoryError as error:
-                if self._job.cancel.asked and not self.time_limit:
-                    for later in stages[index:]:
-                        self._report(later, EventKind.CANCELLED)
-                    return
-                self._fail(stage, self.time_limit or error)
-                for later in stages[index + 1 :]:
-                    self._report(later, EventKind.SKIPPED, text=f"{stage.name} failed")
-                return
-            finally:
-                if stage.name is StageName.COMPILE:
-                    self._job.release_share()
-        self._complete = True
+                recovery.prepare(error)
+                put_aside(job.log(one.name))
+        seconds = round(time.monotonic() - clock, 3)
+        done = Record(
+            variant=job.recipe.variant.id,
+            stage=one.name,
+            key=key,
+            started=started.isoformat(timespec="seconds"),
+            seconds=seconds,
+            outputs=outputs,
+            tried_again=tuple(self._tries),
+        )
+        write_record(job.folder, done)
+        self._made[one.name] = outputs
+        self._report(one, EventKind.FINISHED, seconds=seconds, log=self._log(one))
 
-    def _fail(self, stage: Stage, error: FactoryError) -> None:
-        self.error, self._last_log = error, self._log(stage)
-        self._report(stage, EventKind.FAILED, text=str(error), log=self._last_log)
-
-    def skip(self, stages: Sequence[Stage], because: str) -> None:
-        """Do nothing, and say why."""
-        self.skipped = because
-        self._report(stages[0], EventKind.SKIPPED, text=because)
-
-    def _must_be_done(self, before: Sequence[Stage]) -> None:
-        for stage in before:
-            # The record first: without one there is nothing to ask the engine.
-            if not read_record(self._job.folder, stage.name) or not is_done(stage, self._job):
+    def _check_needs(self) -> None:
+        for needed in needs_of(self._stages):
+            if not needed.is_done(self._job):
                 variant = self._job.recipe.variant.id
                 raise NotBuiltError(
-                    f"{variant}: the stage {stage.name} has not been done, or what decides it has changed since",
+                    f"{variant}: the stage {needed.name} has not been done, or what decides it has changed since",
                     remedy="run `./factory build` with the same options, which does all that is missing",
                 )
 
-    def _one(self, stage: Stage) -> None:
-        key = stage.key(self._job)
-        if _is_done(stage, self._job, key):
-            self._report(stage, EventKind.UP_TO_DATE)
+    def _end(self, error: FactoryError, left: Sequence[Stage[Any]]) -> None:
+        """Report how the first of the stages that are left ended, and that the others did not begin."""
+        if self._job.cancel.asked and not self.time_limit:
+            for one in left:
+                self._report(one, EventKind.CANCELLED)
             return
-        self._report(stage, EventKind.STARTED)
-        self._worked = True
-        self._running, self._tries = stage, []
-        clear_logs(self._job.log(stage.name))
-        record_path(self._job.folder, stage.name).unlink(missing_ok=True)
-        started, clock = datetime.now(UTC), time.monotonic()
-        outputs = with_engine_back(lambda: stage.run(self._job, lambda text: self._progress(stage, text)), self._job)
-        seconds = round(time.monotonic() - clock, 3)
-        write_record(
-            self._job.folder,
-            Record(
-                variant=self._job.recipe.variant.id,
-                stage=stage.name,
-                key=key,
-                started=started.isoformat(timespec="seconds"),
-                seconds=seconds,
-                outputs=outputs,
-                tried_again=tuple(self._tries),
-            ),
-        )
-        if stage.name is StageName.COMPILE:
-            self._compiled = outputs
-        self._report(stage, EventKind.FINISHED, seconds=seconds, log=self._log(stage))
+        self.error, self._last_log = self.time_limit or error, self._log(left[0])
+        self._report(left[0], EventKind.FAILED, text=str(self.error), log=self._last_log)
+        for one in left[1:]:
+            self._report(one, EventKind.SKIPPED, text=f"{left[0].name} failed")
 
-    def _progress(self, stage: Stage, text: str) -> None:
-        """Pass on what a stage tells; one that is to end does not come back from here."""
+    def skip(self, because: str) -> None:
+        """Do nothing, and say why."""
+        self.skipped = because
+        self._report(self._stages[0], EventKind.SKIPPED, text=because)
+
+    def _progress(self, text: str) -> None:
+        """Report what the running stage does; one that is to end does not come back from here."""
         self._job.cancel.check()
-        self._report(stage, EventKind.PROGRESS, text=text)
+        if self._running:
+            self._report(self._running, EventKind.PROGRESS, text=text)
 
     def _retried(self, text: str) -> None:
-        """Note and pass on that the running stage tries again; one that is to end does not come back from here."""
+        """Report that the running stage is tried again, likewise."""
         self._job.cancel.check()
         self._tries.append(text)
         if self._running:
             self._report(self._running, EventKind.RETRIED, text=text)
 
-    def _log(self, stage: Stage) -> str | None:
-        path = self._job.log(stage.name)
-        return str(path) if self._running is stage and path.is_file() else None
+    def _log(self, one: Stage[Any]) -> str | None:
+        path = self._job.log(one.name)
+        return str(path) if self._running is one and path.is_file() else None
 
-    def _report(self, stage: Stage, kind: EventKind, **more: Any) -> None:  # noqa: ANN401 - as Event takes them
-        self._emit(Event(variant=self._job.recipe.variant.id, stage=stage.name, kind=kind, **more))
+    def _report(self, one: Stage[Any], kind: EventKind, **more: Any) -> None:  # noqa: ANN401 - as Event takes them
+        self._emit(Event(variant=self._job.recipe.variant.id, stage=one.name, kind=kind, **more))
 
     def result(self) -> VariantResult:
         """Sum up; the facts come from the records, so that they are there for what was up to date too."""
         status = self._status()
-        because = self.skipped if status is Status.SKIPPED else self.cancelled if status is Status.CANCELLED else ""
+        facts: dict[str, Any] = {}
+        for record in reached(self._job.folder).values():
+            facts |= {name: value for name, value in record.outputs.summary().items() if value is not None}
+        measures = {name: value for made in self._made.values() for name, value in made.measures().items()}
         return VariantResult(
             variant=self._job.recipe.variant.id,
             status=status,
             seconds=round((self._ended or time.monotonic()) - self._began, 3) if self._began else 0.0,
+            memory=measures.get("memory"),
+            download=measures.get("download"),
+            image=facts.pop("image", None),
+            facts=facts,
             error=self.error,
-            because=because,
+            because=self.skipped if status is Status.SKIPPED else self.cancelled if status is Status.CANCELLED else "",
             log=self._last_log,
-            memory=self._compiled.get("peak_memory_bytes") if self._compiled.get("bazel_ran") else None,
-            download=self._compiled.get("bytes_fetched"),
-            **_facts(self._job),
         )
 
     def _status(self) -> Status:
@@ -181,35 +173,22 @@ class VariantRun:
             return Status.FAILED
         if not self._complete:
             return Status.SKIPPED if self.skipped else Status.CANCELLED
-        return Status.BUILT if self._worked else Status.UP_TO_DATE
+        return Status.BUILT if self._made else Status.UP_TO_DATE
 
 
-def _pushed(push: Mapping[str, Any]) -> list[str] | None:
-    """The names under which a registry holds the image, with its digest there."""
-    if not push:
-        return None
-    where = f"{push['registry']}/{push['repository']}"
-    return [f"{where}:{tag}@{digest}" for tag, digest in push["digests"].items()]
+def needs_of(stages: Sequence[Stage[Any]]) -> tuple[Stage[Any], ...]:
+    """All that stages need and that is not among them, what is needed first before the others."""
+    found: dict[Stage[Any], None] = {}
 
+    def add(one: Stage[Any]) -> None:
+        for needed in one.needs:
+            add(needed)
+            if needed not in stages:
+                found[needed] = None
 
-def _facts(job: Job) -> dict[str, Any]:
-    """What the records tell of a variant, as far as it has come."""
-    records = reached(job.folder)
-    binary, image, smoke, push = (
-        records[stage].outputs if stage in records else {}
-        for stage in (StageName.EXTRACT, StageName.PACKAGE, StageName.SMOKE, StageName.PUSH)
-    )
-    facts = {
-        "binary_size": binary.get("size"),
-        "image_size": image.get("size"),
-        "rest": smoke.get("rest"),
-        "grpc": smoke.get("grpc"),
-        "pushed": _pushed(push),
-    }
-    return {
-        "image": f"{image['repository']}:{(*image['aliases'], *image['tags'])[0]}" if image else None,
-        "facts": {name: value for name, value in facts.items() if value is not None},
-    }
+    for one in stages:
+        add(one)
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,36 +197,36 @@ class PlannedVariant:
 
     Args:
         variant: its id.
+        toolchain: the same for variants that share Bazel's caches.
+        objects: the same for those of a toolchain that share object files, as far as it is known.
         run: the stages that would run.
         up_to_date: the stages that would not.
         because: why the first of them would run; empty when none would.
-        toolchain: tells its toolchain from others.
-        objects: tells its object files from others' of the toolchain, as far as it is known.
     """
 
     variant: str
     toolchain: str
     objects: str
-    run: tuple[StageName, ...]
-    up_to_date: tuple[StageName, ...]
+    run: tuple[str, ...]
+    up_to_date: tuple[str, ...]
     because: str
 
 
-def plan_line(jobs: Sequence[Job], stages: Sequence[Stage]) -> tuple[PlannedVariant, ...]:
+def plan_stages(jobs: Sequence[Job], stages: Sequence[Stage[Any]]) -> tuple[PlannedVariant, ...]:
     """Say which stages would run. The base image is taken to be the recorded one."""
     return tuple(_plan(job, stages) for job in jobs)
 
 
-def _plan(job: Job, stages: Sequence[Stage]) -> PlannedVariant:
-    compiled = read_record(job.folder, StageName.COMPILE)
+def _plan(job: Job, stages: Sequence[Stage[Any]]) -> PlannedVariant:
+    compiled = stage("compile").read(job.folder)
     if compiled:
-        job.site.assume_image(job.recipe.base_image, compiled.outputs.get("base_digest") or None)
+        job.site.assume_image(job.recipe.base_image, compiled.outputs.base_digest or None)
     done, because = len(stages), ""
-    for index, stage in enumerate(stages):
-        if because := _reason(job, stage, compiled=compiled is not None):
+    for index, one in enumerate(stages):
+        if because := _reason(job, one):
             done = index
             break
-    names = tuple(stage.name for stage in stages)
+    names = tuple(one.name for one in stages)
     return PlannedVariant(
         variant=job.recipe.variant.id,
         toolchain=toolchain_key(job.recipe),
@@ -258,17 +237,16 @@ def _plan(job: Job, stages: Sequence[Stage]) -> PlannedVariant:
     )
 
 
-def _reason(job: Job, stage: Stage, *, compiled: bool) -> str:
-    record = read_record(job.folder, stage.name)
-    if record is None or not compiled:
-        return f"{stage.name} has not been done"
-    if record.key != stage.key(job):
-        return f"what decides {stage.name} has changed"
-    return ""
+def _reason(job: Job, one: Stage[Any]) -> str:
+    for needed in (*needs_of([one]), one):
+        if needed.read(job.folder) is None:
+            return f"{one.name} has not been done"
+    record = one.read(job.folder)
+    return "" if record and record.key == one.key(job) else f"what decides {one.name} has changed"
 
 
 def toolchain_key(recipe: Recipe) -> str:
-    """Say a toolchain from others: by its base, packages, Bazel and compiler. Variants of one share Bazel's caches."""
+    """Tell a toolchain from others: by its base, packages, Bazel and compiler. Variants of one share Bazel's caches."""
     toolchain = recipe.toolchain
     return key_of(
         base=recipe.base_image,
@@ -290,46 +268,47 @@ def planned_candidates(plan: Sequence[PlannedVariant]) -> tuple[Candidate, ...]:
             variant=one.variant,
             toolchain=one.toolchain,
             objects=one.objects,
-            compiles=StageName.COMPILE in one.run,
+            compiles=any(stage(name).compiles for name in one.run),
         )
         for one in plan
         if one.run
     )
 
 
-def candidates(jobs: Sequence[Job], stages: Sequence[Stage]) -> tuple[Candidate, ...]:
-    """All jobs of a run; unlike a plan's, they are looked at with the engine's eyes too."""
+def candidates(jobs: Sequence[Job], stages: Sequence[Stage[Any]]) -> tuple[Candidate, ...]:
+    """All jobs of a run; unlike a plan's, the engine is asked about them too."""
     return tuple(
         Candidate(
             variant=job.recipe.variant.id,
             toolchain=toolchain_key(job.recipe),
             objects=_objects(job.recipe),
-            compiles=any(stage.name is StageName.COMPILE and has_work(stage, job) for stage in stages),
+            compiles=any(one.compiles and has_work(one, job) for one in stages),
         )
         for job in jobs
     )
 
 
-def has_work(stage: Stage, job: Job) -> bool:
+def has_work(one: Stage[Any], job: Job) -> bool:
     """Whether a stage would run."""
     try:
-        return not is_done(stage, job)
-    except FactoryError:  # the stage itself will tell
+        return not one.is_done(job)
+    except FactoryError:  # the stage itself will report it
         return True
 
 
 def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
-    """Clean up, and say each thing that was removed.
+    """Clean up, and give each thing that was removed.
 
     Args:
         site: whose build folder, and whose engine.
-        images: remove the images that the line packaged, too.
+        images: remove the images that the pipeline packaged, too.
         caches: drop Bazel's caches, too.
 
     Raises:
-        EngineUnavailableError: images or caches were asked for, and no engine answers.
+        EngineUnavailableError: images or caches are to be removed, and no engine answers.
     """
-    folders = tuple(_variant_folders(site.build))
+    # The folders in which a recipe was written down: nothing else is ours to delete.
+    folders = sorted(path.parent for path in site.build.glob("*/recipe") if path.is_dir())
     if images:
         yield f"removed {site.strays} stray containers"
         for name in sorted(name for folder in folders for name in _image_names(folder)):
@@ -346,12 +325,5 @@ def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
 
 def _image_names(folder: Path) -> Iterator[str]:
     """The names that a variant's package stage gave to its image; another checkout's images are none of ours."""
-    record = read_record(folder, StageName.PACKAGE)
-    if record:
-        for tag in (*record.outputs["tags"], *record.outputs["aliases"]):
-            yield f"{record.outputs['repository']}:{tag}"
-
-
-def _variant_folders(build: Path) -> Iterator[Path]:
-    """The folders in which a recipe was written down: nothing else is ours to delete."""
-    yield from sorted(path.parent for path in build.glob("*/recipe") if path.is_dir())
+    record = stage("package").read(folder)
+    yield from record.outputs.names if record else ()

@@ -1,7 +1,7 @@
 """Runs variants through the stages: in turn or at once, as their schedule says; one variant's failure is no other's.
 
-Each variant works in a thread of its own. All that is decided is decided in the thread that calls `run_line`, which
-reads one queue of messages: what a variant has come to, and what the user wants.
+Each variant works in a thread of its own. All decisions are made in the thread that calls `PipelineRun.run`. It reads
+one queue of messages: what a variant has come to, and what the user wants.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from serving_factory.docker.process import Cancel
 from serving_factory.errors import (
@@ -99,54 +100,36 @@ class _Signal:
 _Message = _ShareReleased | _Ended | _Signal
 
 
-def run_line(
-    jobs: Sequence[Job],
-    stages: Sequence[Stage],
-    emit: Emit,
-    *,
-    before: Sequence[Stage] = (),
-    schedule: Schedule | None = None,
-    policy: Policy | None = None,
-) -> Outcome:
-    """Run each job through the stages, in their order.
+class PipelineRun:
+    """A run of variants through stages. All but the variants' own work is done in one thread.
 
     A FactoryError ends its own variant, and those whose failure would be the same; no other. A first Ctrl-C, or
     SIGTERM, ends all that runs, with 10 s for a build to put its things in order; a second one ends it at once.
 
     Args:
         jobs: the variants.
-        stages: the stages to run, neighbours on the line.
-        emit: is told of all that happens; from several threads.
-        before: the stages before these. They are not run; where one of them is out of date, the variant fails.
+        stages: the stages to run, in their order.
+        emit: is given all that happens; from several threads.
         schedule: which variant works when, and with how much; None for one after the other, in the order of `jobs`.
         policy: when to stop.
     """
-    names = [job.recipe.variant.id for job in jobs]
-    return _Coordinator(
-        jobs, stages, emit, before=before, schedule=schedule or one_by_one(names), policy=policy or Policy()
-    ).run()
-
-
-class _Coordinator:
-    """Decides who begins, who must end, and what became of it. Its methods run in one thread."""
 
     def __init__(
         self,
         jobs: Sequence[Job],
-        stages: Sequence[Stage],
+        stages: Sequence[Stage[Any]],
         emit: Emit,
         *,
-        before: Sequence[Stage],
-        schedule: Schedule,
-        policy: Policy,
+        schedule: Schedule | None = None,
+        policy: Policy | None = None,
     ) -> None:
+        schedule, policy = schedule or one_by_one([job.recipe.variant.id for job in jobs]), policy or Policy()
         turns = {turn.variant: turn for turn in schedule.turns}
-        self._stages, self._before = stages, before
         self._emit, self._silent = emit, False
         self._schedule, self._policy = schedule, policy
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._jobs = {job.recipe.variant.id: self._given(job, turns[job.recipe.variant.id]) for job in jobs}
-        self._runs = {name: VariantRun(job, self._report) for name, job in self._jobs.items()}
+        self._runs = {name: VariantRun(job, stages, self._report) for name, job in self._jobs.items()}
         self._waiting = list(schedule.turns)
         self._shares: dict[str, Share] = {}
         self._released: set[str] = set()
@@ -165,6 +148,7 @@ class _Coordinator:
             self._emit(event)
 
     def run(self) -> Outcome:
+        """Run, and say how it ended."""
         with on_signals(lambda: self._inbox.put(_Signal())):
             self._begin_what_fits()
             while self._shares:
@@ -187,7 +171,7 @@ class _Coordinator:
                 continue  # another toolchain's do not wait for this one's first
             if because := self._reason_to_skip(turn):
                 self._waiting.remove(turn)
-                self._runs[turn.variant].skip(self._stages, because)
+                self._runs[turn.variant].skip(because)
                 self._released.add(turn.variant)  # who waits for it waits no more
                 continue
             if not self._schedule.fits(turn.share, tuple(self._shares.values())):
@@ -222,10 +206,10 @@ class _Coordinator:
         threading.Thread(target=self._work, args=(turn.variant,), name=turn.variant, daemon=True).start()
 
     def _work(self, variant: str) -> None:
-        """Take a variant along the line; in a thread of its own."""
+        """Take a variant through the stages; in a thread of its own."""
         fault: BaseException | None = None
         try:
-            self._runs[variant].through(self._stages, self._before)
+            self._runs[variant].run()
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for this one
             fault = error
         self._inbox.put(_Ended(variant, fault))

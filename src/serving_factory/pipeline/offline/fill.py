@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from serving_factory.errors import FactoryError, GitError, OverrideError
+from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.offline.mirrors import (
     Address,
     Mirror,
@@ -19,7 +20,7 @@ from serving_factory.pipeline.offline.mirrors import (
 )
 from serving_factory.pipeline.offline.overrides import Labels, override_from_git
 from serving_factory.pipeline.preflight import Declared, Missing
-from serving_factory.pipeline.records import copy_atomically, file_digest
+from serving_factory.pipeline.records import copy_atomically
 from serving_factory.recipes.recipe import Recipe
 
 

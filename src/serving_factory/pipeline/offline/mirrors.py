@@ -10,7 +10,7 @@ from pathlib import Path
 
 from serving_factory.docker.git import ArchiveFormat, commit_of, git_folder, missing_files, origin_parts, write_archive
 from serving_factory.errors import GitError
-from serving_factory.pipeline.records import file_digest
+from serving_factory.pipeline.digests import file_digest
 
 _DEPTH = 3  # folders between the mirrors' folder and a repository
 _SHOWN = 5

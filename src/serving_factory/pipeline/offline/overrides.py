@@ -18,10 +18,10 @@ from serving_factory.catalogue.starlark import parse_starlark
 from serving_factory.docker import process
 from serving_factory.docker.git import ArchiveFormat, missing_files, write_archive
 from serving_factory.errors import OverrideError
+from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.offline.mirrors import shortened
 from serving_factory.pipeline.offline.unpacking import inside, readable, unpack
 from serving_factory.pipeline.preflight import Declared
-from serving_factory.pipeline.records import file_digest
 from serving_factory.recipes.recipe import Recipe
 
 _LABEL = re.compile(r"(?:@+(?P<repository>[^/]*))?//(?P<package>[^:]*)(?::(?P<name>.+))?")

@@ -67,7 +67,10 @@ def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]
                 output=out,
             )
             log = job.folder / "logs" / "packages.log"
-            logged_build(request, log, progress=progress, error=lambda failed: _error(job, failed, log))
+            try:
+                logged_build(request, log, progress=progress)
+            except BuildFailed as failed:
+                raise _error(job, failed, log) from None
         before = {file.name for file in folder.glob("*.deb")}
         folder.mkdir(parents=True, exist_ok=True)
         for deb in (out / "packages").glob("*.deb"):

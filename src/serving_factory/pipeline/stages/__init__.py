@@ -1,13 +1,47 @@
-"""The stages, in their order. Each takes the previous one's record, does one thing, and writes its own."""
+"""The stages of the pipeline, in their order.
+
+A new stage is a module here that defines a `Stage` by the module's name in capitals, and its name in `STAGES`.
+"""
 
 from __future__ import annotations
 
-from serving_factory.pipeline.job import Stage
-from serving_factory.pipeline.stages.compile import COMPILE
-from serving_factory.pipeline.stages.extract import EXTRACT
-from serving_factory.pipeline.stages.inspect import INSPECT
-from serving_factory.pipeline.stages.package import PACKAGE
-from serving_factory.pipeline.stages.smoke import SMOKE
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-BUILD: tuple[Stage, ...] = (COMPILE, EXTRACT, INSPECT, PACKAGE, SMOKE)
-"""From the sources to an image that has passed its smoke test. `push` stands apart: only who pushes loads it."""
+from serving_factory.pipeline.records import record_path
+
+if TYPE_CHECKING:
+    from serving_factory.pipeline.job import Stage
+    from serving_factory.pipeline.records import Record
+
+STAGES = ("compile", "extract", "inspect", "package", "smoke", "push")
+FIRST_WITH_REGISTRY = "push"
+"""From this one on, a stage runs only where a registry is named."""
+
+
+def stage(name: str) -> Stage[Any]:
+    """Load a stage. What a run does not need is not imported: `push` alone takes half a second."""
+    found: Stage[Any] = getattr(import_module(f"{__name__}.{name}"), name.upper())
+    return found
+
+
+def stages_for(*, registry: bool) -> tuple[Stage[Any], ...]:
+    """The stages of a whole build, with or without a registry to push to."""
+    names = STAGES if registry else STAGES[: STAGES.index(FIRST_WITH_REGISTRY)]
+    return tuple(map(stage, names))
+
+
+def reached(folder: Path) -> Mapping[str, Record[Any]]:
+    """Read the records of the stages that a variant has been through without a gap, in their order.
+
+    What lies behind a gap describes an earlier binary or image.
+    """
+    found: dict[str, Record[Any]] = {}
+    for name in STAGES:
+        record = stage(name).read(folder) if record_path(folder, name).exists() else None
+        if record is None:
+            break
+        found[name] = record
+    return found

@@ -6,34 +6,26 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
-from textwrap import shorten
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.docker.buildx import BuildFailed, BuildRequest, BuildResult, build
-from serving_factory.docker.caches import drop_cache_mounts
 from serving_factory.docker.process import Cancel
 from serving_factory.docker.solve_status import Step
-from serving_factory.errors import (
-    CacheCorruptError,
-    CompileError,
-    EngineError,
-    FactoryError,
-    FetchError,
-    OutOfMemoryError,
-)
+from serving_factory.errors import ArtifactError, CompileError, FactoryError, FetchError
 from serving_factory.pipeline.bazel import BazelProgress, bazelrc, dockerfile_here, is_progress, read_summary
-from serving_factory.pipeline.budget import count_jobs
-from serving_factory.pipeline.caches import empty_cache
-from serving_factory.pipeline.events import StageName
-from serving_factory.pipeline.failures import Kind, classify, failure_error
+from serving_factory.pipeline.digests import entries_digest, file_digest, quoted, tree_entries
+from serving_factory.pipeline.failures import Kind, classify, failure_error, step_title
 from serving_factory.pipeline.inputs import secret_files, secrets_of, stage_inputs
-from serving_factory.pipeline.job import Job, Outputs, Progress, Stage
-from serving_factory.pipeline.records import Record, file_digest, put_aside
-from serving_factory.pipeline.retry import retrying
-from serving_factory.recipes.recipe import CACHES, key_of
+from serving_factory.pipeline.job import Job, Progress, Stage
+from serving_factory.pipeline.records import Outputs
+
+BINARY = "tensorflow_model_server"
+DEBUG = f"{BINARY}.debug"
+FACTS = (*("version", "version.exit", "bazel", "compiler", "glibc", "os-release", "ldd", "packages", "base-libraries"),)
+"""What collect.sh writes down in the devel image, a file each in `artifact/facts`."""
 
 _STEP = re.compile(r"/factory/bazel\.sh (fetch|build) ")
 _NO_REMOTE = re.compile(r"^factory: no remote: (\S+) does not answer$")
@@ -41,6 +33,91 @@ _AGAIN = re.compile(r"^factory: no remote: (Bazel ended with exit code \d+)")
 _REFUSED = re.compile(r"^(?:WARNING|ERROR): Failed to query remote execution capabilities: (.+)$")
 _TROUBLE = re.compile(r"^WARNING: (?:Reading from|Writing to) Remote Cache:")
 _DISK_HIT, _REMOTE_HIT, _REMOTE, _INTERNAL = "disk cache hit", "remote cache hit", "remote", "internal"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled(Outputs):
+    """A binary, and how it was made.
+
+    Args:
+        binary_sha256: of the stripped binary; `debug_sha256` of its symbols.
+        artifact: digest of all that was taken home; `rootfs` of the libraries among it.
+        facts: what the devel image wrote down: the texts of `FACTS`.
+        base: the base image's name; `base_digest` its digest or id, empty where neither is known.
+        source: upstream's URL with the commit, or the digest of the source folder.
+        copts: the compiler's options of the level; `configs` Bazel's.
+        arguments: the build arguments that decide what is built.
+        steps: the Dockerfile's instructions; `cached_steps` those that BuildKit had already.
+        bazel_ran: whether Bazel ran in this build, and not in an earlier one whose step BuildKit had. docs/records.md
+            describes this and all that follows.
+    """
+
+    binary_sha256: str
+    debug_sha256: str
+    artifact: str
+    rootfs: str
+    facts: Mapping[str, str]
+    base: str
+    base_digest: str
+    source: str
+    copts: tuple[str, ...]
+    configs: tuple[str, ...]
+    arguments: Mapping[str, str]
+    steps: int
+    cached_steps: int
+    bazel_ran: bool
+    actions: int | None = None
+    runners: Mapping[str, int] | None = None
+    local_actions: int | None = None
+    disk_cache_hits: int | None = None
+    remote_cache_hits: int | None = None
+    remote_actions: int | None = None
+    silent_remote: str | None = None
+    remote_trouble: str | None = None
+    bytes_fetched: int | None = None
+    wall_seconds: float | None = None
+    critical_path_seconds: float | None = None
+    cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+
+    def measures(self) -> Mapping[str, int | None]:
+        """The peak is an earlier run's where BuildKit had the step."""
+        return {"memory": self.peak_memory_bytes if self.bazel_ran else None, "download": self.bytes_fetched}
+
+
+def decided_by(job: Job, *, base_id: str, source: str) -> Mapping[str, object]:
+    """Give what decides the binary, compiled of this base and these sources.
+
+    Args:
+        job: the variant.
+        base_id: as `Compiled.base_digest` has it.
+        source: as `Compiled.source` has it.
+    """
+    recipe = job.recipe
+    return {
+        "recipe": recipe.compile_key,
+        "base": base_id,
+        "cpu": _this_cpu() if recipe.variant.level is Level.NATIVE else None,
+        "source": source,
+        "bazel": file_digest(recipe.inputs.bazel) if recipe.inputs.bazel else None,
+        "overrides": {name: job.site.tree(folder) for name, folder in recipe.inputs.overrides},
+        "patches": [job.site.tree(folder) for folder in recipe.inputs.patches],
+    }
+
+
+def _inputs(job: Job) -> Mapping[str, object]:
+    return decided_by(job, base_id=job.site.base_id(job.recipe), source=_source(job))
+
+
+def _source(job: Job) -> str:
+    source = job.recipe.source
+    return job.site.tree(source) if isinstance(source, Path) else source
+
+
+def _this_cpu() -> str:
+    """What `-march=native` depends on."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line for line in lines if line.startswith("flags")), "")
 
 
 class BazelSteps:
@@ -129,103 +206,6 @@ def _runners(told: Mapping[str, int], *, remote: bool) -> Mapping[str, int]:
     return {_DISK_HIT if name == _REMOTE_HIT else name: count for name, count in told.items()}
 
 
-_FETCHES = 4
-_FIRST_DELAY = 3.0  # seconds; Bazel, git and apt have tried for a while themselves
-
-
-def with_second_chances(
-    job: Job, attempt: Callable[[Job], BuildResult], *, has_built: Callable[[], bool]
-) -> BuildResult:
-    """Build, and try again what can end otherwise.
-
-    A download that failed is tried four times, with waits that double; once where there is no network to wait for. A
-    Bazel that ran out of memory is tried once more with half its jobs, on what the first try left in its disk cache;
-    what comes after it has no jobs to halve. A damaged cache is dropped, or emptied where another build holds it, and
-    the build tried once more. Nothing else is: a wrong checksum, least of all. `job.report_retry` is told what failed
-    before each try, and how it is done.
-
-    Args:
-        job: the variant.
-        attempt: builds once.
-        has_built: whether Bazel's part of the build was done.
-    """
-    try:
-        return _with_patience(job, attempt)
-    except OutOfMemoryError as error:
-        if job.share.jobs == 1 or has_built():
-            raise
-        fewer = job.share.halved()
-        job.report_retry(f"{_said(error, job)}; once more with {count_jobs(fewer.jobs)}, on the warm cache")
-        try:
-            return _with_patience(replace(job, share=fewer), attempt)
-        except OutOfMemoryError as again:
-            raise OutOfMemoryError(
-                f"{again.what}; before that, with {job.share.jobs}", why=again.why, remedy=again.remedy
-            ) from error
-    except CacheCorruptError as error:
-        _drop(error, job)
-        return _with_patience(job, attempt)
-
-
-def _drop(damaged: CacheCorruptError, job: Job) -> None:
-    """Take a damaged cache away: the whole mount, or what is in it where another build holds the mount.
-
-    Raises:
-        CacheCorruptError: neither can be done, and a build with it would end in the same way.
-    """
-    if not drop_cache_mounts(f"{CACHES}-{damaged.cache}").used:
-        job.report_retry(f"{_said(damaged, job)}; once more without it")
-        return
-    job.report_retry(f"{_said(damaged, job)}, and another build uses it; once more, with its entries removed")
-    try:
-        empty_cache(job.recipe.base_image, damaged.cache)
-    except EngineError as error:
-        raise CacheCorruptError(
-            f"{damaged.what}; another build uses it, so that it cannot be dropped, and it cannot be emptied",
-            why=f"{damaged.why}\n{error.why}",
-            remedy="run the same command again once that build has ended",
-            cache=damaged.cache,
-        ) from error
-
-
-def _said(error: FactoryError, job: Job) -> str:
-    """What happened, without the variant's name, which stands beside it already."""
-    return error.what.removeprefix(f"{job.recipe.variant.id}: ")
-
-
-def _with_patience(job: Job, attempt: Callable[[Job], BuildResult]) -> BuildResult:
-    def on_retry(number: int, delay: float, error: FetchError) -> None:
-        job.report_retry(f"{_said(error, job)}; try {number + 1} of {_FETCHES} in {delay:.0f} s")
-
-    return retrying(
-        lambda: attempt(job),
-        transient=() if job.recipe.inputs.offline else (FetchError,),
-        on_retry=on_retry,
-        attempts=_FETCHES,
-        first_delay=_FIRST_DELAY,
-        sleep=job.cancel.wait,
-    )
-
-
-BINARY = "tensorflow_model_server"
-
-_STEP_WIDTH = 90
-_RUN_FLAGS = re.compile(r"(?<=\] RUN )(?:--\S+\s+)+")
-
-
-def _key(job: Job) -> str:
-    recipe = job.recipe
-    return key_of(
-        recipe=recipe.compile_key,
-        base=job.site.base_id(recipe),
-        cpu=_this_cpu() if recipe.variant.level is Level.NATIVE else None,
-        source=job.site.tree(recipe.source) if isinstance(recipe.source, Path) else recipe.source,
-        bazel=file_digest(recipe.inputs.bazel) if recipe.inputs.bazel else None,
-        overrides={name: job.site.tree(folder) for name, folder in recipe.inputs.overrides},
-        patches=[job.site.tree(folder) for folder in recipe.inputs.patches],
-    )
-
-
 @contextmanager
 def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildRequest]:
     """Give the request that takes the files of a stage of the devel Dockerfile home; it is good within the block.
@@ -252,38 +232,61 @@ def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildReque
         )
 
 
-def _run(job: Job, progress: Progress) -> Outputs:
-    recipe = job.recipe
+def _run(job: Job, progress: Progress) -> Compiled:
     steps = BazelSteps(job.release_share)
-    result = with_second_chances(job, lambda job: _build(job, progress, steps), has_built=lambda: steps.built)
-    return {
-        "binary_sha256": file_digest(job.artifact / BINARY),
-        "base": recipe.base_image,
-        "base_digest": job.site.base_id(recipe),
-        "source": job.site.tree(recipe.source) if isinstance(recipe.source, Path) else recipe.source,
-        "steps": result.steps,
-        "cached_steps": result.cached,
+    log = job.log(COMPILE.name)
+    with devel_request(job, target="artifact", output=job.artifact) as request:
+        try:
+            result = logged_build(request, log, progress=progress, see=steps.see, cancel=job.cancel)
+        except BuildFailed as failed:
+            raise build_error(job, failed, log) from None
+    return Compiled(
+        **read_artifact(job),
+        **made_of(job),
+        base_digest=job.site.base_id(job.recipe),
+        source=_source(job),
+        steps=result.steps,
+        cached_steps=result.cached,
         **run_facts(job.artifact / "facts", steps),
+    )
+
+
+def made_of(job: Job) -> dict[str, Any]:
+    """Give what the record tells of the recipe."""
+    recipe = job.recipe
+    return {
+        "base": recipe.base_image,
+        "copts": recipe.variant.all_copts,
+        "configs": recipe.toolchain.configs,
+        "arguments": dict(pair for pair in recipe.build_args if pair not in recipe.inputs.free_args),
     }
 
 
-def _build(job: Job, progress: Progress, steps: BazelSteps) -> BuildResult:
-    with devel_request(job, target="artifact", output=job.artifact) as request:
-        return build_image(request, job, StageName.COMPILE, progress, _compile_error, see=steps.see)
+def read_artifact(job: Job) -> dict[str, Any]:
+    """Give what the record tells of the artifact.
+
+    Raises:
+        ArtifactError: a file is missing in it.
+    """
+    entries = tree_entries(job.artifact)
+    names = {name: quoted(PurePath(name)) for name in (BINARY, DEBUG, *(f"facts/{fact}" for fact in FACTS))}
+    if missing := [name for name, entry in names.items() if entry not in entries]:
+        raise ArtifactError(
+            f"{job.recipe.variant.id}: the build left no {', '.join(missing)}",
+            remedy=f"read {job.log(COMPILE.name)}, fix the cause, and run the same command",
+        )
+    facts = {name: (job.artifact / "facts" / name).read_text(encoding="utf-8", errors="replace") for name in FACTS}
+    return {
+        "binary_sha256": entries[names[BINARY]][1],
+        "debug_sha256": entries[names[DEBUG]][1],
+        "artifact": entries_digest(entries),
+        "rootfs": entries_digest({name: entry for name, entry in entries.items() if name[1:].startswith("rootfs/")}),
+        "facts": {name: text.rstrip("\n") for name, text in facts.items()},
+    }
 
 
-def _this_cpu() -> str:
-    """What `-march=native` depends on."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line for line in lines if line.startswith("flags")), "")
-
-
-def _intact(job: Job, _record: Record) -> bool:
-    return all((job.artifact / name).exists() for name in (BINARY, f"{BINARY}.debug", "rootfs", "facts"))
-
-
-def _compile_error(job: Job, failed: BuildFailed) -> FactoryError:
-    return build_error(job, failed, job.log(StageName.COMPILE))
+def _intact(job: Job, outputs: Compiled) -> bool:
+    return job.site.memory.digest(job.artifact) == outputs.artifact
 
 
 def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
@@ -314,15 +317,10 @@ def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
     return failure_error(
         failure,
         variant=job.recipe.variant.id,
-        step=step_title(failed.step),
+        step=failed.step,
         tail=tuple(line for line in failed.tail if not is_progress(line)),
         share=job.share,
     )
-
-
-def step_title(step: str) -> str:
-    """Name a step in a part of a line, by what it does and not what it mounts; its whole command is in the log."""
-    return shorten(_RUN_FLAGS.sub("", step), _STEP_WIDTH, placeholder=" ...") or "docker buildx build"
 
 
 def write_context(folder: Path, files: dict[str, str]) -> Path:
@@ -336,29 +334,11 @@ def write_context(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
-def build_image(
-    request: BuildRequest,
-    job: Job,
-    stage: StageName,
-    progress: Progress,
-    error: Callable[[Job, BuildFailed], FactoryError],
-    *,
-    see: Callable[[Step], None] = lambda _step: None,
-) -> BuildResult:
-    """Run one buildx build of a stage: its log goes to the stage's file, its progress to `tell`, each step to `see`."""
-    log = job.log(stage)
-    put_aside(log)
-    return logged_build(
-        request, log, progress=progress, error=lambda failed: error(job, failed), see=see, cancel=job.cancel
-    )
-
-
 def logged_build(
     request: BuildRequest,
     log: Path,
     *,
     progress: Progress,
-    error: Callable[[BuildFailed], FactoryError],
     see: Callable[[Step], None] = lambda _step: None,
     cancel: Cancel | None = None,
 ) -> BuildResult:
@@ -367,10 +347,12 @@ def logged_build(
     Args:
         request: what to build.
         log: the file that gets its whole output.
-        progress: is told of steps that start, and of Bazel's actions.
-        error: says what a failure means, once the log is whole.
+        progress: called with steps that start, and Bazel's actions.
         see: is given each step.
         cancel: stops the build when asked.
+
+    Raises:
+        BuildFailed: the log is whole.
     """
     bazel = BazelProgress()
 
@@ -384,11 +366,9 @@ def logged_build(
 
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as stream:
-        try:
-            return build(request, on_step=on_step, log=stream, cancel=cancel)
-        except BuildFailed as failed:
-            stream.flush()
-            raise error(failed) from None
+        return build(request, on_step=on_step, log=stream, cancel=cancel)
 
 
-COMPILE = Stage(name=StageName.COMPILE, key=_key, run=_run, intact=_intact)
+COMPILE = Stage(
+    name="compile", version=1, outputs=Compiled, inputs=_inputs, run=_run, intact=_intact, compiles=True, engine=True
+)

@@ -2,70 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from serving_factory.catalogue.data import data_digest
-from serving_factory.errors import ArtifactError
-from serving_factory.pipeline.events import StageName
-from serving_factory.pipeline.job import Job, Outputs, Progress, Stage
-from serving_factory.pipeline.records import Record, file_digest
-from serving_factory.pipeline.stages.compile import BINARY
-from serving_factory.recipes.recipe import key_of
-
-_FORMAT = 3
-"""Raised whenever this module reads something more, or otherwise, from the same binary."""
+from serving_factory.inspection.facts import ElfFacts, InstructionSetFacts
+from serving_factory.pipeline.digests import file_digest
+from serving_factory.pipeline.job import Job, Progress, Stage
+from serving_factory.pipeline.records import Outputs
+from serving_factory.pipeline.stages.compile import BINARY, COMPILE, DEBUG
 
 _VERSION_LINES = ("TensorFlow ModelServer: ", "TensorFlow Library: ")
 
-_DATA = ("dispatch_owned.yaml", "upstream_flags.yaml")
-"""What tells whose code a function is."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extracted(Outputs):
+    """What a binary says of itself.
+
+    Args:
+        sha256: of the stripped binary.
+        size: bytes.
+        build_id: the linker's, hex; None where it wrote none.
+        version: what the server prints with `--version`; `version_exit` the exit code.
+        bazel: Bazel's version, as it says itself; `compiler` the compiler's, `glibc` the C library's.
+        distribution: the name of the devel image's distribution.
+        libraries: what ldd prints.
+        packages: those that the libraries come from, with their versions.
+        elf: its headers.
+        instructions: what its code asks of a CPU.
+    """
+
+    sha256: str
+    size: int
+    build_id: str | None
+    version: tuple[str, ...]
+    version_exit: int
+    bazel: str
+    compiler: str
+    glibc: str
+    distribution: str
+    libraries: tuple[str, ...]
+    packages: tuple[str, ...]
+    elf: ElfFacts
+    instructions: InstructionSetFacts
+
+    def summary(self) -> Mapping[str, object]:
+        """The binary's size in bytes."""
+        return {"binary_size": self.size}
 
 
-def _key(job: Job) -> str:
-    compiled = job.record(StageName.COMPILE)
-    return key_of(
-        compile=compiled.key,
-        binary=compiled.outputs["binary_sha256"],
-        format=_FORMAT,
-        data={name: data_digest(name) for name in _DATA},
-    )
+def _inputs(job: Job) -> Mapping[str, object]:
+    compiled = job.record(COMPILE).outputs
+    return {"binary": compiled.binary_sha256, "debug": compiled.debug_sha256, "facts": compiled.facts}
 
 
-def _run(job: Job, progress: Progress) -> Outputs:
+def _run(job: Job, progress: Progress) -> Extracted:
     # Their libraries are slow to import: only a run that reads a binary waits for them.
     from serving_factory.inspection.elf import read_elf
     from serving_factory.inspection.instruction_set import scan
 
-    binary, debug = _take(job, BINARY), _take(job, f"{BINARY}.debug")
+    facts = job.record(COMPILE).outputs.facts
+    binary, debug = _link(job, BINARY), _link(job, DEBUG)
     progress("reading the ELF headers")
     read = read_elf(binary)
     elf = read.facts
     progress(f"disassembling {elf.size / 2**20:.0f} MiB")
     instructions = scan(read, debug)
-    compiled = job.record(StageName.COMPILE)
-    return {
-        "sha256": file_digest(binary),
-        "size": elf.size,
-        "build_id": elf.build_id,
-        "version": version_lines(read_fact(job, "version")),
-        "version_exit": int(read_fact(job, "version.exit")),
-        "bazel": read_fact(job, "bazel"),
-        "compiler": read_fact(job, "compiler"),
-        "glibc": read_fact(job, "glibc"),
-        "distribution": read_fact(job, "os-release"),
-        "copts": list(job.recipe.variant.all_copts),
-        "configs": list(job.recipe.toolchain.configs),
-        "source": compiled.outputs["source"],
-        "base": compiled.outputs["base"],
-        "base_digest": compiled.outputs["base_digest"],
-        "compile_key": compiled.key,
-        "libraries": read_fact(job, "ldd").splitlines(),
-        "packages": read_fact(job, "packages").splitlines(),
-        "elf": asdict(elf),
-        "instructions": asdict(instructions),
-    }
+    job.site.memory.digest(job.artifact)  # the links changed its files' metadata: the next run need not read them
+    return Extracted(
+        sha256=file_digest(binary),
+        size=elf.size,
+        build_id=elf.build_id,
+        version=tuple(version_lines(facts["version"])),
+        version_exit=int(facts["version.exit"]),
+        bazel=facts["bazel"],
+        compiler=facts["compiler"],
+        glibc=facts["glibc"],
+        distribution=facts["os-release"],
+        libraries=tuple(facts["ldd"].splitlines()),
+        packages=tuple(facts["packages"].splitlines()),
+        elf=elf,
+        instructions=instructions,
+    )
 
 
 def version_lines(printed: str) -> list[str]:
@@ -81,46 +99,33 @@ def version_lines(printed: str) -> list[str]:
 
 
 def server_version(lines: Sequence[str]) -> str:
-    """Give the version that the server reports of itself; empty where it knows no `--version`.
-
-    Args:
-        lines: as `version_lines` gives them.
-    """
+    """The version among `version_lines` that the server reports of itself; empty where it knows no `--version`."""
     return next((line.rpartition(" ")[2] for line in lines if line.startswith(_VERSION_LINES[0])), "")
 
 
-def _take(job: Job, name: str) -> Path:
+def _link(job: Job, name: str) -> Path:
     """Link a file of the artifact to the variant's folder: one file, two names."""
-    source = job.artifact / name
-    if not source.is_file():
-        raise ArtifactError(
-            f"{job.recipe.variant.id}: the build left no file {name}",
-            remedy=f"read {job.log(StageName.COMPILE)}, fix the cause, delete {job.folder} and build again",
-        )
     place = job.folder / name
     place.unlink(missing_ok=True)
-    place.hardlink_to(source)
+    place.hardlink_to(job.artifact / name)
     return place
 
 
-def read_fact(job: Job, name: str) -> str:
-    """Read one of the facts that the devel image wrote down, without the line end.
-
-    Raises:
-        ArtifactError: the devel image left no such fact.
-    """
-    try:
-        return (job.artifact / "facts" / name).read_text(encoding="utf-8", errors="replace").rstrip("\n")
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"{job.recipe.variant.id}: the build left no fact {name!r}",
-            remedy=f"read {job.log(StageName.COMPILE)}, fix the cause, delete {job.folder} and build again",
-        ) from None
-
-
-def _intact(job: Job, record: Record) -> bool:
+def _intact(job: Job, outputs: Extracted) -> bool:
+    """The artifact's own file was looked at by compile; in a copy of the folder there are two."""
     place = job.folder / BINARY
-    return place.is_file() and place.stat().st_size == record.outputs["size"]
+    if not place.is_file():
+        return False
+    return place.samefile(job.artifact / BINARY) or file_digest(place) == outputs.sha256
 
 
-EXTRACT = Stage(name=StageName.EXTRACT, key=_key, run=_run, intact=_intact)
+EXTRACT = Stage(
+    name="extract",
+    version=4,
+    outputs=Extracted,
+    inputs=_inputs,
+    run=_run,
+    needs=(COMPILE,),
+    data=("dispatch_owned.yaml", "upstream_flags.yaml"),  # whose code a function is
+    intact=_intact,
+)

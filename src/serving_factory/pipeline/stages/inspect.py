@@ -1,84 +1,103 @@
-"""inspect: ask the binary, and compare its answers with what the variant asked for."""
+"""inspect: compare what the binary says of itself with what the variant asked for."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from serving_factory.catalogue.data import data_digest
 from serving_factory.catalogue.levels import Level, cpuinfo_names, level_facts
 from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.inspection.rules import Expectation, VersionAnswer, added_features, check, verdict_error
 from serving_factory.matrix.variant import Platform
-from serving_factory.pipeline.events import StageName
-from serving_factory.pipeline.job import Job, Outputs, Progress, Stage
-from serving_factory.pipeline.stages.extract import read_fact
-from serving_factory.recipes.recipe import key_of
-
-_FORMAT = 3
-"""Raised whenever the rules check otherwise, or the record holds something else."""
-
-_DATA = ("levels.yaml", "upstream_flags.yaml")
+from serving_factory.pipeline.job import Job, Progress, Stage
+from serving_factory.pipeline.records import Outputs
+from serving_factory.pipeline.stages.compile import COMPILE
+from serving_factory.pipeline.stages.extract import EXTRACT
 
 _MACHINES: Mapping[Platform, str] = {Platform.LINUX_AMD64: "x86-64", Platform.LINUX_ARM64: "aarch64"}
 
 
-def _key(job: Job) -> str:
-    return key_of(
-        extract=job.record(StageName.EXTRACT).key,
-        level=job.recipe.variant.level,
-        reported=job.recipe.release.reported,
-        release=job.recipe.release.tag,
-        rootfs=job.site.tree(job.artifact / "rootfs"),
-        format=_FORMAT,
-        data={name: data_digest(name) for name in _DATA},
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What one rule says: `ok` is None where nothing can be proven."""
+
+    rule: str
+    ok: bool | None
+    text: str
 
 
-def _run(job: Job, progress: Progress) -> Outputs:
-    # Their libraries are slow to import: only a run that inspects waits for them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspected(Outputs):
+    """What the rules say of a binary.
+
+    Args:
+        findings: all of them passed, or could not be asked.
+        binary_sha256: of which binary.
+        cpu_flags: what /proc/cpuinfo must list for it to run.
+    """
+
+    findings: tuple[Found, ...]
+    binary_sha256: str
+    cpu_flags: tuple[str, ...]
+
+
+def _inputs(job: Job) -> Mapping[str, object]:
+    return {
+        "extract": job.record(EXTRACT).key,
+        "rootfs": job.record(COMPILE).outputs.rootfs,
+        "level": job.recipe.variant.level,
+        "platform": job.recipe.variant.platform,
+        "release": job.recipe.release.tag,
+        "reported": job.recipe.release.reported,
+    }
+
+
+def _run(job: Job, progress: Progress) -> Inspected:
+    # Its library is slow to import: only a run that inspects waits for it.
     from serving_factory.inspection.elf import library_closure_gaps
-    from serving_factory.inspection.facts import ElfFacts, ElfKind, InstructionSetFacts, Relro
 
-    found = job.record(StageName.EXTRACT).outputs
-    data = found["elf"]
-    elf = ElfFacts(
-        **{**data, "kind": ElfKind(data["kind"]), "relro": Relro(data["relro"]), "needed": tuple(data["needed"])}
-    )
+    facts, binary = job.record(COMPILE).outputs.facts, job.record(EXTRACT).outputs
     progress("comparing what was found with what was asked for")
-    expectation, code = _expectation(job), InstructionSetFacts(**found["instructions"])
+    expectation = _expectation(job, facts["glibc"])
     findings = check(
         expectation,
-        elf=elf,
-        code=code,
-        version=VersionAnswer(found["version_exit"], tuple(found["version"])),
+        elf=binary.elf,
+        code=binary.instructions,
+        version=VersionAnswer(binary.version_exit, binary.version),
         missing=library_closure_gaps(
-            elf.needed, job.artifact / "rootfs", frozenset(read_fact(job, "base-libraries").splitlines())
+            binary.elf.needed, job.artifact / "rootfs", frozenset(facts["base-libraries"].splitlines())
         ),
     )
     if error := verdict_error(findings, job.recipe.variant.id):
         raise error
-    return {
-        "findings": [{"rule": finding.rule, "ok": finding.ok, "text": finding.text} for finding in findings],
-        "binary_sha256": found["sha256"],
-        "cpu_flags": [
-            *level_facts(job.recipe.variant.level).cpuinfo,
-            *cpuinfo_names(added_features(expectation, code)),
-        ],
-    }
+    added = added_features(expectation, binary.instructions)
+    return Inspected(
+        findings=tuple(Found(rule=finding.rule, ok=finding.ok, text=finding.text) for finding in findings),
+        binary_sha256=binary.sha256,
+        cpu_flags=(*level_facts(job.recipe.variant.level).cpuinfo, *cpuinfo_names(added)),
+    )
 
 
-def _expectation(job: Job) -> Expectation:
+def _expectation(job: Job, glibc: str) -> Expectation:
     variant = job.recipe.variant
     # The devel and the runtime image stand on the same base, so its C library is the binary's own.
-    glibc = re.search(r"\d+\.\d+", read_fact(job, "glibc").rpartition(" ")[2])
+    version = re.search(r"\d+\.\d+", glibc.rpartition(" ")[2])
     return Expectation(
         level=Level(variant.level).value,
         machine=_MACHINES[variant.platform],
         reported_version=job.recipe.release.reported,
-        max_glibc=glibc.group() if glibc else None,
+        max_glibc=version.group() if version else None,
         upstream=upstream_flags(job.recipe.release.version),
     )
 
 
-INSPECT = Stage(name=StageName.INSPECT, key=_key, run=_run)
+INSPECT = Stage(
+    name="inspect",
+    version=4,
+    outputs=Inspected,
+    inputs=_inputs,
+    run=_run,
+    needs=(COMPILE, EXTRACT),
+    data=("levels.yaml", "upstream_flags.yaml"),
+)

@@ -2,43 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from serving_factory.docker.buildx import BuildFailed, BuildRequest
 from serving_factory.errors import ArtifactError, FactoryError, PackageError
 from serving_factory.matrix.matrix import alias_tags, full_tags
-from serving_factory.pipeline.events import StageName
-from serving_factory.pipeline.job import Job, Outputs, Progress, Stage
-from serving_factory.pipeline.records import Record, file_digest
-from serving_factory.pipeline.stages.compile import BINARY, build_image, step_title, write_context
-from serving_factory.pipeline.stages.extract import server_version
+from serving_factory.pipeline.digests import file_digest
+from serving_factory.pipeline.failures import step_title
+from serving_factory.pipeline.job import Job, Progress, Stage
+from serving_factory.pipeline.records import Outputs
+from serving_factory.pipeline.stages.compile import BINARY, COMPILE, logged_build, write_context
+from serving_factory.pipeline.stages.extract import EXTRACT, server_version
+from serving_factory.pipeline.stages.inspect import INSPECT
 from serving_factory.recipes.labels import BuiltBinary, image_env, image_json, image_labels
-from serving_factory.recipes.recipe import Recipe, key_of, short
+from serving_factory.recipes.recipe import Recipe, short
 
 _PACKAGE_KEY_LABEL = "org.serving-factory.package.key"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packaged(Outputs):
+    """An image in the engine.
+
+    Args:
+        image: its id.
+        size: bytes.
+        repository: its name, without a tag.
+        tags: its full tags, each of which names this image alone.
+        aliases: its other tags, which move from image to image.
+        binary_sha256: of the binary in it.
+    """
+
+    image: str
+    size: int
+    repository: str
+    tags: tuple[str, ...]
+    aliases: tuple[str, ...]
+    binary_sha256: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the image, the full ones first."""
+        return tuple(f"{self.repository}:{tag}" for tag in (*self.tags, *self.aliases))
+
+    def summary(self) -> Mapping[str, object]:
+        """The image's size in bytes, and the shortest name to run it by."""
+        return {"image": f"{self.repository}:{(*self.aliases, *self.tags)[0]}", "image_size": self.size}
+
+
 def built_binary(job: Job) -> BuiltBinary:
-    """Gather from the records what the image shall tell of its binary."""
-    found = job.record(StageName.EXTRACT).outputs
+    """Gather from the records what the image says of its binary."""
+    compiled, found = job.record(COMPILE), job.record(EXTRACT).outputs
     return BuiltBinary(
-        sha256=found["sha256"],
-        build_id=found["build_id"],
-        version=server_version(found["version"]),
-        compiler=found["compiler"],
-        bazel=found["bazel"],
-        base_digest=found["base_digest"],
-        source=str(found["source"]),
-        compile_key=found["compile_key"],
-        cpu_flags=tuple(job.record(StageName.INSPECT).outputs["cpu_flags"]),
+        sha256=found.sha256,
+        build_id=found.build_id,
+        version=server_version(found.version),
+        compiler=found.compiler,
+        bazel=found.bazel,
+        base_digest=compiled.outputs.base_digest,
+        source=compiled.outputs.source,
+        compile_key=compiled.key,
+        cpu_flags=job.record(INSPECT).outputs.cpu_flags,
     )
 
 
 def image_tags(job: Job) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Compute the image's full tags and its aliases from the binary's record."""
     recipe = job.recipe
-    binary = short(job.record(StageName.EXTRACT).outputs["sha256"])
+    binary = short(job.record(EXTRACT).outputs.sha256)
     return (
         full_tags(recipe.images, recipe.variant, binary=binary),
         alias_tags(recipe.images, recipe.variant, recipe.targets),
@@ -54,24 +87,24 @@ def _files(recipe: Recipe, binary: BuiltBinary) -> dict[str, str]:
     }
 
 
-def _key(job: Job) -> str:
+def _inputs(job: Job) -> Mapping[str, object]:
     recipe, binary = job.recipe, built_binary(job)
-    return key_of(
-        files=_files(recipe, binary),
-        labels=image_labels(recipe, binary),
-        names=[recipe.images.repository, *image_tags(job)],
-        base=[recipe.base_image, job.site.base_id(recipe)],
-        rootfs=job.site.tree(job.artifact / "rootfs"),
-    )
+    return {
+        "files": _files(recipe, binary),
+        "labels": image_labels(recipe, binary),
+        "names": [recipe.images.repository, *image_tags(job)],
+        "base": [recipe.base_image, job.site.base_id(recipe)],
+        "rootfs": job.record(COMPILE).outputs.rootfs,
+    }
 
 
-def _run(job: Job, progress: Progress) -> Outputs:
-    recipe = job.recipe
-    _must_be_inspected(job)
-    context = write_context(job.folder / "recipe" / "runtime", _files(recipe, built_binary(job)))
+def _run(job: Job, progress: Progress) -> Packaged:
+    recipe, binary = job.recipe, built_binary(job)
+    _must_be_inspected(job, binary.sha256)
+    context = write_context(job.folder / "recipe" / "runtime", _files(recipe, binary))
     full, aliases = image_tags(job)
     references = [f"{recipe.images.repository}:{tag}" for tag in (*full, *aliases)]
-    labels = {**image_labels(recipe, built_binary(job)), _PACKAGE_KEY_LABEL: _key(job)}
+    labels = {**image_labels(recipe, binary), _PACKAGE_KEY_LABEL: PACKAGE.key(job)}
     request = BuildRequest(
         dockerfile=context / "Dockerfile",
         context=context,
@@ -81,37 +114,46 @@ def _run(job: Job, progress: Progress) -> Outputs:
         tags=tuple(references),
     )
     before = {had for reference in references if (had := job.site.packaged.get(reference))}
+    with _unnamed_removed(before, job):
+        try:
+            result = logged_build(request, job.log(PACKAGE.name), progress=progress, cancel=job.cancel)
+        except BuildFailed as failed:
+            raise _error(job, failed) from None
+    return Packaged(
+        image=result.image_id or job.site.engine.image_id(references[0]) or "",
+        size=job.site.engine.image_size(references[0]),
+        repository=recipe.images.repository,
+        tags=full,
+        aliases=aliases,
+        binary_sha256=binary.sha256,
+    )
+
+
+@contextmanager
+def _unnamed_removed(images: Iterable[str], job: Job) -> Iterator[None]:
+    """Remove those of the images that have lost their names in this block, however it ends."""
     try:
-        result = build_image(request, job, StageName.PACKAGE, progress, _error)
-    except BaseException:  # one that was ended in the middle may have taken the names already
+        yield
+    except BaseException:  # a build that was ended in the middle may have taken the names already
         with suppress(FactoryError):  # what happened first is what counts
-            _remove_unnamed(before, job)
+            _remove(images, job)
         raise
-    _remove_unnamed(before, job)
-    return {
-        "image": result.image_id or job.site.engine.image_id(references[0]),
-        "size": job.site.engine.image_size(references[0]),
-        "repository": recipe.images.repository,
-        "tags": list(full),
-        "aliases": list(aliases),
-        "binary_sha256": built_binary(job).sha256,
-    }
+    _remove(images, job)
 
 
-def _remove_unnamed(images: Iterable[str], job: Job) -> None:
+def _remove(images: Iterable[str], job: Job) -> None:
     for image in images:
         job.site.engine.remove_unnamed(image)
 
 
-def _must_be_inspected(job: Job) -> None:
-    """What goes into the image is read once more: its labels and tags tell of one binary, and must not be another's."""
-    inspected = built_binary(job).sha256
+def _must_be_inspected(job: Job, inspected: str) -> None:
+    """Read the binary once more: the labels and tags of its image must not describe another one."""
     found = file_digest(job.artifact / BINARY)
     if found != inspected:
         raise ArtifactError(
             f"{job.recipe.variant.id}: {job.artifact / BINARY} is not the binary that was inspected",
             why=f"inspected: sha256:{inspected}\nthere now: sha256:{found}",
-            remedy=f"see who writes to {job.folder}; delete that folder and run `./factory build` again",
+            remedy=f"see who writes to {job.folder}; then run `./factory build` again",
         )
 
 
@@ -123,10 +165,17 @@ def _error(job: Job, failed: BuildFailed) -> FactoryError:
     )
 
 
-def _intact(job: Job, record: Record) -> bool:
-    found = record.outputs
-    names = (f"{found['repository']}:{tag}" for tag in (*found["tags"], *found["aliases"]))
-    return all(job.site.packaged.get(name) == found["image"] for name in names)
+def _intact(job: Job, outputs: Packaged) -> bool:
+    return all(job.site.packaged.get(name) == outputs.image for name in outputs.names)
 
 
-PACKAGE = Stage(name=StageName.PACKAGE, key=_key, run=_run, intact=_intact)
+PACKAGE = Stage(
+    name="package",
+    version=1,
+    outputs=Packaged,
+    inputs=_inputs,
+    run=_run,
+    needs=(COMPILE, EXTRACT, INSPECT),
+    intact=_intact,
+    engine=True,
+)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.docker.registry import ImageName
 from serving_factory.errors import RegistryError, TagTakenError, UsageError
-from serving_factory.pipeline.events import StageName
-from serving_factory.pipeline.job import Job, Outputs, Progress, Stage
-from serving_factory.pipeline.records import Record
+from serving_factory.pipeline.job import Job, Progress, Stage
+from serving_factory.pipeline.records import Outputs
 from serving_factory.pipeline.retry import asking_again
-from serving_factory.recipes.recipe import Recipe, key_of
+from serving_factory.pipeline.stages.package import PACKAGE
+from serving_factory.pipeline.stages.smoke import SMOKE
+from serving_factory.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from serving_factory.docker.push import PushResult
@@ -64,17 +66,32 @@ def check_pushable(recipe: Recipe, registry: str | None) -> ImageName:
     return push_name(recipe.images.repository, registry)
 
 
-def _key(job: Job) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushed(Outputs):
+    """What a registry holds: tag → digest of its manifest; and how many layers it had not."""
+
+    registry: str
+    repository: str
+    digests: Mapping[str, str]
+    pushed_layers: int
+
+    def summary(self) -> Mapping[str, object]:
+        """The names under which the registry holds the image, each with its digest."""
+        where = f"{self.registry}/{self.repository}"
+        return {"pushed": [f"{where}:{tag}@{digest}" for tag, digest in self.digests.items()]}
+
+
+def _inputs(job: Job) -> Mapping[str, object]:
     name = check_pushable(job.recipe, job.site.registry)
-    packaged = job.record(StageName.PACKAGE).outputs
-    return key_of(
-        image=packaged["image"],
-        smoke=job.record(StageName.SMOKE).key,
-        registry=name.registry,
-        repository=name.repository,
-        tags=packaged["tags"],
-        aliases=packaged["aliases"],
-    )
+    packaged = job.record(PACKAGE).outputs
+    return {
+        "image": packaged.image,
+        "smoke": job.record(SMOKE).key,
+        "registry": name.registry,
+        "repository": name.repository,
+        "tags": packaged.tags,
+        "aliases": packaged.aliases,
+    }
 
 
 def try_pushes(jobs: Iterable[Job], report: Callable[[str], object]) -> None:
@@ -93,16 +110,16 @@ def _try_push(registry: Registry, name: ImageName, job: Job, report: Callable[[s
     asking_again(lambda: registry.try_push(name.repository), report, sleep=job.cancel.wait)
 
 
-def _run(job: Job, progress: Progress) -> Outputs:
-    packaged = job.record(StageName.PACKAGE).outputs
-    image = packaged["image"]
-    name = push_name(packaged["repository"], job.site.registry)
+def _run(job: Job, progress: Progress) -> Pushed:
+    packaged = job.record(PACKAGE).outputs
+    image = packaged.image
+    name = push_name(packaged.repository, job.site.registry)
     registry = job.site.engine.registry(name.registry, cancel=job.cancel, report=progress)
     _try_push(registry, name, job, job.report_retry)
     digests: dict[str, str] = {}
     blobs = 0
-    for tag in (*packaged["tags"], *packaged["aliases"]):
-        if tag in packaged["tags"] and (held := _held_already(job, registry, name, tag, image)):
+    for tag in (*packaged.tags, *packaged.aliases):
+        if tag in packaged.tags and (held := _held_already(job, registry, name, tag, image)):
             digests[tag] = held
             continue
         pushed = _push_tag(job, name, image, tag, progress)
@@ -113,12 +130,7 @@ def _run(job: Job, progress: Progress) -> Outputs:
                 f"{name}:{tag} was pushed as {pushed.digest}; the registry holds {held or 'nothing'}",
                 remedy="see whether someone else pushes the same tag; then run the same command again",
             )
-    return {
-        "registry": name.registry,
-        "repository": name.repository,
-        "digests": digests,
-        "pushed_layers": blobs,
-    }
+    return Pushed(registry=name.registry, repository=name.repository, digests=digests, pushed_layers=blobs)
 
 
 def _held_already(job: Job, registry: Registry, name: ImageName, tag: str, image: str) -> str | None:
@@ -158,7 +170,7 @@ def _push_tag(job: Job, name: ImageName, image: str, tag: str, progress: Progres
         )
     finally:
         # The registry's name is only needed for the push; the image keeps the names that package gave it.
-        if repository != job.record(StageName.PACKAGE).outputs["repository"]:
+        if repository != job.record(PACKAGE).outputs.repository:
             engine.remove_image(f"{repository}:{tag}")
 
 
@@ -170,11 +182,10 @@ def _held_digest(job: Job, registry: Registry, name: ImageName, tag: str) -> str
     )
 
 
-def _intact(job: Job, record: Record) -> bool:
-    outputs = record.outputs
-    name = ImageName(outputs["registry"], outputs["repository"])
+def _intact(job: Job, outputs: Pushed) -> bool:
+    name = ImageName(outputs.registry, outputs.repository)
     registry = job.site.engine.registry(name.registry, cancel=job.cancel)
-    return all(_held_digest(job, registry, name, tag) == digest for tag, digest in outputs["digests"].items())
+    return all(_held_digest(job, registry, name, tag) == digest for tag, digest in outputs.digests.items())
 
 
-PUSH = Stage(name=StageName.PUSH, key=_key, run=_run, intact=_intact)
+PUSH = Stage(name="push", version=1, outputs=Pushed, inputs=_inputs, run=_run, needs=(PACKAGE, SMOKE), intact=_intact)

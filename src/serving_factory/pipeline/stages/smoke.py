@@ -3,45 +3,58 @@
 from __future__ import annotations
 
 import shutil
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from serving_factory.pipeline.events import StageName
-from serving_factory.pipeline.job import Job, Outputs, Progress, Stage
-from serving_factory.pipeline.records import file_digest, write_atomically
-from serving_factory.recipes.recipe import key_of
+from serving_factory.pipeline.job import Job, Progress, Stage
+from serving_factory.pipeline.records import Outputs, write_atomically
+from serving_factory.pipeline.stages.package import PACKAGE
 from serving_factory.smoke.plan import SmokePlan
 
-_SUITE = (Path(__file__).parents[2] / "smoke",)
-"""The code that checks an image: the checks, and the clients whose answers they look at."""
-
-_MODEL = "half_plus_two"
-_NEXT_MODEL = "half_plus_two_next"
+_MODELS = ("half_plus_two", "half_plus_two_next")
 
 
-def _key(job: Job) -> str:
-    return key_of(
-        image=job.record(StageName.PACKAGE).outputs["image"],
-        models=[job.site.tree(job.site.models / name) for name in (_MODEL, _NEXT_MODEL)],
-        suite=_suite_digests(),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Smoked(Outputs):
+    """An image's checks, all passed.
+
+    Args:
+        checks: check's name → seconds.
+        rest: what the server answered over REST; `grpc` over gRPC.
+    """
+
+    checks: Mapping[str, float]
+    rest: tuple[float, ...]
+    grpc: tuple[float, ...]
+
+    def summary(self) -> Mapping[str, object]:
+        """The answers."""
+        return {"rest": self.rest, "grpc": self.grpc}
 
 
-@cache
-def _suite_digests() -> list[str]:
-    return [file_digest(path) for room in _SUITE for path in sorted(room.glob("*.py"))]
+def _inputs(job: Job) -> Mapping[str, object]:
+    release = job.recipe.release
+    return {
+        "image": job.record(PACKAGE).outputs.image,
+        "models": [job.site.tree(job.site.models / name) for name in _MODELS],
+        "reported": release.reported,
+        "server": [release.server.rest, release.server.model_status, release.server.version_flag],
+    }
 
 
-def _run(job: Job, progress: Progress) -> Outputs:
+def _run(job: Job, progress: Progress) -> Smoked:
     # gRPC takes a quarter of a second to import: only a run that smokes waits for it.
     from serving_factory.smoke.report import to_json, to_junit
     from serving_factory.smoke.run import run_checks
 
+    job.site.strays  # noqa: B018 - looking removes them
     variant = job.recipe.variant
+    model, next_model = (job.site.models / name for name in _MODELS)
     plan = SmokePlan(
         variant=variant.id,
-        model=job.site.models / _MODEL,
-        next_model=job.site.models / _NEXT_MODEL,
+        model=model,
+        next_model=next_model,
         reported_version=job.recipe.release.reported,
         server=job.recipe.release.server,
         owner=job.site.owner,
@@ -49,21 +62,21 @@ def _run(job: Job, progress: Progress) -> Outputs:
     )
     report = run_checks(
         job.site.engine,
-        job.record(StageName.PACKAGE).outputs["image"],
+        job.record(PACKAGE).outputs.image,
         plan=plan,
         cancel=job.cancel,
         emit_check=lambda check: progress(f"{check.name}: {check.text}"),
     )
-    job.cancel.check()  # a report of a run that was ended would tell of a failure that none was
+    job.cancel.check()  # a report of a run that was ended would show a failure that none was
     write_atomically(job.folder / "smoke-report.json", to_json(report))
     write_atomically(job.folder / "smoke-report.junit.xml", to_junit(report))
     if report.error:
         raise report.error
-    return {
-        "checks": {check.name: round(check.seconds, 3) for check in report.checks},
-        "rest": list(report.answers.get("REST", ())),
-        "grpc": list(report.answers.get("gRPC", ())),
-    }
+    return Smoked(
+        checks={check.name: round(check.seconds, 3) for check in report.checks},
+        rest=tuple(report.answers.get("REST", ())),
+        grpc=tuple(report.answers.get("gRPC", ())),
+    )
 
 
 def _scratch(job: Job) -> Path:
@@ -74,4 +87,4 @@ def _scratch(job: Job) -> Path:
     return folder
 
 
-SMOKE = Stage(name=StageName.SMOKE, key=_key, run=_run)
+SMOKE = Stage(name="smoke", version=1, outputs=Smoked, inputs=_inputs, run=_run, needs=(PACKAGE,), engine=True)

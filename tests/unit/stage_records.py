@@ -1,0 +1,117 @@
+"""Records of the stages, whole, for the tests of those who read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from serving_factory.inspection.facts import ElfFacts, ElfKind, InstructionSetFacts, Relro
+from serving_factory.pipeline.records import Outputs, Record, write_record
+from serving_factory.pipeline.stages.compile import Compiled
+from serving_factory.pipeline.stages.extract import Extracted
+from serving_factory.pipeline.stages.inspect import Found, Inspected
+from serving_factory.pipeline.stages.package import Packaged
+from serving_factory.pipeline.stages.push import Pushed
+from serving_factory.pipeline.stages.smoke import Smoked
+
+FACTS = {
+    "version": "TensorFlow ModelServer: 2.19.1\nTensorFlow Library: 2.19.1",
+    "version.exit": "0",
+    "bazel": "bazel 6.5.0",
+    "compiler": "gcc-9 (Debian) 9.3.0",
+    "glibc": "ldd (Debian GLIBC 2.31-13) 2.31",
+    "os-release": "Debian GNU/Linux 11 (bullseye)",
+    "ldd": "libc.so.6 => /lib/libc.so.6",
+    "packages": "ca-certificates=1",
+    "base-libraries": "/lib/libc.so.6\nlibc.so.6",
+}
+ELF = ElfFacts(
+    machine="x86-64",
+    kind=ElfKind.PIE,
+    build_id="dd10",
+    needed=("libc.so.6",),
+    runpath=None,
+    interpreter="/lib64/ld-linux-x86-64.so.2",
+    highest_glibc="GLIBC_2.29",
+    highest_glibcxx=None,
+    highest_cxxabi=None,
+    size=7,
+    stripped=True,
+    isa_needed=None,
+    relro=Relro.FULL,
+)
+CODE = InstructionSetFacts(
+    functions=9,
+    own_functions=7,
+    named=True,
+    code_bytes=5,
+    scanned_bytes=5,
+    by_feature={"sse3": 3},
+    own={"sse3": 2},
+    own_zones={},
+    dispatch_owned={},
+    examples={"sse3": ("f",)},
+    own_examples={},
+)
+OUTPUTS: Mapping[str, Outputs] = {
+    "compile": Compiled(
+        binary_sha256="b" * 64,
+        debug_sha256="d" * 64,
+        artifact="a" * 64,
+        rootfs="f" * 64,
+        facts=FACTS,
+        base="ubuntu:20.04",
+        base_digest="sha256:base",
+        source="s" * 64,
+        copts=("-mavx",),
+        configs=(),
+        arguments={"COPTS": "--copt=-mavx"},
+        steps=3,
+        cached_steps=1,
+        bazel_ran=True,
+    ),
+    "extract": Extracted(
+        sha256="b" * 64,
+        size=7,
+        build_id="dd10",
+        version=("TensorFlow ModelServer: 2.19.1",),
+        version_exit=0,
+        bazel="bazel 6.5.0",
+        compiler="gcc-9 (Debian) 9.3.0",
+        glibc="ldd (Debian GLIBC 2.31-13) 2.31",
+        distribution="Debian GNU/Linux 11 (bullseye)",
+        libraries=("libc.so.6 => /lib/libc.so.6",),
+        packages=("ca-certificates=1",),
+        elf=ELF,
+        instructions=CODE,
+    ),
+    "inspect": Inspected(
+        findings=(Found(rule="machine", ok=True, text="x86-64"), Found(rule="version", ok=None, text="not proven")),
+        binary_sha256="b" * 64,
+        cpu_flags=("avx",),
+    ),
+    "package": Packaged(
+        image="sha256:image", size=9, repository="r", tags=("full",), aliases=("alias",), binary_sha256="b" * 64
+    ),
+    "smoke": Smoked(checks={"ready": 0.5}, rest=(2.5, 3.0, 4.5), grpc=(2.5, 3.0, 4.5)),
+    "push": Pushed(registry="h:5000", repository="r", digests={"full": "sha256:pushed"}, pushed_layers=2),
+}
+
+
+def outputs(stage: str, **changes: Any) -> Outputs:  # noqa: ANN401 - any field of any stage
+    """What a stage records, but for these fields."""
+    return replace(OUTPUTS[stage], **changes)
+
+
+def record(stage: str, *, variant: str = "v", key: str = "k", seconds: float = 71.4, **changes: Any) -> Record[Any]:  # noqa: ANN401
+    """A stage's record."""
+    made = outputs(stage, **changes)
+    return Record(variant=variant, stage=stage, key=key, started="then", seconds=seconds, outputs=made)
+
+
+def write_records(folder: Path, *stages: str) -> None:
+    """Write records of stages to a variant's folder."""
+    for stage in stages:
+        write_record(folder, record(stage, variant=folder.name))
