@@ -71,9 +71,7 @@ class Estimate:
     download: int | None
     basis: Basis
     compiles: bool = True  # whether it compiles; else there is no memory and no download to estimate
-    after_compile: float = (
-        0.0  # how many of the seconds come after its compile; the next compile does not wait for them
-    )
+    after_compile: float = 0.0  # how many of the seconds come after its compile: the next one does not wait for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +79,7 @@ class RunEstimate:
     """What a run will take, or took: each variant that has work, and all together."""
 
     variants: tuple[Estimate, ...] = ()
-    # variant's id → its wave; those of one wave compile at once, one wave after the other. None where each works
-    # alone
+    # variant's id → its wave; those of one wave compile at once, wave after wave; None where each works alone
     waves: Mapping[str, int] | None = None
     seconds: float | None = None  # wall time; None where nothing is known of any variant
     memory: int | None = None  # peak memory in bytes; None where it is unknown of one of the variants, as `download`

@@ -83,7 +83,7 @@ class Run:
     started: str  # UTC time, ISO 8601
     command: str  # what the user typed, without the program's name
     matrix: str  # the matrix file, by its path below the checkout where it is there
-    ended: str | None = None  # the same; None where the run was killed, or still works
+    ended: str | None = None  # UTC time; None where the run was killed, or still works
     seconds: float | None = None  # wall time of the whole run; None as with `ended`
     estimate: float | None = None  # seconds that were expected; None where nothing was
     counts: Mapping[str, int] = field(default_factory=dict)  # how many variants ended how, `{"built": 3, "failed": 1}`
@@ -123,7 +123,8 @@ def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
     """
     file = build / _FOLDER / f"{number}.jsonl"
     try:
-        first, *lines = file.read_bytes().split(b"\n")[:-1] or [b""]  # a killed run may leave a part of a line
+        written = file.read_bytes().rpartition(b"\n")[0]  # a killed run may leave a part of a line
+        first, _, rest = written.partition(b"\n")
         head = json.loads(first)
         if head["event"] != "run" or head["format"] != _FORMAT:
             raise ValueError(f"its format is {head.get('format')}, this factory's is {_FORMAT}")
@@ -139,7 +140,7 @@ def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
         ) from None
     stages: list[StageRun] = []
     damaged = 0
-    for line in lines if whole else lines[-1:]:
+    for line in filter(None, rest.split(b"\n") if whole else [rest.rpartition(b"\n")[2]]):
         try:
             event = json.loads(line)
             if event["event"] == "summary":
@@ -377,7 +378,7 @@ def toolchain_words(toolchain: Toolchain) -> str:
 
 
 _OTHER_SOURCES_DISK = 10**9  # bytes; of a source tree that is not upstream's nothing is known
-_LOOKED_AT = 60  # runs
+_ENOUGH = 5000  # stages of earlier runs to estimate from
 
 
 def estimate_run(
@@ -416,21 +417,21 @@ def estimate_run(
 
 def _finished(build: Path, matrix: str) -> Sequence[StageRun]:
     """The stages that did work in the latest runs of a matrix file, oldest first."""
-    found: list[tuple[StageRun, ...]] = []
+    found: list[StageRun] = []
     with suppress(OSError):
         for number in reversed(_numbers(build)):
             with suppress(HistoryError):
                 run = read_run(build, number)
-                # A build all of whose steps BuildKit had already, as after `clean`, did no work.
-                done = [one for one in run.stages if one.status == "finished" and not _was_cached(one)]
-                found += [tuple(done)] if done and run.matrix == matrix else []
-            if len(found) == _LOOKED_AT:
+                found += reversed(run.stages) if run.matrix == matrix else ()
+            if len(found) > _ENOUGH:
                 break
-    return [one for done in reversed(found) for one in done]
-
-
-def _was_cached(stage: StageRun) -> bool:
-    return "steps" in stage.facts and stage.facts["steps"] == stage.facts.get("cached_steps")
+    # A build all of whose steps BuildKit had already, as after `clean`, did no work.
+    done = [
+        one
+        for one in found
+        if one.status == "finished" and not 0 < one.facts.get("steps", 0) == one.facts.get("cached_steps")
+    ]
+    return done[::-1]
 
 
 def is_upstreams(recipe: Recipe) -> bool:

@@ -7,7 +7,7 @@ import lzma
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.records import copy_atomically, write_atomically
 from serving_factory.pipeline.stages.compile import logged_build, write_context
 from serving_factory.recipes.recipe import Recipe, template_text
-from serving_factory.recipes.toolchain import Toolchain
 
 _INDEX = "Packages"
 _FILES = ("packages/packages.Dockerfile", "packages/packages.sh", "devel/inputs.sh")
@@ -45,9 +44,12 @@ def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]
 
     Raises:
         FetchError: a mirror or the package index does not answer.
-        CompileError: a package is not to be had, or the base image is not there.
+        CompileError: there is no such package or base image.
     """
-    recipe, toolchain = job.recipe, job.recipe.toolchain
+    recipe, wheel, distdir = job.recipe, job.recipe.toolchain.wheel, job.recipe.inputs.distdir
+    args = {"BASE": recipe.base_image, "PACKAGES": " ".join(_required_packages(recipe)), "RUN_ID": uuid.uuid4().hex}
+    if wheel:
+        args |= {"WHEEL": wheel.requirement, "WHEEL_SHA256": wheel.sha256, "PIP_OPTIONS": " ".join(wheel.pip_options)}
     with tempfile.TemporaryDirectory(prefix="serving-factory-packages-") as scratch:
         out = Path(scratch, "out")
         files = {name.rpartition("/")[2]: template_text(name) for name in _FILES}
@@ -56,13 +58,7 @@ def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]
             request = BuildRequest(
                 dockerfile=context / "packages.Dockerfile",
                 context=context,
-                build_args=(
-                    ("BASE", recipe.base_image),
-                    ("PACKAGES", " ".join(_required_packages(recipe))),
-                    ("RUN_ID", uuid.uuid4().hex),
-                    *_wheel_args(toolchain),
-                    *(pair for pair in recipe.inputs.key_args if pair[0] == "APT_SNAPSHOT"),
-                ),
+                build_args=(*args.items(), *(pair for pair in recipe.inputs.key_args if pair[0] == "APT_SNAPSHOT")),
                 secrets=secrets,
                 output=out,
             )
@@ -76,14 +72,16 @@ def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]
         for deb in (out / "packages").glob("*.deb"):
             copy_atomically(deb, folder / deb.name)
         _merge_index(folder, out / "packages" / _INDEX)
-        wheel = _take_wheel(job, out / "wheels")
+        wheel_file = distdir / wheel.file if wheel and distdir else None
+        if wheel_file:
+            copy_atomically(out / "wheels" / wheel_file.name, wheel_file)
     there = list(folder.glob("*.deb"))
     return Downloaded(
         folder=folder,
         packages=len(there),
         new=len({file.name for file in there} - before),
         bytes=sum(file.stat().st_size for file in there),
-        wheel=wheel,
+        wheel=wheel_file,
     )
 
 
@@ -95,17 +93,6 @@ def _required_packages(recipe: Recipe) -> Iterator[str]:
         yield "gnupg"
     if toolchain.wheel and recipe.inputs.distdir is None:
         yield from ("ca-certificates", "python3-pip")  # which then asks the package index
-
-
-def _wheel_args(toolchain: Toolchain) -> Sequence[tuple[str, str]]:
-    wheel = toolchain.wheel
-    if wheel is None:
-        return ()
-    return (
-        ("WHEEL", wheel.requirement),
-        ("WHEEL_SHA256", wheel.sha256),
-        ("PIP_OPTIONS", " ".join(wheel.pip_options)),
-    )
 
 
 def _error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
@@ -143,11 +130,3 @@ def _merge_index(folder: Path, new: Path) -> None:
 
 def _text(index: Path) -> str:
     return _PACKED.get(index.suffix, bytes)(index.read_bytes()).decode("utf-8", errors="replace")
-
-
-def _take_wheel(job: Job, folder: Path) -> Path | None:
-    wheel, distdir = job.recipe.toolchain.wheel, job.recipe.inputs.distdir
-    if wheel is None or distdir is None:
-        return None
-    copy_atomically(folder / wheel.file, distdir / wheel.file)
-    return distdir / wheel.file
