@@ -197,22 +197,25 @@ def test_a_machine_without_git_is_reported(mirror: Mirror, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("origin", "name"),
+    ("origin", "name", "owners"),
     [
-        ("https://code.example.com/google/re2.git", "re2"),
-        ("https://code.example.com/google/re2/", "re2"),
-        ("git@code.example.com:re2.git", "re2"),
-        ("/mirrors/re2/.git", "re2"),
-        ("", "somewhere"),
+        ("https://code.example.com/google/re2.git", "re2", ("google",)),
+        ("https://code.example.com/google/re2/", "re2", ("google",)),
+        ("git@code.example.com:google/re2.git", "re2", ("google",)),
+        ("/mirrors/re2/.git", "re2", ("mirrors",)),
+        ("", "somewhere", ()),
     ],
 )
-def test_the_origin_gives_the_name(tmp_path: Path, origin: str, name: str) -> None:
+def test_the_origin_gives_the_name_and_the_owner(
+    tmp_path: Path, origin: str, name: str, owners: tuple[str, ...]
+) -> None:
     folder = tmp_path / "somewhere.git"
     folder.mkdir()
     git(folder, "init", "--quiet", "--bare")
     if origin:
         git(folder, "remote", "add", "origin", origin)
-    assert mirror_of(folder).names[0] == name
+    found = mirror_of(folder)
+    assert (found.names[0], found.owners) == (name, owners)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
