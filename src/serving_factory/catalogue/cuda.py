@@ -9,7 +9,7 @@ from functools import cache
 
 from packaging.version import Version
 
-from serving_factory.catalogue.data import read_entry, read_yaml
+from serving_factory.catalogue.data import read_table
 
 _DOTTED = re.compile(r"(\d+)\.(\d)")
 _GCC = re.compile(r"gcc[ -](\d+)")
@@ -71,29 +71,20 @@ class Card:
 @cache
 def cudas() -> Mapping[str, Cuda]:
     """Read all toolkits, by version, oldest first."""
-    entries = read_yaml("cuda.yaml").items()
-    return {name: read_entry(Cuda, f"cuda.yaml: {name}", entry, version=name) for name, entry in entries}
+    return read_table(Cuda, "cuda.yaml", "version")
 
 
 @cache
 def cards() -> Mapping[str, Card]:
     """Read all cards, by name."""
-    entries = read_yaml("cards.yaml").items()
-    return {name: read_entry(Card, f"cards.yaml: {name}", entry, name=name) for name, entry in entries}
+    return read_table(Card, "cards.yaml", "name")
 
 
 def why_not(capabilities: Iterable[str], cuda: Cuda) -> str:
-    """Return why a toolkit cannot compile these capabilities.
-
-    Args:
-        capabilities: in TensorFlow's notation.
-        cuda: the toolkit.
-
-    Returns:
-        A sentence without its full stop; empty where it can compile them all.
+    """Return why a toolkit cannot compile these capabilities, as a sentence without its full stop; empty if it can.
 
     Raises:
-        ValueError: one is in no notation of TensorFlow's.
+        ValueError: one is not in TensorFlow's notation.
     """
     numbers = [Capability.parse(text).number for text in capabilities]
     unknown = [number for number in numbers if number not in cuda.architectures]
@@ -106,15 +97,7 @@ def why_not(capabilities: Iterable[str], cuda: Cuda) -> str:
 
 
 def why_not_compiler(compiler: str, cuda: Cuda) -> str:
-    """Return why nvcc does not take a compiler as its host compiler.
-
-    Args:
-        compiler: name and version, `gcc 9.4` or `gcc-12`.
-        cuda: the toolkit.
-
-    Returns:
-        A sentence without its full stop; empty where it takes the compiler, or its version is unknown.
-    """
+    """Return why nvcc does not take a host compiler, such as `gcc 9.4` or `gcc-12`; empty if it does, or may."""
     found = _GCC.match(compiler)
     if found is None or int(found[1]) <= cuda.newest_gcc:
         return ""

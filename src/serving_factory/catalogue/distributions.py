@@ -10,7 +10,7 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from serving_factory.catalogue.data import read_entry, read_yaml
+from serving_factory.catalogue.data import read_entry, read_list, read_table, read_yaml
 from serving_factory.catalogue.facts import Flavour, Release
 
 
@@ -93,10 +93,7 @@ class RetiredBase:
 @cache
 def retired_bases() -> Mapping[str, RetiredBase]:
     """Read all retired images, by name and tag."""
-    entries = read_yaml("retired_bases.yaml").items()
-    return {
-        image: read_entry(RetiredBase, f"retired_bases.yaml: {image}", entry, image=image) for image, entry in entries
-    }
+    return read_table(RetiredBase, "retired_bases.yaml", "image")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,4 +116,4 @@ def build_packages(release: Release, flavour: Flavour, distribution: Distributio
 @cache
 def left_out() -> tuple[LeftOut, ...]:
     """Read what toolchains do without."""
-    return tuple(read_entry(LeftOut, "build_packages.yaml", entry) for entry in read_yaml("build_packages.yaml"))
+    return read_list(LeftOut, "build_packages.yaml")

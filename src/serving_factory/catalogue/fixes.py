@@ -11,7 +11,7 @@ from functools import cache
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from serving_factory.catalogue.data import read_entry, read_yaml
+from serving_factory.catalogue.data import read_list, read_table
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
 
@@ -35,8 +35,7 @@ def fixes_for(release: Version, glibc: Version) -> tuple[Fix, ...]:
 
 @cache
 def _fixes() -> tuple[Fix, ...]:
-    entries = read_yaml("fixes.yaml").items()
-    return tuple(read_entry(Fix, f"fixes.yaml: {script}", entry, script=script) for script, entry in entries)
+    return tuple(read_table(Fix, "fixes.yaml", "script").values())
 
 
 _COMPILER = re.compile(r"([a-z]+)[ -](\d+(?:\.\d+)*)")
@@ -76,18 +75,11 @@ class BadPair:
 @cache
 def bad_pairs() -> tuple[BadPair, ...]:
     """Read all known bad pairs, in the file's order."""
-    return tuple(read_entry(BadPair, "bad_pairs.yaml", entry) for entry in read_yaml("bad_pairs.yaml"))
+    return read_list(BadPair, "bad_pairs.yaml")
 
 
 def known_bad(release: str, flavour: Flavour, level: Level, compiler: str) -> tuple[BadPair, ...]:
-    """Find what is known to go wrong with a build.
-
-    Args:
-        release: the full tag.
-        flavour: what the server computes with.
-        level: the CPU level.
-        compiler: name and version, `gcc 9.4` or `clang-17`.
-    """
+    """Find what is known to go wrong with a build; the compiler has its version, `gcc 9.4` or `clang-17`."""
     return tuple(pair for pair in _of_release(release) if pair.holds(release, flavour, level, compiler))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
-from serving_factory.catalogue.data import read_entry, read_yaml
+from serving_factory.catalogue.data import read_entry, read_table, read_yaml
 
 
 class Level(StrEnum):
@@ -44,30 +44,18 @@ LEVELS: tuple[Level, ...] = (Level.V1, Level.V2, Level.AVX, Level.V3, Level.V4)
 
 @cache
 def _table() -> Mapping[Level, LevelFacts]:
-    data = read_yaml("levels.yaml")
     table: dict[Level, LevelFacts] = {}
-    features: frozenset[str] = frozenset()
-    cpuinfo: tuple[str, ...] = ()
-    psabi: tuple[str, ...] = ()
-    for level in LEVELS:
-        entry = data[level.value]
-        adds = frozenset(entry["adds"])
-        features |= adds
-        cpuinfo += tuple(entry["cpuinfo"])
-        psabi += tuple(entry["psabi"])
-        table[level] = LevelFacts(
-            short=entry["short"],
-            features=features,
-            adds=adds,
-            cpuinfo=cpuinfo,
-            copts=tuple(entry["copts"]),
-            psabi=psabi,
-            march=entry["march"],
-            march_since=entry["march_since"],
-        )
+    whole: dict[str, list[str]] = {"features": [], "cpuinfo": [], "psabi": []}
+    for name, entry in read_yaml("levels.yaml").items():
+        whole = {
+            "features": whole["features"] + entry["adds"],
+            "cpuinfo": whole["cpuinfo"] + entry["cpuinfo"],
+            "psabi": whole["psabi"] + entry["psabi"],
+        }
+        table[Level(name)] = read_entry(LevelFacts, f"levels.yaml: {name}", {**entry, **whole})
     table[Level.NATIVE] = LevelFacts(
         short="native",
-        features=features,
+        features=table[LEVELS[-1]].features,
         adds=frozenset(),
         cpuinfo=(),
         copts=("-march=native",),
@@ -116,5 +104,4 @@ class FlagSet:
 @cache
 def flag_sets() -> Mapping[str, FlagSet]:
     """Read all sets, by name."""
-    entries = read_yaml("flag_sets.yaml").items()
-    return {name: read_entry(FlagSet, f"flag_sets.yaml: {name}", entry, name=name) for name, entry in entries}
+    return read_table(FlagSet, "flag_sets.yaml", "name")

@@ -10,7 +10,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from serving_factory.catalogue.data import read_entry, read_yaml
+from serving_factory.catalogue.data import read_entry, read_list, read_yaml
 from serving_factory.catalogue.facts import (
     Flavour,
     FlavourFacts,
@@ -154,7 +154,7 @@ class Built:
 @cache
 def built() -> tuple[Built, ...]:
     """Read the builds, in the order of the file."""
-    return tuple(read_entry(Built, "built.yaml", entry) for entry in read_yaml("built.yaml"))
+    return read_list(Built, "built.yaml")
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,17 @@ def read_entry(
     return kind(**values)
 
 
+def read_table(kind: type[_T], file: str, key: str) -> dict[str, _T]:
+    """Read a file of named entries: name -> dataclass, whose field `key` has the name."""
+    entries = read_yaml(file).items()
+    return {name: read_entry(kind, f"{file}: {name}", entry, **{key: name}) for name, entry in entries}
+
+
+def read_list(kind: type[_T], file: str) -> tuple[_T, ...]:
+    """Read a file that is a list of entries."""
+    return tuple(read_entry(kind, file, entry) for entry in read_yaml(file))
+
+
 _REMEDY = "the head of the data file says which facts there are; put a version into quotes"
 _Reader = Callable[[Any], Any]
 
