@@ -11,7 +11,7 @@ environment_origin() {
 }
 
 environment_is_ready() {
-    [ -x "$here/.venv/bin/invoke" ] && [ -x "$here/.venv/bin/python" ] &&
+    [ -x "$here/.venv/bin/python" ] &&
         environment_origin 2>/dev/null | cmp -s - "$here/.venv/.factory-stamp"
 }
 
@@ -33,8 +33,9 @@ base_is_ready() {
     docker image inspect --format ok "$base_image" >/dev/null 2>&1
 }
 
-# run_invoke ARGUMENT...: in the environment, and in the caller's folder. Signals go to Invoke itself.
+# run_invoke ARGUMENT...: in the environment, and in the caller's folder. Signals go to Python itself.
 run_invoke() {
     export VIRTUAL_ENV="$here/.venv" PATH="$here/.venv/bin:$PATH"
-    exec "$here/.venv/bin/invoke" --search-root "$here" "$@"
+    # Without -S, Ctrl-C in Python's first milliseconds would show a traceback; -P keeps scripts/ off sys.path.
+    exec "$here/.venv/bin/python" -S -P "$here/scripts/start.py" "$@"
 }

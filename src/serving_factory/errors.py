@@ -1,24 +1,29 @@
-"""Every error that a user can meet, on one page.
+"""Every error that a user can meet: what happened, why, what to do, and an exit code of its own.
 
-Each class says what happened; an instance adds why, and what to do about it. Each has an exit code of its own, so that
-a nightly can tell a broken compiler from a registry that is down. Errors raised on purpose never show a traceback.
+Scripts can tell a broken compiler from a registry that is down by the exit code. None of these shows a traceback.
 """
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
 class FactoryError(Exception):
-    """Something the user can act on.
+    """Any other error that the user can act on: a file that cannot be used, output that could not be written.
 
     Args:
-        what: one sentence, what happened, with the names and values concerned.
+        what: one sentence: what happened, with the names and values concerned.
         why: the evidence: a rule, the last lines of the right log. May span lines.
         remedy: one thing to do next.
     """
 
     exit_code: ClassVar[int] = 1
+
+    def __init_subclass__(cls, *, code: int) -> None:
+        cls.exit_code = code
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "") -> None:
         super().__init__(what)
@@ -27,370 +32,328 @@ class FactoryError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        parts = [self.what]
-        if self.why:
-            parts.append(self.why)
-        if self.remedy:
-            parts.append(f"What to do: {self.remedy}")
-        return "\n".join(parts)
+        remedy = f"What to do: {self.remedy}" if self.remedy else ""
+        return "\n".join(part for part in (self.what, self.why, remedy) if part)
 
 
-class UsageError(FactoryError):
-    """The options given do not fit together."""
-
-    exit_code = 2
+class UsageError(FactoryError, code=2):
+    """An unknown task or option, a value that an option does not take, or options that do not fit together."""
 
 
-class MatrixError(FactoryError):
+class MatrixError(FactoryError, code=3):
     """The matrix file cannot be used; the message holds every problem at once."""
 
-    exit_code = 3
 
-
-class UnknownNameError(FactoryError):
+class UnknownNameError(FactoryError, code=4):
     """No variant, target or release of that name."""
 
-    exit_code = 4
 
-
-class DriftError(FactoryError):
+class DriftError(FactoryError, code=5):
     """Generated files differ from what the data gives."""
 
-    exit_code = 5
+
+class NotBuiltError(FactoryError, code=6):
+    """A stage cannot run: the stage before it has no valid record."""
 
 
-class NotBuiltError(FactoryError):
-    """A stage was asked for whose previous stage has no valid record."""
-
-    exit_code = 6
+class RecipeError(FactoryError, code=7):
+    """A variant is valid, but the matrix and the catalogue give no recipe for it."""
 
 
-class RecipeError(FactoryError):
-    """A variant is valid, and cannot be built as the matrix and the catalogue have it."""
-
-    exit_code = 7
-
-
-class UpstreamDiffersError(FactoryError):
+class UpstreamDiffersError(FactoryError, code=8):
     """A checkout of TensorFlow Serving is not what the catalogue says of its release."""
 
-    exit_code = 8
+
+class CatalogueError(FactoryError, code=9):
+    """The catalogue's own data is invalid: a fact is missing from an entry, or is unknown."""
 
 
-class CatalogueError(FactoryError):
-    """The catalogue's own data makes no sense: an entry lacks a fact, or has one that nobody knows of."""
-
-    exit_code = 9
-
-
-class LockedError(FactoryError):
+class LockedError(FactoryError, code=10):
     """Another factory works in this checkout, or with this matrix file."""
 
-    exit_code = 10
 
-
-class EngineUnavailableError(FactoryError):
+class EngineUnavailableError(FactoryError, code=11):
     """The Docker engine is too old, or does not answer."""
 
-    exit_code = 11
 
-
-class DiskFullError(FactoryError):
+class DiskFullError(FactoryError, code=12):
     """The engine's or this machine's disk is full."""
 
-    exit_code = 12
 
-
-class EngineError(FactoryError):
+class EngineError(FactoryError, code=13):
     """The Docker engine answers and refuses: no such image, a container that cannot start, a port in use."""
 
-    exit_code = 13
+
+class TimeLimitError(FactoryError, code=14):
+    """A time limit was reached."""
 
 
-class TimeLimitError(FactoryError):
-    """A time limit that was given is over."""
-
-    exit_code = 14
+class BazelTooOldError(FactoryError, code=15):
+    """The chosen Bazel is older than the oldest that the release accepts."""
 
 
-class BazelTooOldError(FactoryError):
-    """The Bazel that is to build a release is older than the oldest that the release accepts."""
-
-    exit_code = 15
+class FetchError(FactoryError, code=16):
+    """A download of the build failed: the network or the server failed until the retries were used up."""
 
 
-class FetchError(FactoryError):
-    """Something could not be downloaded: the network, or the other end, failed until the retries were used up."""
-
-    exit_code = 16
+class ChecksumError(FactoryError, code=17):
+    """A download does not match its checksum; it is not retried."""
 
 
-class ChecksumError(FactoryError):
-    """What was downloaded is not what its checksum says; nobody tries that again."""
-
-    exit_code = 17
-
-
-class OutOfMemoryError(FactoryError):
-    """The engine's machine had too little memory for the build, with half the jobs too.
+class OutOfMemoryError(FactoryError, code=18):
+    """The engine's machine had too little memory for the build, even with half the jobs.
 
     Args:
-        what, why, remedy: as FactoryError has them.
         jobs: compilers that ran at once; 0 where it was no compiler that ran out of it.
     """
-
-    exit_code = 18
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "", jobs: int = 0) -> None:
         super().__init__(what, why=why, remedy=remedy)
         self.jobs = jobs
 
 
-class CacheCorruptError(FactoryError):
-    """One of Bazel's caches is damaged, and so it was after it had been dropped, or it could not be dropped."""
-
-    exit_code = 19
+class CacheCorruptError(FactoryError, code=19):
+    """One of Bazel's caches is damaged, and dropping it failed or did not help."""
 
     def __init__(self, what: str, *, cache: str, why: str = "", remedy: str = "") -> None:
         super().__init__(what, why=why, remedy=remedy)
         self.cache = cache
 
 
-class CompileError(FactoryError):
+class CompileError(FactoryError, code=20):
     """The Bazel build, or the devel image around it, failed.
 
     Args:
-        what, why, remedy: as FactoryError has them.
-        shared: whether every other level of the same toolchain and sources fails so, too.
+        shared: whether every other level of the same toolchain and sources fails in the same way.
     """
-
-    exit_code = 20
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "", shared: bool = False) -> None:
         super().__init__(what, why=why, remedy=remedy)
         self.shared = shared
 
 
-class ArtifactError(FactoryError):
-    """What the build gave is not what a build gives: a file is missing or is no ELF binary."""
-
-    exit_code = 21
+class ArtifactError(FactoryError, code=21):
+    """The build's output is incomplete: a file is missing, or is not an ELF binary."""
 
 
-class InspectionError(FactoryError):
-    """The binary is not what the variant asked for."""
-
-    exit_code = 22
+class InspectionError(FactoryError, code=22):
+    """The binary is not what the variant requires."""
 
 
-class LibraryMissingError(FactoryError):
+class LibraryMissingError(FactoryError, code=23):
     """The binary is linked to a library that the runtime image will not have."""
 
-    exit_code = 23
 
-
-class PackageError(FactoryError):
+class PackageError(FactoryError, code=24):
     """The runtime image could not be built."""
 
-    exit_code = 24
 
-
-class EngineLostError(EngineUnavailableError):
-    """The Docker engine went away under a stage, and did not come back in time or went away again.
+class EngineLostError(EngineUnavailableError, code=25):
+    """The Docker engine stopped during a stage, and did not come back in time or stopped again.
 
     Args:
-        what, why, remedy: as FactoryError has them.
-        gone: whether it was waited for in vain.
+        gone: whether the wait for it timed out.
     """
-
-    exit_code = 25
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "", gone: bool = False) -> None:
         super().__init__(what, why=why, remedy=remedy)
         self.gone = gone
 
 
-class DockerCommandError(EngineUnavailableError):
+class DockerCommandError(EngineUnavailableError, code=26):
     """The docker command, or its plugin buildx, is missing or too old."""
 
-    exit_code = 26
 
-
-class DockerSettingsError(DockerCommandError):
+class DockerSettingsError(DockerCommandError, code=28):
     """Docker's own settings cannot be used: DOCKER_HOST, DOCKER_CONTEXT, TLS files, config.json or its folder."""
 
-    exit_code = 28
+
+class ProgramMissingError(CompileError, code=27):
+    """A build rule calls a program that the toolchain does not have."""
 
 
-class ProgramMissingError(CompileError):
-    """A build rule calls a program that the toolchain lacks."""
-
-    exit_code = 27
-
-
-class SmokeError(FactoryError):
+class SmokeError(FactoryError, code=30):
     """The image failed a check of its own contract."""
 
-    exit_code = 30
 
-
-class ServerNotReadyError(FactoryError):
+class ServerNotReadyError(FactoryError, code=31):
     """The server in the image did not become ready in time."""
 
-    exit_code = 31
 
-
-class WrongAnswerError(FactoryError):
+class WrongAnswerError(FactoryError, code=32):
     """The server answered, and the answer is wrong."""
 
-    exit_code = 32
 
-
-class ServerStopError(FactoryError):
+class ServerStopError(FactoryError, code=33):
     """The container did not stop in time when asked to."""
 
-    exit_code = 33
+
+class CpuLevelError(FactoryError, code=34):
+    """The image refuses this machine's CPU, which is below the image's level."""
 
 
-class CpuLevelError(FactoryError):
-    """The image refuses this machine's CPU: it lacks what the image's level needs."""
-
-    exit_code = 34
+class RegistryError(FactoryError, code=40):
+    """The registry answered with an error that neither a retry nor other credentials would change."""
 
 
-class RegistryError(FactoryError):
-    """The registry answered in a way that is no fault of the network, the password or the moment."""
-
-    exit_code = 40
-
-
-class RegistryUnreachableError(FactoryError):
+class RegistryUnreachableError(FactoryError, code=41):
     """Nothing answers at the registry's address."""
 
-    exit_code = 41
+
+class RegistryDeniedError(FactoryError, code=42):
+    """The registry refused the credentials."""
 
 
-class RegistryDeniedError(FactoryError):
-    """The registry wants other credentials."""
-
-    exit_code = 42
-
-
-class RegistryFaultError(FactoryError):
+class RegistryFaultError(FactoryError, code=43):
     """The registry kept failing (5xx, cut connections, no progress) until the retries were used up.
 
     Args:
-        what, why, remedy: as FactoryError has them.
-        retry_after: the seconds that the registry asks to wait, if it does.
+        retry_after: seconds to wait, as the registry says; None if it does not.
     """
-
-    exit_code = 43
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "", retry_after: float | None = None) -> None:
         super().__init__(what, why=why, remedy=remedy)
         self.retry_after = retry_after
 
 
-class RegistryLimitError(RegistryFaultError):
-    """The registry's rate limit (429) was still used up after the retries."""
-
-    exit_code = 44
+class RegistryLimitError(RegistryFaultError, code=44):
+    """The registry's rate limit (429) was still exceeded after the retries."""
 
 
-class DownloadError(FactoryError):
-    """A file could not be downloaded, or is not what it ought to be."""
-
-    exit_code = 45
+class DownloadError(FactoryError, code=45):
+    """A file could not be downloaded, or is not the expected one."""
 
 
-class DownloadFaultError(DownloadError):
-    """A server of files kept failing (5xx, 429, cut connections) until the retries were used up.
+class DownloadFaultError(DownloadError, code=46):
+    """A file server kept failing (5xx, 429, cut connections) until the retries were used up.
 
     Args:
-        what, why, remedy: as FactoryError has them.
-        retry_after: the seconds that the server asks to wait, if it does.
+        retry_after: seconds to wait, as the server says; None if it does not.
     """
-
-    exit_code = 46
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "", retry_after: float | None = None) -> None:
         super().__init__(what, why=why, remedy=remedy)
         self.retry_after = retry_after
 
 
-class TagTakenError(FactoryError):
+class TagTakenError(FactoryError, code=47):
     """The registry holds another image under a full tag, which names one image for ever."""
 
-    exit_code = 47
 
-
-class HistoryError(FactoryError):
+class HistoryError(FactoryError, code=50):
     """The history of earlier runs cannot be read."""
 
-    exit_code = 50
+
+class MachineUnfitError(FactoryError, code=51):
+    """`doctor` found something that would make a build fail."""
 
 
-class MachineUnfitError(FactoryError):
-    """`doctor` found something that makes a build fail."""
-
-    exit_code = 51
+class CacheFileError(FactoryError, code=52):
+    """A file of exported caches is missing, damaged or of another format."""
 
 
-class CacheFileError(FactoryError):
-    """A file of exported caches cannot be used: it is damaged, of another format, or none."""
-
-    exit_code = 52
+class GitError(FactoryError, code=60):
+    """A git mirror does not have the requested commit or file, or cannot be read."""
 
 
-class GitError(FactoryError):
-    """A git mirror cannot give what is asked of it."""
-
-    exit_code = 60
+class PinnedDiffersError(FactoryError, code=61):
+    """An archive was made, and does not match its pin."""
 
 
-class PinnedDiffersError(FactoryError):
-    """An archive came out, and is not the one that is pinned."""
-
-    exit_code = 61
-
-
-class MissingInputsError(FactoryError):
+class MissingInputsError(FactoryError, code=62):
     """A preflight found that inputs of a build are missing."""
 
-    exit_code = 62
 
-
-class OverrideError(FactoryError):
+class OverrideError(FactoryError, code=63):
     """A folder that takes an external repository's place cannot be made: sources, patch or BUILD file do not fit."""
 
-    exit_code = 63
 
-
-class LockFileError(FactoryError):
+class LockFileError(FactoryError, code=70):
     """The lock file cannot be used; the message holds every problem at once."""
 
-    exit_code = 70
+
+class NotLockedError(FactoryError, code=71):
+    """A base image or a Bazel that a build starts from is not in the lock file."""
 
 
-class NotLockedError(FactoryError):
-    """Something that builds start from is not in the lock file."""
-
-    exit_code = 71
+class MovedError(FactoryError, code=72):
+    """Upstream, a locked name now stands for something else."""
 
 
-class MovedError(FactoryError):
-    """What is locked is still there, and upstream the same name stands for something else by now."""
-
-    exit_code = 72
+class VanishedError(FactoryError, code=73):
+    """A tag or a file that builds start from is missing upstream."""
 
 
-class VanishedError(FactoryError):
-    """A tag or a file that builds start from is not there upstream (any more)."""
-
-    exit_code = 73
-
-
-class CancelledError(FactoryError):
+class CancelledError(FactoryError, code=130):
     """Ctrl-C or SIGTERM."""
 
-    exit_code = 130
+
+def os_error(error: OSError) -> FactoryError:
+    """Describe an error of the system's, with the remedy that its errno calls for."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        full = "This machine's disk is full." if error.errno == errno.ENOSPC else "This user's disk quota is used up."
+        return DiskFullError(full, why=str(error), remedy=os_remedy(error))
+    if error.errno is None:  # a library's own, such as a time-out
+        return FactoryError(str(error) or type(error).__name__, remedy=os_remedy(error))
+    if error.errno == errno.ENOENT and error.filename is None:
+        return FactoryError("The current folder does not exist any more.", remedy=os_remedy(error))
+    what = "A file cannot be used" if error.filename is None else f"{_shown(error.filename)} cannot be used"
+    return FactoryError(what, why=str(error.strerror), remedy=os_remedy(error))
+
+
+def os_remedy(error: OSError) -> str:
+    """Say what to do about an error of the system's."""
+    if error.errno == errno.ENOENT and error.filename is None:
+        return "change to a folder that exists: cd"
+    file = "the file" if error.filename is None else _shown(error.filename)
+    return _REMEDIES.get(error.errno or 0, _OTHER_REMEDY).format(file=file)
+
+
+def _shown(file: object) -> str:
+    return file.decode("utf-8", "surrogateescape") if isinstance(file, bytes) else str(file)
+
+
+@contextmanager
+def os_errors_typed() -> Iterator[None]:
+    """Turn the system's errors into the factory's.
+
+    Raises:
+        FactoryError: a DiskFullError where the disk is full or the quota used up.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise os_error(error) from error
+
+
+_FREE = "Free some space, then run the same command again: finished stages are kept."
+_PERMIT = "give this user access to {file}, or run this as its owner: `ls -ld` shows owner and permissions"
+_LIMIT = "raise the limit of open files, then run the same command again: ulimit -n 4096"
+_DEVICE = "check the device that holds {file} (`dmesg`), then run the same command again"
+_MISSING = "create {file}, or correct its name"
+_MOVE = "move {file} away, then run the same command again"
+_OTHER_REMEDY = "correct this, then run the same command again"
+_REMEDIES = {
+    errno.ENOSPC: _FREE,
+    errno.EDQUOT: _FREE,
+    errno.EACCES: _PERMIT,
+    errno.EPERM: _PERMIT,
+    errno.EROFS: "{file} is on a read-only file system: mount it writable, or use a checkout on another one",
+    errno.ENAMETOOLONG: "use a shorter name, or a checkout in a folder with a shorter path",
+    errno.ENOENT: _MISSING,
+    errno.ENXIO: _MISSING,
+    errno.ENOTDIR: "a part of this path is a file, not a folder: correct the path, or move that file away",
+    errno.EISDIR: "name a file: {file} is a folder",
+    errno.ELOOP: "remove the symbolic links that lead to each other in {file}",
+    errno.EMFILE: _LIMIT,
+    errno.ENFILE: _LIMIT,
+    errno.ENOMEM: "free some memory, then run the same command again",
+    errno.EIO: _DEVICE,
+    errno.ESTALE: _DEVICE,
+    errno.EEXIST: _MOVE,
+    errno.ENOTEMPTY: _MOVE,
+    errno.EBUSY: "end the program that uses {file}, then run the same command again",
+    errno.ETXTBSY: "end the program that uses {file}, then run the same command again",
+    errno.EFBIG: "raise the limit of file sizes: ulimit -f unlimited",
+    errno.EILSEQ: "use a name that this file system can hold",
+}

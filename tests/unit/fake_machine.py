@@ -118,7 +118,7 @@ case $1 in
     --version) echo 'uv 0.0.1' ;;
     sync | venv)
         mkdir -p "$CHECKOUT/.venv/bin"
-        cp "$FAKES/invoke" "$CHECKOUT/.venv/bin/invoke"; cp "$FAKES/python3" "$CHECKOUT/.venv/bin/python" ;;
+        cp "$FAKES/python3" "$CHECKOUT/.venv/bin/python" ;;
 esac
 """,
     "python3": """
@@ -128,10 +128,10 @@ case "$*" in
     --version) echo 'Python 3.11.2' ;;
     '-m venv '*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
     *'pip install'*) cp "$FAKES/uv" "$(dirname "$0")/uv" ;;
+    '-S -P '*) shift 3; echo "in $PWD with $*"; exit "$(cat "$STATE/exit-code" 2>/dev/null || echo 0)" ;;
     '- '*) exec "$REAL_PYTHON" "$@" ;;
 esac
 """,
-    "invoke": 'echo "in $PWD with $*"; exit "$(cat "$STATE/exit-code" 2>/dev/null || echo 0)"',
 }
 
 
@@ -207,7 +207,6 @@ class FakeMachine:
         """Have .venv made already."""
         commands = self.checkout / ".venv" / "bin"
         commands.mkdir(parents=True)
-        shutil.copy(self.folder / "fakes" / "invoke", commands / "invoke")
         shutil.copy(self.folder / "fakes" / "python3", commands / "python")
         texts = [(self.checkout / name).read_text() for name in ("pyproject.toml", "uv.lock")]
         (self.checkout / ".venv" / ".factory-stamp").write_text(f"{self.checkout}\n{''.join(texts)}")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from serving_factory.commands import cache as caching
-from serving_factory.commands.cache import CacheOptions, caches_table
-from serving_factory.commands.shared import Asked, Checkout
+from serving_factory.commands.cache import caches_table
+from serving_factory.commands.shared import Asked, CacheOptions, Checkout
 from serving_factory.docker.buildx import BuildFailed
 from serving_factory.errors import (
     CacheFileError,

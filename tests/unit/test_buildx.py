@@ -23,6 +23,7 @@ from serving_factory.errors import (
     DockerSettingsError,
     EngineLostError,
     EngineUnavailableError,
+    FactoryError,
 )
 
 if TYPE_CHECKING:
@@ -373,8 +374,8 @@ class TestBuild:
         with pytest.raises(DiskFullError, match="This machine's disk"):
             build(monkeypatch, FakeRun([], 0, error=error))
 
-    def test_other_errors_of_this_machine_stay_what_they_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with pytest.raises(PermissionError):
+    def test_other_errors_of_this_machine_have_the_remedy_of_their_errno(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(FactoryError, match="ls -ld"):
             build(monkeypatch, FakeRun([], 0, error=PermissionError(errno.EACCES, "no")))
 
 
@@ -482,7 +483,7 @@ class TestOutputFolder:
             return rename(self, target)
 
         monkeypatch.setattr(Path, "rename", failing)
-        with pytest.raises(OSError, match="I/O error"):
+        with pytest.raises(FactoryError, match="I/O error"):
             build(monkeypatch, FakeRun(COLD, 0, files={"x": "new"}), self.request(out))
         assert [path.name for path in out.iterdir()] == ["old"]
         assert list(tmp_path.iterdir()) == [out]

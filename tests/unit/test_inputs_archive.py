@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from serving_factory.catalogue.releases import releases
-from serving_factory.commands.inputs import InputsOptions, inputs
-from serving_factory.commands.shared import Asked, Checkout
+from serving_factory.commands.inputs import inputs
+from serving_factory.commands.shared import Asked, Checkout, InputsOptions
 from serving_factory.docker.git import ArchiveFormat, commit_of, missing_files, write_archive
 from serving_factory.errors import GitError, PinnedDiffersError, UsageError
 from serving_factory.pipeline.offline.mirrors import Address, make_archive, mirror_of

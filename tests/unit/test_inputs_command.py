@@ -14,7 +14,7 @@ import yaml
 
 from serving_factory.commands import inputs as commands
 from serving_factory.commands.plan import jobs_of
-from serving_factory.commands.shared import Asked, Checkout
+from serving_factory.commands.shared import Asked, Checkout, InputsOptions
 from serving_factory.docker import git as source_package
 from serving_factory.errors import CompileError, FactoryError, FetchError, MissingInputsError, UsageError
 from serving_factory.pipeline.job import Job
@@ -71,7 +71,7 @@ def bazel_says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 def fill(asked: Asked, *variants: str, overrides: bool = False, json: bool = True) -> None:
     mirrors = Path(asked.matrix).parent / "mirrors"
-    options = commands.InputsOptions(asked=asked, mirrors=str(mirrors), overrides=overrides, json=json)
+    options = InputsOptions(asked=asked, mirrors=str(mirrors), overrides=overrides, json=json)
     commands.inputs(["fill", *(variants or (VARIANT,))], options)
 
 
@@ -168,7 +168,7 @@ def declare(asked: Asked, text: str) -> None:
 
 
 def override(asked: Asked, name: str, source: str, output: str = "") -> None:
-    options = commands.InputsOptions(asked=asked, source=source, variant=VARIANT, output=output)
+    options = InputsOptions(asked=asked, source=source, variant=VARIANT, output=output)
     commands.inputs(["override", name], options)
 
 

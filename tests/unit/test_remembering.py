@@ -153,7 +153,7 @@ def test_what_a_record_does_not_have_is_absent_not_nothing() -> None:
 
 def test_the_report_says_what_the_records_do(checkout: Checkout, tmp_path: Path, capsys: Captured) -> None:
     file = write(tmp_path, (ROOT / "samples" / "matrix.yaml").read_text("utf-8").replace("source: model_server\n", ""))
-    asked = Asked(checkout=Checkout(tmp_path, checkout.build), matrix=str(file), variants=[V1])
+    asked = Asked(checkout=Checkout(tmp_path, checkout.build), matrix=str(file), variant=(V1,))
     write_record(checkout.build / V1, COMPILED)
     write_record(checkout.build / V1, record("extract", variant=V1, size=5 * 2**20))
     show_report(asked, json=False)
@@ -171,7 +171,7 @@ def test_of_what_was_never_built_one_line_says_how_to_build_it(
     checkout: Checkout, tmp_path: Path, capsys: Captured
 ) -> None:
     file = write(tmp_path, (ROOT / "samples" / "matrix.yaml").read_text("utf-8").replace("source: model_server\n", ""))
-    asked = Asked(checkout=Checkout(tmp_path, checkout.build), matrix=str(file), variants=[V1, V3])
+    asked = Asked(checkout=Checkout(tmp_path, checkout.build), matrix=str(file), variant=(V1, V3))
     write_record(checkout.build / V1, COMPILED)
     show_report(asked, json=False)
     printed = capsys.readouterr().out
@@ -179,8 +179,8 @@ def test_of_what_was_never_built_one_line_says_how_to_build_it(
     heading, line = printed.splitlines()[-2:]
     assert heading == "Not built yet; to build:"
     assert line.split() == [V3, *f"./factory build --matrix {file} --variant {V3}".split()]
-    assert "absent" in printed, "of what was built, each thing that is not known is message"
-    show_report(replace(asked, variants=[V3]), json=False)
+    assert "absent" in printed, "of what was built, each thing that is not known is named"
+    show_report(replace(asked, variant=(V3,)), json=False)
     assert "absent" not in capsys.readouterr().out
     show_report(asked, json=True)
     built, other = json.loads(capsys.readouterr().out)["variants"]

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from invoke.exceptions import Exit
 
-from serving_factory.commands.plan import Plan, RunOptions, budget_of, plan_run, site_of
-from serving_factory.commands.shared import Asked, exit_with, show, width, write
+from serving_factory.commands.boundary import exit_with
+from serving_factory.commands.plan import Plan, budget_of, plan_run, site_of
+from serving_factory.commands.shared import Asked, RunOptions, show, width, write
 from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
 from serving_factory.output.estimates import estimate_cells, estimate_line, needs_text
 from serving_factory.output.outcomes import demo_table, pushed_list

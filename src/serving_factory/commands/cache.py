@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from packaging.version import Version
 
-from serving_factory.commands.shared import Asked, bytes_of, show, width
+from serving_factory.commands.shared import CacheOptions, bytes_of, show, width
 from serving_factory.errors import FactoryError, UsageError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.output.text import Column, count, size, table
@@ -22,18 +21,6 @@ from serving_factory.pipeline.stages.compile import COMPILE, Compiled
 from serving_factory.recipes.recipe import recipes_for
 
 _VERBS = ("show", "prune", "export", "import")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheOptions:
-    """The words and options of `cache`, as typed."""
-
-    asked: Asked
-    verb: str = ""
-    file: str = ""
-    max_size: str = ""
-    toolchain: str = ""
-    json: bool = False
 
 
 def cache(options: CacheOptions) -> None:

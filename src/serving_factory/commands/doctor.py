@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 
 from serving_factory.catalogue.cuda import cudas
-from serving_factory.commands.plan import Plan, RunOptions, plan_run, site_of
-from serving_factory.commands.shared import Asked, show
+from serving_factory.commands.plan import Plan, plan_run, site_of
+from serving_factory.commands.shared import Asked, RunOptions, show
 from serving_factory.docker.caches import cache_sizes
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import EngineFacts, collection_rules, engine_facts

@@ -27,7 +27,7 @@ def explain_variant(asked: Asked, id_: str, *, json: bool) -> None:
             "`explain` needs a variant's id, or --dropped", remedy="take one that `./factory list --ids` prints"
         )
     matrix = asked.load()
-    (variant,) = replace(asked, variants=(id_,)).choose(matrix)
+    (variant,) = replace(asked, variant=(id_,)).choose(matrix)
     sections = explain_matrix(variant, matrix, file_from="command line, --matrix" if asked.matrix else "default")
     _, unbuildable = recipes_for((variant,), matrix)
     sections += tuple(("unbuildable", _reasons(one.error)) for one in unbuildable)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from serving_factory.catalogue.releases import releases
 from serving_factory.commands.plan import jobs_of
-from serving_factory.commands.shared import Asked, progress, show, width
+from serving_factory.commands.shared import Asked, InputsOptions, progress, show, width
 from serving_factory.docker.git import ArchiveFormat, commit_of, fetch_source, git_folder
 from serving_factory.errors import CompileError, MissingInputsError, OverrideError, PinnedDiffersError, UsageError
 from serving_factory.output.text import Column, clean, count, size, table
@@ -50,24 +50,6 @@ _PIN = re.compile(r"(?P<name>.+)=(?:sha256:)?(?P<sha256>[0-9a-f]{64})")
 _SHOWN = 8
 _NOTES = {"left_out": "left out, as the mirror does not have them", "absent": "named by the BUILD file, but absent"}
 _MATCHES = {None: "not pinned", True: "as pinned", False: "NOT AS PINNED"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputsOptions:
-    """The options of `inputs`, as typed; `_OWN` says which verb takes which."""
-
-    asked: Asked
-    output: str = ""
-    pinned: Sequence[str] = ()
-    repository: str = ""
-    as_zip: bool = False
-    mirrors: str = ""
-    archives: str = ""
-    overrides: bool = False
-    source: str = ""
-    debian_source: str = ""
-    variant: str = ""
-    json: bool = False
 
 
 _OWN = {

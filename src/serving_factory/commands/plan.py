@@ -2,81 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serving_factory.commands.shared import Asked, bytes_of
-from serving_factory.errors import EngineError, EngineUnavailableError, UsageError
-from serving_factory.matrix.matrix import Resources
+from serving_factory.commands.shared import Asked
+from serving_factory.errors import EngineError, EngineUnavailableError
 from serving_factory.pipeline.budget import Budget, Limits, Schedule, one_by_one, schedule
 from serving_factory.pipeline.estimates import RunEstimate
 from serving_factory.pipeline.history import estimate_run
 from serving_factory.pipeline.job import Job, Site, Stage
 from serving_factory.pipeline.records import build_folder, matrix_name
 from serving_factory.pipeline.runner import PlannedVariant, planned_candidates
-from serving_factory.pipeline.scheduler import Policy
 from serving_factory.recipes.recipe import Recipe, recipes_for
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
-    """The options of `build`, of the single stages, of `push` and `demo`, as typed; empty where not given."""
-
-    asked: Asked
-    registry: str = ""
-    dry_run: bool = False
-    locked: bool = False
-    parallel: str = ""
-    jobs: str = ""
-    memory: str = ""
-    fail_fast: bool = False
-    max_minutes: str = ""
-    variant_minutes: str = ""
-    json: bool = False
-
-    def limits(self, resources: Resources) -> Limits:
-        """The user's limits; those that are not given are the matrix file's."""
-        memory = self.memory or resources.memory or ""
-        return Limits(
-            parallel=_whole("parallel", self.parallel),
-            jobs=_whole("jobs", self.jobs) or resources.jobs,
-            memory=_bytes(memory) if memory else None,
-        )
-
-    def policy(self) -> Policy:
-        """When the run, or a variant of it, ends early."""
-        return Policy(
-            fail_fast=self.fail_fast,
-            seconds=_seconds("max-minutes", self.max_minutes),
-            variant_seconds=_seconds("variant-minutes", self.variant_minutes),
-        )
-
-
-def _whole(option: str, text: str) -> int | None:
-    if not text:
-        return None
-    if not re.fullmatch(r"[1-9][0-9]{0,3}", text):
-        raise UsageError(f"--{option} must be a positive integer, got {text!r}", remedy=f"give one: --{option} 4")
-    return int(text)
-
-
-def _bytes(text: str) -> int:
-    size = bytes_of(text)
-    if not size:
-        raise UsageError(f"--memory must be a size, got {text!r}", remedy="give MiB or GiB: --memory 16GiB")
-    return size
-
-
-def _seconds(option: str, text: str) -> float | None:
-    if not text:
-        return None
-    if not re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]+)?", text) or float(text) == 0:
-        raise UsageError(
-            f"--{option} must be a number of minutes, got {text!r}", remedy=f"give --{option} 90, or 0.5 for 30 s"
-        )
-    return float(text) * 60
 
 
 def site_of(asked: Asked, registry: str = "") -> Site:
@@ -88,7 +26,7 @@ def site_of(asked: Asked, registry: str = "") -> Site:
 def jobs_of(asked: Asked, variants: Sequence[str]) -> list[Job]:
     """The jobs of these variants; the error of the first one that cannot be built."""
     matrix = asked.load()
-    recipes, unbuildable = recipes_for(replace(asked, variants=variants).choose(matrix), matrix)
+    recipes, unbuildable = recipes_for(replace(asked, variant=tuple(variants)).choose(matrix), matrix)
     if unbuildable:
         raise unbuildable[0].error
     site = site_of(asked)

@@ -1,44 +1,112 @@
-"""What commands share: where the checkout is, the choice of variants, errors as exit codes, printing."""
+"""What commands share: the options that several of them take, how values are read, and printing."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
-from invoke.exceptions import Exit
-
-from serving_factory.docker.client import disk_full_is_typed
-from serving_factory.errors import CancelledError, FactoryError
-from serving_factory.output.documents import document_text
-from serving_factory.pipeline.scheduler import ending_signals
+from serving_factory.errors import UsageError
 
 if TYPE_CHECKING:
-    from serving_factory.matrix.matrix import Matrix
+    from serving_factory.matrix.matrix import Matrix, Resources
     from serving_factory.matrix.variant import Variant
-
+    from serving_factory.pipeline.budget import Limits
+    from serving_factory.pipeline.scheduler import Policy
 
 _UNITS = {"MiB": 2**20, "GiB": 2**30}
 
 
 @dataclass(frozen=True, slots=True)
-class Checkout:
-    """Where things are.
+class Option:
+    """How the command line shows and reads a parameter; the parameter's type says whether it is a flag or repeatable.
 
     Args:
-        root: the checkout.
-        build: its build folder.
+        help: what it does.
+        value: what stands for its value in the help.
+        parse: makes the value of the option's name and its text.
+        positional: its words need no option before them.
+        optional: it may stand without a value.
+        name: what it is on the command line, where the parameter has another name.
     """
+
+    help: str
+    value: str = "TEXT"
+    parse: Callable[[str, str], object] = lambda _, text: text
+    positional: bool = False
+    optional: bool = False
+    name: str = ""
+
+
+def bytes_of(text: str) -> int | None:
+    """Read a size as options and the matrix file have it, such as `16GiB`; None where it is none."""
+    match = re.fullmatch(r"([0-9]{1,7})(MiB|GiB)", text)
+    return int(match[1]) * _UNITS[match[2]] if match else None
+
+
+def size_option(name: str, text: str) -> int:
+    """Read a size.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not (size := bytes_of(text)):
+        raise UsageError(
+            f"`{name}` must be a size, got {text!r}", remedy=f"write a number and MiB or GiB: {name} 16GiB"
+        )
+    return size
+
+
+def positive_integer(name: str, text: str) -> int:
+    """Read a number of things.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", text):
+        raise UsageError(
+            f"`{name}` must be a positive integer, got {text!r}", remedy=f"write a number from 1 to 9999: {name} 4"
+        )
+    return int(text)
+
+
+def minutes(name: str, text: str) -> float:
+    """Read a time span.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]+)?", text) or float(text) == 0:
+        raise UsageError(
+            f"`{name}` must be a positive number of minutes, got {text!r}",
+            remedy=f"write it like {name} 90, or {name} 0.5 for 30 s",
+        )
+    return float(text)
+
+
+Json = Annotated[bool, Option("print JSON for machines: an object per line, or one document")]
+Registry = Annotated[str, Option("push to this registry", "HOST[:PORT]")]
+VariantId = Annotated[str, Option("a variant's id, such as 2.19.1-cpu-v3", "VARIANT", positional=True)]
+VariantIds = Annotated[tuple[str, ...], Option("ids of variants, such as 1.9.1-cpu-v1", "VARIANT", positional=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """Where things are: the checkout, and its build folder."""
 
     root: Path
     build: Path
+
+    @classmethod
+    def here(cls) -> Checkout:
+        """The checkout that this package is in."""
+        root = Path(__file__).resolve().parents[3]
+        return cls(root, root / "build")
 
     @property
     def sample(self) -> Path:
@@ -51,31 +119,22 @@ class Checkout:
         return self.root / "samples" / "model_server" / "models"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Which variants of which matrix a user asks for; names of one kind add up, kinds narrow each other down.
+    """The matrix file and the variants of it that a command works with.
 
-    Args:
-        checkout: where things are.
-        matrix: the matrix file; empty for the checkout's own.
-        targets: names of targets.
-        releases: full tags or specifiers.
-        variants: ids.
-        flavours: flavours.
-        levels: levels.
-        platforms: platforms.
-        cuda: CUDA versions or specifiers.
+    Names of one kind add up, kinds narrow each other down. On the command line a task that takes this has `--matrix`.
     """
 
-    checkout: Checkout
-    matrix: str = ""
-    targets: Sequence[str] = field(default=())
-    releases: Sequence[str] = field(default=())
-    variants: Sequence[str] = field(default=())
-    flavours: Sequence[str] = field(default=())
-    levels: Sequence[str] = field(default=())
-    platforms: Sequence[str] = field(default=())
-    cuda: Sequence[str] = field(default=())
+    checkout: Checkout = field(default_factory=lambda: Checkout.here())  # noqa: PLW0108 - tests replace it
+    matrix: Annotated[str, Option("the matrix file (default: matrix.yaml of this checkout)", "FILE")] = ""
+    target: tuple[str, ...] = ()
+    release: tuple[str, ...] = ()
+    variant: tuple[str, ...] = ()
+    flavour: tuple[str, ...] = ()
+    level: tuple[str, ...] = ()
+    platform: tuple[str, ...] = ()
+    cuda: tuple[str, ...] = ()
 
     @property
     def file(self) -> Path:
@@ -105,56 +164,151 @@ class Asked:
 
         return select(
             matrix,
-            targets=self.targets,
-            releases=self.releases,
-            variants=self.variants,
-            flavours=self.flavours,
-            levels=self.levels,
-            platforms=self.platforms,
+            targets=self.target,
+            releases=self.release,
+            variants=self.variant,
+            flavours=self.flavour,
+            levels=self.level,
+            platforms=self.platform,
             cuda=self.cuda,
         )
 
 
-@contextmanager
-def errors() -> Iterator[None]:
-    """Turn the errors that a user can meet into a message and an exit code."""
-    for ending in ending_signals():
-        if ending is not signal.SIGINT:  # which is Python's own KeyboardInterrupt already
-            signal.signal(ending, _interrupt)
-    try:
-        with disk_full_is_typed():
-            yield
-    except FactoryError as error:
-        raise exit_with(error) from None
-    except BrokenPipeError:
-        # Whoever read has read enough; what is left in the buffer has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        told = FactoryError(f"a file cannot be used: {error}", remedy="see who owns it, and whether it can be written")
-        raise exit_with(told) from None
-    except KeyboardInterrupt:
-        raise Exit("Cancelled.", code=CancelledError.exit_code) from None
+_Names = tuple[str, ...]
 
 
-def exit_with(error: FactoryError, *, code: int | None = None) -> Exit:
-    """Give what ends the process with an error's message; GitHub shows it on the run's page.
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Asked):
+    """The same, with `--target`, `--release` and `--variant`."""
 
-    Args:
-        error: what to tell.
-        code: the exit code, where another one than the error's own says more.
-    """
-    from serving_factory.output.errors import render_error
-
-    text = render_error(error)
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        from serving_factory.output.github import annotation
-
-        text += annotation("serving-factory", str(error))
-    return Exit(text.rstrip(), code=error.exit_code if code is None else code)
+    target: Annotated[_Names, Option("a target of the matrix, such as cpu-optimized", "NAME")] = ()
+    release: Annotated[
+        _Names, Option('an upstream release, such as 2.19.1, or a range such as ">=2.18"', "RELEASE")
+    ] = ()
+    variant: Annotated[_Names, Option("a variant's id, such as 2.19.1-cpu-v3", "VARIANT")] = ()
 
 
-def _interrupt(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+@dataclass(frozen=True, kw_only=True)
+class ChosenByAxis(Chosen):
+    """The same, with `--flavour`, `--level`, `--platform` and `--cuda` as well."""
+
+    flavour: Annotated[_Names, Option("cpu, mkl or gpu", "FLAVOUR")] = ()
+    level: Annotated[_Names, Option("a CPU level, such as x86-64-v3 or v3", "LEVEL")] = ()
+    platform: Annotated[_Names, Option("a platform, such as linux/amd64", "PLATFORM")] = ()
+    cuda: Annotated[_Names, Option('a CUDA version, such as 12.2, or a range such as ">=12"', "CUDA")] = ()
+
+
+_PARALLEL = "build at most so many variants at once (default: as many as the engine's machine can)"
+_JOBS = "run so many compilers at once in each compile (default: its share of the CPUs)"
+_MEMORY = "memory of each compile, such as 16GiB (default: 2GiB a job)"
+_MINUTES = "end the run after so many minutes; the same command continues it"
+_VARIANT_MINUTES = "end each variant that takes longer; it counts as failed"
+_MAX_SIZE = "prune: how much may stay, such as 20GiB (default: resources.cache of the matrix)"
+_OUTPUT = "archive, override: the folder to write to (default: this one; what the matrix file names)"
+_PINNED = "archive: the expected archive: a preflight's report, REF=SHA256 or FILE_NAME=SHA256"
+_REPOSITORY = "archive: the repository's name at the code host (default: as in the report or the mirror)"
+_SOURCE = "override: the sources: an archive, a folder, or GIT_DIR#REF"
+_DEBIAN_SOURCE = "override: the sources: a source package of this machine's distribution"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How variants are taken through stages; None where the matrix file or the engine's machine decides."""
+
+    asked: Asked
+    registry: str = ""
+    dry_run: bool = False
+    locked: bool = False
+    parallel: int | None = None
+    jobs: int | None = None
+    memory: int | None = None
+    fail_fast: bool = False
+    max_minutes: float | None = None
+    variant_minutes: float | None = None
+    json: bool = False
+
+    def limits(self, resources: Resources) -> Limits:
+        """The user's limits; those that are not given are the matrix file's."""
+        from serving_factory.pipeline.budget import Limits
+
+        memory = self.memory or bytes_of(resources.memory or "")
+        return Limits(parallel=self.parallel, jobs=self.jobs or resources.jobs, memory=memory)
+
+    def policy(self) -> Policy:
+        """When the run, or a variant of it, ends early."""
+        from serving_factory.pipeline.scheduler import Policy
+
+        return Policy(
+            fail_fast=self.fail_fast,
+            seconds=self.max_minutes and self.max_minutes * 60,
+            variant_seconds=self.variant_minutes and self.variant_minutes * 60,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions(RunOptions):
+    """The options of a single stage."""
+
+    asked: Chosen
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushOptions(StageOptions):
+    """The options of `push`."""
+
+    registry: Registry = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions(StageOptions):
+    """The options of `compile`."""
+
+    parallel: Annotated[int | None, Option(_PARALLEL, "INTEGER", positive_integer)] = None
+    jobs: Annotated[int | None, Option(_JOBS, "INTEGER", positive_integer)] = None
+    memory: Annotated[int | None, Option(_MEMORY, "SIZE", size_option)] = None
+    fail_fast: Annotated[bool, Option("start no other variant once one has failed; finish the running ones")] = False
+    max_minutes: Annotated[float | None, Option(_MINUTES, "MINUTES", minutes)] = None
+    variant_minutes: Annotated[float | None, Option(_VARIANT_MINUTES, "MINUTES", minutes)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(CompileOptions):
+    """The options of `build`."""
+
+    registry: Registry = ""
+    locked: Annotated[bool, Option("fail before any work if `lock` has not pinned a base image or a Bazel")] = False
+    dry_run: Annotated[bool, Option("print what would be done, and do nothing")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """The words and options of `cache`."""
+
+    asked: Asked
+    verb: Annotated[str, Option("show, prune, export or import", "VERB", positional=True)] = ""
+    file: Annotated[str, Option("export, import: the tarball", "FILE", positional=True)] = ""
+    max_size: Annotated[str, Option(_MAX_SIZE, "SIZE")] = ""
+    toolchain: Annotated[str, Option("prune: this toolchain's folder only; all of it without --max-size", "KEY")] = ""
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputsOptions:
+    """The options of `inputs`; each but --matrix and --json belongs to the verb that its help begins with."""
+
+    asked: Asked
+    output: Annotated[str, Option(_OUTPUT, "FOLDER")] = ""
+    pinned: Annotated[_Names, Option(_PINNED, "PIN")] = ()
+    repository: Annotated[str, Option(_REPOSITORY, "NAME")] = ""
+    as_zip: Annotated[bool, Option("archive: make zip files instead of tar.gz", name="zip")] = False
+    mirrors: Annotated[str, Option("fill: a folder of git repositories (clones or mirrors)", "FOLDER")] = ""
+    archives: Annotated[str, Option("fill: a folder of archives; those with the right sha256 are used", "FOLDER")] = ""
+    overrides: Annotated[bool, Option("fill: make a folder for what a mirror cannot give byte for byte")] = False
+    source: Annotated[str, Option(_SOURCE, "SOURCE", name="from")] = ""
+    debian_source: Annotated[str, Option(_DEBIAN_SOURCE, "NAME[=VERSION]")] = ""
+    variant: Annotated[str, Option("override: the variant whose sources declare the repository", "VARIANT")] = ""
+    json: Json = False
 
 
 def write(text: str) -> None:
@@ -165,7 +319,11 @@ def write(text: str) -> None:
 
 def show(document: Mapping[str, object], text: str, *, json: bool) -> None:
     """Print a result: the document for machines, or the text."""
-    write(document_text(document) if json else text)
+    if json:
+        from serving_factory.output.documents import document_text
+
+        text = document_text(document)
+    write(text)
 
 
 def progress(text: str) -> None:
@@ -175,11 +333,5 @@ def progress(text: str) -> None:
 
 
 def width() -> int | None:
-    """Columns of the terminal; None where nobody looks at one."""
+    """Columns of the terminal; None where standard output is none."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def bytes_of(text: str) -> int | None:
-    """Read a size as options and the matrix file have it, such as `16GiB`; None where it is none."""
-    match = re.fullmatch(r"([0-9]{1,7})(MiB|GiB)", text)
-    return int(match[1]) * _UNITS[match[2]] if match else None

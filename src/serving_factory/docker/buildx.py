@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from serving_factory.docker import client, process
-from serving_factory.docker.client import FREE_SOME_SPACE, START, disk_full_is_typed
+from serving_factory.docker.client import FREE_SOME_SPACE, START
 from serving_factory.docker.solve_status import SolveStatus, Step
 from serving_factory.errors import (
     DiskFullError,
@@ -24,6 +24,7 @@ from serving_factory.errors import (
     EngineLostError,
     EngineUnavailableError,
     FactoryError,
+    os_errors_typed,
 )
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def build(
             _write(log, step)
             on_step(step)
 
-    with disk_full_is_typed(), _scratch(request.output) as (metadata, partial):
+    with os_errors_typed(), _scratch(request.output) as (metadata, partial):
         argv = request.argv(metadata=metadata, output=partial)
         try:
             code = process.run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import errno
 import hashlib
 import json
@@ -11,12 +10,12 @@ import os
 import re
 import ssl
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from serving_factory.docker import process
-from serving_factory.errors import DiskFullError, DockerCommandError, DockerSettingsError, EngineUnavailableError
+from serving_factory.errors import DockerCommandError, DockerSettingsError, EngineUnavailableError
 
 FREE_SOME_SPACE = (
     "Free some space on the engine's disk: 'docker system df' shows what takes it, './factory cache prune --max-size "
@@ -204,7 +203,7 @@ def check_writable() -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise
         raise _unusable(
             str(folder),
@@ -218,23 +217,6 @@ def _unusable(what: str, why: str, remedy: str) -> DockerSettingsError:
 
 
 # --- full disks -------------------------------------------------------------------------------------------------------
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-@contextlib.contextmanager
-def disk_full_is_typed() -> Iterator[None]:
-    """Turn the system's error for a full disk, or for a used-up quota, into DiskFullError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise DiskFullError(
-            "This machine's disk is full.",
-            why=str(error),
-            remedy="Free some space, then run the same command again: finished stages are kept.",
-        ) from error
 
 
 def check_room(folder: Path) -> None:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from serving_factory.output.estimates import Counted, estimate_line, remaining, see
 from serving_factory.output.outcomes import write_summary
-from serving_factory.output.text import Stream, clean, clean_lines, duration, encoding_of
+from serving_factory.output.text import Stream, clean, clean_lines, duration
 from serving_factory.pipeline.estimates import NOTHING_TO_DO
 from serving_factory.pipeline.events import Event, EventKind
 
@@ -242,7 +242,7 @@ class BoardReporter:
     ) -> None:
         self._estimate = estimate
         self._err = Stream(err)
-        self._encoding = encoding_of(err)
+        self._encoding = err.encoding or "utf-8"
         self._out = out
         self._clock = clock
         self._since = clock()

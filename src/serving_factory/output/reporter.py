@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from serving_factory.output.json_lines import JsonLinesReporter
 from serving_factory.output.plain import GitHub, PlainReporter
-from serving_factory.output.text import Stream, is_terminal
+from serving_factory.output.text import Stream
 from serving_factory.pipeline.estimates import NOTHING_TO_DO
 
 if TYPE_CHECKING:
@@ -79,4 +79,4 @@ def choose(
 
 def _can_draw(stderr: TextIO, environ: Mapping[str, str]) -> bool:
     in_ci = environ.get("CI", "").lower() not in {"", "0", "false"}
-    return is_terminal(stderr) and not in_ci and environ.get("TERM", "") not in {"", "dumb", "unknown"}
+    return stderr.isatty() and not in_ci and environ.get("TERM", "") not in {"", "dumb", "unknown"}

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from serving_factory.docker.caches import drop_cache_mounts
-from serving_factory.docker.client import disk_full_is_typed
-from serving_factory.errors import FactoryError, NotBuiltError
+from serving_factory.errors import FactoryError, NotBuiltError, os_errors_typed
 from serving_factory.pipeline.budget import Candidate
 from serving_factory.pipeline.events import Emit, Event, EventKind, Status, VariantResult
 from serving_factory.pipeline.job import Job, Site, Stage
@@ -60,7 +59,7 @@ class VariantRun:
                     self._job.cancel.check()
                     if index == 0:
                         self._check_needs()
-                    with disk_full_is_typed():
+                    with os_errors_typed():
                         self._run_stage(one)
                 except FactoryError as error:
                     self._end(error, self._stages[index:])
