@@ -36,6 +36,7 @@ from serving_factory.commands.shared import (  # noqa: E402
     StageOptions,
     VariantId,
     VariantIds,
+    new_file,
 )
 from serving_factory.errors import FactoryError  # noqa: E402
 
@@ -180,7 +181,7 @@ def lock(
 def bake_file(
     asked: Chosen,
     *,
-    output: Annotated[str, Option("the file to write (default: docker-bake.json of this checkout)", "FILE")] = "",
+    output: Annotated[str, Option("the file to write (default: docker-bake.json)", "FILE", new_file)] = "",
 ) -> None:
     """Write a file for `docker buildx bake` that builds the variants without this factory.
 

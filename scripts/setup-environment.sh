@@ -45,14 +45,23 @@ ensure_python() {
     find_python "$1" || stop "$missing is still missing after the installation of $packages."
 }
 
+# A .pth file is text of one line a path.
+check_path() {
+    "$python" -c 'import os, sys; path = os.fsencode(sys.argv[1]); path.decode(); sys.exit(b"\n" in path)' "$here" \
+        2>/dev/null || stop "Python's packaging tools cannot work in a folder whose path has a line break or is not" \
+        "UTF-8. Move the checkout: $here"
+}
+
 # Sets uv. uv's wheel holds one program that needs nothing else, so it is kept and the environment it came with is not.
 ensure_uv() {
     if has uv; then
         uv=uv
         ensure_python sys
+        check_path
         return 0
     fi
     ensure_python venv,ensurepip
+    check_path
     uv=$own_uv
     pinned=$(sed -n 's/^uv==\([^ ]*\).*/\1/p' "$here/scripts/uv.txt")
     if [ -x "$own_uv" ] && [ "$("$own_uv" --version 2>/dev/null | cut -d ' ' -f 2)" = "$pinned" ]; then

@@ -326,12 +326,12 @@ def os_errors_typed() -> Iterator[None]:
         raise os_error(error) from error
 
 
-_FREE = "Free some space, then run the same command again: finished stages are kept."
+_FREE = "free some space, then run the same command again: finished stages are kept"
 _PERMIT = "give this user access to {file}, or run this as its owner: `ls -ld` shows owner and permissions"
 _LIMIT = "raise the limit of open files, then run the same command again: ulimit -n 4096"
 _DEVICE = "check the device that holds {file} (`dmesg`), then run the same command again"
 _MISSING = "create {file}, or correct its name"
-_MOVE = "move {file} away, then run the same command again"
+_MOVE = "move that file away: {file}; then run the same command again"
 _OTHER_REMEDY = "correct this, then run the same command again"
 _REMEDIES = {
     errno.ENOSPC: _FREE,

@@ -53,6 +53,7 @@ _TOOLS = {
         "sort",
         "tail",
         "tar",
+        "timeout",
         "touch",
         "tr",
     ),
@@ -66,6 +67,8 @@ case "$1 $2" in
     'buildx version') [ -e "$STATE/buildx" ] && echo 'github.com/docker/buildx v0.13.1 abc' && exit 0; exit 1 ;;
     'pull '*) [ -e "$STATE/registry" ]; exit ;;
 esac
+[ -z "$DOCKER_CONTEXT" ] || { echo "context '$DOCKER_CONTEXT' not found" >&2; exit 1; }
+[ ! -e "$STATE/engine-hangs" ] || exec "$REAL_SLEEP" 60
 [ -e "$STATE/engine" ] || { cat "$STATE/engine-error" >&2; exit 1; }
 case "$1 $2" in
     'version '*) cat "$STATE/engine" ;;
@@ -125,6 +128,7 @@ esac
 case "$*" in
     *version_info*) [ -e "$STATE/python-new" ] ;;
     *sys.executable*) echo "$0" ;;
+    *fsencode*) exec "$REAL_PYTHON" "$@" ;;
     --version) echo 'Python 3.11.2' ;;
     '-m venv '*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
     *'pip install'*) cp "$FAKES/uv" "$(dirname "$0")/uv" ;;
@@ -229,7 +233,8 @@ class FakeMachine:
     def calls(self, start: str = "") -> list[str]:
         """The calls of fakes so far, those that begin so."""
         log = self.state("calls")
-        return [line for line in log.read_text().splitlines() if line.startswith(start)] if log.exists() else []
+        lines = log.read_text(errors="surrogateescape").splitlines() if log.exists() else []
+        return [line for line in lines if line.startswith(start)]
 
     def variables(self) -> dict[str, str]:
         """The environment that ./factory is started in."""
@@ -245,6 +250,7 @@ class FakeMachine:
             "REAL_SLEEP": shutil.which("sleep") or "sleep",
             "FACTORY_TEST_ROOT": str(self.root),
             "FACTORY_TEST_ENGINE_WAIT": "50",
+            "FACTORY_TEST_ENGINE_LIMIT": "0.3",
             **self.environment,
         }
 
@@ -257,6 +263,7 @@ class FakeMachine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            errors="surrogateescape",
             start_new_session=True,
         )
 

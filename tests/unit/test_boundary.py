@@ -200,8 +200,8 @@ def test_github_shows_an_error_of_the_whole_run_on_its_page(
         (errno.EBUSY, 1, "end the program"),
         (errno.EIO, 1, "dmesg"),
         (errno.EEXIST, 1, "move"),
-        (errno.ENOSPC, 12, "Free some space"),
-        (errno.EDQUOT, 12, "Free some space"),
+        (errno.ENOSPC, 12, "free some space"),
+        (errno.EDQUOT, 12, "free some space"),
         (errno.EPROTO, 1, "run the same command again"),
     ],
 )

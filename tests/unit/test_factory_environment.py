@@ -118,3 +118,11 @@ class TestEnvironment:
         outcome = machine.factory("list")
         assert outcome.code == 69
         assert "Ubuntu 22.04.5 LTS has none" in outcome.err
+
+    @pytest.mark.parametrize("name", ["a\nb", "caf\udce9"], ids=["line break", "latin-1"])
+    def test_says_that_its_path_cannot_be_used(self, tmp_path: Path, name: str) -> None:
+        machine = FakeMachine(tmp_path / name)
+        outcome = machine.factory("list")
+        assert outcome.code == 69
+        assert "a line break or is not UTF-8. Move the checkout" in outcome.err
+        assert not machine.calls("uv")

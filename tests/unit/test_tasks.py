@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -271,7 +271,62 @@ def test_the_readme_shows_the_tasks_as_they_are(factory: Factory) -> None:
     assert f"```console\n$ ./factory\n{told}```" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_an_unknown_task_or_option_is_told(factory: Factory) -> None:
+@pytest.mark.parametrize(
+    ("words", "what", "remedy"),
+    [
+        ("biuld", "there is no task 'biuld'; did you mean 'build'?", "./factory"),
+        ("setpu", "did you mean 'setup'?", "./factory"),
+        ("--lsit", "factory has no option '--lsit'; did you mean '--list'?", "./factory"),
+        ("list --nope", "list has no option '--nope'", "./factory list --help"),
+        ("build --relase 2.19.1", "build has no option '--relase'; did you mean '--release'?", "build --help"),
+        ("build -dry-run", "build has no option '-dry-run'; did you mean '--dry-run'?", "build --help"),
+        ("build --dry-runn --json", "did you mean '--dry-run'?", "build --help"),
+        ("explain --jsn 2.19.1-cpu-v1", "explain has no option '--jsn'; did you mean '--json'?", "explain --help"),
+        ("list 2.19.1-cpu-v1", "list takes no word '2.19.1-cpu-v1'", "list --help"),
+        ("history -- -1", "no words may follow `--`", "leave `--` out"),
+        ("history -1", "history has no option '-1'", "history --help"),
+        ("push --registry a --registry b", "`--registry` may be given once only", "push --help"),
+        ("push --registry=a --registry=b", "`--registry` may be given once only", "push --help"),
+        ("build --jobs", "`--jobs` needs a value", "build --help"),
+        ("list --ids=3", "`--ids` takes no value, got '3'", "--ids alone"),
+        ("lock --update list", "'list' may be the value of `--update` or a task", "--update=list"),
+        ("bake-file --output /", "`--output` must be a file, got the folder '/'", "name a file"),
+    ],
+)
+def test_a_slip_on_the_command_line_is_named_with_its_remedy(
+    factory: Factory, words: str, what: str, remedy: str
+) -> None:
+    ended = factory(*words.split())
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("Error: ")
+    assert what in ended.err.splitlines()[0]
+    assert remedy in ended.err.partition("What to do: ")[2]
+
+
+def test_short_options_are_only_those_named_on_purpose(module: ModuleType) -> None:
+    flags = {flag for context in module.ns.to_contexts() for flag in context.flags if not flag.startswith("--")}
+    assert flags == {"-k"}, "pytest's"
+
+
+def test_help_says_what_may_be_repeated_and_what_is_an_integer(factory: Factory) -> None:
+    text = " ".join(factory("build", "--help").out.split())
+    assert "2.19.1-cpu-v3; may be repeated" in text
+    assert "--jobs INTEGER" in text
+    assert "may be repeated" not in text.partition("Options:")[2].partition("--parallel")[2]
+
+
+def test_memory_of_more_than_the_engines_machine_has_is_refused(
+    factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = SimpleNamespace(capacity=lambda: SimpleNamespace(cpus=2, memory=8 * 2**30))
+    monkeypatch.setattr("serving_factory.pipeline.job.Site.engine", engine)
+    ended = factory("build", "--dry-run", "--memory", "9999999GiB", *RELEASE)
+    assert ended.code == 2
+    assert "`--memory` must be at most" in ended.err
+    assert "9,999,999.0 GiB" in ended.err
+
+
+def test_what_explain_needs(factory: Factory) -> None:
     assert "`explain` needs a variant's id, or --dropped" in factory("explain").err
 
 
@@ -507,6 +562,11 @@ def test_errors_become_a_message_and_a_code(
         ("--jobs", "many", "--jobs 4"),
         ("--memory", "16G", "--memory 16GiB"),
         ("--max-minutes", "0", "--max-minutes 90"),
+        ("--max-minutes", "nan", "--max-minutes 90"),
+        ("--variant-minutes", "inf", "--variant-minutes 90"),
+        ("--jobs", "1e3", "--jobs 4"),
+        ("--jobs", "\uff14", "--jobs 4"),
+        ("--memory", "0GiB", "--memory 16GiB"),
         ("--variant-minutes", "1h", "--variant-minutes 90"),
     ],
 )
@@ -552,7 +612,7 @@ def test_a_failure_is_not_hidden_behind_a_time_limit(
 
 def test_a_dry_run_shows_who_works_when(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
     budget = Budget(cpus=8, memory=64 * 2**30)
-    monkeypatch.setattr("serving_factory.commands.build.budget_of", lambda *_: budget)
+    monkeypatch.setattr("serving_factory.commands.build.budget_of", lambda *_, **__: budget)
     rows = json.loads(factory("build", "--dry-run", "--json", "--matrix", str(SHIPPED[1])).out)["variants"]
     assert [(row["variant"], row["wave"], row["jobs"], row["after"]) for row in rows] == [
         (VARIANTS[0], 1, 8, None),

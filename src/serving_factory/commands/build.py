@@ -195,7 +195,7 @@ def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResu
 
 def _schedule(run: _Run) -> tuple[Schedule, RunEstimate]:
     """Which variant works when, and what it takes; without an engine one after the other, as far as they come."""
-    budget = budget_of(run.site, run.stages)
+    budget = budget_of(run.site, run.stages, memory=run.options.memory)
     if budget is None:
         return one_by_one([job.recipe.variant.id for job in run.jobs]), NOTHING_TO_DO
     work = candidates(run.jobs, run.stages)
@@ -295,7 +295,7 @@ class PlannedRow:
 def _print_plan(options: RunOptions, stages: Sequence[Stage[Any]]) -> None:
     run = _prepared(options, stages)
     variants = plan_stages(run.jobs, stages)
-    budget = budget_of(run.site, stages) if any(one.run for one in variants) else None
+    budget = budget_of(run.site, stages, memory=options.memory) if any(one.run for one in variants) else None
     plan = plan_run(options.asked, run.recipes, variants, options.limits(run.matrix.resources), budget)
     rows = _rows(plan, run.unbuildable)
     needs = _needs(run, plan.estimate) if plan.budget else ""

@@ -258,6 +258,10 @@ class FactoryProgram(Program):
         see = f"`./factory {task} --help` shows its options" if task else "`./factory` lists the tasks"
         if match := re.fullmatch(r"Flag (\S+) needed value and was not given one!", str(error)):
             return UsageError(f"`{match[1]}` needs a value", remedy=see)
+        if match := re.fullmatch(r"'(.*)' is ambiguous when given after an optional-value flag", str(error)):
+            flag = self.argv[self.argv.index(match[1]) - 1]
+            remedy = f"write {flag}={match[1]}, or the task first"
+            return UsageError(f"{match[1]!r} may be the value of `{flag}` or a task", remedy=remedy)
         if not (match := re.fullmatch(r"""No idea what (['"])(.*)\1 is!""", str(error), re.DOTALL)):
             return UsageError(str(error), remedy=see)
         word = match[2]
@@ -265,9 +269,12 @@ class FactoryProgram(Program):
         for one in parameters:  # Invoke takes the second value for the next task
             if one.kind is str and typed[one.flag] > 1:
                 return UsageError(f"`{one.flag}` may be given once only", remedy=see)
+            if one.kind is bool and f"{one.flag}={word}" in self.argv:
+                return UsageError(f"`{one.flag}` takes no value, got {word!r}", remedy=f"write {one.flag} alone")
         if word.startswith("-"):
             word = next((one for one in self.argv if one.startswith(word)), word).partition("=")[0]
-            what, valid = f"{task or 'factory'} has no option {word!r}", [*(one.flag for one in parameters), "--help"]
+            what = f"{task or 'factory'} has no option {word!r}"
+            valid = [*(one.flag for one in parameters), "--help", *([] if task else ["--list", "--version"])]
         else:
             what = f"{task} takes no word {word!r}, and no task has that name" if task else f"there is no task {word!r}"
             valid = [*self.collection.task_names, "setup"]

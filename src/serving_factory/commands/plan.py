@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from serving_factory.commands.shared import Asked
-from serving_factory.errors import EngineError, EngineUnavailableError
+from serving_factory.errors import EngineError, EngineUnavailableError, UsageError
+from serving_factory.output.text import size
 from serving_factory.pipeline.budget import Budget, Limits, Schedule, one_by_one, schedule
 from serving_factory.pipeline.estimates import RunEstimate
 from serving_factory.pipeline.history import estimate_run
@@ -33,15 +34,26 @@ def jobs_of(asked: Asked, variants: Sequence[str]) -> list[Job]:
     return [Job(recipe=recipe, site=site) for recipe in recipes]
 
 
-def budget_of(site: Site, stages: Sequence[Stage[Any]]) -> Budget | None:
-    """What the engine's machine has; None where no stage needs an engine, or none answers."""
+def budget_of(site: Site, stages: Sequence[Stage[Any]], *, memory: int | None = None) -> Budget | None:
+    """What the engine's machine has; None where no stage needs an engine, or none answers.
+
+    Raises:
+        UsageError: `memory`, the user's for each compile, is more than that.
+    """
     if not any(stage.engine for stage in stages):
         return None
     try:
         found = site.engine.capacity()
     except (EngineUnavailableError, EngineError):  # the stage that needs the engine reports it
         return None
-    return Budget.of_machine(cpus=found.cpus, memory=found.memory)
+    budget = Budget.of_machine(cpus=found.cpus, memory=found.memory)
+    if memory and memory > budget.memory:
+        raise UsageError(
+            f"`--memory` must be at most {size(budget.memory)}, got {size(memory)}",
+            why="This is what the engine's machine has for compiles.",
+            remedy="leave it out, or write less",
+        )
+    return budget
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,17 @@ def minutes(name: str, text: str) -> float:
     return float(text)
 
 
+def new_file(name: str, text: str) -> str:
+    """Read the name of a file to write.
+
+    Raises:
+        UsageError: it is a folder.
+    """
+    if Path(text).is_dir():
+        raise UsageError(f"`{name}` must be a file, got the folder {text!r}", remedy="name a file in it")
+    return text
+
+
 Json = Annotated[bool, Option("print JSON for machines: an object per line, or one document")]
 Registry = Annotated[str, Option("push to this registry", "HOST[:PORT]")]
 VariantId = Annotated[str, Option("a variant's id, such as 2.19.1-cpu-v3", "VARIANT", positional=True)]

@@ -22,7 +22,7 @@ from elftools.elf.sections import NoteSection
 from elftools.elf.segments import InterpSegment
 from packaging.version import Version
 
-from serving_factory.errors import ArtifactError
+from serving_factory.errors import ArtifactError, os_remedy
 from serving_factory.inspection.facts import ElfFacts, ElfKind, Relro
 
 BINARY = "the binary"
@@ -93,7 +93,8 @@ def open_elf(path: Path) -> Iterator[ELFFile]:
         with path.open("rb") as stream:
             yield ELFFile(stream)
     except OSError as error:
-        raise ArtifactError(f"{path} cannot be read", why=error.strerror or str(error), remedy=_BUILD_REMEDY) from error
+        remedy = _BUILD_REMEDY if isinstance(error, FileNotFoundError) else os_remedy(error)
+        raise ArtifactError(f"{path} cannot be read", why=error.strerror or str(error), remedy=remedy) from error
     except _DAMAGED as error:
         why = str(error) or type(error).__name__
         raise ArtifactError(f"{path} is no sound ELF file", why=why, remedy=_BUILD_REMEDY) from error

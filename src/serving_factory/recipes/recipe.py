@@ -32,7 +32,7 @@ def key_of(**parts: object) -> str:
         64 hex digits.
     """
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def short(key: str) -> str:
