@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# Sourced by factory and setup.sh: quick checks of what is ready, then Invoke. Needs $here.
+# What ./factory does at every start, and setup.sh too: quick checks of what is ready, then Invoke. Needs $here.
 # shellcheck disable=SC2154 # its caller sets here
 
 base_image=serving-factory/base:bookworm
@@ -22,25 +22,15 @@ new_enough() {
     [ -n "$major" ] && [ "$major" -ge "$oldest_engine" ]
 }
 
-# limited COMMAND...: end it after some seconds: an engine may take a connection and never answer.
-engine_limit=${FACTORY_TEST_ENGINE_LIMIT:-10}
-limited() {
-    if command -v timeout >/dev/null 2>&1; then
-        timeout "$engine_limit" "$@"
-    else
-        "$@"
-    fi
-}
-
 # A daemon answers, is new enough, and the docker command has buildx.
 engine_is_ready() {
-    answer=$(limited docker info --format '{{.ServerVersion}} {{range .ClientInfo.Plugins}}{{.Name}} {{end}}' 2>/dev/null) &&
+    answer=$(docker info --format '{{.ServerVersion}} {{range .ClientInfo.Plugins}}{{.Name}} {{end}}' 2>/dev/null) &&
         new_enough "${answer%% *}" || return 1
     case "$answer" in *' buildx '*) return 0 ;; *) return 1 ;; esac
 }
 
 base_is_ready() {
-    limited docker image inspect --format ok "$base_image" >/dev/null 2>&1
+    docker image inspect --format ok "$base_image" >/dev/null 2>&1
 }
 
 # run_invoke ARGUMENT...: in the environment, and in the caller's folder. Signals go to Python itself.

@@ -9,26 +9,12 @@ ask_engine() {
     engine_version=
     engine_error='there is no docker command'
     has docker || return 1
-    status=0
-    engine_version=$(limited docker version --format '{{.Server.Version}}' 2>"$scratch/engine-error") || status=$?
-    [ "$status" -ne 0 ] || return 0
+    if engine_version=$(docker version --format '{{.Server.Version}}' 2>"$scratch/engine-error"); then
+        return 0
+    fi
     engine_version=
     engine_error=$(tail -n 1 "$scratch/engine-error")
-    [ "$status" -ne 124 ] || engine_error="no answer in $engine_limit s"
     return 1
-}
-
-# The daemon of this machine answers without this user's settings, so it is the settings that are wrong.
-check_settings() {
-    mkdir -p "$scratch/no-settings"
-    if (
-        unset DOCKER_HOST DOCKER_CONTEXT DOCKER_TLS DOCKER_TLS_VERIFY DOCKER_CERT_PATH DOCKER_API_VERSION
-        DOCKER_CONFIG=$scratch/no-settings limited docker version >/dev/null 2>&1
-    ) && ! ask_engine; then # asked again: it may have started in between
-        stop "The Docker daemon of this machine answers, but not with your settings ($engine_error). Correct" \
-            "DOCKER_HOST, DOCKER_CONTEXT, DOCKER_TLS_VERIFY, DOCKER_CERT_PATH, DOCKER_API_VERSION or" \
-            "${DOCKER_CONFIG:-${HOME:-}/.docker}/config.json."
-    fi
 }
 
 has_buildx() {
@@ -165,7 +151,6 @@ start_daemon() {
     fi
     waited=0
     until ask_engine; do
-        check_settings
         if [ "$waited" -ge "$engine_wait" ] || { daemon_is_dead && ! ask_engine; }; then
             [ -z "$daemon_log" ] || tail -n 15 "$daemon_log" | sed 's/^/factory: | /' >&2
             stop "The Docker daemon does not answer ($engine_error)."
@@ -192,7 +177,6 @@ ensure_engine() {
             unix:///var/run/docker.sock | unix:///run/docker.sock) ;;
             *) stop "The Docker daemon at DOCKER_HOST=$DOCKER_HOST does not answer ($engine_error). Start it there." ;;
         esac
-        ! has docker || check_settings
         if ! has docker || ! new_enough "$(daemon_version)"; then
             install_engine
         fi

@@ -87,25 +87,6 @@ class TestEngine:
         assert outcome.code == 69
         assert message in outcome.err
 
-    def test_that_answers_only_without_the_users_settings(self, machine: FakeMachine) -> None:
-        machine.become_root_of(TRIXIE)
-        machine.run_engine()
-        machine.give("dockerd", "iptables")
-        machine.set("dockerd", "26.1.5")
-        outcome = _with(machine, DOCKER_CONTEXT="nope").factory("build")
-        assert outcome.code == 69
-        assert "not with your settings (context 'nope' not found)" in outcome.err
-        assert not machine.calls("dockerd")
-
-    def test_that_never_answers(self, machine: FakeMachine) -> None:
-        machine.run_engine()
-        machine.give("dockerd", "iptables")
-        machine.set("dockerd", "26.1.5")
-        machine.set("engine-hangs")
-        outcome = machine.factory("build")
-        assert outcome.code == 69
-        assert "no answer in 0.3 s" in outcome.err
-
     def test_without_buildx(self, machine: FakeMachine) -> None:
         machine.run_engine()
         machine.state("buildx").unlink()
