@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from serving_factory.errors import MatrixError, os_remedy
+from serving_factory.errors import MatrixError
 from serving_factory.matrix.environment import Given
 from serving_factory.matrix.problems import Finding, KeyPath, Place, Problem, matrix_error
 
@@ -171,10 +171,8 @@ def _text(file: Path) -> str:
         raise MatrixError(
             f"{file}: this is a folder, not a file", remedy=f"name a file in it, such as {file / 'matrix.yaml'}"
         ) from None
-    except OSError as error:
-        raise MatrixError(f"{file}: cannot be read: {error.strerror}", remedy=os_remedy(error)) from None
-    except ValueError as error:  # a NUL in the name
-        raise MatrixError(f"{file}: cannot be read: {error}", remedy="correct the name") from None
+    except (OSError, ValueError) as error:
+        raise MatrixError(f"{file}: cannot be read: {error}", remedy="name a file that you may read") from None
     if len(content) > MAX_BYTES:
         raise MatrixError(
             f"{file}: a matrix file has at most {MAX_BYTES >> 20} MiB",
