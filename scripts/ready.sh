@@ -4,6 +4,7 @@
 
 base_image=serving-factory/base:bookworm
 oldest_engine=23
+engine_answers=${FACTORY_TEST_ENGINE_ANSWERS:-20} # seconds in which an engine answers
 
 # What .venv was made from: another place, another pyproject.toml or another lock asks for a new one.
 environment_origin() {
@@ -24,7 +25,8 @@ new_enough() {
 
 # A daemon answers, is new enough, and the docker command has buildx.
 engine_is_ready() {
-    answer=$(docker info --format '{{.ServerVersion}} {{range .ClientInfo.Plugins}}{{.Name}} {{end}}' 2>/dev/null) &&
+    answer=$(timeout "$engine_answers" docker info 2>/dev/null \
+        --format '{{.ServerVersion}} {{range .ClientInfo.Plugins}}{{.Name}} {{end}}') &&
         new_enough "${answer%% *}" || return 1
     case "$answer" in *' buildx '*) return 0 ;; *) return 1 ;; esac
 }

@@ -9,12 +9,37 @@ ask_engine() {
     engine_version=
     engine_error='there is no docker command'
     has docker || return 1
-    if engine_version=$(docker version --format '{{.Server.Version}}' 2>"$scratch/engine-error"); then
-        return 0
-    fi
+    engine_version=$(timeout "$engine_answers" docker version --format '{{.Server.Version}}' 2>"$scratch/engine-error")
+    code=$?
+    [ "$code" -ne 0 ] || return 0
     engine_version=
     engine_error=$(tail -n 1 "$scratch/engine-error")
+    if [ "$code" -eq 124 ]; then
+        engine_error="no answer within $engine_answers s"
+    elif [ "$code" -gt 128 ] || [ -z "$engine_error" ]; then
+        engine_error="the docker command crashed: it ended with exit code $code"
+    fi
     return 1
+}
+
+# A daemon of this machine is neither installed nor started for what the user's settings lead to.
+blame_settings() {
+    for name in DOCKER_CONTEXT DOCKER_TLS_VERIFY DOCKER_CERT_PATH DOCKER_API_VERSION; do
+        eval "value=\${$name:-}"
+        case $value in '' | default) continue ;; esac
+        stop "No Docker daemon answers with $name=$value ($engine_error). Unset it, or correct it."
+    done
+    context=$(docker context show 2>/dev/null)
+    [ -n "${DOCKER_HOST:-}" ] || [ "${context:-default}" = default ] ||
+        stop "No Docker daemon answers in the context $context ($engine_error). 'docker context use default' leaves it."
+    case ${DOCKER_HOST:-unix:///var/run/docker.sock} in
+        unix:///var/run/docker.sock | unix:///run/docker.sock) ;;
+        *) stop "The Docker daemon at DOCKER_HOST=$DOCKER_HOST does not answer ($engine_error). Start it there." ;;
+    esac
+    case $engine_error in
+        *crashed*) stop "$engine_error. Try 'docker version'; install Docker's command line client again." ;;
+        'no answer'*) stop "The Docker daemon accepts connections and does not answer ($engine_error). Restart it." ;;
+    esac
 }
 
 has_buildx() {
@@ -173,10 +198,7 @@ ensure_engine() {
                     "then log in again."
                 ;;
         esac
-        case ${DOCKER_HOST:-unix:///var/run/docker.sock} in
-            unix:///var/run/docker.sock | unix:///run/docker.sock) ;;
-            *) stop "The Docker daemon at DOCKER_HOST=$DOCKER_HOST does not answer ($engine_error). Start it there." ;;
-        esac
+        ! has docker || blame_settings
         if ! has docker || ! new_enough "$(daemon_version)"; then
             install_engine
         fi

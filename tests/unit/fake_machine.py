@@ -53,6 +53,7 @@ _TOOLS = {
         "sort",
         "tail",
         "tar",
+        "timeout",
         "touch",
         "tr",
     ),
@@ -65,7 +66,10 @@ _FAKES = {
 case "$1 $2" in
     'buildx version') [ -e "$STATE/buildx" ] && echo 'github.com/docker/buildx v0.13.1 abc' && exit 0; exit 1 ;;
     'pull '*) [ -e "$STATE/registry" ]; exit ;;
+    'context show') [ ! -e "$STATE/docker-context" ] || echo mine; exit ;;
 esac
+[ ! -e "$STATE/docker-hangs" ] || exec "$REAL_SLEEP" 60
+[ ! -e "$STATE/docker-crashes" ] || exit 139
 [ -e "$STATE/engine" ] || { cat "$STATE/engine-error" >&2; exit 1; }
 case "$1 $2" in
     'version '*) cat "$STATE/engine" ;;

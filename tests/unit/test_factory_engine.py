@@ -87,6 +87,30 @@ class TestEngine:
         assert outcome.code == 69
         assert message in outcome.err
 
+    @pytest.mark.parametrize(
+        ("state", "variables", "message"),
+        [
+            ("docker-hangs", {"FACTORY_TEST_ENGINE_ANSWERS": "0.2"}, "no answer within 0.2 s"),
+            ("docker-crashes", {}, "crashed: it ended with exit code 139"),
+            ("docker-context", {}, "in the context mine"),
+            ("nothing", {"DOCKER_CONTEXT": "nope"}, "DOCKER_CONTEXT=nope"),
+            ("nothing", {"DOCKER_TLS_VERIFY": "1"}, "DOCKER_TLS_VERIFY=1"),
+            ("nothing", {"DOCKER_API_VERSION": "9.9"}, "DOCKER_API_VERSION=9.9"),
+        ],
+    )
+    def test_that_no_start_would_help(
+        self, machine: FakeMachine, state: str, variables: dict[str, str], message: str
+    ) -> None:
+        machine.become_root_of(BOOKWORM)
+        machine.give("docker", "dockerd", "iptables")
+        machine.set("dockerd", "26.1.5")
+        machine.set(state)
+        outcome = _with(machine, **variables).factory("build")
+        assert outcome.code == 69
+        assert message in outcome.err
+        assert not machine.calls("dockerd with")
+        assert not machine.calls("apt-get")
+
     def test_without_buildx(self, machine: FakeMachine) -> None:
         machine.run_engine()
         machine.state("buildx").unlink()

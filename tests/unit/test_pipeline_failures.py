@@ -221,6 +221,14 @@ def test_what_else_is_not_found_is_no_program(line: str) -> None:
     assert classify(line, exit_code=1).kind is Kind.COMPILE
 
 
+@pytest.mark.parametrize(
+    "said", ["invalid checksum digest format", "invalid character '<' looking for beginning of value"]
+)
+def test_a_web_page_in_place_of_a_registry_is_a_download_that_failed(said: str) -> None:
+    line = f"ERROR: failed to solve: u:1: failed to resolve source metadata for docker.io/library/u:1: {said}"
+    assert classify(line, exit_code=1).kind is Kind.FETCH
+
+
 def test_an_image_that_is_not_found_is_a_download() -> None:
     name = "docker.io/library/debian:bullseye"
     line = f"ERROR: failed to solve: debian:bullseye: failed to resolve source metadata for {name}: {name}: not found"

@@ -70,7 +70,8 @@ def docker_failed(code: int, text: str) -> EngineUnavailableError:
     if version := os.environ.get("DOCKER_API_VERSION"):
         env = {name: value for name, value in os.environ.items() if name != "DOCKER_API_VERSION"}
         if process.run(["docker", "version"], on_line=lambda _: None, env=env, timeout=ANSWER) == 0:
-            return _unusable(f"DOCKER_API_VERSION={version}", text, "Unset it: the engine does not speak that version")
+            why = text.strip().splitlines()[-1]
+            return _unusable(f"DOCKER_API_VERSION={version}", why, "Unset it: the engine does not speak that version")
     return unavailable(text)
 
 
@@ -225,6 +226,9 @@ def check_room(folder: Path) -> None:
     Raises:
         OSError: it cannot be written, as where the disk is full or a quota used up.
     """
-    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-        file.write(bytes(PROBE_BYTES))
-        os.fsync(file.fileno())
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(bytes(PROBE_BYTES))
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error

@@ -128,6 +128,9 @@ _FETCH = re.compile(
     r"|invalid response status (?:408|429|5\d\d)"
     r"|failed to resolve source metadata for .*: not found$"
     r"|unexpected status(?: code)?(?: from \S+ request to)? .*\b(?:408|429|5\d\d)\b"
+    # what a captive portal's or a proxy's web page is to a client of registries
+    r"|failed to resolve source metadata for .*(?:invalid checksum digest format|unexpected media type text/html|"
+    r"invalid character '<' looking for beginning of value)"
 )
 
 # Of pip, apt, git, curl, Bazel and BuildKit. Not their warnings: another mirror may be trusted. For a certificate that
@@ -371,8 +374,9 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
         case Kind.FETCH:
             what = f"a download failed in {step}"
             remedy = (
-                "see whether the network, a proxy or a mirror is down, and run the same command again; what this "
-                "network never reaches gets another input at `network:` in the matrix file"
+                "see whether the network, a proxy or a mirror is down, or answers with a web page (log in to the "
+                "network in a browser), and run the same command again; what this network never reaches gets another "
+                "input at `network:` in the matrix file"
             )
         case Kind.UNTRUSTED:
             what, remedy = f"a download failed in {step}: a certificate is not trusted", NAME_CERTIFICATES
