@@ -32,7 +32,7 @@ def test_every_address_of_a_dockerfile_is_proven(path: Path) -> None:
     assert unproven == []
 
 
-def test_an_address_that_nobody_proved_is_found() -> None:
+def test_an_address_without_proof_is_found() -> None:
     assert not "https://example.com/bazel".startswith(tuple(proven_addresses()))
 
 
@@ -90,7 +90,7 @@ def test_what_folders_have_is_not_asked_for(tmp_path: Path) -> None:
     ("reach", "verdict"),
     [(Reach.THERE, "ok"), (Reach.ANSWERS, "warn"), (Reach.GONE, "fail"), (Reach.SILENT, "fail")],
 )
-def test_an_answer_that_tells_nothing_is_no_failure(reach: Reach, verdict: str) -> None:
+def test_an_answer_that_says_nothing_is_no_failure(reach: Reach, verdict: str) -> None:
     one = Download("Bazel", "https://files.example.com/bazel", Kind.FILE)
     assert check_downloads([one], {one.place: (reach, "HTTP 405")}).verdict == verdict
 
@@ -134,7 +134,7 @@ def test_what_an_answer_means(server: str, status: int, reach: Reach) -> None:
     assert reach_all([url], route=Route())[url] == (reach, f"HTTP {status}")
 
 
-def test_who_is_silent_holds_up_nobody(server: str) -> None:
+def test_who_is_silent_holds_up_no_one(server: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         good = f"{server}/200"
@@ -143,7 +143,7 @@ def test_who_is_silent_holds_up_nobody(server: str) -> None:
     assert found[url] == (Reach.SILENT, "none within 0 s")
 
 
-def test_nobody_there() -> None:
+def test_nothing_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
     assert reach_all([url], route=Route())[url][0] is Reach.SILENT
@@ -155,18 +155,18 @@ HOST = Download("archives", "https://mirror.example.com", Kind.HOST)
 
 
 @pytest.mark.parametrize(
-    ("reaches", "verdict", "told"),
+    ("reaches", "verdict", "reported"),
     [
         ((Reach.THERE, Reach.GONE), Verdict.OK, "all 2 addresses answer: Bazel 6.5.0; archives"),
         ((Reach.GONE, Reach.THERE), Verdict.FAIL, "https://files.example.com/bazel: not there (x) for Bazel 6.5.0"),
         ((Reach.THERE, Reach.SILENT), Verdict.FAIL, "mirror.example.com: no answer (x) for archives"),
     ],
 )
-def test_what_is_made_of_it(reaches: tuple[Reach, Reach], verdict: Verdict, told: str) -> None:
+def test_what_is_made_of_it(reaches: tuple[Reach, Reach], verdict: Verdict, reported: str) -> None:
     found = {one.place: (reach, "x") for one, reach in zip((FILE, HOST), reaches, strict=True)}
     check = check_downloads((FILE, HOST, Download("apt", "somewhere", Kind.UNKNOWN)), found)
     assert check.verdict is verdict
-    assert told in check.found
+    assert reported in check.found
 
 
 def test_without_addresses_nothing_is_asked() -> None:

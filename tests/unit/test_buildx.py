@@ -209,7 +209,7 @@ class TestSolveStatus:
         assert status.stray == ["{", '  "vertexes": [']
         assert status.steps == 3
 
-    def test_warnings_are_told(self) -> None:
+    def test_warnings_are_reported(self) -> None:
         short = base64.b64encode(b"Empty continuation line").decode()
         _, steps = read([message(warnings=[{"vertex": "a", "short": short}])])
         assert [(step.kind, step.text) for step in steps] == [("log", "warning: Empty continuation line")]
@@ -220,7 +220,7 @@ class TestSolveStatus:
 
 
 def failing(command: str, said: bytes) -> list[str]:
-    """What buildx tells of a RUN whose command said something and ended with exit code 2."""
+    """What buildx reports of a RUN whose command said something and ended with exit code 2."""
     error = f'process "/bin/sh -c {command}" did not complete successfully: exit code: 2'
     name = f"[1/1] RUN {command}"
     return [
@@ -335,7 +335,7 @@ class TestBuild:
     def test_no_engine_or_one_that_is_lost(self, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
         with pytest.raises(EngineUnavailableError, match="does not answer") as caught:
             build(monkeypatch, FakeRun([line], 1))
-        assert not isinstance(caught.value, EngineLostError), "it has told of nothing"
+        assert not isinstance(caught.value, EngineLostError), "it has reported nothing"
         assert caught.value.why == line
         assert caught.value.remedy
         begun = next(text for text in failing("make", b"") if text.startswith("{"))

@@ -54,7 +54,7 @@ Total:		136.5MB
 DISK = CacheMount(record="x7c1", id="serving-factory-bazel-disk", size="16.5MB")
 
 
-def test_cache_mounts_are_told_from_other_records() -> None:
+def test_cache_mounts_are_distinct_from_other_records() -> None:
     assert list(parse_disk_usage(PRINTED)) == [DISK, CacheMount(record="y8", id="someone-elses", size="0B")]
 
 
@@ -76,13 +76,13 @@ def test_where_there_is_no_mount_none_is_found(text: str) -> None:
     assert list(parse_disk_usage(text)) == []
 
 
-def test_a_size_that_is_not_told() -> None:
+def test_a_size_that_is_not_printed() -> None:
     text = 'ID:\tx\nDescription:\tcached mount /c from exec x with id "a"'
     assert list(parse_disk_usage(text)) == [CacheMount(record="x", id="a", size="")]
 
 
 def fake_buildx(monkeypatch: pytest.MonkeyPatch, *, code: int = 0, used: bool = False) -> list[list[str]]:
-    """A buildx with the build cache of PRINTED; what is used stays, and nobody says so."""
+    """A buildx with the build cache of PRINTED; what is used stays, and no one says so."""
     calls: list[list[str]] = []
     printed = [PRINTED]
 
@@ -114,14 +114,14 @@ def test_a_mount_that_a_build_uses_is_not_taken_for_dropped(monkeypatch: pytest.
     assert drop_cache_mounts("serving-factory-") == Dropped(gone=(), used=(DISK,))
 
 
-def test_a_buildx_that_fails_is_told_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_buildx_that_fails_is_reported_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_buildx(monkeypatch, code=1)
     with pytest.raises(EngineUnavailableError, match="does not answer") as caught:
         cache_mounts("x")
     assert "serving-factory-bazel-disk" in caught.value.why
 
 
-def test_a_machine_without_the_docker_command_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_machine_without_the_docker_command_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EngineUnavailableError, match="The docker command is missing"):
         drop_cache_mounts("x")
@@ -129,7 +129,7 @@ def test_a_machine_without_the_docker_command_is_told(monkeypatch: pytest.Monkey
         work_on_mounts(tmp_path, ["show"], base="base:1")
 
 
-def test_what_failed_is_told_and_not_that_nothing_could_be_cleaned_up(
+def test_what_failed_is_reported_and_not_that_nothing_could_be_cleaned_up(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def full(*_: object, **__: object) -> BuildResult:
@@ -190,8 +190,8 @@ def test_work_on_mounts_leaves_nothing_but_the_mounts(
         with pytest.raises(BuildFailed):
             work_on_mounts(tmp_path, ["show"], base="base:1")
     else:
-        told = work_on_mounts(tmp_path, ["prune", "7"], base="base:1", parcel=tmp_path / "in", output=tmp_path / "out")
-        assert told == ("cache repository 0 0 0 ",)
+        lines = work_on_mounts(tmp_path, ["prune", "7"], base="base:1", parcel=tmp_path / "in", output=tmp_path / "out")
+        assert lines == ("cache repository 0 0 0 ",)
         arguments = dict(requests[0].build_args)
         assert (arguments["BASE"], arguments["WORK"]) == ("base:1", "prune 7")
         assert requests[0].contexts == (("parcel", str(tmp_path / "in")),)

@@ -276,7 +276,7 @@ class TestContainer:
         assert fake.asked["DELETE /containers/NAME"] == 1
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-    def test_what_happened_inside_is_what_is_told(self, fake: FakeEngine, error: type[BaseException]) -> None:
+    def test_what_happened_inside_is_what_is_reported(self, fake: FakeEngine, error: type[BaseException]) -> None:
         """Even when the engine goes away meanwhile and the container cannot be removed."""
         runs(fake)
         fake.answers["DELETE /containers/NAME"] = None
@@ -294,7 +294,7 @@ class TestContainer:
             assert container.id == "c1"
         assert fake.asked["DELETE /containers/NAME"] == 1
 
-    def test_failed_removal_is_told(self, fake: FakeEngine) -> None:
+    def test_failed_removal_is_reported(self, fake: FakeEngine) -> None:
         runs(fake)
         fake.answers["DELETE /containers/NAME"] = (500, {"message": "device or resource busy"})
         with pytest.raises(EngineError, match=r"could not be removed(.|\n)*busy"), Engine.connect().container(SPEC):
@@ -428,7 +428,7 @@ class TestPush:
         with pytest.raises(RegistryFaultError, match="stalled") as caught:
             push()
         assert "0 of 1 layers there, 0 of 9 MB sent" in caught.value.why
-        assert ended.wait(5), "the engine pushes on for nobody"
+        assert ended.wait(5), "the engine pushes on for no one"
         assert not access.asked
 
     def test_a_long_wait_is_reported(

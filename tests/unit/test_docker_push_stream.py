@@ -31,8 +31,8 @@ def recorded(label: str) -> list[dict[str, Any]]:
 
 
 def read(items: list[dict[str, Any]]) -> tuple[PushResult, list[str]]:
-    told: list[str] = []
-    return read_push(items, registry=REGISTRY, on_status=told.append), told
+    reported: list[str] = []
+    return read_push(items, registry=REGISTRY, on_status=reported.append), reported
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_recorded_failure(label: str, error: type[FactoryError]) -> None:
     assert caught.value.remedy
 
 
-def test_progress_is_told_in_few_words() -> None:
+def test_progress_is_reported_in_few_words() -> None:
     megabyte = 1_000_000
     layer = {"id": "a", "status": "Pushing"}
-    _, told = read(
+    _, reported = read(
         [
             {"status": "The push refers to repository [x]"},
             {"id": "a", "status": "Preparing", "progressDetail": {}},
@@ -87,7 +87,7 @@ def test_progress_is_told_in_few_words() -> None:
             {"aux": {"Tag": "1", "Digest": DIGEST, "Size": 7}},
         ]
     )
-    assert told == [
+    assert reported == [
         "0 of 1 layers there",
         "0 of 2 layers there",
         "0 of 2 layers there, 0 of 40 MB sent",
@@ -98,9 +98,9 @@ def test_progress_is_told_in_few_words() -> None:
     ]
 
 
-def test_the_engines_own_retries_are_told() -> None:
-    _, told = read(recorded("404 on upload"))
-    assert "Retrying in 5 seconds" in told
+def test_the_engines_own_retries_are_reported() -> None:
+    _, reported = read(recorded("404 on upload"))
+    assert "Retrying in 5 seconds" in reported
 
 
 def test_digest_from_the_status_line_of_engines_without_aux() -> None:

@@ -63,7 +63,7 @@ def test_a_cut_connection_is_worth_a_retry(fake: FakeRegistry) -> None:
         fetch_text(f"http://{fake.host}/x")
 
 
-def test_nobody_there() -> None:
+def test_nothing_there() -> None:
     with pytest.raises(DownloadError, match="cannot be fetched") as caught:
         fetch_text("http://127.0.0.1:1/x")
     assert not isinstance(caught.value, DownloadFaultError)
@@ -120,7 +120,7 @@ def test_without_one_the_environments_proxy_is_asked(fake: FakeRegistry, monkeyp
     assert Client(patience=Patience(total=5)).ask("GET", "http://mirror.example.com/x").body == b"by proxy"
 
 
-def test_certificates_that_are_none_are_told(tmp_path: Path) -> None:
+def test_certificates_that_are_none_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("no certificate\n")
     with pytest.raises(UsageError, match=r"ca\.pem") as caught:

@@ -29,7 +29,7 @@ LOCKED = Lock(bases={"u:1": A, "u:2": B}, bazel={"3": SUM})
 
 @dataclass
 class Fake:
-    """Upstream: name → what it stands for, or why it cannot be told; and the digests that registries still have."""
+    """Upstream: name → what it stands for, or why it cannot be found; and the digests that registries still have."""
 
     found: Mapping[str, str | FactoryError] = field(default_factory=lambda: {"u:1": A, "m.example/u:2": B, "3": SUM})
     held: set[str] = field(default_factory=lambda: {A, B})
@@ -74,7 +74,7 @@ def test_what_is_not_locked_is_asked_and_added() -> None:
     assert (made.bases, made.bazel) == (LOCKED.bases, LOCKED.bazel)
 
 
-def test_what_is_locked_is_kept_and_nobody_is_asked() -> None:
+def test_what_is_locked_is_kept_and_nothing_is_asked() -> None:
     fake = Fake({"u:1": C, "m.example/u:2": C, "3": OTHER_SUM})
     pins = make_pins(NEEDS, LOCKED, fake, never)
     assert changes(pins) == dict.fromkeys(["u:1", "u:2", "3"], Change.KEPT)
@@ -153,7 +153,7 @@ def test_a_tag_that_moved_is_a_loss_where_the_old_image_is_gone() -> None:
 
 
 @pytest.mark.parametrize("held", [True, False])
-def test_a_deleted_tag_is_an_error_that_tells_whether_the_image_is_still_there(*, held: bool) -> None:
+def test_a_deleted_tag_is_an_error_that_says_whether_the_image_is_still_there(*, held: bool) -> None:
     pin = compared(Fake({}, held={A} if held else set()))["u:1"]
     assert pin.change is Change.VANISHED
     assert isinstance(pin.error, VanishedError)
@@ -161,14 +161,14 @@ def test_a_deleted_tag_is_an_error_that_tells_whether_the_image_is_still_there(*
     assert pin.error.remedy == "take another"
 
 
-def test_a_release_asset_that_changed_is_told_with_a_warning() -> None:
+def test_a_release_asset_that_changed_is_reported_with_a_warning() -> None:
     pin = compared(Fake({"3": OTHER_SUM}))["3"]
     assert pin.change is Change.MOVED
     assert isinstance(pin.error, MovedError)
     assert "A release does not change" in pin.error.remedy
 
 
-def test_what_is_needed_and_not_locked_is_told_without_asking() -> None:
+def test_what_is_needed_and_not_locked_is_reported_without_asking() -> None:
     fake = Fake()
     pins = compared(fake, Lock(bases={"u:1": A}))
     assert {name: pin.change for name, pin in pins.items()} == {
@@ -189,13 +189,13 @@ def test_what_is_locked_and_not_needed_is_compared_too() -> None:
     }
 
 
-def test_whoever_does_not_answer_is_told_as_such() -> None:
+def test_a_source_that_does_not_answer_is_reported_as_such() -> None:
     denied = RegistryDeniedError("no entry")
     pin = compared(Fake({"u:1": denied}))["u:1"]
     assert (pin.change, pin.error) == (Change.FAILED, denied)
 
 
-def test_a_registry_that_fails_at_the_second_question_is_told_as_such() -> None:
+def test_a_registry_that_fails_at_the_second_question_is_reported_as_such() -> None:
     class Failing(Fake):
         def holds(self, _base: NeededBase, digest: str) -> bool:
             raise RegistryFaultError(f"{digest}?")
@@ -210,10 +210,10 @@ def test_a_registry_that_fails_at_the_second_question_is_told_as_such() -> None:
 
 def test_a_base_that_is_known_to_be_gone_has_a_replacement() -> None:
     for name, retired in retired_bases().items():
-        told = replacement(name)
-        assert f"Name {retired.replacement} at toolchain.base" in told
-        assert all(reference in told for reference in retired.references)
-        assert (retired.last_patch or "").partition("@")[0] in told
+        reported = replacement(name)
+        assert f"Name {retired.replacement} at toolchain.base" in reported
+        assert all(reference in reported for reference in retired.references)
+        assert (retired.last_patch or "").partition("@")[0] in reported
 
 
 def test_any_other_base_has_a_general_one() -> None:

@@ -19,7 +19,7 @@ from serving_factory.errors import CancelledError
 
 
 def alive(pid: int) -> bool:
-    """A zombie that nobody reaped is not alive."""
+    """A zombie that no one reaped is not alive."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -197,7 +197,7 @@ def test_everything_dies_with_a_killed_factory() -> None:
 
 
 def test_keeper_refuses_when_its_parent_died_first(tmp_path: Path) -> None:
-    """The race: the factory is killed before the keeper could ask to be told of it."""
+    """The race: the factory is killed before the keeper could ask to be signalled."""
     trace = tmp_path / "trace"
     keeper = Path(process.__file__).with_name("keeper.py")
     someone_else = "1" if os.getpid() != 1 else "2"

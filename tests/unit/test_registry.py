@@ -153,7 +153,7 @@ class TestManifestDigest:
     def test_absent(self, fake: FakeRegistry) -> None:
         assert Registry(fake.host).manifest_digest("a", "1") is None
 
-    def test_digest_is_computed_where_no_header_tells_it(self, fake: FakeRegistry) -> None:
+    def test_digest_is_computed_where_no_header_holds_it(self, fake: FakeRegistry) -> None:
         fake.handler = lambda _, request: request.reply(200, MANIFEST)
         digest = "sha256:" + hashlib.sha256(MANIFEST).hexdigest()
         assert Registry(fake.host).manifest_digest("a", "1") == digest

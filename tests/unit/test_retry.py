@@ -42,20 +42,20 @@ def test_success_needs_no_retry() -> None:
 
 def test_transient_faults_are_retried_with_growing_delays() -> None:
     errors = [fault(), fault(), fault()]
-    told: list[tuple[int, float, Exception]] = []
+    reported: list[tuple[int, float, Exception]] = []
     slept: list[float] = []
     action = Flaky(*errors)
     result = retrying(
         action,
         transient=(RegistryFaultError,),
-        on_retry=lambda *args: told.append(args),
+        on_retry=lambda *args: reported.append(args),
         sleep=slept.append,
         jitter=lambda: 0.5,
     )
     assert result == "done"
     assert action.calls == 4
     assert slept == [0.5, 1.0, 2.0]
-    assert told == [(1, 0.5, errors[0]), (2, 1.0, errors[1]), (3, 2.0, errors[2])]
+    assert reported == [(1, 0.5, errors[0]), (2, 1.0, errors[1]), (3, 2.0, errors[2])]
 
 
 @pytest.mark.parametrize(("jitter", "delay"), [(0.0, 0.1), (1.0, 0.3)])
@@ -148,7 +148,7 @@ def test_a_server_is_not_asked_for_ever(
         clock[0] += DEADLINE / 2
         raise error
 
-    told: list[str] = []
+    reported: list[str] = []
     with pytest.raises(kind):
-        asking_again(slow, told.append, sleep=lambda _: None)
-    assert told == ["attempt 1 failed (enough); again in 30.0 s"]
+        asking_again(slow, reported.append, sleep=lambda _: None)
+    assert reported == ["attempt 1 failed (enough); again in 30.0 s"]

@@ -20,19 +20,13 @@ from serving_factory.errors import EngineUnavailableError
 _PRUNE_TIMEOUT = 600.0
 _TOTAL = re.compile(r"^(Private|Total):\s+(\S+)$", re.MULTILINE)
 _FIELD = re.compile(r"(ID|Description|Size):\s+(.*)")
-# BuildKit of engine 26 prints the id with a slash before it that nobody gave.
+# BuildKit of engine 26 prints the id with a slash before it that is not in the Dockerfile.
 _MOUNT_ID = re.compile(r'cached mount .* with id "/?(?P<id>[^"]+)"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheMount:
-    """One cache mount.
-
-    Args:
-        record: BuildKit's own name for it.
-        id: the `id=` of the `--mount=type=cache` that made it.
-        size: as BuildKit prints it, such as `16.5MB`.
-    """
+    """One cache mount: BuildKit's own name for it, the `id=` that a Dockerfile gave it, and its size, as `16.5MB`."""
 
     record: str
     id: str
@@ -41,32 +35,19 @@ class CacheMount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
-    """What became of cache mounts that were to be dropped.
-
-    Args:
-        gone: these are.
-        used: these stay, as a build uses them.
-    """
+    """Cache mounts that were to be dropped: those that are gone, and those that stay, as a build uses them."""
 
     gone: tuple[CacheMount, ...]
     used: tuple[CacheMount, ...]
 
 
 def cache_mounts(prefix: str) -> tuple[CacheMount, ...]:
-    """List the engine's cache mounts whose id begins with `prefix`.
-
-    Raises:
-        EngineUnavailableError: buildx cannot tell.
-    """
+    """List the engine's cache mounts whose id begins with `prefix`."""
     return tuple(mount for mount in parse_disk_usage(_buildx("du", "--verbose")) if mount.id.startswith(prefix))
 
 
 def cache_sizes(prefix: str) -> tuple[int, int]:
-    """Bytes of the build cache without what images share, and of the cache mounts whose id begins with `prefix`.
-
-    Raises:
-        EngineUnavailableError: buildx cannot tell.
-    """
+    """Bytes of the build cache without what images share, and of the cache mounts whose id begins with `prefix`."""
     text = _buildx("du", "--verbose")
     totals = {name: byte_count(size) or 0 for name, size in _TOTAL.findall(text)}
     mounts = sum(byte_count(mount.size) or 0 for mount in parse_disk_usage(text) if mount.id.startswith(prefix))
@@ -74,15 +55,11 @@ def cache_sizes(prefix: str) -> tuple[int, int]:
 
 
 def drop_cache_mounts(prefix: str) -> Dropped:
-    """Drop the engine's cache mounts whose id begins with `prefix`, and tell which are gone.
-
-    Raises:
-        EngineUnavailableError: buildx cannot progress, or cannot drop them.
-    """
+    """Drop the engine's cache mounts whose id begins with `prefix`."""
     mounts = cache_mounts(prefix)
     for mount in mounts:
-        _buildx("prune", "--force", "--filter", f"id={mount.record}")
-    # BuildKit leaves alone what a build uses, and says nothing of it.
+        _drop(mount.record)
+    # BuildKit leaves alone what a build uses, and does not report that.
     left = {mount.record for mount in cache_mounts(prefix)} if mounts else set()
     return Dropped(
         gone=tuple(mount for mount in mounts if mount.record not in left),
@@ -93,18 +70,15 @@ def drop_cache_mounts(prefix: str) -> Dropped:
 def work_on_mounts(
     context: Path, words: Sequence[str], *, base: str, parcel: Path | None = None, output: Path | None = None
 ) -> tuple[str, ...]:
-    """Run a build step that has cache mounts: nothing else gets at what is in them.
+    """Run a build step that has cache mounts, the only way to what is in them; return the lines that it printed.
 
     Args:
-        context: holds `cache.Dockerfile` and what its step runs. The name of what the step mounts there, `/NAME`, tells
-            what the build leaves in BuildKit's own cache, and is dropped again: it may be as big as the caches.
+        context: holds `cache.Dockerfile` and what its step runs. What that mounts is named `/serving-factory-cache`, by
+            which what the build leaves in BuildKit's own cache is found and dropped: it may be as big as the caches.
         words: for the step.
         base: the image that the step runs in.
         parcel: a folder that the step reads.
         output: gets the step's files.
-
-    Returns:
-        the lines that the step printed.
 
     Raises:
         BuildFailed: the step failed.
@@ -139,28 +113,27 @@ _LEFTOVER = re.compile(r"/serving-factory-cache\b|local source for parcel")
 
 
 def _drop_leftovers() -> None:
-    for block in _buildx("du", "--verbose").split("\n\n"):
-        description, record = (_field(block, name) for name in ("Description", "ID"))
-        if record and _LEFTOVER.search(description) and not description.startswith("cached mount "):
-            _buildx("prune", "--force", "--filter", f"id={record}")
-
-
-def _field(block: str, name: str) -> str:
-    return next((match[2] for match in map(_FIELD.match, block.splitlines()) if match and match[1] == name), "")
+    for fields in _records(_buildx("du", "--verbose")):
+        description = fields.get("Description", "")
+        if "ID" in fields and _LEFTOVER.search(description) and not description.startswith("cached mount "):
+            _drop(fields["ID"])
 
 
 def parse_disk_usage(text: str) -> Iterator[CacheMount]:
     """Read the cache mounts out of what `docker buildx du --verbose` prints."""
-    for block in text.split("\n\n"):
-        fields = {
-            name: value
-            for line in block.splitlines()
-            if (match := _FIELD.match(line))
-            for name, value in [match.groups()]
-        }
+    for fields in _records(text):
         mount = _MOUNT_ID.search(fields.get("Description", ""))
         if mount and "ID" in fields:
             yield CacheMount(record=fields["ID"], id=mount["id"], size=fields.get("Size", ""))
+
+
+def _records(text: str) -> Iterator[dict[str, str]]:
+    for block in text.split("\n\n"):
+        yield {match[1]: match[2] for match in map(_FIELD.match, block.splitlines()) if match}
+
+
+def _drop(record: str) -> None:
+    _buildx("prune", "--force", "--filter", f"id={record}")
 
 
 def _buildx(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""Source packages of this machine's distribution: sources as their authors released them, before its own changes."""
+"""Sources: git repositories of this machine, without a network, and the distribution's source packages."""
 
 from __future__ import annotations
 
@@ -33,18 +33,14 @@ class ArchiveFormat(StrEnum):
 
 
 def commit_of(repository: Path, ref: str) -> str | None:
-    """Give the full id of the commit that a branch, a tag or the beginning of an id stands for; None for nothing.
-
-    Raises:
-        GitError: git is missing, or the folder is no repository.
-    """
+    """The full id of the commit that a branch, a tag or the beginning of an id stands for; None for nothing."""
     _git(repository, "rev-parse", "--git-dir")
     code, lines = _run(repository, ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"])
     return lines[-1] if code == 0 and lines else None
 
 
 def git_folder(folder: Path) -> Path | None:
-    """Give the place by which git knows the repository that a folder is or has; None where it is none. Runs nothing.
+    """The place by which git knows the repository that a folder is or has; None where it is none. Runs nothing.
 
     That is the git directory, or the folder itself where this is elsewhere: of a submodule, or another work tree.
     """
@@ -56,7 +52,7 @@ def git_folder(folder: Path) -> Path | None:
 
 
 def origin_parts(repository: Path) -> tuple[str, ...]:
-    """Give the parts of a mirror's origin, the repository's name last, without `.git`; none where it has no origin."""
+    """The parts of a mirror's origin, the repository's name last, without `.git`; none where it has no origin."""
     code, lines = _run(repository, ["config", "--get", "remote.origin.url"])
     where = lines[-1] if code == 0 and lines else ""
     plain = where.rstrip("/").removesuffix("/.git").removesuffix(".git")
@@ -64,11 +60,7 @@ def origin_parts(repository: Path) -> tuple[str, ...]:
 
 
 def missing_files(repository: Path, commit: str) -> tuple[str, ...]:
-    """Name the files of a commit whose content the repository lacks, as of a mirror without large files; sorted.
-
-    Raises:
-        GitError: git fails.
-    """
+    """The files of a commit whose content is not in the repository, as of a mirror without large files; sorted."""
     listed = _git(repository, "rev-list", "--objects", "--no-object-names", "--missing=print", f"{commit}^{{tree}}")
     gone = {line.removeprefix("?") for line in listed if line.startswith("?")}
     if not gone:
@@ -80,21 +72,10 @@ def missing_files(repository: Path, commit: str) -> tuple[str, ...]:
 def write_archive(
     repository: Path, commit: str, *, prefix: str, form: ArchiveFormat, file: Path, without: Sequence[str] = ()
 ) -> None:
-    """Write the archive of a commit, as a code host makes it.
+    """Write the archive of a commit to `file`, without some of its files, as a code host makes it.
 
     tar.gz: compressed by `gzip -cn`; git's own compressor, its default since 2.38, gives other bytes. zip: it holds
-    local times, and the host's are those of Los Angeles.
-
-    Args:
-        repository: a git repository, bare or not.
-        commit: the full id.
-        prefix: the folder that everything in the archive is in, ending in `/`.
-        form: which kind of archive.
-        file: where to.
-        without: files that are left out.
-
-    Raises:
-        GitError: git or gzip is missing, or git refuses.
+    local times, and the host's are those of Los Angeles. `prefix` is the folder in the archive, ending in `/`.
     """
     env = {"TZ": _zone()} if form is ArchiveFormat.ZIP else {}
     settings = [word for setting in (*_PLAIN, _GZIP) for word in ("-c", setting)]
@@ -105,7 +86,7 @@ def write_archive(
 
 @contextmanager
 def _tree_without(repository: Path, commit: str, without: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Give the tree of a commit without some of its files, and the environment in which git knows it.
+    """The tree of a commit without some of its files, and the environment in which git knows it.
 
     Pathspecs would not do: the files may be thousands, and git asks a partial clone's origin for excluded ones too.
     """
@@ -131,9 +112,9 @@ def _zone() -> str:
         ZoneInfo(_HOST_ZONE)
     except ZoneInfoNotFoundError:
         raise GitError(
-            f"this machine does not know the time zone {_HOST_ZONE}",
-            why="a zip holds local times, and the code host's are of that zone",
-            remedy="install the package tzdata",
+            f"This machine has no time zone {_HOST_ZONE}.",
+            why="A zip holds local times, and the code host's are of that zone.",
+            remedy="Install the package tzdata.",
         ) from None
     return _HOST_ZONE
 
@@ -144,10 +125,10 @@ def _git(
     code, lines = _run(repository, arguments, env=env, stdin=stdin)
     if code != 0:
         raise GitError(
-            f"git fails in {repository}",
-            why="\n".join(lines) or f"exit code {code}",
-            remedy="name a git repository that is whole: a clone or a mirror (`git clone --mirror URL`). One that "
-            "belongs to somebody else git reads only if told so: `git config --global --add safe.directory FOLDER`",
+            f"git failed in {repository}.",
+            why="\n".join(lines) or f"It ended with exit code {code}.",
+            remedy="Name a git repository that is whole: a clone or a mirror (`git clone --mirror URL`). To read one "
+            "that another user owns: `git config --global --add safe.directory FOLDER`.",
         )
     return lines
 
@@ -166,7 +147,7 @@ def _run(
     try:
         code = process.run(argv, on_line=lines.append, env={**inherited, **(env or {})}, stdin=stdin)
     except FileNotFoundError:
-        raise GitError("the git command is not there", remedy="install git, or put it on PATH") from None
+        raise GitError("The git command is missing.", remedy="Install git, or put it on PATH.") from None
     return code, tuple(lines)
 
 
@@ -175,14 +156,10 @@ _ORIGINAL = re.compile(r".+\.orig\.tar\.\w+")
 
 
 def fetch_source(package: str, scratch: Path) -> Path:
-    """Download a source package with apt, and give the archive of its authors.
+    """Download a source package (`NAME` or `NAME=VERSION`) with apt into an empty folder; give its authors' archive.
 
-    This machine's own lists of sources are asked; that they may name binary packages alone does not matter. No file of
+    This machine's own lists of sources are used; that they may name binary packages alone does not matter. No file of
     the system is changed.
-
-    Args:
-        package: its name, or `NAME=VERSION`.
-        scratch: an empty folder for apt's lists and the files.
 
     Raises:
         UsageError: there is no apt here, or the package has no archive of its authors.
@@ -206,23 +183,16 @@ def fetch_source(package: str, scratch: Path) -> Path:
     found = sorted(path for path in scratch.iterdir() if _ORIGINAL.fullmatch(path.name))
     if not found:
         raise UsageError(
-            f"the source package {package} has no archive of its authors",
-            remedy="name another package, or an archive at --from",
+            f"The source package {package} has no archive of its authors.",
+            remedy="Name another package, or an archive at --from.",
         )
     return found[0]
 
 
 def _for_sources(text: str) -> str:
     """Turn lists of binary packages into lists of source packages, in either of apt's formats."""
-    return "\n".join(_lines_for_sources(text.splitlines())) + "\n"
-
-
-def _lines_for_sources(lines: Sequence[str]) -> Iterator[str]:
-    for line in lines:
-        if line.startswith("Types:"):
-            yield "Types: deb-src"
-        elif not line.startswith("deb-src"):
-            yield re.sub(r"^deb\b", "deb-src", line)
+    binary = (line for line in text.splitlines() if not line.startswith("deb-src"))
+    return "".join(re.sub(r"^deb\b", "deb-src", re.sub("^Types:.*", "Types: deb-src", line)) + "\n" for line in binary)
 
 
 def _run_in(argv: Sequence[str], folder: Path) -> None:
@@ -231,12 +201,12 @@ def _run_in(argv: Sequence[str], folder: Path) -> None:
         code = process.run(argv, on_line=lines.append, cwd=folder)
     except FileNotFoundError:
         raise UsageError(
-            "apt-get is not there: this machine's distribution has no source packages of this kind",
-            remedy="name an archive or a git repository at --from instead",
+            "There is no apt-get: this machine's distribution has no source packages of this kind.",
+            remedy="Name an archive or a git repository at --from instead.",
         ) from None
     if code != 0:
         raise FetchError(
-            f"apt fails: {' '.join(argv[-2:])}",
+            f"apt failed: {' '.join(argv[-2:])}",
             why="\n".join(line for line in lines if line.startswith(("E:", "W:"))) or "\n".join(lines[-5:]),
-            remedy="see that the package's name is right, and that this machine reaches a mirror with sources",
+            remedy="Check the package's name, and that this machine reaches a mirror with sources.",
         )

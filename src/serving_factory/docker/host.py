@@ -30,21 +30,17 @@ _FRACTION = re.compile(r"(\.\d{6})\d*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFacts:
-    """An engine.
+    """An engine, as `docker version` and `docker info` describe it.
 
     Args:
-        version: of the engine.
         api: the newest version of its API, such as `1.45`.
-        oldest_api: the oldest that it still speaks.
         client_api: the newest that the docker command speaks.
-        buildx: buildx's version; None where the docker command has no such plugin.
+        buildx: None where the docker command has no such plugin.
         containerd_store: whether images are in containerd's store.
-        cpus: of its machine.
         memory: of its machine, bytes.
         host: its machine's name.
         root: its folder there.
-        time: what it takes the time to be.
-        asked_at: our time, when it was asked.
+        time: what it takes the time to be; `asked_at` is ours.
         proxies: `http`, `https` and `no` → what it uses, where it uses any.
         runtimes: names of its container runtimes.
         cdi: whether it looks for devices described by CDI files.
@@ -68,11 +64,7 @@ class EngineFacts:
 
 
 def engine_facts() -> EngineFacts:
-    """Ask the engine in use.
-
-    Raises:
-        EngineUnavailableError: no docker command, or no engine that answers.
-    """
+    """Ask the engine in use; raises EngineUnavailableError."""
     version = _json("version")
     before = datetime.now(UTC)
     info = _json("info")
@@ -137,7 +129,7 @@ _MOUNT = "exec.cachemount"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionRule:
-    """One rule of the garbage collection. Sizes are in bytes, of the whole build cache; 0 where there is no such limit.
+    """One rule of the garbage collection. Sizes are bytes of the whole build cache; 0 where there is no such limit.
 
     Args:
         mounts: whether cache mounts are among what it takes.
@@ -154,11 +146,9 @@ class CollectionRule:
     free: int = 0
 
     def keeps(self, held: int, free: int | None) -> int:
-        """Say how much is left, of what may go at all (calculateKeepBytes in cache/manager.go of moby/buildkit).
+        """The bytes left of `held`, of what may go at all, with `free` bytes free on the disk (None: enough).
 
-        Args:
-            held: bytes in the build cache.
-            free: bytes free on its disk; None where nobody knows: then there are enough.
+        As calculateKeepBytes in cache/manager.go of moby/buildkit.
         """
         kept = self.most or (held if self.free else 0)
         if free is not None and free < self.free:
@@ -167,11 +157,7 @@ class CollectionRule:
 
 
 def collection_rules() -> tuple[CollectionRule, ...] | None:
-    """Ask for the rules; none where nothing is collected, None where the builder does not run and so tells nothing.
-
-    Raises:
-        EngineUnavailableError: buildx cannot tell.
-    """
+    """Ask for the rules; none where nothing is collected, None where the builder does not run."""
     head, *rules = _RULE.split(run_docker("buildx", "inspect"))
     if not re.search(r"^Status:\s+running$", head, re.MULTILINE):
         return None
@@ -179,14 +165,12 @@ def collection_rules() -> tuple[CollectionRule, ...] | None:
 
 
 def _rule(fields: dict[str, str]) -> CollectionRule:
-    told = {name: value.strip() for name, value in fields.items()}
-    size = {name: byte_count(value) or 0 for name, value in told.items()}
-    filters = told.get("Filters", "").split()
+    size = {name: byte_count(value) or 0 for name, value in fields.items()}
+    filters = fields.get("Filters", "").split()
+    durations = _OF_A_DURATION.findall(fields.get("Keep Duration", ""))
     return CollectionRule(
         mounts=not filters or any(map(_matches_mounts, filters)),
-        unused=sum(
-            float(number) * _SECONDS[unit] for number, unit in _OF_A_DURATION.findall(told.get("Keep Duration", ""))
-        ),
+        unused=sum(float(number) * _SECONDS[unit] for number, unit in durations),
         reserved=size.get("Reserved Space", 0) or size.get("Keep Bytes", 0),
         most=size.get("Max Used Space", 0),
         free=size.get("Min Free Space", 0),

@@ -48,10 +48,15 @@ class Trouble(StrEnum):
 class NoAnswerError(Exception):
     """There is no usable answer; `reason` is the evidence."""
 
-    def __init__(self, trouble: Trouble, reason: str) -> None:
-        super().__init__(reason)
+    def __init__(self, trouble: Trouble, reason: object) -> None:
+        super().__init__(trouble, reason)
         self.trouble = trouble
-        self.reason = reason
+        self.reason = str(reason)
+
+    @property
+    def why(self) -> str:
+        """Trouble and reason in a line."""
+        return f"{self.trouble.capitalize()}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,13 +121,7 @@ class Answer:
 
 
 class Client:
-    """Speaks HTTP and HTTPS.
-
-    Args:
-        route: the way out of this network.
-        direct: use no proxy.
-        context: whom to trust, in place of the system's authorities and those of `route`.
-        patience: the limits.
+    """Speaks HTTP and HTTPS: by way of a route's proxies unless `direct`, and trusting its authorities or `context`.
 
     Raises:
         UsageError: the route's file of certificates cannot be used.
@@ -207,11 +206,7 @@ def _read(response: IO[bytes], deadline: float) -> bytes:
 
 
 def trust(route: Route) -> ssl.SSLContext:
-    """The system's authorities, and those of a route.
-
-    Raises:
-        UsageError: the route's file cannot be used.
-    """
+    """The system's authorities, and those of a route; UsageError where the route's file cannot be used."""
     context = ssl.create_default_context()
     if route.ca_certificates is not None:
         try:
@@ -232,13 +227,14 @@ def is_loopback(host: str) -> bool:
 
 
 def _no_answer(reason: object) -> NoAnswerError:
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        return NoAnswerError(Trouble.CERTIFICATE, str(reason))
-    if isinstance(reason, ssl.SSLError):
-        return NoAnswerError(Trouble.TLS, str(reason))
-    if isinstance(reason, ConnectionResetError | BrokenPipeError):
-        return NoAnswerError(Trouble.CUT, str(reason))
-    return NoAnswerError(Trouble.UNREACHABLE, str(reason))
+    match reason:
+        case ssl.SSLCertVerificationError():
+            return NoAnswerError(Trouble.CERTIFICATE, reason)
+        case ssl.SSLError():
+            return NoAnswerError(Trouble.TLS, reason)
+        case ConnectionResetError() | BrokenPipeError():
+            return NoAnswerError(Trouble.CUT, reason)
+    return NoAnswerError(Trouble.UNREACHABLE, reason)
 
 
 class _Proxies(urllib.request.ProxyHandler):
@@ -276,12 +272,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def fetch_text(url: str, *, route: Route | None = None, patience: Patience | None = None) -> str | None:
-    """Fetch a text; None if the server says that there is none.
+    """Fetch a text by http or https; None if the server says that there is none.
 
-    Args:
-        url: http or https; a name and a password in it are sent, and never shown.
-        route: the way out of this network; this machine itself is asked directly.
-        patience: the limits.
+    A name and a password in the URL are sent, and never shown. This machine itself is asked directly.
 
     Raises:
         DownloadFaultError: another attempt may work.
@@ -316,13 +309,12 @@ def fetch_text(url: str, *, route: Route | None = None, patience: Patience | Non
 
 
 def _unreachable(url: str, error: NoAnswerError) -> DownloadError:
-    why = f"{error.trouble.capitalize()}: {error.reason}"
     if error.trouble in {Trouble.CUT, Trouble.SLOW}:
-        return _fault(url, why, None)
+        return _fault(url, error.why, None)
     remedy = "Name a mirror at network.bazel_mirror in the matrix file, or this network's proxy at network.proxies."
     if error.trouble is Trouble.CERTIFICATE:
         remedy = "Name the authority's certificate at network.ca_certificates in the matrix file."
-    return DownloadError(f"{url} cannot be fetched.", why=why, remedy=remedy)
+    return DownloadError(f"{url} cannot be fetched.", why=error.why, remedy=remedy)
 
 
 def _fault(url: str, why: str, retry_after: float | None) -> DownloadFaultError:
@@ -346,13 +338,8 @@ class Reach(StrEnum):
 def reach_all(urls: Iterable[str], *, route: Route, seconds: float = 10.0) -> Mapping[str, tuple[Reach, str]]:
     """Ask each address by HEAD, all at once.
 
-    Args:
-        urls: http or https.
-        route: the way out of this network; this machine itself is asked directly.
-        seconds: for all of them together.
-
     Returns:
-        Address → what came of it, and in words what it answered.
+        Address → what came of it within `seconds`, and in words what it answered.
     """
     found: dict[str, tuple[Reach, str]] = {}
     asked = tuple(dict.fromkeys(urls))

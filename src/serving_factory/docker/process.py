@@ -71,17 +71,9 @@ def bounded(
     cancel: Cancel | None = None,
     on_wait: Callable[[float], None] | None = None,
 ) -> Result:
-    """Run a call that may hang, in a daemon thread that is left behind if it does.
+    """Run a call that may hang, in a daemon thread that is left behind if it does; TimeoutError after `seconds`.
 
-    Args:
-        action: the call; its result is returned and its exception raised.
-        seconds: the time limit.
-        cancel: ends the wait when asked.
-        on_wait: called with the seconds waited, after 5 s and then every 30 s.
-
-    Raises:
-        TimeoutError: the limit is over.
-        CancelledError: `cancel` was asked for.
+    `on_wait` is called with the seconds waited, after 5 s and then every 30 s.
     """
     results: list[Result] = []
     failures: list[BaseException] = []
@@ -135,7 +127,7 @@ def run(
             exception from it ends the command and is raised from here.
         cwd: the working folder.
         env: the whole environment; None for ours.
-        timeout: seconds that the command may take.
+        timeout: seconds that the command may take; TimeoutError after them.
         answer_within: seconds until its first output.
         grace: seconds that it may take to end after SIGINT.
         cancel: ends the command when asked, from any thread.
@@ -146,7 +138,6 @@ def run(
 
     Raises:
         FileNotFoundError: no such program.
-        TimeoutError: a time limit is over.
         CancelledError: `cancel` was asked for.
     """
     if shutil.which(argv[0], path=None if env is None else env.get("PATH")) is None:

@@ -108,7 +108,7 @@ def fault(registry: str, why: str, retry_after: float | None = None) -> Registry
 
 def limit(registry: str, why: str, retry_after: float | None = None) -> RegistryLimitError:
     """The registry's rate limit is used up."""
-    asked = f" It asks to wait {retry_after:.0f} s." if retry_after else ""
+    asked = f"\nIt asks to wait {retry_after:.0f} s." if retry_after else ""
     return RegistryLimitError(
         f"The registry {registry} accepts no more requests for now: its rate limit is used up.",
         why=why + asked,
@@ -153,12 +153,9 @@ class ImageName:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `[registry/]path` as Docker does.
+        """Read `[registry/]path` as Docker does; UsageError where it is no such name, or has a tag or digest.
 
         The first part is a registry if it has a dot or a colon or is `localhost`; else all is Docker Hub's.
-
-        Raises:
-            UsageError: it is no such name, or has a tag or digest.
         """
         first, slash, rest = text.partition("/")
         if slash and ("." in first or ":" in first or first == "localhost"):
@@ -197,12 +194,7 @@ class Credentials:
 
 
 def credentials_for(host: str) -> Credentials | None:
-    """Look a registry up in Docker's own configuration, credential helpers included.
-
-    Raises:
-        DockerSettingsError: the configuration cannot be used.
-        RegistryDeniedError: the credential helper failed.
-    """
+    """Look a registry up in Docker's own configuration; RegistryDeniedError where its credential helper fails."""
     read_config()
     try:
         found = docker.auth.load_config().resolve_authconfig(host) or {}
@@ -230,13 +222,8 @@ class Registry:
     Each question raises RegistryUnreachableError, RegistryDeniedError, RegistryFaultError (the only one that is worth
     another attempt soon) or RegistryError where it gets no answer: not knowing is never taken for absence.
 
-    Args:
-        host: its name and port.
-        credentials: None to ask without.
-        insecure: whether it may go without a trusted certificate, or without TLS. HTTPS is tried first, as the engine
-            does for registries on loopback and its `insecure-registries`.
-        route: the way out of this network; registries on this machine are asked directly.
-        patience: the limits of each request.
+    A registry on this machine, and an `insecure` one, may go without a trusted certificate, or without TLS: HTTPS is
+    tried first, as the engine does. Registries on this machine are asked without a proxy.
     """
 
     def __init__(
@@ -287,16 +274,11 @@ class Registry:
         return None if answer is None else f"sha256:{hashlib.sha256(answer.body).hexdigest()}"
 
     def config_digest(self, repository: str, digest: str) -> str:
-        """The digest of an image's configuration, which is the image's id in the engine; empty for an index.
-
-        Args:
-            repository: such as `team/image`.
-            digest: of a manifest or index that the registry holds.
-        """
+        """The digest of an image's configuration, which is the image's id in the engine; empty for an index."""
         return str(_mapping(self._content(repository, "manifests", digest).get("config")).get("digest") or "")
 
     def platforms(self, repository: str, digest: str) -> frozenset[str]:
-        """The platforms that an image is for, such as `linux/amd64`; arguments as for `config_digest`."""
+        """The platforms that an image or an index is for, such as `linux/amd64`."""
         manifest = self._content(repository, "manifests", digest)
         listed = manifest.get("manifests")
         if isinstance(listed, list):
@@ -451,7 +433,7 @@ class Registry:
                     remedy="Check the registry's name, and what stands in between, such as a proxy.",
                 )
             case Trouble.CUT | Trouble.SLOW:
-                return fault(self.host, f"{error.trouble.capitalize()}: {error.reason}")
+                return fault(self.host, error.why)
             case _:
                 return unreachable(self.host, error.reason)
 

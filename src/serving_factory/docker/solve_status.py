@@ -11,6 +11,7 @@ import base64
 import json
 import re
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -26,8 +27,7 @@ class Step:
     """Something that happened to a step of a build.
 
     Args:
-        name: the step's name as BuildKit gives it, such as `[binary_build 3/4] RUN bazel build ...`; empty
-            for what buildx says outside any step.
+        name: as BuildKit gives it, such as `[binary_build 3/4] RUN bazel build ...`; empty outside any step.
         kind: what happened; `cached` and `error` stand in place of `done`.
         text: for `log` one line of output; for `error` the error.
         seconds: for `done` how long it took.
@@ -67,7 +67,7 @@ class _Vertex:
 
     @property
     def is_instruction(self) -> bool:
-        """Whether it does something: a FROM only names, and is never told to be cached."""
+        """Whether it does something: a FROM only names, and is never reported as cached."""
         place = INSTRUCTION.match(self.name)
         return place is not None and not self.name.startswith("FROM ", place.end())
 
@@ -106,11 +106,7 @@ class _Vertex:
 
 
 class SolveStatus:
-    """What is known of a build so far. Feed it lines; it gives back what happened.
-
-    Args:
-        tail: how many lines of each step's output are kept for `failed`.
-    """
+    """A build so far. `tail` lines of each step's output are kept for `failed`."""
 
     def __init__(self, *, tail: int) -> None:
         self._tail = tail
@@ -120,7 +116,7 @@ class SolveStatus:
 
     @property
     def begun(self) -> bool:
-        """Whether the engine has told of any step."""
+        """Whether the engine has reported any step."""
         return bool(self._vertexes)
 
     @property
@@ -143,7 +139,7 @@ class SolveStatus:
         return FailedStep(name=broken[0].name, error=broken[0].error, tail=tuple(broken[0].tail))
 
     def feed(self, line: str) -> list[Step]:
-        """Take one line of buildx's output."""
+        """Take one line of buildx's output; give what happened."""
         if line == "{":
             steps = self._not_json()
             self._message = [line]
@@ -161,7 +157,7 @@ class SolveStatus:
         return [self._stray(line)] if message is None else self._apply(message)
 
     def end(self) -> list[Step]:
-        """Take the end of the output; what had no line end is handed over now."""
+        """Take the end of the output; give what had no line end yet."""
         steps = self._not_json()
         for vertex in self._vertexes.values():
             steps += vertex.flush()
@@ -200,18 +196,16 @@ class SolveStatus:
 
 
 def _message(text: str) -> dict[str, Any] | None:
-    try:
+    with suppress(ValueError):
         found = json.loads(text)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) and MEMBERS & found.keys() else None
+        return found if isinstance(found, dict) and MEMBERS & found.keys() else None
+    return None
 
 
 def _decode(data: str) -> bytes:
-    try:
+    with suppress(ValueError):
         return base64.b64decode(data)
-    except ValueError:
-        return b""
+    return b""
 
 
 def _seconds(item: dict[str, Any]) -> float:
