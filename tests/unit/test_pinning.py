@@ -17,7 +17,7 @@ from serving_factory.errors import (
     VanishedError,
 )
 from serving_factory.matrix.lockfile import Lock
-from serving_factory.pipeline.pins import Change, Pin, compare_pins, locked_by, make_pins, replacement
+from serving_factory.pipeline.pins import Change, Pin, Upstream, compare_pins, locked_by, make_pins, replacement
 from serving_factory.recipes.pins import NeededBase, Needs
 
 A, B, C = ("sha256:" + digit * 64 for digit in "abc")
@@ -28,14 +28,14 @@ LOCKED = Lock(bases={"u:1": A, "u:2": B}, bazel={"3": SUM})
 
 
 @dataclass
-class Fake:
+class Fake(Upstream):
     """Upstream: name → what it stands for, or why it cannot be found; and the digests that registries still have."""
 
     found: Mapping[str, str | FactoryError] = field(default_factory=lambda: {"u:1": A, "m.example/u:2": B, "3": SUM})
     held: set[str] = field(default_factory=lambda: {A, B})
     asked: list[str] = field(default_factory=list)
 
-    def _report(self, name: str) -> str:
+    def _find(self, name: str) -> str:
         self.asked.append(name)
         found = self.found.get(name, VanishedError(f"{name} is gone", remedy="take another"))
         if isinstance(found, FactoryError):
@@ -43,13 +43,13 @@ class Fake:
         return found
 
     def digest(self, base: NeededBase) -> str:
-        return self._report(base.image)
+        return self._find(base.image)
 
     def holds(self, _base: NeededBase, digest: str) -> bool:
         return digest in self.held
 
     def checksum(self, version: str) -> str:
-        return self._report(version)
+        return self._find(version)
 
 
 def never(_name: str) -> bool:

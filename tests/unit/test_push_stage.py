@@ -74,7 +74,7 @@ class FakeEngine:
         self.pushed.append(tag)
         if not self.lies:
             self.known.held[tag] = MANIFEST
-        return PushResult(digest=MANIFEST, pushed_layers=1, existing_layers=0, size=7)
+        return PushResult(digest=MANIFEST, pushed_layers=1)
 
 
 @pytest.fixture

@@ -43,7 +43,6 @@ OWNER_LABEL = "org.serving-factory.owner"
 OLDEST_ENGINE = 23  # the first whose own BuildKit is the default builder and takes named contexts
 CONNECT_TIMEOUT = 20.0  # seconds for the first answer
 TIMEOUT = 60  # seconds without an answer
-POLL = 0.1
 FRAME = struct.Struct(">BxxxL")  # stream number and length, before each piece of output (Engine API, "attach")
 
 
@@ -147,11 +146,10 @@ class ContainerSpec:
 class Engine:
     """A Docker engine that answers and is new enough; `Engine.connect` gives it."""
 
-    def __init__(self, client: docker.DockerClient, version: str) -> None:
+    def __init__(self, client: docker.DockerClient) -> None:
         self._api = client.api
         self._containers = client.containers
         self._images = client.images
-        self._version = version
 
     @classmethod
     def connect(cls) -> Self:
@@ -172,11 +170,7 @@ class Engine:
                 f"The Docker engine is version {version or 'unknown'}; {OLDEST_ENGINE} or later is required.",
                 remedy="Upgrade Docker, then run './factory setup'.",
             )
-        return cls(client, version)
-
-    def version(self) -> str:
-        """The engine's version, such as `26.1.5`."""
-        return self._version
+        return cls(client)
 
     def capacity(self) -> Capacity:
         """What the engine's machine has. It need not be this machine."""
@@ -399,15 +393,6 @@ class Container:
         with self._typed("The container could not be stopped"):
             self._api.stop(self.id, timeout=timeout)
         return time.monotonic() - began
-
-    def wait(self, timeout: float) -> int:
-        """Wait for its end and return its exit code; TimeoutError if it still runs after `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        while (code := self.exit_code()) is None:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the container {self.name} still runs after {timeout:g} s")
-            time.sleep(POLL)
-        return code
 
     def exec(self, argv: Sequence[str], *, timeout: float = 60.0) -> tuple[int, str]:
         """Run a command inside and return its exit code and its output, stdout and stderr as they came.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PUSHED = "Pushed"
 EXISTING = ("Layer already exists", "Mounted from")
 RETRYING = re.compile(r"Retrying in (\d+) second")
-DIGEST = re.compile(r"digest: (?P<digest>sha256:[0-9a-f]{64}) size: (?P<size>\d+)")
+DIGEST = re.compile(r"digest: (sha256:[0-9a-f]{64}) size: \d+")
 NO_CREDENTIALS = re.compile(r"no basic auth credentials|authentication required|unauthorized", re.IGNORECASE)
 MEGABYTE = 1_000_000
 STALLED = 120.0  # seconds in which no byte of a layer moves
@@ -36,12 +36,10 @@ REPORT_EVERY = 15.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushResult:
-    """What a push left in the registry: the manifest's digest and size, layers sent, layers that were there."""
+    """What a push left in the registry: the manifest's digest, and how many layers were not there before."""
 
     digest: str
     pushed_layers: int
-    existing_layers: int
-    size: int
 
 
 @dataclass(slots=True)
@@ -182,7 +180,7 @@ def read_push(
         RegistryDeniedError, RegistryUnreachableError, RegistryFaultError, RegistryError: as the stream says.
     """
     layers = _Layers()
-    digest, size, error, reported, wait = "", 0, "", "", 0
+    digest, error, reported, wait = "", "", "", 0
     for item in items:
         detail = item.get("errorDetail") or {}
         error = error or str(detail.get("message") or item.get("error") or "")
@@ -198,10 +196,8 @@ def read_push(
                 reported = words
                 on_status(words)
         if found := DIGEST.search(status):
-            digest, size = found["digest"], int(found["size"])
-        aux = item.get("aux") or {}
-        if aux.get("Digest"):
-            digest, size = str(aux["Digest"]), int(aux.get("Size") or size)
+            digest = found[1]
+        digest = str((item.get("aux") or {}).get("Digest") or digest)
     if error:
         raise _failure(registry, error, ask)
     if not digest:
@@ -209,13 +205,7 @@ def read_push(
             f"The engine ended its push to {registry} without naming a digest.",
             remedy="Run the same command again; if it goes on, look at the engine's log.",
         )
-    states = layers.states.values()
-    return PushResult(
-        digest=digest,
-        pushed_layers=sum(state == PUSHED for state in states),
-        existing_layers=sum(state.startswith(EXISTING) for state in states),
-        size=size,
-    )
+    return PushResult(digest=digest, pushed_layers=sum(state == PUSHED for state in layers.states.values()))
 
 
 def _failure(registry: str, text: str, ask: Callable[[], None] | None) -> FactoryError:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from serving_factory.catalogue.distributions import retired_bases
 from serving_factory.docker.http import Patience, Route, fetch_text
@@ -33,19 +33,6 @@ _CHECKSUM = re.compile(r"([0-9a-fA-F]{64})(?:\s+\*?(\S+))?")
 """A line of sha256sum."""
 
 
-class Sources(Protocol):
-    """What there is upstream. Each question raises VanishedError, and the errors of registries and downloads."""
-
-    def digest(self, base: NeededBase) -> str:
-        """What a base's tag stands for; the image must be for the base's platforms."""
-
-    def holds(self, base: NeededBase, digest: str) -> bool:
-        """Whether a base's registry still has this digest."""
-
-    def checksum(self, version: str) -> str:
-        """The sha256 of a Bazel's release asset, from the file beside it."""
-
-
 def route_of(network: Network) -> Route:
     """The way out of a network."""
     proxies = {"http": network.http_proxy, "https": network.https_proxy}
@@ -57,7 +44,10 @@ def route_of(network: Network) -> Route:
 
 
 class Upstream:
-    """The registries and the server of files of a network; `report` gets a sentence when a wait is long."""
+    """The registries and the server of files of a network; `report` gets a sentence when a wait is long.
+
+    Each question raises VanishedError, and the errors of registries and downloads.
+    """
 
     def __init__(self, network: Network, report: Callable[[str], None]) -> None:
         self._route = route_of(network)
@@ -66,7 +56,7 @@ class Upstream:
         self._silent: dict[str, FactoryError] = {}
 
     def digest(self, base: NeededBase) -> str:
-        """See `Sources`."""
+        """What a base's tag stands for; the image must be for the base's platforms."""
         name, tag = ImageName.parse_reference(base.image)
         digest = self._ask(name.registry, lambda: self._manifest(name, tag))
         if digest is None:
@@ -83,12 +73,12 @@ class Upstream:
         return digest
 
     def holds(self, base: NeededBase, digest: str) -> bool:
-        """See `Sources`."""
+        """Whether a base's registry still has this digest."""
         name, _ = ImageName.parse_reference(base.image)
         return self._ask(name.registry, lambda: self._manifest(name, digest)) is not None
 
     def checksum(self, version: str) -> str:
-        """See `Sources`."""
+        """The sha256 of a Bazel's release asset, from the file beside it."""
         asset = bazel_asset(version)
         url, patience = f"{self._releases}/{version}/{asset}.sha256", Patience(report=self._report)
         text = self._ask(self._releases, lambda: fetch_text(url, route=self._route, patience=patience))
@@ -204,28 +194,28 @@ class _Candidate:
         return replace(self.pin, change=change, found=found)
 
 
-def make_pins(needs: Needs, lock: Lock, sources: Sources, update: Callable[[str], bool]) -> tuple[Pin, ...]:
+def make_pins(needs: Needs, lock: Lock, upstream: Upstream, update: Callable[[str], bool]) -> tuple[Pin, ...]:
     """Make the pins of a lock file. Where one cannot be made, what was locked stays, what nothing needs included.
 
     Args:
         needs: what builds start from.
         lock: what is locked so far.
-        sources: is asked about what is not.
+        upstream: is asked about what is not.
         update: whether a pin of this name is made again.
     """
     pins = []
-    for one in _candidates(needs, lock, sources):
+    for one in _candidates(needs, lock, upstream):
         if one.find and (not one.pin.locked or update(one.pin.name)):
             pins.append(one.made())
         elif one.pin.locked:
             pins.append(one.pin)
     unneeded = Change.DROPPED if all(pin.error is None for pin in pins) else Change.KEPT
-    return (*pins, *(replace(one.pin, change=unneeded) for one in _candidates(_unneeded(needs, lock), lock, sources)))
+    return (*pins, *(replace(one.pin, change=unneeded) for one in _candidates(_unneeded(needs, lock), lock, upstream)))
 
 
-def compare_pins(needs: Needs, lock: Lock, sources: Sources) -> tuple[Pin, ...]:
+def compare_pins(needs: Needs, lock: Lock, upstream: Upstream) -> tuple[Pin, ...]:
     """Compare a lock with what there is upstream; what is required and not locked is reported, too."""
-    everything = (*_candidates(needs, lock, sources), *_candidates(_unneeded(needs, lock), lock, sources))
+    everything = (*_candidates(needs, lock, upstream), *_candidates(_unneeded(needs, lock), lock, upstream))
     return tuple(_compared(one) for one in everything if one.find)
 
 
@@ -238,18 +228,18 @@ def locked_by(pins: Sequence[Pin], lock: Lock) -> Lock:
     )
 
 
-def _candidates(needs: Needs, lock: Lock, sources: Sources) -> Iterator[_Candidate]:
+def _candidates(needs: Needs, lock: Lock, upstream: Upstream) -> Iterator[_Candidate]:
     for base in needs.bases:
         locked = lock.bases.get(base.name, "")
         yield _Candidate(
             pin=Pin(name=base.name, is_base=True, change=Change.KEPT, locked=locked),
-            find=partial(sources.digest, base) if base.asked else None,
-            holds=partial(sources.holds, base, locked),
+            find=partial(upstream.digest, base) if base.asked else None,
+            holds=partial(upstream.holds, base, locked),
         )
     for version in needs.bazels:
         yield _Candidate(
             pin=Pin(name=version, is_base=False, change=Change.KEPT, locked=lock.bazel.get(version, "")),
-            find=partial(sources.checksum, version),
+            find=partial(upstream.checksum, version),
             holds=lambda: False,
         )
 
@@ -276,33 +266,21 @@ def _compared(one: _Candidate) -> Pin:
         held = one.holds()
     except FactoryError as error:
         return replace(pin, change=Change.FAILED, error=error)
-    if pin.change is Change.VANISHED:
-        return _deleted(pin) if held else pin
-    return _moved_base(pin, held=held) if pin.is_base else _moved_bazel(pin)
+    return _differing(pin, held=held)
 
 
-def _deleted(pin: Pin) -> Pin:
-    """A tag is gone, and the image that it stood for is not."""
-    assert pin.error is not None  # noqa: S101 - nothing vanishes without one
-    why = "What is locked can still be had by its digest, for as long as the registry keeps it."
-    return replace(pin, error=VanishedError(pin.error.what, why=why, remedy=pin.error.remedy))
-
-
-def _moved_base(pin: Pin, *, held: bool) -> Pin:
+def _differing(pin: Pin, *, held: bool) -> Pin:
+    """A pin that moved or vanished, with the error that says so; `held`: whether upstream still has what is locked."""
+    if pin.error is not None:  # the tag is gone
+        why = "What is locked can still be had by its digest, for as long as the registry keeps it."
+        return replace(pin, error=VanishedError(pin.error.what, why=why, remedy=pin.error.remedy)) if held else pin
     what, why = f"{pin.name} stands for another image than is locked", f"locked {pin.locked}\nfound  {pin.found}"
-    take = f"`./factory lock --update {pin.name}`"
-    if held:
-        error = MovedError(f"{what}.", why=why, remedy=f"Builds go on from what is locked; {take} takes the new one.")
-        return replace(pin, error=error)
-    lost = VanishedError(f"{what}, and its registry no longer has the locked one.", why=why, remedy=f"Run {take}.")
-    return replace(pin, change=Change.VANISHED, error=lost)
-
-
-def _moved_bazel(pin: Pin) -> Pin:
-    error = MovedError(
-        f"Bazel {pin.name}: its release asset has another checksum than is locked.",
-        why=f"locked {pin.locked}\nfound  {pin.found}",
-        remedy="A release does not change: find out who changed it before you take it with "
-        f"`./factory lock --update {pin.name}`.",
-    )
-    return replace(pin, error=error)
+    update = f"`./factory lock --update {pin.name}`"
+    if pin.is_base and not held:
+        lost = f"{what}, and its registry no longer has the locked one."
+        return replace(pin, change=Change.VANISHED, error=VanishedError(lost, why=why, remedy=f"Run {update}."))
+    remedy = f"Builds go on from what is locked; {update} takes the new one."
+    if not pin.is_base:
+        what = f"Bazel {pin.name}: its release asset has another checksum than is locked"
+        remedy = f"A release does not change: find out who changed it before you take it with {update}."
+    return replace(pin, error=MovedError(f"{what}.", why=why, remedy=remedy))
