@@ -214,6 +214,7 @@ def test_a_moved_tag_is_told_by_check_and_taken_by_update(place: Place, shelf: S
         "change": "moved",
         "locked": old,
         "found": new,
+        "error": None,
     }
     assert new in place.lock_file.read_text()
     assert place.pins(0, "--check")[BASE]["change"] == "kept"

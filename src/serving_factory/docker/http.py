@@ -16,6 +16,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING
 
 from serving_factory.docker.process import Cancel, bounded
@@ -139,7 +140,7 @@ class Client:
         self._patience = patience or Patience()
         handlers: list[urllib.request.BaseHandler] = [
             _Redirects(),
-            urllib.request.HTTPSHandler(context=context or trust(route)),
+            urllib.request.HTTPSHandler(context=context or trusting(route.ca_certificates)),
         ]
         if direct:
             handlers.append(urllib.request.ProxyHandler({}))
@@ -205,18 +206,30 @@ def _read(response: IO[bytes], deadline: float) -> bytes:
     return body
 
 
-def trust(route: Route) -> ssl.SSLContext:
-    """The system's authorities, and those of a route; UsageError where the route's file cannot be used."""
+@cache
+def trusting(own: Path | None, *more: Path) -> ssl.SSLContext:
+    """Trust the system's authorities, a network's own (UsageError where that file cannot be used), and more files."""
     context = ssl.create_default_context()
-    if route.ca_certificates is not None:
-        try:
-            context.load_verify_locations(cafile=route.ca_certificates)
-        except OSError as error:  # ssl.SSLError is one
-            raise UsageError(
-                f"{route.ca_certificates}: no certificates can be read from this file",
-                why=str(error),
-                remedy="name a PEM file, whose blocks begin with -----BEGIN CERTIFICATE-----",
-            ) from error
+    try:
+        if own is not None:
+            context.load_verify_locations(cafile=own)
+    except OSError as error:  # ssl.SSLError is one
+        raise UsageError(
+            f"{own}: no certificates can be read from this file",
+            why=str(error),
+            remedy="name a PEM file, whose blocks begin with -----BEGIN CERTIFICATE-----",
+        ) from error
+    for file in more:
+        with contextlib.suppress(OSError):
+            context.load_verify_locations(cafile=file)
+    return context
+
+
+@cache
+def trusting_anyone() -> ssl.SSLContext:
+    """For TLS without certificates that can be checked."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 
 

@@ -7,7 +7,6 @@ import hashlib
 import http
 import json
 import re
-import ssl
 import urllib.parse
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,7 +28,8 @@ from serving_factory.docker.http import (
     Route,
     Trouble,
     is_loopback,
-    trust,
+    trusting,
+    trusting_anyone,
 )
 from serving_factory.errors import (
     FactoryError,
@@ -243,12 +243,8 @@ class Registry:
         self._client = self._client_with(self._patience)
 
     def _client_with(self, patience: Patience) -> Client:
-        context = trust(self._route)
-        if self._insecure:
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with suppress(OSError):
-            for file in sorted((CERTIFICATES / self.host).glob("*.crt")):
-                context.load_verify_locations(cafile=file)
+        files = sorted((CERTIFICATES / self.host).glob("*.crt"))
+        context = trusting_anyone() if self._insecure else trusting(self._route.ca_certificates, *files)
         return Client(route=self._route, direct=is_loopback(self.host), context=context, patience=patience)
 
     @cached_property
