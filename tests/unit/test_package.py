@@ -7,9 +7,44 @@ from types import SimpleNamespace
 
 import pytest
 
+from serving_factory.docker.buildx import BuildRequest
 from serving_factory.errors import CancelledError, EngineError
 from serving_factory.pipeline.stages import package
 from serving_factory.pipeline.stages.extract import server_version, version_lines
+
+
+def test_an_alias_does_not_change_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[BuildRequest] = []
+
+    def ended(request: BuildRequest, *_arguments: object, **_more: object) -> None:
+        requests.append(request)
+        raise CancelledError("The run was cancelled.")
+
+    job = SimpleNamespace(
+        recipe=SimpleNamespace(
+            images=SimpleNamespace(repository="r"), inputs=SimpleNamespace(offline=False), base_context=()
+        ),
+        site=SimpleNamespace(packaged={}),
+        folder=tmp_path,
+        artifact=tmp_path,
+        log=lambda _stage: tmp_path / "log",
+        cancel=None,
+    )
+    monkeypatch.setattr(package, "_must_be_inspected", lambda *_arguments: None)
+    monkeypatch.setattr(package, "_files", lambda *_arguments: {})
+    monkeypatch.setattr(package, "_content", lambda _job: {"files": {}})
+    monkeypatch.setattr(package, "built_binary", lambda _job: SimpleNamespace(sha256="b"))
+    monkeypatch.setattr(package, "image_labels", lambda *_arguments: {})
+    monkeypatch.setattr(package, "logged_build", ended)
+    keys = []
+    for aliases in ((), ("latest",)):
+        monkeypatch.setattr(package, "image_tags", lambda _job, aliases=aliases: (("full",), aliases))
+        keys.append(package.PACKAGE.key(job))  # type: ignore[arg-type]  # what of a job is looked at
+        with pytest.raises(CancelledError):
+            package._run(job, lambda _text: None)  # type: ignore[arg-type]
+    assert requests[0].tags != requests[1].tags
+    assert requests[0].labels == requests[1].labels
+    assert keys[0] != keys[1], "or the alias would not be given"
 
 
 def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
@@ -38,7 +73,7 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
     )
     monkeypatch.setattr(package, "_must_be_inspected", lambda *_arguments: None)
     monkeypatch.setattr(package, "_files", lambda *_arguments: {})
-    monkeypatch.setattr(package, "PACKAGE", SimpleNamespace(name="package", key=lambda _job: "key"))
+    monkeypatch.setattr(package, "_content", lambda _job: {})
     monkeypatch.setattr(package, "built_binary", lambda _job: SimpleNamespace(sha256="b"))
     monkeypatch.setattr(package, "image_labels", lambda *_arguments: {})
     monkeypatch.setattr(package, "image_tags", lambda _job: (("full",), ()))

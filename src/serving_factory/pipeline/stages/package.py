@@ -87,15 +87,19 @@ def _files(recipe: Recipe, binary: BuiltBinary) -> dict[str, str]:
     }
 
 
-def _inputs(job: Job) -> Mapping[str, object]:
+def _content(job: Job) -> Mapping[str, object]:
+    """What decides the image itself."""
     recipe, binary = job.recipe, built_binary(job)
     return {
         "files": _files(recipe, binary),
         "labels": image_labels(recipe, binary),
-        "names": [recipe.images.repository, *image_tags(job)],
         "base": [recipe.base_image, job.site.base_id(recipe)],
         "rootfs": job.record(COMPILE).outputs.rootfs,
     }
+
+
+def _inputs(job: Job) -> Mapping[str, object]:
+    return {**_content(job), "names": [job.recipe.images.repository, *image_tags(job)]}
 
 
 def _run(job: Job, progress: Progress) -> Packaged:
@@ -104,7 +108,8 @@ def _run(job: Job, progress: Progress) -> Packaged:
     context = write_context(job.folder / "recipe" / "runtime", _files(recipe, binary))
     full, aliases = image_tags(job)
     references = [f"{recipe.images.repository}:{tag}" for tag in (*full, *aliases)]
-    labels = {**image_labels(recipe, binary), _PACKAGE_KEY_LABEL: PACKAGE.key(job)}
+    # Without the names: another alias must not make another image of the same full tag.
+    labels = {**image_labels(recipe, binary), _PACKAGE_KEY_LABEL: PACKAGE.key_for(_content(job))}
     request = BuildRequest(
         dockerfile=context / "Dockerfile",
         context=context,
