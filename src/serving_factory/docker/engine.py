@@ -293,15 +293,15 @@ class Engine:
         return found
 
     def push(
-        self, repository: str, tag: str, *, on_status: Callable[[str], None], cancel: Cancel | None = None
+        self,
+        repository: str,
+        tag: str,
+        *,
+        on_status: Callable[[str], None],
+        on_retry: Callable[[str], None] = lambda _: None,
+        cancel: Cancel | None = None,
     ) -> PushResult:
         """Push one tag, once, with the credentials in Docker's own configuration; see `push.push`.
-
-        Args:
-            repository: such as `127.0.0.1:5000/team/image`.
-            tag: which tag of it.
-            on_status: called with how far it is, in a few words.
-            cancel: ends the push when asked.
 
         Raises:
             EngineError: there is no such image.
@@ -314,7 +314,16 @@ class Engine:
         auth = _auth(host, credentials_for(host))
         with typed(f"{reference} could not be pushed.", remedy=f"Try it: docker push {reference}"):
             api = docker.from_env(timeout=int(THINKING) + TIMEOUT).api
-            return push(api, repository, tag, registry=registry, auth=auth, on_status=on_status, cancel=cancel)
+            return push(
+                api,
+                repository,
+                tag,
+                registry=registry,
+                auth=auth,
+                on_status=on_status,
+                on_retry=on_retry,
+                cancel=cancel,
+            )
 
 
 def _connect() -> tuple[docker.DockerClient, str]:

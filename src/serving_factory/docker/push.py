@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from docker.types import CancellableStream
@@ -72,6 +73,7 @@ def push(
     registry: Registry,
     auth: Mapping[str, str],
     on_status: Callable[[str], None],
+    on_retry: Callable[[str], None],
     cancel: Cancel | None,
 ) -> PushResult:
     """Push a tag.
@@ -83,6 +85,7 @@ def push(
         registry: is asked why, where the engine tries again or fails without saying so.
         auth: for the engine to log in with.
         on_status: called with how far it is, in a few words.
+        on_retry: called when the engine sends a layer again by itself, which it does for almost a minute.
         cancel: ends the push when asked.
 
     Raises:
@@ -93,7 +96,8 @@ def push(
     stream = _Stream(api, repository, tag, auth)
     try:
         items = stream.watched(registry.host, on_status, cancel)
-        return read_push(items, registry=registry.host, on_status=on_status, ask=lambda: registry.try_push(path))
+        ask = partial(registry.try_push, path)
+        return read_push(items, registry=registry.host, on_status=on_status, on_retry=on_retry, ask=ask)
     finally:
         stream.close()
 
@@ -165,6 +169,7 @@ def read_push(
     *,
     registry: str,
     on_status: Callable[[str], None],
+    on_retry: Callable[[str], None] = lambda _: None,
     ask: Callable[[], None] | None = None,
 ) -> PushResult:
     """Read the stream of one push to its end.
@@ -173,6 +178,7 @@ def read_push(
         items: the stream's decoded items.
         registry: for messages, such as `127.0.0.1:5000`.
         on_status: called with how far it is, in a few words, whenever these change.
+        on_retry: see `push`.
         ask: asks the registry itself whether a push would work, and raises why not. It is called when the engine begins
             to wait for another try of its own, which it does whatever the registry said, and when a push failed.
 
@@ -180,7 +186,8 @@ def read_push(
         RegistryDeniedError, RegistryUnreachableError, RegistryFaultError, RegistryError: as the stream says.
     """
     layers = _Layers()
-    digest, error, reported, wait = "", "", "", 0
+    digest, error, reported = "", "", ""
+    waits: dict[str, int] = {}
     for item in items:
         detail = item.get("errorDetail") or {}
         error = error or str(detail.get("message") or item.get("error") or "")
@@ -188,9 +195,11 @@ def read_push(
         if layer := item.get("id"):
             layers.note(str(layer), status, item.get("progressDetail") or {})
             retrying = RETRYING.match(status)
-            if ask and retrying and int(retrying[1]) > wait:  # it counts down
-                ask()
-            wait = int(retrying[1]) if retrying else wait
+            if retrying and int(retrying[1]) > waits.get(str(layer), 0):  # it counts down
+                if ask:
+                    ask()
+                on_retry(f"a layer did not arrive; the engine sends it again in {retrying[1]} s")
+            waits[str(layer)] = int(retrying[1]) if retrying else 0
             words = status if retrying else layers.words
             if words != reported:
                 reported = words
