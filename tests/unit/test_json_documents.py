@@ -316,9 +316,9 @@ def test_every_event_is_documented_and_no_other() -> None:
 @pytest.mark.parametrize("event", sorted({*EventKind, "begin", "estimate"}))
 def test_an_events_members_are_those_documented(event: str) -> None:
     members = set(DOCUMENTS[event]) - EVERYWHERE
-    told = names(EVENTS[event])
+    documented = names(EVENTS[event])
     inner = {name for one in DOCUMENTS[event].get("variants", ()) if isinstance(one, dict) for name in one}
-    assert (members | inner) - {"variant"} == told - {"variant"}
+    assert (members | inner) - {"variant"} == documented - {"variant"}
 
 
 def test_the_summarys_members_are_documented() -> None:

@@ -170,8 +170,8 @@ def test_what_is_tried_again_stays_above_the_board(terminal: _Terminal) -> None:
     with BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter:
         reporter.handle(_event(EventKind.RETRIED, "out of memory\nonce more with [1] job\x1b[2J"))
         assert [row.state for row in reporter._progress.rows()] == [State.RUNNING]
-    told = "2.19.1-cpu-v3 compile tried again: out of memory once more with [1] job"
-    assert told in terminal.getvalue()
+    line = "2.19.1-cpu-v3 compile tried again: out of memory once more with [1] job"
+    assert line in terminal.getvalue()
     assert "\x1b[2J" not in terminal.getvalue()
 
 

@@ -29,7 +29,7 @@ def test_a_page_for_a_release() -> None:
     assert "nativeopt             --copt=-march=native\n" in page
 
 
-def test_a_page_tells_what_a_gpu_build_needs_of_its_surroundings() -> None:
+def test_a_page_shows_what_a_gpu_build_needs_of_its_surroundings() -> None:
     page = " ".join(release_page(describe(releases()["2.9.3"])).split())
     assert "newest gcc 10" in page
     assert "base replacement ubuntu:18.04" in page

@@ -124,7 +124,7 @@ def test_the_estimate_comes_first_and_the_summary_names_it() -> None:
     assert {"estimate_download", "memory", "download"} & set(last) == set(), "what is not known is left out"
 
 
-def test_the_summary_has_the_truth_beside_the_estimate() -> None:
+def test_the_summary_has_the_actual_figures_beside_the_estimate() -> None:
     out = io.StringIO()
     known = Estimate(variant="v", seconds=60.0, memory=7, download=5, basis=Basis.VARIANT)
     done = VariantResult(variant="v", status=Status.BUILT, seconds=70.0, memory=9, download=0)

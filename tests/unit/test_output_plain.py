@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 import pytest
 
-FORETOLD = Estimate(
+ESTIMATE = Estimate(
     variant="2.19.1-cpu-v3", seconds=3000.0, memory=None, download=None, basis=Basis.ESTIMATE, compiles=True
 )
 _START = datetime(2026, 1, 31, 23, 41, 7, tzinfo=UTC)
@@ -28,7 +28,7 @@ _START = datetime(2026, 1, 31, 23, 41, 7, tzinfo=UTC)
 
 @dataclass
 class _Bench:
-    """A plain reporter with a clock that stands still until told."""
+    """A plain reporter with a clock that stands still until it is moved."""
 
     github: GitHub | None = None
     seconds: float = 0.0
@@ -81,7 +81,7 @@ def test_start_and_finish_lines() -> None:
     )
 
 
-def test_a_failure_is_told_at_once_with_the_end_of_its_log_and_only_once(tmp_path: Path) -> None:
+def test_a_failure_is_printed_at_once_with_the_end_of_its_log_and_only_once(tmp_path: Path) -> None:
     log = tmp_path / "compile.log"
     log.write_text("fine\n\x1b[1mbroken\x1b[0m\n")
     error = CompileError("the build failed", remedy="fix it")
@@ -112,7 +112,7 @@ def test_a_log_whose_end_the_message_holds_is_only_named(tmp_path: Path) -> None
     assert bench.lines.getvalue().endswith(f"  no\n    broken\n\n  The whole log: {log}\n")
 
 
-def test_an_error_that_no_line_told_is_in_the_summary() -> None:
+def test_an_error_that_no_line_printed_is_in_the_summary() -> None:
     bench = _Bench()
     bench.reporter.summary(
         [VariantResult(variant="v", status=Status.FAILED, error=LockedError("another factory works here"))]
@@ -142,7 +142,7 @@ def test_a_silent_stage_gets_a_sign_of_life_each_minute() -> None:
     )
 
 
-def test_what_is_tried_again_is_told_at_once_and_the_stage_goes_on() -> None:
+def test_a_retry_is_printed_at_once_and_the_stage_goes_on() -> None:
     bench = _Bench()
     bench.progress(EventKind.STARTED)
     bench.seconds = 59.0
@@ -304,7 +304,7 @@ def test_variants_that_run_at_once_never_mix_their_lines(tmp_path: Path) -> None
 
 
 def test_what_is_left_is_of_the_whole_variant_and_shrinks_from_stage_to_stage() -> None:
-    bench = _Bench(estimate=replace(NOTHING_TO_DO, variants=(FORETOLD,)))
+    bench = _Bench(estimate=replace(NOTHING_TO_DO, variants=(ESTIMATE,)))
     bench.progress(EventKind.STARTED)
     bench.seconds = 600.0
     bench.reporter.beat()
@@ -313,8 +313,8 @@ def test_what_is_left_is_of_the_whole_variant_and_shrinks_from_stage_to_stage() 
     bench.progress(EventKind.STARTED, stage="package")
     bench.seconds = 2960.0
     bench.reporter.beat()
-    told = re.findall(r"still running after .*", bench.lines.getvalue())
-    assert told == [
+    printed = re.findall(r"still running after .*", bench.lines.getvalue())
+    assert printed == [
         "still running after 10 min 00 s, about 40 min 00 s left",
         "still running after 1 min 00 s, about 40 s left",
     ]

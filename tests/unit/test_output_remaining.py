@@ -34,7 +34,7 @@ def test_what_is_left(text: str, running: float, expected: float | None, left: f
     assert found == (None if left is None else pytest.approx(left, abs=0.1))
 
 
-def test_a_total_that_grows_tells_nothing() -> None:
+def test_a_total_that_grows_gives_no_estimate() -> None:
     """Seen of 1.15.0: 134 of 140 after two minutes, 1,170 of 1,856 after six, 3,716 from the eleventh on."""
     texts = [(120.0, "134/140 a"), (360.0, "1,170/1,856 a"), (660.0, "2,310/3,716 a"), (670.0, "2,320/3,720 a")]
     for count, (now, _) in enumerate(texts, start=1):
@@ -47,16 +47,16 @@ def test_an_end_that_moves_away_is_none() -> None:
     counted = None
     for seconds, text in ((0, "3,635/4,242 a"), (120, "4,208/4,242 a"), (180, "4,297/4,301 a"), (190, "4,348/4,352 a")):
         counted = see(counted, text, float(seconds))
-        told = remaining(counted, running=2600.0, expected=None, now=float(seconds))
-    assert told is None
+        left = remaining(counted, running=2600.0, expected=None, now=float(seconds))
+    assert left is None
 
 
 def test_an_end_that_moves_away_slowly_is_none() -> None:
-    told, counted = [], None
+    left, counted = [], None
     for step in range(40):
         counted = see(counted, f"{4000 + 5 * step}/{4010 + 5 * step} a", 10.0 * step)
-        told.append(remaining(counted, running=2600.0, expected=None, now=10.0 * step))
-    assert told == [None] * 40
+        left.append(remaining(counted, running=2600.0, expected=None, now=10.0 * step))
+    assert left == [None] * 40
 
 
 def test_the_end_of_bazel_is_no_way_back_to_what_was_expected() -> None:
@@ -66,7 +66,7 @@ def test_the_end_of_bazel_is_no_way_back_to_what_was_expected() -> None:
     assert remaining(clipped, running=80.0, expected=3000.0, now=80.0) is not None
 
 
-def test_the_estimate_does_not_jump_when_what_was_foretold_is_over() -> None:
+def test_the_estimate_does_not_jump_when_the_estimated_time_is_over() -> None:
     counted = after((0.0, "300/1,000 a"))
     before, behind = (remaining(counted, running=now, expected=1680.0, now=now) for now in (1679.0, 1681.0))
     assert before is not None

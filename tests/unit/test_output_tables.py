@@ -184,7 +184,7 @@ def test_no_results() -> None:
     assert summary_table([]) == "Nothing to do: no variant is chosen.\n"
 
 
-def test_what_was_pushed_is_told_with_its_digest() -> None:
+def test_what_was_pushed_is_listed_with_its_digest() -> None:
     pushed = VariantResult(
         variant="a", status=Status.BUILT, facts={"pushed": ["r.io/x:1@sha256:ab", "r.io/x:2@sha256:ab"]}
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from serving_factory.catalogue.cuda import cudas
 from serving_factory.catalogue.distributions import retired_bases
-from serving_factory.catalogue.facts import Flavour, FlavourFacts, GpuFacts, Release
+from serving_factory.catalogue.facts import Flavour, FlavourFacts, Release
 from serving_factory.catalogue.host_programs import host_calls, uncovered
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import closest_release, releases
@@ -36,15 +36,11 @@ def show_catalogue(tag: str, *, json: bool) -> None:
 def describe(release: Release) -> Document:
     """A release as `--json` prints it; what upstream does not have is None."""
     server = release.server
-    names = ("rest", "model_status", "version_flag", "grpc_health", "monitoring", "integers_for_floats", "stamped")
+    of_release = ("date", "commit", "tensorflow_commit", "tensorflow_sha256", "bazel", "bazel_minimum")
+    of_server = ("rest", "model_status", "version_flag", "grpc_health", "monitoring", "integers_for_floats", "stamped")
     return {
         "release": release.tag,
-        "date": release.date,
-        "commit": release.commit,
-        "tensorflow_commit": release.tensorflow_commit,
-        "tensorflow_sha256": release.tensorflow_sha256,
-        "bazel": release.bazel,
-        "bazel_minimum": release.bazel_minimum,
+        **{name: getattr(release, name) for name in of_release},
         "bazel_sha256": release.bazel_sha256 or "unknown",
         "python": release.python,
         "bazel_python": release.bazel_python,
@@ -53,7 +49,7 @@ def describe(release: Release) -> Document:
         "configs": [{"name": name, "flags": flags} for name, flags in release.configs.items()],
         "flavours": {flavour.value: _flavour(release.flavours.get(flavour)) for flavour in Flavour},
         "server": {
-            **{name: getattr(server, name) for name in names},
+            **{name: getattr(server, name) for name in of_server},
             "models": dict(server.models),
             "half_plus_two": server.testdata,
             "flags": server.flags,
@@ -65,23 +61,17 @@ def _flavour(facts: FlavourFacts | None) -> Document | None:
     if facts is None:
         return None
     retired = retired_bases().get(facts.base)
-    return {
+    names = ("runtime_base", "os", "compiler", "python", "default_options", "fixed_flags")
+    document: dict[str, Any] = {
         "base": facts.base,
         "base_replacement": retired.replacement if retired else None,
         "base_last_patch": retired.last_patch if retired else None,
-        "runtime_base": facts.runtime_base,
-        "os": facts.os,
-        "compiler": facts.compiler,
-        "python": facts.python,
-        "default_options": facts.default_options,
-        "fixed_flags": facts.fixed_flags,
-        **(_gpu(facts.gpu) if facts.gpu else {}),
+        **{name: getattr(facts, name) for name in names},
     }
-
-
-def _gpu(facts: GpuFacts) -> Document:
-    cuda = cudas()[facts.cuda]
-    return {**asdict(facts), "minimum_driver": cuda.minimum_driver, "newest_gcc": cuda.newest_gcc}
+    if facts.gpu:
+        cuda = cudas()[facts.gpu.cuda]
+        document |= {**asdict(facts.gpu), "minimum_driver": cuda.minimum_driver, "newest_gcc": cuda.newest_gcc}
+    return document
 
 
 def releases_table(documents: Sequence[Document], *, width: int | None = None) -> str:

@@ -49,8 +49,7 @@ def doctor_page(checks: Sequence[Check]) -> str:
     for check in checks:
         lines.append(f"{check.verdict:<4}  {check.name:<{margin}}  {clean(check.found)}")
         for label, text in (("Consequence", check.means), ("What to do", check.remedy)):
-            said = " ".join(clean_lines(text))
-            lines += [f"{'':<{margin + 8}}{label}: {said}"] if said else []
+            lines += [f"{'':<{margin + 8}}{label}: {' '.join(clean_lines(text))}"] if text else []
     counts = {verdict: sum(check.verdict is verdict for check in checks) for verdict in Verdict}
     totals = ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
     return "".join(f"{line}\n" for line in [*lines, "", f"{count(len(checks), 'check')}: {totals}."])
@@ -65,7 +64,8 @@ def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant]) -> Iterat
         yield fail("engine", found, "nothing can be built; checks that need the engine are left out", error.remedy)
         facts = None
     budget = Budget.of_machine(cpus=facts.cpus, memory=facts.memory) if facts else None
-    jobs = [Job(recipe=recipe, site=site_of(asked)) for recipe in recipes]
+    site = site_of(asked)
+    jobs = [Job(recipe=recipe, site=site) for recipe in recipes]
     limits = RunOptions(asked=asked).limits(matrix.resources)
     plan = plan_run(asked, recipes, plan_stages(jobs, stages_for(registry=False)), limits, budget)
     compiles = {one.variant for one in plan.variants if "compile" in one.run}

@@ -68,6 +68,8 @@ def _page(id_: str, sections: Explanation) -> str:
 def _with_origin(one: Explained) -> str:
     if isinstance(one.value, str):
         value = one.value
+    elif any(" " in item or "/" in item for item in one.value):
+        value = "\n".join(one.value)
     else:
         value = fill(" ".join(one.value), _WRAPPED, break_long_words=False, break_on_hyphens=False) or "none"
     if not one.origin:
