@@ -9,7 +9,7 @@ from serving_factory.commands.build import PlannedRow, plan_table
 from serving_factory.commands.list import Listed, variants_table
 from serving_factory.errors import CompileError, RegistryError
 from serving_factory.output.outcomes import demo_table, pushed_list, run_commands, summary_table
-from serving_factory.output.text import Column, Section, page, table
+from serving_factory.output.text import page, table
 from serving_factory.pipeline.budget import Budget
 from serving_factory.pipeline.events import Status, VariantResult
 
@@ -161,8 +161,8 @@ def test_plan_table() -> None:
 
 def test_explain_page() -> None:
     sections = [
-        Section("Toolchain", (("base image", "debian:12"), ("flags", "-mavx2\n-mfma"), ("CUDA", ""))),
-        Section("Empty", ()),
+        ("Toolchain", (("base image", "debian:12"), ("flags", "-mavx2\n-mfma"), ("CUDA", ""))),
+        ("Empty", ()),
     ]
     assert page("2.19.1-cpu-v3", sections) == (
         "2.19.1-cpu-v3\n"
@@ -176,7 +176,7 @@ def test_explain_page() -> None:
 
 
 def test_wide_characters_keep_the_columns_and_foreign_text_is_harmless() -> None:
-    text = table([Column("a"), Column("b", right=True)], [("\u6f22\u5b57", "1"), ("::x::", "\x1b[2J22")], width=80)
+    text = table(["a", ">b"], [("\u6f22\u5b57", "1"), ("::x::", "\x1b[2J22")], width=80)
     assert text == "a        b\n------  --\n\u6f22\u5b57     1\n: :x::  22\n"
 
 

@@ -16,10 +16,10 @@ from serving_factory.commands.boundary import exit_with
 from serving_factory.commands.plan import Plan, budget_of, plan_run, site_of
 from serving_factory.commands.shared import Asked, RunOptions, show, width, write
 from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
-from serving_factory.output.estimates import estimate_cells, estimate_line, needs_text
+from serving_factory.output.estimates import ESTIMATE_HEADS, estimate_cells, estimate_line, needs_text
 from serving_factory.output.outcomes import demo_table, pushed_list
 from serving_factory.output.reporter import choose
-from serving_factory.output.text import Column, count, size, table
+from serving_factory.output.text import count, size, table
 from serving_factory.pipeline.budget import Budget, Schedule, one_by_one, schedule
 from serving_factory.pipeline.build_lock import hold_lock, hold_matrix_lock
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate
@@ -340,14 +340,7 @@ def plan_table(rows: Sequence[PlannedRow], budget: Budget | None = None, *, widt
     """A line for each variant, and what the engine's machine has."""
     if not rows:
         return "Nothing to do: no variant is chosen.\n"
-    columns = [
-        Column("wave", right=True),
-        *(Column(name) for name in ("variant", "would run", "up to date")),
-        *(Column(name, right=True) for name in ("jobs", "memory")),
-        Column("because"),
-        *(Column(name, right=True) for name in ("time", "peak memory", "downloads")),
-        Column("estimated from"),
-    ]
+    heads = (">wave", "variant", "would run", "up to date", ">jobs", ">memory", "because", *ESTIMATE_HEADS)
     cells = [
         (
             "" if row.wave is None else str(row.wave),
@@ -370,4 +363,4 @@ def plan_table(rows: Sequence[PlannedRow], budget: Budget | None = None, *, widt
         end += "the variants of a wave compile at the same time.\n"
     elif work:
         end += "No Docker engine answers: waves, jobs and memory depend on its machine.\n"
-    return f"{table(columns, cells, width=width)}\n{end}"
+    return f"{table(heads, cells, width=width)}\n{end}"

@@ -11,7 +11,7 @@ from packaging.version import Version
 from serving_factory.commands.shared import CacheOptions, bytes_of, show, width
 from serving_factory.errors import FactoryError, UsageError
 from serving_factory.matrix.matrix import Matrix
-from serving_factory.output.text import Column, count, size, table
+from serving_factory.output.text import count, size, table
 from serving_factory.pipeline.bazel import unusable, uploads
 from serving_factory.pipeline.build_lock import hold_lock
 from serving_factory.pipeline.caches import Cache, Changed, export_caches, import_caches, prune_caches, show_caches
@@ -71,14 +71,7 @@ def caches_table(caches: Sequence[Cache], *, width: int | None = None) -> str:
     """A line for each cache, and one for the total."""
     rows = [(one.name, size(one.bytes), str(one.files), _when(one.used), _about(one)) for one in caches]
     rows.append(("total", size(sum(one.bytes for one in caches)), str(sum(one.files for one in caches)), "", ""))
-    columns = (
-        Column("cache"),
-        Column("size", right=True),
-        Column("files", right=True),
-        Column("last used"),
-        Column("used by"),
-    )
-    return table(columns, rows, width=width)
+    return table(("cache", ">size", ">files", "last used", "used by"), rows, width=width)
 
 
 def _about(cache: Cache) -> str:

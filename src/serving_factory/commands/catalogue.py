@@ -20,7 +20,7 @@ from serving_factory.commands.shared import show, width
 from serving_factory.errors import UnknownNameError, UpstreamDiffersError, UsageError
 from serving_factory.matrix.settings import Settings
 from serving_factory.matrix.variant import Variant
-from serving_factory.output.text import Column, Section, count, label, page, table
+from serving_factory.output.text import count, label, page, table
 from serving_factory.recipes.toolchain import toolchain_for
 
 Document = Mapping[str, Any]
@@ -83,23 +83,22 @@ def releases_table(documents: Sequence[Document], *, width: int | None = None) -
         own = (document["release"], document["date"], document["reported_version"] or "", document["bazel"])
         of_gpu = [(gpu or {}).get(name) or "" for name in ("cuda", "cudnn", "tensorrt")]
         rows.append((*own, document["python"], cpu["os"], cpu["compiler"], "yes" if mkl else "", *of_gpu))
-    columns = [Column(name) for name in names]
     more = "`./factory catalogue RELEASE` shows all facts of one"
-    return f"{table(columns, rows, width=width)}\n{count(len(rows), 'release')}. {more}.\n"
+    return f"{table(names, rows, width=width)}\n{count(len(rows), 'release')}. {more}.\n"
 
 
 def release_page(document: Document) -> str:
     """All about one release."""
     flavours, server = document["flavours"], document["server"]
     sections = [
-        Section("Release", _entries(document, leave_out=("configs", "flavours", "server"))),
+        ("Release", _entries(document, leave_out=("configs", "flavours", "server"))),
         *(
-            Section(f"Flavour {flavour}", _entries(facts) if facts else (("exists", "no"),))
+            (f"Flavour {flavour}", _entries(facts) if facts else (("exists", "no"),))
             for flavour, facts in flavours.items()
         ),
-        Section("Server", _entries(server, leave_out=("models",))),
-        Section("Models to test it with", _entries(server["models"])),
-        Section("Bazel configs", tuple((one["name"], "\n".join(one["flags"])) for one in document["configs"])),
+        ("Server", _entries(server, leave_out=("models",))),
+        ("Models to test it with", _entries(server["models"])),
+        ("Bazel configs", tuple((one["name"], "\n".join(one["flags"])) for one in document["configs"])),
     ]
     return page(str(document["release"]), sections)
 

@@ -9,7 +9,7 @@ from textwrap import fill
 from serving_factory.commands.shared import Asked, show, width
 from serving_factory.errors import FactoryError, RecipeError, UnknownNameError, UsageError
 from serving_factory.matrix.matrix import CATALOGUE, Matrix, origin
-from serving_factory.output.text import Column, Section, count, label, page, table
+from serving_factory.output.text import count, label, page, table
 from serving_factory.pipeline.records import build_folder
 from serving_factory.recipes.explain import Explained, Explanation, explain, explain_matrix, explain_upstream
 from serving_factory.recipes.recipe import recipe_for, recipes_for
@@ -56,7 +56,7 @@ def _entries(sections: Explanation) -> list[dict[str, object]]:
 
 def _page(id_: str, sections: Explanation) -> str:
     shown = [
-        Section(
+        (
             _TITLES.get(name, label(name).capitalize()),
             tuple((f"{label(one.name)} {one.of}".rstrip(), _with_origin(one)) for one in entries),
         )
@@ -125,10 +125,10 @@ def dropped_table(dropped: Sequence[Dropped], *, width: int | None = None) -> st
     """A line for each reason."""
     if not dropped:
         return "No variant is dropped: every variant that a target selects is built.\n"
-    columns = [Column(name) for name in ("variant", "target", "reason", "origin")]
     cells = [
         (*(("", "") if index else (one.variant, one.target)), reason.reason, reason.origin)
         for one in dropped
         for index, reason in enumerate(one.reasons)
     ]
-    return f"{table(columns, cells, width=width)}\n{count(len(dropped), 'variant')} dropped.\n"
+    text = table(("variant", "target", "reason", "origin"), cells, width=width)
+    return f"{text}\n{count(len(dropped), 'variant')} dropped.\n"

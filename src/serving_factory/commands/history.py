@@ -11,7 +11,7 @@ from typing import Any
 
 from serving_factory.commands.shared import Asked, show, width
 from serving_factory.errors import UnknownNameError, UsageError
-from serving_factory.output.text import Column, Section, count, duration, label, page, size, table
+from serving_factory.output.text import count, duration, label, page, size, table
 from serving_factory.pipeline.build_lock import held_since
 from serving_factory.pipeline.history import Change, Run, changes, read_run, read_runs
 from serving_factory.pipeline.records import Record, build_folder, matrix_name
@@ -75,17 +75,14 @@ def _pairs(values: Mapping[str, float], word: str) -> list[dict[str, str | float
 
 
 def _show_runs(runs: Sequence[Run], *, json: bool) -> None:
-    columns = [Column("run", right=True), Column("started"), Column("time", right=True)]
-    columns += [Column("estimated", right=True), Column("variants"), Column("command")]
+    heads = (">run", "started", ">time", ">estimated", "variants", "command")
     cells = []
     for run in runs[:_LATEST]:
         counts = ", ".join(f"{number} {label(status)}" for status, number in run.counts.items())
         cells.append((str(run.id), run.started, _span(run), _time(run.estimate), counts, run.command))
     older = f"Not shown: {count(len(runs) - _LATEST, 'older run')}.\n" if runs[_LATEST:] else ""
     hint = "`./factory history RUN` shows one run, `./factory history RUN RUN` compares two.\n"
-    text = (
-        f"{table(columns, cells, width=width())}\n{older}{hint}" if runs else "There is no run yet in this checkout.\n"
-    )
+    text = f"{table(heads, cells, width=width())}\n{older}{hint}" if runs else "There is no run yet in this checkout.\n"
     show({"runs": [_head(run) for run in runs]}, text, json=json)
 
 
@@ -95,8 +92,7 @@ def _show_run(run: Run, *, json: bool) -> None:
         "variants": run.variants,
         "stages": [{**asdict(one), "facts": _pairs(one.facts, "value")} for one in run.stages],
     }
-    columns = [Column("variant"), Column("result"), Column("time", right=True), Column("estimated", right=True)]
-    columns += [Column("binary", right=True), Column("image", right=True), Column("binary's sha256"), Column("error")]
+    heads = ("variant", "result", ">time", ">estimated", ">binary", ">image", "binary's sha256", "error")
     rows = [
         (
             one.variant,
@@ -112,11 +108,10 @@ def _show_run(run: Run, *, json: bool) -> None:
     ]
     without = "It did not end by itself.\n" if run.ended is None else "It had no variant to work on.\n"
     text = f"Run {run.id}, {run.started}, {_span(run)}: {run.command}\n\n"
-    text += table(columns, rows, width=width()) if rows else without
+    text += table(heads, rows, width=width()) if rows else without
     if run.stages:
-        columns = [Column("variant"), Column("stage"), Column("result"), Column("time", right=True)]
         worked = [(one.variant, one.stage, one.status, _time(one.seconds)) for one in run.stages]
-        text += f"\nStages that ran:\n\n{table(columns, worked, width=width())}"
+        text += f"\nStages that ran:\n\n{table(('variant', 'stage', 'result', '>time'), worked, width=width())}"
     show(document, text, json=json)
 
 
@@ -125,9 +120,9 @@ def _show_changes(before: Run, after: Run, *, json: bool) -> None:
     text = f"Run {before.id} ({before.started}) and run {after.id} ({after.started}):\n"
     if before.matrix != after.matrix:
         text += f"The matrix files differ: {before.matrix} and {after.matrix}\n"
-    columns = [Column("variant"), Column("what"), Column("before"), Column("after")]
+    heads = ("variant", "what", "before", "after")
     cells = [(one.variant, one.what, _value(one, one.before), _value(one, one.after)) for one in found]
-    text += f"\n{table(columns, cells, width=width())}" if cells else "Nothing changed.\n"
+    text += f"\n{table(heads, cells, width=width())}" if cells else "Nothing changed.\n"
     show({"before": _head(before), "after": _head(after), "changes": found}, text, json=json)
 
 
@@ -236,9 +231,9 @@ def report_page(measures: Sequence[Measures], asked: Asked) -> str:
             values = [(title, getattr(one, name), form) for title, name, form in _SHOWN]
             entries = [(title, _ABSENT if value is None else form(value)) for title, value, form in values]
             checks = "\n".join(f"{duration(check['seconds'])}  {check['name']}" for check in one.smoke_checks)
-            sections.append(Section(one.variant, (*entries, ("smoke checks", checks or _ABSENT))))
+            sections.append((one.variant, (*entries, ("smoke checks", checks or _ABSENT))))
     never = tuple((one.variant, build_command(asked, one.variant)) for one in measures if one.compiled is None)
-    sections.append(Section("Not built yet; to build:", never))
+    sections.append(("Not built yet; to build:", never))
     return page("Report", sections)
 
 

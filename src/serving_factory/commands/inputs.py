@@ -16,7 +16,7 @@ from serving_factory.commands.plan import jobs_of
 from serving_factory.commands.shared import Asked, InputsOptions, progress, show, width
 from serving_factory.docker.git import ArchiveFormat, commit_of, fetch_source, git_folder
 from serving_factory.errors import CompileError, MissingInputsError, OverrideError, PinnedDiffersError, UsageError
-from serving_factory.output.text import Column, clean, count, size, table
+from serving_factory.output.text import clean, count, size, table
 from serving_factory.pipeline.build_lock import hold_matrix_lock
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.offline.fill import Filled, Filler, Result, Sources, archives_in, left
@@ -129,13 +129,11 @@ def _archive(mirror: Path, refs: Sequence[str], options: InputsOptions) -> None:
 
 
 def _archives_table(made: Sequence[Archive]) -> str:
-    columns = [Column(name) for name in ("file", "ref", "commit", "folder in it")]
-    columns += [Column("size", right=True), Column("sha256"), Column("pinned?")]
     rows = [
         (str(one.file), one.ref, one.commit[:12], one.folder, size(one.size), one.sha256, _MATCHES[one.matches])
         for one in made
     ]
-    return table(columns, rows, width=width())
+    return table(("file", "ref", "commit", "folder in it", ">size", "sha256", "pinned?"), rows, width=width())
 
 
 def _required(mirror: Path, ref: str, options: InputsOptions) -> _Required:
@@ -288,7 +286,7 @@ def _filled_page(filled: FilledVariant) -> str:
     ]
     if filled.left:
         rows = [(one.name, one.file, one.why) for one in filled.left]
-        lines += ["", table([Column("left"), Column("file"), Column("why")], rows, width=width()), "Next steps:"]
+        lines += ["", table(("left", "file", "why"), rows, width=width()), "Next steps:"]
         lines += [f"  {clean(one.name)}: {clean(one.next_step)}" for one in filled.left]
     elif not filled.errors:
         lines.append("Nothing is missing.")

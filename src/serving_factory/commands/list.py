@@ -11,7 +11,7 @@ from serving_factory.commands.shared import Asked, show, width, write
 from serving_factory.errors import UsageError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
-from serving_factory.output.text import Column, count, table
+from serving_factory.output.text import count, table
 from serving_factory.pipeline.records import build_folder, last_stage
 from serving_factory.pipeline.stages import STAGES
 from serving_factory.recipes.toolchain import is_buildable
@@ -92,7 +92,7 @@ def variants_table(variants: Sequence[Listed], *, dropped: int = 0, width: int |
         for one in variants
     ]
     more = f" {dropped} more dropped; `./factory explain --dropped` says why." if dropped else ""
-    return f"{table([Column(name) for name in names], cells, width=width)}\n{count(len(variants), 'variant')}.{more}\n"
+    return f"{table(names, cells, width=width)}\n{count(len(variants), 'variant')}.{more}\n"
 
 
 def github_matrices(variants: Iterable[Variant], *, jobs: int = MAX_JOBS, size: int = MAX_SIZE) -> str:

@@ -9,7 +9,7 @@ from serving_factory.errors import FactoryError, MovedError, NotLockedError, Unk
 from serving_factory.matrix.lockfile import lock_path, lock_text
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.problems import did_you_mean
-from serving_factory.output.text import Column, count, table
+from serving_factory.output.text import count, table
 from serving_factory.pipeline.pins import Pin, Upstream, compare_pins, locked_by, make_pins
 from serving_factory.pipeline.records import write_atomically
 from serving_factory.recipes.pins import Needs, needs_of
@@ -81,14 +81,15 @@ def pins_table(pins: Sequence[Pin], *, width: int | None = None) -> str:
     """A line for each pin, and how many have which change."""
     if not pins:
         return "There is nothing to lock: no base comes from a registry, and the catalogue knows every checksum.\n"
-    columns = (Column("pin"), Column("result"), Column("locked"), Column("upstream"))
     cells = [
         (pin.name if pin.is_base else f"Bazel {pin.name}", pin.change, _short(pin.locked), _short(pin.found))
         for pin in pins
     ]
     changes = [pin.change for pin in pins]
     counts = ", ".join(f"{changes.count(change)} {change}" for change in dict.fromkeys(changes))
-    return f"{table(columns, cells, width=width)}\n{count(len(pins), 'pin')}: {counts}.\n"
+    return (
+        f"{table(('pin', 'result', 'locked', 'upstream'), cells, width=width)}\n{count(len(pins), 'pin')}: {counts}.\n"
+    )
 
 
 def _short(content: str) -> str:

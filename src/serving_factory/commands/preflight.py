@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from serving_factory.commands.plan import jobs_of
 from serving_factory.commands.shared import Asked, progress, show, width
 from serving_factory.errors import CompileError, MissingInputsError, UsageError
-from serving_factory.output.text import Column, clean, count, table
+from serving_factory.output.text import clean, count, table
 from serving_factory.pipeline.build_lock import hold_matrix_lock
 from serving_factory.pipeline.preflight import Report, preflight_document, preflight_folder, run_preflight
 
@@ -63,10 +63,9 @@ def _lines(variant: str, report: Report, width: int | None) -> Iterator[str]:
     available = [f"{origins.count(name)} {words}" for name, words in _ORIGINS.items() if name in origins]
     yield f"{clean(variant)}: repositories available: {', '.join(available) or 'none'}"
     if report.missing:
-        columns = [Column(name) for name in ("missing", "file", "sha256", "URL", "why")]
         rows = [(one.name, one.file, one.sha256 or "", next(iter(one.urls), ""), one.problem) for one in report.missing]
         yield ""
-        yield table(columns, rows, width=width)
+        yield table(("missing", "file", "sha256", "URL", "why"), rows, width=width)
     if report.stopped:
         yield "Bazel stopped at these; what else is missing shows once they are available."
     elif report.missing:

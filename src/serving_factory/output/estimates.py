@@ -61,6 +61,9 @@ def needs_text(downloads: Sequence[tuple[str, str]], *, disk: int, free: int | N
     )
 
 
+ESTIMATE_HEADS = (">time", ">peak memory", ">downloads", "estimated from")
+
+
 def estimate_cells(estimate: Estimate | None) -> tuple[str, str, str, str]:
     """Time, memory, downloads and their basis, as cells of a table."""
     if estimate is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from serving_factory.output.errors import read_tail, render_error
 from serving_factory.output.estimates import actual_line
-from serving_factory.output.text import Column, clean, count, duration, size, table
+from serving_factory.output.text import clean, count, duration, size, table
 from serving_factory.pipeline.estimates import actual
 from serving_factory.pipeline.events import Status, VariantResult
 
@@ -58,9 +58,8 @@ def summary_table(
         )
         for result in sorted(results, key=lambda result: order.index(result.status))
     ]
-    columns = [Column("result"), Column("variant")]
-    columns += [Column(name, right=True) for name in ("time", "estimated", "binary", "image")]
-    return f"{table([*columns, Column('image name, or reason')], rows, width=width)}\n{counts(results)}\n"
+    heads = ("result", "variant", ">time", ">estimated", ">binary", ">image", "image name, or reason")
+    return f"{table(heads, rows, width=width)}\n{counts(results)}\n"
 
 
 def _status(status: Status) -> str:
@@ -102,8 +101,7 @@ def pushed_list(results: Sequence[VariantResult]) -> str:
 
 def demo_table(results: Sequence[VariantResult], *, models: Path, width: int | None = None) -> str:
     """What the demo made, and how to run one of its images; `models` is the absolute path of half_plus_two's folder."""
-    columns = [Column("variant"), Column("binary", right=True), Column("image", right=True)]
-    columns += [Column("REST answer"), Column("gRPC answer"), Column("time", right=True), Column("image name")]
+    heads = ("variant", ">binary", ">image", "REST answer", "gRPC answer", ">time", "image name")
     rows = [
         (
             result.variant,
@@ -114,7 +112,7 @@ def demo_table(results: Sequence[VariantResult], *, models: Path, width: int | N
         for result in results
     ]
     image = next((result.image for result in results if result.image and result.error is None), None)
-    text = table(columns, rows, width=width)
+    text = table(heads, rows, width=width)
     return f"{text}\n{run_commands(image, models=models)}" if image else text
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Iterable, Sequence
+from typing import TextIO
 
 _KIB = 1024
 _MIB = 1024 * 1024
@@ -95,66 +95,41 @@ def _visible(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < _FIRST_BEYOND_LATIN_1 else f"\\u{code:04x}"
 
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-
 _GAP = "  "
+_RIGHT = ">"
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column's heading; numbers are set to the right."""
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, width: int | None = None) -> str:
+    """Lay out rows of cells under headings; where the terminal is too narrow, as a block for each row.
 
-    title: str
-    right: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A part of a page: a heading, and pairs of name and value (a value may span lines)."""
-
-    title: str
-    entries: tuple[tuple[str, str], ...]
-
-
-def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], *, width: int | None = None) -> str:
-    """Lay out rows under headings.
-
-    Args:
-        columns: one per cell of a row; a column in which no row has anything is left out.
-        rows: the cells, as text; foreign text is made harmless here.
-        width: columns of the terminal; None for no limit.
+    A heading that begins with `>` sets its column to the right. A column without any cell is left out.
     """
     cells = [[clean(cell) for cell in row] for row in rows]
-    used = [index for index in range(len(columns)) if any(row[index] for row in cells)]
-    columns = [columns[index] for index in used]
+    used = [index for index in range(len(heads)) if any(row[index] for row in cells)]
+    right = [heads[index].startswith(_RIGHT) for index in used]
+    titles = [heads[index].removeprefix(_RIGHT) for index in used]
     cells = [[row[index] for index in used] for row in cells]
-    heads = [column.title for column in columns]
-    widths = [max(_cells(line[index]) for line in [heads, *cells]) for index in range(len(columns))]
+    widths = [max(map(_cells, column)) for column in zip(titles, *cells, strict=True)]
     if width is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
-        return _blocks(heads, cells)
-    lines = [heads, ["-" * cells_wide for cells_wide in widths], *cells]
-    return "".join(f"{_line(line, columns, widths)}\n" for line in lines)
+        return _blocks(titles, cells)
+    lines = [titles, ["-" * wide for wide in widths], *cells]
+    return "".join(
+        _GAP.join(_pad(*cell) for cell in zip(line, widths, right, strict=True)).rstrip() + "\n" for line in lines
+    )
 
 
-def page(title: str, sections: Sequence[Section]) -> str:
-    """Lay out names and values under headings; sections without entries are left out."""
-    sections = [section for section in sections if section.entries]
-    margin = max((_cells(clean(name)) for section in sections for name, _ in section.entries), default=0)
+def page(title: str, sections: Iterable[tuple[str, Sequence[tuple[str, str]]]]) -> str:
+    """Lay out sections of names and values, which may span lines; sections without entries are left out."""
+    sections = [section for section in sections if section[1]]
+    margin = max((_cells(clean(name)) for _, entries in sections for name, _ in entries), default=0)
     lines = [clean(title)]
-    for section in sections:
-        lines += ["", clean(section.title)]
-        for name, value in section.entries:
+    for heading, entries in sections:
+        lines += ["", clean(heading)]
+        for name, value in entries:
             first, *others = clean_lines(value) or ("-",)
             lines.append(f"  {_pad(clean(name), margin)}{_GAP}{first}".rstrip())
             lines += [f"  {' ' * margin}{_GAP}{line}".rstrip() for line in others]
     return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str], columns: Sequence[Column], widths: Sequence[int]) -> str:
-    padded = (_pad(cell, width, right=column.right) for cell, column, width in zip(cells, columns, widths, strict=True))
-    return _GAP.join(padded).rstrip()
 
 
 def _blocks(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -166,7 +141,7 @@ def _blocks(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(blocks)
 
 
-def _pad(text: str, width: int, *, right: bool = False) -> str:
+def _pad(text: str, width: int, right: bool = False) -> str:  # noqa: FBT001, FBT002 - a column's three values
     fill = " " * (width - _cells(text))
     return fill + text if right else text + fill
 
