@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -48,6 +50,11 @@ def test_a_terminal_gets_the_board(environ: dict[str, str]) -> None:
 )
 def test_others_get_plain_lines(environ: dict[str, str]) -> None:
     assert isinstance(_choose(environ), PlainReporter)
+
+
+def test_plain_lines_do_not_wait_for_the_terminal_library() -> None:
+    code = "import sys, serving_factory.commands.build; sys.exit('rich' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_plain_lines_go_to_stderr_and_the_summary_to_stdout() -> None:

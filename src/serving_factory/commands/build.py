@@ -77,7 +77,7 @@ def clean(asked: Asked, *, images: bool, caches: bool) -> None:
             write(f"{line}\n")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Run:
     """What a run works on."""
 
@@ -114,15 +114,7 @@ def _prepared(options: RunOptions, stages: Sequence[Stage[Any]]) -> _Run:
             check_pushable(recipe, options.registry or None)
     site = site_of(options.asked, options.registry)
     jobs = [Job(recipe=recipe, site=site) for recipe in recipes]
-    return _Run(
-        options=options,
-        matrix=matrix,
-        chosen=chosen,
-        site=site,
-        jobs=jobs,
-        unbuildable=tuple(unbuildable),
-        stages=stages,
-    )
+    return _Run(options, matrix, chosen, site, jobs, tuple(unbuildable), stages)
 
 
 def _try_pushes(run: _Run) -> None:
@@ -266,19 +258,7 @@ def _end(results: Sequence[VariantResult], ended_by: FactoryError | None) -> Non
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRow:
-    """A variant of a plan.
-
-    Args:
-        run: names of the stages that would run, in order.
-        up_to_date: names of the stages whose records match.
-        because: why the first stage that would run has to.
-        unbuildable: why there is no recipe for it.
-        wave: variants of one wave compile at once; None where nothing would run, and where no engine answers.
-        jobs: compilers at once; None where nothing is compiled.
-        memory: bytes.
-        after: the variant whose Bazel fills the caches for this one.
-        estimate: what it will take; None where there is nothing to do.
-    """
+    """A variant of a plan (docs/json.md); without an engine there are no wave, jobs and memory."""
 
     variant: str
     run: tuple[str, ...] = ()
