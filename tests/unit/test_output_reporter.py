@@ -10,7 +10,7 @@ import pytest
 from serving_factory.output.board import BoardReporter
 from serving_factory.output.json_lines import JsonLinesReporter
 from serving_factory.output.plain import PlainReporter
-from serving_factory.output.reporter import Reporter, choose
+from serving_factory.output.reporter import choose
 from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class _Terminal(io.StringIO):
         return True
 
 
-def _choose(environ: Mapping[str, str], *, json: bool = False, terminal: bool = True) -> Reporter:
+def _choose(environ: Mapping[str, str], *, json: bool = False, terminal: bool = True) -> object:
     stderr = _Terminal() if terminal else io.StringIO()
     return choose(json=json, stdout=io.StringIO(), stderr=stderr, environ=environ)
 

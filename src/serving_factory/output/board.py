@@ -156,16 +156,16 @@ def draw(
     of those alike, the ones that changed last. `expected`, variant's id → seconds, adds how much of each is left.
     """
     rich_signs = _can_write_signs(encoding)
-    room = max(0, height - 1)
-    shown = _choose(rows, room if len(rows) <= room else room - 1)
+    fit = max(0, height - 1)
+    shown = _choose(rows, fit if len(rows) <= fit else fit - 1)
     names = max((cell_len(clean(row.variant)) for row in shown), default=0)
     left = {row.variant: _left(row, (expected or {}).get(row.variant), now) for row in shown}
-    room_left = max(map(len, left.values()), default=0)
+    left_width = max(map(len, left.values()), default=0)
     lines = [
-        _row_line(row, now=now, names=names, rich_signs=rich_signs, left=left[row.variant].ljust(room_left))
+        _row_line(row, now=now, names=names, rich_signs=rich_signs, left=left[row.variant].ljust(left_width))
         for row in shown
     ]
-    if len(shown) < len(rows) and room:
+    if len(shown) < len(rows) and fit:
         lines.append((f"  and {len(rows) - len(shown)} more", "dim"))
     lines.append((_overall(rows, now - since), "bold"))
     cut = _CUT[0] if rich_signs else _CUT[1]
@@ -180,11 +180,11 @@ def _can_write_signs(encoding: str) -> bool:
     return True
 
 
-def _choose(rows: Sequence[Row], room: int) -> list[Row]:
-    if len(rows) <= room:
+def _choose(rows: Sequence[Row], fit: int) -> list[Row]:
+    if len(rows) <= fit:
         return list(rows)
     urgency = [State.RUNNING, *_LOOKS]
-    first = sorted(rows, key=lambda row: (urgency.index(row.state), -row.changed))[: max(0, room)]
+    first = sorted(rows, key=lambda row: (urgency.index(row.state), -row.changed))[: max(0, fit)]
     kept = {row.variant for row in first}
     return [row for row in rows if row.variant in kept]
 

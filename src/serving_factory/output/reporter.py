@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from serving_factory.output.json_lines import JsonLinesReporter
 from serving_factory.output.plain import GitHub, PlainReporter
@@ -12,28 +12,9 @@ from serving_factory.pipeline.estimates import NOTHING_TO_DO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
+    from serving_factory.output.board import BoardReporter
     from serving_factory.pipeline.estimates import RunEstimate
-    from serving_factory.pipeline.events import Event, VariantResult
-
-
-class Reporter(Protocol):
-    """Prints events while the pipeline works. Used as `with choose(...) as reporter`."""
-
-    def __enter__(self) -> Self:
-        """Start printing."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop, leave the terminal clean, and let the exception pass."""
-
-    def handle(self, event: Event) -> None:
-        """Take in one event, from any thread."""
-
-    def summary(self, results: Sequence[VariantResult]) -> None:
-        """Print how it ended, once, with every result's error."""
 
 
 def choose(
@@ -45,7 +26,7 @@ def choose(
     variants: Sequence[str] = (),
     last_stage: str | None = None,
     estimate: RunEstimate = NOTHING_TO_DO,
-) -> Reporter:
+) -> BoardReporter | JsonLinesReporter | PlainReporter:
     """Choose how to print: JSON lines; the live board on a terminal; else plain lines.
 
     On GitHub Actions all goes to stdout, where the runner keeps commands and lines in order. Elsewhere board and lines
