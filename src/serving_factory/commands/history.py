@@ -23,13 +23,7 @@ _DIGEST = 19  # characters of `sha256:` and a dozen digits
 
 
 def show_history(asked: Asked, words: Sequence[str], *, json: bool) -> None:
-    """Print the latest runs (of the matrix file, if one is named); or one of them; or what changed between two.
-
-    Raises:
-        HistoryError: the history cannot be read.
-        UnknownNameError: there is no such run.
-        UsageError: a word is not a number.
-    """
+    """Print the latest runs (of the matrix file, if one is named); or one of them; or what changed between two."""
     chosen = [_number(word) for word in words]
     build = asked.checkout.build
     since = held_since(build)

@@ -21,12 +21,7 @@ _ORIGINS = {
 
 
 def preflight(asked: Asked, variants: Sequence[str], *, json: bool) -> None:
-    """Ask Bazel which inputs of each variant are missing, and print them.
-
-    Raises:
-        MissingInputsError: an input or a program is missing.
-        CompileError: the analysis failed, and nothing is missing.
-    """
+    """Ask Bazel which inputs of each variant are missing, and print them."""
     if not variants:
         raise UsageError("`preflight` needs a variant's id", remedy="take one that `./factory list --ids` prints")
     jobs = jobs_of(asked, variants)

@@ -97,11 +97,7 @@ _Row = TypeVar("_Row", Run, VariantRun, StageRun)
 
 
 def read_runs(build: Path) -> tuple[tuple[Run, ...], tuple[str, ...]]:
-    """Read all runs, the latest first, without their stages; and notes on files that cannot be read.
-
-    Raises:
-        HistoryError: the folder cannot be read.
-    """
+    """Read all runs, the latest first, without their stages; and notes on files that cannot be read."""
     runs, notes = [], []
     try:
         found = _numbers(build)
@@ -116,11 +112,7 @@ def read_runs(build: Path) -> tuple[tuple[Run, ...], tuple[str, ...]]:
 
 
 def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
-    """Read one run; unless `whole`, its first and last line alone.
-
-    Raises:
-        HistoryError: its file cannot be read, or is not the file of a run.
-    """
+    """Read one run (unless `whole`, its first and last line alone); HistoryError if its file is not the file of a run."""
     file = build / _FOLDER / f"{number}.jsonl"
     try:
         written = file.read_bytes().rpartition(b"\n")[0]  # a killed run may leave a part of a line

@@ -14,11 +14,7 @@ from serving_factory.recipes.inputs import Inputs
 
 
 def stage_inputs(inputs: Inputs, staged: Path) -> None:
-    """Put together the build contexts in folders of their names below `staged`; what was there goes.
-
-    Raises:
-        RecipeError: the folder of packages is still to be filled.
-    """
+    """Put together the build contexts in folders of their names below `staged`; what was there goes."""
     if inputs.apt and not has_index(inputs.apt):
         raise RecipeError(
             f"there are no packages in {inputs.apt}",

@@ -272,11 +272,7 @@ def preflight_folder(job: Job) -> Path:
 
 
 def run_preflight(job: Job, progress: Callable[[str], None]) -> Report:
-    """Build the toolchain, get the sources, and let Bazel analyse them; the report stays in the variant's folder.
-
-    Raises:
-        FactoryError: Bazel could not be started; of the same kind as if the variant were being built.
-    """
+    """Build the toolchain, get the sources, and let Bazel analyse them; the report stays in the variant's folder."""
     folder, log = preflight_folder(job), job.folder / "logs" / "preflight.log"
     with devel_request(job, target="preflight", output=folder) as request:
         # Without a new value the engine would give the answer of the last time.

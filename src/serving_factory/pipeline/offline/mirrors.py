@@ -172,9 +172,6 @@ def make_archive(mirror: Path, address: Address, *, output: Path, pinned: str | 
     """Make one archive. It is put into the folder `output` only if it is what is pinned, or nothing pins it.
 
     (The same commit by another name is another archive: its folder is another.)
-
-    Raises:
-        GitError: git fails, there is no such ref, or a part of it is missing.
     """
     ref = address.ref
     commit = commit_of(mirror, ref)

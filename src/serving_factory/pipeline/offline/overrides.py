@@ -109,12 +109,7 @@ def _content(tree: Path, name: PurePosixPath) -> bytes | None:
 
 
 def override_from_git(declared: Declared, mirror: Path, commit: str, place: Path, labels: Labels) -> Override:
-    """Make the folder out of a commit of a git repository; files that are missing there are left out.
-
-    Raises:
-        GitError: git refuses.
-        OverrideError: as of `make_override`; or files are missing that a build reads.
-    """
+    """Make the folder out of a commit of a git repository; files that are missing there are left out."""
     left_out = missing_files(mirror, commit)
 
     def bring(folder: Path) -> None:
@@ -146,10 +141,6 @@ def make_override(
     """Make the folder `place`, whole or not at all; one that is there already is not replaced.
 
     `bring` makes a folder with the sources at the place that it is given, without the files `left_out`.
-
-    Raises:
-        OverrideError: there is a folder; a file that the rule names cannot be read; a patch does not fit; or what is
-            left out is read by a build.
     """
     if not _NAME.fullmatch(place.name):
         raise OverrideError(f"{place.name!r} is not the name of an external repository")

@@ -41,10 +41,6 @@ def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]
     """Download what a variant's toolchain installs, by way of the base image's own lists of sources.
 
     What the folder holds already stays. The files are put in their places first, the index that names them last.
-
-    Raises:
-        FetchError: a mirror or the package index does not answer.
-        CompileError: there is no such package or base image.
     """
     recipe, wheel, distdir = job.recipe, job.recipe.toolchain.wheel, job.recipe.inputs.distdir
     args = {"BASE": recipe.base_image, "PACKAGES": " ".join(_required_packages(recipe)), "RUN_ID": uuid.uuid4().hex}

@@ -24,11 +24,7 @@ _LINK = "a link of the archive"
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip file into a folder, and nothing outside it.
-
-    Raises:
-        OverrideError: it is neither, or is damaged, or leads out of the folder.
-    """
+    """Unpack a tar or zip file into a folder, and nothing outside it."""
     with readable(archive):
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
