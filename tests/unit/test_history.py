@@ -235,8 +235,17 @@ def test_runs_of_another_matrix_say_nothing(build: Path, jobs: list[Job]) -> Non
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\0" * 5000, b"[1]\n", b'"run"\n', b'{"event": "run"}\n', b"[" * 9000 + b"\n", b'{"event": "x'],
-    ids=range(7),
+    [
+        b"",
+        b"\0" * 5000,
+        b"[1]\n",
+        b'"run"\n',
+        b'{"event": "run"}\n',
+        b'{"event": "run", "format": 1, "time": "t", "command": 7, "matrix": "m"}\n',
+        b"[" * 9000 + b"\n",
+        b'{"event": "x',
+    ],
+    ids=range(8),
 )
 def test_a_file_of_garbage_is_one_note_and_no_run(build: Path, jobs: list[Job], content: bytes) -> None:
     record_run(build, jobs[0])

@@ -112,7 +112,7 @@ def read_runs(build: Path) -> tuple[tuple[Run, ...], tuple[str, ...]]:
 
 
 def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
-    """Read one run (unless `whole`, its first and last line alone); HistoryError if its file is not the file of a run."""
+    """Read one run (unless `whole`, its first and last line alone); HistoryError if its file is not that of a run."""
     file = build / _FOLDER / f"{number}.jsonl"
     try:
         written = file.read_bytes().rpartition(b"\n")[0]  # a killed run may leave a part of a line
@@ -120,7 +120,8 @@ def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
         head = json.loads(first)
         if head["event"] != "run" or head["format"] != _FORMAT:
             raise ValueError(f"its format is {head.get('format')}, this factory's is {_FORMAT}")
-        members = {**head, "id": number, "started": head["time"]}
+        members = {name: head.get(name) for name in ("command", "matrix", "estimate")}
+        members |= {"id": number, "started": head["time"]}
         _row(Run, members)
     except OSError as error:
         raise HistoryError(f"run {number} cannot be read", why=str(error), remedy=_remedy(error)) from None
