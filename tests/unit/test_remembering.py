@@ -10,7 +10,7 @@ import pytest
 
 from serving_factory.commands.history import build_command, measure, show_history, show_report
 from serving_factory.commands.shared import Asked, Checkout
-from serving_factory.errors import UnknownNameError, UsageError
+from serving_factory.errors import HistoryError, UnknownNameError, UsageError
 from serving_factory.output.documents import document_text
 from serving_factory.pipeline.build_lock import hold_lock
 from serving_factory.pipeline.events import Status, VariantResult
@@ -118,6 +118,20 @@ def test_people_see_the_latest_runs_and_machines_all(checkout: Checkout, capsys:
     assert "Not shown: 2 older runs." in capsys.readouterr().out
     show_history(Asked(checkout=checkout), [], json=True)
     assert [one["id"] for one in json.loads(capsys.readouterr().out)["runs"]] == list(range(32, 0, -1))
+
+
+def test_a_run_whose_file_cannot_be_read_is_one_line(checkout: Checkout, capsys: Captured) -> None:
+    run(checkout, Status.BUILT)
+    run(checkout, Status.BUILT)
+    file = checkout.build / "history" / "1.jsonl"
+    file.write_text("garbage\n")
+    show_history(Asked(checkout=checkout), [], json=False)
+    (note,) = capsys.readouterr().err.splitlines()
+    assert str(file) in note
+    show_history(Asked(checkout=checkout), ["2"], json=False)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(HistoryError, match="run 1 cannot be read"):
+        show_history(Asked(checkout=checkout), ["1"], json=False)
 
 
 def test_a_wrong_run_is_reported(checkout: Checkout) -> None:

@@ -13,7 +13,7 @@ from serving_factory.commands.shared import Asked, show, width
 from serving_factory.errors import UnknownNameError, UsageError
 from serving_factory.output.text import count, duration, label, page, size, table
 from serving_factory.pipeline.build_lock import held_since
-from serving_factory.pipeline.history import Change, Run, changes, read_run, read_runs
+from serving_factory.pipeline.history import Change, Run, changes, read_run, read_runs, run_numbers
 from serving_factory.pipeline.records import Record, build_folder, matrix_name
 from serving_factory.pipeline.stages import reached
 
@@ -27,13 +27,13 @@ def show_history(asked: Asked, words: Sequence[str], *, json: bool) -> None:
     chosen = [_number(word) for word in words]
     build = asked.checkout.build
     since = held_since(build)
-    found, notes = read_runs(build)
-    sys.stderr.write("".join(f"Note: {note}\n" for note in notes))
     if not chosen:
+        found, notes = read_runs(build)
+        sys.stderr.write("".join(f"Note: {note}\n" for note in notes))
         name = matrix_name(asked.file, asked.checkout.root) if asked.matrix else ""
         _show_runs([_marked(run, since) for run in found if not name or run.matrix == name], json=json)
         return
-    known = {run.id for run in found}
+    known = run_numbers(build)
     for number in chosen:
         if number not in known:
             latest = f"the latest is {max(known)}" if known else "there is none yet in this checkout"

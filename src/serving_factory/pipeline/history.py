@@ -96,14 +96,18 @@ class Run:
 _Row = TypeVar("_Row", Run, VariantRun, StageRun)
 
 
+def run_numbers(build: Path) -> list[int]:
+    """The numbers of the runs that have a file, in their order; HistoryError if the folder cannot be read."""
+    try:
+        return _numbers(build)
+    except OSError as error:
+        raise HistoryError(f"{build / _FOLDER} cannot be read", why=str(error), remedy=_remedy(error)) from None
+
+
 def read_runs(build: Path) -> tuple[tuple[Run, ...], tuple[str, ...]]:
     """Read all runs, the latest first, without their stages; and notes on files that cannot be read."""
     runs, notes = [], []
-    try:
-        found = _numbers(build)
-    except OSError as error:
-        raise HistoryError(f"{build / _FOLDER} cannot be read", why=str(error), remedy=_remedy(error)) from None
-    for number in reversed(found):
+    for number in reversed(run_numbers(build)):
         try:
             runs.append(read_run(build, number, whole=False))
         except HistoryError as error:
@@ -169,7 +173,6 @@ def _row(kind: type[_Row], members: Mapping[str, Any]) -> _Row:
 
 
 def _numbers(build: Path) -> list[int]:
-    """The numbers of the runs that have a file, in their order."""
     try:
         names = [place.name for place in (build / _FOLDER).iterdir()]
     except FileNotFoundError:
