@@ -7,7 +7,6 @@ so a killed run leaves whole lines and at most a part of one at the end.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from serving_factory.catalogue.upstream_files import read_workspace
-from serving_factory.errors import HistoryError
+from serving_factory.errors import HistoryError, os_remedy
 from serving_factory.pipeline import estimates, events
 from serving_factory.pipeline.budget import Schedule
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate, StageRun
@@ -36,15 +35,6 @@ _OLD = "history.sqlite"  # what earlier factories wrote
 _FORMAT = 1
 _KEPT = 300  # runs
 _FILE = re.compile(r"([1-9][0-9]{0,8})\.jsonl")
-_REMEDIES = {
-    errno.EACCES: "give this user access to it",
-    errno.EPERM: "give this user access to it",
-    errno.EROFS: "use a checkout on a file system that can be written",
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EEXIST: "move that file away: a folder belongs there",
-    errno.ENOTDIR: "move that file away: a folder belongs there",
-}
 _ENDINGS = {EventKind.FINISHED.value, EventKind.FAILED.value, EventKind.CANCELLED.value}
 _TYPES: Mapping[str, Any] = {
     "str": str,
@@ -101,7 +91,7 @@ def run_numbers(build: Path) -> list[int]:
     try:
         return _numbers(build)
     except OSError as error:
-        raise HistoryError(f"{build / _FOLDER} cannot be read", why=str(error), remedy=_remedy(error)) from None
+        raise HistoryError(f"{build / _FOLDER} cannot be read", why=str(error), remedy=os_remedy(error)) from None
 
 
 def read_runs(build: Path) -> tuple[tuple[Run, ...], tuple[str, ...]]:
@@ -128,7 +118,7 @@ def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
         members |= {"id": number, "started": head["time"]}
         _row(Run, members)
     except OSError as error:
-        raise HistoryError(f"run {number} cannot be read", why=str(error), remedy=_remedy(error)) from None
+        raise HistoryError(f"run {number} cannot be read", why=str(error), remedy=os_remedy(error)) from None
     except (*_SENSELESS, RecursionError) as error:
         raise HistoryError(
             f"run {number} cannot be read",
@@ -178,10 +168,6 @@ def _numbers(build: Path) -> list[int]:
     except FileNotFoundError:
         return []
     return sorted(int(match[1]) for name in names if (match := _FILE.fullmatch(name)))
-
-
-def _remedy(error: OSError) -> str:
-    return _REMEDIES.get(error.errno or 0, "see whether the disk is sound")
 
 
 def _old_history(build: Path) -> list[str]:
@@ -341,7 +327,7 @@ class Recorder:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        self.trouble = f"this run is not in the history, {self._build / _FOLDER}: {error.strerror}; {_remedy(error)}"
+        self.trouble = f"this run is not in the history, {self._build / _FOLDER}: {error.strerror}; {os_remedy(error)}"
         self._file = None
 
 
