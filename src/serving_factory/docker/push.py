@@ -186,7 +186,7 @@ def read_push(
         RegistryDeniedError, RegistryUnreachableError, RegistryFaultError, RegistryError: as the stream says.
     """
     layers = _Layers()
-    digest, error, reported = "", "", ""
+    digest, error, reported, retried = "", "", "", ""
     waits: dict[str, int] = {}
     for item in items:
         detail = item.get("errorDetail") or {}
@@ -196,9 +196,12 @@ def read_push(
             layers.note(str(layer), status, item.get("progressDetail") or {})
             retrying = RETRYING.match(status)
             if retrying and int(retrying[1]) > waits.get(str(layer), 0):  # it counts down
-                if ask:
-                    ask()
-                on_retry(f"a layer did not arrive; the engine sends it again in {retrying[1]} s")
+                retry = f"a layer did not arrive; the engine sends it again in {retrying[1]} s"
+                if retry != retried:  # all layers fail alike
+                    retried = retry
+                    if ask:
+                        ask()
+                    on_retry(retry)
             waits[str(layer)] = int(retrying[1]) if retrying else 0
             words = status if retrying else layers.words
             if words != reported:

@@ -19,7 +19,7 @@ Fault = TypeVar("Fault", bound=FactoryError)
 
 LONGEST_WAIT = 60.0
 """Seconds. An error that asks for a longer wait is raised at once."""
-DEADLINE = 120.0
+DEADLINE = 90.0
 """Seconds after which a server that keeps failing is asked no more."""
 _SERVERS = (RegistryFaultError, DownloadFaultError)
 _FIRST_DELAY_OF_LIMIT = 5.0
