@@ -109,7 +109,7 @@ class TestSolveStatus:
         assert status.failed is not None
         assert status.failed.name == RUN
         assert status.failed.error.endswith("did not complete successfully: exit code: 37")
-        assert status.failed.tail == (
+        assert tuple(status.failed.tail) == (
             "[1 / 60] Compiling foo", "[2 / 60] Compiling foo", "[3 / 60] Compiling foo", "bad",
         )  # fmt: skip
         assert [step.kind for step in steps if step.name == RUN] == ["started", "log", "log", "log", "log", "error"]
@@ -169,7 +169,7 @@ class TestSolveStatus:
             tail=3,
         )
         assert status.failed is not None
-        assert status.failed.tail == ("97", "98", "99")
+        assert tuple(status.failed.tail) == ("97", "98", "99")
 
     def test_the_step_that_failed_by_itself_is_named_not_the_cancelled_ones(self) -> None:
         status, _ = read(
@@ -284,7 +284,6 @@ class TestBuild:
         metadata = {"containerimage.config.digest": "sha256:c", "containerimage.digest": "sha256:m"}
         result, _ = build(monkeypatch, FakeRun(COLD, 0, metadata=metadata))
         assert (result.image_id, result.steps, result.cached) == ("sha256:c", 3, 0)
-        assert result.seconds >= 0
 
     def test_image_of_an_engine_that_names_only_the_manifest(self, monkeypatch: pytest.MonkeyPatch) -> None:
         result, _ = build(monkeypatch, FakeRun(COLD, 0, metadata={"containerimage.digest": "sha256:m"}))

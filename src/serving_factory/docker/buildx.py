@@ -10,7 +10,6 @@ import json
 import re
 import shutil
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -111,7 +110,6 @@ class BuildResult:
     image_id: str | None
     steps: int
     cached: int
-    seconds: float
 
 
 class BuildFailed(Exception):  # noqa: N818  (an outcome that the stage turns into its own error)
@@ -156,7 +154,6 @@ def build(
         EngineLostError: the engine went away while it was building.
         CancelledError: `cancel` was asked for.
     """
-    began = time.monotonic()
     status = SolveStatus(tail=TAIL)
 
     def handle(steps: list[Step]) -> None:
@@ -181,7 +178,7 @@ def build(
         image_id = None if partial is not None else _image_id(metadata)
         if partial is not None and request.output is not None:
             _replace(request.output, partial)
-    return BuildResult(image_id=image_id, steps=status.steps, cached=status.cached, seconds=time.monotonic() - began)
+    return BuildResult(image_id=image_id, steps=status.steps, cached=status.cached)
 
 
 def _csv(*fields: str) -> str:
@@ -247,7 +244,7 @@ def _image_id(metadata: Path) -> str | None:
 def _failure(status: SolveStatus, code: int) -> FactoryError | BuildFailed:
     failed = status.failed
     text = "\n".join(status.stray) or (failed.error if failed else "")
-    tail = failed.tail if failed else ()
+    tail = tuple(failed.tail) if failed else ()
     run = RUN_EXIT_CODE.search(failed.error if failed else "")
     # Where a command failed, the error quotes the command; what happened is in its output.
     if full := [line for line in (text.splitlines() if run is None else tail) if NO_SPACE.search(line)]:

@@ -45,15 +45,6 @@ class Step:
         return instruction.group().rstrip() if instruction else self.name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedStep:
-    """The step that ended a build, its error and its last lines of output."""
-
-    name: str
-    error: str
-    tail: tuple[str, ...]
-
-
 @dataclass(slots=True, kw_only=True)
 class _Vertex:
     """One step: its state, its last lines, and per stream the output that has no line end yet."""
@@ -130,13 +121,10 @@ class SolveStatus:
         return sum(vertex.is_instruction and vertex.cached for vertex in self._vertexes.values())
 
     @property
-    def failed(self) -> FailedStep | None:
+    def failed(self) -> _Vertex | None:
         """The first step with an error of its own."""
-        broken = [vertex for vertex in self._vertexes.values() if vertex.error]
-        broken.sort(key=lambda vertex: CANCELED in vertex.error)
-        if not broken:
-            return None
-        return FailedStep(name=broken[0].name, error=broken[0].error, tail=tuple(broken[0].tail))
+        broken = (vertex for vertex in self._vertexes.values() if vertex.error)
+        return min(broken, key=lambda vertex: CANCELED in vertex.error, default=None)
 
     def feed(self, line: str) -> list[Step]:
         """Take one line of buildx's output; give what happened."""
