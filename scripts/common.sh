@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# What every step of the set-up shares: how it speaks, how it stops, who it is, how it asks apt.
+# What all steps of the set-up share: messages, user and distribution, logged commands, apt.
 # Sourced by setup.sh; needs $here (the repository's root) and $state (a folder for its own files).
 # shellcheck disable=SC2154 # setup.sh sets here, state, log
 
@@ -63,7 +63,7 @@ logged() {
     return 1
 }
 
-# apt ARGUMENTS...: apt-get, without questions, waiting for whoever else is using it.
+# apt ARGUMENTS...: apt-get, without questions; waits while another program uses it.
 apt() {
     logged env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 "$@"
 }

@@ -63,7 +63,7 @@ how_to_install_engine() {
 }
 
 # install_from_next_release RELEASE PACKAGE...
-# Debian's release after bookworm has the Docker that bookworm lacks, and it needs no newer libc. apt is shown that
+# Debian's release after bookworm has the Docker that bookworm does not have, and it needs no newer libc. apt sees that
 # release through sources, pins and lists of its own in $scratch, for these packages only and never to replace
 # anything else: the machine's own apt files and libraries stay as they are, whenever this is interrupted.
 install_from_next_release() {

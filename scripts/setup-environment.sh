@@ -105,7 +105,7 @@ sync_from_index() {
 ensure_environment() {
     if ! environment_is_ready || ! "$environment/bin/python" -c 'import invoke' >/dev/null 2>&1; then
         [ -r "$here/uv.lock" ] || stop "$here/uv.lock is missing. Restore it: git checkout uv.lock"
-        # Whatever certificates the machine trusts, uv trusts too; no other Python is ever fetched.
+        # uv trusts the certificates that the machine trusts, and never fetches a Python.
         export UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1 UV_PROJECT_ENVIRONMENT="$environment"
         unset VIRTUAL_ENV
         ensure_uv

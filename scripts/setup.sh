@@ -1,8 +1,8 @@
 #!/bin/sh
 # Makes the machine ready, then runs Invoke: setup.sh PART... -- ARGUMENT...
-#             or then tells what was found: setup.sh --summary PART...
+#             or reports what it found: setup.sh --summary PART...
 # Parts: environment (.venv from uv.lock), engine (Docker with buildx), base (the sample's base image).
-# Run by ./factory, one at a time on a machine. What is there already is left as it is; each step is a line on standard
+# Run by ./factory, one at a time on a machine. What is there already stays as it is; each step is a line on standard
 # error. Exit codes: 69, a person has to do something; 130, Ctrl-C.
 set -eu
 

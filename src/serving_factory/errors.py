@@ -101,15 +101,11 @@ class ChecksumError(FactoryError, code=17):
 
 
 class OutOfMemoryError(FactoryError, code=18):
-    """The engine's machine had too little memory for the build, even with half the jobs.
-
-    Args:
-        jobs: compilers that ran at once; 0 where it was no compiler that ran out of it.
-    """
+    """The engine's machine had too little memory for the build, even with half the jobs."""
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "", jobs: int = 0) -> None:
         super().__init__(what, why=why, remedy=remedy)
-        self.jobs = jobs
+        self.jobs = jobs  # compilers that ran at once; 0 where it was no compiler that ran out of it
 
 
 class CacheCorruptError(FactoryError, code=19):
@@ -121,15 +117,11 @@ class CacheCorruptError(FactoryError, code=19):
 
 
 class CompileError(FactoryError, code=20):
-    """The Bazel build, or the devel image around it, failed.
-
-    Args:
-        shared: whether every other level of the same toolchain and sources fails in the same way.
-    """
+    """The Bazel build, or the devel image around it, failed."""
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "", shared: bool = False) -> None:
         super().__init__(what, why=why, remedy=remedy)
-        self.shared = shared
+        self.shared = shared  # whether every other level of the same toolchain and sources fails in the same way
 
 
 class ArtifactError(FactoryError, code=21):
@@ -149,15 +141,11 @@ class PackageError(FactoryError, code=24):
 
 
 class EngineLostError(EngineUnavailableError, code=25):
-    """The Docker engine stopped during a stage, and did not come back in time or stopped again.
-
-    Args:
-        gone: whether the wait for it timed out.
-    """
+    """The Docker engine stopped during a stage, and did not come back in time or stopped again."""
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "", gone: bool = False) -> None:
         super().__init__(what, why=why, remedy=remedy)
-        self.gone = gone
+        self.gone = gone  # whether the wait for it timed out
 
 
 class DockerCommandError(EngineUnavailableError, code=26):
@@ -205,15 +193,11 @@ class RegistryDeniedError(FactoryError, code=42):
 
 
 class RegistryFaultError(FactoryError, code=43):
-    """The registry kept failing (5xx, cut connections, no progress) until the retries were used up.
-
-    Args:
-        retry_after: seconds to wait, as the registry says; None if it does not.
-    """
+    """The registry kept failing (5xx, cut connections, no progress) until the retries were used up."""
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "", retry_after: float | None = None) -> None:
         super().__init__(what, why=why, remedy=remedy)
-        self.retry_after = retry_after
+        self.retry_after = retry_after  # seconds to wait, as the registry says; None if it does not
 
 
 class RegistryLimitError(RegistryFaultError, code=44):
@@ -225,15 +209,11 @@ class DownloadError(FactoryError, code=45):
 
 
 class DownloadFaultError(DownloadError, code=46):
-    """A file server kept failing (5xx, 429, cut connections) until the retries were used up.
-
-    Args:
-        retry_after: seconds to wait, as the server says; None if it does not.
-    """
+    """A file server kept failing (5xx, 429, cut connections) until the retries were used up."""
 
     def __init__(self, what: str, *, why: str = "", remedy: str = "", retry_after: float | None = None) -> None:
         super().__init__(what, why=why, remedy=remedy)
-        self.retry_after = retry_after
+        self.retry_after = retry_after  # seconds to wait, as the server says; None if it does not
 
 
 class TagTakenError(FactoryError, code=47):
@@ -315,11 +295,7 @@ def _shown(file: object) -> str:
 
 @contextmanager
 def os_errors_typed() -> Iterator[None]:
-    """Turn the system's errors into the factory's.
-
-    Raises:
-        FactoryError: a DiskFullError where the disk is full or the quota used up.
-    """
+    """Turn the system's errors into the factory's, a full disk into a DiskFullError."""
     try:
         yield
     except OSError as error:
@@ -330,7 +306,6 @@ _FREE = "free some space, then run the same command again: finished stages are k
 _PERMIT = "give this user access to {file}, or run this as its owner: `ls -ld` shows owner and permissions"
 _LIMIT = "raise the limit of open files, then run the same command again: ulimit -n 4096"
 _DEVICE = "check the device that holds {file} (`dmesg`), then run the same command again"
-_MISSING = "create {file}, or correct its name"
 _MOVE = "move that file away: {file}; then run the same command again"
 _OTHER_REMEDY = "correct this, then run the same command again"
 _REMEDIES = {
@@ -340,8 +315,7 @@ _REMEDIES = {
     errno.EPERM: _PERMIT,
     errno.EROFS: "{file} is on a read-only file system: mount it writable, or use a checkout on another one",
     errno.ENAMETOOLONG: "use a shorter name, or a checkout in a folder with a shorter path",
-    errno.ENOENT: _MISSING,
-    errno.ENXIO: _MISSING,
+    errno.ENOENT: "create {file}, or correct its name",
     errno.ENOTDIR: "a part of this path is a file, not a folder: correct the path, or move that file away",
     errno.EISDIR: "name a file: {file} is a folder",
     errno.ELOOP: "remove the symbolic links that lead to each other in {file}",
@@ -353,7 +327,4 @@ _REMEDIES = {
     errno.EEXIST: _MOVE,
     errno.ENOTEMPTY: _MOVE,
     errno.EBUSY: "end the program that uses {file}, then run the same command again",
-    errno.ETXTBSY: "end the program that uses {file}, then run the same command again",
-    errno.EFBIG: "raise the limit of file sizes: ulimit -f unlimited",
-    errno.EILSEQ: "use a name that this file system can hold",
 }

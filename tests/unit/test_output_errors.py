@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from serving_factory.errors import CompileError
-from serving_factory.output.errors import already_told, read_tail, render_error
+from serving_factory.output.errors import holds_last_line, read_tail, render_error
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +78,7 @@ def test_a_log_that_cannot_be_read_is_an_empty_one(tmp_path: Path) -> None:
     assert read_tail(None).lines == ()
 
 
-def test_already_told() -> None:
-    assert already_told((), "anything")
-    assert already_told(("a", " b ", ""), "x\n  b")
-    assert not already_told(("a", "b"), "a")
+def test_whether_a_message_holds_the_last_line() -> None:
+    assert holds_last_line((), "anything")
+    assert holds_last_line(("a", " b ", ""), "x\n  b")
+    assert not holds_last_line(("a", "b"), "a")

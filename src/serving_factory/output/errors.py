@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from serving_factory.errors import FactoryError
 from serving_factory.output.text import clean, clean_lines
 
 TAIL_LINES = 30
@@ -49,16 +50,10 @@ def read_tail(path: str | Path | None, limit: int = TAIL_LINES) -> Tail:
     return Tail(lines=tuple(clean(line) for line in lines[-limit:]), complete=complete)
 
 
-def already_told(tail: tuple[str, ...], message: str) -> bool:
-    """Whether a message holds the tail's last line, so that the tail need not be shown twice."""
+def holds_last_line(tail: tuple[str, ...], message: str) -> bool:
+    """Whether a message has the log's last line already, so that the tail need not be shown."""
     last = next((line.strip() for line in reversed(tail) if line.strip()), "")
     return not last or any(last in line for line in clean_lines(message))
-
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from serving_factory.errors import FactoryError
 
 
 def render_error(error: FactoryError, *, log_tail: Sequence[str] = (), log_path: str | Path | None = None) -> str:
@@ -66,13 +61,12 @@ def render_error(error: FactoryError, *, log_tail: Sequence[str] = (), log_path:
 
     Args:
         error: what happened.
-        log_tail: lines of the log that tells most; the last 30 are shown, none when the error's own
-            evidence has them.
+        log_tail: lines of the log; the last 30 are shown, none where the error's own evidence has them.
         log_path: where the whole log is.
     """
     first, *others = clean_lines(error.what) or (type(error).__name__,)
     lines = [f"Error: {first}", *_indented(others), *_indented(clean_lines(error.why))]
-    if not already_told(tuple(clean(line) for line in log_tail), error.why):
+    if not holds_last_line(tuple(clean(line) for line in log_tail), error.why):
         lines += _indented(["", *log_excerpt(log_tail, log_path)])
     elif log_path is not None:
         lines += ["", f"  The whole log: {clean(str(log_path))}"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import TYPE_CHECKING, Self
 
-from serving_factory.output.errors import already_told, log_excerpt, read_tail
+from serving_factory.output.errors import holds_last_line, log_excerpt, read_tail
 from serving_factory.output.estimates import Counted, estimate_line, remaining, see
 from serving_factory.output.github import annotation, fold, markdown_summary
 from serving_factory.output.outcomes import write_summary
@@ -217,7 +217,7 @@ def _ending(event: Event, seconds: float | None) -> str:
 def _failure(event: Event) -> Iterator[str]:
     tail = read_tail(event.log).lines
     yield from clean_lines(event.text)
-    if not already_told(tail, event.text):
+    if not holds_last_line(tail, event.text):
         yield from ("", *log_excerpt(tail, event.log))
     elif event.log is not None:
         yield from ("", f"The whole log: {clean(event.log)}")
