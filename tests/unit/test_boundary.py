@@ -40,13 +40,17 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("start", [START, INVOKE], ids=["factory", "invoke"])
+ALL = "<&- >&- 2>&-"
+
+
+@pytest.mark.parametrize(
+    ("start", "closed"), [(START, "<&-"), (START, ">&-"), (START, "2>&-"), (START, ALL), (INVOKE, ALL)]
+)
 def test_a_closed_stream_is_dev_null(start: str, closed: str) -> None:
-    done = shell(f"{start} explain 2.19.1-cpu-v3 {closed}")
+    done = shell(f"{start} tasks {closed}")
     assert done.returncode == 0
     assert done.stderr == ""
-    assert bool(done.stdout) is (">&-" not in closed.replace("2>&-", ""))
+    assert bool(done.stdout) is (closed in {"<&-", "2>&-"})
 
 
 def test_no_file_of_ours_takes_the_place_of_a_closed_stream() -> None:
@@ -56,17 +60,16 @@ def test_no_file_of_ours_takes_the_place_of_a_closed_stream() -> None:
     assert shell(f'{sys.executable} -c "{code}" <&- >&- 2>&-').returncode == 0
 
 
-@pytest.mark.parametrize("words", ["", "--list", "build --help", "--version", "catalogue", "list --json"])
+@pytest.mark.parametrize("words", ["", "--list", "build --help", "list --json"])
 def test_a_reader_that_has_read_enough_is_no_error(words: str) -> None:
     done = shell(f"{START} {words} | true")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("words", ["", "--list", "build --help", "list", "list --json"])
-@pytest.mark.parametrize("start", [START, INVOKE], ids=["factory", "invoke"])
+@pytest.mark.parametrize(
+    ("start", "words"), [(START, ""), (START, "--list"), (START, "build --help"), (START, "list --json"), (INVOKE, "")]
+)
 def test_any_other_lost_output_is_an_error(start: str, words: str) -> None:
-    if start == INVOKE and words in {"--list", "build --help"}:
-        pytest.skip("Invoke's own output, before it loads the tasks' boundary")
     done = shell(f"{start} {words} >/dev/full")
     assert done.returncode == 1
     assert "standard output" in done.stderr
@@ -75,8 +78,8 @@ def test_any_other_lost_output_is_an_error(start: str, words: str) -> None:
 
 
 def test_an_error_keeps_its_exit_code_when_its_message_is_lost() -> None:
-    assert shell(f"{START} explain nothing 2>/dev/full").returncode == 4
-    assert shell(f"{START} list 2>/dev/full").returncode == 0, "nothing was written there"
+    assert shell(f"{START} biuld 2>/dev/full").returncode == 2
+    assert shell(f"{START} tasks 2>/dev/full").returncode == 0, "nothing was written there"
 
 
 # --- signals ----------------------------------------------------------------------------------------------------------
