@@ -82,6 +82,14 @@ def test_an_error_keeps_its_exit_code_when_its_message_is_lost() -> None:
     assert shell(f"{START} tasks 2>/dev/full").returncode == 0, "nothing was written there"
 
 
+def test_what_the_terminals_encoding_does_not_have_is_replaced() -> None:
+    done = shell(
+        f"{START} list --matrix $'/caf\\xe9' --flavour $'\\xe9'", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("Error: /caf\\udce9: there is no such file")
+
+
 # --- signals ----------------------------------------------------------------------------------------------------------
 
 MOMENTS = {
