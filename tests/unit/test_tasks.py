@@ -175,7 +175,7 @@ def test_the_help_of_every_task_teaches_by_example(factory: Factory, module: Mod
     assert [option for option, explained in options if not explained] == []
 
 
-def test_the_catalogue_tells_what_upstream_used(factory: Factory) -> None:
+def test_the_catalogue_says_what_upstream_used(factory: Factory) -> None:
     ended = factory("catalogue", "--json")
     assert (ended.code, ended.err) == (0, "")
     found = json.loads(ended.out)["releases"]
@@ -186,21 +186,21 @@ def test_the_catalogue_tells_what_upstream_used(factory: Factory) -> None:
     assert {"base", "default_options", "fixed_flags", "compiler"} <= set(latest["flavours"]["cpu"])
     assert latest["flavours"]["cpu"]["fixed_flags"] == ["--config=kokoro"]
     assert {"cuda", "cudnn", "nccl", "tensorrt", "capabilities", "config"} <= set(latest["flavours"]["gpu"])
-    told = {"rest", "model_status", "version_flag", "grpc_health", "monitoring", "integers_for_floats"}
-    assert told <= set(latest["server"])
+    message = {"rest", "model_status", "version_flag", "grpc_health", "monitoring", "integers_for_floats"}
+    assert message <= set(latest["server"])
     assert found[0]["flavours"]["mkl"] is None
     assert found[0]["reported_version"] is None
     assert f"{len(releases())} releases" in factory("catalogue").out
 
 
 @pytest.mark.parametrize("words", [("2.17.1", "--json"), ("--json", "2.17.1"), ("--release", "2.17.1", "--json")])
-def test_the_catalogue_tells_of_one_release(factory: Factory, words: tuple[str, ...]) -> None:
+def test_the_catalogue_says_of_one_release(factory: Factory, words: tuple[str, ...]) -> None:
     found = json.loads(factory("catalogue", *words).out)
     assert [each["release"] for each in found["releases"]] == ["2.17.1"]
     assert factory("catalogue", "2.17.1").out.startswith("2.17.1\n")
 
 
-def test_an_unknown_release_of_the_catalogue_is_told_with_the_nearest(factory: Factory) -> None:
+def test_an_unknown_release_of_the_catalogue_is_reported_with_the_nearest(factory: Factory) -> None:
     ended = factory("catalogue", "2.15.0")
     assert ended.code == UnknownNameError.exit_code
     assert "did you mean '2.15.1'" in ended.err
@@ -221,7 +221,7 @@ def test_the_catalogue_is_compared_with_a_checkout(factory: Factory, tmp_path: P
     assert {"file", "line", "what", "catalogue", "upstream"} == set(found[0])
 
 
-def test_what_is_no_checkout_is_told(factory: Factory, tmp_path: Path) -> None:
+def test_what_is_no_checkout_is_reported(factory: Factory, tmp_path: Path) -> None:
     for words in (
         ("2.19.1", "--check-upstream", str(tmp_path)),
         ("--check-upstream", str(tmp_path)),
@@ -240,7 +240,7 @@ def test_what_reads_the_matrix_takes_another_file_and_a_choice(module: ModuleTyp
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (["explain", "2.19.1-cpu-v33"], 4, "no variant is named '2.19.1-cpu-v33'; did you mean '2.19.1-cpu-v3'?"),
         (["list", "--target", "cpu-optimised"], 4, "did you mean 'cpu-optimized'?"),
@@ -250,16 +250,16 @@ def test_what_reads_the_matrix_takes_another_file_and_a_choice(module: ModuleTyp
         (["list", "--matrix", "nowhere.yaml"], 3, "nowhere.yaml: there is no such file"),
     ],
 )
-def test_a_wrong_name_is_told_calmly(factory: Factory, arguments: list[str], code: int, told: str) -> None:
+def test_a_wrong_name_is_reported_calmly(factory: Factory, arguments: list[str], code: int, message: str) -> None:
     ended = factory(*arguments)
     assert (ended.code, ended.out) == (code, "")
     assert ended.err.startswith("Error: ")
-    assert told in ended.err
+    assert message in ended.err
     assert "What to do: " in ended.err
     assert "Traceback" not in ended.err
 
 
-def test_a_wrong_matrix_file_is_told_with_its_places(factory: Factory, tmp_path: Path) -> None:
+def test_a_wrong_matrix_file_is_reported_with_its_places(factory: Factory, tmp_path: Path) -> None:
     file = write(tmp_path, SMALL.replace("cpu", "cpuu"))
     ended = factory("build", "--matrix", str(file))
     assert ended.code == 3
@@ -267,8 +267,8 @@ def test_a_wrong_matrix_file_is_told_with_its_places(factory: Factory, tmp_path:
 
 
 def test_the_readme_shows_the_tasks_as_they_are(factory: Factory) -> None:
-    told = factory("tasks").out.partition("\n\n")[2]
-    assert f"```console\n$ ./factory\n{told}```" in (ROOT / "README.md").read_text(encoding="utf-8")
+    message = factory("tasks").out.partition("\n\n")[2]
+    assert f"```console\n$ ./factory\n{message}```" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -379,13 +379,13 @@ def test_what_cannot_be_built_is_listed_so_and_explained(
     file = str(write(tmp_path, text))
     (row,) = json.loads(factory("list", "--json", "--matrix", file).out)["variants"]
     assert not row["buildable"]
-    told = json.loads(factory("explain", "1.9.1-cpu-v1", "--json", "--matrix", file).out)
-    assert reason in " ".join(one["value"] for one in told["entries"] if one["section"] == "unbuildable")
-    assert entry(told, "unbuildable", "what_to_do")["value"]
-    assert entry(told, "toolchain", "bazel")["value"]
+    message = json.loads(factory("explain", "1.9.1-cpu-v1", "--json", "--matrix", file).out)
+    assert reason in " ".join(one["value"] for one in message["entries"] if one["section"] == "unbuildable")
+    assert entry(message, "unbuildable", "what_to_do")["value"]
+    assert entry(message, "toolchain", "bazel")["value"]
 
 
-def test_list_tells_that_there_is_more_to_know(factory: Factory, tmp_path: Path) -> None:
+def test_list_says_that_there_is_more_to_know(factory: Factory, tmp_path: Path) -> None:
     assert "explain --dropped" not in factory("list").out
     file = str(write(tmp_path, DROPPING))
     assert "2 more dropped; `./factory explain --dropped` says why." in factory("list", "--matrix", file).out
@@ -397,7 +397,7 @@ releases: ["2.19.1", "2.18.1"]
 targets:
   standard: {flavour: cpu, levels: [x86-64, avx]}
 exclude:
-  - {reason: nobody asks for it, levels: [avx]}
+  - {reason: unused, levels: [avx]}
 """
 
 
@@ -406,12 +406,12 @@ def test_explain_what_is_dropped(factory: Factory, tmp_path: Path) -> None:
         factory("explain", "--dropped").out == "No variant is dropped: every variant that a target selects is built.\n"
     )
     file = str(write(tmp_path, DROPPING))
-    assert "nobody asks for it  exclude[0], matrix.yaml:6" in factory("explain", "--dropped", "--matrix", file).out
+    assert "unused  exclude[0], matrix.yaml:6" in factory("explain", "--dropped", "--matrix", file).out
     rows = json.loads(factory("explain", "--dropped", "--json", "--matrix", file).out)["dropped"]
     assert rows[0] == {
         "variant": "2.18.1-cpu-avx",
         "target": "standard",
-        "reasons": [{"reason": "nobody asks for it", "origin": "exclude[0], matrix.yaml:6"}],
+        "reasons": [{"reason": "unused", "origin": "exclude[0], matrix.yaml:6"}],
     }
     assert [row["variant"] for row in rows] == ["2.18.1-cpu-avx", "2.19.1-cpu-avx"]
 
@@ -538,7 +538,7 @@ def test_a_second_factory_is_refused(factory: Factory, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "message"),
     [
         (FactoryError("a broke", why="b", remedy="fix it"), 1, "Error: a broke\n  b\n\nWhat to do: fix it\n"),
         (KeyboardInterrupt(), 130, "Cancelled.\n"),
@@ -551,7 +551,7 @@ def test_a_second_factory_is_refused(factory: Factory, tmp_path: Path) -> None:
     ],
 )
 def test_errors_become_a_message_and_a_code(
-    factory: Factory, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, told: str
+    factory: Factory, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, message: str
 ) -> None:
     def broken(*_: object) -> None:
         raise error
@@ -559,7 +559,7 @@ def test_errors_become_a_message_and_a_code(
     monkeypatch.setattr("serving_factory.matrix.load.load_matrix", broken)
     ended = factory("list")
     assert ended.code == code
-    assert told in ended.err
+    assert message in ended.err
 
 
 @pytest.mark.parametrize(
@@ -636,7 +636,7 @@ def test_a_dry_run_shows_who_works_when(factory: Factory, monkeypatch: pytest.Mo
 PIN = "sha256:" + "ab" * 32
 
 
-def test_a_build_tells_once_what_nothing_pins(factory: Factory, tmp_path: Path) -> None:
+def test_a_build_says_once_what_nothing_pins(factory: Factory, tmp_path: Path) -> None:
     matrix = write(tmp_path, SMALL + "  other: {flavour: mkl, levels: [x86-64]}\n")
     loose = factory("build", "--matrix", str(matrix))
     assert loose.err.count("Not pinned: ubuntu:20.04. `./factory lock` pins") == 1
@@ -664,7 +664,7 @@ def test_the_sample_has_nothing_to_lock(factory: Factory) -> None:
     assert not (ROOT / "samples" / "matrix.lock").exists()
 
 
-def test_what_is_locked_is_kept_without_asking_anyone(factory: Factory, tmp_path: Path) -> None:
+def test_what_is_locked_is_kept_without_asking_a_registry(factory: Factory, tmp_path: Path) -> None:
     matrix, lock = write(tmp_path, SMALL), tmp_path / "matrix.lock"
     text = f"# by hand\nbases: {{'ubuntu:20.04': {PIN}}}\n"
     lock.write_text(text)
@@ -686,14 +686,14 @@ def test_a_check_changes_nothing(factory: Factory, tmp_path: Path, option: str) 
     assert ended.code == UsageError.exit_code
 
 
-def test_a_check_of_what_is_not_locked_asks_nobody(factory: Factory, tmp_path: Path) -> None:
+def test_a_check_of_what_is_not_locked_asks_no_registry(factory: Factory, tmp_path: Path) -> None:
     ended = factory("lock", "--matrix", str(write(tmp_path, SMALL)), "--check", "--json")
     assert ended.code == 71
     (pin,) = json.loads(ended.out)["pins"]
     assert (pin["name"], pin["change"]) == ("ubuntu:20.04", "not locked")
 
 
-def test_a_broken_lock_file_is_told_by_whatever_reads_the_matrix(factory: Factory, tmp_path: Path) -> None:
+def test_a_broken_lock_file_is_reported_by_each_task_that_reads_the_matrix(factory: Factory, tmp_path: Path) -> None:
     (tmp_path / "matrix.lock").write_text("bases:\n  ubuntu:20.04: latest\n")
     for task in ("list", "lock", "generate"):
         ended = factory(task, "--matrix", str(write(tmp_path, SMALL)))
@@ -721,7 +721,7 @@ def test_inputs_takes_any_number_of_words(factory: Factory, tmp_path: Path) -> N
     assert "Error: `inputs` needs a command\n" in ended.err
 
 
-def test_preflight_tells_what_it_lacks(factory: Factory) -> None:
+def test_preflight_says_what_is_missing(factory: Factory) -> None:
     assert "`preflight` needs a variant's id" in factory("preflight").err
     assert factory("preflight", VARIANTS[0], "2.19.1-cpu-v33").code == UnknownNameError.exit_code
     ended = factory("preflight", VARIANTS[0], "--matrix", "samples/matrix.yaml")
