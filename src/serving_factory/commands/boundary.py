@@ -137,12 +137,7 @@ def _unraisable(event: sys.UnraisableHookArgs) -> None:
 
 
 def exit_with(error: FactoryError, *, code: int | None = None) -> Exit:
-    """Give what ends the process with an error's message; GitHub shows it on the run's page.
-
-    Args:
-        error: what to report.
-        code: the exit code, where another one than the error's own says more.
-    """
+    """Give what ends the process with an error's message, and its exit code or another; GitHub shows it on its page."""
     from invoke.exceptions import Exit
 
     from serving_factory.output.errors import render_error

@@ -157,13 +157,7 @@ class _Argument(Argument):
 
 
 def words_for(task: str, arguments: Sequence[Argument], words: Sequence[str]) -> list[str]:
-    """Find the words after a task's name that are neither options of it nor values of options.
-
-    Args:
-        task: the task's name.
-        arguments: its arguments.
-        words: the command line, without the program.
-    """
+    """Find the words after a task's name that are neither options of it nor values of options."""
     names = {name: argument for argument in arguments for name in argument.names}
     rest = iter(words[words.index(task) + 1 :] if task in words else ())
     found = []
@@ -200,11 +194,7 @@ class FactoryProgram(Program):
         return [*arguments, Argument(names=("help", "h"), optional=True)]
 
     def run(self, argv: list[str] | None = None, exit: bool = True) -> None:  # noqa: A002, ARG002, FBT001, FBT002
-        """Parse the command line and run its tasks.
-
-        Raises:
-            Exit: with a message and an exit code; without, where all is done.
-        """
+        """Parse the command line and run its tasks; an Exit has the message and the exit code."""
         bytecode = sys.dont_write_bytecode
         self.create_config()
         try:

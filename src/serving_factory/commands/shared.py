@@ -24,23 +24,14 @@ _UNITS = {"MiB": 2**20, "GiB": 2**30}
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """How the command line shows and reads a parameter; the parameter's type says whether it is a flag or repeatable.
-
-    Args:
-        help: what it does.
-        value: what stands for its value in the help.
-        parse: makes the value of the option's name and its text.
-        positional: its words need no option before them.
-        optional: it may stand without a value.
-        name: what it is on the command line, where the parameter has another name.
-    """
+    """How the command line shows and reads a parameter; the parameter's type says whether it is a flag or repeatable."""
 
     help: str
-    value: str = "TEXT"
-    parse: Callable[[str, str], object] = lambda _, text: text
-    positional: bool = False
-    optional: bool = False
-    name: str = ""
+    value: str = "TEXT"  # what stands for its value in the help
+    parse: Callable[[str, str], object] = lambda _, text: text  # takes the option's name and its text
+    positional: bool = False  # words without the option before them are it
+    optional: bool = False  # it may stand without a value
+    name: str = ""  # on the command line, where the parameter has another name
 
 
 def bytes_of(text: str) -> int | None:
@@ -50,11 +41,7 @@ def bytes_of(text: str) -> int | None:
 
 
 def size_option(name: str, text: str) -> int:
-    """Read a size.
-
-    Raises:
-        UsageError: it is none.
-    """
+    """Read a size, as an option's parser."""
     if not (size := bytes_of(text)):
         raise UsageError(
             f"`{name}` must be a size, got {text!r}", remedy=f"write a number and MiB or GiB: {name} 16GiB"
@@ -63,11 +50,7 @@ def size_option(name: str, text: str) -> int:
 
 
 def positive_integer(name: str, text: str) -> int:
-    """Read a number of things.
-
-    Raises:
-        UsageError: it is none.
-    """
+    """Read a count, as an option's parser."""
     if not re.fullmatch(r"[1-9][0-9]{0,3}", text):
         raise UsageError(
             f"`{name}` must be a positive integer, got {text!r}", remedy=f"write a number from 1 to 9999: {name} 4"
@@ -76,11 +59,7 @@ def positive_integer(name: str, text: str) -> int:
 
 
 def minutes(name: str, text: str) -> float:
-    """Read a time span.
-
-    Raises:
-        UsageError: it is none.
-    """
+    """Read a time span, as an option's parser."""
     if not re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]+)?", text) or float(text) == 0:
         raise UsageError(
             f"`{name}` must be a positive number of minutes, got {text!r}",
@@ -90,11 +69,7 @@ def minutes(name: str, text: str) -> float:
 
 
 def new_file(name: str, text: str) -> str:
-    """Read the name of a file to write.
-
-    Raises:
-        UsageError: it is a folder.
-    """
+    """Read the name of a file to write, as an option's parser."""
     if Path(text).is_dir():
         raise UsageError(f"`{name}` must be a file, got the folder {text!r}", remedy="name a file in it")
     return text
@@ -153,12 +128,7 @@ class Asked:
         return Path(self.matrix) if self.matrix else self.checkout.root / "matrix.yaml"
 
     def load(self) -> Matrix:
-        """Read the matrix file, and what the environment gives in its place.
-
-        Raises:
-            MatrixError: it cannot be used.
-            UsageError: a variable of the environment cannot be read.
-        """
+        """Read the matrix file, and what the environment gives in its place."""
         # A task's help does without the catalogue and all that reads a matrix.
         from serving_factory.matrix.environment import given
         from serving_factory.matrix.load import load_matrix
@@ -166,11 +136,7 @@ class Asked:
         return load_matrix(self.file, given(os.environ, Path.cwd()))
 
     def choose(self, matrix: Matrix) -> tuple[Variant, ...]:
-        """Choose the variants.
-
-        Raises:
-            UnknownNameError: there are none such.
-        """
+        """Choose the variants."""
         from serving_factory.matrix.select import select
 
         return select(
