@@ -24,7 +24,7 @@ _UNITS = {"MiB": 2**20, "GiB": 2**30}
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """How the command line shows and reads a parameter; the parameter's type says whether it is a flag or repeatable."""
+    """How the command line shows and reads a parameter; its type says whether it is a flag or repeatable."""
 
     help: str
     value: str = "TEXT"  # what stands for its value in the help
