@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from serving_factory.errors import MatrixError
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import Matrix
 
@@ -50,5 +52,23 @@ def checkout(folder: Path) -> Path:
     return folder
 
 
+def tree(folder: Path) -> Path:
+    """An empty source tree."""
+    folder.mkdir(exist_ok=True)
+    (folder / "WORKSPACE").touch()
+    return folder
+
+
 def load(folder: Path, text: str | Mapping[str, object] = SMALL) -> Matrix:
     return load_matrix(write(folder, text))
+
+
+def problems(folder: Path, text: str | Mapping[str, object]) -> list[str]:
+    """The line of each problem of a matrix file, without the file's name."""
+    file = write(folder, text)
+    with pytest.raises(MatrixError) as caught:
+        load_matrix(file)
+    first, *lines = str(caught.value).split("\n")
+    assert first.startswith(f"{file}: ")
+    assert all(line.startswith(str(file)) for line in lines)
+    return [line.removeprefix(f"{file}:") for line in lines]

@@ -20,7 +20,7 @@ from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.addresses import Download, Kind, archive_mirror, downloads_of, proven_addresses
 from serving_factory.recipes.recipe import recipe_for
 
-from .matrices import ROOT, document, load
+from .matrices import ROOT, document, load, tree
 
 ADDRESS = re.compile(r"https?://[^\s\"'\\)]+")
 
@@ -69,8 +69,8 @@ def test_a_network_of_ones_own_is_asked_instead(tmp_path: Path) -> None:
 
 
 def test_a_build_without_a_network_downloads_nothing(tmp_path: Path) -> None:
-    for name in ("tree", "debs"):
-        (tmp_path / name).mkdir()
+    tree(tmp_path / "tree")
+    (tmp_path / "debs").mkdir()
     network = {"offline": True, "apt": {"mirror": "debs"}}
     matrix = load(tmp_path, document(releases=["2.19.1"], source="tree", network=network))
     assert downloads_of(recipe_for(matrix.variants[0], matrix), matrix.network) == ()

@@ -8,7 +8,7 @@ from serving_factory.errors import BazelTooOldError
 from serving_factory.recipes.recipe import recipe_for, recipes_for
 from serving_factory.recipes.toolchain import bazel_numbers
 
-from .matrices import document, load
+from .matrices import document, load, tree
 
 
 def test_numbers() -> None:
@@ -36,6 +36,6 @@ def test_the_oldest_that_is_accepted_is_accepted(tmp_path: Path) -> None:
 
 
 def test_another_source_tree_says_for_itself_what_it_wants(tmp_path: Path) -> None:
-    (tmp_path / "tree").mkdir()
+    tree(tmp_path / "tree")
     matrix = load(tmp_path, document(source="tree", **bazel("4.2.3")))
     assert recipes_for(matrix.variants, matrix)[1] == ()

@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir(parents=True)
     for name in SEVEN:
         (tmp_path / "overrides" / name).mkdir(parents=True)
-    for file in ("bazel/bazel-0.17.2-linux-x86_64", "packages/Packages"):
+    for file in ("serving/WORKSPACE", "bazel/bazel-0.17.2-linux-x86_64", "packages/Packages"):
         (tmp_path / file).touch()
     return tmp_path
 

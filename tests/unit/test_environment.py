@@ -34,7 +34,7 @@ def test_without_variables_the_file_holds(tmp_path: Path) -> None:
     blank = {"SERVING_FACTORY_OFFLINE": " ", "SERVING_FACTORY_PIP_INDEX": "\t", "SERVING_FACTORY_GIT_MIRRORS": " "}
     assert given({"PATH": "/bin", "HTTPS_PROXY": "", **blank}, HERE) == ()
     matrix = loaded(tmp_path)
-    assert matrix.network.https_proxy == "http://file:1"
+    assert matrix.network.proxies.https == "http://file:1"
     assert origin(matrix, ("network", "proxies", "https")).startswith("network.proxies.https, matrix.yaml:")
 
 
@@ -67,13 +67,13 @@ def test_every_variable_reaches_its_setting(tmp_path: Path) -> None:
     assert remote.headers == {"x-api-key": "some secret"}
     network = matrix.network
     assert network.base_images == {"ubuntu:20.04": "env/ubuntu:20.04", "debian:bookworm": "file/debian"}
-    assert (network.apt_mirror, network.apt_snapshot) == ("https://apt/{snapshot}", "20260301T000000Z")
+    assert (network.apt_mirror, network.apt.snapshot) == ("https://apt/{snapshot}", "20260301T000000Z")
     assert (network.pip_index, network.bazel_mirror) == ("https://pip/simple", "https://bazel")
     assert network.git_mirrors == {"https://a/": "https://b/", "https://c/x.git": "https://d/y.git"}
     assert (network.downloader_config, network.ca_certificates) == (tmp_path / "rules", tmp_path / "ca.pem")
     assert network.offline
-    assert (network.http_proxy, network.https_proxy) == ("http://proxy:3128", "http://u:p@proxy:3129")
-    assert network.no_proxy == "localhost,.example.com"
+    assert (network.proxies.http, network.proxies.https) == ("http://proxy:3128", "http://u:p@proxy:3129")
+    assert network.proxies.no == "localhost,.example.com"
     for release in ("2.19.1", "1.9.1"):
         assert matrix.settings_of(release).bazel.distdir == tmp_path / "archives", "the environment wins"
     assert matrix.settings_of("1.9.1").toolchain.base == "ubuntu:20.04", "the rest of the entry stays"
@@ -93,43 +93,51 @@ def test_where_a_value_for_some_releases_comes_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "facts"),
     [
         ("SERVING_FACTORY_APT_MIRROR", "absent", "'/here/absent': there is no folder /here/absent."),
         ("SERVING_FACTORY_APT_SNAPSHOT", "yesterday", "'yesterday': a snapshot is a time in UTC."),
-        ("SERVING_FACTORY_BASE_IMAGES", "ubuntu:1=x", "the catalogue knows no such base image."),
+        ("SERVING_FACTORY_BASE_IMAGES", "ubuntu:1=x", "no such base image"),
         ("SERVING_FACTORY_BASE_IMAGES", "ubuntu:20.04=X", "'X': an image is "),
         ("SERVING_FACTORY_BAZEL_DISTDIR", "absent", "'/here/absent': there is no folder /here/absent."),
-        ("HTTPS_PROXY", "http://u:secret@a b", "'http://***@a b': a URL has a scheme"),
-        ("HTTP_PROXY", "http://u:se$cret@a", "': a URL has a scheme, and holds no blanks, quotes, dollar signs or "),
-        ("NO_PROXY", "a;b", "'a;b': this is a list of hosts"),
+        ("HTTPS_PROXY", "http://u:secret@a b", "'http://***@a b': a URL holds no blanks"),
+        ("HTTP_PROXY", "http://u:se$cret@a", "'http://***@a': a URL holds no blanks, quotes, dollar signs"),
+        ("HTTP_PROXY", "socks5://proxy:1080", "'socks5://proxy:1080': a URL begins with http or https"),
+        ("SERVING_FACTORY_APT_MIRROR", "ht tp://x", "'ht tp://x': a URL holds no blanks"),
+        ("SERVING_FACTORY_APT_MIRROR", "ftp://x", "'ftp://x': a URL begins with http or https"),
+        ("SERVING_FACTORY_APT_MIRROR", "https://u:p@[::1", "'https://***@[::1': the host or the port"),
+        ("SERVING_FACTORY_PIP_INDEX", "file:///srv", "'file:///srv': a URL begins with http or https"),
+        ("SERVING_FACTORY_BAZEL_DISTDIR", "x" * 300, "there is no folder /here/xxx"),
+        ("SERVING_FACTORY_CA_CERTIFICATES", "/", "/ is a folder, not a file"),
+        ("NO_PROXY", "a;b", "'a;b': not a list of hosts"),
     ],
 )
-def test_a_bad_value_is_told_by_the_files_rules(tmp_path: Path, variable: str, value: str, told: str) -> None:
+def test_a_bad_value_is_reported_by_the_files_rules(tmp_path: Path, variable: str, value: str, facts: str) -> None:
     with pytest.raises(MatrixError) as caught:
         load_matrix(write(tmp_path, FILE), given({variable: value}, HERE))
     (line,) = dict.fromkeys(caught.value.why.splitlines())
     assert line.startswith(f"environment: {variable}: ")
-    assert told in line
+    assert facts in line
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "facts"),
     [
         ("SERVING_FACTORY_OFFLINE", "perhaps", "perhaps: this is neither yes nor no"),
-        ("SERVING_FACTORY_GIT_MIRRORS", "https://a=https://b https://c", "'https://c' is no pair"),
-        ("SERVING_FACTORY_BASE_IMAGES", "=x", "'x' is no pair"),
+        ("SERVING_FACTORY_GIT_MIRRORS", "https://a=https://b https://c", "'https://c' is not a pair"),
+        ("SERVING_FACTORY_BAZEL_DISTDIR", "archives-\udcff", "not UTF-8"),
+        ("SERVING_FACTORY_BASE_IMAGES", "=x", "'x' is not a pair"),
     ],
 )
-def test_a_text_that_cannot_be_read_is_told(variable: str, value: str, told: str) -> None:
+def test_a_text_that_cannot_be_read_is_reported(variable: str, value: str, facts: str) -> None:
     with pytest.raises(UsageError) as caught:
         given({variable: value}, HERE)
     assert variable in caught.value.what
-    assert told in caught.value.what
+    assert facts in caught.value.what
     assert caught.value.remedy
 
 
-def test_a_variable_that_nobody_reads_is_told() -> None:
+def test_an_unknown_variable_is_reported() -> None:
     with pytest.raises(UsageError, match="SERVING_FACTORY_DISTDIR: ") as caught:
         given({"SERVING_FACTORY_DISTDIR": "archives"}, HERE)
     assert "SERVING_FACTORY_BAZEL_DISTDIR" in caught.value.remedy
@@ -142,8 +150,8 @@ def test_a_variable_that_nobody_reads_is_told() -> None:
         ("localhost .corp.example.com\t10.0.0.0/8,", "localhost,.corp.example.com,10.0.0.0/8"),
     ],
 )
-def test_hosts_without_a_proxy_are_parted_as_curl_does(tmp_path: Path, value: str, hosts: str) -> None:
-    assert loaded(tmp_path, NO_PROXY=value).network.no_proxy == hosts
+def test_hosts_without_a_proxy_are_separated_as_curl_does(tmp_path: Path, value: str, hosts: str) -> None:
+    assert loaded(tmp_path, NO_PROXY=value).network.proxies.no == hosts
 
 
 @pytest.mark.parametrize(("value", "meant"), [("1", True), ("TRUE", True), ("no", False), ("0", False)])
@@ -152,7 +160,7 @@ def test_yes_and_no(value: str, meant: bool) -> None:  # noqa: FBT001 - a parame
     assert one.value is meant
 
 
-def test_a_file_of_the_wrong_shape_is_told_as_ever(tmp_path: Path) -> None:
+def test_a_file_of_the_wrong_shape_is_reported_all_the_same(tmp_path: Path) -> None:
     file = write(tmp_path, document(network=["x"], per_release="x"))
     with pytest.raises(MatrixError) as caught:
         load_matrix(file, given({"HTTP_PROXY": "p:1"}, HERE))

@@ -84,10 +84,10 @@ def everything(folder: Path) -> Recipe:
 @pytest.mark.parametrize(
     ("sections", "told"),
     [
-        ({"network": {"apt": {"mirror": "https://m/{snapshot}"}}}, "{snapshot} stands for a time that is not said"),
+        ({"network": {"apt": {"mirror": "https://m/{snapshot}"}}}, "{snapshot} has no value"),
         ({"network": {"apt": {"snapshot": SNAPSHOT}}}, "no mirror has {snapshot} in its URL"),
         ({"network": {"apt": {"mirror": "https://m", "snapshot": SNAPSHOT}}}, "no mirror has {snapshot} in its URL"),
-        ({"network": {"apt": {"mirror": "debs"}}}, "debs has packages and no index, Packages"),
+        ({"network": {"apt": {"mirror": "debs"}}}, "debs has packages, but no index Packages"),
         ({"network": {"git_mirrors": {"https://a/": "https://u:hush@b/"}}}, "a password cannot be kept secret here"),
         ({"network": {"bazel_mirror": "https://hush@b"}}, "a password cannot be kept secret here"),
         ({"network": {"ca_certificates": "rules"}}, "there is no certificate in it"),

@@ -21,7 +21,7 @@ from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.offline.packages import _merge_index
 from serving_factory.pipeline.preflight import Found, Missing, MissingProgram, Report, preflight_folder
 
-from .matrices import ROOT, document, write
+from .matrices import ROOT, document, tree, write
 from .test_offline_inputs import git, repository
 
 VARIANT = "2.19.1-cpu-v1"
@@ -40,7 +40,8 @@ def missing(*names: str, url: str = URL) -> Report:
 
 @pytest.fixture
 def asked(tmp_path: Path) -> Asked:
-    for name in ("archives", "overrides", "packages", "source"):
+    tree(tmp_path / "source")
+    for name in ("archives", "overrides", "packages"):
         (tmp_path / name).mkdir()
     repository(tmp_path / "mirrors" / "re2", a="a")
     bazel = {"distdir": "archives", "overrides": "overrides"}

@@ -92,9 +92,9 @@ def test_a_base_is_pinned_where_it_is_locked() -> None:
     assert EMPTY.pinned("ubuntu:20.04") == "ubuntu:20.04"
 
 
-# What stands in the file → what is told of it, after the file's name.
+# What stands in the file → the message, after the file's name.
 WRONG = {
-    "a key that nobody knows": (f"base:\n  u:1: {DIGEST}\n", ":1:1: base: unknown key. Did you mean 'bases'?"),
+    "an unknown key": (f"base:\n  u:1: {DIGEST}\n", ":1:1: base: unknown key. Did you mean 'bases'?"),
     "a digest that is cut": (
         "# x\nbases:\n  u:1: sha256:abc\n",
         ":3:8: bases.u:1: 'sha256:abc': a digest is sha256: and 64 hex digits.",
@@ -114,15 +114,15 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_broken_lock_is_one_clear_error_with_its_place(tmp_path: Path, name: str) -> None:
-    text, told = WRONG[name]
+    text, message = WRONG[name]
     (tmp_path / "matrix.lock").write_text(text, encoding="utf-8")
     with pytest.raises(LockFileError) as caught:
         load_matrix(write(tmp_path, SMALL))
-    assert f"{tmp_path / 'matrix.lock'}{told}" in str(caught.value)
+    assert f"{tmp_path / 'matrix.lock'}{message}" in str(caught.value)
     assert "./factory lock" in caught.value.remedy
     assert "matrix.yaml" not in str(caught.value)
 
 
-def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(LockFileError, match="2 problems"):
         read(tmp_path, 'bases:\n  u:1: x\nbazel:\n  "1": y\n')

@@ -1,4 +1,4 @@
-"""matrix/load.py and broken.py: every mistake of a file in one message, none that only follows from another."""
+"""Every mistake of a file in one message, and none that only follows from another."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from pathlib import Path
 import pytest
 
 from serving_factory.catalogue.releases import releases
-from serving_factory.errors import MatrixError
-from serving_factory.matrix import problems
-from serving_factory.matrix.load import load_matrix
+from serving_factory.matrix import problems as matrix_problems
+from serving_factory.matrix.expand import MAX_CANDIDATES, MAX_CHECKS
 from serving_factory.matrix.problems import Broken
 
-from .matrices import SMALL, load, write
+from .matrices import SMALL, load, problems
 
 ONE_OF_EACH_KIND = """\
 image:
   repository: Team/serving
-  tags: ["{id}-{binary}", "{nobody}-{binary}"]
+  tags: ["{id}-{binary}", "{noone}-{binary}"]
   aliases: ["{flavour}"]
 releases: ["2.19.1", "2.18.1", "1.12.3"]
 relases: 1
@@ -35,12 +34,12 @@ targets:
   too-new: {flavour: gpu, levels: [x86-64, avx], releases: ["2.19.1"], capabilities: [blackwell]}
   emptied: {flavour: mkl, levels: [x86-64], releases: ["2.18.1"]}
 exclude:
-  - {reason: one that nobody fits, targets: [good], flavours: [gpu]}
-  - {reason: one about nobody, targets: [godo], flavours: [gpu]}
+  - {reason: one that nothing meets, targets: [good], flavours: [gpu]}
+  - {reason: one about no target, targets: [godo], flavours: [gpu]}
   - {flavours: [gpu], levels: [avx], targets: [too-new]}
   - {reason: one that empties a target, targets: [emptied], releases: ">=2"}
 require:
-  - {reason: one that says not what stays, where: {flavours: [gpu]}, only: {}}
+  - {reason: one without what stays, where: {flavours: [gpu]}, only: {}}
 source: nowhere
 toolchain: {base: debian:bookwurm}
 network: {base_images: {"ubuntu:20.4": mirror/ubuntu}}
@@ -62,27 +61,20 @@ EXPECTED = {
     "16:21": "release 1.12.3 has no flavour mkl",
     "17:58": "this release is not in the file's releases",
     "18:72": "CUDA 12.2 compiles capabilities 5.0 to 9.0",
-    "21:5": "no variant that a target asks for meets all of these conditions",
-    "22:42": "there is no such target. Did you mean 'good'?",
+    "21:5": "no selected variant meets all",
+    "22:45": "there is no such target. Did you mean 'good'?",
     "23:5": "this key is required",
     "24:5": "this rule drops every variant of target emptied",
-    "26:70": "there is no condition here",
+    "26:64": "there is no condition here",
     "27:9": "there is no folder",
     "28:19": "Did you mean 'debian:bookworm'?",
     "29:25": "Did you mean 'ubuntu:20.04'?",
-    "30:21": "Add the unit",
+    "30:21": "Write it like 16GiB",
 }
 
 
-def told(folder: Path, text: str) -> list[str]:
-    file = write(folder, text)
-    with pytest.raises(MatrixError) as caught:
-        load_matrix(file)
-    return [line.removeprefix(f"{file}:") for line in caught.value.why.split("\n")]
-
-
-def test_one_mistake_of_each_kind_is_told_in_one_message(tmp_path: Path) -> None:
-    lines = told(tmp_path, ONE_OF_EACH_KIND)
+def test_one_mistake_of_each_kind_is_reported_in_one_message(tmp_path: Path) -> None:
+    lines = problems(tmp_path, ONE_OF_EACH_KIND)
     found = dict(line.split(": ", 1) for line in lines)
     assert len(lines) == len(EXPECTED)
     assert list(found) == list(EXPECTED)
@@ -97,7 +89,7 @@ targets:
   one: {flavour: cpu, levels: [x86-64]}
 """
 
-# What is wrong with a file -> the one thing that is told: all else would only follow from it.
+# What is wrong with a file -> the one problem that is reported: all else would only follow from it.
 FOLLOWS = {
     "a rule on a broken target": BASE
     + "  two: {flavour: gpuu, levels: [avx]}\nexclude: [{reason: why not, targets: [two], levels: [avx]}]\n",
@@ -139,30 +131,30 @@ FOLLOWS = {
 
 
 @pytest.mark.parametrize("text", FOLLOWS.values(), ids=FOLLOWS.keys())
-def test_what_only_follows_from_a_mistake_is_not_told(tmp_path: Path, text: str) -> None:
-    assert len(told(tmp_path, text)) == 1
+def test_what_only_follows_from_a_mistake_is_not_reported(tmp_path: Path, text: str) -> None:
+    assert len(problems(tmp_path, text)) == 1
 
 
-def test_what_holds_whatever_the_broken_part_says_is_told(tmp_path: Path) -> None:
+def test_what_holds_whatever_the_broken_part_says_is_reported(tmp_path: Path) -> None:
     """A rule on other targets matches nothing, whatever the broken target asks for; a clash of others stays one."""
     text = BASE + "  two: {flavour: gpuu, levels: [avx]}\n  three: {extends: one, copts: [-g]}\n"
     text += "exclude: [{reason: r, targets: [one], levels: [avx]}, {reason: s, flavours: [gpu], leve: [avx]}]\n"
-    places = [line.partition(": ")[0] for line in told(tmp_path, text)]
+    places = [line.partition(": ")[0] for line in problems(tmp_path, text)]
     assert places == ["5:18", "6:25", "7:11", "7:84"]
 
 
 def test_a_wrong_release_hides_nothing_that_is_wrong_with_the_others(tmp_path: Path) -> None:
     """What a target asks for by name and cannot have stays wrong; that it is empty may come of the wrong release."""
     text = BASE.replace('"2.19.1"', '"2.15.0", "1.12.3"').replace("cpu", "mkl")
-    places = [line.partition(": ")[0] for line in told(tmp_path, text + "  two: {flavour: cpu, levels: [avx]}\n")]
+    places = [line.partition(": ")[0] for line in problems(tmp_path, text + "  two: {flavour: cpu, levels: [avx]}\n")]
     assert places == ["2:12", "4:18"]
-    (line,) = told(tmp_path, BASE.replace('"2.19.1"', '"2.15.0", "<1.13"').replace("cpu", "mkl"))
+    (line,) = problems(tmp_path, BASE.replace('"2.19.1"', '"2.15.0", "<1.13"').replace("cpu", "mkl"))
     assert line.startswith("2:12: ")
 
 
 def test_one_pair_of_targets_clashes_once(tmp_path: Path) -> None:
     text = BASE.replace('"2.19.1"', '"2.19.1", "2.18.1"') + "  two: {extends: one, copts: [-g]}\n"
-    (line,) = told(tmp_path, text)
+    (line,) = problems(tmp_path, text)
     assert line.startswith("5:23: targets.two.copts: targets one and two build 2.18.1-cpu-v1 with different copts.")
 
 
@@ -194,35 +186,35 @@ def many_targets(count: int) -> str:
         (BASE + f"platforms: [{', '.join(['linux/amd64'] * 201)}]\n", "platforms: this may have 200 entries at most"),
         (
             BASE.replace("2.19.1", ">=0") + many_targets(150),
-            f"targets: the targets ask for {151 * len(releases()):,} variants, and 10,000 are the most",
+            f"targets: the targets select {151 * len(releases()):,} variants, … {MAX_CANDIDATES:,}",
         ),
         (
             BASE.replace("2.19.1", ">=0")
             + many_targets(99)
             + "exclude:\n"
             + '  - {reason: r, releases: "<1.6"}\n' * 140,
-            f"targets: 140 rules would look at {100 * len(releases()):,} variants, and 1,000,000 looks are the most",
+            f"targets: 140 rules for {100 * len(releases()):,} variants are more than {MAX_CHECKS:,}",
         ),
     ],
 )
 def test_a_file_that_asks_for_too_much_is_refused_with_one_error(tmp_path: Path, text: str, rule: str) -> None:
-    (line,) = told(tmp_path, text)
-    assert rule in line
+    (line,) = problems(tmp_path, text)
+    assert all(fact in line for fact in rule.split(" … "))
 
 
-def test_of_many_problems_only_those_that_are_told_get_a_nearest_word(
+def test_of_many_problems_only_those_that_are_shown_get_a_nearest_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    nearest = problems.nearest
+    nearest = matrix_problems.nearest
 
     def counted(word: str, valid: tuple[str, ...]) -> str | None:
         asked.append(word)
         return nearest(word, valid)
 
-    monkeypatch.setattr(problems, "nearest", counted)
+    monkeypatch.setattr(matrix_problems, "nearest", counted)
     rules = "".join(f"  - {{reason: r, targets: [targe-{index}]}}\n" for index in range(300))
-    lines = told(tmp_path, BASE + many_targets(300) + "exclude:\n" + rules)
+    lines = problems(tmp_path, BASE + many_targets(300) + "exclude:\n" + rules)
     assert "Did you mean 'target-0'?" in lines[0]
     assert lines[-1].endswith("and 200 more")
     assert len(asked) == 100
@@ -230,26 +222,26 @@ def test_of_many_problems_only_those_that_are_told_get_a_nearest_word(
 
 def test_of_very_many_words_the_nearest_is_still_found() -> None:
     words = [f"target-number-{index}" for index in range(5000)]
-    assert problems.nearest("target-nmber-4321", words) == "target-number-4321"
+    assert matrix_problems.nearest("target-nmber-4321", words) == "target-number-4321"
 
 
-def test_a_long_chain_is_told_where_it_grows_too_long_and_once(tmp_path: Path) -> None:
+def test_a_long_chain_is_reported_where_it_grows_too_long_and_once(tmp_path: Path) -> None:
     chain = "".join(f"  t{index}: {{extends: {f't{index - 1}' if index else 'standard'}}}\n" for index in range(400))
-    (line,) = told(tmp_path, SMALL + chain)
+    (line,) = problems(tmp_path, SMALL + chain)
     assert line.startswith("18:18: targets.t10.extends: 't9': more than 10 targets extend each other here.")
 
 
-def test_a_large_circle_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_large_circle_is_one_line(tmp_path: Path) -> None:
     circle = "".join(f"  t{index}: {{extends: t{(index + 1) % 400}}}\n" for index in range(400))
-    (line,) = told(tmp_path, SMALL + circle)
+    (line,) = problems(tmp_path, SMALL + circle)
     assert "t0 → t1 → t2" in line
-    assert "… → t0. Let one of them" in line
+    assert "… → t0." in line
     assert len(line) < 250
 
 
 def test_as_much_as_may_be_asked_for_is_planned(tmp_path: Path) -> None:
     text = BASE + many_targets(199) + "exclude:\n" + "  - {reason: r, targets: [target-0]}\n" * 500
-    (line, *others) = told(tmp_path, text)
+    (line, *others) = problems(tmp_path, text)
     assert "this rule drops every variant of target target-0" in line
     assert len(others) == 100
     assert len(load(tmp_path, BASE + many_targets(499)).targets) == 500

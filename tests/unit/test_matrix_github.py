@@ -1,4 +1,4 @@
-"""matrix/github.py: matrices that GitHub takes."""
+"""`list --github`: matrices that GitHub accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""matrix/load.py, model.py and problems.py: what a user may write, and what they are told when they may not."""
+"""matrix/load.py, model.py and problems.py: what a user may write, and the message where it is wrong."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
+from serving_factory.catalogue.cuda import cudas
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import releases
 from serving_factory.errors import MatrixError
 from serving_factory.matrix.document import MAX_BYTES
 from serving_factory.matrix.load import load_matrix
+from serving_factory.matrix.model import Conditions
 from serving_factory.matrix.problems import Place, Problem, dotted, matrix_error, nearest
+from serving_factory.matrix.schema import key_names
 from serving_factory.matrix.settings import BazelChoice
 
-from .matrices import ROOT, SHIPPED, SMALL, document, load, write
+from .matrices import ROOT, SHIPPED, SMALL, document, load, problems, tree, write
 
 IMAGE = "repository: team/serving"
 
@@ -34,579 +37,298 @@ def replaced(old: str, new: str) -> str:
 
 
 GPU = replaced("flavour: cpu", "flavour: gpu")
+LEVELS = replaced("[x86-64]", "[x86-64, avx]")
+*_, NEWEST = releases()
+CONDITIONS = ", ".join(key_names(Conditions))
 
-# What is written → the one problem that is told, after the file's name.
+# What is written → the facts of each problem's line, in order: its place, the value, the remedy.
 WRONG = {
-    "an unknown key": (SMALL + "relases: 1\n", "8:1: relases: unknown key. Did you mean 'releases'?"),
-    "a key that stands in a section of its section": (
-        SMALL + "base: debian:bullseye\n",
-        "8:1: base: unknown key here. Its place is toolchain.base or per_release[].toolchain.base.",
+    "an unknown key": (SMALL + "relases: 1\n", "8:1: relases: … 'releases'"),
+    "a key of a section's section": (
+        SMALL + "base: x\n",
+        "8:1: base: … toolchain.base or per_release[].toolchain.base",
     ),
     "a key of a section of a list's entry": (
         SMALL + "per_release: [{releases: '2.19.1', compiler: gcc-9}]\n",
-        "8:36: per_release[0].compiler: unknown key here. Its place is per_release[0].toolchain.compiler.",
+        "8:36: per_release[0].compiler: … per_release[0].toolchain.compiler",
     ),
-    "a key of the whole file in one of its sections": (
+    "a key of the whole file in a section": (
         SMALL + "toolchain: {bazel: '0.17.2'}\n",
-        "8:13: toolchain.bazel: unknown key here. Its place is bazel or per_release[].bazel.",
+        "8:13: toolchain.bazel: … bazel or per_release[].bazel",
     ),
     "a key of another section": (
         SMALL.replace("    flavour", "    base: x\n    flavour"),
-        "6:5: targets.standard.base: unknown key here. Its place is toolchain.base or per_release[].toolchain.base.",
+        "6:5: targets.standard.base: … toolchain.base or per_release[].toolchain.base",
     ),
-    "an unknown key of a section": (
-        image('tag: ["x"]'),
-        "3:3: image.tag: unknown key. Did you mean 'tags'?",
-    ),
-    "an unknown key of a target": (
-        SMALL + "    level: x\n",
-        "8:5: targets.standard.level: unknown key. Did you mean 'levels'?",
-    ),
+    "an unknown key of a section": (image('tag: ["x"]'), "3:3: image.tag: … 'tags'"),
+    "an unknown key of a target": (SMALL + "    level: x\n", "8:5: targets.standard.level: … 'levels'"),
     "an unknown key of a section in a section": (
         SMALL + 'network: {proxies: {https: "http://a", no: b, htpps: c}}\n',
-        "8:47: network.proxies.htpps: unknown key. Did you mean 'https'?",
+        "8:47: network.proxies.htpps: … 'https'",
     ),
-    "a key that is like no other": (
-        SMALL + "resources: {cpus: 2}\n",
-        "8:13: resources.cpus: unknown key. Known: jobs, memory, cache.",
-    ),
-    "a key twice": (
-        SMALL + 'releases: ["2.19.1"]\n',
-        "8:1: releases: this key stands in line 3 already. Keep one of the two.",
-    ),
-    "a key without a value": (
-        replaced("[x86-64]", ""),
-        "7:5: targets.standard.levels: there is no value here. Write one, or take the line away.",
-    ),
+    "a key that is like no other": (SMALL + "resources: {cpus: 2}\n", "8:13: resources.cpus: … jobs, memory, cache"),
+    "a key twice": (SMALL + 'releases: ["2.19.1"]\n', "8:1: releases: … in line 3 already"),
+    "a key without a value": (replaced("[x86-64]", ""), "7:5: targets.standard.levels: … no value"),
+    "a section without content": (SMALL + "  other:\n", "8:3: targets.other: … no value"),
     "a merge key": (
         SMALL.replace("cpu\n", "cpu\n    <<: {levels: [avx]}\n"),
-        "7:5: targets.standard.<<: merge keys have no meaning here. A target can name another one at extends:.",
+        "7:5: targets.standard.<<: … extends:",
     ),
-    "a tag": (
-        replaced("flavour: cpu", "flavour: !!str cpu"),
-        "6:14: targets.standard.flavour: tag:yaml.org,2002:str: a tag has no meaning here. Take it away.",
-    ),
-    "an unknown release": (
-        replaced("2.19.1", "2.15.0"),
-        "3:12: releases[0]: '2.15.0': upstream has no stable tag 2.15.0. Did you mean '2.15.1'?",
-    ),
-    "a line of releases": (
-        replaced("2.19.1", "2.20"),
-        "3:12: releases[0]: '2.20': a release is a full tag, with a patch number. Did you mean '2.20.0'?",
-    ),
-    "a release like no other": (
-        replaced("2.19.1", "nightly"),
-        (
-            "3:12: releases[0]: 'nightly': this is no release: a release is a full tag such as 2.19.1. "
-            "Did you mean '2.20.0'?"
-        ),
-    ),
+    "a tag": (replaced("flavour: cpu", "flavour: !!str cpu"), "6:14: targets.standard.flavour: tag:yaml.org,2002:str:"),
+    "an unknown release": (replaced("2.19.1", "2.15.0"), "3:12: releases[0]: '2.15.0': … '2.15.1'"),
+    "a series of releases": (replaced("2.19.1", "2.20"), "3:12: releases[0]: '2.20': … patch number … '2.20.0'"),
+    "a release like no other": (replaced("2.19.1", "nightly"), f"3:12: releases[0]: 'nightly': … '{NEWEST}'"),
     "a release without quotes": (
         replaced('"2.19.1"', "2.20"),
-        ('3:12: releases[0]: 2.20: expected a text. Put it in quotes, "2.20": without them YAML reads the number 2.2.'),
+        '3:12: releases[0]: 2.20: … quotes, "2.20" … number 2.2.',
     ),
     "a version without quotes": (
         SMALL + "bazel: {version: 3.10, package: bazel}\n",
-        (
-            '8:18: bazel.version: 3.10: expected a text. Put it in quotes, "3.10": without them YAML reads '
-            "the number 3.1."
-        ),
-    ),
-    "a boolean for a text": (
-        replaced("team/serving", "true"),
-        (
-            '2:15: image.repository: true: expected a text. Put it in quotes, "true": without them YAML reads '
-            "the boolean True."
-        ),
-    ),
-    "a word like latest-patches": (
-        replaced("2.19.1", "latest-patch"),
-        "3:12: releases[0]: 'latest-patch': this is no release and no specifier. Did you mean 'latest-patches'?",
-    ),
-    "a specifier that cannot be read": (
-        replaced("2.19.1", ">=2.11 <2.16"),
-        (
-            "3:12: releases[0]: '>=2.11 <2.16': this is no version specifier. "
-            'Write it like ">=2.11,<2.16": <, <=, ==, !=, >=, > or ~= and a version, joined by commas.'
-        ),
-    ),
-    "a specifier that ends in a comma": (
-        replaced("2.19.1", ">=2.11,"),
-        (
-            "3:12: releases[0]: '>=2.11,': there is nothing before or after a comma. "
-            'Write it like ">=2.11,<2.16": <, <=, ==, !=, >=, > or ~= and a version, joined by commas.'
-        ),
-    ),
-    "a specifier that no release meets": (
-        replaced("2.19.1", ">=3"),
-        "3:12: releases[0]: '>=3': the catalogue has no such release. It has 1.5.0 to 2.20.0.",
-    ),
-    "a release of a target that the file has not": (
-        SMALL + '    releases: ["2.18.0"]\n',
-        (
-            "8:16: targets.standard.releases[0]: '2.18.0': this release is not in the file's releases. "
-            "Add it there: a target takes of those."
-        ),
-    ),
-    "a range of a target that the file has nothing of": (
-        SMALL + '    releases: ["<2"]\n',
-        (
-            "8:16: targets.standard.releases[0]: '<2': none of these releases is in the file's releases. "
-            "Add it there: a target takes of those."
-        ),
-    ),
-    "a tab": (
-        replaced("  repository", "\trepository"),
-        "2:1: YAML is not indented with tabs. Put blanks in its place.",
-    ),
-    "a tab after blanks": (
-        replaced("    levels", "  \t levels"),
-        "7:3: YAML is not indented with tabs. Put blanks in its place.",
-    ),
-    "a bracket that is left open": (
-        SMALL + "source: [\n",
-        (
-            "9:1: not YAML: while parsing a flow node did not find expected node content. "
-            "Look at the indentation, brackets and quotes above this place."
-        ),
-    ),
-    "a control character": (
-        replaced("team", "te\x01am"),
-        "2:17: character 0x1 cannot stand in a YAML file. Take it away.",
-    ),
-    "two documents": (f"{SMALL}---\n{SMALL}", "8:1: a second document begins here. Keep one of them."),
-    "an alias of nothing": (
-        SMALL + "source: *nope\n",
-        "8:9: no anchor &nope stands above, outside of this value. Write the value itself.",
-    ),
-    "an alias within its own anchor": (
-        SMALL + "toolchain: &a {configs: *a}\n",
-        "8:25: no anchor &a stands above, outside of this value. Write the value itself.",
-    ),
-    "a key that is a list": (
-        SMALL + "[a]: b\n",
-        "8:1: a key is one word. Put a text that begins so into quotes.",
-    ),
-    "aliases that explode": (
-        "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
-        + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairwise("abcdefghi")),
-        (
-            "1:35: written out, the file's values and aliases are more than 10,000. "
-            "Take the aliases (*) away, or some of the values."
-        ),
-    ),
-    "too many brackets": (
-        SMALL + f"source: {'[' * 400}\n",
-        "8:29: this is nested more than 20 deep. A matrix needs 5.",
-    ),
-    "a text for a list": (
-        replaced("[x86-64]", "x86-64"),
-        "7:13: targets.standard.levels: 'x86-64': expected a list. Put it in brackets: [x86-64].",
-    ),
-    "a text for a mapping": (
-        replaced(f"\n  {IMAGE}", " nginx"),
-        "1:8: image: 'nginx': expected a mapping. Write keys below it, each with a value.",
-    ),
-    "a list for a mapping": (
-        SMALL + "network: [x]\n",
-        "8:1: network: expected a mapping. Write keys below it, each with a value.",
-    ),
-    "a list for a text": (
-        replaced("team/serving", "[a]"),
-        '2:3: image.repository: expected a text. Write it without brackets: "a".',
-    ),
-    "a section without content": (
-        SMALL + "  other:\n",
-        "8:3: targets.other: there is no value here. Write one, or take the line away.",
-    ),
-    "an empty axis": (
-        replaced("[x86-64]", "[]"),
-        "7:5: targets.standard.levels: this must not be empty. Name at least one.",
-    ),
-    "no releases": (replaced('["2.19.1"]', "[]"), "3:1: releases: this must not be empty. Name at least one."),
-    "no targets": (
-        SMALL.partition("targets")[0] + "targets: {}\n",
-        "4:1: targets: this must not be empty. Name at least one.",
-    ),
-    "no repository": (replaced(IMAGE, "labels: {}"), "1:1: image.repository: this key is required. Add it."),
-    "an unknown flavour": (
-        replaced("flavour: cpu", "flavour: CPU"),
-        "6:14: targets.standard.flavour: 'CPU': expected one of 'cpu', 'mkl' or 'gpu'. Did you mean 'cpu'?",
-    ),
-    "a flavour that the release has not": (
-        replaced("flavour: cpu", "flavour: mkl").replace("2.19.1", "1.12.3"),
-        "6:14: targets.standard.flavour: 'mkl': release 1.12.3 has no flavour mkl. It has: cpu, gpu.",
-    ),
-    "no flavour": (replaced("    flavour: cpu\n", ""), "5:3: targets.standard.flavour: this key is required. Add it."),
-    "no levels in a target and the one that it extends": (
-        replaced("    levels: [x86-64]\n", "") + "  more: {extends: standard, copts: [-O3]}\n",
-        (
-            "5:3: targets.standard.levels: this key is required. Add it.\n"
-            "7:3: targets.more.levels: this key is required, and standard has none either. Add it."
-        ),
-    ),
-    "a target that extends nothing": (
-        SMALL + "  more: {extends: standart}\n",
-        "8:19: targets.more.extends: 'standart': there is no such target. Did you mean 'standard'?",
-    ),
-    "targets that extend each other": (
-        SMALL + "  a: {extends: b}\n  b: {extends: c}\n  c: {extends: b}\n",
-        ("9:16: targets.b.extends: 'c': a target cannot extend itself: b → c → b. Let one of them stand on its own."),
-    ),
-    "a target that extends itself": (
-        SMALL + "    extends: standard\n",
-        (
-            "8:14: targets.standard.extends: 'standard': a target cannot extend itself: standard → standard. "
-            "Let one of them stand on its own."
-        ),
-    ),
-    "a level of another platform": (
-        SMALL + "platforms: [linux/amd64, linux/arm64]\n",
-        (
-            "8:26: platforms[1]: 'linux/arm64': level x86-64 of target standard is none of this platform. "
-            "Its levels: native."
-        ),
-    ),
-    "a level of another platform than a target's": (
-        SMALL + "    platforms: [linux/arm64]\n",
-        (
-            "8:17: targets.standard.platforms[0]: 'linux/arm64': level x86-64 of target standard is none of this "
-            "platform. Its levels: native."
-        ),
-    ),
-    "an unknown platform": (
-        SMALL + "platforms: [amd64]\n",
-        "8:13: platforms[0]: 'amd64': expected one of 'linux/amd64' or 'linux/arm64'. Did you mean 'linux/amd64'?",
-    ),
-    "cuda on a cpu flavour": (
-        SMALL + '    cuda: "12.2"\n',
-        "8:11: targets.standard.cuda: '12.2': flavour cpu has no CUDA. Take it away, or make the flavour gpu.",
-    ),
-    "capabilities on a cpu flavour": (
-        SMALL + "    capabilities: [h100]\n",
-        "8:5: targets.standard.capabilities: flavour cpu has no CUDA. Take it away, or make the flavour gpu.",
-    ),
-    "a CUDA that the release has not": (
-        GPU + '    cuda: "11.8"\n',
-        (
-            "8:11: targets.standard.cuda: '11.8': release 2.19.1 is built with CUDA 12.2 alone. "
-            "Write '12.2', or take it away."
-        ),
-    ),
-    "a CUDA that no release has": (
-        GPU + '    cuda: "12.3"\n',
-        "8:11: targets.standard.cuda: '12.3': no release was built with such a CUDA. Did you mean '12.2'?",
-    ),
-    "a range of CUDAs for a target": (
-        GPU + '    cuda: ">=12"\n',
-        ("8:11: targets.standard.cuda: '>=12': a target names one CUDA version. Write it in full, such as \"12.2\"."),
+        '8:18: bazel.version: 3.10: … quotes, "3.10" … number 3.1.',
     ),
     "a CUDA without quotes": (
         GPU + "    cuda: 12.20\n",
-        (
-            '8:11: targets.standard.cuda: 12.20: expected a text. Put it in quotes, "12.20": without them YAML reads '
-            "the number 12.2."
-        ),
+        '8:11: targets.standard.cuda: 12.20: … "12.20" … number 12.2.',
     ),
-    "a range of CUDAs that no release has": (
-        SMALL + 'exclude: [{reason: old, cuda: "<8"}]\n',
-        (
-            "8:31: exclude[0].cuda: '<8': no release was built with such a CUDA. "
-            "They were built with 8.0, 9.0, 10.0, 10.1, 11.0, 11.2, 11.8, 12.2, 12.5."
-        ),
+    "a boolean for a text": (replaced("team/serving", "true"), '2:15: image.repository: true: … "true" … boolean'),
+    "a word like latest-patches": (
+        replaced("2.19.1", "latest-patch"),
+        "3:12: releases[0]: 'latest-patch': … 'latest-patches'",
     ),
-    "a word for a CUDA": (
-        GPU + "    cuda: newest\n",
-        (
-            "8:11: targets.standard.cuda: 'newest': this is no CUDA version and no specifier. "
-            'Write "12.2", or a range such as ">=12".'
-        ),
+    "a specifier that cannot be read": (
+        replaced("2.19.1", ">=2.11 <2.16"),
+        "3:12: releases[0]: '>=2.11 <2.16': … \">=2.11,<2.16\"",
     ),
-    "an unknown card": (
-        GPU + "    capabilities: [a10O]\n",
-        (
-            "8:20: targets.standard.capabilities[0]: 'a10O': this is no card and no capability "
-            "(7.5, sm_75 or compute_75). Did you mean 'a100'?"
-        ),
+    "a specifier that ends in a comma": (
+        replaced("2.19.1", ">=2.11,"),
+        "3:12: releases[0]: '>=2.11,': … comma … \">=2.11,<2.16\"",
     ),
-    "a capability that there is not": (
-        GPU + '    capabilities: ["9.9"]\n',
-        (
-            "8:20: targets.standard.capabilities[0]: '9.9': no CUDA compiles this capability. "
-            "There are 2.0, 2.1, 3.0, 3.2, 3.5, 3.7, 5.0, 5.2, 5.3, 6.0, 6.1, 6.2, 7.0, 7.2, 7.5, 8.0, 8.6, 8.7, 8.9, "
-            "9.0, 10.0, 12.0."
-        ),
-    ),
-    "a capability out of the CUDA's range": (
-        GPU + "    capabilities: [h100, blackwell]\n",
-        (
-            "8:5: targets.standard.capabilities: release 2.19.1: CUDA 12.2 compiles capabilities 5.0 to 9.0, "
-            "not 10.0, 12.0; it needs CUDA 12.8. Take it away, or take other releases."
-        ),
-    ),
-    "an unknown set of flags": (
-        SMALL + "    flags: avx2\n",
-        "8:12: targets.standard.flags: 'avx2': there is no such set of flags. Did you mean 'avx2-fma'?",
-    ),
-    "a set of flags for another level": (
-        SMALL + "    flags: avx2-fma\n",
-        (
-            "8:12: targets.standard.flags: 'avx2-fma': these flags are for level x86-64-v3, not for x86-64. "
-            "Add x86-64-v3 to the levels, or take the line away."
-        ),
-    ),
-    "a rule without a reason": (
-        SMALL + "exclude: [{flavours: [cpu]}]\n",
-        (
-            "8:11: exclude[0].reason: this key is required. Add it.\n"
-            "8:11: exclude[0]: this rule drops every variant of target standard. "
-            "Narrow its conditions, or take the target away."
-        ),
-    ),
-    "a rule with a reason that says nothing": (
-        replaced("[x86-64]", "[x86-64, avx]") + "exclude: [{levels: [avx], reason: '-'}]\n",
-        (
-            "8:35: exclude[0].reason: '-': a reason says in words why the rule is there. Write why, for "
-            "whoever asks where a variant has gone."
-        ),
-    ),
-    "a rule without conditions": (
-        SMALL + "exclude: [{reason: because}]\n",
-        (
-            "8:11: exclude[0]: there is no condition here. "
-            "Give one of releases, flavours, levels, targets, platforms, cuda."
-        ),
-    ),
-    "a rule about a target that there is not": (
-        SMALL + "exclude: [{reason: because, targets: [standart]}]\n",
-        "8:39: exclude[0].targets[0]: 'standart': there is no such target. Did you mean 'standard'?",
-    ),
-    "a rule that matches nothing": (
-        SMALL + "exclude: [{reason: because, flavours: [gpu], levels: [x86-64]}]\n",
-        (
-            "8:11: exclude[0]: no variant that a target asks for meets all of these conditions. "
-            "Loosen one, or take the rule away."
-        ),
-    ),
-    "a rule that drops everything": (
-        SMALL + "exclude: [{reason: because, flavours: [cpu]}]\n",
-        (
-            "8:11: exclude[0]: this rule drops every variant of target standard. "
-            "Narrow its conditions, or take the target away."
-        ),
-    ),
-    "a rule that requires what nothing has": (
-        SMALL.replace("[x86-64]", "[x86-64, avx]")
-        + "require: [{reason: because, where: {levels: [avx]}, only: {flavours: [mkl]}}]\n",
-        (
-            "8:53: require[0].only: no variant that `where` matches meets these conditions: the rule drops them all. "
-            "Loosen one, or say so with an exclude rule."
-        ),
-    ),
-    "a rule whose where matches nothing": (
-        SMALL + "require: [{reason: because, where: {levels: [avx]}, only: {flavours: [cpu]}}]\n",
-        (
-            "8:29: require[0].where: no variant that a target asks for meets all of these conditions. "
-            "Loosen one, or take the rule away."
-        ),
-    ),
-    "a rule that requires nothing": (
-        SMALL + "require: [{reason: because, where: {}, only: {}}]\n",
-        (
-            "8:40: require[0].only: there is no condition here. "
-            "Give one of releases, flavours, levels, targets, platforms, cuda."
-        ),
-    ),
-    "an unknown key of a rule": (
-        SMALL + "exclude: [{reason: because, release: '2.19.1'}]\n",
-        "8:29: exclude[0].release: unknown key. Did you mean 'releases'?",
-    ),
-    "rules that leave nothing together": (
-        SMALL.replace("[x86-64]", "[x86-64, avx]")
-        + "exclude: [{reason: old ones, levels: [x86-64]}, {reason: new ones, levels: [avx]}]\n",
-        ("5:3: targets.standard: this target selects nothing: old ones; new ones. Ask for other releases or levels."),
-    ),
-    "a target that selects nothing": (
-        replaced("flavour: cpu", "flavour: mkl").replace("2.19.1", "<1.13"),
-        (
-            "5:3: targets.standard: this target selects nothing: release 1.5.0 has no flavour mkl; "
-            "release 1.6.0 has no flavour mkl; release 1.6.1 has no flavour mkl; and 11 more. "
-            "Ask for other releases or levels."
-        ),
-    ),
-    "a target of nothing but what is known not to start": (
-        GPU.replace("2.19.1", "2.2.0"),
-        (
-            "5:3: targets.standard: this target selects nothing: it does not start: the server is linked to libnvrtc, "
-            "which upstream's runtime image lacks; 2.2.2 has it (https://github.com/tensorflow/serving/issues/1659). "
-            "Ask for other releases or levels."
-        ),
-    ),
-    "a size in no known unit": (
-        SMALL + "resources: {memory: 16G}\n",
-        ("8:21: resources.memory: '16G': a size is a number and MiB or GiB, such as 16GiB. Add the unit, MiB or GiB."),
-    ),
-    "a text for a number": (
-        SMALL + 'resources: {jobs: "8"}\n',
-        "8:19: resources.jobs: '8': expected a whole number from 1 to 1024. Write it without quotes: 8.",
-    ),
-    "a number that is too large": (
-        SMALL + "resources: {jobs: 5000}\n",
-        "8:19: resources.jobs: 5000: expected a whole number from 1 to 1024. Write one of these.",
-    ),
-    "a boolean for a number": (
-        SMALL + "resources: {jobs: true}\n",
-        "8:19: resources.jobs: true: expected a whole number from 1 to 1024. Write one of these.",
-    ),
-    "what is no number": (
-        SMALL + "resources: {jobs: .nan}\n",
-        "8:19: resources.jobs: .nan: expected a whole number from 1 to 1024. Write one of these.",
-    ),
-    "a mapping for a list": (
-        replaced("[x86-64]", "{x86-64: x}"),
-        "7:5: targets.standard.levels: expected a list. Write each entry in a line of its own, after `- `.",
-    ),
-    "a number for a list": (
-        replaced('["2.19.1"]', "2.19"),
-        '3:11: releases: 2.19: expected a list. Put it in brackets: ["2.19"].',
-    ),
-    "a list for a rule's releases": (
-        replaced("[x86-64]", "[x86-64, avx]") + 'exclude: [{reason: old, releases: ["2.18.1"], levels: [avx]}]\n',
-        '8:25: exclude[0].releases: expected a text. Write it without brackets: "2.18.1".',
-    ),
-    "releases that no release is all of": (
-        replaced("[x86-64]", "[x86-64, avx]") + 'exclude: [{reason: old, releases: "2.18.1,2.19.1", levels: [avx]}]\n',
-        (
-            "8:35: exclude[0].releases: '2.18.1,2.19.1': what commas join narrows, and no release is all of this. "
-            'Write an entry or a rule for each, or a range such as ">=2.18,<2.20".'
-        ),
-    ),
-    "a star without an operator": (
-        replaced("2.19.1", "2.1*"),
-        (
-            "3:12: releases[0]: '2.1*': this is no release and no specifier. "
-            'Write "==2.11.*" for all releases of a line.'
-        ),
-    ),
+    "a specifier that no release meets": (replaced("2.19.1", ">=3"), f"3:12: releases[0]: '>=3': … 1.5.0 to {NEWEST}"),
+    "a star without an operator": (replaced("2.19.1", "2.1*"), "3:12: releases[0]: '2.1*': … \"==2.11.*\""),
     "versions compared as texts": (
         replaced("2.19.1", "===2.19.1"),
-        (
-            "3:12: releases[0]: '===2.19.1': === compares texts, and there is only one text of each version. "
-            'Write it like ">=2.11,<2.16": <, <=, ==, !=, >=, > or ~= and a version, joined by commas.'
-        ),
+        "3:12: releases[0]: '===2.19.1': … \">=2.11,<2.16\"",
+    ),
+    "releases that no release is all of": (
+        LEVELS + 'exclude: [{reason: old, releases: "2.18.1,2.19.1", levels: [avx]}]\n',
+        "8:35: exclude[0].releases: '2.18.1,2.19.1': … commas narrow … \">=2.18,<2.20\"",
+    ),
+    "a release of a target that the file lacks": (
+        SMALL + '    releases: ["2.18.0"]\n',
+        "8:16: targets.standard.releases[0]: '2.18.0': … the file's releases. Add it there",
+    ),
+    "a range of a target that the file has nothing of": (
+        SMALL + '    releases: ["<2"]\n',
+        "8:16: targets.standard.releases[0]: '<2': … the file's releases. Add it there",
+    ),
+    "a tab": (replaced("  repository", "\trepository"), "2:1: … tabs"),
+    "a tab after blanks": (replaced("    levels", "  \t levels"), "7:3: … tabs"),
+    "a bracket that is left open": (SMALL + "source: [\n", "9:1: not YAML: … brackets"),
+    "a control character": (replaced("team", "te\x01am"), "2:17: character 0x1"),
+    "two documents": (f"{SMALL}---\n{SMALL}", "8:1: a second document"),
+    "an alias of nothing": (SMALL + "source: *nope\n", "8:9: no anchor &nope"),
+    "an alias within its own anchor": (SMALL + "toolchain: &a {configs: *a}\n", "8:25: no anchor &a"),
+    "a key that is a list": (SMALL + "[a]: b\n", "8:1: a key is one word. … quotes"),
+    "aliases that explode": (
+        "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairwise("abcdefghi")),
+        "1:35: … 10,000 … aliases",
+    ),
+    "too many brackets": (SMALL + f"source: {'[' * 400}\n", "8:29: … 20 deep"),
+    "a text for a list": (
+        replaced("[x86-64]", "x86-64"),
+        "7:13: targets.standard.levels: 'x86-64': … a list … [x86-64]",
+    ),
+    "a number for a list": (replaced('["2.19.1"]', "2.19"), '3:11: releases: 2.19: … a list … ["2.19"]'),
+    "a mapping for a list": (replaced("[x86-64]", "{x86-64: x}"), "7:5: targets.standard.levels: … a list … `- `"),
+    "a text for a mapping": (replaced(f"\n  {IMAGE}", " nginx"), "1:8: image: 'nginx': … a mapping"),
+    "a list for a mapping": (SMALL + "network: [x]\n", "8:1: network: … a mapping"),
+    "a list for a text": (replaced("team/serving", "[a]"), '2:3: image.repository: … without brackets: "a"'),
+    "a list for a rule's releases": (
+        LEVELS + 'exclude: [{reason: old, releases: ["2.18.1"], levels: [avx]}]\n',
+        '8:25: exclude[0].releases: … without brackets: "2.18.1"',
+    ),
+    "an empty axis": (replaced("[x86-64]", "[]"), "7:5: targets.standard.levels: … empty"),
+    "no releases": (replaced('["2.19.1"]', "[]"), "3:1: releases: … empty"),
+    "no targets": (SMALL.partition("targets")[0] + "targets: {}\n", "4:1: targets: … empty"),
+    "no repository": (replaced(IMAGE, "labels: {}"), "1:1: image.repository: … required"),
+    "an unknown flavour": (
+        replaced("flavour: cpu", "flavour: CPU"),
+        "6:14: targets.standard.flavour: 'CPU': … mean 'cpu'",
     ),
     "an unknown level": (
         replaced("[x86-64]", "[x86-64, v3]"),
-        (
-            "7:22: targets.standard.levels[1]: 'v3': expected one of 'x86-64', 'x86-64-v2', 'avx', 'x86-64-v3', "
-            "'x86-64-v4' or 'native'. Did you mean 'x86-64-v3'?"
-        ),
+        "7:22: targets.standard.levels[1]: 'v3': … mean 'x86-64-v3'",
     ),
-    "a flavour for a level": (
-        replaced("[x86-64]", "[gpuu]"),
-        (
-            "7:14: targets.standard.levels[0]: 'gpuu': expected one of 'x86-64', 'x86-64-v2', 'avx', "
-            "'x86-64-v3', 'x86-64-v4' or 'native'. Take one of them."
-        ),
+    "a flavour for a level": (replaced("[x86-64]", "[gpuu]"), "7:14: targets.standard.levels[0]: 'gpuu': … 'native'"),
+    "an unknown platform": (SMALL + "platforms: [amd64]\n", "8:13: platforms[0]: 'amd64': … mean 'linux/amd64'"),
+    "a flavour that the release has not": (
+        replaced("flavour: cpu", "flavour: mkl").replace("2.19.1", "1.12.3"),
+        "6:14: targets.standard.flavour: 'mkl': … 1.12.3 … cpu, gpu",
     ),
-    "a target in capitals": (
-        replaced("standard", "Standard"),
-        (
-            "5:3: targets.Standard: a target's name is lower-case words joined by '.' or '-'. Write it like "
-            "cpu-standard."
-        ),
+    "no flavour": (replaced("    flavour: cpu\n", ""), "5:3: targets.standard.flavour: … required"),
+    "no levels in a target and the one that it extends": (
+        replaced("    levels: [x86-64]\n", "") + "  more: {extends: standard, copts: [-O3]}\n",
+        "5:3: targets.standard.levels: … required\n7:3: targets.more.levels: … required, and standard has none",
     ),
-    "a source that is not there": (
-        SMALL + "source: 'a\x20b'\n",
-        "8:9: source: 'a b': there is no folder FOLDER/a b. Name one that is there.",
+    "a target that extends nothing": (
+        SMALL + "  more: {extends: standart}\n",
+        "8:19: targets.more.extends: 'standart': … mean 'standard'",
     ),
-    "a source that is a file": (
-        SMALL + "source: matrix.yaml\n",
-        ("8:9: source: 'matrix.yaml': there is no folder FOLDER/matrix.yaml. Name one that is there."),
+    "targets that extend each other": (
+        SMALL + "  a: {extends: b}\n  b: {extends: c}\n  c: {extends: b}\n",
+        "9:16: targets.b.extends: 'c': … b → c → b",
     ),
-    "a source that no system can name": (
-        SMALL + 'source: "a\\0b"\n',
-        (
-            "8:9: source: 'a\\x00b': a folder's name is not empty and holds no control characters. Name a "
-            "folder, relative to this file."
-        ),
+    "a target that extends itself": (
+        SMALL + "    extends: standard\n",
+        "8:14: targets.standard.extends: 'standard': … standard → standard",
     ),
+    "a level of another platform": (
+        SMALL + "platforms: [linux/amd64, linux/arm64]\n",
+        "8:26: platforms[1]: 'linux/arm64': … x86-64 … standard … native",
+    ),
+    "a level of another platform than a target's": (
+        SMALL + "    platforms: [linux/arm64]\n",
+        "8:17: targets.standard.platforms[0]: 'linux/arm64': … x86-64 … native",
+    ),
+    "cuda on a cpu flavour": (SMALL + '    cuda: "12.2"\n', "8:11: targets.standard.cuda: '12.2': flavour cpu … gpu"),
+    "capabilities on a cpu flavour": (
+        SMALL + "    capabilities: [h100]\n",
+        "8:5: targets.standard.capabilities: flavour cpu … gpu",
+    ),
+    "a CUDA that the release has not": (
+        GPU + '    cuda: "11.8"\n',
+        "8:11: targets.standard.cuda: '11.8': … 2.19.1 … CUDA 12.2",
+    ),
+    "a CUDA that no release has": (GPU + '    cuda: "12.3"\n', "8:11: targets.standard.cuda: '12.3': … mean '12.2'"),
+    "a range of CUDAs for a target": (GPU + '    cuda: ">=12"\n', "8:11: targets.standard.cuda: '>=12': … \"12.2\""),
+    "a range of CUDAs that no release has": (
+        SMALL + 'exclude: [{reason: old, cuda: "<8"}]\n',
+        f"8:31: exclude[0].cuda: '<8': … {', '.join(cudas())}",
+    ),
+    "a word for a CUDA": (GPU + "    cuda: newest\n", '8:11: targets.standard.cuda: \'newest\': … "12.2" … ">=12"'),
+    "an unknown card": (GPU + "    capabilities: [a10O]\n", "8:20: targets.standard.capabilities[0]: 'a10O': … 'a100'"),
+    "a capability that does not exist": (
+        GPU + '    capabilities: ["9.9"]\n',
+        "8:20: targets.standard.capabilities[0]: '9.9': … 8.0, 8.6 … 12.0",
+    ),
+    "a capability out of the CUDA's range": (
+        GPU + "    capabilities: [h100, blackwell]\n",
+        "8:5: targets.standard.capabilities: release 2.19.1: CUDA 12.2 … 5.0 to 9.0, not 10.0, 12.0 … CUDA 12.8",
+    ),
+    "an unknown set of flags": (SMALL + "    flags: avx2\n", "8:12: targets.standard.flags: 'avx2': … 'avx2-fma'"),
+    "a set of flags for another level": (
+        SMALL + "    flags: avx2-fma\n",
+        "8:12: targets.standard.flags: 'avx2-fma': … not for x86-64. Add x86-64-v3",
+    ),
+    "a rule without a reason": (
+        SMALL + "exclude: [{flavours: [cpu]}]\n",
+        "8:11: exclude[0].reason: … required\n8:11: exclude[0]: … every variant of target standard",
+    ),
+    "a reason that says nothing": (
+        LEVELS + "exclude: [{levels: [avx], reason: '-'}]\n",
+        "8:35: exclude[0].reason: '-':",
+    ),
+    "a rule without conditions": (SMALL + "exclude: [{reason: because}]\n", f"8:11: exclude[0]: … {CONDITIONS}"),
+    "a rule that requires nothing": (
+        SMALL + "require: [{reason: because, where: {}, only: {}}]\n",
+        f"8:40: require[0].only: … {CONDITIONS}",
+    ),
+    "a rule about a target that does not exist": (
+        SMALL + "exclude: [{reason: because, targets: [standart]}]\n",
+        "8:39: exclude[0].targets[0]: 'standart': … mean 'standard'",
+    ),
+    "a rule that matches nothing": (
+        SMALL + "exclude: [{reason: because, flavours: [gpu], levels: [x86-64]}]\n",
+        "8:11: exclude[0]: no selected variant … Loosen",
+    ),
+    "a rule that drops everything": (
+        SMALL + "exclude: [{reason: because, flavours: [cpu]}]\n",
+        "8:11: exclude[0]: … every variant of target standard",
+    ),
+    "a rule that requires what nothing has": (
+        LEVELS + "require: [{reason: because, where: {levels: [avx]}, only: {flavours: [mkl]}}]\n",
+        "8:53: require[0].only: … drops them all",
+    ),
+    "a rule whose where matches nothing": (
+        SMALL + "require: [{reason: because, where: {levels: [avx]}, only: {flavours: [cpu]}}]\n",
+        "8:29: require[0].where: no selected variant",
+    ),
+    "an unknown key of a rule": (
+        SMALL + "exclude: [{reason: because, release: '2.19.1'}]\n",
+        "8:29: exclude[0].release: … 'releases'",
+    ),
+    "rules that leave nothing together": (
+        LEVELS + "exclude: [{reason: old ones, levels: [x86-64]}, {reason: new ones, levels: [avx]}]\n",
+        "5:3: targets.standard: … nothing: old ones; new ones.",
+    ),
+    "a target that selects nothing": (
+        replaced("flavour: cpu", "flavour: mkl").replace("2.19.1", "<1.13"),
+        "5:3: targets.standard: … nothing: … 1.5.0 has no flavour mkl; … and 11 more",
+    ),
+    "a target of nothing but what is known not to start": (
+        GPU.replace("2.19.1", "2.2.0"),
+        "5:3: targets.standard: … does not start: … libnvrtc … https://github.com/tensorflow/serving/issues/1659",
+    ),
+    "a size in no known unit": (SMALL + "resources: {memory: 16G}\n", "8:21: resources.memory: '16G': … GiB … 16GiB"),
+    "a size beyond any machine": (
+        SMALL + "resources: {memory: 9999999GiB}\n",
+        "8:21: resources.memory: '9999999GiB': … GiB",
+    ),
+    "a text for a number": (SMALL + 'resources: {jobs: "8"}\n', "8:19: resources.jobs: '8': … 1 to 1024 … quotes: 8."),
+    "a number that is too large": (SMALL + "resources: {jobs: 5000}\n", "8:19: resources.jobs: 5000: … 1 to 1024"),
+    "a boolean for a number": (SMALL + "resources: {jobs: true}\n", "8:19: resources.jobs: true: … 1 to 1024"),
+    "what is not a number": (SMALL + "resources: {jobs: .nan}\n", "8:19: resources.jobs: .nan: … 1 to 1024"),
+    "a target in capitals": (replaced("standard", "Standard"), "5:3: targets.Standard: … lower-case"),
     "one id for two builds": (
         SMALL + "  other: {flavour: cpu, levels: [x86-64], copts: [-O3]}\n",
-        (
-            "8:43: targets.other.copts: targets standard and other build 2.19.1-cpu-v1 with different copts. "
-            "Give both the same copts."
-        ),
+        "8:43: targets.other.copts: targets standard and other build 2.19.1-cpu-v1 with different copts.",
     ),
     "one id for two sets of flags": (
         replaced("[x86-64]", "[x86-64-v3]") + "  other: {extends: standard, flags: avx2-fma}\n",
-        (
-            "8:37: targets.other.flags: 'avx2-fma': targets standard and other build 2.19.1-cpu-v3 with different "
-            "flags. Give both the same flags."
-        ),
+        "8:37: targets.other.flags: 'avx2-fma': targets standard and other build 2.19.1-cpu-v3 with different flags.",
     ),
     "one alias for two variants": (
         replaced("[x86-64]", "[x86-64, x86-64-v3]"),
-        (
-            "1:1: image: by default aliases has '{release}-{target}': 2.19.1-cpu-v1 and 2.19.1-cpu-v3 would both be "
-            "tagged 2.19.1-standard. Add aliases: with another one."
-        ),
+        "1:1: image: … '{release}-{target}': 2.19.1-cpu-v1 and 2.19.1-cpu-v3 … 2.19.1-standard. Add aliases:",
     ),
     "one alias for two variants through two templates": (
         image('aliases: ["{id}", "{release}-{target}"]').replace("  standard:", "  other:")
         + "  cpu-v1: {flavour: cpu, levels: [x86-64-v3]}\n",
-        (
-            "3:21: image.aliases[1]: '{release}-{target}': 2.19.1-cpu-v1 and 2.19.1-cpu-v3 would both be tagged "
-            "2.19.1-cpu-v1. '{id}' gives it too: change one of the two."
-        ),
+        "3:21: image.aliases[1]: '{release}-{target}': 2.19.1-cpu-v1 and 2.19.1-cpu-v3 … 2.19.1-cpu-v1. '{id}'",
     ),
     "a tag that grows too long": (
         image(f'aliases: ["{{id}}-{"x" * 120}"]'),
-        (
-            f"3:13: image.aliases[0]: '{{id}}-{'x' * 120}': for 2.19.1-cpu-v1 this gives a tag of 134 characters, "
-            "and 128 are allowed. Shorten it."
-        ),
+        f"3:13: image.aliases[0]: '{{id}}-{'x' * 120}': for 2.19.1-cpu-v1 … 134 characters … 128",
     ),
     "an unknown base": (
         SMALL + "toolchain: {base: debian:bookwurm}\n",
-        (
-            "8:19: toolchain.base: 'debian:bookwurm': the catalogue knows no such base image. "
-            "Did you mean 'debian:bookworm'?"
-        ),
+        "8:19: toolchain.base: 'debian:bookwurm': … mean 'debian:bookworm'",
     ),
     "a mirror of an unknown base": (
         SMALL + "network: {base_images: {'ubuntu:20.4': mirror/ubuntu}}\n",
-        ("8:25: network.base_images.ubuntu:20.4: the catalogue knows no such base image. Did you mean 'ubuntu:20.04'?"),
+        "8:25: network.base_images.ubuntu:20.4: … mean 'ubuntu:20.04'",
     ),
     "one of the factory's own labels": (
         image("labels: {org.serving-factory.variant: x}"),
-        (
-            "3:12: image.labels.org.serving-factory.variant: labels that begin with org.serving-factory are "
-            "the factory's own. Take another name."
-        ),
+        "3:12: image.labels.org.serving-factory.variant: … another name",
     ),
 }
 
 
-def told(folder: Path, text: str) -> str:
-    file = write(folder, text)
-    with pytest.raises(MatrixError) as caught:
-        load_matrix(file)
-    first, *problems = str(caught.value).split("\n")
-    assert first == f"{file}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    assert all(problem.startswith(str(file)) for problem in problems)
-    return "\n".join(problem.removeprefix(f"{file}:").replace(str(folder), "FOLDER") for problem in problems)
+@pytest.mark.parametrize(("text", "facts"), WRONG.values(), ids=WRONG.keys())
+def test_each_mistake_is_reported_once_with_its_place(tmp_path: Path, text: str, facts: str) -> None:
+    lines = problems(tmp_path, text)
+    for line, expected in zip(lines, facts.split("\n"), strict=True):
+        first, *others = expected.split(" … ")
+        assert line.startswith(first.removesuffix("… "))
+        assert re.search(".*".join(map(re.escape, [first, *others])), line), line
+        assert line.endswith((".", "?", ":")), "what to do is a sentence"
 
 
-@pytest.mark.parametrize(("text", "problem"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_wrong_is_told_once_with_its_place(tmp_path: Path, text: str, problem: str) -> None:
-    assert told(tmp_path, text) == problem
-
-
-def test_all_problems_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = SMALL.replace("cpu", "cpuu").replace(IMAGE, "repository: Team/x").replace('"2.19.1"', "2.19")
-    places = [problem.partition(": ")[0] for problem in told(tmp_path, text).split("\n")]
-    assert places == ["2:15", "3:12", "6:14"]
+    assert [line.partition(": ")[0] for line in problems(tmp_path, text)] == ["2:15", "3:12", "6:14"]
 
 
 TEMPLATE_RULES = {
@@ -618,14 +340,14 @@ TEMPLATE_RULES = {
     "{id:>400}-{binary}": "a placeholder is one of",
     "{id:{foo}}-{binary}": "a placeholder is one of",
     "{target}-{binary}": "a placeholder is one of",
-    "{id-{binary}": "a placeholder is one of|a brace has no partner.",
-    "{binary": "a brace has no partner.",
-    "binary}": "a brace has no partner.",
+    "{id-{binary}": "a placeholder is one of|a brace is not",
+    "{binary": "a brace is not",
+    "binary}": "a brace is not",
     "{id}": "a full tag names one binary: it must hold {binary}.",
     "": "a tag holds letters, digits",
     "a b-{binary}": "a tag holds letters, digits",
     ".{binary}": "a tag holds letters, digits",
-    "{{{binary}": "a brace has no partner.|a tag holds letters, digits",
+    "{{{binary}": "a brace is not|a tag holds letters, digits",
     "{{{binary}}}": "a tag holds letters, digits",
     "é{binary}": "a tag holds letters, digits",
     "{binary}\n": "a tag holds letters, digits",
@@ -705,8 +427,8 @@ def test_a_compiler_option_is_one_word_without_shell(tmp_path: Path, option: str
         ({"base": "debian:bookworm@sha256:1\nRUN x"}, "an image is"),
         ({"base": ""}, "an image is"),
         ({"compiler": "gcc-9 && x"}, "a compiler is gcc or clang"),
-        ({"packages": ["-y"]}, "this is no Debian package name"),
-        ({"packages": ["a\nb"]}, "this is no Debian package name"),
+        ({"packages": ["-y"]}, "not a Debian package name"),
+        ({"packages": ["a\nb"]}, "not a Debian package name"),
     ],
 )
 def test_nothing_that_lands_in_a_dockerfile_can_add_a_line_to_it(
@@ -734,7 +456,7 @@ def test_a_stand_in_for_a_base_is_an_image(tmp_path: Path, stand_in: str) -> Non
         ("42\n", "the file is a text, not a mapping"),
     ],
 )
-def test_a_file_that_is_no_mapping(tmp_path: Path, text: str, what: str) -> None:
+def test_a_file_that_is_not_a_mapping(tmp_path: Path, text: str, what: str) -> None:
     file = write(tmp_path, text)
     with pytest.raises(MatrixError) as caught:
         load_matrix(file)
@@ -764,11 +486,11 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         load_matrix(tmp_path / "a\0b")
 
 
-def test_a_byte_that_is_no_utf_8_is_told_with_its_place(tmp_path: Path) -> None:
+def test_a_byte_that_is_not_utf_8_is_reported_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(SMALL.encode() + "# \xe4\xe9\n".encode("latin-1"))
     with pytest.raises(MatrixError) as caught:
         load_matrix(tmp_path / "latin.yaml")
-    assert caught.value.why == f"{tmp_path}/latin.yaml:8:3: byte 0xe4 is no UTF-8. Save the file as UTF-8."
+    assert caught.value.why == f"{tmp_path}/latin.yaml:8:3: byte 0xe4 is not UTF-8. Save the file as UTF-8."
 
 
 def test_a_file_of_100_mb_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -788,7 +510,7 @@ def test_a_file_just_too_large_and_one_that_is_not(tmp_path: Path) -> None:
 # --- what comes of a good file ----------------------------------------------------------------------------------------
 
 
-def test_the_default_file_builds_what_a_team_wants_today() -> None:
+def test_the_default_file_builds_what_a_team_builds_today() -> None:
     matrix = load_matrix(SHIPPED[0])
     last_patches = {release.series: tag for tag, release in releases().items() if release.version >= Version("2.18")}
     assert {variant.release for variant in matrix.variants} == set(last_patches.values())
@@ -811,14 +533,14 @@ def test_the_sample_expands() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda text: text.replace("\n", "\r\n"), lambda text: "\ufeff" + text])
-def test_pipeline_ends_and_byte_order_marks_of_windows_do_no_harm(tmp_path: Path, change: object) -> None:
+def test_line_ends_and_byte_order_marks_of_windows_do_no_harm(tmp_path: Path, change: object) -> None:
     assert callable(change)
     (tmp_path / "m.yaml").write_bytes(change(SMALL).encode())
     assert [variant.id for variant in load_matrix(tmp_path / "m.yaml").variants] == ["2.19.1-cpu-v1"]
 
 
 def test_everything_of_a_file_arrives(tmp_path: Path) -> None:
-    (tmp_path / "tree").mkdir()
+    tree(tmp_path / "tree")
     matrix = load(
         tmp_path,
         document(
@@ -834,7 +556,7 @@ def test_everything_of_a_file_arrives(tmp_path: Path) -> None:
             network={"base_images": {"debian:bookworm": "mirror:5000/debian@sha256:" + "0" * 64}},
         ),
     )
-    assert matrix.images.labels == (("a", "1"), ("b", "2"))
+    assert matrix.images.labels == {"a": "1", "b": "2"}
     assert (matrix.images.tags, matrix.images.aliases) == (("{level}-{binary}",), ())
     settings = matrix.settings_of("2.19.1")
     assert settings.source == tmp_path / "tree"
@@ -884,9 +606,8 @@ def test_nearest(word: str, valid: list[str], found: str | None) -> None:
 def test_a_chain_of_targets_has_an_end(tmp_path: Path) -> None:
     chain = "".join(f"  t{index}: {{extends: {f't{index - 1}' if index else 'standard'}}}\n" for index in range(12))
     assert load(tmp_path, SMALL + chain.partition("  t10")[0]).targets["t9"] == ("2.19.1-cpu-v1",)
-    assert told(tmp_path, SMALL + chain) == (
-        "18:18: targets.t10.extends: 't9': more than 10 targets extend each other here. Let one say more itself."
-    )
+    (line,) = problems(tmp_path, SMALL + chain)
+    assert line.startswith("18:18: targets.t10.extends: 't9': more than 10 targets")
 
 
 def test_very_many_problems_and_very_long_values_are_cut(tmp_path: Path) -> None:
@@ -895,10 +616,11 @@ def test_very_many_problems_and_very_long_values_are_cut(tmp_path: Path) -> None
     lines = caught.value.why.split("\n")
     assert (caught.value.what.rpartition(": ")[2], len(lines)) == ("130 problems", 101)
     assert lines[-1] == f"{tmp_path}/matrix.yaml: and 30 more"
-    assert len(told(tmp_path, replaced("team/serving", "X" * 9000))) < 400
+    (line,) = problems(tmp_path, replaced("team/serving", "X" * 9000))
+    assert len(line) < 400
 
 
-def test_problems_are_told_in_the_order_of_the_file() -> None:
+def test_problems_are_listed_in_the_order_of_the_file() -> None:
     def problem(place: Place | None, rule: str) -> Problem:
         return Problem(place=place, path=(), value="", rule=rule)
 

@@ -1,4 +1,4 @@
-"""matrix/schema.py: what an editor is told is what the file's reader checks."""
+"""matrix/schema.py: the schema for editors accepts what the file's reader accepts."""
 
 from __future__ import annotations
 
@@ -115,3 +115,22 @@ def test_patterns_are_the_readers(tmp_path: Path) -> None:
             assert not pattern.search(name)
         else:
             assert pattern.search(name)
+
+
+def leaves(schema: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Every key of the file, as its page spells it: `network.apt.mirror`; those of lists' entries without a path."""
+    for name, inner in schema["properties"].items():
+        below = inner.get("items") or inner.get("additionalProperties")
+        if "properties" in inner:
+            yield from leaves(inner, f"{path}{name}.")
+        elif isinstance(below, dict) and "properties" in below:
+            yield f"{path}{name}"
+            yield from leaves(below) if name == "targets" else ()
+        else:
+            yield f"{path}{name}"
+
+
+def test_the_page_has_a_row_for_every_key() -> None:
+    page = (ROOT / "docs" / "matrix.md").read_text(encoding="utf-8")
+    cells = {cell for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for cell in re.findall("`([^`]+)`", row)}
+    assert [key for key in leaves(SCHEMA) if key not in cells] == []

@@ -1,4 +1,4 @@
-"""matrix/tags.py and templates.py: tags are made of what a variant is."""
+"""Tags are made of what a variant is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
-from serving_factory.matrix.matrix import Images, alias_tags, full_tags
+from serving_factory.matrix.matrix import alias_tags, full_tags
+from serving_factory.matrix.model import Images
 from serving_factory.matrix.variant import Variant
 from serving_factory.matrix.words import ALIAS_WORDS, TAG_WORDS, is_tag, template_rule
 
@@ -22,7 +23,7 @@ full_templates = st.lists(st.sampled_from([f"{{{word}}}" for word in TAG_WORDS])
 
 
 def images(*, tags: tuple[str, ...] = ("{id}-{binary}",), aliases: tuple[str, ...] = ()) -> Images:
-    return Images(repository="r", tags=tags, aliases=aliases, labels=())
+    return Images(repository="r", tags=tags, aliases=aliases)
 
 
 def test_every_placeholder_says_what_it_stands_for() -> None:
@@ -62,7 +63,7 @@ def test_what_the_rule_passes_gives_valid_tags(template: str) -> None:
 @given(st.text("{}!:.-[]a\n", max_size=8))
 def test_the_rule_never_fails_otherwise_than_by_its_rule(template: str) -> None:
     if rule := broken_rule(ALIAS_WORDS, template):
-        assert rule.startswith(("a brace has", "a placeholder is", "a tag holds"))
+        assert rule.startswith(("a brace is", "a placeholder is", "a tag holds"))
     else:
         assert all(is_tag(tag) for tag in alias_tags(images(aliases=(template,)), V3, ("t",)))
 

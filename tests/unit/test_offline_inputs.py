@@ -24,7 +24,7 @@ from serving_factory.pipeline.offline.unpacking import unpack
 from serving_factory.pipeline.preflight import Declared, Missing, declared_repositories
 from serving_factory.recipes.recipe import recipe_for
 
-from .matrices import document, load
+from .matrices import document, load, tree
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -129,7 +129,8 @@ def found(mirrors: tuple[Path, str]) -> list[Mirror]:
 
 @pytest.fixture
 def fill(found: list[Mirror], tmp_path: Path) -> Callable[..., Filled]:
-    for name in ("archives", "overrides", "source"):
+    tree(tmp_path / "source")
+    for name in ("archives", "overrides"):
         (tmp_path / name).mkdir()
     bazel = {"distdir": "archives", "overrides": "overrides"}
     matrix = load(tmp_path, document(source="source", bazel=bazel))

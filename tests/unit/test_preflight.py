@@ -29,7 +29,7 @@ from serving_factory.pipeline.preflight import (
 from serving_factory.pipeline.stages import compile as compile_stage
 from serving_factory.recipes.recipe import recipe_for
 
-from .matrices import document, load
+from .matrices import document, load, tree
 
 RECORDED = Path(__file__).parent / "recorded"
 BAZELS = ["0.17.2", "4.2.3"]
@@ -77,7 +77,7 @@ def test_a_preflight_that_does_not_come_to_bazel_fails_as_a_build_does(
         raise BuildFailed(step=step, tail=(), exit_code=1, text=text)
 
     monkeypatch.setattr(compile_stage, "build", build)
-    (tmp_path / "tree").mkdir()
+    tree(tmp_path / "tree")
     network = {"base_images": {"ubuntu:18.04": "m/u:1"}, "offline": "base_build" in step}
     matrix = load(tmp_path, document(releases=["2.11.1"], source="tree", network=network))
     site = Site(build=tmp_path / "build", models=tmp_path)

@@ -28,7 +28,7 @@ from serving_factory.recipes.explain import Explained, explain, explain_matrix, 
 from serving_factory.recipes.labels import BuiltBinary, image_env, image_json, image_labels
 from serving_factory.recipes.recipe import Recipe, key_of, recipe_for, recipes_for, render, short
 
-from .matrices import SHIPPED, document, load
+from .matrices import SHIPPED, document, load, tree
 
 LEVELS = ["x86-64", "avx", "x86-64-v3", "native"]
 BINARY = BuiltBinary(
@@ -319,6 +319,7 @@ def test_labels_say_what_the_image_is_and_leave_out_what_is_unknown(tmp_path: Pa
 
 
 def test_an_image_of_another_source_tree_does_not_name_upstreams(tmp_path: Path) -> None:
+    tree(tmp_path)
     recipe = recipes(levels_matrix(tmp_path, source="."))["cpu-v3"]
     assert "org.opencontainers.image.source" not in image_labels(recipe, BINARY)
     inside = json.loads(image_json(recipe, BINARY))
@@ -381,6 +382,7 @@ def test_explain_tells_where_each_value_comes_from(tmp_path: Path) -> None:
     image = {"repository": "r.io/x", "aliases": ["{id}"]}
     toolchain = {"base": "debian:bookworm", "compiler": "gcc", "packages": ["libx-dev"]}
     network = {"base_images": {"debian:bookworm": "mirror/debian"}}
+    tree(tmp_path)
     matrix = levels_matrix(tmp_path, image=image, source=".", toolchain=toolchain, network=network)
     sections = explained(recipes(matrix)["mkl-v4"], matrix, tmp_path)
     told = {
@@ -402,7 +404,7 @@ def test_explain_tells_where_each_value_comes_from(tmp_path: Path) -> None:
 
 
 def test_explain_names_the_entry_of_the_release(tmp_path: Path) -> None:
-    (tmp_path / "bazel").touch()
+    (tree(tmp_path) / "bazel").touch()
     own = {
         "releases": "2.6.3",
         "source": ".",

@@ -13,7 +13,7 @@ from serving_factory.commands.cache import remote_notes
 from serving_factory.errors import MatrixError, UsageError
 from serving_factory.matrix.environment import given
 from serving_factory.matrix.load import load_matrix
-from serving_factory.matrix.settings import Remote
+from serving_factory.matrix.settings import Remote, Tls
 from serving_factory.pipeline.bazel import remote_lines, unusable, uploads
 from serving_factory.pipeline.events import Status, VariantResult
 from serving_factory.pipeline.job import Job, Site
@@ -108,7 +108,7 @@ def test_an_executor_and_a_cache_must_both_answer() -> None:
         (Remote(cache="http://c:80", headers={"a": "b"}), "0.27.0", True, "no headers"),
         (Remote(cache="http://c:80", headers={"a": "b"}), "1.0.0", True, ""),
         (
-            Remote(cache="http://c:80", headers={}, client_certificate=Path("c")),
+            Remote(cache="http://c:80", headers={}, tls=Tls(client_certificate=Path("c"))),
             "3.7.2",
             True,
             "no client certificates",
@@ -117,7 +117,7 @@ def test_an_executor_and_a_cache_must_both_answer() -> None:
 )
 def test_a_bazel_that_cannot_goes_without(remote: Remote, bazel: str, upload: bool, why: str) -> None:  # noqa: FBT001
     assert unusable(remote, Version(bazel), upload=upload) == why
-    assert (lines(remote, bazel, upload=upload) == []) == bool(why) or remote.client_certificate
+    assert (lines(remote, bazel, upload=upload) == []) == bool(why) or remote.tls.client_certificate
 
 
 def test_headers_are_quoted_and_never_announced() -> None:
@@ -134,9 +134,7 @@ def test_files_of_the_connection_go_along(tmp_path: Path) -> None:
     remote = Remote(
         cache="grpcs://c:443",
         headers={},
-        certificate=tmp_path / "ca",
-        client_certificate=tmp_path / "who",
-        client_key=tmp_path / "key",
+        tls=Tls(certificate=tmp_path / "ca", client_certificate=tmp_path / "who", client_key=tmp_path / "key"),
     )
     told = lines(remote)
     for name, option in {"ca": "tls_certificate", "who": "tls_client_certificate", "key": "tls_client_key"}.items():
@@ -229,14 +227,14 @@ def test_the_file_says_it_and_the_key_does_not(tmp_path: Path) -> None:
         ({"headers": {"a b": "c"}}, "a header's name"),
         ({"headers": {"a": "b\nc"}}, "no control characters"),
         ({"tls": {"certificate": "nowhere.pem"}}, "there is no file"),
-        ({"cache": "grpc://c:80", "tls": {"certificate": "matrix.yaml"}}, "grpc://c:80 goes without TLS"),
-        ({"executor": "grpc://c:80", "tls": {"certificate": "matrix.yaml"}}, "grpc://c:80 goes without TLS"),
+        ({"cache": "grpc://c:80", "tls": {"certificate": "matrix.yaml"}}, "grpc://c:80 is a URL without TLS"),
+        ({"executor": "grpc://c:80", "tls": {"certificate": "matrix.yaml"}}, "grpc://c:80 is a URL without TLS"),
         (
             {"executor": "grpcs://b", "cache": "grpc://c:80", "tls": {"certificate": "matrix.yaml"}},
-            "grpc://c:80 goes without TLS",
+            "grpc://c:80 is a URL without TLS",
         ),
-        ({"tls": {"client_key": "matrix.yaml"}}, "of no use without client_certificate"),
-        ({"tls": {"client_certificate": "matrix.yaml"}}, "of no use without client_key"),
+        ({"tls": {"client_key": "matrix.yaml"}}, "no use without client_certificate"),
+        ({"tls": {"client_certificate": "matrix.yaml"}}, "no use without client_key"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, remote: object, rule: str) -> None:
@@ -260,6 +258,6 @@ def test_the_environment_says_it(tmp_path: Path) -> None:
 
 
 def test_a_header_that_is_none_is_refused_without_showing_it(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="a line of it is no header") as caught:
+    with pytest.raises(UsageError, match="a line of it is not a header") as caught:
         given({"SERVING_FACTORY_REMOTE_HEADERS": SECRET}, tmp_path)
     assert SECRET not in str(caught.value)

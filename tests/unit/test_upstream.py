@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving_factory.errors import DownloadError, RegistryError, RegistryUnreachableError, VanishedError
-from serving_factory.matrix.settings import Network
+from serving_factory.matrix.settings import Network, Proxies
 from serving_factory.matrix.variant import Platform
 from serving_factory.pipeline.pins import Upstream
 from serving_factory.recipes.pins import NeededBase
@@ -17,7 +17,7 @@ from .test_registry import FakeRegistry, Shelf, fake
 
 __all__ = ["fake"]
 
-NETWORK = Network(base_images={}, git_mirrors={})
+NETWORK = Network()
 SHA256 = "ab" * 32
 ASSET = "bazel-3.0.0-linux-x86_64"
 
@@ -80,6 +80,6 @@ def test_anything_else_is_no_checksum(fake: FakeRegistry, text: str) -> None:
 
 def test_a_networks_proxy_is_asked_for_checksums(fake: FakeRegistry) -> None:
     fake.handler = lambda _, request: request.reply(200, SHA256.encode())
-    network = replace(NETWORK, bazel_mirror="http://mirror.example.com", http_proxy=f"http://{fake.host}")
+    network = replace(NETWORK, bazel_mirror="http://mirror.example.com", proxies=Proxies(http=f"http://{fake.host}"))
     assert upstream(network).checksum("3.0.0") == SHA256
     assert fake.asked == [f"GET http://mirror.example.com/3.0.0/{ASSET}.sha256"]

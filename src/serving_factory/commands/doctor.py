@@ -130,7 +130,7 @@ def _machine_checks(matrix: Matrix, variants: Sequence[Variant], facts: EngineFa
 
 def _network_checks(matrix: Matrix, recipes: Sequence[Recipe], facts: EngineFacts | None) -> Iterator[Check]:
     network = matrix.network
-    proxies = {"http": network.http_proxy, "https": network.https_proxy, "no": network.no_proxy}
+    proxies = {"http": network.proxies.http, "https": network.proxies.https, "no": network.proxies.no}
     yield doctor_checks.check_proxies(
         probes.environment_proxies(os.environ),
         facts.proxies if facts else {},

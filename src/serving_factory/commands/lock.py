@@ -8,7 +8,7 @@ from serving_factory.commands.shared import Asked, progress, show, width, write
 from serving_factory.errors import FactoryError, MovedError, NotLockedError, UnknownNameError, UsageError, VanishedError
 from serving_factory.matrix.lockfile import lock_path, lock_text
 from serving_factory.matrix.matrix import Matrix
-from serving_factory.matrix.problems import did_you_mean
+from serving_factory.matrix.problems import DidYouMean
 from serving_factory.output.text import count, table
 from serving_factory.pipeline.pins import Pin, Upstream, compare_pins, locked_by, make_pins
 from serving_factory.pipeline.records import write_atomically
@@ -56,7 +56,7 @@ def _chosen(needs: Needs, *, update: str | bool | None) -> Callable[[str], bool]
         listed = f"pins: {', '.join(names)}" if names else "there is nothing to lock"
         raise UnknownNameError(
             f"no base image or Bazel version is named {update}",
-            remedy=str(did_you_mean(update, names, otherwise=listed)),
+            remedy=str(DidYouMean(update, names, listed)),
         )
     return lambda name: name == update
 

@@ -1,4 +1,6 @@
-"""The matrix file as data that remembers where each value stands. No file takes long, or much memory, to read."""
+"""A YAML file as data that remembers the position of each value. No file takes long, or much memory, to read."""
+
+# ruff: noqa: ANN401 - a file holds any value, and PyYAML's events have no types
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import yaml
 
 from serving_factory.errors import MatrixError
 from serving_factory.matrix.environment import Given
-from serving_factory.matrix.problems import Finding, KeyPath, Place, Problem, matrix_error
+from serving_factory.matrix.problems import KeyPath, Place, Problem, matrix_error, short
 
 MAX_BYTES = 1 << 20
 MAX_VALUES = 10_000
@@ -21,27 +23,25 @@ MAX_VALUES = 10_000
 MAX_DEPTH = 20
 
 _Loader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Only for the events of its parser: in C where PyYAML was built with libyaml."""
+"""Only for the events of its parser, which is in C where PyYAML was built with libyaml."""
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What YAML 1.2, section 5.1, does not let a stream hold."""
+"""The characters that YAML 1.2, section 5.1, excludes."""
 
-# YAML 1.2's core schema. YAML 1.1 would take `on` and `12:30` for something else than texts.
+# YAML 1.2's core schema: in YAML 1.1 `on` and `12:30` are not texts.
 _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]{1,18}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
-@dataclass(slots=True)
-class _Node:
-    """A value of the file: a scalar has a text, a list has items, a mapping has entries."""
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """Where a value and its key stand, and a scalar as it is written, texts in quotes."""
 
+    key: Place
     place: Place
-    text: str | None = None
-    plain: bool = False
-    items: list[_Node] | None = None
-    entries: dict[str, tuple[Place, _Node]] | None = None
+    written: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,32 +49,34 @@ class Document:
     """A matrix file that is YAML, and a mapping.
 
     Args:
-        file: which.
-        data: mappings, lists, texts, numbers, booleans and nulls; all keys are texts.
-        problems: what can be told of it without knowing what it is for, such as keys that stand there twice.
-        given: path → what the environment gives in the place of what the file has there.
+        file: its path.
+        data: mappings with texts as keys, lists, texts, numbers, booleans and nulls.
+        problems: what is wrong whatever the file is for, such as a key that stands there twice.
+        given: path → the value of an environment variable, which replaces the file's.
     """
 
     file: Path
     data: dict[str, Any]
     problems: tuple[Problem, ...]
-    _root: _Node = field(repr=False)
+    _marks: Mapping[KeyPath, _Mark] = field(repr=False)
     given: Mapping[KeyPath, Given] = field(default_factory=dict)
 
-    def place(self, path: KeyPath, *, key: bool = False) -> Place | None:
-        """Find where a value stands, or its key; where the file has not got it, what is nearest above."""
-        return self._walk(path, key=key)[0]
+    def place(self, path: KeyPath, *, key: bool = False) -> Place:
+        """Find where a value stands, or its key; where it is absent, the nearest value above."""
+        mark = next(mark for length in range(len(path), -1, -1) if (mark := self._marks.get(path[:length])))
+        # A list or a mapping may begin on a line below: its key is where one looks.
+        return mark.place if mark.written and not key else mark.key
 
     def has(self, path: KeyPath) -> bool:
         """Whether there is such a value in the file."""
-        return self._walk(path)[1] is not None
+        return path in self._marks
 
     def variable(self, path: KeyPath) -> str:
-        """Name the environment variable that a value comes from; empty where it is the file's."""
+        """Name the environment variable that gives a value; empty where the file does."""
         return self.given[path].variable if path in self.given else ""
 
     def with_given(self, values: Iterable[Given]) -> Document:
-        """Put what the environment gives in its place, and in that of what the file says for some releases."""
+        """Put the environment's values in place of the file's, also of those for some releases alone."""
         data, given = deepcopy(self.data), dict(self.given)
         listed = data.get("per_release")
         for one in values:
@@ -89,67 +91,43 @@ class Document:
         return replace(self, data=data, given=given)
 
     def written(self, path: KeyPath) -> str:
-        """Give a scalar as it stands in the file, texts in quotes; empty for lists, mappings and what is absent."""
+        """Give a scalar as it stands in the file, texts in quotes; empty for lists, mappings and absent values."""
         if path in self.given:
             return repr(self.given[path].value)
-        node = self._walk(path)[1]
-        if node is None or not node.text:
-            return ""
-        return node.text if node.plain and not isinstance(_scalar(node), str) else repr(node.text)
+        return self._marks[path].written if path in self._marks else ""
 
-    def problem(self, finding: Finding) -> Problem:
-        """Look up where in the file a finding is."""
-        return Problem(
-            place=self.place(finding.path, key=finding.key),
-            path=finding.path,
-            value="" if finding.key else self.written(finding.path),
-            rule=finding.rule,
-            remedy=finding.remedy,
-            variable=self.variable(finding.path),
-        )
-
-    def _walk(self, path: KeyPath, *, key: bool = False) -> tuple[Place | None, _Node | None]:
-        node, place = self._root, None
-        for part in path:
-            if node.entries is not None and part in node.entries:
-                above, node = node.entries[str(part)]
-                # A list or a mapping may begin on a line below: its key is where one looks.
-                place = node.place if node.text and not key else above
-            elif node.items is not None and isinstance(part, int) and part < len(node.items):
-                node = node.items[part]
-                place = node.place
-            else:
-                return place or self._root.place, None
-        return place, node
+    def located(self, problem: Problem) -> Problem:
+        """Add the place of a problem, and the value there."""
+        path = problem.path
+        value = "" if problem.key else self.written(path)
+        return replace(problem, place=self.place(path, key=problem.key), value=value, variable=self.variable(path))
 
 
 def read_document(file: Path) -> Document:
     """Read a matrix file.
 
     Raises:
-        MatrixError: it cannot be read, is too large, or is no YAML mapping; the message tells the place.
+        MatrixError: it cannot be read, is too large, or is not a YAML mapping; the message has the position.
     """
     text = _text(file)
     if found := _FORBIDDEN.search(text):
         rule = f"character {ord(found[0]):#x} cannot stand in a YAML file"
-        raise _broken(file, rule, _place_of(text, found.start()), "Take it away.")
+        raise _broken(file, rule, _place_of(text, found.start()), "Remove it.")
     composer = _Composer(file, yaml.parse(text, Loader=_Loader))
     try:
-        root = composer.document()
-        if root is None:
-            raise _no_mapping(file, "the file is empty")
-        if root.entries is None:
-            raise _no_mapping(file, f"the file is a {'list' if root.items is not None else 'text'}, not a mapping")
-        data = _Builder(file).value(root)
+        data = composer.document()
     except yaml.MarkedYAMLError as error:
         raise _syntax(file, text, error) from None
-    document = Document(file, data, tuple(composer.problems), root)
-    nulls = tuple(document.problem(finding) for finding in _nulls(data, ()))
-    return replace(document, problems=document.problems + nulls)
+    if data is None:
+        raise _no_mapping(file, "the file is empty")
+    if not isinstance(data, dict):
+        raise _no_mapping(file, f"the file is a {'list' if isinstance(data, list) else 'text'}, not a mapping")
+    document = Document(file, data, tuple(composer.problems), dict(composer.marks))
+    return replace(document, problems=(*document.problems, *map(document.located, _nulls(data, ()))))
 
 
 def _put(data: dict[str, Any], path: KeyPath, value: object) -> None:
-    """Set a value below mappings, which are made where there are none. Where there is something else, that is told."""
+    """Set a value below mappings, which are made where they are missing. Anything else there is reported later."""
     *above, last = path
     place: Any = data
     for part in above:
@@ -168,22 +146,20 @@ def _text(file: Path) -> str:
     except FileNotFoundError:
         raise MatrixError(f"{file}: there is no such file", remedy="name the matrix file with --matrix FILE") from None
     except IsADirectoryError:
-        raise MatrixError(
-            f"{file}: this is a folder, not a file", remedy=f"name a file in it, such as {file / 'matrix.yaml'}"
-        ) from None
+        remedy = f"name a file in it, such as {file / 'matrix.yaml'}"
+        raise MatrixError(f"{file}: this is a folder, not a file", remedy=remedy) from None
     except (OSError, ValueError) as error:
-        raise MatrixError(f"{file}: cannot be read: {error}", remedy="name a file that you may read") from None
+        why = getattr(error, "strerror", None) or str(error)
+        raise MatrixError(f"{short(str(file))}: cannot be read: {why}", remedy="name a file that can be read") from None
     if len(content) > MAX_BYTES:
-        raise MatrixError(
-            f"{file}: a matrix file has at most {MAX_BYTES >> 20} MiB",
-            why="A matrix of every release, flavour and level is some 2 KB: this is another file.",
-            remedy="name the matrix file with --matrix FILE",
-        )
+        why = "A matrix of every release, flavour and level has some 2 KB: this is another file."
+        what = f"{file}: a matrix file has at most {MAX_BYTES >> 20} MiB"
+        raise MatrixError(what, why=why, remedy="name the matrix file with --matrix FILE")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = content[: error.start].decode("utf-8", errors="replace")
-        rule = f"byte {content[error.start]:#x} is no UTF-8"
+        rule = f"byte {content[error.start]:#x} is not UTF-8"
         raise _broken(file, rule, _place_of(before, len(before)), "Save the file as UTF-8.") from None
 
 
@@ -193,7 +169,7 @@ def _place_of(text: str, index: int) -> Place:
 
 
 def _broken(file: Path, rule: str, place: Place | None, remedy: str) -> MatrixError:
-    return matrix_error(str(file), [Problem(place=place, path=(), value="", rule=rule, remedy=remedy)])
+    return matrix_error(str(file), [Problem(path=(), rule=rule, remedy=remedy, place=place)])
 
 
 def _no_mapping(file: Path, what: str) -> MatrixError:
@@ -211,15 +187,15 @@ def _syntax(file: Path, text: str, error: yaml.MarkedYAMLError) -> MatrixError:
     indentation = line[: len(line) - len(line.lstrip())]
     if place and "\t" in indentation:
         tab = Place(place.line, indentation.index("\t") + 1)
-        return _broken(file, "YAML is not indented with tabs", tab, "Put blanks in its place.")
+        return _broken(file, "YAML is not indented with tabs", tab, "Use blanks.")
     reason = " ".join(f"{error.context or ''} {error.problem or ''}".split())
-    return _broken(file, f"not YAML: {reason}", place, "Look at the indentation, brackets and quotes above this place.")
+    return _broken(file, f"not YAML: {reason}", place, "Check the indentation, brackets and quotes above this place.")
 
 
-def _nulls(value: object, path: KeyPath) -> Iterator[Finding]:
-    """Nothing in a matrix file may be null: a key without a value is one that somebody has forgotten to fill in."""
+def _nulls(value: object, path: KeyPath) -> Iterator[Problem]:
+    """Find nulls: a key without a value is one that someone forgot to fill in."""
     if value is None:
-        yield Finding(path=path, rule="there is no value here", remedy="Write one, or take the line away.")
+        yield Problem(path=path, rule="there is no value here", remedy="Write one, or remove the line.")
     elif isinstance(value, dict):
         for key, inner in value.items():
             yield from _nulls(inner, (*path, key))
@@ -229,100 +205,98 @@ def _nulls(value: object, path: KeyPath) -> Iterator[Finding]:
 
 
 class _Composer:
-    """Makes nodes of a parser's events. An alias gives the very node that its anchor names: nothing grows here."""
+    """Makes data of a parser's events, with each alias written out, and marks each value's position."""
 
     def __init__(self, file: Path, events: Iterator[Any]) -> None:
         self.problems: list[Problem] = []
+        self.marks: list[tuple[KeyPath, _Mark]] = []
         self._file = file
         self._events = events
-        self._anchors: dict[str, _Node] = {}
+        self._anchors: dict[str, tuple[Any, list[tuple[KeyPath, _Mark]]]] = {}
 
-    def document(self) -> _Node | None:
-        """Compose the one document of the stream; None where there is none, or it is nothing."""
+    def document(self) -> Any:
+        """Compose the one document of the stream; None where there is none."""
         next(self._events)  # the stream's start
         if isinstance(next(self._events), yaml.StreamEndEvent):
             return None
-        root = self._node(next(self._events), ())
+        event = next(self._events)
+        data = self._value(event, (), _mark(event))
         next(self._events)  # the document's end
         end = next(self._events)
         if not isinstance(end, yaml.StreamEndEvent):
             raise _broken(self._file, "a second document begins here", _mark(end), "Keep one of them.")
-        return None if root.text is not None and root.plain and _NULL.fullmatch(root.text) else root
+        return data
 
-    def _node(self, event: Any, path: KeyPath) -> _Node:  # noqa: ANN401 - PyYAML's events have no types
-        place = _mark(event)
+    def _value(self, event: Any, path: KeyPath, key: Place) -> Any:
+        place, start = _mark(event), len(self.marks)
         if len(path) > MAX_DEPTH:
             raise _broken(self._file, f"this is nested more than {MAX_DEPTH} deep", place, "A matrix needs 5.")
         if isinstance(event, yaml.AliasEvent):
-            if event.anchor not in self._anchors:
-                rule = f"no anchor &{event.anchor} stands above, outside of this value"
-                raise _broken(self._file, rule, place, "Write the value itself.")
-            return self._anchors[event.anchor]
+            return self._alias(str(event.anchor), path, _Mark(key, place))
         if event.tag is not None and event.tag != "!":
-            self._problem(place, path, event.tag, "a tag has no meaning here", "Take it away.")
+            self._add(place, path, "a tag has no meaning here", "Remove it.", value=event.tag)
         if isinstance(event, yaml.ScalarEvent):
-            node = _Node(place, text=event.value, plain=event.implicit[0])
-        elif isinstance(event, yaml.SequenceStartEvent):
-            node = _Node(place, items=list(self._items(path)))
+            data: Any = _scalar(event.value, plain=event.implicit[0])
+            text = event.value if event.implicit[0] and not isinstance(data, str) else repr(event.value)
+            self._note(path, _Mark(key, place, text if event.value else ""))
         else:
-            node = _Node(place, entries=self._entries(path))
+            self._note(path, _Mark(key, place))
+            data = self._items(path) if isinstance(event, yaml.SequenceStartEvent) else self._entries(path)
         if event.anchor is not None:
-            self._anchors[event.anchor] = node
-        return node
+            below = [(at[len(path) :], mark) for at, mark in self.marks[start:]]
+            self._anchors[event.anchor] = data, below
+        return data
 
-    def _items(self, path: KeyPath) -> Iterator[_Node]:
-        index = 0
+    def _note(self, path: KeyPath, mark: _Mark) -> None:
+        if len(self.marks) >= MAX_VALUES:
+            rule = f"the file has more than {MAX_VALUES:,} values with aliases written out"
+            raise _broken(self._file, rule, mark.place, "Remove aliases (*) or values.")
+        self.marks.append((path, mark))
+
+    def _alias(self, anchor: str, path: KeyPath, here: _Mark) -> Any:
+        if anchor not in self._anchors:
+            rule = f"no anchor &{anchor} stands above, outside of this value"
+            raise _broken(self._file, rule, here.place, "Write the value out.")
+        data, below = self._anchors[anchor]
+        for at, mark in below:
+            self._note((*path, *at), mark if at else replace(mark, key=here.key))
+        return deepcopy(data)
+
+    def _items(self, path: KeyPath) -> list[Any]:
+        items: list[Any] = []
         while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
-            yield self._node(event, (*path, index))
-            index += 1
+            items.append(self._value(event, (*path, len(items)), _mark(event)))
+        return items
 
-    def _entries(self, path: KeyPath) -> dict[str, tuple[Place, _Node]]:
-        entries: dict[str, tuple[Place, _Node]] = {}
+    def _entries(self, path: KeyPath) -> dict[str, Any]:
+        entries: dict[str, Any] = {}
+        keys: dict[str, Place] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            if not isinstance(event, yaml.ScalarEvent):
-                raise _broken(self._file, "a key is one word", _mark(event), "Put a text that begins so into quotes.")
-            name, place = event.value, _mark(event)
-            node = self._node(next(self._events), (*path, name))
-            if name in entries:
-                rule = f"this key stands in line {entries[name][0].line} already"
-                self._problem(place, (*path, name), "", rule, "Keep one of the two.")
-            elif name == "<<":
-                rule = "merge keys have no meaning here"
-                self._problem(place, (*path, name), "", rule, "A target can name another one at extends:.")
+            name, key, start = getattr(event, "value", None), _mark(event), len(self.marks)
+            if name is None:
+                raise _broken(self._file, "a key is one word", key, "Put a text that begins like this into quotes.")
+            value = self._value(next(self._events), (*path, name), key)
+            if name not in entries and name != "<<":
+                entries[name], keys[name] = value, key
+                continue
+            del self.marks[start:]
+            if name == "<<":
+                self._add(key, (*path, name), "merge keys have no meaning here", "Use extends: in a target.")
             else:
-                entries[name] = (place, node)
+                rule = f"this key stands in line {keys[name].line} already"
+                self._add(key, (*path, name), rule, "Keep one of the two.")
         return entries
 
-    def _problem(self, place: Place, path: KeyPath, value: str, rule: str, remedy: str) -> None:
-        self.problems.append(Problem(place=place, path=path, value=value, rule=rule, remedy=remedy))
+    def _add(self, place: Place, path: KeyPath, rule: str, remedy: str, value: str = "") -> None:
+        self.problems.append(Problem(path=path, rule=rule, remedy=remedy, place=place, value=value))
 
 
-def _mark(event: Any) -> Place:  # noqa: ANN401 - PyYAML's events have no types
+def _mark(event: Any) -> Place:
     return Place(event.start_mark.line + 1, event.start_mark.column + 1)
 
 
-class _Builder:
-    """Makes data of nodes, each alias written out; stops where that would be much more than the file."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._count = 0
-
-    def value(self, node: _Node) -> Any:  # noqa: ANN401 - whatever the file holds
-        self._count += 1
-        if self._count > MAX_VALUES:
-            rule = f"written out, the file's values and aliases are more than {MAX_VALUES:,}"
-            raise _broken(self._file, rule, node.place, "Take the aliases (*) away, or some of the values.")
-        if node.entries is not None:
-            return {name: self.value(inner) for name, (_, inner) in node.entries.items()}
-        if node.items is not None:
-            return [self.value(inner) for inner in node.items]
-        return _scalar(node)
-
-
-def _scalar(node: _Node) -> str | int | float | bool | None:
-    text = node.text or ""
-    if not node.plain:
+def _scalar(text: str, *, plain: bool) -> str | int | float | bool | None:
+    if not plain:
         return text
     if _NULL.fullmatch(text):
         return None

@@ -1,4 +1,4 @@
-"""What the environment says in place of the matrix file: settings of one network, which no file for all need hold."""
+"""Values from the environment, which replace those of the matrix file: settings of one machine's network."""
 
 from __future__ import annotations
 
@@ -9,22 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from serving_factory.errors import UsageError
-from serving_factory.matrix.problems import KeyPath
+from serving_factory.matrix.problems import DidYouMean, KeyPath, short, without_password
 
 PREFIX = "SERVING_FACTORY_"
 
-_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+_BOOLEANS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value that the environment gives.
-
-    Args:
-        path: the key of the matrix file whose place it takes.
-        value: the value, as a file would have it.
-        variable: the name of the variable.
-    """
+    """A value of an environment variable, as the file would have it, and the key whose place it takes."""
 
     path: KeyPath
     value: Any
@@ -40,44 +34,42 @@ def _place(_name: str, value: str, here: Path) -> str:
 
 
 def _proxy(_name: str, value: str, _here: Path) -> str:
-    return value if "://" in value else f"http://{value}"  # as curl and Bazel take a bare HOST:PORT
+    return value if "://" in value else f"http://{value}"  # as curl and Bazel read HOST:PORT
 
 
 def _hosts(_name: str, value: str, _here: Path) -> str:
-    return ",".join(re.split(r"[\s,]+", value.strip(", ")))  # as curl takes blanks for commas
+    return ",".join(re.split(r"[\s,]+", value.strip(", ")))  # as curl reads blanks
 
 
 def _truth(name: str, value: str, _here: Path) -> bool:
-    if value.lower() not in (*_YES, *_NO):
-        raise UsageError(f"{name}={value}: this is neither yes nor no", remedy=f"set {name}=1, or unset it")
-    return value.lower() in _YES
-
-
-def _pairs(name: str, value: str, _here: Path) -> dict[str, str]:
-    words = [word.partition("=") for word in value.split()]
-    for key, _, replacement in words:
-        if not key or not replacement:
-            raise UsageError(
-                f"{name}={value}: {key + replacement!r} is no pair", remedy="write pairs WHAT=INSTEAD, parted by blanks"
-            )
-    return {key: replacement for key, _, replacement in words}
+    if value.lower() not in _BOOLEANS:
+        remedy = f"set {name}=1 or {name}=0, or unset it"
+        raise UsageError(f"{name}={short(value)}: this is neither yes nor no", remedy=remedy)
+    return _BOOLEANS[value.lower()]
 
 
 def _upload(name: str, value: str, here: Path) -> bool | str:
     return value if value == "auto" else _truth(name, value, here)
 
 
+def _pairs(name: str, value: str, _here: Path) -> dict[str, str]:
+    words = [word.partition("=") for word in value.split()]
+    for key, _, replacement in words:
+        if not key or not replacement:
+            what = f"{name}={short(without_password(value))}: {short(key + replacement)!r} is not a pair"
+            raise UsageError(what, remedy="write pairs WHAT=INSTEAD, separated by blanks")
+    return {key: replacement for key, _, replacement in words}
+
+
 def _headers(name: str, value: str, _here: Path) -> dict[str, str]:
     headers = [line.partition(":") for line in value.splitlines() if line.strip()]
     if not all(header.strip() and text.strip() for header, _, text in headers):
-        # The value is not shown: it is a secret.
-        raise UsageError(f"{name}: a line of it is no header", remedy="write a line NAME: VALUE for each header")
+        # The value is a secret: it is not shown.
+        raise UsageError(f"{name}: a line of it is not a header", remedy="write a line NAME: VALUE for each header")
     return {header.strip(): text.strip() for header, _, text in headers}
 
 
-_Reader = Callable[[str, str, Path], Any]
-
-VARIABLES: tuple[tuple[tuple[str, ...], KeyPath, _Reader], ...] = (
+VARIABLES: tuple[tuple[tuple[str, ...], KeyPath, Callable[[str, str, Path], Any]], ...] = (
     ((f"{PREFIX}BASE_IMAGES",), ("network", "base_images"), _pairs),
     ((f"{PREFIX}APT_MIRROR",), ("network", "apt", "mirror"), _place),
     ((f"{PREFIX}APT_SNAPSHOT",), ("network", "apt", "snapshot"), _text),
@@ -96,24 +88,19 @@ VARIABLES: tuple[tuple[tuple[str, ...], KeyPath, _Reader], ...] = (
     ((f"{PREFIX}CA_CERTIFICATES",), ("network", "ca_certificates"), _place),
     ((f"{PREFIX}OFFLINE",), ("network", "offline"), _truth),
 )
-"""Names, of which the first that is set counts; the key; how the variable's text is read."""
+"""Names, of which the first that is set counts; the key; how the text is read."""
 
 
 def given(environ: Mapping[str, str], here: Path) -> tuple[Given, ...]:
-    """Read what the environment gives; a variable that is empty, or blank, counts as none.
-
-    Args:
-        environ: the environment.
-        here: what its files and folders are relative to.
+    """Read the environment, with paths relative to `here`; an empty or blank variable counts as unset.
 
     Raises:
-        UsageError: a variable cannot be read, or nobody reads it. Whether its value can be used is for the file's rules
-            to say.
+        UsageError: a variable cannot be read, or its name is unknown. The file's rules check the values later.
     """
-    known = [name for names, _, _ in VARIABLES for name in names]
+    known = [name for names, _, _ in VARIABLES for name in names if name.startswith(PREFIX)]
     if wrong := next((name for name in environ if name.startswith(PREFIX) and name not in known), None):
-        remedy = f"there are: {', '.join(name for name in known if name.startswith(PREFIX))}"
-        raise UsageError(f"{wrong}: the factory reads no variable of this name", remedy=remedy)
+        remedy = DidYouMean(wrong, known, f"there are: {', '.join(known)}")
+        raise UsageError(f"{wrong}: the factory knows no variable of this name", remedy=str(remedy))
     return tuple(_given(environ, here))
 
 
@@ -122,7 +109,10 @@ def _given(environ: Mapping[str, str], here: Path) -> Iterator[Given]:
         name = next((name for name in names if environ.get(name, "").strip()), None)
         if name is None:
             continue
-        value = read(name, environ[name].strip(), here)
+        text = environ[name].strip()
+        if text != text.encode(errors="replace").decode():  # Python's marks of other bytes
+            raise UsageError(f"{name}: the value is not UTF-8", remedy=f"set {name} to a value in UTF-8")
+        value = read(name, text, here)
         if isinstance(value, dict):  # the file's other entries stay
             yield from (Given((*path, key), one, name) for key, one in value.items())
         else:

@@ -1,167 +1,59 @@
-"""From a matrix file to a matrix. Every problem is told at once, with its line and column. Only the joining is here."""
+"""From a matrix file to a matrix: reads, checks and expands it, and reports all problems at once."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from serving_factory.catalogue.distributions import distributions
 from serving_factory.matrix.document import Document, read_document
 from serving_factory.matrix.environment import Given
-from serving_factory.matrix.expand import NOTHING, CompilerOf, Expansion, expand, too_many
+from serving_factory.matrix.expand import CompilerOf, Expansion, expand, too_many
 from serving_factory.matrix.lockfile import read_lock
-from serving_factory.matrix.matrix import Images, Matrix, Resources, fill
+from serving_factory.matrix.matrix import Matrix, fill
 from serving_factory.matrix.model import MatrixFile
-from serving_factory.matrix.problems import Broken, Finding, KeyPath, did_you_mean, matrix_error, without_password
-from serving_factory.matrix.rules import Candidate, FileRules, file_rules
+from serving_factory.matrix.problems import Broken, KeyPath, Problem, matrix_error
+from serving_factory.matrix.rules import FileRules, file_rules
 from serving_factory.matrix.schema import Notes, Section
-from serving_factory.matrix.settings import (
-    AllSettings,
-    Network,
-    network_of,
-    path_findings,
-    settings_of,
-    unused_findings,
-)
+from serving_factory.matrix.settings import AllSettings, all_settings
 from serving_factory.matrix.targets import Selection, selections
-from serving_factory.matrix.variant import Variant
-from serving_factory.matrix.words import is_tag
-
-_APT: KeyPath = ("network", "apt")
-_INDEXES = ("Packages", "Packages.gz", "Packages.xz")
-_SNAPSHOT = "{snapshot}"
-_PLACEHOLDERS = ("{archive}", _SNAPSHOT)
-
-
-def network_findings(model: MatrixFile, folder: Path, broken: Broken) -> Iterator[Finding]:
-    """Find what is wrong with the inputs.
-
-    Args:
-        model: the file.
-        folder: what its folders and files are relative to.
-        broken: what of the file cannot be relied on.
-    """
-    network = network_of(model.network, folder)
-    if not broken.at(*_APT):
-        yield from _apt_findings(network)
-    yield from _password_findings(network)
-    file = network.ca_certificates
-    if file and file.is_file() and b"-----BEGIN CERTIFICATE-----" not in file.read_bytes():
-        yield Finding(
-            path=("network", "ca_certificates"),
-            rule="there is no certificate in it",
-            remedy="Name a PEM file: openssl x509 -inform der -in FILE makes one.",
-        )
-    patches: dict[KeyPath, str] = {("patches", i): name for i, name in enumerate(model.patches)}
-    for index, one in enumerate(model.per_release):
-        patches |= {("per_release", index, "patches", i): name for i, name in enumerate(one.patches)}
-    yield from _patch_findings(patches, folder)
-
-
-def has_index(folder: Path) -> bool:
-    """Whether a folder has an index of the packages in it."""
-    return any((folder / name).is_file() for name in _INDEXES)
-
-
-def _apt_findings(network: Network) -> Iterator[Finding]:
-    unknown = [word for word in re.findall(r"\{[^{}]*\}", network.apt_mirror or "") if word not in _PLACEHOLDERS]
-    if unknown:
-        yield Finding(
-            path=(*_APT, "mirror"),
-            rule=f"nothing stands for {unknown[0]}",
-            remedy=f"There are: {', '.join(_PLACEHOLDERS)}.",
-        )
-    wants = network.apt_mirror is not None and _SNAPSHOT in network.apt_mirror
-    if wants and network.apt_snapshot is None:
-        yield Finding(
-            path=(*_APT, "mirror"),
-            rule=f"{_SNAPSHOT} stands for a time that is not said",
-            remedy='Add snapshot, such as "20260301T000000Z".',
-        )
-    if network.apt_snapshot is not None and not wants:
-        yield Finding(
-            path=(*_APT, "snapshot"),
-            rule=f"no mirror has {_SNAPSHOT} in its URL",
-            remedy=f"Name one at mirror, such as https://snapshot.example.com/{{archive}}/{_SNAPSHOT}.",
-        )
-    folder = network.apt_folder
-    # An empty one is still to be filled; the stages that install from it tell so.
-    if folder and folder.is_dir() and any(folder.glob("*.deb")) and not has_index(folder):
-        yield Finding(
-            path=(*_APT, "mirror"),
-            rule=f"{folder} has packages and no index, {_INDEXES[0]}",
-            remedy="Make it in that folder: dpkg-scanpackages . > Packages",
-        )
-
-
-def _password_findings(network: Network) -> Iterator[Finding]:
-    """What BuildKit itself asks stands in its log and in the image's history."""
-    urls: dict[KeyPath, str] = {("network", "git_mirrors", url): to for url, to in network.git_mirrors.items()}
-    urls["network", "bazel_mirror"] = network.bazel_mirror or ""
-    for path, url in urls.items():
-        if without_password(url) != url:
-            yield Finding(path=path, rule="a password cannot be kept secret here", remedy="Take it out of the URL.")
-
-
-def _patch_findings(patches: Mapping[KeyPath, str], folder: Path) -> Iterator[Finding]:
-    for path, name in patches.items():
-        place = (folder / name).resolve()
-        if place.is_dir() and not any(place.glob("*.patch")) and not any(place.glob("external/*/*.patch")):
-            yield Finding(
-                path=path,
-                rule=f"there is no patch in {place}",
-                remedy="Put *.patch there, or external/REPOSITORY/*.patch.",
-            )
+from serving_factory.matrix.variant import Candidate, Variant
+from serving_factory.matrix.words import is_tag, release_tags
 
 
 def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
-    """Read a matrix file and expand it.
-
-    Args:
-        file: the file.
-        given: what the environment gives in the place of what the file says.
+    """Read a matrix file, with the environment's values in place of the file's, and expand it.
 
     Raises:
         MatrixError: the file cannot be read or breaks a rule; the message lists every problem.
         LockFileError: the same of the lock file beside it.
     """
     document = read_document(file).with_given(given)
-    notes = Notes(document.written, MatrixFile)
+    notes = Notes(document.written, folder=file.parent, whole=MatrixFile)
     model = Section(MatrixFile).read(document.data, (), notes)
     broken = Broken(
         [*(problem.path for problem in document.problems), *(finding.path for finding in notes.found), *notes.meant]
     )
     chosen, findings = selections(model, broken)
-    rules, settings = file_rules(model, broken), settings_of(model, file.parent, broken)
+    rules, settings = file_rules(model, broken), all_settings(model, model.per_release, broken)
     if excess := too_many(chosen, (*rules.whole, *rules.doubtful)):
-        expansion, told = NOTHING, [excess]
+        expansion, about_all = Expansion(), [excess]
     else:
         unread = frozenset(model.targets) - {one.target for one in chosen}
         expansion = expand(chosen, rules.whole, _compiler_of(settings, broken), unread=unread)
-        told = [*expansion.mistakes, *_about_all(document, model, expansion, chosen=chosen, rules=rules, broken=broken)]
-    places = [*path_findings(model, file.parent), *network_findings(model, file.parent, broken)]
-    if not broken.at("releases"):
-        places += unused_findings(model, broken)
-    elsewhere = (*(finding for finding in places if not broken.at(*finding.path)), *_base_findings(model, broken))
-    _refuse(document, [*notes.found, *findings, *rules.findings, *told, *elsewhere])
+        about_all = [*expansion.mistakes, *_about_all(document, model, expansion, chosen, rules=rules, broken=broken)]
+    unused = () if broken.at("releases") else _unused(model, broken)
+    _refuse(document, [*notes.found, *findings, *rules.findings, *about_all, *unused])
     by_target, variants = _gathered(model, expansion.kept)
-    image = model.image
     return Matrix(
         file=file,
-        images=Images(
-            repository=image.repository,
-            tags=tuple(image.tags),
-            aliases=tuple(image.aliases),
-            labels=tuple(sorted(image.labels.items())),
-        ),
+        images=model.image,
         variants=variants,
         targets={name: tuple(variant.id for variant in found) for name, found in by_target.items()},
         settings=settings,
-        network=network_of(model.network, file.parent),
+        network=model.network,
         lock=read_lock(file),
-        resources=Resources(jobs=model.resources.jobs, memory=model.resources.memory, cache=model.resources.cache),
-        dropped=expansion.dropped,
+        resources=model.resources,
+        dropped=tuple(expansion.dropped),
         selections=chosen,
         rules=rules.whole,
         document=document,
@@ -172,12 +64,12 @@ def _about_all(
     document: Document,
     model: MatrixFile,
     expansion: Expansion,
-    *,
     chosen: Sequence[Selection],
+    *,
     rules: FileRules,
     broken: Broken,
-) -> Iterator[Finding]:
-    """What is wrong with targets, rules and names together, as far as what is not whole cannot change it."""
+) -> Iterator[Problem]:
+    """What is wrong with targets, rules and names together, as far as the broken parts cannot change it."""
     if not (broken.at("releases") or broken.around("targets")):
         yield from expansion.consequences
     settled = [one for one in expansion.kept if not any(rule.concerns(one) for rule in rules.doubtful)]
@@ -186,13 +78,12 @@ def _about_all(
     yield from _tag_findings(document, model, by_target, broken)
 
 
-def _refuse(document: Document, findings: Iterable[Finding]) -> None:
-    """Raise, if there is anything to tell; of one place only what was found first."""
-    problems = list(document.problems)
-    known = {problem.path for problem in problems}
-    problems += [document.problem(one) for one in dict.fromkeys(findings) if one.path not in known]
-    if problems:
-        raise matrix_error(str(document.file), problems)
+def _refuse(document: Document, problems: Iterable[Problem]) -> None:
+    """Raise, if there is any problem; of one place, only with what was found first."""
+    known = {problem.path for problem in document.problems}
+    found = [document.located(one) for one in dict.fromkeys(problems) if one.path not in known]
+    if document.problems or found:
+        raise matrix_error(str(document.file), [*document.problems, *found])
 
 
 def _compiler_of(settings: AllSettings, broken: Broken) -> CompilerOf:
@@ -212,43 +103,37 @@ def _gathered(
     return by_target, tuple(sorted(variants.values(), key=lambda variant: variant.order))
 
 
-def _clashes(kept: Iterable[Candidate], chosen: Mapping[str, Selection]) -> Iterator[Finding]:
-    """Two targets may share a variant, but not two different builds under one id."""
+def _unused(model: MatrixFile, broken: Broken) -> Iterator[Problem]:
+    """Find entries for releases that the file does not have."""
+    selected = {tag for selector in model.releases for tag in release_tags(selector)}
+    for index, one in enumerate(model.per_release):
+        path: KeyPath = ("per_release", index, "releases")
+        if not broken.at(*path) and selected.isdisjoint(one.releases):
+            rule = "none of the file's releases is one of these"
+            yield Problem(path=path, rule=rule, remedy="Name some of them, or remove the entry.")
+
+
+def _clashes(kept: Iterable[Candidate], chosen: Mapping[str, Selection]) -> Iterator[Problem]:
+    """Find two different builds with one id: two targets may share a variant, but only with the same options."""
     first: dict[str, Candidate] = {}
-    told: set[tuple[str, str]] = set()
+    found: set[tuple[str, str]] = set()
     for candidate in kept:
         variant, other = candidate.variant, first.setdefault(candidate.variant.id, candidate)
-        if other.variant != variant and (other.target, candidate.target) not in told:
-            told.add((other.target, candidate.target))
+        if other.variant != variant and (other.target, candidate.target) not in found:
+            found.add((other.target, candidate.target))
             key = "copts" if other.variant.copts != variant.copts else "flags"
             written = [chosen[name].origins.get(key) for name in (candidate.target, other.target)]
-            yield Finding(
+            yield Problem(
                 path=next(filter(None, written), ("targets", candidate.target)),
                 rule=f"targets {other.target} and {candidate.target} build {variant.id} with different {key}",
                 remedy=f"Give both the same {key}.",
             )
 
 
-def _base_findings(model: MatrixFile, broken: Broken) -> Iterator[Finding]:
-    """A base image that the catalogue has no distribution for is a slip of the pen."""
-    bases: list[tuple[str, KeyPath, bool]] = [
-        (name, ("network", "base_images", name), True) for name in model.network.base_images
-    ]
-    places: list[tuple[str | None, KeyPath]] = [(model.toolchain.base, ("toolchain", "base"))]
-    places += [(one.toolchain.base, ("per_release", i, "toolchain", "base")) for i, one in enumerate(model.per_release)]
-    bases += [(base, path, False) for base, path in places if base]
-    known = distributions()
-    for base, path, is_key in bases:
-        if base.partition("@")[0] not in known and not broken.at(*path):
-            listed = f"Known: {', '.join(known)}. An image that stands for one of them goes to network.base_images."
-            remedy = listed if "/" in base else did_you_mean(base, known, otherwise=listed)
-            yield Finding(path=path, rule="the catalogue knows no such base image", remedy=remedy, key=is_key)
-
-
 def _tag_findings(
     document: Document, model: MatrixFile, by_target: Mapping[str, Sequence[Variant]], broken: Broken
-) -> Iterator[Finding]:
-    """A tag must not be too long, nor be two variants': the image pushed last would take it from the other."""
+) -> Iterator[Problem]:
+    """Find tags that are too long, or two variants': the image pushed last would take it from the other."""
     selected_by: dict[Variant, list[str]] = {}
     for name, variants in by_target.items():
         for variant in variants:
@@ -258,14 +143,14 @@ def _tag_findings(
         for index, template in enumerate(templates):
             if broken.at("image", kind, index):
                 continue
-            # The others of the same template break the rule in the same way: one is enough.
+            # Other tags of the same template break the rule in the same way: one is enough.
             if wrong := next(_broken_tags(template, selected_by, owners), None):
                 path: KeyPath = ("image", kind)
                 if document.has(path):
-                    yield Finding(path=(*path, index), rule=wrong[0], remedy=wrong[1])
+                    yield Problem(path=(*path, index), rule=wrong[0], remedy=wrong[1])
                 else:
                     rule = f"by default {kind} has {template!r}: {wrong[0]}"
-                    yield Finding(path=("image",), rule=rule, remedy=f"Add {kind}: with another one.")
+                    yield Problem(path=("image",), rule=rule, remedy=f"Add {kind}: with another one.")
 
 
 def _broken_tags(

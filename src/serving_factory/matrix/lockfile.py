@@ -1,15 +1,13 @@
-"""The lock file: what the tags that builds start from stand for, and the checksums that the catalogue lacks.
-
-It lies beside the matrix file. A value, its text, and the reader of that text; nothing here asks anyone.
-"""
+"""The lock file beside the matrix file: the digests of base images, and the checksums that the catalogue lacks."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from serving_factory.errors import LockFileError, MatrixError
 from serving_factory.matrix.document import read_document
@@ -17,15 +15,14 @@ from serving_factory.matrix.problems import BrokenRuleError, matrix_error
 from serving_factory.matrix.schema import Notes, Section, Table, Text, key, matching
 from serving_factory.matrix.words import IMAGE, VERSION
 
-_DIGEST = matching(
-    r"sha256:[0-9a-f]{64}", "a digest is sha256: and 64 hex digits", "Take it from where the file was right."
-)
-_SHA256 = matching(r"[0-9a-f]{64}", "a sha256 is 64 hex digits", "Take it from where the file was right.")
+_RESTORE = "Restore it from version control."
+_DIGEST = matching(r"sha256:[0-9a-f]{64}", "a digest is sha256: and 64 hex digits", _RESTORE)
+_SHA256 = matching(r"[0-9a-f]{64}", "a sha256 is 64 hex digits", _RESTORE)
 
 _HEAD = """\
 # What the builds of {matrix} start from, by content: `./factory lock` writes this file and keeps what stands in it,
-# `./factory lock --update` takes what there is now, `./factory lock --check` tells what has changed upstream.
-# Commit it. docs/lock.md tells more.
+# `./factory lock --update` takes what there is now, `./factory lock --check` shows what has changed upstream.
+# Commit it. See docs/lock.md.
 """
 _BASES = "# Base image -> digest of what its tag stands for: of the index of all platforms, where it has one.\n"
 _BAZEL = "# Bazel -> sha256 of the asset bazel-VERSION-linux-x86_64 of that release, where the catalogue knows none.\n"
@@ -33,13 +30,7 @@ _BAZEL = "# Bazel -> sha256 of the asset bazel-VERSION-linux-x86_64 of that rele
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
-    """What is pinned.
-
-    Args:
-        file: where it is read from and written to; None for a lock of nothing.
-        bases: base image with its tag, as Dockerfiles name it → `sha256:...`.
-        bazel: Bazel's version → sha256 of its release asset, 64 hex digits.
-    """
+    """The pins: base image with its tag → `sha256:...`, and Bazel's version → sha256 of its release asset."""
 
     file: Path | None = None
     bases: Mapping[str, str] = field(default_factory=dict)
@@ -55,71 +46,59 @@ EMPTY = Lock()
 """Nothing is pinned."""
 
 
+def _tagged(name: str) -> str:
+    if "@" in name or ":" not in name.rpartition("/")[2]:
+        raise BrokenRuleError("a base image stands here with its tag, and without a digest", "Write it like debian:12.")
+    return str(IMAGE.check(name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LockFile:
+    """The keys of a lock file."""
+
+    bases: Mapping[str, str] = key(Table(Text(_tagged), _DIGEST), "Base image -> digest.", dict)
+    bazel: Mapping[str, str] = key(Table(VERSION, _SHA256), "Bazel's version -> sha256.", dict)
+
+
 def lock_path(matrix_file: Path) -> Path:
-    """Where a matrix's lock file lies: `matrix.lock` beside `matrix.yaml`."""
-    written = matrix_file.suffix == ".lock"  # must not be its own lock file
-    return matrix_file.with_suffix(".lock.lock" if written else ".lock")
+    """Name a matrix's lock file: `matrix.lock` beside `matrix.yaml`."""
+    # A matrix file that is named so must not be its own lock file.
+    return matrix_file.with_suffix(".lock.lock" if matrix_file.suffix == ".lock" else ".lock")
 
 
 def read_lock(matrix_file: Path) -> Lock:
-    """Read the lock file of a matrix file; a lock of nothing where there is none.
+    """Read the lock file of a matrix file; an empty lock where there is none.
 
     Raises:
-        LockFileError: it cannot be used; the message lists every problem with its place.
+        LockFileError: it cannot be used; the message lists every problem with its position.
     """
     file = lock_path(matrix_file)
-    if not file.exists():
+    if not os.path.exists(file):  # noqa: PTH110 - Path.exists raises for a name that is too long
         return Lock(file=file)
     try:
         document = read_document(file)
         notes = Notes(document.written)
         read = Section(_LockFile).read(document.data, (), notes)
-        if problems := [*document.problems, *map(document.problem, notes.found)]:
+        if problems := [*document.problems, *map(document.located, notes.found)]:
             raise matrix_error(str(file), problems)
     except MatrixError as error:
         raise LockFileError(
             f"the lock file cannot be used: {error.what}",
             why=error.why,
-            remedy="take the file back from version control; or delete it, and write it again with `./factory lock`",
+            remedy="restore the file from version control; or delete it, and write a new one with `./factory lock`",
         ) from None
-    return Lock(file=file, bases=dict(read.bases), bazel=dict(read.bazel))
+    return Lock(file=file, bases=read.bases, bazel=read.bazel)
 
 
 def lock_text(lock: Lock, *, matrix: str) -> str:
-    """Write a lock as the text of its file: sorted, a line for each pin.
-
-    Args:
-        lock: what is pinned.
-        matrix: the matrix file's name, for the comment at the head.
-    """
+    """Write a lock as the text of its file: sorted, a line for each pin; `matrix` is named in its head."""
     parts = [_HEAD.format(matrix=matrix)]
     if lock.bases:
         lines = (f'  "{base}": {lock.bases[base]}\n' for base in sorted(lock.bases))
         parts += [_BASES, "bases:\n", *lines]
     if lock.bazel:
-        lines = (f'  "{version}": "{lock.bazel[version]}"\n' for version in sorted(lock.bazel, key=_order))
+        lines = (f'  "{version}": "{lock.bazel[version]}"\n' for version in sorted(sorted(lock.bazel), key=Version))
         parts += [_BAZEL, "bazel:\n", *lines]
     if not (lock.bases or lock.bazel):
         parts.append("bases: {}\n")
     return "".join(parts)
-
-
-def _order(version: str) -> tuple[Version, str]:
-    try:
-        return Version(version), version
-    except InvalidVersion:
-        return Version("0"), version
-
-
-def _tagged(name: str) -> str:
-    if "@" in name or ":" not in name.rpartition("/")[2]:
-        raise BrokenRuleError("a base image stands here with its tag, and without a digest", "Write it like debian:12.")
-    return IMAGE.check(name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _LockFile:
-    """What a lock file holds."""
-
-    bases: Mapping[str, str] = key(Table(Text(_tagged), _DIGEST), "Base image -> digest.", default_factory=dict)
-    bazel: Mapping[str, str] = key(Table(VERSION, _SHA256), "Bazel's version -> sha256.", default_factory=dict)

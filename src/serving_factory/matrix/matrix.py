@@ -1,4 +1,4 @@
-"""Where the values of a variant come from, and which rules touched it: what `invoke explain` tells of the matrix."""
+"""A matrix, its tags, and where the values of a variant come from: `invoke explain` prints that."""
 
 from __future__ import annotations
 
@@ -11,37 +11,16 @@ from serving_factory.catalogue.levels import flag_sets, level_facts
 from serving_factory.matrix.document import Document
 from serving_factory.matrix.expand import Dropped
 from serving_factory.matrix.lockfile import Lock
+from serving_factory.matrix.model import Images, Resources
 from serving_factory.matrix.problems import KeyPath, dotted
-from serving_factory.matrix.rules import Candidate, Rule
-from serving_factory.matrix.selectors import release_tags
+from serving_factory.matrix.rules import Rule
 from serving_factory.matrix.settings import AllSettings, Network, Settings
 from serving_factory.matrix.targets import Selection
-from serving_factory.matrix.variant import Variant
+from serving_factory.matrix.variant import Candidate, Variant
+from serving_factory.matrix.words import release_tags
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Images:
-    """How images are named: the repository, and templates of full tags and of moving aliases."""
-
-    repository: str
-    tags: tuple[str, ...]
-    aliases: tuple[str, ...]
-    labels: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
-    """What one build may use of the machine; None where the file says nothing.
-
-    Args:
-        jobs: how many compilers run at once.
-        memory: main memory, as the file spells it: `16GiB`.
-        cache: what Bazel's caches may take after a build, spelled likewise.
-    """
-
-    jobs: int | None
-    memory: str | None
-    cache: str | None = None
+CATALOGUE = "catalogue"
+DEFAULT = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +28,10 @@ class Matrix:
     """What this factory builds.
 
     Args:
-        file: the matrix file.
-        images: how images are named.
         variants: every variant of every target, each once, in order.
         targets: target name → its variants' ids, in order.
-        settings: what replaces the catalogue's toolchain and sources, by release.
-        network: where outer inputs come from on this network.
-        lock: what is pinned, of the lock file beside the matrix file.
-        resources: what one build may use.
-        dropped: what targets ask for and is not built, with the reasons.
-        selections: the targets as they were read.
-        rules: the file's rules.
-        document: the file, to tell where a value comes from.
+        dropped: what targets select and is not built, with the reasons.
+        document: the file, with the position of each value.
     """
 
     file: Path
@@ -81,18 +52,12 @@ class Matrix:
         return tuple(name for name, ids in self.targets.items() if variant.id in ids)
 
     def settings_of(self, release: str) -> Settings:
-        """What the matrix says of how a release is built."""
+        """How a release is built, as far as the matrix says so."""
         return self.settings.of(release)
 
 
 def full_tags(images: Images, variant: Variant, *, binary: str) -> tuple[str, ...]:
-    """Compute the full tags of an image.
-
-    Args:
-        images: how images are named.
-        variant: what the image is.
-        binary: the first 12 digits of its binary's sha256.
-    """
+    """Compute the full tags of an image; `binary` is the first 12 digits of its binary's sha256."""
     return _each_once(fill(template, variant, binary=binary) for template in images.tags)
 
 
@@ -102,7 +67,7 @@ def alias_tags(images: Images, variant: Variant, targets: Sequence[str]) -> tupl
 
 
 def fill(template: str, variant: Variant, *, binary: str = "", targets: Sequence[str] = ()) -> tuple[str, ...]:
-    """Fill a template that `template_rule` has passed; one with {target} gives one tag for each target."""
+    """Fill a valid template; one with {target} gives one tag for each target."""
     words = {
         "id": variant.id,
         "release": variant.release,
@@ -119,25 +84,17 @@ def _each_once(filled: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(chain.from_iterable(filled)))
 
 
-CATALOGUE = "catalogue"
-DEFAULT = "default"
-
-
 def origin(matrix: Matrix, path: KeyPath, *, otherwise: str = DEFAULT) -> str:
-    """Name a place in the matrix file, `targets.a.levels, matrix.yaml:20`; or what holds where it is absent.
-
-    What the environment gives is named by its variable, `environment, HTTPS_PROXY`.
-    """
+    """Name where a value comes from: `targets.a.levels, matrix.yaml:20`, `environment, HTTPS_PROXY`, or a default."""
     if variable := matrix.document.variable(path):
         return f"environment, {variable}"
     if not matrix.document.has(path):
         return otherwise
-    place = matrix.document.place(path)
-    return f"{dotted(path)}, {matrix.file.name}:{place.line}" if place else dotted(path)
+    return f"{dotted(path)}, {matrix.file.name}:{matrix.document.place(path).line}"
 
 
 def release_origin(matrix: Matrix, release: str, path: KeyPath, *, otherwise: str = DEFAULT) -> str:
-    """Name the place of a value that may be given for some releases alone: the last one that gives it counts."""
+    """Name where a value comes from that may be given for some releases alone: the last entry that has it counts."""
     listed = matrix.document.data.get("per_release", ())
     about = [index for index, one in enumerate(listed) if release in release_tags(one["releases"])]
     places = [place for index in about if matrix.document.has(place := ("per_release", index, *path))]
@@ -145,7 +102,7 @@ def release_origin(matrix: Matrix, release: str, path: KeyPath, *, otherwise: st
 
 
 def variant_origins(matrix: Matrix, variant: Variant) -> Mapping[str, str]:
-    """Say where each value of a variant comes from, going by the first target that selects it.
+    """Name where each value of a variant comes from, by the first target that selects it.
 
     Returns:
         `release`, `flavour`, `level`, `platform`, `cuda`, `capabilities` and `copts` -> default, catalogue, or a place.
@@ -170,18 +127,17 @@ def variant_origins(matrix: Matrix, variant: Variant) -> Mapping[str, str]:
 
 
 def _copts_origin(matrix: Matrix, variant: Variant, selection: Selection) -> str:
-    """The level's or the set's options come from the catalogue; which of the two, and what is added, from the file."""
-    told = f"{CATALOGUE}, level {variant.level}"
+    """The options of a level or a set are the catalogue's; the file says which of the two, and what is added."""
+    found = f"{CATALOGUE}, level {variant.level}"
     if variant.flag_set:
-        told = f"{CATALOGUE}, flag set {variant.flag_set}"
-        told += f" ({origin(matrix, selection.origins['flags'])})"
+        found = f"{CATALOGUE}, flag set {variant.flag_set} ({origin(matrix, selection.origins['flags'])})"
     elif selection.flag_set:
-        told += f" (flag set {selection.flag_set} is for level {flag_sets()[selection.flag_set].level} alone)"
-    return f"{told}; {origin(matrix, selection.origins['copts'])}" if variant.copts else told
+        found += f" (flag set {selection.flag_set} is for level {flag_sets()[selection.flag_set].level} alone)"
+    return f"{found}; {origin(matrix, selection.origins['copts'])}" if variant.copts else found
 
 
 def rules_about(matrix: Matrix, variant: Variant) -> tuple[tuple[str, str], ...]:
-    """Say of each rule that is about a variant: where it stands, and what it does to it, with its reason."""
+    """Describe each rule about a variant: where it stands, and what it does to it, with its reason."""
     names = [*matrix.targets_of(variant)]
     names += [one.candidate.target for one in matrix.dropped if one.candidate.variant == variant]
     found = []
@@ -189,6 +145,6 @@ def rules_about(matrix: Matrix, variant: Variant) -> tuple[tuple[str, str], ...]
         for name in names:
             candidate = Candidate(name, variant)
             if rule.concerns(candidate):
-                does = f"takes it out of target {name}" if rule.drops(candidate) else f"lets it pass in target {name}"
+                does = f"removes it from target {name}" if rule.drops(candidate) else f"keeps it in target {name}"
                 found.append((origin(matrix, rule.path), f"{does}: {rule.reason}"))
     return tuple(found)

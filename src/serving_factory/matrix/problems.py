@@ -1,48 +1,44 @@
-"""Which parts of a matrix file can be relied on, and which cannot because something in them is wrong."""
+"""Problems of a file: what is wrong, where, what to do; and which parts of the file can still be relied on."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import nlargest
+from itertools import takewhile
 
 from serving_factory.errors import MatrixError
 
-_MAX_TOLD = 100
-_MAX_VALUE = 200
+_MAX_SHOWN = 100
+_MAX_LENGTH = 200
 _MAX_COMPARED = 50
-"""How many words are looked at closely to find the nearest: that takes some 50 µs each."""
+"""How many words are compared closely to find the nearest: each takes some 50 µs."""
 
 KeyPath = tuple[str | int, ...]
 """Where something stands in the file: keys, and indexes of lists."""
 
 
 @dataclass(frozen=True, slots=True)
-class Suggestion:
-    """A remedy that names the valid word nearest to a wrong one. It is looked for when somebody is told of it."""
+class DidYouMean:
+    """A remedy that names the valid word nearest to a wrong one. It is searched when it is printed: that is slow."""
 
     word: str
-    valid: tuple[str, ...]
+    valid: Iterable[str] = field(hash=False)
     otherwise: str = ""
 
     def __str__(self) -> str:
-        """Give the remedy: `Did you mean 'cpu'?`, or another where no word is near."""
+        """`Did you mean 'cpu'?`, or the other remedy where no word is near."""
         found = nearest(self.word, self.valid)
         return f"Did you mean {found!r}?" if found else self.otherwise
 
 
-Remedy = str | Suggestion
+Remedy = str | DidYouMean
 """One thing to do."""
 
 
 class BrokenRuleError(ValueError):
-    """A value that breaks a rule.
-
-    Args:
-        rule: which rule it breaks; part of a sentence.
-        remedy: one thing to do.
-    """
+    """A value that breaks a rule: the rule, as a part of a sentence, and one thing to do."""
 
     def __init__(self, rule: str, remedy: Remedy) -> None:
         super().__init__(rule)
@@ -50,29 +46,12 @@ class BrokenRuleError(ValueError):
         self.remedy = remedy
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """Where in the file, counted from 1."""
+    """A position in the file, counted from 1."""
 
     line: int
     column: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that is wrong, before anyone has looked up where in the file it stands.
-
-    Args:
-        path: of what is wrong.
-        rule: what ought to stand there; without its full stop.
-        remedy: one thing to do.
-        key: whether it is the key that is wrong, not its value.
-    """
-
-    path: KeyPath
-    rule: str
-    remedy: Remedy = ""
-    key: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,30 +59,31 @@ class Problem:
     """One thing that is wrong.
 
     Args:
-        place: where; None when it is about the file as a whole.
-        path: of what is wrong; empty when it is about the file's text.
-        value: what stands there, as the user wrote it.
-        rule: what ought to stand there.
-        remedy: one thing to do.
-        variable: the environment variable that gives the value; empty where it is the file's.
+        path: empty when it is about the file's text.
+        rule: what must stand there, without a full stop.
+        key: the key is wrong, not its value.
+        place: None until it is looked up, and when it is about the file as a whole.
+        value: as the user wrote it.
+        variable: the environment variable that gives the value; empty where the file does.
     """
 
-    place: Place | None
     path: KeyPath
-    value: str
     rule: str
     remedy: Remedy = ""
+    key: bool = False
+    place: Place | None = None
+    value: str = ""
     variable: str = ""
 
 
 def dotted(path: KeyPath) -> str:
-    """Write a path as people do: `targets.cpu-optimized.levels[0]`."""
+    """Write a path as `targets.cpu-optimized.levels[0]`."""
     text = ""
     for part in path:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            # A key with a newline would break the line that tells of it.
+            # A key with a newline would break the line of the message.
             name = part if part.isprintable() else repr(part)
             text += f".{name}" if text else name
     return text
@@ -117,7 +97,7 @@ def nearest(word: str, valid: Iterable[str]) -> str | None:
     folded = word.casefold()
     # `v3` is short for one level only; `cpu` is part of many variants' ids, and means none of them.
     holding = [name for name in names if len(folded) > 1 and folded in name]
-    # The name with one slip of the pen has all but one letter of the right one at its two ends.
+    # A word with one typo shares all but one letter with the right one at its two ends.
     likely = nlargest(_MAX_COMPARED, names, key=lambda name: _common(name, folded)) if names else ()
     matches = get_close_matches(folded, likely, n=1, cutoff=0.6) or (holding if len(holding) == 1 else [])
     return names[matches[0]] if matches else None
@@ -125,22 +105,14 @@ def nearest(word: str, valid: Iterable[str]) -> str | None:
 
 def _common(one: str, other: str) -> int:
     """How many characters two words share at their beginning and their end."""
-    return _same(one, other) + _same(one[::-1], other[::-1])
-
-
-def _same(one: str, other: str) -> int:
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def did_you_mean(word: str, valid: Iterable[str], *, otherwise: str = "") -> Suggestion:
-    """Make a remedy of the nearest valid word, or of another where none is near."""
-    return Suggestion(word, tuple(valid), otherwise)
+    ends = ((one, other), (one[::-1], other[::-1]))
+    return sum(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*pair, strict=False))) for pair in ends)
 
 
 def matrix_error(file: str, problems: Sequence[Problem]) -> MatrixError:
-    """Make one error of all problems, in the order of the file; of very many, the first hundred are told."""
-    ordered = sorted(problems, key=lambda p: (p.place.line, p.place.column) if p.place else (0, 0))
-    lines = [_line(file, problem) for problem in ordered[:_MAX_TOLD]]
+    """Make one error of all problems, in the order of the file; of very many, it lists the first hundred."""
+    ordered = sorted(problems, key=lambda problem: problem.place or Place(0, 0))
+    lines = [_line(file, problem) for problem in ordered[:_MAX_SHOWN]]
     if more := len(ordered) - len(lines):
         lines.append(f"{file}: and {more} more")
     count = "1 problem" if len(ordered) == 1 else f"{len(ordered)} problems"
@@ -150,30 +122,26 @@ def matrix_error(file: str, problems: Sequence[Problem]) -> MatrixError:
 def _line(file: str, problem: Problem) -> str:
     place = f":{problem.place.line}:{problem.place.column}" if problem.place else ""
     where = f" {dotted(problem.path)}:" if problem.path else ""
-    value = f" {_cut(without_password(problem.value))}:" if problem.value else ""
-    told = f"environment: {problem.variable}:" if problem.variable else f"{file}{place}:{where}"
-    return f"{told}{value} {problem.rule}. {problem.remedy}".rstrip()
+    value = f" {short(without_password(problem.value))}:" if problem.value else ""
+    source = f"environment: {problem.variable}:" if problem.variable else f"{file}{place}:{where}"
+    return f"{source}{value} {problem.rule}. {problem.remedy}".rstrip()
 
 
-def _cut(value: str) -> str:
-    """Show of a very long value how it begins."""
-    return value if len(value) <= _MAX_VALUE else f"{value[:_MAX_VALUE]}…"
+def short(value: str) -> str:
+    """Cut a very long value."""
+    return value if len(value) <= _MAX_LENGTH else f"{value[:_MAX_LENGTH]}…"
 
 
 def without_password(text: str) -> str:
-    """Blot out what stands before the @ of a URL: what is shown on a screen is soon in a log."""
+    """Replace what stands before the @ of a URL: what is printed may end in a log."""
     return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
 
 
 class Broken:
-    """The places at which something is wrong: what follows from their values is not worth telling.
-
-    Args:
-        paths: those places.
-    """
+    """The paths at which something is wrong. What only follows from their values is not reported."""
 
     def __init__(self, paths: Iterable[KeyPath] = ()) -> None:
-        # What stands in a mapping with a merge key nobody has read: the mapping itself is not whole.
+        # What a merge key brings is unknown: the mapping that it stands in is not whole.
         self._paths = frozenset(path[:-1] if path[-1] == "<<" else path for path in paths if path)
         self._inside: dict[KeyPath, set[str | int]] = {}
         for path in self._paths:
@@ -181,11 +149,11 @@ class Broken:
                 self._inside.setdefault(path[:length], set()).add(part)
 
     def and_at(self, paths: Iterable[KeyPath]) -> Broken:
-        """Add places."""
+        """Add paths."""
         return Broken((*self._paths, *paths))
 
     def at(self, *path: str | int) -> bool:
-        """Whether a value is not whole: something is wrong with it, in it, or with what it stands in."""
+        """Whether something is wrong with a value, in it, or with what it stands in."""
         return path in self._inside or self.around(*path)
 
     def around(self, *path: str | int) -> bool:

@@ -1,25 +1,36 @@
-"""Shapes of the matrix file's values: each reads a value, tells what is wrong with it, and describes itself to editors.
+"""Shapes of a file's values: each reads a value, reports what is wrong with it, and describes itself to editors."""
 
-In place of a general validation library, because every `invoke` reads the matrix first: importing one took longer than
-all else that `invoke list` does.
-"""
+# ruff: noqa: ANN401, D102 - values of a file have any type; `read` and `schema` are explained at Shape
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from serving_factory.matrix.problems import BrokenRuleError, Finding, KeyPath, Remedy, did_you_mean, dotted, nearest
-
-# ruff: noqa: D102 - what `read` and `schema` do is told once, at Shape
-
+from serving_factory.matrix.problems import (
+    BrokenRuleError,
+    DidYouMean,
+    KeyPath,
+    Problem,
+    Remedy,
+    dotted,
+    nearest,
+    short,
+)
 
 JsonSchema = dict[str, Any]
-_NAME_ONE, _KEYS, _ADD = "Name at least one.", "Write keys below it, each with a value.", "Add it."
-_FEWER = "Say it with fewer, or in several files."
+Conflict = tuple[KeyPath, str, Remedy]
+"""Of keys that do not go together: the path of one, below its section; the rule; one thing to do."""
+
+_NAME_ONE, _KEYS, _FEWER = (
+    "Name at least one.",
+    "Write keys below it, each with a value.",
+    "Use fewer, or several files.",
+)
 _MOST_PLACES = 2
 _S = TypeVar("_S")
 _SHAPE, _ABOUT = "shape", "about"
@@ -30,26 +41,32 @@ class Notes:
 
     Args:
         written: gives a value as it stands in the file.
-        whole: the section that the whole file is, in which the places of misplaced keys are looked for.
+        folder: what its paths are relative to.
+        whole: the section that the whole file is; an unknown key's right place is looked for in it.
     """
 
-    def __init__(self, written: Callable[[KeyPath], str], whole: type | None = None) -> None:
+    def __init__(self, written: Callable[[KeyPath], str], *, folder: Path = Path(), whole: type | None = None) -> None:
         self.written = written
+        self.folder = folder
         self.whole = whole
-        self.found: list[Finding] = []
+        self.found: list[Problem] = []
         self.meant: set[KeyPath] = set()
-        """Keys that are not there, but that an unknown one is probably a slip of the pen for."""
+        """Missing keys that an unknown key is probably a typo for."""
 
     def add(self, path: KeyPath, rule: str, remedy: Remedy = "", *, at_key: bool = False) -> None:
-        """Note something that is wrong."""
-        self.found.append(Finding(path=path, rule=rule, remedy=remedy, key=at_key))
+        """Note a problem."""
+        self.found.append(Problem(path=path, rule=rule, remedy=remedy, key=at_key))
+
+    def silent(self) -> Notes:
+        """Notes of the same file that no one looks at."""
+        return Notes(self.written, folder=self.folder)
 
 
 class Shape(Protocol):
-    """How a value looks."""
+    """What a value must look like."""
 
-    def read(self, value: Any, path: KeyPath, notes: Notes) -> Any:  # noqa: ANN401
-        """Give the value as the program uses it. Where something is noted, what is given means nothing."""
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> Any:
+        """Give the value as the program uses it; of no meaning where a problem is noted."""
 
     def schema(self) -> JsonSchema:
         """Describe it for editors."""
@@ -57,19 +74,13 @@ class Shape(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text, which a check may pass, change, or refuse with a BrokenRuleError.
+    """A text. `check` gives it as the program uses it; `words`, and a pattern for all others, are for editors."""
 
-    Args:
-        check: gives the text as the program uses it.
-        pattern: for editors, what all texts look like that are none of the words.
-        words: for editors, texts that can be listed.
-    """
-
-    check: Callable[[str], str] = str
+    check: Callable[[str], Any] = str
     pattern: str = ""
     words: Callable[[], Iterable[str]] = tuple
 
-    def read(self, value: Any, path: KeyPath, notes: Notes, *, at_key: bool = False) -> str:  # noqa: ANN401
+    def read(self, value: Any, path: KeyPath, notes: Notes, *, at_key: bool = False) -> Any:
         if not isinstance(value, str):
             notes.add(path, "expected a text", _quotes(value, notes.written(path)))
             return ""
@@ -88,21 +99,28 @@ class Text:
 
 
 def matching(pattern: str, rule: str, remedy: str) -> Text:
-    """Make the shape of a text that a regular expression matches as a whole.
-
-    Args:
-        pattern: the regular expression; JavaScript's are spelled the same.
-        rule: what it says, in words.
-        remedy: one thing to do about a text that it does not match.
-    """
+    """Make the shape of a text that a regular expression, in a syntax that JavaScript shares, matches as a whole."""
 
     def check(value: str) -> str:
-        # Not compiled before it is needed: most files use few of the patterns.
+        # Compiled when needed: most files use few of the patterns.
         if not re.fullmatch(pattern, value):
             raise BrokenRuleError(rule, remedy)
         return value
 
     return Text(check, f"^(?:{pattern})$")
+
+
+def one_of(words: type[StrEnum]) -> Text:
+    """Make the shape of one of some words."""
+    *most, last = names = [word.value for word in words]
+
+    def check(value: str) -> StrEnum:
+        if value in names:
+            return words(value)
+        rule = f"expected one of {', '.join(map(repr, most))} or {last!r}"
+        raise BrokenRuleError(rule, DidYouMean(value, names, "Use one of them."))
+
+    return Text(check, words=lambda: names)
 
 
 def _quotes(value: object, written: str) -> str:
@@ -115,23 +133,46 @@ def _quotes(value: object, written: str) -> str:
     return f'Put it in quotes, "{written}": without them YAML reads {what}.'
 
 
+_PATH = matching(r"[^\x00-\x1f]+", "a path is not empty and holds no control characters", "Write a path.")
+
+
 @dataclass(frozen=True, slots=True)
-class Word:
-    """One of some words."""
+class PathTo:
+    """A `file` or a `folder` that exists, relative to the file that names it; `check` looks at what is in it."""
 
-    words: type[StrEnum]
+    kind: str
+    check: Callable[[Path], object] = str
+    remedy: str = ""
 
-    def read(self, value: Any, path: KeyPath, notes: Notes, *, at_key: bool = False) -> StrEnum | None:  # noqa: ANN401
-        names = [word.value for word in self.words]
-        if isinstance(value, str) and value in names:
-            return self.words(value)
-        *most, last = map(repr, names)
-        rule = f"expected one of {', '.join(most)} or {last}"
-        notes.add(path, rule, did_you_mean(str(value), names, otherwise="Take one of them."), at_key=at_key)
-        return None
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> Path:
+        name: str = _PATH.read(value, path, notes)
+        place = notes.folder / name
+        if not name:
+            return place
+        try:
+            place = place.resolve()
+            self._look(place)
+        except BrokenRuleError as error:
+            notes.add(path, error.rule, error.remedy)
+        except (OSError, RuntimeError) as error:  # too long, closed to us, a loop of links
+            why = getattr(error, "strerror", None) or str(error)
+            notes.add(path, f"{_shown(place)} cannot be read: {short(why)}", f"Name another {self.kind}.")
+        return place
+
+    def _look(self, place: Path) -> None:
+        if not (place.is_file() if self.kind == "file" else place.is_dir()):
+            other = "folder" if self.kind == "file" else "file"
+            is_other = f"{_shown(place)} is a {other}, not a {self.kind}"
+            rule = is_other if place.exists() else f"there is no {self.kind} {_shown(place)}"
+            raise BrokenRuleError(rule, self.remedy or f"Name a {self.kind} that exists, relative to this file.")
+        self.check(place)
 
     def schema(self) -> JsonSchema:
-        return {"enum": [word.value for word in self.words]}
+        return _PATH.schema()
+
+
+def _shown(place: Path) -> str:
+    return short(str(place).encode(errors="backslashreplace").decode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +182,7 @@ class Whole:
     least: int
     most: int
 
-    def read(self, value: Any, path: KeyPath, notes: Notes) -> int:  # noqa: ANN401
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most:
             return value
         quoted = isinstance(value, str) and value.isdecimal() and self.least <= int(value) <= self.most
@@ -155,33 +196,20 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """Yes or no."""
+    """True, false, or one word for neither, which reads as None."""
 
-    def read(self, value: Any, path: KeyPath, notes: Notes) -> bool:  # noqa: ANN401
+    word: str = ""
+
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> bool | None:
         if isinstance(value, bool):
             return value
-        notes.add(path, "expected true or false", "Write one of the two, without quotes.")
-        return False
-
-    def schema(self) -> JsonSchema:
-        return {"type": "boolean"}
-
-
-@dataclass(frozen=True, slots=True)
-class TruthOr:
-    """Yes, no, or one word for neither, which reads as None."""
-
-    word: str
-
-    def read(self, value: Any, path: KeyPath, notes: Notes) -> bool | None:  # noqa: ANN401
-        if isinstance(value, bool):
-            return value
-        if value != self.word:
-            notes.add(path, f"expected true, false or {self.word}", "Write one of the three, without quotes.")
+        if not self.word or value != self.word:
+            choices = f"true, false or {self.word}" if self.word else "true or false"
+            notes.add(path, f"expected {choices}", "Write one of them, without quotes.")
         return None
 
     def schema(self) -> JsonSchema:
-        return {"enum": [True, False, self.word]}
+        return {"enum": [True, False, self.word]} if self.word else {"type": "boolean"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,15 +220,12 @@ class Many:
     least: int = 1
     most: int = 200
 
-    def read(self, value: Any, path: KeyPath, notes: Notes) -> tuple[Any, ...]:  # noqa: ANN401
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> tuple[Any, ...]:
         if not isinstance(value, list):
             notes.add(path, "expected a list", self._brackets(value, notes.written(path)))
             return ()
-        if len(value) > self.most:
-            notes.add(path, _too_many(self.most, len(value)), _FEWER)
+        if not _counted(value, self.least, self.most, path, notes):
             return ()
-        if len(value) < self.least:
-            notes.add(path, "this must not be empty", _NAME_ONE)
         return tuple(self.item.read(one, (*path, index), notes) for index, one in enumerate(value))
 
     def _brackets(self, value: object, written: str) -> str:
@@ -216,28 +241,30 @@ class Many:
         return {"type": "array", "items": self.item.schema(), **bounds}
 
 
-def _too_many(most: int, found: int) -> str:
-    return f"this may have {most} entries at most, and has {found:,}"
+def _counted(value: list[Any] | dict[str, Any], least: int, most: int, path: KeyPath, notes: Notes) -> bool:
+    if len(value) > most:
+        notes.add(path, f"this may have {most} entries at most, and has {len(value):,}", _FEWER)
+        return False
+    if len(value) < least:
+        notes.add(path, "this must not be empty", _NAME_ONE)
+    return True
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """A mapping whose keys the user chooses."""
 
-    names: Text | Word
+    names: Text
     values: Shape
     least: int = 0
     most: int = 200
 
-    def read(self, value: Any, path: KeyPath, notes: Notes) -> dict[Any, Any]:  # noqa: ANN401
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> dict[Any, Any]:
         if not isinstance(value, dict):
             notes.add(path, "expected a mapping", _KEYS)
             return {}
-        if len(value) > self.most:
-            notes.add(path, _too_many(self.most, len(value)), _FEWER)
+        if not _counted(value, self.least, self.most, path, notes):
             return {}
-        if len(value) < self.least:
-            notes.add(path, "this must not be empty", _NAME_ONE)
         return {
             self.names.read(name, (*path, name), notes, at_key=True): self.values.read(one, (*path, name), notes)
             for name, one in value.items()
@@ -255,17 +282,28 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class TextOr:
-    """A text, or something else."""
+class Either:
+    """One of two shapes: the first for texts that hold a mark, the second for all else."""
 
-    text: Text
+    text: Shape
     other: Shape
+    mark: str = ""
 
-    def read(self, value: Any, path: KeyPath, notes: Notes) -> Any:  # noqa: ANN401
-        return (self.text if isinstance(value, str) else self.other).read(value, path, notes)
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> Any:
+        return (self.text if isinstance(value, str) and self.mark in value else self.other).read(value, path, notes)
 
     def schema(self) -> JsonSchema:
         return {"anyOf": [self.text.schema(), self.other.schema()]}
+
+
+class Keys:
+    """Base of sections whose keys depend on each other."""
+
+    __slots__ = ()
+
+    def conflicts(self) -> Iterable[Conflict]:
+        """Find keys that do not go together; only asked where each key on its own is right."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,24 +312,28 @@ class Section(Generic[_S]):
 
     of: type[_S]
 
-    def read(self, value: Any, path: KeyPath, notes: Notes) -> _S:  # noqa: ANN401
-        """Give the section; one that is not whole is made of what could be read, and something is noted."""
+    def read(self, value: Any, path: KeyPath, notes: Notes) -> _S:
         if not isinstance(value, dict):
             notes.add(path, "expected a mapping", _KEYS)
-            return self._made({}, path, Notes(notes.written))
-        return self._made(value, path, notes)
+            return self._made({}, path, notes.silent())
+        found = len(notes.found)
+        section = self._made(value, path, notes)
+        if isinstance(section, Keys) and len(notes.found) == found:
+            for below, rule, remedy in section.conflicts():
+                notes.add((*path, *below), rule, remedy)
+        return section
 
     def _made(self, value: Mapping[str, Any], path: KeyPath, notes: Notes) -> _S:
         self._unknown_keys(value, path, notes)
         read: dict[str, Any] = {}
-        for one in _fields(self.of):
+        for one in fields(self.of):  # type: ignore[arg-type]
             here = (*path, one.name)
             if one.name in value:
                 read[one.name] = one.metadata[_SHAPE].read(value[one.name], here, notes)
             elif _required(one):
                 if here not in notes.meant:
-                    notes.add(here, "this key is required", _ADD)
-                read[one.name] = one.metadata[_SHAPE].read(None, here, Notes(notes.written))
+                    notes.add(here, "this key is required", "Add it.")
+                read[one.name] = one.metadata[_SHAPE].read(None, here, notes.silent())
         return self.of(**read)
 
     def _unknown_keys(self, value: Mapping[str, Any], path: KeyPath, notes: Notes) -> None:
@@ -302,47 +344,54 @@ class Section(Generic[_S]):
                 remedy = f"Its place is {' or '.join(places[:_MOST_PLACES])}."
                 notes.add((*path, name), "unknown key here", remedy, at_key=True)
                 continue
-            notes.add((*path, name), "unknown key", did_you_mean(name, names, otherwise=_known(names)), at_key=True)
+            known = f"Known: {', '.join(names)}."
+            notes.add((*path, name), "unknown key", DidYouMean(name, names, known), at_key=True)
             meant = nearest(name, names) if len(unknown) <= len(names) else None
             if meant and meant not in value:
                 notes.meant.add((*path, meant))
 
     def schema(self) -> JsonSchema:
-        described = {
-            one.name: {**one.metadata[_SHAPE].schema(), "description": one.metadata[_ABOUT]} for one in _fields(self.of)
-        }
+        keys = fields(self.of)  # type: ignore[arg-type]
         return {
             "type": "object",
             "description": (self.of.__doc__ or "").strip(),
-            "properties": described,
-            "required": [one.name for one in _fields(self.of) if _required(one)],
+            "properties": {
+                one.name: {**one.metadata[_SHAPE].schema(), "description": one.metadata[_ABOUT]} for one in keys
+            },
+            "required": [one.name for one in keys if _required(one)],
             "additionalProperties": False,
         }
 
 
-def key(shape: Shape, about: str, **default: Any) -> Any:  # noqa: ANN401 - as dataclasses.field is typed
+def key(shape: Shape | type, about: str = "", default: Any = MISSING, *, secret: bool = False) -> Any:
     """Make a field of a section.
 
     Args:
-        shape: how its value looks.
-        about: what it is, for editors.
-        default: `default=...` or `default_factory=...`, where the key may be left out.
+        shape: of its value; or a section that may be left out, and explains itself.
+        about: what it means.
+        default: its value where it is left out; a class is called.
+        secret: no text of the section shows it.
     """
-    return field(metadata={_SHAPE: shape, _ABOUT: about}, **default)
+    if isinstance(shape, type):
+        shape, about, default = Section(shape), (shape.__doc__ or "").partition("\n")[0], shape
+    metadata = {_SHAPE: shape, _ABOUT: about}
+    if isinstance(default, type):
+        return field(metadata=metadata, default_factory=default, repr=not secret)
+    return field(metadata=metadata, default=default, repr=not secret)
 
 
 def key_names(section: type) -> Sequence[str]:
     """Name the keys of a section, in order."""
-    return [one.name for one in _fields(section)]
+    return [one.name for one in fields(section)]
 
 
 def _places(section: type | None, name: str, above: str = "") -> Sequence[str]:
-    """Where in a section, or in those below it, there is a key of this name; the shallowest first."""
+    """Find the keys of this name in a section and below it; the shallowest first."""
     return sorted((place for place, key in _below(section, above) if key == name), key=lambda place: place.count("."))
 
 
 def _below(section: type | None, above: str) -> Iterator[tuple[str, str]]:
-    for one in _fields(section) if section else ():
+    for one in fields(section) if section else ():
         place, shape = f"{above}.{one.name}" if above else one.name, one.metadata[_SHAPE]
         yield place, one.name
         if isinstance(shape, Many):
@@ -353,13 +402,5 @@ def _below(section: type | None, above: str) -> Iterator[tuple[str, str]]:
             yield from _below(shape.of, place)
 
 
-def _known(names: Sequence[str]) -> str:
-    return f"Known: {', '.join(names)}."
-
-
-def _fields(section: type) -> Iterator[Field[Any]]:
-    return iter(fields(section))
-
-
-def _required(one: Field[Any]) -> bool:
+def _required(one: Any) -> bool:
     return one.default is MISSING and one.default_factory is MISSING

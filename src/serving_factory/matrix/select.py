@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level, level_facts
 from serving_factory.catalogue.releases import closest_release
-from serving_factory.catalogue.releases import releases as upstreams_releases
+from serving_factory.catalogue.releases import releases as upstream_releases
 from serving_factory.errors import UnknownNameError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.problems import BrokenRuleError, nearest
-from serving_factory.matrix.selectors import cuda_versions, is_range, release_tags
-from serving_factory.matrix.variant import Platform, Variant, parse_id
+from serving_factory.matrix.variant import Platform, Variant, variant_of
+from serving_factory.matrix.words import cuda_versions, is_range, release_tags
 
 _FULL_TAG = re.compile(r"\d+\.\d+\.\d+")
 
@@ -31,18 +31,10 @@ def select(
 ) -> tuple[Variant, ...]:
     """Choose variants. Names of one kind add up, kinds narrow each other down, and no names of a kind mean all of it.
 
-    Args:
-        matrix: what there is to choose from.
-        targets: names of targets.
-        releases: full tags, version specifiers, or `latest-patches`.
-        variants: ids.
-        flavours: flavours.
-        levels: levels, by their name or its short form.
-        platforms: platforms.
-        cuda: CUDA versions, or specifiers.
+    Releases and CUDA versions may be specifiers, releases also `latest-patches`; levels may have their short form.
 
     Raises:
-        UnknownNameError: a name is not in the matrix, or no variant fits all that was asked.
+        UnknownNameError: a name is not in the matrix, or no variant matches everything.
     """
     ids = {variant.id: variant for variant in matrix.variants}
     short = {level_facts(level).short: level.value for level in Level}
@@ -68,42 +60,41 @@ def select(
         and (not cuda or variant.cuda in cudas)
     )
     if not chosen:
-        asked = ", ".join([*targets, *releases, *variants, *flavours, *levels, *platforms, *cuda])
+        names = ", ".join([*targets, *releases, *variants, *flavours, *levels, *platforms, *cuda])
         raise UnknownNameError(
-            f"no variant of {matrix.file} is in all of what was asked: {asked}",
+            f"no variant of {matrix.file} matches all of: {names}",
             remedy="run `./factory list` to see which target selects which variant, and `./factory explain --dropped`",
         )
     return chosen
 
 
 def _meant(
-    kind: str, asked: Sequence[str], valid: Iterable[str], find: Callable[[str], frozenset[str]]
+    kind: str, texts: Sequence[str], valid: Iterable[str], find: Callable[[str], frozenset[str]]
 ) -> frozenset[str]:
-    """The names that are asked for, and those that a range means."""
-    names = [name for name in asked if not is_range(name)]
+    """All that names and ranges mean."""
+    names = [name for name in texts if not is_range(name)]
     valid = dict.fromkeys(valid)
     if kind == "release":
         _built(names, valid)
     _known(kind, names, valid)
     found = set(names)
-    for text in asked:
-        if is_range(text):
-            try:
-                found |= find(text)
-            except BrokenRuleError as error:
-                raise UnknownNameError(f"{text!r}: {error.rule}", remedy=str(error.remedy)) from None
+    for text in filter(is_range, texts):
+        try:
+            found |= find(text)
+        except BrokenRuleError as error:
+            raise UnknownNameError(f"{text!r}: {error.rule}", remedy=str(error.remedy)) from None
     return frozenset(found)
 
 
-def _built(asked: Sequence[str], valid: Collection[str]) -> None:
-    """Whoever asks for a full tag that the matrix has not is told whether upstream has it."""
-    for name in (name for name in asked if name not in valid and _FULL_TAG.fullmatch(name)):
-        if name in upstreams_releases():
+def _built(names: Sequence[str], valid: Collection[str]) -> None:
+    """Of a full tag that the matrix lacks, say whether upstream has it."""
+    for name in (name for name in names if name not in valid and _FULL_TAG.fullmatch(name)):
+        if name in upstream_releases():
             raise UnknownNameError(
                 f"release {name} is not in this matrix; it has: {', '.join(valid)}",
-                remedy="add it to releases: of the matrix file, or take one of these",
+                remedy="add it to releases: of the matrix file, or use one of these",
             )
-        other = closest_release(name, upstreams_releases())
+        other = closest_release(name, upstream_releases())
         raise UnknownNameError(
             f"no release is named {name!r}: {other.reason}",
             why=f"releases: {', '.join(valid)}",
@@ -112,7 +103,7 @@ def _built(asked: Sequence[str], valid: Collection[str]) -> None:
 
 
 def _not_dropped(ids: Sequence[str], matrix: Matrix) -> None:
-    """Whoever asks for a variant that was dropped is told why."""
+    """Of a variant that was dropped, say why."""
     built = {variant.id for variant in matrix.variants} if ids else set()
     for dropped in matrix.dropped if ids else ():
         id_ = dropped.candidate.variant.id
@@ -120,26 +111,26 @@ def _not_dropped(ids: Sequence[str], matrix: Matrix) -> None:
             raise UnknownNameError(
                 f"{id_} is not built: {dropped.reasons[0].text}",
                 why="\n".join(reason.text for reason in dropped.reasons[1:]),
-                remedy="`./factory explain --dropped` tells which rule says so",
+                remedy="`./factory explain --dropped` shows which rule drops it",
             )
 
 
-def _known(kind: str, asked: Sequence[str], valid: Collection[str]) -> None:
-    unknown = [name for name in asked if name not in valid]
-    if not unknown:
-        return
-    hints = [f"no {kind} is named {name!r}{_unasked(name)}{_hint(name, valid)}" for name in unknown]
-    raise UnknownNameError(
-        "; ".join(hints), why=f"{kind}s: {', '.join(valid)}", remedy=f"name a {kind} of the list above"
-    )
+def _known(kind: str, names: Sequence[str], valid: Collection[str]) -> None:
+    hints = [
+        f"no {kind} is named {name!r}{_unselected(name)}{_hint(name, valid)}" for name in names if name not in valid
+    ]
+    if hints:
+        raise UnknownNameError(
+            "; ".join(hints), why=f"{kind}s: {', '.join(valid)}", remedy=f"name a {kind} of the list above"
+        )
 
 
-def _unasked(name: str) -> str:
-    """Of a name that is an id all the same, what no target asks for."""
-    variant = parse_id(name)
+def _unselected(name: str) -> str:
+    """Of a name that is a valid id, say what no target selects."""
+    variant = variant_of(name)
     if variant is None:
         return ""
-    return f": no target asks for {variant.flavour} at level {variant.level} of release {variant.release}"
+    return f": no target selects {variant.flavour} at level {variant.level} of release {variant.release}"
 
 
 def _hint(name: str, valid: Collection[str]) -> str:

@@ -1,128 +1,189 @@
-"""What a matrix says of how releases are built, and where on this network outer inputs come from."""
+"""The sections about how releases are built, and where on this network their inputs come from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
 from serving_factory.catalogue.facts import Flavour, FlavourFacts
-from serving_factory.matrix.model import (
-    BazelSection,
-    MatrixFile,
-    NetworkSection,
-    PerReleaseSection,
-    RemoteSection,
-    TlsSection,
-    ToolchainSection,
-)
-from serving_factory.matrix.problems import Broken, BrokenRuleError, Finding, KeyPath
-from serving_factory.matrix.selectors import release_tags
-from serving_factory.matrix.words import BAZEL_REPOSITORY
+from serving_factory.matrix import words
+from serving_factory.matrix.problems import Broken, BrokenRuleError
+from serving_factory.matrix.schema import Conflict, Either, Keys, Many, PathTo, Table, Truth, key
 
-_S = TypeVar("_S", ToolchainSection, BazelSection)
+_S = TypeVar("_S", "ToolchainChoice", "BazelChoice", "Settings")
+_INDEXES = ("Packages", "Packages.gz", "Packages.xz")
+_WORKSPACES = ("WORKSPACE", "WORKSPACE.bazel", "MODULE.bazel")
+
+
+def has_index(folder: Path) -> bool:
+    """Whether a folder has an index of the packages in it."""
+    return any((folder / name).is_file() for name in _INDEXES)
+
+
+def _workspace(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in _WORKSPACES):
+        rule = f"there is no Bazel workspace in {folder}: it has no file {_WORKSPACES[0]}"
+        raise BrokenRuleError(rule, "Name the top folder of a checkout of TensorFlow Serving.")
+
+
+def _patches(folder: Path) -> None:
+    if not any(folder.glob("*.patch")) and not any(folder.glob("external/*/*.patch")):
+        raise BrokenRuleError(f"there is no patch in {folder}", "Put *.patch there, or external/REPOSITORY/*.patch.")
+
+
+def _packages(folder: Path) -> None:
+    # An empty folder is still to be filled; the stages that install from it report that.
+    if any(folder.glob("*.deb")) and not has_index(folder):
+        rule = f"{folder} has packages, but no index {_INDEXES[0]}"
+        raise BrokenRuleError(rule, "Make it in that folder: dpkg-scanpackages . > Packages")
+
+
+def _overrides(folder: Path) -> None:
+    for name in _repositories(folder):
+        try:
+            words.BAZEL_REPOSITORY.check(name)
+        except BrokenRuleError as error:
+            raise BrokenRuleError(f"{name!r} in it: {error.rule}", "Move that folder out of it.") from None
+
+
+def _repositories(folder: Path) -> Mapping[str, Path]:
+    found = sorted(folder.iterdir()) if folder.is_dir() else ()
+    return {path.name: path for path in found if path.is_dir() and not path.name.startswith(".")}
+
+
+def _certificates(file: Path) -> None:
+    if b"-----BEGIN CERTIFICATE-----" not in file.read_bytes():
+        rule = "there is no certificate in it"
+        raise BrokenRuleError(rule, "Name a PEM file: openssl x509 -inform der -in FILE makes one.")
+
+
+_FILE, _CERTIFICATES = PathTo("file"), PathTo("file", _certificates)
+_FOLDER, _SOURCE, _PATCHES = PathTo("folder"), PathTo("folder", _workspace), PathTo("folder", _patches)
+_PACKAGES = PathTo("folder", _packages, "Name a folder that exists, or write a URL with its scheme, https://.")
+_APT_MIRROR = Either(words.APT, _PACKAGES, mark="://")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolchainChoice:
-    """What the matrix says of the toolchain; None where the catalogue decides."""
+    """What compiles, where it is not what the catalogue says of the release."""
 
-    base: str | None = None
-    compiler: str | None = None
-    python: str | None = None
-    packages: tuple[str, ...] = ()
-    configs: Mapping[Flavour, tuple[str, ...]] = field(default_factory=dict)
-    tensorrt: bool | None = None
+    base: str | None = key(words.BASE, "The base image, such as debian:bookworm.", None)
+    compiler: str | None = key(words.COMPILER, "The C compiler's package, such as gcc-9.", None)
+    python: str | None = key(words.PYTHON, 'The Python that Bazel\'s rules run with, such as "2.7".', None)
+    packages: tuple[str, ...] = key(Many(words.PACKAGE, least=0), "More apt packages.", ())
+    configs: Mapping[Flavour, tuple[str, ...]] = key(
+        Table(words.FLAVOUR, Many(words.CONFIG, least=0)),
+        "Bazel configs of a flavour, instead of the source tree's.",
+        dict,
+    )
+    tensorrt: bool | None = key(Truth(), "false leaves TensorRT out of gpu builds that have it.", None)
 
     def compiler_of(self, facts: FlavourFacts) -> str:
-        """Say which compiler builds a flavour, name and version; empty where nobody knows.
-
-        Another base has another version of the compiler of the same name.
-        """
+        """Name the compiler of a flavour, with its version; empty on another base, whose version is unknown."""
         return self.compiler or (facts.compiler if self.base is None else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Remote:
-    """A cache, or builders, that other machines share.
+class Tls(Keys):
+    """Files (PEM) for the connection to a remote cache."""
 
-    Args:
-        cache: URL of the cache.
-        executor: URL of the remote execution service.
-        upload: whether results are uploaded; None to do so in CI only.
-        headers: sent with each request; secrets. No text of this value shows them.
-        certificate: PEM file of the authority that signed the server's certificate.
-        client_certificate: PEM file that says who we are.
-        client_key: PEM file with the key to that.
-    """
+    certificate: Path | None = key(_FILE, "Of the authority that signed the server's; not for https.", None)
+    client_certificate: Path | None = key(_FILE, "The client's certificate.", None)
+    client_key: Path | None = key(_FILE, "The key of the client's certificate.", None)
 
-    cache: str | None = None
-    executor: str | None = None
-    upload: bool | None = None
-    headers: Mapping[str, str] = field(repr=False, default_factory=dict)
-    certificate: Path | None = None
-    client_certificate: Path | None = None
-    client_key: Path | None = None
+    def conflicts(self) -> Iterator[Conflict]:
+        """A client's certificate and its key need each other."""
+        if (self.client_certificate is None) != (self.client_key is None):
+            given, missing = ("client_key", "client_certificate")[:: 1 if self.client_key else -1]
+            yield (given,), f"it has no use without {missing}", "Name both files."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote(Keys):
+    """A cache, or builders, that other machines share."""
+
+    cache: str | None = key(words.REMOTE_CACHE, "The cache's URL; each toolchain has a place of its own in it.", None)
+    executor: str | None = key(words.EXECUTOR, "The URL of a remote execution service.", None)
+    upload: bool | None = key(Truth("auto"), "Whether results are uploaded; `auto`: where CI is set.", None)
+    headers: Mapping[str, str] = key(
+        Table(words.HEADER, words.HEADER_VALUE), "Of each request; secrets.", dict, secret=True
+    )
+    tls: Tls = key(Tls)
 
     @property
     def address(self) -> str:
         """The URL of what must answer; empty without a remote."""
         return self.executor or self.cache or ""
 
+    def conflicts(self) -> Iterator[Conflict]:
+        """Files for TLS need a URL with TLS, and an executor a cache over gRPC."""
+        for name, url in (("executor", self.executor), ("cache", self.cache)):
+            if url and url.startswith(("grpc://", "http://")) and self.tls != Tls():
+                rule = f"{url} is a URL without TLS, so the files at tls have no use"
+                yield (name,), rule, "Write grpcs:// or https://, or remove tls."
+        if self.executor and (self.cache or "").startswith("http"):
+            # bazelbuild/bazel, RemoteModule: "Cannot combine gRPC based remote execution with HTTP-based caching".
+            remedy = "Remove it, and the executor's own cache is used; or name one over gRPC."
+            yield ("cache",), "with an executor, Bazel takes a cache over grpc or grpcs only", remedy
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BazelChoice:
-    """What the matrix says of Bazel.
+class BazelChoice(Keys):
+    """Which Bazel builds, and with what, where it is not upstream's."""
 
-    Args:
-        version: another version than upstream's; None for upstream's.
-        package: the apt package, of the toolchain's base, that brings it; None where it is a plain binary.
-        binary: the file with the binary; None where it is downloaded.
-        distdir: a folder of archives.
-        overrides: external repository -> the folder that takes its place.
-        overrides_folder: the folder that all of these are in, where the matrix names that.
-        options: of `bazel build`.
-        startup_options: those before `build`.
-        remote: a cache, or builders, that other machines share.
-    """
+    version: str | None = key(words.VERSION, "Another version than upstream's, in quotes.", None)
+    package: str | None = key(words.PACKAGE, "The apt package that brings that version to the base.", None)
+    binary: Path | None = key(_FILE, "The file with the Bazel binary, instead of a download.", None)
+    distdir: Path | None = key(_FOLDER, "A folder of archives that are not downloaded.", None)
+    overrides: Mapping[str, Path] | Path = key(
+        Either(PathTo("folder", _overrides), Table(words.BAZEL_REPOSITORY, _FOLDER)),
+        "External repository → the folder that takes its place; or one folder that has a folder for each.",
+        dict,
+    )
+    options: tuple[str, ...] = key(Many(words.BAZEL_OPTION, least=0), "Options of `bazel build`.", ())
+    startup_options: tuple[str, ...] = key(Many(words.BAZEL_OPTION, least=0), "Options before `build`.", ())
+    remote: Remote = key(Remote)
 
-    version: str | None = None
-    package: str | None = None
-    binary: Path | None = None
-    distdir: Path | None = None
-    overrides: Mapping[str, Path] = field(default_factory=dict)
-    overrides_folder: Path | None = None
-    options: tuple[str, ...] = ()
-    startup_options: tuple[str, ...] = ()
-    remote: Remote = field(default_factory=Remote)
+    @property
+    def overrides_folder(self) -> Path | None:
+        """The folder that all overrides are in, where the file names that."""
+        return self.overrides if isinstance(self.overrides, Path) else None
+
+    @property
+    def overridden(self) -> Mapping[str, Path]:
+        """External repository → the folder that takes its place, sorted."""
+        return (
+            _repositories(self.overrides) if isinstance(self.overrides, Path) else dict(sorted(self.overrides.items()))
+        )
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Where a Bazel comes from says nothing of its version."""
+        if self.version is None and (given := (self.package and "package") or (self.binary and "binary")):
+            yield (given,), "the version of this Bazel is missing", 'Add version, in quotes: version: "6.5.0".'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a release is built, as far as the matrix says so; `Settings()` is where it says nothing.
+    """How a release is built; `Settings()` where the file says nothing."""
 
-    Args:
-        toolchain: what compiles it.
-        bazel: which Bazel, and with what.
-        source: the folder with the source tree; None for upstream's repository at the release's commit.
-        patches: folders of patches for the sources, in order.
-    """
+    source: Path | None = key(_SOURCE, "The folder with the source tree, instead of upstream's commit.", None)
+    patches: tuple[Path, ...] = key(Many(_PATCHES, least=0), "Folders of patches for the sources, in order.", ())
+    toolchain: ToolchainChoice = key(ToolchainChoice)
+    bazel: BazelChoice = key(BazelChoice)
 
-    toolchain: ToolchainChoice = field(default_factory=ToolchainChoice)
-    bazel: BazelChoice = field(default_factory=BazelChoice)
-    source: Path | None = None
-    patches: tuple[Path, ...] = ()
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerRelease(Settings):
+    """What holds for some releases alone: each value that is given takes the place of the file's."""
+
+    releases: frozenset[str] = key(words.RELEASE_TAGS, 'A full tag, or a range such as ">=1.9,<1.13".')
 
 
 @dataclass(frozen=True, slots=True)
 class AllSettings:
-    """The settings of every release.
-
-    Args:
-        usual: those of releases that nothing particular is said of.
-        particular: release -> those of the others.
-    """
+    """The settings of every release: the usual ones, and release -> those of releases that the file has entries for."""
 
     usual: Settings
     particular: Mapping[str, Settings]
@@ -132,234 +193,78 @@ class AllSettings:
         return self.particular.get(release, self.usual)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """Where outer inputs come from on this network; None for the usual place.
-
-    Args:
-        base_images: base image -> the image that stands for it.
-        apt_mirror: URL of a mirror, which may hold `{snapshot}`.
-        apt_folder: a folder with packages and their index.
-        apt_snapshot: the time whose packages are required, `20260102T030405Z`.
-        pip_index: the Python package index.
-        git_mirrors: the beginning of a git URL -> what stands in its place.
-        bazel_mirror: what has `VERSION/bazel-VERSION-linux-x86_64`.
-        downloader_config: rules by which Bazel rewrites the URLs of its downloads.
-        http_proxy: forward proxy for http.
-        https_proxy: forward proxy for https.
-        no_proxy: hosts that are asked directly, joined by commas.
-        ca_certificates: a PEM file with more certificates to trust.
-        offline: whether builds have no network at all.
-    """
-
-    base_images: Mapping[str, str]
-    apt_mirror: str | None = None
-    apt_folder: Path | None = None
-    apt_snapshot: str | None = None
-    pip_index: str | None = None
-    git_mirrors: Mapping[str, str]
-    bazel_mirror: str | None = None
-    downloader_config: Path | None = None
-    http_proxy: str | None = None
-    https_proxy: str | None = None
-    no_proxy: str | None = None
-    ca_certificates: Path | None = None
-    offline: bool = False
+def all_settings(whole: Settings, entries: tuple[PerRelease, ...], broken: Broken) -> AllSettings:
+    """Merge what the file says of each release; of two entries the later one wins, and broken ones are skipped."""
+    usual = Settings(**{one.name: getattr(whole, one.name) for one in fields(Settings)})
+    particular: dict[str, Settings] = {}
+    for index, entry in enumerate(entries):
+        if not broken.at("per_release", index, "releases"):
+            for tag in entry.releases:
+                particular[tag] = _merged(particular.get(tag, usual), entry)
+    return AllSettings(usual, particular)
 
 
-def settings_of(model: MatrixFile, folder: Path, broken: Broken) -> AllSettings:
-    """Gather what the file says of each release.
-
-    Args:
-        model: the file.
-        folder: what its folders and files are relative to.
-        broken: what of the file cannot be relied on; an entry for releases that cannot be read is passed over.
-    """
-    whole = PerReleaseSection(
-        releases="",
-        toolchain=model.toolchain,
-        bazel=model.bazel,
-        source=model.source,
-        patches=model.patches,
-    )
-    merged: dict[str, PerReleaseSection] = {}
-    readable = (one for i, one in enumerate(model.per_release) if not broken.at("per_release", i, "releases"))
-    for one in readable:
-        for tag in release_tags(one.releases):
-            merged[tag] = _over(merged.get(tag, whole), one)
-    return AllSettings(_settings(whole, folder), {tag: _settings(one, folder) for tag, one in merged.items()})
-
-
-def _over(lower: PerReleaseSection, upper: PerReleaseSection) -> PerReleaseSection:
+def _merged(lower: Settings, upper: PerRelease) -> Settings:
     bazel = lower.bazel
-    if upper.bazel.version:  # where another version comes from is said again
+    if upper.bazel.version:  # the entry itself says where another version comes from
         bazel = replace(bazel, package=None, binary=None)
-    return PerReleaseSection(
-        releases=upper.releases,
-        toolchain=_given(lower.toolchain, upper.toolchain),
-        bazel=_given(bazel, upper.bazel),
-        source=upper.source or lower.source,
-        patches=upper.patches or lower.patches,
-    )
+    toolchain = _over(lower.toolchain, upper.toolchain)
+    return replace(_over(lower, upper), toolchain=toolchain, bazel=_over(bazel, upper.bazel))
 
 
-def _given(lower: _S, upper: _S) -> _S:
+def _over(lower: _S, upper: _S) -> _S:
     """The lower section, with what the upper one gives in its place."""
-    nothing = type(upper)()
-    values = {one.name: getattr(upper, one.name) for one in fields(upper)}
+    nothing = type(lower)()
+    values = {one.name: getattr(upper, one.name) for one in fields(lower)}
     return replace(lower, **{name: value for name, value in values.items() if value != getattr(nothing, name)})
 
 
-def _settings(section: PerReleaseSection, folder: Path) -> Settings:
-    toolchain, bazel = section.toolchain, section.bazel
-    return Settings(
-        toolchain=ToolchainChoice(
-            base=toolchain.base,
-            compiler=toolchain.compiler,
-            python=toolchain.python,
-            packages=toolchain.packages,
-            configs=dict(toolchain.configs),
-            tensorrt=toolchain.tensorrt,
-        ),
-        bazel=BazelChoice(
-            version=bazel.version,
-            package=bazel.package,
-            binary=_path(folder, bazel.binary),
-            distdir=_path(folder, bazel.distdir),
-            overrides=_overrides(bazel.overrides, folder),
-            overrides_folder=_path(folder, bazel.overrides) if isinstance(bazel.overrides, str) else None,
-            options=bazel.options,
-            startup_options=bazel.startup_options,
-            remote=_remote(bazel.remote, folder),
-        ),
-        source=_path(folder, section.source),
-        patches=tuple((folder / path).resolve() for path in section.patches),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Apt(Keys):
+    """Where apt gets its packages."""
+
+    mirror: str | Path | None = key(_APT_MIRROR, "A mirror's URL, or a folder with packages and their index.", None)
+    snapshot: str | None = key(words.SNAPSHOT, "The time whose packages a mirror with {snapshot} gives.", None)
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """A snapshot and its placeholder need each other."""
+        needs = isinstance(self.mirror, str) and "{snapshot}" in self.mirror
+        if needs and self.snapshot is None:
+            yield ("mirror",), "{snapshot} has no value", 'Add snapshot, such as "20260301T000000Z".'
+        if self.snapshot is not None and not needs:
+            remedy = "Name one at mirror, such as https://snapshot.example.com/{archive}/{snapshot}."
+            yield ("snapshot",), "no mirror has {snapshot} in its URL", remedy
 
 
-def _overrides(given: Mapping[str, str] | str, folder: Path) -> Mapping[str, Path]:
-    """The folders that take repositories' places: as named one by one, or all that are in one folder."""
-    if not isinstance(given, str):
-        return {name: (folder / path).resolve() for name, path in sorted(given.items())}
-    place = (folder / given).resolve()
-    found = sorted(place.iterdir()) if place.is_dir() else ()
-    return {path.name: path for path in found if path.is_dir() and not path.name.startswith(".")}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxies:
+    """Forward proxies, for builds alone."""
+
+    http: str | None = key(words.PROXY, "For http.", None)
+    https: str | None = key(words.PROXY, "For https.", None)
+    no: str | None = key(words.HOSTS, "Hosts that are reached directly, joined by commas.", None)
 
 
-def network_of(section: NetworkSection, folder: Path) -> Network:
-    """Give the file's network section; its folders and files are relative to `folder`."""
-    mirror = section.apt.mirror
-    is_url = mirror is not None and "://" in mirror
-    return Network(
-        base_images=dict(section.base_images),
-        apt_mirror=mirror if is_url else None,
-        apt_folder=None if is_url else _path(folder, mirror),
-        apt_snapshot=section.apt.snapshot,
-        pip_index=section.pip_index,
-        git_mirrors=dict(section.git_mirrors),
-        bazel_mirror=section.bazel_mirror,
-        downloader_config=_path(folder, section.downloader_config),
-        http_proxy=section.proxies.http,
-        https_proxy=section.proxies.https,
-        no_proxy=section.proxies.no,
-        ca_certificates=_path(folder, section.ca_certificates),
-        offline=section.offline,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """Where inputs from outside come from on this network."""
 
+    base_images: Mapping[str, str] = key(Table(words.BASE, words.IMAGE), "Base image → the image to use for it.", dict)
+    apt: Apt = key(Apt)
+    pip_index: str | None = key(words.WEB, "The Python package index.", None)
+    git_mirrors: Mapping[str, str] = key(Table(words.GIT, words.GIT), "A git URL's beginning → its replacement.", dict)
+    bazel_mirror: str | None = key(words.PUBLIC_WEB, "What has VERSION/bazel-VERSION-linux-x86_64.", None)
+    downloader_config: Path | None = key(_FILE, "Rules by which Bazel rewrites the URLs of its downloads.", None)
+    proxies: Proxies = key(Proxies)
+    ca_certificates: Path | None = key(_CERTIFICATES, "More certificates to trust while building, in PEM.", None)
+    offline: bool = key(Truth(), "Build without any network: everything comes from folders.", default=False)
 
-def _remote(section: RemoteSection, folder: Path) -> Remote:
-    return Remote(
-        cache=section.cache,
-        executor=section.executor,
-        upload=section.upload,
-        headers=dict(section.headers),
-        certificate=_path(folder, section.tls.certificate),
-        client_certificate=_path(folder, section.tls.client_certificate),
-        client_key=_path(folder, section.tls.client_key),
-    )
+    @property
+    def apt_mirror(self) -> str | None:
+        """The URL of apt's mirror, which may hold placeholders."""
+        return self.apt.mirror if isinstance(self.apt.mirror, str) else None
 
-
-def _path(folder: Path, name: str | None) -> Path | None:
-    return None if name is None else (folder / name).resolve()
-
-
-def path_findings(model: MatrixFile, folder: Path) -> Iterator[Finding]:
-    """What the file names and is not there, or is of another kind."""
-    yield from _missing(("source",), _path(folder, model.source))
-    yield from _of_section((), model.bazel, model.patches, folder)
-    for index, one in enumerate(model.per_release):
-        path: KeyPath = ("per_release", index)
-        yield from _missing((*path, "source"), _path(folder, one.source))
-        yield from _of_section(path, one.bazel, one.patches, folder)
-    network = network_of(model.network, folder)
-    url = "Name one that is there, or write a URL with its scheme, https://."
-    yield from _missing(("network", "apt", "mirror"), network.apt_folder, remedy=url)
-    for name in ("downloader_config", "ca_certificates"):
-        yield from _missing(("network", name), getattr(network, name), is_file=True)
-
-
-def unused_findings(model: MatrixFile, broken: Broken) -> Iterator[Finding]:
-    """What is said of releases that the file does not have."""
-    asked = {tag for selector in model.releases for tag in release_tags(selector)}
-    for index, one in enumerate(model.per_release):
-        path: KeyPath = ("per_release", index, "releases")
-        if not broken.at(*path) and asked.isdisjoint(release_tags(one.releases)):
-            rule = "none of the releases above is one of these"
-            yield Finding(path=path, rule=rule, remedy="Name some of them, or take the entry away.")
-
-
-def _of_section(path: KeyPath, bazel: BazelSection, patches: tuple[str, ...], folder: Path) -> Iterator[Finding]:
-    yield from _missing((*path, "bazel", "binary"), _path(folder, bazel.binary), is_file=True)
-    yield from _missing((*path, "bazel", "distdir"), _path(folder, bazel.distdir))
-    if isinstance(bazel.overrides, str):
-        yield from _missing((*path, "bazel", "overrides"), _path(folder, bazel.overrides))
-        for name in _overrides(bazel.overrides, folder):
-            try:
-                BAZEL_REPOSITORY.check(name)
-            except BrokenRuleError as error:
-                yield Finding(
-                    path=(*path, "bazel", "overrides"),
-                    rule=f"{name!r} in it: {error.rule}",
-                    remedy="Move that folder away.",
-                )
-    else:
-        for name, place in bazel.overrides.items():
-            yield from _missing((*path, "bazel", "overrides", name), _path(folder, place))
-    for index, place in enumerate(patches):
-        yield from _missing((*path, "patches", index), _path(folder, place))
-    yield from _of_remote((*path, "bazel", "remote"), bazel.remote, folder)
-    if bazel.version is None and (given := (bazel.package and "package") or (bazel.binary and "binary")):
-        yield Finding(
-            path=(*path, "bazel", given),
-            rule="it is not said which version that is",
-            remedy='Add version, in quotes: version: "6.5.0".',
-        )
-
-
-def _of_remote(path: KeyPath, remote: RemoteSection, folder: Path) -> Iterator[Finding]:
-    tls = remote.tls
-    for name in ("certificate", "client_certificate", "client_key"):
-        yield from _missing((*path, "tls", name), _path(folder, getattr(tls, name)), is_file=True)
-    if (tls.client_certificate is None) != (tls.client_key is None):
-        given, missing = ("client_key", "client_certificate")[:: 1 if tls.client_key else -1]
-        yield Finding(path=(*path, "tls", given), rule=f"it is of no use without {missing}", remedy="Name both files.")
-    for name, url in (("executor", remote.executor), ("cache", remote.cache)):
-        if url and url.startswith(("grpc://", "http://")) and tls != TlsSection():
-            rule = f"{url} goes without TLS, and what tls says is of no use"
-            yield Finding(path=(*path, name), rule=rule, remedy="Write grpcs:// or https://, or take tls away.")
-    if remote.executor and (remote.cache or "").startswith("http"):
-        # bazelbuild/bazel, RemoteModule: "Cannot combine gRPC based remote execution with HTTP-based caching".
-        yield Finding(
-            path=(*path, "cache"),
-            rule="with an executor, Bazel takes a cache over grpc or grpcs only",
-            remedy="Take it away, and the executor's own cache is used; or name one over gRPC.",
-        )
-
-
-def _missing(
-    path: KeyPath, place: Path | None, *, is_file: bool = False, remedy: str = "Name one that is there."
-) -> Iterator[Finding]:
-    if place is None or (place.is_file() if is_file else place.is_dir()):
-        return
-    kind = "file" if is_file else "folder"
-    yield Finding(path=path, rule=f"there is no {kind} {place}", remedy=remedy)
+    @property
+    def apt_folder(self) -> Path | None:
+        """The folder with packages and their index."""
+        return self.apt.mirror if isinstance(self.apt.mirror, Path) else None

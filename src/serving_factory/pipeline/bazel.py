@@ -184,7 +184,7 @@ def unusable(remote: Remote, bazel: Version, *, upload: bool) -> str:
         RemoteAbility.GRPC: ("no remote cache over gRPC beside a disk cache", grpc),
         RemoteAbility.READ_ONLY: ("no read-only remote cache beside a disk cache", cache and not upload),
         RemoteAbility.HEADERS: ("no headers", bool(remote.headers)),
-        RemoteAbility.CLIENT_CERTIFICATE: ("no client certificates", remote.client_certificate is not None),
+        RemoteAbility.CLIENT_CERTIFICATE: ("no client certificates", remote.tls.client_certificate is not None),
     }
     return next((why for ability, (why, needed) in needs.items() if needed and not has_ability(bazel, ability)), "")
 
@@ -204,9 +204,9 @@ def remote_lines(remote: Remote, bazel: Version, *, upload: bool) -> Iterator[st
     if remote.executor and not has_ability(bazel, RemoteAbility.EXECUTOR_BESIDE_DISK):
         yield "# factory-remote-alone"
     files = {
-        "tls_certificate": remote.certificate,
-        "tls_client_certificate": remote.client_certificate,
-        "tls_client_key": remote.client_key,
+        "tls_certificate": remote.tls.certificate,
+        "tls_client_certificate": remote.tls.client_certificate,
+        "tls_client_key": remote.tls.client_key,
     }
     for name, file in files.items():
         if file:

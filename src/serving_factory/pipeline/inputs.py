@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serving_factory.errors import RecipeError
-from serving_factory.matrix.load import has_index
+from serving_factory.matrix.settings import has_index
 from serving_factory.recipes.inputs import Inputs
 
 

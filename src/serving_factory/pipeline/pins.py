@@ -35,10 +35,10 @@ _CHECKSUM = re.compile(r"([0-9a-fA-F]{64})(?:\s+\*?(\S+))?")
 
 def route_of(network: Network) -> Route:
     """The way out of a network."""
-    proxies = {"http": network.http_proxy, "https": network.https_proxy}
+    proxies = {"http": network.proxies.http, "https": network.proxies.https}
     return Route(
         proxies={scheme: url for scheme, url in proxies.items() if url},
-        no_proxy=network.no_proxy or "",
+        no_proxy=network.proxies.no or "",
         ca_certificates=network.ca_certificates,
     )
 

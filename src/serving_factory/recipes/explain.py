@@ -217,12 +217,12 @@ def _inputs(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
         *(("patches", str(index + 1), folder, ("patches", index)) for index, folder in enumerate(inputs.patches)),
         ("downloader_config", "", network.downloader_config, ("network", "downloader_config")),
         ("apt", "", network.apt_folder or network.apt_mirror, ("network", "apt", "mirror")),
-        ("apt_snapshot", "", network.apt_snapshot, ("network", "apt", "snapshot")),
+        ("apt_snapshot", "", network.apt.snapshot, ("network", "apt", "snapshot")),
         ("pip_index", "", network.pip_index, ("network", "pip_index")),
         *(("git_mirror", url, to, ("network", "git_mirrors", url)) for url, to in network.git_mirrors.items()),
-        ("http_proxy", "", network.http_proxy, ("network", "proxies", "http")),
-        ("https_proxy", "", network.https_proxy, ("network", "proxies", "https")),
-        ("no_proxy", "", network.no_proxy, ("network", "proxies", "no")),
+        ("http_proxy", "", network.proxies.http, ("network", "proxies", "http")),
+        ("https_proxy", "", network.proxies.https, ("network", "proxies", "https")),
+        ("no_proxy", "", network.proxies.no, ("network", "proxies", "no")),
         ("ca_certificates", "", network.ca_certificates, ("network", "ca_certificates")),
         ("network", "", "none" if network.offline else None, ("network", "offline")),
     ]
@@ -245,7 +245,10 @@ def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:
     images = matrix.images
     tags = _names(images.repository, full_tags(images, variant, binary="BINARY"))
     aliases = _names(images.repository, alias_tags(images, variant, matrix.targets_of(variant)))
-    labels = [Explained("label", value, origin(matrix, ("image", "labels")), of=name) for name, value in images.labels]
+    labels = [
+        Explained("label", value, origin(matrix, ("image", "labels")), of=name)
+        for name, value in sorted(images.labels.items())
+    ]
     return (
         Explained("full_tags", tags, origin(matrix, ("image", "tags"))),
         Explained("aliases", aliases, origin(matrix, ("image", "aliases"))),

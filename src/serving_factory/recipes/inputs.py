@@ -88,14 +88,14 @@ def inputs_for(settings: Settings, network: Network, *, bazel: str) -> Inputs:
     """
     choice = settings.bazel
     key_args = {
-        "APT_SNAPSHOT": network.apt_snapshot or "",
+        "APT_SNAPSHOT": network.apt.snapshot or "",
         "BAZEL_OPTIONS": " ".join(choice.options),
         "BAZEL_STARTUP_OPTIONS": " ".join(choice.startup_options),
     }
     return Inputs(
         bazel=choice.binary,
         distdir=choice.distdir,
-        overrides=tuple(sorted(choice.overrides.items())),
+        overrides=tuple(sorted(choice.overridden.items())),
         overrides_folder=choice.overrides_folder,
         patches=settings.patches,
         apt=network.apt_folder,
@@ -110,7 +110,7 @@ def inputs_for(settings: Settings, network: Network, *, bazel: str) -> Inputs:
 
 
 def _exports(network: Network) -> dict[str, str]:
-    proxies = {"http_proxy": network.http_proxy, "https_proxy": network.https_proxy, "no_proxy": network.no_proxy}
+    proxies = {"http_proxy": network.proxies.http, "https_proxy": network.proxies.https, "no_proxy": network.proxies.no}
     values = {
         **proxies,  # what reads the one spelling does not read the other
         **{name.upper(): value for name, value in proxies.items()},

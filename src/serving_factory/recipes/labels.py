@@ -65,7 +65,7 @@ def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str
         "org.serving-factory.cuda": variant.cuda or "",
         "org.serving-factory.capabilities": " ".join(variant.capabilities),
         **found,
-        **dict(recipe.images.labels),
+        **recipe.images.labels,
     }
     return {name: value for name, value in sorted(labels.items()) if value}
 

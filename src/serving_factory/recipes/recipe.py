@@ -14,7 +14,8 @@ from serving_factory.catalogue.facts import Flavour, Release
 from serving_factory.catalogue.levels import LEVELS, Level
 from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, releases
 from serving_factory.errors import BazelTooOldError, RecipeError
-from serving_factory.matrix.matrix import Images, Matrix, alias_tags
+from serving_factory.matrix.matrix import Matrix, alias_tags
+from serving_factory.matrix.model import Images
 from serving_factory.matrix.settings import Remote
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.inputs import Inputs, inputs_for, mirrored

@@ -301,7 +301,7 @@ def _libraries(release: Release) -> tuple[str, ...]:
 
 def _bazel(variant: Variant, release: Release, choice: BazelChoice, lock: Lock) -> Bazel:
     version = choice.version or release.bazel
-    for option, given in (("distdir", choice.distdir), ("override_repository", choice.overrides)):
+    for option, given in (("distdir", choice.distdir), ("override_repository", choice.overridden)):
         if given and bazel_flag(option, version) is None:
             raise RecipeError(
                 f"{variant.id}: Bazel {version} is not known to understand --{option}",
