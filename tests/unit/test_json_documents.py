@@ -98,6 +98,7 @@ def run(
     """Runs a case in a folder where every command finds something; without an engine, a network or Bazel."""
     for name in ("archives", "overrides", "packages", "source"):
         (tmp_path / name).mkdir()
+    (tmp_path / "source" / "WORKSPACE").touch()
     repository(tmp_path / "mirrors" / "re2", a="a")
     write_tree(tmp_path / "serving", tree_2_19_1())
     matrix = load(tmp_path, MATRIX)

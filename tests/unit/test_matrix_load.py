@@ -482,8 +482,28 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(MatrixError, match="this is a folder, not a file") as caught:
         load_matrix(tmp_path)
     assert str(tmp_path / "matrix.yaml") in caught.value.remedy
-    with pytest.raises(MatrixError, match="cannot be read"):
-        load_matrix(tmp_path / "a\0b")
+    for name in ("a\0b", "x" * 300, "/".join(["x" * 200] * 40), "matrix.yaml/x"):
+        write(tmp_path)
+        with pytest.raises(MatrixError, match="cannot be read") as caught:
+            load_matrix(tmp_path / name)
+        assert len(caught.value.what) < 300
+
+
+@pytest.mark.parametrize("text", [None, "", "a: b", "\t"])
+def test_a_path_of_other_bytes_can_be_printed(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "matrix-\udcff.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(MatrixError) as caught:
+        load_matrix(file)
+    assert r"matrix-\udcff.yaml" in str(caught.value)
+    assert str(caught.value).isascii()
+
+
+def test_a_matrix_of_other_bytes_in_its_path_loads(tmp_path: Path) -> None:
+    file = tmp_path / "matrix-\udcff.yaml"
+    file.write_text(SMALL)
+    assert load_matrix(file).variants
 
 
 def test_a_byte_that_is_not_utf_8_is_reported_with_its_place(tmp_path: Path) -> None:

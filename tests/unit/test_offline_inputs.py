@@ -266,6 +266,7 @@ def labels_in(folder: Path, **more: str) -> Labels:
     """Labels of sources that have the files that RULE names, and more."""
     files = {
         "tensorflow/third_party/lib.BUILD": BUILD,
+        "tree/WORKSPACE": "",
         "tree/third_party/lib.patch": PATCH,
         "tree/third_party/extra.h": "extra\n",
         **more,

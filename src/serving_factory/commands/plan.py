@@ -8,7 +8,6 @@ from typing import Any
 
 from serving_factory.commands.shared import Asked
 from serving_factory.errors import EngineError, EngineUnavailableError, UsageError
-from serving_factory.matrix.model import Resources
 from serving_factory.output.text import size
 from serving_factory.pipeline.budget import Budget, Limits, Schedule, one_by_one, schedule
 from serving_factory.pipeline.estimates import RunEstimate

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 from serving_factory.errors import UsageError
 
 if TYPE_CHECKING:
-    from serving_factory.matrix.matrix import Matrix, Resources
+    from serving_factory.matrix.matrix import Matrix
+    from serving_factory.matrix.model import Resources
     from serving_factory.matrix.variant import Variant
     from serving_factory.pipeline.budget import Limits
     from serving_factory.pipeline.scheduler import Policy

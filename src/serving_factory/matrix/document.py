@@ -15,7 +15,7 @@ import yaml
 
 from serving_factory.errors import MatrixError
 from serving_factory.matrix.environment import Given
-from serving_factory.matrix.problems import KeyPath, Place, Problem, matrix_error, short
+from serving_factory.matrix.problems import KeyPath, Place, Problem, matrix_error, short, shown
 
 MAX_BYTES = 1 << 20
 MAX_VALUES = 10_000
@@ -140,21 +140,21 @@ def _put(data: dict[str, Any], path: KeyPath, value: object) -> None:
 
 
 def _text(file: Path) -> str:
+    name, other = shown(file), "name the matrix file with --matrix FILE"
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise MatrixError(f"{file}: there is no such file", remedy="name the matrix file with --matrix FILE") from None
+        raise MatrixError(f"{name}: there is no such file", remedy=other) from None
     except IsADirectoryError:
-        remedy = f"name a file in it, such as {file / 'matrix.yaml'}"
-        raise MatrixError(f"{file}: this is a folder, not a file", remedy=remedy) from None
+        remedy = f"name a file in it, such as {name}/matrix.yaml"
+        raise MatrixError(f"{name}: this is a folder, not a file", remedy=remedy) from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise MatrixError(f"{short(str(file))}: cannot be read: {why}", remedy="name a file that can be read") from None
+        raise MatrixError(f"{short(name)}: cannot be read: {why}", remedy="name a file that can be read") from None
     if len(content) > MAX_BYTES:
         why = "A matrix of every release, flavour and level has some 2 KB: this is another file."
-        what = f"{file}: a matrix file has at most {MAX_BYTES >> 20} MiB"
-        raise MatrixError(what, why=why, remedy="name the matrix file with --matrix FILE")
+        raise MatrixError(f"{name}: a matrix file has at most {MAX_BYTES >> 20} MiB", why=why, remedy=other)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -169,12 +169,12 @@ def _place_of(text: str, index: int) -> Place:
 
 
 def _broken(file: Path, rule: str, place: Place | None, remedy: str) -> MatrixError:
-    return matrix_error(str(file), [Problem(path=(), rule=rule, remedy=remedy, place=place)])
+    return matrix_error(file, [Problem(path=(), rule=rule, remedy=remedy, place=place)])
 
 
 def _no_mapping(file: Path, what: str) -> MatrixError:
     return MatrixError(
-        f"{file}:1:1: {what}",
+        f"{shown(file)}:1:1: {what}",
         remedy="begin with the keys image:, releases: and targets:, as the shipped matrix.yaml does",
     )
 

@@ -83,7 +83,7 @@ def _refuse(document: Document, problems: Iterable[Problem]) -> None:
     known = {problem.path for problem in document.problems}
     found = [document.located(one) for one in dict.fromkeys(problems) if one.path not in known]
     if document.problems or found:
-        raise matrix_error(str(document.file), [*document.problems, *found])
+        raise matrix_error(document.file, [*document.problems, *found])
 
 
 def _compiler_of(settings: AllSettings, broken: Broken) -> CompilerOf:

@@ -80,7 +80,7 @@ def read_lock(matrix_file: Path) -> Lock:
         notes = Notes(document.written)
         read = Section(_LockFile).read(document.data, (), notes)
         if problems := [*document.problems, *map(document.located, notes.found)]:
-            raise matrix_error(str(file), problems)
+            raise matrix_error(file, problems)
     except MatrixError as error:
         raise LockFileError(
             f"the lock file cannot be used: {error.what}",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
 from itertools import takewhile
+from pathlib import Path
 
 from serving_factory.errors import MatrixError
 
@@ -109,8 +110,9 @@ def _common(one: str, other: str) -> int:
     return sum(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(*pair, strict=False))) for pair in ends)
 
 
-def matrix_error(file: str, problems: Sequence[Problem]) -> MatrixError:
+def matrix_error(path: Path | str, problems: Sequence[Problem]) -> MatrixError:
     """Make one error of all problems, in the order of the file; of very many, it lists the first hundred."""
+    file = shown(path)
     ordered = sorted(problems, key=lambda problem: problem.place or Place(0, 0))
     lines = [_line(file, problem) for problem in ordered[:_MAX_SHOWN]]
     if more := len(ordered) - len(lines):
@@ -130,6 +132,11 @@ def _line(file: str, problem: Problem) -> str:
 def short(value: str) -> str:
     """Cut a very long value."""
     return value if len(value) <= _MAX_LENGTH else f"{value[:_MAX_LENGTH]}…"
+
+
+def shown(path: Path | str) -> str:
+    """A path as a text that every stream can print: bytes that are not UTF-8 are escaped."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 def without_password(text: str) -> str:

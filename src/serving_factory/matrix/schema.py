@@ -20,6 +20,7 @@ from serving_factory.matrix.problems import (
     dotted,
     nearest,
     short,
+    shown,
 )
 
 JsonSchema = dict[str, Any]
@@ -156,23 +157,19 @@ class PathTo:
             notes.add(path, error.rule, error.remedy)
         except (OSError, RuntimeError) as error:  # too long, closed to us, a loop of links
             why = getattr(error, "strerror", None) or str(error)
-            notes.add(path, f"{_shown(place)} cannot be read: {short(why)}", f"Name another {self.kind}.")
+            notes.add(path, f"{short(shown(place))} cannot be read: {short(why)}", f"Name another {self.kind}.")
         return place
 
     def _look(self, place: Path) -> None:
         if not (place.is_file() if self.kind == "file" else place.is_dir()):
             other = "folder" if self.kind == "file" else "file"
-            is_other = f"{_shown(place)} is a {other}, not a {self.kind}"
-            rule = is_other if place.exists() else f"there is no {self.kind} {_shown(place)}"
+            is_other = f"{short(shown(place))} is a {other}, not a {self.kind}"
+            rule = is_other if place.exists() else f"there is no {self.kind} {short(shown(place))}"
             raise BrokenRuleError(rule, self.remedy or f"Name a {self.kind} that exists, relative to this file.")
         self.check(place)
 
     def schema(self) -> JsonSchema:
         return _PATH.schema()
-
-
-def _shown(place: Path) -> str:
-    return short(str(place).encode(errors="backslashreplace").decode())
 
 
 @dataclass(frozen=True, slots=True)
