@@ -1,1 +1,1 @@
-"""What the tasks do. The top floor: joins the rooms below, and prints. A task imports the one that it needs."""
+"""What the tasks do: one module per verb or family, each printing its own result. A task imports the one it needs."""
