@@ -18,9 +18,9 @@ import pytest
 
 from serving_factory.docker import engine as engines
 from serving_factory.docker import push as pushes
-from serving_factory.docker.engine import OWNER_LABEL, Capacity, ContainerSpec, Engine, Mount, is_insecure
+from serving_factory.docker.engine import OWNER_LABEL, Capacity, ContainerSpec, Engine, Mount
 from serving_factory.docker.process import Cancel
-from serving_factory.docker.registry import Registry
+from serving_factory.docker.registry import Registry, is_insecure
 from serving_factory.errors import (
     CancelledError,
     DiskFullError,

@@ -491,9 +491,9 @@ def test_what_a_registry_answers(
 ) -> None:
     monkeypatch.setattr(probes, "Registry", Answers(answer))
     monkeypatch.setattr(probes, "credentials_for", lambda _host: Credentials(username="me", password="x"))
-    assert probes.login("r.example.com:5000/team/image")[:2] == ("r.example.com:5000", login)
+    assert probes.login("r.example.com:5000/team/image", None)[:2] == ("r.example.com:5000", login)
     monkeypatch.setattr(probes, "credentials_for", lambda _host: None)
-    found = probes.login("r.example.com:5000/team/image")[1]
+    found = probes.login("r.example.com:5000/team/image", None)[1]
     assert found is (Login.MISSING if login is Login.DENIED else login)
 
     class Held:
@@ -504,6 +504,10 @@ def test_what_a_registry_answers(
         @staticmethod
         def has_registry(reference: str) -> bool:
             return reference == "pulled:1"
+
+        @staticmethod
+        def registry(_host: str) -> Answers:
+            return Answers(answer)
 
     held: Engine = Held()  # type: ignore[assignment]  # it has all that is asked of it
     assert probes.base_state("mine:1", held) is BaseState.HELD
@@ -518,11 +522,11 @@ def test_a_docker_configuration_that_does_not_work_is_a_login_refused(monkeypatc
         raise RegistryDeniedError("no", why="no such helper")
 
     monkeypatch.setattr(probes, "credentials_for", broken)
-    assert probes.login("r.example.com/image") == ("r.example.com", Login.DENIED, "no such helper")
+    assert probes.login("r.example.com/image", None) == ("r.example.com", Login.DENIED, "no such helper")
 
 
 def test_a_repository_without_a_registry_needs_no_login() -> None:
-    assert probes.login("team/image")[1] is Login.NONE_NAMED
+    assert probes.login("team/image", None)[1] is Login.NONE_NAMED
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------

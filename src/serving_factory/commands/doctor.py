@@ -139,7 +139,7 @@ def _network_checks(matrix: Matrix, recipes: Sequence[Recipe], facts: EngineFact
     downloads = tuple(dict.fromkeys(one for recipe in recipes for one in downloads_of(recipe, network)))
     places = [one.place for one in downloads if one.kind in {Kind.FILE, Kind.HOST}]
     yield doctor_checks.check_downloads(downloads, reach_all(places, route=route_of(network)))
-    yield doctor_checks.check_login(*probes.login(matrix.images.repository))
+    yield doctor_checks.check_login(*probes.login(matrix.images.repository, facts))
     if facts and doctor_checks.check_engine(facts).verdict is not Verdict.FAIL:
         yield _bases(tuple(dict.fromkeys(recipe.base_image for recipe in recipes)))
 

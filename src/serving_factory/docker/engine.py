@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import re
 import struct
@@ -24,7 +23,7 @@ from serving_factory.docker.client import FREE_SOME_SPACE, check_settings, unava
 from serving_factory.docker.http import Patience
 from serving_factory.docker.process import bounded
 from serving_factory.docker.push import THINKING, PushResult, push
-from serving_factory.docker.registry import Credentials, ImageName, Registry, credentials_for
+from serving_factory.docker.registry import Credentials, ImageName, Registry, credentials_for, is_insecure
 from serving_factory.errors import DiskFullError, EngineError, EngineUnavailableError, FactoryError
 
 if TYPE_CHECKING:
@@ -331,18 +330,6 @@ def _connect() -> tuple[docker.DockerClient, str]:
         ContextAPI.kwargs_from_context()  # raises what from_env would not
     client = docker.from_env(timeout=TIMEOUT)
     return client, str(client.version().get("Version", ""))
-
-
-def is_insecure(host: str, config: Mapping[str, Any]) -> bool:
-    """Whether the engine goes without trusted TLS to a registry, by its own `docker info`."""
-    index = (config.get("IndexConfigs") or {}).get(host)
-    if index is not None:
-        return not index.get("Secure", True)
-    with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address((host.rpartition(":")[0] or host).strip("[]"))
-        networks = map(ipaddress.ip_network, config.get("InsecureRegistryCIDRs") or ())
-        return any(address in network for network in networks)
-    return False
 
 
 def _auth(registry: str, credentials: Credentials | None) -> dict[str, str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ class EngineFacts:
         proxies: `http`, `https` and `no` → what it uses, where it uses any.
         runtimes: names of its container runtimes.
         cdi: whether it looks for devices described by CDI files.
+        registries: its RegistryConfig, for `registry.is_insecure`.
     """
 
     version: str
@@ -61,6 +62,7 @@ class EngineFacts:
     proxies: Mapping[str, str]
     runtimes: tuple[str, ...]
     cdi: bool
+    registries: Mapping[str, Any] = field(default_factory=dict)
 
 
 def engine_facts() -> EngineFacts:
@@ -94,6 +96,7 @@ def read_facts(version: Mapping[str, Any], info: Mapping[str, Any], *, asked_at:
         proxies={name: value for name, value in proxies.items() if value},
         runtimes=tuple(sorted(info.get("Runtimes") or ())),
         cdi=bool(info.get("CDISpecDirs")),
+        registries=info.get("RegistryConfig") or {},
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import http
+import ipaddress
 import json
 import re
 import urllib.parse
@@ -211,6 +212,18 @@ def credentials_for(host: str) -> Credentials | None:
         identity_token=values.get("identitytoken", ""),
     )
     return credentials if credentials != Credentials() else None
+
+
+def is_insecure(host: str, config: Mapping[str, Any]) -> bool:
+    """Whether the engine goes without trusted TLS to a registry, by its own `docker info`."""
+    index = (config.get("IndexConfigs") or {}).get(host)
+    if index is not None:
+        return not index.get("Secure", True)
+    with suppress(ValueError):
+        address = ipaddress.ip_address((host.rpartition(":")[0] or host).strip("[]"))
+        networks = map(ipaddress.ip_network, config.get("InsecureRegistryCIDRs") or ())
+        return any(address in network for network in networks)
+    return False
 
 
 # --- questions --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import EngineFacts
-from serving_factory.docker.registry import ImageName, Registry, credentials_for
+from serving_factory.docker.registry import ImageName, Registry, credentials_for, is_insecure
 from serving_factory.doctor.checks import BaseState, Login
 from serving_factory.errors import FactoryError, RegistryDeniedError
 
@@ -56,7 +56,7 @@ def free_disk(facts: EngineFacts) -> int | None:
     return shutil.disk_usage(root).free if not engine_elsewhere(facts) and root.is_dir() else None
 
 
-def login(repository: str) -> tuple[str, Login, str]:
+def login(repository: str, facts: EngineFacts | None) -> tuple[str, Login, str]:
     """Log in to the registry of an image repository: its name, how it answered, and in its words why not."""
     name = ImageName.parse(repository)
     if not repository.startswith(f"{name.registry}/"):  # Docker Hub is what a name without a registry stands for
@@ -65,7 +65,8 @@ def login(repository: str) -> tuple[str, Login, str]:
     try:
         credentials = credentials_for(name.registry)
         refused = Login.DENIED if credentials else Login.MISSING
-        required = Registry(name.registry, credentials=credentials).log_in(name.repository)
+        insecure = is_insecure(name.registry, facts.registries if facts else {})
+        required = Registry(name.registry, credentials=credentials, insecure=insecure).log_in(name.repository)
     except RegistryDeniedError as error:
         return name.registry, refused, error.why
     except FactoryError as error:
@@ -78,20 +79,21 @@ def base_state(reference: str, engine: Engine) -> BaseState:
     held = engine.image_id(reference) is not None
     if held and not engine.has_registry(reference):
         return BaseState.HELD
-    there = _registry_state(reference)
+    there = _registry_state(reference, engine)
     if held:
         return BaseState.HERE_ALONE if there is BaseState.GONE else BaseState.HELD
     return there
 
 
-def _registry_state(reference: str) -> BaseState:
+def _registry_state(reference: str, engine: Engine) -> BaseState:
     found = _REFERENCE.fullmatch(reference)
     if found is None:
         return BaseState.UNKNOWN
     try:
         name = ImageName.parse(found["name"])
-        registry = Registry(name.registry, credentials=credentials_for(name.registry))
-        digest = registry.manifest_digest(name.repository, found["digest"] or found["tag"] or "latest")
+        digest = engine.registry(name.registry).manifest_digest(
+            name.repository, found["digest"] or found["tag"] or "latest"
+        )
     except FactoryError:
         return BaseState.UNKNOWN
     return BaseState.THERE if digest else BaseState.GONE
