@@ -303,6 +303,17 @@ def test_a_slip_on_the_command_line_is_named_with_its_remedy(
     assert remedy in ended.err.partition("What to do: ")[2]
 
 
+@pytest.mark.parametrize(("words", "code"), [("list", 1), ("explain nothing", 4)])
+def test_lost_output_is_reported_once_and_hides_no_other_error(
+    factory: Factory, monkeypatch: pytest.MonkeyPatch, words: str, code: int
+) -> None:
+    for module in ("boundary", "cli"):
+        monkeypatch.setattr(f"serving_factory.commands.{module}.lost_output", lambda: FactoryError("output was lost"))
+    ended = factory(*words.split())
+    assert ended.code == code
+    assert ended.err.count("output was lost") == 1
+
+
 def test_short_options_are_only_those_named_on_purpose(module: ModuleType) -> None:
     flags = {flag for context in module.ns.to_contexts() for flag in context.flags if not flag.startswith("--")}
     assert flags == {"-k"}, "pytest's"

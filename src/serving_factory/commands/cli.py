@@ -232,7 +232,7 @@ class FactoryProgram(Program):
         lines += [*inspect.cleandoc(self.collection[name].__doc__ or "").splitlines(), ""]
         margin = max((len(one.usage) for one in parameters), default=0) + 4
         lines += ["Options:"] if parameters else []
-        for one in parameters:
+        for one in (*words, *(one for one in parameters if one not in words)):
             lines += textwrap.wrap(
                 f"  {one.usage:<{margin - 2}}{one.help}",
                 min(shutil.get_terminal_size().columns, _MAX_WIDTH),
@@ -281,11 +281,13 @@ def run(namespace: Collection, arguments: Sequence[str]) -> int:
         FactoryProgram(namespace).run(["./factory", *arguments])
     except Exit as exit_:
         ended = exit_
-    if ended.code == 0 and (lost := lost_output()):
-        ended = exit_with(lost)
-    if ended.message:
-        sys.stderr.write(f"{ended.message}\n")
-    return ended.code
+    messages, code = [ended.message] if ended.message else [], ended.code
+    if (lost := lost_output()) and not any(lost.what in message for message in messages):
+        messages.append(str(exit_with(lost).message))
+        code = code or lost.exit_code
+    for message in messages:
+        sys.stderr.write(f"{message}\n")
+    return code
 
 
 def main(arguments: Sequence[str]) -> int:
