@@ -17,7 +17,7 @@ from serving_factory.pipeline.stages.push import Pushed
 from serving_factory.pipeline.stages.smoke import Smoked
 
 FACTS = {
-    "version": "TensorFlow ModelServer: 2.19.1\nTensorFlow Library: 2.19.1",
+    "version": "TensorFlow ModelServer: 2.19.1-rc0\nTensorFlow Library: 2.19.1",
     "version.exit": "0",
     "bazel": "bazel 6.5.0",
     "compiler": "gcc-9 (Debian) 9.3.0",
@@ -48,11 +48,11 @@ CODE = InstructionSetFacts(
     named=True,
     code_bytes=5,
     scanned_bytes=5,
-    by_feature={"sse3": 3},
-    own={"sse3": 2},
+    by_feature={"avx": 8, "avx2": 4, "fma": 3},
+    own={"avx": 6, "avx2": 3, "fma": 2},
     own_zones={},
     dispatch_owned={},
-    examples={"sse3": ("f",)},
+    examples={"fma": ("f",)},
     own_examples={},
 )
 OUTPUTS: Mapping[str, Outputs] = {
@@ -65,8 +65,7 @@ OUTPUTS: Mapping[str, Outputs] = {
         base="ubuntu:20.04",
         base_digest="sha256:base",
         source="s" * 64,
-        copts=("-mavx",),
-        configs=(),
+        configs=("opt",),
         arguments={"COPTS": "--copt=-mavx"},
         steps=3,
         cached_steps=1,
@@ -76,7 +75,7 @@ OUTPUTS: Mapping[str, Outputs] = {
         sha256="b" * 64,
         size=7,
         build_id="dd10",
-        version=("TensorFlow ModelServer: 2.19.1",),
+        version=("TensorFlow ModelServer: 2.19.1-rc0", "TensorFlow Library: 2.19.1"),
         version_exit=0,
         bazel="bazel 6.5.0",
         compiler="gcc-9 (Debian) 9.3.0",

@@ -16,7 +16,7 @@ from serving_factory.pipeline.records import (
     decode,
     last_stage,
     read_json,
-    read_old_outputs,
+    read_old_record,
     record_path,
     write_atomically,
     write_record,
@@ -103,13 +103,14 @@ def test_a_record_of_an_earlier_factory_is_none_and_its_outputs_can_be_read(tmp_
     write_records(tmp_path, "compile")
     path = record_path(tmp_path, "compile")
     document = json.loads(path.read_text(encoding="utf-8"))
-    assert read_old_outputs(tmp_path, "compile") is None
+    assert read_old_record(tmp_path, "compile") is None
     del document["format"]
     path.write_text(json.dumps(document), encoding="utf-8")
     assert stage("compile").read(tmp_path) is None
-    assert (read_old_outputs(tmp_path, "compile") or {})["binary_sha256"] == "b" * 64
+    assert (old := read_old_record(tmp_path, "compile"))
+    assert old.outputs["binary_sha256"] == "b" * 64
     path.write_text(json.dumps({**document, "outputs": 7}), encoding="utf-8")
-    assert read_old_outputs(tmp_path, "compile") is None
+    assert read_old_record(tmp_path, "compile") is None
 
 
 def test_a_folder_in_a_records_place_counts_as_absent(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from serving_factory.output.estimates import ESTIMATE_HEADS, estimate_cells, est
 from serving_factory.output.outcomes import demo_table, pushed_list
 from serving_factory.output.reporter import choose
 from serving_factory.output.text import count, size, table
+from serving_factory.pipeline.adoption import adopt_old_records
 from serving_factory.pipeline.budget import Budget, Schedule, one_by_one, schedule
 from serving_factory.pipeline.build_lock import hold_lock, hold_matrix_lock
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate
@@ -117,6 +118,10 @@ def _prepared(options: RunOptions, stages: Sequence[Stage[Any]]) -> _Run:
     return _Run(options, matrix, chosen, site, jobs, tuple(unbuildable), stages)
 
 
+def _adopt(run: _Run) -> None:
+    sys.stderr.write("".join(f"Note: {line}\n" for line in adopt_old_records(run.jobs)))
+
+
 def _try_pushes(run: _Run) -> None:
     """Ask the registry whether it would take a push, before work begins that may take hours."""
     before = run.stages[:-1]
@@ -135,6 +140,7 @@ def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResu
         )
     checkout, site = options.asked.checkout, run.site
     with hold_lock(checkout.build), hold_matrix_lock(site.build):
+        _adopt(run)
         _try_pushes(run)
         turns, estimate = _schedule(run)
         recorder = Recorder(
@@ -274,6 +280,7 @@ class PlannedRow:
 
 def _print_plan(options: RunOptions, stages: Sequence[Stage[Any]]) -> None:
     run = _prepared(options, stages)
+    _adopt(run)
     variants = plan_stages(run.jobs, stages)
     budget = budget_of(run.site, stages, memory=options.memory) if any(one.run for one in variants) else None
     plan = plan_run(options.asked, run.recipes, variants, options.limits(run.matrix.resources), budget)

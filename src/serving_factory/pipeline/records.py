@@ -90,13 +90,16 @@ def read_record(folder: Path, stage: str, outputs: type[O]) -> Record[O] | None:
         return None
 
 
-def read_old_outputs(folder: Path, stage: str) -> Mapping[str, Any] | None:
-    """Read the outputs of a record of format 1; None when there is no such record."""
+def read_old_record(folder: Path, stage: str) -> Record[Any] | None:
+    """Read a record of format 1, whose outputs are a dictionary; None when there is no such record."""
     document = _document(folder, stage)
-    if document is None or "format" in document or not isinstance(document.get("key"), str):
+    if document is None or "format" in document:
         return None
-    outputs = document.get("outputs")
-    return outputs if isinstance(outputs, dict) else None
+    try:
+        record: Record[Any] = decode(Record[Any], document)
+        return replace(record, outputs=decode(dict[str, Any], record.outputs))
+    except _UNREADABLE:
+        return None
 
 
 def last_stage(folder: Path, stages: Sequence[str]) -> str:

@@ -45,8 +45,8 @@ class Compiled(Outputs):
         facts: what the devel image wrote down: the texts of `FACTS`.
         base: the base image's name; `base_digest` its digest or id, empty where neither is known.
         source: upstream's URL with the commit, or the digest of the source folder.
-        copts: the compiler's options of the level; `configs` Bazel's.
-        arguments: the build arguments that decide what is built.
+        configs: Bazel's.
+        arguments: the build arguments that decide what is built, the level's options among them.
         steps: the Dockerfile's instructions; `cached_steps` those that BuildKit had already.
         bazel_ran: whether Bazel ran in this build, and not in an earlier one whose step BuildKit had. docs/records.md
             describes this and all that follows.
@@ -60,7 +60,6 @@ class Compiled(Outputs):
     base: str
     base_digest: str
     source: str
-    copts: tuple[str, ...]
     configs: tuple[str, ...]
     arguments: Mapping[str, str]
     steps: int
@@ -256,7 +255,6 @@ def made_of(job: Job) -> dict[str, Any]:
     recipe = job.recipe
     return {
         "base": recipe.base_image,
-        "copts": recipe.variant.all_copts,
         "configs": recipe.toolchain.configs,
         "arguments": dict(pair for pair in recipe.build_args if pair not in recipe.inputs.free_args),
     }

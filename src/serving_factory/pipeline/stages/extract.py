@@ -121,7 +121,7 @@ def _intact(job: Job, outputs: Extracted) -> bool:
 
 EXTRACT = Stage(
     name="extract",
-    version=4,
+    version=3,
     outputs=Extracted,
     inputs=_inputs,
     run=_run,

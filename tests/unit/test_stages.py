@@ -1,0 +1,182 @@
+"""The stages as a list: what a new one takes, what a run without Docker does, and what heals."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from serving_factory.commands.build import build
+from serving_factory.commands.plan import RunOptions
+from serving_factory.commands.shared import Asked, Checkout
+from serving_factory.docker import process
+from serving_factory.errors import ArtifactError
+from serving_factory.pipeline import stages
+from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
+from serving_factory.pipeline.job import Job
+from serving_factory.pipeline.records import last_stage
+from serving_factory.pipeline.runner import plan_stages
+from serving_factory.pipeline.scheduler import PipelineRun
+from serving_factory.pipeline.stages import stage
+from serving_factory.pipeline.stages.compile import BINARY
+
+from .fake_compile import FakeDocker
+from .matrices import ROOT, SAMPLE
+
+UP_TO_DATE = EventKind.UP_TO_DATE.value
+FIRST = ("compile", "extract", "inspect", "package")
+NEW = """
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from serving_factory.pipeline.job import Job, Progress, Stage
+from serving_factory.pipeline.records import Outputs
+from serving_factory.pipeline.stages.extract import EXTRACT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted(Outputs):
+    functions: int
+
+    def summary(self) -> Mapping[str, object]:
+        return {"functions": self.functions}
+
+
+def _inputs(job: Job) -> Mapping[str, object]:
+    return {"binary": job.record(EXTRACT).outputs.sha256}
+
+
+def _run(job: Job, progress: Progress) -> Counted:
+    progress("counting")
+    return Counted(functions=job.record(EXTRACT).outputs.instructions.functions)
+
+
+COUNT = Stage(name="count", version=1, outputs=Counted, inputs=_inputs, run=_run, needs=(EXTRACT,))
+"""
+
+
+def run(job: Job, *names: str) -> tuple[VariantResult, list[str]]:
+    """Run stages; the result, and what happened."""
+    events: list[Event] = []
+    (result,) = PipelineRun([job], [stage(name) for name in names], events.append).run().results
+    return result, [f"{event.stage} {event.kind.value}" for event in events if event.kind is not EventKind.PROGRESS]
+
+
+def test_a_stage_is_one_file_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_docker: FakeDocker
+) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "count.py").write_text(NEW, encoding="utf-8")
+    monkeypatch.setattr(stages, "__path__", [*stages.__path__, str(tmp_path / "more")])
+    monkeypatch.setattr(stages, "STAGES", ("compile", "extract", "count", "inspect", "package", "smoke", "push"))
+    job = fake_docker.job(tmp_path)
+    whole = stages.stages_for(registry=False)
+    assert [one.name for one in whole] == ["compile", "extract", "count", "inspect", "package", "smoke"]
+    result, happened = run(job, "compile", "extract", "count")
+    assert result.status is Status.BUILT, result.error
+    assert happened[-2:] == ["count started", "count finished"]
+    assert result.facts["functions"] == 2
+    assert last_stage(job.folder, stages.STAGES) == "count"
+    assert run(job, "compile", "extract", "count")[1] == [
+        f"compile {UP_TO_DATE}",
+        f"extract {UP_TO_DATE}",
+        f"count {UP_TO_DATE}",
+    ]
+    (planned,) = plan_stages([job], whole)
+    assert planned.run == ("inspect", "package", "smoke")
+    (job.folder / "compile.json").unlink()
+    assert "the stage compile has not been done" in str(run(job, "count")[0].error)
+
+
+def test_a_second_run_does_nothing(tmp_path: Path, fake_docker: FakeDocker) -> None:
+    result, _ = run(fake_docker.job(tmp_path), *FIRST)
+    assert result.status is Status.BUILT, result.error
+    again, happened = run(fake_docker.job(tmp_path), *FIRST)
+    assert again.status is Status.UP_TO_DATE
+    assert happened == [f"{name} {UP_TO_DATE}" for name in FIRST]
+    assert len(fake_docker.requests) == 2
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def change(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+@pytest.mark.parametrize("spoil", [remove, change])
+@pytest.mark.parametrize(
+    "file",
+    ["artifact/rootfs/usr/lib/libm.so.6", f"artifact/{BINARY}", "artifact/facts/ldd", f"artifact/{BINARY}.debug"],
+)
+def test_an_artifact_that_lost_a_file_or_was_changed_is_taken_home_again(
+    tmp_path: Path, fake_docker: FakeDocker, file: str, spoil: Callable[[Path], None]
+) -> None:
+    run(fake_docker.job(tmp_path), *FIRST)
+    spoil(fake_docker.job(tmp_path).folder / file)
+    result, happened = run(fake_docker.job(tmp_path), *FIRST)
+    assert result.status is Status.BUILT, result.error
+    assert happened[:2] == ["compile started", "compile finished"]
+    assert [one for one in happened if one.startswith(("inspect", "package"))] == [
+        f"inspect {UP_TO_DATE}",
+        f"package {UP_TO_DATE}",
+    ]
+    assert run(fake_docker.job(tmp_path), *FIRST)[0].status is Status.UP_TO_DATE
+
+
+def test_a_binary_that_a_user_replaced_is_put_back(tmp_path: Path, fake_docker: FakeDocker) -> None:
+    run(fake_docker.job(tmp_path), *FIRST)
+    place = fake_docker.job(tmp_path).folder / BINARY
+    size = place.stat().st_size
+    place.unlink()
+    place.write_bytes(b"x" * size)
+    _, happened = run(fake_docker.job(tmp_path), *FIRST)
+    assert "extract finished" in happened
+    assert place.samefile(fake_docker.job(tmp_path).artifact / BINARY)
+
+
+def test_a_build_that_left_no_fact_is_named(tmp_path: Path, fake_docker: FakeDocker) -> None:
+    del fake_docker.facts["glibc"]
+    result, _ = run(fake_docker.job(tmp_path), *FIRST)
+    assert isinstance(result.error, ArtifactError)
+    assert "facts/glibc" in result.error.what
+
+
+# --- the way from a task to Docker ------------------------------------------------------------------------------------
+
+MOST_FRAMES = 12
+
+
+def own_frames(frame: FrameType | None) -> list[str]:
+    """Functions of the factory on a stack, the outermost first."""
+    summaries = traceback.StackSummary.extract(traceback.walk_stack(frame))
+    places = [f"{Path(one.filename).name}:{one.name}" for one in summaries if "serving_factory" in one.filename]
+    return places[::-1]
+
+
+def test_there_are_few_frames_between_a_task_and_docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def run(argv: list[str], **_more: object) -> int:
+        if argv[:3] == ["docker", "buildx", "build"]:
+            main = own_frames(sys._current_frames()[threading.main_thread().ident or 0])
+            own = own_frames(sys._getframe(1))
+            # The main thread waits for messages meanwhile: that is not on the way.
+            seen.append([*main[: main.index("scheduler.py:run") + 1], *own, "process.py:run"])
+        return 1
+
+    monkeypatch.setattr(process, "run", run)
+    monkeypatch.setattr("serving_factory.commands.build.budget_of", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(SAMPLE), variants=["2.19.1-cpu-v1"])
+    with pytest.raises(BaseException):  # noqa: B017, PT011 - the build failed, or the task ends so
+        build(RunOptions(asked=asked))
+    (way,) = seen
+    assert [way[0], way[2], way[-1]] == ["build.py:build", "scheduler.py:run", "process.py:run"]
+    assert len(["tasks.py:build", *way]) <= MOST_FRAMES, way
