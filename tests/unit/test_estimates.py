@@ -194,7 +194,7 @@ def test_a_estimate_in_words() -> None:
 
 
 def test_a_dry_run_shows_the_estimate_beside_the_plan() -> None:
-    row = PlannedRow(variant="a", run=("compile",), because="compile has not been done", estimate=known("a", 60.0))
+    row = PlannedRow(variant="a", run=("compile",), because="compile has not run", estimate=known("a", 60.0))
     text = plan_table([row, PlannedRow(variant="b", up_to_date=("compile",))])
     assert "estimated from" in text
     assert "1 min 00 s" in text

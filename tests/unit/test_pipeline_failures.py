@@ -144,7 +144,7 @@ def test_an_old_bazel_names_both_versions() -> None:
     failure = classify("Current Bazel version is 4.2.3- (@non-git), expected at least 6.5.0", exit_code=1)
     error = failure_error(failure, variant="v", step="", tail=(), share=SHARE)
     assert isinstance(error, errors.BazelTooOldError)
-    assert error.what == "v: Bazel 4.2.3 is too old: the sources want 6.5.0 or later"
+    assert error.what == "v: Bazel 4.2.3 is too old: the sources require 6.5.0 or later"
 
 
 def test_a_damaged_cache_is_named() -> None:

@@ -293,7 +293,7 @@ def plans(line: Line) -> dict[str, tuple[tuple[str, ...], tuple[str, ...], str]]
 
 
 def test_a_plan_tells_what_a_run_would_do_and_does_nothing(line: Line) -> None:
-    assert plans(line)[V1] == (ORDER, (), "compile has not been done")
+    assert plans(line)[V1] == (ORDER, (), "compile has not run")
     assert line.ran == []
     assert not line.jobs[0].folder.exists()
     line.run()
@@ -301,7 +301,7 @@ def test_a_plan_tells_what_a_run_would_do_and_does_nothing(line: Line) -> None:
     line.ingredients["extract"] = "another"
     assert plans(line)[V1] == (ORDER[1:], ORDER[:1], "what decides extract has changed")
     record_path(line.jobs[0].folder, "compile").unlink()
-    assert plans(line)[V1] == (ORDER, (), "compile has not been done")
+    assert plans(line)[V1] == (ORDER, (), "compile has not run")
     assert plans(line)[V3][0] == ORDER[1:]
 
 
@@ -321,7 +321,7 @@ def test_a_job_tells_how_far_it_has_come(line: Line) -> None:
     line.does[V1, "package"] = fail(FactoryError("no"))
     line.run()
     assert last_stage(job.folder, STAGES) == "extract"
-    with pytest.raises(NotBuiltError, match=r"2\.19\.1-cpu-v1: the stage smoke has not been done"):
+    with pytest.raises(NotBuiltError, match=r"2\.19\.1-cpu-v1: the stage smoke has not run"):
         job.record(stage("smoke"))
 
 

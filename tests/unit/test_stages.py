@@ -12,8 +12,7 @@ from types import FrameType
 import pytest
 
 from serving_factory.commands.build import build
-from serving_factory.commands.plan import RunOptions
-from serving_factory.commands.shared import Asked, Checkout
+from serving_factory.commands.shared import Asked, Checkout, RunOptions
 from serving_factory.docker import process
 from serving_factory.errors import ArtifactError
 from serving_factory.pipeline import stages
@@ -90,7 +89,7 @@ def test_a_stage_is_one_file_and_one_line(
     (planned,) = plan_stages([job], whole)
     assert planned.run == ("inspect", "package", "smoke")
     (job.folder / "compile.json").unlink()
-    assert "the stage compile has not been done" in str(run(job, "count")[0].error)
+    assert "the stage compile has not run" in str(run(job, "count")[0].error)
 
 
 def test_a_second_run_does_nothing(tmp_path: Path, fake_docker: FakeDocker) -> None:
@@ -174,7 +173,7 @@ def test_there_are_few_frames_between_a_task_and_docker(tmp_path: Path, monkeypa
     monkeypatch.setattr(process, "run", run)
     monkeypatch.setattr("serving_factory.commands.build.budget_of", lambda *_: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(SAMPLE), variants=["2.19.1-cpu-v1"])
+    asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(SAMPLE), variant=("2.19.1-cpu-v1",))
     with pytest.raises(BaseException):  # noqa: B017, PT011 - the build failed, or the task ends so
         build(RunOptions(asked=asked))
     (way,) = seen

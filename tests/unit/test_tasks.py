@@ -487,7 +487,7 @@ def test_a_dry_run_does_nothing(factory: Factory, tmp_path: Path) -> None:
     ended = factory("build", "--dry-run", "--json", *RELEASE, "--registry", "registry.example.com")
     rows = json.loads(ended.out)["variants"]
     assert [row["run"] for row in rows] == [[*STAGES, "push"]] * 3
-    assert {row["because"] for row in rows} == {"compile has not been done"}
+    assert {row["because"] for row in rows} == {"compile has not run"}
     assert not (tmp_path / "build").exists()
 
 

@@ -1,4 +1,4 @@
-"""Who works when, and with how much: variants against one budget of CPUs and memory. Pure: values in, a value out."""
+"""Schedules variants against one budget of CPUs and memory. Pure: values in, a value out."""
 
 from __future__ import annotations
 
@@ -17,111 +17,79 @@ _USABLE = 0.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What one variant may use while it works.
+    """What one variant may use while it works."""
 
-    Args:
-        jobs: how many compilers run at once; 0 where nothing is compiled.
-        memory: bytes.
-    """
-
-    jobs: int
-    memory: int
+    jobs: int  # compilers at once; 0 where nothing is compiled
+    memory: int  # bytes
 
     def light(self) -> Share:
-        """What is left of it once nothing is compiled any more."""
+        """The rest of it once Bazel is done."""
         return replace(LIGHT, memory=min(self.memory, LIGHT.memory))
 
     def halved(self) -> Share:
-        """Half as many jobs in the same memory: each has twice as much."""
+        """Half as many jobs in the same memory."""
         return replace(self, jobs=max(1, self.jobs // 2))
 
 
 ONE_JOB = Share(jobs=1, memory=_JOB_MEMORY)
-"""What a compile takes that nobody has given more."""
+"""A compile's share where none is given."""
 
 LIGHT = Share(jobs=0, memory=2 * 2**30)
-"""What a variant takes that compiles nothing, or nothing any more: it reads, packs or serves, and mostly waits."""
+"""The share of a variant that compiles nothing, or nothing any more: it reads, packs or serves, and mostly waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What all variants that work at one time may use together: CPUs, and bytes of memory."""
+    """What all variants that work at one time may use together."""
 
     cpus: int
-    memory: int
+    memory: int  # bytes
 
     @classmethod
     def of_machine(cls, *, cpus: int, memory: int) -> Budget:
-        """Give the budget of an engine's machine: all its CPUs, and most of its memory."""
+        """All CPUs of an engine's machine, and most of its memory."""
         return cls(cpus=max(1, cpus), memory=int(memory * _USABLE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a user says instead; None where the budget decides.
+    """What a user sets; None where the budget decides."""
 
-    Args:
-        parallel: how many variants work at once, at most.
-        jobs: compilers at once, of each compile.
-        memory: bytes, of each compile.
-    """
-
-    parallel: int | None = None
-    jobs: int | None = None
-    memory: int | None = None
+    parallel: int | None = None  # variants at once, at most
+    jobs: int | None = None  # compilers at once, of each compile
+    memory: int | None = None  # bytes, of each compile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A variant that waits for its turn.
-
-    Args:
-        variant: its id.
-        toolchain: what tells its toolchain from others; variants of one share Bazel's caches.
-        objects: what tells its object files from others' of the toolchain, as far as it is known: the level's options.
-        compiles: whether its compile stage has work to do.
-    """
+    """A variant that waits for its turn."""
 
     variant: str
-    toolchain: str
-    objects: str
+    toolchain: str  # the same for variants that share Bazel's caches
+    objects: str  # the same for those that compile the same objects, as far as is known: the level's options
     compiles: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A variant's turn.
-
-    Args:
-        variant: its id.
-        wave: variants of one wave are planned to compile at once; the first is 1.
-        share: what it may use until Bazel is done; after that, what `light` leaves of it.
-        after: the variant whose Bazel fills the caches for this one; empty for the first of its toolchain, and for
-            one that does not compile.
-    """
+    """A variant's turn."""
 
     variant: str
-    wave: int
-    share: Share
-    after: str = ""
+    wave: int  # those of one wave are planned to compile at once; the first is 1
+    share: Share  # until Bazel is done; after that, its `light`
+    after: str = ""  # the variant whose Bazel fills the caches for this one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """The turns, in the order in which they begin; only one that still waits for `after` is overtaken.
-
-    Args:
-        budget: what those that work at one time may use together.
-        parallel: how many may work at one time; None for as many as the budget bears.
-        turns: one for each variant.
-    """
+    """The turns, in the order in which they begin; only one that still waits for `after` is overtaken."""
 
     budget: Budget
-    parallel: int | None
+    parallel: int | None  # variants at once; None for as many as the budget allows
     turns: tuple[Turn, ...]
 
     def fits(self, share: Share, running: Sequence[Share]) -> bool:
-        """Whether one more can begin. A machine where nothing runs takes any.
+        """Whether one more can begin; where nothing runs, any can.
 
         CPUs are counted for compilers alone: what compiles nothing leaves them idle for the most part, and a compile
         waits for it only where there is more of it than CPUs.
@@ -133,14 +101,14 @@ class Schedule:
         compiling = [one.jobs for one in running if one.jobs]
         light = len(running) - len(compiling)
         if share.jobs:
-            room = light <= self.budget.cpus and (not compiling or sum(compiling) + share.jobs <= self.budget.cpus)
+            enough = light <= self.budget.cpus and (not compiling or sum(compiling) + share.jobs <= self.budget.cpus)
         else:
-            room = light < self.budget.cpus
-        return room and sum(one.memory for one in running) + share.memory <= self.budget.memory
+            enough = light < self.budget.cpus
+        return enough and sum(one.memory for one in running) + share.memory <= self.budget.memory
 
 
 def one_by_one(variants: Sequence[str]) -> Schedule:
-    """Give the schedule in which each variant waits for the one before it."""
+    """Let each variant wait for the one before it."""
     budget = Budget(cpus=1, memory=_JOB_MEMORY)
     turns = (Turn(variant=variant, wave=number, share=ONE_JOB) for number, variant in enumerate(variants, start=1))
     return Schedule(budget=budget, parallel=1, turns=tuple(turns))
@@ -149,7 +117,7 @@ def one_by_one(variants: Sequence[str]) -> Schedule:
 def schedule(candidates: Sequence[Candidate], budget: Budget, limits: Limits) -> Schedule:
     """Give each variant its turn.
 
-    Those that compile nothing come first: they are soon done. Of each toolchain the first that compiles fetches and
+    Those that compile nothing come first: they take seconds. Of each toolchain the first that compiles fetches and
     fills the caches, the others come after it, side by side; but of those that have object files in common one comes
     before the others, or each would compile them. The members of a wave share the CPUs evenly.
     """
@@ -159,21 +127,21 @@ def schedule(candidates: Sequence[Candidate], budget: Budget, limits: Limits) ->
 
 
 def _light_turns(candidates: Sequence[Candidate], budget: Budget, limits: Limits) -> Iterator[Turn]:
-    room = _room(budget, LIGHT, limits.parallel)
+    most = _at_once(budget, LIGHT, limits.parallel)
     light = [one for one in _neighbours(candidates) if not one.compiles]
     for place, one in enumerate(light):
-        yield Turn(variant=one.variant, wave=1 + place // room, share=LIGHT)
+        yield Turn(variant=one.variant, wave=1 + place // most, share=LIGHT)
 
 
 def _compile_turns(candidates: Sequence[Candidate], budget: Budget, limits: Limits, *, first: int) -> Iterator[Turn]:
     jobs = limits.jobs or (1 if limits.parallel else _FEWEST_JOBS)
-    room = _room(budget, Share(jobs=jobs, memory=limits.memory or jobs * _JOB_MEMORY), limits.parallel)
+    most = _at_once(budget, Share(jobs=jobs, memory=limits.memory or jobs * _JOB_MEMORY), limits.parallel)
     waiting = [one for one in _neighbours(candidates) if one.compiles]
-    after = _who_waits_for_whom(waiting)
+    after = _leaders(waiting)
     done = {""}
     wave = first
     while waiting:
-        chosen = [one for one in waiting if after[one.variant] in done][:room]
+        chosen = [one for one in waiting if after[one.variant] in done][:most]
         share = _share(budget, limits, at_once=len(chosen))
         for one in chosen:
             yield Turn(variant=one.variant, wave=wave, share=share, after=after[one.variant])
@@ -182,7 +150,7 @@ def _compile_turns(candidates: Sequence[Candidate], budget: Budget, limits: Limi
         wave += 1
 
 
-def _who_waits_for_whom(compiling: Sequence[Candidate]) -> dict[str, str]:
+def _leaders(compiling: Sequence[Candidate]) -> dict[str, str]:
     """Variant → the one that fills the caches for it; empty for the first of a toolchain."""
     leaders: dict[str, str] = {}
     firsts: dict[tuple[str, str], str] = {}
@@ -200,19 +168,19 @@ def _neighbours(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda one: toolchains.index(one.toolchain))
 
 
-def _room(budget: Budget, share: Share, parallel: int | None) -> int:
+def _at_once(budget: Budget, share: Share, parallel: int | None) -> int:
     """How many such shares the budget has; at least one, at most `parallel`."""
-    room = max(1, min(budget.cpus // max(1, share.jobs), budget.memory // share.memory))
-    return min(room, parallel) if parallel else room
+    most = max(1, min(budget.cpus // max(1, share.jobs), budget.memory // share.memory))
+    return min(most, parallel) if parallel else most
 
 
 def _share(budget: Budget, limits: Limits, *, at_once: int) -> Share:
-    """What each of a wave gets."""
+    """The share of each variant of a wave."""
     memory = limits.memory or budget.memory // at_once
     jobs = limits.jobs or max(1, min(budget.cpus // at_once, memory // _JOB_MEMORY))
     return Share(jobs=jobs, memory=limits.memory or min(memory, jobs * _JOB_MEMORY))
 
 
 def count_jobs(number: int) -> str:
-    """Say how many compilers run at once."""
+    """`1 job`, `4 jobs`."""
     return "1 job" if number == 1 else f"{number} jobs"

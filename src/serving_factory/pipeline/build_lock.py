@@ -1,9 +1,8 @@
 """One build at a time in a checkout, and one factory at a time for a matrix file.
 
-What excludes is the kernel's lock on the file (flock), which is dropped with its holder, however that died, and which
-no child inherits (PEP 446). The file says who that is: by number, boot and start time, as numbers are used again. A
-process that it names and that lives is refused, too, where the kernel has no lock of it: some network file systems keep
-those to one mount.
+The kernel's lock on the file (flock) excludes others. It ends with its holder, however that died, and no child inherits
+it (PEP 446). The file says which process that is: by number, boot and start time, as numbers are used again. While that
+process lives, others are refused even without a lock in the kernel: some network file systems keep locks to one mount.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from serving_factory.errors import LockedError
+from serving_factory.pipeline.records import read_json
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _ENDED = {"Z", "X"}
@@ -28,20 +28,12 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Holder:
-    """Who holds a lock.
-
-    Args:
-        pid: of its process.
-        started: when that began, in clock ticks since the boot: field 22 of /proc/PID/stat (proc_pid_stat(5)).
-        boot: the boot in which that was.
-        since: when it took the lock.
-        command: what it was started as.
-    """
+    """The process that holds a lock."""
 
     pid: int
-    started: int
-    boot: str
-    since: str
+    started: int  # in clock ticks since the boot: field 22 of /proc/PID/stat (proc_pid_stat(5))
+    boot: str  # the boot's id
+    since: str  # when it took the lock
     command: str
 
     @classmethod
@@ -54,20 +46,12 @@ class _Holder:
             command=" ".join(sys.argv),
         )
 
-    @classmethod
-    def read(cls, text: str) -> Self | None:
-        """Read what a holder wrote; None where that is nothing, or not all."""
-        try:
-            return cls(**json.loads(text))
-        except (json.JSONDecodeError, TypeError):
-            return None
-
     def lives(self) -> bool:
         return bool(self.boot) and self.boot == _boot() and self.started == _started(self.pid)
 
 
 def _boot() -> str:
-    """What tells this boot from others; empty where no system says it: there the kernel's lock is all there is."""
+    """This boot's id; empty where the system has none: there the kernel's lock is all there is."""
     try:
         return _BOOT.read_text(encoding="utf-8").strip()
     except OSError:
@@ -86,10 +70,7 @@ def _started(pid: int) -> int | None:
 
 @contextmanager
 def hold_lock(build: Path) -> Iterator[None]:
-    """Hold the checkout's lock, as everything does that compiles or takes away.
-
-    Args:
-        build: the checkout's build folder.
+    """Hold the lock of the checkout with this build folder, as everything does that compiles or removes.
 
     Raises:
         LockedError: another process holds it; the message says which, and since when.
@@ -100,19 +81,13 @@ def hold_lock(build: Path) -> Iterator[None]:
 
 def held_since(build: Path) -> str | None:
     """Say since when a process that lives has held the checkout's lock, in UTC, ISO 8601; None where none does."""
-    try:
-        holder = _Holder.read((build / _LOCK).read_text(encoding="utf-8"))
-    except OSError:
-        return None
+    holder = read_json(build / _LOCK, _Holder)
     return holder.since if holder and holder.lives() else None
 
 
 @contextmanager
 def hold_matrix_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of one matrix file, so that another one's inputs can be filled during hours of compiling.
-
-    Args:
-        folder: where the matrix file's variants lie.
+    """Hold the lock of the matrix file whose variants lie in this folder: those of others can be worked on meanwhile.
 
     Raises:
         LockedError: another process holds it; the message says which, and since when.
@@ -130,8 +105,7 @@ def _held(place: Path, where: str) -> Iterator[None]:
             free = True
         except BlockingIOError:
             free = False
-        file.seek(0)
-        holder = _Holder.read(file.read())
+        holder = read_json(place, _Holder)
         if holder and not holder.lives():
             holder = None
         if holder or not free:

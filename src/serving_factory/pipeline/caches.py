@@ -34,21 +34,13 @@ _BAD_PARCEL = 3  # cache.sh's exit code for a tarball that it does not take
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
-    """The repository cache, which all builds share, or the disk cache of one toolchain.
+    """The repository cache, which all builds share, or the disk cache of one toolchain."""
 
-    Args:
-        name: `repository`, or the toolchain's id.
-        bytes: what its files hold.
-        files: how many.
-        used: when one of them was read or written last, in seconds since 1970; 0 where nothing tells.
-        toolchain: compiler and system, in words; empty for the repository cache and where no build has told.
-    """
-
-    name: str
+    name: str  # `repository`, or the toolchain's id
     bytes: int
     files: int
-    used: int
-    toolchain: str
+    used: int  # when a file was read or written last, in seconds since 1970; 0 where that is not known
+    toolchain: str  # compiler and system; empty for the repository cache, and where no build has said so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,30 +53,12 @@ class Changed:
 
 
 def show_caches(base: str) -> tuple[Cache, ...]:
-    """Look at the caches.
-
-    Args:
-        base: the image to look from.
-
-    Raises:
-        EngineError: it cannot be done from there.
-        EngineUnavailableError: no engine.
-    """
+    """Look at the caches from a base image; EngineError where that cannot be done."""
     return _caches(_work(["show"], base))
 
 
 def prune_caches(base: str, *, most: int, toolchain: str = "") -> Changed:
-    """Remove what was used least recently.
-
-    Args:
-        base: the image to work from.
-        most: bytes that may be left.
-        toolchain: of this toolchain's folder only.
-
-    Raises:
-        UnknownNameError: there is no such toolchain.
-        EngineError: it cannot be done from that image.
-    """
+    """Remove what was used least recently, down to `most` bytes; of one toolchain's cache only where one is named."""
     if toolchain and toolchain not in (names := [cache.name for cache in show_caches(base)[1:]]):
         raise UnknownNameError(
             f"no toolchain {toolchain} has a disk cache here",
@@ -95,33 +69,20 @@ def prune_caches(base: str, *, most: int, toolchain: str = "") -> Changed:
 
 
 def empty_cache(base: str, name: str) -> None:
-    """Remove all entries of a cache, whoever uses it: to a Bazel that reads it, what is gone is a miss.
-
-    Args:
-        base: the image to work from.
-        name: `repository` or `disk`, which is that of all toolchains.
-
-    Raises:
-        EngineError: it cannot be done from that image.
-    """
+    """Remove all entries of a cache, `repository` or `disk`, even in use: to a Bazel that reads it, they are misses."""
     _work(["empty", name], base)
 
 
 def export_caches(base: str, file: Path) -> tuple[Cache, ...]:
-    """Write the caches to a file; it is there whole, or not at all.
-
-    Args:
-        base: the image to work from.
-        file: a tarball: what is in it, in JSON, then the caches as a packed tarball of their own.
-    """
+    """Write the caches to a tarball, whole or not at all: a manifest in JSON, then a packed tarball of the caches."""
     with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as scratch:
         packed = Path(scratch, "packed")
         caches = _caches(_work(["pack"], base, output=packed))
         contents = next((packed / "serving-factory-cache").glob("contents.tar.*"))
         digest = (contents.parent / "contents.sha256").read_text(encoding="utf-8").split()[0]
         manifest = Path(scratch, _MANIFEST)
-        told = {"format": _FORMAT, "sha256": digest, "caches": [asdict(cache) for cache in caches]}
-        manifest.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        content = {"format": _FORMAT, "sha256": digest, "caches": [asdict(cache) for cache in caches]}
+        manifest.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         partial = Path(scratch, "partial")
         with tarfile.open(partial, "w") as tar:
             tar.add(manifest, _MANIFEST)
@@ -131,15 +92,12 @@ def export_caches(base: str, file: Path) -> tuple[Cache, ...]:
 
 
 def import_caches(base: str, file: Path, *, scratch: Path) -> Changed:
-    """Add what a file has and the caches have not; nothing is taken away.
+    """Add what an exported file has and the caches have not; nothing is taken away.
 
     Args:
         base: the image to work from.
-        file: what `export_caches` has written.
-        scratch: a folder with room for the file's content; what an import that was killed left there goes.
-
-    Raises:
-        CacheFileError: it is no such file, of another format, or damaged; the caches are as they were.
+        file: what `export_caches` has written; a CacheFileError says why it cannot be used.
+        scratch: a folder with space for the file's content; what a killed import left there is removed.
     """
     for stray in scratch.glob(f"{_IMPORTING}*"):
         shutil.rmtree(stray, ignore_errors=True)
@@ -150,7 +108,7 @@ def import_caches(base: str, file: Path, *, scratch: Path) -> Changed:
             with tarfile.open(file, "r:") as tar:
                 _unpack(tar, parcel, file)
         except (tarfile.TarError, EOFError) as error:
-            raise _unusable(file, f"it is no tarball, or cut off: {error}") from None
+            raise _unusable(file, f"it is not a tarball, or was cut off: {error}") from None
         try:
             lines = work_on_mounts(TEMPLATES / "cache", ["unpack"], base=base, parcel=parcel)
         except BuildFailed as failed:
@@ -166,34 +124,34 @@ def _unpack(tar: tarfile.TarFile, parcel: Path, file: Path) -> None:
     first, second = tar.next(), tar.next()
     if first is None or second is None or first.name != _MANIFEST or second.name not in _CONTENTS:
         raise _unusable(file, "it was not written by `./factory cache export`")
-    told = _manifest(_opened(tar, first), file)
+    manifest = _manifest(_opened(tar, first), file)
     digest = hashlib.sha256()
     with _opened(tar, second) as source, (parcel / second.name).open("wb") as target:
         while chunk := source.read(_CHUNK):
             digest.update(chunk)
             target.write(chunk)
-    if digest.hexdigest() != told["sha256"]:
-        raise _unusable(file, f"sha256 of {second.name}: {digest.hexdigest()}; expected: {told['sha256']}")
+    if digest.hexdigest() != manifest["sha256"]:
+        raise _unusable(file, f"sha256 of {second.name}: {digest.hexdigest()}; expected: {manifest['sha256']}")
 
 
 def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     # A link is not followed: what it leads to may be missing, or itself.
     opened = tar.extractfile(member) if member.isreg() else None
     if opened is None:
-        raise tarfile.ReadError(f"{member.name} is no file")
+        raise tarfile.ReadError(f"{member.name} is not a file")
     return opened
 
 
 def _manifest(stream: IO[bytes], file: Path) -> dict[str, Any]:
     try:
-        told = json.loads(stream.read(_CHUNK))
+        found = json.loads(stream.read(_CHUNK))
     except (ValueError, RecursionError):
-        told = None
-    if not isinstance(told, dict) or not isinstance(told.get("sha256"), str):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("sha256"), str):
         raise _unusable(file, f"{_MANIFEST} in it cannot be read")
-    if told.get("format") != _FORMAT:
-        raise _unusable(file, f"its format is {told.get('format')!r}, and this factory reads format {_FORMAT}")
-    return told
+    if found.get("format") != _FORMAT:
+        raise _unusable(file, f"its format is {found.get('format')!r}, and this factory reads format {_FORMAT}")
+    return found
 
 
 def _unusable(file: Path, why: str) -> CacheFileError:

@@ -1,4 +1,4 @@
-"""What a failed build is told as. Pure."""
+"""Finds from a build's log why it failed, and what to do. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _KILLED = 128 + 9
 
 
 class Kind(StrEnum):
-    """What kind of failure it is."""
+    """The kinds of failures."""
 
     OUT_OF_MEMORY = "out-of-memory"
     DISK_FULL = "disk-full"
@@ -47,39 +47,15 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A failure.
-
-    Args:
-        kind: what kind.
-        lines: the lines of the log that tell of it, at most six.
-        details: what was read from them: `expected`, `found` and `input` of a checksum; `cache`, the name of the broken
-            one; `minimum` and `found` of Bazel's version; `program`, the missing one; of memory `peak` and `limit` in
-            bytes, and `kills`, as far as bazel.sh could measure them (`limit` is `max` where there is none).
-        shared: whether it came before any flag of a level, or in a rule that these do not reach.
-    """
+    """A failure."""
 
     kind: Kind
-    lines: tuple[str, ...]
+    lines: tuple[str, ...]  # of the log, at most six
+    # `expected`, `found` and `input` of a checksum; the damaged `cache`; `minimum` and `found` of Bazel's version; the
+    # missing `program`; of memory `peak` and `limit` in bytes (`max` for none), and `kills`, as far as measured
     details: Mapping[str, str] = field(default_factory=dict)
-    shared: bool = False
+    shared: bool = False  # it came before any flag of a level, or in a rule that these do not reach
 
-    @property
-    def error(self) -> type[FactoryError]:
-        """The class of errors that it belongs to."""
-        return _ERRORS[self.kind]
-
-
-_ERRORS: Mapping[Kind, type[FactoryError]] = {
-    Kind.OUT_OF_MEMORY: OutOfMemoryError,
-    Kind.DISK_FULL: DiskFullError,
-    Kind.CACHE_CORRUPT: CacheCorruptError,
-    Kind.CHECKSUM: ChecksumError,
-    Kind.FETCH: FetchError,
-    Kind.UNTRUSTED: CompileError,
-    Kind.BAZEL_TOO_OLD: BazelTooOldError,
-    Kind.PROGRAM_MISSING: ProgramMissingError,
-    Kind.COMPILE: CompileError,
-}
 
 # `file.cc:12:3: error:`, `gcc: error:`, Bazel's own, the linker's. Not the whole command, which buildx repeats.
 _ERROR = re.compile(
@@ -87,15 +63,15 @@ _ERROR = re.compile(
     r"|^\[[^\]]+\] failed: (?!process )"
 )
 
-# The first word is gcc's or Bazel's for a child that got SIGKILL; nobody but the kernel's OOM killer, or the cgroup's,
-# sends that one within a build step. The second line is BuildKit's, which watches the cgroup.
+# The first words are gcc's or Bazel's for a child that got SIGKILL: in a build step only an OOM killer sends it, the
+# kernel's or the cgroup's. The second line is BuildKit's, which watches the cgroup.
 _OUT_OF_MEMORY = re.compile(
     r"Killed signal terminated program|internal compiler error: Killed|terminated with signal 9|\bfailed: \(Killed\)"
     r"|failed \(Killed\)|\(Exit 137\)|: line \d+:\s+\d+ Killed\b"
     r"|did not complete successfully: cannot allocate memory"
     r"|java\.lang\.OutOfMemoryError|what\(\):\s+std::bad_alloc|out of memory allocating|virtual memory exhausted"
 )
-# What bazel.sh ends with when Bazel failed. Where nothing is limited, version 1 of the control groups tells some 2**63.
+# What bazel.sh ends with when Bazel failed. Without a limit, version 1 of the control groups says some 2**63.
 _MEASURED = re.compile(r"factory: exit_code \d+ peak_memory_bytes (\S*) memory_limit_bytes (\S*) oom_kills ?(\d*)$")
 _NO_LIMIT = 2**60
 
@@ -187,29 +163,27 @@ def is_shared(error: FactoryError) -> bool:
 
 
 def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
-    """Say why a build failed.
+    """Find why a build failed.
 
     Args:
-        log: all that it printed, a line per line, what buildx said of the error included.
+        log: all that it printed, and what buildx said of the error.
         exit_code: of the failing command.
-        place: the failing step in a few letters, `[binary_build 3/4]`, with which its lines begin: what an earlier step
-            warned of and lived with is not why this one failed. Empty to look at all.
+        place: the failing step, `[binary_build 3/4]`, with which its lines begin; what an earlier step warned of is not
+            why this one failed. Empty to look at all lines.
     """
     lines = [line for line in log.splitlines() if line.startswith(place) or not line.startswith("[")]
     lines = [line for line in lines if not line.lstrip().startswith(">>>")]
-    for find in (
-        _out_of_memory,
-        _disk_full,
-        _cache,
-        _no_outputs,
-        _checksum,
-        _fetch,
-        _untrusted,
-        _old_bazel,
-        _program_missing,
+    if failure := (
+        _out_of_memory(lines, exit_code)
+        or _matching(Kind.DISK_FULL, _DISK_FULL, lines)
+        or _cache(lines)
+        or _checksum(lines)
+        or _matching(Kind.FETCH, _FETCH, lines)
+        or _untrusted(lines)
+        or _old_bazel(lines)
+        or _program_missing(lines)
     ):
-        if failure := find(lines, exit_code):
-            return failure
+        return failure
     if action := _failed_action(lines):
         wrapper, printed = action
         causes = (*filter(_COMPILERS.search, printed), *filter(_CAUSE.search, printed)) or printed[-_PRINTED:]
@@ -218,7 +192,7 @@ def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
 
 
 def error_lines(log: str) -> tuple[str, ...]:
-    """The first lines of a log that tell of an error: before Bazel's, which tell of an action, what that printed."""
+    """The first lines of a log about an error: what an action printed before Bazel's own, which name the action."""
     lines = [line for line in log.splitlines() if _ERROR.search(line)]
     return _first(sorted(lines, key=lambda line: not _COMPILERS.search(line)))
 
@@ -249,27 +223,19 @@ def _measured(lines: list[str]) -> Mapping[str, str]:
     peak, limit, kills = match.groups()
     if limit.isdecimal() and int(limit) >= _NO_LIMIT:
         limit = "max"
-    told = {"peak": peak if peak.isdecimal() else "", "limit": limit, "kills": kills}
-    return {name: value for name, value in told.items() if value}
+    measured = {"peak": peak if peak.isdecimal() else "", "limit": limit, "kills": kills}
+    return {name: value for name, value in measured.items() if value}
 
 
-def _disk_full(lines: list[str], _exit_code: int) -> Failure | None:
-    return _matching(Kind.DISK_FULL, _DISK_FULL, lines)
-
-
-def _cache(lines: list[str], _exit_code: int) -> Failure | None:
+def _cache(lines: list[str]) -> Failure | None:
     for line in lines:
         if match := _CACHE.search(line):
             return Failure(kind=Kind.CACHE_CORRUPT, lines=(line,), details={"cache": match["cache"] or match["parsed"]})
-    return None
-
-
-def _no_outputs(lines: list[str], _exit_code: int) -> Failure | None:
     found = _matching(Kind.CACHE_CORRUPT, _NO_OUTPUTS, lines)
     return None if found is None else replace(found, details={"cache": "disk"})
 
 
-def _checksum(lines: list[str], _exit_code: int) -> Failure | None:
+def _checksum(lines: list[str]) -> Failure | None:
     for line in lines:
         if match := _BAZEL_CHECKSUM.search(line):
             return _mismatch(line, match, match["input"])
@@ -286,16 +252,12 @@ def _mismatch(line: str, match: re.Match[str], source: str) -> Failure:
     return Failure(kind=Kind.CHECKSUM, lines=(line,), details=details)
 
 
-def _fetch(lines: list[str], _exit_code: int) -> Failure | None:
-    return _matching(Kind.FETCH, _FETCH, lines)
-
-
-def _untrusted(lines: list[str], _exit_code: int) -> Failure | None:
+def _untrusted(lines: list[str]) -> Failure | None:
     found = _matching(Kind.UNTRUSTED, _UNTRUSTED, lines)
     return None if found is None else replace(found, lines=found.lines[-1:], shared=True)
 
 
-def _old_bazel(lines: list[str], _exit_code: int) -> Failure | None:
+def _old_bazel(lines: list[str]) -> Failure | None:
     for line in lines:
         if match := _OLD_BAZEL.search(line):
             details = {"minimum": match["minimum"].rstrip("."), "found": match["found"] or "of the build"}
@@ -312,7 +274,7 @@ def _failed_action(lines: list[str]) -> tuple[str, list[str]] | None:
     return lines[first], [line for line in behind if not _PROGRESS.search(line.rstrip())]
 
 
-def _program_missing(lines: list[str], _exit_code: int) -> Failure | None:
+def _program_missing(lines: list[str]) -> Failure | None:
     """A program that is not there, unless what called it went on and failed of something else."""
     wrapper, printed = _failed_action(lines) or ("", lines)
     ended = max((index for index, line in enumerate(printed) if _COMPILERS.search(line)), default=-1)
@@ -320,42 +282,42 @@ def _program_missing(lines: list[str], _exit_code: int) -> Failure | None:
     if not found:
         return None
     program = next(filter(None, found[0][1].groups()))
-    told = _first(line for line, _ in found)[: _SHOWN - 1]
-    return Failure(
-        kind=Kind.PROGRAM_MISSING, lines=(*told, *([wrapper] if wrapper else [])), details={"program": program}
-    )
+    shown = _first(line for line, _ in found)[: _SHOWN - 1]
+    lines = [*shown, wrapper] if wrapper else [*shown]
+    return Failure(kind=Kind.PROGRAM_MISSING, lines=tuple(lines), details={"program": program})
 
 
 NAME_CERTIFICATES = (
     "name a PEM file with the authority's certificate, in the environment, SERVING_FACTORY_CA_CERTIFICATES=FILE.pem, "
     "or in the matrix file, network: {ca_certificates: FILE.pem}"
 )
-"""What to do where something in between has a certificate of its own."""
+"""What to do where a proxy has a certificate of its own."""
 
 _AGAIN = "run the same command again: what was compiled is kept in Bazel's disk cache"
 
 
 def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str, ...], share: Share) -> FactoryError:
-    """Say what happened to a variant's build, why, and what to do.
+    """The error of a variant's build.
 
     Args:
-        failure: what was read from its log.
+        failure: what was found in its log.
         variant: the variant's id.
-        step: the step that failed.
-        tail: that step's last lines, for a failure whose own lines nobody knows.
+        step: the whole name of the step that failed.
+        tail: that step's last lines, for a failure without lines of its own.
         share: what the build could use.
     """
     details, why, compiles = failure.details, "\n".join(failure.lines or tail), _BAZEL_RUNS.search(step)
     step = step_title(step)
-    if failure.kind is Kind.CACHE_CORRUPT:
-        return CacheCorruptError(
-            f"{variant}: Bazel cannot use its {details['cache']} cache",
-            why=why,
-            remedy="look at the disk of the engine's machine, then run the same command again; "
-            "`./factory clean --caches` drops all of Bazel's caches",
-            cache=details["cache"],
-        )
+    error: type[FactoryError]
     match failure.kind:
+        case Kind.CACHE_CORRUPT:
+            return CacheCorruptError(
+                f"{variant}: Bazel cannot use its {details['cache']} cache",
+                why=why,
+                remedy="check the disk of the engine's machine, then run the same command again; "
+                "`./factory clean --caches` drops all of Bazel's caches",
+                cache=details["cache"],
+            )
         case Kind.OUT_OF_MEMORY:
             planned = f"{count_jobs(share.jobs)} and {_gib(share.memory)} planned for it"
             return OutOfMemoryError(
@@ -365,26 +327,28 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
                 jobs=share.jobs if compiles else 0,
             )
         case Kind.DISK_FULL:
-            what = f"the engine's disk is full: {step} could not write"
+            error, what = DiskFullError, f"the engine's disk is full: {step} could not write"
             remedy = f"{FREE_SOME_SPACE}; then {_AGAIN}"
         case Kind.CHECKSUM:
-            what = f"what came from {details['input']} is not what its checksum says; nothing of it was used"
+            error, what = ChecksumError, f"{details['input']} does not have its checksum; nothing of it was used"
             why = f"expected sha256:{details['expected']}\nfound    sha256:{details['found']}"
-            remedy = "find out who changed it, or what stands in between; another try gives the same"
+            remedy = "find out who changed it, or which proxy did; another attempt ends in the same way"
         case Kind.FETCH:
-            what = f"a download failed in {step}"
+            error, what = FetchError, f"a download failed in {step}"
             remedy = (
-                "see whether the network, a proxy or a mirror is down, or answers with a web page (log in to the "
-                "network in a browser), and run the same command again; what this network never reaches gets another "
-                "input at `network:` in the matrix file"
+                "check the network, the proxy and the mirrors, and log in to the network in a browser if it answers with a "
+                "web page; then run the same command again. For what this network never reaches, name another place at "
+                "`network:` in the matrix file"
             )
         case Kind.UNTRUSTED:
             what, remedy = f"a download failed in {step}: a certificate is not trusted", NAME_CERTIFICATES
             return CompileError(f"{variant}: {what}", why=why, remedy=remedy, shared=failure.shared)
         case Kind.BAZEL_TOO_OLD:
-            what = f"Bazel {details['found']} is too old: the sources want {details['minimum']} or later"
+            error = BazelTooOldError
+            what = f"Bazel {details['found']} is too old: the sources require {details['minimum']} or later"
             remedy = "name a later one at `bazel: {version: ...}` in the matrix file"
         case Kind.PROGRAM_MISSING:
+            error = ProgramMissingError
             what = f"a build rule calls {details['program']}, and the toolchain has no such program"
             package = package_of(details["program"]) or "THE PACKAGE THAT HAS IT"
             remedy = f"add its package in the matrix file, toolchain: {{packages: [{package}]}}; then {_AGAIN}"
@@ -392,7 +356,7 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
             remedy = "fix the cause and run the same command: what was compiled is kept in Bazel's disk cache"
             what = f"{variant}: the build failed in {step}"
             return CompileError(what, why=why, remedy=remedy, shared=failure.shared)
-    return failure.error(f"{variant}: {what}", why=why, remedy=remedy)
+    return error(f"{variant}: {what}", why=why, remedy=remedy)
 
 
 def step_title(step: str) -> str:
@@ -402,15 +366,15 @@ def step_title(step: str) -> str:
 
 def _measured_words(details: Mapping[str, str]) -> str:
     """What was measured of memory, in brackets; empty where nothing was."""
-    told = []
+    words = []
     if "peak" in details:
-        told.append(f"peak {_gib(int(details['peak']))}")
+        words.append(f"peak {_gib(int(details['peak']))}")
     if "limit" in details:
-        told.append("no limit of its own" if details["limit"] == "max" else f"limit {_gib(int(details['limit']))}")
+        words.append("no limit of its own" if details["limit"] == "max" else f"limit {_gib(int(details['limit']))}")
     if "kills" in details:
         kills = int(details["kills"])
-        told.append("1 process killed" if kills == 1 else f"{kills or 'no'} processes killed")
-    return f" ({', '.join(told)})" if told else ""
+        words.append("1 process killed" if kills == 1 else f"{kills or 'no'} processes killed")
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _gib(size: int) -> str:

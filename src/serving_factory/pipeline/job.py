@@ -28,10 +28,7 @@ Progress = Callable[[str], None]
 
 
 class Site:
-    """Where a pipeline runs: its folders, its engine, what it finds there.
-
-    Each thing is looked up once, when needed, however many threads need it at a time.
-    """
+    """Where a pipeline runs: folders and engine. What is there is looked up once, however many threads need it."""
 
     def __init__(
         self, *, build: Path, models: Path, registry: str | None = None, connect: Callable[[], Engine] | None = None
@@ -113,24 +110,15 @@ def _nothing(*_texts: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One variant on its way through the pipeline.
-
-    Args:
-        recipe: how it is built.
-        site: where.
-        share: what it may use of the engine's machine.
-        cancel: asks its stages to end.
-        release_share: called, at least once, when compilers need its share no more: Bazel is done, or the compile stage
-            has ended.
-        report_retry: called with what failed, and how it is tried again.
-    """
+    """One variant on its way through the pipeline."""
 
     recipe: Recipe
     site: Site
-    share: Share = ONE_JOB
-    cancel: Cancel = field(default_factory=Cancel)
+    share: Share = ONE_JOB  # of the engine's machine
+    cancel: Cancel = field(default_factory=Cancel)  # asks its stages to end
+    # called, at least once, when compilers need the share no more: Bazel is done, or the compile stage has ended
     release_share: Callable[[], None] = _nothing
-    report_retry: Progress = _nothing
+    report_retry: Progress = _nothing  # called with what failed, and how it is tried again
 
     @property
     def folder(self) -> Path:
@@ -157,16 +145,12 @@ class Job:
         return log_path(self.folder, stage)
 
     def record(self, stage: Stage[O]) -> Record[O]:
-        """The record of an earlier stage.
-
-        Raises:
-            NotBuiltError: that stage has not been done.
-        """
+        """The record of an earlier stage; NotBuiltError where that has not run."""
         record = stage.read(self.folder)
         if record is None:
             raise NotBuiltError(
-                f"{self.recipe.variant.id}: the stage {stage.name} has not been done",
-                remedy="run `./factory build` with the same options, which does all that is missing",
+                f"{self.recipe.variant.id}: the stage {stage.name} has not run",
+                remedy="run `./factory build` with the same options: it runs all that is missing",
             )
         return record
 
@@ -177,31 +161,18 @@ def _always(_job: Job, _outputs: Any) -> bool:  # noqa: ANN401 - of any stage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage(Generic[O]):
-    """One stage of the pipeline.
+    """One stage of the pipeline."""
 
-    Args:
-        name: its name; the module in `stages` that defines it has the same.
-        version: raised whenever the stage makes something else of the same inputs, or its record holds something else.
-        needs: the stages whose records it reads, and that must be up to date before it runs.
-        data: the catalogue's files that it reads beyond what is in its inputs.
-        inputs: all else that decides what it makes, as values that JSON knows.
-        run: does it.
-        outputs: the type of what `run` gives.
-        intact: whether what an earlier run made is still there, as it was.
-        compiles: whether it takes a compile's share of CPUs and memory.
-        engine: whether it loads the engine's machine.
-    """
-
-    name: str
-    version: int
-    outputs: type[O]
-    inputs: Callable[[Job], Mapping[str, object]]
+    name: str  # also of the module in `stages` that defines it
+    version: int  # raised whenever the stage makes or records something else of the same inputs
+    outputs: type[O]  # what `run` gives, and the record holds
+    inputs: Callable[[Job], Mapping[str, object]]  # all that decides what it makes, as values that JSON knows
     run: Callable[[Job, Progress], O]
-    needs: tuple[Stage[Any], ...] = ()
-    data: tuple[str, ...] = ()
-    intact: Callable[[Job, O], bool] = _always
-    compiles: bool = False
-    engine: bool = False
+    needs: tuple[Stage[Any], ...] = ()  # the stages whose records it reads; they are up to date before it runs
+    data: tuple[str, ...] = ()  # the catalogue's files that it reads, beyond what is in its inputs
+    intact: Callable[[Job, O], bool] = _always  # whether what an earlier run made is still there, as it was
+    compiles: bool = False  # whether it takes a compile's share of CPUs and memory
+    engine: bool = False  # whether it loads the engine's machine
 
     def key(self, job: Job) -> str:
         """The key of what it would do now: a record with the same key is up to date."""
@@ -215,10 +186,6 @@ class Stage(Generic[O]):
     def read(self, folder: Path) -> Record[O] | None:
         """Its record in a variant's folder."""
         return read_record(folder, self.name, self.outputs)
-
-    def reached(self, folder: Path) -> Record[O] | None:
-        """The same, where all stages that it needs have one: behind a gap it describes an earlier binary or image."""
-        return self.read(folder) if all(stage.reached(folder) for stage in self.needs) else None
 
     def is_done(self, job: Job) -> bool:
         """Whether its record is of what it would do now, and its product still there."""

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from enum import Enum
@@ -145,40 +145,38 @@ def decode(kind: type[T], data: object) -> T:
     Raises:
         TypeError, KeyError, ValueError: it is something else.
     """
-    return cast("T", _decode(kind, data))
+    return cast("T", _reader(kind)(data))
 
 
-def _decode(kind: Any, data: object) -> object:  # noqa: ANN401 - types of all kinds
+@cache
+def _reader(kind: Any) -> Callable[[Any], object]:  # noqa: ANN401, PLR0911 - types of all kinds, one after the other
     base: Any = get_origin(kind) or kind
     arguments = get_args(kind)
-    value: object
     if base is Any or isinstance(base, TypeVar):
-        value = data
-    elif type(None) in arguments:
-        value = None if data is None else _decode(next(one for one in arguments if one is not type(None)), data)
-    elif is_dataclass(base):
-        made: type = base  # type: ignore[assignment]  # not an instance of one
-        value = made(**{name: _decode(_hints(made)[name], item) for name, item in _checked(data, dict).items()})
-    elif base is tuple:
-        value = tuple(_decode(arguments[0], item) for item in _checked(data, list))
-    elif issubclass(base, Mapping):
-        value = {name: _decode(arguments[1], item) for name, item in _checked(data, dict).items()}
-    elif issubclass(base, Enum):
-        value = base(data)
-    else:
-        value = float(data) if base is float and type(data) is int else _checked(data, base)
-    return value
+        return lambda data: data
+    if type(None) in arguments:
+        present = _reader(next(one for one in arguments if one is not type(None)))
+        return lambda data: None if data is None else present(data)
+    if is_dataclass(base):
+        made: Any = base
+        members = {name: _reader(hint) for name, hint in get_type_hints(made).items()}
+        return lambda data: made(**{name: members[name](item) for name, item in _checked(data, dict).items()})
+    if base is tuple:
+        one = _reader(arguments[0])
+        return lambda data: tuple(map(one, _checked(data, list)))
+    if issubclass(base, Mapping):
+        value = _reader(arguments[1])
+        return lambda data: {name: value(item) for name, item in _checked(data, dict).items()}
+    if issubclass(base, Enum):
+        member: Callable[[Any], object] = base
+        return member
+    return lambda data: float(data) if base is float and type(data) is int else _checked(data, base)
 
 
 def _checked(data: object, kind: type[T]) -> T:
     if type(data) is not kind:  # for JSON, True is no number
         raise TypeError(f"{data!r} is no {kind.__name__}")
     return data
-
-
-@cache
-def _hints(kind: type) -> Mapping[str, Any]:
-    return get_type_hints(kind)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

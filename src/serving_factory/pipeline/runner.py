@@ -107,8 +107,8 @@ class VariantRun:
             if not needed.is_done(self._job):
                 variant = self._job.recipe.variant.id
                 raise NotBuiltError(
-                    f"{variant}: the stage {needed.name} has not been done, or what decides it has changed since",
-                    remedy="run `./factory build` with the same options, which does all that is missing",
+                    f"{variant}: the stage {needed.name} has not run, or what decides it has changed since",
+                    remedy="run `./factory build` with the same options: it runs all that is missing",
                 )
 
     def _end(self, error: FactoryError, left: Sequence[Stage[Any]]) -> None:
@@ -192,23 +192,17 @@ def needs_of(stages: Sequence[Stage[Any]]) -> tuple[Stage[Any], ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedVariant:
-    """What would be done for one variant.
+    """What would be done for one variant."""
 
-    Args:
-        variant: its id.
-        toolchain: the same for variants that share Bazel's caches.
-        objects: the same for those of a toolchain that share object files, as far as it is known.
-        run: the stages that would run.
-        up_to_date: the stages that would not.
-        because: why the first of them would run; empty when none would.
-    """
+    candidate: Candidate
+    run: tuple[str, ...]  # the stages that would run
+    up_to_date: tuple[str, ...]  # the stages that would not
+    because: str  # why the first of them would run; empty when none would
 
-    variant: str
-    toolchain: str
-    objects: str
-    run: tuple[str, ...]
-    up_to_date: tuple[str, ...]
-    because: str
+    @property
+    def variant(self) -> str:
+        """The variant's id."""
+        return self.candidate.variant
 
 
 def plan_stages(jobs: Sequence[Job], stages: Sequence[Stage[Any]]) -> tuple[PlannedVariant, ...]:
@@ -226,20 +220,14 @@ def _plan(job: Job, stages: Sequence[Stage[Any]]) -> PlannedVariant:
             done = index
             break
     names = tuple(one.name for one in stages)
-    return PlannedVariant(
-        variant=job.recipe.variant.id,
-        toolchain=toolchain_key(job.recipe),
-        objects=_objects(job.recipe),
-        run=names[done:],
-        up_to_date=names[:done],
-        because=because,
-    )
+    candidate = _candidate(job, compiles=any(one.compiles for one in stages[done:]))
+    return PlannedVariant(candidate=candidate, run=names[done:], up_to_date=names[:done], because=because)
 
 
 def _reason(job: Job, one: Stage[Any]) -> str:
     for needed in (*needs_of([one]), one):
         if needed.read(job.folder) is None:
-            return f"{one.name} has not been done"
+            return f"{one.name} has not run"
     record = one.read(job.folder)
     return "" if record and record.key == one.key(job) else f"what decides {one.name} has changed"
 
@@ -255,36 +243,21 @@ def toolchain_key(recipe: Recipe) -> str:
     )
 
 
-def _objects(recipe: Recipe) -> str:
-    """Flavours of a level, and releases near each other, compile some of the same in the same way."""
-    return " ".join(recipe.variant.all_copts)
-
-
 def planned_candidates(plan: Sequence[PlannedVariant]) -> tuple[Candidate, ...]:
     """Those of a plan that have something to do."""
-    return tuple(
-        Candidate(
-            variant=one.variant,
-            toolchain=one.toolchain,
-            objects=one.objects,
-            compiles=any(stage(name).compiles for name in one.run),
-        )
-        for one in plan
-        if one.run
-    )
+    return tuple(one.candidate for one in plan if one.run)
 
 
 def candidates(jobs: Sequence[Job], stages: Sequence[Stage[Any]]) -> tuple[Candidate, ...]:
     """All jobs of a run; unlike a plan's, the engine is asked about them too."""
-    return tuple(
-        Candidate(
-            variant=job.recipe.variant.id,
-            toolchain=toolchain_key(job.recipe),
-            objects=_objects(job.recipe),
-            compiles=any(one.compiles and has_work(one, job) for one in stages),
-        )
-        for job in jobs
-    )
+    return tuple(_candidate(job, compiles=any(one.compiles and has_work(one, job) for one in stages)) for job in jobs)
+
+
+def _candidate(job: Job, *, compiles: bool) -> Candidate:
+    # Flavours of a level, and releases near each other, compile some of the same in the same way.
+    objects = " ".join(job.recipe.variant.all_copts)
+    toolchain = toolchain_key(job.recipe)
+    return Candidate(variant=job.recipe.variant.id, toolchain=toolchain, objects=objects, compiles=compiles)
 
 
 def has_work(one: Stage[Any], job: Job) -> bool:
@@ -296,16 +269,7 @@ def has_work(one: Stage[Any], job: Job) -> bool:
 
 
 def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
-    """Clean up, and give each thing that was removed.
-
-    Args:
-        site: whose build folder, and whose engine.
-        images: remove the images that the pipeline packaged, too.
-        caches: drop Bazel's caches, too.
-
-    Raises:
-        EngineUnavailableError: images or caches are to be removed, and no engine answers.
-    """
+    """Remove the folders of variants, and with `images` and `caches` what is in the engine; give a line for each."""
     # The folders in which a recipe was written down: nothing else is ours to delete.
     folders = sorted(path.parent for path in site.build.glob("*/recipe") if path.is_dir())
     if images:

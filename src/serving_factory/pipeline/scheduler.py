@@ -38,16 +38,16 @@ def ending_signals() -> tuple[signal.Signals, ...]:
 
 
 @contextmanager
-def on_signals(progress: Callable[[], None]) -> Iterator[None]:
-    """Have `tell` called for each signal that asks the process to end, instead of the exception that comes else.
+def on_signals(act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` for each signal that asks the process to end, instead of raising an exception.
 
-    An exception may land anywhere, in the middle of a lock too; a call of something reentrant (a SimpleQueue's `put`)
-    cannot do harm. Outside the main thread, where Python takes no signals, nothing is done.
+    An exception may land anywhere, even in the middle of a lock; a call of something reentrant (a SimpleQueue's `put`)
+    does no harm. Outside the main thread, where Python takes no signals, nothing is done.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, lambda *_: progress()) for number in ending_signals()}
+    before = {number: signal.signal(number, lambda *_: act()) for number in ending_signals()}
     try:
         yield
     finally:
@@ -64,22 +64,16 @@ _LOOK = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """When to stop.
+    """When to stop."""
 
-    Args:
-        fail_fast: begin with no other variant once one has failed; what runs goes on to its end.
-        seconds: the whole run may take; None for no limit.
-        variant_seconds: each variant may take.
-    """
-
-    fail_fast: bool = False
-    seconds: float | None = None
-    variant_seconds: float | None = None
+    fail_fast: bool = False  # begin no other variant once one has failed; what runs goes on to its end
+    seconds: float | None = None  # that the whole run may take
+    variant_seconds: float | None = None  # that each variant may take
 
 
 @dataclass(frozen=True, slots=True)
 class _ShareReleased:
-    """A variant needs its share no more: its Bazel is done, or its compile stage has ended; told at least once."""
+    """A variant needs its share no more: its Bazel is done, or its compile stage has ended; sent at least once."""
 
     variant: str
 
@@ -185,14 +179,14 @@ class PipelineRun:
             return f"because of {next(iter(failed))}, as --fail-fast says"
         recipe = self._jobs[turn.variant].recipe
         for name, error in failed.items():
-            if self._is_everybodys(error):
+            if self._stops_all(error):
                 return f"because of {name}: there is nothing to build with"
             other = self._jobs[name].recipe
             if is_shared(error) and (other.devel, other.source) == (recipe.devel, recipe.source):
                 return f"because of {name}: what failed there is the same here"
         return ""
 
-    def _is_everybodys(self, error: FactoryError) -> bool:
+    def _stops_all(self, error: FactoryError) -> bool:
         """Whether no variant can be built: there is no docker command, or there was or is no engine."""
         if isinstance(error, EngineLostError):
             return error.gone
