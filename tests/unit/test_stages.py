@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+from invoke.exceptions import Exit
 
 from serving_factory.commands.build import build
 from serving_factory.commands.shared import Asked, Checkout, RunOptions
@@ -171,10 +172,10 @@ def test_there_are_few_frames_between_a_task_and_docker(tmp_path: Path, monkeypa
         return 1
 
     monkeypatch.setattr(process, "run", run)
-    monkeypatch.setattr("serving_factory.commands.build.budget_of", lambda *_: None)
+    monkeypatch.setattr("serving_factory.commands.build.budget_of", lambda *_, **__: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(SAMPLE), variant=("2.19.1-cpu-v1",))
-    with pytest.raises(BaseException):  # noqa: B017, PT011 - the build failed, or the task ends so
+    with pytest.raises(Exit):  # the build fails
         build(RunOptions(asked=asked))
     (way,) = seen
     assert [way[0], way[2], way[-1]] == ["build.py:build", "scheduler.py:run", "process.py:run"]
