@@ -336,9 +336,9 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
         case Kind.FETCH:
             error, what = FetchError, f"a download failed in {step}"
             remedy = (
-                "check the network, the proxy and the mirrors, and log in to the network in a browser if it answers with "
-                "a web page; then run the same command again. For what this network never reaches, name another place at "
-                "`network:` in the matrix file"
+                "check the network, the proxy and the mirrors, and log in to the network in a browser if it answers "
+                "with a web page; then run the same command again. For what this network never reaches, name another "
+                "place at `network:` in the matrix file"
             )
         case Kind.UNTRUSTED:
             what, remedy = f"a download failed in {step}: a certificate is not trusted", NAME_CERTIFICATES
