@@ -1,4 +1,4 @@
-"""line/bazel_caches.py and its command, with an engine that answers what it is told to."""
+"""pipeline/caches.py and its command, with a fake engine."""
 
 from __future__ import annotations
 

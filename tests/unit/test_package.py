@@ -1,4 +1,4 @@
-"""line/stages/package.py, where no engine is needed to see it."""
+"""pipeline/stages/package.py, where no engine is needed."""
 
 from __future__ import annotations
 

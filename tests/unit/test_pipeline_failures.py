@@ -1,4 +1,4 @@
-"""line/failures.py, on what Bazel 4.2.3, gcc 12, apt, git and BuildKit (Docker 26.1.5) really printed."""
+"""pipeline/failures.py, on what Bazel 4.2.3, gcc 12, apt, git and BuildKit (Docker 26.1.5) really printed."""
 
 from __future__ import annotations
 

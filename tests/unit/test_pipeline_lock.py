@@ -1,4 +1,4 @@
-"""line/lock.py, with a second process that really holds the lock."""
+"""pipeline/build_lock.py, with a second process that really holds the lock."""
 
 from __future__ import annotations
 

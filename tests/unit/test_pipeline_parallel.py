@@ -1,4 +1,4 @@
-"""line/scheduler.py where several variants work at once: the budget, who waits for whom, and how a run is ended."""
+"""pipeline/scheduler.py where several variants work at once: the budget, who waits for whom, and how a run is ended."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Act = Callable[[Job], None]
 
 
 def sleep(job: Job) -> None:
-    job.cancel.wait(0.15)
+    job.cancel.wait(0.05)
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:
@@ -254,7 +254,7 @@ def test_without_it_all_others_are_worked_on(crowd: Crowd) -> None:
 
 def test_a_variant_that_takes_too_long_fails_and_no_other(crowd: Crowd) -> None:
     crowd.acts[NAMES[1]] = lambda job: job.cancel.wait(30)
-    outcome = crowd.run(policy=Policy(variant_seconds=1.2))
+    outcome = crowd.run(policy=Policy(variant_seconds=0.5))
     assert crowd.statuses(outcome) == [Status.BUILT, Status.FAILED, Status.BUILT, Status.BUILT]
     assert isinstance(outcome.results[1].error, TimeLimitError)
     assert "--variant-minutes" in outcome.results[1].error.what
@@ -263,10 +263,10 @@ def test_a_variant_that_takes_too_long_fails_and_no_other(crowd: Crowd) -> None:
 
 def test_a_run_that_takes_too_long_is_ended_and_says_so(crowd: Crowd) -> None:
     crowd.acts[NAMES[1]] = lambda job: job.cancel.wait(30)
-    outcome = crowd.run(cpus=4, policy=Policy(seconds=1.2))
+    outcome = crowd.run(cpus=4, policy=Policy(seconds=0.6))
     assert isinstance(outcome.ended_by, TimeLimitError)
     assert crowd.statuses(outcome) == [Status.BUILT, *[Status.CANCELLED] * 3]
-    assert {result.because for result in outcome.results[1:]} == {"--max-minutes 0.02 was over"}
+    assert {result.because for result in outcome.results[1:]} == {"--max-minutes 0.01 was over"}
     assert crowd.began == NAMES[:2]
 
 

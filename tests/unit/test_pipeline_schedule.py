@@ -1,4 +1,4 @@
-"""line/schedule.py: who works when, and with how much."""
+"""pipeline/budget.py: which variant works when, and with how much."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""line/scheduler.py, plan.py and job.py, with stages that only note that they ran."""
+"""pipeline/scheduler.py, runner.py and job.py, with stages that only note that they ran."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""line/run_options.py: how much of the machine Bazel is told to use, and which secrets its steps mount."""
+"""pipeline/bazel.py: how much of the machine Bazel may use, and which secrets its steps mount."""
 
 from __future__ import annotations
 

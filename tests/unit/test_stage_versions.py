@@ -43,8 +43,10 @@ Runner = Callable[[str, Job], Mapping[str, Any]]
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Runner:
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     """Runs a stage on fixed inputs: what it records, and in which order it pushes."""
+
+    monkeypatch.setattr("serving_factory.smoke.checks.LEAST_UPTIME", 0.0)
 
     def run(name: str, job: Job) -> Mapping[str, Any]:
         pushed: list[str] = []

@@ -1,4 +1,4 @@
-"""line/digests.py: what is remembered, and what is seen all the same."""
+"""pipeline/digests.py: what is remembered, and which changes are seen all the same."""
 
 from __future__ import annotations
 
