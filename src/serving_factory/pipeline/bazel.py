@@ -40,19 +40,13 @@ class ActionSummary:
     """What Bazel did, from the event `buildMetrics` (build_event_stream.proto, BuildMetrics.ActionSummary).
 
     What the event lacks is read from the lines that Bazel prints at its end, which the events `progress` hold: all of
-    it of Bazel 0.17, the runners until 5.
-
-    Args:
-        executed: actions that ran or were taken from a cache; None where neither tells.
-        runners: how: runner name → count, such as `{"processwrapper-sandbox": 40, "remote cache hit": 12}`.
-        wall_seconds: from Bazel's start to its end; None where neither tells.
-        critical_path_seconds: the longest chain of actions, from the event `buildToolLogs`; None where that lacks it.
+    it of Bazel 0.17, the runners until 5. None stands for what neither says.
     """
 
-    executed: int | None
-    runners: Mapping[str, int]
-    wall_seconds: float | None = None
-    critical_path_seconds: float | None = None
+    executed: int | None  # actions that ran or were taken from a cache
+    runners: Mapping[str, int]  # how: `{"processwrapper-sandbox": 40, "remote cache hit": 12}`
+    wall_seconds: float | None = None  # from Bazel's start to its end
+    critical_path_seconds: float | None = None  # the longest chain of actions, from the event `buildToolLogs`
 
 
 class BazelProgress:
@@ -66,9 +60,9 @@ class BazelProgress:
         self._count = ""
 
     def see(self, line: str) -> str | None:
-        """Give `12/60 Compiling x.cc; 9s local` where a line tells of it; None for any other line.
+        """Give `12/60 Compiling x.cc; 9s local` for a line of progress; None for any other line.
 
-        Where BuildKit has had enough of a step's output, nothing comes until the step ends: that is told in its place.
+        After BuildKit's limit for a step's output, nothing comes until the step ends: then a text says so.
         """
         if clipped := _CLIPPED.match(line):
             return f"still at work; BuildKit shows no more of it until it ends ({clipped[1]})"
@@ -84,7 +78,7 @@ class BazelProgress:
 
 
 def is_progress(line: str) -> bool:
-    """Whether a line of Bazel's output only tells that it is at work."""
+    """Whether a line of Bazel's output only shows progress."""
     return bool(_PROGRESS.match(line) or _ACTION.match(line))
 
 
@@ -122,7 +116,7 @@ def _event(line: str) -> Mapping[str, Any]:
 
 
 def _critical_path(lines: Sequence[str]) -> float | None:
-    """Read the tool log `critical path`, a text in base64; some Bazels also tell `buildMetrics` of it, but not all."""
+    """Read the tool log `critical path`, a text in base64; only some Bazels have it in `buildMetrics`, too."""
     for line in reversed(lines):
         if '"buildToolLogs"' not in line:
             continue
@@ -169,13 +163,7 @@ _STRATEGIES = "remote,local"
 
 
 def unusable(remote: Remote, bazel: Version, *, upload: bool) -> str:
-    """Why this Bazel cannot use the remote cache or executor as it is asked for; empty where it can.
-
-    Args:
-        remote: what the matrix says.
-        bazel: the Bazel that builds.
-        upload: whether results are to be uploaded.
-    """
+    """Why this Bazel cannot use the matrix's remote cache or executor, with or without uploads; empty where it can."""
     cache = remote.executor is None
     grpc = cache and _is_grpc(remote.address)
     needs = {
@@ -190,13 +178,7 @@ def unusable(remote: Remote, bazel: Version, *, upload: bool) -> str:
 
 
 def remote_lines(remote: Remote, bazel: Version, *, upload: bool) -> Iterator[str]:
-    """Write the lines; none where this Bazel cannot use it.
-
-    Args:
-        remote: what the matrix says.
-        bazel: the Bazel that builds.
-        upload: whether results are uploaded; else they are only read.
-    """
+    """The lines of a bazelrc for a remote cache or executor; none where this Bazel cannot use it."""
     if not remote.address or unusable(remote, bazel, upload=upload):
         return
     for host, port in dict.fromkeys(_host_and_port(url) for url in (remote.executor, remote.cache) if url):

@@ -47,25 +47,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record(Generic[O]):
-    """What one stage of one variant did.
-
-    Args:
-        variant: the variant's id.
-        stage: the stage's name.
-        key: the key it ran under; the same key again means there is nothing to do.
-        started: UTC time, ISO 8601.
-        seconds: how long it took.
-        outputs: what it found and made.
-        tried_again: what failed before it succeeded, a text for each attempt.
-    """
+    """What one stage of one variant did."""
 
     variant: str
     stage: str
-    key: str
-    started: str
+    key: str  # the key it ran under; the same key again means there is nothing to do
+    started: str  # UTC, ISO 8601
     seconds: float
     outputs: O
-    tried_again: tuple[str, ...] = ()
+    tried_again: tuple[str, ...] = ()  # what failed before it succeeded, a text for each attempt
 
 
 def record_path(folder: Path, stage: str) -> Path:
@@ -135,12 +125,7 @@ def read_json(path: Path, kind: type[T]) -> T | None:
 
 
 def decode(kind: type[T], data: object) -> T:
-    """Read a value out of what JSON gives.
-
-    Args:
-        kind: a dataclass, an enumeration, a mapping from texts, a tuple of one type, a plain type, or one of these or
-            None.
-        data: what JSON gives.
+    """Read what JSON gives into a type: dataclass, enumeration, mapping from texts, tuple of one type, plain; or None.
 
     Raises:
         TypeError, KeyError, ValueError: it is something else.

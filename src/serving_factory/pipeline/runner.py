@@ -24,11 +24,8 @@ from serving_factory.recipes.recipe import CACHES, Recipe, key_of
 class VariantRun:
     """One variant's way through the stages.
 
-    Args:
-        job: the variant.
-        stages: the stages to run, in their order. Those that they need beyond these are not run; where one is out of
-            date, the variant fails, so that no image is made of yesterday's binary and today's labels.
-        emit: is given all that happens.
+    Stages that these need beyond themselves are not run. Where one of those is out of date, the variant fails, so that
+    no image is made of yesterday's binary and today's labels.
     """
 
     def __init__(self, job: Job, stages: Sequence[Stage[Any]], emit: Emit) -> None:
