@@ -390,7 +390,7 @@ _CHECKS = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
     ("mypy",),
-    ("sh", "-c", "shellcheck factory .ci/run scripts/*.sh dockerfiles/templates/*/*.sh"),
+    ("sh", "-c", "shellcheck factory .ci/run scripts/*.sh dockerfiles/context/*.sh"),
 )
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from serving_factory.commands.generate import generated_files, generated_folder
 from serving_factory.matrix.load import load_matrix
-from serving_factory.recipes.generate import generated_files, generated_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 

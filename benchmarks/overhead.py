@@ -31,13 +31,18 @@ LIMIT = 1.05
 
 def bare(bench: Bench, recipe: Recipe) -> None:
     """What someone would type who has the Dockerfile."""
-    context = bench.checkout.variant_folder(recipe.variant.id) / "recipe" / "devel"
+    folder = bench.checkout.variant_folder(recipe.variant.id) / "recipe"
     out = bench.checkout.folder.parent / "bare"
     shutil.rmtree(out, ignore_errors=True)
     words = ["docker", "buildx", "build", "--progress=plain", "--provenance=false", "--target=artifact"]
     words += [f"--build-context=source={bench.source}"]
     words += [f"--build-context={name}={value}" for name, value in recipe.base_context]
     words += [f"--build-arg={name}={value}" for name, value in recipe.build_args]
+    words += [
+        f"--build-arg=BAZEL_RESOURCES={(folder / 'resources').read_text()}",
+        f"--file={folder / 'devel.Dockerfile'}",
+    ]
+    context = bench.checkout.folder / "dockerfiles" / "context"
     subprocess.run([*words, f"--output=type=local,dest={out}", context], stderr=subprocess.DEVNULL, check=True)
     assert (out / "tensorflow_model_server").is_file()
 

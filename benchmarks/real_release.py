@@ -28,28 +28,27 @@ from benchmarks.measuring import Ratio, parser, report
 from serving_factory.matrix.load import load_matrix
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.records import build_folder
-from serving_factory.recipes.recipe import recipes_for
+from serving_factory.recipes.recipe import CONTEXT, recipes_for
 from tests.integration.pipeline import Checkout
 
 LIMIT = 1.05
-FETCH_STEP = "dockerfiles/templates/devel/fetch.Dockerfile.j2"
+FETCH_STEP = "dockerfiles/templates/fetch.Dockerfile.j2"
 BARE = "serving-factory-test/bare"
-_ARGUMENT = re.compile(r'^ARG (BAZEL_\w+|COPTS)="(.*)"$', re.MULTILINE)
 _DONE = re.compile(r'(?:^\[|"text": ")([\d,]+) ?/ ?[\d,]+[\] ]')
 _MEND = re.compile(r"^COPY (\S+) (/factory/fixes/\S+/)$", re.MULTILINE)
-_RUN = re.compile(r"^RUN ((?:.*\\\n)*.*)$", re.MULTILINE)
-_FACTORYS = re.compile(
-    r'--disk_cache="[^"]*"|--(?:mount|(?:experimental_)?build_event_json_file)=\S+|/factory/bazel\.sh \w+'
-)
-
-
-def bare_script(dockerfile: str) -> str:
-    """What the Dockerfile runs to fetch, patch and build, without what is the factory's own."""
-    steps = [
-        step for step in _RUN.findall(dockerfile) if re.search(r"bazel\.sh (fetch|build)|patches\.sh external", step)
-    ]
-    assert len(steps) == 3, steps
-    return "\n".join(_FACTORYS.sub("", step).replace("\\\n", " ") for step in steps)
+BARE_SCRIPT = """\
+mkdir -p /cache/repository
+. /factory/bazel.conf
+. /factory/inputs.sh
+startup=$(sed -n 's/^startup //p' /factory/bazelrc)
+options="${repository_cache:---repository_cache}=/cache/repository ${distdir:---distdir}=/inputs/distdir"
+options+=" --symlink_prefix=/factory/bazel- $(sed -n 's/^build //p' /factory/bazelrc)"
+bazel="bazel --batch --output_user_root=/factory/bazel $startup"
+$bazel build --nobuild $options $target
+/factory/apply_patches.sh external /factory/bazel
+$bazel build $options --color=no --verbose_failures --output_filter=DONT_MATCH_ANYTHING $BAZEL_RESOURCES $COPTS $target
+"""
+"""Fetches, patches and builds as bazel.sh does, with the options of the image and without what is the factory's own."""
 
 
 @contextmanager
@@ -57,7 +56,8 @@ def sources_image(job: Job) -> Iterator[None]:
     """The image with toolchain and sources, as the factory's build has it."""
     words = ["docker", "buildx", "build", "--target=sources", "--load", f"--tag={BARE}"]
     words += [f"--build-context={name}={value}" for name, value in job.recipe.contexts(job.staged_inputs)]
-    subprocess.run([*words, str(job.devel_context)], stderr=subprocess.DEVNULL, check=True)
+    words += [f"--build-arg={name}={value}" for name, value in job.recipe.build_args]
+    subprocess.run([*words, f"--file={job.dockerfile}", str(CONTEXT)], stderr=subprocess.DEVNULL, check=True)
     try:
         yield
     finally:
@@ -89,19 +89,18 @@ def timed(words: list[str], until: int | None, cwd: Path | None = None, env: Map
 
 def bare(job: Job, until: int | None) -> float:
     """Build it as someone would by hand; the seconds that it takes."""
-    dockerfile = (job.devel_context / "Dockerfile").read_text(encoding="utf-8")
-    arguments = {**dict(_ARGUMENT.findall(dockerfile)), **dict(job.recipe.build_args)}
+    dockerfile = job.dockerfile.read_text(encoding="utf-8")
+    arguments = {"BAZEL_RESOURCES": job.resources.read_text(encoding="utf-8"), **dict(job.recipe.build_args)}
     recipe, words = job.recipe, ["docker", "run", f"--name={job.recipe.variant.id}-bare", "--network=none"]
     words.append("--tmpfs=/run/inputs:exec")
     for name, folder in (("distdir", recipe.inputs.distdir), ("patches", job.staged_inputs / "patches")):
         if folder and folder.is_dir():
             words += [f"--volume={folder}:/inputs/{name}:ro"]
     for script, folder in _MEND.findall(dockerfile):
-        words += [f"--volume={job.devel_context / script}:{folder}{script}:ro"]
+        words += [f"--volume={CONTEXT / script}:{folder}{script}:ro"]
     words += [f"--env={name}={value}" for name, value in arguments.items()]
-    inside = f"mkdir -p /cache/repository\n{bare_script(dockerfile)}"
     try:
-        return timed([*words, BARE, "bash", "-euo", "pipefail", "-c", inside], until)
+        return timed([*words, BARE, "bash", "-euo", "pipefail", "-c", BARE_SCRIPT], until)
     finally:
         subprocess.run(["docker", "rm", "--force", f"{recipe.variant.id}-bare"], stdout=subprocess.DEVNULL, check=True)
 

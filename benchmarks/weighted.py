@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from serving_factory.matrix.load import load_matrix
-from serving_factory.recipes.recipe import recipes_for
+from serving_factory.recipes.recipe import CONTEXT, recipes_for
 from tests.integration.pipeline import MATRIX, MODEL, Checkout
 
 if TYPE_CHECKING:
@@ -116,8 +116,7 @@ def _build_toolchain(bench: Bench, folder: Path) -> None:
     """Build the toolchain's stage alone, from the very Dockerfile that the factory uses."""
     recipe = bench.recipes[0]
     folder.mkdir()
-    for name, text in (("Dockerfile", recipe.devel), *recipe.devel_files):
-        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "Dockerfile").write_text(recipe.devel, encoding="utf-8")
     base = [word for name, value in recipe.base_context for word in ("--build-context", f"{name}={value}")]
     subprocess.run(
         [
@@ -129,7 +128,8 @@ def _build_toolchain(bench: Bench, folder: Path) -> None:
             f"--tag={bench.toolchain}",
             "--load",
             *base,
-            folder,
+            f"--file={folder / 'Dockerfile'}",
+            CONTEXT,
         ],
         stdout=subprocess.DEVNULL,
         check=True,

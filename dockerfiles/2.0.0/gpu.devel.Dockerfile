@@ -1,7 +1,10 @@
 # TensorFlow Serving 2.0.0, gpu: compiles the server and collects what the runtime image needs.
-# Made by `./factory generate` from dockerfiles/templates/devel and src/serving_factory/catalogue/data; do not edit.
+# Made by `./factory generate` from dockerfiles/templates and src/serving_factory/catalogue/data; do not edit.
 #
-# Named contexts (docker buildx build --build-context NAME=...):
+# Build it, in the root of the repository:
+#   docker buildx build --file dockerfiles/2.0.0/gpu.devel.Dockerfile --target artifact --build-context 'source=https://github.com/tensorflow/serving.git#b5a11f1e5388c9985a6fc56a58c3421e5f78149f' --output type=local,dest=build/by-hand/2.0.0-gpu dockerfiles/context
+#
+# Named contexts (--build-context NAME=...); each is empty unless it is given:
 #   source     the source tree; upstream's is https://github.com/tensorflow/serving.git#b5a11f1e5388c9985a6fc56a58c3421e5f78149f
 #   bazel      a folder with the file `bazel`, instead of the release asset
 #   distdir    a folder of archives that Bazel would download
@@ -18,11 +21,15 @@
 #   BAZEL_RESOURCES        how much of the machine the build may use: --jobs, --local_ram_resources
 #   BAZEL_MIRROR           what has VERSION/bazel-VERSION-linux-x86_64
 #   APT_SNAPSHOT           the time whose packages are required, where the apt mirror knows times
-# Secrets: network, ca, bazelrc (see inputs.sh)
+# Secrets: network, ca (inputs.sh); truststore, bazelrc (bazel.sh)
 
-# --- Inputs that nothing comes through unless a named context is given -------------------------------------------------
-FROM scratch AS distdir
+# --- Inputs that are empty unless a named context is given -------------------------------------------------------------
+# WORKDIR, where files are copied from: BuildKit's cache cannot tell a COPY from nothing from one of a context that was given before.
+FROM scratch AS source
+WORKDIR /.none
 FROM scratch AS overrides
+WORKDIR /.none
+FROM scratch AS distdir
 FROM scratch AS patches
 FROM scratch AS apt
 
@@ -43,7 +50,7 @@ ADD https://developer.download.nvidia.com/compute/machine-learning/repos/ubuntu1
 FROM ubuntu:16.04 AS keys
 ARG APT_SNAPSHOT=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-COPY inputs.sh apt_key.sh /factory/
+COPY --chmod=0755 inputs.sh apt_key.sh /factory/
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
     --mount=type=bind,from=apt,target=/inputs/apt \
     --mount=type=bind,from=nvidia,target=/nvidia \
@@ -62,7 +69,7 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 
 # What the base has is in every runtime image too; the libraries of packages installed below are copied there.
 RUN mkdir /factory && dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort > /factory/base-packages
-COPY inputs.sh /factory/
+COPY --chmod=0755 inputs.sh /factory/
 
 # The distribution's own versions are required: the base image pins the distribution, the record tells what came.
 # Catalogue: upstream's build packages at the tag (releases.yaml) but those of build_packages.yaml; distributions.yaml, ubuntu:16.04; Python 2.7 with numpy and future, which TensorFlow's python_configure wants.
@@ -176,103 +183,73 @@ COPY init.c /factory/
 RUN gcc -std=c99 -static -O2 -Wall -Wextra -Werror -o /factory/tf_serving_init /factory/init.c \
  && strip /factory/tf_serving_init
 
-# --- sources: the tree to be built, with its patches -------------------------------------------------------------------
+# --- sources: the tree to be built, with its patches, and how it is built ----------------------------------------------
 FROM base_build AS sources
+ARG CUDA_CAPABILITIES="3.0,3.5,5.2,6.0,6.1,7.0"
+ARG TENSORRT=1
+ARG BAZEL_STARTUP_OPTIONS=""
+ARG BAZEL_OPTIONS=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /source
-# `source` is a named context, not a stage of this file.
-# hadolint ignore=DL3022
 COPY --from=source / /source/
-COPY apply_patches.sh /factory/
+COPY --chmod=0755 apply_patches.sh bazel.sh /factory/
 RUN --mount=type=bind,from=patches,target=/inputs/patches \
     /factory/apply_patches.sh source /source
 COPY --from=overrides / /inputs/overrides/
+# How Bazel builds, for the fetch, the preflight and the build alike: bazel.sh reads it.
+RUN printf '%s\n' \
+      target=//tensorflow_serving/model_servers:tensorflow_model_server \
+      event_file=--build_event_json_file \
+      disk_cache=--disk_cache \
+      "${CUDA_CAPABILITIES:+export TF_CUDA_COMPUTE_CAPABILITIES=${CUDA_CAPABILITIES}}" \
+      > /factory/bazel.conf \
+ && printf '%s\n' \
+      "startup ${BAZEL_STARTUP_OPTIONS}" \
+      'build --config=cuda' \
+      "build --copt=-fPIC" \
+      "build ${BAZEL_OPTIONS}" \
+      > /factory/bazelrc
 
 # --- fetch: Bazel's downloads, apart from the flags of a level, so that a change of flags downloads nothing ------------
 FROM sources AS fetch
-ARG CUDA_CAPABILITIES="3.0,3.5,5.2,6.0,6.1,7.0"
-ARG TENSORRT=1
-ARG BAZEL_STARTUP_OPTIONS=""
-ARG BAZEL_OPTIONS=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-COPY bazel.sh /factory/
-# Options are one per word: they are split on purpose. The arrays come from inputs.sh.
-# hadolint ignore=SC2086,SC2154
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
-    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/inputs/distdir \
+    --mount=type=secret,id=truststore --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/inputs/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
-    source /factory/inputs.sh \
- && if [ -n "${CUDA_CAPABILITIES}" ]; then export TF_CUDA_COMPUTE_CAPABILITIES="${CUDA_CAPABILITIES}"; fi \
- && /factory/bazel.sh fetch bazel "${inputs_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build --nobuild \
-      "${inputs_options[@]}" --symlink_prefix=/factory/bazel- --color=no --curses=no --show_progress_rate_limit=2 \
-      --config=cuda \
-      --copt=-fPIC \
-      ${BAZEL_OPTIONS} \
-      //tensorflow_serving/model_servers:tensorflow_model_server
+    /factory/bazel.sh fetch
 RUN --mount=type=bind,from=patches,target=/inputs/patches \
     /factory/apply_patches.sh external /factory/bazel
 
-# --- preflight: what of all this is missing; `./factory preflight` builds it -------------------------------------------
+# --- preflight: which inputs are missing; `./factory preflight` builds it ----------------------------------------------
 FROM sources AS preflight_run
-ARG CUDA_CAPABILITIES="3.0,3.5,5.2,6.0,6.1,7.0"
-ARG TENSORRT=1
-ARG BAZEL_STARTUP_OPTIONS=""
-ARG BAZEL_OPTIONS=""
 # Another value each time: what is missing today may be there tomorrow.
 ARG PREFLIGHT=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-COPY preflight.sh /factory/
-# Options are one per word: they are split on purpose. The arrays come from inputs.sh.
-# hadolint ignore=SC2086,SC2154
+COPY --chmod=0755 preflight.sh /factory/
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
-    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/inputs/distdir \
+    --mount=type=secret,id=truststore --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/inputs/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
-    source /factory/inputs.sh \
- && if [ -n "${CUDA_CAPABILITIES}" ]; then export TF_CUDA_COMPUTE_CAPABILITIES="${CUDA_CAPABILITIES}"; fi \
- && echo "preflight ${PREFLIGHT}" \
- && /factory/preflight.sh /preflight \
-      bazel "${inputs_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} -- "${inputs_options[@]}" -- \
-      --symlink_prefix=/factory/bazel- \
-      --config=cuda \
-      --copt=-fPIC \
-      ${BAZEL_OPTIONS} \
-      //tensorflow_serving/model_servers:tensorflow_model_server
+    echo "preflight ${PREFLIGHT}" \
+ && /factory/bazel.sh preflight
 
 FROM scratch AS preflight
 COPY --from=preflight_run /preflight/ /
 
 # --- binary_build: the Bazel build -------------------------------------------------------------------------------------
 FROM fetch AS binary_build
-ARG CUDA_CAPABILITIES="3.0,3.5,5.2,6.0,6.1,7.0"
-ARG TENSORRT=1
-ARG BAZEL_STARTUP_OPTIONS=""
-ARG BAZEL_OPTIONS=""
 ARG COPTS=""
 ARG BAZEL_RESOURCES=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-# Options are one per word: they are split on purpose. The arrays come from inputs.sh. Warnings are not printed, as in upstream's
-# Dockerfiles. With curses, progress is told each 10 s, with what runs and for how long; without, ever more seldom. BuildKit passes on
-# 2 MiB of a step's output.
-# hadolint ignore=SC2086,SC2154
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
-    --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/inputs/distdir \
+    --mount=type=secret,id=truststore --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/inputs/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
     --mount=type=cache,id=serving-factory-bazel-disk,target=/cache/disk \
-    source /factory/inputs.sh \
- && if [ -n "${CUDA_CAPABILITIES}" ]; then export TF_CUDA_COMPUTE_CAPABILITIES="${CUDA_CAPABILITIES}"; fi \
- && ln -s libcuda.so /usr/local/cuda/lib64/stubs/libcuda.so.1 \
+    ln -s libcuda.so /usr/local/cuda/lib64/stubs/libcuda.so.1 \
  && export LD_LIBRARY_PATH=/usr/local/cuda/lib64/stubs:/usr/local/cuda/extras/CUPTI/lib64:/usr/local/cuda/lib64 \
- && /factory/bazel.sh build bazel "${inputs_startup[@]}" --output_user_root=/factory/bazel ${BAZEL_STARTUP_OPTIONS} build \
-      "${inputs_options[@]}" --disk_cache="/cache/disk/$(cat /factory/toolchain-id)" \
-      --symlink_prefix=/factory/bazel- --color=no --curses=yes --show_progress_rate_limit=10 --verbose_failures \
-      --output_filter=DONT_MATCH_ANYTHING \
-      --build_event_json_file=/factory/bazel-events.json ${BAZEL_RESOURCES} \
-      --config=cuda \
-      --copt=-fPIC \
-      ${BAZEL_OPTIONS} ${COPTS} \
-      //tensorflow_serving/model_servers:tensorflow_model_server \
+ && /factory/bazel.sh build \
  && rm /usr/local/cuda/lib64/stubs/libcuda.so.1
-COPY collect.sh /factory/
+
+COPY --chmod=0755 collect.sh /factory/
 # libcuda is the driver's: it is never taken along.
 RUN mapfile -t libraries < /factory/libraries \
  && LD_LIBRARY_PATH="$(xargs -n 1 dirname < /factory/libraries | sort -u | paste -s -d :)" \
@@ -283,7 +260,7 @@ RUN mapfile -t libraries < /factory/libraries \
  && install -D -m 0644 -t /artifact/licences /source/LICENSE*
 CMD ["/bin/bash"]
 
-# --- artifact: what the factory takes home -----------------------------------------------------------------------------
+# --- artifact: what the build exports ----------------------------------------------------------------------------------
 FROM scratch AS artifact
 COPY --from=binary_build /artifact/ /
 COPY --from=init /factory/tf_serving_init /rootfs/usr/bin/tf_serving_init

@@ -1,8 +1,19 @@
 # TensorFlow Serving 2.5.3, gpu: the slim image that serves.
-# Made by `./factory generate` from dockerfiles/templates/runtime; do not edit.
+# Made by `./factory generate` from dockerfiles/templates; do not edit.
+#
+# Build it, in the root of the repository:
+#   docker buildx build --file dockerfiles/2.5.3/gpu.runtime.Dockerfile --build-context artifact=build/by-hand/2.5.3-gpu --tag serving-factory/tensorflow-serving:2.5.3-gpu --load dockerfiles/context
+#
+# Named contexts (--build-context NAME=...):
+#   artifact  what the devel Dockerfile exports: tensorflow_model_server, and rootfs/ with each library, licence and
+#             certificate at its own path, and usr/bin/tf_serving_init
+#   facts     image.env and image.json, which say what the image is; without them the entrypoint does not check the CPU
 
-# What the compile stage left. The build names its folder: --build-context artifact=FOLDER
+# WORKDIR: BuildKit's cache cannot tell a COPY from nothing from one of a context that was given before.
 FROM scratch AS artifact
+WORKDIR /.none
+FROM scratch AS facts
+WORKDIR /.none
 
 FROM ubuntu:18.04
 
@@ -13,7 +24,7 @@ COPY --from=artifact rootfs/ /
 # container), these stay the same on another base and are not pushed again. Elsewhere it does nothing.
 COPY --link --chmod=0755 tf_serving_entrypoint.sh tf_serving_health.sh /usr/bin/
 COPY --link --chmod=0755 --from=artifact tensorflow_model_server /usr/bin/
-COPY --link --chmod=0644 image.env image.json /usr/share/serving-factory/
+COPY --link --chmod=0644 --from=facts image.* /usr/share/serving-factory/
 
 # WORKDIR makes the folder, without a shell. Models are mounted into it or copied there by an image built on this one.
 WORKDIR /models

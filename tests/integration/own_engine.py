@@ -97,13 +97,12 @@ class OwnEngine:
         """Give it the base image with all in it that the sample's toolchain installs: a build needs no network then."""
         context = self.folder / "context"
         context.mkdir()
-        shutil.copy(ROOT / "dockerfiles/templates/devel/inputs.sh", context)
-        (context / "inputs.sh").chmod(0o755)  # as in a build of the line: the engine has that step
         bare = "FROM base_build AS bare\nRUN rm -r /factory\n"  # as a build makes that folder itself
         (context / "Dockerfile").write_text((ROOT / DEVEL).read_text(encoding="utf-8") + bare, encoding="utf-8")
         tree = self.folder / "toolchain.tar"
         words = ["--target", "bare", "--build-context", f"debian:bookworm=docker-image://{BASE}"]
         words += ["--output", f"type=tar,dest={tree}"]
-        docker("buildx", "build", *words, str(context))
+        words += ["--file", str(context / "Dockerfile")]
+        docker("buildx", "build", *words, str(ROOT / "dockerfiles" / "context"))
         docker("--host", self.host, "import", str(tree), BASE)
         tree.unlink()

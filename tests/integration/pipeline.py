@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = [
-    "BAZEL_STEP",
+    "BAZEL_SCRIPT",
     "BUILD_STAGES",
     "LABEL",
     "MATRIX",
@@ -45,7 +45,7 @@ __all__ = [
 ROOT = Path(__file__).parents[2]
 PARTS = ("tasks.py", "matrix.yaml", "matrix.schema.json", "dockerfiles", "docs", "samples", "src")
 MATRIX = "samples/matrix.yaml"
-BAZEL_STEP = "dockerfiles/templates/devel/build.Dockerfile.j2"
+BAZEL_SCRIPT = "dockerfiles/context/bazel.sh"
 MODEL = "samples/model_server"
 LABEL = "test.serving-factory.mark"
 """On every image of a scratch checkout, and so on every container of it; the value is the checkout's mark."""
@@ -214,7 +214,7 @@ class Checkout:
             f"repository: {checkout.repository}\n  labels: {{{LABEL}: {checkout.mark}}}",
         )
         # The sample's actions take seconds, and a test waits for one of them to be told.
-        checkout.edit(BAZEL_STEP, "--show_progress_rate_limit=10", "--show_progress_rate_limit=0.5")
+        checkout.edit(BAZEL_SCRIPT, "--show_progress_rate_limit=10", "--show_progress_rate_limit=0.5")
         return checkout
 
     def copy(self, folder: Path, *variants: str) -> Checkout:
@@ -247,7 +247,11 @@ class Checkout:
 
     def take_own_caches(self) -> None:
         """Give it Bazel caches that no other checkout has; `drop_caches` takes them away."""
-        files = [path for part in ("src", "dockerfiles/templates") for path in (self.folder / part).rglob("*.*")]
+        files = [
+            path
+            for part in ("src", "dockerfiles/templates", "dockerfiles/context")
+            for path in (self.folder / part).rglob("*.*")
+        ]
         for path in files:
             if path.is_file() and CACHES in (text := path.read_text(encoding="utf-8")):
                 path.write_text(text.replace(CACHES, self.caches), encoding="utf-8")
@@ -351,7 +355,8 @@ class Checkout:
         argv = ["buildx", "build", "--target", "base_build", "--load", "--tag", name]
         argv += ["--label", f"{LABEL}={self.mark}"]  # so that it goes with the checkout
         argv += ["--build-context", "debian:bookworm=docker-image://serving-factory/base:bookworm"]
-        docker(*argv, str(variant_folder / "recipe" / "devel"), seconds=300)
+        argv += ["--file", str(variant_folder / "recipe" / "devel.Dockerfile")]
+        docker(*argv, str(self.folder / "dockerfiles" / "context"), seconds=300)
         return name
 
     def unnamed_images(self) -> list[str]:

@@ -13,7 +13,19 @@ from pathlib import Path
 import pytest
 
 from .own_engine import needs_root
-from .pipeline import BAZEL_STEP, MATRIX, MKL_V3, V1, V3, Checkout, Outcome, Running, docker, processes_with, wait_until
+from .pipeline import (
+    BAZEL_SCRIPT,
+    MATRIX,
+    MKL_V3,
+    V1,
+    V3,
+    Checkout,
+    Outcome,
+    Running,
+    docker,
+    processes_with,
+    wait_until,
+)
 from .tiny import BUILD, MAIN, archives, cache_held, in_caches, limited_memory, slow, tiny_checkout
 
 EATS = """\
@@ -30,6 +42,7 @@ cc_binary(name = "tensorflow_model_server", srcs = ["main.cc", ":big"])
 """
 DAMAGE = 'find /cache -path "*/ac/*" -type f | while read f; do chmod u+w "$f"; printf XXXX > "$f"; done'
 DAMAGE_KEPT = DAMAGE.replace("/cache", "/cache/repository/damaged", 1)
+BUILD_STEP = "dockerfiles/templates/build.Dockerfile.j2"
 DAMAGE_ANEW = (
     "disk=/cache/disk/$(cat /factory/toolchain-id); "
     f"if [ ! -d /cache/repository/damaged ]; then cp -r $disk /cache/repository/damaged; {DAMAGE_KEPT}; fi; "
@@ -54,10 +67,12 @@ def goes_on(checkout: Checkout) -> None:
 
 
 def test_bazel_is_told_how_much_it_may_use(tiny: Checkout) -> None:
-    with tiny.edited(BAZEL_STEP, " && /factory/bazel.sh build", " && set -x && /factory/bazel.sh build"):
+    with tiny.edited(
+        BAZEL_SCRIPT, "    case $step in\n", "    echo resources ${BAZEL_RESOURCES:-}\n    case $step in\n"
+    ):
         compile_them(tiny).built()
     log = (tiny.variant_folder(V1) / "logs" / "compile.log").read_text()
-    assert re.search(r" \+ /factory/bazel.sh build .* --jobs=[1-9]\d* --local_ram_resources=[1-9]\d* ", log)
+    assert re.search(r" resources --jobs=[1-9]\d* --local_ram_resources=[1-9]\d*$", log, re.MULTILINE)
     assert list(tiny.variant_folder(V1).glob(".secrets*")) == []
 
 
@@ -137,8 +152,8 @@ def test_a_disk_that_runs_full_under_bazel_is_told(tiny: Checkout) -> None:
     """Bazel's output lies on a small file system, and one action has more to write."""
     good = (tiny.folder / BUILD).read_text()
     (tiny.folder / BUILD).write_text(FILLS.format(mark=tiny.mark))
-    disk = "--mount=type=tmpfs,target=/factory/bazel,size=400m "
-    with tiny.edited(BAZEL_STEP, "--mount=type=secret,id=bazelrc", f"{disk}--mount=type=secret,id=bazelrc"):
+    disk = "--mount=type=tmpfs,target=/factory/bazel,size=400m"
+    with tiny.edited(BUILD_STEP, "RUN {{ bazel_inputs() }} \\\n", f"RUN {{{{ bazel_inputs() }}}} \\\n    {disk} \\\n"):
         error = compile_them(tiny).error(12, "DiskFullError")
         assert "No space left on device" in error["why"]
         assert "[binary_build " in error["what"]
@@ -173,7 +188,9 @@ def test_a_cache_that_is_damaged_again_is_told(tiny: Checkout) -> None:
     """Before each try of Bazel the disk cache gets the same damaged entries."""
     compile_them(tiny).built()
     tiny.record_file(V1, "compile").unlink()
-    with tiny.edited(BAZEL_STEP, " && /factory/bazel.sh build", f" && {{ {DAMAGE_ANEW}; }} && /factory/bazel.sh build"):
+    with tiny.edited(
+        BUILD_STEP, "    /factory/bazel.sh build\n", f"    {{ {DAMAGE_ANEW}; }} && /factory/bazel.sh build\n"
+    ):
         outcome = compile_them(tiny)
     error = outcome.error(19, "CacheCorruptError")
     assert outcome.retried == ["Bazel cannot use its disk cache; once more without it"]

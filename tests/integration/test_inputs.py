@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from serving_factory.matrix.load import load_matrix
 from serving_factory.pipeline.bazel import bazelrc
 from serving_factory.pipeline.inputs import secret_files, secrets_of
 from serving_factory.pipeline.job import Job, Site
+from serving_factory.pipeline.stages.compile import devel_request
 from serving_factory.recipes.recipe import recipe_for
 
 from .closed_network import HOST, Authority, Proxy, Server, gateway
@@ -97,14 +99,14 @@ def test_apt_installs_from_a_mirror_with_a_certificate_of_its_own(
     repository(tmp_path / "served" / "apt" / SNAPSHOT / "debian")
     context = tmp_path / "context"
     context.mkdir()
-    shutil.copy(ROOT / "dockerfiles" / "templates" / "devel" / "inputs.sh", context)
+    shutil.copy(ROOT / "dockerfiles" / "context" / "inputs.sh", context)
     dockerfile = DOCKERFILE.replace("echo 'LIST'", f"printf '%b\\n' '{text}'").replace("LISTFILE", file)
     dockerfile = dockerfile.replace("ONCE", uuid.uuid4().hex)  # nothing of it comes from an earlier run
     (context / "Dockerfile").write_text(dockerfile.replace("ADDRESS", gateway()))
     with Server.run(tmp_path / "served", authority) as server:
         secrets = {
-            "network": f"export APT_MIRROR='https://{gateway()}:{server.port}/apt/{{snapshot}}'\n",
-            "ca": authority.certificate.read_text(),
+            "network": f"export APT_MIRROR='https://{gateway()}:{server.port}/apt/{{snapshot}}'\n".encode(),
+            "ca": authority.certificate.read_bytes(),
         }
         with secret_files(tmp_path, secrets) as files:
             request = BuildRequest(
@@ -163,17 +165,21 @@ def devel_image(checkout: Checkout, env: Mapping[str, str], tag: str) -> None:
     variant = next(variant for variant in matrix.variants if variant.id == V1)
     recipe = recipe_for(variant, matrix)
     job = Job(recipe=recipe, site=Site(build=checkout.folder / "build" / "samples", models=checkout.folder))
-    with secret_files(checkout.folder, {**secrets_of(recipe.inputs), "bazelrc": bazelrc(recipe)}) as secrets:
-        request = BuildRequest(
-            dockerfile=job.devel_context / "Dockerfile",
-            context=job.devel_context,
+    with secret_files(checkout.folder, secrets_of(recipe.inputs, bazelrc(recipe))) as secrets:
+        request = devel_request(
+            recipe,
+            dockerfile=job.dockerfile,
+            staged=job.staged_inputs,
             target="binary_build",
-            build_args=recipe.build_args,
-            contexts=recipe.contexts(job.staged_inputs),
             secrets=secrets,
+            resources=job.resources.read_text(),
             tags=(tag,),
         )
-        build(request, on_step=lambda _: None, log=io.StringIO())
+        build(
+            replace(request, context=checkout.folder / "dockerfiles" / "context"),
+            on_step=lambda _: None,
+            log=io.StringIO(),
+        )
 
 
 def test_secrets_open_the_inputs_and_leave_no_trace(closed: Checkout, authority: Authority, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_vendors_packages_are_installed_if_key_and_signature_are_right(tmp_pat
     (learning / "7fa2af80.pub").write_text(signer.public)
     context.mkdir()
     for name in ("inputs.sh", "apt_key.sh"):
-        (context / name).write_bytes((ROOT / "dockerfiles/templates/devel" / name).read_bytes())
+        (context / name).write_bytes((ROOT / "dockerfiles/context" / name).read_bytes())
         (context / name).chmod(0o755)
     with Server.run(served, None) as server:
         mirror = f"http://{gateway()}:{server.port}"

@@ -85,7 +85,7 @@ def test_the_second_demo_does_no_work(demo: Demo, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("dockerfiles/templates/runtime/tf_serving_entrypoint.sh", "set -eu\n", "set -eu\n# a changed template\n"),
+        ("dockerfiles/context/tf_serving_entrypoint.sh", "set -eu\n", "set -eu\n# a changed template\n"),
         (MATRIX, f"{LABEL}: ", f"org.example.team: vision, {LABEL}: "),
     ],
     ids=["runtime-template", "label"],

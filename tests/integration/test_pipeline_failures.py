@@ -9,7 +9,7 @@ from .demo_story import Demo
 from .pipeline import BUILD_STAGES, MODEL, V1, V3, Checkout
 
 NOTHING_TO_DO = dict.fromkeys(BUILD_STAGES, "up_to_date")
-ENTRYPOINT = "dockerfiles/templates/runtime/tf_serving_entrypoint.sh"
+ENTRYPOINT = "dockerfiles/context/tf_serving_entrypoint.sh"
 KERNELS = f"{MODEL}/tensorflow/core/kernels"
 
 
@@ -45,7 +45,7 @@ def test_a_broken_source_file(checkout: Checkout) -> None:
 
 
 def test_a_missing_library(checkout: Checkout) -> None:
-    collect = "dockerfiles/templates/devel/collect.sh"
+    collect = "dockerfiles/context/collect.sh"
     line = '        package=$(owner_of "$path")\n'
     with checkout.edited(collect, line, f"        case $soname in libre2.*) continue ;; esac\n{line}"):
         outcome = checkout.build_one()

@@ -15,7 +15,8 @@ from .pipeline import BUILD_STAGES, MATRIX, MKL_V3, V1, V3, Checkout, Running, p
 CANCELLED = 130
 LOCKED = 10
 NOTHING_TO_DO = dict.fromkeys(BUILD_STAGES, "up_to_date")
-RUNTIME = "dockerfiles/templates/runtime"
+TEMPLATE = "dockerfiles/templates/runtime.Dockerfile.j2"
+ENTRYPOINT = "dockerfiles/context/tf_serving_entrypoint.sh"
 FINISHED = dict.fromkeys(BUILD_STAGES, "finished")
 
 
@@ -75,12 +76,12 @@ def test_a_signal_in_the_smoke_test_takes_its_container_along(checkout: Checkout
 
 
 def test_a_signal_in_the_package_stage_leaves_no_image_without_a_name(checkout: Checkout) -> None:
-    with checkout.edited(f"{RUNTIME}/tf_serving_entrypoint.sh", "set -eu\n", f"set -eu\n# {checkout.mark}\n"):
+    with checkout.edited(ENTRYPOINT, "set -eu\n", f"set -eu\n# {checkout.mark}\n"):
         checkout.build_one().built()
         assert checkout.unnamed_images() == []
     files = "COPY --from=artifact rootfs/ /\n"
     with (
-        checkout.edited(f"{RUNTIME}/runtime.Dockerfile.j2", files, f"{files}RUN head -c 500M /dev/zero > /large\n"),
+        checkout.edited(TEMPLATE, files, f"{files}RUN head -c 500M /dev/zero > /large\n"),
         checkout.start(*checkout.line("package", "--variant", V1)) as running,
     ):
         running.wait_for(lambda: "exporting" in running.printed()[0], "the new image, under the names of the other one")

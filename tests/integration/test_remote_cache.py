@@ -95,7 +95,10 @@ def devel_image(small: SmallWorkspace, file: Path, options: str) -> Path:
     argv += ["--build-context", "debian:bookworm=docker-image://serving-factory/base:bookworm"]
     argv += ["--build-arg", "COPTS=", "--build-arg", f"BAZEL_OPTIONS={small.mark_option} {options}"]
     argv += ["--build-arg", f"BAZEL_STARTUP_OPTIONS={STARTUP_OPTION}"]
-    docker(*argv, str(folder / V1 / "recipe" / "devel"), seconds=300)
+    recipe = folder / V1 / "recipe"
+    argv += ["--build-arg", f"BAZEL_RESOURCES={(recipe / 'resources').read_text()}"]
+    argv += ["--file", str(recipe / "devel.Dockerfile")]
+    docker(*argv, str(small.checkout.folder / "dockerfiles" / "context"), seconds=300)
     docker("save", "--output", str(file), name, seconds=300)
     return file
 

@@ -25,7 +25,7 @@ from serving_factory.recipes.recipe import render
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-TEMPLATES = Path(__file__).parents[2] / "dockerfiles" / "templates"
+CONTEXT = Path(__file__).parents[2] / "dockerfiles" / "context"
 BASE = "serving-factory/base:bookworm"
 LABEL = "org.serving-factory.owner=test"
 TOOLCHAIN = "serving-factory-test/runtime-toolchain"
@@ -127,7 +127,7 @@ class Workshop:
         (folder / "server.c").write_text(SERVER)
 
     def sh(self, script: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
-        mounts = ("-v", f"{self.folder}:/work", "-v", f"{TEMPLATES}:/templates:ro", "-w", "/work")
+        mounts = ("-v", f"{self.folder}:/work", "-v", f"{CONTEXT}:/context:ro", "-w", "/work")
         options = (*mounts, "--user", f"{os.geteuid()}:{os.getegid()}")
         done = run(TOOLCHAIN, "sh", "-euc", script, options=options)
         assert not check or done.returncode == 0, done.stderr
@@ -137,7 +137,7 @@ class Workshop:
         """Runs collect.sh on the server; gives the artifact folder."""
         artifact = self.folder / "artifact"
         shutil.rmtree(artifact, ignore_errors=True)
-        self.sh(f"/templates/devel/collect.sh server artifact {packages} {' '.join(libraries)}")
+        self.sh(f"/context/collect.sh server artifact {packages} {' '.join(libraries)}")
         return artifact
 
 
@@ -148,8 +148,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     shop = Workshop(tmp_path_factory.mktemp("workshop"))
     shop.sh("cc -g -O2 -Wall -o server server.c -lyaml -lzstd")
     shop.sh(
-        "cc -std=c99 -static -O2 -Wall -Wextra -Werror -s -o tf_serving_init /templates/runtime/init.c"
-        " && cc -static -O2 -Wall -Wextra -Werror -o /dev/null /templates/runtime/init.c"
+        "cc -std=c99 -static -O2 -Wall -Wextra -Werror -s -o tf_serving_init /context/init.c"
+        " && cc -static -O2 -Wall -Wextra -Werror -o /dev/null /context/init.c"
     )
     yield shop
     docker("image", "rm", TOOLCHAIN)
@@ -164,16 +164,14 @@ def image(workshop: Workshop) -> Iterator[str]:
     shutil.copy2(workshop.folder / "tf_serving_init", programs)
     for path in (programs / "tf_serving_init", programs, programs.parent):
         os.utime(path, (1, 1))
-    context = workshop.folder / "context"
-    context.mkdir()
-    for name in ("tf_serving_entrypoint.sh", "tf_serving_health.sh"):
-        shutil.copy2(TEMPLATES / "runtime" / name, context)
+    folder = workshop.folder / "facts"
+    folder.mkdir()
     facts = 'CPU_FLAGS="avx2 fma"\nFLAVOUR=cpu\nLEVEL=x86-64-v3\nLOWER_IMAGE=example/serving:0.1.2-cpu\n'
     # On whatever CPU the tests run, the image has to start; the test of the check brings a CPU of its own.
-    (context / "image.env").write_text(facts.replace("avx2 fma", "fpu"))
-    (context / "image.v3.env").write_text(facts)
-    (context / "image.json").write_text("{}\n")
-    (context / "image.json").chmod(0o600)
+    (folder / "image.env").write_text(facts.replace("avx2 fma", "fpu"))
+    (workshop.folder / "v3.env").write_text(facts)
+    (folder / "image.json").write_text("{}\n")
+    (folder / "image.json").chmod(0o600)
     (workshop.folder / "Dockerfile").write_text(dockerfile(BASE))
     build(workshop, "Dockerfile", IMAGE)
     yield IMAGE
@@ -183,8 +181,8 @@ def image(workshop: Workshop) -> Iterator[str]:
 def build(workshop: Workshop, file: str, tag: str) -> None:
     folder = workshop.folder
     options = ("--load", "--no-cache", "--network=none", "--label", LABEL, "--tag", tag)
-    contexts = ("--build-context", f"artifact={folder / 'artifact'}", str(folder / "context"))
-    docker("buildx", "build", *options, "--file", str(folder / file), *contexts)
+    contexts = ("--build-context", f"artifact={folder / 'artifact'}", "--build-context", f"facts={folder / 'facts'}")
+    docker("buildx", "build", *options, "--file", str(folder / file), *contexts, str(CONTEXT))
 
 
 def layers(image: str) -> set[str]:
@@ -193,7 +191,7 @@ def layers(image: str) -> set[str]:
 
 def dockerfile(base: str) -> str:
     release = releases()["2.19.1"]
-    return render("runtime/runtime.Dockerfile.j2", release=release, flavour=Flavour.CPU, base=base, gpu=None)
+    return render("runtime.Dockerfile.j2", release=release, flavour=Flavour.CPU, base=base, gpu=None)
 
 
 @contextmanager
@@ -358,7 +356,7 @@ def test_it_becomes_healthy(image: str, options: Sequence[str]) -> None:
 def test_a_cpu_without_the_level_ends_with_a_sentence(image: str, workshop: Workshop) -> None:
     cpuinfo = workshop.folder / "cpuinfo"
     cpuinfo.write_text("model name\t: Intel(R) Xeon(R) CPU X5660\nflags\t\t: fpu sse2 ssse3 popcnt\n")
-    facts = workshop.folder / "context" / "image.v3.env"
+    facts = workshop.folder / "v3.env"
     mounts = (f"{cpuinfo}:/proc/cpuinfo:ro", f"{facts}:/usr/share/serving-factory/image.env:ro")
     done = run(image, "--version", options=[word for mount in mounts for word in ("-v", mount)])
     assert done.returncode == 78
@@ -456,7 +454,7 @@ def test_the_binary_is_split_from_its_debug_information(workshop: Workshop) -> N
 
 
 def test_the_same_inputs_give_the_same_bytes(workshop: Workshop) -> None:
-    collect = "/templates/devel/collect.sh server {0} /base-packages libgomp.so.1"
+    collect = "/context/collect.sh server {0} /base-packages libgomp.so.1"
     tar = "tar --numeric-owner --sort=name -C {0} -c . | sha256sum"
     script = " && ".join(f"{collect} && {tar}".format(folder) for folder in ("first", "second"))
     first, second = workshop.sh(script).stdout.splitlines()
@@ -474,7 +472,7 @@ def test_another_binary_of_the_same_size_is_not_mistaken_for_the_old_one(worksho
         source = SERVER.replace("0.1.2", version)
         (workshop.folder / "next.c").write_text(source)
         workshop.sh("cc -O2 -o next next.c -lyaml -lzstd && rm -rf next-artifact")
-        workshop.sh("/templates/devel/collect.sh next next-artifact /base-packages")
+        workshop.sh("/context/collect.sh next next-artifact /base-packages")
         artifact, output = workshop.folder / "next-artifact", workshop.folder / "copied"
         docker(
             *("buildx", "build", "--output", str(output), "--build-context", f"artifact={artifact}"),
@@ -510,7 +508,7 @@ def test_a_server_that_is_linked_to_the_driver_tells_its_version_all_the_same(wo
         " && cc -o linked linked.c stubs/libcuda.so"
     )
     for stub, exits in (("", "127"), ("DRIVER_STUB=$PWD/stubs/libcuda.so", "0")):
-        workshop.sh(f"rm -rf out && {stub} /templates/devel/collect.sh linked out /base-packages")
+        workshop.sh(f"rm -rf out && {stub} /context/collect.sh linked out /base-packages")
         artifact = workshop.folder / "out"
         assert (artifact / "facts/version.exit").read_text().strip() == exits
         assert "libcuda.so.1 => not found" in (artifact / "facts/ldd").read_text(), "the stub is for one question"
@@ -542,7 +540,7 @@ def test_a_library_of_no_package_goes_where_the_loader_looks(workshop: Workshop)
     ],
 )
 def test_collect_fails_loudly(workshop: Workshop, arguments: str, said: str) -> None:
-    done = workshop.sh(f"rm -rf out; /templates/devel/collect.sh {arguments}", check=False)
+    done = workshop.sh(f"rm -rf out; /context/collect.sh {arguments}", check=False)
     assert done.returncode == 1
     assert said in done.stderr
 
@@ -551,7 +549,7 @@ def test_a_library_that_is_not_found_is_written_down(workshop: Workshop) -> None
     script = (
         "echo 'int g(void){return 1;}' >gone.c && cc -shared -o libgone.so gone.c"
         " && echo 'int g(void); int main(void){return g();}' >user.c && cc -o user user.c -L. -lgone && rm libgone.so"
-        " && rm -rf out && /templates/devel/collect.sh user out /base-packages"
+        " && rm -rf out && /context/collect.sh user out /base-packages"
         " && cat out/facts/ldd out/facts/version.exit"
     )
     told = workshop.sh(script).stdout.splitlines()

@@ -207,7 +207,7 @@ def test_a_release_is_built_over_the_network(real_matrix: Path, engine: OwnEngin
         }
         matrix.write_text(yaml.safe_dump(inputs.online(**network)))
         # What has been compiled here before need not be compiled again; archives come over the network.
-        checkout.edit("dockerfiles/templates/cache/cache.Dockerfile", "-bazel-repository,", "-test-no-repository,")
+        checkout.edit("dockerfiles/context/cache.Dockerfile", "-bazel-repository,", "-test-no-repository,")
         caches = ("--file", str(tmp_path / "caches.tar"))
         checkout.run("cache", "export", *caches, "--matrix", str(real_matrix)).built()
         checkout.run("cache", "import", *caches, "--matrix", str(matrix), env=env).built()

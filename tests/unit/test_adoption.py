@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -118,13 +117,13 @@ def test_the_files_that_were_built_with_prove_options_that_no_record_holds(job: 
     binary, base = file_digest(job.artifact / BINARY), job.recipe.base_image
     key = key_of(recipe=compile_key, base=base_id, source=source, **nothing)
     write_old(job, "compile", key=key, binary_sha256=binary, base=base, base_digest=base_id, source=source)
-    shutil.rmtree(job.devel_context)
-    job.devel_context.mkdir()
+    folder = job.folder / "recipe" / "devel"
+    folder.mkdir(parents=True)
     for name, text in {"Dockerfile": dockerfile.format("", "", "", "--jobs=2"), **files}.items():
-        (job.devel_context / name).write_text(text, encoding="utf-8")
-    (job.devel_context / "bazel.sh").write_text("another", encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "bazel.sh").write_text("another", encoding="utf-8")
     assert "compiled again" in adopt_old_records([job])[0]
-    (job.devel_context / "bazel.sh").write_text(files["bazel.sh"], encoding="utf-8")
+    (folder / "bazel.sh").write_text(files["bazel.sh"], encoding="utf-8")
     assert "kept" in adopt_old_records([job])[0]
 
 

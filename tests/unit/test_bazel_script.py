@@ -1,4 +1,4 @@
-"""dockerfiles/templates/devel/bazel.sh, with a Bazel of a few lines and control groups made of files."""
+"""dockerfiles/context/bazel.sh, with a Bazel of a few lines and control groups made of files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from serving_factory.pipeline.failures import classify
 from serving_factory.pipeline.stages.compile import read_measures
 
-SCRIPT = Path(__file__).parents[2] / "dockerfiles" / "templates" / "devel" / "bazel.sh"
+SCRIPT = Path(__file__).parents[2] / "dockerfiles" / "context" / "bazel.sh"
 REMOTE = "build:factory-remote --remote_cache=http://cache/{toolchain}\n"
 KEPT = ('{"id":{"progress":{"opaqueCount":1}}}', '{"id":{"buildMetrics":{}}}', '{"id":{"buildToolLogs":{}}}')
 WITH_OPTIONS = ("started", "optionsParsed", "unstructuredCommandLine", "structuredCommandLine", "workspaceStatus")
@@ -45,14 +45,16 @@ class Box:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
-    def run(self, step: str = "build", *options: str) -> subprocess.CompletedProcess[str]:
-        argv = ["bash", str(SCRIPT), step, str(self.root / "bazel"), *(options or ("build", "//:all"))]
-        environment = {**os.environ, "FACTORY_TEST_ROOT": str(self.root), "CC": "cc"}
-        return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    def run(self, step: str = "build", **env: str) -> subprocess.CompletedProcess[str]:
+        path = f"{self.root}/bin:{os.environ['PATH']}"
+        environment = {**os.environ, "FACTORY_TEST_ROOT": str(self.root), "CC": "cc", "PATH": path, **env}
+        return subprocess.run(
+            ["bash", str(SCRIPT), step], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
 
     @property
     def arguments(self) -> list[str]:
-        return (self.root / "arguments").read_text(encoding="utf-8").splitlines()
+        return (self.root / "arguments").read_text(encoding="utf-8").replace(str(self.root), "").splitlines()
 
     @property
     def bazelrc(self) -> str:
@@ -60,17 +62,19 @@ class Box:
 
     @property
     def secret_option(self) -> str:
-        return f"--bazelrc={self.root}/dev/shm/factory-bazelrc"
+        return "--bazelrc=/dev/shm/factory-bazelrc"
 
 
 @pytest.fixture
 def box(tmp_path: Path) -> Box:
     made = Box(tmp_path)
-    for folder in ("dev/shm", "cache/repository", "cache/disk", "bin"):
+    for folder in ("dev/shm", "run/inputs", "cache/repository", "cache/disk", "bin"):
         (tmp_path / folder).mkdir(parents=True)
     made.write("status", "0")
-    made.write("bazel", BAZEL)
-    (tmp_path / "bazel").chmod(0o755)
+    made.write("bin/bazel", BAZEL)
+    (tmp_path / "bin/bazel").chmod(0o755)
+    made.write("factory/bazel.conf", "target=//:server\nevent_file=--build_event_json_file\ndisk_cache=--disk_cache\n")
+    made.write("factory/bazelrc", "startup \nbuild \n")
     made.write("factory/toolchain-id", "0123456789abcdef\n")
     made.write("etc/os-release", 'NAME=x\nPRETTY_NAME="Some Linux 12"\n')
     return made
@@ -185,16 +189,81 @@ def test_bazels_log_that_holds_options_does_not_stay(box: Box) -> None:
     assert (box.root / "factory/bazel/0a1b/execroot/java.log").exists()
 
 
-def test_without_a_bazelrc_bazel_runs_as_it_was_asked_to(box: Box) -> None:
-    asked = ("--batch", "build", "--disk_cache=/d", "a b")
-    box.run("build", *asked)
-    assert box.arguments == list(asked)
+DISK_CACHE = "--disk_cache=/cache/disk/0123456789abcdef"
+FETCH = ["--color=no", "--curses=no", "--show_progress_rate_limit=2", "--symlink_prefix=/factory/bazel-"]
+
+
+def test_each_step_gets_the_options_of_the_image(box: Box) -> None:
+    box.write("factory/bazelrc", "startup --host_jvm_args=-Xmx2g --x\nbuild --config=mkl\nbuild -c opt\nbuild *\n")
+    box.write(
+        "factory/bazel.conf", (box.root / "factory/bazel.conf").read_text() + "runtime_targets='@a//:all @b//:all'\n"
+    )
+    begin = ["--batch", "--output_user_root=/factory/bazel", "--host_jvm_args=-Xmx2g", "--x", "build"]
+    options = ["--config=mkl", "-c", "opt", "*"]
+    box.run("fetch", COPTS="--copt=-mavx", BAZEL_RESOURCES="--jobs=3")
+    targets = ["//:server", "@a//:all", "@b//:all"]
+    repositories = ["--repository_cache=/cache/repository"]
+    assert box.arguments == [*begin, "--nobuild", *repositories, *FETCH, *options, *targets]
+    box.run("build", COPTS="--copt=-mavx --copt=-mfma", BAZEL_RESOURCES="--jobs=3 --local_ram_resources=5")
+    arguments = box.arguments
+    assert arguments[: len(begin) + 2] == [*begin, *repositories, DISK_CACHE]
+    assert "--build_event_json_file=/factory/bazel-events.json" in arguments
+    own = ["--jobs=3", "--local_ram_resources=5", "--symlink_prefix=/factory/bazel-"]
+    assert arguments[-10:] == [*own, *options, "--copt=-mavx", "--copt=-mfma", "//:server"]
+
+
+def test_a_preflight_gets_the_same(box: Box, tmp_path: Path) -> None:
+    for name in ("bazel.sh", "inputs.sh"):
+        box.write(f"own/{name}", (SCRIPT.parent / name).read_text(encoding="utf-8"))
+    box.write("own/preflight.sh", '#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    (box.root / "own/preflight.sh").chmod(0o755)
+    box.write("factory/bazelrc", "startup --x\nbuild -c opt\n")
+    box.write("run/secrets/bazelrc", REMOTE)
+    environment = {**os.environ, "FACTORY_TEST_ROOT": str(box.root)}
+    command = ["bash", str(box.root / "own/bazel.sh"), "preflight"]
+    out = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    assert out.replace(str(tmp_path), "").splitlines() == [
+        "/preflight", "bazel", box.secret_option, "--batch", "--output_user_root=/factory/bazel", "--x", "--",
+        "--repository_cache=/cache/repository", "--", "--symlink_prefix=/factory/bazel-", "-c", "opt", "//:server",
+    ]  # fmt: skip
+
+
+def test_inputs_that_are_there_are_used(box: Box) -> None:
+    box.write("inputs/distdir/a.tar.gz", "")
+    for name in ("zlib", "com_google_absl"):
+        box.write(f"inputs/overrides/{name}/WORKSPACE", "")
+    box.write("inputs/overrides/a file", "")
+    box.write("run/secrets/truststore", "store")
+    box.write("run/secrets/network", "export https_proxy=http://p:1\n")
+    box.write("factory/bazel.conf", "target=//:server\nrepository_cache=--experimental_repository_cache\n")
+    box.run("fetch")
+    arguments = box.arguments
+    assert [word for word in arguments if word.startswith("--host_jvm_args=")] == [
+        "--host_jvm_args=-Djdk.http.auth.tunneling.disabledSchemes=",
+        "--host_jvm_args=-Djavax.net.ssl.trustStore=/run/secrets/truststore",
+        "--host_jvm_args=-Djavax.net.ssl.trustStoreType=jks",
+        "--host_jvm_args=-Djavax.net.ssl.trustStorePassword=changeit",
+    ]
+    assert arguments[arguments.index("--nobuild") + 1 :][:4] == [
+        "--experimental_repository_cache=/cache/repository",
+        "--distdir=/inputs/distdir",
+        "--override_repository=com_google_absl=/inputs/overrides/com_google_absl",
+        "--override_repository=zlib=/inputs/overrides/zlib",
+    ]
+
+
+def test_empty_folders_are_no_inputs_and_a_bazel_may_have_no_disk_cache(box: Box) -> None:
+    for name in ("distdir", "overrides"):
+        (box.root / "inputs" / name).mkdir(parents=True)
+    box.write("factory/bazel.conf", "target=//:server\nevent_file=--build_event_json_file\n")
+    assert box.run().returncode == 0
+    assert not [word for word in box.arguments if word.startswith(("--distdir", "--override", "--disk_cache"))]
 
 
 def test_the_bazelrc_stays_in_the_tmpfs_and_not_for_long(box: Box) -> None:
     box.write("run/secrets/bazelrc", "build --jobs=3\nbuild --x={toolchain}\n")
-    box.run("fetch", "--batch", f"--bazelrc={box.root}/run/secrets/bazelrc", "build")
-    assert box.arguments == [box.secret_option, "--batch", "build"]
+    box.run("fetch")
+    assert box.arguments[:2] == [box.secret_option, "--batch"]
     assert box.bazelrc == "build --jobs=3\nbuild --x=0123456789abcdef\n"
     assert list((box.root / "dev/shm").iterdir()) == []
 
@@ -203,22 +272,22 @@ def test_a_remote_cache_that_answers_is_used_in_the_build_only(box: Box, port: i
     box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 {port}\n{REMOTE}")
     box.run("fetch")
     assert "--" not in box.bazelrc
-    box.run("build", "build", "--disk_cache=/d")
+    box.run()
     assert box.bazelrc.splitlines()[1:] == [
         "build:factory-remote --remote_cache=http://cache/0123456789abcdef",
         "build --config=factory-remote",
     ]
-    assert "--disk_cache=/d" in box.arguments
+    assert DISK_CACHE in box.arguments
     assert read_measures(box.root / "factory/measures/build")["remote"] == 1
 
 
 def test_one_that_does_not_answer_is_told_once_and_left_out(box: Box) -> None:
     box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 9\n# factory-remote-alone\n{REMOTE}")
-    done = box.run("build", "build", "--disk_cache=/d")
+    done = box.run()
     assert done.returncode == 0
     assert done.stderr.splitlines() == ["factory: no remote: 127.0.0.1:9 does not answer"]
     assert "--config" not in box.bazelrc
-    assert "--disk_cache=/d" in box.arguments
+    assert DISK_CACHE in box.arguments
 
 
 def test_all_that_is_remote_must_answer(box: Box, port: int) -> None:
@@ -232,7 +301,7 @@ def test_one_that_went_away_in_the_middle_is_told_once(box: Box) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         remote = subprocess.Popen(["sleep", "60"], pass_fds=[listening.fileno()])
-    box.write("bazel", BAZEL.replace("exit ", f"kill {remote.pid}; sleep 0.2\nexit "))
+    box.write("bin/bazel", BAZEL.replace("exit ", f"kill {remote.pid}; sleep 0.2\nexit "))
     box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 {port}\n{REMOTE}")
     done = box.run()
     remote.wait(10)
@@ -245,20 +314,20 @@ def test_one_that_went_away_in_the_middle_is_told_once(box: Box) -> None:
 @pytest.mark.parametrize("code", [2, 34, 37, 38])
 def test_one_that_bazel_cannot_begin_with_is_left_out(box: Box, port: int, code: int) -> None:
     refuses = 'grep -q -- --config= "$FACTORY_TEST_ROOT/bazelrc-seen" && exit '
-    box.write("bazel", BAZEL.replace("exit ", f"{refuses}{code}\nexit "))
+    box.write("bin/bazel", BAZEL.replace("exit ", f"{refuses}{code}\nexit "))
     box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 {port}\n# factory-remote-alone\n{REMOTE}")
-    done = box.run("build", "build", "--disk_cache=/d")
+    done = box.run()
     assert done.returncode == 0
     again = f"factory: no remote: Bazel ended with exit code {code}, and begins again without it"
     assert done.stderr.splitlines() == [again]
-    assert "--disk_cache=/d" in box.arguments
+    assert DISK_CACHE in box.arguments
     assert read_measures(box.root / "factory/measures/build")["remote"] == 0
 
 
 @pytest.mark.parametrize(("code", "remote"), [(1, True), (2, False)])
 def test_other_ends_are_ends(box: Box, port: int, code: int, remote: bool) -> None:  # noqa: FBT001
     box.write("status", str(code))
-    box.write("bazel", BAZEL.replace("sleep", 'echo ran >> "$FACTORY_TEST_ROOT/runs"\nsleep'))
+    box.write("bin/bazel", BAZEL.replace("sleep", 'echo ran >> "$FACTORY_TEST_ROOT/runs"\nsleep'))
     if remote:
         box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 {port}\n{REMOTE}")
     assert box.run().returncode == code
@@ -267,12 +336,13 @@ def test_other_ends_are_ends(box: Box, port: int, code: int, remote: bool) -> No
 
 def test_the_disk_cache_gives_way_where_bazel_cannot_have_both(box: Box, port: int) -> None:
     box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 {port}\n# factory-remote-alone\n{REMOTE}")
-    box.run("build", "build", "--disk_cache=/d", "//:all")
-    assert box.arguments == [box.secret_option, "build", "//:all"]
+    box.run()
+    assert "--config" in box.bazelrc
+    assert DISK_CACHE not in box.arguments
 
 
 def test_files_that_options_name_are_there_while_bazel_runs(box: Box) -> None:
-    box.write("bazel", BAZEL.replace("exit ", 'cat "$FACTORY_TEST_ROOT/dev/shm/factory-tls_client_key" >&2\nexit '))
+    box.write("bin/bazel", BAZEL.replace("exit ", 'cat "$FACTORY_TEST_ROOT/dev/shm/factory-tls_client_key" >&2\nexit '))
     box.write("run/secrets/bazelrc", "# factory-file tls_client_key c29tZSBrZXkK\nbuild --jobs=1\n")
     assert box.run().stderr == "some key\n"
     assert box.bazelrc == "build --jobs=1\n"

@@ -1,4 +1,4 @@
-"""dockerfiles/templates/cache/cache.sh, on caches that are folders."""
+"""dockerfiles/context/cache.sh, on caches that are folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "dockerfiles" / "templates" / "cache" / "cache.sh"
+SCRIPT = Path(__file__).parents[2] / "dockerfiles" / "context" / "cache.sh"
 OLD, NEW = "0123456789abcdef", "fedcba9876543210"
 STAGING = ".serving-factory-import"
 

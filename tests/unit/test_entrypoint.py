@@ -15,8 +15,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-TEMPLATES = Path(__file__).parents[2] / "dockerfiles" / "templates"
-ENTRYPOINT = TEMPLATES / "runtime" / "tf_serving_entrypoint.sh"
+CONTEXT = Path(__file__).parents[2] / "dockerfiles" / "context"
+ENTRYPOINT = CONTEXT / "tf_serving_entrypoint.sh"
 
 HASWELL = "fpu sse2 ssse3 fma movbe popcnt avx f16c abm bmi1 avx2 bmi2"
 WESTMERE = "fpu sse2 ssse3 popcnt"
@@ -418,7 +418,7 @@ def test_threads_are_left_alone_when_given_or_not_required(world: World) -> None
 # --- form ---
 
 
-@pytest.mark.parametrize("script", sorted(TEMPLATES.rglob("*.sh")), ids=lambda path: str(path.name))
+@pytest.mark.parametrize("script", sorted(CONTEXT.rglob("*.sh")), ids=lambda path: str(path.name))
 def test_scripts_are_shellcheck_clean_and_executable(script: Path) -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert shellcheck is not None

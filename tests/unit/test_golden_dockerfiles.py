@@ -1,10 +1,11 @@
-"""The committed Dockerfiles are what the data gives, and keep the house's rules and hadolint's."""
+"""The committed Dockerfiles are what the data gives, and keep this project's rules and hadolint's."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,15 +15,28 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
+from serving_factory.catalogue.fixes import fixes_for
 from serving_factory.catalogue.releases import releases
+from serving_factory.commands.generate import drift, generated_files, generated_folder
 from serving_factory.matrix.load import load_matrix
-from serving_factory.recipes.generate import drift, generated_files, generated_folder
+from serving_factory.recipes.dockerfile import stages as stages_of
+from serving_factory.recipes.recipe import CONTEXT
 
-from .matrices import ROOT, SHIPPED, SMALL, load
+from .matrices import ROOT, SAMPLE, SHIPPED, SMALL, load
 
 COMMITTED = sorted(path for file in SHIPPED for path in file.parent.glob("dockerfiles/[0-9]*/*.Dockerfile"))
-DEVEL = [path for path in COMMITTED if ".devel." in path.name]
-RUNTIME = [path for path in COMMITTED if ".runtime." in path.name]
+
+
+def as_hadolint_sees_it(path: Path) -> str:
+    """A Dockerfile without the comments that hadolint takes no notice of."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.startswith("#") or "hadolint" in line)
+
+
+# Most releases of a series differ only in comments.
+DISTINCT = sorted({as_hadolint_sees_it(path): path for path in reversed(COMMITTED)}.values())
+DEVEL = [path for path in DISTINCT if ".devel." in path.name]
+RUNTIME = [path for path in DISTINCT if ".runtime." in path.name]
 Instruction = tuple[str, str]
 
 # What an instruction must not hold.
@@ -42,7 +56,7 @@ FORBIDDEN = (
     ("ENTRYPOINT", re.compile(r"^(?!\[)"), "is not in exec form"),
     ("CMD", re.compile(r"^(?!\[)"), "is not in exec form"),
 )
-LINTED = [*COMMITTED, ROOT / "dockerfiles" / "templates" / "cache" / "cache.Dockerfile"]
+LINTED = [*DISTINCT, *CONTEXT.glob("*.Dockerfile")]
 SECRETIVE = re.compile(
     r"(?:^|\s|_)(?:PASS(?:WORD|WD)?|TOKEN|SECRET|CREDENTIALS?|API_?KEY|AUTH|PROXY)(?:_\w*)?(?:=|\s|$)", re.IGNORECASE
 )
@@ -132,11 +146,12 @@ def test_nothing_has_drifted(file: Path) -> None:
 
 def test_there_is_something_to_look_at() -> None:
     flavours = sum(len(release.flavours) for release in releases().values())
-    assert len(releases()) == 73
-    assert len(DEVEL) == len(RUNTIME) == flavours + 2
+    samples = {variant.flavour for variant in load_matrix(SAMPLE).variants}
+    assert len(COMMITTED) == 2 * (flavours + len(samples))
+    assert len(DISTINCT) < len(COMMITTED) / 3
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", DISTINCT, ids=lambda path: str(path.relative_to(ROOT)))
 def test_rules_of_every_dockerfile(path: Path) -> None:
     assert broken_rules(path.read_text(encoding="utf-8")) == set()
 
@@ -197,35 +212,122 @@ def test_rules_of_devel_images(path: Path) -> None:
     stages = [rest.partition(" AS ")[2] for word, rest in found if word == "FROM"]
     own = ["base_build", "init", "sources", "fetch", "preflight_run", "preflight", "binary_build", "artifact"]
     assert stages[-8:] == own
-    flags = "".join(rest for word, rest in found if word == "RUN" and "${COPTS}" in rest)
-    assert flags.count("${COPTS}") == 1
     assert "--host_copt" not in text, "a level is for the target configuration only"
-    fetched = text.partition("AS fetch")[2].partition("AS binary_build")[0]
-    assert "COPTS" not in fetched, "another level must download nothing"
+    level = [stage.name for stage in stages_of(text).values() if any("COPTS" in line for line in stage.instructions)]
+    assert level == ["binary_build"], "another level must download nothing"
+    (options,) = (line for line in stages_of(text)["sources"].instructions if "> /factory/bazelrc" in line)
+    assert text.count("--config=") == options.count("--config="), "options stand in one place"
     has_disk_cache = releases()[path.parent.name].version >= Version("1.9.1")
-    assert (
-        ("--mount=type=cache,id=serving-factory-bazel-disk," in flags) == ("--disk_cache=" in flags) == has_disk_cache
-    )
+    assert ("id=serving-factory-bazel-disk," in text) == ("disk_cache=" in options) == has_disk_cache
+
+
+# --- a Dockerfile stands alone ----------------------------------------------------------------------------------------
+
+PAIRS = {"--build-arg", "--build-context"}
+OPTIONS = {*PAIRS, "--file", "--target", "--output", "--tag", "--network"}
+
+
+def header_command(path: Path) -> list[str]:
+    (line,) = re.findall(r"^#   (docker buildx build .*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return shlex.split(line)
+
+
+def header_options(path: Path) -> dict[str, list[str]]:
+    """The options of the command in a header; what it names is there. Fails where a word is not known."""
+    words = header_command(path)[3:]
+    assert words.pop() == "dockerfiles/context"
+    found: dict[str, list[str]] = {}
+    while words:
+        name = words.pop(0)
+        assert name in {*OPTIONS, "--load"}, name
+        found.setdefault(name, []).extend([] if name == "--load" else [words.pop(0)])
+    return found
+
+
+@pytest.mark.parametrize("path", DISTINCT, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_command_in_the_header_fits_the_dockerfile(path: Path) -> None:
+    text, options = path.read_text(encoding="utf-8"), header_options(path)
+    found = stages_of(text)
+    assert options["--file"] == [str(path.relative_to(ROOT))]
+    assert set(options.get("--target", ())) <= set(found)
+    arguments = {line.split()[1].partition("=")[0] for stage in found.values() for line in stage.instructions[1:]}
+    assert {pair.partition("=")[0] for pair in options.get("--build-arg", ())} <= arguments
+    bases = {stage.base for stage in found.values()}
+    contexts = dict(pair.split("=", 1) for pair in options["--build-context"])
+    assert set(contexts) <= {*found, *bases}
+    assert {"source", "artifact"} & set(contexts)
+    if "source" in contexts:
+        assert (
+            re.fullmatch(r"https://github\.com/\S+\.git#[0-9a-f]{40}", contexts["source"])
+            or (ROOT / contexts["source"]).is_dir()
+        )
+
+
+def stray_sources(text: str) -> set[str]:
+    """What a Dockerfile copies from or mounts that is no stage of it: BuildKit would look for an image of that name."""
+    found = stages_of(text)
+    return {name for stage in found.values() for name in stage.sources - {stage.base}} - set(found)
+
+
+@pytest.mark.parametrize("path", [*DISTINCT, *CONTEXT.glob("*.Dockerfile")], ids=lambda path: path.name)
+def test_every_file_and_every_source_is_there(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert stray_sources(text) == set()
+    files = {file for stage in stages_of(text).values() for file in stage.files}
+    assert [file for file in files if not (CONTEXT / file).is_file()] == []
+
+
+def test_a_source_that_would_be_an_image_is_seen() -> None:
+    assert stray_sources("FROM scratch AS a\nCOPY --from=source / /\n") == {"source"}
+    assert stray_sources("FROM scratch AS a\nRUN --mount=type=bind,from=b,target=/b x\n") == {"b"}
+
+
+def hollow_sources(text: str) -> set[str]:
+    """Stages with nothing in them that something is copied from.
+
+    BuildKit gives such a COPY the same cache key as one from a named context of that name, and so its files.
+    """
+    found = stages_of(text)
+    copied = {name for stage in found.values() for line in stage.instructions for name in copies_from(line)}
+    return {name for name in copied if name in found and found[name].instructions == (f"FROM scratch AS {name}",)}
+
+
+def copies_from(instruction: str) -> list[str]:
+    return re.findall(r"^COPY .*?--from=(\S+)", instruction)
+
+
+@pytest.mark.parametrize("path", DISTINCT, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_copied_from_a_hollow_stage(path: Path) -> None:
+    assert hollow_sources(path.read_text(encoding="utf-8")) == set()
+
+
+def test_a_hollow_stage_is_seen() -> None:
+    copy = "FROM a AS b\nCOPY --link --from=source / /\n"
+    assert hollow_sources(f"FROM scratch AS source\n{copy}") == {"source"}
+    assert hollow_sources(f"FROM scratch AS source\nWORKDIR /.none\n{copy}") == set()
+
+
+def test_every_file_of_the_context_is_copied() -> None:
+    copied = {
+        file
+        for path in [*COMMITTED, *CONTEXT.glob("*.Dockerfile")]
+        for stage in stages_of(path.read_text(encoding="utf-8")).values()
+        for file in stage.files
+    }
+    mounted = {"cache.sh"}
+    of_no_upstream_base = {fix.script for fix in fixes_for(Version("2.1.4"), Version("2.31"))}
+    there = {path.name for path in CONTEXT.iterdir() if path.suffix != ".Dockerfile"}
+    assert there == copied | mounted | of_no_upstream_base
 
 
 # --- hadolint ---------------------------------------------------------------------------------------------------------
-
-
-def as_hadolint_sees_it(path: Path) -> str:
-    """A Dockerfile without the comments that hadolint takes no notice of."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return "\n".join(line for line in lines if not line.startswith("#") or "hadolint" in line)
-
-
-# Most releases of a line differ only in comments, and hadolint takes a tenth of a second for a file.
-DISTINCT = sorted({as_hadolint_sees_it(path): path for path in reversed(LINTED)}.values())
 
 
 @pytest.mark.parametrize("part", range(8))
 def test_hadolint_has_nothing_to_say(part: int) -> None:
     hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert hadolint is not None
-    command = [hadolint, "--config", str(ROOT / ".hadolint.yaml"), *map(str, DISTINCT[part::8])]
+    command = [hadolint, "--config", str(ROOT / ".hadolint.yaml"), *map(str, LINTED[part::8])]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -241,8 +343,8 @@ def test_drift_tells_each_difference(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    (tmp_path / "templates").mkdir()
-    (tmp_path / "templates" / "x.Dockerfile").touch()
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context" / "x.Dockerfile").touch()
     assert drift(tmp_path, files) == {}
     (tmp_path / devel).write_text(files[devel] + "\n", encoding="utf-8")
     (tmp_path / "2.18.0").mkdir()

@@ -20,7 +20,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-HEALTH = Path(__file__).parents[2] / "dockerfiles" / "templates" / "runtime" / "tf_serving_health.sh"
+HEALTH = Path(__file__).parents[2] / "dockerfiles" / "context" / "tf_serving_health.sh"
 
 
 class Probe:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import shlex
+import shutil
+import ssl
 import stat
+import struct
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving_factory.errors import MatrixError
+from serving_factory.errors import MatrixError, RecipeError
 from serving_factory.pipeline.bazel import bazelrc
 from serving_factory.pipeline.digests import tree_digest
-from serving_factory.pipeline.inputs import secret_files, secrets_of, stage_inputs
+from serving_factory.pipeline.inputs import java_truststore, secret_files, secrets_of, stage_inputs
 from serving_factory.pipeline.job import Job, Site
-from serving_factory.pipeline.stages.compile import COMPILE
+from serving_factory.pipeline.stages.compile import COMPILE, devel_image_command
 from serving_factory.recipes.explain import explain
 from serving_factory.recipes.inputs import mirrored
 from serving_factory.recipes.recipe import Recipe, recipe_for
@@ -136,7 +142,7 @@ def test_what_is_no_secret_enters_by_contexts_and_arguments(tmp_path: Path) -> N
 def test_what_is_secret_enters_by_secrets(tmp_path: Path) -> None:
     made = everything(tmp_path)
     secrets = secrets_of(made.inputs)
-    exports = dict(word.partition("=")[::2] for word in shlex.split(secrets["network"]) if word != "export")
+    exports = dict(word.partition("=")[::2] for word in shlex.split(secrets["network"].decode()) if word != "export")
     assert exports == {
         **dict.fromkeys(("https_proxy", "HTTPS_PROXY"), "http://u:hush@proxy:1"),
         **dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost"),
@@ -145,7 +151,7 @@ def test_what_is_secret_enters_by_secrets(tmp_path: Path) -> None:
         "GIT_MIRRORS": "https://github.com/ https://mirror/",
         "BAZEL_DOWNLOADER_CONFIG": "rewrite (.*) $1\n",
     }
-    assert secrets["ca"] == PEM
+    assert secrets["ca"].decode() == PEM
     assert bazelrc(made) == "build --experimental_downloader_config=/run/inputs/downloader.cfg\n"
 
 
@@ -154,7 +160,7 @@ def test_an_old_bazel_is_not_given_what_it_does_not_know(tmp_path: Path) -> None
     assert bazelrc(made) == ""
     assert secrets_of(made.inputs) == {}
     matrix = load(tmp_path, (tmp_path / "matrix.yaml").read_text())
-    (told,) = dict(explain(made, matrix, context=tmp_path))["inputs"]
+    (told,) = dict(explain(made, matrix, devel_command=""))["inputs"]
     assert told[:2] == ("downloader_config", "Bazel 3.1.0 has no downloader config: not used")
 
 
@@ -175,7 +181,8 @@ def test_the_longest_beginning_counts(url: str, asked: str) -> None:
 def test_explain_shows_the_inputs_and_no_password(tmp_path: Path) -> None:
     made = everything(tmp_path)
     matrix = load(tmp_path, (tmp_path / "matrix.yaml").read_text())
-    sections = dict(explain(made, matrix, context=tmp_path / "recipe" / "devel"))
+    command = devel_image_command(made, tmp_path)
+    sections = dict(explain(made, matrix, devel_command=command))
     inputs = {
         f"{one.name} {one.of}".rstrip(): (one.value, one.origin.partition(", matrix.yaml:")[0])
         for one in sections["inputs"]
@@ -183,7 +190,8 @@ def test_explain_shows_the_inputs_and_no_password(tmp_path: Path) -> None:
     assert inputs["https_proxy"] == ("http://***@proxy:1", "network.proxies.https")
     assert inputs["override zlib"] == (str(tmp_path / "zlib"), "bazel.overrides.zlib")
     assert inputs["patches 2"] == (str(tmp_path / "two"), "patches[1]")
-    assert f"--build-context=patches={tmp_path}/recipe/inputs/patches" in sections["devel_image"][0].value
+    assert sections["devel_image"][0].value == command
+    assert f"--build-context patches={tmp_path}/recipe/inputs/patches" in command
     assert "hush" not in str(sections)
 
 
@@ -260,7 +268,7 @@ def test_secrets_are_files_for_a_while(tmp_path: Path) -> None:
     folder = tmp_path / "variant"
     (folder / ".secrets").mkdir(parents=True)
     (folder / ".secrets" / "left").write_text("by a factory that was killed")
-    with secret_files(folder, {"network": "a", "ca": "b", "bazelrc": ""}) as secrets:
+    with secret_files(folder, {"network": b"a", "ca": b"b"}) as secrets:
         assert {name: path.read_text() for name, path in secrets} == {"network": "a", "ca": "b"}
         assert {stat.S_IMODE(path.stat().st_mode) for _, path in secrets} == {0o600}
         assert stat.S_IMODE((folder / ".secrets").stat().st_mode) == 0o700
@@ -269,13 +277,68 @@ def test_secrets_are_files_for_a_while(tmp_path: Path) -> None:
 
 
 def test_without_secrets_there_is_no_folder_for_them(tmp_path: Path) -> None:
-    with secret_files(tmp_path, {"network": "", "bazelrc": ""}) as secrets:
+    with secret_files(tmp_path, {}) as secrets:
         assert secrets == ()
         assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_secrets_are_gone_however_the_build_ends(tmp_path: Path, error: type[BaseException]) -> None:
-    with pytest.raises(error), secret_files(tmp_path, {"network": "a"}):
+    with pytest.raises(error), secret_files(tmp_path, {"network": b"a"}):
         raise error
     assert list(tmp_path.iterdir()) == []
+
+
+# --- the keystore -----------------------------------------------------------------------------------------------------
+
+
+def keystore(content: bytes) -> dict[str, bytes]:
+    """Read a Java keystore of the format JKS: alias → certificate. Fails where a byte is not as it should be."""
+    store, digest = content[:-20], content[-20:]
+    assert digest == hashlib.sha1("changeit".encode("utf-16-be") + b"Mighty Aphrodite" + store).digest()  # noqa: S324
+    magic, version, count = struct.unpack_from(">III", store)
+    assert (magic, version) == (0xFEEDFEED, 2)
+    at, found = 12, {}
+    for _ in range(count):
+        kind, length = struct.unpack_from(">IH", store, at)
+        alias = store[at + 6 : at + 6 + length].decode()
+        at += 6 + length
+        assert (kind, store[at : at + 15]) == (2, bytes(8) + b"\0\5X.509")
+        (size,) = struct.unpack_from(">I", store, at + 15)
+        found[alias] = store[at + 19 : at + 19 + size]
+        at += 19 + size
+    assert at == len(store)
+    assert len(found) == count
+    return found
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["unix", "dos"])
+def test_bazel_trusts_the_given_certificates_beside_the_systems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    lines = ["subject=CN = one", "-----BEGIN CERTIFICATE-----", base64.b64encode(b"\xff\0mine").decode()]
+    text = end.join([*lines, "-----END CERTIFICATE-----", ""])
+    monkeypatch.setattr("ssl.SSLContext.get_ca_certs", lambda *_args, **_options: [b"one", b"other"])
+    made = recipe(tmp_path, network={"ca_certificates": "ca.pem"})
+    (tmp_path / "ca.pem").write_bytes((text * 2).encode())
+    secrets = secrets_of(made.inputs)
+    assert set(secrets) == {"ca", "truststore"}
+    assert list(keystore(secrets["truststore"]).values()) == [b"one", b"other", b"\xff\0mine"]
+
+
+def test_a_certificate_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    made = recipe(tmp_path, network={"ca_certificates": "ca.pem"})
+    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----\nQ\n-----END CERTIFICATE-----\n")
+    with pytest.raises(RecipeError) as caught:
+        secrets_of(made.inputs)
+    assert str(tmp_path / "ca.pem") in caught.value.what
+    assert caught.value.remedy
+
+
+@pytest.mark.skipif(shutil.which("keytool") is None, reason="there is no Java here")
+def test_java_reads_the_keystore(tmp_path: Path) -> None:
+    certificates = ssl.create_default_context().get_ca_certs(binary_form=True)[:3]
+    (tmp_path / "store").write_bytes(java_truststore(certificates))
+    command = ["keytool", "-list", "-keystore", str(tmp_path / "store"), "-storepass", "changeit"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.stdout.count("trustedCertEntry") == len(certificates) > 0, done.stdout

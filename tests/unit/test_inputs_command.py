@@ -216,7 +216,7 @@ def test_what_is_not_there_is_reported(asked: Asked, tmp_path: Path) -> None:
 
 # --- packages ---------------------------------------------------------------------------------------------------------
 
-SCRIPT = ROOT / "dockerfiles" / "templates" / "packages" / "packages.sh"
+SCRIPT = ROOT / "dockerfiles" / "context" / "packages.sh"
 
 
 def run_script(folder: Path, apt: str) -> subprocess.CompletedProcess[str]:

@@ -1,18 +1,16 @@
-"""dockerfiles/templates/devel/inputs.sh, sourced by bash as a build step does, in a folder that stands for the root."""
+"""dockerfiles/context/inputs.sh, sourced by bash as a build step does, in a folder that stands for the root."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import shlex
-import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "dockerfiles" / "templates" / "devel" / "inputs.sh"
+SCRIPT = Path(__file__).parents[2] / "dockerfiles" / "context" / "inputs.sh"
 SNAPSHOT = "20260301T000000Z"
 
 
@@ -59,33 +57,12 @@ def root(tmp_path: Path) -> Root:
     return made
 
 
-def pem(*certificates: bytes, end: str = "\n") -> str:
+def pem(*certificates: bytes) -> str:
     """Certificates as files have them, with words between them; what is in them is of no matter here."""
-    text = "".join(
+    return "".join(
         f"subject=CN = one\n-----BEGIN CERTIFICATE-----\n{base64.encodebytes(one).decode()}-----END CERTIFICATE-----\n"
         for one in certificates
     )
-    return text.replace("\n", end)
-
-
-def keystore(content: bytes) -> dict[str, bytes]:
-    """Read a Java keystore of the format JKS: alias → certificate. Raises where a byte is not as it should be."""
-    store, digest = content[:-20], content[-20:]
-    assert digest == hashlib.sha1("changeit".encode("utf-16-be") + b"Mighty Aphrodite" + store).digest()  # noqa: S324
-    magic, version, count = struct.unpack_from(">III", store)
-    assert (magic, version) == (0xFEEDFEED, 2)
-    at, found = 12, {}
-    for _ in range(count):
-        kind, length = struct.unpack_from(">IH", store, at)
-        alias = store[at + 6 : at + 6 + length].decode()
-        at += 6 + length
-        assert (kind, store[at : at + 15]) == (2, bytes(8) + b"\0\5X.509")
-        (size,) = struct.unpack_from(">I", store, at + 15)
-        found[alias] = store[at + 19 : at + 19 + size]
-        at += 19 + size
-    assert at == len(store)
-    assert len(found) == count
-    return found
 
 
 # --- nothing given ----------------------------------------------------------------------------------------------------
@@ -93,8 +70,8 @@ def keystore(content: bytes) -> dict[str, bytes]:
 
 def test_without_inputs_nothing_changes_but_where_tools_write(root: Root) -> None:
     root.write("etc/apt/sources.list", "deb http://deb.example/debian bookworm main\n")
-    shown = root.run('printf "%s\\n" "${inputs_startup[@]}" "${inputs_options[@]}" "$HOME"; env')
-    assert shown.splitlines()[:3] == ["--batch", "--repository_cache=/cache/repository", "/run/inputs"]
+    shown = root.run('echo "$HOME"; env')
+    assert shown.splitlines()[0] == "/run/inputs"
     for name in ("PROXY", "SSL", "CA", "PIP", "proxy"):
         assert name not in shown
     assert "sources" not in root.run("apt_get update")
@@ -116,8 +93,6 @@ def test_proxies_and_the_index_reach_what_runs_after(root: Root) -> None:
     assert "https_proxy=http://u:it's@proxy:3128\n" in shown
     assert "PIP_INDEX_URL=https://index/simple\n" in shown
     assert "RULES_PYTHON_PIP_ISOLATED=0\n" in shown
-    told = "--host_jvm_args=-Djdk.http.auth.tunneling.disabledSchemes="
-    assert root.run('echo "${inputs_startup[@]}"') == f"--batch {told}\n"
 
 
 def test_git_looks_where_it_is_told(root: Root) -> None:
@@ -133,32 +108,14 @@ def test_git_looks_where_it_is_told(root: Root) -> None:
 # --- certificates -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["unix", "dos"])
-def test_certificates_are_trusted_beside_the_systems(root: Root, end: str) -> None:
-    system = [
-        bytes([number]) * (700 + number) for number in range(4)
-    ]  # of every length that base64 pads in its own way
-    root.write("etc/ssl/certs/ca-certificates.crt", pem(*system).rstrip("\n"))
-    root.write("run/secrets/ca", pem(b"\xff\0mine", end=end))
-    shown = root.run('env; printf "%s\\n" "${inputs_startup[@]}"')
+def test_certificates_are_trusted_beside_the_systems(root: Root) -> None:
+    root.write("etc/ssl/certs/ca-certificates.crt", pem(b"one", b"two").rstrip("\n"))
+    root.write("run/secrets/ca", pem(b"mine"))
+    shown = root.run("env")
     for name in ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT", "REQUESTS_CA_BUNDLE"):
         assert f"\n{name}=/run/inputs/ca.pem\n" in f"\n{shown}"
-    assert root.scratch("ca.pem").count("BEGIN") == 5
-    store = keystore((root.folder / "run/inputs/truststore.jks").read_bytes())
-    assert list(store.values()) == [*system, b"\xff\0mine"]
-    assert shown.splitlines()[-4:] == [
-        "--batch",
-        "--host_jvm_args=-Djavax.net.ssl.trustStore=/run/inputs/truststore.jks",
-        "--host_jvm_args=-Djavax.net.ssl.trustStoreType=jks",
-        "--host_jvm_args=-Djavax.net.ssl.trustStorePassword=changeit",
-    ]
+    assert root.scratch("ca.pem").count("BEGIN") == 3
     assert "\nAcquire::https::CaInfo=/run/inputs/ca.pem\n" in root.run("apt_get update")
-
-
-def test_a_base_without_certificates_of_its_own(root: Root) -> None:
-    root.write("run/secrets/ca", pem(b"mine"))
-    root.run("")
-    assert keystore((root.folder / "run/inputs/truststore.jks").read_bytes()) == {"ca000001": b"mine"}
 
 
 # --- apt --------------------------------------------------------------------------------------------------------------
@@ -270,45 +227,12 @@ def test_what_is_not_all_there_is_installed(root: Root, packages: str) -> None:
     ]  # fmt: skip
 
 
-# --- Bazel ------------------------------------------------------------------------------------------------------------
-
-
-def test_bazel_is_told_of_what_is_there(root: Root) -> None:
-    root.write("run/secrets/bazelrc", "build --jobs=3\n")
-    root.write("inputs/distdir/a.tar.gz", "")
-    root.write("inputs/overrides/zlib/WORKSPACE", "")
-    root.write("inputs/overrides/com_google_absl/WORKSPACE", "")
-    root.write("inputs/overrides/a file", "")
-    shown = root.run('printf "%s\\n" "${inputs_startup[@]}" -- "${inputs_options[@]}"')
-    assert shown.splitlines() == [
-        "--batch",
-        "--bazelrc=/run/secrets/bazelrc",
-        "--",
-        "--repository_cache=/cache/repository",
-        "--distdir=/inputs/distdir",
-        "--override_repository=com_google_absl=/inputs/overrides/com_google_absl",
-        "--override_repository=zlib=/inputs/overrides/zlib",
-    ]
-
-
-def test_empty_folders_are_no_inputs(root: Root) -> None:
-    for name in ("distdir", "overrides", "apt"):
-        (root.folder / "inputs" / name).mkdir(parents=True)
-    assert root.run('echo "${inputs_options[@]}"') == "--repository_cache=/cache/repository\n"
+def test_an_empty_folder_is_no_input(root: Root) -> None:
+    (root.folder / "inputs" / "apt").mkdir(parents=True)
     assert "sources" not in root.run("apt_get update")
 
 
-def test_what_bazel_tells_of_its_environment_is_forgotten(root: Root) -> None:
-    """As it was found in an image: in the log of Bazel's own, and in two kinds of events."""
-    events = [
-        '{"started":{}}',
-        '{"a":["--client_env=https_proxy=hush"]}',
-        '{"optionName":"client_env"}',
-        '{"metrics":{}}',
-    ]
-    root.write("factory/bazel-events.json", "\n".join(events) + "\n")
-    root.write("factory/bazel/b570b5/java.log.root.20261121.1", "--client_env=https_proxy=hush")
-    root.write("factory/bazel/b570b5/command.log", "INFO: done")
-    assert root.run("true && false") == "exit 1\n", "a step that fails still does"
-    assert (root.folder / "factory/bazel-events.json").read_text().splitlines() == [events[0], events[3]]
-    assert [path.name for path in (root.folder / "factory/bazel/b570b5").iterdir()] == ["command.log"]
+def test_the_rules_for_downloads_become_a_file(root: Root) -> None:
+    root.network(BAZEL_DOWNLOADER_CONFIG="rewrite a b\nblock c")
+    assert "BAZEL_DOWNLOADER_CONFIG" not in root.run("env")
+    assert root.scratch("downloader.cfg") == "rewrite a b\nblock c\n"

@@ -22,7 +22,10 @@ def test_an_alias_does_not_change_the_image(tmp_path: Path, monkeypatch: pytest.
 
     job = SimpleNamespace(
         recipe=SimpleNamespace(
-            images=SimpleNamespace(repository="r"), inputs=SimpleNamespace(offline=False), base_context=()
+            images=SimpleNamespace(repository="r"),
+            inputs=SimpleNamespace(offline=False),
+            base_context=(),
+            runtime="FROM scratch",
         ),
         site=SimpleNamespace(packaged={}),
         folder=tmp_path,
@@ -31,7 +34,7 @@ def test_an_alias_does_not_change_the_image(tmp_path: Path, monkeypatch: pytest.
         cancel=None,
     )
     monkeypatch.setattr(package, "_must_be_inspected", lambda *_arguments: None)
-    monkeypatch.setattr(package, "_files", lambda *_arguments: {})
+    monkeypatch.setattr(package, "_facts", lambda *_arguments: {})
     monkeypatch.setattr(package, "_content", lambda _job: {"files": {}})
     monkeypatch.setattr(package, "built_binary", lambda _job: SimpleNamespace(sha256="b"))
     monkeypatch.setattr(package, "image_labels", lambda *_arguments: {})
@@ -63,7 +66,10 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
     site = SimpleNamespace(packaged={"r:full": "sha256:old", "r:other": "sha256:another"}, engine=engine)
     job = SimpleNamespace(
         recipe=SimpleNamespace(
-            images=SimpleNamespace(repository="r"), inputs=SimpleNamespace(offline=False), base_context=()
+            images=SimpleNamespace(repository="r"),
+            inputs=SimpleNamespace(offline=False),
+            base_context=(),
+            runtime="FROM scratch",
         ),
         site=site,
         folder=tmp_path,
@@ -72,7 +78,7 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
         cancel=None,
     )
     monkeypatch.setattr(package, "_must_be_inspected", lambda *_arguments: None)
-    monkeypatch.setattr(package, "_files", lambda *_arguments: {})
+    monkeypatch.setattr(package, "_facts", lambda *_arguments: {})
     monkeypatch.setattr(package, "_content", lambda _job: {})
     monkeypatch.setattr(package, "built_binary", lambda _job: SimpleNamespace(sha256="b"))
     monkeypatch.setattr(package, "image_labels", lambda *_arguments: {})

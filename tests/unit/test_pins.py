@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from serving_factory.catalogue.releases import releases
+from serving_factory.commands.generate import generated_files
 from serving_factory.errors import NotLockedError
 from serving_factory.matrix.lockfile import Lock
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.settings import AllSettings, BazelChoice
 from serving_factory.matrix.variant import Platform
 from serving_factory.recipes.explain import explain
-from serving_factory.recipes.generate import generated_files
 from serving_factory.recipes.pins import (
     NeededBase,
     bazel_asset,
@@ -133,7 +133,7 @@ def test_a_digest_reaches_both_dockerfiles_the_context_the_key_and_the_page(tmp_
         assert f"FROM {BASE} " not in text
     assert recipe.base_context == ((f"{BASE}@{DIGEST}", f"docker-image://m.example/ubuntu:20.04@{DIGEST}"),)
     assert recipe.compile_key != loose.compile_key
-    page = dict(explain(recipe, pinned, context=tmp_path))
+    page = dict(explain(recipe, pinned, devel_command=""))
     told = {one.name: one for one in page["toolchain"]}
     assert told["base"].value == f"{BASE}@{DIGEST}"
     assert str(matrix.lock.file) in told["base"].origin

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from serving_factory.catalogue.levels import Level
+from serving_factory.commands.generate import generated_folder
 from serving_factory.errors import UsageError
 from serving_factory.matrix.load import load_matrix
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.records import build_name, matrix_name
 from serving_factory.pipeline.stages.compile import COMPILE
 from serving_factory.pipeline.stages.push import PUSH, push_name
-from serving_factory.recipes.generate import generated_folder
 from serving_factory.recipes.recipe import Recipe, recipe_for
 
 from .matrices import SHIPPED, document, load

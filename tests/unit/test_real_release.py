@@ -1,4 +1,4 @@
-"""What `benchmarks.real_release` runs as bare Bazel: the Dockerfile's own commands, by a `bazel` that tells of them."""
+"""What `benchmarks.real_release` runs as bare Bazel, by a `bazel` that records how it is called."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.real_release import actions_done, bare_script
-
-from .matrices import ROOT
+from benchmarks.real_release import BARE_SCRIPT, actions_done
 
 
 @pytest.mark.parametrize(
@@ -26,22 +24,26 @@ def test_actions_are_read_from_both_ways_output(line: str, done: int) -> None:
     assert actions_done(line) == done
 
 
-def test_the_bare_way_is_the_dockerfiles_without_the_factorys_own(tmp_path: Path) -> None:
-    text = (ROOT / "dockerfiles" / "1.9.1" / "cpu.devel.Dockerfile").read_text(encoding="utf-8")
+def test_the_bare_way_has_the_options_of_the_image_and_nothing_of_the_factorys(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     for name in ("bazel", "apply_patches.sh"):
         (tmp_path / "bin" / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/calls\n')
         (tmp_path / "bin" / name).chmod(0o755)
-    (tmp_path / "inputs.sh").write_text("inputs_startup=(--batch) inputs_options=(--distdir=/inputs/distdir)\n")
-    script = bare_script(text).replace("/factory/inputs.sh", str(tmp_path / "inputs.sh"))
-    script = script.replace("/factory/apply_patches.sh", "apply_patches.sh")
+    (tmp_path / "inputs.sh").touch()
+    (tmp_path / "bazel.conf").write_text("target=//:server\nrepository_cache=--experimental_repository_cache\n")
+    (tmp_path / "bazelrc").write_text("startup --x\nbuild -c opt\nbuild \n")
+    script = BARE_SCRIPT.replace("mkdir -p /cache/repository\n", "").replace(
+        "/factory/apply_patches.sh", "apply_patches.sh"
+    )
+    for name in ("inputs.sh", "bazel.conf", "bazelrc"):
+        script = script.replace(f"/factory/{name}", str(tmp_path / name))
     env = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "COPTS": "--copt=-mavx2", "BAZEL_RESOURCES": "--jobs=2"}
-    env |= dict.fromkeys(("BAZEL_STARTUP_OPTIONS", "BAZEL_OPTIONS"), "")
     subprocess.run(["bash", "-euo", "pipefail", "-c", script], env=env, check=True)
     fetch, patch, build = (tmp_path / "calls").read_text().splitlines()
     assert " build --nobuild " in fetch
+    assert "--experimental_repository_cache=/cache/repository --distdir=/inputs/distdir " in fetch
     assert patch.startswith("apply_patches.sh external")
-    assert build.startswith("bazel --batch --output_user_root=/factory/bazel build ")
-    assert {"-c", "opt", "--copt=-mavx2", "--jobs=2"} < set(build.split())
+    assert build.startswith("bazel --batch --output_user_root=/factory/bazel --x build ")
+    assert {"-c", "opt", "--copt=-mavx2", "--jobs=2", "//:server"} < set(build.split())
     assert "disk_cache" not in build
     assert "event" not in build

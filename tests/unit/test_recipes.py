@@ -22,11 +22,12 @@ from serving_factory.errors import RecipeError
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.settings import AllSettings
+from serving_factory.pipeline.stages.compile import devel_image_command
 from serving_factory.recipes import recipe as recipe_module
 from serving_factory.recipes import toolchain
 from serving_factory.recipes.explain import Explained, explain, explain_matrix, explain_upstream
 from serving_factory.recipes.labels import BuiltBinary, image_env, image_json, image_labels
-from serving_factory.recipes.recipe import Recipe, key_of, recipe_for, recipes_for, render, short
+from serving_factory.recipes.recipe import CONTEXT, Recipe, key_of, recipe_for, recipes_for, render, short
 
 from .matrices import SHIPPED, document, load, tree
 
@@ -140,7 +141,7 @@ def test_what_levels_share_is_rendered_once(tmp_path: Path, monkeypatch: pytest.
     together, _ = recipes_for(matrix.variants, matrix)
     assert together == alone
     assert len(together) == len(LEVELS) + 1
-    assert rendered == ["devel/devel.Dockerfile.j2", "runtime/runtime.Dockerfile.j2"] * 2, "cpu's, and mkl's"
+    assert rendered == ["devel.Dockerfile.j2", "runtime.Dockerfile.j2"] * 2, "cpu's, and mkl's"
 
 
 def test_a_neighbour_with_another_toolchain_lends_nothing(tmp_path: Path) -> None:
@@ -270,7 +271,7 @@ def test_flags_that_are_no_configs_reach_every_bazel_command(tmp_path: Path) -> 
     made = toolchain.toolchain_for(matrix.variants[0], release, matrix.settings.usual)
     assert (made.configs, made.flags) == (("kokoro",), ("-c opt", "--copt=-fPIC"))
     text = render(
-        "devel/devel.Dockerfile.j2",
+        "devel.Dockerfile.j2",
         release=release,
         flavour="cpu",
         toolchain=made,
@@ -279,7 +280,8 @@ def test_flags_that_are_no_configs_reach_every_bazel_command(tmp_path: Path) -> 
         binary_path="b",
         bazel_releases="https://r",
     )
-    assert text.count("      --config=kokoro \\\n      -c opt \\\n      --copt=-fPIC \\\n") == 3
+    options = ("'build --config=kokoro'", '"build -c opt"', '"build --copt=-fPIC"')
+    assert text.count("".join(f"      {option} \\\n" for option in options)) == 1, "once, for every Bazel command"
 
 
 def test_a_bazel_without_checksum_renders_and_is_not_built(tmp_path: Path) -> None:
@@ -299,7 +301,7 @@ def test_a_bazel_without_checksum_renders_and_is_not_built(tmp_path: Path) -> No
 
 def test_a_template_gets_every_value_that_it_names() -> None:
     with pytest.raises(UndefinedError):
-        render("devel/devel.Dockerfile.j2", flavour="cpu")
+        render("devel.Dockerfile.j2", flavour="cpu")
 
 
 # --- what an image says of itself -------------------------------------------------------------------------------------
@@ -352,25 +354,26 @@ def test_unread_binaries_need_what_is_known_of_level_and_sources(
     assert values["CPU_FLAGS"] == (" ".join(level_facts(recipe.variant.level).cpuinfo) if flags is None else flags)
 
 
-def explained(recipe: Recipe, matrix: Matrix, context: Path) -> dict[str, dict[str, tuple[str, str]]]:
-    sections = (*explain_matrix(recipe.variant, matrix, file_from="default"), *explain(recipe, matrix, context=context))
+def explained(recipe: Recipe, matrix: Matrix) -> dict[str, dict[str, tuple[str, str]]]:
+    of_matrix = explain_matrix(recipe.variant, matrix, file_from="default")
+    sections = (*of_matrix, *explain(recipe, matrix, devel_command="docker"))
     return {name: _by_name(entries) for name, entries in sections}
 
 
 def test_explain_names_everything_that_decides(tmp_path: Path) -> None:
     matrix = levels_matrix(tmp_path)
     recipe = recipes(matrix)["cpu-v3"]
-    sections = explained(recipe, matrix, tmp_path / "context")
+    sections = explained(recipe, matrix)
     assert sections["variant"]["targets"] == ("cpu", "")
     assert sections["compile"]["key"] == (recipe.compile_key, "")
     assert sections["image"]["full_tags"] == ("r.io/x:2.19.1-cpu-v3-BINARY", "default")
     assert sections["lower_cpu"]["image"][0] == "r.io/x:2.19.1-cpu-avx"
-    command = shlex.split(sections["devel_image"]["command"][0])
-    assert f"--build-context=source={recipe.source}" in command
-    assert command[-1] == str(tmp_path / "context")
+    command = shlex.split(devel_image_command(recipe, tmp_path))
+    assert {f"source={recipe.source}", str(tmp_path / "recipe" / "devel.Dockerfile")} < set(command)
+    assert command[-1] == str(CONTEXT)
     assert sections["cpu"]["march"][0] == "-march=x86-64-v3, from gcc 11 and clang 12 on"
     assert "LAHF-SAHF" in sections["cpu"]["psabi_features"][0]
-    bare = explained(recipes(matrix)["cpu-v1"], matrix, tmp_path)
+    bare = explained(recipes(matrix)["cpu-v1"], matrix)
     assert (bare["compile"]["copts"][0], bare["cpu"]["linux_flags"][0]) == ("", "nothing beyond x86-64")
     added, told = bare["cpu"]["upstream_adds"]
     assert added.startswith("pni popcnt pni sse4_1 sse4_2 ssse3 in tensorflow::crc32c")
@@ -384,7 +387,7 @@ def test_explain_tells_where_each_value_comes_from(tmp_path: Path) -> None:
     network = {"base_images": {"debian:bookworm": "mirror/debian"}}
     tree(tmp_path)
     matrix = levels_matrix(tmp_path, image=image, source=".", toolchain=toolchain, network=network)
-    sections = explained(recipes(matrix)["mkl-v4"], matrix, tmp_path)
+    sections = explained(recipes(matrix)["mkl-v4"], matrix)
     told = {
         name: where.partition(", matrix.yaml:")[0] for part in sections.values() for name, (_, where) in part.items()
     }
@@ -420,7 +423,7 @@ def test_explain_names_the_entry_of_the_release(tmp_path: Path) -> None:
     matrix = load(tmp_path, document(releases=["2.6.3", "2.7.4"], per_release=[own]))
     mine, other = (
         {**told["compile"], **told["toolchain"]}
-        for told in (explained(recipe, matrix, tmp_path) for recipe in recipes_for(matrix.variants, matrix)[0])
+        for told in (explained(recipe, matrix) for recipe in recipes_for(matrix.variants, matrix)[0])
     )
     written = {name: where.partition(", matrix.yaml:")[0] for name, (_, where) in mine.items()}
     assert written["source"] == "per_release[0].source"
@@ -451,7 +454,7 @@ def test_explain_tells_what_is_fixed(tmp_path: Path) -> None:
     toolchain = {"base": "debian:bullseye", "compiler": "gcc-9", "python": "2.7"}
     matrix = load(tmp_path, document(releases=["1.9.1"], toolchain=toolchain))
     recipe = recipe_for(matrix.variants[0], matrix)
-    assert explained(recipe, matrix, tmp_path)["toolchain"]["fix grpc-gettid.sh"][0].startswith("gRPC before 1.22")
+    assert explained(recipe, matrix)["toolchain"]["fix grpc-gettid.sh"][0].startswith("gRPC before 1.22")
 
 
 def test_explain_tells_labels_and_resources(tmp_path: Path) -> None:

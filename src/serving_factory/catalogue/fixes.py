@@ -20,7 +20,7 @@ from serving_factory.catalogue.levels import Level
 class Fix:
     """One change, as a script."""
 
-    script: str  # its file in dockerfiles/patches
+    script: str  # its file in dockerfiles/context
     releases: SpecifierSet  # which releases need it
     glibc: Version  # the oldest glibc that makes it needed
     repository: str  # the external repository that it changes

@@ -11,6 +11,7 @@ from serving_factory.errors import FactoryError, RecipeError, UnknownNameError, 
 from serving_factory.matrix.matrix import CATALOGUE, Matrix, origin
 from serving_factory.output.text import count, label, page, table
 from serving_factory.pipeline.records import build_folder
+from serving_factory.pipeline.stages.compile import devel_image_command
 from serving_factory.recipes.explain import Explained, Explanation, explain, explain_matrix, explain_upstream
 from serving_factory.recipes.recipe import recipe_for, recipes_for
 
@@ -37,7 +38,7 @@ def explain_variant(asked: Asked, id_: str, *, json: bool) -> None:
         sections += explain_upstream(variant, matrix)
     else:
         folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build) / variant.id
-        sections += explain(recipe, matrix, context=folder / "recipe" / "devel")
+        sections += explain(recipe, matrix, devel_command=devel_image_command(recipe, folder))
     show({"variant": variant.id, "entries": _entries(sections)}, _page(variant.id, sections), json=json)
 
 

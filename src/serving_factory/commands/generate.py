@@ -1,15 +1,36 @@
-"""`generate`: the Dockerfiles beside a matrix file, and the schema of matrix files."""
+"""`generate`: the Dockerfiles beside a matrix file, the table of releases, and the schema of matrix files."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from packaging.version import Version
+
+from serving_factory.catalogue.distributions import retired_bases
+from serving_factory.catalogue.facts import Flavour, Release
+from serving_factory.catalogue.levels import Level
+from serving_factory.catalogue.releases import Built, Inputs, built, releases
 from serving_factory.commands.shared import Asked, write
-from serving_factory.errors import DriftError
+from serving_factory.docker.buildx import BuildRequest
+from serving_factory.errors import DriftError, RecipeError
+from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.model import SCHEMA_FILE, matrix_schema
+from serving_factory.matrix.settings import Network
+from serving_factory.matrix.variant import Variant
 from serving_factory.output.text import count
 from serving_factory.pipeline.records import write_atomically
-from serving_factory.recipes.generate import OVERVIEW_FILE, drift, generated_files, generated_folder, overview
+from serving_factory.pipeline.stages.compile import devel_request
+from serving_factory.pipeline.stages.package import runtime_request
+from serving_factory.recipes.recipe import CONTEXT, Recipe, recipe_for
+from serving_factory.recipes.toolchain import Toolchain, toolchain_for
+
+OVERVIEW_FILE = "docs/releases.md"
+_ROOT = CONTEXT.parents[1]
+Drift = Mapping[str, str]
+"""Path, relative to the folder → what is wrong with it: `missing`, `differs` or `nothing makes it`."""
 
 
 def generate(asked: Asked, *, check: bool) -> None:
@@ -20,7 +41,7 @@ def generate(asked: Asked, *, check: bool) -> None:
     matrix, folder = asked.load(), generated_folder(asked.file)
     schema = asked.checkout.root / SCHEMA_FILE
     is_own = asked.file.resolve().parent == schema.parent
-    dockerfiles = generated_files(matrix, every_release=is_own)
+    dockerfiles = generated_files(matrix, root=asked.checkout.root, every_release=is_own)
     files = {folder / name: text for name, text in dockerfiles.items()}
     wrong = {folder / name: what for name, what in drift(folder, dockerfiles).items()}
     if is_own:
@@ -47,3 +68,173 @@ def _text_drift(path: Path, text: str) -> dict[Path, str]:
     if not path.is_file():
         return {path: "missing"}
     return {} if path.read_bytes() == text.encode() else {path: "differs"}
+
+
+def generated_folder(matrix_file: Path) -> Path:
+    """Where a matrix's Dockerfiles lie: `dockerfiles` beside matrix.yaml, `NAME.dockerfiles` beside NAME.yaml."""
+    stem = matrix_file.stem
+    return matrix_file.parent / ("dockerfiles" if stem == "matrix" else f"{stem}.dockerfiles")
+
+
+def generated_files(matrix: Matrix, *, root: Path = _ROOT, every_release: bool = False) -> Mapping[str, str]:
+    """Render Dockerfiles: path, relative to the matrix's folder of them → text.
+
+    Args:
+        matrix: its settings hold, but not its network, which is another one on each machine.
+        root: the checkout, from which the paths in their headers start.
+        every_release: every release and flavour of the catalogue, instead of the matrix's variants.
+    """
+    folder = generated_folder(matrix.file.absolute())
+    matrix = replace(matrix, network=Network(base_images=matrix.network.base_images, git_mirrors={}))
+    files: dict[str, str] = {}
+    for variant in _every_variant() if every_release else matrix.variants:
+        devel, runtime = (f"{variant.release}/{variant.flavour}.{kind}.Dockerfile" for kind in ("devel", "runtime"))
+        if devel in files:
+            continue
+        try:
+            recipe = recipe_for(variant, matrix)
+        except RecipeError:  # what the matrix chooses cannot build it; `build` says so
+            continue
+        exported = Path("build", "by-hand", f"{variant.release}-{variant.flavour}")
+        files[devel] = _with_command(recipe.devel, _devel_request(recipe, folder / devel, exported), root)
+        files[runtime] = _with_command(recipe.runtime, _runtime_request(recipe, folder / runtime, exported), root)
+    return files
+
+
+def _every_variant() -> Iterator[Variant]:
+    """A variant of each release and flavour; its level and its capabilities are in no Dockerfile."""
+    for release in releases().values():
+        for flavour in release.flavours:
+            yield _variant(release, flavour)
+
+
+def _variant(release: Release, flavour: Flavour) -> Variant:
+    gpu = release.flavours[flavour].gpu
+    return Variant(release=release.tag, flavour=flavour, level=Level.V1, cuda=gpu.cuda if gpu else None)
+
+
+def _devel_request(recipe: Recipe, dockerfile: Path, exported: Path) -> BuildRequest:
+    staged = Path("build", recipe.variant.id, "recipe", "inputs")
+    request = devel_request(recipe, dockerfile=dockerfile, staged=staged, target="artifact", output=exported)
+    # What a variant chooses has a default in the Dockerfile: no level, upstream's capabilities.
+    of_all = tuple(pair for pair in request.build_args if pair[0] in dict(recipe.inputs.key_args))
+    return replace(request, build_args=of_all)
+
+
+def _runtime_request(recipe: Recipe, dockerfile: Path, exported: Path) -> BuildRequest:
+    tag = f"{recipe.images.repository}:{exported.name}"
+    request = runtime_request(
+        recipe, dockerfile=dockerfile, artifact=str(exported), facts=exported, labels={}, tags=[tag]
+    )
+    return replace(request, contexts=tuple(pair for pair in request.contexts if pair[0] != "facts"))
+
+
+def _with_command(text: str, request: BuildRequest, root: Path) -> str:
+    """Put the command that builds a Dockerfile into its header, with paths from the checkout's root."""
+    command = shlex.join(request.command()).replace(f"{root}/", "").replace(f"{_ROOT}/", "")
+    title, rest = text.split("\n#\n", 1)
+    return f"{title}\n#\n# Build it, in the root of the repository:\n#   {command}\n#\n{rest}"
+
+
+def drift(folder: Path, files: Mapping[str, str]) -> Drift:
+    """Compare the files in a folder with what the data gives."""
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("[0-9]*/*.Dockerfile")}
+    wrong = {
+        name: "differs" if name in found else "missing"
+        for name, text in files.items()
+        if found.get(name) != text.encode()
+    }
+    return dict(sorted({**wrong, **{name: "nothing makes it" for name in found if name not in files}}.items()))
+
+
+_HEAD = """\
+# Releases
+
+Made by `./factory generate` from the catalogue; do not edit. What each devel Dockerfile in `dockerfiles/` compiles
+with, and where it departs from upstream's. For all of them: sources by commit and Bazel by checksum, packages from the
+distribution and no PPA, no get-pip.py and no API wheel, levels as target options instead of `nativeopt` or `release`,
+a runtime image that stops on SIGTERM and does not run as root.
+
+How sure: every file is rendered from data that was read from upstream's own files, and checked by hadolint and by the
+rules in `tests/unit/test_golden_dockerfiles.py`. What was really built with this factory, from upstream's sources
+through all stages to smoke, is in this table. It is on the base that is named here: no registry that has those of the
+second table was within reach. What a build of your own proves is in its records.
+
+| built | level | base | compiler | Bazel | inputs | on | actions | compiled in |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+
+_INPUTS = {Inputs.FOLDERS: "folders, no network", Inputs.NETWORK: "by network, from stand-ins for the internet"}
+_COLUMNS = """
+| release | flavour | base | compiler | Bazel | CUDA | fixed | how sure |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def overview(matrix: Matrix) -> str:
+    """Write the page, with the settings of a matrix."""
+    rows = (_row(release, flavour, matrix) for release in releases().values() for flavour in release.flavours)
+    return "".join((_HEAD, *map(_built_row, built()), _COLUMNS, *rows))
+
+
+def _built_row(build: Built) -> str:
+    cells = (
+        f"{build.release} {build.flavour}",
+        build.level,
+        build.base,
+        build.compiler,
+        build.bazel,
+        _INPUTS[build.inputs],
+        build.date,
+        f"{build.actions:,}, {build.cached:,} from the disk cache",
+        f"{build.minutes} min on {build.processors} processors",
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _sure(release: Release, flavour: Flavour) -> str:
+    proofs = [build for build in built() if (build.release, build.flavour) == (release.tag, flavour.value)]
+    bases = sorted({f"{build.base}, {build.compiler}" for build in proofs})
+    return f"built, on {' and '.join(bases)}" if bases else "rendered and checked"
+
+
+def _row(release: Release, flavour: Flavour, matrix: Matrix) -> str:
+    toolchain = toolchain_for(_variant(release, flavour), release, matrix.settings_of(release.tag))
+    bazel = toolchain.bazel.version + ("" if toolchain.bazel.sha256 else " (checksum unknown)")
+    cells = (
+        release.tag,
+        flavour.value,
+        toolchain.base,
+        toolchain.compiler,
+        bazel,
+        _cuda(toolchain),
+        "; ".join(_fixed(release, flavour, toolchain)) or "-",
+        _sure(release, flavour),
+    )
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _cuda(toolchain: Toolchain) -> str:
+    gpu = toolchain.gpu
+    if gpu is None:
+        return "-"
+    tensorrt = f", TensorRT {gpu.tensorrt_version}" if gpu.tensorrt else ""
+    return f"{gpu.version} {'of apt' if gpu.cuda.packages else 'by Bazel'}{tensorrt}"
+
+
+def _fixed(release: Release, flavour: Flavour, toolchain: Toolchain) -> Iterator[str]:
+    facts = release.flavours[flavour]
+    if facts.base in retired_bases():
+        yield f"{facts.base} was deleted"
+    if facts.runtime_base is None:
+        yield "upstream has no runtime image"
+    if flavour is Flavour.GPU and release.version < Version("1.8"):
+        yield "upstream builds its default branch"
+    if facts.gpu and not facts.gpu.cudnn.replace(".", "").isdigit():
+        yield f"cuDNN {facts.gpu.cudnn} pinned"
+    if release.tag == "2.2.0" and flavour is Flavour.GPU:
+        yield "NVRTC, without which the server does not start"
+    if facts.gpu and facts.gpu.tensorrt_packages and not facts.gpu.tensorrt:
+        yield "TensorRT, which is not compiled in, left out"
+    yield from (fix.why for fix in toolchain.fixes)

@@ -75,8 +75,12 @@ class BuildRequest:
 
     def argv(self, *, metadata: Path, output: Path | None = None) -> list[str]:
         """The command line; buildx writes what it built to `metadata`, and files to `output` if given."""
-        argv = ["docker", "buildx", "build", "--progress=rawjson", "--provenance=false"]
-        argv += ["--metadata-file", str(metadata), "--file", str(self.dockerfile)]
+        program, options = (command := self.command(output))[:3], command[3:]
+        return [*program, "--progress=rawjson", "--provenance=false", "--metadata-file", str(metadata), *options]
+
+    def command(self, output: Path | None = None) -> list[str]:
+        """The command line as a user would type it; the files go to `output` where that is given."""
+        argv = ["docker", "buildx", "build", "--file", str(self.dockerfile)]
         if self.target is not None:
             argv += ["--target", self.target]
         for flag, pairs in (
@@ -87,13 +91,13 @@ class BuildRequest:
             for name, value in pairs:
                 argv += [flag, f"{name}={value}"]
         for name, file in self.secrets:
-            argv += ["--secret", _csv(f"id={name}", f"src={file}")]
+            argv += ["--secret", csv_fields(f"id={name}", f"src={file}")]
         if self.network is not None:
             argv += ["--network", self.network]
         for tag in self.tags:
             argv += ["--tag", tag]
         folder = output or self.output
-        argv += ["--load"] if folder is None else ["--output", _csv("type=local", f"dest={folder}")]
+        argv += ["--load"] if folder is None else ["--output", csv_fields("type=local", f"dest={folder}")]
         return [*argv, str(self.context)]
 
 
@@ -181,7 +185,7 @@ def build(
     return BuildResult(image_id=image_id, steps=status.steps, cached=status.cached)
 
 
-def _csv(*fields: str) -> str:
+def csv_fields(*fields: str) -> str:
     """Join as buildx splits, so that a path may hold commas and quotes."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(fields)

@@ -109,7 +109,7 @@ def _is_todays(job: Job, old: Record[Any]) -> bool:
     Then the recipe's options, sources and inputs are those of that compile. The Dockerfile lies there as that machine
     built it: with its resources, and without the mounts of secrets that it had not.
     """
-    recipe, folder = job.recipe, job.devel_context
+    recipe, folder = job.recipe, job.folder / "recipe" / "devel"
     names = [name for name in _FILES if (folder / name).exists()]
     names += [fix.script for fix in recipe.toolchain.fixes]
     try:

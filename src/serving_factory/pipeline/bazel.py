@@ -278,26 +278,25 @@ def local_bazelrc(recipe: Recipe) -> str:
     return ""
 
 
-def dockerfile_here(job: Job, secrets: Container[str]) -> str:
-    """Give the devel Dockerfile as this machine builds it; what it builds is the same.
+def without_absent_secrets(devel: str, secrets: Container[str]) -> str:
+    """Take the mounts of secrets that are not given out of the steps that run Bazel; what they build is the same.
 
-    It tells Bazel how much of the machine it may use. And the steps that run Bazel mount no secret that is not given:
-    BuildKit 0.13 to 0.15.1 (Docker 26.0 to 27.1) reads all of the toolchain before a step that mounts one, given or
-    not (https://github.com/moby/buildkit/pull/5251).
+    BuildKit 0.13 to 0.15.1 (Docker 26.0 to 27.1) reads all of the toolchain before a step that mounts a secret, given
+    or not (https://github.com/moby/buildkit/pull/5251).
 
     Args:
-        job: the variant.
+        devel: the devel Dockerfile.
         secrets: ids of the secrets that the build gets.
     """
 
     def given_alone(mount: re.Match[str]) -> str:
         return mount[0] if mount[1] in secrets else ""
 
-    text = _MOUNTS_OF_BAZEL.sub(lambda mounts: _SECRET.sub(given_alone, mounts[0]), job.recipe.devel)
-    return text.replace('ARG BAZEL_RESOURCES=""', f'ARG BAZEL_RESOURCES="{_resource_options(job)}"')
+    return _MOUNTS_OF_BAZEL.sub(lambda mounts: _SECRET.sub(given_alone, mounts[0]), devel)
 
 
-def _resource_options(job: Job) -> str:
+def resource_options(job: Job) -> str:
+    """Bazel's options for the share of the machine that a variant has; what they build is the same."""
     jobs, memory = max(1, job.share.jobs), job.share.memory // _MIB
     if bazel_numbers(job.recipe.toolchain.bazel.version) < _RAM_OPTION:
         return f"--jobs={jobs} --local_resources={memory},{jobs},1"

@@ -21,7 +21,7 @@ from serving_factory.docker.caches import work_on_mounts
 from serving_factory.docker.client import FREE_SOME_SPACE
 from serving_factory.errors import CacheFileError, DiskFullError, EngineError, FactoryError, UnknownNameError
 from serving_factory.pipeline.failures import Kind, classify
-from serving_factory.recipes.recipe import TEMPLATES
+from serving_factory.recipes.recipe import CONTEXT
 
 REPOSITORY = "repository"
 _FORMAT = 1
@@ -110,7 +110,7 @@ def import_caches(base: str, file: Path, *, scratch: Path) -> Changed:
         except (tarfile.TarError, EOFError) as error:
             raise _unusable(file, f"it is not a tarball, or was cut off: {error}") from None
         try:
-            lines = work_on_mounts(TEMPLATES / "cache", ["unpack"], base=base, parcel=parcel)
+            lines = work_on_mounts(CONTEXT, ["unpack"], base=base, parcel=parcel)
         except BuildFailed as failed:
             failure = _failure(base, failed)
             if failed.exit_code == _BAD_PARCEL and not isinstance(failure, DiskFullError):
@@ -162,7 +162,7 @@ def _unusable(file: Path, why: str) -> CacheFileError:
 
 def _work(words: Sequence[str], base: str, *, output: Path | None = None) -> Sequence[str]:
     try:
-        return work_on_mounts(TEMPLATES / "cache", words, base=base, output=output)
+        return work_on_mounts(CONTEXT, words, base=base, output=output)
     except BuildFailed as failed:
         raise _failure(base, failed) from None
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+import ssl
+import struct
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.settings import has_index
 from serving_factory.recipes.inputs import Inputs
+
+_PEM = re.compile(r"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
+_TRUSTED = 2  # the kind of a keystore's entry
+_KEYSTORE_VERSION = 2
 
 
 def stage_inputs(inputs: Inputs, staged: Path) -> None:
@@ -41,30 +51,67 @@ def _link(source: Path | str, target: Path | str) -> None:
         shutil.copy2(source, target)
 
 
-def secrets_of(inputs: Inputs) -> Mapping[str, str]:
-    """Read the secrets of a build: id → content."""
+def secrets_of(inputs: Inputs, bazelrc: str = "") -> Mapping[str, bytes]:
+    """Give the secrets of a build: id → content, none of them empty. Bazel's own lines are `bazelrc`."""
     files = (inputs.certificates, inputs.downloader_config)
-    return inputs.secrets({file: file.read_text(encoding="utf-8", errors="replace") for file in files if file})
+    texts = inputs.secrets({file: file.read_text(encoding="utf-8", errors="replace") for file in files if file})
+    found = {name: text.encode() for name, text in {**texts, "bazelrc": bazelrc}.items() if text}
+    if "ca" in texts:
+        system = ssl.create_default_context().get_ca_certs(binary_form=True)
+        found["truststore"] = java_truststore([*system, *_certificates(texts["ca"], inputs.certificates)])
+    return found
+
+
+def _certificates(pem: str, file: Path | None) -> list[bytes]:
+    try:
+        return [base64.b64decode(body) for body in _PEM.findall(pem)]
+    except binascii.Error as error:
+        raise RecipeError(
+            f"a certificate in {file} cannot be read",
+            why=str(error),
+            remedy="give a PEM file with whole certificates at network.ca_certificates",
+        ) from error
+
+
+def java_truststore(certificates: Iterable[bytes]) -> bytes:
+    """Write certificates (DER) as a keystore of the format JKS, which every Java reads; its password is `changeit`.
+
+    Bazel brings a Java without keytool, and trusts nothing but such a store.
+    """
+    known = list(dict.fromkeys(certificates))
+    store = struct.pack(">III", 0xFEEDFEED, _KEYSTORE_VERSION, len(known))
+    for number, certificate in enumerate(known, start=1):
+        alias = f"ca{number:06}".encode()
+        store += struct.pack(f">IH{len(alias)}sQH5sI", _TRUSTED, len(alias), alias, 0, 5, b"X.509", len(certificate))
+        store += certificate
+    # The digest is over the password in UTF-16, a phrase of the format, and the store.
+    digest = hashlib.sha1("changeit".encode("utf-16-be") + b"Mighty Aphrodite" + store)  # noqa: S324 - the format's own
+    return store + digest.digest()
 
 
 @contextmanager
-def secret_files(folder: Path, contents: Mapping[str, str]) -> Iterator[tuple[tuple[str, Path], ...]]:
-    """Give secrets (id → content; empty ones are left out) as files for this user alone, removed in the end.
+def secret_files(folder: Path, contents: Mapping[str, bytes]) -> Iterator[tuple[tuple[str, Path], ...]]:
+    """Give secrets as files that no other user may read, and that are gone in the end.
 
-    They lie in a folder of a fixed name below `folder`: what a killed factory left there is removed by the next.
+    They lie in a subfolder with a fixed name: what a killed factory left there is removed by the next.
     """
     place = folder / ".secrets"
     shutil.rmtree(place, ignore_errors=True)
-    given = {name: place / name for name, text in contents.items() if text}
-    if not given:
+    if not contents:
         yield ()
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    place.mkdir(mode=0o700)
     try:
-        for name, file in given.items():
-            file.touch(mode=0o600)
-            file.write_text(contents[name], encoding="utf-8")
-        yield tuple(given.items())
+        yield write_secrets(place, contents)
     finally:
         shutil.rmtree(place)
+
+
+def write_secrets(folder: Path, contents: Mapping[str, bytes]) -> tuple[tuple[str, Path], ...]:
+    """Write a file for each secret, which no other user may read, into a new folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700)
+    for name, content in contents.items():
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_bytes(content)
+    return tuple((name, folder / name) for name in contents)

@@ -131,9 +131,14 @@ class Job:
         return self.folder / "artifact"
 
     @property
-    def devel_context(self) -> Path:
-        """The devel Dockerfile, and the files that it copies."""
-        return self.folder / "recipe" / "devel"
+    def dockerfile(self) -> Path:
+        """The devel Dockerfile as it was built last."""
+        return self.folder / "recipe" / "devel.Dockerfile"
+
+    @property
+    def resources(self) -> Path:
+        """Bazel's options for how much of the machine that build might use."""
+        return self.folder / "recipe" / "resources"
 
     @property
     def staged_inputs(self) -> Path:

@@ -17,7 +17,7 @@ from serving_factory.catalogue.starlark import parse_starlark
 from serving_factory.docker.buildx import BuildFailed
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.records import write_atomically
-from serving_factory.pipeline.stages.compile import build_error, devel_request, logged_build
+from serving_factory.pipeline.stages.compile import build_error, logged_build, ready_request
 
 _FAILED = re.compile(r"no such package '@+(?P<name>[^/']+)//[^']*': (?P<reason>.*?)(?: and referenced by '.*)?$")
 _DOWNLOAD = re.compile(r"Error downloading \[(?P<urls>[^\]]*)\] to \S*/(?P<file>[^/\s]+): (?P<reason>.*)")
@@ -274,7 +274,7 @@ def preflight_folder(job: Job) -> Path:
 def run_preflight(job: Job, progress: Callable[[str], None]) -> Report:
     """Build the toolchain, get the sources, and let Bazel analyse them; the report stays in the variant's folder."""
     folder, log = preflight_folder(job), job.folder / "logs" / "preflight.log"
-    with devel_request(job, target="preflight", output=folder) as request:
+    with ready_request(job, target="preflight", output=folder) as request:
         # Without a new value the engine would give the answer of the last time.
         asked = replace(request, build_args=(*request.build_args, ("PREFLIGHT", uuid.uuid4().hex)))
         try:

@@ -1,4 +1,4 @@
-"""What a build downloads, and from where: for who wants to know before hours are spent."""
+"""What a build downloads, and from where."""
 
 from __future__ import annotations
 
@@ -44,17 +44,11 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """One thing that a build downloads.
-
-    Args:
-        what: in a few words.
-        place: its address, or who knows it where no recipe does.
-        kind: a file that must be there, a host that must answer, an image, or an address that is not known here.
-    """
+    """One thing that a build downloads."""
 
     what: str
-    place: str
-    kind: Kind
+    place: str  # its address, or where that stands if no recipe has it
+    kind: Kind  # a file that must be there, a host that must answer, an image, or an address that is not known here
 
     @property
     def shown(self) -> str:

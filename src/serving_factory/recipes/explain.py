@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from serving_factory.catalogue.facts import Release
@@ -99,20 +97,20 @@ def explain_upstream(variant: Variant, matrix: Matrix) -> Explanation:
     )
 
 
-def explain(recipe: Recipe, matrix: Matrix, *, context: Path) -> Explanation:
+def explain(recipe: Recipe, matrix: Matrix, *, devel_command: str) -> Explanation:
     """Explain a recipe.
 
     Args:
         recipe: the recipe.
         matrix: the matrix that its variant is of.
-        context: the folder in which the compile stage writes the devel Dockerfile and its files.
+        devel_command: the command that makes the devel image, once the compile stage has written its Dockerfile.
     """
     return (
         ("compile", _compile(recipe, matrix)),
         ("toolchain", _toolchain(recipe, matrix)),
         ("inputs", _inputs(recipe, matrix)),
         ("lower_cpu", (Explained("image", recipe.lower_image or "none in this matrix"),)),
-        ("devel_image", (Explained("command", _devel_command(recipe, context)),)),
+        ("devel_image", (Explained("command", devel_command),)),
     )
 
 
@@ -290,19 +288,6 @@ def _doubts(variant: Variant, matrix: Matrix) -> Iterator[Explained]:
     )
     for pair in uncertain_pairs(variant, compiler):
         yield Explained("doubt", f"it may not {pair.fails}: {pair.reason}", " ".join(pair.references))
-
-
-def _devel_command(recipe: Recipe, context: Path) -> str:
-    """The command that turns the devel Dockerfile into an image to work in."""
-    options = [
-        *("--build-arg=" + "=".join(pair) for pair in recipe.build_args),
-        *("--build-context=" + "=".join(pair) for pair in recipe.contexts(context.parent / "inputs")),
-        *(["--network=none"] if recipe.inputs.offline else ()),
-    ]
-    tag = f"serving-factory/devel:{recipe.variant.id}"
-    return shlex.join(
-        ["docker", "buildx", "build", "--target=binary_build", "--load", f"--tag={tag}", *options, str(context)]
-    )
 
 
 def _names(repository: str, tags: Sequence[str]) -> tuple[str, ...]:

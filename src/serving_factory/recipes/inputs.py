@@ -1,7 +1,7 @@
-"""The inputs: how a build's outer inputs enter, as a value.
+"""The inputs of a build, as a value.
 
 Contexts and build arguments may be seen by everyone; what must leave no trace in an image, such as a proxy with its
-password, goes into `exports`, and so into a secret of BuildKit's.
+password, is in `exports`, and so in a secret of BuildKit's.
 """
 
 from __future__ import annotations
@@ -20,44 +20,24 @@ DOWNLOADER_CONFIG = "/run/inputs/downloader.cfg"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """How the outer inputs of a variant's build enter; None and empty for the usual way.
+    """The inputs of a variant's build; None and empty for the usual ones."""
 
-    Args:
-        bazel: the file with the Bazel binary.
-        distdir: a folder of archives that Bazel does not download.
-        overrides: external repositories, and the folders that take their places; sorted.
-        overrides_folder: the folder that all of these are in, where the matrix names that.
-        patches: folders of patches, in order.
-        apt: a folder with a flat apt repository.
-        certificates: a PEM file with certificates to trust.
-        downloader_config: rules by which Bazel rewrites the URLs of its downloads; None where this Bazel knows none.
-        exports: environment variables of the steps that reach out.
-        key_args: build arguments that decide what is built.
-        free_args: build arguments that decide only where it comes from.
-        git_mirrors: the beginning of a git URL → what stands in its place.
-        offline: whether the steps have no network at all.
-    """
-
-    bazel: Path | None
-    distdir: Path | None
-    overrides: tuple[tuple[str, Path], ...]
-    overrides_folder: Path | None
-    patches: tuple[Path, ...]
-    apt: Path | None
-    certificates: Path | None
-    downloader_config: Path | None
-    exports: tuple[tuple[str, str], ...]
-    key_args: tuple[tuple[str, str], ...]
-    free_args: tuple[tuple[str, str], ...]
-    git_mirrors: Mapping[str, str]
-    offline: bool
+    bazel: Path | None  # the file with the Bazel binary
+    distdir: Path | None  # a folder of archives that Bazel does not download
+    overrides: tuple[tuple[str, Path], ...]  # external repositories, and the folders that take their places; sorted
+    overrides_folder: Path | None  # the folder that all of these are in, where the matrix names that
+    patches: tuple[Path, ...]  # folders, in order
+    apt: Path | None  # a folder with a flat apt repository
+    certificates: Path | None  # a PEM file with certificates to trust
+    downloader_config: Path | None  # Bazel's rules for the URLs of its downloads; None where this Bazel has none
+    exports: tuple[tuple[str, str], ...]  # environment variables of the steps that use the network
+    key_args: tuple[tuple[str, str], ...]  # build arguments that decide what is built
+    free_args: tuple[tuple[str, str], ...]  # build arguments that decide only where it comes from
+    git_mirrors: Mapping[str, str]  # the beginning of a git URL → what stands in its place
+    offline: bool  # whether the steps have no network at all
 
     def contexts(self, staged: Path) -> tuple[tuple[str, str], ...]:
-        """Name the contexts of the build.
-
-        Args:
-            staged: the folder below which those lie that are put together for it, in a folder each of their name.
-        """
+        """The named contexts of the build; those that are put together for it lie in `staged`, by their names."""
         own = {"distdir": self.distdir, "apt": self.apt}
         together = {"bazel": self.bazel, "overrides": self.overrides, "patches": self.patches}
         places = [(name, folder) for name, folder in own.items() if folder]
@@ -65,11 +45,7 @@ class Inputs:
         return tuple(sorted((name, str(folder)) for name, folder in places))
 
     def secrets(self, files: Mapping[Path, str]) -> Mapping[str, str]:
-        """Give the contents of the secrets that every step which reaches out may mount.
-
-        Args:
-            files: what the files hold that the inputs name.
-        """
+        """The secrets of the steps that use the network: id → content. `files` holds what the files contain."""
         exports = dict(self.exports)
         if self.downloader_config:
             exports["BAZEL_DOWNLOADER_CONFIG"] = files[self.downloader_config]
@@ -79,13 +55,7 @@ class Inputs:
 
 
 def inputs_for(settings: Settings, network: Network, *, bazel: str) -> Inputs:
-    """Give the inputs of a release.
-
-    Args:
-        settings: what the matrix says of how it is built.
-        network: what it says of the network.
-        bazel: the version of the Bazel that builds it.
-    """
+    """Give the inputs of a release that the Bazel of a version builds."""
     choice = settings.bazel
     key_args = {
         "APT_SNAPSHOT": network.apt.snapshot or "",
@@ -122,9 +92,6 @@ def _exports(network: Network) -> dict[str, str]:
 
 
 def mirrored(url: str, mirrors: Mapping[str, str]) -> str:
-    """Give the URL that git shall ask, as git itself does with insteadOf: the longest beginning counts."""
-    beginnings = [beginning for beginning in mirrors if url.startswith(beginning)]
-    if not beginnings:
-        return url
-    longest = max(beginnings, key=len)
-    return mirrors[longest] + url.removeprefix(longest)
+    """Give the URL that git asks, as git does with insteadOf: the longest beginning counts."""
+    longest = max((beginning for beginning in mirrors if url.startswith(beginning)), key=len, default="")
+    return mirrors.get(longest, "") + url.removeprefix(longest)

@@ -16,37 +16,23 @@ from serving_factory.recipes.recipe import Recipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltBinary:
-    """What was read back from a compiled binary, as far as its image tells it.
+    """What was read back from a compiled binary, as far as its image says it."""
 
-    Args:
-        sha256: of the stripped binary, 64 hex digits.
-        build_id: the linker's build id, hex; None where the linker wrote none.
-        version: the version that the server itself reports.
-        compiler: the compiler's own name and version.
-        bazel: Bazel's version, as it says itself.
-        base_digest: digest of the base image.
-        source: commit, or digest of the source folder.
-        compile_key: the key that the binary was compiled under.
-        cpu_flags: what /proc/cpuinfo must list for it to run: of its level, and what upstream's own flags add to that.
-    """
-
-    sha256: str
-    build_id: str | None
-    version: str
-    compiler: str
-    bazel: str
+    sha256: str  # of the stripped binary
+    build_id: str | None  # the linker's; None where it wrote none
+    version: str  # that the server itself reports
+    compiler: str  # the compiler's own name and version
+    bazel: str  # Bazel's version, as it says itself
     base_digest: str
-    source: str
+    source: str  # commit, or digest of the source folder
     compile_key: str
-    cpu_flags: tuple[str, ...]
+    cpu_flags: tuple[str, ...]  # what /proc/cpuinfo must list: of the level, and what upstream's own flags add to that
 
 
 def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str]:
     """Give the image's labels: OCI's annotation keys, our own, and the matrix file's.
 
-    Args:
-        recipe: how the image is built.
-        binary: what was read back from its binary; None where nobody has: then the labels do not tell of it.
+    Where the binary was not read back (None), no label speaks of it.
     """
     variant = recipe.variant
     found = _binary_labels(binary) if binary else {}
@@ -83,7 +69,7 @@ def _binary_labels(binary: BuiltBinary) -> Mapping[str, str]:
 
 
 def image_json(recipe: Recipe, binary: BuiltBinary | None) -> str:
-    """Write the JSON file that every image carries; `binary` is null where nobody has read it back."""
+    """Write the JSON file that every image carries; `binary` is null where it was not read back."""
     variant = recipe.variant
     document = {
         "variant": variant.id,
@@ -122,12 +108,8 @@ def image_env(recipe: Recipe, binary: BuiltBinary | None) -> str:
     """Write what the entrypoint and the health check read.
 
     The level, what the CPU must have, and the image to use if it has not; what the server can do; of a gpu image its
-    CUDA, the oldest driver for that, and its compute capabilities.
-
-    Args:
-        recipe: how the image is built.
-        binary: what was read back from its binary; None where nobody has: then what is known of the level and of
-            upstream's own flags tells what the CPU must have.
+    CUDA, the oldest driver for that, and its compute capabilities. Where the binary was not read back (None), the
+    level and upstream's own flags decide what the CPU must have.
     """
     variant = recipe.variant
     cpu_flags = binary.cpu_flags if binary else _known_cpu_flags(recipe)

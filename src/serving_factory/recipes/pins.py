@@ -17,16 +17,11 @@ BAZEL_RELEASES = "https://github.com/bazelbuild/bazel/releases/download"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeededBase:
-    """A base image that builds start from.
+    """A base image that builds start from."""
 
-    Args:
-        name: with its tag, as Dockerfiles name it: `ubuntu:20.04`.
-        asked: the image whose registry is asked: itself, or its stand-in on this network; None where no registry has a
-            say, because the stand-in is one that the engine has, or is pinned by hand.
-        platforms: what it must be for.
-    """
-
-    name: str
+    name: str  # with its tag, as Dockerfiles name it: `ubuntu:20.04`
+    # The image whose registry is asked: itself, or its stand-in on this network; None where the stand-in is an image
+    # of the engine, or pinned by hand.
     asked: str | None
     platforms: tuple[Platform, ...] = ()
 
@@ -38,24 +33,14 @@ class NeededBase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a lock file must hold for some variants, each sorted.
-
-    Args:
-        bases: base images.
-        bazels: versions of Bazel that are downloaded and whose checksum the catalogue does not know.
-    """
+    """What a lock file must hold for some variants, each sorted."""
 
     bases: tuple[NeededBase, ...]
-    bazels: tuple[str, ...]
+    bazels: tuple[str, ...]  # versions that are downloaded and whose checksum the catalogue does not have
 
 
 def needs_of(variants: Iterable[Variant], matrix: Matrix) -> Needs:
-    """Say what variants start from.
-
-    Args:
-        variants: of the matrix.
-        matrix: the matrix.
-    """
+    """Say what variants start from."""
     platforms: dict[str, set[Platform]] = {}
     bazels: set[str] = set()
     for variant in variants:
@@ -78,11 +63,7 @@ def needs_of(variants: Iterable[Variant], matrix: Matrix) -> Needs:
 
 
 def require_locked(variants: Iterable[Variant], matrix: Matrix) -> None:
-    """Pass variants all of whose bases and Bazels are known by content.
-
-    Raises:
-        NotLockedError: some are not; the message names them all.
-    """
+    """Refuse variants whose bases and Bazels are not all known by content; NotLockedError names those that are not."""
     needs, lock = needs_of(variants, matrix), matrix.lock
     missing = [f"{name}: no digest of this base image" for name in _unpinned(needs, lock)]
     missing += [
@@ -97,7 +78,7 @@ def require_locked(variants: Iterable[Variant], matrix: Matrix) -> None:
 
 
 def unpinned_bases(variants: Iterable[Variant], matrix: Matrix) -> tuple[str, ...]:
-    """Name the bases that a registry may change under our hands."""
+    """Name the bases that a registry may change from one build to the next."""
     return _unpinned(needs_of(variants, matrix), matrix.lock)
 
 
@@ -106,15 +87,9 @@ def _unpinned(needs: Needs, lock: Lock) -> tuple[str, ...]:
 
 
 def image_for(base: str, stand_ins: Mapping[str, str]) -> str:
-    """Find the image that stands for a base on this network.
+    """Find the image that stands for a base on this network: itself where it has no stand-in.
 
-    Args:
-        base: as a Dockerfile names it, pinned or not.
-        stand_ins: base image → the image to use for it.
-
-    Returns:
-        The base itself where it has no stand-in. A registry's stand-in for a pinned base is pinned to the same digest;
-        an image that the engine has is taken as it is.
+    A registry's stand-in for a pinned base is pinned to the same digest; an image of the engine is taken as it is.
     """
     name, _, digest = base.partition("@")
     stand_in = stand_ins.get(base) or stand_ins.get(name)
@@ -124,11 +99,7 @@ def image_for(base: str, stand_ins: Mapping[str, str]) -> str:
 
 
 def bazel_checksum(version: str, lock: Lock) -> str | None:
-    """Find the sha256 of the release asset of a Bazel.
-
-    Returns:
-        64 hex digits: the catalogue's, else the lock's; None where neither knows it.
-    """
+    """Find the sha256 of a Bazel's release asset: the catalogue's, else the lock's; None where neither has it."""
     return bazel_checksums().get(version) or lock.bazel.get(version)
 
 

@@ -11,26 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving_factory.catalogue.facts import Flavour, Release
-from serving_factory.catalogue.levels import LEVELS, Level
+from serving_factory.catalogue.levels import LEVELS
 from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, releases
 from serving_factory.errors import BazelTooOldError, RecipeError
 from serving_factory.matrix.matrix import Matrix, alias_tags
 from serving_factory.matrix.model import Images
 from serving_factory.matrix.settings import Remote
 from serving_factory.matrix.variant import Variant
+from serving_factory.recipes.dockerfile import needed, without_comments
 from serving_factory.recipes.inputs import Inputs, inputs_for, mirrored
 from serving_factory.recipes.pins import BAZEL_RELEASES, image_for
 from serving_factory.recipes.toolchain import Toolchain, check_bazel, check_buildable, toolchain_for
 
 
 def key_of(**parts: object) -> str:
-    """Hash named parts, independent of their order.
+    """Hash named parts, independent of their order: 64 hex digits.
 
-    Args:
-        parts: values that JSON knows; tuples count as lists, sets of texts as sorted lists.
-
-    Returns:
-        64 hex digits.
+    Parts are values that JSON has; tuples count as lists, sets of texts as sorted lists.
     """
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
@@ -53,8 +50,9 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-TEMPLATES = Path(__file__).resolve().parents[3] / "dockerfiles" / "templates"
-PATCHES = TEMPLATES.parent / "patches"
+_DOCKERFILES = Path(__file__).resolve().parents[3] / "dockerfiles"
+CONTEXT = _DOCKERFILES / "context"
+"""The build context of every Dockerfile: all files that one copies."""
 
 CACHES = "serving-factory-bazel"
 """How the ids of the cache mounts in the templates begin; `-disk` and `-repository` follow."""
@@ -66,24 +64,18 @@ def render(name: str, **values: object) -> str:
 
 
 @cache
-def template_text(name: str) -> str:
-    """Read a file that goes into an image as it is."""
-    return (TEMPLATES / name).read_text(encoding="utf-8")
-
-
-@cache
-def patch_text(name: str) -> str:
-    """Read a script of dockerfiles/patches."""
-    return (PATCHES / name).read_text(encoding="utf-8")
+def context_text(name: str) -> str:
+    """Read a file of the build context."""
+    return (CONTEXT / name).read_text(encoding="utf-8")
 
 
 @cache
 def _environment() -> Environment:
-    # It takes a while to import: only who renders waits for it.
+    # Slow to import, and not needed by every command.
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(_DOCKERFILES / "templates"),
         undefined=StrictUndefined,
         autoescape=False,  # noqa: S701 - Dockerfiles are no HTML; every value comes from checked data
         trim_blocks=True,
@@ -93,48 +85,24 @@ def _environment() -> Environment:
     )
 
 
-_BINARY_PATH = UPSTREAM_TARGET.removeprefix("//").replace(":", "/")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything needed to build one variant.
-
-    Args:
-        variant: what is built.
-        release: what the catalogue says of its release.
-        targets: the targets that select it.
-        toolchain: what compiles it.
-        source: the folder with the source tree, or upstream's git URL with a commit.
-        inputs: how the other outer inputs enter.
-        remote: a cache, or builders, that other machines share; no part of the key.
-        base_image: the image that stands for the toolchain's base on this network.
-        devel: the devel Dockerfile.
-        devel_files: name → text of the files in its build context.
-        runtime: the runtime Dockerfile.
-        runtime_files: name → text of the files in its build context, those apart that only the built binary decides.
-        images: how the image is named.
-        lower_image: the image to use on a CPU that lacks this level; empty where there is none.
-        build_args: of the devel Dockerfile: what differs between variants that share it.
-        compile_key: over all that decides the binary, as far as the matrix and the catalogue tell.
-    """
+    """Everything needed to build one variant."""
 
     variant: Variant
     release: Release
     targets: tuple[str, ...]
     toolchain: Toolchain
-    source: Path | str
+    source: Path | str  # the folder with the source tree, or upstream's git URL with a commit
     inputs: Inputs
-    remote: Remote
-    base_image: str
-    devel: str
-    devel_files: tuple[tuple[str, str], ...]
-    runtime: str
-    runtime_files: tuple[tuple[str, str], ...]
+    remote: Remote  # a cache, or builders, that other machines share; no part of the key
+    base_image: str  # the image that stands for the toolchain's base on this network
+    devel: str  # the devel Dockerfile
+    runtime: str  # the runtime Dockerfile
     images: Images
-    lower_image: str
-    build_args: tuple[tuple[str, str], ...]
-    compile_key: str
+    lower_image: str  # the image to use on a CPU that lacks this level; empty where there is none
+    build_args: tuple[tuple[str, str], ...]  # of the devel Dockerfile: what differs between variants that share it
+    compile_key: str  # over all that decides the binary, as far as the matrix and the catalogue say
 
     @property
     def upstream(self) -> bool:
@@ -142,15 +110,11 @@ class Recipe:
         return isinstance(self.source, str)
 
     def contexts(self, staged: Path) -> tuple[tuple[str, str], ...]:
-        """The named contexts of the devel Dockerfile.
-
-        Args:
-            staged: the folder below which those lie that are put together for this build.
-        """
-        source = str(self.source)
-        if isinstance(self.source, str):
-            source = mirrored(self.source, self.inputs.git_mirrors)
-        return (("source", source), *self.inputs.contexts(staged), *self.base_context)
+        """The named contexts of the devel Dockerfile; those that are put together for this build lie in `staged`."""
+        source = self.source
+        if isinstance(source, str):
+            source = mirrored(source, self.inputs.git_mirrors)
+        return (("source", str(source)), *self.inputs.contexts(staged), *self.base_context)
 
     @property
     def base_context(self) -> tuple[tuple[str, str], ...]:
@@ -169,14 +133,14 @@ class Unbuildable:
 
 
 def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Recipe, ...], tuple[Unbuildable, ...]]:
-    """Make the recipes of variants, and tell which cannot be built, and why."""
+    """Make the recipes of variants, and say which cannot be built, and why."""
     recipes: list[Recipe] = []
     unbuildable: list[Unbuildable] = []
     for variant in variants:
         try:
             recipe = recipe_for(variant, matrix, neighbour=recipes[-1] if recipes else None)
             check_buildable(variant, recipe.toolchain)
-            if recipe.upstream:  # another tree has a WORKSPACE of its own, which says what it wants when it is loaded
+            if recipe.upstream:  # another tree has a WORKSPACE of its own, which checks Bazel when it is loaded
                 check_bazel(variant, recipe.release, recipe.toolchain.bazel.version)
             recipes.append(recipe)
         except (RecipeError, BazelTooOldError) as error:
@@ -185,15 +149,9 @@ def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Reci
 
 
 def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = None) -> Recipe:
-    """Make the recipe of a variant.
+    """Make the recipe of a variant; RecipeError says why there is none.
 
-    Args:
-        variant: the variant.
-        matrix: its matrix.
-        neighbour: any recipe of the same matrix; where it is of another level of the same, its Dockerfiles are taken.
-
-    Raises:
-        RecipeError: there is no recipe for it; the message says why.
+    `neighbour` is any recipe of the same matrix: where it differs in the level only, its Dockerfiles are taken.
     """
     release = releases()[variant.release]
     settings = matrix.settings_of(variant.release)
@@ -205,12 +163,10 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
     if neighbour and (neighbour.variant.flavour, neighbour.release, neighbour.toolchain) == rendered_from:
         devel, runtime = neighbour.devel, neighbour.runtime
     else:
-        devel, runtime = _devel(*rendered_from), _runtime(*rendered_from)
-    devel_files = _devel_files(toolchain)
+        devel, runtime = _dockerfiles(*rendered_from)
     arguments = _arguments(variant, toolchain, inputs, tensorrt=settings.toolchain.tensorrt)
     key = key_of(
-        devel=devel,
-        files=devel_files,
+        devel=_decisive(devel),
         arguments=arguments,
         base=base_image,
         source=None if settings.source else source,
@@ -226,9 +182,7 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
         remote=settings.bazel.remote,
         base_image=base_image,
         devel=devel,
-        devel_files=devel_files,
         runtime=runtime,
-        runtime_files=_files("runtime/tf_serving_entrypoint.sh", "runtime/tf_serving_health.sh"),
         images=matrix.images,
         lower_image=_lower_image(variant, matrix),
         build_args=(*arguments, *inputs.free_args),
@@ -248,64 +202,44 @@ def _arguments(
     return (*arguments.items(), *inputs.key_args)
 
 
-def _devel_files(toolchain: Toolchain) -> tuple[tuple[str, str], ...]:
-    """Files of the build context: those of every build, and those that this one's Dockerfile names beyond."""
-    names = [
-        *(f"devel/{name}.sh" for name in ("apply_patches", "bazel", "collect", "inputs", "preflight")),
-        "runtime/init.c",
-    ]
-    if toolchain.llvm or (toolchain.gpu and toolchain.gpu.repositories):
-        names.append("devel/apt_key.sh")
-    if toolchain.llvm:
-        names.append("devel/llvm-snapshot.asc")
-    return (*_files(*names), *((fix.script, patch_text(fix.script)) for fix in toolchain.fixes))
+@cache
+def _decisive(devel: str) -> Mapping[str, object]:
+    """What of a devel Dockerfile decides the artifact: instructions and files of the stages that lead to it."""
+    found = needed(devel, "artifact")
+    files = sorted({file for stage in found for file in stage.files})
+    return {
+        "instructions": [stage.instructions for stage in found],
+        "files": {file: without_comments(file, context_text(file)) for file in files},
+    }
 
 
-def _files(*names: str) -> tuple[tuple[str, str], ...]:
-    return tuple((name.rpartition("/")[2], template_text(name)) for name in names)
-
-
-def _devel(flavour: Flavour, release: Release, toolchain: Toolchain) -> str:
-    return render(
-        "devel/devel.Dockerfile.j2",
+def _dockerfiles(flavour: Flavour, release: Release, toolchain: Toolchain) -> tuple[str, str]:
+    devel = render(
+        "devel.Dockerfile.j2",
         release=release,
         flavour=flavour,
         toolchain=toolchain,
         upstream=UPSTREAM_URL,
         bazel_releases=BAZEL_RELEASES,
         bazel_target=UPSTREAM_TARGET,
-        binary_path=_BINARY_PATH,
+        binary_path=UPSTREAM_TARGET.removeprefix("//").replace(":", "/"),
     )
-
-
-def _runtime(flavour: Flavour, release: Release, toolchain: Toolchain) -> str:
-    return render(
-        "runtime/runtime.Dockerfile.j2",
-        release=release,
-        flavour=flavour,
-        base=toolchain.base,
-        gpu=toolchain.gpu,
-    )
+    base, gpu = toolchain.base, toolchain.gpu
+    return devel, render("runtime.Dockerfile.j2", release=release, flavour=flavour, base=base, gpu=gpu)
 
 
 def _lower_image(variant: Variant, matrix: Matrix) -> str:
     """The image of the highest level below, same release; the same flavour before another."""
-    if variant.level not in LEVELS:
-        return ""
+    rank = LEVELS.index(variant.level) if variant.level in LEVELS else 0
     lower = [
         other
         for other in matrix.variants
         if other.release == variant.release
         and other.flavour in {variant.flavour, Flavour.CPU}
-        and other.level in LEVELS
-        and _rank(other.level) < _rank(variant.level)
+        and other.level in LEVELS[:rank]
     ]
     if not lower:
         return ""
-    best = max(lower, key=lambda other: (other.flavour == variant.flavour, _rank(other.level)))
+    best = max(lower, key=lambda other: (other.flavour == variant.flavour, LEVELS.index(other.level)))
     aliases = alias_tags(matrix.images, best, matrix.targets_of(best))
     return f"{matrix.images.repository}:{aliases[0]}" if aliases else ""
-
-
-def _rank(level: Level) -> int:
-    return LEVELS.index(level)

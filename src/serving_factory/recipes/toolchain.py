@@ -17,12 +17,11 @@ from serving_factory.catalogue.distributions import (
 )
 from serving_factory.catalogue.facts import Flavour, FlavourFacts, Release
 from serving_factory.catalogue.fixes import Fix, fixes_for
-from serving_factory.catalogue.libraries import mkl_libraries
+from serving_factory.catalogue.libraries import CudaPackages, TensorrtPackages, cuda_packages, mkl_libraries
 from serving_factory.errors import BazelTooOldError, RecipeError
 from serving_factory.matrix.lockfile import EMPTY, Lock
 from serving_factory.matrix.settings import BazelChoice, Settings
 from serving_factory.matrix.variant import Variant
-from serving_factory.recipes.gpu import GpuBuild, gpu_build
 from serving_factory.recipes.pins import bazel_checksum
 
 
@@ -33,100 +32,89 @@ def bazel_numbers(version: str) -> tuple[int, ...]:
 
 
 def check_bazel(variant: Variant, release: Release, version: str) -> None:
-    """Pass a Bazel that upstream's WORKSPACE of a release passes.
-
-    Raises:
-        BazelTooOldError: it is older than the oldest that is accepted there.
-    """
+    """Refuse a Bazel that upstream's WORKSPACE of the release refuses."""
     if bazel_numbers(version) < bazel_numbers(release.bazel_minimum):
-        oldest = f"{release.bazel_minimum}, the oldest that {release.tag} accepts"
         raise BazelTooOldError(
-            f"{variant.id}: Bazel {version} is older than {oldest}",
-            why=f"upstream built {release.tag} with Bazel {release.bazel}",
+            f"{variant.id}: Bazel {version} is older than {release.bazel_minimum}",
+            why=f"{release.tag} accepts no older one; upstream built {release.tag} with Bazel {release.bazel}",
             remedy=f"leave `bazel: version` out of the matrix file to build with {release.bazel}, or name a later one",
         )
 
 
 _PYTHON_3_SINCE = Version("2.2")
 _CLANG = re.compile(r"clang-(\d+)")
-_DOORS_OPTIONS = ("repository_cache", "distdir")
+_INPUT_OPTIONS = ("repository_cache", "distdir")
+_NVIDIA = "https://developer.download.nvidia.com/compute"
+_CAPABILITIES = "TF_CUDA_COMPUTE_CAPABILITIES="
+_TENSORRT = "TF_NEED_TENSORRT="
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bazel:
-    """The Bazel that builds: a release asset, or an apt package of the base.
-
-    Args:
-        version: Bazel's version.
-        sha256: of the release asset; None with a package, and where neither the catalogue nor the lock knows it.
-        package: the apt package; None with a release asset.
-        given: whether the matrix names the file.
-        disk_cache: its flag for the disk cache; None where it has none.
-        event_file: its flag for the file of build events.
-        old_spellings: option of inputs.sh -> this Bazel's flag, where it spells one otherwise.
-    """
+    """The Bazel that builds: a release asset, or an apt package of the base."""
 
     version: str
-    sha256: str | None
-    package: str | None
-    given: bool
-    disk_cache: str | None
-    event_file: str
-    old_spellings: tuple[tuple[str, str], ...]
+    sha256: str | None  # of the release asset; None with a package, and where neither the catalogue nor the lock has it
+    package: str | None  # the apt package; None with a release asset
+    given: bool  # whether the matrix names the file
+    disk_cache: str | None  # its flag for the disk cache; None where it has none
+    event_file: str  # its flag for the file of build events
+    old_spellings: tuple[tuple[str, str], ...]  # an option's usual name -> its flag, where that is another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Llvm:
-    """A clang from LLVM's own apt repository.
+    """A clang from LLVM's own apt repository."""
 
-    Args:
-        version: `17`.
-        suite: the distribution's name there.
-        packages: apt packages, sorted.
-        fingerprint: of the repository's key, 40 hex digits.
-    """
-
-    version: str
-    suite: str
+    version: str  # `17`
+    suite: str  # the distribution's name there
     packages: tuple[str, ...]
-    fingerprint: str = "6084F3CF814B57C1CF12EFD515CF4D18AF4F7421"
+    fingerprint: str = "6084F3CF814B57C1CF12EFD515CF4D18AF4F7421"  # of the repository's key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AptRepository:
+    """A flat apt repository of a vendor."""
+
+    name: str  # of its keyring here
+    url: str
+    key: str  # the file with its key, below the URL
+    fingerprint: str  # of that key, 40 hex digits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuBuild:
+    """What a gpu build has beyond any build: NVIDIA's packages and keys, capabilities, TensorRT."""
+
+    version: str  # CUDA's, `12.2`
+    cuda: CudaPackages  # NVIDIA's packages, or what Bazel downloads instead
+    repositories: tuple[AptRepository, ...]  # where packages come from; empty where Bazel brings CUDA
+    capabilities: str  # upstream's compute capabilities, joined by commas; empty where TensorFlow's default applies
+    capabilities_exported: bool  # whether cuda_configure reads them from the environment
+    flags: tuple[str, ...]  # Bazel flags with capabilities and TensorRT, where a config has them
+    environment: tuple[tuple[str, str], ...]
+    tensorrt: TensorrtPackages | None  # None where it is not compiled in
+    tensorrt_version: str  # `8.6.1`; empty without
+    tensorrt_environment: bool  # whether TF_NEED_TENSORRT is read from the environment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolchain:
-    """Everything that the compile stage needs beside the sources.
+    """Everything that the compile stage needs beside the sources."""
 
-    Args:
-        base: base image reference, as the Dockerfile names it.
-        distribution: which distribution that is.
-        packages: apt packages, sorted.
-        compiler: the C++ compiler: `gcc-10`, `clang-17`, or `hermetic clang`, which Bazel downloads.
-        c_compiler: the command that compiles the runtime image's init.
-        cc: the command that Bazel is told of; None where a config names the compiler or Bazel brings it.
-        llvm: where clang comes from; None without one.
-        python: what Bazel's rules run with; None where Bazel brings its own.
-        wheel: numpy, where the distribution has none for that Python.
-        bazel: which Bazel, and where it comes from.
-        configs: Bazel configs of the flavour, in order.
-        flags: other Bazel flags that every build of the flavour must have.
-        libraries: paths, below which collect.sh finds what the server needs beyond what its loader finds.
-        fixes: changes to external repositories that this base makes needed.
-        gpu: what a gpu build has beyond; None for other flavours.
-    """
-
-    base: str
+    base: str  # the base image, as the Dockerfile names it
     distribution: Distribution
-    packages: tuple[str, ...]
-    compiler: str
-    c_compiler: str
-    cc: str | None
+    packages: tuple[str, ...]  # of apt, sorted
+    compiler: str  # `gcc-10`, `clang-17`, or `hermetic clang`, which Bazel downloads
+    c_compiler: str  # the command that compiles the runtime image's init
+    cc: str | None  # the command that Bazel is given; None where a config names the compiler or Bazel brings it
     llvm: Llvm | None
-    python: DistributionPython | None
-    wheel: Wheel | None
+    python: DistributionPython | None  # what Bazel's rules run with; None where Bazel brings its own
+    wheel: Wheel | None  # numpy, where the distribution has none for that Python
     bazel: Bazel
-    configs: tuple[str, ...]
-    flags: tuple[str, ...]
-    libraries: tuple[str, ...]
+    configs: tuple[str, ...]  # Bazel configs of the flavour, in order
+    flags: tuple[str, ...]  # other Bazel flags that every build of the flavour must have
+    libraries: tuple[str, ...]  # paths below which collect.sh finds what the server needs beyond its loader's
     fixes: tuple[Fix, ...]
     gpu: GpuBuild | None
 
@@ -137,7 +125,7 @@ class Toolchain:
 
     @property
     def compiler_command(self) -> str:
-        """What collect.sh asks for its version, where Bazel is told of no compiler."""
+        """What collect.sh asks for its version, where Bazel is given no compiler."""
         return self.compiler if self.llvm else self.c_compiler
 
     @property
@@ -147,10 +135,9 @@ class Toolchain:
 
     @property
     def compiler_links(self) -> tuple[tuple[str, str], ...]:
-        """Names that programs look for a compiler by -> the toolchain's command.
+        """Names that programs look for a compiler by -> the toolchain's command, where the base's own is another one.
 
-        Empty where the distribution's own gcc, which has these names, compiles, or where Bazel downloads the compiler.
-        With a clang, gcc stays gcc: who asks for it by name hands it gcc's own flags.
+        With a clang, gcc stays gcc: what calls it by name gives it gcc's own flags.
         """
         if self.llvm:
             return (("cc", self.compiler), ("c++", self.compiler.replace("clang", "clang++")))
@@ -166,11 +153,7 @@ class Toolchain:
 
 
 def toolchain_for(variant: Variant, release: Release, settings: Settings, lock: Lock = EMPTY) -> Toolchain:
-    """Derive the toolchain of a variant; what the lock pins is named by content.
-
-    Raises:
-        RecipeError: what the matrix chooses cannot build the release.
-    """
+    """Derive the toolchain of a variant; what the lock pins is named by content."""
     choice = settings.toolchain
     facts: FlavourFacts = release.flavours[variant.flavour]
     base = choice.base or facts.os
@@ -209,11 +192,7 @@ def toolchain_for(variant: Variant, release: Release, settings: Settings, lock: 
 
 
 def check_buildable(variant: Variant, toolchain: Toolchain) -> None:
-    """Pass a toolchain that has all that a build needs.
-
-    Raises:
-        RecipeError: nothing tells the checksum of its Bazel, and the matrix names no file.
-    """
+    """Refuse a toolchain whose Bazel has no known checksum, unless the matrix names the file."""
     bazel = toolchain.bazel
     if bazel.package or bazel.sha256 or bazel.given:
         return
@@ -304,7 +283,7 @@ def _bazel(variant: Variant, release: Release, choice: BazelChoice, lock: Lock) 
     for option, given in (("distdir", choice.distdir), ("override_repository", choice.overridden)):
         if given and bazel_flag(option, version) is None:
             raise RecipeError(
-                f"{variant.id}: Bazel {version} is not known to understand --{option}",
+                f"{variant.id}: Bazel {version} has no --{option}",
                 remedy='name a later one in the matrix file, such as bazel: {version: "0.17.2"}',
             )
     if not bazel_reads(release.bazelrc, version):
@@ -322,7 +301,62 @@ def _bazel(variant: Variant, release: Release, choice: BazelChoice, lock: Lock) 
         event_file=bazel_flag("build_event_json_file", version) or "",
         old_spellings=tuple(
             (option, spelling)
-            for option in _DOORS_OPTIONS
+            for option in _INPUT_OPTIONS
             if (spelling := bazel_flag(option, version)) and spelling != f"--{option}"
+        ),
+    )
+
+
+def gpu_build(release: Release, distribution: Distribution) -> GpuBuild:
+    """Derive what a gpu build of a release has beyond any build."""
+    gpu = release.flavours[Flavour.GPU].gpu
+    packages = cuda_packages(release)
+    if gpu is None or (packages.packages and distribution.nvidia is None):
+        raise RecipeError(
+            f"{release.tag}, gpu: NVIDIA has no packages of CUDA {gpu.cuda if gpu else ''} for {distribution.name}",
+            why="this release is compiled with CUDA from NVIDIA's apt repositories",
+            remedy="take one of Ubuntu's images at toolchain.base in the matrix file, or leave it out for upstream's",
+        )
+    config = release.configs.get(gpu.config, ())
+    capabilities = _prefix(config, _CAPABILITIES)
+    tensorrt_flag = _prefix(config, _TENSORRT) if gpu.tensorrt else None
+    flags = [f"{capabilities}{_CAPABILITIES}${{CUDA_CAPABILITIES}}"] if capabilities else []
+    flags += [f"{tensorrt_flag}{_TENSORRT}${{TENSORRT}}"] if tensorrt_flag else []
+    tensorrt = packages.tensorrt if gpu.tensorrt else None
+    return GpuBuild(
+        version=gpu.cuda,
+        cuda=packages,
+        repositories=_repositories(packages, distribution.nvidia) if distribution.nvidia else (),
+        capabilities=",".join(gpu.capabilities),
+        capabilities_exported=capabilities is None,
+        flags=tuple(flags),
+        environment=tuple({**packages.environment, **(tensorrt.environment if tensorrt else {})}.items()),
+        tensorrt=tensorrt,
+        tensorrt_version=gpu.tensorrt or "",
+        tensorrt_environment=tensorrt is not None and tensorrt_flag is None,
+    )
+
+
+def _prefix(config: tuple[str, ...], name: str) -> str | None:
+    """What stands before a variable in a config, `--repo_env=`; a later flag with the same takes its place."""
+    found = next((flag for flag in config if name in flag), None)
+    return found.partition(name)[0].replace(" ", "=") if found else None
+
+
+def _repositories(packages: CudaPackages, nvidia: str) -> tuple[AptRepository, ...]:
+    if not packages.packages:
+        return ()
+    return (
+        AptRepository(
+            name="nvidia-cuda",
+            url=f"{_NVIDIA}/cuda/repos/{nvidia}/x86_64",
+            key="3bf863cc.pub",
+            fingerprint="EB693B3035CD5710E231E123A4B469963BF863CC",
+        ),
+        AptRepository(
+            name="nvidia-machine-learning",
+            url=f"{_NVIDIA}/machine-learning/repos/{packages.machine_learning or nvidia}/x86_64",
+            key="7fa2af80.pub",
+            fingerprint="AE09FE4BBD223A84B2CCFCE3F60F4B3D7FA2AF80",
         ),
     )

@@ -17,11 +17,10 @@ from serving_factory.pipeline.failures import NAME_CERTIFICATES, Kind, classify
 from serving_factory.pipeline.inputs import secret_files, secrets_of
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.records import copy_atomically, write_atomically
-from serving_factory.pipeline.stages.compile import logged_build, write_context
-from serving_factory.recipes.recipe import Recipe, template_text
+from serving_factory.pipeline.stages.compile import logged_build
+from serving_factory.recipes.recipe import CONTEXT, Recipe
 
 _INDEX = "Packages"
-_FILES = ("packages/packages.Dockerfile", "packages/packages.sh", "devel/inputs.sh")
 _FILENAME = re.compile(r"^Filename: (?:\./)*(.+)$", re.MULTILINE)
 _PACKED: Mapping[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz": lzma.decompress}
 
@@ -48,12 +47,10 @@ def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]
         args |= {"WHEEL": wheel.requirement, "WHEEL_SHA256": wheel.sha256, "PIP_OPTIONS": " ".join(wheel.pip_options)}
     with tempfile.TemporaryDirectory(prefix="serving-factory-packages-") as scratch:
         out = Path(scratch, "out")
-        files = {name.rpartition("/")[2]: template_text(name) for name in _FILES}
-        context = write_context(Path(scratch, "context"), files)
         with secret_files(Path(scratch), secrets_of(recipe.inputs)) as secrets:
             request = BuildRequest(
-                dockerfile=context / "packages.Dockerfile",
-                context=context,
+                dockerfile=CONTEXT / "packages.Dockerfile",
+                context=CONTEXT,
                 build_args=(*args.items(), *(pair for pair in recipe.inputs.key_args if pair[0] == "APT_SNAPSHOT")),
                 secrets=secrets,
                 output=out,

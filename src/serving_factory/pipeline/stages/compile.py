@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,19 +15,27 @@ from serving_factory.docker.buildx import BuildFailed, BuildRequest, BuildResult
 from serving_factory.docker.process import Cancel
 from serving_factory.docker.solve_status import Step
 from serving_factory.errors import ArtifactError, CompileError, FactoryError, FetchError
-from serving_factory.pipeline.bazel import BazelProgress, bazelrc, dockerfile_here, is_progress, read_summary
+from serving_factory.pipeline.bazel import (
+    BazelProgress,
+    bazelrc,
+    is_progress,
+    read_summary,
+    resource_options,
+    without_absent_secrets,
+)
 from serving_factory.pipeline.digests import entries_digest, file_digest, quoted, tree_entries
 from serving_factory.pipeline.failures import Kind, classify, failure_error, step_title
 from serving_factory.pipeline.inputs import secret_files, secrets_of, stage_inputs
 from serving_factory.pipeline.job import Job, Progress, Stage
-from serving_factory.pipeline.records import Outputs
+from serving_factory.pipeline.records import Outputs, write_atomically
+from serving_factory.recipes.recipe import CONTEXT, Recipe
 
 BINARY = "tensorflow_model_server"
 DEBUG = f"{BINARY}.debug"
 FACTS = (*("version", "version.exit", "bazel", "compiler", "glibc", "os-release", "ldd", "packages", "base-libraries"),)
 """What collect.sh writes down in the devel image, a file each in `artifact/facts`."""
 
-_STEP = re.compile(r"/factory/bazel\.sh (fetch|build) ")
+_STEP = re.compile(r"/factory/bazel\.sh (fetch|build)\b")
 _NO_REMOTE = re.compile(r"^factory: no remote: (\S+) does not answer$")
 _AGAIN = re.compile(r"^factory: no remote: (Bazel ended with exit code \d+)")
 _REFUSED = re.compile(r"^(?:WARNING|ERROR): Failed to query remote execution capabilities: (.+)$")
@@ -205,28 +213,75 @@ def _runners(told: Mapping[str, int], *, remote: bool) -> Mapping[str, int]:
     return {_DISK_HIT if name == _REMOTE_HIT else name: count for name, count in told.items()}
 
 
-@contextmanager
-def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildRequest]:
-    """Give the request that takes the files of a stage of the devel Dockerfile home; it is good within the block.
+def devel_request(
+    recipe: Recipe,
+    *,
+    dockerfile: Path,
+    staged: Path,
+    target: str,
+    secrets: tuple[tuple[str, Path], ...] = (),
+    resources: str = "",
+    tags: tuple[str, ...] = (),
+    output: Path | None = None,
+) -> BuildRequest:
+    """Say how a stage of the devel Dockerfile is built: for the compile stage, the bake file, and a user's own command.
 
     Args:
-        job: the variant.
+        recipe: the variant.
+        dockerfile: where its text lies.
+        staged: the folder of the inputs that are put together for it.
         target: the stage.
-        output: the folder that gets its files.
+        secrets: ids and files.
+        resources: Bazel's options for how much of the machine it may use.
+        tags: names of the image.
+        output: the folder that gets the stage's files; None for an image.
     """
+    return BuildRequest(
+        dockerfile=dockerfile,
+        context=CONTEXT,
+        target=target,
+        build_args=(*recipe.build_args, *([("BAZEL_RESOURCES", resources)] if resources else ())),
+        contexts=recipe.contexts(staged),
+        secrets=secrets,
+        network="none" if recipe.inputs.offline else None,
+        tags=tags,
+        output=output,
+    )
+
+
+def devel_image_command(recipe: Recipe, folder: Path) -> str:
+    """The command that makes an image to work in, once the compile stage has written its files to the variant's folder.
+
+    With the resources of that build all its steps are in BuildKit's cache.
+    """
+    resources = folder / "recipe" / "resources"
+    request = devel_request(
+        recipe,
+        dockerfile=folder / "recipe" / "devel.Dockerfile",
+        staged=folder / "recipe" / "inputs",
+        target="binary_build",
+        resources=resources.read_text(encoding="utf-8") if resources.is_file() else "",
+        tags=(f"serving-factory/devel:{recipe.variant.id}",),
+    )
+    return shlex.join(request.command())
+
+
+@contextmanager
+def ready_request(job: Job, *, target: str, output: Path) -> Iterator[BuildRequest]:
+    """Give the request for the files of a stage; its inputs and secrets are in place for as long as the block lasts."""
     recipe = job.recipe
     stage_inputs(recipe.inputs, job.staged_inputs)
-    with secret_files(job.folder, {**secrets_of(recipe.inputs), "bazelrc": bazelrc(recipe)}) as secrets:
-        dockerfile = dockerfile_here(job, dict(secrets))
-        context = write_context(job.devel_context, {"Dockerfile": dockerfile, **dict(recipe.devel_files)})
-        yield BuildRequest(
-            dockerfile=context / "Dockerfile",
-            context=context,
+    with secret_files(job.folder, secrets_of(recipe.inputs, bazelrc(recipe))) as secrets:
+        resources = resource_options(job)
+        write_atomically(job.dockerfile, without_absent_secrets(recipe.devel, dict(secrets)))
+        write_atomically(job.resources, resources)
+        yield devel_request(
+            recipe,
+            dockerfile=job.dockerfile,
+            staged=job.staged_inputs,
             target=target,
-            build_args=recipe.build_args,
-            contexts=recipe.contexts(job.staged_inputs),
             secrets=secrets,
-            network="none" if recipe.inputs.offline else None,
+            resources=resources,
             output=output,
         )
 
@@ -234,7 +289,7 @@ def devel_request(job: Job, *, target: str, output: Path) -> Iterator[BuildReque
 def _run(job: Job, progress: Progress) -> Compiled:
     steps = BazelSteps(job.release_share)
     log = job.log(COMPILE.name)
-    with devel_request(job, target="artifact", output=job.artifact) as request:
+    with ready_request(job, target="artifact", output=job.artifact) as request:
         try:
             result = logged_build(request, log, progress=progress, see=steps.see, cancel=job.cancel)
         except BuildFailed as failed:
@@ -319,17 +374,6 @@ def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
         tail=tuple(line for line in failed.tail if not is_progress(line)),
         share=job.share,
     )
-
-
-def write_context(folder: Path, files: dict[str, str]) -> Path:
-    """Make a build context that holds just these files; shell scripts can be executed."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name, text in files.items():
-        path = folder / name
-        path.write_text(text, encoding="utf-8")
-        path.chmod(0o755 if name.endswith(".sh") else 0o644)
-    return folder
 
 
 def logged_build(

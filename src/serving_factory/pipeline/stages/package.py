@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from serving_factory.docker.buildx import BuildFailed, BuildRequest
 from serving_factory.errors import ArtifactError, FactoryError, PackageError
@@ -12,12 +13,13 @@ from serving_factory.matrix.matrix import alias_tags, full_tags
 from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.failures import step_title
 from serving_factory.pipeline.job import Job, Progress, Stage
-from serving_factory.pipeline.records import Outputs
-from serving_factory.pipeline.stages.compile import BINARY, COMPILE, logged_build, write_context
+from serving_factory.pipeline.records import Outputs, write_atomically
+from serving_factory.pipeline.stages.compile import BINARY, COMPILE, logged_build
 from serving_factory.pipeline.stages.extract import EXTRACT, server_version
 from serving_factory.pipeline.stages.inspect import INSPECT
+from serving_factory.recipes.dockerfile import needed
 from serving_factory.recipes.labels import BuiltBinary, image_env, image_json, image_labels
-from serving_factory.recipes.recipe import Recipe, short
+from serving_factory.recipes.recipe import CONTEXT, Recipe, context_text, short
 
 _PACKAGE_KEY_LABEL = "org.serving-factory.package.key"
 
@@ -78,20 +80,48 @@ def image_tags(job: Job) -> tuple[tuple[str, ...], tuple[str, ...]]:
     )
 
 
-def _files(recipe: Recipe, binary: BuiltBinary) -> dict[str, str]:
-    return {
-        "Dockerfile": recipe.runtime,
-        **dict(recipe.runtime_files),
-        "image.env": image_env(recipe, binary),
-        "image.json": image_json(recipe, binary),
-    }
+def _facts(recipe: Recipe, binary: BuiltBinary) -> dict[str, str]:
+    """The files that say what the image is."""
+    return {"image.env": image_env(recipe, binary), "image.json": image_json(recipe, binary)}
+
+
+def runtime_request(
+    recipe: Recipe,
+    *,
+    dockerfile: Path,
+    artifact: str,
+    facts: Path,
+    labels: Mapping[str, str],
+    tags: Sequence[str],
+) -> BuildRequest:
+    """Say how the runtime image is built, for this stage and the bake file.
+
+    Args:
+        recipe: the variant.
+        dockerfile: where its text lies.
+        artifact: the context with what was compiled.
+        facts: the folder with the files that say what the image is.
+        labels: of the image.
+        tags: its names.
+    """
+    return BuildRequest(
+        dockerfile=dockerfile,
+        context=CONTEXT,
+        contexts=(("artifact", artifact), ("facts", str(facts)), *recipe.base_context),
+        network="none" if recipe.inputs.offline else None,
+        labels=tuple(sorted(labels.items())),
+        tags=tuple(tags),
+    )
 
 
 def _content(job: Job) -> Mapping[str, object]:
     """What decides the image itself."""
     recipe, binary = job.recipe, built_binary(job)
+    stages = needed(recipe.runtime, "")
     return {
-        "files": _files(recipe, binary),
+        "dockerfile": [stage.instructions for stage in stages],
+        "files": {name: context_text(name) for stage in stages for name in stage.files},
+        "facts": _facts(recipe, binary),
         "labels": image_labels(recipe, binary),
         "base": [recipe.base_image, job.site.base_id(recipe)],
         "rootfs": job.record(COMPILE).outputs.rootfs,
@@ -105,18 +135,16 @@ def _inputs(job: Job) -> Mapping[str, object]:
 def _run(job: Job, progress: Progress) -> Packaged:
     recipe, binary = job.recipe, built_binary(job)
     _must_be_inspected(job, binary.sha256)
-    context = write_context(job.folder / "recipe" / "runtime", _files(recipe, binary))
+    dockerfile, facts = job.folder / "recipe" / "runtime.Dockerfile", job.folder / "recipe" / "facts"
+    write_atomically(dockerfile, recipe.runtime)
+    for name, text in _facts(recipe, binary).items():
+        write_atomically(facts / name, text)
     full, aliases = image_tags(job)
     references = [f"{recipe.images.repository}:{tag}" for tag in (*full, *aliases)]
     # Without the names: another alias must not make another image of the same full tag.
     labels = {**image_labels(recipe, binary), _PACKAGE_KEY_LABEL: PACKAGE.key_for(_content(job))}
-    request = BuildRequest(
-        dockerfile=context / "Dockerfile",
-        context=context,
-        contexts=(("artifact", str(job.artifact)), *recipe.base_context),
-        network="none" if recipe.inputs.offline else None,
-        labels=tuple(sorted(labels.items())),
-        tags=tuple(references),
+    request = runtime_request(
+        recipe, dockerfile=dockerfile, artifact=str(job.artifact), facts=facts, labels=labels, tags=references
     )
     before = {had for reference in references if (had := job.site.packaged.get(reference))}
     with _unnamed_removed(before, job):
@@ -166,7 +194,7 @@ def _error(job: Job, failed: BuildFailed) -> FactoryError:
     return PackageError(
         f"{job.recipe.variant.id}: the runtime image failed to build in {step_title(failed.step)}",
         why="\n".join(failed.tail),
-        remedy="fix the template in dockerfiles/templates/runtime, or the base image, and run the same command",
+        remedy="fix dockerfiles/templates/runtime.Dockerfile.j2, or the base image, and run the same command",
     )
 
 

@@ -40,9 +40,9 @@ done
 shift
 build+=("$@")
 
-# names FOLDER: of what is in it; nothing where there is no such folder.
+# names FOLDER: of what is in it, hidden files aside; nothing where there is no such folder.
 names() {
-    [[ ! -d $1 ]] || find "$1" -mindepth 1 -maxdepth 1 -printf '%f\n' | sort
+    [[ ! -d $1 ]] || find "$1" -mindepth 1 -maxdepth 1 ! -name '.*' -printf '%f\n' | sort
 }
 
 # externals: the repositories that were fetched; what could not be left an empty folder.

@@ -33,6 +33,7 @@ folder_of() {
 
 case ${1:-} in
 source)
+    [ -n "$(ls "$2")" ] || stop 'there are no sources: give them with --build-context source=FOLDER'
     for file in /inputs/patches/*.patch; do
         apply "$file" "$2"
     done

@@ -1,21 +1,17 @@
 # shellcheck shell=bash
-# The inputs: what stands between a build step and the network. Sourced, under `set -euo pipefail`, by each RUN that reaches out.
+# How a build step reaches the network. Sourced by each RUN that does, under `set -euo pipefail`, and by bazel.sh.
 #
 # mounts, each of them optional but the tmpfs:
 #   /run/secrets/network  shell lines `export NAME='value'`: proxies, PIP_INDEX_URL, APT_MIRROR (see apt_get), and
 #                         GIT_MIRRORS: a line `ADDRESS MIRROR` for each address that git shall look for elsewhere;
 #                         BAZEL_DOWNLOADER_CONFIG: a text, for bazelrc to name as /run/inputs/downloader.cfg
 #   /run/secrets/ca       certificates (PEM) to trust beside the system's
-#   /run/secrets/bazelrc  a remote cache or executor, and rules for downloads
-#   /run/inputs            a tmpfs: what is made of these is there, and so in no layer
-#   /inputs/apt            a folder with a flat apt repository, in place of all others
-#   /inputs/distdir        archives, by the names that they would be downloaded under
-#   /inputs/overrides      a folder for each Bazel repository that is not downloaded
+#   /run/inputs           a tmpfs: what is made of these is there, and so in no layer
+#   /inputs/apt           a folder with a flat apt repository, in place of all others
 # environment:
 #   APT_SNAPSHOT          a moment such as 20260301T000000Z: what APT_MIRROR has in place of {snapshot}
 #
-# It gives the functions apt_get and apt_install, and for Bazel the arrays inputs_startup and inputs_options, which are never
-# empty: under `set -u` bash 4.3 takes an empty array for an unset name.
+# It gives the functions apt_get and apt_install.
 
 # Tests put another folder in the place of the root.
 inputs_root=${FACTORY_TEST_ROOT:-}
@@ -45,61 +41,6 @@ done <<<"${GIT_MIRRORS:-}" >"$inputs_scratch/.gitconfig"
 
 # --- certificates -----------------------------------------------------------------------------------------------------
 
-# big_endian NUMBER: its four bytes.
-big_endian() {
-    local bytes
-    printf -v bytes '\\x%02x\\x%02x\\x%02x\\x%02x' $(($1 >> 24 & 255)) $(($1 >> 16 & 255)) $(($1 >> 8 & 255)) $(($1 & 255))
-    printf '%b' "$bytes"
-}
-
-# keystore_entries: of the certificates on stdin (PEM) each one as an entry of a Java keystore; their number goes to stderr.
-keystore_entries() {
-    local line body='' inside='' number=0 alias padding
-    while read -r line || [[ -n $line ]]; do
-        line=${line%$'\r'}
-        case $line in
-        '-----BEGIN CERTIFICATE-----') inside=yes body='' ;;
-        '-----END CERTIFICATE-----')
-            inside='' number=$((number + 1))
-            printf -v alias 'ca%06d' "$number"
-            padding=${body##*[!=]}
-            big_endian 2 # a certificate that is trusted
-            printf '\0\10%s\0\0\0\0\0\0\0\0\0\5X.509' "$alias"
-            big_endian $((${#body} * 3 / 4 - ${#padding}))
-            base64 -d <<<"$body"
-            ;;
-        *) [[ -z $inside ]] || body+=$line ;;
-        esac
-    done
-    printf '%d' "$number" >&2
-}
-
-# java_truststore PEM FILE: the certificates as a keystore of the format JKS, which every Java reads, with the password
-# changeit. Written here because there may be no keytool: Bazel brings a Java without it.
-java_truststore() {
-    local number digest
-    number=$({ keystore_entries <"$1" >"$2.entries"; } 2>&1)
-    {
-        printf '\xfe\xed\xfe\xed'
-        big_endian 2 # the format's version
-        big_endian "$number"
-        cat "$2.entries"
-    } >"$2"
-    # The digest is over the password in UTF-16, a phrase of the format, and the store.
-    digest=$({
-        printf '\0c\0h\0a\0n\0g\0e\0i\0tMighty Aphrodite'
-        cat "$2"
-    } | sha1sum | sed 's/ .*//; s/../\\x&/g')
-    printf '%b' "$digest" >>"$2"
-    rm "$2.entries"
-}
-
-inputs_startup=(--batch)
-if [[ -n ${https_proxy:-} ]]; then
-    # Java does not tell a proxy for https its password unless told to.
-    inputs_startup+=(--host_jvm_args=-Djdk.http.auth.tunneling.disabledSchemes=)
-fi
-
 inputs_ca=
 if [[ -s $inputs_secrets/ca ]]; then
     inputs_ca=$inputs_scratch/ca.pem
@@ -109,18 +50,14 @@ if [[ -s $inputs_secrets/ca ]]; then
             echo
         fi
     done >"$inputs_ca"
-    java_truststore "$inputs_ca" "$inputs_scratch/truststore.jks"
     chmod 644 "$inputs_ca" # apt reads it as a user of its own
     export SSL_CERT_FILE=$inputs_ca CURL_CA_BUNDLE=$inputs_ca GIT_SSL_CAINFO=$inputs_ca \
         PIP_CERT=$inputs_ca REQUESTS_CA_BUNDLE=$inputs_ca
-    inputs_startup+=("--host_jvm_args=-Djavax.net.ssl.trustStore=$inputs_scratch/truststore.jks")
-    inputs_startup+=(--host_jvm_args=-Djavax.net.ssl.trustStoreType=jks)
-    inputs_startup+=(--host_jvm_args=-Djavax.net.ssl.trustStorePassword=changeit)
 fi
 
 # --- apt --------------------------------------------------------------------------------------------------------------
 
-# apt_sources FOLDER: writes there what apt shall read in place of /etc/apt/sources.list*, where a input says so. A folder is
+# apt_sources FOLDER: writes there what apt shall read in place of /etc/apt/sources.list*, where an input says so. A folder is
 # the only source then. A mirror takes the place of every host: APT_MIRROR has {archive} for the path of an address, such as
 # debian-security, or the path follows it.
 apt_sources() {
@@ -165,7 +102,7 @@ apt_get() {
     DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" "$@"
 }
 
-# apt_direct_hosts: of the hosts in apt's lists those that no proxy is for. apt 2.2 has to be told: it reads no_proxy, connects
+# apt_direct_hosts: of the hosts in apt's lists those that no proxy is for. apt 2.2 needs these options: it reads no_proxy, connects
 # to the host, and then asks it for a tunnel as if it were the proxy.
 apt_direct_hosts() {
     local host name names=()
@@ -208,29 +145,3 @@ if [[ -n ${BAZEL_DOWNLOADER_CONFIG:-} ]]; then
     printf '%s\n' "$BAZEL_DOWNLOADER_CONFIG" >"$inputs_scratch/downloader.cfg"
     unset BAZEL_DOWNLOADER_CONFIG
 fi
-if [[ -s $inputs_secrets/bazelrc ]]; then
-    inputs_startup+=("--bazelrc=$inputs_secrets/bazelrc")
-fi
-
-# Where each of them is used: in the RUN steps of the Dockerfile.
-# shellcheck disable=SC2034
-inputs_options=(--repository_cache="$inputs_root/cache/repository")
-if [[ -n $(ls -A "$inputs_root/inputs/distdir" 2>/dev/null) ]]; then
-    inputs_options+=(--distdir="$inputs_root/inputs/distdir")
-fi
-for inputs_file in "$inputs_root"/inputs/overrides/*/; do
-    if [[ -d $inputs_file ]]; then
-        inputs_file=${inputs_file%/}
-        inputs_options+=("--override_repository=${inputs_file##*/}=$inputs_file")
-    fi
-done
-
-# Bazel writes its whole environment, with the proxy's password, into its log and into the events of a build. Both would
-# stay in the layer, and the events go home with the artifact.
-inputs_forget() {
-    rm -f "$inputs_root"/factory/bazel/*/java.log*
-    if [[ -e $inputs_root/factory/bazel-events.json ]]; then
-        sed -i '/client_env/d' "$inputs_root/factory/bazel-events.json" # an event is a line
-    fi
-}
-trap inputs_forget EXIT

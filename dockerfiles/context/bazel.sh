@@ -1,16 +1,25 @@
 #!/bin/bash
-# Runs Bazel and writes down what that took. It ends as Bazel ends.
+# Runs Bazel, and records what that took. It ends as Bazel ends.
 #
-# usage: bazel.sh STEP BAZEL [STARTUP-OPTION...] COMMAND [OPTION...]
+# usage: bazel.sh fetch|build|preflight
 #
-#   STEP   `fetch`, or `build`, in which a remote cache or executor is used where there is one
-#   BAZEL  the Bazel binary
+#   fetch      downloads what the build needs, and compiles nothing
+#   build      compiles, with a remote cache or executor where there is one
+#   preflight  asks Bazel which inputs are missing (preflight.sh)
 #
+# environment:
+#   COPTS            options of the CPU level, for `build`
+#   BAZEL_RESOURCES  how much of the machine `build` may use: --jobs, --local_ram_resources
 # files:
+#   /factory/bazelrc              the options of all three, one or more in a line. They are given on the command line: a Bazel before
+#                                 0.18 reads one bazelrc, and lets a config override what else stands there
+#   /factory/bazel.conf           shell variables: `target`, `runtime_targets` (repositories whose libraries the server opens), and how
+#                                 this Bazel spells `event_file`, `disk_cache` (empty: it has none), `repository_cache` and `distdir`
+#   /run/secrets/truststore       a Java keystore with the certificates to trust, password `changeit`
 #   /run/secrets/bazelrc          a remote cache or executor and rules for downloads, where given. `{toolchain}` stands for the
 #                                 toolchain's id. What begins with `build:factory-remote ` counts in the step build only, and
 #                                 only while something answers at the address in each line `# factory-remote HOST PORT`;
-#                                 `# factory-remote-alone` takes --disk_cache away with it, for Bazels that cannot have both.
+#                                 `# factory-remote-alone` takes the disk cache away with it, for Bazels that cannot have both.
 #                                 `# factory-file NAME BASE64` is a file that its options name, /dev/shm/factory-NAME
 #   /factory/toolchain-id         names the toolchain's folder in /cache/disk; beside it goes ID.toolchain, which says in words
 #                                 what that is, and by its time when it was used last
@@ -32,10 +41,15 @@ root=${FACTORY_TEST_ROOT:-}
 cgroup=$root/sys/fs/cgroup
 bazelrc=$root/dev/shm/factory-bazelrc # a tmpfs in every build container, so in no layer
 events=$root/factory/bazel-events.json
+secrets=$root/run/secrets
 
-step=$1 bazel=$2
-shift 2
+step=$1 target='' event_file='' disk_cache='' runtime_targets='' repository_cache=--repository_cache distdir=--distdir
 mkdir -p "$root/factory/measures"
+# shellcheck source=/dev/null
+. "$root/factory/bazel.conf"
+# shellcheck source=/dev/null
+. "$(dirname "$0")/inputs.sh"
+toolchain=$(cat "$root/factory/toolchain-id")
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
@@ -83,7 +97,37 @@ measured() { [[ -z $2 ]] || echo "$1 $2"; }
 
 # --- how Bazel runs ---------------------------------------------------------------------------------------------------
 
-# Bazels differ in what they do about a cache that is not there, up to ending the build: so it is asked beforehand. Few tell of
+# options COMMAND: what /factory/bazelrc has for it, in the array `found`. Options are split into words, as bazelrc's are.
+options() { read -r -d '' -a found < <(sed -n "s/^$1 //p" "$root/factory/bazelrc") || true; }
+
+startup=(--batch)
+if [[ -n ${https_proxy:-} ]]; then
+    # Java does not send a proxy for https its password without this.
+    startup+=(--host_jvm_args=-Djdk.http.auth.tunneling.disabledSchemes=)
+fi
+if [[ -s $secrets/truststore ]]; then
+    startup+=("--host_jvm_args=-Djavax.net.ssl.trustStore=$secrets/truststore")
+    startup+=(--host_jvm_args=-Djavax.net.ssl.trustStoreType=jks --host_jvm_args=-Djavax.net.ssl.trustStorePassword=changeit)
+fi
+options startup
+startup+=("--output_user_root=$root/factory/bazel" ${found[@]+"${found[@]}"})
+
+repositories=("$repository_cache=$root/cache/repository")
+if [[ -n $(ls -A "$root/inputs/distdir" 2>/dev/null) ]]; then
+    repositories+=("$distdir=$root/inputs/distdir")
+fi
+for folder in "$root"/inputs/overrides/*/; do
+    folder=${folder%/}
+    [[ ! -d $folder ]] || repositories+=("--override_repository=${folder##*/}=$folder")
+done
+
+options build
+build=("--symlink_prefix=$root/factory/bazel-" ${found[@]+"${found[@]}"})
+read -r -a copts <<<"${COPTS:-}"
+read -r -a resources <<<"${BAZEL_RESOURCES:-}"
+read -r -a analysed <<<"$target $runtime_targets"
+
+# Bazels differ in what they do about a cache that is not there, up to ending the build: so it is asked beforehand. Few report
 # one that went away in the middle: so it is asked again.
 remote_answers() {
     local host port answers=1
@@ -93,37 +137,45 @@ remote_answers() {
         timeout 5 bash -c ': <"/dev/tcp/$0/$1"' "$host" "$port" 2>/dev/null && continue
         echo "factory: no remote: $host:$port does not answer" >&2
         return 1
-    done < <(sed -n 's/^# factory-remote \([^ ]*\) \([0-9]*\)$/\1 \2/p' "$root/run/secrets/bazelrc")
+    done < <(sed -n 's/^# factory-remote \([^ ]*\) \([0-9]*\)$/\1 \2/p' "$secrets/bazelrc")
     return "$answers"
 }
 
-# run_bazel OPTION...: with what is remote where $remote is 1.
-run_bazel() {
-    local option disk_cache=yes options=()
-    if [[ -s $root/run/secrets/bazelrc ]]; then
+# run: Bazel, with what is remote where $remote is 1. With curses, progress is printed each 10 s, with what runs and for how long;
+# without, ever more seldom. Warnings are not printed, as in upstream's Dockerfiles: BuildKit passes on 2 MiB of a step's output.
+run() {
+    local command=(bazel) cache=$disk_cache
+    if [[ -s $secrets/bazelrc ]]; then
         (
             umask 077
             while read -r _ _ name content; do
                 base64 -d <<<"$content" >"$root/dev/shm/factory-$name"
-            done < <(grep '^# factory-file ' "$root/run/secrets/bazelrc")
-            sed "/^# factory-file /d; s/{toolchain}/$(cat "$root/factory/toolchain-id")/g" "$root/run/secrets/bazelrc" >"$bazelrc"
+            done < <(grep '^# factory-file ' "$secrets/bazelrc")
+            sed "/^# factory-file /d; s/{toolchain}/$toolchain/g" "$secrets/bazelrc" >"$bazelrc"
         )
         if ((remote)); then
             echo 'build --config=factory-remote' >>"$bazelrc"
-            ! grep -qx '# factory-remote-alone' "$bazelrc" || disk_cache=
+            ! grep -qx '# factory-remote-alone' "$bazelrc" || cache=
         else
             sed -i '/^build:factory-remote /d' "$bazelrc"
         fi
-        options+=("--bazelrc=$bazelrc")
+        command+=("--bazelrc=$bazelrc")
     fi
-    for option; do
-        case $option in
-        "--bazelrc=$root/run/secrets/bazelrc") ;;
-        --disk_cache=*) [[ -z $disk_cache ]] || options+=("$option") ;;
-        *) options+=("$option") ;;
-        esac
-    done
-    "$bazel" ${options[@]+"${options[@]}"}
+    command+=("${startup[@]}")
+    case $step in
+    fetch)
+        "${command[@]}" build --nobuild "${repositories[@]}" --color=no --curses=no --show_progress_rate_limit=2 \
+            "${build[@]}" "${analysed[@]}"
+        ;;
+    build)
+        "${command[@]}" build "${repositories[@]}" ${cache:+"$cache=$root/cache/disk/$toolchain"} \
+            --color=no --curses=yes --show_progress_rate_limit=10 --verbose_failures --output_filter=DONT_MATCH_ANYTHING \
+            "$event_file=$events" ${resources[@]+"${resources[@]}"} "${build[@]}" ${copts[@]+"${copts[@]}"} "$target"
+        ;;
+    preflight)
+        "$(dirname "$0")/preflight.sh" "$root/preflight" "${command[@]}" -- "${repositories[@]}" -- "${build[@]}" "${analysed[@]}"
+        ;;
+    esac
 }
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -132,22 +184,22 @@ if [[ -d $root/cache/disk ]]; then
     {
         "${CC:-gcc}" --version | sed -n 1p
         sed -n 's/^PRETTY_NAME="\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' "$root/etc/os-release"
-    } >"$root/cache/disk/$(cat "$root/factory/toolchain-id").toolchain"
+    } >"$root/cache/disk/$toolchain.toolchain"
 fi
 
 watch_memory >/dev/null 2>&1 &
 watcher=$!
 remote=0
-[[ $step != build || ! -s $root/run/secrets/bazelrc ]] || ! remote_answers || remote=1
+[[ $step != build || ! -s $secrets/bazelrc ]] || ! remote_answers || remote=1
 received=$(received_bytes) opened=$(opened_connections) # the question above was a connection too
 status=0
-run_bazel "$@" || status=$?
+run || status=$?
 # Nothing that is remote may cost a build. Codes: 2, options that cannot go together; 34, an error of the remote's; 37, a crash, as of
 # Debian's Bazel, whose Java cannot have TLS with gRPC; 38, events that it could not upload.
 if ((remote && (status == 2 || status == 34 || status == 37 || status == 38))); then
     echo "factory: no remote: Bazel ended with exit code $status, and begins again without it" >&2
     remote=0 status=0
-    run_bazel "$@" || status=$?
+    run || status=$?
 fi
 kill "$watcher" 2>/dev/null
 fetched=$(fetched_bytes)
