@@ -1,7 +1,7 @@
 """A stage that makes something else of the same inputs has another version, and its key covers the data that it reads.
 
 What each stage makes of fixed inputs is in golden/stages.json. When that changes on purpose, raise the stage's version
-and run `GOLDEN=write pytest tests/unit/test_stage_versions.py`.
+and run `GOLDEN=write pytest tests/unit/test_pipeline_versions.py`.
 """
 
 from __future__ import annotations
