@@ -29,7 +29,7 @@ for option; do
 done
 [[ ! -e $FACTORY_TEST_ROOT/events ]] || cp "$FACTORY_TEST_ROOT/events" "$FACTORY_TEST_ROOT/factory/bazel-events.json"
 [[ ! -e $FACTORY_TEST_ROOT/afterwards ]] || cp -r "$FACTORY_TEST_ROOT/afterwards/." "$FACTORY_TEST_ROOT"
-sleep 0.3
+[[ ! -d $FACTORY_TEST_ROOT/sys ]] || until [[ -s $FACTORY_TEST_ROOT/factory/measures/.peak ]]; do sleep 0.01; done
 exit "$(cat "$FACTORY_TEST_ROOT/status")"
 """
 
@@ -84,7 +84,7 @@ def box(tmp_path: Path) -> Box:
 def port() -> Iterator[int]:
     """Of something that answers."""
     server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server.server_port
     server.shutdown()
@@ -152,13 +152,13 @@ def test_without_a_network_nothing_was_fetched(box: Box) -> None:
     assert read_measures(box.root / "factory" / "measures" / "build")["bytes_fetched"] == 0
 
 
-def test_it_ends_as_bazel_ends_and_tells_the_memory(box: Box) -> None:
+def test_it_ends_as_bazel_ends_and_reports_the_memory(box: Box) -> None:
     version_1(box)
     box.write("status", "37")
     done = box.run()
     assert done.returncode == 37
-    told = "exit_code 37 peak_memory_bytes 7000000000 memory_limit_bytes 8000000000 oom_kills 3"
-    assert done.stderr.splitlines() == [f"factory: {told}"]
+    line = "exit_code 37 peak_memory_bytes 7000000000 memory_limit_bytes 8000000000 oom_kills 3"
+    assert done.stderr.splitlines() == [f"factory: {line}"]
     log = f"gcc: fatal error: Killed signal terminated program cc1plus\n{done.stderr}"
     details = {"peak": "7000000000", "limit": "8000000000", "kills": "3"}
     assert classify(log, exit_code=37).details == details, "what the script prints is read"
@@ -281,7 +281,7 @@ def test_a_remote_cache_that_answers_is_used_in_the_build_only(box: Box, port: i
     assert read_measures(box.root / "factory/measures/build")["remote"] == 1
 
 
-def test_one_that_does_not_answer_is_told_once_and_left_out(box: Box) -> None:
+def test_one_that_does_not_answer_is_reported_once_and_left_out(box: Box) -> None:
     box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 9\n# factory-remote-alone\n{REMOTE}")
     done = box.run()
     assert done.returncode == 0
@@ -297,11 +297,12 @@ def test_all_that_is_remote_must_answer(box: Box, port: int) -> None:
     assert "--config" not in box.bazelrc
 
 
-def test_one_that_went_away_in_the_middle_is_told_once(box: Box) -> None:
+def test_one_that_went_away_in_the_middle_is_reported_once(box: Box) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         remote = subprocess.Popen(["sleep", "60"], pass_fds=[listening.fileno()])
-    box.write("bin/bazel", BAZEL.replace("exit ", f"kill {remote.pid}; sleep 0.2\nexit "))
+    gone = f"while (: </dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.01; done"
+    box.write("bin/bazel", BAZEL.replace("exit ", f"kill {remote.pid}; {gone}\nexit "))
     box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 {port}\n{REMOTE}")
     done = box.run()
     remote.wait(10)
@@ -327,7 +328,7 @@ def test_one_that_bazel_cannot_begin_with_is_left_out(box: Box, port: int, code:
 @pytest.mark.parametrize(("code", "remote"), [(1, True), (2, False)])
 def test_other_ends_are_ends(box: Box, port: int, code: int, remote: bool) -> None:  # noqa: FBT001
     box.write("status", str(code))
-    box.write("bin/bazel", BAZEL.replace("sleep", 'echo ran >> "$FACTORY_TEST_ROOT/runs"\nsleep'))
+    box.write("bin/bazel", BAZEL.replace("exit ", 'echo ran >> "$FACTORY_TEST_ROOT/runs"\nexit '))
     if remote:
         box.write("run/secrets/bazelrc", f"# factory-remote 127.0.0.1 {port}\n{REMOTE}")
     assert box.run().returncode == code

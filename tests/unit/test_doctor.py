@@ -593,6 +593,7 @@ def test_the_doctor_checks_what_the_factory_would_do(
 ) -> None:
     """The schedule fits jobs to memory: where no user says otherwise, there is nothing to warn of."""
     machine = engine(cpus=cpus, memory=memory * 10**9, buildx=None, version="20.10.24")
+    monkeypatch.setattr(doctoring, "reach_all", lambda _urls, **_route: {})
     monkeypatch.setattr(doctoring, "engine_facts", lambda: machine)
     asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
     with pytest.raises(MachineUnfitError):
@@ -608,6 +609,7 @@ def test_what_is_this_machines_is_not_taken_for_the_engines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str
 ) -> None:
     monkeypatch.setattr(doctoring, "engine_facts", lambda: engine(host=host, version="20.10.24", buildx=None))
+    monkeypatch.setattr(doctoring, "reach_all", lambda _urls, **_route: {})
     asked = Asked(checkout=Checkout(ROOT, tmp_path), matrix=str(write(tmp_path)))
     with pytest.raises(MachineUnfitError):
         doctoring.examine(asked, json=True)

@@ -33,7 +33,7 @@ def read(folder: Path, text: str) -> Lock:
     return read_lock(folder / "matrix.yaml")
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(bases, bazels)
 def test_what_is_written_is_read_again(bases: dict[str, str], bazels: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory() as name:

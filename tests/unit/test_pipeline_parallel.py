@@ -41,13 +41,13 @@ Act = Callable[[Job], None]
 
 
 def sleep(job: Job) -> None:
-    job.cancel.wait(0.05)
+    job.cancel.wait(0.02)
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:
     deadline = time.monotonic() + 10
     while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.002)
     return condition()
 
 
@@ -254,7 +254,7 @@ def test_without_it_all_others_are_worked_on(crowd: Crowd) -> None:
 
 def test_a_variant_that_takes_too_long_fails_and_no_other(crowd: Crowd) -> None:
     crowd.acts[NAMES[1]] = lambda job: job.cancel.wait(30)
-    outcome = crowd.run(policy=Policy(variant_seconds=0.5))
+    outcome = crowd.run(policy=Policy(variant_seconds=0.3))
     assert crowd.statuses(outcome) == [Status.BUILT, Status.FAILED, Status.BUILT, Status.BUILT]
     assert isinstance(outcome.results[1].error, TimeLimitError)
     assert "--variant-minutes" in outcome.results[1].error.what

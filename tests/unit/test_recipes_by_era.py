@@ -226,7 +226,7 @@ def test_the_build_that_was_done_by_hand_is_a_matrix_file(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("tag", "flavour", "sections", "told"),
+    ("tag", "flavour", "sections", "expected"),
     [
         ("1.9.1", "cpu", {"toolchain": {"base": "debian:bookworm"}}, "debian:bookworm has no Python 2.7"),
         ("1.15.0", "cpu", {"toolchain": {"base": "debian:bullseye"}}, "has no `future` for Python 2.7"),
@@ -236,16 +236,16 @@ def test_the_build_that_was_done_by_hand_is_a_matrix_file(tmp_path: Path) -> Non
         ("1.5.0", "cpu", {"bazel": {"distdir": "."}}, "Bazel 0.5.4 has no --distdir"),
     ],
 )
-def test_what_cannot_work_is_told(
-    tmp_path: Path, tag: str, flavour: str, sections: dict[str, object], told: str
+def test_what_cannot_work_is_reported(
+    tmp_path: Path, tag: str, flavour: str, sections: dict[str, object], expected: str
 ) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe(tmp_path, tag, flavour, **sections)
-    assert told in caught.value.what
+    assert expected in caught.value.what
     assert caught.value.remedy
 
 
-def test_mends_are_for_bases_with_a_new_glibc() -> None:
+def test_fixes_are_for_bases_with_a_new_glibc() -> None:
     assert [fix.script for fix in fixes_for(Version("2.1.4"), Version("2.31"))] == ["grpc-gettid.sh"]
     assert fixes_for(Version("2.1.4"), Version("2.27")) == ()
     assert fixes_for(Version("2.2.0"), Version("2.31")) == ()
@@ -264,14 +264,14 @@ def test_every_bazel_gets_flags_that_it_knows() -> None:
 @pytest.mark.parametrize(
     ("tag", "rest", "status"), [("1.7.1", "no", "no"), ("1.11.1", "yes", "no"), ("1.12.0", "yes", "yes")]
 )
-def test_the_image_tells_what_its_server_can_do(tmp_path: Path, tag: str, rest: str, status: str) -> None:
+def test_the_image_says_what_its_server_can_do(tmp_path: Path, tag: str, rest: str, status: str) -> None:
     text = image_env(recipe(tmp_path, tag), None)
     assert f'REST="{rest}"\n' in text
     assert f'MODEL_STATUS="{status}"\n' in text
     assert "CUDA" not in text
 
 
-def test_a_gpu_image_tells_its_driver_and_capabilities(tmp_path: Path) -> None:
+def test_a_gpu_image_says_its_driver_and_capabilities(tmp_path: Path) -> None:
     text = image_env(recipe(tmp_path, "2.17.1", "gpu"), None)
     assert 'CUDA="12.2"\nDRIVER="525.60.13"\nCAPABILITIES="sm_50 sm_60 sm_70 sm_80 compute_90"\n' in text
 
@@ -299,7 +299,7 @@ def test_gettid_is_renamed_wherever_it_is(tmp_path: Path, place: str) -> None:
     assert "__NR_gettid)" in text
 
 
-def test_every_mend_says_why_and_where_from() -> None:
+def test_every_fix_says_why_and_where_from() -> None:
     for fix in fixes_for(Version("2.1.4"), Version("2.31")):
         head = (CONTEXT / fix.script).read_text(encoding="utf-8")
         assert "# Why: " in head
@@ -360,7 +360,7 @@ def test_a_patch_that_does_not_fit_and_one_for_nothing_end_the_build(tmp_path: P
     assert "there is no external repository nowhere" in patching.run("external", "bazel").stderr
 
 
-def test_a_mend_is_passed_over_where_its_repository_is_absent(tmp_path: Path) -> None:
+def test_a_fix_is_passed_over_where_its_repository_is_absent(tmp_path: Path) -> None:
     """The fixes are the catalogue's, for upstream's sources; another tree need not have what they change."""
     patching = Patching(tmp_path)
     patching.write("bazel/0123/external/other/x.cc", "one\n")

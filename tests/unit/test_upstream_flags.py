@@ -20,9 +20,8 @@ def features(tag: str, namespace: str = "") -> set[str]:
     return {name for flag in flags if not flag.namespaces or namespace in flag.namespaces for name in flag.features}
 
 
-@pytest.mark.parametrize("tag", list(releases()))
-def test_no_release_runs_below_sse3(tag: str) -> None:
-    assert "sse3" in features(tag)
+def test_no_release_runs_below_sse3() -> None:
+    assert [tag for tag in releases() if "sse3" not in features(tag)] == []
 
 
 def test_sse4_2_came_in_parts() -> None:
