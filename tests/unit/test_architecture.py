@@ -142,7 +142,7 @@ def test_modules_say_what_they_are() -> None:
 
 
 def test_functions_are_short() -> None:
-    """Counted without the signature and the docstring: those are long where much is told."""
+    """Counted without the signature and the docstring: those are long where there is much to say."""
     assert [
         f"{path_of(module)}:{node.lineno} {node.name}"
         for module in [*MODULES, ROOT / "tasks.py"]
@@ -197,6 +197,6 @@ def test_the_table_of_exit_codes_is_current() -> None:
     assert exit_code_table() in EXIT_CODES.read_text(encoding="utf-8"), "copy the table above into docs/exit-codes.md"
 
 
-def test_an_error_tells_what_why_and_what_to_do() -> None:
+def test_an_error_reports_what_why_and_what_to_do() -> None:
     assert str(FactoryError("a broke", why="b\nc", remedy="fix it")) == "a broke\nb\nc\nWhat to do: fix it"
     assert str(FactoryError("a broke")) == "a broke"

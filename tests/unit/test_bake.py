@@ -86,7 +86,7 @@ def test_the_files_are_those_of_the_recipes(made: Bake, recipes: tuple[Recipe, .
     assert 'LEVEL="x86-64-v3"' in made.files[own / "facts" / "image.env"]
 
 
-def test_an_image_says_nothing_of_a_binary_that_nobody_has_read(made: Bake) -> None:
+def test_an_image_says_nothing_of_a_binary_that_no_one_has_read(made: Bake) -> None:
     image = targets(made)[V3]
     assert image["tags"] == ["serving-factory/sample:baked-2.19.1-cpu-v3"]
     assert image["labels"]["org.serving-factory.level"] == "x86-64-v3"
@@ -173,16 +173,16 @@ def test_inputs_and_secrets_are_put_where_the_file_says(tmp_path: Path) -> None:
 def test_variants_without_a_recipe_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = SMALL.replace('["2.19.1"]', '["2.19.1", "2.3.4"]')
     bake_file(asked(tmp_path, write(tmp_path, text)), output=str(tmp_path / "a.json"))
-    told = capsys.readouterr().out
-    assert "a.json: 1 variant\n" in told
-    assert "left out 2.3.4-cpu-v1: the checksum of Bazel " in told
-    assert "See `./factory explain 2.3.4-cpu-v1`" in told
+    reported = capsys.readouterr().out
+    assert "a.json: 1 variant\n" in reported
+    assert "left out 2.3.4-cpu-v1: the checksum of Bazel " in reported
+    assert "See `./factory explain 2.3.4-cpu-v1`" in reported
     with pytest.raises(RecipeError, match="none of the chosen variants"):
         bake_file(asked(tmp_path, write(tmp_path, SMALL.replace("2.19.1", "2.3.4"))), output=str(tmp_path / "b.json"))
     assert not (tmp_path / "b.json").exists()
 
 
-def test_a_target_of_a_groups_name_is_told(tmp_path: Path) -> None:
+def test_a_target_of_a_groups_name_is_reported(tmp_path: Path) -> None:
     file = write(tmp_path, SMALL.replace("standard:", "image:"))
     with pytest.raises(UsageError, match="named image, like a group"):
         bake_file(asked(tmp_path, file), output=str(tmp_path / "a.json"))

@@ -90,7 +90,7 @@ def test_what_was_exported_can_be_imported(calls: list[list[str]], tmp_path: Pat
 def test_an_import_needs_nothing_beside_the_file_and_takes_away_what_a_killed_one_left(
     calls: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file may lie on a disk that nobody can write to."""
+    """The file may lie on a disk that is read-only."""
     file = tmp_path / "shelf" / "caches.tar"
     file.parent.mkdir()
     export_caches("b", file)
@@ -182,7 +182,7 @@ MANIFEST = "serving-factory-cache.json"
         + member("contents.tar.gz", kind=tarfile.SYMTYPE, target="/etc/passwd"),
     ],
 )
-def test_what_nobody_exports_is_refused(calls: list[list[str]], tmp_path: Path, tarball: bytes) -> None:
+def test_what_no_one_exports_is_refused(calls: list[list[str]], tmp_path: Path, tarball: bytes) -> None:
     file = tmp_path / "caches.tar"
     file.write_bytes(tarball + member("contents.tar.gz", CONTENTS) + b"\0" * 10240)
     with pytest.raises(CacheFileError):
@@ -192,7 +192,7 @@ def test_what_nobody_exports_is_refused(calls: list[list[str]], tmp_path: Path, 
 
 
 @pytest.mark.usefixtures("calls")
-def test_what_the_step_cannot_unpack_is_told_of_the_file_and_not_of_the_image(
+def test_what_the_step_cannot_unpack_is_reported_of_the_file_and_not_of_the_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "caches.tar"
@@ -218,7 +218,7 @@ def test_what_the_step_cannot_unpack_is_told_of_the_file_and_not_of_the_image(
         prune_caches("b", most=0)
 
 
-def test_a_base_image_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_image_that_is_not_there_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_arguments: object, **_options: object) -> None:
         raise BuildFailed(step="", tail=(), exit_code=1, text="pull access denied")
 
@@ -286,8 +286,8 @@ def test_bounds_that_cannot_be_kept_do_not_undo_what_was_built(monkeypatch: pyte
         raise EngineUnavailableError("it went away", remedy="start it")
 
     monkeypatch.setattr(bazel_caches, "work_on_mounts", fail)
-    told = caching.cap_caches("base:1", "30GiB")
-    assert told == "Bazel's caches could not be pruned to 30GiB: it went away\nWhat to do: start it\n"
+    reported = caching.cap_caches("base:1", "30GiB")
+    assert reported == "Bazel's caches could not be pruned to 30GiB: it went away\nWhat to do: start it\n"
 
 
 def test_caches_as_json(calls: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What Bazel tells: as recorded from Bazel 4.2.3, and in the shape of later ones."""
+"""What Bazel reports: as recorded from Bazel 4.2.3, and in the shape of later ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def printed(text: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "reported"),
     [
         (
             "[23 / 59] Compiling main.cc; 1s processwrapper-sandbox",
@@ -51,11 +51,11 @@ def printed(text: str) -> dict[str, object]:
         ("[output clipped, log limit 200KiB/s reached]", None),
     ],
 )
-def test_progress_is_told_shortly(line: str, told: str | None) -> None:
-    assert BazelProgress().see(line) == told
+def test_progress_is_reported_shortly(line: str, reported: str | None) -> None:
+    assert BazelProgress().see(line) == reported
 
 
-def test_with_cursor_control_the_oldest_action_is_told() -> None:
+def test_with_cursor_control_the_oldest_action_is_reported() -> None:
     progress = BazelProgress()
     lines = [
         "[1 / 3] 2 actions running",
@@ -65,7 +65,7 @@ def test_with_cursor_control_the_oldest_action_is_told() -> None:
         "    [-----] Executing genrule //:g0",
         "[2 / 3] Linking server; 12s local",
     ]
-    assert [told for line in lines if (told := progress.see(line))] == [
+    assert [reported for line in lines if (reported := progress.see(line))] == [
         "1/3 2 actions running",
         "1/3 Compiling a/b.cc; 95s processwrapper-sandbox",
         "2/3 2 actions, 0 running",

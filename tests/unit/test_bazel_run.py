@@ -1,4 +1,4 @@
-"""What a compile's record tells of its Bazel run, from files as real Bazels wrote them."""
+"""What a compile's record holds of its Bazel run, from files as real Bazels wrote them."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ BOTH_RAN = (Step(name=FETCH, kind="started"), Step(name=BUILD, kind="started"))
 
 
 @pytest.mark.parametrize("kind", ["done", "cached"])
-def test_that_bazel_has_built_is_told_when_its_step_has_ended_well(kind: Literal["done", "cached"]) -> None:
-    told: list[str] = []
-    noted = BazelSteps(lambda: told.append("built"))
+def test_that_bazel_has_built_is_noted_when_its_step_has_ended_well(kind: Literal["done", "cached"]) -> None:
+    reported: list[str] = []
+    noted = BazelSteps(lambda: reported.append("built"))
     for step in (Step(name=FETCH, kind=kind), *BOTH_RAN, Step(name=BUILD, kind="log"), Step(name=BUILD, kind="error")):
         noted.see(step)
-    assert not told
+    assert not reported
     noted.see(Step(name=BUILD, kind=kind))
-    assert told == ["built"]
+    assert reported == ["built"]
 
 
 def test_a_cold_build_as_recorded(tmp_path: Path) -> None:
-    told = run_facts(facts(tmp_path, "bazel-4.2.3-cold.jsonl"), seen(*BOTH_RAN))
-    assert told == {
+    reported = run_facts(facts(tmp_path, "bazel-4.2.3-cold.jsonl"), seen(*BOTH_RAN))
+    assert reported == {
         "bazel_ran": True,
         "actions": 7,
         "runners": {"internal": 4, "processwrapper-sandbox": 3},
@@ -71,9 +71,9 @@ def test_a_cold_build_as_recorded(tmp_path: Path) -> None:
 def test_before_bazel_5_hits_are_the_remote_caches_where_there_was_one(
     tmp_path: Path, remote: int, disk_hits: int
 ) -> None:
-    told = run_facts(facts(tmp_path, "bazel-4.2.3-warm.jsonl", remote=remote), seen(*BOTH_RAN))
-    assert (told["disk_cache_hits"], told["remote_cache_hits"]) == (disk_hits, 3 - disk_hits)
-    assert told["local_actions"] == 0
+    reported = run_facts(facts(tmp_path, "bazel-4.2.3-warm.jsonl", remote=remote), seen(*BOTH_RAN))
+    assert (reported["disk_cache_hits"], reported["remote_cache_hits"]) == (disk_hits, 3 - disk_hits)
+    assert reported["local_actions"] == 0
 
 
 @pytest.mark.parametrize(
@@ -86,19 +86,19 @@ def test_before_bazel_5_hits_are_the_remote_caches_where_there_was_one(
     ],
 )
 def test_older_bazels_as_recorded(tmp_path: Path, events: str, local: int, hits: int) -> None:
-    told = run_facts(facts(tmp_path, events), seen(*BOTH_RAN))
-    assert (told["local_actions"], told["disk_cache_hits"]) == (local, hits)
-    assert told["actions"] == 7, "0.17's event lacks the count, and it is read from what Bazel prints"
-    assert told["wall_seconds"] is not None
+    reported = run_facts(facts(tmp_path, events), seen(*BOTH_RAN))
+    assert (reported["local_actions"], reported["disk_cache_hits"]) == (local, hits)
+    assert reported["actions"] == 7, "0.17's event lacks the count, and it is read from what Bazel prints"
+    assert reported["wall_seconds"] is not None
 
 
-def test_what_no_bazel_tells_is_not_known(tmp_path: Path) -> None:
+def test_what_no_bazel_reports_is_not_known(tmp_path: Path) -> None:
     folder = facts(tmp_path, "bazel-0.17.2-cold.jsonl")
     events = folder / "bazel-events.json"
     lines = events.read_text(encoding="utf-8").splitlines(keepends=True)
     events.write_text("".join(line for line in lines if "total actions" not in line), encoding="utf-8")
-    told = run_facts(folder, seen(*BOTH_RAN))
-    assert (told["actions"], told["wall_seconds"], told["local_actions"]) == (None, None, None)
+    reported = run_facts(folder, seen(*BOTH_RAN))
+    assert (reported["actions"], reported["wall_seconds"], reported["local_actions"]) == (None, None, None)
 
 
 def test_what_an_earlier_run_fetched_does_not_count_again(tmp_path: Path) -> None:
@@ -132,21 +132,21 @@ def test_a_remote_that_is_of_no_use_is_noted_with_what_bazel_says_of_it() -> Non
     assert logged("WARNING: something else", "INFO: Reading from Remote Cache:").remote_trouble is None
 
 
-def test_what_ran_elsewhere_is_told_apart_from_what_was_cached_there_and_what_ran_here(tmp_path: Path) -> None:
+def test_what_ran_elsewhere_is_kept_apart_from_what_was_cached_there_and_what_ran_here(tmp_path: Path) -> None:
     folder = facts(tmp_path, "bazel-4.2.3-cold.jsonl", remote=1)
     events = folder / "bazel-events.json"
     text = events.read_text(encoding="utf-8")
     assert text.count("4 internal, 3 processwrapper-sandbox") == 1
     printed = "4 internal, 5 remote, 2 remote cache hit, 1 local"
     events.write_text(text.replace("4 internal, 3 processwrapper-sandbox", printed))
-    told = run_facts(folder, seen(*BOTH_RAN))
+    reported = run_facts(folder, seen(*BOTH_RAN))
     names = ("remote_actions", "remote_cache_hits", "disk_cache_hits", "local_actions")
-    assert [told[name] for name in names] == [5, 2, 0, 1]
+    assert [reported[name] for name in names] == [5, 2, 0, 1]
 
 
 def test_what_is_not_known_is_none(tmp_path: Path) -> None:
-    told = run_facts(tmp_path, seen(*BOTH_RAN))
-    assert {name for name, value in told.items() if value is not None} == {"bazel_ran"}
+    reported = run_facts(tmp_path, seen(*BOTH_RAN))
+    assert {name for name, value in reported.items() if value is not None} == {"bazel_ran"}
 
 
 def test_measures_that_make_no_sense_are_passed_over(tmp_path: Path) -> None:

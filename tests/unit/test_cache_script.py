@@ -208,7 +208,7 @@ def test_caches_are_shown_and_packed_while_a_bazel_writes(full: Box) -> None:
         thread.join()
 
 
-def test_what_a_running_import_unpacks_is_nobodys_cache(full: Box) -> None:
+def test_what_a_running_import_unpacks_is_no_ones_cache(full: Box) -> None:
     shown = full.lines("show")
     full.write(f"disk/{STAGING}/disk/half", 5, 1)
     assert full.lines("show") == shown

@@ -37,7 +37,7 @@ def capped(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 FAILED = result("a", Status.FAILED, error=CompileError("no"))
 NO_BASE = result("a", Status.FAILED, error=FetchError("there is no such image"))
-NO_ENGINE = result("a", Status.FAILED, error=EngineUnavailableError("nobody"))
+NO_ENGINE = result("a", Status.FAILED, error=EngineUnavailableError("no answer"))
 BUILT = result("b", Status.BUILT)
 
 
@@ -56,9 +56,9 @@ BUILT = result("b", Status.BUILT)
 def test_a_run_that_may_have_filled_the_caches_is_followed_by_a_look_at_them(
     capped: list[str], results: list[VariantResult], bases: list[str]
 ) -> None:
-    told = working._after(JOBS, stages_for(registry=False), results, "9GiB")  # type: ignore[arg-type]  # what of a job is looked at
+    reported = working._after(JOBS, stages_for(registry=False), results, "9GiB")  # type: ignore[arg-type]  # what of a job is looked at
     assert capped == bases
-    assert told == ("kept within 9GiB\n" if bases else "")
+    assert reported == ("kept within 9GiB\n" if bases else "")
 
 
 def test_without_a_compile_a_failure_has_filled_nothing(capped: list[str]) -> None:

@@ -263,7 +263,7 @@ def test_a_quote_without_a_partner_hides_no_other_config(tmp_path: Path) -> None
     assert found == [("cannot be read", "No closing quotation"), ("config", "brand_new")]
 
 
-def test_a_loop_tells_no_release(tmp_path: Path) -> None:
+def test_a_loop_gives_no_release(tmp_path: Path) -> None:
     (tmp_path / ".git").symlink_to(".git")
     assert release_of(tmp_path, releases()) is None
 
@@ -271,14 +271,14 @@ def test_a_loop_tells_no_release(tmp_path: Path) -> None:
 # --- which release a checkout is --------------------------------------------------------------------------------------
 
 
-def test_the_commit_tells_the_release(tmp_path: Path) -> None:
+def test_the_commit_reports_the_release(tmp_path: Path) -> None:
     detached = write_tree(tmp_path / "detached", {".git/HEAD": RELEASE.commit + "\n"})
     branch = {".git/HEAD": "ref: refs/heads/r2.18\n", ".git/refs/heads/r2.18": releases()["2.18.1"].commit}
     assert release_of(detached, releases()) == "2.19.1"
     assert release_of(write_tree(tmp_path / "branch", branch), releases()) == "2.18.1"
 
 
-def test_version_h_tells_the_release_where_git_does_not(tmp_path: Path) -> None:
+def test_version_h_reports_the_release_where_git_does_not(tmp_path: Path) -> None:
     tree = {**tree_2_19_1(), ".git": "gitdir: elsewhere\n"}
     assert release_of(write_tree(tmp_path / "worktree", tree), releases()) == "2.19.1"
     assert release_of(tmp_path, releases()) is None

@@ -27,7 +27,7 @@ NOT_SOLVED = 'ERROR: failed to solve: process "/bin/bash -c bazel build" did not
         "ERROR: failed to read the Dockerfile",
     ],
 )
-def test_the_lines_that_tell_of_an_error_are_shown(line: str) -> None:
+def test_the_lines_that_report_an_error_are_shown(line: str) -> None:
     assert error_lines(f"{NOISE}{line}\n{NOISE}{NOT_SOLVED}") == (line,)
 
 

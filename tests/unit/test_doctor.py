@@ -269,7 +269,7 @@ def test_the_garbage_collection_must_leave_the_caches_alone() -> None:
     bad(collected(replace(ANY, most=29 * GIB), free=None), Verdict.WARN, "above 29.0 GiB")
 
 
-def test_what_is_planned_must_have_room_as_well() -> None:
+def test_what_is_planned_must_fit_as_well() -> None:
     well(collected(replace(ANY, most=60 * GIB)))
     full = collected(replace(ANY, most=60 * GIB), planned=31 * GIB)
     bad(full, Verdict.WARN, "about 31.0 GiB are added by what is planned")
@@ -535,12 +535,12 @@ def test_a_repository_without_a_registry_needs_no_login() -> None:
 def test_the_page_says_what_to_do() -> None:
     rows = [
         Check(name="engine", verdict=Verdict.OK, found="version 26"),
-        Check(name="disk", verdict=Verdict.FAIL, found="1 GiB free", means="no room", remedy="make some"),
+        Check(name="disk", verdict=Verdict.FAIL, found="1 GiB free", means="too little space", remedy="make some"),
     ]
     assert doctor_page(rows) == (
         "ok    engine  version 26\n"
         "fail  disk    1 GiB free\n"
-        "              Consequence: no room\n"
+        "              Consequence: too little space\n"
         "              What to do: make some\n"
         "\n"
         "2 checks: 1 ok, 1 fail.\n"

@@ -23,7 +23,7 @@ def extension_module(name: str) -> Path:
     return Path(spec.origin)
 
 
-def test_a_program_tells_all_its_facts(tmp_path: Path) -> None:
+def test_a_program_reports_all_its_facts(tmp_path: Path) -> None:
     path = Elf(
         needed=("libc.so.6", "libstdc++.so.6"),
         runpath="$ORIGIN/../lib",

@@ -448,7 +448,7 @@ KERNEL_MODULE = (
         ("", "", f"no NVIDIA driver is here ({NEEDS}). Was the container started with docker run --gpus all?"),
     ],
 )
-def test_a_gpu_image_tells_the_driver_found_and_needed(
+def test_a_gpu_image_reports_the_driver_found_and_needed(
     world: World, kernel_module: str, library: str, said: str
 ) -> None:
     world.facts.write_text(GPU)

@@ -127,7 +127,7 @@ class TestWhatATaskNeeds:
 
 
 class TestSetup:
-    def test_tells_what_it_found(self, machine: FakeMachine) -> None:
+    def test_reports_what_it_found(self, machine: FakeMachine) -> None:
         machine.run_engine()
         machine.set("image")
         outcome = machine.factory("setup")

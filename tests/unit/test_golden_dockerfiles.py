@@ -335,7 +335,7 @@ def test_hadolint_has_nothing_to_say(part: int) -> None:
 # --- drift ------------------------------------------------------------------------------------------------------------
 
 
-def test_drift_tells_each_difference(tmp_path: Path) -> None:
+def test_drift_reports_each_difference(tmp_path: Path) -> None:
     files = generated_files(load(tmp_path))
     assert list(files) == ["2.19.1/cpu.devel.Dockerfile", "2.19.1/cpu.runtime.Dockerfile"]
     devel, runtime = files

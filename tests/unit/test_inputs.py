@@ -88,7 +88,7 @@ def everything(folder: Path) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    ("sections", "told"),
+    ("sections", "reported"),
     [
         ({"network": {"apt": {"mirror": "https://m/{snapshot}"}}}, "{snapshot} has no value"),
         ({"network": {"apt": {"snapshot": SNAPSHOT}}}, "no mirror has {snapshot} in its URL"),
@@ -101,12 +101,12 @@ def everything(folder: Path) -> Recipe:
         ({"per_release": [{"releases": "2.19.1", "patches": ["one", "zlib"]}]}, "there is no patch in "),
     ],
 )
-def test_inputs_that_lead_nowhere_are_told(tmp_path: Path, sections: dict[str, Any], told: str) -> None:
+def test_inputs_that_lead_nowhere_are_reported(tmp_path: Path, sections: dict[str, Any], reported: str) -> None:
     files(tmp_path)
     with pytest.raises(MatrixError) as caught:
         load(tmp_path, document(**sections))
     (line,) = caught.value.why.splitlines()
-    assert told in line
+    assert reported in line
     assert "hush" not in line, "what is shown on a screen is soon in a log"
 
 
@@ -160,8 +160,8 @@ def test_an_old_bazel_is_not_given_what_it_does_not_know(tmp_path: Path) -> None
     assert bazelrc(made) == ""
     assert secrets_of(made.inputs) == {}
     matrix = load(tmp_path, (tmp_path / "matrix.yaml").read_text())
-    (told,) = dict(explain(made, matrix, devel_command=""))["inputs"]
-    assert told[:2] == ("downloader_config", "Bazel 3.1.0 has no downloader config: not used")
+    (reported,) = dict(explain(made, matrix, devel_command=""))["inputs"]
+    assert reported[:2] == ("downloader_config", "Bazel 3.1.0 has no downloader config: not used")
 
 
 @pytest.mark.parametrize(

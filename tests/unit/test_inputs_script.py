@@ -16,7 +16,7 @@ SNAPSHOT = "20260301T000000Z"
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A folder that stands for the root of a build container, with programs that tell how they are called."""
+    """A folder that stands for the root of a build container, with programs that record how they are called."""
 
     folder: Path
 
@@ -95,7 +95,7 @@ def test_proxies_and_the_index_reach_what_runs_after(root: Root) -> None:
     assert "RULES_PYTHON_PIP_ISOLATED=0\n" in shown
 
 
-def test_git_looks_where_it_is_told(root: Root) -> None:
+def test_git_looks_where_the_settings_say(root: Root) -> None:
     root.network(GIT_MIRRORS="https://code.example/ https://mirror/code/\nhttps://other.example/a.git file:///a.git")
     for address, used in (
         ("https://code.example/x/y.git", "https://mirror/code/x/y.git"),
@@ -190,7 +190,7 @@ def test_a_folder_is_the_only_source(root: Root) -> None:
 def test_apt_asks_hosts_directly_that_no_proxy_is_for(root: Root) -> None:
     root.write("etc/apt/sources.list", "deb https://deb.corp.example:8443/debian bookworm main\n")
     direct = "\nAcquire::https::Proxy::{}=DIRECT\n"
-    for names, told in (
+    for names, direct_is_used in (
         ("a.example,.corp.example", True),
         ("deb.corp.example", True),
         ("*", True),
@@ -198,7 +198,9 @@ def test_apt_asks_hosts_directly_that_no_proxy_is_for(root: Root) -> None:
         ("orp.example", False),
         ("", False),
     ):
-        assert (direct.format("deb.corp.example") in root.run("apt_get update", no_proxy=names)) is told, names
+        assert (direct.format("deb.corp.example") in root.run("apt_get update", no_proxy=names)) is direct_is_used, (
+            names
+        )
     shown = root.run("apt_get update", APT_MIRROR="https://u:p@172.17.0.1:80/{archive}", no_proxy="172.17.0.1")
     assert direct.format("172.17.0.1") in shown
 

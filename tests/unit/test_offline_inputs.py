@@ -95,7 +95,7 @@ def test_addresses_of_archives(url: str, address: Address | None) -> None:
     assert archive_address(url) == address
 
 
-def test_mirrors_are_found_by_name_and_commits_by_whoever_has_them(
+def test_mirrors_are_found_by_name_and_commits_by_the_mirror_that_has_them(
     mirrors: tuple[Path, str], found: list[Mirror]
 ) -> None:
     folder, commit = mirrors

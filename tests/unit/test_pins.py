@@ -52,7 +52,7 @@ def locked(matrix: Matrix, bases: Mapping[str, str] | None = None, bazel: Mappin
 # --- what is needed ---------------------------------------------------------------------------------------------------
 
 
-def test_a_base_is_asked_of_the_registry_that_its_name_tells(tmp_path: Path) -> None:
+def test_a_base_is_asked_of_the_registry_that_its_name_gives(tmp_path: Path) -> None:
     matrix = load(tmp_path)
     needs = needs_of(matrix.variants, matrix)
     assert needs.bases == (NeededBase(name=BASE, asked=BASE, platforms=(Platform.LINUX_AMD64,)),)
@@ -134,10 +134,10 @@ def test_a_digest_reaches_both_dockerfiles_the_context_the_key_and_the_page(tmp_
     assert recipe.base_context == ((f"{BASE}@{DIGEST}", f"docker-image://m.example/ubuntu:20.04@{DIGEST}"),)
     assert recipe.compile_key != loose.compile_key
     page = dict(explain(recipe, pinned, devel_command=""))
-    told = {one.name: one for one in page["toolchain"]}
-    assert told["base"].value == f"{BASE}@{DIGEST}"
-    assert str(matrix.lock.file) in told["base"].origin
-    assert "network.base_images" in told["base_image_used"].origin
+    reported = {one.name: one for one in page["toolchain"]}
+    assert reported["base"].value == f"{BASE}@{DIGEST}"
+    assert str(matrix.lock.file) in reported["base"].origin
+    assert "network.base_images" in reported["base_image_used"].origin
 
 
 def test_a_locked_base_may_be_one_that_the_engine_has(tmp_path: Path) -> None:

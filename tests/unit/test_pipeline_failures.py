@@ -21,7 +21,7 @@ def recorded(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(RECORDED.glob("*.txt"))])
-def test_each_recorded_failure_is_told_apart(name: str) -> None:
+def test_each_recorded_failure_is_recognised(name: str) -> None:
     """The file's name begins with the kind."""
     failure = classify(recorded(name), exit_code=1)
     assert name.startswith(failure.kind.value), failure
@@ -49,7 +49,7 @@ def test_every_kind_but_the_disk_has_a_record() -> None:
         ("/usr/bin/ld: final link failed: No space left on device", Kind.DISK_FULL),
         ("E: Failed to fetch http://a/b.deb  Hash Sum mismatch", Kind.FETCH),
         ("fatal: early EOF", Kind.FETCH),
-        # Java's, apt's and git's words for a certificate that nobody here trusts, and Go's
+        # Java's, apt's and git's words for a certificate that is not trusted here, and Go's
         ("ERROR: Error downloading [https://a/x.tgz] to /x: PKIX path building failed: none found", Kind.UNTRUSTED),
         ("E: Failed to fetch https://a/b.deb  Certificate verification failed: it is NOT trusted.", Kind.UNTRUSTED),
         ("fatal: unable to access 'https://a/': server certificate verification failed. CAfile: none", Kind.UNTRUSTED),
@@ -111,7 +111,7 @@ MEASURED = "factory: exit_code 1 peak_memory_bytes {} memory_limit_bytes {} oom_
 
 
 @pytest.mark.parametrize(
-    ("numbers", "told"),
+    ("numbers", "reported"),
     [
         ((4_187_593_114, 2**32, 1), "peak 3.9 GiB, limit 4.0 GiB, 1 process killed"),
         ((300 * 2**20, 2**29, 2), "peak 0.3 GiB, limit 0.5 GiB, 2 processes killed"),
@@ -124,17 +124,19 @@ MEASURED = "factory: exit_code 1 peak_memory_bytes {} memory_limit_bytes {} oom_
         ((2**32, "", ""), "peak 4.0 GiB"),
     ],
 )
-def test_out_of_memory_tells_what_was_measured(numbers: tuple[object, object, object], told: str) -> None:
+def test_out_of_memory_reports_what_was_measured(numbers: tuple[object, object, object], reported: str) -> None:
     step = "[binary_build 1/3]"
     other = f"[fetch 3/3] {MEASURED.format(1, 2, 3)}\n"
     log = f"{other}{recorded('out-of-memory-gcc')}\n{step} {MEASURED.format(*numbers)}".rstrip()
     failure = classify(log, exit_code=1, place=step)
     error = failure_error(failure, variant="v", step=step, tail=(), share=SHARE)
-    assert error.what == f"v: the build ran out of memory in {step}, with 2 jobs and 4.0 GiB planned for it ({told})"
+    assert (
+        error.what == f"v: the build ran out of memory in {step}, with 2 jobs and 4.0 GiB planned for it ({reported})"
+    )
     assert "factory: exit_code" not in error.why
 
 
-def test_without_a_measure_the_plan_is_told() -> None:
+def test_without_a_measure_the_plan_is_reported() -> None:
     log = f"{recorded('out-of-memory-gcc')}\n{MEASURED.format('?', '', '')}"
     error = failure_error(classify(log, exit_code=1), variant="v", step="s", tail=(), share=SHARE)
     assert error.what.endswith("with 2 jobs and 4.0 GiB planned for it")
@@ -154,13 +156,13 @@ def test_a_damaged_cache_is_named() -> None:
     assert error.cache == "disk"
 
 
-def test_a_failure_that_nobody_knows_shows_the_last_lines() -> None:
+def test_a_failure_that_no_one_knows_shows_the_last_lines() -> None:
     error = failure_error(classify("", exit_code=3), variant="v", step="s", tail=("a", "b"), share=SHARE)
     assert (type(error), error.what, error.why) == (errors.CompileError, "v: the build failed in s", "a\nb")
 
 
 @pytest.mark.parametrize("bazel", ["0.17", "4.2.3"])
-def test_a_missing_program_is_told_and_not_bazels_wrapper(bazel: str) -> None:
+def test_a_missing_program_is_reported_and_not_bazels_wrapper(bazel: str) -> None:
     failure = classify(recorded(f"program-missing-bazel-{bazel}"), exit_code=1)
     error = failure_error(failure, variant="v", step="[binary_build 6/7]", tail=(), share=SHARE)
     assert isinstance(error, errors.ProgramMissingError)
@@ -176,8 +178,8 @@ ENDS = "[binary_build 1/3] Target //:m failed to build"
 
 
 def genrule(*printed: str, code: int = 1) -> str:
-    told = (f"[binary_build 1/3] {line}" for line in printed)
-    return "\n".join((WRAPPER.format(code), "[binary_build 1/3] [1 / 2] Executing genrule //:g; 0s", *told, ENDS))
+    reported = (f"[binary_build 1/3] {line}" for line in printed)
+    return "\n".join((WRAPPER.format(code), "[binary_build 1/3] [1 / 2] Executing genrule //:g; 0s", *reported, ENDS))
 
 
 @pytest.mark.parametrize(
@@ -246,16 +248,16 @@ def test_a_program_that_was_done_without_is_not_the_cause() -> None:
 
 
 @pytest.mark.parametrize(
-    ("printed", "told"),
+    ("printed", "reported"),
     [
         (("Traceback (most recent call last):", '  File "gen.py", line 3', "KeyError: 'abi'"), "KeyError: 'abi'"),
         (("making", "cp: cannot stat 'a': No such file or directory"), "making"),
         (("gcc -c x.c", "x.c:1: error: bad", "make: *** [x.o] Error 1"), "x.c:1: error: bad"),
     ],
 )
-def test_what_a_failed_command_printed_is_shown(printed: tuple[str, ...], told: str) -> None:
+def test_what_a_failed_command_printed_is_shown(printed: tuple[str, ...], reported: str) -> None:
     failure = classify(genrule(*printed), exit_code=1, place="[binary_build 1/3]")
-    assert failure.lines[0].endswith(told)
+    assert failure.lines[0].endswith(reported)
     assert "Executing genrule" in failure.lines[-1]
 
 
@@ -268,7 +270,7 @@ def test_a_compile_error_is_not_shared_because_a_command_failed_after_it() -> No
     assert (failure.kind, failure.shared) == (Kind.COMPILE, False)
 
 
-def test_a_certificate_that_is_not_trusted_is_told_with_where_to_name_one() -> None:
+def test_a_certificate_that_is_not_trusted_is_reported_with_where_to_name_one() -> None:
     failure = classify(recorded("untrusted-pip"), exit_code=1, place="[work 3/3]")
     error = failure_error(failure, variant="v", step="[work 3/3]", tail=(), share=SHARE)
     assert "certificate" in error.what

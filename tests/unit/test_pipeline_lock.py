@@ -40,7 +40,7 @@ def holder(build: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_a_second_factory_is_told_who_works_and_since_when(tmp_path: Path) -> None:
+def test_a_second_factory_hears_who_works_and_since_when(tmp_path: Path) -> None:
     build = tmp_path / "build"
     with holder(build) as other:
         with pytest.raises(LockedError) as caught, hold_lock(build):
@@ -79,14 +79,14 @@ def written_by(pid: int, changed: dict[str, object] | None = None) -> str:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     started = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     since = "2020-01-01T00:00:00+00:00"
-    told = {"pid": pid, "started": int(started), "boot": boot, "since": since, "command": "factory build"}
-    return json.dumps(told | (changed or {}))
+    reported = {"pid": pid, "started": int(started), "boot": boot, "since": since, "command": "factory build"}
+    return json.dumps(reported | (changed or {}))
 
 
 def test_what_a_killed_factory_wrote_holds_nothing(tmp_path: Path) -> None:
     with holder(tmp_path) as other:
         other.kill()
-        # Not waited for: a zombie still has its number and its start time, as it has under a PID 1 that reaps nobody.
+        # Not waited for: a zombie still has its number and its start time, as it has under a PID 1 that reaps none.
         os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
         assert json.loads((tmp_path / ".lock").read_text(encoding="utf-8"))["pid"] == other.pid
         with hold_lock(tmp_path):
@@ -96,7 +96,7 @@ def test_what_a_killed_factory_wrote_holds_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changed",
     [{"started": 1}, {"boot": "00000000-0000-0000-0000-000000000000"}, {"pid": 2**22 + 1}],
-    ids=["another process has its number now", "before the last boot", "nobody has its number"],
+    ids=["another process has its number now", "before the last boot", "no process has its number"],
 )
 def test_a_process_is_known_by_its_start_not_by_its_number_alone(tmp_path: Path, changed: dict[str, object]) -> None:
     with subprocess.Popen(["sleep", "60"]) as alive:
@@ -124,13 +124,13 @@ def test_a_live_holder_is_refused_by_its_start_where_the_kernel_knows_nothing_of
             alive.kill()
 
 
-def test_a_lock_that_was_given_back_names_nobody(tmp_path: Path) -> None:
+def test_a_lock_that_was_given_back_names_no_process(tmp_path: Path) -> None:
     with hold_lock(tmp_path):
         pass
     assert (tmp_path / ".lock").read_text(encoding="utf-8") == ""
 
 
-def test_of_a_dead_holder_nothing_is_told_while_another_has_the_kernels_lock(tmp_path: Path) -> None:
+def test_of_a_dead_holder_nothing_is_reported_while_another_has_the_kernels_lock(tmp_path: Path) -> None:
     """The other one has just taken it, and not yet written who it is."""
     with hold_lock(tmp_path):
         (tmp_path / ".lock").write_text(written_by(os.getpid(), {"started": 1}), encoding="utf-8")

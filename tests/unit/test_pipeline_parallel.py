@@ -120,7 +120,7 @@ class Crowd:
 
 @pytest.fixture(autouse=True)
 def no_nohup() -> Iterator[None]:
-    """Whoever runs the tests may have them ignore a hang-up."""
+    """The environment of the tests may have them ignore a hang-up."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -192,8 +192,8 @@ def test_what_would_fail_the_same_way_is_skipped_and_says_because_of_whom(crowd:
     assert crowd.statuses(outcome) == [Status.FAILED, *[Status.SKIPPED] * 3]
     assert crowd.began == [NAMES[0]]
     assert outcome.results[2].because == f"because of {NAMES[0]}: what failed there is the same here"
-    told = [(event.variant, event.text) for event in crowd.events if event.kind is EventKind.SKIPPED][1:]
-    assert told == [(name, outcome.results[2].because) for name in NAMES[1:]]
+    reported = [(event.variant, event.text) for event in crowd.events if event.kind is EventKind.SKIPPED][1:]
+    assert reported == [(name, outcome.results[2].because) for name in NAMES[1:]]
 
 
 def test_fail_fast_begins_with_no_other_and_lets_what_runs_go_on(crowd: Crowd) -> None:
@@ -220,7 +220,7 @@ def other_toolchain(jobs: list[Job]) -> list[Job]:
     return [replace(job, recipe=replace(job.recipe, toolchain=toolchain)) for job in jobs]
 
 
-def test_nobody_waits_for_another_toolchains_first(crowd: Crowd) -> None:
+def test_no_one_waits_for_another_toolchains_first(crowd: Crowd) -> None:
     crowd.jobs[2:] = other_toolchain(crowd.jobs[2:])
     seen: list[bool] = []
     crowd.acts[NAMES[0]] = lambda _job: seen.append(wait_until(lambda: NAMES[3] in crowd.began))
@@ -230,7 +230,7 @@ def test_nobody_waits_for_another_toolchains_first(crowd: Crowd) -> None:
     assert crowd.most <= 16
 
 
-def test_who_has_no_room_is_not_overtaken(crowd: Crowd) -> None:
+def test_what_does_not_fit_is_not_overtaken(crowd: Crowd) -> None:
     turns = [
         Turn(variant=name, wave=1, share=Share(jobs=jobs, memory=GIB))
         for name, jobs in zip(NAMES, (6, 4, 2, 2), strict=True)
@@ -346,7 +346,7 @@ def test_a_fault_of_our_own_ends_the_run_and_is_raised(crowd: Crowd) -> None:
     assert NAMES[3] not in crowd.began
 
 
-def test_failures_that_come_of_the_end_are_not_told_as_failures(crowd: Crowd) -> None:
+def test_failures_that_come_of_the_end_are_not_reported_as_failures(crowd: Crowd) -> None:
     """As when a container is removed under a smoke test that asks it something."""
 
     def act(job: Job) -> None:
@@ -364,7 +364,7 @@ def test_failures_that_come_of_the_end_are_not_told_as_failures(crowd: Crowd) ->
 @pytest.mark.parametrize(
     "error",
     [
-        EngineUnavailableError("nobody is there"),
+        EngineUnavailableError("no answer"),
         DockerCommandError("there is no buildx"),
         EngineLostError("it was not back", gone=True),
     ],
@@ -405,7 +405,7 @@ def test_whether_a_compile_has_work_to_do_is_asked_of_its_record(crowd: Crowd) -
     crowd.run()
 
     def broken(_job: Job) -> dict[str, object]:
-        raise EngineUnavailableError("nobody is there")
+        raise EngineUnavailableError("no answer")
 
     done, changed = crowd.compile_stage(), crowd.compile_stage("another")
     unknown, gone = crowd.compile_stage(inputs=broken), crowd.compile_stage(intact=lambda _job, _outputs: False)

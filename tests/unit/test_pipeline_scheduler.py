@@ -33,7 +33,7 @@ def nothing(_job: Job) -> None:
 
 
 def no_engine() -> object:
-    raise EngineUnavailableError("nobody is to ask the engine")
+    raise EngineUnavailableError("the engine must not be asked")
 
 
 @dataclass
@@ -137,15 +137,15 @@ def test_a_first_run_does_everything_and_a_second_nothing(line: Line) -> None:
     assert (first[V1].image, first[V1].facts) == (second[V1].image, second[V1].facts)
 
 
-def test_facts_are_told_as_far_as_the_records_go_without_a_gap(line: Line) -> None:
+def test_facts_are_reported_as_far_as_the_records_go_without_a_gap(line: Line) -> None:
     result = line.run()[V1]
-    assert (result.image, result.facts) == (None, {"binary_size": 7}), "the image is of a binary that nobody inspected"
+    assert (result.image, result.facts) == (None, {"binary_size": 7}), "the image is of a binary that was not inspected"
     write_records(line.jobs[0].folder, "inspect")
     result = line.run()[V1]
     assert (result.image, result.facts) == ("r:alias", {"binary_size": 7, "image_size": 9})
 
 
-def test_what_a_compile_took_is_told_of_the_run_that_it_was_in(line: Line) -> None:
+def test_what_a_compile_took_is_reported_of_the_run_that_it_was_in(line: Line) -> None:
     line.outputs["compile"] = outputs("compile", peak_memory_bytes=5, bytes_fetched=0)
     result = line.run()[V1]
     assert (result.memory, result.download) == (5, 0)
@@ -205,7 +205,7 @@ def test_a_stage_that_fails_leaves_no_record_of_an_earlier_run(line: Line) -> No
     assert records(line, V3) == list(ORDER)
 
 
-def test_the_record_is_written_after_the_work_and_before_it_is_told(line: Line) -> None:
+def test_the_record_is_written_after_the_work_and_before_it_is_reported(line: Line) -> None:
     path = record_path(line.jobs[0].folder, "extract")
     seen: list[bool] = []
     line.does[V1, "extract"] = lambda _job: seen.append(path.exists())
@@ -241,7 +241,7 @@ def test_ctrl_c_in_the_second_variant_leaves_the_first_ones_end(line: Line) -> N
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_costs_one_stage_and_is_told(line: Line, number: int) -> None:
+def test_a_full_disk_costs_one_stage_and_is_reported(line: Line, number: int) -> None:
     line.does[V1, "extract"] = fail(OSError(number, "full"))
     results = line.run()
     assert isinstance(results[V1].error, DiskFullError)
@@ -292,7 +292,7 @@ def plans(line: Line) -> dict[str, tuple[tuple[str, ...], tuple[str, ...], str]]
     return {one.variant: (one.run, one.up_to_date, one.because) for one in plan_stages(line.jobs, line.stages)}
 
 
-def test_a_plan_tells_what_a_run_would_do_and_does_nothing(line: Line) -> None:
+def test_a_plan_reports_what_a_run_would_do_and_does_nothing(line: Line) -> None:
     assert plans(line)[V1] == (ORDER, (), "compile has not run")
     assert line.ran == []
     assert not line.jobs[0].folder.exists()
@@ -315,7 +315,7 @@ def test_a_plan_takes_the_base_image_to_be_the_recorded_one(line: Line) -> None:
 # --- jobs and sites ---------------------------------------------------------------------------------------------------
 
 
-def test_a_job_tells_how_far_it_has_come(line: Line) -> None:
+def test_a_job_reports_how_far_it_has_come(line: Line) -> None:
     job = line.jobs[0]
     assert last_stage(job.folder, STAGES) == ""
     line.does[V1, "package"] = fail(FactoryError("no"))

@@ -222,7 +222,7 @@ def test_a_stand_in_for_the_base_enters_by_its_named_door(tmp_path: Path) -> Non
     ("variant", "lower"),
     [("cpu-v1", ""), ("cpu-avx", "cpu-v1"), ("cpu-v3", "cpu-avx"), ("mkl-v4", "cpu-v3"), ("cpu-native", "")],
 )
-def test_a_lesser_cpu_is_told_the_best_image_for_it(tmp_path: Path, variant: str, lower: str) -> None:
+def test_a_lesser_cpu_is_shown_the_best_image_for_it(tmp_path: Path, variant: str, lower: str) -> None:
     found = recipes(levels_matrix(tmp_path))[variant].lower_image
     assert found == (f"r.io/x:2.19.1-{lower}" if lower else "")
 
@@ -249,7 +249,7 @@ def test_a_toolchain_is_derived_and_can_be_chosen(tmp_path: Path) -> None:
     assert (other.bazel.sha256, other.bazel.package, other.configs) == (None, "bazel-bootstrap", ())
 
 
-def test_a_base_without_package_list_is_told(tmp_path: Path) -> None:
+def test_a_base_without_package_list_is_reported(tmp_path: Path) -> None:
     """The matrix file names none such; a release of the catalogue could."""
     matrix = load(tmp_path)
     with pytest.raises(RecipeError, match="no package list is known for the base image alpine:3") as caught:
@@ -375,35 +375,35 @@ def test_explain_names_everything_that_decides(tmp_path: Path) -> None:
     assert "LAHF-SAHF" in sections["cpu"]["psabi_features"][0]
     bare = explained(recipes(matrix)["cpu-v1"], matrix)
     assert (bare["compile"]["copts"][0], bare["cpu"]["linux_flags"][0]) == ("", "nothing beyond x86-64")
-    added, told = bare["cpu"]["upstream_adds"]
+    added, shown = bare["cpu"]["upstream_adds"]
     assert added.startswith("pni popcnt pni sse4_1 sse4_2 ssse3 in tensorflow::crc32c")
-    assert told.startswith("catalogue, -msse3 in tensorflow/tensorflow.bzl, -msse4.2 in ")
+    assert shown.startswith("catalogue, -msse3 in tensorflow/tensorflow.bzl, -msse4.2 in ")
     assert "upstream_adds" not in sections["cpu"]
 
 
-def test_explain_tells_where_each_value_comes_from(tmp_path: Path) -> None:
+def test_explain_reports_where_each_value_comes_from(tmp_path: Path) -> None:
     image = {"repository": "r.io/x", "aliases": ["{id}"]}
     toolchain = {"base": "debian:bookworm", "compiler": "gcc", "packages": ["libx-dev"]}
     network = {"base_images": {"debian:bookworm": "mirror/debian"}}
     tree(tmp_path)
     matrix = levels_matrix(tmp_path, image=image, source=".", toolchain=toolchain, network=network)
     sections = explained(recipes(matrix)["mkl-v4"], matrix)
-    told = {
+    shown = {
         name: where.partition(", matrix.yaml:")[0] for part in sections.values() for name, (_, where) in part.items()
     }
-    assert told["release"] == "releases[0]"
-    assert told["flavour"] == "targets.mkl.flavour"
-    assert told["level"] == "targets.mkl.levels"
-    assert told["source"] == "source"
-    assert told["base"] == "toolchain.base"
-    assert told["base_image_used"] == "network.base_images.debian:bookworm"
-    assert told["compiler"] == "toolchain.compiler"
-    assert told["packages"] == "catalogue, release 2.19.1, base and compiler; toolchain.packages"
-    assert told["bazel"] == told["configs"] == "catalogue, release 2.19.1"
-    assert told["copts"] == ""
+    assert shown["release"] == "releases[0]"
+    assert shown["flavour"] == "targets.mkl.flavour"
+    assert shown["level"] == "targets.mkl.levels"
+    assert shown["source"] == "source"
+    assert shown["base"] == "toolchain.base"
+    assert shown["base_image_used"] == "network.base_images.debian:bookworm"
+    assert shown["compiler"] == "toolchain.compiler"
+    assert shown["packages"] == "catalogue, release 2.19.1, base and compiler; toolchain.packages"
+    assert shown["bazel"] == shown["configs"] == "catalogue, release 2.19.1"
+    assert shown["copts"] == ""
     assert sections["variant"]["copts"][1] == "catalogue, level x86-64-v4"
-    assert told["aliases"] == "image.aliases"
-    assert told["full_tags"] == told["platform"] == "default"
+    assert shown["aliases"] == "image.aliases"
+    assert shown["full_tags"] == shown["platform"] == "default"
 
 
 def test_explain_names_the_entry_of_the_release(tmp_path: Path) -> None:
@@ -422,8 +422,8 @@ def test_explain_names_the_entry_of_the_release(tmp_path: Path) -> None:
     }
     matrix = load(tmp_path, document(releases=["2.6.3", "2.7.4"], per_release=[own]))
     mine, other = (
-        {**told["compile"], **told["toolchain"]}
-        for told in (explained(recipe, matrix) for recipe in recipes_for(matrix.variants, matrix)[0])
+        {**shown["compile"], **shown["toolchain"]}
+        for shown in (explained(recipe, matrix) for recipe in recipes_for(matrix.variants, matrix)[0])
     )
     written = {name: where.partition(", matrix.yaml:")[0] for name, (_, where) in mine.items()}
     assert written["source"] == "per_release[0].source"
@@ -444,26 +444,26 @@ def test_explain_names_the_entry_of_the_release(tmp_path: Path) -> None:
     assert other["bazel"][0].startswith(f"{releases()['2.7.4'].bazel}, release asset sha256:")
     assert other["python"][1] == "catalogue, release and base"
     assert not {"bazel_options", "bazel_startup_options"} & set(other)
-    told = [explain_upstream(variant, matrix) for variant in matrix.variants]
-    origins = [{where.partition(", matrix.yaml:")[0] for _, _, where, _ in entries} for ((_, entries),) in told]
+    shown = [explain_upstream(variant, matrix) for variant in matrix.variants]
+    origins = [{where.partition(", matrix.yaml:")[0] for _, _, where, _ in entries} for ((_, entries),) in shown]
     assert "per_release[0].toolchain.compiler" in origins[0]
     assert origins[1] == {"catalogue, release 2.7.4"}
 
 
-def test_explain_tells_what_is_fixed(tmp_path: Path) -> None:
+def test_explain_reports_what_is_fixed(tmp_path: Path) -> None:
     toolchain = {"base": "debian:bullseye", "compiler": "gcc-9", "python": "2.7"}
     matrix = load(tmp_path, document(releases=["1.9.1"], toolchain=toolchain))
     recipe = recipe_for(matrix.variants[0], matrix)
     assert explained(recipe, matrix)["toolchain"]["fix grpc-gettid.sh"][0].startswith("gRPC before 1.22")
 
 
-def test_explain_tells_labels_and_resources(tmp_path: Path) -> None:
+def test_explain_reports_labels_and_resources(tmp_path: Path) -> None:
     def found(**sections: object) -> dict[str, tuple[str, str]]:
         matrix = load(tmp_path, document(**sections))
-        told = dict(explain_matrix(matrix.variants[0], matrix, file_from=""))
+        shown = dict(explain_matrix(matrix.variants[0], matrix, file_from=""))
         return {
             name: (value, where.partition(",")[0])
-            for name, (value, where) in _by_name(told["image"] + told["resources"]).items()
+            for name, (value, where) in _by_name(shown["image"] + shown["resources"]).items()
         }
 
     plain = found()
@@ -482,13 +482,13 @@ def _by_name(entries: tuple[Explained, ...]) -> dict[str, tuple[str, str]]:
     return {f"{one.name} {one.of}".rstrip(): (text(one.value), one.origin) for one in entries}
 
 
-def test_explain_tells_of_upstream_where_there_is_no_recipe(tmp_path: Path) -> None:
+def test_explain_shows_upstream_where_there_is_no_recipe(tmp_path: Path) -> None:
     targets = {"g": {"flavour": "gpu", "levels": ["x86-64"]}}
     image = {"repository": "r.io/x", "aliases": ["{id}"]}
     matrix = load(tmp_path, document(releases=["2.14.1"], image=image, targets=targets))
     (variant,) = matrix.variants
-    told = dict(explain_matrix(variant, matrix, file_from="default"))
-    assert _by_name(told["image"])["aliases"][0] == "r.io/x:2.14.1-gpu-cuda11.8-v1"
+    shown = dict(explain_matrix(variant, matrix, file_from="default"))
+    assert _by_name(shown["image"])["aliases"][0] == "r.io/x:2.14.1-gpu-cuda11.8-v1"
     ((title, entries),) = explain_upstream(variant, matrix)
     values = _by_name(entries)
     facts = releases()["2.14.1"].flavours[Flavour.GPU]
@@ -504,7 +504,7 @@ def test_explain_tells_of_upstream_where_there_is_no_recipe(tmp_path: Path) -> N
     assert _by_name(entries)["configs"][0] == "--config=own"
 
 
-def test_explain_tells_where_a_set_of_flags_does_nothing(tmp_path: Path) -> None:
+def test_explain_reports_where_a_set_of_flags_does_nothing(tmp_path: Path) -> None:
     targets = {"t": {"flavour": "cpu", "levels": ["x86-64-v3", "x86-64-v4"], "flags": "avx2-fma"}}
     image = {"repository": "r", "aliases": ["{id}"]}
     matrix = load(tmp_path, document(image=image, targets=targets))
@@ -513,7 +513,7 @@ def test_explain_tells_where_a_set_of_flags_does_nothing(tmp_path: Path) -> None
     assert v4["copts"][1] == "catalogue, level x86-64-v4 (flag set avx2-fma is for level x86-64-v3 alone)"
 
 
-def test_what_is_only_reported_of_a_branch_is_told_and_built(tmp_path: Path) -> None:
+def test_what_is_only_reported_of_a_branch_is_built(tmp_path: Path) -> None:
     target = {"flavour": "cpu", "levels": ["x86-64", "x86-64-v3"]}
     image = {"repository": "r", "aliases": ["{id}"]}
     matrix = load(tmp_path, document(releases=["2.12.2"], image=image, targets={"t": target}))
@@ -522,7 +522,7 @@ def test_what_is_only_reported_of_a_branch_is_told_and_built(tmp_path: Path) -> 
     assert doubtful["reported"][0][:2] == ("doubt", "it may not compile: an update of Eigen broke code for AVX2")
 
 
-def test_what_cannot_be_built_is_told_apart(tmp_path: Path) -> None:
+def test_what_cannot_be_built_is_kept_apart(tmp_path: Path) -> None:
     matrix = load(tmp_path, document(releases=["2.19.1", "2.3.4"]))
     made, missing = recipes_for(matrix.variants, matrix)
     assert [recipe.variant.id for recipe in made] == ["2.19.1-cpu-v1"]

@@ -51,10 +51,10 @@ class Attempts:
     def __init__(self, *errors: FactoryError) -> None:
         self.errors = list(errors)
         self.shares: list[Share] = []
-        self.told: list[str] = []
+        self.reported: list[str] = []
 
     def run(self, job: Job) -> None:
-        attempts = Recovery(replace(job, report_retry=self.told.append))
+        attempts = Recovery(replace(job, report_retry=self.reported.append))
         while True:
             self.shares.append(attempts.job.share)
             if not self.errors:
@@ -75,7 +75,9 @@ def test_out_of_memory_is_tried_once_more_with_half_the_jobs_in_the_same_memory(
     tried = Attempts(OutOfMemoryError(f"{job.recipe.variant.id}: {what}", jobs=5))
     tried.run(job)
     assert tried.shares == [Share(jobs=5, memory=8), Share(jobs=2, memory=8)]
-    assert tried.told == [f"{what}; once more with 2 jobs, on the warm cache"], "the numbers are there, the name is not"
+    assert tried.reported == [f"{what}; once more with 2 jobs, on the warm cache"], (
+        "the numbers are there, the name is not"
+    )
 
 
 def test_and_never_a_third_time(job: Job) -> None:
@@ -95,7 +97,7 @@ def test_where_no_jobs_can_be_halved_it_is_not_tried_again(job: Job, jobs: int) 
 def test_a_download_is_tried_four_times(job: Job) -> None:
     tried = Attempts(*[FetchError("cut")] * 3)
     tried.run(job)
-    assert [text.partition(" in ")[0] for text in tried.told] == [f"cut; try {number} of 4" for number in (2, 3, 4)]
+    assert [text.partition(" in ")[0] for text in tried.reported] == [f"cut; try {number} of 4" for number in (2, 3, 4)]
     tried = Attempts(*[FetchError("cut")] * 4)
     tried.fail(job, FetchError)
     assert len(tried.shares) == 4
@@ -118,7 +120,7 @@ def test_a_wait_ends_when_the_run_does(job: Job, monkeypatch: pytest.MonkeyPatch
 def test_nothing_else_is_tried_again(job: Job, error: FactoryError) -> None:
     tried = Attempts(error)
     tried.fail(job, type(error))
-    assert (len(tried.shares), tried.told) == (1, [])
+    assert (len(tried.shares), tried.reported) == (1, [])
 
 
 # --- damaged caches ---------------------------------------------------------------------------------------------------
@@ -128,7 +130,7 @@ MOUNT = CacheMount(record="x", id="serving-factory-bazel-disk", size="1MB")
 
 @pytest.fixture
 def done_to_caches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was done to caches, which nobody else uses; `used_by_another` is the opposite."""
+    """What was done to caches, which no other build uses; `used_by_another` is the opposite."""
     done: list[str] = []
 
     def drop(prefix: str) -> Dropped:
@@ -152,7 +154,7 @@ def test_a_damaged_cache_is_dropped_that_one_only_and_the_build_tried_once_more(
     tried = Attempts(CacheCorruptError("Bazel cannot use it", cache="disk"))
     tried.run(job)
     assert done_to_caches == ["drop serving-factory-bazel-disk"]
-    assert tried.told == ["Bazel cannot use it; once more without it"]
+    assert tried.reported == ["Bazel cannot use it; once more without it"]
     tried = Attempts(*[CacheCorruptError("no", cache="disk")] * 2)
     tried.fail(job, CacheCorruptError)
     assert len(tried.shares) == 2
@@ -162,7 +164,7 @@ def test_one_that_another_build_uses_stays_so_its_entries_are_removed(job: Job, 
     tried = Attempts(CacheCorruptError("Bazel cannot use it", cache="disk"))
     tried.run(job)
     assert used_by_another == [f"empty disk from {job.recipe.base_image}"]
-    assert tried.told == ["Bazel cannot use it, and another build uses it; once more, with its entries removed"]
+    assert tried.reported == ["Bazel cannot use it, and another build uses it; once more, with its entries removed"]
 
 
 def test_one_that_can_neither_be_dropped_nor_emptied_is_not_built_with(
@@ -205,7 +207,7 @@ def test_the_stage_is_done_once_more_when_the_engine_is_back(job: Job, monkeypat
     tried = Attempts(LOST)
     tried.run(job)
     assert answers == ["no", "no", "no", "26"]
-    assert tried.told == ["It went away; once more when it is back, which is waited for up to 60 s"]
+    assert tried.reported == ["It went away; once more when it is back, which is waited for up to 60 s"]
     assert job.site.lost_engine
 
 

@@ -63,17 +63,17 @@ def test_without_a_remote_there_are_no_lines() -> None:
     [("4.2.3", False, True), ("2.1.0", False, True), ("6.0.0", False, False), ("4.2.3", True, False)],
 )
 def test_what_is_only_read_is_still_kept_on_disk(bazel: str, upload: bool, asked: bool) -> None:  # noqa: FBT001
-    told = options(Remote(cache="http://c:80", headers={}), bazel, upload=upload)
-    assert ("--incompatible_remote_results_ignore_disk" in told) == asked
-    assert f"--remote_upload_local_results={str(upload).lower()}" in told
+    given = options(Remote(cache="http://c:80", headers={}), bazel, upload=upload)
+    assert ("--incompatible_remote_results_ignore_disk" in given) == asked
+    assert f"--remote_upload_local_results={str(upload).lower()}" in given
 
 
 @pytest.mark.parametrize(("bazel", "alone"), [("4.2.3", True), ("5.0.0", False)])
 def test_an_executor_wants_to_be_alone_before_bazel_5(bazel: str, alone: bool) -> None:  # noqa: FBT001
     remote = Remote(executor="grpcs://build.example.com", headers={})
-    told = lines(remote, bazel)
-    assert told[0] == "# factory-remote build.example.com 443"
-    assert ("# factory-remote-alone" in told) == alone
+    given = lines(remote, bazel)
+    assert given[0] == "# factory-remote build.example.com 443"
+    assert ("# factory-remote-alone" in given) == alone
     assert options(remote, bazel) >= {
         "--remote_executor=grpcs://build.example.com",
         "--remote_instance_name={toolchain}",
@@ -82,8 +82,8 @@ def test_an_executor_wants_to_be_alone_before_bazel_5(bazel: str, alone: bool) -
 
 
 def test_an_executor_is_asked_whatever_the_sources_say_of_strategies() -> None:
-    told = options(Remote(executor="grpc://build:80", headers={}))
-    assert told >= {"--spawn_strategy=remote,local", "--genrule_strategy=remote,local"}
+    given = options(Remote(executor="grpc://build:80", headers={}))
+    assert given >= {"--spawn_strategy=remote,local", "--genrule_strategy=remote,local"}
     assert not any("strategy" in option for option in options(Remote(cache="grpc://c:80", headers={})))
 
 
@@ -122,9 +122,9 @@ def test_a_bazel_that_cannot_goes_without(remote: Remote, bazel: str, upload: bo
 
 def test_headers_are_quoted_and_never_announced() -> None:
     remote = Remote(cache="http://c:80", headers={"authorization": 'Bearer "a\\b"'})
-    told = lines(remote)
-    assert r'build:factory-remote "--remote_header=authorization=Bearer \"a\\b\""' in told
-    assert told[-1] == "build --noannounce_rc"
+    given = lines(remote)
+    assert r'build:factory-remote "--remote_header=authorization=Bearer \"a\\b\""' in given
+    assert given[-1] == "build --noannounce_rc"
     assert "Bearer" not in repr(remote)
 
 
@@ -136,10 +136,10 @@ def test_files_of_the_connection_go_along(tmp_path: Path) -> None:
         headers={},
         tls=Tls(certificate=tmp_path / "ca", client_certificate=tmp_path / "who", client_key=tmp_path / "key"),
     )
-    told = lines(remote)
+    given = lines(remote)
     for name, option in {"ca": "tls_certificate", "who": "tls_client_certificate", "key": "tls_client_key"}.items():
-        assert f"# factory-file {option} {base64.b64encode(name.encode()).decode()}" in told
-        assert f"build:factory-remote --{option}=/dev/shm/factory-{option}" in told
+        assert f"# factory-file {option} {base64.b64encode(name.encode()).decode()}" in given
+        assert f"build:factory-remote --{option}=/dev/shm/factory-{option}" in given
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_files_of_the_connection_go_along(tmp_path: Path) -> None:
         (False, {"CI": "true"}, False),
     ],
 )
-def test_only_ci_uploads_unless_told(upload: bool | None, environ: dict[str, str], does: bool) -> None:  # noqa: FBT001
+def test_only_ci_uploads_unless_the_matrix_says_so(upload: bool | None, environ: dict[str, str], does: bool) -> None:  # noqa: FBT001
     assert uploads(Remote(headers={}, upload=upload), environ) is does
 
 
@@ -164,7 +164,7 @@ CACHE, EXECUTOR = {"cache": "grpc://c:9092"}, {"executor": "grpc://c:9092"}
 
 
 @pytest.mark.parametrize(
-    ("remote", "outputs", "told"),
+    ("remote", "outputs", "given"),
     [
         (CACHE, {}, ""),
         ({}, {"silent_remote": "c:9092"}, ""),
@@ -187,7 +187,7 @@ CACHE, EXECUTOR = {"cache": "grpc://c:9092"}, {"executor": "grpc://c:9092"}
     ],
 )
 def test_what_went_without_is_said_once(
-    tmp_path: Path, remote: dict[str, str], outputs: dict[str, Any], told: str
+    tmp_path: Path, remote: dict[str, str], outputs: dict[str, Any], given: str
 ) -> None:
     targets = {name: {"flavour": "cpu", "levels": [name]} for name in ("x86-64", "x86-64-v3")}
     matrix = load(tmp_path, document(bazel={"remote": remote}, targets=targets))
@@ -199,7 +199,7 @@ def test_what_went_without_is_said_once(
         write_record(job.folder, record("compile", variant=identity, **outputs))
     ids = [job.recipe.variant.id for job in jobs]
     built = [VariantResult(variant=one, status=Status.BUILT) for one in ids]
-    assert remote_notes(jobs, built) == told.format(ids=", ".join(ids))
+    assert remote_notes(jobs, built) == given.format(ids=", ".join(ids))
     failed = [VariantResult(variant=one, status=Status.FAILED) for one in ids]
     assert remote_notes(jobs, failed) == ""
 
@@ -209,10 +209,12 @@ def test_what_went_without_is_said_once(
 
 def test_the_file_says_it_and_the_key_does_not(tmp_path: Path) -> None:
     plain = load(tmp_path, document())
-    told = load(tmp_path, document(bazel={"remote": {"cache": "http://c:80", "upload": "auto", "headers": {"a": "b"}}}))
-    release = told.variants[0].release
-    assert told.settings_of(release).bazel.remote == Remote(cache="http://c:80", headers={"a": "b"})
-    recipes = [recipe_for(matrix.variants[0], matrix) for matrix in (plain, told)]
+    given = load(
+        tmp_path, document(bazel={"remote": {"cache": "http://c:80", "upload": "auto", "headers": {"a": "b"}}})
+    )
+    release = given.variants[0].release
+    assert given.settings_of(release).bazel.remote == Remote(cache="http://c:80", headers={"a": "b"})
+    recipes = [recipe_for(matrix.variants[0], matrix) for matrix in (plain, given)]
     assert recipes[0].compile_key == recipes[1].compile_key
 
 
