@@ -16,7 +16,8 @@ from .pipeline import MATRIX, V1, V3, Checkout, Outcome, processes_with, wait_un
 
 __all__ = ["COPTS", "FLAVOUR", "Demo", "Left", "run_demo"]
 
-COMPILING = re.compile(r"\d+/\d+ Compiling ([^;\s]+);")
+COMPILING = re.compile(r"\d+/\d+ (?:Compiling )?(?:\S*[/:])?(?!tensorflow_model_server;)([^;:/\s]+);")
+"""Bazel shows the file, or the label of its target where the line would be too long: the last part of either."""
 FLAVOUR = "  cpu-optimized:\n    flavour: cpu\n"
 COPTS = "    copts: [-D{mark}=1]\n"
 
@@ -81,10 +82,10 @@ def run_demo(checkout: Checkout) -> Demo:
 
 
 def _compiling(checkout: Checkout) -> list[str]:
-    """The files that Bazel showed to be compiling, in their order. It shows one at a time: the one it began first."""
+    """The files that Bazel showed to be compiling, in their order. It shows one at a time: the one that it began first."""
     progress = BazelProgress()
     texts = [progress.see(line.partition("] ")[2]) or "" for line in checkout.compile_log(V3).splitlines()]
-    return list(dict.fromkeys(found[1] for text in texts if (found := COMPILING.match(text))))
+    return list(dict.fromkeys(found[1].removesuffix(".cc") for text in texts if (found := COMPILING.match(text))))
 
 
 def _end_compile(checkout: Checkout, mark: str, number: signal.Signals, *, after: int) -> Left:

@@ -23,7 +23,7 @@ NOTHING_TO_DO = dict.fromkeys((*BUILD_STAGES, "push"), "up_to_date")
 PUSHED = NOTHING_TO_DO | {"push": "finished"}
 REFUSED = NOTHING_TO_DO | {"push": "failed"}
 ALIASES = ["2.19.1-cpu-v1", "2.19.1-cpu-standard"]
-SENDING = {"PUT", "POST", "PATCH"}
+SENDING = {"PUT", "PATCH"}  # a POST only asks whether an upload may begin
 
 
 def full_tag(checkout: Checkout) -> str:
