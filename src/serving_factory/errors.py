@@ -1,6 +1,6 @@
 """Every error that a user can meet: what happened, why, what to do, and an exit code of its own.
 
-Scripts can tell a broken compiler from a registry that is down by the exit code. None of these shows a traceback.
+By the exit code a script distinguishes a broken compiler from a registry that is down. None of these shows a traceback.
 """
 
 from __future__ import annotations

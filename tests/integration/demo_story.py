@@ -82,7 +82,7 @@ def run_demo(checkout: Checkout) -> Demo:
 
 
 def _compiling(checkout: Checkout) -> list[str]:
-    """The files that Bazel showed to be compiling, in their order. It shows one at a time: the one that it began first."""
+    """The files that Bazel showed to be compiling, in order. It shows one at a time: the one that began first."""
     progress = BazelProgress()
     texts = [progress.see(line.partition("] ")[2]) or "" for line in checkout.compile_log(V3).splitlines()]
     return list(dict.fromkeys(found[1].removesuffix(".cc") for text in texts if (found := COMPILING.match(text))))

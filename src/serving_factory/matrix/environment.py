@@ -41,7 +41,7 @@ def _hosts(_name: str, value: str, _here: Path) -> str:
     return ",".join(re.split(r"[\s,]+", value.strip(", ")))  # as curl reads blanks
 
 
-def _truth(name: str, value: str, _here: Path) -> bool:
+def _boolean(name: str, value: str, _here: Path) -> bool:
     if value.lower() not in _BOOLEANS:
         remedy = f"set {name}=1 or {name}=0, or unset it"
         raise UsageError(f"{name}={short(value)}: this is neither yes nor no", remedy=remedy)
@@ -49,7 +49,7 @@ def _truth(name: str, value: str, _here: Path) -> bool:
 
 
 def _upload(name: str, value: str, here: Path) -> bool | str:
-    return value if value == "auto" else _truth(name, value, here)
+    return value if value == "auto" else _boolean(name, value, here)
 
 
 def _pairs(name: str, value: str, _here: Path) -> dict[str, str]:
@@ -86,7 +86,7 @@ VARIABLES: tuple[tuple[tuple[str, ...], KeyPath, Callable[[str, str, Path], Any]
     (("HTTPS_PROXY", "https_proxy"), ("network", "proxies", "https"), _proxy),
     (("NO_PROXY", "no_proxy"), ("network", "proxies", "no"), _hosts),
     ((f"{PREFIX}CA_CERTIFICATES",), ("network", "ca_certificates"), _place),
-    ((f"{PREFIX}OFFLINE",), ("network", "offline"), _truth),
+    ((f"{PREFIX}OFFLINE",), ("network", "offline"), _boolean),
 )
 """Names, of which the first that is set counts; the key; how the text is read."""
 

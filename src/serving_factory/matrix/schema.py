@@ -192,7 +192,7 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class Boolean:
     """True, false, or one word for neither, which reads as None."""
 
     word: str = ""

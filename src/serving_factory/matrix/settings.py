@@ -10,7 +10,7 @@ from typing import TypeVar
 from serving_factory.catalogue.facts import Flavour, FlavourFacts
 from serving_factory.matrix import words
 from serving_factory.matrix.problems import Broken, BrokenRuleError
-from serving_factory.matrix.schema import Conflict, Either, Keys, Many, PathTo, Table, Truth, key
+from serving_factory.matrix.schema import Boolean, Conflict, Either, Keys, Many, PathTo, Table, key
 
 _S = TypeVar("_S", "ToolchainChoice", "BazelChoice", "Settings")
 _INDEXES = ("Packages", "Packages.gz", "Packages.xz")
@@ -78,7 +78,7 @@ class ToolchainChoice:
         "Bazel configs of a flavour, instead of the source tree's.",
         dict,
     )
-    tensorrt: bool | None = key(Truth(), "false leaves TensorRT out of gpu builds that have it.", None)
+    tensorrt: bool | None = key(Boolean(), "false leaves TensorRT out of gpu builds that have it.", None)
 
     def compiler_of(self, facts: FlavourFacts) -> str:
         """Name the compiler of a flavour, with its version; empty on another base, whose version is unknown."""
@@ -106,7 +106,7 @@ class Remote(Keys):
 
     cache: str | None = key(words.REMOTE_CACHE, "The cache's URL; each toolchain has a place of its own in it.", None)
     executor: str | None = key(words.EXECUTOR, "The URL of a remote execution service.", None)
-    upload: bool | None = key(Truth("auto"), "Whether results are uploaded; `auto`: where CI is set.", None)
+    upload: bool | None = key(Boolean("auto"), "Whether results are uploaded; `auto`: where CI is set.", None)
     headers: Mapping[str, str] = key(
         Table(words.HEADER, words.HEADER_VALUE), "Of each request; secrets.", dict, secret=True
     )
@@ -257,7 +257,7 @@ class Network:
     downloader_config: Path | None = key(_FILE, "Rules by which Bazel rewrites the URLs of its downloads.", None)
     proxies: Proxies = key(Proxies)
     ca_certificates: Path | None = key(_CERTIFICATES, "More certificates to trust while building, in PEM.", None)
-    offline: bool = key(Truth(), "Build without any network: everything comes from folders.", default=False)
+    offline: bool = key(Boolean(), "Build without any network: everything comes from folders.", default=False)
 
     @property
     def apt_mirror(self) -> str | None:
