@@ -14,7 +14,7 @@ from typing import Annotated
 
 from invoke.collection import Collection
 
-# Invoke forbids bytecode files, and every task would compile all modules again. PYTHONDONTWRITEBYTECODE forbids them still.
+# Invoke forbids bytecode files, and every task would compile all modules again; PYTHONDONTWRITEBYTECODE still does.
 sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
 from serving_factory.commands.boundary import open_streams  # noqa: E402
