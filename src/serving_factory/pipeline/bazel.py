@@ -37,11 +37,10 @@ _ELAPSED = re.compile(r"^INFO: Elapsed time: ([\d.]+)s\b", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionSummary:
-    """What Bazel did, from the event `buildMetrics` (build_event_stream.proto, BuildMetrics.ActionSummary).
+    """What Bazel did, from the event `buildMetrics` (build_event_stream.proto, BuildMetrics.ActionSummary)."""
 
-    What the event lacks is read from the lines that Bazel prints at its end, which the events `progress` hold: all of
-    it of Bazel 0.17, the runners until 5. None stands for what neither says.
-    """
+    # What the event lacks is read from the lines that Bazel prints at its end, which the events `progress` hold: all of
+    # it of Bazel 0.17, the runners until 5. None stands for what neither says.
 
     executed: int | None  # actions that ran or were taken from a cache
     runners: Mapping[str, int]  # how: `{"processwrapper-sandbox": 40, "remote cache hit": 12}`
@@ -50,20 +49,17 @@ class ActionSummary:
 
 
 class BazelProgress:
-    """Follows what Bazel prints while it works: how many actions are done, and which one has run the longest.
+    """Follows what Bazel prints while it works: how many actions are done, and which one has run the longest."""
 
-    With cursor control, as the factory asks for, Bazel prints a line with the count and then a line for each running
-    action, the oldest first; without, one line for all, at growing intervals.
-    """
+    # With cursor control, as the factory asks for, Bazel prints a line with the count and then a line for each running
+    # action, the oldest first; without, one line for all, at growing intervals.
 
     def __init__(self) -> None:
         self._count = ""
 
     def see(self, line: str) -> str | None:
-        """Give `12/60 Compiling x.cc; 9s local` for a line of progress; None for any other line.
-
-        After BuildKit's limit for a step's output, nothing comes until the step ends: then a text says so.
-        """
+        """Give `12/60 Compiling x.cc; 9s local` for a line of progress; None for any other line."""
+        # After BuildKit's limit for a step's output, nothing comes until the step ends: then a text says so.
         if clipped := _CLIPPED.match(line):
             return f"still at work; BuildKit shows no more of it until it ends ({clipped[1]})"
         if match := _PROGRESS.match(line):
@@ -253,12 +249,7 @@ _SECRET = re.compile(r"--mount=type=secret,id=(\w+) ")
 
 
 def bazelrc(recipe: Recipe, environ: Mapping[str, str] = os.environ) -> str:
-    """Write the bazelrc of a variant's build, a line for each option; empty where there is nothing to say.
-
-    Args:
-        recipe: the variant.
-        environ: tells whether this is a CI run, whose results are worth uploading.
-    """
+    """Write the bazelrc of a variant's build, a line for each option; empty where there is nothing to say."""
     remote = recipe.remote
     lines = remote_lines(remote, Version(recipe.toolchain.bazel.version), upload=uploads(remote, environ))
     return "".join(f"{line}\n" for line in lines) + local_bazelrc(recipe)
@@ -279,15 +270,9 @@ def local_bazelrc(recipe: Recipe) -> str:
 
 
 def without_absent_secrets(devel: str, secrets: Container[str]) -> str:
-    """Take the mounts of secrets that are not given out of the steps that run Bazel; what they build is the same.
-
-    BuildKit 0.13 to 0.15.1 (Docker 26.0 to 27.1) reads all of the toolchain before a step that mounts a secret, given
-    or not (https://github.com/moby/buildkit/pull/5251).
-
-    Args:
-        devel: the devel Dockerfile.
-        secrets: ids of the secrets that the build gets.
-    """
+    """Take the mounts of secrets that are not given out of the steps that run Bazel; what they build is the same."""
+    # BuildKit 0.13 to 0.15.1 (Docker 26.0 to 27.1) reads all of the toolchain before a step that mounts a secret, given
+    # or not (https://github.com/moby/buildkit/pull/5251).
 
     def given_alone(mount: re.Match[str]) -> str:
         return mount[0] if mount[1] in secrets else ""

@@ -89,11 +89,9 @@ class Schedule:
     turns: tuple[Turn, ...]
 
     def fits(self, share: Share, running: Sequence[Share]) -> bool:
-        """Whether one more can begin; where nothing runs, any can.
-
-        CPUs are counted for compilers alone: what compiles nothing leaves them idle for the most part, and a compile
-        waits for it only where there is more of it than CPUs.
-        """
+        """Whether one more can begin; where nothing runs, any can."""
+        # CPUs are counted for compilers alone: what compiles nothing leaves them idle for the most part, and a compile
+        # waits for it only where there is more of it than CPUs.
         if not running:
             return True
         if self.parallel and len(running) >= self.parallel:
@@ -115,12 +113,10 @@ def one_by_one(variants: Sequence[str]) -> Schedule:
 
 
 def schedule(candidates: Sequence[Candidate], budget: Budget, limits: Limits) -> Schedule:
-    """Give each variant its turn.
-
-    Those that compile nothing come first: they take seconds. Of each toolchain the first that compiles fetches and
-    fills the caches, the others come after it, side by side; but of those that have object files in common one comes
-    before the others, or each would compile them. The members of a wave share the CPUs evenly.
-    """
+    """Give each variant its turn."""
+    # Those that compile nothing come first: they take seconds. Of each toolchain the first that compiles fetches and
+    # fills the caches, the others come after it, side by side; but of those that have object files in common one comes
+    # before the others, or each would compile them. The members of a wave share the CPUs evenly.
     turns = [*_light_turns(candidates, budget, limits)]
     turns += _compile_turns(candidates, budget, limits, first=turns[-1].wave + 1 if turns else 1)
     return Schedule(budget=budget, parallel=limits.parallel, turns=tuple(turns))

@@ -70,11 +70,7 @@ def _started(pid: int) -> int | None:
 
 @contextmanager
 def hold_lock(build: Path) -> Iterator[None]:
-    """Hold the lock of the checkout with this build folder, as everything does that compiles or removes.
-
-    Raises:
-        LockedError: another process holds it; the message says which, and since when.
-    """
+    """Hold the lock of the checkout with this build folder, as everything does that compiles or removes (LockedError: another process holds it; the message says which, and since when)."""
     with _held(build / _LOCK, "in this checkout"):
         yield
 
@@ -87,11 +83,7 @@ def held_since(build: Path) -> str | None:
 
 @contextmanager
 def hold_matrix_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of the matrix file whose variants lie in this folder: those of others can be worked on meanwhile.
-
-    Raises:
-        LockedError: another process holds it; the message says which, and since when.
-    """
+    """Hold the lock of the matrix file whose variants lie in this folder: those of others can be worked on meanwhile (LockedError: another process holds it; the message says which, and since when)."""
     with _held(folder / ".matrix.lock", "with this matrix file"):
         yield
 

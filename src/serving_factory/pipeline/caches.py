@@ -92,13 +92,7 @@ def export_caches(base: str, file: Path) -> tuple[Cache, ...]:
 
 
 def import_caches(base: str, file: Path, *, scratch: Path) -> Changed:
-    """Add what an exported file has and the caches have not; nothing is taken away.
-
-    Args:
-        base: the image to work from.
-        file: what `export_caches` has written; a CacheFileError says why it cannot be used.
-        scratch: a folder with space for the file's content; what a killed import left there is removed.
-    """
+    """Add what an exported file has and the caches have not; nothing is taken away."""
     for stray in scratch.glob(f"{_IMPORTING}*"):
         shutil.rmtree(stray, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=_IMPORTING, dir=scratch) as folder:

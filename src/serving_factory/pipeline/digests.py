@@ -59,11 +59,10 @@ def quoted(path: PurePath) -> str:
 
 
 class TreeMemory:
-    """Digests of folders by their files' metadata: name, inode, mode, size, and both times of the last change.
+    """Digests of folders by their files' metadata: name, inode, mode, size, and both times of the last change."""
 
-    The time of the last change of an inode (ctime) cannot be set by a program, so a file whose content was changed and
-    whose other times were put back is seen as well. Nothing is written to `file` before `save`.
-    """
+    # The time of the last change of an inode (ctime) cannot be set by a program, so a file whose content was changed
+    # and whose other times were put back is seen as well. Nothing is written to `file` before `save`.
 
     def __init__(self, file: Path) -> None:
         self._file = file

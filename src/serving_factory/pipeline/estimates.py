@@ -178,11 +178,7 @@ def add_up(variants: Sequence[Estimate], waves: Mapping[str, int] | None = None)
 
 
 def actual(estimate: RunEstimate, results: Iterable[VariantResult], seconds: float) -> RunEstimate | None:
-    """What a run of `seconds` took, added up as its estimate was: the peaks of one wave count as simultaneous.
-
-    Returns:
-        None where not all of the estimated work was done: a part of it cannot be compared.
-    """
+    """What a run of `seconds` took, added up as its estimate was: the peaks of one wave count as simultaneous (None where not all of the estimated work was done: a part of it cannot be compared)."""
     built = {result.variant: result for result in results if result.status is Status.BUILT}
     if not estimate.variants or {one.variant for one in estimate.variants} - set(built):
         return None

@@ -29,24 +29,16 @@ class EventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One thing that happened.
+    """One thing that happened."""
 
-    Args:
-        variant: the variant's id, such as `2.19.1-cpu-v3`.
-        stage: the name of its stage.
-        kind: what happened.
-        text: for PROGRESS the current action in a few words; for RETRIED what failed, and how it is tried again; for
-            FAILED the error's whole message; for SKIPPED why.
-        seconds: how long the stage took; only with FINISHED.
-        log: path of the stage's full log, where there is one.
-    """
-
-    variant: str
-    stage: str
-    kind: EventKind
+    variant: str  # the variant's id, such as `2.19.1-cpu-v3`
+    stage: str  # the name of its stage
+    kind: EventKind  # what happened
+    # for PROGRESS the current action in a few words; for RETRIED what failed, and how it is tried again; for FAILED the
+    # error's whole message; for SKIPPED why
     text: str = ""
-    seconds: float | None = None
-    log: str | None = None
+    seconds: float | None = None  # how long the stage took; only with FINISHED
+    log: str | None = None  # path of the stage's full log, where there is one
 
 
 Emit = Callable[[Event], None]
@@ -64,45 +56,30 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantResult:
-    """One variant's end.
+    """One variant's end."""
 
-    Args:
-        variant: the variant's id, such as `2.19.1-cpu-v3`.
-        status: how it ended.
-        seconds: time spent on it in this run, all its stages together.
-        memory: peak memory of its compile in this run, in bytes; None where it was not compiled, or not measured.
-        download: bytes that its compile downloaded in this run; None likewise.
-        image: the name under which its image can be run, where there is one.
-        facts: what is worth a column. Known names: `binary_size` and `image_size` (bytes, int), `rest` and
-            `grpc` (the numbers that the server answered, a sequence of floats, or a text), `pushed` (names with
-            digests, `registry/repository:tag@sha256:...`).
-        error: why it failed; only with FAILED.
-        because: why it was not worked on; only with SKIPPED and CANCELLED, such as `because of 2.19.1-cpu`.
-        log: path of the log that says most about the end, where there is one.
-    """
-
-    variant: str
-    status: Status
-    seconds: float = 0.0
+    variant: str  # the variant's id, such as `2.19.1-cpu-v3`
+    status: Status  # how it ended
+    seconds: float = 0.0  # time spent on it in this run, all its stages together
+    # peak memory of its compile in this run, in bytes; None where it was not compiled, or not measured
     memory: int | None = None
-    download: int | None = None
-    image: str | None = None
+    download: int | None = None  # bytes that its compile downloaded in this run; None likewise
+    image: str | None = None  # the name under which its image can be run, where there is one
+    # what is worth a column. Known names: `binary_size` and `image_size` (bytes, int), `rest` and `grpc` (the numbers
+    # that the server answered, a sequence of floats, or a text), `pushed` (names with digests,
+    # `registry/repository:tag@sha256:...`)
     facts: Mapping[str, object] = field(default_factory=dict)
-    error: FactoryError | None = None
-    because: str = ""
-    log: str | None = None
+    error: FactoryError | None = None  # why it failed; only with FAILED
+    because: str = ""  # why it was not worked on; only with SKIPPED and CANCELLED, such as `because of 2.19.1-cpu`
+    log: str | None = None  # path of the log that says most about the end, where there is one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a run of the pipeline ended.
+    """How a run of the pipeline ended."""
 
-    Args:
-        results: one for each variant, in the order in which they were given.
-        ended_by: what ended the run before all was done: Ctrl-C, a signal, a time limit; None where nothing did.
-    """
-
-    results: tuple[VariantResult, ...]
+    results: tuple[VariantResult, ...]  # one for each variant, in the order in which they were given
+    # what ended the run before all was done: Ctrl-C, a signal, a time limit; None where nothing did
     ended_by: FactoryError | None = None
 
 

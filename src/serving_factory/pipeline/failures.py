@@ -163,14 +163,7 @@ def is_shared(error: FactoryError) -> bool:
 
 
 def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
-    """Find why a build failed.
-
-    Args:
-        log: all that it printed, and what buildx said of the error.
-        exit_code: of the failing command.
-        place: the failing step, `[binary_build 3/4]`, with which its lines begin; what an earlier step warned of is not
-            why this one failed. Empty to look at all lines.
-    """
+    """Find why a build failed."""
     lines = [line for line in log.splitlines() if line.startswith(place) or not line.startswith("[")]
     lines = [line for line in lines if not line.lstrip().startswith(">>>")]
     if failure := (
@@ -297,15 +290,7 @@ _AGAIN = "run the same command again: what was compiled is kept in Bazel's disk 
 
 
 def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str, ...], share: Share) -> FactoryError:
-    """The error of a variant's build.
-
-    Args:
-        failure: what was found in its log.
-        variant: the variant's id.
-        step: the whole name of the step that failed.
-        tail: that step's last lines, for a failure without lines of its own.
-        share: what the build could use.
-    """
+    """The error of a variant's build."""
     details, why, compiles = failure.details, "\n".join(failure.lines or tail), _BAZEL_RUNS.search(step)
     step = step_title(step)
     error: type[FactoryError]

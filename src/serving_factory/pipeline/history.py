@@ -208,10 +208,8 @@ class Change:
 
 
 def changes(before: Sequence[VariantRun], after: Sequence[VariantRun]) -> tuple[Change, ...]:
-    """Compare two runs, variant by variant, in the order of the second.
-
-    Times count as changed where both runs worked on the variant, and they differ by more than 10 % and a second.
-    """
+    """Compare two runs, variant by variant, in the order of the second."""
+    # Times count as changed where both runs worked on the variant, and they differ by more than 10 % and a second.
     old, new = ({one.variant: one for one in variants} for variants in (before, after))
     found: list[Change] = []
     for variant in dict.fromkeys([*new, *old]):
@@ -231,24 +229,10 @@ def changes(before: Sequence[VariantRun], after: Sequence[VariantRun]) -> tuple[
 
 
 class Recorder:
-    """Writes the file of one run while it goes on. What cannot be written is a note, and ends no build.
-
-    Args:
-        build: the build folder of the checkout.
-        jobs: the variants of the run.
-        command: what the user typed, without the program's name.
-        matrix: the matrix file, as `Run` has it.
-        estimate: what the run is expected to take.
-    """
+    """Writes the file of one run while it goes on. What cannot be written is a note, and ends no build."""
 
     def __init__(
-        self,
-        build: Path,
-        jobs: Sequence[Job],
-        *,
-        command: str,
-        matrix: str,
-        estimate: RunEstimate = NOTHING_TO_DO,
+        self, build: Path, jobs: Sequence[Job], *, command: str, matrix: str, estimate: RunEstimate = NOTHING_TO_DO
     ) -> None:
         self._build = build
         self._jobs = {job.recipe.variant.id: job for job in jobs}
@@ -364,18 +348,11 @@ _ENOUGH = 5000  # stages of earlier runs to estimate from
 
 
 def estimate_run(
-    recipes: Sequence[Recipe],
-    runs: Mapping[str, Sequence[str]],
-    schedule: Schedule,
-    build: Path,
-    *,
-    matrix: str,
+    recipes: Sequence[Recipe], runs: Mapping[str, Sequence[str]], schedule: Schedule, build: Path, *, matrix: str
 ) -> RunEstimate:
-    """Estimate what a run takes, of each variant's stages in `runs`.
-
-    What cannot be read of the history is passed over. Runs of another matrix file count for nothing: a variant of the
-    same name may have other sources there, as the sample's have.
-    """
+    """Estimate what a run takes, of each variant's stages in `runs`."""
+    # What cannot be read of the history is passed over. Runs of another matrix file count for nothing: a variant of the
+    # same name may have other sources there, as the sample's have.
     if not any(runs.values()):
         return NOTHING_TO_DO
     turns = {turn.variant: turn for turn in schedule.turns}

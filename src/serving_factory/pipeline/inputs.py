@@ -74,10 +74,8 @@ def _certificates(pem: str, file: Path | None) -> list[bytes]:
 
 
 def java_truststore(certificates: Iterable[bytes]) -> bytes:
-    """Write certificates (DER) as a keystore of the format JKS, which every Java reads; its password is `changeit`.
-
-    Bazel brings a Java without keytool, and trusts nothing but such a store.
-    """
+    """Write certificates (DER) as a keystore of the format JKS, which every Java reads; its password is `changeit`."""
+    # Bazel brings a Java without keytool, and trusts nothing but such a store.
     known = list(dict.fromkeys(certificates))
     store = struct.pack(">III", 0xFEEDFEED, _KEYSTORE_VERSION, len(known))
     for number, certificate in enumerate(known, start=1):
@@ -91,10 +89,8 @@ def java_truststore(certificates: Iterable[bytes]) -> bytes:
 
 @contextmanager
 def secret_files(folder: Path, contents: Mapping[str, bytes]) -> Iterator[tuple[tuple[str, Path], ...]]:
-    """Give secrets as files that no other user may read, and that are gone in the end.
-
-    They lie in a subfolder with a fixed name: what a killed factory left there is removed by the next.
-    """
+    """Give secrets as files that no other user may read, and that are gone in the end."""
+    # They lie in a subfolder with a fixed name: what a killed factory left there is removed by the next.
     place = folder / ".secrets"
     shutil.rmtree(place, ignore_errors=True)
     if not contents:

@@ -82,11 +82,9 @@ class Site:
             return self._image_ids[reference]
 
     def base_id(self, recipe: Recipe) -> str:
-        """The base image's digest, or the id of the image that this network has for it; empty where neither is known.
-
-        A base that is neither pinned nor swapped counts by its name: whether the engine happens to hold a copy of it
-        decides nothing.
-        """
+        """The base image's digest, or the id of the image that this network has for it; empty where neither is known."""
+        # A base that is neither pinned nor swapped counts by its name: whether the engine happens to hold a copy of it
+        # decides nothing.
         pinned = recipe.base_image.partition("@")[2]
         if pinned or not recipe.base_context:
             return pinned

@@ -44,10 +44,9 @@ def route_of(network: Network) -> Route:
 
 
 class Upstream:
-    """The registries and the server of files of a network; `report` gets a sentence when a wait is long.
+    """The registries and the server of files of a network; `report` gets a sentence when a wait is long."""
 
-    Each question raises VanishedError, and the errors of registries and downloads.
-    """
+    # Each question raises VanishedError, and the errors of registries and downloads.
 
     def __init__(self, network: Network, report: Callable[[str], None]) -> None:
         self._route = route_of(network)
@@ -148,23 +147,14 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """One pin.
+    """One pin."""
 
-    Args:
-        name: a base image with its tag, or a version of Bazel.
-        is_base: which of the two.
-        change: what became of it.
-        locked: what the lock file had; empty for nothing.
-        found: what there is upstream; empty where that was not asked, or not answered.
-        error: why it could not be made, or is not as locked.
-    """
-
-    name: str
-    is_base: bool
-    change: Change
-    locked: str = ""
-    found: str = ""
-    error: FactoryError | None = None
+    name: str  # a base image with its tag, or a version of Bazel
+    is_base: bool  # which of the two
+    change: Change  # what became of it
+    locked: str = ""  # what the lock file had; empty for nothing
+    found: str = ""  # what there is upstream; empty where that was not asked, or not answered
+    error: FactoryError | None = None  # why it could not be made, or is not as locked
 
     @property
     def pinned(self) -> str:
@@ -195,14 +185,7 @@ class _Candidate:
 
 
 def make_pins(needs: Needs, lock: Lock, upstream: Upstream, update: Callable[[str], bool]) -> tuple[Pin, ...]:
-    """Make the pins of a lock file. Where one cannot be made, what was locked stays, what nothing needs included.
-
-    Args:
-        needs: what builds start from.
-        lock: what is locked so far.
-        upstream: is asked about what is not.
-        update: whether a pin of this name is made again.
-    """
+    """Make the pins of a lock file. Where one cannot be made, what was locked stays, what nothing needs included."""
     pins = []
     for one in _candidates(needs, lock, upstream):
         if one.find and (not one.pin.locked or update(one.pin.name)):

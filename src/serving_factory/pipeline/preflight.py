@@ -123,10 +123,8 @@ def read_report(folder: Path) -> Report:
 
 
 def declared_by_name(folder: Path) -> Mapping[str, Declared]:
-    """Give what the sources declare, by name: as Bazel said in a preflight, or else as their files say in literals.
-
-    The files also say what nothing loads. Of two declarations of a name, the first with a checksum counts.
-    """
+    """Give what the sources declare, by name: as Bazel said in a preflight, or else as their files say in literals."""
+    # The files also say what nothing loads. Of two declarations of a name, the first with a checksum counts.
     query = list(declared_repositories("\n".join(_lines(folder / "query.build"))))
     files = () if query else sorted(path for path in (folder / "sources").rglob("*") if path.is_file())
     declared = query or [one for path in files for one in declared_repositories("\n".join(_lines(path)))]
@@ -156,10 +154,8 @@ def only_cached(report: Report, declared: Mapping[str, Declared]) -> tuple[Missi
 
 
 def declared_repositories(text: str) -> Iterator[Declared]:
-    """Find the repositories that a text declares: what `bazel query --output=build` prints, WORKSPACE, or a .bzl file.
-
-    Starlark's syntax is Python's, so Python reads it; names that are not literals are passed over.
-    """
+    """Find the repositories that a text declares: what `bazel query --output=build` prints, WORKSPACE, or a .bzl file."""
+    # Starlark's syntax is Python's, so Python reads it; names that are not literals are passed over.
     for block in parse_starlark(text):
         for node in ast.walk(block):
             if isinstance(node, ast.Call) and (one := _declared(node)):
@@ -246,11 +242,7 @@ def _missing_programs(folder: Path) -> Iterator[MissingProgram]:
 
 
 def _found(
-    name: str,
-    declared: Declared | None,
-    distdir: Mapping[str, str],
-    overrides: set[str],
-    cache: set[str],
+    name: str, declared: Declared | None, distdir: Mapping[str, str], overrides: set[str], cache: set[str]
 ) -> Found:
     if name in overrides:
         return Found(name=name, origin="override")

@@ -93,10 +93,8 @@ def read_old_record(folder: Path, stage: str) -> Record[Any] | None:
 
 
 def last_stage(folder: Path, stages: Sequence[str]) -> str:
-    """The last of these stages that a variant has reached without a gap; empty before the first.
-
-    What lies behind a gap describes an earlier binary or image. Outputs are not looked at.
-    """
+    """The last of these stages that a variant has reached without a gap; empty before the first."""
+    # What lies behind a gap describes an earlier binary or image. Outputs are not looked at.
     documents = ((stage, _document(folder, stage)) for stage in stages)
     reached = takewhile(lambda pair: pair[1] is not None and pair[1].get("format") == FORMAT, documents)
     return next(reversed([stage for stage, _ in reached]), "")
@@ -125,11 +123,7 @@ def read_json(path: Path, kind: type[T]) -> T | None:
 
 
 def decode(kind: type[T], data: object) -> T:
-    """Read what JSON gives into a type: dataclass, enumeration, mapping from texts, tuple of one type, plain; or None.
-
-    Raises:
-        TypeError, KeyError, ValueError: it is something else.
-    """
+    """Read what JSON gives into a type: dataclass, enumeration, mapping from texts, tuple of one type, plain; or None (TypeError, KeyError, ValueError: it is something else)."""
     read = _reader(kind)  # type: ignore[arg-type]  # every type has a hash
     return cast("T", read(data))
 
@@ -219,11 +213,9 @@ def build_folder(matrix_file: Path, root: Path, build: Path) -> Path:
 
 
 def build_name(matrix_file: Path, root: Path) -> str:
-    """Where in the build folder the variants of a matrix file lie: at its top for the checkout's own matrix.yaml.
-
-    For any other file it is a folder of its own, so that no other matrix's binary of the same name is overwritten; but
-    for the sample's, its name ends in digits of the file's path.
-    """
+    """Where in the build folder the variants of a matrix file lie: at its top for the checkout's own matrix.yaml."""
+    # For any other file it is a folder of its own, so that no other matrix's binary of the same name is overwritten;
+    # but for the sample's, its name ends in digits of the file's path.
     inside = _inside(matrix_file, root)
     known = {"matrix.yaml": "", "samples/matrix.yaml": "samples"}
     return known.get(inside, f"matrix-{short(key_of(file=inside))}")

@@ -37,10 +37,9 @@ _ANSWER = 5.0
 
 
 class Recovery:
-    """The attempts of one stage of one variant.
+    """The attempts of one stage of one variant."""
 
-    `job` is what the next attempt works with; its `report_retry` is called before each with what failed.
-    """
+    # `job` is what the next attempt works with; its `report_retry` is called before each with what failed.
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -48,17 +47,12 @@ class Recovery:
         self._failed: Counter[str] = Counter()
 
     def prepare(self, error: FactoryError) -> None:
-        """Make another attempt possible.
-
-        A download that failed is tried four times, with waits that double; once where there is no network to wait for.
-        A Bazel that ran out of memory is tried once more with half its jobs, on what the first attempt left in its disk
-        cache. A damaged cache is dropped, or emptied where another build holds it, and the build tried once more. An
-        engine that this run began with, and that is back within a minute, gets the stage once more. Nothing else is
-        tried again: a wrong checksum, least of all.
-
-        Raises:
-            FactoryError: no other attempt can help.
-        """
+        """Make another attempt possible (FactoryError: no other attempt can help)."""
+        # A download that failed is tried four times, with waits that double; once where there is no network to wait
+        # for. A Bazel that ran out of memory is tried once more with half its jobs, on what the first attempt left in
+        # its disk cache. A damaged cache is dropped, or emptied where another build holds it, and the build tried once
+        # more. An engine that this run began with, and that is back within a minute, gets the stage once more. Nothing
+        # else is tried again: a wrong checksum, least of all.
         match error:
             case DockerCommandError():
                 raise error

@@ -7,12 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from serving_factory.errors import (
-    DownloadFaultError,
-    FactoryError,
-    RegistryFaultError,
-    RegistryLimitError,
-)
+from serving_factory.errors import DownloadFaultError, FactoryError, RegistryFaultError, RegistryLimitError
 
 Result = TypeVar("Result")
 Fault = TypeVar("Fault", bound=FactoryError)
@@ -36,23 +31,8 @@ def retrying(
     sleep: Callable[[float], object] = time.sleep,
     jitter: Callable[[], float] = _RANDOM.random,
 ) -> Result:
-    """Call `action` until it returns, at most `attempts` times, with waits that double in between.
-
-    A server's Retry-After takes the place of a shorter wait.
-
-    Args:
-        action: what to do.
-        transient: the errors after which another attempt can help. All others are raised at once.
-        on_retry: called before each wait with the number of the attempt that failed (from 1), the seconds until the
-            next one, and the error.
-        attempts: how often at most, the first one included.
-        first_delay: seconds before the second attempt, before the jitter.
-        sleep: waits; an exception from it (a cancelled run) is raised from here.
-        jitter: a number from 0 to 1 for each wait, which becomes half to one and a half times as long.
-
-    Raises:
-        Exception: the last attempt's error, or the first that is not transient.
-    """
+    """Call `action` until it returns, at most `attempts` times, with waits that double in between (Exception: the last attempt's error, or the first that is not transient)."""
+    # A server's Retry-After takes the place of a shorter wait.
     began = time.monotonic()
     for attempt in range(1, attempts):
         try:
@@ -75,10 +55,7 @@ def _delay(error: FactoryError, usual: float) -> float:
 
 
 def asking_again(
-    question: Callable[[], Result],
-    report: Callable[[str], object],
-    *,
-    sleep: Callable[[float], object] = time.sleep,
+    question: Callable[[], Result], report: Callable[[str], object], *, sleep: Callable[[float], object] = time.sleep
 ) -> Result:
     """Ask a server; again, and with a sentence to `report`, while it fails in a way that may be over soon."""
 

@@ -22,11 +22,10 @@ from serving_factory.recipes.recipe import CACHES, Recipe, key_of
 
 
 class VariantRun:
-    """One variant's way through the stages.
+    """One variant's way through the stages."""
 
-    Stages that these need beyond themselves are not run. Where one of those is out of date, the variant fails, so that
-    no image is made of yesterday's binary and today's labels.
-    """
+    # Stages that these need beyond themselves are not run. Where one of those is out of date, the variant fails, so
+    # that no image is made of yesterday's binary and today's labels.
 
     def __init__(self, job: Job, stages: Sequence[Stage[Any]], emit: Emit) -> None:
         self._job = replace(job, report_retry=self._retried)
@@ -45,10 +44,8 @@ class VariantRun:
         self.cancelled = ""
 
     def run(self) -> None:
-        """Run the stages.
-
-        A FactoryError ends the variant: `error` holds it then. Any other exception is raised.
-        """
+        """Run the stages."""
+        # A FactoryError ends the variant: `error` holds it then. Any other exception is raised.
         self._began = time.monotonic()
         try:
             for index, one in enumerate(self._stages):
@@ -233,10 +230,7 @@ def toolchain_key(recipe: Recipe) -> str:
     """Tell a toolchain from others: by its base, packages, Bazel and compiler. Variants of one share Bazel's caches."""
     toolchain = recipe.toolchain
     return key_of(
-        base=recipe.base_image,
-        packages=toolchain.packages,
-        bazel=repr(toolchain.bazel),
-        compiler=toolchain.compiler,
+        base=recipe.base_image, packages=toolchain.packages, bazel=repr(toolchain.bazel), compiler=toolchain.compiler
     )
 
 

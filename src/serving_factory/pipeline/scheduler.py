@@ -39,11 +39,9 @@ def ending_signals() -> tuple[signal.Signals, ...]:
 
 @contextmanager
 def on_signals(act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` for each signal that asks the process to end, instead of raising an exception.
-
-    An exception may land anywhere, even in the middle of a lock; a call of something reentrant (a SimpleQueue's `put`)
-    does no harm. Outside the main thread, where Python takes no signals, nothing is done.
-    """
+    """Call `act` for each signal that asks the process to end, instead of raising an exception."""
+    # An exception may land anywhere, even in the middle of a lock; a call of something reentrant (a SimpleQueue's
+    # `put`) does no harm. Outside the main thread, where Python takes no signals, nothing is done.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -95,18 +93,10 @@ _Message = _ShareReleased | _Ended | _Signal
 
 
 class PipelineRun:
-    """A run of variants through stages. All but the variants' own work is done in one thread.
+    """A run of variants through stages. All but the variants' own work is done in one thread."""
 
-    A FactoryError ends its own variant, and those whose failure would be the same; no other. A first Ctrl-C, or
-    SIGTERM, ends all that runs, with 10 s for a build to put its things in order; a second one ends it at once.
-
-    Args:
-        jobs: the variants.
-        stages: the stages to run, in their order.
-        emit: is given all that happens; from several threads.
-        schedule: which variant works when, and with how much; None for one after the other, in the order of `jobs`.
-        policy: when to stop.
-    """
+    # A FactoryError ends its own variant, and those whose failure would be the same; no other. A first Ctrl-C, or
+    # SIGTERM, ends all that runs, with 10 s for a build to put its things in order; a second one ends it at once.
 
     def __init__(
         self,

@@ -42,12 +42,10 @@ class Address:
         return f"{self.file or self.ref.rpartition('/')[2]}.{self.form}"
 
     def folder(self, commit: str) -> str:
-        """Name the folder in the archive, ending in `/`.
-
-        GitLab's is called like the file. GitHub's rule: a short commit id is written in full; of other names a `v`
-        before a digit is dropped; `/` and `+` become `-`, and so does a run of `-`. (Also the rule of FreeBSD's ports,
-        which unpack thousands of them: GH_TAGNAME_EXTRACT in bsd.sites.mk.)
-        """
+        """Name the folder in the archive, ending in `/`."""
+        # GitLab's is called like the file. GitHub's rule: a short commit id is written in full; of other names a `v`
+        # before a digit is dropped; `/` and `+` become `-`, and so does a run of `-`. (Also the rule of FreeBSD's
+        # ports, which unpack thousands of them: GH_TAGNAME_EXTRACT in bsd.sites.mk.)
         if self.file:
             return f"{self.file}/"
         if re.fullmatch(r"[0-9a-f]{4,40}", self.ref) and commit.startswith(self.ref):
@@ -128,11 +126,9 @@ def mirror_of(place: Path) -> Mirror:
 
 
 def mirrors_for(name: str, ref: str, mirrors: Sequence[Mirror]) -> tuple[tuple[Mirror, str], ...]:
-    """Give the mirrors that have a ref of a repository, each with the commit that it is there.
-
-    Those of the repository's name come first, whoever owns them. A commit's full id is the same everywhere, so other
-    mirrors that have it count too: forks and renamed repositories.
-    """
+    """Give the mirrors that have a ref of a repository, each with the commit that it is there."""
+    # Those of the repository's name come first, whoever owns them. A commit's full id is the same everywhere, so other
+    # mirrors that have it count too: forks and renamed repositories.
     named = [mirror for mirror in mirrors if name.lower() in map(str.lower, mirror.names)]
     others = [mirror for mirror in mirrors if mirror not in named] if is_commit(ref) else []
     return tuple((mirror, commit) for mirror in (*named, *others) if (commit := mirror.commit(ref)))
@@ -169,10 +165,8 @@ class Archive:
 
 
 def make_archive(mirror: Path, address: Address, *, output: Path, pinned: str | None) -> Archive:
-    """Make one archive. It is put into the folder `output` only if it is what is pinned, or nothing pins it.
-
-    (The same commit by another name is another archive: its folder is another.)
-    """
+    """Make one archive. It is put into the folder `output` only if it is what is pinned, or nothing pins it."""
+    # (The same commit by another name is another archive: its folder is another.)
     ref = address.ref
     commit = commit_of(mirror, ref)
     if commit is None:

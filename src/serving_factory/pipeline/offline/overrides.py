@@ -138,10 +138,8 @@ def make_override(
     top: Top = Top.DECLARED,
     left_out: Sequence[str] = (),
 ) -> Override:
-    """Make the folder `place`, whole or not at all; one that is there already is not replaced.
-
-    `bring` makes a folder with the sources at the place that it is given, without the files `left_out`.
-    """
+    """Make the folder `place`, whole or not at all; one that is there already is not replaced."""
+    # `bring` makes a folder with the sources at the place that it is given, without the files `left_out`.
     if not _NAME.fullmatch(place.name):
         raise OverrideError(f"{place.name!r} is not the name of an external repository")
     if place.exists() or place.is_symlink():

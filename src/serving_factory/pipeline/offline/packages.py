@@ -37,10 +37,8 @@ class Downloaded:
 
 
 def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]) -> Downloaded:
-    """Download what a variant's toolchain installs, by way of the base image's own lists of sources.
-
-    What the folder holds already stays. The files are put in their places first, the index that names them last.
-    """
+    """Download what a variant's toolchain installs, by way of the base image's own lists of sources."""
+    # What the folder holds already stays. The files are put in their places first, the index that names them last.
     recipe, wheel, distdir = job.recipe, job.recipe.toolchain.wheel, job.recipe.inputs.distdir
     args = {"BASE": recipe.base_image, "PACKAGES": " ".join(_required_packages(recipe)), "RUN_ID": uuid.uuid4().hex}
     if wheel:
@@ -106,10 +104,8 @@ def _error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
 
 
 def _merge_index(folder: Path, new: Path) -> None:
-    """Write an index of all packages that are there: what the new one says of each, else what the old ones said.
-
-    An old one that is packed goes: apt would read it first.
-    """
+    """Write an index of all packages that are there: what the new one says of each, else what the old ones said."""
+    # An old one that is packed goes: apt would read it first.
     old = [folder / name for name in (_INDEX, *(f"{_INDEX}{ending}" for ending in _PACKED))]
     entries: dict[str, str] = {}
     for entry in (entry for path in (*old, new) if path.is_file() for entry in re.split(r"\n{2,}", _text(path))):

@@ -34,10 +34,8 @@ def stages_for(*, registry: bool) -> tuple[Stage[Any], ...]:
 
 
 def reached(folder: Path) -> Mapping[str, Record[Any]]:
-    """Read the records of the stages that a variant has been through without a gap, in their order.
-
-    What lies behind a gap describes an earlier binary or image.
-    """
+    """Read the records of the stages that a variant has been through without a gap, in their order."""
+    # What lies behind a gap describes an earlier binary or image.
     found: dict[str, Record[Any]] = {}
     for name in STAGES:
         record = stage(name).read(folder) if record_path(folder, name).exists() else None

@@ -45,33 +45,22 @@ _DISK_HIT, _REMOTE_HIT, _REMOTE, _INTERNAL = "disk cache hit", "remote cache hit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled(Outputs):
-    """A binary, and how it was made.
+    """A binary, and how it was made."""
 
-    Args:
-        binary_sha256: of the stripped binary; `debug_sha256` of its symbols.
-        artifact: digest of all that was taken home; `rootfs` of the libraries among it.
-        facts: what the devel image wrote down: the texts of `FACTS`.
-        base: the base image's name; `base_digest` its digest or id, empty where neither is known.
-        source: upstream's URL with the commit, or the digest of the source folder.
-        configs: Bazel's.
-        arguments: the build arguments that decide what is built, the level's options among them.
-        steps: the Dockerfile's instructions; `cached_steps` those that BuildKit had already.
-        bazel_ran: whether Bazel ran in this build, and not in an earlier one whose step BuildKit had. docs/records.md
-            describes this and all that follows.
-    """
-
-    binary_sha256: str
+    binary_sha256: str  # of the stripped binary; `debug_sha256` of its symbols
     debug_sha256: str
-    artifact: str
+    artifact: str  # digest of all that was taken home; `rootfs` of the libraries among it
     rootfs: str
-    facts: Mapping[str, str]
-    base: str
+    facts: Mapping[str, str]  # what the devel image wrote down: the texts of `FACTS`
+    base: str  # the base image's name; `base_digest` its digest or id, empty where neither is known
     base_digest: str
-    source: str
-    configs: tuple[str, ...]
-    arguments: Mapping[str, str]
-    steps: int
+    source: str  # upstream's URL with the commit, or the digest of the source folder
+    configs: tuple[str, ...]  # Bazel's
+    arguments: Mapping[str, str]  # the build arguments that decide what is built, the level's options among them
+    steps: int  # the Dockerfile's instructions; `cached_steps` those that BuildKit had already
     cached_steps: int
+    # whether Bazel ran in this build, and not in an earlier one whose step BuildKit had. docs/records.md describes this
+    # and all that follows
     bazel_ran: bool
     actions: int | None = None
     runners: Mapping[str, int] | None = None
@@ -93,13 +82,7 @@ class Compiled(Outputs):
 
 
 def decided_by(job: Job, *, base_id: str, source: str) -> Mapping[str, object]:
-    """Give what decides the binary, compiled of this base and these sources.
-
-    Args:
-        job: the variant.
-        base_id: as `Compiled.base_digest` has it.
-        source: as `Compiled.source` has it.
-    """
+    """Give what decides the binary, compiled of this base and these sources."""
     recipe = job.recipe
     return {
         "recipe": recipe.compile_key,
@@ -128,13 +111,9 @@ def _this_cpu() -> str:
 
 
 class BazelSteps:
-    """Watches a build for the steps that run Bazel.
+    """Watches a build for the steps that run Bazel."""
 
-    A step that BuildKit took from its own cache leaves the files of an earlier run, which must not count again.
-
-    Args:
-        on_built: called once Bazel has built; what is left of the compile stage compiles nothing.
-    """
+    # A step that BuildKit took from its own cache leaves the files of an earlier run, which must not count again.
 
     def __init__(self, on_built: Callable[[], None]) -> None:
         self._on_built = on_built
@@ -166,12 +145,7 @@ class BazelSteps:
 
 
 def run_facts(facts: Path, steps: BazelSteps) -> Mapping[str, Any]:
-    """Gather what is known of the run that made a binary; None where it is not known.
-
-    Args:
-        facts: the artifact's folder of that name.
-        steps: what was seen of the build.
-    """
+    """Gather what is known of the run that made a binary; None where it is not known."""
     summary = read_summary(facts / "bazel-events.json")
     fetch, build = (read_measures(facts / "measures" / name) for name in ("fetch", "build"))
     runners = _runners(summary.runners if summary else {}, remote=bool(build.get("remote")))
@@ -224,18 +198,7 @@ def devel_request(
     tags: tuple[str, ...] = (),
     output: Path | None = None,
 ) -> BuildRequest:
-    """Say how a stage of the devel Dockerfile is built: for the compile stage, the bake file, and a user's own command.
-
-    Args:
-        recipe: the variant.
-        dockerfile: where its text lies.
-        staged: the folder of the inputs that are put together for it.
-        target: the stage.
-        secrets: ids and files.
-        resources: Bazel's options for how much of the machine it may use.
-        tags: names of the image.
-        output: the folder that gets the stage's files; None for an image.
-    """
+    """Say how a stage of the devel Dockerfile is built: for the compile stage, the bake file, and a user's own command."""
     return BuildRequest(
         dockerfile=dockerfile,
         context=CONTEXT,
@@ -250,10 +213,8 @@ def devel_request(
 
 
 def devel_image_command(recipe: Recipe, folder: Path) -> str:
-    """The command that makes an image to work in, once the compile stage has written its files to the variant's folder.
-
-    With the resources of that build all its steps are in BuildKit's cache.
-    """
+    """The command that makes an image to work in, once the compile stage has written its files to the variant's folder."""
+    # With the resources of that build all its steps are in BuildKit's cache.
     resources = folder / "recipe" / "resources"
     request = devel_request(
         recipe,
@@ -316,11 +277,7 @@ def made_of(job: Job) -> dict[str, Any]:
 
 
 def read_artifact(job: Job) -> dict[str, Any]:
-    """Give what the record tells of the artifact.
-
-    Raises:
-        ArtifactError: a file is missing in it.
-    """
+    """Give what the record tells of the artifact (ArtifactError: a file is missing in it)."""
     entries = tree_entries(job.artifact)
     names = {name: quoted(PurePath(name)) for name in (BINARY, DEBUG, *(f"facts/{fact}" for fact in FACTS))}
     if missing := [name for name, entry in names.items() if entry not in entries]:
@@ -384,18 +341,7 @@ def logged_build(
     see: Callable[[Step], None] = lambda _step: None,
     cancel: Cancel | None = None,
 ) -> BuildResult:
-    """Run one buildx build.
-
-    Args:
-        request: what to build.
-        log: the file that gets its whole output.
-        progress: called with steps that start, and Bazel's actions.
-        see: is given each step.
-        cancel: stops the build when asked.
-
-    Raises:
-        BuildFailed: the log is whole.
-    """
+    """Run one buildx build (BuildFailed: the log is whole)."""
     bazel = BazelProgress()
 
     def on_step(step: Step) -> None:

@@ -17,34 +17,21 @@ _VERSION_LINES = ("TensorFlow ModelServer: ", "TensorFlow Library: ")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extracted(Outputs):
-    """What a binary says of itself.
+    """What a binary says of itself."""
 
-    Args:
-        sha256: of the stripped binary.
-        size: bytes.
-        build_id: the linker's, hex; None where it wrote none.
-        version: what the server prints with `--version`; `version_exit` the exit code.
-        bazel: Bazel's version, as it says itself; `compiler` the compiler's, `glibc` the C library's.
-        distribution: the name of the devel image's distribution.
-        libraries: what ldd prints.
-        packages: those that the libraries come from, with their versions.
-        elf: its headers.
-        instructions: what its code asks of a CPU.
-    """
-
-    sha256: str
-    size: int
-    build_id: str | None
-    version: tuple[str, ...]
+    sha256: str  # of the stripped binary
+    size: int  # bytes
+    build_id: str | None  # the linker's, hex; None where it wrote none
+    version: tuple[str, ...]  # what the server prints with `--version`; `version_exit` the exit code
     version_exit: int
-    bazel: str
+    bazel: str  # Bazel's version, as it says itself; `compiler` the compiler's, `glibc` the C library's
     compiler: str
     glibc: str
-    distribution: str
-    libraries: tuple[str, ...]
-    packages: tuple[str, ...]
-    elf: ElfFacts
-    instructions: InstructionSetFacts
+    distribution: str  # the name of the devel image's distribution
+    libraries: tuple[str, ...]  # what ldd prints
+    packages: tuple[str, ...]  # those that the libraries come from, with their versions
+    elf: ElfFacts  # its headers
+    instructions: InstructionSetFacts  # what its code asks of a CPU
 
     def summary(self) -> Mapping[str, object]:
         """The binary's size in bytes."""
@@ -87,11 +74,9 @@ def _run(job: Job, progress: Progress) -> Extracted:
 
 
 def version_lines(printed: str) -> list[str]:
-    """Pick what `--version` says out of what the server printed; where it says nothing of the kind, the last line.
-
-    Libraries may print lines of their own when they are loaded. Servers that know no `--version` print their usage, and
-    have said nothing.
-    """
+    """Pick what `--version` says out of what the server printed; where it says nothing of the kind, the last line."""
+    # Libraries may print lines of their own when they are loaded. Servers that know no `--version` print their usage,
+    # and have said nothing.
     lines = printed.splitlines()
     if found := [line for line in lines if line.startswith(_VERSION_LINES)]:
         return found

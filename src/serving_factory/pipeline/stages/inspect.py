@@ -29,17 +29,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspected(Outputs):
-    """What the rules say of a binary.
+    """What the rules say of a binary."""
 
-    Args:
-        findings: all of them passed, or could not be asked.
-        binary_sha256: of which binary.
-        cpu_flags: what /proc/cpuinfo must list for it to run.
-    """
-
-    findings: tuple[Found, ...]
-    binary_sha256: str
-    cpu_flags: tuple[str, ...]
+    findings: tuple[Found, ...]  # all of them passed, or could not be asked
+    binary_sha256: str  # of which binary
+    cpu_flags: tuple[str, ...]  # what /proc/cpuinfo must list for it to run
 
 
 def _inputs(job: Job) -> Mapping[str, object]:

@@ -26,23 +26,14 @@ _PACKAGE_KEY_LABEL = "org.serving-factory.package.key"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packaged(Outputs):
-    """An image in the engine.
+    """An image in the engine."""
 
-    Args:
-        image: its id.
-        size: bytes.
-        repository: its name, without a tag.
-        tags: its full tags, each of which names this image alone.
-        aliases: its other tags, which move from image to image.
-        binary_sha256: of the binary in it.
-    """
-
-    image: str
-    size: int
-    repository: str
-    tags: tuple[str, ...]
-    aliases: tuple[str, ...]
-    binary_sha256: str
+    image: str  # its id
+    size: int  # bytes
+    repository: str  # its name, without a tag
+    tags: tuple[str, ...]  # its full tags, each of which names this image alone
+    aliases: tuple[str, ...]  # its other tags, which move from image to image
+    binary_sha256: str  # of the binary in it
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,24 +77,9 @@ def _facts(recipe: Recipe, binary: BuiltBinary) -> dict[str, str]:
 
 
 def runtime_request(
-    recipe: Recipe,
-    *,
-    dockerfile: Path,
-    artifact: str,
-    facts: Path,
-    labels: Mapping[str, str],
-    tags: Sequence[str],
+    recipe: Recipe, *, dockerfile: Path, artifact: str, facts: Path, labels: Mapping[str, str], tags: Sequence[str]
 ) -> BuildRequest:
-    """Say how the runtime image is built, for this stage and the bake file.
-
-    Args:
-        recipe: the variant.
-        dockerfile: where its text lies.
-        artifact: the context with what was compiled.
-        facts: the folder with the files that say what the image is.
-        labels: of the image.
-        tags: its names.
-    """
+    """Say how the runtime image is built, for this stage and the bake file."""
     return BuildRequest(
         dockerfile=dockerfile,
         context=CONTEXT,

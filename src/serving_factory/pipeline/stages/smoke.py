@@ -17,15 +17,10 @@ _MODELS = ("half_plus_two", "half_plus_two_next")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Smoked(Outputs):
-    """An image's checks, all passed.
+    """An image's checks, all passed."""
 
-    Args:
-        checks: check's name → seconds.
-        rest: what the server answered over REST; `grpc` over gRPC.
-    """
-
-    checks: Mapping[str, float]
-    rest: tuple[float, ...]
+    checks: Mapping[str, float]  # check's name → seconds
+    rest: tuple[float, ...]  # what the server answered over REST; `grpc` over gRPC
     grpc: tuple[float, ...]
 
     def summary(self) -> Mapping[str, object]:
