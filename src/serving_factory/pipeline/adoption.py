@@ -26,14 +26,13 @@ from serving_factory.pipeline.stages.compile import COMPILE, Compiled, decided_b
 from serving_factory.pipeline.stages.extract import EXTRACT, Extracted
 from serving_factory.recipes.recipe import key_of
 
-_STAGED = ("inputs", "doors")
-"""Names of the folder that the inputs were put together in, below the variant's `recipe`."""
+_STAGED = ("inputs", "doors")  # names of the folder that the inputs were put together in, below the variant's `recipe`
 
+# Of the devel image's build context, as far as they are there, in the order that counted in keys
 _FILES = (
     *("apply_patches.sh", "bazel.sh", "collect.sh", "inputs.sh", "doors.sh", "preflight.sh", "init.c"),
     *("apt_key.sh", "llvm-snapshot.asc"),
 )
-"""Of the devel image's build context, as far as they are there, in the order that counted in keys."""
 _ARGUMENTS = ("CUDA_CAPABILITIES", "TENSORRT", "APT_SNAPSHOT", "BAZEL_OPTIONS", "BAZEL_STARTUP_OPTIONS")
 _RESOURCES = re.compile(r'^ARG BAZEL_RESOURCES=".*"$', re.MULTILINE)
 _MOUNTS = re.compile(

@@ -145,17 +145,14 @@ def _printed_runners(lines: Sequence[str]) -> Mapping[str, int]:
     return {name: int(count) for count, _, name in parts if count.isdecimal()}
 
 
-TOOLCHAIN = "{toolchain}"
-"""Stands for the toolchain's id, which is known only where the packages are installed."""
-
+TOOLCHAIN = "{toolchain}"  # stands for the toolchain's id, which is known only where the packages are installed
 _FILES = "/dev/shm/factory-{}"  # noqa: S108 - in the build's container; where bazel.sh puts them
 _PORTS = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
-_TIMEOUT = 30
-"""Seconds for one answer. Bazel's own 60 make a cache that hangs cost more than it saves."""
+_TIMEOUT = 30  # seconds for one answer. Bazel's own 60 make a cache that hangs cost more than it saves.
 _RETRIES = 1
 _GRPC = ("grpc", "grpcs")
+# Upstream's .bazelrc asks for `standalone`, that is `local`: with that alone, an executor would never be asked
 _STRATEGIES = "remote,local"
-"""Upstream's .bazelrc asks for `standalone`, that is `local`: with that alone, an executor would never be asked."""
 
 
 def unusable(remote: Remote, bazel: Version, *, upload: bool) -> str:
@@ -243,7 +240,6 @@ def _base64(file: Path) -> str:
 # Bazel's release notes: 0.23 brought --local_ram_resources (MB), and 3.0 took --local_resources (MB, CPUs, I/O) away.
 _RAM_OPTION = (0, 23)
 _MIB = 2**20
-
 _MOUNTS_OF_BAZEL = re.compile(r"^RUN (?:--mount=\S+ (?:\\\n +)?)*--mount=type=secret,id=bazelrc ", re.MULTILINE)
 _SECRET = re.compile(r"--mount=type=secret,id=(\w+) ")
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+# Bytes for each compiler that runs at once, Bazel's own share included. Measured of 1.9.1: 5.1 GB at most with two.
 _JOB_MEMORY = 5 * 2**29
-"""Bytes for each compiler that runs at once, Bazel's own share included. Measured of 1.9.1: 5.1 GB at most with two."""
-
+# A Bazel with fewer jobs than this gains little from having neighbours: each brings a Java machine of its own
 _FEWEST_JOBS = 4
-"""A Bazel with fewer jobs than this gains little from having neighbours: each brings a Java machine of its own."""
-
-_USABLE = 0.8
-"""Of the engine's memory; the rest is the kernel's, the engine's and the page cache's."""
+_USABLE = 0.8  # of the engine's memory; the rest is the kernel's, the engine's and the page cache's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +28,9 @@ class Share:
         return replace(self, jobs=max(1, self.jobs // 2))
 
 
-ONE_JOB = Share(jobs=1, memory=_JOB_MEMORY)
-"""A compile's share where none is given."""
-
+ONE_JOB = Share(jobs=1, memory=_JOB_MEMORY)  # a compile's share where none is given
+# The share of a variant that compiles nothing, or nothing any more: it reads, packs or serves, and mostly waits
 LIGHT = Share(jobs=0, memory=2 * 2**30)
-"""The share of a variant that compiles nothing, or nothing any more: it reads, packs or serves, and mostly waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

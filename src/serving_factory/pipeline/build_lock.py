@@ -70,7 +70,7 @@ def _started(pid: int) -> int | None:
 
 @contextmanager
 def hold_lock(build: Path) -> Iterator[None]:
-    """Hold the lock of the checkout with this build folder, as everything does that compiles or removes (LockedError: another process holds it; the message says which, and since when)."""
+    """Hold the lock of the checkout with this build folder, to compile or remove; LockedError if it is held."""
     with _held(build / _LOCK, "in this checkout"):
         yield
 
@@ -83,7 +83,7 @@ def held_since(build: Path) -> str | None:
 
 @contextmanager
 def hold_matrix_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of the matrix file whose variants lie in this folder: those of others can be worked on meanwhile (LockedError: another process holds it; the message says which, and since when)."""
+    """Hold the lock of the matrix file whose variants lie in this folder; LockedError if another process holds it."""
     with _held(folder / ".matrix.lock", "with this matrix file"):
         yield
 

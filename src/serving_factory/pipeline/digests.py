@@ -14,9 +14,9 @@ from pathlib import Path, PurePath
 
 from serving_factory.pipeline.records import read_json, write_atomically
 
+# Seconds since the last change after which a folder's digest is remembered: a file that changes twice within a tick of
+# the clock looks as after its first change (git calls such an entry "racily clean")
 _SETTLED = 2.0
-"""Seconds since the last change after which a folder's digest is remembered: a file that changes twice within a tick of
-the clock looks as after its first change (git calls such an entry "racily clean")."""
 
 
 def file_digest(path: Path) -> str:
@@ -25,8 +25,8 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# Quoted path → what is there: `file` or `program` with its sha256, or `link` with its quoted target
 Entries = Mapping[str, tuple[str, str]]
-"""Quoted path → what is there: `file` or `program` with its sha256, or `link` with its quoted target."""
 
 
 def tree_entries(folder: Path) -> Entries:

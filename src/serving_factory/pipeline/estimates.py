@@ -16,9 +16,8 @@ from serving_factory.pipeline.events import Status, VariantResult
 _COMPILE = "compile"
 _GPU = "gpu"
 _LATEST = 3  # runs that count: older ones were made before later changes
-
+# Seconds allowed for a stage that no run has finished; small next to a compile
 _OTHER_STAGES: Mapping[str, float] = {"extract": 20.0, "inspect": 1.0, "package": 20.0, "smoke": 30.0, "push": 60.0}
-"""Seconds allowed for a stage that no run has finished; small next to a compile."""
 
 
 class Basis(StrEnum):
@@ -108,8 +107,7 @@ class RunEstimate:
         }
 
 
-NOTHING_TO_DO = RunEstimate()
-"""The estimate of a run in which all is up to date."""
+NOTHING_TO_DO = RunEstimate()  # the estimate of a run in which all is up to date
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +176,7 @@ def add_up(variants: Sequence[Estimate], waves: Mapping[str, int] | None = None)
 
 
 def actual(estimate: RunEstimate, results: Iterable[VariantResult], seconds: float) -> RunEstimate | None:
-    """What a run of `seconds` took, added up as its estimate was: the peaks of one wave count as simultaneous (None where not all of the estimated work was done: a part of it cannot be compared)."""
+    """What a run of `seconds` took, added up as its estimate was; None where not all of the estimated work was done."""
     built = {result.variant: result for result in results if result.status is Status.BUILT}
     if not estimate.variants or {one.variant for one in estimate.variants} - set(built):
         return None

@@ -25,7 +25,6 @@ from serving_factory.errors import (
 from serving_factory.pipeline.budget import Share, count_jobs
 
 _SHARED: tuple[type[FactoryError], ...] = (BazelTooOldError, ChecksumError, FetchError, ProgramMissingError)
-
 _SHOWN = 6
 _PRINTED = 3  # last lines of a command that says nothing that is known
 _KILLED = 128 + 9
@@ -74,7 +73,6 @@ _OUT_OF_MEMORY = re.compile(
 # What bazel.sh ends with when Bazel failed. Without a limit, version 1 of the control groups says some 2**63.
 _MEASURED = re.compile(r"factory: exit_code \d+ peak_memory_bytes (\S*) memory_limit_bytes (\S*) oom_kills ?(\d*)$")
 _NO_LIMIT = 2**60
-
 _DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 
 # Not the warning that comes before: another mirror may have what this one has not.
@@ -126,9 +124,7 @@ _CACHE = re.compile(
 
 # What Bazel took from the cache for a compile has no outputs: an entry that was cut off still reads as one without any.
 _NO_OUTPUTS = re.compile(r"error while parsing \.d file: \S+ \(No such file or directory\)")
-
 _OLD_BAZEL = re.compile(r"Current Bazel version is (?P<found>[\d.]*).*?[,;] expected at least (?P<minimum>\d[\d.]*)")
-
 # How shells, make, env and automake say that there is no such program; each with what it begins a line with, as
 # "not found" alone is also said of headers, images and targets.
 _PROGRAM = r"(?:\S*/)?(?P<{}>[A-Za-z][\w.+-]*)"
@@ -163,7 +159,9 @@ def is_shared(error: FactoryError) -> bool:
 
 
 def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
-    """Find why a build failed."""
+    """Find why a build failed, from all that it printed and buildx said of the error."""
+    # `place` is the failing step, `[binary_build 3/4]`, with which its lines begin, or empty for all lines: what an
+    # earlier step warned of is not why this one failed.
     lines = [line for line in log.splitlines() if line.startswith(place) or not line.startswith("[")]
     lines = [line for line in lines if not line.lstrip().startswith(">>>")]
     if failure := (
@@ -280,11 +278,11 @@ def _program_missing(lines: list[str]) -> Failure | None:
     return Failure(kind=Kind.PROGRAM_MISSING, lines=tuple(lines), details={"program": program})
 
 
+# What to do where a proxy has a certificate of its own
 NAME_CERTIFICATES = (
     "name a PEM file with the authority's certificate, in the environment, SERVING_FACTORY_CA_CERTIFICATES=FILE.pem, "
     "or in the matrix file, network: {ca_certificates: FILE.pem}"
 )
-"""What to do where a proxy has a certificate of its own."""
 
 _AGAIN = "run the same command again: what was compiled is kept in Bazel's disk cache"
 

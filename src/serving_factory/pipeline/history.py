@@ -241,8 +241,7 @@ class Recorder:
         self._started: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self._file: Path | None = None
-        self.trouble = ""
-        """What there is to say of the history itself; empty where all went well."""
+        self.trouble = ""  # what there is to say of the history itself; empty where all went well
         try:
             self._file = _new_file(build)
         except OSError as error:

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 
 VARIANT_LABEL = "org.serving-factory.variant"
-
-Progress = Callable[[str], None]
-"""Called with a stage's current action, in a few words."""
+Progress = Callable[[str], None]  # called with a stage's current action, in a few words
 
 
 class Site:
@@ -40,8 +38,7 @@ class Site:
         self._lock = threading.RLock()
         self._image_ids: dict[str, str | None] = {}
         self._trees: dict[Path, str] = {}
-        self.lost_engine = False
-        """Whether an engine went away under a stage: what it ran then may still be there."""
+        self.lost_engine = False  # whether an engine went away under a stage: what it ran then may still be there
         self.memory = TreeMemory(build / "trees.json")
 
     @cached_property
@@ -82,7 +79,7 @@ class Site:
             return self._image_ids[reference]
 
     def base_id(self, recipe: Recipe) -> str:
-        """The base image's digest, or the id of the image that this network has for it; empty where neither is known."""
+        """The base image's digest, or the id of the image that this network has for it; empty if neither is known."""
         # A base that is neither pinned nor swapped counts by its name: whether the engine happens to hold a copy of it
         # decides nothing.
         pinned = recipe.base_image.partition("@")[2]

@@ -28,9 +28,7 @@ from serving_factory.pipeline.retry import asking_again
 from serving_factory.recipes.pins import BAZEL_RELEASES, NeededBase, Needs, bazel_asset
 
 Result = TypeVar("Result")
-
-_CHECKSUM = re.compile(r"([0-9a-fA-F]{64})(?:\s+\*?(\S+))?")
-"""A line of sha256sum."""
+_CHECKSUM = re.compile(r"([0-9a-fA-F]{64})(?:\s+\*?(\S+))?")  # a line of sha256sum
 
 
 def route_of(network: Network) -> Route:

@@ -154,7 +154,7 @@ def only_cached(report: Report, declared: Mapping[str, Declared]) -> tuple[Missi
 
 
 def declared_repositories(text: str) -> Iterator[Declared]:
-    """Find the repositories that a text declares: what `bazel query --output=build` prints, WORKSPACE, or a .bzl file."""
+    """Find the repositories that a text declares: of `bazel query --output=build`, a WORKSPACE or a .bzl file."""
     # Starlark's syntax is Python's, so Python reads it; names that are not literals are passed over.
     for block in parse_starlark(text):
         for node in ast.walk(block):

@@ -21,9 +21,7 @@ from typing import Any, BinaryIO, Generic, TypeVar, cast, get_args, get_origin, 
 
 from serving_factory.recipes.recipe import key_of, short
 
-FORMAT = 2
-"""Of the records' files. Those of format 1 do not say so, and hold whatever their stage put in."""
-
+FORMAT = 2  # of the records' files. Those of format 1 do not say so, and hold whatever their stage put in.
 _FILES = {"extract": "binary.json"}
 _UNREADABLE = (OSError, ValueError, TypeError, KeyError, RecursionError)
 
@@ -123,7 +121,8 @@ def read_json(path: Path, kind: type[T]) -> T | None:
 
 
 def decode(kind: type[T], data: object) -> T:
-    """Read what JSON gives into a type: dataclass, enumeration, mapping from texts, tuple of one type, plain; or None (TypeError, KeyError, ValueError: it is something else)."""
+    """Read what JSON gives into a type; TypeError, KeyError or ValueError if it is something else."""
+    # The types: dataclasses, enumerations, mappings from texts, tuples of one type, plain ones; and these or None.
     read = _reader(kind)  # type: ignore[arg-type]  # every type has a hash
     return cast("T", read(data))
 

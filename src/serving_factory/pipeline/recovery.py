@@ -26,14 +26,10 @@ from serving_factory.recipes.recipe import CACHES
 _FETCHES = 4
 _FIRST_DELAY = 3.0  # seconds; Bazel, git and apt have tried for a while themselves
 _RANDOM = random.SystemRandom()  # no state of ours, and no two factories in step
-
+# Seconds in which a restarted engine is back; dockerd itself takes a few, its containers and an upgrade more
 _PATIENCE = 60.0
-"""Seconds in which a restarted engine is back; dockerd itself takes a few, its containers and an upgrade more."""
-
 _LOOK = 1.0
-
-_ANSWER = 5.0
-"""Seconds in which one that is back answers."""
+_ANSWER = 5.0  # seconds in which one that is back answers
 
 
 class Recovery:
@@ -47,7 +43,7 @@ class Recovery:
         self._failed: Counter[str] = Counter()
 
     def prepare(self, error: FactoryError) -> None:
-        """Make another attempt possible (FactoryError: no other attempt can help)."""
+        """Make another attempt possible, or raise the error."""
         # A download that failed is tried four times, with waits that double; once where there is no network to wait
         # for. A Bazel that ran out of memory is tried once more with half its jobs, on what the first attempt left in
         # its disk cache. A damaged cache is dropped, or emptied where another build holds it, and the build tried once

@@ -11,11 +11,8 @@ from serving_factory.errors import DownloadFaultError, FactoryError, RegistryFau
 
 Result = TypeVar("Result")
 Fault = TypeVar("Fault", bound=FactoryError)
-
-LONGEST_WAIT = 60.0
-"""Seconds. An error that asks for a longer wait is raised at once."""
-DEADLINE = 90.0
-"""Seconds after which a server that keeps failing is asked no more."""
+LONGEST_WAIT = 60.0  # seconds. An error that asks for a longer wait is raised at once.
+DEADLINE = 90.0  # seconds after which a server that keeps failing is asked no more
 _SERVERS = (RegistryFaultError, DownloadFaultError)
 _FIRST_DELAY_OF_LIMIT = 5.0
 _RANDOM = random.SystemRandom()  # no state of ours, and no two factories in step
@@ -31,8 +28,9 @@ def retrying(
     sleep: Callable[[float], object] = time.sleep,
     jitter: Callable[[], float] = _RANDOM.random,
 ) -> Result:
-    """Call `action` until it returns, at most `attempts` times, with waits that double in between (Exception: the last attempt's error, or the first that is not transient)."""
-    # A server's Retry-After takes the place of a shorter wait.
+    """Call `action` until it returns, at most `attempts` times; raise the last error, or the first not transient."""
+    # Waits double, each made half to one and a half times as long by `jitter` (0 to 1); a server's Retry-After takes
+    # the place of a shorter one. `on_retry` gets the number of the attempt that failed, the wait in seconds, the error.
     began = time.monotonic()
     for attempt in range(1, attempts):
         try:

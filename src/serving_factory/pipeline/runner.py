@@ -227,7 +227,7 @@ def _reason(job: Job, one: Stage[Any]) -> str:
 
 
 def toolchain_key(recipe: Recipe) -> str:
-    """Tell a toolchain from others: by its base, packages, Bazel and compiler. Variants of one share Bazel's caches."""
+    """The same for variants of one toolchain, which share Bazel's caches."""
     toolchain = recipe.toolchain
     return key_of(
         base=recipe.base_image, packages=toolchain.packages, bazel=repr(toolchain.bazel), compiler=toolchain.compiler

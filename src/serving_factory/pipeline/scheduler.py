@@ -1,7 +1,7 @@
 """Runs variants through the stages: in turn or at once, as their schedule says; one variant's failure is no other's.
 
 Each variant works in a thread of its own. All decisions are made in the thread that calls `PipelineRun.run`. It reads
-one queue of messages: what a variant has come to, and what the user wants.
+one queue of messages: what a variant has come to, and what the user asks for.
 """
 
 from __future__ import annotations
@@ -53,11 +53,9 @@ def on_signals(act: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-_PATIENCE = 15.0
-"""Seconds that variants get to end once they are asked to: a build's grace, and what comes after it."""
-
+_PATIENCE = 15.0  # seconds that variants get to end once they are asked to: a build's grace, and what comes after it
+# Seconds between looks for a signal: one that comes just before a wait, or to another thread, does not end it
 _LOOK = 0.2
-"""Seconds between looks for a signal: one that comes just before a wait, or to another thread, does not end it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +84,7 @@ class _Ended:
 
 @dataclass(frozen=True, slots=True)
 class _Signal:
-    """The user wants the run to end."""
+    """The user asks the run to end."""
 
 
 _Message = _ShareReleased | _Ended | _Signal

@@ -127,7 +127,7 @@ def mirror_of(place: Path) -> Mirror:
 
 def mirrors_for(name: str, ref: str, mirrors: Sequence[Mirror]) -> tuple[tuple[Mirror, str], ...]:
     """Give the mirrors that have a ref of a repository, each with the commit that it is there."""
-    # Those of the repository's name come first, whoever owns them. A commit's full id is the same everywhere, so other
+    # Those of the repository's name come first, of any owner. A commit's full id is the same everywhere, so other
     # mirrors that have it count too: forks and renamed repositories.
     named = [mirror for mirror in mirrors if name.lower() in map(str.lower, mirror.names)]
     others = [mirror for mirror in mirrors if mirror not in named] if is_commit(ref) else []

@@ -125,8 +125,7 @@ class Top(StrEnum):
 
     NONE = "none"
     DECLARED = "declared"
-    ANY = "any"
-    """The one that is there: what packs the sources is not what the rule says."""
+    ANY = "any"  # the one that is there: what packs the sources is not what the rule says
 
 
 def make_override(

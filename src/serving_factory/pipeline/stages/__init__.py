@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from serving_factory.pipeline.records import Record
 
 STAGES = ("compile", "extract", "inspect", "package", "smoke", "push")
-FIRST_WITH_REGISTRY = "push"
-"""From this one on, a stage runs only where a registry is named."""
+FIRST_WITH_REGISTRY = "push"  # from this one on, a stage runs only where a registry is named
 
 
 def stage(name: str) -> Stage[Any]:

@@ -32,9 +32,8 @@ from serving_factory.recipes.recipe import CONTEXT, Recipe
 
 BINARY = "tensorflow_model_server"
 DEBUG = f"{BINARY}.debug"
+# What collect.sh writes down in the devel image, a file each in `artifact/facts`
 FACTS = (*("version", "version.exit", "bazel", "compiler", "glibc", "os-release", "ldd", "packages", "base-libraries"),)
-"""What collect.sh writes down in the devel image, a file each in `artifact/facts`."""
-
 _STEP = re.compile(r"/factory/bazel\.sh (fetch|build)\b")
 _NO_REMOTE = re.compile(r"^factory: no remote: (\S+) does not answer$")
 _AGAIN = re.compile(r"^factory: no remote: (Bazel ended with exit code \d+)")
@@ -115,7 +114,7 @@ class BazelSteps:
 
     # A step that BuildKit took from its own cache leaves the files of an earlier run, which must not count again.
 
-    def __init__(self, on_built: Callable[[], None]) -> None:
+    def __init__(self, on_built: Callable[[], None]) -> None:  # what is left of the stage then compiles nothing
         self._on_built = on_built
         self.built = False
         self.ran: set[str] = set()
@@ -180,11 +179,11 @@ def read_measures(file: Path) -> Mapping[str, int]:
     return {pair[0]: int(pair[1]) for pair in words if len(pair) == 2 and pair[1].isdecimal()}  # noqa: PLR2004
 
 
-def _runners(told: Mapping[str, int], *, remote: bool) -> Mapping[str, int]:
+def _runners(reported: Mapping[str, int], *, remote: bool) -> Mapping[str, int]:
     """Name the hits of a disk cache so: before 5, Bazel calls them remote ones, even where there is nothing remote."""
-    if remote or _DISK_HIT in told:
-        return told
-    return {_DISK_HIT if name == _REMOTE_HIT else name: count for name, count in told.items()}
+    if remote or _DISK_HIT in reported:
+        return reported
+    return {_DISK_HIT if name == _REMOTE_HIT else name: count for name, count in reported.items()}
 
 
 def devel_request(
@@ -198,7 +197,7 @@ def devel_request(
     tags: tuple[str, ...] = (),
     output: Path | None = None,
 ) -> BuildRequest:
-    """Say how a stage of the devel Dockerfile is built: for the compile stage, the bake file, and a user's own command."""
+    """How a stage of the devel Dockerfile is built: by the compile stage, the bake file, or a user's own command."""
     return BuildRequest(
         dockerfile=dockerfile,
         context=CONTEXT,
@@ -213,7 +212,7 @@ def devel_request(
 
 
 def devel_image_command(recipe: Recipe, folder: Path) -> str:
-    """The command that makes an image to work in, once the compile stage has written its files to the variant's folder."""
+    """The command that makes an image to work in, of the files that the compile stage wrote to the folder."""
     # With the resources of that build all its steps are in BuildKit's cache.
     resources = folder / "recipe" / "resources"
     request = devel_request(
@@ -267,7 +266,7 @@ def _run(job: Job, progress: Progress) -> Compiled:
 
 
 def made_of(job: Job) -> dict[str, Any]:
-    """Give what the record tells of the recipe."""
+    """What the record says of the recipe."""
     recipe = job.recipe
     return {
         "base": recipe.base_image,
@@ -277,7 +276,7 @@ def made_of(job: Job) -> dict[str, Any]:
 
 
 def read_artifact(job: Job) -> dict[str, Any]:
-    """Give what the record tells of the artifact (ArtifactError: a file is missing in it)."""
+    """What the record says of the artifact; ArtifactError if a file is missing in it."""
     entries = tree_entries(job.artifact)
     names = {name: quoted(PurePath(name)) for name in (BINARY, DEBUG, *(f"facts/{fact}" for fact in FACTS))}
     if missing := [name for name, entry in names.items() if entry not in entries]:
@@ -341,7 +340,7 @@ def logged_build(
     see: Callable[[Step], None] = lambda _step: None,
     cancel: Cancel | None = None,
 ) -> BuildResult:
-    """Run one buildx build (BuildFailed: the log is whole)."""
+    """Run one buildx build, with its whole output in a log, also where it raises BuildFailed."""
     bazel = BazelProgress()
 
     def on_step(step: Step) -> None:

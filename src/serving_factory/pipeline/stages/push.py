@@ -29,7 +29,7 @@ _REGISTRY = re.compile(
 
 
 def push_name(repository: str, registry: str | None) -> ImageName:
-    """Where a repository is pushed: at the registry given, else at the one that its own name begins with (UsageError: neither names a registry)."""
+    """Where a repository is pushed: at the registry given, or its name begins with; UsageError if neither is one."""
     if registry:
         parts = _REGISTRY.fullmatch(registry)
         if parts is None or int(parts["port"] or 0) > _LAST_PORT:
@@ -49,7 +49,7 @@ def push_name(repository: str, registry: str | None) -> ImageName:
 
 
 def check_pushable(recipe: Recipe, registry: str | None) -> ImageName:
-    """Say where a recipe's image would be pushed (UsageError: it can be pushed nowhere: there is no registry, or the image is for this machine alone)."""
+    """Where a recipe's image would be pushed; UsageError without a registry, or if it is for this machine alone."""
     if recipe.variant.level is Level.NATIVE:
         raise UsageError(
             f"{recipe.variant.id} is made for this machine's CPU and is not published",
@@ -87,7 +87,7 @@ def _inputs(job: Job) -> Mapping[str, object]:
 
 
 def try_pushes(jobs: Iterable[Job], report: Callable[[str], object]) -> None:
-    """Begin and cancel an upload to each repository that the jobs' images go to: before hours of work, not after them (RegistryError, RegistryDeniedError, RegistryUnreachableError, RegistryFaultError: a push there would fail)."""
+    """Begin and cancel an upload to each repository that the jobs push to; raise, before hours of work, what fails."""
     jobs_by_name = {check_pushable(job.recipe, job.site.registry): job for job in jobs}
     for name, job in jobs_by_name.items():
         registry = job.site.engine.registry(name.registry, cancel=job.cancel, report=report)
@@ -122,7 +122,7 @@ def _run(job: Job, progress: Progress) -> Pushed:
 
 
 def _held_already(job: Job, registry: Registry, name: ImageName, tag: str, image: str) -> str | None:
-    """The digest of a full tag that the registry holds for this very image; None where it has no such tag (TagTakenError: it holds another image: a full tag names one image for ever)."""
+    """The digest of a full tag that the registry holds for this image; None for no such tag, else TagTakenError."""
     held = _held_digest(job, registry, name, tag)
     # The engine's id of an image is the digest of its configuration, or with containerd's store of its manifest.
     if held is None or held == image:
