@@ -11,13 +11,7 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from serving_factory.catalogue.data import read_entry, read_list, read_yaml
-from serving_factory.catalogue.facts import (
-    Flavour,
-    FlavourFacts,
-    GpuFacts,
-    Release,
-    ServerFacts,
-)
+from serving_factory.catalogue.facts import Flavour, FlavourFacts, GpuFacts, Release, ServerFacts
 from serving_factory.errors import CatalogueError
 
 Entry = Mapping[str, Any]

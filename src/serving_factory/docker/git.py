@@ -134,11 +134,7 @@ def _git(
 
 
 def _run(
-    repository: Path,
-    arguments: Sequence[str],
-    *,
-    env: Mapping[str, str] | None = None,
-    stdin: Path | None = None,
+    repository: Path, arguments: Sequence[str], *, env: Mapping[str, str] | None = None, stdin: Path | None = None
 ) -> tuple[int, tuple[str, ...]]:
     """Run git on that repository and no other, whatever a hook's environment says, and on what is there: no network."""
     lines: list[str] = []

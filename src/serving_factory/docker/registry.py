@@ -70,8 +70,7 @@ _FAULT = re.compile(
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    r"unauthorized|denied|authentication required|no basic auth credentials|insufficient_scope|forbidden",
-    re.IGNORECASE,
+    r"unauthorized|denied|authentication required|no basic auth credentials|insufficient_scope|forbidden", re.IGNORECASE
 )
 _NOT_TLS = re.compile(r"server gave HTTP response to HTTPS client", re.IGNORECASE)
 _CERTIFICATE = re.compile(r"x509|certificate verify failed|CERTIFICATE_VERIFY_FAILED", re.IGNORECASE)

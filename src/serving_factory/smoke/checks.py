@@ -155,9 +155,7 @@ def check_metadata(server: Server) -> str:
         problem = _metadata_problem(metadata, server.models.versions[0])
         if problem:
             raise server.fault(
-                WrongAnswerError,
-                f"The model's metadata over {protocol} is wrong: {problem}.",
-                why=f"Got: {metadata}",
+                WrongAnswerError, f"The model's metadata over {protocol} is wrong: {problem}.", why=f"Got: {metadata}"
             )
     return f"serving_default x -> y over {' and '.join(answers)}"
 

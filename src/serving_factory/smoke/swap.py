@@ -11,16 +11,7 @@ from serving_factory.errors import SmokeError, WrongAnswerError
 from serving_factory.smoke.answers import ServerUnavailableError, ServingApiError
 from serving_factory.smoke.grpc_client import GrpcClient
 from serving_factory.smoke.rest_client import RestClient
-from serving_factory.smoke.server import (
-    GRPC_PORT,
-    INPUTS,
-    MODEL,
-    NEW_ANSWER,
-    OLD_ANSWER,
-    REST_PORT,
-    Server,
-    close_to,
-)
+from serving_factory.smoke.server import GRPC_PORT, INPUTS, MODEL, NEW_ANSWER, OLD_ANSWER, REST_PORT, Server, close_to
 
 _WORKERS_PER_PROTOCOL = 2
 _REQUESTS_AFTER = 20
