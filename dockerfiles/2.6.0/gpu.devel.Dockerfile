@@ -24,7 +24,7 @@
 # Secrets: network, ca (inputs.sh); truststore, bazelrc (bazel.sh)
 
 # --- Inputs that are empty unless a named context is given -------------------------------------------------------------
-# WORKDIR, where files are copied from: BuildKit's cache cannot tell a COPY from nothing from one of a context that was given before.
+# WORKDIR, where files are copied from: BuildKit's cache cannot distinguish a COPY from nothing from one of a context that was given before.
 FROM scratch AS source
 WORKDIR /.none
 FROM scratch AS overrides
@@ -71,7 +71,7 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN mkdir /factory && dpkg-query -W -f '${Package} ${Version}\n' | LC_ALL=C sort > /factory/base-packages
 COPY --chmod=0755 inputs.sh /factory/
 
-# The distribution's own versions are required: the base image pins the distribution, the record tells what came.
+# The distribution's own versions are required: the base image pins the distribution, the record says what came.
 # Catalogue: upstream's build packages at the tag (releases.yaml) but those of build_packages.yaml; distributions.yaml, ubuntu:18.04; Python 3.6 with numpy, which TensorFlow's python_configure wants.
 # man1: slim bases drop it, and some packages then fail to install.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \

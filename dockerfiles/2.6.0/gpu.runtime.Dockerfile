@@ -9,7 +9,7 @@
 #             certificate at its own path, and usr/bin/tf_serving_init
 #   facts     image.env and image.json, which say what the image is; without them the entrypoint does not check the CPU
 
-# WORKDIR: BuildKit's cache cannot tell a COPY from nothing from one of a context that was given before.
+# WORKDIR: BuildKit's cache cannot distinguish a COPY from nothing from one of a context that was given before.
 FROM scratch AS artifact
 WORKDIR /.none
 FROM scratch AS facts
@@ -41,7 +41,7 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
 # 8500 gRPC, 8501 REST
 EXPOSE 8500 8501
 
-# A number, so that Kubernetes can tell that it is not root (runAsNonRoot). Any other user will do as well.
+# A number, so that Kubernetes sees that it is not root (runAsNonRoot). Any other user will do as well.
 USER 65532:65532
 
 # A big model takes minutes to load. Until the start period is over only success counts.

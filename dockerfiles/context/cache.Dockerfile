@@ -1,4 +1,4 @@
-# Works on Bazel's caches in the engine. The name of the folder tells what it leaves in BuildKit's own cache, so that it can go.
+# Works on Bazel's caches in the engine. The name of the folder marks what it leaves in BuildKit's own cache, so that it can go.
 #   BASE    an image with GNU find, tar and awk
 #   RUN_ID  another one each time: the step must run again
 #   WORK    the words for cache.sh

@@ -38,7 +38,7 @@ files() { find "$@" -ignore_readdir_race -name "$staging" -prune -o -type f -pri
 
 toolchains() { find "$disk" -ignore_readdir_race -mindepth 1 -maxdepth 1 -type d ! -name "$staging" -printf '%f\n' | sort; }
 
-# line NAME FOLDER [DESCRIPTION]: the time of the description, made again by each build, tells of use where no file does.
+# line NAME FOLDER [DESCRIPTION]: the time of the description, made again by each build, shows use where no file does.
 line() {
     words='' used=0
     if [ -n "${3:-}" ] && [ -f "$3" ]; then
@@ -94,7 +94,7 @@ pack() {
     (cd "$out" && sha256sum "contents.tar.$1" >contents.sha256)
 }
 
-# add FROM TO: links what TO has not, and tells the sizes; each file is there whole or not at all, whenever this ends.
+# add FROM TO: links what TO has not, and prints the sizes; each file is there whole or not at all, whenever this ends.
 add() (
     [ -d "$1" ] || exit 0
     find "$2" -ignore_readdir_race -name "$staging" -prune -o -type f -printf '%P\n' | sort >"$scratch/there"

@@ -81,7 +81,7 @@ find_library() {
     case $1 in
     /*) [ ! -f "$1" ] || printf '%s\n' "$1" ;;
     *)
-        # Told to the loader as something to preload, a library is looked for as at run time. Nothing is run by this.
+        # Given to the loader as something to preload, a library is looked for as at run time. Nothing is run by this.
         LD_TRACE_LOADED_OBJECTS=1 LD_PRELOAD=$1 "$(command -v sh)" 2>/dev/null |
             sed -n "s|^[[:space:]]*[^[:space:]]* => \(/[^[:space:]]*/$1\) (0x[0-9a-f]*)\$|\1|p" | sed -n 1p
         ;;

@@ -82,7 +82,7 @@ echo "$status" >"$folder/bazel.exit"
 externals >"$folder/external"
 
 if ! query "${repository[@]}" >"$folder/query.build" 2>"$folder/query.log"; then
-    # Bazel before 0.18 asks nobody else for what is not in the distdir, and does not say from where it would come: without
+    # Bazel before 0.18 asks no one else for what is not in the distdir, and does not say from where it would come: without
     # one it does.
     others=()
     for option in "${repository[@]}"; do

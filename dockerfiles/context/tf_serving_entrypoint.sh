@@ -132,9 +132,9 @@ set_threads() {
 
 # --- the model --------------------------------------------------------------------------------------------------------
 #
-# A model that is not there (yet) is told, and the server started all the same: upstream's waits and looks again every
+# A model that is not there (yet) is reported, and the server started all the same: upstream's waits and looks again every
 # second, and there are set-ups that fetch the model while it waits. A model that is there but may not be read is another
-# matter. Nobody waits for that on purpose, and the server would wait for ever, with both ports closed: the container ends.
+# matter. No one waits for that on purpose, and the server would wait for ever, with both ports closed: the container ends.
 
 # must_read PATH: stops when this user may not read a file, or list and enter a folder.
 must_read() {
@@ -173,7 +173,7 @@ check_model() {
     case $1 in
     *://*) return 0 ;; # an object store: only the server can look
     esac
-    # What lies in a closed folder cannot be told from what is not there.
+    # What lies in a closed folder looks the same as what is not there.
     folder=$(dirname "$1")
     [ ! -d "$folder" ] || [ -x "$folder" ] || must_read "$folder"
 

@@ -110,7 +110,7 @@ HTTP/1.*) ;;
 *) not_ready "what answers on port $rest_port is no HTTP server" ;;
 esac
 
-# Before 1.10 the server knows no such question, and any answer tells as much as an open port.
+# Before 1.10 the server knows no such question, and any answer says as much as an open port.
 if [ -n "$(flag model_config_file '')" ] || grep -q '^MODEL_STATUS="\{0,1\}no' "$image_facts" 2>/dev/null; then
     say "the REST port, $rest_port, answers"
     exit 0

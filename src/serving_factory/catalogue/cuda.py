@@ -26,11 +26,7 @@ class Capability:
 
     @classmethod
     def parse(cls, text: str) -> Capability:
-        """Read TensorFlow's notation: `7.5` and `compute_75` give machine code and PTX, `sm_75` machine code alone.
-
-        Raises:
-            ValueError: it is none of these.
-        """
+        """Read TensorFlow's notation: `7.5` and `compute_75` give machine code and PTX, `sm_75` machine code alone."""
         if found := _DOTTED.fullmatch(text):
             return cls(int(found[1]), int(found[2]))
         if found := _JOINED.fullmatch(text):
@@ -81,11 +77,7 @@ def cards() -> Mapping[str, Card]:
 
 
 def why_not(capabilities: Iterable[str], cuda: Cuda) -> str:
-    """Return why a toolkit cannot compile these capabilities, as a sentence without its full stop; empty if it can.
-
-    Raises:
-        ValueError: one is not in TensorFlow's notation.
-    """
+    """Return why a toolkit cannot compile these capabilities, as a sentence without its full stop; empty if it can."""
     numbers = [Capability.parse(text).number for text in capabilities]
     unknown = [number for number in numbers if number not in cuda.architectures]
     if not unknown:

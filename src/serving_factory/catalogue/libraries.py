@@ -41,11 +41,7 @@ class CudaPackages:
 
 
 def cuda_packages(release: Release) -> CudaPackages:
-    """Return the packages of a gpu release.
-
-    Raises:
-        CatalogueError: cuda_packages.yaml has none for it.
-    """
+    """Return the packages of a gpu release; raises CatalogueError."""
     gpu = release.flavours[Flavour.GPU].gpu
     era = next((era for selector, era in _eras() if release.version in selector), None)
     if gpu is None or era is None:
@@ -70,11 +66,7 @@ def _eras() -> tuple[tuple[SpecifierSet, Mapping[str, Any]], ...]:
 
 
 def mkl_libraries(release: Version) -> tuple[str, ...]:
-    """Return which libraries an mkl server needs beyond what its loader finds by itself.
-
-    Returns:
-        `external/REPOSITORY/PATH`, of an external repository, or `bin/PATH`, of what was built.
-    """
+    """Return which libraries an mkl server needs beyond what its loader finds by itself."""
     return tuple(library for releases, libraries in _libraries() if release in releases for library in libraries)
 
 

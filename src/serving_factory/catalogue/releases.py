@@ -31,11 +31,7 @@ def merged(base: Entry, over: Entry) -> Entry:
 
 
 def inherited(all_series: AllSeries) -> Mapping[str, Entry]:
-    """Return full tag -> entry, in the file's order: each release with all that it has from its series.
-
-    Raises:
-        CatalogueError: a series is like one that does not stand above it, or a release is in the wrong series.
-    """
+    """Return full tag -> entry, in the file's order: each release with all that it has from its series."""
     whole: dict[str, Entry] = {}
     found: dict[str, Entry] = {}
     for name, series in all_series.items():
@@ -70,15 +66,7 @@ def bazel_checksums() -> Mapping[str, str]:
 
 
 def read_releases(all_series: AllSeries, checksums: Mapping[str, str]) -> Mapping[str, Release]:
-    """Make releases of the two data files: full tag -> release, oldest first.
-
-    Args:
-        all_series: what releases.yaml holds.
-        checksums: what bazel.yaml holds: Bazel's version -> sha256, or `unknown`.
-
-    Raises:
-        CatalogueError: a release lacks a fact, or has an unknown one.
-    """
+    """Make releases of the two data files: full tag -> release, oldest first; raises CatalogueError."""
     found = [_release(tag, entry, checksums) for tag, entry in inherited(all_series).items()]
     return {release.tag: release for release in sorted(found, key=lambda release: release.version)}
 
@@ -164,10 +152,6 @@ def closest_release(asked: str, tags: Collection[str]) -> Closest:
 
     Of the same series the next one is taken, or the last: upstream skipped a patch where its branch went on. Without
     such a series it is the nearest series' last release; where the text is no version, the newest of all.
-
-    Args:
-        asked: a full tag, a series, or anything.
-        tags: the existing releases; at least one.
     """
     known = _versions(tuple(tags))
     try:

@@ -59,11 +59,7 @@ class Comparison:
 
 
 def release_of(folder: Path, known: Mapping[str, Release]) -> str | None:
-    """Find which release a checkout is, by its commit, or else by its version.h.
-
-    Returns:
-        A full tag, known to the catalogue or not; None where neither is there.
-    """
+    """Find which release a checkout is, by its commit, or else by its version.h."""
     try:
         commit, version = _head(folder), _text(folder / _VERSION)
     except OSError:

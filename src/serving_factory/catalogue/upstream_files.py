@@ -72,11 +72,7 @@ class Dockerfile:
                     self._runs.append((body, line))
 
     def build_flags(self) -> tuple[Found, ...]:
-        """What `bazel build` of the server names, its variables apart; empty where the file builds nothing.
-
-        Raises:
-            UnreadableError: its quotes do not pair.
-        """
+        """What `bazel build` of the server names, its variables apart; empty where the file builds nothing."""
         for body, line in self._runs:
             if found := _BUILD.search(body):
                 at = line + body[: found.start()].count("\n")

@@ -60,10 +60,6 @@ def unlisted_flags(folder: Path, release: Version) -> Iterator[UnlistedFlag]:
     """Find the flags of a source tree that the catalogue has neither as added nor as harmless.
 
     BUILD and .bzl files are read, and what `.bazelrc` says of every build. What a config there adds is chosen or not.
-
-    Args:
-        folder: the sources of TensorFlow Serving, or of the TensorFlow that it pins.
-        release: of TensorFlow Serving.
     """
     listed = [(pattern, "", flag.flag) for flag in upstream_flags(release) for pattern in flag.files]
     for where, flags in read_yaml("upstream_flags.yaml")["elsewhere"].items():

@@ -10,12 +10,14 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import Literal, TextIO
 
 from serving_factory.docker import client, process
 from serving_factory.docker.client import FREE_SOME_SPACE, START
+from serving_factory.docker.process import Cancel
 from serving_factory.docker.solve_status import SolveStatus, Step
 from serving_factory.errors import (
     DiskFullError,
@@ -25,11 +27,6 @@ from serving_factory.errors import (
     FactoryError,
     os_errors_typed,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from serving_factory.docker.process import Cancel
 
 TAIL = 60  # lines of the failing step that an error carries; of Bazel's, half only show that it is at work
 FIRST_WORD = 120.0  # seconds in which the engine says that it has begun
@@ -51,26 +48,20 @@ NO_BUILDX = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildRequest:
-    """One build.
-
-    Args:
-        contexts: named contexts, such as `("source", "/src/serving")` or
-            `("ubuntu:20.04", "docker-image://base:bookworm")`.
-        secrets: ids and files of the secrets that the build's steps may mount; they are in no layer.
-        network: `none` for steps without one; None for the engine's usual one.
-        tags: image names with tags.
-        output: folder for the result's files, replaced as a whole on success; None loads an image into the engine.
-    """
+    """One build."""
 
     dockerfile: Path
     context: Path
     target: str | None = None
     build_args: tuple[tuple[str, str], ...] = ()
+    # named contexts, such as `("source", "/src/serving")` or `("ubuntu:20.04", "docker-image://base:bookworm")`
     contexts: tuple[tuple[str, str], ...] = ()
+    # ids and files of the secrets that the build's steps may mount; they are in no layer
     secrets: tuple[tuple[str, Path], ...] = ()
-    network: Literal["none"] | None = None
+    network: Literal["none"] | None = None  # `none` for steps without one; None for the engine's usual one
     labels: tuple[tuple[str, str], ...] = ()
-    tags: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()  # image names with tags
+    # folder for the result's files, replaced as a whole on success; None loads an image into the engine
     output: Path | None = None
 
     def argv(self, *, metadata: Path, output: Path | None = None) -> list[str]:
@@ -103,28 +94,15 @@ class BuildRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """A build that succeeded.
+    """A build that succeeded."""
 
-    Args:
-        image_id: the loaded image's id, `sha256:...`; None with an output folder.
-        steps: how many of the Dockerfile's instructions the result needed, without FROM.
-        cached: how many of these were there already.
-    """
-
-    image_id: str | None
-    steps: int
-    cached: int
+    image_id: str | None  # the loaded image's id, `sha256:...`; None with an output folder
+    steps: int  # how many of the Dockerfile's instructions the result needed, without FROM
+    cached: int  # how many of these were there already
 
 
 class BuildFailed(Exception):  # noqa: N818  (an outcome that the stage turns into its own error)
-    """The build ran and failed.
-
-    Args:
-        step: the failing step, as `[binary_build 3/4] RUN ...`; empty if none had begun.
-        tail: the last lines of its output, at most `TAIL`.
-        exit_code: of the failing RUN's command; buildx's own where no command failed.
-        text: buildx's error and the place in the Dockerfile.
-    """
+    """The build ran and failed."""
 
     def __init__(self, *, step: str, tail: tuple[str, ...], exit_code: int, text: str) -> None:
         super().__init__(step or text)
@@ -142,22 +120,7 @@ class BuildFailed(Exception):  # noqa: N818  (an outcome that the stage turns in
 def build(
     request: BuildRequest, *, on_step: Callable[[Step], None], log: TextIO, cancel: Cancel | None = None
 ) -> BuildResult:
-    """Build.
-
-    Args:
-        request: what to build.
-        on_step: called with every step's start, output lines and end, in the caller's thread.
-        log: gets every line as it comes, as `[binary_build 3/4] text`.
-        cancel: stops the build when asked, from any thread.
-
-    Raises:
-        BuildFailed: the Dockerfile or one of its commands failed.
-        DiskFullError: the engine's or this machine's disk is full.
-        EngineUnavailableError: no engine.
-        DockerCommandError: no docker, no buildx, one that is too old, or settings that cannot be used.
-        EngineLostError: the engine went away while it was building.
-        CancelledError: `cancel` was asked for.
-    """
+    """Build, with every line in `log`; BuildFailed where the Dockerfile or one of its commands fails."""
     status = SolveStatus(tail=TAIL)
 
     def handle(steps: list[Step]) -> None:

@@ -70,21 +70,7 @@ def drop_cache_mounts(prefix: str) -> Dropped:
 def work_on_mounts(
     context: Path, words: Sequence[str], *, base: str, parcel: Path | None = None, output: Path | None = None
 ) -> tuple[str, ...]:
-    """Run a build step that has cache mounts, the only way to what is in them; return the lines that it printed.
-
-    Args:
-        context: holds `cache.Dockerfile` and what its step runs. What that mounts is named `/serving-factory-cache`, by
-            which what the build leaves in BuildKit's own cache is found and dropped: it may be as big as the caches.
-        words: for the step.
-        base: the image that the step runs in.
-        parcel: a folder that the step reads.
-        output: gets the step's files.
-
-    Raises:
-        BuildFailed: the step failed.
-        EngineUnavailableError: no engine, or no buildx.
-        DiskFullError: a disk is full.
-    """
+    """Run a build step that has cache mounts, the only way to what is in them; return the lines that it printed."""
     lines: list[str] = []
 
     def on_step(step: Step) -> None:

@@ -31,12 +31,7 @@ _ADDRESS = re.compile(r"(?:unix|npipe|fd)://.*|(?:tcp|https?|ssh)://[^/\s]+.*")
 
 
 def run_docker(*arguments: str, timeout: float = TIMEOUT) -> str:
-    """Give what a docker command prints.
-
-    Raises:
-        EngineUnavailableError: it failed, or took longer than `timeout` seconds.
-        DockerCommandError: there is no such command, it crashed, or its settings cannot be used.
-    """
+    """Give what a docker command prints; raises EngineUnavailableError, DockerCommandError."""
     lines: list[str] = []
     try:
         code = process.run(["docker", *arguments], on_line=lines.append, timeout=timeout)
@@ -104,11 +99,7 @@ def config_folder() -> Path:
 
 
 def check_settings() -> None:
-    """Check what Docker's client reads before it speaks to the engine.
-
-    Raises:
-        DockerSettingsError: it cannot be used; the message names the variable or file, its value, and the remedy.
-    """
+    """Check what Docker's client reads before it speaks to the engine; raises DockerSettingsError."""
     config = read_config()
     host = os.environ.get("DOCKER_HOST", "")
     context = os.environ.get("DOCKER_CONTEXT", "")
@@ -128,11 +119,7 @@ def check_settings() -> None:
 
 
 def read_config() -> Mapping[str, Any]:
-    """Read config.json of Docker's client; nothing where there is none.
-
-    Raises:
-        DockerSettingsError: it cannot be read or used.
-    """
+    """Read config.json of Docker's client; nothing where there is none; raises DockerSettingsError."""
     file = config_folder() / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -193,11 +180,7 @@ def _check_certificates(folder: Path) -> None:
 
 
 def check_writable() -> None:
-    """Check that buildx can keep its state.
-
-    Raises:
-        DockerSettingsError: its folder cannot be written.
-    """
+    """Check that buildx can keep its state; raises DockerSettingsError."""
     folder = Path(os.environ.get("BUILDX_CONFIG") or config_folder() / "buildx")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -221,11 +204,7 @@ def _unusable(what: str, why: str, remedy: str) -> DockerSettingsError:
 
 
 def check_room(folder: Path) -> None:
-    """Write a MiB into a folder, and remove it.
-
-    Raises:
-        OSError: it cannot be written, as where the disk is full or a quota used up.
-    """
+    """Write a MiB into a folder, and remove it; raises OSError."""
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
             file.write(bytes(PROBE_BYTES))

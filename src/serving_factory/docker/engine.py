@@ -5,36 +5,31 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import struct
 import time
 import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import Any, Self
 
 import docker
 import urllib3.exceptions
+from docker.api.client import APIClient
 from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound, StreamParseError
 from docker.types import Mount as BindMount
 
 from serving_factory.docker.client import FREE_SOME_SPACE, check_settings, unavailable
 from serving_factory.docker.http import Patience
-from serving_factory.docker.process import bounded
+from serving_factory.docker.process import Cancel, bounded
 from serving_factory.docker.push import THINKING, PushResult, push
 from serving_factory.docker.registry import Credentials, ImageName, Registry, credentials_for, is_insecure
 from serving_factory.errors import DiskFullError, EngineError, EngineUnavailableError, FactoryError
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
-    from pathlib import Path
-
-    from docker.api.client import APIClient
-
-    from serving_factory.docker.process import Cancel
 
 # The SDK's own, those of requests (which are OSErrors), and those of urllib3 that a broken stream raises.
 SDK_ERRORS = (DockerException, StreamParseError, OSError, urllib3.exceptions.HTTPError)
@@ -47,13 +42,7 @@ FRAME = struct.Struct(">BxxxL")  # stream number and length, before each piece o
 
 @contextlib.contextmanager
 def typed(what: str, *, remedy: str) -> Iterator[None]:
-    """Guard one call of the SDK; `what` and `remedy` are those of a refusal.
-
-    Raises:
-        EngineUnavailableError: the engine went away.
-        DiskFullError: its disk is full.
-        EngineError: it refused.
-    """
+    """Guard one call of the SDK; `what` and `remedy` are those of a refusal."""
     try:
         yield
     except APIError as error:
@@ -87,34 +76,23 @@ class Mount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
-    """What to run; empty and None stand for the image's or the engine's own.
-
-    Args:
-        ports: TCP ports, each published on a free port of 127.0.0.1.
-        cap_drop: capabilities to take away, such as `ALL`.
-        user: `uid` or `uid:gid`.
-        tmpfs: paths of empty file systems in memory.
-        memory: limit in bytes.
-        network: a network's name, `none` or `host`.
-        health_interval: seconds between two health checks.
-        owner: marks it, so that `Engine.remove_strays` finds what a killed factory left.
-    """
+    """What to run; empty and None stand for the image's or the engine's own."""
 
     image: str
     command: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] | None = None
     environment: tuple[tuple[str, str], ...] = ()
-    ports: tuple[int, ...] = ()
+    ports: tuple[int, ...] = ()  # TCP ports, each published on a free port of 127.0.0.1
     mounts: tuple[Mount, ...] = ()
     read_only: bool = False
-    cap_drop: tuple[str, ...] = ()
-    user: str | None = None
+    cap_drop: tuple[str, ...] = ()  # capabilities to take away, such as `ALL`
+    user: str | None = None  # `uid` or `uid:gid`
     security_opt: tuple[str, ...] = ()
-    tmpfs: tuple[str, ...] = ()
-    memory: int | None = None
-    network: str | None = None
-    health_interval: float | None = None
-    owner: str = "factory"
+    tmpfs: tuple[str, ...] = ()  # paths of empty file systems in memory
+    memory: int | None = None  # limit in bytes
+    network: str | None = None  # a network's name, `none` or `host`
+    health_interval: float | None = None  # seconds between two health checks
+    owner: str = "factory"  # marks it, so that `Engine.remove_strays` finds what a killed factory left
 
     def options(self, name: str) -> dict[str, Any]:
         """The SDK's arguments beside the image."""
@@ -152,12 +130,7 @@ class Engine:
 
     @classmethod
     def connect(cls) -> Self:
-        """Find the engine as the docker command does: DOCKER_HOST, DOCKER_CONTEXT, the current context.
-
-        Raises:
-            DockerSettingsError: the settings cannot be used.
-            EngineUnavailableError: it does not answer, or is older than 23.
-        """
+        """Find the engine as the docker command does: DOCKER_HOST, DOCKER_CONTEXT, the current context."""
         check_settings()
         try:
             client, version = bounded(_connect, seconds=CONNECT_TIMEOUT)
@@ -300,11 +273,7 @@ class Engine:
         on_retry: Callable[[str], None] = lambda _: None,
         cancel: Cancel | None = None,
     ) -> PushResult:
-        """Push one tag, once, with the credentials in Docker's own configuration; see `push.push`.
-
-        Raises:
-            EngineError: there is no such image.
-        """
+        """Push one tag, once, with the credentials in Docker's own configuration; see `push.push`."""
         reference = f"{repository}:{tag}"
         if self.image_id(reference) is None:
             raise EngineError(f"The engine has no image {reference} to push.", remedy="Build and tag it first.")
@@ -391,12 +360,7 @@ class Container:
         return time.monotonic() - began
 
     def exec(self, argv: Sequence[str], *, timeout: float = 60.0) -> tuple[int, str]:
-        """Run a command inside and return its exit code and its output, stdout and stderr as they came.
-
-        Raises:
-            EngineError: the container does not run.
-            TimeoutError: the command takes longer than `timeout` seconds; it ends with the container.
-        """
+        """Run a command inside and return its exit code and its output, stdout and stderr as they came."""
         with self._typed(f"'{argv[0]}' could not be run inside"):
             exec_id = self._api.exec_create(self.id, list(argv))["Id"]
             stream: Any = self._api.exec_start(exec_id, socket=True)

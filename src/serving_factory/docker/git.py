@@ -156,10 +156,6 @@ def fetch_source(package: str, scratch: Path) -> Path:
 
     This machine's own lists of sources are used; that they may name binary packages alone does not matter. No file of
     the system is changed.
-
-    Raises:
-        UsageError: there is no apt here, or the package has no archive of its authors.
-        FetchError: apt fails.
     """
     sources = scratch / "sources.list.d"
     lists = scratch / "lists" / "partial"

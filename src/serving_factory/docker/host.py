@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from serving_factory.docker.client import run_docker, unavailable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 _SIZE = re.compile(r"([\d.]+)\s*([kKMGT]?)(i?)B")
 _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
@@ -30,39 +27,24 @@ _FRACTION = re.compile(r"(\.\d{6})\d*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFacts:
-    """An engine, as `docker version` and `docker info` describe it.
-
-    Args:
-        api: the newest version of its API, such as `1.45`.
-        client_api: the newest that the docker command speaks.
-        buildx: None where the docker command has no such plugin.
-        containerd_store: whether images are in containerd's store.
-        memory: of its machine, bytes.
-        host: its machine's name.
-        root: its folder there.
-        time: what it takes the time to be; `asked_at` is ours.
-        proxies: `http`, `https` and `no` → what it uses, where it uses any.
-        runtimes: names of its container runtimes.
-        cdi: whether it looks for devices described by CDI files.
-        registries: its RegistryConfig, for `registry.is_insecure`.
-    """
+    """An engine, as `docker version` and `docker info` describe it."""
 
     version: str
-    api: str
+    api: str  # the newest version of its API, such as `1.45`
     oldest_api: str
-    client_api: str
-    buildx: str | None
-    containerd_store: bool
+    client_api: str  # the newest that the docker command speaks
+    buildx: str | None  # None where the docker command has no such plugin
+    containerd_store: bool  # whether images are in containerd's store
     cpus: int
-    memory: int
-    host: str
-    root: str
-    time: datetime
+    memory: int  # of its machine, bytes
+    host: str  # its machine's name
+    root: str  # its folder there
+    time: datetime  # what it takes the time to be; `asked_at` is ours
     asked_at: datetime
-    proxies: Mapping[str, str]
-    runtimes: tuple[str, ...]
-    cdi: bool
-    registries: Mapping[str, Any] = field(default_factory=dict)
+    proxies: Mapping[str, str]  # `http`, `https` and `no` → what it uses, where it uses any
+    runtimes: tuple[str, ...]  # names of its container runtimes
+    cdi: bool  # whether it looks for devices described by CDI files
+    registries: Mapping[str, Any] = field(default_factory=dict)  # its RegistryConfig, for `registry.is_insecure`
 
 
 def engine_facts() -> EngineFacts:
@@ -132,21 +114,13 @@ _MOUNT = "exec.cachemount"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectionRule:
-    """One rule of the garbage collection. Sizes are bytes of the whole build cache; 0 where there is no such limit.
+    """One rule of the garbage collection. Sizes are bytes of the whole build cache; 0 where there is no such limit."""
 
-    Args:
-        mounts: whether cache mounts are among what it takes.
-        unused: it takes what was not used for so many seconds.
-        reserved: it leaves so much in any case. The only limit before BuildKit 0.17, where it is `Keep Bytes`.
-        most: it takes what is above this.
-        free: it takes what is needed for so much of the disk to be free.
-    """
-
-    mounts: bool
-    unused: float = 0.0
-    reserved: int = 0
-    most: int = 0
-    free: int = 0
+    mounts: bool  # whether cache mounts are among what it takes
+    unused: float = 0.0  # it takes what was not used for so many seconds
+    reserved: int = 0  # it leaves so much in any case. The only limit before BuildKit 0.17, where it is `Keep Bytes`
+    most: int = 0  # it takes what is above this
+    free: int = 0  # it takes what is needed for so much of the disk to be free
 
     def keeps(self, held: int, free: int | None) -> int:
         """The bytes left of `held`, of what may go at all, with `free` bytes free on the disk (None: enough).

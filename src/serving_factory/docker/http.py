@@ -13,20 +13,17 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO, Any
 
 from serving_factory.docker.process import Cancel, bounded
 from serving_factory.errors import DownloadError, DownloadFaultError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from email.message import Message
-    from pathlib import Path
-    from typing import IO
 
 MAX_BYTES = 4 * 2**20  # the largest manifest that registries must take (OCI distribution specification)
 CHUNK = 65536
@@ -62,34 +59,22 @@ class NoAnswerError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """The way out of this network.
+    """The way out of this network."""
 
-    Args:
-        proxies: scheme → the proxy's URL; where empty, HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment count.
-        no_proxy: hosts that need no proxy, beside those of NO_PROXY, joined by commas.
-        ca_certificates: a PEM file of authorities that are trusted beside the system's.
-    """
-
+    # scheme → the proxy's URL; where empty, HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment count
     proxies: Mapping[str, str] = field(default_factory=dict)
-    no_proxy: str = ""
-    ca_certificates: Path | None = None
+    no_proxy: str = ""  # hosts that need no proxy, beside those of NO_PROXY, joined by commas
+    ca_certificates: Path | None = None  # a PEM file of authorities that are trusted beside the system's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long a request may take, and who hears of a long one.
+    """How long a request may take, and who hears of a long one."""
 
-    Args:
-        each: seconds for the connection, and for each piece of the answer.
-        total: seconds for the whole answer, redirections included.
-        cancel: ends the wait when asked.
-        report: called with a sentence while the wait is long.
-    """
-
-    each: float = 20.0
-    total: float = 60.0
-    cancel: Cancel | None = None
-    report: Callable[[str], object] | None = None
+    each: float = 20.0  # seconds for the connection, and for each piece of the answer
+    total: float = 60.0  # seconds for the whole answer, redirections included
+    cancel: Cancel | None = None  # ends the wait when asked
+    report: Callable[[str], object] | None = None  # called with a sentence while the wait is long
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +107,7 @@ class Answer:
 
 
 class Client:
-    """Speaks HTTP and HTTPS: by way of a route's proxies unless `direct`, and trusting its authorities or `context`.
-
-    Raises:
-        UsageError: the route's file of certificates cannot be used.
-    """
+    """Speaks HTTP and HTTPS: by way of a route's proxies unless `direct`, and trusting its authorities or `context`."""
 
     def __init__(
         self,
@@ -149,12 +130,7 @@ class Client:
         self._opener = urllib.request.build_opener(*handlers)
 
     def ask(self, method: str, url: str, headers: Mapping[str, str] | None = None, data: bytes | None = None) -> Answer:
-        """Send one request. Redirections are followed, without the headers given.
-
-        Raises:
-            NoAnswerError: there was no whole answer within the limits.
-            CancelledError: the run is to end.
-        """
+        """Send one request; redirections are followed without these headers. Raises NoAnswerError."""
         request = urllib.request.Request(url, data=data, method=method)  # noqa: S310 - callers give http and https only
         for name, value in (headers or {}).items():
             request.add_unredirected_header(name, value)
@@ -266,16 +242,8 @@ class _Proxies(urllib.request.ProxyHandler):
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Keeps the method: the standard library turns a redirected HEAD into a GET."""
 
-    def redirect_request(  # noqa: PLR0917  (the standard library's signature)
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        redirected = super().redirect_request(req, fp, code, msg, headers, newurl)
+    def redirect_request(self, req: urllib.request.Request, *answer: Any) -> urllib.request.Request | None:  # noqa: ANN401
+        redirected = super().redirect_request(req, *answer)
         if redirected is not None:
             redirected.method = req.get_method()
         return redirected
@@ -288,10 +256,6 @@ def fetch_text(url: str, *, route: Route | None = None, patience: Patience | Non
     """Fetch a text by http or https; None if the server says that there is none.
 
     A name and a password in the URL are sent, and never shown. This machine itself is asked directly.
-
-    Raises:
-        DownloadFaultError: another attempt may work.
-        DownloadError: it cannot be had.
     """
     parts = urllib.parse.urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
@@ -349,11 +313,7 @@ class Reach(StrEnum):
 
 
 def reach_all(urls: Iterable[str], *, route: Route, seconds: float = 10.0) -> Mapping[str, tuple[Reach, str]]:
-    """Ask each address by HEAD, all at once.
-
-    Returns:
-        Address → what came of it within `seconds`, and in words what it answered.
-    """
+    """Ask each address by HEAD, all at once: address → what came of it, and in words what it answered."""
     found: dict[str, tuple[Reach, str]] = {}
     asked = tuple(dict.fromkeys(urls))
 

@@ -12,15 +12,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TypeVar
 
 from serving_factory.docker import keeper
 from serving_factory.errors import CancelledError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
 
 Result = TypeVar("Result")
 
@@ -104,41 +102,24 @@ def bounded(
 
 
 def run(
-    argv: Sequence[str],
+    argv: Sequence[str],  # the program, looked up on PATH, and its arguments
     *,
+    # gets each line of stdout and stderr, merged, without its line end; undecodable bytes are replaced. An exception
+    # from it ends the command and is raised from here
     on_line: Callable[[str], None],
-    cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
-    timeout: float | None = None,
-    answer_within: float | None = None,
-    grace: float = 10.0,
-    cancel: Cancel | None = None,
-    stdin: Path | None = None,
+    cwd: Path | None = None,  # the working folder
+    env: Mapping[str, str] | None = None,  # the whole environment; None for ours
+    timeout: float | None = None,  # seconds that the command may take; TimeoutError after them
+    answer_within: float | None = None,  # seconds until its first output
+    grace: float = 10.0,  # seconds that it may take to end after SIGINT
+    cancel: Cancel | None = None,  # ends the command when asked, from any thread
+    stdin: Path | None = None,  # a file for it to read; None for nothing
 ) -> int:
     """Run a command and hand over its output line by line, in the caller's thread.
 
     The command runs in a session of its own, so a Ctrl-C at the terminal reaches only us. Whatever ends this call
     early ends the command's whole process group: SIGINT, after `grace` seconds SIGTERM, 2 seconds later SIGKILL. Our
     own death by SIGKILL kills the group too, and so does the command's end: nothing is left in the background.
-
-    Args:
-        argv: the program, looked up on PATH, and its arguments.
-        on_line: gets each line of stdout and stderr, merged, without its line end; undecodable bytes are replaced. An
-            exception from it ends the command and is raised from here.
-        cwd: the working folder.
-        env: the whole environment; None for ours.
-        timeout: seconds that the command may take; TimeoutError after them.
-        answer_within: seconds until its first output.
-        grace: seconds that it may take to end after SIGINT.
-        cancel: ends the command when asked, from any thread.
-        stdin: a file for it to read; None for nothing.
-
-    Returns:
-        The exit code; 128 plus the signal's number where a signal ended the command.
-
-    Raises:
-        FileNotFoundError: no such program.
-        CancelledError: `cancel` was asked for.
     """
     if shutil.which(argv[0], path=None if env is None else env.get("PATH")) is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])

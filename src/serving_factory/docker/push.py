@@ -6,23 +6,18 @@ import queue
 import re
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import requests
+from docker import APIClient
 from docker.types import CancellableStream
 
 from serving_factory.docker.process import POLL, Cancel
-from serving_factory.docker.registry import fault, from_text
+from serving_factory.docker.registry import Registry, fault, from_text
 from serving_factory.errors import FactoryError, RegistryDeniedError, RegistryError, RegistryFaultError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
-    import requests
-    from docker import APIClient
-
-    from serving_factory.docker.registry import Registry
 
 PUSHED = "Pushed"
 EXISTING = ("Layer already exists", "Mounted from")
@@ -66,32 +61,18 @@ class _Layers:
 
 
 def push(
-    api: APIClient,
-    repository: str,
-    tag: str,
+    api: APIClient,  # a client of its own for this push
+    repository: str,  # with the registry's name
+    tag: str,  # which tag
     *,
-    registry: Registry,
-    auth: Mapping[str, str],
-    on_status: Callable[[str], None],
+    registry: Registry,  # is asked why, where the engine tries again or fails without saying so
+    auth: Mapping[str, str],  # for the engine to log in with
+    on_status: Callable[[str], None],  # called with how far it is, in a few words
+    # called when the engine sends a layer again by itself, which it does for almost a minute
     on_retry: Callable[[str], None],
-    cancel: Cancel | None,
+    cancel: Cancel | None,  # ends the push when asked
 ) -> PushResult:
-    """Push a tag.
-
-    Args:
-        api: a client of its own for this push.
-        repository: with the registry's name.
-        tag: which tag.
-        registry: is asked why, where the engine tries again or fails without saying so.
-        auth: for the engine to log in with.
-        on_status: called with how far it is, in a few words.
-        on_retry: called when the engine sends a layer again by itself, which it does for almost a minute.
-        cancel: ends the push when asked.
-
-    Raises:
-        RegistryDeniedError, RegistryLimitError, RegistryUnreachableError, RegistryError: the push cannot work now.
-        RegistryFaultError: another attempt may work.
-    """
+    """Push a tag."""
     path = repository.partition("/")[2]
     stream = _Stream(api, repository, tag, auth)
     try:
@@ -165,26 +146,16 @@ def _stalled(registry: str, seconds: float, words: str) -> RegistryFaultError:
 
 
 def read_push(
-    items: Iterable[Mapping[str, Any]],
+    items: Iterable[Mapping[str, Any]],  # the stream's decoded items
     *,
-    registry: str,
-    on_status: Callable[[str], None],
-    on_retry: Callable[[str], None] = lambda _: None,
+    registry: str,  # for messages, such as `127.0.0.1:5000`
+    on_status: Callable[[str], None],  # called with how far it is, in a few words, whenever these change
+    on_retry: Callable[[str], None] = lambda _: None,  # see `push`
+    # asks the registry itself whether a push would work, and raises why not. It is called when the engine begins to
+    # wait for another try of its own, which it does whatever the registry said, and when a push failed
     ask: Callable[[], None] | None = None,
 ) -> PushResult:
-    """Read the stream of one push to its end.
-
-    Args:
-        items: the stream's decoded items.
-        registry: for messages, such as `127.0.0.1:5000`.
-        on_status: called with how far it is, in a few words, whenever these change.
-        on_retry: see `push`.
-        ask: asks the registry itself whether a push would work, and raises why not. It is called when the engine begins
-            to wait for another try of its own, which it does whatever the registry said, and when a push failed.
-
-    Raises:
-        RegistryDeniedError, RegistryUnreachableError, RegistryFaultError, RegistryError: as the stream says.
-    """
+    """Read the stream of one push to its end."""
     layers = _Layers()
     digest, error, reported, retried = "", "", "", ""
     waits: dict[str, int] = {}

@@ -304,11 +304,7 @@ class Registry:
         return required
 
     def try_push(self, repository: str) -> None:
-        """Begin an upload as a push does, and cancel it: the answer is that to a push.
-
-        Raises:
-            RegistryError: also where the registry has no such repository, and makes none.
-        """
+        """Begin an upload as a push does, and cancel it: the answer is that to a push; raises RegistryError."""
         url = f"{self._base}{repository}/blobs/uploads/"
         headers: dict[str, str] = {}
         answer = self._open("POST", url, headers, b"")

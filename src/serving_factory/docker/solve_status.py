@@ -24,19 +24,13 @@ CANCELED = "context canceled"  # steps that ended because another one failed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Something that happened to a step of a build.
+    """Something that happened to a step of a build."""
 
-    Args:
-        name: as BuildKit gives it, such as `[binary_build 3/4] RUN bazel build ...`; empty outside any step.
-        kind: what happened; `cached` and `error` stand in place of `done`.
-        text: for `log` one line of output; for `error` the error.
-        seconds: for `done` how long it took.
-    """
-
-    name: str
+    name: str  # as BuildKit gives it, such as `[binary_build 3/4] RUN bazel build ...`; empty outside any step
+    # what happened; `cached` and `error` stand in place of `done`
     kind: Literal["started", "log", "done", "cached", "error"]
-    text: str = ""
-    seconds: float | None = None
+    text: str = ""  # for `log` one line of output; for `error` the error
+    seconds: float | None = None  # for `done` how long it took
 
     @property
     def place(self) -> str:

@@ -226,7 +226,7 @@ def check_disk(*, free: int | None, one: int, planned: int) -> Check:
         return ok("disk", f"the engine is on another machine; about {gib(planned)} are needed there")
     found = f"{gib(free)} free where the engine keeps its data; about {gib(planned)} are needed for what is planned"
     if free < one:
-        return fail("disk", found, "not one variant has room", FREE_SOME_SPACE)
+        return fail("disk", found, "not one variant fits", FREE_SOME_SPACE)
     if free < planned:
         return warn("disk", found, "the disk may run full before the last variant", FREE_SOME_SPACE)
     return ok("disk", found)

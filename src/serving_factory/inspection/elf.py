@@ -133,15 +133,7 @@ def read_elf(path: Path) -> Binary:
 
 
 def function_ranges(binary: Binary, debug: Path | None) -> FunctionRanges:
-    """Find the functions of an x86-64 binary; without any symbol, each executable section as one range.
-
-    Args:
-        binary: the file whose code is meant.
-        debug: what `objcopy --only-keep-debug` left of it, with the symbols; None for the binary's own.
-
-    Raises:
-        ArtifactError: a file is damaged, is no 64-bit x86 ELF file, or the debug file belongs to another binary.
-    """
+    """Find the functions of an x86-64 binary; without any symbol, each executable section as one range."""
     names_file = debug or binary.path
     _require_x86_64(binary.path, binary.facts.machine)
     with open_elf(names_file) as elf:
@@ -168,9 +160,6 @@ def library_closure_gaps(
 
     Every library copied below `rootfs` counts with what it needs, not only those that the binary reaches: some are
     opened at run time. They are looked for in folders named `lib…`, by file name, as the loader does.
-
-    Raises:
-        ArtifactError: a copied library is damaged.
     """
     copied = _copied_libraries(rootfs)
     required = defaultdict[str, set[str]](set)

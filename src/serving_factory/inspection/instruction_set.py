@@ -66,17 +66,7 @@ _code_of = attrgetter("code")
 
 
 def scan(binary: Binary, debug: Path | None, *, workers: int | None = None) -> InstructionSetFacts:
-    """Disassemble every function of an x86-64 binary.
-
-    Args:
-        binary: the file whose code is read.
-        debug: what `objcopy --only-keep-debug` left of it, with the symbols; None for the binary's own.
-        workers: processes to use; None for one per CPU.
-
-    Raises:
-        ArtifactError: a file is damaged, is no 64-bit x86 ELF file, or the debug file belongs to another binary.
-        InspectionError: a process was killed while it worked.
-    """
+    """Disassemble every function of an x86-64 binary; raises ArtifactError, InspectionError."""
     ranges = function_ranges(binary, debug)
     masks = array("Q")
     for part in _disassemble(binary.path, ranges, workers or os.cpu_count() or 1):

@@ -32,7 +32,7 @@ _NAMED_SHARE = 0.8
 
 _LEAST_SHARE = 0.01
 """Compiled with -mavx, a third or more of the functions of C++ code use AVX, if only to copy 16 bytes. A hundredth
-tells that apart from a few files with flags of their own."""
+distinguishes that from a few files with flags of their own."""
 
 _SHOWN = 3
 _SHOWN_NAME = 100

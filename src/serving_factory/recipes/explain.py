@@ -27,7 +27,7 @@ from serving_factory.recipes.toolchain import Bazel
 
 
 class Explained(NamedTuple):
-    """One value; names are an API (docs/json.md). `of` tells entries of one name apart."""
+    """One value; names are an API (docs/json.md). `of` distinguishes entries of one name."""
 
     name: str
     value: str | tuple[str, ...]
@@ -40,13 +40,7 @@ Explanation = tuple[tuple[str, tuple[Explained, ...]], ...]
 
 
 def explain_matrix(variant: Variant, matrix: Matrix, *, file_from: str) -> Explanation:
-    """Explain what the matrix says of a variant, whether or not there is a recipe for it.
-
-    Args:
-        variant: one of the matrix.
-        matrix: the matrix.
-        file_from: where the name of the matrix file comes from.
-    """
+    """Explain what the matrix says of a variant, whether or not there is a recipe for it."""
     origins = variant_origins(matrix, variant)
     gpu = (
         Explained("cuda", variant.cuda or "", origins["cuda"]),
@@ -98,13 +92,7 @@ def explain_upstream(variant: Variant, matrix: Matrix) -> Explanation:
 
 
 def explain(recipe: Recipe, matrix: Matrix, *, devel_command: str) -> Explanation:
-    """Explain a recipe.
-
-    Args:
-        recipe: the recipe.
-        matrix: the matrix that its variant is of.
-        devel_command: the command that makes the devel image, once the compile stage has written its Dockerfile.
-    """
+    """Explain a recipe."""
     return (
         ("compile", _compile(recipe, matrix)),
         ("toolchain", _toolchain(recipe, matrix)),
@@ -157,8 +145,8 @@ def _python(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     if python is None:
         return ()
     base = f"{CATALOGUE}, release and base"
-    told = release_origin(matrix, recipe.release.tag, ("toolchain", "python"), otherwise=base)
-    return (Explained("python", python.version, told),)
+    source = release_origin(matrix, recipe.release.tag, ("toolchain", "python"), otherwise=base)
+    return (Explained("python", python.version, source),)
 
 
 def _tensorrt(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
@@ -181,13 +169,13 @@ def _bazel_from(bazel: Bazel) -> str:
 
 def _cpu(variant: Variant) -> tuple[Explained, ...]:
     """What the level asks of a CPU, in Linux' words and in the psABI's; and the one flag that means the same."""
-    facts, told = level_facts(variant.level), f"{CATALOGUE}, level {variant.level}"
-    found = [Explained("linux_flags", facts.cpuinfo or "nothing beyond x86-64", told)]
+    facts, source = level_facts(variant.level), f"{CATALOGUE}, level {variant.level}"
+    found = [Explained("linux_flags", facts.cpuinfo or "nothing beyond x86-64", source)]
     if facts.psabi:
-        found.append(Explained("psabi_features", tuple(facts.psabi), told))
+        found.append(Explained("psabi_features", tuple(facts.psabi), source))
     if facts.march_since:
         since = " and ".join(f"{name} {version}" for name, version in facts.march_since.items())
-        found.append(Explained("march", f"{facts.march}, from {since} on", told))
+        found.append(Explained("march", f"{facts.march}, from {since} on", source))
     return tuple(found)
 
 
@@ -200,8 +188,8 @@ def _cpu_of_upstream(variant: Variant) -> Iterator[Explained]:
         if (names := cpuinfo_names(flag.features - allowed))
     }
     if added:
-        told = ", ".join(f"{flag.flag} in {flag.files[0]}" for flag in added.values())
-        yield Explained("upstream_adds", tuple(added), f"{CATALOGUE}, {told}")
+        source = ", ".join(f"{flag.flag} in {flag.files[0]}" for flag in added.values())
+        yield Explained("upstream_adds", tuple(added), f"{CATALOGUE}, {source}")
 
 
 def _inputs(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:

@@ -23,6 +23,9 @@ from serving_factory.recipes.inputs import Inputs, inputs_for, mirrored
 from serving_factory.recipes.pins import BAZEL_RELEASES, image_for
 from serving_factory.recipes.toolchain import Toolchain, check_bazel, check_buildable, toolchain_for
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 
 def key_of(**parts: object) -> str:
     """Hash named parts, independent of their order: 64 hex digits.
@@ -34,7 +37,7 @@ def key_of(**parts: object) -> str:
 
 
 def short(key: str) -> str:
-    """The first 12 digits of a key or digest: enough to tell apart, short enough for a name."""
+    """The first 12 digits of a key or digest: enough to distinguish, short enough for a name."""
     return key.removeprefix("sha256:")[:12]
 
 
@@ -44,10 +47,6 @@ def _plain(value: object) -> object:
     if isinstance(value, frozenset | set) and all(isinstance(item, str) for item in value):
         return sorted(value)
     raise TypeError(f"{value!r} cannot be part of a key")
-
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 
 _DOCKERFILES = Path(__file__).resolve().parents[3] / "dockerfiles"

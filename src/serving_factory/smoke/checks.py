@@ -44,12 +44,7 @@ class Check:
 
 
 def check_ready(server: Server) -> str:
-    """Wait until the model is AVAILABLE.
-
-    Raises:
-        CpuLevelError: the entrypoint refused this machine's CPU (exit code 78).
-        ServerNotReadyError: the container ended, the model failed to load, or time ran out.
-    """
+    """Wait until the model is AVAILABLE; raises CpuLevelError, ServerNotReadyError."""
     began = time.monotonic()
     last = "nothing was asked yet"
     while True:
@@ -224,12 +219,7 @@ def check_healthy(server: Server) -> str:
 
 
 def check_stop(server: Server) -> str:
-    """Stop the container as `docker stop` does.
-
-    Raises:
-        SmokeError: it had ended by itself.
-        ServerStopError: it was slow, had to be killed, or ended otherwise than by the signal that asked it to.
-    """
+    """Stop the container as `docker stop` does; raises SmokeError, ServerStopError."""
     server.require_running("stop")
     server.close()
     server.stopped = True

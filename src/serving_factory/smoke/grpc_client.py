@@ -39,12 +39,7 @@ _M = TypeVar("_M", bound=Message)
 
 
 class GrpcClient:
-    """gRPC client over one channel without encryption.
-
-    Args:
-        address: `host:port`.
-        timeout: seconds that each call may take.
-    """
+    """gRPC client over one channel without encryption."""
 
     def __init__(self, address: str, *, timeout: float = 5.0) -> None:
         self._channel = grpc.insecure_channel(address, options=_GRPC_OPTIONS)
@@ -62,12 +57,7 @@ class GrpcClient:
         self._channel.close()
 
     def predict(self, model: str, values: Sequence[float]) -> list[float]:
-        """Send the values as the float tensor x of shape [n]; return those of y in row-major order.
-
-        Raises:
-            ServerUnavailableError: no answer.
-            ServerAnswerError: an error status, or an answer without y as floats.
-        """
+        """Send the values as the float tensor x of shape [n]; return those of y in row-major order."""
         shape = pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=len(values))])
         tensor = pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape, float_val=values)
         spec = pb.ModelSpec(name=model, signature_name="serving_default")

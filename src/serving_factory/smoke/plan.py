@@ -41,11 +41,7 @@ class ModelFolders:
 
 
 def prepare_models(plan: SmokePlan, folder: Path) -> ModelFolders:
-    """Copy the plan's models under `folder`.
-
-    Raises:
-        SmokeError: a model is missing, or its next version is not the higher one.
-    """
+    """Copy the plan's models under `folder`; raises SmokeError."""
     old, new = _version_folder(plan.model), _version_folder(plan.next_model)
     if int(new.name) <= int(old.name):
         raise SmokeError(f"The next version, {new}, must have a higher number than {old}.")

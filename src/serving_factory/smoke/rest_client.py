@@ -24,12 +24,7 @@ _T = TypeVar("_T")
 
 
 class RestClient:
-    """REST client over one kept-alive connection.
-
-    Args:
-        address: `host:port`.
-        timeout: seconds that connecting, and each read, may take.
-    """
+    """REST client over one kept-alive connection."""
 
     def __init__(self, address: str, *, timeout: float = 5.0) -> None:
         self._connection = http.client.HTTPConnection(address, timeout=timeout)
@@ -49,12 +44,7 @@ class RestClient:
         self._connection.close()
 
     def predict(self, model: str, values: Sequence[float]) -> list[float]:
-        """Send the values as instances of the only input; return the predictions' numbers in row-major order.
-
-        Raises:
-            ServerUnavailableError: no answer.
-            ServerAnswerError: an HTTP error, or an answer without numbers.
-        """
+        """Send the values as instances of the only input; return the predictions' numbers in row-major order."""
         # Decimals also for whole numbers: servers before 1.11.0 refuse JSON integers for floats.
         body = json.dumps({"instances": [float(value) for value in values]}).encode()
         return self._ask(lambda answer: _numbers(answer["predictions"]), f"/v1/models/{model}:predict", body)

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from serving_factory.docker.engine import ContainerSpec, Mount
+from serving_factory.docker.engine import ContainerSpec, Engine, Mount
 from serving_factory.docker.process import Cancel
 from serving_factory.errors import FactoryError, SmokeError
 from serving_factory.smoke.answers import ServingApiError
@@ -18,9 +17,6 @@ from serving_factory.smoke.checks import CHECKS, Check
 from serving_factory.smoke.plan import SmokePlan, prepare_models
 from serving_factory.smoke.report import CheckResult, SmokeReport
 from serving_factory.smoke.server import GRPC_PORT, MODEL, REST_PORT, Server
-
-if TYPE_CHECKING:
-    from serving_factory.docker.engine import Engine
 
 _HEALTH_INTERVAL = 1.0
 """Seconds. The image's own is made for months of running, not for someone who waits for the first answer."""

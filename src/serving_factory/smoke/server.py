@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from serving_factory.docker.engine import Container
+from serving_factory.docker.process import Cancel
 from serving_factory.errors import FactoryError, SmokeError
 from serving_factory.smoke.grpc_client import GrpcClient
+from serving_factory.smoke.plan import ModelFolders, SmokePlan
 from serving_factory.smoke.rest_client import RestClient
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from serving_factory.docker.engine import Container
-    from serving_factory.docker.process import Cancel
-    from serving_factory.smoke.plan import ModelFolders, SmokePlan
-
 
 GRPC_PORT = 8500
 REST_PORT = 8501

@@ -54,12 +54,7 @@ class _Worker(threading.Thread):
 
 
 def check_swap(server: Server) -> str:
-    """Bring in the new version while requests run without pause over both protocols.
-
-    Raises:
-        SmokeError: a request failed, the new version did not come, or the old one did not go.
-        WrongAnswerError: an answer belonged to neither version.
-    """
+    """Bring in the new version while requests run without pause over both protocols."""
     old, new = server.models.versions
     limit = server.plan.swap_timeout
     with _load(server) as workers:

@@ -30,18 +30,7 @@ def read_yaml(name: str) -> Any:  # noqa: ANN401 - `read_entry` gives the data i
 def read_entry(
     kind: type[_T], where: str, entry: Mapping[str, Any], *, notes: Collection[str] = (), **given: object
 ) -> _T:
-    """Make a dataclass of an entry of a data file, by the types of its fields.
-
-    Args:
-        kind: the dataclass. A tuple may also be a mapping of names, which serves as a set: null takes a name away.
-        where: the file and the entry, for errors.
-        entry: field -> value.
-        notes: fields that are for readers of the file alone.
-        given: values of fields that are not in the entry.
-
-    Raises:
-        CatalogueError: a field is missing, unknown, or of another type.
-    """
+    """Make a dataclass of an entry of a data file, by the types of its fields; raises CatalogueError."""
     made: Any = kind  # mypy takes no type variable for hashable
     readers, required = _fields(made)
     if missing := required.difference(entry, given):
