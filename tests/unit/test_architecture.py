@@ -53,6 +53,11 @@ def tree(module: Path) -> ast.Module:
     return ast.parse(module.read_text(encoding="utf-8"))
 
 
+@cache
+def nodes(module: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree(module)))
+
+
 def path_of(module: Path) -> str:
     return str(module.relative_to(ROOT))
 
@@ -63,7 +68,7 @@ def layer(module: Path) -> str:
 
 def imports(module: Path) -> Iterator[str]:
     """The modules that a module imports, also within functions and for types only."""
-    for node in ast.walk(tree(module)):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -113,7 +118,7 @@ def test_every_layer_is_in_the_picture() -> None:
 def prints(node: ast.AST) -> bool:
     """Whether this is `print`, or a stream of `sys`."""
     if isinstance(node, ast.Attribute):
-        return ast.unparse(node) in {"sys.stdout", "sys.stderr", "sys.__stdout__", "sys.__stderr__"}
+        return node.attr.strip("_") in {"stdout", "stderr"} and ast.unparse(node).startswith("sys.")
     return isinstance(node, ast.Name) and node.id == "print"
 
 
@@ -122,7 +127,7 @@ def test_only_output_and_what_is_above_it_prints() -> None:
     assert [
         f"{path_of(module)}:{node.lineno}"
         for module in quiet
-        for node in ast.walk(tree(module))
+        for node in nodes(module)
         if isinstance(node, ast.expr) and prints(node)
     ] == []
     assert [path_of(module) for module in quiet if "rich" in top_names(module)] == []
@@ -146,7 +151,7 @@ def test_functions_are_short() -> None:
     assert [
         f"{path_of(module)}:{node.lineno} {node.name}"
         for module in [*MODULES, ROOT / "tasks.py"]
-        for node in ast.walk(tree(module))
+        for node in nodes(module)
         if isinstance(node, ast.FunctionDef) and body_lines(node) >= MAX_FUNCTION_LINES
     ] == []
 

@@ -89,9 +89,19 @@ MATRIX = document(
 )
 
 
+@pytest.fixture(scope="module")
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git mirror and a checkout, which the cases only read."""
+    folder = tmp_path_factory.mktemp("upstream")
+    repository(folder / "mirrors" / "re2", a="a")
+    write_tree(folder / "serving", tree_2_19_1())
+    return folder
+
+
 @pytest.fixture
 def run(
     tmp_path: Path,
+    upstream: Path,
     monkeypatch: pytest.MonkeyPatch,
     factory: Factory,  # noqa: F811 - the fixture
 ) -> Callable[..., str]:
@@ -99,8 +109,8 @@ def run(
     for name in ("archives", "overrides", "packages", "source"):
         (tmp_path / name).mkdir()
     (tmp_path / "source" / "WORKSPACE").touch()
-    repository(tmp_path / "mirrors" / "re2", a="a")
-    write_tree(tmp_path / "serving", tree_2_19_1())
+    for name in ("mirrors", "serving"):
+        (tmp_path / name).symlink_to(upstream / name)
     matrix = load(tmp_path, MATRIX)
     (tmp_path / "matrix.lock").write_text(f"bases: {{'ubuntu:20.04': {PIN}}}")
     monkeypatch.chdir(tmp_path)

@@ -108,37 +108,43 @@ def test_each_era_lacks_what_it_does_not_know(tag: str, flavour: str) -> None:
     assert [words for words in ABSENT[tag, flavour] if words in text] == []
 
 
-@pytest.mark.parametrize("tag", GPU_RELEASES)
-def test_the_libraries_of_a_gpu_image_are_those_it_was_compiled_with(tag: str) -> None:
+def test_the_libraries_of_a_gpu_image_are_those_it_was_compiled_with() -> None:
     """The runtime image installs nothing: what it has comes from the devel image's packages."""
-    release, packages = releases()[tag], cuda_packages(releases()[tag])
-    gpu = release.flavours[Flavour.GPU].gpu
-    assert gpu is not None
-    installed = {package.partition("=")[0] for package in packages.packages}
-    assert set(packages.server) <= installed
-    assert bool(packages.packages) != bool(packages.hermetic)
-    assert bool(packages.hermetic) == (release.version >= Version("2.18"))
-    for package in packages.packages:
-        if package.startswith("cuda-") and not packages.hermetic:
-            assert package.endswith("-" + gpu.cuda.replace(".", "-")), "parts of two toolkits"
-    if packages.packages and gpu.cudnn.replace(".", "").isdigit():
-        assert any(package.startswith("libcudnn") and f"={gpu.cudnn}-" in package for package in packages.packages)
-    if packages.tensorrt:
-        pinned = dict(package.split("=") for package in packages.tensorrt.packages)
-        assert set(packages.tensorrt.server) <= set(pinned)
-        assert set(pinned.values()) == {gpu.tensorrt_packages}
-    devel, runtime = committed(tag, "gpu"), committed(tag, "gpu", "runtime")
-    assert not re.search(r"apt|RUN|nvcc|stubs", runtime.partition("FROM ubuntu")[2])
-    assert ("TENSORRT" in devel) == (gpu.tensorrt is not None) == (Version("1.11") <= release.version < Version("2.18"))
+    for tag in GPU_RELEASES:
+        release, packages = releases()[tag], cuda_packages(releases()[tag])
+        gpu = release.flavours[Flavour.GPU].gpu
+        assert gpu is not None
+        installed = {package.partition("=")[0] for package in packages.packages}
+        assert set(packages.server) <= installed
+        assert bool(packages.packages) != bool(packages.hermetic)
+        assert bool(packages.hermetic) == (release.version >= Version("2.18"))
+        for package in packages.packages:
+            if package.startswith("cuda-") and not packages.hermetic:
+                assert package.endswith("-" + gpu.cuda.replace(".", "-")), "parts of two toolkits"
+        if packages.packages and gpu.cudnn.replace(".", "").isdigit():
+            assert any(package.startswith("libcudnn") and f"={gpu.cudnn}-" in package for package in packages.packages)
+        if packages.tensorrt:
+            pinned = dict(package.split("=") for package in packages.tensorrt.packages)
+            assert set(packages.tensorrt.server) <= set(pinned)
+            assert set(pinned.values()) == {gpu.tensorrt_packages}
+        devel, runtime = committed(tag, "gpu"), committed(tag, "gpu", "runtime")
+        assert not re.search(r"apt|RUN|nvcc|stubs", runtime.partition("FROM ubuntu")[2])
+        assert (
+            ("TENSORRT" in devel)
+            == (gpu.tensorrt is not None)
+            == (Version("1.11") <= release.version < Version("2.18"))
+        )
 
 
-@pytest.mark.parametrize("tag", GPU_RELEASES)
-def test_the_stub_of_the_driver_is_gone_when_its_run_ends(tag: str) -> None:
-    text = committed(tag, "gpu")
-    made, removed = text.count("stubs/libcuda.so.1 \\"), text.count("rm /usr/local/cuda/lib64/stubs/libcuda.so.1")
-    assert made == removed == (0 if releases()[tag].version >= Version("2.18") else 1)
-    assert not re.search(r"^ENV .*LD_LIBRARY_PATH", text, re.MULTILINE)
-    assert text.count("DRIVER_STUB=/usr/local/cuda/lib64/stubs/libcuda.so ") == made, "or --version cannot be asked for"
+def test_the_stub_of_the_driver_is_gone_when_its_run_ends() -> None:
+    for tag in GPU_RELEASES:
+        text = committed(tag, "gpu")
+        made, removed = text.count("stubs/libcuda.so.1 \\"), text.count("rm /usr/local/cuda/lib64/stubs/libcuda.so.1")
+        assert made == removed == (0 if releases()[tag].version >= Version("2.18") else 1)
+        assert not re.search(r"^ENV .*LD_LIBRARY_PATH", text, re.MULTILINE)
+        assert text.count("DRIVER_STUB=/usr/local/cuda/lib64/stubs/libcuda.so ") == made, (
+            "or --version cannot be asked for"
+        )
 
 
 def test_a_dockerfile_says_nothing_of_what_it_does_not_do(tmp_path: Path) -> None:
@@ -147,23 +153,23 @@ def test_a_dockerfile_says_nothing_of_what_it_does_not_do(tmp_path: Path) -> Non
     assert "man1" in recipe(tmp_path, "2.19.1", bazel={"version": "4.2.3", "package": "bazel-bootstrap"}).devel
 
 
-@pytest.mark.parametrize("tag", GPU_RELEASES)
-def test_the_libraries_are_looked_for_before_hours_of_compiling(tag: str) -> None:
-    text, packages = committed(tag, "gpu"), cuda_packages(releases()[tag])
-    found = text.index("> /factory/libraries")
-    assert text.count("> /factory/libraries") == 1
-    assert found < text.index(" AS binary_build")
-    for name in packages.hermetic:
-        # Bazel downloads what it is asked for. Nothing that is compiled asks for NVRTC, which cuDNN opens.
-        assert text.count(f"@{name}//:all") == 1, "among the targets of the fetch and of the preflight"
+def test_the_libraries_are_looked_for_before_hours_of_compiling() -> None:
+    for tag in GPU_RELEASES:
+        text, packages = committed(tag, "gpu"), cuda_packages(releases()[tag])
+        found = text.index("> /factory/libraries")
+        assert text.count("> /factory/libraries") == 1
+        assert found < text.index(" AS binary_build")
+        for name in packages.hermetic:
+            # Bazel downloads what it is asked for. Nothing that is compiled asks for NVRTC, which cuDNN opens.
+            assert text.count(f"@{name}//:all") == 1, "among the targets of the fetch and of the preflight"
 
 
-@pytest.mark.parametrize("tag", GPU_RELEASES)
-def test_a_repository_that_a_package_holds_is_signed_too(tag: str) -> None:
+def test_a_repository_that_a_package_holds_is_signed_too() -> None:
     """apt knows NVIDIA's keys by signed-by alone, and the package leaves a list without it."""
-    text, tensorrt = committed(tag, "gpu"), cuda_packages(releases()[tag]).tensorrt
-    signs = "deb [signed-by=/usr/share/keyrings/nvidia-machine-learning.gpg] file:"
-    assert (signs in text) == bool(tensorrt and tensorrt.repository)
+    for tag in GPU_RELEASES:
+        text, tensorrt = committed(tag, "gpu"), cuda_packages(releases()[tag]).tensorrt
+        signs = "deb [signed-by=/usr/share/keyrings/nvidia-machine-learning.gpg] file:"
+        assert (signs in text) == bool(tensorrt and tensorrt.repository)
 
 
 def test_capabilities_are_an_argument_and_part_of_the_key(tmp_path: Path) -> None:

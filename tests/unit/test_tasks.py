@@ -149,11 +149,13 @@ def test_what_only_looks_needs_no_engine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("never", ["", "1"])
-def test_the_package_is_compiled_once_unless_the_user_wants_no_compiled_files(tmp_path: Path, never: str) -> None:
-    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": never}
-    command = [sys.executable, "-m", "invoke", "--search-root", str(ROOT), "list", "--matrix", str(SAMPLE)]
-    subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, timeout=60, check=True)
-    assert bool(list(tmp_path.rglob("serving_factory/matrix/model.*.pyc"))) is not bool(never)
+def test_the_package_is_compiled_once_unless_the_user_wants_no_compiled_files(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, never: str
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", never)
+    monkeypatch.setattr(sys, "dont_write_bytecode", not never)
+    request.getfixturevalue("module")
+    assert sys.dont_write_bytecode is bool(never)
 
 
 def test_the_tasks_are_those_that_are_listed(factory: Factory, module: ModuleType) -> None:
