@@ -64,8 +64,7 @@ def adopt_old_records(jobs: Sequence[Job]) -> list[str]:
 
 
 def _some(variants: Sequence[str]) -> str:
-    shown = ", ".join(variants[:3])
-    return shown if len(variants) <= len(variants[:3]) else f"{shown} and {len(variants) - 3} more"
+    return ", ".join(variants[:3]) + (f" and {len(variants) - 3} more" if variants[3:] else "")
 
 
 def _adopt(job: Job, old: Record[Any]) -> str:
@@ -88,7 +87,9 @@ def _adopt(job: Job, old: Record[Any]) -> str:
         return "their records are not whole"
     key = COMPILE.key_for(decided_by(job, base_id=outputs.base_digest, source=outputs.source))
     write_record(job.folder, replace(old, key=key, outputs=outputs))
-    if binary and binary.key == _old_extract_key(old, outputs.binary_sha256):
+    data = {name: data_digest(name) for name in EXTRACT.data}
+    extract_key = key_of(compile=old.key, binary=outputs.binary_sha256, format=EXTRACT.version, data=data)
+    if binary and binary.key == extract_key:
         _adopt_extract(job, binary)
     return ""
 
@@ -127,11 +128,6 @@ def _is_todays(job: Job, old: Record[Any]) -> bool:
     base_id, source = str(old.outputs.get("base_digest")), str(old.outputs.get("source"))
     decided = decided_by(job, base_id=base_id, source=source)
     return old.key == key_of(**{**decided, "recipe": compile_key})
-
-
-def _old_extract_key(compiled: Record[Any], binary_sha256: str) -> str:
-    data = {name: data_digest(name) for name in EXTRACT.data}
-    return key_of(compile=compiled.key, binary=binary_sha256, format=EXTRACT.version, data=data)
 
 
 def _difference(job: Job, old: Record[Any], binary: Record[Any] | None, artifact: Mapping[str, Any]) -> str:

@@ -148,9 +148,6 @@ def _printed_runners(lines: Sequence[str]) -> Mapping[str, int]:
 TOOLCHAIN = "{toolchain}"  # stands for the toolchain's id, which is known only where the packages are installed
 _FILES = "/dev/shm/factory-{}"  # noqa: S108 - in the build's container; where bazel.sh puts them
 _PORTS = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
-_TIMEOUT = 30  # seconds for one answer. Bazel's own 60 make a cache that hangs cost more than it saves.
-_RETRIES = 1
-_GRPC = ("grpc", "grpcs")
 # Upstream's .bazelrc asks for `standalone`, that is `local`: with that alone, an executor would never be asked
 _STRATEGIES = "remote,local"
 
@@ -174,7 +171,8 @@ def remote_lines(remote: Remote, bazel: Version, *, upload: bool) -> Iterator[st
     """The lines of a bazelrc for a remote cache or executor; none where this Bazel cannot use it."""
     if not remote.address or unusable(remote, bazel, upload=upload):
         return
-    for host, port in dict.fromkeys(_host_and_port(url) for url in (remote.executor, remote.cache) if url):
+    urls = [urlsplit(url) for url in (remote.executor, remote.cache) if url]
+    for host, port in dict.fromkeys((url.hostname or "", url.port or _PORTS[url.scheme]) for url in urls):
         yield f"# factory-remote {host} {port}"
     if remote.executor and not has_ability(bazel, RemoteAbility.EXECUTOR_BESIDE_DISK):
         yield "# factory-remote-alone"
@@ -185,7 +183,7 @@ def remote_lines(remote: Remote, bazel: Version, *, upload: bool) -> Iterator[st
     }
     for name, file in files.items():
         if file:
-            yield f"# factory-file {name} {_base64(file)}"
+            yield f"# factory-file {name} {base64.b64encode(file.read_bytes()).decode()}"
             yield f"build:factory-remote --{name}={_FILES.format(name)}"
     for option in _options(remote, bazel, upload=upload):
         yield f"build:factory-remote {option}"
@@ -199,7 +197,8 @@ def _options(remote: Remote, bazel: Version, *, upload: bool) -> Iterator[str]:
         yield f"--spawn_strategy={_STRATEGIES}"
         yield f"--genrule_strategy={_STRATEGIES}"
     if remote.cache:
-        yield f"--remote_cache={remote.cache if _is_grpc(remote.cache) else _folder(remote.cache)}"
+        address = remote.cache if _is_grpc(remote.cache) else f"{remote.cache.rstrip('/')}/{TOOLCHAIN}"
+        yield f"--remote_cache={address}"
     if _is_grpc(remote.address):
         yield f"--remote_instance_name={TOOLCHAIN}"
     yield f"--remote_upload_local_results={'true' if upload else 'false'}"
@@ -208,33 +207,15 @@ def _options(remote: Remote, bazel: Version, *, upload: bool) -> Iterator[str]:
     # Else Bazel uploads what its events name, and ends with exit code 38 where the remote has died by then.
     yield "--nobuild_event_json_file_path_conversion"
     yield "--remote_local_fallback"
-    yield f"--remote_timeout={_TIMEOUT}"
-    yield f"--remote_retries={_RETRIES}"
+    yield "--remote_timeout=30"  # seconds for one answer; at Bazel's 60 a cache that hangs costs more than it saves
+    yield "--remote_retries=1"
     for name, value in sorted(remote.headers.items()):
-        yield _quoted(f"--remote_header={name}={value}")
+        option = f"--remote_header={name}={value}".replace("\\", "\\\\").replace('"', '\\"')
+        yield f'"{option}"'  # quoted as a bazelrc is split into words, like a shell's line
 
 
 def _is_grpc(url: str) -> bool:
-    return urlsplit(url).scheme in _GRPC
-
-
-def _folder(url: str) -> str:
-    return f"{url.rstrip('/')}/{TOOLCHAIN}"
-
-
-def _host_and_port(url: str) -> tuple[str, int]:
-    address = urlsplit(url)
-    return address.hostname or "", address.port or _PORTS[address.scheme]
-
-
-def _quoted(option: str) -> str:
-    """Quote as a bazelrc is split into words, like a shell's line."""
-    escaped = option.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def _base64(file: Path) -> str:
-    return base64.b64encode(file.read_bytes()).decode()
+    return urlsplit(url).scheme in {"grpc", "grpcs"}
 
 
 # Bazel's release notes: 0.23 brought --local_ram_resources (MB), and 3.0 took --local_resources (MB, CPUs, I/O) away.
@@ -269,11 +250,9 @@ def without_absent_secrets(devel: str, secrets: Container[str]) -> str:
     """Take the mounts of secrets that are not given out of the steps that run Bazel; what they build is the same."""
     # BuildKit 0.13 to 0.15.1 (Docker 26.0 to 27.1) reads all of the toolchain before a step that mounts a secret, given
     # or not (https://github.com/moby/buildkit/pull/5251).
-
-    def given_alone(mount: re.Match[str]) -> str:
-        return mount[0] if mount[1] in secrets else ""
-
-    return _MOUNTS_OF_BAZEL.sub(lambda mounts: _SECRET.sub(given_alone, mounts[0]), devel)
+    return _MOUNTS_OF_BAZEL.sub(
+        lambda mounts: _SECRET.sub(lambda mount: mount[0] if mount[1] in secrets else "", mounts[0]), devel
+    )
 
 
 def resource_options(job: Job) -> str:

@@ -166,7 +166,6 @@ def _at_once(budget: Budget, share: Share, parallel: int | None) -> int:
 
 
 def _share(budget: Budget, limits: Limits, *, at_once: int) -> Share:
-    """The share of each variant of a wave."""
     memory = limits.memory or budget.memory // at_once
     jobs = limits.jobs or max(1, min(budget.cpus // at_once, memory // _JOB_MEMORY))
     return Share(jobs=jobs, memory=limits.memory or min(memory, jobs * _JOB_MEMORY))

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,8 +28,6 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Holder:
-    """The process that holds a lock."""
-
     pid: int
     started: int  # in clock ticks since the boot: field 22 of /proc/PID/stat (proc_pid_stat(5))
     boot: str  # the boot's id
@@ -68,11 +66,9 @@ def _started(pid: int) -> int | None:
     return None if state in _ENDED else int(fields[18])
 
 
-@contextmanager
-def hold_lock(build: Path) -> Iterator[None]:
+def hold_lock(build: Path) -> AbstractContextManager[None]:
     """Hold the lock of the checkout with this build folder, to compile or remove; LockedError if it is held."""
-    with _held(build / _LOCK, "in this checkout"):
-        yield
+    return _held(build / _LOCK, "in this checkout")
 
 
 def held_since(build: Path) -> str | None:
@@ -81,11 +77,9 @@ def held_since(build: Path) -> str | None:
     return holder.since if holder and holder.lives() else None
 
 
-@contextmanager
-def hold_matrix_lock(folder: Path) -> Iterator[None]:
+def hold_matrix_lock(folder: Path) -> AbstractContextManager[None]:
     """Hold the lock of the matrix file whose variants lie in this folder; LockedError if another process holds it."""
-    with _held(folder / ".matrix.lock", "with this matrix file"):
-        yield
+    return _held(folder / ".matrix.lock", "with this matrix file")
 
 
 @contextmanager

@@ -114,7 +114,6 @@ def import_caches(base: str, file: Path, *, scratch: Path) -> Changed:
 
 
 def _unpack(tar: tarfile.TarFile, parcel: Path, file: Path) -> None:
-    """Take out the caches' tarball, if its checksum is as the file says."""
     first, second = tar.next(), tar.next()
     if first is None or second is None or first.name != _MANIFEST or second.name not in _CONTENTS:
         raise _unusable(file, "it was not written by `./factory cache export`")

@@ -189,7 +189,6 @@ def actual(estimate: RunEstimate, results: Iterable[VariantResult], seconds: flo
 
 
 def _sum(values: Iterable[int | None]) -> int | None:
-    """The sum; None where one of them is unknown."""
     found = list(values)
     return None if None in found else sum(value for value in found if value is not None)
 
@@ -238,7 +237,6 @@ def _archives(one: Work | StageRun) -> tuple[str, bool]:
 
 
 def _like(work: Work, stage: str, past: Sequence[StageRun]) -> tuple[Basis, Sequence[StageRun]]:
-    """The latest runs of a stage that are most like this work."""
     likenesses: Mapping[Basis, Callable[[StageRun], bool]] = {
         Basis.VARIANT: lambda row: row.variant == work.variant,
         Basis.FLAVOUR: lambda row: (row.release, row.flavour) == (work.release, work.flavour),

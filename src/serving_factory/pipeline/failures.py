@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice, takewhile
 from textwrap import shorten
+from typing import Any
 
 from serving_factory.catalogue.host_programs import package_of
 from serving_factory.docker.client import FREE_SOME_SPACE
@@ -24,7 +25,6 @@ from serving_factory.errors import (
 )
 from serving_factory.pipeline.budget import Share, count_jobs
 
-_SHARED: tuple[type[FactoryError], ...] = (BazelTooOldError, ChecksumError, FetchError, ProgramMissingError)
 _SHOWN = 6
 _PRINTED = 3  # last lines of a command that says nothing that is known
 _KILLED = 128 + 9
@@ -155,7 +155,8 @@ _BUILDS = re.compile(r"\[(?:\S+ )?binary_build ")
 
 def is_shared(error: FactoryError) -> bool:
     """Whether what fails one variant so fails every other one with the same sources and the same Dockerfile."""
-    return isinstance(error, _SHARED) or (isinstance(error, CompileError) and error.shared)
+    shared = isinstance(error, BazelTooOldError | ChecksumError | FetchError | ProgramMissingError)
+    return shared or (isinstance(error, CompileError) and error.shared)
 
 
 def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
@@ -192,22 +193,20 @@ def _first(lines: Iterable[str]) -> tuple[str, ...]:
     return tuple(islice(dict.fromkeys(lines), _SHOWN))
 
 
-def _matching(kind: Kind, pattern: re.Pattern[str], lines: list[str]) -> Failure | None:
+def _matching(kind: Kind, pattern: re.Pattern[str], lines: list[str], **details: str) -> Failure | None:
     found = _first(line for line in lines if pattern.search(line))
-    return Failure(kind=kind, lines=found) if found else None
+    return Failure(kind=kind, lines=found, details=details) if found else None
 
 
 def _out_of_memory(lines: list[str], exit_code: int) -> Failure | None:
     found = _matching(Kind.OUT_OF_MEMORY, _OUT_OF_MEMORY, lines)
     if found is None and exit_code == _KILLED:
-        found = Failure(
-            kind=Kind.OUT_OF_MEMORY, lines=(f"the command ended with exit code {_KILLED}, which is SIGKILL",)
-        )
+        killed = f"the command ended with exit code {_KILLED}, which is SIGKILL"
+        found = Failure(kind=Kind.OUT_OF_MEMORY, lines=(killed,))
     return None if found is None else replace(found, details=_measured(lines))
 
 
 def _measured(lines: list[str]) -> Mapping[str, str]:
-    """What bazel.sh measured, as far as it could."""
     match = next((found for line in reversed(lines) if (found := _MEASURED.search(line.rstrip()))), None)
     if match is None:
         return {}
@@ -222,25 +221,16 @@ def _cache(lines: list[str]) -> Failure | None:
     for line in lines:
         if match := _CACHE.search(line):
             return Failure(kind=Kind.CACHE_CORRUPT, lines=(line,), details={"cache": match["cache"] or match["parsed"]})
-    found = _matching(Kind.CACHE_CORRUPT, _NO_OUTPUTS, lines)
-    return None if found is None else replace(found, details={"cache": "disk"})
+    return _matching(Kind.CACHE_CORRUPT, _NO_OUTPUTS, lines, cache="disk")
 
 
 def _checksum(lines: list[str]) -> Failure | None:
     for line in lines:
-        if match := _BAZEL_CHECKSUM.search(line):
-            return _mismatch(line, match, match["input"])
-        if match := _BUILDKIT_CHECKSUM.search(line):
-            added = next(
-                (found["input"] for each in lines if (found := _ADDED.search(each))), "an ADD of the Dockerfile"
-            )
-            return _mismatch(line, match, added)
+        if match := _BAZEL_CHECKSUM.search(line) or _BUILDKIT_CHECKSUM.search(line):
+            added = (found["input"] for each in lines if (found := _ADDED.search(each)))
+            details = {"input": next(added, "an ADD of the Dockerfile"), **match.groupdict()}
+            return Failure(kind=Kind.CHECKSUM, lines=(line,), details=details)
     return None
-
-
-def _mismatch(line: str, match: re.Match[str], source: str) -> Failure:
-    details = {"expected": match["expected"], "found": match["found"], "input": source}
-    return Failure(kind=Kind.CHECKSUM, lines=(line,), details=details)
 
 
 def _untrusted(lines: list[str]) -> Failure | None:
@@ -292,23 +282,20 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
     details, why, compiles = failure.details, "\n".join(failure.lines or tail), _BAZEL_RUNS.search(step)
     step = step_title(step)
     error: type[FactoryError]
+    more: dict[str, Any] = {}
     match failure.kind:
         case Kind.CACHE_CORRUPT:
-            return CacheCorruptError(
-                f"{variant}: Bazel cannot use its {details['cache']} cache",
-                why=why,
-                remedy="check the disk of the engine's machine, then run the same command again; "
-                "`./factory clean --caches` drops all of Bazel's caches",
-                cache=details["cache"],
+            error, what = CacheCorruptError, f"Bazel cannot use its {details['cache']} cache"
+            remedy = (
+                "check the disk of the engine's machine, then run the same command again; "
+                "`./factory clean --caches` drops all of Bazel's caches"
             )
+            more = {"cache": details["cache"]}
         case Kind.OUT_OF_MEMORY:
-            planned = f"{count_jobs(share.jobs)} and {_gib(share.memory)} planned for it"
-            return OutOfMemoryError(
-                f"{variant}: the build ran out of memory in {step}, with {planned}{_measured_words(details)}",
-                why=why,
-                remedy=f"give the engine's machine more memory, or the build fewer jobs with --jobs; then {_AGAIN}",
-                jobs=share.jobs if compiles else 0,
-            )
+            planned = f"{count_jobs(share.jobs)} and {_gib(share.memory)} planned for it{_measured_words(details)}"
+            error, what = OutOfMemoryError, f"the build ran out of memory in {step}, with {planned}"
+            remedy = f"give the engine's machine more memory, or the build fewer jobs with --jobs; then {_AGAIN}"
+            more = {"jobs": share.jobs if compiles else 0}
         case Kind.DISK_FULL:
             error, what = DiskFullError, f"the engine's disk is full: {step} could not write"
             remedy = f"{FREE_SOME_SPACE}; then {_AGAIN}"
@@ -324,8 +311,8 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
                 "place at `network:` in the matrix file"
             )
         case Kind.UNTRUSTED:
-            what, remedy = f"a download failed in {step}: a certificate is not trusted", NAME_CERTIFICATES
-            return CompileError(f"{variant}: {what}", why=why, remedy=remedy, shared=failure.shared)
+            error, what = CompileError, f"a download failed in {step}: a certificate is not trusted"
+            remedy, more = NAME_CERTIFICATES, {"shared": failure.shared}
         case Kind.BAZEL_TOO_OLD:
             error = BazelTooOldError
             what = f"Bazel {details['found']} is too old: the sources require {details['minimum']} or later"
@@ -336,10 +323,10 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
             package = package_of(details["program"]) or "THE PACKAGE THAT HAS IT"
             remedy = f"add its package in the matrix file, toolchain: {{packages: [{package}]}}; then {_AGAIN}"
         case _:
+            error, what = CompileError, f"the build failed in {step}"
             remedy = "fix the cause and run the same command: what was compiled is kept in Bazel's disk cache"
-            what = f"{variant}: the build failed in {step}"
-            return CompileError(what, why=why, remedy=remedy, shared=failure.shared)
-    return error(f"{variant}: {what}", why=why, remedy=remedy)
+            more = {"shared": failure.shared}
+    return error(f"{variant}: {what}", why=why, remedy=remedy, **more)
 
 
 def step_title(step: str) -> str:

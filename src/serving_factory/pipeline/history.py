@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from serving_factory.pipeline.budget import Schedule
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate, StageRun
 from serving_factory.pipeline.events import Event, EventKind, VariantResult
 from serving_factory.pipeline.job import Job
+from serving_factory.pipeline.records import decode
 from serving_factory.pipeline.stages import reached, stage
 from serving_factory.recipes.recipe import Recipe
 from serving_factory.recipes.toolchain import Toolchain
@@ -36,13 +37,6 @@ _FORMAT = 1
 _KEPT = 300  # runs
 _FILE = re.compile(r"([1-9][0-9]{0,8})\.jsonl")
 _ENDINGS = {EventKind.FINISHED.value, EventKind.FAILED.value, EventKind.CANCELLED.value}
-_TYPES: Mapping[str, Any] = {
-    "str": str,
-    "str | None": str | None,
-    "int | None": int | None,
-    "float": int | float,
-    "float | None": int | float | None,
-}
 _SENSELESS = (LookupError, TypeError, ValueError, AttributeError)  # what reading a document of another shape raises
 
 
@@ -133,11 +127,11 @@ def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
             if event["event"] == "summary":
                 members |= _end(event)
             elif event["event"] in _ENDINGS and "seconds" in event:  # else the stage had not begun
-                facts = numbers(event.get("facts", {}))
-                stages.append(_row(StageRun, {**event, "status": event["event"], "facts": facts}))
+                one = _row(StageRun, {**event, "status": event["event"], "facts": {}})
+                stages.append(replace(one, facts=numbers(event.get("facts", {}))))
         except (*_SENSELESS, RecursionError):
             damaged += 1
-    return _row(Run, {**members, "damaged": damaged, "stages": tuple(stages)})
+    return Run(**members, damaged=damaged, stages=tuple(stages))
 
 
 def _end(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,12 +148,7 @@ def _end(event: Mapping[str, Any]) -> dict[str, Any]:
 
 def _row(kind: type[_Row], members: Mapping[str, Any]) -> _Row:
     """Make a value of those members that its class has; TypeError if one is missing or of another type."""
-    values = {one.name: members[one.name] for one in fields(kind) if one.name in members}
-    for one in fields(kind):
-        types = _TYPES.get(str(one.type))
-        if types and one.name in values and not isinstance(values[one.name], types):
-            raise TypeError(f"{one.name} is {values[one.name]!r}")
-    return kind(**values)
+    return decode(kind, {one.name: members[one.name] for one in fields(kind) if one.name in members})
 
 
 def _numbers(build: Path) -> list[int]:
@@ -171,7 +160,6 @@ def _numbers(build: Path) -> list[int]:
 
 
 def _old_history(build: Path) -> list[str]:
-    """Say that there is a history of another format."""
     old = build / _OLD
     return [f"{old} was written by an earlier factory and is not read; delete it if unused"] if old.exists() else []
 
@@ -285,7 +273,6 @@ class Recorder:
                 (self._build / _FOLDER / f"{number}.jsonl").unlink()
 
     def _made(self, variant: str) -> Mapping[str, object]:
-        """What the records say of a variant."""
         job = self._jobs.get(variant)
         if job is None:
             return {}

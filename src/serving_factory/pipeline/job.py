@@ -99,10 +99,6 @@ class Site:
             return self._trees[folder]
 
 
-def _nothing(*_texts: str) -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One variant on its way through the pipeline."""
@@ -112,8 +108,8 @@ class Job:
     share: Share = ONE_JOB  # of the engine's machine
     cancel: Cancel = field(default_factory=Cancel)  # asks its stages to end
     # called, at least once, when compilers need the share no more: Bazel is done, or the compile stage has ended
-    release_share: Callable[[], None] = _nothing
-    report_retry: Progress = _nothing  # called with what failed, and how it is tried again
+    release_share: Callable[[], None] = lambda: None
+    report_retry: Progress = lambda _text: None  # called with what failed, and how it is tried again
 
     @property
     def folder(self) -> Path:
@@ -155,10 +151,6 @@ class Job:
         return record
 
 
-def _always(_job: Job, _outputs: Any) -> bool:  # noqa: ANN401 - of any stage
-    return True
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage(Generic[O]):
     """One stage of the pipeline."""
@@ -170,7 +162,8 @@ class Stage(Generic[O]):
     run: Callable[[Job, Progress], O]
     needs: tuple[Stage[Any], ...] = ()  # the stages whose records it reads; they are up to date before it runs
     data: tuple[str, ...] = ()  # the catalogue's files that it reads, beyond what is in its inputs
-    intact: Callable[[Job, O], bool] = _always  # whether what an earlier run made is still there, as it was
+    # whether what an earlier run made is still there, as it was
+    intact: Callable[[Job, O], bool] = lambda _job, _outputs: True
     compiles: bool = False  # whether it takes a compile's share of CPUs and memory
     engine: bool = False  # whether it loads the engine's machine
 

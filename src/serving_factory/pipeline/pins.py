@@ -226,7 +226,6 @@ def _candidates(needs: Needs, lock: Lock, upstream: Upstream) -> Iterator[_Candi
 
 
 def _unneeded(needs: Needs, lock: Lock) -> Needs:
-    """What a lock has and nothing starts from any more."""
     bases = sorted(set(lock.bases) - {base.name for base in needs.bases})
     return Needs(
         bases=tuple(NeededBase(name=name, asked=name) for name in bases),

@@ -183,7 +183,6 @@ def _declared(call: ast.Call) -> Declared | None:
 
 
 def _literal(node: ast.expr) -> object:
-    """The value of a literal or a label; None for all else."""
     if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords:
         return _literal(node.args[0]) if ast.unparse(node.func) in _LABELS else None
     try:

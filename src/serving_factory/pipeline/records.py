@@ -68,24 +68,21 @@ def log_path(folder: Path, stage: str) -> Path:
 
 def read_record(folder: Path, stage: str, outputs: type[O]) -> Record[O] | None:
     """Read a stage's record; None when there is none that holds all of these outputs."""
-    document = _document(folder, stage)
-    if document is None or document.pop("format", None) != FORMAT:
-        return None
-    try:
-        record = decode(Record[O], document)
-        return replace(record, outputs=decode(outputs, record.outputs))
-    except _UNREADABLE:
-        return None
+    return _read(folder, stage, outputs, FORMAT)
 
 
 def read_old_record(folder: Path, stage: str) -> Record[Any] | None:
     """Read a record of format 1, whose outputs are a dictionary; None when there is no such record."""
+    return _read(folder, stage, dict[str, Any], None)
+
+
+def _read(folder: Path, stage: str, outputs: Any, form: int | None) -> Record[Any] | None:  # noqa: ANN401 - any type
     document = _document(folder, stage)
-    if document is None or "format" in document:
+    if document is None or document.pop("format", None) != form:
         return None
     try:
         record: Record[Any] = decode(Record[Any], document)
-        return replace(record, outputs=decode(dict[str, Any], record.outputs))
+        return replace(record, outputs=decode(outputs, record.outputs))
     except _UNREADABLE:
         return None
 
@@ -107,9 +104,6 @@ def write_record(folder: Path, record: Record[Any]) -> None:
 def _document(folder: Path, stage: str) -> dict[str, Any] | None:
     document = read_json(record_path(folder, stage), dict[str, Any])
     return document if document is not None and document.get("stage") == stage else None
-
-
-# --- JSON -------------------------------------------------------------------------------------------------------------
 
 
 def read_json(path: Path, kind: type[T]) -> T | None:
@@ -158,9 +152,6 @@ def _checked(data: object, kind: type[T]) -> T:
     return data
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that a reader, or a crash, meets the old text or the new, never a part."""
     with _replacing(path) as stream:
@@ -201,9 +192,6 @@ def put_aside(log: Path) -> None:
     if log.exists():
         numbered = (log.with_suffix(f".try-{number}.log") for number in count(1))
         log.rename(next(name for name in numbered if not name.exists()))
-
-
-# --- the build folder -------------------------------------------------------------------------------------------------
 
 
 def build_folder(matrix_file: Path, root: Path, build: Path) -> Path:

@@ -36,7 +36,9 @@ def retrying(
         try:
             return action()
         except transient as error:
-            delay = _delay(error, first_delay) * 2 ** (attempt - 1) * (0.5 + jitter())
+            # A rate limit that says nothing of when it ends is not over in a second.
+            unknown = isinstance(error, RegistryLimitError) and error.retry_after is None
+            delay = (_FIRST_DELAY_OF_LIMIT if unknown else first_delay) * 2 ** (attempt - 1) * (0.5 + jitter())
             if isinstance(error, _SERVERS):
                 delay = max(delay, error.retry_after or 0.0)
                 if delay > LONGEST_WAIT or time.monotonic() - began + delay > DEADLINE:
@@ -44,12 +46,6 @@ def retrying(
             on_retry(attempt, delay, error)
         sleep(delay)
     return action()
-
-
-def _delay(error: FactoryError, usual: float) -> float:
-    """A rate limit that says nothing of when it ends is not over in a second."""
-    unknown = isinstance(error, RegistryLimitError) and error.retry_after is None
-    return _FIRST_DELAY_OF_LIMIT if unknown else usual
 
 
 def asking_again(

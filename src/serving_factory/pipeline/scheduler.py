@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from serving_factory.docker.process import Cancel
@@ -67,29 +68,6 @@ class Policy:
     variant_seconds: float | None = None  # that each variant may take
 
 
-@dataclass(frozen=True, slots=True)
-class _ShareReleased:
-    """A variant needs its share no more: its Bazel is done, or its compile stage has ended; sent at least once."""
-
-    variant: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """A variant has ended; with a fault, it ended in an exception that is no FactoryError."""
-
-    variant: str
-    fault: BaseException | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Signal:
-    """The user asks the run to end."""
-
-
-_Message = _ShareReleased | _Ended | _Signal
-
-
 class PipelineRun:
     """A run of variants through stages. All but the variants' own work is done in one thread."""
 
@@ -109,7 +87,7 @@ class PipelineRun:
         turns = {turn.variant: turn for turn in schedule.turns}
         self._emit, self._silent = emit, False
         self._schedule, self._policy = schedule, policy
-        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._jobs = {job.recipe.variant.id: self._given(job, turns[job.recipe.variant.id]) for job in jobs}
         self._runs = {name: VariantRun(job, stages, self._report) for name, job in self._jobs.items()}
         self._waiting = list(schedule.turns)
@@ -122,8 +100,8 @@ class PipelineRun:
         self._fault: BaseException | None = None
 
     def _given(self, job: Job, turn: Turn) -> Job:
-        released = _ShareReleased(turn.variant)
-        return replace(job, share=turn.share, cancel=Cancel(), release_share=lambda: self._inbox.put(released))
+        release = partial(self._inbox.put, partial(self._release, turn.variant))
+        return replace(job, share=turn.share, cancel=Cancel(), release_share=release)
 
     def _report(self, event: Event) -> None:
         if not self._silent:
@@ -131,10 +109,10 @@ class PipelineRun:
 
     def run(self) -> Outcome:
         """Run, and say how it ended."""
-        with on_signals(lambda: self._inbox.put(_Signal())):
+        with on_signals(lambda: self._inbox.put(self._interrupt)):
             self._begin_what_fits()
             while self._shares:
-                self._take(self._next_message())
+                self._take_message()
                 if self._given_up is not None and time.monotonic() > self._given_up:
                     break
                 self._begin_what_fits()
@@ -142,8 +120,6 @@ class PipelineRun:
         if self._fault:
             raise self._fault
         return Outcome(results=tuple(run.result() for run in self._runs.values()), ended_by=self._ended_by)
-
-    # --- beginning ----------------------------------------------------------------------------------------------------
 
     def _begin_what_fits(self) -> None:
         for turn in tuple(self._waiting):
@@ -188,43 +164,37 @@ class PipelineRun:
         threading.Thread(target=self._work, args=(turn.variant,), name=turn.variant, daemon=True).start()
 
     def _work(self, variant: str) -> None:
-        """Take a variant through the stages; in a thread of its own."""
         fault: BaseException | None = None
         try:
             self._runs[variant].run()
         except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits for this one
             fault = error
-        self._inbox.put(_Ended(variant, fault))
+        self._inbox.put(partial(self._end, variant, fault))
 
-    # --- hearing ------------------------------------------------------------------------------------------------------
-
-    def _next_message(self) -> _Message | None:
-        """Wait a little for a message, until the next time limit at the latest; None when none came."""
+    def _take_message(self) -> None:
+        """Do what the next message says; wait a little for one, until the next time limit at the latest."""
         now = time.monotonic()
         running = (self._deadlines[name] for name in self._shares if not self._jobs[name].cancel.asked)
         ends = [*running, self._run_ends if not self._ended_by else None, self._given_up]
         due = min((end for end in ends if end is not None), default=_NEVER)
         try:
-            return self._inbox.get(timeout=max(0.0, min(due - now, _LOOK)))
+            act = self._inbox.get(timeout=max(0.0, min(due - now, _LOOK)))
         except queue.Empty:
-            self._end_what_is_over()
-            return None
+            act = self._end_what_is_over
+        act()
 
-    def _take(self, message: _Message | None) -> None:
-        match message:
-            case _ShareReleased(variant):
-                self._released.add(variant)
-                self._shares[variant] = self._shares[variant].light()
-            case _Ended(variant, fault):
-                self._released.add(variant)
-                del self._shares[variant]
-                if fault is not None and self._fault is None:
-                    self._fault = fault
-                    self._end_all("a fault of the factory's own")
-            case _Signal():
-                self._interrupt()
+    def _release(self, variant: str) -> None:
+        """Its Bazel is done, or its compile stage has ended."""
+        self._released.add(variant)
+        self._shares[variant] = self._shares[variant].light()
 
-    # --- ending -------------------------------------------------------------------------------------------------------
+    def _end(self, variant: str, fault: BaseException | None) -> None:
+        """A variant has ended; with a fault, in an exception that is no FactoryError."""
+        self._released.add(variant)
+        del self._shares[variant]
+        if fault is not None and self._fault is None:
+            self._fault = fault
+            self._end_all("a fault of the factory's own")
 
     def _interrupt(self) -> None:
         if isinstance(self._ended_by, CancelledError):

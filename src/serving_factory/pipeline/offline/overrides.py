@@ -95,7 +95,6 @@ class Labels:
 
 
 def _content(tree: Path, name: PurePosixPath) -> bytes | None:
-    """A file of a folder or an archive; None where there is no such file."""
     if tree.is_dir():
         return (tree / name).read_bytes() if (tree / name).is_file() else None
     with readable(tree), suppress(KeyError):

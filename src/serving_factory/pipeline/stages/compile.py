@@ -33,7 +33,7 @@ from serving_factory.recipes.recipe import CONTEXT, Recipe
 BINARY = "tensorflow_model_server"
 DEBUG = f"{BINARY}.debug"
 # What collect.sh writes down in the devel image, a file each in `artifact/facts`
-FACTS = (*("version", "version.exit", "bazel", "compiler", "glibc", "os-release", "ldd", "packages", "base-libraries"),)
+FACTS = ("version", "version.exit", "bazel", "compiler", "glibc", "os-release", "ldd", "packages", "base-libraries")
 _STEP = re.compile(r"/factory/bazel\.sh (fetch|build)\b")
 _NO_REMOTE = re.compile(r"^factory: no remote: (\S+) does not answer$")
 _AGAIN = re.compile(r"^factory: no remote: (Bazel ended with exit code \d+)")
@@ -104,7 +104,6 @@ def _source(job: Job) -> str:
 
 
 def _this_cpu() -> str:
-    """What `-march=native` depends on."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next((line for line in lines if line.startswith("flags")), "")
 

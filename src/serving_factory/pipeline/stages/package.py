@@ -65,14 +65,11 @@ def image_tags(job: Job) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Compute the image's full tags and its aliases from the binary's record."""
     recipe = job.recipe
     binary = short(job.record(EXTRACT).outputs.sha256)
-    return (
-        full_tags(recipe.images, recipe.variant, binary=binary),
-        alias_tags(recipe.images, recipe.variant, recipe.targets),
-    )
+    full = full_tags(recipe.images, recipe.variant, binary=binary)
+    return full, alias_tags(recipe.images, recipe.variant, recipe.targets)
 
 
 def _facts(recipe: Recipe, binary: BuiltBinary) -> dict[str, str]:
-    """The files that say what the image is."""
     return {"image.env": image_env(recipe, binary), "image.json": image_json(recipe, binary)}
 
 
@@ -91,7 +88,6 @@ def runtime_request(
 
 
 def _content(job: Job) -> Mapping[str, object]:
-    """What decides the image itself."""
     recipe, binary = job.recipe, built_binary(job)
     stages = needed(recipe.runtime, "")
     return {
@@ -127,7 +123,11 @@ def _run(job: Job, progress: Progress) -> Packaged:
         try:
             result = logged_build(request, job.log(PACKAGE.name), progress=progress, cancel=job.cancel)
         except BuildFailed as failed:
-            raise _error(job, failed) from None
+            raise PackageError(
+                f"{recipe.variant.id}: the runtime image failed to build in {step_title(failed.step)}",
+                why="\n".join(failed.tail),
+                remedy="fix dockerfiles/templates/runtime.Dockerfile.j2, or the base image, and run the same command",
+            ) from None
     return Packaged(
         image=result.image_id or job.site.engine.image_id(references[0]) or "",
         size=job.site.engine.image_size(references[0]),
@@ -164,14 +164,6 @@ def _must_be_inspected(job: Job, inspected: str) -> None:
             why=f"inspected: sha256:{inspected}\nthere now: sha256:{found}",
             remedy=f"see who writes to {job.folder}; then run `./factory build` again",
         )
-
-
-def _error(job: Job, failed: BuildFailed) -> FactoryError:
-    return PackageError(
-        f"{job.recipe.variant.id}: the runtime image failed to build in {step_title(failed.step)}",
-        why="\n".join(failed.tail),
-        remedy="fix dockerfiles/templates/runtime.Dockerfile.j2, or the base image, and run the same command",
-    )
 
 
 def _intact(job: Job, outputs: Packaged) -> bool:
