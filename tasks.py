@@ -21,11 +21,9 @@ from serving_factory.commands.boundary import open_streams  # noqa: E402
 from serving_factory.commands.cli import Command  # noqa: E402
 from serving_factory.commands.shared import (  # noqa: E402
     Asked,
-    BuildOptions,
     CacheOptions,
     Checkout,
     Chosen,
-    ChosenByAxis,
     CompileOptions,
     InputsOptions,
     Json,
@@ -36,6 +34,7 @@ from serving_factory.commands.shared import (  # noqa: E402
     StageOptions,
     VariantId,
     VariantIds,
+    Whole,
     new_file,
 )
 from serving_factory.errors import FactoryError  # noqa: E402
@@ -53,7 +52,7 @@ atexit.register(gc.freeze)
 
 @Command
 def list_(
-    asked: ChosenByAxis,
+    asked: Asked,
     *,
     json: Json = False,
     ids: Annotated[bool, Option("print ids alone, one per line")] = False,
@@ -74,7 +73,7 @@ def list_(
 
 @Command
 def explain(
-    asked: Asked,
+    asked: Whole,
     *,
     variant: VariantId = "",
     dropped: Annotated[bool, Option("show which variants are dropped, and why")] = False,
@@ -127,9 +126,7 @@ def catalogue(
 
 @Command
 def generate(
-    asked: Asked,
-    *,
-    check: Annotated[bool, Option("write nothing; fail if a file is out of date")] = False,
+    asked: Whole, *, check: Annotated[bool, Option("write nothing; fail if a file is out of date")] = False
 ) -> None:
     """Write the Dockerfiles of every release and flavour, or of the variants of another matrix file.
 
@@ -145,7 +142,7 @@ def generate(
 
 @Command
 def lock(
-    asked: Asked,
+    asked: Whole,
     *,
     update: Annotated[
         str | bool | None,
@@ -246,7 +243,7 @@ def doctor(asked: Chosen, *, json: Json = False) -> None:
 
 
 @Command
-def preflight(asked: Asked, *, variants: VariantIds = (), json: Json = False) -> None:
+def preflight(asked: Whole, *, variants: VariantIds = (), json: Json = False) -> None:
     """Ask Bazel which archives and repositories are missing, all at once, before anything is compiled.
 
     Examples:
@@ -302,7 +299,7 @@ def demo(*, registry: Registry = "", json: Json = False) -> None:
 
 
 @Command
-def build(options: BuildOptions) -> None:
+def build(options: RunOptions) -> None:
     """Compile, inspect, package and smoke-test; with --registry, push as well. What is up to date is skipped.
 
     Examples:
@@ -434,7 +431,7 @@ def cache(options: CacheOptions) -> None:
 
 @Command
 def clean(
-    asked: Asked,
+    asked: Whole,
     *,
     images: Annotated[bool, Option("also remove the images that this factory packaged, and stray containers")] = False,
     caches: Annotated[

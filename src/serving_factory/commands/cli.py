@@ -8,7 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
@@ -62,29 +62,36 @@ class _Parameter:
         return f"{self.flag}[={self.option.value}]" if self.option.optional else f"{self.flag} {self.option.value}"
 
 
-@cache
-def _parameters(taker: Callable[..., object]) -> tuple[_Parameter, ...]:
-    """The options that a function takes, or a group of options (a dataclass): what is annotated with an Option."""
-    found: list[_Parameter] = []
+def _hints(taker: Callable[..., object], names: Sequence[str]) -> Iterator[tuple[str, Any, Any]]:
+    """The parameters of a function, or the named fields of a group (a dataclass): name, type, and what annotates it."""
     for name, hint in get_type_hints(taker, include_extras=True).items():
-        if is_dataclass(hint):
-            found += _parameters(hint)  # type: ignore[arg-type] # a class is called like any other
-        elif get_origin(hint) is Annotated:
-            type_, option = get_args(hint)
+        if not names or name in names:
+            yield (name, *get_args(hint)) if get_origin(hint) is Annotated else (name, hint, ())
+
+
+@cache
+def _parameters(taker: Callable[..., object], names: Sequence[str] = ()) -> tuple[_Parameter, ...]:
+    """The options that a function or a group takes: what is annotated with an Option."""
+    found: list[_Parameter] = []
+    for name, type_, note in _hints(taker, names):
+        if is_dataclass(type_):
+            found += _parameters(type_, note)
+        elif isinstance(note, Option):
             kind = bool if type_ is bool else list if get_origin(type_) is tuple else str
-            found.append(_Parameter(name, kind, option))
+            found.append(_Parameter(name, kind, note))
     return tuple(found)
 
 
-def _filled(taker: Callable[..., object], given: Mapping[str, object]) -> dict[str, Any]:
+def _filled(taker: Callable[..., object], given: Mapping[str, object], names: Sequence[str] = ()) -> dict[str, Any]:
     """The arguments of a function, or of a group, made of what was typed; the rest has its defaults."""
     made: dict[str, Any] = {}
-    options = {one.name: one for one in _parameters(taker)}
-    for name, hint in get_type_hints(taker, include_extras=True).items():
-        if is_dataclass(hint) and _parameters(hint):  # type: ignore[arg-type]
-            made[name] = hint(**_filled(hint, given))  # type: ignore[operator, arg-type]
-        elif get_origin(hint) is Annotated and (value := given.get(name)):
-            made[name] = _parsed(options[name], value)
+    for name, type_, note in _hints(taker, names):
+        if is_dataclass(type_) and _parameters(type_, note):
+            made[name] = type_(**_filled(type_, given, note))
+        elif isinstance(note, Option) and (value := given.get(name)):
+            text = _Parameter(name, str, note).flag
+            made[name] = note.parse(text, value) if isinstance(value, str) else value
+            made[name] = tuple(value) if isinstance(value, list) else made[name]
     return made
 
 
@@ -112,12 +119,6 @@ class Command(Task[Any]):
         """Run the command with what was typed."""
         with errors():
             self.body(**_filled(self.body, given))
-
-
-def _parsed(parameter: _Parameter, value: object) -> object:
-    if isinstance(value, str):
-        return parameter.option.parse(parameter.flag, value)
-    return tuple(value) if isinstance(value, list) else value
 
 
 class _Argument(Argument):

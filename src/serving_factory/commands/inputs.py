@@ -28,13 +28,7 @@ from serving_factory.pipeline.offline.mirrors import (
     make_archive,
     mirror_of,
 )
-from serving_factory.pipeline.offline.overrides import (
-    Labels,
-    Override,
-    Top,
-    make_override,
-    override_from_git,
-)
+from serving_factory.pipeline.offline.overrides import Labels, Override, Top, make_override, override_from_git
 from serving_factory.pipeline.offline.packages import Downloaded, download_packages
 from serving_factory.pipeline.offline.unpacking import unpack
 from serving_factory.pipeline.preflight import (

@@ -67,11 +67,7 @@ class Plan:
 
 
 def plan_run(
-    asked: Asked,
-    recipes: Sequence[Recipe],
-    variants: tuple[PlannedVariant, ...],
-    limits: Limits,
-    budget: Budget | None,
+    asked: Asked, recipes: Sequence[Recipe], variants: tuple[PlannedVariant, ...], limits: Limits, budget: Budget | None
 ) -> Plan:
     """Schedule what is to be done, and estimate it."""
     work = planned_candidates(variants)

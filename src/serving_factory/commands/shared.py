@@ -106,27 +106,35 @@ class Checkout:
         return self.root / "samples" / "model_server" / "models"
 
 
+_Names = tuple[str, ...]
+_RELEASE = 'an upstream release, such as 2.19.1, or a range such as ">=2.18"'
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The matrix file and the variants of it that a command works with.
-
-    Names of one kind add up, kinds narrow each other down. On the command line a task that takes this has `--matrix`.
-    """
+    """The matrix file and the chosen variants. Names of one kind add up, kinds narrow each other down."""
 
     checkout: Checkout = field(default_factory=lambda: Checkout.here())  # noqa: PLW0108 - tests replace it
     matrix: Annotated[str, Option("the matrix file (default: matrix.yaml of this checkout)", "FILE")] = ""
-    target: tuple[str, ...] = ()
-    release: tuple[str, ...] = ()
-    variant: tuple[str, ...] = ()
-    flavour: tuple[str, ...] = ()
-    level: tuple[str, ...] = ()
-    platform: tuple[str, ...] = ()
-    cuda: tuple[str, ...] = ()
+    target: Annotated[_Names, Option("a target of the matrix, such as cpu-optimized", "NAME")] = ()
+    release: Annotated[_Names, Option(_RELEASE, "RELEASE")] = ()
+    variant: Annotated[_Names, Option("a variant's id, such as 2.19.1-cpu-v3", "VARIANT")] = ()
+    flavour: Annotated[_Names, Option("cpu, mkl or gpu", "FLAVOUR")] = ()
+    level: Annotated[_Names, Option("a CPU level, such as x86-64-v3 or v3", "LEVEL")] = ()
+    platform: Annotated[_Names, Option("a platform, such as linux/amd64", "PLATFORM")] = ()
+    cuda: Annotated[_Names, Option('a CUDA version, such as 12.2, or a range such as ">=12"', "CUDA")] = ()
 
     @property
     def file(self) -> Path:
         """The matrix file."""
         return Path(self.matrix) if self.matrix else self.checkout.root / "matrix.yaml"
+
+    @property
+    def folder(self) -> Path:
+        """Where the matrix file's builds keep their records."""
+        from serving_factory.pipeline.records import build_folder
+
+        return build_folder(self.file, self.checkout.root, self.checkout.build)
 
     def load(self) -> Matrix:
         """Read the matrix file, and what the environment gives in its place."""
@@ -140,41 +148,13 @@ class Asked:
         """Choose the variants."""
         from serving_factory.matrix.select import select
 
-        return select(
-            matrix,
-            targets=self.target,
-            releases=self.release,
-            variants=self.variant,
-            flavours=self.flavour,
-            levels=self.level,
-            platforms=self.platform,
-            cuda=self.cuda,
-        )
+        kinds = ("target", "release", "variant", "flavour", "level", "platform")
+        return select(matrix, cuda=self.cuda, **{f"{kind}s": getattr(self, kind) for kind in kinds})
 
 
-_Names = tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chosen(Asked):
-    """The same, with `--target`, `--release` and `--variant`."""
-
-    target: Annotated[_Names, Option("a target of the matrix, such as cpu-optimized", "NAME")] = ()
-    release: Annotated[
-        _Names, Option('an upstream release, such as 2.19.1, or a range such as ">=2.18"', "RELEASE")
-    ] = ()
-    variant: Annotated[_Names, Option("a variant's id, such as 2.19.1-cpu-v3", "VARIANT")] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChosenByAxis(Chosen):
-    """The same, with `--flavour`, `--level`, `--platform` and `--cuda` as well."""
-
-    flavour: Annotated[_Names, Option("cpu, mkl or gpu", "FLAVOUR")] = ()
-    level: Annotated[_Names, Option("a CPU level, such as x86-64-v3 or v3", "LEVEL")] = ()
-    platform: Annotated[_Names, Option("a platform, such as linux/amd64", "PLATFORM")] = ()
-    cuda: Annotated[_Names, Option('a CUDA version, such as 12.2, or a range such as ">=12"', "CUDA")] = ()
-
+# A tuple beside a group names those of its options that a task takes.
+Whole = Annotated[Asked, ("matrix",)]
+Chosen = Annotated[Asked, ("matrix", "target", "release", "variant")]
 
 _PARALLEL = "build at most so many variants at once (default: as many as the engine's machine can)"
 _JOBS = "run so many compilers at once in each compile (default: its share of the CPUs)"
@@ -185,25 +165,23 @@ _MAX_SIZE = "prune: how much may stay, such as 20GiB (default: resources.cache o
 _OUTPUT = "archive, override: the folder to write to (default: this one; what the matrix file names)"
 _PINNED = "archive: the expected archive: a preflight's report, REF=SHA256 or FILE_NAME=SHA256"
 _REPOSITORY = "archive: the repository's name at the code host (default: as in the report or the mirror)"
-_SOURCE = "override: the sources: an archive, a folder, or GIT_DIR#REF"
-_DEBIAN_SOURCE = "override: the sources: a source package of this machine's distribution"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How variants are taken through stages; None where the matrix file or the engine's machine decides."""
 
-    asked: Asked
-    registry: str = ""
-    dry_run: bool = False
-    locked: bool = False
-    parallel: int | None = None
-    jobs: int | None = None
-    memory: int | None = None
-    fail_fast: bool = False
-    max_minutes: float | None = None
-    variant_minutes: float | None = None
-    json: bool = False
+    asked: Chosen
+    registry: Registry = ""
+    dry_run: Annotated[bool, Option("print what would be done, and do nothing")] = False
+    locked: Annotated[bool, Option("fail before any work if `lock` has not pinned a base image or a Bazel")] = False
+    parallel: Annotated[int | None, Option(_PARALLEL, "INTEGER", positive_integer)] = None
+    jobs: Annotated[int | None, Option(_JOBS, "INTEGER", positive_integer)] = None
+    memory: Annotated[int | None, Option(_MEMORY, "SIZE", size_option)] = None
+    fail_fast: Annotated[bool, Option("start no other variant once one has failed; finish the running ones")] = False
+    max_minutes: Annotated[float | None, Option(_MINUTES, "MINUTES", minutes)] = None
+    variant_minutes: Annotated[float | None, Option(_VARIANT_MINUTES, "MINUTES", minutes)] = None
+    json: Json = False
 
     def limits(self, resources: Resources) -> Limits:
         """The user's limits; those that are not given are the matrix file's."""
@@ -216,54 +194,21 @@ class RunOptions:
         """When the run, or a variant of it, ends early."""
         from serving_factory.pipeline.scheduler import Policy
 
-        return Policy(
-            fail_fast=self.fail_fast,
-            seconds=self.max_minutes and self.max_minutes * 60,
-            variant_seconds=self.variant_minutes and self.variant_minutes * 60,
-        )
+        whole, each = (value and value * 60 for value in (self.max_minutes, self.variant_minutes))
+        return Policy(fail_fast=self.fail_fast, seconds=whole, variant_seconds=each)
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageOptions(RunOptions):
-    """The options of a single stage."""
-
-    asked: Chosen
-    json: Json = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class PushOptions(StageOptions):
-    """The options of `push`."""
-
-    registry: Registry = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompileOptions(StageOptions):
-    """The options of `compile`."""
-
-    parallel: Annotated[int | None, Option(_PARALLEL, "INTEGER", positive_integer)] = None
-    jobs: Annotated[int | None, Option(_JOBS, "INTEGER", positive_integer)] = None
-    memory: Annotated[int | None, Option(_MEMORY, "SIZE", size_option)] = None
-    fail_fast: Annotated[bool, Option("start no other variant once one has failed; finish the running ones")] = False
-    max_minutes: Annotated[float | None, Option(_MINUTES, "MINUTES", minutes)] = None
-    variant_minutes: Annotated[float | None, Option(_VARIANT_MINUTES, "MINUTES", minutes)] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildOptions(CompileOptions):
-    """The options of `build`."""
-
-    registry: Registry = ""
-    locked: Annotated[bool, Option("fail before any work if `lock` has not pinned a base image or a Bazel")] = False
-    dry_run: Annotated[bool, Option("print what would be done, and do nothing")] = False
+StageOptions = Annotated[RunOptions, ("asked", "json")]
+PushOptions = Annotated[RunOptions, ("asked", "registry", "json")]
+_LIMITS = ("parallel", "jobs", "memory", "fail_fast", "max_minutes", "variant_minutes")
+CompileOptions = Annotated[RunOptions, ("asked", *_LIMITS, "json")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheOptions:
     """The words and options of `cache`."""
 
-    asked: Asked
+    asked: Whole
     verb: Annotated[str, Option("show, prune, export or import", "VERB", positional=True)] = ""
     file: Annotated[str, Option("export, import: the tarball", "FILE", positional=True)] = ""
     max_size: Annotated[str, Option(_MAX_SIZE, "SIZE")] = ""
@@ -275,7 +220,7 @@ class CacheOptions:
 class InputsOptions:
     """The options of `inputs`; each but --matrix and --json belongs to the verb that its help begins with."""
 
-    asked: Asked
+    asked: Whole
     output: Annotated[str, Option(_OUTPUT, "FOLDER")] = ""
     pinned: Annotated[_Names, Option(_PINNED, "PIN")] = ()
     repository: Annotated[str, Option(_REPOSITORY, "NAME")] = ""
@@ -283,8 +228,12 @@ class InputsOptions:
     mirrors: Annotated[str, Option("fill: a folder of git repositories (clones or mirrors)", "FOLDER")] = ""
     archives: Annotated[str, Option("fill: a folder of archives; those with the right sha256 are used", "FOLDER")] = ""
     overrides: Annotated[bool, Option("fill: make a folder for what a mirror cannot give byte for byte")] = False
-    source: Annotated[str, Option(_SOURCE, "SOURCE", name="from")] = ""
-    debian_source: Annotated[str, Option(_DEBIAN_SOURCE, "NAME[=VERSION]")] = ""
+    source: Annotated[
+        str, Option("override: the sources: an archive, a folder, or GIT_DIR#REF", "SOURCE", name="from")
+    ] = ""
+    debian_source: Annotated[
+        str, Option("override: the sources: a source package of this machine's distribution", "NAME[=VERSION]")
+    ] = ""
     variant: Annotated[str, Option("override: the variant whose sources declare the repository", "VARIANT")] = ""
     json: Json = False
 

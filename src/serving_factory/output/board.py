@@ -6,9 +6,10 @@ import contextlib
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -16,17 +17,10 @@ from rich.live import Live
 from rich.text import Text
 
 from serving_factory.output.estimates import Counted, estimate_line, remaining, see
-from serving_factory.output.outcomes import write_summary
-from serving_factory.output.text import Stream, clean, clean_lines, duration
-from serving_factory.pipeline.estimates import NOTHING_TO_DO
-from serving_factory.pipeline.events import Event, EventKind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
-
-    from serving_factory.pipeline.estimates import RunEstimate
-    from serving_factory.pipeline.events import VariantResult
+from serving_factory.output.outcomes import Reporter, write_summary
+from serving_factory.output.text import Stream, clean, clean_lines, duration, words
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate
+from serving_factory.pipeline.events import Event, EventKind, VariantResult
 
 
 class State(Enum):
@@ -41,33 +35,20 @@ class State(Enum):
     CANCELLED = "cancelled"
 
 
-_AFTER = {
-    EventKind.UP_TO_DATE: State.UP_TO_DATE,
-    EventKind.FAILED: State.FAILED,
-    EventKind.SKIPPED: State.SKIPPED,
-    EventKind.CANCELLED: State.CANCELLED,
-}
+_AFTER = {kind: State[kind.name] for kind in EventKind if kind.name in State.__members__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One variant's line.
-
-    Args:
-        stage: of the latest event.
-        text: the current action, or why it ended.
-        started: clock of the running stage's start.
-        spent: seconds in the stages that have ended.
-        changed: a counter that grows with each event, to find the latest ones.
-    """
+    """One variant's line."""
 
     variant: str
     state: State = State.WAITING
-    stage: str | None = None
-    text: str = ""
-    started: float | None = None
-    spent: float = 0.0
-    changed: int = 0
+    stage: str | None = None  # of the latest event
+    text: str = ""  # the current action, or why it ended
+    started: float | None = None  # clock of the running stage's start
+    spent: float = 0.0  # seconds in the stages that have ended
+    changed: int = 0  # grows with each event, to find the latest ones
     counted: Counted | None = None
 
     def elapsed(self, now: float) -> float:
@@ -119,23 +100,16 @@ class Progress:
         return replace(row, state=state, text=text, started=None, spent=row.spent + took)
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
-    sign: str
-    ascii: str
-    style: str
-
-
 # In the order in which they are counted, and in which they stay where the terminal is too low for all. Only running
 # variants go before: a night of failures must not hide them.
-_LOOKS: Mapping[State, _Look] = {
-    State.FAILED: _Look("✗", "x", "red"),
-    State.RUNNING: _Look("▸", ">", "cyan"),
-    State.DONE: _Look("✓", "+", "green"),
-    State.CANCELLED: _Look("-", "-", "yellow"),
-    State.SKIPPED: _Look("-", "-", "yellow"),
-    State.UP_TO_DATE: _Look("✓", "=", "dim"),
-    State.WAITING: _Look("·", ".", "dim"),
+_LOOKS: Mapping[State, tuple[str, str, str]] = {  # sign, the same in ASCII, style
+    State.FAILED: ("✗", "x", "red"),
+    State.RUNNING: ("▸", ">", "cyan"),
+    State.DONE: ("✓", "+", "green"),
+    State.CANCELLED: ("-", "-", "yellow"),
+    State.SKIPPED: ("-", "-", "yellow"),
+    State.UP_TO_DATE: ("✓", "=", "dim"),
+    State.WAITING: ("·", ".", "dim"),
 }
 _CUT = ("…", "~")
 
@@ -174,7 +148,7 @@ def draw(
 
 def _can_write_signs(encoding: str) -> bool:
     try:
-        "".join([*(look.sign for look in _LOOKS.values()), *_CUT]).encode(encoding)
+        "".join([*(sign for sign, _, _ in _LOOKS.values()), *_CUT]).encode(encoding)
     except (UnicodeEncodeError, LookupError):
         return False
     return True
@@ -194,8 +168,7 @@ def _left(row: Row, expected: float | None, now: float) -> str:
     if row.state not in {State.WAITING, State.RUNNING}:
         return ""
     running = 0.0 if row.started is None else now - row.started
-    rest = None if expected is None else expected - row.spent
-    left = remaining(row.counted, running=running, expected=rest, now=now)
+    left = remaining(row.counted, running=running, expected=expected, spent=row.spent, now=now)
     return f"  {duration(left)} left" if left else ""
 
 
@@ -207,15 +180,14 @@ def _row_line(row: Row, *, now: float, names: int, rich_signs: bool, left: str) 
     if row.state is not State.RUNNING:
         action = f"{row.state.value}: {action}" if action else row.state.value
     name += " " * (names - cell_len(name))
-    look = _LOOKS[row.state]
-    text = f"{look.sign if rich_signs else look.ascii} {name}  {stage:<7}  {time_text:>11}{left}  {clean(action)}"
-    return text.rstrip(), look.style
+    sign, in_ascii, style = _LOOKS[row.state]
+    text = f"{sign if rich_signs else in_ascii} {name}  {stage:<7}  {time_text:>11}{left}  {clean(action)}"
+    return text.rstrip(), style
 
 
 def _overall(rows: Sequence[Row], seconds: float) -> str:
     ended = [row for row in rows if row.state not in {State.WAITING, State.RUNNING}]
-    parts = [f"{sum(row.state is state for row in rows)} {state.value}" for state in _LOOKS]
-    states = ", ".join(part for part in parts if not part.startswith("0 "))
+    states = words({state.value: sum(row.state is state for row in rows) for state in _LOOKS})
     return f"{len(ended)} of {len(rows)} finished after {duration(seconds)}" + (f": {states}" if states else "")
 
 
@@ -226,7 +198,7 @@ def _fit(text: str, style: str, width: int, cut: str, encoding: str) -> Text:
     return Text(text, style=style, no_wrap=True, overflow="crop", end="")
 
 
-class BoardReporter:
+class BoardReporter(Reporter):
     """Draws the board on the terminal `err` while the pipeline works; then errors there, and the summary on `out`."""
 
     def __init__(
@@ -240,12 +212,9 @@ class BoardReporter:
         clock: Callable[[], float] = time.monotonic,
         estimate: RunEstimate = NOTHING_TO_DO,
     ) -> None:
-        self._estimate = estimate
+        super().__init__(out, estimate, clock)
         self._err = Stream(err)
         self._encoding = err.encoding or "utf-8"
-        self._out = out
-        self._clock = clock
-        self._since = clock()
         self._progress = Progress(variants, last_stage)
         self._lock = threading.RLock()
         self._stopped = False
@@ -262,22 +231,16 @@ class BoardReporter:
             vertical_overflow="crop",
         )
 
-    def __enter__(self) -> Self:
-        self._since = self._clock()
+    def _start(self) -> None:
+        self._began = self._clock()
         self._err.write(estimate_line(self._estimate))
         self._live.start(refresh=True)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = draw(
             self._progress.rows(),
             now=self._clock(),
-            since=self._since,
+            since=self._began,
             width=options.max_width,
             height=console.size.height - 1,  # the cursor's own line
             encoding=self._encoding,
@@ -296,12 +259,10 @@ class BoardReporter:
     def summary(self, results: Sequence[VariantResult]) -> None:
         """Take the board away; print the errors on stderr and the table on stdout."""
         self._stop()
-        seconds = self._clock() - self._since
-        write_summary(results, self._estimate, seconds, errors=self._err, out=self._out)
+        write_summary(results, self._estimate, self._seconds, errors=self._err, out=self._out)
 
     def _stop(self) -> None:
-        # A second Ctrl-C may land inside: whatever happens, the cursor is given back. OSError: the terminal
-        # is gone.
+        # A second Ctrl-C may land inside: the cursor is given back all the same. OSError: the terminal is gone.
         with self._lock, contextlib.suppress(OSError):
             if self._stopped:
                 return

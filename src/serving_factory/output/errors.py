@@ -18,15 +18,10 @@ _EXCERPT = re.compile(r"^(?:------\n > (?:.*\n)*?------\n)?\S*Dockerfile:\d+\n-{
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The last lines of a log, made harmless.
-
-    Args:
-        lines: oldest first.
-        complete: whether these are all lines of the log.
-    """
+    """The last lines of a log, made harmless."""
 
     lines: tuple[str, ...] = ()
-    complete: bool = True
+    complete: bool = True  # whether these are all lines of the log
 
 
 def read_tail(path: str | Path | None, limit: int = TAIL_LINES) -> Tail:
@@ -57,13 +52,7 @@ def holds_last_line(tail: tuple[str, ...], message: str) -> bool:
 
 
 def render_error(error: FactoryError, *, log_tail: Sequence[str] = (), log_path: str | Path | None = None) -> str:
-    """Lay an error out on several lines, the last one ending in a newline.
-
-    Args:
-        error: what happened.
-        log_tail: lines of the log; the last 30 are shown, none where the error's own evidence has them.
-        log_path: where the whole log is.
-    """
+    """Lay an error out on lines; of the log the last 30 lines, none where the error's own evidence has them."""
     first, *others = clean_lines(error.what) or (type(error).__name__,)
     lines = [f"Error: {first}", *_indented(others), *_indented(clean_lines(error.why))]
     if not holds_last_line(tuple(clean(line) for line in log_tail), error.why):

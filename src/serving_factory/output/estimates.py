@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from serving_factory.output.text import count, duration, size
-
-if TYPE_CHECKING:
-    from serving_factory.pipeline.estimates import Estimate, RunEstimate
+from serving_factory.pipeline.estimates import Estimate, RunEstimate
 
 _COUNTED = re.compile(r"([\d,]+)/([\d,]+)(?: |$)")
 _STEP = "["  # begins the name of a Dockerfile's step: after Bazel has counted, the one that follows it
@@ -74,21 +71,12 @@ def estimate_cells(estimate: Estimate | None) -> tuple[str, str, str, str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """What Bazel counted so far.
+    """What Bazel counted so far."""
 
-    Args:
-        done: actions.
-        total: that it knows of; it learns of more while it works.
-        base: the total that growth is measured from: the first, or the latest that had grown by more than a twentieth
-            or by more than was left to do.
-        since: when that was, seconds of a clock.
-        ended: whether Bazel has come to its end.
-    """
-
-    done: int
-    total: int
-    base: int
-    since: float
+    done: int  # actions
+    total: int  # actions that Bazel knows of; it learns of more while it works
+    base: int  # what growth is measured from: the first total, or the latest that had grown by much
+    since: float  # the clock when that was
     ended: bool = False
 
 
@@ -105,18 +93,16 @@ def see(before: Counted | None, text: str, now: float) -> Counted | None:
     return Counted(done=done, total=total, base=base, since=since)
 
 
-def remaining(counted: Counted | None, *, running: float, expected: float | None, now: float) -> float | None:
-    """Estimate the seconds that are left; None where that is unknown.
+def remaining(
+    counted: Counted | None, *, running: float, expected: float | None, now: float, spent: float = 0.0
+) -> float | None:
+    """Estimate the seconds that are left of a stage that has run for `running`; None where that is unknown.
 
     The first actions are the cheap ones, and so are those from a cache: half of them say little, nine tenths say most.
     So what earlier runs took counts first, and the count of actions with the fourth power of the share that is done.
-
-    Args:
-        counted: what Bazel counted.
-        running: seconds that the stage has run for.
-        expected: seconds that it was expected to take; None where nothing was.
-        now: seconds of the clock.
+    `expected` seconds are those of all stages, of which the ended ones took `spent`.
     """
+    expected = None if expected is None else expected - spent
     if counted and counted.ended:
         return None
     steady = counted is not None and now - counted.since >= _STEADY_SECONDS and counted.total > 0

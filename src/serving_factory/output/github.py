@@ -7,13 +7,11 @@ Source: docs.github.com, "Workflow commands for GitHub Actions"; the escapes are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from serving_factory.output.outcomes import counts, detail, fact_text
-from serving_factory.output.text import clean, clean_lines, duration
-
-if TYPE_CHECKING:
-    from serving_factory.pipeline.events import VariantResult
+from serving_factory.output.text import clean, clean_lines, duration, label
+from serving_factory.pipeline.events import VariantResult
 
 
 def escape_data(text: str) -> str:
@@ -49,7 +47,7 @@ def markdown_summary(results: Sequence[VariantResult]) -> str:
     for result in results:
         cells = (
             result.variant,
-            result.status.value.replace("_", " "),
+            label(result.status),
             duration(result.seconds) if result.seconds else "",
             fact_text(result, "binary_size"),
             fact_text(result, "image_size"),

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from datetime import datetime
 
 from serving_factory.output.documents import SCHEMA_VERSION
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, actual
-from serving_factory.pipeline.events import counts_of, event_members, json_line, result_members, utc_now
+from serving_factory.output.outcomes import Reporter
+from serving_factory.output.text import Stream
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate, actual
+from serving_factory.pipeline.events import (
+    Event,
+    VariantResult,
+    counts_of,
+    event_members,
+    json_line,
+    result_members,
+    utc_now,
+)
 
-if TYPE_CHECKING:
-    from datetime import datetime
-    from types import TracebackType
 
-    from serving_factory.output.text import Stream
-    from serving_factory.pipeline.estimates import RunEstimate
-    from serving_factory.pipeline.events import Event, VariantResult
-
-
-class JsonLinesReporter:
+class JsonLinesReporter(Reporter):
     """Writes each event, and at the end the summary, as a line of JSON."""
 
     def __init__(
@@ -31,23 +33,13 @@ class JsonLinesReporter:
         variants: Sequence[str] = (),
         estimate: RunEstimate = NOTHING_TO_DO,
     ) -> None:
-        self._out = out
-        self._variants = variants
-        self._now = now
-        self._clock = clock
-        self._estimate = estimate
-        self._began = clock()
+        super().__init__(out, estimate, clock)
+        self._variants, self._now = variants, now
 
-    def __enter__(self) -> Self:
+    def _start(self) -> None:
         self._write("begin", {"schema_version": SCHEMA_VERSION, "variants": self._variants})
         if self._estimate.variants:
             self._write("estimate", self._estimate.members())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
 
     def handle(self, event: Event) -> None:
         """Write one event."""
@@ -55,7 +47,7 @@ class JsonLinesReporter:
 
     def summary(self, results: Sequence[VariantResult]) -> None:
         """Write the last line."""
-        seconds = round(self._clock() - self._began, 3)
+        seconds = round(self._seconds, 3)
         expected, taken = self._estimate, actual(self._estimate, results, seconds)
         members = {
             "counts": counts_of(results),

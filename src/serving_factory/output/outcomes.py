@@ -5,20 +5,45 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Self
 
 from serving_factory.output.errors import read_tail, render_error
 from serving_factory.output.estimates import actual_line
-from serving_factory.output.text import clean, count, duration, size, table
-from serving_factory.pipeline.estimates import actual
-from serving_factory.pipeline.events import Status, VariantResult
+from serving_factory.output.text import Stream, clean, count, duration, label, size, table, words
+from serving_factory.pipeline.estimates import RunEstimate, actual
+from serving_factory.pipeline.events import Event, Status, VariantResult
 
-if TYPE_CHECKING:
-    from pathlib import Path
 
-    from serving_factory.output.text import Stream
-    from serving_factory.pipeline.estimates import RunEstimate
+class Reporter:
+    """What the reporters share: where the summary goes, the run's estimate, and the run's clock."""
+
+    def __init__(self, out: Stream, estimate: RunEstimate, clock: Callable[[], float]) -> None:
+        self._out, self._estimate, self._clock, self._began = out, estimate, clock, clock()
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def handle(self, event: Event) -> None:
+        """Take in an event."""
+        raise NotImplementedError
+
+    def summary(self, results: Sequence[VariantResult]) -> None:
+        """Print what became of the run."""
+        raise NotImplementedError
+
+    def _start(self) -> None: ...
+
+    def _stop(self) -> None: ...
+
+    @property
+    def _seconds(self) -> float:
+        return self._clock() - self._began
 
 
 def write_summary(
@@ -45,10 +70,9 @@ def summary_table(
     """A line for each variant, the built ones first, and one with the counts; `expected` seconds stand beside."""
     if not results:
         return "Nothing to do: no variant is chosen.\n"
-    order = list(Status)
     rows = [
         (
-            _status(result.status),
+            label(result.status),
             result.variant,
             duration(result.seconds) if result.seconds else "",
             duration(expected[result.variant]) if expected and result.variant in expected else "",
@@ -56,21 +80,18 @@ def summary_table(
             fact_text(result, "image_size"),
             detail(result),
         )
-        for result in sorted(results, key=lambda result: order.index(result.status))
+        for status in Status
+        for result in results
+        if result.status is status
     ]
     heads = ("result", "variant", ">time", ">estimated", ">binary", ">image", "image name, or reason")
     return f"{table(heads, rows, width=width)}\n{counts(results)}\n"
 
 
-def _status(status: Status) -> str:
-    return status.value.replace("_", " ")
-
-
 def counts(results: Sequence[VariantResult]) -> str:
     """How many ended how: `3 variants: 2 built, 1 failed.`."""
-    found = {status: sum(result.status is status for result in results) for status in Status}
-    parts = ", ".join(f"{number} {_status(status)}" for status, number in found.items() if number)
-    return f"{count(len(results), 'variant')}: {parts}."
+    found = {label(status): sum(result.status is status for result in results) for status in Status}
+    return f"{count(len(results), 'variant')}: {words(found)}."
 
 
 def detail(result: VariantResult) -> str:
@@ -106,7 +127,7 @@ def demo_table(results: Sequence[VariantResult], *, models: Path, width: int | N
         (
             result.variant,
             *(fact_text(result, name) for name in ("binary_size", "image_size", "rest", "grpc")),
-            duration(result.seconds) if result.status is Status.BUILT else _status(result.status),
+            duration(result.seconds) if result.status is Status.BUILT else label(result.status),
             detail(result),
         )
         for result in results

@@ -12,27 +12,19 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Self
 
 from serving_factory.output.errors import holds_last_line, log_excerpt, read_tail
 from serving_factory.output.estimates import Counted, estimate_line, remaining, see
 from serving_factory.output.github import annotation, fold, markdown_summary
-from serving_factory.output.outcomes import write_summary
-from serving_factory.output.text import clean, clean_lines, duration
-from serving_factory.pipeline.estimates import NOTHING_TO_DO
-from serving_factory.pipeline.events import Event, EventKind, utc_now
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from datetime import datetime
-    from pathlib import Path
-    from types import TracebackType
-
-    from serving_factory.output.text import Stream
-    from serving_factory.pipeline.estimates import RunEstimate
-    from serving_factory.pipeline.events import VariantResult
+from serving_factory.output.outcomes import Reporter, write_summary
+from serving_factory.output.text import Stream, clean, clean_lines, duration
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate
+from serving_factory.pipeline.events import Event, EventKind, VariantResult, utc_now
 
 _FOLD_LINES = 10_000
 _PROGRESS_LINES = 2_000
@@ -55,18 +47,8 @@ class _Running:
     counted: Counted | None = None
 
 
-class PlainReporter:
-    """Prints a line when a stage starts, ends, or has been silent for a minute.
-
-    Args:
-        lines: where the lines go.
-        out: where the summary goes.
-        github: on GitHub Actions, for folds, annotations and the step summary.
-        silence: seconds after which a running stage gets a line.
-        now: the wall clock, UTC.
-        clock: the monotonic clock, seconds.
-        estimate: what the run is estimated to take.
-    """
+class PlainReporter(Reporter):
+    """Prints a line when a stage starts, ends, or has been silent for `silence` seconds."""
 
     def __init__(
         self,
@@ -79,14 +61,8 @@ class PlainReporter:
         clock: Callable[[], float] = time.monotonic,
         estimate: RunEstimate = NOTHING_TO_DO,
     ) -> None:
-        self._lines = lines
-        self._out = out
-        self._github = github
-        self._silence = silence
-        self._now = now
-        self._clock = clock
-        self._began = clock()
-        self._estimate = estimate
+        super().__init__(out, estimate, clock)
+        self._lines, self._github, self._silence, self._now = lines, github, silence, now
         self._lock = threading.RLock()
         self._running: dict[tuple[str, str], _Running] = {}
         self._spent: dict[str, float] = {}
@@ -94,14 +70,11 @@ class PlainReporter:
         self._end = threading.Event()
         self._heartbeat = threading.Thread(target=self._beats, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> Self:
+    def _start(self) -> None:
         self._lines.write(estimate_line(self._estimate))
         self._heartbeat.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _stop(self) -> None:
         self._end.set()
         self._heartbeat.join(timeout=1.0)
 
@@ -141,20 +114,15 @@ class PlainReporter:
                 latest = running.progress[-1] if running.progress else ""
                 action = f": {shorten(clean(latest), _ACTION, placeholder=' ...')}" if latest else ""
                 took = now - running.started
-                left = self._left(variant, running, took)
+                expected, spent = self._estimate.by_variant.get(variant), self._spent.get(variant, 0.0)
+                seconds = remaining(running.counted, running=took, expected=expected, spent=spent, now=now)
+                left = f", about {duration(seconds)} left" if seconds else ""
                 line = f"{variant} {stage} still running after {duration(took)}{left}{action}"
                 self._lines.write(f"{self._stamp()} {line}\n")
 
-    def _left(self, variant: str, running: _Running, took: float) -> str:
-        expected = self._estimate.by_variant.get(variant)
-        rest = None if expected is None else expected - self._spent.get(variant, 0.0)
-        left = remaining(running.counted, running=took, expected=rest, now=running.started + took)
-        return f", about {duration(left)} left" if left else ""
-
     def summary(self, results: Sequence[VariantResult]) -> None:
         """Print the errors that no line has reported yet, then the table; append it to the step summary."""
-        seconds = self._clock() - self._began
-        write_summary(results, self._estimate, seconds, errors=self._lines, out=self._out, reported=self._failed)
+        write_summary(results, self._estimate, self._seconds, errors=self._lines, out=self._out, reported=self._failed)
         if self._github and self._github.step_summary:
             try:
                 with self._github.step_summary.open("a", encoding="utf-8") as file:

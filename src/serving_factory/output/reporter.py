@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from serving_factory.output.json_lines import JsonLinesReporter
+from serving_factory.output.outcomes import Reporter
 from serving_factory.output.plain import GitHub, PlainReporter
 from serving_factory.output.text import Stream
-from serving_factory.pipeline.estimates import NOTHING_TO_DO
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from serving_factory.output.board import BoardReporter
-    from serving_factory.pipeline.estimates import RunEstimate
+from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate
 
 
 def choose(
@@ -26,20 +22,13 @@ def choose(
     variants: Sequence[str] = (),
     last_stage: str | None = None,
     estimate: RunEstimate = NOTHING_TO_DO,
-) -> BoardReporter | JsonLinesReporter | PlainReporter:
+) -> Reporter:
     """Choose how to print: JSON lines; the live board on a terminal; else plain lines.
 
     On GitHub Actions all goes to stdout, where the runner keeps commands and lines in order. Elsewhere board and lines
     go to stderr, the summary to stdout.
 
-    Args:
-        json: print JSON lines.
-        stdout: for JSON and for the summary.
-        stderr: for the board and the lines.
-        environ: `CI`, `GITHUB_ACTIONS`, `GITHUB_STEP_SUMMARY`, `NO_COLOR` and `TERM` count.
-        variants: ids; the board shows those that wait, too.
-        last_stage: the stage after which a variant is done.
-        estimate: what the run is estimated to take.
+    Of `environ`, `CI`, `GITHUB_ACTIONS`, `GITHUB_STEP_SUMMARY`, `NO_COLOR` and `TERM` count.
     """
     out = Stream(stdout)
     if json:

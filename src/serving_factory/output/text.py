@@ -5,22 +5,14 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
-_KIB = 1024
-_MIB = 1024 * 1024
-_GIB = 1024 * 1024 * 1024
-_SECONDS_WITH_TENTHS = 10
-_FIRST_BEYOND_LATIN_1 = 0x100
-
-# ECMA-48: CSI sequences, then strings (OSC, DCS, SOS, PM, APC) up to their terminator, then the short
-# escapes.
+# ECMA-48: CSI sequences, then strings (OSC, DCS, SOS, PM, APC) up to their terminator, then the short escapes.
 _ESCAPE_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\|$)|[ -/]*[0-~])")
 
-# Control characters of both kinds, then invisible ones: those that turn the writing direction, break lines,
-# or are passed over by .NET's culture-sensitive comparison, with which GitHub's runner looks for commands;
-# then what no encoding can write.
+# Control characters, then invisible ones: those that turn the writing direction, break lines, or are ignored by .NET's
+# culture-sensitive comparison, with which GitHub's runner looks for commands; then what no encoding can write.
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
@@ -30,10 +22,9 @@ _UNSAFE = re.compile(
 def clean(text: str) -> str:
     r"""Give foreign text as one harmless line.
 
-    Escape sequences are dropped, of a line that was rewritten with `\r` the last state is kept, newlines
-    become spaces, other control and invisible characters are shown as `\x07`. What GitHub's runner would
-    take for a command (`::` at the start, whatever white space stands before it, or `##[` anywhere:
-    actions/runner, ActionCommand.cs) is broken by a space.
+    Escape sequences are dropped, of a line that was rewritten with `\r` the last state is kept, newlines become spaces,
+    other control and invisible characters are shown as `\x07`. A space breaks what GitHub's runner would take for a
+    command: `::` at the start, after any white space, or `##[` anywhere (actions/runner, ActionCommand.cs).
     """
     text = _ESCAPE_SEQUENCES.sub("", text).rstrip("\r\n")
     text = " ".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")).replace("\t", "    ")
@@ -49,27 +40,24 @@ def clean_lines(text: str) -> tuple[str, ...]:
 
 
 def size(number: int) -> str:
-    """Say a number of bytes: `12.3 MiB`; below one MiB in KiB, from one GiB on in GiB."""
-    if number < _KIB:
-        return f"{number} B"
-    if number < _MIB:
-        return f"{number / _KIB:.0f} KiB"
-    return f"{number / _MIB:,.1f} MiB" if number < _GIB else f"{number / _GIB:,.1f} GiB"
+    """A number of bytes: `12.3 MiB`; below one MiB in KiB, from one GiB on in GiB."""
+    for power, form, unit in ((3, ",.1f", "GiB"), (2, ",.1f", "MiB"), (1, ".0f", "KiB")):
+        if number >= 1024**power:
+            return f"{number / 1024**power:{form}} {unit}"
+    return f"{number} B"
 
 
 def count(number: int, noun: str) -> str:
-    """Say how many: `1 place`, `2 places`."""
+    """How many: `1 place`, `2 places`."""
     return f"1 {noun}" if number == 1 else f"{number} {noun}s"
 
 
-_PROPER = {
-    "bazel": "Bazel",
-    "cpu": "CPU",
-    "cuda": "CUDA",
-    "linux": "Linux",
-    "psabi": "psABI",
-    "tensorflow": "TensorFlow",
-}
+def words(counts: Mapping[str, int]) -> str:
+    """Counts that are not zero: `2 built, 1 failed`."""
+    return ", ".join(f"{number} {word}" for word, number in counts.items() if number)
+
+
+_PROPER = {word.lower(): word for word in ("Bazel", "CPU", "CUDA", "Linux", "psABI", "TensorFlow")}
 
 
 def label(name: str) -> str:
@@ -78,10 +66,9 @@ def label(name: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Say a time span: `2.1 s`, `42 s`, `3 min 05 s`, `2 h 07 min`."""
+    """A time span: `2.1 s`, `42 s`, `3 min 05 s`, `2 h 07 min`."""
     seconds = max(0.0, seconds)
-    tenths = round(seconds, 1)
-    if tenths < _SECONDS_WITH_TENTHS:
+    if (tenths := round(seconds, 1)) < 10:  # noqa: PLR2004
         return f"{tenths:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes == 0:
@@ -92,11 +79,10 @@ def duration(seconds: float) -> str:
 
 def _visible(match: re.Match[str]) -> str:
     code = ord(match[0])
-    return f"\\x{code:02x}" if code < _FIRST_BEYOND_LATIN_1 else f"\\u{code:04x}"
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"  # noqa: PLR2004
 
 
 _GAP = "  "
-_RIGHT = ">"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, width: int | None = None) -> str:
@@ -106,8 +92,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, width: int | N
     """
     cells = [[clean(cell) for cell in row] for row in rows]
     used = [index for index in range(len(heads)) if any(row[index] for row in cells)]
-    right = [heads[index].startswith(_RIGHT) for index in used]
-    titles = [heads[index].removeprefix(_RIGHT) for index in used]
+    right = [heads[index].startswith(">") for index in used]
+    titles = [heads[index].removeprefix(">") for index in used]
     cells = [[row[index] for index in used] for row in cells]
     widths = [max(map(_cells, column)) for column in zip(titles, *cells, strict=True)]
     if width is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
