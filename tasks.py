@@ -376,9 +376,9 @@ def push(options: PushOptions) -> None:
         ./factory push --registry registry.example.com
         ./factory push --registry 127.0.0.1:5000 --target cpu-optimized
     """
-    from serving_factory.commands.build import push as run_push
+    from serving_factory.commands.build import run_stage
 
-    run_push(options)
+    run_stage("push", options)
 
 
 # --- Maintain ---------------------------------------------------------------------------------------------------------

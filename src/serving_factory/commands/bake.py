@@ -19,34 +19,25 @@ from serving_factory.errors import RecipeError, UsageError
 from serving_factory.output.text import count
 from serving_factory.pipeline.bazel import local_bazelrc
 from serving_factory.pipeline.inputs import secrets_of, stage_inputs, write_secrets
-from serving_factory.pipeline.records import build_folder, write_atomically
+from serving_factory.pipeline.records import write_atomically
 from serving_factory.pipeline.stages.compile import devel_request
 from serving_factory.pipeline.stages.package import runtime_request
 from serving_factory.recipes.labels import image_env, image_json, image_labels
 from serving_factory.recipes.recipe import Recipe, recipes_for
 
-_SHARED_STAGES = ("base_build", "fetch")
-"""Stages of the devel Dockerfile that variants of one release and flavour have in common."""
-
-STAGE_GROUPS = (*_SHARED_STAGES, "artifact", "image")
-"""A group of targets for each: everything, up to that stage."""
+_SHARED_STAGES = ("base_build", "fetch")  # of the devel Dockerfile: the same for variants of a release and flavour
+STAGE_GROUPS = (*_SHARED_STAGES, "artifact", "image")  # a group of targets for each: everything, up to that stage
 
 _Target = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Bake:
-    """A bake file, and what it refers to.
-
-    Args:
-        document: the file, as data.
-        files: path → text of the Dockerfiles and of the files that say what an image is.
-        inputs: folder → the recipe whose inputs are put together there.
-    """
+    """A bake file, and what it refers to."""
 
     document: Mapping[str, Any]
-    files: Mapping[Path, str]
-    inputs: Mapping[Path, Recipe]
+    files: Mapping[Path, str]  # path → text of the Dockerfiles and of the files that say what an image is
+    inputs: Mapping[Path, Recipe]  # folder → the recipe whose inputs are put together there
 
 
 def bake_file(asked: Asked, *, output: str) -> None:
@@ -62,7 +53,7 @@ def bake_file(asked: Asked, *, output: str) -> None:
             f"a target of the matrix is named {min(taken)}, like a group of every bake file",
             remedy="rename that target",
         )
-    folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build).resolve() / "bake"
+    folder = asked.folder.resolve() / "bake"
     secrets = {recipe.variant.id: secrets_of(recipe.inputs, local_bazelrc(recipe)) for recipe in recipes}
     made = bake(recipes, folder=folder, secrets=secrets)
     for path, text in made.files.items():
@@ -83,12 +74,8 @@ def bake(recipes: Sequence[Recipe], *, folder: Path, secrets: Mapping[str, Colle
 
     For each variant there are two targets, its image, `2_19_1-cpu-v3`, and what is compiled for that,
     `2_19_1-cpu-v3-artifact`; for each release and flavour the stages that variants share. They are linked by
-    `contexts`. Groups are named after the matrix's targets, and after `STAGE_GROUPS`.
-
-    Args:
-        recipes: of the variants.
-        folder: where the files lie, an absolute path; artifacts go there too.
-        secrets: a variant's id → the ids of its secrets, whose files lie in `secrets` beside its inputs.
+    `contexts`. Groups are named after the matrix's targets, and after `STAGE_GROUPS`. Files and artifacts lie in
+    `folder`, an absolute path. `secrets` has the ids of each variant's secrets, whose files lie beside its inputs.
     """
     targets: dict[str, _Target] = {}
     files: dict[Path, str] = {}
@@ -109,14 +96,14 @@ def bake(recipes: Sequence[Recipe], *, folder: Path, secrets: Mapping[str, Colle
         of_no_level = tuple(pair for pair in request.build_args if pair[0] != "COPTS")
         links: tuple[tuple[str, str], ...] = ()
         for stage in _SHARED_STAGES:
-            name = f"{_word(shared)}-{stage}"
+            name = f"{shared.replace('.', '_')}-{stage}"  # bake allows no dots
             shared_request = replace(
                 request, target=stage, build_args=of_no_level, contexts=(*request.contexts, *links)
             )
             targets[name] = {**_target(shared_request, recipe), "output": ["type=cacheonly"], **_cache(name)}
             links = (*links, (stage, f"target:{name}"))
-            _join(groups[stage], name)
-        image = _word(recipe.variant.id)
+            groups[stage].append(name)
+        image = recipe.variant.id.replace(".", "_")
         artifact = f"{image}-artifact"
         output = csv_fields("type=local", f"dest={own / 'artifact'}")
         linked = replace(request, contexts=(*request.contexts, *links))
@@ -124,10 +111,10 @@ def bake(recipes: Sequence[Recipe], *, folder: Path, secrets: Mapping[str, Colle
         targets[image] = _image(recipe, own, files, artifact=artifact)
         groups["artifact"].append(artifact)
         for name in ("default", "image", *recipe.targets):
-            _join(groups.setdefault(name, []), image)
+            groups.setdefault(name, []).append(image)
     document = {
         "variable": {"CACHE": {"default": ""}},
-        "group": {name: {"targets": members} for name, members in groups.items()},
+        "group": {name: {"targets": list(dict.fromkeys(members))} for name, members in groups.items()},
         "target": targets,
     }
     return Bake(document, files, inputs)
@@ -181,16 +168,6 @@ def _cache(name: str) -> _Target:
         "cache-from": f'${{compact([CACHE == "" ? "" : "{reference}"])}}',
         "cache-to": f'${{compact([CACHE == "" ? "" : "{reference},mode=max"])}}',
     }
-
-
-def _join(group: list[str], name: str) -> None:
-    if name not in group:
-        group.append(name)
-
-
-def _word(text: str) -> str:
-    """A name as bake allows it."""
-    return text.replace(".", "_")
 
 
 def _literals(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -76,12 +76,12 @@ def _output(number: int, before: TextIO | None, *, errors: str) -> TextIO:
 
 
 def lost_output() -> FactoryError | None:
-    """Give the error where output could not be written. A reader that has read enough (EPIPE) is none."""
+    """The error where output could not be written. A reader that has read enough (EPIPE) is none."""
     sys.stdout.flush()
     sys.stderr.flush()
     for name, output in zip(("standard output", "standard error"), _outputs, strict=False):
         if output.lost is not None and output.lost.errno != errno.EPIPE:
-            remedy = f"make room where {name} is written, or write it elsewhere"
+            remedy = f"free some space where {name} is written, or write it elsewhere"
             if output.lost.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 remedy = os_remedy(OSError(output.lost.errno, "", name))
             return FactoryError(f"Not all of {name} could be written.", why=str(output.lost.strerror), remedy=remedy)
@@ -137,7 +137,7 @@ def _unraisable(event: sys.UnraisableHookArgs) -> None:
 
 
 def exit_with(error: FactoryError, *, code: int | None = None) -> Exit:
-    """Give what ends the process with an error's message, and its exit code or another; GitHub shows it on its page."""
+    """An Exit with an error's message, and its exit code or another; GitHub shows the message on the run's page."""
     from invoke.exceptions import Exit
 
     from serving_factory.output.errors import render_error

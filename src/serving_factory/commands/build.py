@@ -7,19 +7,21 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from invoke.exceptions import Exit
 
 from serving_factory.commands.boundary import exit_with
 from serving_factory.commands.plan import Plan, budget_of, plan_run, site_of
-from serving_factory.commands.shared import Asked, RunOptions, show, width, write
+from serving_factory.commands.shared import Asked, RunOptions, progress, show, width, write
 from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
+from serving_factory.matrix.matrix import Matrix
+from serving_factory.matrix.variant import Variant
 from serving_factory.output.estimates import ESTIMATE_HEADS, estimate_cells, estimate_line, needs_text
 from serving_factory.output.outcomes import demo_table, pushed_list
 from serving_factory.output.reporter import choose
-from serving_factory.output.text import count, size, table
+from serving_factory.output.text import cell, count, size, table
 from serving_factory.pipeline.adoption import adopt_old_records
 from serving_factory.pipeline.budget import Budget, Schedule, one_by_one, schedule
 from serving_factory.pipeline.build_lock import hold_lock, hold_matrix_lock
@@ -36,13 +38,6 @@ from serving_factory.recipes.addresses import Download, downloads_of
 from serving_factory.recipes.pins import require_locked, unpinned_bases
 from serving_factory.recipes.recipe import Recipe, Unbuildable, recipes_for
 
-if TYPE_CHECKING:
-    from serving_factory.matrix.matrix import Matrix
-    from serving_factory.matrix.variant import Variant
-
-_WITH = {"compile": ("compile", "extract")}
-"""What the task of a stage's name runs where that is not the stage alone."""
-
 
 def build(options: RunOptions) -> None:
     """Take the chosen variants through the pipeline, with a registry to the push; or print the plan."""
@@ -54,13 +49,8 @@ def build(options: RunOptions) -> None:
 
 
 def run_stage(name: str, options: RunOptions) -> None:
-    """Run one stage of the chosen variants."""
-    _run(options, tuple(map(stage, _WITH.get(name, (name,)))))
-
-
-def push(options: RunOptions) -> None:
-    """Push the chosen variants' images."""
-    _run(options, (stage("push"),))
+    """Run one stage of the chosen variants; a compiled binary's facts are read, too."""
+    _run(options, tuple(map(stage, ("compile", "extract") if name == "compile" else (name,))))
 
 
 def demo(options: RunOptions) -> None:
@@ -118,29 +108,25 @@ def _prepared(options: RunOptions, stages: Sequence[Stage[Any]]) -> _Run:
     return _Run(options, matrix, chosen, site, jobs, tuple(unbuildable), stages)
 
 
-def _adopt(run: _Run) -> None:
-    sys.stderr.write("".join(f"Note: {line}\n" for line in adopt_old_records(run.jobs)))
-
-
 def _try_pushes(run: _Run) -> None:
     """Ask the registry whether it would take a push, before work begins that may take hours."""
     before = run.stages[:-1]
     if run.last_stage == "push" and any(has_work(one, job) for job in run.jobs for one in before):
         from serving_factory.pipeline.stages.push import try_pushes
 
-        try_pushes(run.jobs, lambda text: sys.stderr.write(f"{text}\n"))
+        try_pushes(run.jobs, progress)
 
 
 def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResult, ...]:
     run = _prepared(options, stages)
     if any(one.compiles for one in stages) and (unpinned := unpinned_bases(run.chosen, run.matrix)):
-        sys.stderr.write(
+        progress(
             f"Not pinned: {', '.join(unpinned)}. `./factory lock` pins base images by digest; "
-            "`build --locked` refuses those that are not pinned.\n"
+            "`build --locked` refuses those that are not pinned."
         )
     checkout, site = options.asked.checkout, run.site
     with hold_lock(checkout.build), hold_matrix_lock(site.build):
-        _adopt(run)
+        progress(*(f"Note: {line}" for line in adopt_old_records(run.jobs)))
         _try_pushes(run)
         turns, estimate = _schedule(run)
         recorder = Recorder(
@@ -183,7 +169,7 @@ def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResu
         cancelled = isinstance(done.ended_by, CancelledError)
         notes = "" if cancelled else _after(run.jobs, stages, results, run.matrix.resources.cache)
     if recorder.trouble:
-        sys.stderr.write(f"Note: {recorder.trouble}\n")
+        progress(f"Note: {recorder.trouble}")
     (sys.stderr if options.json else sys.stdout).write(notes)
     if run.last_stage == "push" and not options.json:
         write(pushed_list(results))
@@ -280,7 +266,7 @@ class PlannedRow:
 
 def _print_plan(options: RunOptions, stages: Sequence[Stage[Any]]) -> None:
     run = _prepared(options, stages)
-    _adopt(run)
+    progress(*(f"Note: {line}" for line in adopt_old_records(run.jobs)))
     variants = plan_stages(run.jobs, stages)
     budget = budget_of(run.site, stages, memory=options.memory) if any(one.run for one in variants) else None
     plan = plan_run(options.asked, run.recipes, variants, options.limits(run.matrix.resources), budget)
@@ -306,20 +292,12 @@ def _rows(plan: Plan, unbuildable: Sequence[Unbuildable]) -> list[PlannedRow]:
     order = {id_: index for index, id_ in enumerate(turns)}
     rows = []
     for one in sorted(plan.variants, key=lambda one: order.get(one.variant, len(order))):
-        turn = turns.get(one.variant)
-        rows.append(
-            PlannedRow(
-                variant=one.variant,
-                run=one.run,
-                up_to_date=one.up_to_date,
-                because=one.because or None,
-                wave=turn.wave if turn else None,
-                jobs=turn.share.jobs or None if turn else None,
-                memory=turn.share.memory if turn else None,
-                after=turn.after or None if turn else None,
-                estimate=estimates.get(one.variant),
-            )
-        )
+        id_, because, estimate = one.variant, one.because or None, estimates.get(one.variant)
+        row = PlannedRow(variant=id_, run=one.run, up_to_date=one.up_to_date, because=because, estimate=estimate)
+        if turn := turns.get(id_):
+            share = turn.share
+            row = replace(row, wave=turn.wave, jobs=share.jobs or None, memory=share.memory, after=turn.after or None)
+        rows.append(row)
     return rows + [PlannedRow(variant=one.variant.id, unbuildable=one.error.what) for one in unbuildable]
 
 
@@ -330,21 +308,21 @@ def plan_table(rows: Sequence[PlannedRow], budget: Budget | None = None, *, widt
     heads = (">wave", "variant", "would run", "up to date", ">jobs", ">memory", "because", *ESTIMATE_HEADS)
     cells = [
         (
-            "" if row.wave is None else str(row.wave),
+            cell(row.wave),
             row.variant,
             " ".join(row.run) or "nothing",
             " ".join(row.up_to_date),
-            "" if row.jobs is None else str(row.jobs),
-            "" if row.memory is None else size(row.memory),
+            cell(row.jobs),
+            cell(row.memory, size),
             row.unbuildable or "; ".join(filter(None, (row.because, row.after and f"after {row.after}"))),
             *estimate_cells(row.estimate),
         )
         for row in rows
     ]
     work, unbuildable = sum(bool(row.run) for row in rows), sum(bool(row.unbuildable) for row in rows)
-    counts = [f"{work} to build", f"{len(rows) - work - unbuildable} up to date"]
-    counts += [f"{unbuildable} cannot be built"] if unbuildable else []
-    end = f"{count(len(rows), 'variant')}: {', '.join(counts)}. Nothing was run.\n"
+    counts = f"{work} to build, {len(rows) - work - unbuildable} up to date"
+    counts += f", {unbuildable} cannot be built" if unbuildable else ""
+    end = f"{count(len(rows), 'variant')}: {counts}. Nothing was run.\n"
     if budget:
         end += f"The engine's machine has {budget.cpus} CPUs and {size(budget.memory)} of memory for builds; "
         end += "the variants of a wave compile at the same time.\n"

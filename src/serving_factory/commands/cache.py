@@ -10,7 +10,6 @@ from packaging.version import Version
 
 from serving_factory.commands.shared import CacheOptions, bytes_of, show, width
 from serving_factory.errors import FactoryError, UsageError
-from serving_factory.matrix.matrix import Matrix
 from serving_factory.output.text import count, size, table
 from serving_factory.pipeline.bazel import unusable, uploads
 from serving_factory.pipeline.build_lock import hold_lock
@@ -28,13 +27,16 @@ def cache(options: CacheOptions) -> None:
     _check(options)
     asked, file = options.asked, options.file
     matrix = asked.load()
-    base = _base(matrix)
+    recipes, unbuildable = recipes_for(matrix.variants, matrix)
+    if not recipes:
+        raise unbuildable[0].error
+    base = recipes[0].base_image  # the engine has it wherever something has been built
     if options.verb == "show":
         _show("", show_caches(base), json=options.json)
         return
     with hold_lock(asked.checkout.build):
         if options.verb == "export":
-            exported = export_caches(base, _target(file))
+            exported = export_caches(base, Path(file).resolve())
             total = size(sum(one.bytes for one in exported))
             _show(f"exported {total} to {file}\n", exported, json=options.json, file=file)
         elif options.verb == "import":
@@ -54,9 +56,7 @@ def _show_changed(word: str, changed: Changed, *, json: bool) -> None:
 def _show(text: str, caches: Sequence[Cache], *, json: bool, **more: object) -> None:
     documents = [
         {
-            "name": one.name,
-            "bytes": one.bytes,
-            "files": one.files,
+            **{name: getattr(one, name) for name in ("name", "bytes", "files")},
             "last_used": _when(one.used) or None,
             "toolchain": one.toolchain or None,
         }
@@ -69,13 +69,12 @@ def _show(text: str, caches: Sequence[Cache], *, json: bool, **more: object) -> 
 
 def caches_table(caches: Sequence[Cache], *, width: int | None = None) -> str:
     """A line for each cache, and one for the total."""
-    rows = [(one.name, size(one.bytes), str(one.files), _when(one.used), _about(one)) for one in caches]
+    rows = []
+    for one in caches:
+        users = "all builds, for downloads" if one.name == "repository" else one.toolchain.replace(";", "; ")
+        rows.append((one.name, size(one.bytes), str(one.files), _when(one.used), users))
     rows.append(("total", size(sum(one.bytes for one in caches)), str(sum(one.files for one in caches)), "", ""))
     return table(("cache", ">size", ">files", "last used", "used by"), rows, width=width)
-
-
-def _about(cache: Cache) -> str:
-    return "all builds, for downloads" if cache.name == "repository" else cache.toolchain.replace(";", "; ")
 
 
 def _when(seconds: int) -> str:
@@ -87,12 +86,7 @@ def _amount(changed: Changed) -> str:
 
 
 def cap_caches(base: str, most: str) -> str:
-    """Prune the caches to what the matrix allows, after a build; the text to print, for a failure does not end a build.
-
-    Args:
-        base: the base image of a variant that was worked on just now.
-        most: what they may hold, as the matrix has it.
-    """
+    """Prune the caches after a build to `most`, the matrix's size; the text to print, for a failure ends no build."""
     try:
         changed = prune_caches(base, most=_bytes(most))
     except FactoryError as error:
@@ -140,17 +134,15 @@ def _check(options: CacheOptions) -> None:
         raise UsageError(
             "--max-size and --toolchain belong to `cache prune`", remedy="type ./factory cache prune --max-size 20GiB"
         )
-    if verb == "import" and not Path(file).is_file():
-        raise UsageError(f"there is no file {file}", remedy="name one that `./factory cache export` wrote")
-
-
-def _target(file: str) -> Path:
     path = Path(file).resolve()
+    if verb == "import" and not path.is_file():
+        raise UsageError(f"there is no file {file}", remedy="name one that `./factory cache export` wrote")
+    if verb != "export":
+        return
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent}", remedy="make it, or name another place")
     if path.is_dir():
         raise UsageError(f"{path} is a folder", remedy="name a file in it, such as caches.tar")
-    return path
 
 
 def _most(max_size: str, toolchain: str, cap: str | None) -> int:
@@ -169,11 +161,3 @@ def _bytes(text: str) -> int:
     if found is None:
         raise UsageError(f"--max-size must be a size, got {text!r}", remedy="give MiB or GiB: --max-size 20GiB")
     return found
-
-
-def _base(matrix: Matrix) -> str:
-    """The base image of the matrix's first variant: the engine has it wherever something has been built."""
-    recipes, unbuildable = recipes_for(matrix.variants, matrix)
-    if not recipes:
-        raise unbuildable[0].error
-    return recipes[0].base_image

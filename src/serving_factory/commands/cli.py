@@ -63,10 +63,14 @@ class _Parameter:
 
 
 def _hints(taker: Callable[..., object], names: Sequence[str]) -> Iterator[tuple[str, Any, Any]]:
-    """The parameters of a function, or the named fields of a group (a dataclass): name, type, and what annotates it."""
+    """The parameters of a function, or the named fields of a group (a dataclass): name, type, and its annotation."""
     for name, hint in get_type_hints(taker, include_extras=True).items():
         if not names or name in names:
             yield (name, *get_args(hint)) if get_origin(hint) is Annotated else (name, hint, ())
+
+
+def _is_group(type_: object) -> bool:
+    return is_dataclass(type_)
 
 
 @cache
@@ -74,7 +78,7 @@ def _parameters(taker: Callable[..., object], names: Sequence[str] = ()) -> tupl
     """The options that a function or a group takes: what is annotated with an Option."""
     found: list[_Parameter] = []
     for name, type_, note in _hints(taker, names):
-        if is_dataclass(type_):
+        if _is_group(type_):
             found += _parameters(type_, note)
         elif isinstance(note, Option):
             kind = bool if type_ is bool else list if get_origin(type_) is tuple else str
@@ -86,7 +90,7 @@ def _filled(taker: Callable[..., object], given: Mapping[str, object], names: Se
     """The arguments of a function, or of a group, made of what was typed; the rest has its defaults."""
     made: dict[str, Any] = {}
     for name, type_, note in _hints(taker, names):
-        if is_dataclass(type_) and _parameters(type_, note):
+        if _is_group(type_) and _parameters(type_, note):
             made[name] = type_(**_filled(type_, given, note))
         elif isinstance(note, Option) and (value := given.get(name)):
             text = _Parameter(name, str, note).flag

@@ -18,7 +18,7 @@ from serving_factory.doctor.checks import Check, Verdict, fail, seen_here
 from serving_factory.errors import EngineError, EngineUnavailableError, MachineUnfitError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
-from serving_factory.output.text import clean, clean_lines, count
+from serving_factory.output.text import clean, clean_lines, count, words
 from serving_factory.pipeline.budget import LIGHT, Budget, Turn
 from serving_factory.pipeline.history import disk_of
 from serving_factory.pipeline.job import Job
@@ -50,8 +50,7 @@ def doctor_page(checks: Sequence[Check]) -> str:
         lines.append(f"{check.verdict:<4}  {check.name:<{margin}}  {clean(check.found)}")
         for label, text in (("Consequence", check.means), ("What to do", check.remedy)):
             lines += [f"{'':<{margin + 8}}{label}: {' '.join(clean_lines(text))}"] if text else []
-    counts = {verdict: sum(check.verdict is verdict for check in checks) for verdict in Verdict}
-    totals = ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
+    totals = words({verdict: sum(check.verdict is verdict for check in checks) for verdict in Verdict})
     return "".join(f"{line}\n" for line in [*lines, "", f"{count(len(checks), 'check')}: {totals}."])
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from textwrap import fill
 
 from serving_factory.commands.shared import Asked, show, width
 from serving_factory.errors import FactoryError, RecipeError, UnknownNameError, UsageError
-from serving_factory.matrix.matrix import CATALOGUE, Matrix, origin
+from serving_factory.matrix.matrix import CATALOGUE, origin
 from serving_factory.output.text import count, label, page, table
-from serving_factory.pipeline.records import build_folder
 from serving_factory.pipeline.stages.compile import devel_image_command
 from serving_factory.recipes.explain import Explained, Explanation, explain, explain_matrix, explain_upstream
 from serving_factory.recipes.recipe import recipe_for, recipes_for
 
 _TITLES = {"cpu": "CPU", "lower_cpu": "On a CPU below this level", "unbuildable": "Cannot be built"}
 _WRAPPED = 96
-_BESIDE = 60
-"""The longest value that its origin stands beside; below longer ones it gets a line of its own."""
+_BESIDE = 60  # the longest value that its origin stands beside; below longer ones it gets a line of its own
 
 
 def explain_variant(asked: Asked, id_: str, *, json: bool) -> None:
@@ -37,8 +34,7 @@ def explain_variant(asked: Asked, id_: str, *, json: bool) -> None:
     except RecipeError:
         sections += explain_upstream(variant, matrix)
     else:
-        folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build) / variant.id
-        sections += explain(recipe, matrix, devel_command=devel_image_command(recipe, folder))
+        sections += explain(recipe, matrix, devel_command=devel_image_command(recipe, asked.folder / variant.id))
     show({"variant": variant.id, "entries": _entries(sections)}, _page(variant.id, sections), json=json)
 
 
@@ -79,57 +75,27 @@ def _with_origin(one: Explained) -> str:
     return f"{value}{gap}({one.origin})"
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Why a variant is dropped, and where that is said."""
-
-    reason: str
-    origin: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """A variant that a target selects and that is not built."""
-
-    variant: str
-    target: str
-    reasons: tuple[Reason, ...]
-
-
 def explain_dropped(asked: Asked, id_: str, *, json: bool) -> None:
     """Print which variants are dropped, and why; with an id, only that variant."""
     matrix = asked.load()
-    dropped = [one for one in _dropped(matrix) if id_ in {"", one.variant}]
-    if id_ and not dropped:
+    documents, cells = [], []
+    for dropped in matrix.dropped:
+        one, target = dropped.candidate.variant.id, dropped.candidate.target
+        if id_ in {"", one}:
+            why = [
+                (reason.text, origin(matrix, reason.rule.path) if reason.rule else CATALOGUE)
+                for reason in dropped.reasons
+            ]
+            reasons = [{"reason": text, "origin": place} for text, place in why]
+            documents.append({"variant": one, "target": target, "reasons": reasons})
+            cells += [(*(("", "") if index else (one, target)), *reason) for index, reason in enumerate(why)]
+    if id_ and not documents:
         raise UnknownNameError(
             f"no variant {id_} is dropped",
             remedy="`./factory explain --dropped` lists the dropped variants, `./factory list` those that are built",
         )
-    show({"dropped": dropped}, dropped_table(dropped, width=width()), json=json)
-
-
-def _dropped(matrix: Matrix) -> list[Dropped]:
-    return [
-        Dropped(
-            dropped.candidate.variant.id,
-            dropped.candidate.target,
-            tuple(
-                Reason(reason.text, origin(matrix, reason.rule.path) if reason.rule else CATALOGUE)
-                for reason in dropped.reasons
-            ),
-        )
-        for dropped in matrix.dropped
-    ]
-
-
-def dropped_table(dropped: Sequence[Dropped], *, width: int | None = None) -> str:
-    """A line for each reason."""
-    if not dropped:
-        return "No variant is dropped: every variant that a target selects is built.\n"
-    cells = [
-        (*(("", "") if index else (one.variant, one.target)), reason.reason, reason.origin)
-        for one in dropped
-        for index, reason in enumerate(one.reasons)
-    ]
-    text = table(("variant", "target", "reason", "origin"), cells, width=width)
-    return f"{text}\n{count(len(dropped), 'variant')} dropped.\n"
+    text = "No variant is dropped: every variant that a target selects is built.\n"
+    if documents:
+        text = table(("variant", "target", "reason", "origin"), cells, width=width())
+        text += f"\n{count(len(documents), 'variant')} dropped.\n"
+    show({"dropped": documents}, text, json=json)

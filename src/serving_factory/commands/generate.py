@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,8 +29,6 @@ from serving_factory.recipes.toolchain import Toolchain, toolchain_for
 
 OVERVIEW_FILE = "docs/releases.md"
 _ROOT = CONTEXT.parents[1]
-Drift = Mapping[str, str]
-"""Path, relative to the folder → what is wrong with it: `missing`, `differs` or `nothing makes it`."""
 
 
 def generate(asked: Asked, *, check: bool) -> None:
@@ -48,7 +46,8 @@ def generate(asked: Asked, *, check: bool) -> None:
         page = asked.checkout.root / OVERVIEW_FILE
         for path, text in ((schema, matrix_schema()), (page, overview(matrix))):
             files[path] = text
-            wrong |= _text_drift(path, text)
+            if not path.is_file() or path.read_bytes() != text.encode():
+                wrong[path] = "differs" if path.is_file() else "missing"
     if check and wrong:
         raise DriftError(
             f"{count(len(wrong), 'generated file')} out of date",
@@ -64,12 +63,6 @@ def generate(asked: Asked, *, check: bool) -> None:
     write(f"{len(files)} files are up to date\n")
 
 
-def _text_drift(path: Path, text: str) -> dict[Path, str]:
-    if not path.is_file():
-        return {path: "missing"}
-    return {} if path.read_bytes() == text.encode() else {path: "differs"}
-
-
 def generated_folder(matrix_file: Path) -> Path:
     """Where a matrix's Dockerfiles lie: `dockerfiles` beside matrix.yaml, `NAME.dockerfiles` beside NAME.yaml."""
     stem = matrix_file.stem
@@ -79,15 +72,15 @@ def generated_folder(matrix_file: Path) -> Path:
 def generated_files(matrix: Matrix, *, root: Path = _ROOT, every_release: bool = False) -> Mapping[str, str]:
     """Render Dockerfiles: path, relative to the matrix's folder of them → text.
 
-    Args:
-        matrix: its settings hold, but not its network, which is another one on each machine.
-        root: the checkout, from which the paths in their headers start.
-        every_release: every release and flavour of the catalogue, instead of the matrix's variants.
+    The matrix's settings hold, but not its network, which is another one on each machine. Paths in headers start from
+    `root`. `every_release` is every release and flavour of the catalogue, instead of the matrix's variants.
     """
     folder = generated_folder(matrix.file.absolute())
     matrix = replace(matrix, network=Network(base_images=matrix.network.base_images, git_mirrors={}))
     files: dict[str, str] = {}
-    for variant in _every_variant() if every_release else matrix.variants:
+    # A variant of each release and flavour: its level and its capabilities are in no Dockerfile.
+    every = (_variant(release, flavour) for release in releases().values() for flavour in release.flavours)
+    for variant in every if every_release else matrix.variants:
         devel, runtime = (f"{variant.release}/{variant.flavour}.{kind}.Dockerfile" for kind in ("devel", "runtime"))
         if devel in files:
             continue
@@ -99,13 +92,6 @@ def generated_files(matrix: Matrix, *, root: Path = _ROOT, every_release: bool =
         files[devel] = _with_command(recipe.devel, _devel_request(recipe, folder / devel, exported), root)
         files[runtime] = _with_command(recipe.runtime, _runtime_request(recipe, folder / runtime, exported), root)
     return files
-
-
-def _every_variant() -> Iterator[Variant]:
-    """A variant of each release and flavour; its level and its capabilities are in no Dockerfile."""
-    for release in releases().values():
-        for flavour in release.flavours:
-            yield _variant(release, flavour)
 
 
 def _variant(release: Release, flavour: Flavour) -> Variant:
@@ -136,8 +122,8 @@ def _with_command(text: str, request: BuildRequest, root: Path) -> str:
     return f"{title}\n#\n# Build it, in the root of the repository:\n#   {command}\n#\n{rest}"
 
 
-def drift(folder: Path, files: Mapping[str, str]) -> Drift:
-    """Compare the files in a folder with what the data gives."""
+def drift(folder: Path, files: Mapping[str, str]) -> Mapping[str, str]:
+    """What is wrong with a folder: path in it → `missing`, `differs` or `nothing makes it`."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("[0-9]*/*.Dockerfile")}
     wrong = {
         name: "differs" if name in found else "missing"
@@ -175,11 +161,12 @@ _COLUMNS = """
 def overview(matrix: Matrix) -> str:
     """Write the page, with the settings of a matrix."""
     rows = (_row(release, flavour, matrix) for release in releases().values() for flavour in release.flavours)
-    return "".join((_HEAD, *map(_built_row, built()), _COLUMNS, *rows))
+    lines = [[f"| {' | '.join(cells)} |\n" for cells in table] for table in (map(_built_row, built()), rows)]
+    return "".join((_HEAD, *lines[0], _COLUMNS, *lines[1]))
 
 
-def _built_row(build: Built) -> str:
-    cells = (
+def _built_row(build: Built) -> Sequence[str]:
+    return (
         f"{build.release} {build.flavour}",
         build.level,
         build.base,
@@ -190,29 +177,22 @@ def _built_row(build: Built) -> str:
         f"{build.actions:,}, {build.cached:,} from the disk cache",
         f"{build.minutes} min on {build.processors} processors",
     )
-    return f"| {' | '.join(cells)} |\n"
 
 
-def _sure(release: Release, flavour: Flavour) -> str:
+def _row(release: Release, flavour: Flavour, matrix: Matrix) -> Sequence[str]:
+    toolchain = toolchain_for(_variant(release, flavour), release, matrix.settings_of(release.tag))
     proofs = [build for build in built() if (build.release, build.flavour) == (release.tag, flavour.value)]
     bases = sorted({f"{build.base}, {build.compiler}" for build in proofs})
-    return f"built, on {' and '.join(bases)}" if bases else "rendered and checked"
-
-
-def _row(release: Release, flavour: Flavour, matrix: Matrix) -> str:
-    toolchain = toolchain_for(_variant(release, flavour), release, matrix.settings_of(release.tag))
-    bazel = toolchain.bazel.version + ("" if toolchain.bazel.sha256 else " (checksum unknown)")
-    cells = (
+    return (
         release.tag,
         flavour.value,
         toolchain.base,
         toolchain.compiler,
-        bazel,
+        toolchain.bazel.version + ("" if toolchain.bazel.sha256 else " (checksum unknown)"),
         _cuda(toolchain),
         "; ".join(_fixed(release, flavour, toolchain)) or "-",
-        _sure(release, flavour),
+        f"built, on {' and '.join(bases)}" if bases else "rendered and checked",
     )
-    return f"| {' | '.join(cells)} |\n"
 
 
 def _cuda(toolchain: Toolchain) -> str:

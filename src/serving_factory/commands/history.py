@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from serving_factory.commands.shared import Asked, show, width
+from serving_factory.commands.shared import Asked, progress, show, width
 from serving_factory.errors import UnknownNameError, UsageError
-from serving_factory.output.text import count, duration, label, page, size, table
+from serving_factory.output.text import cell, count, duration, label, page, size, table, words
 from serving_factory.pipeline.build_lock import held_since
 from serving_factory.pipeline.history import Change, Run, changes, read_run, read_runs, run_numbers
-from serving_factory.pipeline.records import Record, build_folder, matrix_name
+from serving_factory.pipeline.records import Record, matrix_name
 from serving_factory.pipeline.stages import reached
 
 _LATEST = 30  # runs that are listed for people
@@ -22,14 +21,14 @@ _ABSENT = "absent"
 _DIGEST = 19  # characters of `sha256:` and a dozen digits
 
 
-def show_history(asked: Asked, words: Sequence[str], *, json: bool) -> None:
+def show_history(asked: Asked, numbers: Sequence[str], *, json: bool) -> None:
     """Print the latest runs (of the matrix file, if one is named); or one of them; or what changed between two."""
-    chosen = [_number(word) for word in words]
+    chosen = [_number(word) for word in numbers]
     build = asked.checkout.build
     since = held_since(build)
     if not chosen:
         found, notes = read_runs(build)
-        sys.stderr.write("".join(f"Note: {note}\n" for note in notes))
+        progress(*(f"Note: {note}" for note in notes))
         name = matrix_name(asked.file, asked.checkout.root) if asked.matrix else ""
         _show_runs([_marked(run, since) for run in found if not name or run.matrix == name], json=json)
         return
@@ -41,7 +40,7 @@ def show_history(asked: Asked, words: Sequence[str], *, json: bool) -> None:
     runs = [_marked(read_run(build, number), since) for number in chosen]
     for run in runs:
         if run.damaged:
-            sys.stderr.write(f"Note: run {run.id}: {count(run.damaged, 'line')} of its file cannot be read\n")
+            progress(f"Note: run {run.id}: {count(run.damaged, 'line')} of its file cannot be read")
     if len(runs) == 1:
         _show_run(runs[0], json=json)
     else:
@@ -72,7 +71,7 @@ def _show_runs(runs: Sequence[Run], *, json: bool) -> None:
     heads = (">run", "started", ">time", ">estimated", "variants", "command")
     cells = []
     for run in runs[:_LATEST]:
-        counts = ", ".join(f"{number} {label(status)}" for status, number in run.counts.items())
+        counts = words({label(status): number for status, number in run.counts.items()})
         cells.append((str(run.id), run.started, _span(run), _time(run.estimate), counts, run.command))
     older = f"Not shown: {count(len(runs) - _LATEST, 'older run')}.\n" if runs[_LATEST:] else ""
     hint = "`./factory history RUN` shows one run, `./factory history RUN RUN` compares two.\n"
@@ -93,8 +92,8 @@ def _show_run(run: Run, *, json: bool) -> None:
             label(one.status),
             _time(one.seconds),
             _time(one.estimate),
-            _size(one.binary_size),
-            _size(one.image_size),
+            cell(one.binary_size, size),
+            cell(one.image_size, size),
             (one.binary or "")[:12],
             one.error or "",
         )
@@ -130,10 +129,6 @@ def _time(value: float | None) -> str:
     return duration(value) if value else ""
 
 
-def _size(value: int | None) -> str:
-    return "" if value is None else size(value)
-
-
 def _value(change: Change, value: str | float | None) -> str:
     if value is None:
         return "-"
@@ -144,30 +139,21 @@ def _value(change: Change, value: str | float | None) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
-    """The numbers in the records of one variant; None where a record does not have it.
-
-    Args:
-        compiled: when the binary was compiled; UTC, ISO 8601.
-        stage_seconds: how long the compile stage took; `wall_seconds` of these are Bazel's.
-        local_actions: those of the actions that ran in the build's container, as the hits and `remote_actions` are.
-        bytes_fetched: what came over the network to Bazel's containers.
-        cpu_seconds: of all actions and of Bazel.
-        peak_memory_bytes: of the build's container.
-    """
+    """The numbers in the records of one variant; None where a record does not have it."""
 
     variant: str
-    compiled: str | None = None
-    stage_seconds: float | None = None
+    compiled: str | None = None  # when; UTC, ISO 8601
+    stage_seconds: float | None = None  # of the compile stage; `wall_seconds` of these are Bazel's
     wall_seconds: float | None = None
     actions: int | None = None
-    local_actions: int | None = None
+    local_actions: int | None = None  # those that ran in the build's container
     disk_cache_hits: int | None = None
     remote_cache_hits: int | None = None
     remote_actions: int | None = None
-    bytes_fetched: int | None = None
+    bytes_fetched: int | None = None  # over the network, by Bazel's containers
     critical_path_seconds: float | None = None
-    cpu_seconds: float | None = None
-    peak_memory_bytes: int | None = None
+    cpu_seconds: float | None = None  # of all actions and of Bazel
+    peak_memory_bytes: int | None = None  # of the build's container
     binary_size: int | None = None
     image_size: int | None = None
     smoke_checks: Sequence[Mapping[str, Any]] = ()
@@ -208,8 +194,7 @@ def measure(variant: str, records: Mapping[str, Record[Any]]) -> Measures:
 
 def show_report(asked: Asked, *, json: bool) -> None:
     """Print what the records of the chosen variants say; for those without a record, the command that builds them."""
-    folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
-    measures = [measure(variant.id, reached(folder / variant.id)) for variant in asked.choose(asked.load())]
+    measures = [measure(variant.id, reached(asked.folder / variant.id)) for variant in asked.choose(asked.load())]
     documents = [
         {**asdict(one), "build_command": None if one.compiled else build_command(asked, one.variant)}
         for one in measures

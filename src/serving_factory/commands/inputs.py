@@ -6,7 +6,7 @@ import itertools
 import json as json_module
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,20 +16,19 @@ from serving_factory.commands.plan import jobs_of
 from serving_factory.commands.shared import Asked, InputsOptions, progress, show, width
 from serving_factory.docker.git import ArchiveFormat, commit_of, fetch_source, git_folder
 from serving_factory.errors import CompileError, MissingInputsError, OverrideError, PinnedDiffersError, UsageError
-from serving_factory.output.text import clean, count, size, table
+from serving_factory.output.text import clean, count, size, table, words
 from serving_factory.pipeline.build_lock import hold_matrix_lock
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.offline.fill import Filled, Filler, Result, Sources, archives_in, left
 from serving_factory.pipeline.offline.mirrors import (
     Address,
-    Archive,
     archive_address,
     find_mirrors,
     make_archive,
     mirror_of,
 )
 from serving_factory.pipeline.offline.overrides import Labels, Override, Top, make_override, override_from_git
-from serving_factory.pipeline.offline.packages import Downloaded, download_packages
+from serving_factory.pipeline.offline.packages import download_packages
 from serving_factory.pipeline.offline.unpacking import unpack
 from serving_factory.pipeline.preflight import (
     Declared,
@@ -44,8 +43,6 @@ _PIN = re.compile(r"(?P<name>.+)=(?:sha256:)?(?P<sha256>[0-9a-f]{64})")
 _SHOWN = 8
 _NOTES = {"left_out": "left out, as the mirror does not have them", "absent": "named by the BUILD file, but absent"}
 _MATCHES = {None: "not pinned", True: "as pinned", False: "NOT AS PINNED"}
-
-
 _OWN = {
     "archive": {"output", "pinned", "repository", "as_zip"},
     "fill": {"mirrors", "archives", "overrides"},
@@ -55,30 +52,25 @@ _OWN = {
 _SPELLED = {"as_zip": "zip", "debian_source": "debian-source", "source": "from"}
 
 
-def inputs(words: Sequence[str], options: InputsOptions) -> None:
+def inputs(typed: Sequence[str], options: InputsOptions) -> None:
     """Do what the words say: `archive GIT_DIR REF...`, `fill VARIANT...`, `override NAME` or `packages VARIANT...`."""
-    match words:
+    work: Callable[[InputsOptions], None]
+    match typed:
         case ["archive", mirror, *refs] if refs:
-            _check_options("archive", options)
-            _archive(Path(mirror), refs, options)
+            work = partial(_archive, Path(mirror), refs)
         case ["fill", *variants] if variants:
-            _check_options("fill", options)
-            _fill(variants, options)
+            work = partial(_fill, variants)
         case ["override", name]:
-            _check_options("override", options)
-            _override(name, options)
+            work = partial(_override, name)
         case ["packages", *variants] if variants:
-            _check_options("packages", options)
-            _packages(variants, options)
+            work = partial(_packages, variants)
         case _:
             raise UsageError(
-                f"`inputs {' '.join(words)}` is no command" if words else "`inputs` needs a command",
+                f"`inputs {' '.join(typed)}` is no command" if typed else "`inputs` needs a command",
                 why="the commands are: archive GIT_DIR REF..., fill VARIANT..., override NAME, packages VARIANT...",
                 remedy="`./factory inputs --help` shows examples",
             )
-
-
-def _check_options(verb: str, options: InputsOptions) -> None:
+    verb = typed[0]
     for name in sorted(set().union(*_OWN.values()) - _OWN[verb]):
         if getattr(options, name):
             owner = next(other for other, own in _OWN.items() if name in own)
@@ -86,6 +78,7 @@ def _check_options(verb: str, options: InputsOptions) -> None:
                 f"`inputs {verb}` does not take --{_SPELLED.get(name, name)}",
                 remedy=f"leave it out; it belongs to `inputs {owner}`",
             )
+    work(options)
 
 
 # --- archive ----------------------------------------------------------------------------------------------------------
@@ -107,8 +100,12 @@ def _archive(mirror: Path, refs: Sequence[str], options: InputsOptions) -> None:
     required = [_required(place, ref, options) for ref in refs]
     output = Path(options.output or ".")
     made = [make_archive(place, one.address, output=output, pinned=one.sha256) for one in required]
-    documents = [{**asdict(one), "matches": one.matches} for one in made]
-    show({"archives": documents}, _archives_table(made), json=options.json)
+    rows = [
+        (str(one.file), one.ref, one.commit[:12], one.folder, size(one.size), one.sha256, _MATCHES[one.matches])
+        for one in made
+    ]
+    text = table(("file", "ref", "commit", "folder in it", ">size", "sha256", "pinned?"), rows, width=width())
+    show({"archives": [{**asdict(one), "matches": one.matches} for one in made]}, text, json=options.json)
     wrong = [one for one in made if one.matches is False]
     if wrong:
         raise PinnedDiffersError(
@@ -120,14 +117,6 @@ def _archive(mirror: Path, refs: Sequence[str], options: InputsOptions) -> None:
             remedy="check that --repository is the name at the host; docs/closed-network.md lists what else changes "
             "the bytes, and how an override takes the archive's place",
         )
-
-
-def _archives_table(made: Sequence[Archive]) -> str:
-    rows = [
-        (str(one.file), one.ref, one.commit[:12], one.folder, size(one.size), one.sha256, _MATCHES[one.matches])
-        for one in made
-    ]
-    return table(("file", "ref", "commit", "folder in it", ">size", "sha256", "pinned?"), rows, width=width())
 
 
 def _required(mirror: Path, ref: str, options: InputsOptions) -> _Required:
@@ -175,12 +164,10 @@ def _reported(mirror: Path, ref: str, reported: Sequence[_Required], options: In
 
 def _catalogue_pins(repository: str) -> Mapping[str, str]:
     """What upstream's WORKSPACE pins of TensorFlow."""
-    if repository != "tensorflow":
-        return {}
     return {
         f"{release.tensorflow_commit}.{ArchiveFormat.TAR_GZ}": release.tensorflow_sha256
         for release in releases().values()
-        if release.tensorflow_commit and release.tensorflow_sha256
+        if repository == "tensorflow" and release.tensorflow_commit and release.tensorflow_sha256
     }
 
 
@@ -270,9 +257,10 @@ def _fill(variants: Sequence[str], options: InputsOptions) -> None:
 
 def _filled_page(filled: FilledVariant) -> str:
     results = [one.result for one in filled.made]
-    counts = [f"{results.count(word)} {word}" for word in (Result.MADE, Result.COPIED, Result.OVERRIDDEN)]
-    made = ", ".join(text for text in counts if not text.startswith("0 ")) or "nothing made"
-    lines = [f"{clean(filled.variant)}: {made} in {count(filled.rounds, 'round')}, {len(filled.left)} left"]
+    made = words({word: results.count(word) for word in (Result.MADE, Result.COPIED, Result.OVERRIDDEN)})
+    lines = [
+        f"{clean(filled.variant)}: {made or 'nothing made'} in {count(filled.rounds, 'round')}, {len(filled.left)} left"
+    ]
     lines += [
         f"  {clean(one.name)} from {clean(one.source)}: {_NOTES.get(word, word.replace('_', ' '))}: {_some(names)}"
         for one in filled.made
@@ -503,13 +491,9 @@ def _packages(variants: Sequence[str], options: InputsOptions) -> None:
         )
     with hold_matrix_lock(jobs[0].site.build):
         done = [(job.recipe.variant.id, download_packages(job, folder, progress=progress)) for job in jobs]
-    text = "".join(_packages_line(variant, one) for variant, one in done)
-    show({"variants": [{"variant": variant, **asdict(one)} for variant, one in done]}, text, json=options.json)
-
-
-def _packages_line(variant: str, one: Downloaded) -> str:
-    wheel = f"; {clean(str(one.wheel))}" if one.wheel else ""
-    return (
-        f"{clean(variant)}: {one.packages} packages in {clean(str(one.folder))}, "
-        f"{size(one.bytes)}, {one.new} of them new{wheel}\n"
+    text = "".join(
+        f"{clean(variant)}: {one.packages} packages in {clean(str(one.folder))}, {size(one.bytes)}, "
+        f"{one.new} of them new{f'; {clean(str(one.wheel))}' if one.wheel else ''}\n"
+        for variant, one in done
     )
+    show({"variants": [{"variant": variant, **asdict(one)} for variant, one in done]}, text, json=options.json)

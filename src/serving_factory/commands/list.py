@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from serving_factory.catalogue.releases import releases
 from serving_factory.commands.shared import Asked, show, width, write
@@ -12,15 +13,13 @@ from serving_factory.errors import UsageError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
 from serving_factory.output.text import count, table
-from serving_factory.pipeline.records import build_folder, last_stage
+from serving_factory.pipeline.records import last_stage
 from serving_factory.pipeline.stages import STAGES
 from serving_factory.recipes.toolchain import is_buildable
 
+# GitHub's documentation, "Usage limits" and `jobs.<job_id>.outputs`: jobs of a matrix; bytes of UTF-16 of all outputs.
 MAX_JOBS = 256
-"""The most jobs that one matrix may make (GitHub's documentation, "Usage limits")."""
-
 MAX_SIZE = 1_000_000
-"""Bytes of UTF-16: a job's outputs are 1 MB at most, all together (GitHub's documentation, `jobs.<job_id>.outputs`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,18 +55,17 @@ def list_variants(asked: Asked, *, json: bool, ids: bool, github: bool) -> None:
         show({"dropped": dropped, "variants": listed}, text, json=json)
 
 
+def _axes(variant: Variant) -> dict[str, Any]:
+    names = ("release", "flavour", "level", "platform", "cuda")
+    return {"variant": variant.id, **{name: getattr(variant, name) for name in names}}
+
+
 def _listed(variant: Variant, matrix: Matrix, asked: Asked) -> Listed:
-    folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
     return Listed(
-        variant=variant.id,
-        release=variant.release,
-        flavour=variant.flavour.value,
-        level=variant.level.value,
-        platform=variant.platform.value,
-        cuda=variant.cuda,
+        **_axes(variant),
         capabilities=variant.capabilities,
         targets=matrix.targets_of(variant),
-        last_stage=last_stage(folder / variant.id, STAGES) or None,
+        last_stage=last_stage(asked.folder / variant.id, STAGES) or None,
         buildable=is_buildable(variant, releases()[variant.release], matrix.settings_of(variant.release), matrix.lock),
     )
 
@@ -96,24 +94,8 @@ def variants_table(variants: Sequence[Listed], *, dropped: int = 0, width: int |
 
 
 def github_matrices(variants: Iterable[Variant], *, jobs: int = MAX_JOBS, size: int = MAX_SIZE) -> str:
-    """Write variants as matrices for GitHub Actions: a line of JSON for each, `{"include": [...]}` with a job each.
-
-    Args:
-        variants: one job each, in order.
-        jobs: the most jobs of a matrix.
-        size: the most bytes of all matrices, in UTF-16.
-    """
-    entries = [
-        {
-            "variant": variant.id,
-            "release": variant.release,
-            "flavour": variant.flavour.value,
-            "level": variant.level.value,
-            "platform": variant.platform.value,
-            "cuda": variant.cuda or "",
-        }
-        for variant in variants
-    ]
+    """Matrices for GitHub Actions, a line of JSON for each `jobs` variants: `{"include": [...]}` with a job each."""
+    entries = [{**_axes(variant), "cuda": variant.cuda or ""} for variant in variants]
     chunks = [entries[start : start + jobs] for start in range(0, len(entries), jobs)]
     lines = "".join(json_module.dumps({"include": chunk}) + "\n" for chunk in chunks)
     bytes_ = len(lines.encode("utf-16-le"))

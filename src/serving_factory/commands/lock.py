@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from serving_factory.commands.shared import Asked, progress, show, width, write
@@ -9,16 +10,14 @@ from serving_factory.errors import FactoryError, MovedError, NotLockedError, Unk
 from serving_factory.matrix.lockfile import lock_path, lock_text
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.problems import DidYouMean
-from serving_factory.output.text import count, table
+from serving_factory.output.text import count, table, words
 from serving_factory.pipeline.pins import Pin, Upstream, compare_pins, locked_by, make_pins
 from serving_factory.pipeline.records import write_atomically
 from serving_factory.recipes.pins import Needs, needs_of
 
-_SHOWN = 12
-"""Digits of a digest in the table; the file and --json have all."""
-
+_SHOWN = 12  # digits of a digest in the table; the file and --json have all
+# Which error gives the exit code, the least rank first; all others have rank 1: what is unknown may be bad.
 _RANKS: Mapping[type[FactoryError], int] = {VanishedError: 0, NotLockedError: 2, MovedError: 3}
-"""Which error gives the exit code, the least rank first; all others have rank 1: what is unknown may be bad."""
 
 
 def lock(asked: Asked, *, update: str | bool | None, dry_run: bool, json: bool) -> None:
@@ -84,11 +83,9 @@ def pins_table(pins: Sequence[Pin], *, width: int | None = None) -> str:
         (pin.name if pin.is_base else f"Bazel {pin.name}", pin.change, _short(pin.locked), _short(pin.found))
         for pin in pins
     ]
-    changes = [pin.change for pin in pins]
-    counts = ", ".join(f"{changes.count(change)} {change}" for change in dict.fromkeys(changes))
-    return (
-        f"{table(('pin', 'result', 'locked', 'upstream'), cells, width=width)}\n{count(len(pins), 'pin')}: {counts}.\n"
-    )
+    counts = words(Counter(pin.change for pin in pins))
+    text = table(("pin", "result", "locked", "upstream"), cells, width=width)
+    return f"{text}\n{count(len(pins), 'pin')}: {counts}.\n"
 
 
 def _short(content: str) -> str:

@@ -13,15 +13,14 @@ from serving_factory.pipeline.budget import Budget, Limits, Schedule, one_by_one
 from serving_factory.pipeline.estimates import RunEstimate
 from serving_factory.pipeline.history import estimate_run
 from serving_factory.pipeline.job import Job, Site, Stage
-from serving_factory.pipeline.records import build_folder, matrix_name
+from serving_factory.pipeline.records import matrix_name
 from serving_factory.pipeline.runner import PlannedVariant, planned_candidates
 from serving_factory.recipes.recipe import Recipe, recipes_for
 
 
 def site_of(asked: Asked, registry: str = "") -> Site:
     """Where the pipeline of a matrix file works."""
-    folder = build_folder(asked.file, asked.checkout.root, asked.checkout.build)
-    return Site(build=folder, models=asked.checkout.models, registry=registry or None)
+    return Site(build=asked.folder, models=asked.checkout.models, registry=registry or None)
 
 
 def jobs_of(asked: Asked, variants: Sequence[str]) -> list[Job]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from serving_factory.commands.plan import jobs_of
 from serving_factory.commands.shared import Asked, progress, show, width
 from serving_factory.errors import CompileError, MissingInputsError, UsageError
-from serving_factory.output.text import clean, count, table
+from serving_factory.output.text import clean, count, table, words
 from serving_factory.pipeline.build_lock import hold_matrix_lock
 from serving_factory.pipeline.preflight import Report, preflight_document, preflight_folder, run_preflight
 
@@ -55,8 +55,8 @@ def preflight_page(variant: str, report: Report, *, width: int | None = None) ->
 
 def _lines(variant: str, report: Report, width: int | None) -> Iterator[str]:
     origins = [one.origin for one in report.found]
-    available = [f"{origins.count(name)} {words}" for name, words in _ORIGINS.items() if name in origins]
-    yield f"{clean(variant)}: repositories available: {', '.join(available) or 'none'}"
+    available = words({text: origins.count(name) for name, text in _ORIGINS.items()})
+    yield f"{clean(variant)}: repositories available: {available or 'none'}"
     if report.missing:
         rows = [(one.name, one.file, one.sha256 or "", next(iter(one.urls), ""), one.problem) for one in report.missing]
         yield ""

@@ -41,32 +41,22 @@ def bytes_of(text: str) -> int | None:
     return int(match[1]) * _UNITS[match[2]] if match else None
 
 
-def size_option(name: str, text: str) -> int:
-    """Read a size, as an option's parser."""
-    if not (size := bytes_of(text)):
-        raise UsageError(
-            f"`{name}` must be a size, got {text!r}", remedy=f"write a number and MiB or GiB: {name} 16GiB"
-        )
-    return size
+def _reader(pattern: str, read: Callable[[str], object], rule: str, remedy: str) -> Callable[[str, str], object]:
+    """An option's parser: takes the option's name and its text; the value must not be zero."""
+
+    def parse(name: str, text: str) -> object:
+        if re.fullmatch(pattern, text) and (value := read(text)):
+            return value
+        raise UsageError(f"`{name}` must be {rule}, got {text!r}", remedy=remedy.format(name))
+
+    return parse
 
 
-def positive_integer(name: str, text: str) -> int:
-    """Read a count, as an option's parser."""
-    if not re.fullmatch(r"[1-9][0-9]{0,3}", text):
-        raise UsageError(
-            f"`{name}` must be a positive integer, got {text!r}", remedy=f"write a number from 1 to 9999: {name} 4"
-        )
-    return int(text)
-
-
-def minutes(name: str, text: str) -> float:
-    """Read a time span, as an option's parser."""
-    if not re.fullmatch(r"[0-9]{1,6}(?:\.[0-9]+)?", text) or float(text) == 0:
-        raise UsageError(
-            f"`{name}` must be a positive number of minutes, got {text!r}",
-            remedy=f"write it like {name} 90, or {name} 0.5 for 30 s",
-        )
-    return float(text)
+_size = _reader(".*", bytes_of, "a size", "write a number and MiB or GiB: {} 16GiB")
+_positive = _reader("[1-9][0-9]{0,3}", int, "a positive integer", "write a number from 1 to 9999: {} 4")
+_minutes = _reader(
+    r"[0-9]{1,6}(?:\.[0-9]+)?", float, "a positive number of minutes", "write it like {0} 90, or {0} 0.5 for 30 s"
+)
 
 
 def new_file(name: str, text: str) -> str:
@@ -175,12 +165,12 @@ class RunOptions:
     registry: Registry = ""
     dry_run: Annotated[bool, Option("print what would be done, and do nothing")] = False
     locked: Annotated[bool, Option("fail before any work if `lock` has not pinned a base image or a Bazel")] = False
-    parallel: Annotated[int | None, Option(_PARALLEL, "INTEGER", positive_integer)] = None
-    jobs: Annotated[int | None, Option(_JOBS, "INTEGER", positive_integer)] = None
-    memory: Annotated[int | None, Option(_MEMORY, "SIZE", size_option)] = None
+    parallel: Annotated[int | None, Option(_PARALLEL, "INTEGER", _positive)] = None
+    jobs: Annotated[int | None, Option(_JOBS, "INTEGER", _positive)] = None
+    memory: Annotated[int | None, Option(_MEMORY, "SIZE", _size)] = None
     fail_fast: Annotated[bool, Option("start no other variant once one has failed; finish the running ones")] = False
-    max_minutes: Annotated[float | None, Option(_MINUTES, "MINUTES", minutes)] = None
-    variant_minutes: Annotated[float | None, Option(_VARIANT_MINUTES, "MINUTES", minutes)] = None
+    max_minutes: Annotated[float | None, Option(_MINUTES, "MINUTES", _minutes)] = None
+    variant_minutes: Annotated[float | None, Option(_VARIANT_MINUTES, "MINUTES", _minutes)] = None
     json: Json = False
 
     def limits(self, resources: Resources) -> Limits:
@@ -253,9 +243,9 @@ def show(document: Mapping[str, object], text: str, *, json: bool) -> None:
     write(text)
 
 
-def progress(text: str) -> None:
-    """Print on stderr what is being done."""
-    sys.stderr.write(f"{text}\n")
+def progress(*lines: str) -> None:
+    """Print lines on stderr: what is being done, and notes."""
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
     sys.stderr.flush()
 
 

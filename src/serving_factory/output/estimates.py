@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from serving_factory.output.text import count, duration, size
+from serving_factory.output.text import cell, count, duration, size
 from serving_factory.pipeline.estimates import Estimate, RunEstimate
 
 _COUNTED = re.compile(r"([\d,]+)/([\d,]+)(?: |$)")
@@ -65,8 +65,8 @@ def estimate_cells(estimate: Estimate | None) -> tuple[str, str, str, str]:
     """Time, memory, downloads and their basis, as cells of a table."""
     if estimate is None:
         return ("", "", "", "")
-    memory, download = ("" if number is None else size(number) for number in (estimate.memory, estimate.download))
-    return ("" if estimate.seconds is None else duration(estimate.seconds), memory, download, estimate.basis.value)
+    seconds, memory, download = estimate.seconds, estimate.memory, estimate.download
+    return (cell(seconds, duration), cell(memory, size), cell(download, size), estimate.basis.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

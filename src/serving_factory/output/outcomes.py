@@ -11,7 +11,7 @@ from typing import Self
 
 from serving_factory.output.errors import read_tail, render_error
 from serving_factory.output.estimates import actual_line
-from serving_factory.output.text import Stream, clean, count, duration, label, size, table, words
+from serving_factory.output.text import Stream, cell, clean, count, duration, label, size, table, words
 from serving_factory.pipeline.estimates import RunEstimate, actual
 from serving_factory.pipeline.events import Event, Status, VariantResult
 
@@ -74,8 +74,8 @@ def summary_table(
         (
             label(result.status),
             result.variant,
-            duration(result.seconds) if result.seconds else "",
-            duration(expected[result.variant]) if expected and result.variant in expected else "",
+            cell(result.seconds or None, duration),
+            cell((expected or {}).get(result.variant), duration),
             fact_text(result, "binary_size"),
             fact_text(result, "image_size"),
             detail(result),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TextIO
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TextIO
 
 # ECMA-48: CSI sequences, then strings (OSC, DCS, SOS, PM, APC) up to their terminator, then the short escapes.
 _ESCAPE_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_].*?(?:\x07|\x1b\\|$)|[ -/]*[0-~])")
@@ -50,6 +50,11 @@ def size(number: int) -> str:
 def count(number: int, noun: str) -> str:
     """How many: `1 place`, `2 places`."""
     return f"1 {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def cell(value: float | None, form: Callable[[Any], str] = str) -> str:
+    """A number as a table shows it: what is unknown is blank."""
+    return "" if value is None else form(value)
 
 
 def words(counts: Mapping[str, int]) -> str:
