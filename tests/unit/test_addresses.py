@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
+from serving_factory.catalogue.data import read_yaml
 from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import releases
 from serving_factory.docker.http import Reach, Route, reach_all
 from serving_factory.doctor.checks import Verdict, check_downloads
 from serving_factory.matrix.variant import Variant
-from serving_factory.recipes.addresses import Download, Kind, archive_mirror, downloads_of, proven_addresses
+from serving_factory.recipes.addresses import Download, Kind, archive_mirror, downloads_of
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import ROOT, document, load, tree
@@ -25,7 +26,7 @@ from .matrices import ROOT, document, load, tree
 ADDRESS = re.compile(r"https?://[^\s\"'\\)]+")
 
 
-PROVEN = tuple(proven_addresses())
+PROVEN = tuple(read_yaml("addresses.yaml"))
 
 
 def test_every_address_of_a_dockerfile_is_proven() -> None:

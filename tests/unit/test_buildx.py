@@ -400,7 +400,7 @@ class TestFailureIsAsked:
             places.append(folder)
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(client, "check_room", full)
+        monkeypatch.setattr(client, "check_space", full)
         request = BuildRequest(dockerfile=Path("/d/Dockerfile"), context=Path("/d"), output=tmp_path / "out")
         with pytest.raises(DiskFullError, match="This machine's disk is full"):
             build(monkeypatch, FakeRun(self.lines(), 1), request)

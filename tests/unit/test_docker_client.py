@@ -163,7 +163,7 @@ def test_buildx_must_be_able_to_keep_its_state(folder: Path, monkeypatch: pytest
 
 
 def test_room_is_measured_by_writing(folder: Path) -> None:
-    client.check_room(folder)
+    client.check_space(folder)
     assert list(folder.iterdir()) == []
     with pytest.raises(OSError, match="No such"):
-        client.check_room(folder / "nowhere")
+        client.check_space(folder / "nowhere")

@@ -38,8 +38,8 @@ class LevelFacts:
     march_since: Mapping[str, int]  # compiler -> the first major version that knows that flag; empty where all do
 
 
+# The levels that can be published, lowest first
 LEVELS: tuple[Level, ...] = (Level.V1, Level.V2, Level.AVX, Level.V3, Level.V4)
-"""The levels that can be published, lowest first."""
 
 
 @cache

@@ -14,11 +14,8 @@ from serving_factory.catalogue.data import read_entry, read_list, read_yaml
 from serving_factory.catalogue.facts import Flavour, FlavourFacts, GpuFacts, Release, ServerFacts
 from serving_factory.errors import CatalogueError
 
-Entry = Mapping[str, Any]
-"""A release, a series, or a part of one, as the file has it."""
-
-AllSeries = Mapping[str, Entry]
-"""The whole file: series -> its entry, with `like` and `releases` in it."""
+Entry = Mapping[str, Any]  # A release, a series, or a part of one, as the file has it
+AllSeries = Mapping[str, Entry]  # The whole file: series -> its entry, with `like` and `releases` in it
 
 
 def merged(base: Entry, over: Entry) -> Entry:

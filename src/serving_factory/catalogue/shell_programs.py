@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-UNKNOWN = "\0"
-"""Stands in a text for what is known only when it runs."""
-
+UNKNOWN = "\0"  # Stands in a text for what is known only when it runs
 _WORDS = """
 : . [ [[ ]] alias break cd command continue declare dirs echo eval exit export false getopts hash let local popd printf
 pushd pwd read readonly return set shift shopt source test times trap true type typeset ulimit umask unalias unset wait

@@ -140,11 +140,14 @@ def build(
             raise client.unavailable(str(error)) from error
         handle(status.end())
         if code != 0:
-            client.check_room(metadata.parent)
+            client.check_space(metadata.parent)
             raise _failure(status, code)
-        image_id = None if partial is not None else _image_id(metadata)
+        image_id = None
         if partial is not None and request.output is not None:
             _replace(request.output, partial)
+        else:
+            found = json.loads(metadata.read_text(encoding="utf-8"))
+            image_id = found.get("containerimage.config.digest") or found.get("containerimage.digest")
     return BuildResult(image_id=image_id, steps=status.steps, cached=status.cached)
 
 
@@ -200,12 +203,6 @@ def _replace(output: Path, partial: Path) -> None:
     except BaseException:
         old.rename(output)
         raise
-
-
-def _image_id(metadata: Path) -> str | None:
-    found = json.loads(metadata.read_text(encoding="utf-8"))
-    digest = found.get("containerimage.config.digest") or found.get("containerimage.digest")
-    return digest if isinstance(digest, str) else None
 
 
 def _failure(status: SolveStatus, code: int) -> FactoryError | BuildFailed:

@@ -17,11 +17,11 @@ from typing import Any
 from serving_factory.docker import process
 from serving_factory.errors import DockerCommandError, DockerSettingsError, EngineUnavailableError
 
+# The remedy for a full disk of the engine, without the full stop
 FREE_SOME_SPACE = (
     "Free some space on the engine's disk: 'docker system df' shows what takes it, './factory cache prune --max-size "
     "20GiB' leaves what Bazel used last ('docker buildx prune' would drop Bazel's caches as well)"
 )
-"""The remedy for a full disk of the engine, without the full stop."""
 START = "Start it ('./factory setup' does)"
 TIMEOUT = 60.0  # seconds for a question to the engine
 ANSWER = 10.0  # seconds in which an engine says that it is there
@@ -79,18 +79,10 @@ def unavailable(why: str, *, permission: bool = False) -> EngineUnavailableError
     if permission or "permission denied" in why.lower():
         remedy = "Let your user use it (as root: usermod -aG docker $USER, then log in again), or run as root."
     else:
-        remedy = f"{START}, or check where Docker looks for it: {_address()}; 'docker context ls' shows others."
+        given = (f"{name}={value}" for name in ("DOCKER_HOST", "DOCKER_CONTEXT") if (value := os.environ.get(name)))
+        address = next(given, "DOCKER_HOST and DOCKER_CONTEXT are not set")
+        remedy = f"{START}, or check where Docker looks for it: {address}; 'docker context ls' shows others."
     return EngineUnavailableError("The Docker engine does not answer.", why=why, remedy=remedy)
-
-
-def _address() -> str:
-    for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
-        if value := os.environ.get(name):
-            return f"{name}={value}"
-    return "DOCKER_HOST and DOCKER_CONTEXT are not set"
-
-
-# --- settings ---------------------------------------------------------------------------------------------------------
 
 
 def config_folder() -> Path:
@@ -200,10 +192,7 @@ def _unusable(what: str, why: str, remedy: str) -> DockerSettingsError:
     return DockerSettingsError(f"Docker's settings cannot be used: {what}", why=why, remedy=f"{remedy}.")
 
 
-# --- full disks -------------------------------------------------------------------------------------------------------
-
-
-def check_room(folder: Path) -> None:
+def check_space(folder: Path) -> None:
     """Write a MiB into a folder, and remove it; raises OSError."""
     try:
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:

@@ -96,17 +96,13 @@ class ContainerSpec:
 
     def options(self, name: str) -> dict[str, Any]:
         """The SDK's arguments beside the image."""
-        mounts = ((mount.target, str(mount.source), mount.read_only) for mount in self.mounts)
         return {
             "name": name,
             "command": list(self.command) or None,
             "entrypoint": None if self.entrypoint is None else list(self.entrypoint),
             "environment": dict(self.environment),
             "ports": {f"{port}/tcp": ("127.0.0.1", None) for port in self.ports},
-            "mounts": [
-                BindMount(target=target, source=source, type="bind", read_only=read_only)
-                for target, source, read_only in mounts
-            ],
+            "mounts": [BindMount(one.target, str(one.source), "bind", read_only=one.read_only) for one in self.mounts],
             "read_only": self.read_only,
             "cap_drop": list(self.cap_drop),
             "user": self.user,
@@ -146,15 +142,13 @@ class Engine:
 
     def capacity(self) -> Capacity:
         """What the engine's machine has. It need not be this machine."""
-        info = self._info()
-        return Capacity(cpus=int(info["NCPU"]), memory=int(info["MemTotal"]))
+        return Capacity(cpus=int(self._info["NCPU"]), memory=int(self._info["MemTotal"]))
 
+    @cached_property
     def _info(self) -> dict[str, Any]:
         with typed("The engine gives no information about itself.", remedy="Try 'docker info'."):
             info: dict[str, Any] = self._api.info()
         return info
-
-    # --- images -------------------------------------------------------------------------------------------------------
 
     def image_id(self, reference: str) -> str | None:
         """An image's id, `sha256:...`; None if the engine has no such image."""
@@ -211,8 +205,6 @@ class Engine:
                 if error.status_code != HTTPStatus.CONFLICT:
                     raise
 
-    # --- containers ---------------------------------------------------------------------------------------------------
-
     @contextlib.contextmanager
     def container(self, spec: ContainerSpec) -> Iterator[Container]:
         """Run a container for as long as the block lasts; it is removed by force however the block ends."""
@@ -246,8 +238,6 @@ class Engine:
                 if error.status_code != HTTPStatus.CONFLICT:  # the engine removes it already
                     raise
 
-    # --- registries ---------------------------------------------------------------------------------------------------
-
     def registry(
         self, host: str, *, cancel: Cancel | None = None, report: Callable[[str], object] | None = None
     ) -> Registry:
@@ -255,14 +245,9 @@ class Engine:
         return Registry(
             host,
             credentials=credentials_for(host),
-            insecure=is_insecure(host, self._registries),
+            insecure=is_insecure(host, self._info.get("RegistryConfig") or {}),
             patience=Patience(cancel=cancel, report=report),
         )
-
-    @cached_property
-    def _registries(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self._info().get("RegistryConfig") or {}
-        return found
 
     def push(
         self,

@@ -18,11 +18,11 @@ from serving_factory.errors import FetchError, GitError, UsageError
 _PLAIN = ("tar.umask=0002", "core.autocrlf=false", "core.eol=lf", f"core.attributesFile={os.devnull}")
 _GZIP = "tar.tar.gz.command=gzip -cn"
 _HOST_ZONE = "America/Los_Angeles"
-_LOCATIONS = """
-GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_COMMON_DIR GIT_CONFIG GIT_DIR GIT_INDEX_FILE GIT_NAMESPACE GIT_OBJECT_DIRECTORY
-GIT_PREFIX GIT_WORK_TREE
-"""
-_NOT_INHERITED = frozenset({"GZIP", *_LOCATIONS.split()})
+_APT = Path("/etc/apt")
+_NOT_INHERITED = {
+    *("GZIP", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_DIR", "GIT_INDEX_FILE"),
+    *("GIT_NAMESPACE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_WORK_TREE"),
+}
 
 
 class ArchiveFormat(StrEnum):
@@ -77,7 +77,16 @@ def write_archive(
     tar.gz: compressed by `gzip -cn`; git's own compressor, its default since 2.38, gives other bytes. zip: it holds
     local times, and the host's are those of Los Angeles. `prefix` is the folder in the archive, ending in `/`.
     """
-    env = {"TZ": _zone()} if form is ArchiveFormat.ZIP else {}
+    env = {}
+    if form is ArchiveFormat.ZIP:
+        try:
+            env["TZ"] = ZoneInfo(_HOST_ZONE).key
+        except ZoneInfoNotFoundError:
+            raise GitError(
+                f"This machine has no time zone {_HOST_ZONE}.",
+                why="A zip holds local times, and the code host's are of that zone.",
+                remedy="Install the package tzdata.",
+            ) from None
     settings = [word for setting in (*_PLAIN, _GZIP) for word in ("-c", setting)]
     arguments = ["archive", f"--format={form}", f"--prefix={prefix}", f"--output={file.absolute()}"]
     with _tree_without(repository, commit, without) as (tree, found_by):
@@ -105,18 +114,6 @@ def _tree_without(repository: Path, commit: str, without: Sequence[str]) -> Iter
         _git(repository, "read-tree", commit, env=env)
         _git(repository, "update-index", "-z", "--index-info", env=env, stdin=names)
         yield _git(repository, "write-tree", "--missing-ok", env=env)[-1], env
-
-
-def _zone() -> str:
-    try:
-        ZoneInfo(_HOST_ZONE)
-    except ZoneInfoNotFoundError:
-        raise GitError(
-            f"This machine has no time zone {_HOST_ZONE}.",
-            why="A zip holds local times, and the code host's are of that zone.",
-            remedy="Install the package tzdata.",
-        ) from None
-    return _HOST_ZONE
 
 
 def _git(
@@ -147,10 +144,6 @@ def _run(
     return code, tuple(lines)
 
 
-_APT = Path("/etc/apt")
-_ORIGINAL = re.compile(r".+\.orig\.tar\.\w+")
-
-
 def fetch_source(package: str, scratch: Path) -> Path:
     """Download a source package (`NAME` or `NAME=VERSION`) with apt into an empty folder; give its authors' archive.
 
@@ -172,7 +165,7 @@ def fetch_source(package: str, scratch: Path) -> Path:
     ]
     _run_in(["apt-get", *options, "update"], scratch)
     _run_in(["apt-get", *options, "source", "--download-only", "--only-source", package], scratch)
-    found = sorted(path for path in scratch.iterdir() if _ORIGINAL.fullmatch(path.name))
+    found = sorted(path for path in scratch.iterdir() if re.fullmatch(r".+\.orig\.tar\.\w+", path.name))
     if not found:
         raise UsageError(
             f"The source package {package} has no archive of its authors.",

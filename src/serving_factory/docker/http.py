@@ -249,9 +249,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return redirected
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
 def fetch_text(url: str, *, route: Route | None = None, patience: Patience | None = None) -> str | None:
     """Fetch a text by http or https; None if the server says that there is none.
 
@@ -270,7 +267,12 @@ def fetch_text(url: str, *, route: Route | None = None, patience: Patience | Non
     try:
         answer = Client(route=route, direct=is_loopback(host), patience=patience).ask("GET", shown, headers)
     except NoAnswerError as error:
-        raise _unreachable(shown, error) from error
+        if error.trouble in {Trouble.CUT, Trouble.SLOW}:
+            raise _fault(shown, error.why, None) from error
+        remedy = "Name a mirror at network.bazel_mirror in the matrix file, or this network's proxy at network.proxies."
+        if error.trouble is Trouble.CERTIFICATE:
+            remedy = "Name the authority's certificate at network.ca_certificates in the matrix file."
+        raise DownloadError(f"{shown} cannot be fetched.", why=error.why, remedy=remedy) from error
     if answer.status in GONE:
         return None
     if answer.status == http.HTTPStatus.OK:
@@ -285,21 +287,9 @@ def fetch_text(url: str, *, route: Route | None = None, patience: Patience | Non
     )
 
 
-def _unreachable(url: str, error: NoAnswerError) -> DownloadError:
-    if error.trouble in {Trouble.CUT, Trouble.SLOW}:
-        return _fault(url, error.why, None)
-    remedy = "Name a mirror at network.bazel_mirror in the matrix file, or this network's proxy at network.proxies."
-    if error.trouble is Trouble.CERTIFICATE:
-        remedy = "Name the authority's certificate at network.ca_certificates in the matrix file."
-    return DownloadError(f"{url} cannot be fetched.", why=error.why, remedy=remedy)
-
-
 def _fault(url: str, why: str, retry_after: float | None) -> DownloadFaultError:
     what, remedy = f"{url} could not be fetched.", "Run the same command again later."
     return DownloadFaultError(what, why=why, remedy=remedy, retry_after=retry_after)
-
-
-# --- whether addresses answer -----------------------------------------------------------------------------------------
 
 
 class Reach(StrEnum):
@@ -331,12 +321,8 @@ def reach_all(urls: Iterable[str], *, route: Route, seconds: float = 10.0) -> Ma
 
 def _reach(url: str, route: Route, seconds: float) -> tuple[Reach, str]:
     try:
-        client = Client(
-            route=route,
-            direct=is_loopback(urllib.parse.urlsplit(url).netloc),
-            patience=Patience(each=seconds, total=seconds),
-        )
-        answer = client.ask("HEAD", url)
+        direct, patience = is_loopback(urllib.parse.urlsplit(url).netloc), Patience(each=seconds, total=seconds)
+        answer = Client(route=route, direct=direct, patience=patience).ask("HEAD", url)
     except NoAnswerError as error:
         slow = error.trouble is Trouble.SLOW
         return Reach.SILENT, f"none within {seconds:.0f} s" if slow else f"{error.trouble}: {error.reason}"

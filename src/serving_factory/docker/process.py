@@ -32,28 +32,17 @@ class Cancel:
     """A request to end work; `at_once` means without any grace."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
-        self._at_once = threading.Event()
+        self.asked = self.at_once = False
+        self._event = threading.Event()
 
     def ask(self, *, at_once: bool = False) -> None:
         """Ask the work to end. A later call can only make it more urgent."""
-        if at_once:
-            self._at_once.set()
-        self._asked.set()
-
-    @property
-    def asked(self) -> bool:
-        """Whether the work must end."""
-        return self._asked.is_set()
-
-    @property
-    def at_once(self) -> bool:
-        """Whether it must end without grace."""
-        return self._at_once.is_set()
+        self.asked, self.at_once = True, self.at_once or at_once
+        self._event.set()
 
     def wait(self, seconds: float) -> None:
         """Sleep; raises CancelledError as soon as the work must end."""
-        self._asked.wait(seconds)
+        self._event.wait(seconds)
         self.check()
 
     def check(self) -> None:

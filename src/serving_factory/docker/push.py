@@ -115,7 +115,13 @@ class _Stream:
                 if cancel is not None:
                     cancel.check()
                 if silent > (STALLED if sending else THINKING):
-                    raise _stalled(registry, silent, layers.words) from None
+                    raise RegistryFaultError(
+                        f"The push to {registry} stalled.",
+                        why=f"Nothing moved for {silent:.0f} s: {layers.words}.",
+                        remedy="See whether the registry, or what stands in between, takes data; then run the same "
+                        "command again. If that stalls at once, the engine still waits for this upload: "
+                        "restart the engine.",
+                    ) from None
                 if silent > report_at:
                     report_at += REPORT_EVERY
                     on_status(f"{layers.words}; nothing has moved for {silent:.0f} s")
@@ -134,15 +140,6 @@ class _Stream:
         if self._reader.is_alive():
             for response in self._responses[-1:]:
                 CancellableStream(iter(()), response).close()
-
-
-def _stalled(registry: str, seconds: float, words: str) -> RegistryFaultError:
-    return RegistryFaultError(
-        f"The push to {registry} stalled.",
-        why=f"Nothing moved for {seconds:.0f} s: {words}.",
-        remedy="See whether the registry, or what stands in between, takes data; then run the same command again. "
-        "If that stalls at once, the engine still waits for this upload: restart the engine.",
-    )
 
 
 def read_push(

@@ -55,8 +55,6 @@ _PATH_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 _TLS_TRIAL = 5.0  # seconds in which a registry that may go without TLS shows whether it speaks it
 
-# --- errors -----------------------------------------------------------------------------------------------------------
-
 _UNREACHABLE = re.compile(
     r"connection refused|no such host|i/o timeout|no route to host|network is unreachable|server misbehaving"
     r"|temporary failure in name resolution|while waiting for connection",
@@ -141,9 +139,6 @@ def from_text(registry: str, text: str) -> FactoryError:
     )
 
 
-# --- names and credentials --------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class ImageName:
     """A repository in a registry: `127.0.0.1:5000` and `team/image`."""
@@ -225,9 +220,6 @@ def is_insecure(host: str, config: Mapping[str, Any]) -> bool:
     return False
 
 
-# --- questions --------------------------------------------------------------------------------------------------------
-
-
 class Registry:
     """One registry.
 
@@ -296,21 +288,14 @@ class Registry:
 
     def log_in(self, repository: str) -> bool:
         """Show the registry our credentials, as a push to a repository does first; False where it requires none."""
-        answer = self._open("GET", self._base, {})
-        required = answer.status == http.HTTPStatus.UNAUTHORIZED
-        if required:
-            answer = self._open("GET", self._base, self._authorized(answer, f"repository:{repository}:pull,push"))
+        answer, headers = self._ask("GET", self._base, f"repository:{repository}:pull,push")
         self._check(answer)
-        return required
+        return bool(headers)
 
     def try_push(self, repository: str) -> None:
         """Begin an upload as a push does, and cancel it: the answer is that to a push; raises RegistryError."""
         url = f"{self._base}{repository}/blobs/uploads/"
-        headers: dict[str, str] = {}
-        answer = self._open("POST", url, headers, b"")
-        if answer.status == http.HTTPStatus.UNAUTHORIZED:
-            headers = self._authorized(answer, f"repository:{repository}:pull,push")
-            answer = self._open("POST", url, headers, b"")
+        answer, headers = self._ask("POST", url, f"repository:{repository}:pull,push", data=b"")
         if answer.status == http.HTTPStatus.NOT_FOUND:
             raise RegistryError(
                 f"The registry {self.host} takes no push to {repository}: it knows no such repository.",
@@ -339,16 +324,22 @@ class Registry:
         )
 
     def _pull(self, method: str, path: str) -> Answer | None:
-        accept = {"Accept": ", ".join(MANIFESTS)}
-        answer = self._open(method, f"{self._base}{path}", accept)
-        if answer.status == http.HTTPStatus.UNAUTHORIZED:
-            repository = re.split(r"/(?:manifests|blobs)/", path)[0]
-            authorized = self._authorized(answer, f"repository:{repository}:pull")
-            answer = self._open(method, f"{self._base}{path}", {**accept, **authorized})
+        scope = f"repository:{re.split(r'/(?:manifests|blobs)/', path)[0]}:pull"
+        answer, _ = self._ask(method, f"{self._base}{path}", scope, Accept=", ".join(MANIFESTS))
         if answer.status == http.HTTPStatus.NOT_FOUND:
             return None
         self._check(answer)
         return answer
+
+    def _ask(
+        self, method: str, url: str, scope: str, *, data: bytes | None = None, **headers: str
+    ) -> tuple[Answer, dict[str, str]]:
+        """Ask; and again, with authorization, where the registry requires it. Gives the headers of the last request."""
+        answer = self._open(method, url, headers, data)
+        if answer.status == http.HTTPStatus.UNAUTHORIZED:
+            headers |= self._authorized(answer, scope)
+            answer = self._open(method, url, headers, data)
+        return answer, headers
 
     def _authorized(self, refused: Answer, scope: str) -> dict[str, str]:
         """The header that a registry asks for by refusing a request without it."""
@@ -418,28 +409,25 @@ class Registry:
         try:
             return self._client.ask(method, url, headers, data)
         except NoAnswerError as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: NoAnswerError) -> FactoryError:
-        match error.trouble:
-            case Trouble.CERTIFICATE:
-                return from_text(self.host, error.reason)
-            case Trouble.TLS:
-                return RegistryError(
-                    f"The registry {self.host} does not speak HTTPS.",
-                    why=error.reason,
-                    remedy="Give it a certificate. Plain HTTP is for registries on this machine, and for those that "
-                    "the engine's daemon.json names at insecure-registries.",
-                )
-            case Trouble.TOO_BIG:
-                return RegistryError(
-                    f"The registry {self.host} sent an answer that is too large for a registry's: {error.reason}.",
-                    remedy="Check the registry's name, and what stands in between, such as a proxy.",
-                )
-            case Trouble.CUT | Trouble.SLOW:
-                return fault(self.host, error.why)
-            case _:
-                return unreachable(self.host, error.reason)
+            match error.trouble:
+                case Trouble.CERTIFICATE:
+                    raise from_text(self.host, error.reason) from error
+                case Trouble.TLS:
+                    raise RegistryError(
+                        f"The registry {self.host} does not speak HTTPS.",
+                        why=error.reason,
+                        remedy="Give it a certificate. Plain HTTP is for registries on this machine, and for those "
+                        "that the engine's daemon.json names at insecure-registries.",
+                    ) from error
+                case Trouble.TOO_BIG:
+                    raise RegistryError(
+                        f"The registry {self.host} sent an answer that is too large for a registry's: {error.reason}.",
+                        remedy="Check the registry's name, and what stands in between, such as a proxy.",
+                    ) from error
+                case Trouble.CUT | Trouble.SLOW:
+                    raise fault(self.host, error.why) from error
+                case _:
+                    raise unreachable(self.host, error.reason) from error
 
 
 def _is_web_page(answer: Answer) -> bool:

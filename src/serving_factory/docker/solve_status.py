@@ -82,7 +82,8 @@ class _Vertex:
         self.error = item.get("error") or ""
         if self.error:
             return [*steps, Step(name=self.name, kind="error", text=self.error)]
-        return [*steps, Step(name=self.name, kind="done", seconds=_seconds(item))]
+        started, completed = (datetime.fromisoformat(item[key]) for key in ("started", "completed"))
+        return [*steps, Step(name=self.name, kind="done", seconds=max(0.0, (completed - started).total_seconds()))]
 
     def _line(self, line: bytes) -> Step:
         text = TERMINAL_CODES.sub("", line.decode("utf-8", errors="replace")).replace("\r", "")
@@ -188,8 +189,3 @@ def _decode(data: str) -> bytes:
     with suppress(ValueError):
         return base64.b64decode(data)
     return b""
-
-
-def _seconds(item: dict[str, Any]) -> float:
-    started, completed = (datetime.fromisoformat(item[key]) for key in ("started", "completed"))
-    return max(0.0, (completed - started).total_seconds())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -68,9 +68,6 @@ def seen_here(check: Check, elsewhere: str) -> Check:
     return replace(check, found=f"{check.found} (here; the engine works on {elsewhere})") if elsewhere else check
 
 
-# --- the engine -------------------------------------------------------------------------------------------------------
-
-
 def check_engine(facts: EngineFacts) -> Check:
     """Check the engine's version."""
     found = f"version {facts.version or 'unknown'}"
@@ -125,14 +122,8 @@ def check_clock(facts: EngineFacts) -> Check:
     return ok("clock", found)
 
 
-ENGINE_CHECKS: tuple[Callable[[EngineFacts], Check], ...] = (
-    check_engine,
-    check_api,
-    check_buildx,
-    check_store,
-    check_clock,
-)
-"""What needs nothing but the engine's facts, in the order of the report."""
+# What needs nothing but the engine's facts, in the order of the report
+ENGINE_CHECKS = (check_engine, check_api, check_buildx, check_store, check_clock)
 
 
 def check_collection(
@@ -187,9 +178,6 @@ def check_gpu(facts: EngineFacts, driver: str | None, needed: Iterable[tuple[str
         means = f"gpu images can be built here, but the driver is too old to try them: {', '.join(missing)}"
         return warn("GPU", found, means, "to try them here: install a newer NVIDIA driver")
     return ok("GPU", found)
-
-
-# --- the machine ------------------------------------------------------------------------------------------------------
 
 
 def check_memory(*, cpus: int, memory: int, at_once: int, share: Share, needed: int | None) -> Check:
@@ -286,9 +274,6 @@ def check_cpu(
     return ok("CPU", found)
 
 
-# --- the network ------------------------------------------------------------------------------------------------------
-
-
 class Login(StrEnum):
     """How a registry answered our credentials."""
 
@@ -379,7 +364,9 @@ def check_downloads(downloads: Sequence[Download], found: Mapping[str, tuple[Rea
     asked = [one for one in downloads if one.place in found]
     if not asked:
         return ok(name, "no address to check: all comes from folders, images and mirrors")
-    bad = [one for one in asked if not _available(one, found[one.place][0])]
+    # Of a host any answer will do; a file must be there.
+    least = {Kind.HOST: set(Reach) - {Reach.SILENT}}
+    bad = [one for one in asked if found[one.place][0] not in least.get(one.kind, {Reach.THERE})]
     if not bad:
         return ok(name, f"all {len(asked)} addresses answer: {'; '.join(one.what for one in asked)}")
     doubtful = all(found[one.place][0] is Reach.ANSWERS for one in bad)
@@ -397,11 +384,6 @@ def check_downloads(downloads: Sequence[Download], found: Mapping[str, tuple[Rea
         "see whether this network needs a proxy or mirrors (docs/matrix.md, The network); without the internet, fill "
         "folders (docs/closed-network.md)",
     )
-
-
-def _available(download: Download, reach: Reach) -> bool:
-    """Of a host any answer will do; a file must be there."""
-    return reach is Reach.THERE or (download.kind is Kind.HOST and reach is not Reach.SILENT)
 
 
 def gib(count: float) -> str:

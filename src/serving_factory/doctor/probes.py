@@ -15,7 +15,6 @@ from serving_factory.doctor.checks import BaseState, Login
 from serving_factory.errors import FactoryError, RegistryDeniedError
 
 _DRIVER = re.compile(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)")
-_REFERENCE = re.compile(r"(?P<name>[^@]+?)(?::(?P<tag>[^:/@]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?")
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
@@ -79,21 +78,11 @@ def base_state(reference: str, engine: Engine) -> BaseState:
     held = engine.image_id(reference) is not None
     if held and not engine.has_registry(reference):
         return BaseState.HELD
-    there = _registry_state(reference, engine)
-    if held:
-        return BaseState.HERE_ALONE if there is BaseState.GONE else BaseState.HELD
-    return there
-
-
-def _registry_state(reference: str, engine: Engine) -> BaseState:
-    found = _REFERENCE.fullmatch(reference)
-    if found is None:
-        return BaseState.UNKNOWN
     try:
-        name = ImageName.parse(found["name"])
-        digest = engine.registry(name.registry).manifest_digest(
-            name.repository, found["digest"] or found["tag"] or "latest"
-        )
+        name, tag = ImageName.parse_reference(reference)
+        digest = engine.registry(name.registry).manifest_digest(name.repository, tag)
     except FactoryError:
-        return BaseState.UNKNOWN
-    return BaseState.THERE if digest else BaseState.GONE
+        return BaseState.HELD if held else BaseState.UNKNOWN
+    if digest is None:
+        return BaseState.HERE_ALONE if held else BaseState.GONE
+    return BaseState.HELD if held else BaseState.THERE

@@ -25,19 +25,14 @@ from packaging.version import Version
 from serving_factory.errors import ArtifactError, os_remedy
 from serving_factory.inspection.facts import ElfFacts, ElfKind, Relro
 
-BINARY = "the binary"
-"""Stands for the inspected binary itself among those who need a library."""
-
+BINARY = "the binary"  # Stands for the inspected binary itself among those who need a library
+# How the names of a driver's libraries begin: they fit the kernel of the machine that serves, which hands them in
 _DRIVER = ("libcuda.so.", "libnvidia-")
-"""How the names of a driver's libraries begin: they fit the kernel of the machine that serves, which hands them in."""
-
 _MACHINES = {("EM_X86_64", 64): "x86-64", ("EM_X86_64", 32): "x32", ("EM_AARCH64", 64): "aarch64"}
+# Bits of GNU_PROPERTY_X86_ISA_1_NEEDED, highest first (x86-64 psABI, section "Program Property")
 _ISA_LEVELS = ((8, "x86-64-v4"), (4, "x86-64-v3"), (2, "x86-64-v2"), (1, "x86-64"))
-"""Bits of GNU_PROPERTY_X86_ISA_1_NEEDED, highest first (x86-64 psABI, section "Program Property")."""
-
+# Versions without a number, by the release that brought them (glibc 2.36 NEWS: DT_RELR)
 _VERSION_ALIASES = {"GLIBC_ABI_DT_RELR": "GLIBC_2.36"}
-"""Versions without a number, by the release that brought them (glibc 2.36 NEWS: DT_RELR)."""
-
 _BIND_NOW, _NOW, _PIE = 0x8, 0x1, 0x08000000
 _SYMBOL = struct.Struct("<IBBHQQ")
 _FUNCTION_TYPES = {2, 10}  # STT_FUNC and STT_GNU_IFUNC

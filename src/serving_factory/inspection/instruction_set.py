@@ -27,9 +27,7 @@ from serving_factory.inspection.owners import Owner, code_owners, plain_name
 if TYPE_CHECKING:
     from iced_x86._iced_x86_py import Code as CodeNumber
 
-NAMELESS = "?"
-"""The name of code without a symbol."""
-
+NAMELESS = "?"  # The name of code without a symbol
 _SPELLED_OTHERWISE = {"SSE4_1": "sse4.1", "SSE4_2": "sse4.2", "CMPXCHG16B": "cx16"}
 _FAMILIES = ("AVX", "AMX_")
 _SINGLE = {
@@ -37,28 +35,22 @@ _SINGLE = {
     *("LZCNT", "MOVBE", "BMI1", "BMI2", "TBM", "F16C", "FMA", "FMA4", "XOP"),
     *("AES", "PCLMULQDQ", "VAES", "VPCLMULQDQ", "SHA", "GFNI", "ADX", "RTM"),
 }
+# iced-x86's feature numbers that are evidence of a level. The others are left out on purpose: what every x86-64 CPU
+# has, what older CPUs execute as something harmless (PAUSE, ENDBR64, PREFETCHW), and what asks the CPU or the system
+# for something (CPUID, XGETBV, RDTSCP, RDRAND).
 _COUNTED: Mapping[int, str] = {
     number: _SPELLED_OTHERWISE.get(name, name.lower().replace("_", ""))
     for name, number in vars(CpuidFeature).items()
     if isinstance(number, int) and (name in _SINGLE or name.startswith(_FAMILIES))
 }
-"""iced-x86's feature numbers that are evidence of a level. The others are left out on purpose: what every x86-64
-CPU has, what older CPUs execute as something harmless (PAUSE, ENDBR64, PREFETCHW), and what asks the CPU or the
-system for something (CPUID, XGETBV, RDTSCP, RDRAND)."""
-
+# Every feature that is counted, by its psABI name in lower case, or else by gcc's name of it
 FEATURES = tuple(sorted(set(_COUNTED.values())))
-"""Every feature that is counted, by its psABI name in lower case, or else by gcc's name of it."""
-
+# Encoded as `rep bsf`, which older CPUs execute as bsf, with the same result except for zero. gcc writes it at every
+# level, where the result for zero does not matter; so it is no evidence of BMI1.
 _HARMLESS = "TZCNT_"
-"""Encoded as `rep bsf`, which older CPUs execute as bsf, with the same result except for zero. gcc writes it at every
-level, where the result for zero does not matter; so it is no evidence of BMI1."""
-
+# Bytes of code per task: a fraction of a second, so that Ctrl-C is answered soon and all workers end together
 _CHUNK = 2 << 20
-"""Bytes of code per task: a fraction of a second, so that Ctrl-C is answered soon and all workers end together."""
-
-_ALONE = 8 << 20
-"""Below so many bytes, starting workers takes longer than the work."""
-
+_ALONE = 8 << 20  # Below so many bytes, starting workers takes longer than the work
 _EXAMPLES = 5
 _PR_SET_PDEATHSIG = 1
 

@@ -11,14 +11,13 @@ from functools import cache
 from serving_factory.catalogue.data import read_yaml
 from serving_factory.catalogue.upstream_flags import upstream_namespaces
 
+# The beginning of an Itanium-mangled name, up to the length of its first identifier
 _HEAD = re.compile(
     r"_Z(?:G[VR]|Th(?:n?\d+)_|Tv(?:n?\d+)_(?:n?\d+)_)?"  # guard variables' helpers, thunks
     r"Z*"  # local entities: lambdas, classes within functions
     r"(?P<nested>N?)[rVK]*[RO]?L?"  # nested name, its qualifiers, internal linkage
     r"(?P<length>\d+)?"
 )
-"""The beginning of an Itanium-mangled name, up to the length of its first identifier."""
-
 _IDENTIFIER = re.compile(r"L?(\d+)")
 _SCOPE_END = re.compile(r"E|[CD]\d")
 

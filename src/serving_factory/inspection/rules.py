@@ -19,28 +19,24 @@ if TYPE_CHECKING:
     from serving_factory.inspection.elf import MissingLibrary
 
 _BASELINE = "x86-64"
+# Exit status after an illegal instruction: 128 + 4 from a shell or a container, -4 from Python's subprocess
 _SIGILL = (132, -4)
-"""Exit status after an illegal instruction: 128 + 4 from a shell or a container, -4 from Python's subprocess."""
-
+# Exit status of the loader that does not find a library, and of a shell that does not find a program
 _NOT_STARTED = 127
-"""Exit status of the loader that does not find a library, and of a shell that does not find a program."""
-
 _SERVER_LINE = "TensorFlow ModelServer: "
 _LIBRARY_LINE = "TensorFlow Library: "
+# Below this share of code under symbols, finding nothing proves nothing. Usual is 0.95: the rest is padding
 _NAMED_SHARE = 0.8
-"""Below this share of code under symbols, finding nothing proves nothing. Usual is 0.95: the rest is padding."""
-
+# Compiled with -mavx, a third or more of the functions of C++ code use AVX, if only to copy 16 bytes. A hundredth
+# distinguishes that from a few files with flags of their own.
 _LEAST_SHARE = 0.01
-"""Compiled with -mavx, a third or more of the functions of C++ code use AVX, if only to copy 16 bytes. A hundredth
-distinguishes that from a few files with flags of their own."""
-
 _SHOWN = 3
 _SHOWN_NAME = 100
 
 _ALL_OF_PROOF = {"avx": {"avx"}, "x86-64-v3": {"avx2", "fma"}, "x86-64-v4": {"avx512f"}}
+# What code of any size that was compiled for a level is sure to use. The other features of a level come and go with the
+# compiler: gcc writes f16c and movbe in few places only.
 _ANY_OF_PROOF = {"x86-64-v2": {"ssse3", "sse4.1", "sse4.2", "popcnt"}}
-"""What code of any size that was compiled for a level is sure to use. The other features of a level come and go with
-the compiler: gcc writes f16c and movbe in few places only."""
 
 
 class Rule(StrEnum):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -15,12 +14,6 @@ from serving_factory.matrix.settings import Network
 from serving_factory.recipes.inputs import mirrored
 from serving_factory.recipes.pins import BAZEL_RELEASES, bazel_asset
 from serving_factory.recipes.recipe import Recipe
-
-
-@cache
-def proven_addresses() -> Mapping[str, str]:
-    """Give the beginnings of all addresses -> the proof of each."""
-    return {address: " ".join(entry["proof"].split()) for address, entry in read_yaml("addresses.yaml").items()}
 
 
 def archive_mirror(release: Version) -> str:

@@ -35,8 +35,7 @@ class Explained(NamedTuple):
     of: str = ""
 
 
-Explanation = tuple[tuple[str, tuple[Explained, ...]], ...]
-"""Sections: a name, and what is explained."""
+Explanation = tuple[tuple[str, tuple[Explained, ...]], ...]  # Sections: a name, and what is explained
 
 
 def explain_matrix(variant: Variant, matrix: Matrix, *, file_from: str) -> Explanation:
@@ -127,6 +126,8 @@ def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     if pinned and name in matrix.lock.bases:
         base_from += f"; its digest: {matrix.lock.file}"
     bazel = f"{toolchain.bazel.version}, {_bazel_from(toolchain.bazel)}"
+    packages_from = f"{CATALOGUE}, release {release.tag}, base and compiler"
+    more = release_origin(matrix, release.tag, ("toolchain", "packages"), otherwise="")
     return (
         Explained("base", toolchain.base, base_from),
         Explained("base_image_used", recipe.base_image, origin(matrix, stand_in, otherwise="as named")),
@@ -134,19 +135,17 @@ def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
         *_python(recipe, matrix),
         *_tensorrt(recipe, matrix),
         Explained("bazel", bazel, _chosen(matrix, release, "bazel", "version")),
-        Explained("packages", tuple(toolchain.packages), _packages_origin(recipe, matrix)),
+        Explained("packages", tuple(toolchain.packages), f"{packages_from}; {more}" if more else packages_from),
         *(Explained("fix", fix.why, f"{CATALOGUE}, glibc of the base", of=fix.script) for fix in toolchain.fixes),
     )
 
 
 def _python(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     """What Bazel's rules run with; nothing where Bazel brings its own."""
+    path, otherwise = ("toolchain", "python"), f"{CATALOGUE}, release and base"
+    source = release_origin(matrix, recipe.release.tag, path, otherwise=otherwise)
     python = recipe.toolchain.python
-    if python is None:
-        return ()
-    base = f"{CATALOGUE}, release and base"
-    source = release_origin(matrix, recipe.release.tag, ("toolchain", "python"), otherwise=base)
-    return (Explained("python", python.version, source),)
+    return (Explained("python", python.version, source),) if python else ()
 
 
 def _tensorrt(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
@@ -261,12 +260,6 @@ def _chosen(matrix: Matrix, release: Release, *path: str) -> str:
 
 def _configs_origin(variant: Variant, matrix: Matrix) -> str:
     return _chosen(matrix, releases()[variant.release], "toolchain", "configs", variant.flavour.value)
-
-
-def _packages_origin(recipe: Recipe, matrix: Matrix) -> str:
-    base = f"{CATALOGUE}, release {recipe.release.tag}, base and compiler"
-    more = release_origin(matrix, recipe.release.tag, ("toolchain", "packages"), otherwise="")
-    return f"{base}; {more}" if more else base
 
 
 def _doubts(variant: Variant, matrix: Matrix) -> Iterator[Explained]:

@@ -14,8 +14,7 @@ from pathlib import Path
 from serving_factory.catalogue.bazel import bazel_flag
 from serving_factory.matrix.settings import Network, Settings
 
-DOWNLOADER_CONFIG = "/run/inputs/downloader.cfg"
-"""Where inputs.sh puts the rules for Bazel's downloads."""
+DOWNLOADER_CONFIG = "/run/inputs/downloader.cfg"  # Where inputs.sh puts the rules for Bazel's downloads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

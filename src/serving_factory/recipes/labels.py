@@ -10,7 +10,6 @@ from serving_factory.catalogue.cuda import cudas
 from serving_factory.catalogue.levels import cpuinfo_names, level_facts
 from serving_factory.catalogue.releases import UPSTREAM_URL
 from serving_factory.catalogue.upstream_flags import upstream_flags
-from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.recipe import Recipe
 
 
@@ -35,7 +34,6 @@ def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str
     Where the binary was not read back (None), no label speaks of it.
     """
     variant = recipe.variant
-    found = _binary_labels(binary) if binary else {}
     labels = {
         "org.opencontainers.image.title": f"TensorFlow Serving {variant.release}, {variant.flavour}, {variant.level}",
         "org.opencontainers.image.version": variant.release,
@@ -50,22 +48,18 @@ def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str
         "org.serving-factory.copts": " ".join(variant.all_copts),
         "org.serving-factory.cuda": variant.cuda or "",
         "org.serving-factory.capabilities": " ".join(variant.capabilities),
-        **found,
-        **recipe.images.labels,
     }
-    return {name: value for name, value in sorted(labels.items()) if value}
-
-
-def _binary_labels(binary: BuiltBinary) -> Mapping[str, str]:
-    return {
-        "org.opencontainers.image.revision": binary.source,
-        "org.serving-factory.base.id": binary.base_digest,
-        "org.serving-factory.compiler": binary.compiler,
-        "org.serving-factory.bazel": binary.bazel,
-        "org.serving-factory.binary.sha256": binary.sha256,
-        "org.serving-factory.compile.key": binary.compile_key,
-        "org.serving-factory.cpu-flags": " ".join(binary.cpu_flags),
-    }
+    if binary:
+        labels |= {
+            "org.opencontainers.image.revision": binary.source,
+            "org.serving-factory.base.id": binary.base_digest,
+            "org.serving-factory.compiler": binary.compiler,
+            "org.serving-factory.bazel": binary.bazel,
+            "org.serving-factory.binary.sha256": binary.sha256,
+            "org.serving-factory.compile.key": binary.compile_key,
+            "org.serving-factory.cpu-flags": " ".join(binary.cpu_flags),
+        }
+    return {name: value for name, value in sorted({**labels, **recipe.images.labels}.items()) if value}
 
 
 def image_json(recipe: Recipe, binary: BuiltBinary | None) -> str:
@@ -87,16 +81,6 @@ def image_json(recipe: Recipe, binary: BuiltBinary | None) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-def _gpu_env(variant: Variant) -> Mapping[str, str]:
-    if variant.cuda is None:
-        return {}
-    return {
-        "CUDA": variant.cuda,
-        "DRIVER": cudas()[variant.cuda].minimum_driver,
-        "CAPABILITIES": " ".join(variant.capabilities),
-    }
-
-
 def _known_cpu_flags(recipe: Recipe) -> tuple[str, ...]:
     facts = level_facts(recipe.variant.level)
     flags = upstream_flags(recipe.release.version) if recipe.upstream else ()
@@ -105,12 +89,7 @@ def _known_cpu_flags(recipe: Recipe) -> tuple[str, ...]:
 
 
 def image_env(recipe: Recipe, binary: BuiltBinary | None) -> str:
-    """Write what the entrypoint and the health check read.
-
-    The level, what the CPU must have, and the image to use if it has not; what the server can do; of a gpu image its
-    CUDA, the oldest driver for that, and its compute capabilities. Where the binary was not read back (None), the
-    level and upstream's own flags decide what the CPU must have.
-    """
+    """Write what the entrypoint and the health check read; without a binary, the level decides the CPU's flags."""
     variant = recipe.variant
     cpu_flags = binary.cpu_flags if binary else _known_cpu_flags(recipe)
     lines = {
@@ -122,6 +101,8 @@ def image_env(recipe: Recipe, binary: BuiltBinary | None) -> str:
         "LOWER_IMAGE": recipe.lower_image,
         "REST": "yes" if recipe.release.server.rest else "no",
         "MODEL_STATUS": "yes" if recipe.release.server.model_status else "no",
-        **_gpu_env(variant),
     }
+    if variant.cuda:
+        driver = cudas()[variant.cuda].minimum_driver
+        lines |= {"CUDA": variant.cuda, "DRIVER": driver, "CAPABILITIES": " ".join(variant.capabilities)}
     return "".join(f'{name}="{value}"\n' for name, value in lines.items())

@@ -11,8 +11,8 @@ from serving_factory.matrix.lockfile import EMPTY, Lock
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Platform, Variant
 
+# The folder of Bazel's release assets: what `network.bazel_mirror` takes the place of
 BAZEL_RELEASES = "https://github.com/bazelbuild/bazel/releases/download"
-"""The folder of Bazel's release assets: what `network.bazel_mirror` takes the place of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

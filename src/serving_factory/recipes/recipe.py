@@ -50,11 +50,9 @@ def _plain(value: object) -> object:
 
 
 _DOCKERFILES = Path(__file__).resolve().parents[3] / "dockerfiles"
-CONTEXT = _DOCKERFILES / "context"
-"""The build context of every Dockerfile: all files that one copies."""
-
+CONTEXT = _DOCKERFILES / "context"  # The build context of every Dockerfile: all files that one copies
+# How the ids of the cache mounts in the templates begin; `-disk` and `-repository` follow
 CACHES = "serving-factory-bazel"
-"""How the ids of the cache mounts in the templates begin; `-disk` and `-repository` follow."""
 
 
 def render(name: str, **values: object) -> str:
@@ -162,7 +160,18 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
     if neighbour and (neighbour.variant.flavour, neighbour.release, neighbour.toolchain) == rendered_from:
         devel, runtime = neighbour.devel, neighbour.runtime
     else:
-        devel, runtime = _dockerfiles(*rendered_from)
+        devel = render(
+            "devel.Dockerfile.j2",
+            release=release,
+            flavour=variant.flavour,
+            toolchain=toolchain,
+            upstream=UPSTREAM_URL,
+            bazel_releases=BAZEL_RELEASES,
+            bazel_target=UPSTREAM_TARGET,
+            binary_path=UPSTREAM_TARGET.removeprefix("//").replace(":", "/"),
+        )
+        served = {"flavour": variant.flavour, "base": toolchain.base, "gpu": toolchain.gpu}
+        runtime = render("runtime.Dockerfile.j2", release=release, **served)
     arguments = _arguments(variant, toolchain, inputs, tensorrt=settings.toolchain.tensorrt)
     key = key_of(
         devel=_decisive(devel),
@@ -210,21 +219,6 @@ def _decisive(devel: str) -> Mapping[str, object]:
         "instructions": [stage.instructions for stage in found],
         "files": {file: without_comments(file, context_text(file)) for file in files},
     }
-
-
-def _dockerfiles(flavour: Flavour, release: Release, toolchain: Toolchain) -> tuple[str, str]:
-    devel = render(
-        "devel.Dockerfile.j2",
-        release=release,
-        flavour=flavour,
-        toolchain=toolchain,
-        upstream=UPSTREAM_URL,
-        bazel_releases=BAZEL_RELEASES,
-        bazel_target=UPSTREAM_TARGET,
-        binary_path=UPSTREAM_TARGET.removeprefix("//").replace(":", "/"),
-    )
-    base, gpu = toolchain.base, toolchain.gpu
-    return devel, render("runtime.Dockerfile.j2", release=release, flavour=flavour, base=base, gpu=gpu)
 
 
 def _lower_image(variant: Variant, matrix: Matrix) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Self, TypeVar
+from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import grpc
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
@@ -24,9 +25,8 @@ from serving_factory.smoke.answers import (
     VersionStatus,
 )
 
+# Upstream's full name of the message that comes packed as `Any` under metadata["signature_def"]
 SIGNATURE_DEF_MAP = "tensorflow.serving.SignatureDefMap"
-"""Upstream's full name of the message that comes packed as `Any` under metadata["signature_def"]."""
-
 _STATUS_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 _GRPC_OPTIONS = (
     # A proxy of the environment must not be asked for a server on this machine.
@@ -38,16 +38,13 @@ _UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _M = TypeVar("_M", bound=Message)
 
 
-class GrpcClient:
+class GrpcClient(AbstractContextManager["GrpcClient"]):
     """gRPC client over one channel without encryption."""
 
     def __init__(self, address: str, *, timeout: float = 5.0) -> None:
         self._channel = grpc.insecure_channel(address, options=_GRPC_OPTIONS)
         self._address = address
         self._timeout = timeout
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

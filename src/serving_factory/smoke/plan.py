@@ -35,10 +35,6 @@ class ModelFolders:
     waiting: Path  # the next version, complete, on the same file system and out of the server's sight
     versions: tuple[int, int]  # numbers of the old and the next version
 
-    def place_next(self) -> None:
-        """Let the next version appear beside the old one; a rename, so that no half of it is ever seen."""
-        self.waiting.rename(self.plain / self.waiting.name)
-
 
 def prepare_models(plan: SmokePlan, folder: Path) -> ModelFolders:
     """Copy the plan's models under `folder`; raises SmokeError."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from serving_factory.errors import FactoryError
 
+# What XML 1.0 cannot hold in any form (its production 2, Char); logs have it as terminal colours
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 cannot hold in any form (its production 2, Char); logs have it as terminal colours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

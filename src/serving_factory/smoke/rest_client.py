@@ -9,7 +9,8 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Self, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 from serving_factory.smoke.answers import (
     ModelMetadata,
@@ -23,7 +24,7 @@ _CUT = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 _T = TypeVar("_T")
 
 
-class RestClient:
+class RestClient(AbstractContextManager["RestClient"]):
     """REST client over one kept-alive connection."""
 
     def __init__(self, address: str, *, timeout: float = 5.0) -> None:
@@ -31,9 +32,6 @@ class RestClient:
         self._address = address
         self._used = False
         self.reconnects = 0
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -18,9 +18,6 @@ from serving_factory.smoke.plan import SmokePlan, prepare_models
 from serving_factory.smoke.report import CheckResult, SmokeReport
 from serving_factory.smoke.server import GRPC_PORT, MODEL, REST_PORT, Server
 
-_HEALTH_INTERVAL = 1.0
-"""Seconds. The image's own is made for months of running, not for someone who waits for the first answer."""
-
 
 def run_checks(
     engine: Engine, image: str, *, plan: SmokePlan, cancel: Cancel, emit_check: Callable[[CheckResult], None]
@@ -85,25 +82,21 @@ def _start(
     models = prepare_models(plan, Path(folder))
     for hardened, model in ((False, models.plain), (True, models.hardened)):
         cancel.check()
-        spec = _spec(image, model, hardened=hardened, owner=plan.owner)
+        spec = ContainerSpec(
+            image=image,
+            environment=(("MODEL_NAME", MODEL),),
+            ports=(GRPC_PORT, REST_PORT),
+            mounts=(Mount(source=model, target=f"/models/{MODEL}"),),
+            read_only=hardened,
+            cap_drop=("ALL",) if hardened else (),
+            user="12345" if hardened else None,
+            security_opt=("no-new-privileges",) if hardened else (),
+            health_interval=1.0,  # the image's own is made for months of running, not for a wait for the first answer
+            owner=plan.owner,
+        )
         servers[hardened] = Server(stack.enter_context(engine.container(spec)), plan, models, cancel)
         stack.callback(servers[hardened].close)
     return "two containers, one of them hardened"
-
-
-def _spec(image: str, model: Path, *, hardened: bool, owner: str) -> ContainerSpec:
-    return ContainerSpec(
-        image=image,
-        environment=(("MODEL_NAME", MODEL),),
-        ports=(GRPC_PORT, REST_PORT),
-        mounts=(Mount(source=model, target=f"/models/{MODEL}"),),
-        read_only=hardened,
-        cap_drop=("ALL",) if hardened else (),
-        user="12345" if hardened else None,
-        security_opt=("no-new-privileges",) if hardened else (),
-        health_interval=_HEALTH_INTERVAL,
-        owner=owner,
-    )
 
 
 def _act(check: Check, servers: dict[bool, Server]) -> str:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from serving_factory.errors import SmokeError, WrongAnswerError
 from serving_factory.smoke.answers import ServerUnavailableError, ServingApiError
@@ -24,8 +25,7 @@ class _Worker(threading.Thread):
     def __init__(self, protocol: str, client: RestClient | GrpcClient) -> None:
         super().__init__(name=f"swap-{protocol}", daemon=True)
         self.protocol = protocol
-        self.old = 0
-        self.new = 0
+        self.old = self.new = 0  # how many answers each version gave
         self.saw_new_last = False
         self.wrong: list[float] | None = None
         self.failure = ""
@@ -56,10 +56,12 @@ class _Worker(threading.Thread):
 def check_swap(server: Server) -> str:
     """Bring in the new version while requests run without pause over both protocols."""
     old, new = server.models.versions
-    limit = server.plan.swap_timeout
+    limit, statuses = server.plan.swap_timeout, partial(server.grpc.model_status, MODEL)
     with _load(server) as workers:
         _wait(server, workers, lambda: all(worker.old + worker.new for worker in workers))
-        server.models.place_next()
+        # A rename, so that no half of it is ever seen.
+        waiting = server.models.waiting
+        waiting.rename(server.models.plain / waiting.name)
         began = time.monotonic()
         if not _wait(server, workers, lambda: all(worker.saw_new_last for worker in workers)):
             raise server.fault(
@@ -69,11 +71,11 @@ def check_swap(server: Server) -> str:
                 remedy="Read in the log whether the server found the new version, and why it did not load it.",
             )
         took = time.monotonic() - began
-        if not _wait(server, workers, lambda: not _loaded(server, old)):
+        if not _wait(server, workers, lambda: all(one.version != old or one.state == "END" for one in statuses())):
             raise server.fault(
                 SmokeError,
                 f"Version {new} answers, but after {limit:g} s version {old} is still loaded.",
-                why=", ".join(map(str, server.grpc.model_status(MODEL))),
+                why=", ".join(map(str, statuses())),
             )
         gone = time.monotonic() - began
         # A few more from each: what unloading breaks shows only in the requests after it.
@@ -128,14 +130,10 @@ def _require_no_fault(server: Server, workers: Sequence[_Worker]) -> None:
             )
 
 
-def _loaded(server: Server, version: int) -> bool:
-    return any(item.version == version and item.state != "END" for item in server.grpc.model_status(MODEL))
-
-
 def _counts(workers: Sequence[_Worker]) -> str:
-    parts = []
-    for protocol in ("REST", "gRPC"):
-        mine = [worker for worker in workers if worker.protocol == protocol]
-        if mine:
-            parts.append(f"{protocol} {sum(w.old for w in mine)} old and {sum(w.new for w in mine)} new")
-    return "answers: " + ", ".join(parts)
+    mine = {protocol: [one for one in workers if one.protocol == protocol] for protocol in ("REST", "gRPC")}
+    return "answers: " + ", ".join(
+        f"{name} {sum(one.old for one in each)} old and {sum(one.new for one in each)} new"
+        for name, each in mine.items()
+        if each
+    )
