@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
 
@@ -45,10 +44,6 @@ class RemoteAbility(StrEnum):
 
 
 @cache
-def _since() -> Mapping[RemoteAbility, Version]:
-    return {RemoteAbility(name): Version(version) for name, version in read_yaml("bazel_remote.yaml").items()}
-
-
 def has_ability(bazel: Version, ability: RemoteAbility) -> bool:
     """Whether a Bazel can do something."""
-    return bazel >= _since()[ability]
+    return bazel >= Version(read_yaml("bazel_remote.yaml")[ability.value])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -70,14 +69,10 @@ class Distribution:
 @cache
 def distributions() -> Mapping[str, Distribution]:
     """Read all distributions, by base image reference without digest, such as `ubuntu:20.04`."""
-    return {
-        name: read_entry(Distribution, f"distributions.yaml: {name}", {**entry, "pythons": _pythons(entry)}, name=name)
-        for name, entry in read_yaml("distributions.yaml").items()
-    }
-
-
-def _pythons(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {version: {**python, "version": version} for version, python in entry["pythons"].items()}
+    entries = read_yaml("distributions.yaml")
+    for version, python in (item for entry in entries.values() for item in entry["pythons"].items()):
+        python["version"] = version
+    return {name: read_entry(Distribution, f"distributions.yaml: {name}", entries[name], name=name) for name in entries}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

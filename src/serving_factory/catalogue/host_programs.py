@@ -119,10 +119,8 @@ def host_calls(folder: Path) -> tuple[HostCall, ...]:
 
 
 def genrule_programs(text: str) -> Mapping[str, tuple[str, ...]]:
-    """Find what the genrules call that `bazel query --output=build` printed: program -> names of the rules.
-
-    What the sources bring or Bazel builds is left out.
-    """
+    """Find what the genrules call that `bazel query --output=build` printed: program -> names of the rules."""
+    # What the sources bring or Bazel builds is left out.
     found: dict[str, dict[str, None]] = {}
     calls = (node for block in parse_starlark(text) for node in ast.walk(block) if isinstance(node, ast.Call))
     for call in calls:

@@ -145,12 +145,10 @@ class Closest:
 
 
 def closest_release(asked: str, tags: Collection[str]) -> Closest:
-    """Find the release nearest to one that is not in the catalogue.
-
-    Of the same series the next one is taken, or the last: upstream skipped a patch where its branch went on. Without
-    such a series it is the nearest series' last release; where the text is no version, the newest of all.
-    """
-    known = _versions(tuple(tags))
+    """Find the release nearest to one that is not in the catalogue."""
+    # Of the same series the next one is taken, or the last: upstream skipped a patch where its branch went on. Without
+    # such a series it is the nearest series' last release; where the text is no version, the newest of all.
+    known = sorted(map(Version, tags))
     try:
         version = Version(asked)
     except InvalidVersion:
@@ -163,8 +161,3 @@ def closest_release(asked: str, tags: Collection[str]) -> Closest:
         return Closest(str(later[0] if later else series[-1]), f"upstream has no stable tag {asked}")
     nearest = [one for one in known if one <= version] or known[:1]
     return Closest(str(nearest[-1]), f"the catalogue knows no release {version.major}.{version.minor}.x")
-
-
-@cache
-def _versions(tags: tuple[str, ...]) -> tuple[Version, ...]:
-    return tuple(sorted(map(Version, tags)))

@@ -50,11 +50,9 @@ _FUNCTION = re.compile(r"(?:^|[;&|{])\s*(?:function\s+([A-Za-z_][\w-]*)|([A-Za-z
 
 
 def shell_programs(text: str) -> tuple[str, ...]:
-    """Find the programs that a command line or a script names, in their order, each once.
-
-    The shell's own commands and the functions of the text are left out. A word that only the run decides is UNKNOWN, or
-    has UNKNOWN or a `$` in it.
-    """
+    """Find the programs that a command line or a script names, in their order, each once."""
+    # The shell's own commands and the functions of the text are left out. A word that only the run decides is UNKNOWN,
+    # or has UNKNOWN or a `$` in it.
     own = {name for pair in _FUNCTION.findall(text) for name in pair if name}
     return tuple(dict.fromkeys(word for word in _programs(text) if word not in own))
 
@@ -118,10 +116,8 @@ def _without_patterns(commands: Iterable[tuple[list[str], str]]) -> Iterator[lis
 
 
 def _commands(text: str) -> Iterator[tuple[list[str], str]]:
-    """Split into simple commands, each a list of words without their quotes, and the operator behind it.
-
-    Redirections are left out.
-    """
+    """Split into simple commands, each a list of words without their quotes, and the operator behind it."""
+    # Redirections are left out.
     words: list[str] = []
     word: str | None = None
     skip = False

@@ -30,10 +30,8 @@ def parse_starlark(text: str) -> Iterator[ast.Module]:
 
 
 def parsed_parts(text: str) -> Iterator[tuple[int, ast.Module | None]]:
-    """Parse a text likewise; each part with the line that it begins in, None for one that cannot be read.
-
-    What Starlark has and Python has not is put right: octal numbers as of Python 2. So are the gaps of templates.
-    """
+    """Parse a text likewise; each part with the line that it begins in, None for one that cannot be read."""
+    # What Starlark has and Python has not is put right: octal numbers as of Python 2. So are the gaps of templates.
     plain = text
     if (whole := _parsed(text)) is None:
         plain = _ODD.sub(_put_right, text)

@@ -57,10 +57,8 @@ class UnlistedFlag:
 
 
 def unlisted_flags(folder: Path, release: Version) -> Iterator[UnlistedFlag]:
-    """Find the flags of a source tree that the catalogue has neither as added nor as harmless.
-
-    BUILD and .bzl files are read, and what `.bazelrc` says of every build. What a config there adds is chosen or not.
-    """
+    """Find the flags of a source tree that the catalogue has neither as added nor as harmless."""
+    # BUILD and .bzl files are read, and what `.bazelrc` says of every build. What a config there adds is chosen or not.
     listed = [(pattern, "", flag.flag) for flag in upstream_flags(release) for pattern in flag.files]
     for where, flags in read_yaml("upstream_flags.yaml")["elsewhere"].items():
         pattern, _, word = where.partition(" ")

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
@@ -27,8 +27,8 @@ from docker.types import Mount as BindMount
 from serving_factory.docker.client import FREE_SOME_SPACE, check_settings, unavailable
 from serving_factory.docker.http import Patience
 from serving_factory.docker.process import Cancel, bounded
-from serving_factory.docker.push import THINKING, PushResult, push
-from serving_factory.docker.registry import Credentials, ImageName, Registry, credentials_for, is_insecure
+from serving_factory.docker.push import THINKING, PushResult, Stream, read_push
+from serving_factory.docker.registry import ImageName, Registry, credentials_for, is_insecure
 from serving_factory.errors import DiskFullError, EngineError, EngineUnavailableError, FactoryError
 
 # The SDK's own, those of requests (which are OSErrors), and those of urllib3 that a broken stream raises.
@@ -159,10 +159,8 @@ class Engine:
                 return None
 
     def has_registry(self, reference: str) -> bool:
-        """Whether the engine knows a registry's digest of an image: it was pulled or pushed.
-
-        With containerd's image store it knows one of every image.
-        """
+        """Whether the engine knows a registry's digest of an image: it was pulled or pushed."""
+        # With containerd's image store it knows one of every image.
         return bool(self._attributes(reference).get("RepoDigests"))
 
     def image_size(self, reference: str) -> int:
@@ -258,25 +256,25 @@ class Engine:
         on_retry: Callable[[str], None] = lambda _: None,
         cancel: Cancel | None = None,
     ) -> PushResult:
-        """Push one tag, once, with the credentials in Docker's own configuration; see `push.push`."""
+        """Push one tag, once, with the credentials in Docker's own configuration."""
         reference = f"{repository}:{tag}"
         if self.image_id(reference) is None:
             raise EngineError(f"The engine has no image {reference} to push.", remedy="Build and tag it first.")
         host = ImageName.parse(repository).registry
         registry = self.registry(host, cancel=cancel, report=on_status)
-        auth = _auth(host, credentials_for(host))
+        found, auth = credentials_for(host), {}
+        if found and found.identity_token:
+            auth = {"identitytoken": found.identity_token, "serveraddress": host}
+        elif found:
+            auth = {"username": found.username, "password": found.password, "serveraddress": host}
         with typed(f"{reference} could not be pushed.", remedy=f"Try it: docker push {reference}"):
             api = docker.from_env(timeout=int(THINKING) + TIMEOUT).api
-            return push(
-                api,
-                repository,
-                tag,
-                registry=registry,
-                auth=auth,
-                on_status=on_status,
-                on_retry=on_retry,
-                cancel=cancel,
-            )
+            stream, ask = Stream(api, repository, tag, auth), partial(registry.try_push, repository.partition("/")[2])
+            try:
+                items = stream.watched(host, on_status, cancel)
+                return read_push(items, registry=host, on_status=on_status, on_retry=on_retry, ask=ask)
+            finally:
+                stream.close()
 
 
 def _connect() -> tuple[docker.DockerClient, str]:
@@ -284,14 +282,6 @@ def _connect() -> tuple[docker.DockerClient, str]:
         ContextAPI.kwargs_from_context()  # raises what from_env would not
     client = docker.from_env(timeout=TIMEOUT)
     return client, str(client.version().get("Version", ""))
-
-
-def _auth(registry: str, credentials: Credentials | None) -> dict[str, str]:
-    if credentials is None:
-        return {}
-    if credentials.identity_token:
-        return {"identitytoken": credentials.identity_token, "serveraddress": registry}
-    return {"username": credentials.username, "password": credentials.password, "serveraddress": registry}
 
 
 class Container:

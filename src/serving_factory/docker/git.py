@@ -35,8 +35,8 @@ class ArchiveFormat(StrEnum):
 def commit_of(repository: Path, ref: str) -> str | None:
     """The full id of the commit that a branch, a tag or the beginning of an id stands for; None for nothing."""
     _git(repository, "rev-parse", "--git-dir")
-    code, lines = _run(repository, ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}"])
-    return lines[-1] if code == 0 and lines else None
+    verify = ("rev-parse", "--verify", "--quiet", "--end-of-options")
+    return next(reversed(_git(repository, *verify, f"{ref}^{{commit}}", may_fail=True)), None)
 
 
 def git_folder(folder: Path) -> Path | None:
@@ -53,8 +53,7 @@ def git_folder(folder: Path) -> Path | None:
 
 def origin_parts(repository: Path) -> tuple[str, ...]:
     """The parts of a mirror's origin, the repository's name last, without `.git`; none where it has no origin."""
-    code, lines = _run(repository, ["config", "--get", "remote.origin.url"])
-    where = lines[-1] if code == 0 and lines else ""
+    where = next(reversed(_git(repository, "config", "--get", "remote.origin.url", may_fail=True)), "")
     plain = where.rstrip("/").removesuffix("/.git").removesuffix(".git")
     return tuple(part for part in re.split(r"[/:]+", plain) if part)
 
@@ -117,22 +116,12 @@ def _tree_without(repository: Path, commit: str, without: Sequence[str]) -> Iter
 
 
 def _git(
-    repository: Path, *arguments: str, env: Mapping[str, str] | None = None, stdin: Path | None = None
+    repository: Path,
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    stdin: Path | None = None,
+    may_fail: bool = False,
 ) -> tuple[str, ...]:
-    code, lines = _run(repository, arguments, env=env, stdin=stdin)
-    if code != 0:
-        raise GitError(
-            f"git failed in {repository}.",
-            why="\n".join(lines) or f"It ended with exit code {code}.",
-            remedy="Name a git repository that is whole: a clone or a mirror (`git clone --mirror URL`). To read one "
-            "that another user owns: `git config --global --add safe.directory FOLDER`.",
-        )
-    return lines
-
-
-def _run(
-    repository: Path, arguments: Sequence[str], *, env: Mapping[str, str] | None = None, stdin: Path | None = None
-) -> tuple[int, tuple[str, ...]]:
     """Run git on that repository and no other, whatever a hook's environment says, and on what is there: no network."""
     lines: list[str] = []
     inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
@@ -141,7 +130,14 @@ def _run(
         code = process.run(argv, on_line=lines.append, env={**inherited, **(env or {})}, stdin=stdin)
     except FileNotFoundError:
         raise GitError("The git command is missing.", remedy="Install git, or put it on PATH.") from None
-    return code, tuple(lines)
+    if code == 0 or may_fail:
+        return () if code else tuple(lines)
+    raise GitError(
+        f"git failed in {repository}.",
+        why="\n".join(lines) or f"It ended with exit code {code}.",
+        remedy="Name a git repository that is whole: a clone or a mirror (`git clone --mirror URL`). To read one "
+        "that another user owns: `git config --global --add safe.directory FOLDER`.",
+    )
 
 
 def fetch_source(package: str, scratch: Path) -> Path:

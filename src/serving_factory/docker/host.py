@@ -123,10 +123,8 @@ class CollectionRule:
     free: int = 0  # it takes what is needed for so much of the disk to be free
 
     def keeps(self, held: int, free: int | None) -> int:
-        """The bytes left of `held`, of what may go at all, with `free` bytes free on the disk (None: enough).
-
-        As calculateKeepBytes in cache/manager.go of moby/buildkit.
-        """
+        """The bytes left of `held`, of what may go at all, with `free` bytes free on the disk (None: enough)."""
+        # As calculateKeepBytes in cache/manager.go of moby/buildkit.
         kept = self.most or (held if self.free else 0)
         if free is not None and free < self.free:
             kept = min(kept, held - (self.free - free))

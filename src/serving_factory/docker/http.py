@@ -43,6 +43,13 @@ class Trouble(StrEnum):
     CERTIFICATE = "the server's certificate is not trusted"
 
 
+_TROUBLES = (
+    (ssl.SSLCertVerificationError, Trouble.CERTIFICATE),
+    (ssl.SSLError, Trouble.TLS),
+    ((ConnectionResetError, BrokenPipeError), Trouble.CUT),
+)
+
+
 class NoAnswerError(Exception):
     """There is no usable answer; `reason` is the evidence."""
 
@@ -149,7 +156,8 @@ class Client:
                 on_wait=report,
             )
         except urllib.error.URLError as error:
-            raise _no_answer(error.reason) from error
+            trouble = next((each for kind, each in _TROUBLES if isinstance(error.reason, kind)), Trouble.UNREACHABLE)
+            raise NoAnswerError(trouble, error.reason) from error
         except TimeoutError as error:
             raise NoAnswerError(Trouble.SLOW, str(error) or "timed out") from error
         except (OSError, http.client.HTTPException) as error:
@@ -215,17 +223,6 @@ def is_loopback(host: str) -> bool:
     return name in {"localhost", "[::1]"} or re.fullmatch(r"127(\.\d{1,3}){3}", name) is not None
 
 
-def _no_answer(reason: object) -> NoAnswerError:
-    match reason:
-        case ssl.SSLCertVerificationError():
-            return NoAnswerError(Trouble.CERTIFICATE, reason)
-        case ssl.SSLError():
-            return NoAnswerError(Trouble.TLS, reason)
-        case ConnectionResetError() | BrokenPipeError():
-            return NoAnswerError(Trouble.CUT, reason)
-    return NoAnswerError(Trouble.UNREACHABLE, reason)
-
-
 class _Proxies(urllib.request.ProxyHandler):
     """Proxies that replace the environment's; its NO_PROXY counts beside theirs."""
 
@@ -250,10 +247,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def fetch_text(url: str, *, route: Route | None = None, patience: Patience | None = None) -> str | None:
-    """Fetch a text by http or https; None if the server says that there is none.
-
-    A name and a password in the URL are sent, and never shown. This machine itself is asked directly.
-    """
+    """Fetch a text by http or https; None if the server says that there is none."""
+    # A name and a password in the URL are sent, and never shown. This machine itself is asked directly.
     parts = urllib.parse.urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     shown = parts._replace(netloc=host).geturl()

@@ -58,10 +58,8 @@ def bounded(
     cancel: Cancel | None = None,
     on_wait: Callable[[float], None] | None = None,
 ) -> Result:
-    """Run a call that may hang, in a daemon thread that is left behind if it does; TimeoutError after `seconds`.
-
-    `on_wait` is called with the seconds waited, after 5 s and then every 30 s.
-    """
+    """Run a call that may hang, in a daemon thread that is left behind if it does; TimeoutError after `seconds`."""
+    # `on_wait` is called with the seconds waited, after 5 s and then every 30 s.
     results: list[Result] = []
     failures: list[BaseException] = []
     ended = threading.Event()
@@ -104,12 +102,10 @@ def run(
     cancel: Cancel | None = None,  # ends the command when asked, from any thread
     stdin: Path | None = None,  # a file for it to read; None for nothing
 ) -> int:
-    """Run a command and hand over its output line by line, in the caller's thread.
-
-    The command runs in a session of its own, so a Ctrl-C at the terminal reaches only us. Whatever ends this call
-    early ends the command's whole process group: SIGINT, after `grace` seconds SIGTERM, 2 seconds later SIGKILL. Our
-    own death by SIGKILL kills the group too, and so does the command's end: nothing is left in the background.
-    """
+    """Run a command and hand over its output line by line, in the caller's thread."""
+    # The command runs in a session of its own, so a Ctrl-C at the terminal reaches only us. Whatever ends this call
+    # early ends the command's whole process group: SIGINT, after `grace` seconds SIGTERM, 2 seconds later SIGKILL. Our
+    # own death by SIGKILL kills the group too, and so does the command's end: nothing is left in the background.
     if shutil.which(argv[0], path=None if env is None else env.get("PATH")) is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
     launcher = [sys.executable, "-I", "-S", str(Path(keeper.__file__)), str(os.getpid())]

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import requests
@@ -16,7 +15,7 @@ from docker import APIClient
 from docker.types import CancellableStream
 
 from serving_factory.docker.process import POLL, Cancel
-from serving_factory.docker.registry import Registry, fault, from_text
+from serving_factory.docker.registry import fault, from_text
 from serving_factory.errors import FactoryError, RegistryDeniedError, RegistryError, RegistryFaultError
 
 PUSHED = "Pushed"
@@ -60,32 +59,10 @@ class _Layers:
         return words
 
 
-def push(
-    api: APIClient,  # a client of its own for this push
-    repository: str,  # with the registry's name
-    tag: str,  # which tag
-    *,
-    registry: Registry,  # is asked why, where the engine tries again or fails without saying so
-    auth: Mapping[str, str],  # for the engine to log in with
-    on_status: Callable[[str], None],  # called with how far it is, in a few words
-    # called when the engine sends a layer again by itself, which it does for almost a minute
-    on_retry: Callable[[str], None],
-    cancel: Cancel | None,  # ends the push when asked
-) -> PushResult:
-    """Push a tag."""
-    path = repository.partition("/")[2]
-    stream = _Stream(api, repository, tag, auth)
-    try:
-        items = stream.watched(registry.host, on_status, cancel)
-        ask = partial(registry.try_push, path)
-        return read_push(items, registry=registry.host, on_status=on_status, on_retry=on_retry, ask=ask)
-    finally:
-        stream.close()
-
-
-class _Stream:
+class Stream:
     """The items of a push. They are read in a thread, for the read has no time limit and cannot be cancelled."""
 
+    # `api` is a client for this push alone.
     def __init__(self, api: APIClient, repository: str, tag: str, auth: Mapping[str, str]) -> None:
         self._items: queue.SimpleQueue[Mapping[str, Any] | Exception | None] = queue.SimpleQueue()
         self._responses: list[requests.Response] = []
@@ -105,6 +82,7 @@ class _Stream:
     def watched(
         self, registry: str, on_status: Callable[[str], None], cancel: Cancel | None
     ) -> Iterator[Mapping[str, Any]]:
+        """Give the items as they come; RegistryFaultError when nothing moves any more."""
         layers, moved, report_at = _Layers(), time.monotonic(), REPORT_EVERY
         while True:
             try:
@@ -147,7 +125,7 @@ def read_push(
     *,
     registry: str,  # for messages, such as `127.0.0.1:5000`
     on_status: Callable[[str], None],  # called with how far it is, in a few words, whenever these change
-    on_retry: Callable[[str], None] = lambda _: None,  # see `push`
+    on_retry: Callable[[str], None] = lambda _: None,  # called when the engine sends a layer again by itself
     # asks the registry itself whether a push would work, and raises why not. It is called when the engine begins to
     # wait for another try of its own, which it does whatever the registry said, and when a push failed
     ask: Callable[[], None] | None = None,

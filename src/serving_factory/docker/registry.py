@@ -148,10 +148,8 @@ class ImageName:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `[registry/]path` as Docker does; UsageError where it is no such name, or has a tag or digest.
-
-        The first part is a registry if it has a dot or a colon or is `localhost`; else all is Docker Hub's.
-        """
+        """Read `[registry/]path` as Docker does; UsageError where it is no such name, or has a tag or digest."""
+        # The first part is a registry if it has a dot or a colon or is `localhost`; else all is Docker Hub's.
         first, slash, rest = text.partition("/")
         if slash and ("." in first or ":" in first or first == "localhost"):
             registry, repository = first, rest
@@ -199,13 +197,9 @@ def credentials_for(host: str) -> Credentials | None:
             why=str(error),
             remedy=f"Repair config.json in DOCKER_CONFIG or ~/.docker, or log in again: docker login {host}",
         ) from error
-    values = {key.lower(): str(value) for key, value in found.items() if value}
-    credentials = Credentials(
-        username=values.get("username", ""),
-        password=values.get("password", ""),
-        identity_token=values.get("identitytoken", ""),
-    )
-    return credentials if credentials != Credentials() else None
+    names = {"username": "username", "password": "password", "identitytoken": "identity_token"}
+    given = {names[key.lower()]: str(value) for key, value in found.items() if value and key.lower() in names}
+    return Credentials(**given) if given else None
 
 
 def is_insecure(host: str, config: Mapping[str, Any]) -> bool:
@@ -389,7 +383,8 @@ class Registry:
 
     def _check(self, answer: Answer) -> None:
         status, why = answer.status, f"It answered {answer.status}: {answer.reason}"
-        if status < http.HTTPStatus.MULTIPLE_CHOICES and not _is_web_page(answer):
+        is_web_page = str(answer.headers.get("Content-Type", "")).lower().startswith("text/html")
+        if status < http.HTTPStatus.MULTIPLE_CHOICES and not is_web_page:
             return
         if status in DENIED:
             raise denied(self.host, why)
@@ -399,7 +394,7 @@ class Registry:
             raise fault(self.host, why, answer.retry_after)
         raise RegistryError(
             f"The registry {self.host} did not answer as a registry does"
-            f"{', but with a web page' if _is_web_page(answer) else ''}.",
+            f"{', but with a web page' if is_web_page else ''}.",
             why=why,
             remedy="Check the registry's name, and what stands in between: a proxy, or a network that wants a log-in "
             "in a browser first. A registry of API version 2 must be at that address.",
@@ -428,10 +423,6 @@ class Registry:
                     raise fault(self.host, error.why) from error
                 case _:
                     raise unreachable(self.host, error.reason) from error
-
-
-def _is_web_page(answer: Answer) -> bool:
-    return str(answer.headers.get("Content-Type", "")).lower().startswith("text/html")
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

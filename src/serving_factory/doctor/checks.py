@@ -129,11 +129,9 @@ ENGINE_CHECKS = (check_engine, check_api, check_buildx, check_store, check_clock
 def check_collection(
     rules: Sequence[CollectionRule] | None, *, held: int, caches: int, planned: int, free: int | None
 ) -> Check:
-    """Check BuildKit's garbage collection against Bazel's caches, which are cache mounts.
-
-    `held` bytes are in the build cache, by which BuildKit counts, `caches` of them Bazel's; the planned builds add
-    `planned`. `rules` is None where they are unknown, `free` where the disk is on another machine.
-    """
+    """Check BuildKit's garbage collection against Bazel's caches, which are cache mounts."""
+    # `held` bytes are in the build cache, by which BuildKit counts, `caches` of them Bazel's; the planned builds add
+    # `planned`. `rules` is None where they are unknown, `free` where the disk is on another machine.
     name = "garbage collection"
     ours = f"the build cache holds {gib(held)}, {gib(caches)} of it Bazel's"
     if planned:
@@ -181,11 +179,9 @@ def check_gpu(facts: EngineFacts, driver: str | None, needed: Iterable[tuple[str
 
 
 def check_memory(*, cpus: int, memory: int, at_once: int, share: Share, needed: int | None) -> Check:
-    """Check memory and cores of the engine's machine for the jobs that will run at once.
-
-    In the plan's largest wave `at_once` variants compile, each with its `share`; `needed` is the plan's expected peak
-    in bytes, None where there is no estimate.
-    """
+    """Check memory and cores of the engine's machine for the jobs that will run at once."""
+    # In the plan's largest wave `at_once` variants compile, each with its `share`; `needed` is the plan's expected peak
+    # in bytes, None where there is no estimate.
     jobs = share.jobs if at_once else 0
     found = f"{cpus} cores, {gib(memory)}"
     if at_once:
@@ -248,10 +244,8 @@ def host_level(flags: frozenset[str]) -> Level:
 def check_cpu(
     flags: frozenset[str] | None, planned: Mapping[str, Level], targets: Mapping[str, Sequence[Level]]
 ) -> Check:
-    """Compare this CPU's flags of /proc/cpuinfo, None where it lists none, with what is planned; name suitable targets.
-
-    `planned` maps a variant's id to its level, `targets` a target's name to the levels of its variants.
-    """
+    """Compare this CPU's flags of /proc/cpuinfo, None where it lists none, with the plan; name suitable targets."""
+    # `planned` maps a variant's id to its level, `targets` a target's name to the levels of its variants.
     if flags is None:
         found = "no x86-64 features are listed here"
         means = f"whether these can be tried here is not known: {', '.join(planned)}"
@@ -301,10 +295,11 @@ def check_proxies(client: Mapping[str, str], engine: Mapping[str, str], matrix: 
     used = {side: {name: value for name, value in values.items() if name != "no"} for side, values in sides.items()}
     if not any(used.values()):
         return ok("proxies", "none anywhere")
-    found = "; ".join(
-        f"{side}: {', '.join(f'{name} {_public(value)}' for name, value in values.items()) or 'none'}"
+    public = {  # without the passwords in the URLs
+        side: [f"{name} {re.sub('^(.*://)?.*@', lambda head: head[1] or '', url)}" for name, url in values.items()]
         for side, values in used.items()
-    )
+    }
+    found = "; ".join(f"{side}: {', '.join(values) or 'none'}" for side, values in public.items())
     remedy = "set the same proxies in this shell, in network.proxies of the matrix, and in the engine's daemon.json"
     if not used["the engine"]:
         return warn("proxies", found, "the engine pulls base images without a proxy, and may not reach them", remedy)
@@ -313,12 +308,6 @@ def check_proxies(client: Mapping[str, str], engine: Mapping[str, str], matrix: 
     if any(values and values != used["the matrix"] for values in used.values()):
         return warn("proxies", found, "they differ; what one reaches, another may not", remedy)
     return ok("proxies", found)
-
-
-def _public(url: str) -> str:
-    """A proxy's URL without the password in it."""
-    scheme, found, rest = url.rpartition("://")
-    return f"{scheme}{found}{rest.rpartition('@')[2]}"
 
 
 def check_login(registry: str, login: Login, why: str = "") -> Check:

@@ -101,6 +101,8 @@ def read_elf(path: Path) -> Binary:
         tags = _dynamic_tags(elf)
         versions = _highest_versions(elf)
         notes = dict(_notes(elf))
+        properties = {one["pr_type"]: one["pr_data"] for one in notes.get("NT_GNU_PROPERTY_TYPE_0", ())}
+        isa = int(properties.get("GNU_PROPERTY_X86_ISA_1_NEEDED", 0))
         interpreter = next(
             (str(one.get_interp_name()) for one in elf.iter_segments() if isinstance(one, InterpSegment)), None
         )
@@ -116,7 +118,7 @@ def read_elf(path: Path) -> Binary:
             highest_cxxabi=versions.get("CXXABI"),
             size=path.stat().st_size,
             stripped=elf.get_section_by_name(".symtab") is None,
-            isa_needed=_isa_needed(notes.get("NT_GNU_PROPERTY_TYPE_0", ())),
+            isa_needed=next((level for bit, level in _ISA_LEVELS if isa & bit), None),
             relro=_relro(elf, tags),
         )
         sections = (
@@ -151,11 +153,9 @@ def function_ranges(binary: Binary, debug: Path | None) -> FunctionRanges:
 def library_closure_gaps(
     needed: Iterable[str], rootfs: Path, base_libraries: frozenset[str]
 ) -> tuple[MissingLibrary, ...]:
-    """List the libraries that the loader would not find, those of a driver apart, by soname.
-
-    Every library copied below `rootfs` counts with what it needs, not only those that the binary reaches: some are
-    opened at run time. They are looked for in folders named `lib…`, by file name, as the loader does.
-    """
+    """List the libraries that the loader would not find, those of a driver apart, by soname."""
+    # Every library copied below `rootfs` counts with what it needs, not only those that the binary reaches: some are
+    # opened at run time. They are looked for in folders named `lib…`, by file name, as the loader does.
     copied = _copied_libraries(rootfs)
     required = defaultdict[str, set[str]](set)
     for soname in needed:
@@ -268,16 +268,9 @@ def _notes(elf: ELFFile) -> Iterator[tuple[str, Any]]:
             yield from ((str(note["n_type"]), note["n_desc"]) for note in section.iter_notes())
 
 
-def _isa_needed(properties: Iterable[Any]) -> str | None:
-    bits = next((int(one["pr_data"]) for one in properties if one["pr_type"] == "GNU_PROPERTY_X86_ISA_1_NEEDED"), 0)
-    return next((level for bit, level in _ISA_LEVELS if bits & bit), None)
-
-
 def _function_symbols(elf: ELFFile) -> list[tuple[int, int, int]]:
-    """Read the functions of the symbol table as (address, -size, offset of the name in the file).
-
-    The table is unpacked here, since pyelftools makes objects of it, which takes many times as long.
-    """
+    """Read the functions of the symbol table as (address, -size, offset of the name in the file)."""
+    # The table is unpacked here, since pyelftools makes objects of it, which takes many times as long.
     table = elf.get_section_by_name(".symtab")
     if table is None or table["sh_type"] != "SHT_SYMTAB":
         return []
@@ -294,10 +287,8 @@ def _function_symbols(elf: ELFFile) -> list[tuple[int, int, int]]:
 def _lay_out(
     symbols: list[tuple[int, int, int]], sections: tuple[Section, ...]
 ) -> tuple[array[int], array[int], array[int]]:
-    """Give offsets, sizes and offsets of names, by address. Of several names at one address, the largest stays.
-
-    Assembly often gives no size: such a function ends where the next one, or its section, does.
-    """
+    """Give offsets, sizes and offsets of names, by address. Of several names at one address, the largest stays."""
+    # Assembly often gives no size: such a function ends where the next one, or its section, does.
     offsets, sizes, name_offsets = array("Q"), array("Q"), array("Q")
     starts = [section.address for section in sections]
     symbols.sort(reverse=True)

@@ -125,11 +125,9 @@ def _features_of(binary: str, chunk: tuple[array[int], array[int]]) -> bytes:
 
 @cache
 def _evidence() -> Mapping[int, int]:
-    """Map each form of an instruction that needs a counted feature to a mask, by the places in FEATURES.
-
-    iced-x86 numbers the forms (mnemonic, encoding, kinds of operands) apart, so that the number alone decides the
-    features; `vbroadcastss`, which needs AVX2 from a register and AVX from memory, is two forms.
-    """
+    """Map each form of an instruction that needs a counted feature to a mask, by the places in FEATURES."""
+    # iced-x86 numbers the forms (mnemonic, encoding, kinds of operands) apart, so that the number alone decides the
+    # features; `vbroadcastss`, which needs AVX2 from a register and AVX from memory, is two forms.
     evidence: dict[int, int] = {}
     for name, code in vars(Code).items():
         if not isinstance(code, int) or name.startswith(_HARMLESS):

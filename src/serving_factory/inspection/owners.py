@@ -46,11 +46,9 @@ class CodeOwners:
     mention: re.Pattern[str]  # matches an own namespace anywhere in a mangled name
 
     def owner(self, symbol: str) -> Owner:
-        """Return whose code a function is.
-
-        A template of `std::` or of another library that names one of the project's types is the project's own: the
-        project's files instantiate it, with the project's flags.
-        """
+        """Return whose code a function is."""
+        # A template of `std::` or of another library that names one of the project's types is the project's own: the
+        # project's files instantiate it, with the project's flags.
         if self.entry_path.match(symbol):
             return Owner.OWN
         if self.multiversion.search(symbol) or self.functions.match(symbol):
@@ -91,11 +89,9 @@ def code_owners() -> CodeOwners:
 
 
 def plain_name(symbol: str) -> str:
-    """Spell a mangled name for people: `_ZN10tensorflow6OpBase7ComputeEPv` is `tensorflow::OpBase::Compute`.
-
-    Only the leading plain identifiers are spelled, with `…` for the template arguments or operators after them; a
-    name that has none, and a C symbol, is returned as it is.
-    """
+    """Spell a mangled name for people: `_ZN10tensorflow6OpBase7ComputeEPv` is `tensorflow::OpBase::Compute`."""
+    # Only the leading plain identifiers are spelled, with `…` for the template arguments or operators after them; a
+    # name that has none, and a C symbol, is returned as it is.
     head = _HEAD.match(symbol)
     if head is None or not head["length"]:
         return symbol
@@ -123,10 +119,8 @@ def _root(symbol: str) -> tuple[str, bool]:
 
 
 def _entry_path(names: Iterable[str]) -> re.Pattern[str]:
-    """Match names in full, or as a beginning where they end in an underscore or are the compiler's own.
-
-    Clones such as `main.cold` belong to their function.
-    """
+    """Match names in full, or as a beginning where they end in an underscore or are the compiler's own."""
+    # Clones such as `main.cold` belong to their function.
     whole = [name for name in names if not name.startswith(("_GLOBAL_", "__cxx", "_Z"))]
     beginnings = [name for name in names if name not in whole]
     return re.compile(rf"(?:{_any_of(whole)})(?:\.|$)|(?:{_any_of(beginnings)})")

@@ -135,10 +135,8 @@ def verdict_error(findings: Iterable[Finding], variant_id: str) -> FactoryError 
 
 
 def added_features(expectation: Expectation, code: InstructionSetFacts) -> tuple[str, ...]:
-    """Return the features above the level that the project's own code uses because of upstream's own flags, sorted.
-
-    No check stands before that code: a CPU must have them, whatever the level.
-    """
+    """Return the features above the level that the project's own code uses because of upstream's own flags, sorted."""
+    # No check stands before that code: a CPU must have them, whatever the level.
     allowed = allowed_features().get(expectation.level)
     return () if allowed is None else _above(expectation, code, allowed)[0]
 

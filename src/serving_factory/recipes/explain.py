@@ -84,7 +84,7 @@ def explain_upstream(variant: Variant, matrix: Matrix) -> Explanation:
                     "compiler", choice.compiler or facts.compiler, _chosen(matrix, release, "toolchain", "compiler")
                 ),
                 Explained("bazel", bazel, _chosen(matrix, release, "bazel", "version")),
-                Explained("configs", _configs(configs), _configs_origin(variant, matrix)),
+                Explained("configs", tuple(f"--config={name}" for name in configs), _configs_origin(variant, matrix)),
             ),
         ),
     )
@@ -103,11 +103,12 @@ def explain(recipe: Recipe, matrix: Matrix, *, devel_command: str) -> Explanatio
 
 def _compile(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     variant, settings = recipe.variant, matrix.settings_of(recipe.release.tag)
+    configs = tuple(f"--config={name}" for name in recipe.toolchain.configs)
     options = {"options": settings.bazel.options, "startup_options": settings.bazel.startup_options}
     return (
         Explained("source", str(recipe.source), _chosen(matrix, recipe.release, "source")),
         Explained("bazel_target", UPSTREAM_TARGET),
-        Explained("configs", _configs(recipe.toolchain.configs), _configs_origin(variant, matrix)),
+        Explained("configs", configs, _configs_origin(variant, matrix)),
         Explained("copts", variant.all_copts),
         *(
             Explained(f"bazel_{key}", tuple(given), _chosen(matrix, recipe.release, "bazel", key))
@@ -247,10 +248,6 @@ def _resources(matrix: Matrix) -> tuple[Explained, ...]:
         Explained("jobs", str(jobs or "not limited"), origin(matrix, ("resources", "jobs"))),
         Explained("memory", memory or "not limited", origin(matrix, ("resources", "memory"))),
     )
-
-
-def _configs(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"--config={name}" for name in names)
 
 
 def _chosen(matrix: Matrix, release: Release, *path: str) -> str:

@@ -61,6 +61,14 @@ def inputs_for(settings: Settings, network: Network, *, bazel: str) -> Inputs:
         "BAZEL_OPTIONS": " ".join(choice.options),
         "BAZEL_STARTUP_OPTIONS": " ".join(choice.startup_options),
     }
+    proxies = {"http_proxy": network.proxies.http, "https_proxy": network.proxies.https, "no_proxy": network.proxies.no}
+    exports = {
+        **proxies,  # what reads the one spelling does not read the other
+        **{name.upper(): value for name, value in proxies.items()},
+        "PIP_INDEX_URL": network.pip_index,
+        "APT_MIRROR": network.apt_mirror,
+        "GIT_MIRRORS": "\n".join(f"{url} {to}" for url, to in sorted(network.git_mirrors.items())),
+    }
     return Inputs(
         bazel=choice.binary,
         distdir=choice.distdir,
@@ -70,24 +78,12 @@ def inputs_for(settings: Settings, network: Network, *, bazel: str) -> Inputs:
         apt=network.apt_folder,
         certificates=network.ca_certificates,
         downloader_config=network.downloader_config if bazel_flag("downloader_config", bazel) else None,
-        exports=tuple(_exports(network).items()),
+        exports=tuple((name, value) for name, value in exports.items() if value),
         key_args=tuple((name, value) for name, value in key_args.items() if value),
         free_args=(("BAZEL_MIRROR", network.bazel_mirror.rstrip("/")),) if network.bazel_mirror else (),
         git_mirrors=dict(network.git_mirrors),
         offline=network.offline,
     )
-
-
-def _exports(network: Network) -> dict[str, str]:
-    proxies = {"http_proxy": network.proxies.http, "https_proxy": network.proxies.https, "no_proxy": network.proxies.no}
-    values = {
-        **proxies,  # what reads the one spelling does not read the other
-        **{name.upper(): value for name, value in proxies.items()},
-        "PIP_INDEX_URL": network.pip_index,
-        "APT_MIRROR": network.apt_mirror,
-        "GIT_MIRRORS": "\n".join(f"{url} {to}" for url, to in sorted(network.git_mirrors.items())),
-    }
-    return {name: value for name, value in values.items() if value}
 
 
 def mirrored(url: str, mirrors: Mapping[str, str]) -> str:

@@ -29,10 +29,8 @@ class BuiltBinary:
 
 
 def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str]:
-    """Give the image's labels: OCI's annotation keys, our own, and the matrix file's.
-
-    Where the binary was not read back (None), no label speaks of it.
-    """
+    """Give the image's labels: OCI's annotation keys, our own, and the matrix file's."""
+    # Where the binary was not read back (None), no label speaks of it.
     variant = recipe.variant
     labels = {
         "org.opencontainers.image.title": f"TensorFlow Serving {variant.release}, {variant.flavour}, {variant.level}",

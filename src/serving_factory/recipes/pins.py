@@ -87,10 +87,8 @@ def _unpinned(needs: Needs, lock: Lock) -> tuple[str, ...]:
 
 
 def image_for(base: str, stand_ins: Mapping[str, str]) -> str:
-    """Find the image that stands for a base on this network: itself where it has no stand-in.
-
-    A registry's stand-in for a pinned base is pinned to the same digest; an image of the engine is taken as it is.
-    """
+    """Find the image that stands for a base on this network: itself where it has no stand-in."""
+    # A registry's stand-in for a pinned base is pinned to the same digest; an image of the engine is taken as it is.
     name, _, digest = base.partition("@")
     stand_in = stand_ins.get(base) or stand_ins.get(name)
     if stand_in is None:

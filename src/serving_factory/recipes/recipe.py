@@ -28,10 +28,8 @@ if TYPE_CHECKING:
 
 
 def key_of(**parts: object) -> str:
-    """Hash named parts, independent of their order: 64 hex digits.
-
-    Parts are values that JSON has; tuples count as lists, sets of texts as sorted lists.
-    """
+    """Hash named parts, independent of their order: 64 hex digits."""
+    # Parts are values that JSON has; tuples count as lists, sets of texts as sorted lists.
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
@@ -146,10 +144,8 @@ def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Reci
 
 
 def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = None) -> Recipe:
-    """Make the recipe of a variant; RecipeError says why there is none.
-
-    `neighbour` is any recipe of the same matrix: where it differs in the level only, its Dockerfiles are taken.
-    """
+    """Make the recipe of a variant; RecipeError says why there is none."""
+    # `neighbour` is any recipe of the same matrix: where it differs in the level only, its Dockerfiles are taken.
     release = releases()[variant.release]
     settings = matrix.settings_of(variant.release)
     toolchain = toolchain_for(variant, release, settings, matrix.lock)

@@ -135,10 +135,8 @@ class Toolchain:
 
     @property
     def compiler_links(self) -> tuple[tuple[str, str], ...]:
-        """Names that programs look for a compiler by -> the toolchain's command, where the base's own is another one.
-
-        With a clang, gcc stays gcc: what calls it by name gives it gcc's own flags.
-        """
+        """Names by which programs look for a compiler -> the toolchain's command, where the base's own is another."""
+        # With a clang, gcc stays gcc: what calls it by name gives it gcc's own flags.
         if self.llvm:
             return (("cc", self.compiler), ("c++", self.compiler.replace("clang", "clang++")))
         if self.cc in {None, "gcc"}:
@@ -159,8 +157,13 @@ def toolchain_for(variant: Variant, release: Release, settings: Settings, lock: 
     base = choice.base or facts.os
     distribution = _distribution(variant, base)
     compiler = choice.compiler or facts.compiler_package or "hermetic clang"
-    is_clang = compiler == "hermetic clang" or _CLANG.fullmatch(compiler) is not None
-    c_compiler = "gcc" if is_clang else compiler
+    clang = _CLANG.fullmatch(compiler)
+    is_gcc = clang is None and compiler != "hermetic clang"
+    c_compiler = compiler if is_gcc else "gcc"
+    llvm = None
+    if clang:
+        packages_of = tuple(f"{name}-{clang[1]}" for name in ("clang", "lld", "llvm"))
+        llvm = Llvm(version=clang[1], suite=distribution.llvm, packages=packages_of)
     bazel = _bazel(variant, release, settings.bazel, lock)
     python = _python(variant, release, distribution, choice.python)
     packages = {
@@ -178,8 +181,8 @@ def toolchain_for(variant: Variant, release: Release, settings: Settings, lock: 
         packages=tuple(sorted(packages)),
         compiler=compiler,
         c_compiler=c_compiler,
-        cc=None if is_clang else compiler,
-        llvm=_llvm(compiler, distribution),
+        cc=compiler if is_gcc else None,
+        llvm=llvm,
         python=python,
         wheel=python.numpy if python and isinstance(python.numpy, Wheel) else None,
         bazel=bazel,
@@ -261,15 +264,6 @@ def _python_packages(
             remedy=f'take toolchain.python: "{list(distribution.pythons)[-1]}" in the matrix file',
         )
     return (*packages, python.future)
-
-
-def _llvm(compiler: str, distribution: Distribution) -> Llvm | None:
-    found = _CLANG.fullmatch(compiler)
-    if found is None:
-        return None
-    version = found[1]
-    packages = tuple(f"{name}-{version}" for name in ("clang", "lld", "llvm"))
-    return Llvm(version=version, suite=distribution.llvm, packages=packages)
 
 
 def _libraries(release: Release) -> tuple[str, ...]:

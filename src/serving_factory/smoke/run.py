@@ -22,10 +22,8 @@ from serving_factory.smoke.server import GRPC_PORT, MODEL, REST_PORT, Server
 def run_checks(
     engine: Engine, image: str, *, plan: SmokePlan, cancel: Cancel, emit_check: Callable[[CheckResult], None]
 ) -> SmokeReport:
-    """Run every check on an image; the first that fails ends the run. The containers are removed in every case.
-
-    What a check raised is the report's `error`, and not raised here, so that the caller can write the report first.
-    """
+    """Run every check on an image; the first that fails ends the run. The containers are removed in every case."""
+    # What a check raised is the report's `error`, and not raised here, so that the caller can write the report first.
     began = time.monotonic()
     run = _Run(emit_check)
     servers: dict[bool, Server] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from importlib.resources import files
@@ -32,16 +32,16 @@ def read_entry(
 ) -> _T:
     """Make a dataclass of an entry of a data file, by the types of its fields; raises CatalogueError."""
     made: Any = kind  # mypy takes no type variable for hashable
-    readers, required = _fields(made)
+    types, required = _fields(made)
     if missing := required.difference(entry, given):
         raise CatalogueError(f"{where}: {', '.join(sorted(missing))} is missing", remedy=_REMEDY)
-    if unknown := entry.keys() - readers.keys() - set(notes):
+    if unknown := entry.keys() - types.keys() - set(notes):
         raise CatalogueError(f"{where}: unknown: {', '.join(sorted(unknown))}", remedy=_REMEDY)
     values = given
     for name, value in entry.items():
         try:
             if name not in notes:
-                values[name] = readers[name](value)
+                values[name] = _read(types[name], value)
         except (TypeError, ValueError) as error:
             raise CatalogueError(f"{where}: {name} is {value!r}: {error}", remedy=_REMEDY) from error
     return kind(**values)
@@ -59,73 +59,43 @@ def read_list(kind: type[_T], file: str) -> tuple[_T, ...]:
 
 
 _REMEDY = "the head of the data file says which facts there are; put a version into quotes"
-_Reader = Callable[[Any], Any]
 
 
 @cache
-def _fields(kind: type) -> tuple[Mapping[str, _Reader], frozenset[str]]:
-    hints = get_type_hints(kind)
-    all_fields = fields(kind)
-    required = {one.name for one in all_fields if one.default is MISSING and one.default_factory is MISSING}
-    return {one.name: _reader(hints[one.name]) for one in all_fields}, frozenset(required)
+def _fields(kind: type) -> tuple[Mapping[str, Any], frozenset[str]]:
+    """The types of a dataclass's fields, and the names of those that an entry must have."""
+    required = {one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING}
+    return get_type_hints(kind), frozenset(required)
 
 
-@cache
-def _reader(kind: Any) -> _Reader:  # noqa: ANN401 - a type, or a union of types
+def _read(kind: Any, value: Any) -> Any:  # noqa: ANN401 - a type or a union of types; a value as the file has it
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in {Union, UnionType}:
-        return _union(arguments)
-    if origin in {tuple, frozenset}:
-        return _sequence(origin, _reader(arguments[0]))
-    if origin is Mapping:
-        return _mapping(_reader(arguments[0]), _reader(arguments[1]))
-    if is_dataclass(kind):
-        record: Any = kind
-        return lambda value: read_entry(record, record.__name__, value)
-    if kind in {str, int, bool}:
-        return _plain(kind)
-    return lambda value: kind(_plain(str)(value))
-
-
-def _union(kinds: tuple[Any, ...]) -> _Reader:
-    text, others = str in kinds, [_reader(kind) for kind in kinds if kind not in {str, NoneType}]
-
-    def read(value: Any) -> Any:  # noqa: ANN401 - as the file has it
-        if value is None and NoneType in kinds:
+        if value is None and NoneType in arguments:
             return None
-        return _plain(str)(value) if text and (isinstance(value, str) or not others) else others[0](value)
-
-    return read
-
-
-def _sequence(kind: type, element: _Reader) -> _Reader:
-    def read(value: Any) -> Any:  # noqa: ANN401 - as above
-        if isinstance(value, dict):
-            value = sorted(name for name, there in value.items() if there)
-        elif not isinstance(value, list):
-            raise TypeError("expected a list")
-        return kind(value) if element is _plain(str) and set(map(type, value)) <= {str} else kind(map(element, value))
-
-    return read
+        others = [other for other in arguments if other not in {str, NoneType}]
+        return _read(str if not others or (str in arguments and isinstance(value, str)) else others[0], value)
+    if origin is not None:
+        return _read_collection(origin, arguments, value)
+    if isinstance(kind, type) and is_dataclass(kind):
+        return read_entry(kind, kind.__name__, value)
+    plain = kind if kind in {str, int, bool} else str
+    if type(value) is not plain:
+        raise TypeError(f"expected {plain.__name__}")
+    return value if plain is kind else kind(value)
 
 
-def _mapping(key: _Reader, element: _Reader) -> _Reader:
-    def read(value: Any) -> Any:  # noqa: ANN401 - as above
+def _read_collection(kind: Any, arguments: tuple[Any, ...], value: Any) -> Any:  # noqa: ANN401 - as above
+    if kind is Mapping:
         if not isinstance(value, dict):
             raise TypeError("expected a mapping")
-        return {key(name): element(each) for name, each in value.items()}
-
-    return read
-
-
-@cache
-def _plain(kind: type) -> _Reader:
-    def read(value: Any) -> Any:  # noqa: ANN401 - as above
-        if type(value) is not kind:
-            raise TypeError(f"expected {kind.__name__}")
-        return value
-
-    return read
+        return {_read(arguments[0], name): _read(arguments[1], each) for name, each in value.items()}
+    if isinstance(value, dict):
+        value = sorted(name for name, there in value.items() if there)
+    elif not isinstance(value, list):
+        raise TypeError("expected a list")
+    plain = arguments[0] is str and set(map(type, value)) <= {str}  # most are: this is quicker
+    return kind(value) if plain else kind(_read(arguments[0], each) for each in value)
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
