@@ -30,13 +30,8 @@ class Wheel:
     def pip_options(self) -> tuple[str, ...]:
         """Pip's options for this Python, when another one runs it."""
         _, _, python, abi, platform = self.file.removesuffix(".whl").split("-")
-        implementation, version = python[:2], python[2:]
-        return (
-            f"--implementation={implementation}",
-            f"--python-version={version}",
-            f"--abi={abi}",
-            f"--platform={platform}",
-        )
+        interpreter = (f"--implementation={python[:2]}", f"--python-version={python[2:]}")
+        return (*interpreter, f"--abi={abi}", f"--platform={platform}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,16 +144,13 @@ def read_workspace(text: str) -> Mapping[str, Found]:
 
 def read_version(text: str) -> Found | None:
     """Read the version that version.h makes the server report; None where it defines none."""
-    parts: list[str] = []
-    last = 0
-    for name in ("MAJOR_VERSION", "MINOR_VERSION", "PATCH_VERSION"):
-        found = _search(re.compile(rf"#define\s+TF_MODELSERVER_{name}\s+(\d+)"), text)
-        if found is None:
-            return None
-        parts.append(found.value)
-        last = found.line
+    names = ("MAJOR", "MINOR", "PATCH")
+    patterns = (re.compile(rf"#define\s+TF_MODELSERVER_{name}_VERSION\s+(\d+)") for name in names)
+    parts = [found for pattern in patterns if (found := _search(pattern, text))]
+    if len(parts) < len(names):
+        return None
     suffix = _search(re.compile(r'#define\s+TF_MODELSERVER_VERSION_SUFFIX\s+"([^"]*)"'), text)
-    return Found(".".join(parts) + (suffix.value if suffix else ""), last)
+    return Found(".".join(part.value for part in parts) + (suffix.value if suffix else ""), parts[-1].line)
 
 
 def read_flags(text: str) -> Mapping[str, int]:

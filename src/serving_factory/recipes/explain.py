@@ -73,21 +73,16 @@ def explain_upstream(variant: Variant, matrix: Matrix) -> Explanation:
     facts, settings = release.flavours[variant.flavour], matrix.settings_of(release.tag)
     choice, chosen_bazel = settings.toolchain, settings.bazel
     bazel = ", ".join(filter(None, (chosen_bazel.version or release.bazel, chosen_bazel.package)))
-    configs = choice.configs.get(variant.flavour, facts.configs)
-    return (
-        (
-            "toolchain",
-            (
-                Explained("source", str(settings.source or UPSTREAM_URL), _chosen(matrix, release, "source")),
-                Explained("base", choice.base or facts.base, _chosen(matrix, release, "toolchain", "base")),
-                Explained(
-                    "compiler", choice.compiler or facts.compiler, _chosen(matrix, release, "toolchain", "compiler")
-                ),
-                Explained("bazel", bazel, _chosen(matrix, release, "bazel", "version")),
-                Explained("configs", tuple(f"--config={name}" for name in configs), _configs_origin(variant, matrix)),
-            ),
-        ),
+    configs = tuple(f"--config={name}" for name in choice.configs.get(variant.flavour, facts.configs))
+    compiler = choice.compiler or facts.compiler
+    toolchain = (
+        Explained("source", str(settings.source or UPSTREAM_URL), _chosen(matrix, release, "source")),
+        Explained("base", choice.base or facts.base, _chosen(matrix, release, "toolchain", "base")),
+        Explained("compiler", compiler, _chosen(matrix, release, "toolchain", "compiler")),
+        Explained("bazel", bazel, _chosen(matrix, release, "bazel", "version")),
+        Explained("configs", configs, _configs_origin(variant, matrix)),
     )
+    return (("toolchain", toolchain),)
 
 
 def explain(recipe: Recipe, matrix: Matrix, *, devel_command: str) -> Explanation:
@@ -195,13 +190,15 @@ def _cpu_of_upstream(variant: Variant) -> Iterator[Explained]:
 def _inputs(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     """The inputs that are in use; passwords are blotted out."""
     network, inputs = matrix.network, recipe.inputs
+    unused = f"Bazel {recipe.toolchain.bazel.version} has no downloader config: not used"
+    rules = network.downloader_config and (inputs.downloader_config or unused)
     entries: list[tuple[str, str, object, KeyPath]] = [
         ("bazel_binary", "", inputs.bazel, ("bazel", "binary")),
         ("bazel_mirror", "", network.bazel_mirror, ("network", "bazel_mirror")),
         ("distdir", "", inputs.distdir, ("bazel", "distdir")),
         *(("override", name, folder, ("bazel", "overrides", name)) for name, folder in inputs.overrides),
         *(("patches", str(index + 1), folder, ("patches", index)) for index, folder in enumerate(inputs.patches)),
-        ("downloader_config", "", network.downloader_config, ("network", "downloader_config")),
+        ("downloader_config", "", rules, ("network", "downloader_config")),
         ("apt", "", network.apt_folder or network.apt_mirror, ("network", "apt", "mirror")),
         ("apt_snapshot", "", network.apt.snapshot, ("network", "apt", "snapshot")),
         ("pip_index", "", network.pip_index, ("network", "pip_index")),
@@ -212,16 +209,8 @@ def _inputs(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
         ("ca_certificates", "", network.ca_certificates, ("network", "ca_certificates")),
         ("network", "", "none" if network.offline else None, ("network", "offline")),
     ]
-    unused = f"Bazel {recipe.toolchain.bazel.version} has no downloader config: not used"
     return tuple(
-        Explained(
-            name,
-            unused
-            if value is network.downloader_config is not inputs.downloader_config
-            else without_password(str(value)),
-            release_origin(matrix, recipe.release.tag, path),
-            of,
-        )
+        Explained(name, without_password(str(value)), release_origin(matrix, recipe.release.tag, path), of)
         for name, of, value, path in entries
         if value is not None
     )

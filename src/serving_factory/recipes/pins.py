@@ -51,15 +51,12 @@ def needs_of(variants: Iterable[Variant], matrix: Matrix) -> Needs:
         version = settings.bazel.version or release.bazel
         if not (settings.bazel.package or settings.bazel.binary or bazel_checksum(version, EMPTY)):
             bazels.add(version)
-    return Needs(
-        bases=tuple(
-            NeededBase(
-                name=name, asked=_asked(name, matrix.network.base_images), platforms=tuple(sorted(platforms[name]))
-            )
-            for name in sorted(platforms)
-        ),
-        bazels=tuple(sorted(bazels)),
-    )
+    bases: list[NeededBase] = []
+    for name in sorted(platforms):
+        stand_in = matrix.network.base_images.get(name, name)
+        asks = stand_in == name or (_in_registry(stand_in) and "@" not in stand_in)
+        bases.append(NeededBase(name=name, asked=stand_in if asks else None, platforms=tuple(sorted(platforms[name]))))
+    return Needs(bases=tuple(bases), bazels=tuple(sorted(bazels)))
 
 
 def require_locked(variants: Iterable[Variant], matrix: Matrix) -> None:
@@ -104,12 +101,6 @@ def bazel_checksum(version: str, lock: Lock) -> str | None:
 def bazel_asset(version: str) -> str:
     """Name the release asset that is the plain binary."""
     return f"bazel-{version}-linux-x86_64"
-
-
-def _asked(name: str, stand_ins: Mapping[str, str]) -> str | None:
-    stand_in = stand_ins.get(name, name)
-    asks = stand_in == name or (_in_registry(stand_in) and "@" not in stand_in)
-    return stand_in if asks else None
 
 
 def _in_registry(image: str) -> bool:

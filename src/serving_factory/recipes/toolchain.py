@@ -338,19 +338,14 @@ def _prefix(config: tuple[str, ...], name: str) -> str | None:
 
 
 def _repositories(packages: CudaPackages, nvidia: str) -> tuple[AptRepository, ...]:
-    if not packages.packages:
-        return ()
-    return (
-        AptRepository(
-            name="nvidia-cuda",
-            url=f"{_NVIDIA}/cuda/repos/{nvidia}/x86_64",
-            key="3bf863cc.pub",
-            fingerprint="EB693B3035CD5710E231E123A4B469963BF863CC",
-        ),
-        AptRepository(
-            name="nvidia-machine-learning",
-            url=f"{_NVIDIA}/machine-learning/repos/{packages.machine_learning or nvidia}/x86_64",
-            key="7fa2af80.pub",
-            fingerprint="AE09FE4BBD223A84B2CCFCE3F60F4B3D7FA2AF80",
-        ),
+    cuda = f"cuda/repos/{nvidia}/x86_64"
+    learning = f"machine-learning/repos/{packages.machine_learning or nvidia}/x86_64"
+    repositories = (
+        ("nvidia-cuda", cuda, "3bf863cc.pub", "EB693B3035CD5710E231E123A4B469963BF863CC"),
+        ("nvidia-machine-learning", learning, "7fa2af80.pub", "AE09FE4BBD223A84B2CCFCE3F60F4B3D7FA2AF80"),
+    )
+    return tuple(
+        AptRepository(name=name, url=f"{_NVIDIA}/{path}", key=key, fingerprint=fingerprint)
+        for name, path, key, fingerprint in repositories
+        if packages.packages
     )

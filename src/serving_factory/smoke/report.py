@@ -6,7 +6,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from serving_factory.errors import FactoryError
 
@@ -40,28 +40,20 @@ class SmokeReport:
 
 def to_json(report: SmokeReport) -> str:
     """Write the report as one JSON document, ending in a newline."""
-    document = {
+    document: dict[str, object] = {
         "format": 1,
         "variant": report.variant,
         "image": report.image,
         "ok": report.error is None,
         "seconds": round(report.seconds, 3),
         "answers": {protocol: list(values) for protocol, values in report.answers.items()},
-        "checks": [
-            {"name": item.name, "ok": item.ok, "seconds": round(item.seconds, 3), "text": item.text}
-            for item in report.checks
-        ],
+        "checks": [{**asdict(item), "seconds": round(item.seconds, 3)} for item in report.checks],
         "skipped": [{"name": name, "reason": reason} for name, reason in report.skipped],
-        "error": None
-        if report.error is None
-        else {
-            "type": type(report.error).__name__,
-            "exit_code": report.error.exit_code,
-            "what": report.error.what,
-            "why": report.error.why,
-            "remedy": report.error.remedy,
-        },
+        "error": None,
     }
+    if error := report.error:
+        texts = {"what": error.what, "why": error.why, "remedy": error.remedy}
+        document["error"] = {"type": type(error).__name__, "exit_code": error.exit_code, **texts}
     return json.dumps(document, indent=2) + "\n"
 
 
