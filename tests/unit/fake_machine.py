@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["BOOKWORM", "JAMMY", "TRIXIE", "FakeMachine", "Outcome"]
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 BOOKWORM = 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_CODENAME=bookworm\n'
@@ -22,42 +20,10 @@ TRIXIE = 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nID=debian\nVERSION_CODENAM
 JAMMY = 'PRETTY_NAME="Ubuntu 22.04.5 LTS"\nID=ubuntu\nVERSION_CODENAME=jammy\n'
 
 # What the scripts may use of the machine that runs the tests. Everything else is a fake, or missing.
-_TOOLS = {
-    *(
-        "awk",
-        "basename",
-        "cat",
-        "chmod",
-        "chown",
-        "cmp",
-        "cp",
-        "cut",
-        "dirname",
-        "env",
-        "find",
-        "flock",
-        "grep",
-        "head",
-    ),
-    *(
-        "ls",
-        "mkdir",
-        "mktemp",
-        "mv",
-        "nohup",
-        "readlink",
-        "rm",
-        "sed",
-        "setsid",
-        "sh",
-        "sort",
-        "tail",
-        "tar",
-        "timeout",
-        "touch",
-        "tr",
-    ),
-}
+_TOOLS = (
+    "awk basename cat chmod chown cmp cp cut dirname env find flock grep head ls "
+    "mkdir mktemp mv nohup readlink rm sed setsid sh sort tail tar timeout touch tr"
+).split()
 
 _FAKES = {
     "id": '[ "$1" = -un ] && echo someone || cat "$STATE/uid"',

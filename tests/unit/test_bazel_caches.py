@@ -268,11 +268,7 @@ def test_what_cannot_be_meant_is_explained(
 def test_sizes_and_toolchains_reach_the_engine(calls: list[list[str]], tmp_path: Path) -> None:
     run(tmp_path, "prune", max_size="20GiB")
     run(tmp_path, "prune", toolchain="0123456789abcdef")
-    assert [call[1:] for call in calls] == [
-        ["prune", str(20 * 2**30)],
-        ["show"],
-        ["prune", "0", "0123456789abcdef"],
-    ]
+    assert [call[1:] for call in calls] == [["prune", str(20 * 2**30)], ["show"], ["prune", "0", "0123456789abcdef"]]
     assert calls[0][0] == "serving-factory/base:bookworm"
 
 

@@ -155,10 +155,6 @@ def test_what_was_reported_of_a_branch_is_not_certain() -> None:
 # --- flag sets and levels ---------------------------------------------------------------------------------------------
 
 
-def test_the_flags_that_the_field_has_used_since_2018() -> None:
-    assert flag_sets()["avx2-fma"].copts == ("-msse4.1", "-msse4.2", "-mavx", "-mavx2", "-mfma", "-O3")
-
-
 def test_a_flag_set_gives_no_more_than_its_level_has() -> None:
     for found in flag_sets().values():
         features = {copt.removeprefix("-m") for copt in found.copts if copt.startswith("-m")}

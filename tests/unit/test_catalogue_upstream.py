@@ -108,12 +108,7 @@ PLANTED = {
         "libnvinfer8=8.6.1.6-1+cuda12.1",
         ("gpu: TensorRT packages", "8.6.1.6-1+cuda12.0", "8.6.1.6-1+cuda12.1"),
     ),
-    "TensorRT compiled in": (
-        DEVEL_GPU,
-        "ENV TF_NCCL_VERSION=",
-        "ENV TF_NEED_TENSORRT=1",
-        ("gpu: TensorRT", "", "1"),
-    ),
+    "TensorRT compiled in": (DEVEL_GPU, "ENV TF_NCCL_VERSION=", "ENV TF_NEED_TENSORRT=1", ("gpu: TensorRT", "", "1")),
     "another NCCL": (DEVEL_GPU, "libnccl2=2.18.5-1", "libnccl2=2.19.3-1", ("gpu: NCCL", "2.18.5", "2.19.3")),
     "capabilities in the environment": (
         DEVEL_GPU,
@@ -308,10 +303,7 @@ def test_a_from_line_may_have_options() -> None:
 def test_a_bazelrc_is_read_as_bazel_does() -> None:
     found = BazelrcFile("build:one-two -c opt \\\n  --copt=-g\nmobile-install:one-two --x\nbuild:last \\\n--y \\")
     flags = {name: [(flag.value, flag.line) for flag in flags] for name, flags in found.configs.items()}
-    assert flags == {
-        "one-two": [("-c opt", 1), ("--copt=-g", 1), ("mobile-install: --x", 3)],
-        "last": [("--y", 4)],
-    }
+    assert flags == {"one-two": [("-c opt", 1), ("--copt=-g", 1), ("mobile-install: --x", 3)], "last": [("--y", 4)]}
 
 
 def test_a_pin_is_read_through_its_variable() -> None:

@@ -161,11 +161,7 @@ RULES = {
         CollectionRule(mounts=False, unused=2 * DAY, most=int(488.3 * MIB)),
         *(
             CollectionRule(
-                mounts=True,
-                unused=unused,
-                reserved=int(9.313 * GIB),
-                most=int(93.13 * GIB),
-                free=int(43.77 * GIB),
+                mounts=True, unused=unused, reserved=int(9.313 * GIB), most=int(93.13 * GIB), free=int(43.77 * GIB)
             )
             for unused in (60 * DAY, 0.0, 0.0)
         ),

@@ -143,12 +143,7 @@ def test_the_server_is_started_as_upstream_does(world: World, shell: Sequence[st
 def test_ports_and_paths_come_from_the_environment(world: World) -> None:
     elsewhere = world.root / "elsewhere"
     (elsewhere / "m" / "1").mkdir(parents=True)
-    environment = {
-        "PORT": "9000",
-        "REST_API_PORT": "9001",
-        "MODEL_BASE_PATH": str(elsewhere),
-        "MODEL_NAME": "m",
-    }
+    environment = {"PORT": "9000", "REST_API_PORT": "9001", "MODEL_BASE_PATH": str(elsewhere), "MODEL_NAME": "m"}
     outcome = world.start(environment=environment)
     assert outcome.server == [
         "--port=9000",

@@ -35,9 +35,7 @@ def _bookworm(machine: FakeMachine, *, one_line: bool = False) -> None:
     file.write_text("# first\ndeb [arch=amd64] http://mirror.example/debian bookworm main\n" if one_line else DEB822)
     entries = BOOKWORM_ENTRIES.format(file=file)
     machine.become_root_of(
-        BOOKWORM,
-        entries=entries.splitlines()[0].replace(":1", ":2") if one_line else entries,
-        docker_io="",
+        BOOKWORM, entries=entries.splitlines()[0].replace(":1", ":2") if one_line else entries, docker_io=""
     )
     machine.set("candidates/docker.io", "20.10.24+dfsg1-1")
     machine.set("dockerd", "26.1.5+dfsg1")

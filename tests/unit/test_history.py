@@ -20,15 +20,7 @@ from serving_factory.errors import CompileError, HistoryError
 from serving_factory.pipeline.budget import one_by_one
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate, add_up
 from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
-from serving_factory.pipeline.history import (
-    Recorder,
-    VariantRun,
-    changes,
-    estimate_run,
-    numbers,
-    read_run,
-    read_runs,
-)
+from serving_factory.pipeline.history import Recorder, VariantRun, changes, estimate_run, numbers, read_run, read_runs
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.records import record_path, write_record
 from serving_factory.recipes.recipe import recipe_for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,12 +39,20 @@ def missing(*names: str, url: str = URL) -> Report:
     return replace(NOTHING, missing=missing, failed=True)
 
 
+@pytest.fixture(scope="module")
+def re2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A git repository, of which each test gets a copy."""
+    folder = tmp_path_factory.mktemp("git") / "re2"
+    repository(folder, a="a")
+    return folder
+
+
 @pytest.fixture
-def asked(tmp_path: Path) -> Asked:
+def asked(tmp_path: Path, re2: Path) -> Asked:
     tree(tmp_path / "source")
     for name in ("archives", "overrides", "packages"):
         (tmp_path / name).mkdir()
-    repository(tmp_path / "mirrors" / "re2", a="a")
+    shutil.copytree(re2, tmp_path / "mirrors" / "re2")
     bazel = {"distdir": "archives", "overrides": "overrides"}
     network = {"apt": {"mirror": "packages"}}
     file = write(tmp_path, document(source="source", bazel=bazel, network=network))

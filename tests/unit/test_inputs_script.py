@@ -142,12 +142,7 @@ Signed-By: /usr/share/keyrings/archive.gpg
         ("http://m/a&b#1/", "", "http://m/a&b#1/debian", "http://m/a&b#1/ubuntu"),
         ("https://u:p@m/apt-{archive}", "", "https://u:p@m/apt-debian", "https://u:p@m/apt-ubuntu"),
         ("http://m/{snapshot}", SNAPSHOT, f"http://m/{SNAPSHOT}/debian", f"http://m/{SNAPSHOT}/ubuntu"),
-        (
-            "http://m/{archive}/{snapshot}/",
-            SNAPSHOT,
-            f"http://m/debian/{SNAPSHOT}",
-            f"http://m/ubuntu/{SNAPSHOT}",
-        ),
+        ("http://m/{archive}/{snapshot}/", SNAPSHOT, f"http://m/debian/{SNAPSHOT}", f"http://m/ubuntu/{SNAPSHOT}"),
     ],
 )
 def test_a_mirror_takes_the_place_of_every_host(

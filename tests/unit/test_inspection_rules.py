@@ -153,10 +153,7 @@ def test_a_release_without_the_flag_proves_nothing_by_it() -> None:
     found = finding(Rule.VERSION, asked=asked, answer=VersionAnswer(255, ("usage: tensorflow_model_server",)))
     assert found.ok is None
     assert "this release has no --version" in found.text
-    for status, text in (
-        (127, "exit status 127"),
-        (132, "every x86-64 CPU"),
-    ):
+    for status, text in ((127, "exit status 127"), (132, "every x86-64 CPU")):
         found = finding(Rule.VERSION, asked=asked, answer=VersionAnswer(status, ()))
         assert found.ok is False
         assert text in found.text

@@ -70,10 +70,7 @@ WRONG = {
     "a key twice": (SMALL + 'releases: ["2.19.1"]\n', "8:1: releases: … in line 3 already"),
     "a key without a value": (replaced("[x86-64]", ""), "7:5: targets.standard.levels: … no value"),
     "a section without content": (SMALL + "  other:\n", "8:3: targets.other: … no value"),
-    "a merge key": (
-        SMALL.replace("cpu\n", "cpu\n    <<: {levels: [avx]}\n"),
-        "7:5: targets.standard.<<: … extends:",
-    ),
+    "a merge key": (SMALL.replace("cpu\n", "cpu\n    <<: {levels: [avx]}\n"), "7:5: targets.standard.<<: … extends:"),
     "a tag": (replaced("flavour: cpu", "flavour: !!str cpu"), "6:14: targets.standard.flavour: tag:yaml.org,2002:str:"),
     "an unknown release": (replaced("2.19.1", "2.15.0"), "3:12: releases[0]: '2.15.0': … '2.15.1'"),
     "a series of releases": (replaced("2.19.1", "2.20"), "3:12: releases[0]: '2.20': … patch number … '2.20.0'"),

@@ -316,7 +316,7 @@ def test_the_rule_is_followed(tmp_path: Path, labels: Labels) -> None:
     assert (made.folder / "one.c").read_text() == "two\n"
     assert "external/gen.c" in (made.folder / "BUILD.bazel").read_text()
     assert [name for name, _ in made.followed] == [
-        *("strip_prefix", "delete", "delete", "patch_file", "build_file", "link_files"),
+        *("strip_prefix", "delete", "delete", "patch_file", "build_file", "link_files")
     ]
     assert made.not_followed == (("patch_cmds", "commands are not run: ['sed -i s/a/b/ c']"),)
     assert made.absent == ("external/gen.c", "config.h")

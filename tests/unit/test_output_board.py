@@ -141,10 +141,7 @@ def _interrupt(reporter: BoardReporter) -> None:
 
 
 def test_ctrl_c_gives_the_cursor_back(terminal: _Terminal) -> None:
-    with (
-        pytest.raises(KeyboardInterrupt),
-        BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter,
-    ):
+    with pytest.raises(KeyboardInterrupt), BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter:
         _interrupt(reporter)
     drawn = terminal.getvalue()
     assert drawn.rindex(_SHOW) > drawn.rindex(_HIDE)

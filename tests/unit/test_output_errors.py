@@ -16,9 +16,7 @@ def test_an_error_says_what_why_the_last_lines_and_what_to_do() -> None:
         remedy="fix the file, then run the same command\nnothing is lost",
     )
     text = render_error(
-        error,
-        log_tail=["a.cc:1: error: \x1b[31mno\x1b[0m", "::error::mine", ""],
-        log_path="build/v/compile.log",
+        error, log_tail=["a.cc:1: error: \x1b[31mno\x1b[0m", "::error::mine", ""], log_path="build/v/compile.log"
     )
     assert text == (
         "Error: 2.19.1-cpu-v3: the Bazel build failed with exit code 1\n"

@@ -24,12 +24,7 @@ def test_the_document() -> None:
         reporter.handle(Event(variant="v", stage="compile", kind=EventKind.STARTED))
         reporter.handle(
             Event(
-                variant="v",
-                stage="compile",
-                kind=EventKind.FAILED,
-                text="no",
-                seconds=1.5,
-                log="build/v/compile.log",
+                variant="v", stage="compile", kind=EventKind.FAILED, text="no", seconds=1.5, log="build/v/compile.log"
             )
         )
         reporter.summary(
@@ -107,12 +102,7 @@ def test_the_estimate_comes_first_and_the_summary_names_it() -> None:
                 "compiles": True,
                 "after_compile": 0.0,
             },
-            {
-                "variant": "w",
-                "basis": "nothing: no earlier run is like it",
-                "compiles": True,
-                "after_compile": 0.0,
-            },
+            {"variant": "w", "basis": "nothing: no earlier run is like it", "compiles": True, "after_compile": 0.0},
         ],
     }
     assert (last["event"], last["seconds"], last["estimate_seconds"], last["estimate_memory"]) == (

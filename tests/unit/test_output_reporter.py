@@ -29,8 +29,7 @@ def _choose(environ: Mapping[str, str], *, json: bool = False, terminal: bool = 
 
 
 @pytest.mark.parametrize(
-    "environ",
-    [{"TERM": "xterm"}, {"TERM": "xterm", "CI": ""}, {"TERM": "xterm", "CI": "false"}, {"TERM": "linux"}],
+    "environ", [{"TERM": "xterm"}, {"TERM": "xterm", "CI": ""}, {"TERM": "xterm", "CI": "false"}, {"TERM": "linux"}]
 )
 def test_a_terminal_gets_the_board(environ: dict[str, str]) -> None:
     assert isinstance(_choose(environ), BoardReporter)

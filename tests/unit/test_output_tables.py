@@ -13,12 +13,7 @@ from serving_factory.output.text import page, table
 from serving_factory.pipeline.budget import Budget
 from serving_factory.pipeline.events import Status, VariantResult
 
-_FACTS = {
-    "binary_size": 12_897_485,
-    "image_size": 96_000_000,
-    "rest": [2.5, 3.0, 4.5],
-    "grpc": (2.5, 3.0, 4.5),
-}
+_FACTS = {"binary_size": 12_897_485, "image_size": 96_000_000, "rest": [2.5, 3.0, 4.5], "grpc": (2.5, 3.0, 4.5)}
 _RESULTS = [
     VariantResult(
         variant="2.19.1-mkl-v3",
@@ -27,11 +22,7 @@ _RESULTS = [
         error=CompileError("the Bazel build failed\nmore of it"),
     ),
     VariantResult(
-        variant="2.19.1-cpu",
-        status=Status.BUILT,
-        seconds=71.4,
-        image="serving-factory/sample:2.19.1-cpu",
-        facts=_FACTS,
+        variant="2.19.1-cpu", status=Status.BUILT, seconds=71.4, image="serving-factory/sample:2.19.1-cpu", facts=_FACTS
     ),
     VariantResult(variant="2.19.1-cpu-v3", status=Status.UP_TO_DATE, image="i:v3", facts=_FACTS),
     VariantResult(variant="2.19.1-gpu", status=Status.SKIPPED, because="because of 2.19.1-mkl-v3"),
@@ -160,10 +151,7 @@ def test_plan_table() -> None:
 
 
 def test_explain_page() -> None:
-    sections = [
-        ("Toolchain", (("base image", "debian:12"), ("flags", "-mavx2\n-mfma"), ("CUDA", ""))),
-        ("Empty", ()),
-    ]
+    sections = [("Toolchain", (("base image", "debian:12"), ("flags", "-mavx2\n-mfma"), ("CUDA", ""))), ("Empty", ())]
     assert page("2.19.1-cpu-v3", sections) == (
         "2.19.1-cpu-v3\n"
         "\n"

@@ -97,11 +97,7 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
             ["TensorFlow ModelServer: 2.19.1-rc0", "TensorFlow Library: 2.19.1"],
             "2.19.1-rc0",
         ),
-        (
-            "unknown argument: --version\nusage: server\nFlags:\n\t--port=8500\tint32\tport",
-            [],
-            "",
-        ),
+        ("unknown argument: --version\nusage: server\nFlags:\n\t--port=8500\tint32\tport", [], ""),
         (
             "./server: libx.so: cannot open shared object file",
             ["./server: libx.so: cannot open shared object file"],

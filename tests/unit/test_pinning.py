@@ -114,12 +114,7 @@ def test_what_nothing_needs_any_more_is_dropped() -> None:
 def test_a_failure_loses_nothing_that_was_there() -> None:
     lock = Lock(bases={"u:1": A, "old:1": C})
     pins = make_pins(NEEDS, lock, Fake({"u:1": RegistryFaultError("it coughs"), "m.example/u:2": B}), always)
-    assert changes(pins) == {
-        "u:1": Change.FAILED,
-        "u:2": Change.ADDED,
-        "3": Change.VANISHED,
-        "old:1": Change.KEPT,
-    }
+    assert changes(pins) == {"u:1": Change.FAILED, "u:2": Change.ADDED, "3": Change.VANISHED, "old:1": Change.KEPT}
     made = locked_by(pins, lock)
     assert (made.bases, made.bazel) == ({"u:1": A, "u:2": B, "old:1": C}, {})
 

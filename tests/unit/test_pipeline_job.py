@@ -22,10 +22,7 @@ from .matrices import SHIPPED, document, load
 CHECKOUT = Path("/work/factory")
 
 
-@pytest.mark.parametrize(
-    ("file", "name"),
-    [("matrix.yaml", ""), ("samples/matrix.yaml", "samples")],
-)
+@pytest.mark.parametrize(("file", "name"), [("matrix.yaml", ""), ("samples/matrix.yaml", "samples")])
 def test_the_shipped_matrices_have_plain_names(file: str, name: str) -> None:
     assert build_name(CHECKOUT / file, CHECKOUT) == name
 

@@ -95,12 +95,7 @@ class Crowd:
         return Outputs()
 
     def run(
-        self,
-        *,
-        cpus: int = 8,
-        policy: Policy | None = None,
-        parallel: int | None = None,
-        plan: Schedule | None = None,
+        self, *, cpus: int = 8, policy: Policy | None = None, parallel: int | None = None, plan: Schedule | None = None
     ) -> Outcome:
         stages = [self.compile_stage(), made_stage("smoke", self._smoke)]
         budget = Budget(cpus=cpus, memory=999 * GIB)

@@ -433,10 +433,7 @@ class TestLogIn:
     @pytest.mark.parametrize("handler", [wants_basic, public_to_read])
     @pytest.mark.parametrize("credentials", [None, OTHERS])
     def test_wrong_or_none(
-        self,
-        fake: FakeRegistry,
-        handler: Callable[[FakeRegistry, Handler], None],
-        credentials: Credentials | None,
+        self, fake: FakeRegistry, handler: Callable[[FakeRegistry, Handler], None], credentials: Credentials | None
     ) -> None:
         fake.handler = handler
         with pytest.raises(RegistryDeniedError):

@@ -76,13 +76,7 @@ def test_attempts_are_bounded_and_the_last_error_is_raised() -> None:
     errors = [fault(), fault(), fault()]
     action = Flaky(*errors)
     with pytest.raises(RegistryFaultError) as caught:
-        retrying(
-            action,
-            transient=(RegistryFaultError,),
-            on_retry=lambda *_: None,
-            attempts=2,
-            sleep=lambda _: None,
-        )
+        retrying(action, transient=(RegistryFaultError,), on_retry=lambda *_: None, attempts=2, sleep=lambda _: None)
     assert caught.value is errors[1]
     assert action.calls == 2
 
@@ -107,12 +101,7 @@ def test_cancelled_while_waiting() -> None:
 def test_default_jitter_varies() -> None:
     slept: list[float] = []
     for _ in range(8):
-        retrying(
-            Flaky(fault()),
-            transient=(RegistryFaultError,),
-            on_retry=lambda *_: None,
-            sleep=slept.append,
-        )
+        retrying(Flaky(fault()), transient=(RegistryFaultError,), on_retry=lambda *_: None, sleep=slept.append)
     assert len(set(slept)) > 1
     assert all(0.25 <= delay <= 0.75 for delay in slept)
 

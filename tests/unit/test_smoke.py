@@ -382,12 +382,7 @@ def test_slow_stop(plan: SmokePlan, script: Script, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("health", "said"),
-    [
-        ("unhealthy", "but unhealthy"),
-        ("starting", "but starting"),
-        (None, "no health check"),
-    ],
+    ("health", "said"), [("unhealthy", "but unhealthy"), ("starting", "but starting"), (None, "no health check")]
 )
 def test_not_healthy(plan: SmokePlan, health: str | None, said: str) -> None:
     report, _ = smoke(plan, hardened=Script(health=health))

@@ -90,13 +90,7 @@ def test_junit_failure_carries_the_error_with_odd_characters_written_out() -> No
 
 def test_junit_of_an_engine_that_went_away_after_the_checks() -> None:
     report = SmokeReport(
-        variant="v",
-        image="i",
-        seconds=1.0,
-        checks=GOOD.checks,
-        skipped=(),
-        answers={},
-        error=WrongAnswerError("late"),
+        variant="v", image="i", seconds=1.0, checks=GOOD.checks, skipped=(), answers={}, error=WrongAnswerError("late")
     )
     root = ET.fromstring(to_junit(report).encode())  # noqa: S314 - our own text
     (error,) = root.findall("testsuite/testcase/error")
