@@ -20,10 +20,11 @@ TRIXIE = 'PRETTY_NAME="Debian GNU/Linux 13 (trixie)"\nID=debian\nVERSION_CODENAM
 JAMMY = 'PRETTY_NAME="Ubuntu 22.04.5 LTS"\nID=ubuntu\nVERSION_CODENAME=jammy\n'
 
 # What the scripts may use of the machine that runs the tests. Everything else is a fake, or missing.
-_TOOLS = (
-    "awk basename cat chmod chown cmp cp cut dirname env find flock grep head ls "
-    "mkdir mktemp mv nohup readlink rm sed setsid sh sort tail tar timeout touch tr"
-).split()
+_TOOLS = [
+    *("awk", "basename", "cat", "chmod", "chown", "cmp", "cp", "cut", "dirname", "env", "find"),
+    *("flock", "grep", "head", "ls", "mkdir", "mktemp", "mv", "nohup", "readlink", "rm", "sed"),
+    *("setsid", "sh", "sort", "tail", "tar", "timeout", "touch", "tr"),
+]
 
 _FAKES = {
     "id": '[ "$1" = -un ] && echo someone || cat "$STATE/uid"',
