@@ -167,6 +167,10 @@ def copy_atomically(source: Path, path: Path) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():  # a pipe or a device, such as /dev/stdout: root could replace it
+        with path.open("wb") as stream:
+            yield stream
+        return
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     partial = Path(name)
     try:
