@@ -102,8 +102,8 @@ def test_a_download_that_is_cut_is_tried_again(tiny: Checkout) -> None:
     goes_on(tiny)
 
 
-def test_a_download_that_stays_cut_is_told(tiny: Checkout) -> None:
-    attempts = "src/serving_factory/line/stages/attempts.py"
+def test_a_download_that_stays_cut_is_reported(tiny: Checkout) -> None:
+    attempts = "src/serving_factory/pipeline/recovery.py"
     with (
         archives() as server,
         server.depend(tiny),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from serving_factory import errors
 from serving_factory.pipeline.budget import Share
-from serving_factory.pipeline.failures import Kind, classify, failure_error, is_shared
+from serving_factory.pipeline.failures import Failure, Kind, classify, failure_error, is_shared
 
 RECORDED = Path(__file__).with_name("recorded") / "failures"
 FOUND = "016417ba36df712c98761c4fc689a112f7cd9c59f1868a87745c65208632af6d"
@@ -108,6 +109,20 @@ def test_out_of_memory_is_one_sentence_with_the_numbers() -> None:
 
 
 MEASURED = "factory: exit_code 1 peak_memory_bytes {} memory_limit_bytes {} oom_kills {}"
+
+
+def test_the_steps_of_the_dockerfiles_that_run_bazel_are_known_as_such() -> None:
+    """Only a Bazel that ran out of memory is tried again with fewer jobs."""
+    text = (Path(__file__).parents[2] / "samples/dockerfiles/2.19.1/cpu.devel.Dockerfile").read_text(encoding="utf-8")
+    instructions = re.sub(r"\\\n\s*", "", text)
+    runs = [line for line in instructions.splitlines() if line.startswith("RUN") and "/factory/bazel.sh" in line]
+    jobs = []
+    for run in runs:
+        killed = Failure(Kind.OUT_OF_MEMORY, lines=())
+        error = failure_error(killed, variant="v", step=f"[x 1/1] {run}", tail=(), share=SHARE)
+        assert isinstance(error, errors.OutOfMemoryError)
+        jobs.append(error.jobs)
+    assert sorted(jobs) == [0, SHARE.jobs, SHARE.jobs], "preflight, fetch and build"
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ _ACTION_FAILED = re.compile(r"ERROR: \S+ .* failed\b")
 _COMMAND_FAILED = re.compile(r"ERROR: .*(?:Executing genrule .* failed|Action \S+ failed)")
 _ACTION_ENDS = re.compile(r"(?:^|\] )(?:Target \S+ failed to build|INFO: Elapsed time|ERROR: )")
 _PROGRESS = re.compile(r"(?:^|\] )(?:\[[\d,]+ / [\d,]+\] |$)")
-_BAZEL_RUNS = re.compile(r"/factory/bazel\.sh (?:fetch|build) ")
+_BAZEL_RUNS = re.compile(r"/factory/bazel\.sh (?:fetch|build)(?:\s|$)")
 _STEP_WIDTH = 90
 _RUN_FLAGS = re.compile(r"(?<=\] RUN )(?:--\S+\s+)+")
 _BUILDS = re.compile(r"\[(?:\S+ )?binary_build ")
