@@ -118,7 +118,7 @@ def test_the_steps_of_the_dockerfiles_that_run_bazel_are_known_as_such() -> None
     runs = [line for line in instructions.splitlines() if line.startswith("RUN") and "/factory/bazel.sh" in line]
     jobs = []
     for run in runs:
-        killed = Failure(Kind.OUT_OF_MEMORY, lines=())
+        killed = Failure(kind=Kind.OUT_OF_MEMORY, lines=())
         error = failure_error(killed, variant="v", step=f"[x 1/1] {run}", tail=(), share=SHARE)
         assert isinstance(error, errors.OutOfMemoryError)
         jobs.append(error.jobs)
