@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from serving_factory.inspection.facts import ElfFacts, ElfKind, InstructionSetFacts, Relro
+from serving_factory.inspection.rules import Finding, Rule
 from serving_factory.pipeline.records import Outputs, Record, write_record
 from serving_factory.pipeline.stages.compile import Compiled
 from serving_factory.pipeline.stages.extract import Extracted
-from serving_factory.pipeline.stages.inspect import Found, Inspected
+from serving_factory.pipeline.stages.inspect import Inspected
 from serving_factory.pipeline.stages.package import Packaged
 from serving_factory.pipeline.stages.push import Pushed
 from serving_factory.pipeline.stages.smoke import Smoked
@@ -87,7 +88,10 @@ OUTPUTS: Mapping[str, Outputs] = {
         instructions=CODE,
     ),
     "inspect": Inspected(
-        findings=(Found(rule="machine", ok=True, text="x86-64"), Found(rule="version", ok=None, text="not proven")),
+        findings=(
+            Finding(Rule.MACHINE, ok=True, text="x86-64"),
+            Finding(Rule.VERSION, ok=None, text="not proven"),
+        ),
         binary_sha256="b" * 64,
         cpu_flags=("avx",),
     ),

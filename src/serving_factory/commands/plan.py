@@ -14,7 +14,7 @@ from serving_factory.pipeline.estimates import RunEstimate
 from serving_factory.pipeline.history import estimate_run
 from serving_factory.pipeline.job import Job, Site, Stage
 from serving_factory.pipeline.records import matrix_name
-from serving_factory.pipeline.runner import PlannedVariant, planned_candidates
+from serving_factory.pipeline.runner import PlannedVariant
 from serving_factory.recipes.recipe import Recipe, recipes_for
 
 
@@ -69,7 +69,7 @@ def plan_run(
     asked: Asked, recipes: Sequence[Recipe], variants: tuple[PlannedVariant, ...], limits: Limits, budget: Budget | None
 ) -> Plan:
     """Schedule what is to be done, and estimate it."""
-    work = planned_candidates(variants)
+    work = [one.candidate for one in variants if one.run]
     budget = budget if work else None
     turns = schedule(work, budget, limits) if budget else one_by_one([one.variant for one in work])
     runs = {one.variant: one.run for one in variants}

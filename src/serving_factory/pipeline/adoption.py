@@ -105,8 +105,7 @@ def _adopt_extract(job: Job, binary: Record[Any]) -> None:
 
 def _is_todays(job: Job, old: Record[Any]) -> bool:
     """Whether the Dockerfile and the files that lie in the variant's folder, with today's recipe, give the old key."""
-    # Then the recipe's options, sources and inputs are those of that compile. The Dockerfile lies there as that machine
-    # built it: with its resources, and without the mounts of secrets that it had not.
+    # The Dockerfile lies there as that machine built it: with its resources, without the mounts of secrets it had not.
     recipe, folder = job.recipe, job.folder / "recipe" / "devel"
     names = [name for name in _FILES if (folder / name).exists()]
     names += [fix.script for fix in recipe.toolchain.fixes]

@@ -39,8 +39,7 @@ _ELAPSED = re.compile(r"^INFO: Elapsed time: ([\d.]+)s\b", re.MULTILINE)
 class ActionSummary:
     """What Bazel did, from the event `buildMetrics` (build_event_stream.proto, BuildMetrics.ActionSummary)."""
 
-    # What the event lacks is read from the lines that Bazel prints at its end, which the events `progress` hold: all of
-    # it of Bazel 0.17, the runners until 5. None stands for what neither says.
+    # What the event lacks (all in Bazel 0.17, the runners until 5) is read from what Bazel prints at its end.
 
     executed: int | None  # actions that ran or were taken from a cache
     runners: Mapping[str, int]  # how: `{"processwrapper-sandbox": 40, "remote cache hit": 12}`

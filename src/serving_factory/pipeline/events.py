@@ -34,9 +34,7 @@ class Event:
     variant: str  # the variant's id, such as `2.19.1-cpu-v3`
     stage: str  # the name of its stage
     kind: EventKind  # what happened
-    # for PROGRESS the current action in a few words; for RETRIED what failed, and how it is tried again; for FAILED the
-    # error's whole message; for SKIPPED why
-    text: str = ""
+    text: str = ""  # PROGRESS: the action; RETRIED: what failed, and how it is tried again; FAILED, SKIPPED: why
     seconds: float | None = None  # how long the stage took; only with FINISHED
     log: str | None = None  # path of the stage's full log, where there is one
 
@@ -61,8 +59,7 @@ class VariantResult:
     variant: str  # the variant's id, such as `2.19.1-cpu-v3`
     status: Status  # how it ended
     seconds: float = 0.0  # time spent on it in this run, all its stages together
-    # peak memory of its compile in this run, in bytes; None where it was not compiled, or not measured
-    memory: int | None = None
+    memory: int | None = None  # peak of its compile in this run, in bytes; None where not compiled, or not measured
     download: int | None = None  # bytes that its compile downloaded in this run; None likewise
     image: str | None = None  # the name under which its image can be run, where there is one
     # what is worth a column. Known names: `binary_size` and `image_size` (bytes, int), `rest` and `grpc` (the numbers
@@ -79,8 +76,7 @@ class Outcome:
     """How a run of the pipeline ended."""
 
     results: tuple[VariantResult, ...]  # one for each variant, in the order in which they were given
-    # what ended the run before all was done: Ctrl-C, a signal, a time limit; None where nothing did
-    ended_by: FactoryError | None = None
+    ended_by: FactoryError | None = None  # Ctrl-C, a signal, a time limit; None where all was done
 
 
 def event_members(event: Event) -> dict[str, object]:

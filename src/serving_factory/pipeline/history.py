@@ -278,11 +278,8 @@ class Recorder:
             return {}
         records = reached(job.folder)
         binary, image = records.get("extract"), records.get("package")
-        made = {
-            "binary": binary.outputs.sha256 if binary else None,
-            "binary_size": binary.outputs.size if binary else None,
-        }
-        made |= {"image": image.outputs.image if image else None, "image_size": image.outputs.size if image else None}
+        made = {"binary": binary and binary.outputs.sha256, "binary_size": binary and binary.outputs.size}
+        made |= {"image": image and image.outputs.image, "image_size": image and image.outputs.size}
         return {**_about(job), "estimate": self._estimates.get(variant), "made": made}
 
     def _write(self, name: str, members: Mapping[str, object]) -> None:
@@ -337,8 +334,7 @@ def estimate_run(
     recipes: Sequence[Recipe], runs: Mapping[str, Sequence[str]], schedule: Schedule, build: Path, *, matrix: str
 ) -> RunEstimate:
     """Estimate what a run takes, of each variant's stages in `runs`."""
-    # What cannot be read of the history is passed over. Runs of another matrix file count for nothing: a variant of the
-    # same name may have other sources there, as the sample's have.
+    # Runs of another matrix file do not count: a variant of the same name may have other sources, as the sample's have.
     if not any(runs.values()):
         return NOTHING_TO_DO
     turns = {turn.variant: turn for turn in schedule.turns}

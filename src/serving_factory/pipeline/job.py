@@ -80,8 +80,7 @@ class Site:
 
     def base_id(self, recipe: Recipe) -> str:
         """The base image's digest, or the id of the image that this network has for it; empty if neither is known."""
-        # A base that is neither pinned nor swapped counts by its name: whether the engine happens to hold a copy of it
-        # decides nothing.
+        # One neither pinned nor swapped counts by its name: whether the engine happens to hold a copy decides nothing.
         pinned = recipe.base_image.partition("@")[2]
         if pinned or not recipe.base_context:
             return pinned

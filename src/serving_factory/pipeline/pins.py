@@ -174,9 +174,8 @@ class _Candidate:
         try:
             found = self.find()
         except FactoryError as error:
-            return replace(
-                self.pin, change=Change.VANISHED if isinstance(error, VanishedError) else Change.FAILED, error=error
-            )
+            change = Change.VANISHED if isinstance(error, VanishedError) else Change.FAILED
+            return replace(self.pin, change=change, error=error)
         locked = self.pin.locked
         change = Change.ADDED if not locked else Change.KEPT if found == locked else Change.MOVED
         return replace(self.pin, change=change, found=found)

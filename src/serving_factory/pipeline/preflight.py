@@ -38,9 +38,8 @@ class Declared:
     rule: str  # the rule, such as `http_archive`
     urls: tuple[str, ...] = ()  # where the rule looks, as far as these are literals
     sha256: str | None = None  # of its archive, 64 hex digits; None where nothing is said
-    # the attributes that are literals, by name
+    # the attributes that are literals, by name; the text of the others
     attributes: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
-    # the text of the others, likewise
     unread: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -138,18 +137,12 @@ def declared_by_name(folder: Path) -> Mapping[str, Declared]:
 
 def only_cached(report: Report, declared: Mapping[str, Declared]) -> tuple[Missing, ...]:
     """What only the engine's own cache of downloads has: another engine, with the same folders, misses it."""
+    problem = "only this engine's cache of downloads has it"
     cached = [declared[one.name] for one in report.found if one.origin == "cache" and one.name in declared]
+    names = [(one, next(iter(one.urls), "").rpartition("/")[2]) for one in cached]
     return tuple(
-        Missing(
-            name=one.name,
-            rule=one.rule,
-            file=next(iter(one.urls), "").rpartition("/")[2],
-            urls=one.urls,
-            sha256=one.sha256,
-            problem="only this engine's cache of downloads has it",
-            cached=True,
-        )
-        for one in cached
+        Missing(name=one.name, rule=one.rule, file=file, urls=one.urls, sha256=one.sha256, problem=problem, cached=True)
+        for one, file in names
     )
 
 
@@ -264,7 +257,7 @@ def preflight_folder(job: Job) -> Path:
 
 def run_preflight(job: Job, progress: Callable[[str], None]) -> Report:
     """Build the toolchain, get the sources, and let Bazel analyse them; the report stays in the variant's folder."""
-    folder, log = preflight_folder(job), job.folder / "logs" / "preflight.log"
+    folder, log = preflight_folder(job), job.log("preflight")
     with ready_request(job, target="preflight", output=folder) as request:
         # Without a new value the engine would give the answer of the last time.
         asked = replace(request, build_args=(*request.build_args, ("PREFLIGHT", uuid.uuid4().hex)))

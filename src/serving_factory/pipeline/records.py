@@ -205,8 +205,7 @@ def build_folder(matrix_file: Path, root: Path, build: Path) -> Path:
 
 def build_name(matrix_file: Path, root: Path) -> str:
     """Where in the build folder the variants of a matrix file lie: at its top for the checkout's own matrix.yaml."""
-    # For any other file it is a folder of its own, so that no other matrix's binary of the same name is overwritten;
-    # but for the sample's, its name ends in digits of the file's path.
+    # Any other file has a folder of its own, so that no other matrix's binary of the same name is overwritten.
     inside = _inside(matrix_file, root)
     known = {"matrix.yaml": "", "samples/matrix.yaml": "samples"}
     return known.get(inside, f"matrix-{short(key_of(file=inside))}")

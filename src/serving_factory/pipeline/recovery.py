@@ -44,11 +44,9 @@ class Recovery:
 
     def prepare(self, error: FactoryError) -> None:
         """Make another attempt possible, or raise the error."""
-        # A download that failed is tried four times, with waits that double; once where there is no network to wait
-        # for. A Bazel that ran out of memory is tried once more with half its jobs, on what the first attempt left in
-        # its disk cache. A damaged cache is dropped, or emptied where another build holds it, and the build tried once
-        # more. An engine that this run began with, and that is back within a minute, gets the stage once more. Nothing
-        # else is tried again: a wrong checksum, least of all.
+        # A download is tried four times, unless there is no network. A Bazel out of memory runs once more with half its
+        # jobs, on its warm disk cache. A damaged cache is dropped, or emptied where another build holds it. An engine
+        # that is back within a minute gets the stage once more. Nothing else is tried again: a wrong checksum least.
         match error:
             case DockerCommandError():
                 raise error

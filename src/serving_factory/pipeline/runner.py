@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from serving_factory.docker.caches import drop_cache_mounts
@@ -234,11 +233,6 @@ def toolchain_key(recipe: Recipe) -> str:
     )
 
 
-def planned_candidates(plan: Sequence[PlannedVariant]) -> tuple[Candidate, ...]:
-    """Those of a plan that have something to do."""
-    return tuple(one.candidate for one in plan if one.run)
-
-
 def candidates(jobs: Sequence[Job], stages: Sequence[Stage[Any]]) -> tuple[Candidate, ...]:
     """All jobs of a run; unlike a plan's, the engine is asked about them too."""
     return tuple(_candidate(job, compiles=any(one.compiles and has_work(one, job) for one in stages)) for job in jobs)
@@ -265,7 +259,9 @@ def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
     folders = sorted(path.parent for path in site.build.glob("*/recipe") if path.is_dir())
     if images:
         yield f"removed {site.strays} stray containers"
-        for name in sorted(name for folder in folders for name in _image_names(folder)):
+        # By their records: another checkout's images are none of ours.
+        records = [record for folder in folders if (record := stage("package").read(folder))]
+        for name in sorted(name for record in records for name in record.outputs.names):
             site.engine.remove_image(name)
             yield f"removed image {name}"
     for folder in (*folders, *site.build.glob("bake")):
@@ -275,9 +271,3 @@ def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
         dropped = drop_cache_mounts(CACHES)
         yield from (f"dropped cache {mount.id}, {mount.size}" for mount in dropped.gone)
         yield from (f"kept cache {mount.id}, {mount.size}: a build uses it" for mount in dropped.used)
-
-
-def _image_names(folder: Path) -> Iterator[str]:
-    """The names that a variant's package stage gave to its image; another checkout's images are none of ours."""
-    record = stage("package").read(folder)
-    yield from record.outputs.names if record else ()

@@ -135,7 +135,10 @@ class PipelineRun:
             if not self._schedule.fits(turn.share, tuple(self._shares.values())):
                 return  # or the small ones would keep it out for ever
             self._waiting.remove(turn)
-            self._begin(turn)
+            self._shares[turn.variant] = turn.share
+            self._deadlines[turn.variant] = _after(self._policy.variant_seconds)
+            # A daemon: one that does not end in time is no reason for the process to stay.
+            threading.Thread(target=self._work, args=(turn.variant,), name=turn.variant, daemon=True).start()
 
     def _reason_to_skip(self, turn: Turn) -> str:
         failed = {name: run.error for name, run in self._runs.items() if run.error}
@@ -156,12 +159,6 @@ class PipelineRun:
             return error.gone
         knew_one = any(job.site.knows_engine for job in self._jobs.values())
         return isinstance(error, DockerCommandError) or (isinstance(error, EngineUnavailableError) and not knew_one)
-
-    def _begin(self, turn: Turn) -> None:
-        self._shares[turn.variant] = turn.share
-        self._deadlines[turn.variant] = _after(self._policy.variant_seconds)
-        # A daemon: one that does not end in time is no reason for the process to stay.
-        threading.Thread(target=self._work, args=(turn.variant,), name=turn.variant, daemon=True).start()
 
     def _work(self, variant: str) -> None:
         fault: BaseException | None = None

@@ -136,11 +136,8 @@ class Filler:
             why = f"no folder can take its place: {_short(error)}"
             return left(one, f"{problem}; {why}" if problem else why, error.remedy or "fix that")
         self.progress(f"made a folder for {one.name} out of {mirror.folder}")
-        notes = {
-            "left_out": made.left_out,
-            "absent": made.absent,
-            "not_followed": tuple(name for name, _ in made.not_followed),
-        }
+        not_followed = tuple(name for name, _ in made.not_followed)
+        notes = {"left_out": made.left_out, "absent": made.absent, "not_followed": not_followed}
         notes = {word: names for word, names in notes.items() if names}
         return Filled(name=one.name, file="", result=Result.OVERRIDDEN, source=source, notes=notes)
 

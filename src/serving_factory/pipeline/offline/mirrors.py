@@ -127,8 +127,7 @@ def mirror_of(place: Path) -> Mirror:
 
 def mirrors_for(name: str, ref: str, mirrors: Sequence[Mirror]) -> tuple[tuple[Mirror, str], ...]:
     """Give the mirrors that have a ref of a repository, each with the commit that it is there."""
-    # Those of the repository's name come first, of any owner. A commit's full id is the same everywhere, so other
-    # mirrors that have it count too: forks and renamed repositories.
+    # A commit's full id is the same everywhere, so mirrors of other names that have it count too: forks, renamed ones.
     named = [mirror for mirror in mirrors if name.lower() in map(str.lower, mirror.names)]
     others = [mirror for mirror in mirrors if mirror not in named] if is_commit(ref) else []
     return tuple((mirror, commit) for mirror in (*named, *others) if (commit := mirror.commit(ref)))

@@ -53,7 +53,7 @@ def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]
                 secrets=secrets,
                 output=out,
             )
-            log = job.folder / "logs" / "packages.log"
+            log = job.log("packages")
             try:
                 logged_build(request, log, progress=progress)
             except BuildFailed as failed:

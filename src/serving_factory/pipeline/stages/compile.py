@@ -16,6 +16,7 @@ from serving_factory.docker.process import Cancel
 from serving_factory.docker.solve_status import Step
 from serving_factory.errors import ArtifactError, CompileError, FactoryError, FetchError
 from serving_factory.pipeline.bazel import (
+    ActionSummary,
     BazelProgress,
     bazelrc,
     is_progress,
@@ -58,9 +59,8 @@ class Compiled(Outputs):
     arguments: Mapping[str, str]  # the build arguments that decide what is built, the level's options among them
     steps: int  # the Dockerfile's instructions; `cached_steps` those that BuildKit had already
     cached_steps: int
-    # whether Bazel ran in this build, and not in an earlier one whose step BuildKit had. docs/records.md describes this
-    # and all that follows
-    bazel_ran: bool
+    # docs/records.md describes what follows
+    bazel_ran: bool  # in this build, and not in an earlier one whose step BuildKit had
     actions: int | None = None
     runners: Mapping[str, int] | None = None
     local_actions: int | None = None
@@ -104,6 +104,7 @@ def _source(job: Job) -> str:
 
 
 def _this_cpu() -> str:
+    """What `-march=native` depends on."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next((line for line in lines if line.startswith("flags")), "")
 
@@ -144,16 +145,16 @@ class BazelSteps:
 
 def run_facts(facts: Path, steps: BazelSteps) -> Mapping[str, Any]:
     """Gather what is known of the run that made a binary; None where it is not known."""
-    summary = read_summary(facts / "bazel-events.json")
+    summary = read_summary(facts / "bazel-events.json") or ActionSummary(executed=None, runners={})
     fetch, build = (read_measures(facts / "measures" / name) for name in ("fetch", "build"))
-    runners = _runners(summary.runners if summary else {}, remote=bool(build.get("remote")))
+    runners = _runners(summary.runners, remote=bool(build.get("remote")))
     local = {name: n for name, n in runners.items() if name not in {_DISK_HIT, _REMOTE_HIT, _REMOTE, _INTERNAL}}
     fetched = [
         measures.get("bytes_fetched") for name, measures in (("fetch", fetch), ("build", build)) if name in steps.ran
     ]
     return {
         "bazel_ran": "build" in steps.ran,
-        "actions": summary.executed if summary else None,
+        "actions": summary.executed,
         "runners": dict(runners) or None,
         "local_actions": sum(local.values()) if runners else None,
         "disk_cache_hits": runners.get(_DISK_HIT, 0) if runners else None,
@@ -162,8 +163,8 @@ def run_facts(facts: Path, steps: BazelSteps) -> Mapping[str, Any]:
         "silent_remote": steps.silent_remote,
         "remote_trouble": steps.remote_trouble,
         "bytes_fetched": None if None in fetched else sum(size for size in fetched if size is not None),
-        "wall_seconds": summary.wall_seconds if summary else None,
-        "critical_path_seconds": summary.critical_path_seconds if summary else None,
+        "wall_seconds": summary.wall_seconds,
+        "critical_path_seconds": summary.critical_path_seconds,
         "cpu_seconds": build["cpu_microseconds"] / 1_000_000 if "cpu_microseconds" in build else None,
         "peak_memory_bytes": build.get("peak_memory_bytes"),
     }

@@ -75,8 +75,7 @@ def _run(job: Job, progress: Progress) -> Extracted:
 
 def version_lines(printed: str) -> list[str]:
     """Pick what `--version` says out of what the server printed; where it says nothing of the kind, the last line."""
-    # Libraries may print lines of their own when they are loaded. Servers that know no `--version` print their usage,
-    # and have said nothing.
+    # Libraries may print lines when they are loaded. Servers that know no `--version` print their usage instead.
     lines = printed.splitlines()
     if found := [line for line in lines if line.startswith(_VERSION_LINES)]:
         return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from serving_factory.catalogue.levels import Level, cpuinfo_names, level_facts
 from serving_factory.catalogue.upstream_flags import upstream_flags
-from serving_factory.inspection.rules import Expectation, VersionAnswer, added_features, check, verdict_error
+from serving_factory.inspection.rules import Expectation, Finding, VersionAnswer, added_features, check, verdict_error
 from serving_factory.matrix.variant import Platform
 from serving_factory.pipeline.job import Job, Progress, Stage
 from serving_factory.pipeline.records import Outputs
@@ -19,19 +19,10 @@ _MACHINES: Mapping[Platform, str] = {Platform.LINUX_AMD64: "x86-64", Platform.LI
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What one rule says: `ok` is None where nothing can be proven."""
-
-    rule: str
-    ok: bool | None
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Inspected(Outputs):
     """What the rules say of a binary."""
 
-    findings: tuple[Found, ...]  # all of them passed, or could not be asked
+    findings: tuple[Finding, ...]  # all of them passed, or could not be asked
     binary_sha256: str  # of which binary
     cpu_flags: tuple[str, ...]  # what /proc/cpuinfo must list for it to run
 
@@ -67,7 +58,7 @@ def _run(job: Job, progress: Progress) -> Inspected:
         raise error
     added = added_features(expectation, binary.instructions)
     return Inspected(
-        findings=tuple(Found(rule=finding.rule, ok=finding.ok, text=finding.text) for finding in findings),
+        findings=tuple(findings),
         binary_sha256=binary.sha256,
         cpu_flags=(*level_facts(job.recipe.variant.level).cpuinfo, *cpuinfo_names(added)),
     )

@@ -142,18 +142,17 @@ def _held_already(job: Job, registry: Registry, name: ImageName, tag: str, image
 
 def _push_tag(job: Job, name: ImageName, image: str, tag: str, progress: Progress) -> PushResult:
     repository, engine = str(name), job.site.engine
-
-    def on_status(text: str) -> None:
-        progress(f"{tag}: {text}")
-
-    def on_retry(text: str) -> None:
-        job.report_retry(f"{tag}: {text}")
-
     engine.tag(image, repository, tag)
     try:
         return asking_again(
-            lambda: engine.push(repository, tag, on_status=on_status, on_retry=on_retry, cancel=job.cancel),
-            on_retry,
+            lambda: engine.push(
+                repository,
+                tag,
+                on_status=lambda text: progress(f"{tag}: {text}"),
+                on_retry=lambda text: job.report_retry(f"{tag}: {text}"),
+                cancel=job.cancel,
+            ),
+            lambda text: job.report_retry(f"{tag}: {text}"),
             sleep=job.cancel.wait,
         )
     finally:
