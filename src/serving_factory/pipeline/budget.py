@@ -112,28 +112,26 @@ def schedule(candidates: Sequence[Candidate], budget: Budget, limits: Limits) ->
     # Those that compile nothing come first: they take seconds. Of each toolchain the first that compiles fetches and
     # fills the caches, the others come after it, side by side; but of those that have object files in common one comes
     # before the others, or each would compile them. The members of a wave share the CPUs evenly.
-    turns = [*_light_turns(candidates, budget, limits)]
-    turns += _compile_turns(candidates, budget, limits, first=turns[-1].wave + 1 if turns else 1)
+    toolchains = list(dict.fromkeys(one.toolchain for one in candidates))
+    candidates = sorted(candidates, key=lambda one: toolchains.index(one.toolchain))  # those of one side by side
+    most = _at_once(budget, LIGHT, limits.parallel)
+    light = [one for one in candidates if not one.compiles]
+    turns = [Turn(variant=one.variant, wave=1 + place // most, share=LIGHT) for place, one in enumerate(light)]
+    compiling = [one for one in candidates if one.compiles]
+    turns += _compile_turns(compiling, budget, limits, wave=turns[-1].wave + 1 if turns else 1)
     return Schedule(budget=budget, parallel=limits.parallel, turns=tuple(turns))
 
 
-def _light_turns(candidates: Sequence[Candidate], budget: Budget, limits: Limits) -> Iterator[Turn]:
-    most = _at_once(budget, LIGHT, limits.parallel)
-    light = [one for one in _neighbours(candidates) if not one.compiles]
-    for place, one in enumerate(light):
-        yield Turn(variant=one.variant, wave=1 + place // most, share=LIGHT)
-
-
-def _compile_turns(candidates: Sequence[Candidate], budget: Budget, limits: Limits, *, first: int) -> Iterator[Turn]:
-    jobs = limits.jobs or (1 if limits.parallel else _FEWEST_JOBS)
-    most = _at_once(budget, Share(jobs=jobs, memory=limits.memory or jobs * _JOB_MEMORY), limits.parallel)
-    waiting = [one for one in _neighbours(candidates) if one.compiles]
+def _compile_turns(waiting: list[Candidate], budget: Budget, limits: Limits, *, wave: int) -> Iterator[Turn]:
+    fewest = limits.jobs or (1 if limits.parallel else _FEWEST_JOBS)
+    most = _at_once(budget, Share(jobs=fewest, memory=limits.memory or fewest * _JOB_MEMORY), limits.parallel)
     after = _leaders(waiting)
     done = {""}
-    wave = first
     while waiting:
         chosen = [one for one in waiting if after[one.variant] in done][:most]
-        share = _share(budget, limits, at_once=len(chosen))
+        memory = limits.memory or budget.memory // len(chosen)
+        jobs = limits.jobs or max(1, min(budget.cpus // len(chosen), memory // _JOB_MEMORY))
+        share = Share(jobs=jobs, memory=limits.memory or min(memory, jobs * _JOB_MEMORY))
         for one in chosen:
             yield Turn(variant=one.variant, wave=wave, share=share, after=after[one.variant])
         done |= {one.variant for one in chosen}
@@ -153,22 +151,10 @@ def _leaders(compiling: Sequence[Candidate]) -> dict[str, str]:
     return after
 
 
-def _neighbours(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Put those of one toolchain side by side, and leave the order as it is in all else."""
-    toolchains = list(dict.fromkeys(one.toolchain for one in candidates))
-    return sorted(candidates, key=lambda one: toolchains.index(one.toolchain))
-
-
 def _at_once(budget: Budget, share: Share, parallel: int | None) -> int:
     """How many such shares the budget has; at least one, at most `parallel`."""
     most = max(1, min(budget.cpus // max(1, share.jobs), budget.memory // share.memory))
     return min(most, parallel) if parallel else most
-
-
-def _share(budget: Budget, limits: Limits, *, at_once: int) -> Share:
-    memory = limits.memory or budget.memory // at_once
-    jobs = limits.jobs or max(1, min(budget.cpus // at_once, memory // _JOB_MEMORY))
-    return Share(jobs=jobs, memory=limits.memory or min(memory, jobs * _JOB_MEMORY))
 
 
 def count_jobs(number: int) -> str:

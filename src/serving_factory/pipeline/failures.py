@@ -148,7 +148,6 @@ _COMMAND_FAILED = re.compile(r"ERROR: .*(?:Executing genrule .* failed|Action \S
 _ACTION_ENDS = re.compile(r"(?:^|\] )(?:Target \S+ failed to build|INFO: Elapsed time|ERROR: )")
 _PROGRESS = re.compile(r"(?:^|\] )(?:\[[\d,]+ / [\d,]+\] |$)")
 _BAZEL_RUNS = re.compile(r"/factory/bazel\.sh (?:fetch|build)(?:\s|$)")
-_STEP_WIDTH = 90
 _RUN_FLAGS = re.compile(r"(?<=\] RUN )(?:--\S+\s+)+")
 _BUILDS = re.compile(r"\[(?:\S+ )?binary_build ")
 
@@ -331,7 +330,7 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
 
 def step_title(step: str) -> str:
     """Name a step in a part of a line, by what it does and not what it mounts; its whole command is in the log."""
-    return shorten(_RUN_FLAGS.sub("", step), _STEP_WIDTH, placeholder=" ...") or "docker buildx build"
+    return shorten(_RUN_FLAGS.sub("", step), 90, placeholder=" ...") or "docker buildx build"
 
 
 def _measured_words(details: Mapping[str, str]) -> str:

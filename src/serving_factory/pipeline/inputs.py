@@ -19,8 +19,6 @@ from serving_factory.matrix.settings import has_index
 from serving_factory.recipes.inputs import Inputs
 
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
-_TRUSTED = 2  # the kind of a keystore's entry
-_KEYSTORE_VERSION = 2
 
 
 def stage_inputs(inputs: Inputs, staged: Path) -> None:
@@ -77,10 +75,10 @@ def java_truststore(certificates: Iterable[bytes]) -> bytes:
     """Write certificates (DER) as a keystore of the format JKS, which every Java reads; its password is `changeit`."""
     # Bazel brings a Java without keytool, and trusts nothing but such a store.
     known = list(dict.fromkeys(certificates))
-    store = struct.pack(">III", 0xFEEDFEED, _KEYSTORE_VERSION, len(known))
+    store = struct.pack(">III", 0xFEEDFEED, 2, len(known))  # magic number, version
     for number, certificate in enumerate(known, start=1):
-        alias = f"ca{number:06}".encode()
-        store += struct.pack(f">IH{len(alias)}sQH5sI", _TRUSTED, len(alias), alias, 0, 5, b"X.509", len(certificate))
+        alias = f"ca{number:06}".encode()  # of an entry of kind 2: a trusted certificate
+        store += struct.pack(f">IH{len(alias)}sQH5sI", 2, len(alias), alias, 0, 5, b"X.509", len(certificate))
         store += certificate
     # The digest is over the password in UTF-16, a phrase of the format, and the store.
     digest = hashlib.sha1("changeit".encode("utf-16-be") + b"Mighty Aphrodite" + store)  # noqa: S324 - the format's own

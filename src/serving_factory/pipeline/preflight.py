@@ -207,22 +207,23 @@ def _missing(lines: Sequence[str], declared: Mapping[str, Declared], distdir: Ma
     for line in lines:
         if match := _FAILED.search(line):
             reasons.setdefault(match["name"], []).append(match["reason"])
-    return tuple(_one_missing(name, said, declared.get(name), distdir) for name, said in sorted(reasons.items()))
+    return tuple(
+        _one_missing(declared.get(name) or Declared(name=name, rule=""), said, distdir)
+        for name, said in sorted(reasons.items())
+    )
 
 
-def _one_missing(name: str, reasons: Sequence[str], declared: Declared | None, distdir: Mapping[str, str]) -> Missing:
+def _one_missing(declared: Declared, reasons: Sequence[str], distdir: Mapping[str, str]) -> Missing:
     downloads = [match for reason in reasons if (match := _DOWNLOAD.search(reason))]
     absent = [match for reason in reasons if (match := _NOT_IN_DISTDIR.search(reason))]
-    tried = tuple(downloads[0]["urls"].split(", ")) if downloads else ()
-    urls = (declared.urls if declared else ()) or tried
+    urls = declared.urls or (tuple(downloads[0]["urls"].split(", ")) if downloads else ())
     file = next((match["file"] for match in (*absent, *downloads)), urls[0].rpartition("/")[2] if urls else "")
-    sha256 = declared.sha256 if declared else None
+    name, rule, sha256 = declared.name, declared.rule, declared.sha256
     problem = downloads[0]["reason"] if downloads else reasons[0]
     if absent:
         problem = "not in the distdir"
     elif file in distdir and distdir[file] != sha256:
         problem = f"the distdir's file of that name has sha256 {distdir[file]}"
-    rule = declared.rule if declared else ""
     return Missing(name=name, rule=rule, file=file, urls=urls, sha256=sha256, problem=problem)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from serving_factory.pipeline.job import Job, Progress, Stage
 from serving_factory.pipeline.records import Outputs, write_atomically
@@ -46,6 +45,9 @@ def _run(job: Job, progress: Progress) -> Smoked:
     job.site.strays  # noqa: B018 - looking removes them
     variant = job.recipe.variant
     model, next_model = (job.site.models / name for name in _MODELS)
+    scratch = job.folder / "scratch"  # for copies of the models
+    shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
+    scratch.mkdir(parents=True)
     plan = SmokePlan(
         variant=variant.id,
         model=model,
@@ -53,7 +55,7 @@ def _run(job: Job, progress: Progress) -> Smoked:
         reported_version=job.recipe.release.reported,
         server=job.recipe.release.server,
         owner=job.site.owner,
-        scratch=_scratch(job),
+        scratch=scratch,
     )
     report = run_checks(
         job.site.engine,
@@ -72,14 +74,6 @@ def _run(job: Job, progress: Progress) -> Smoked:
         rest=tuple(report.answers.get("REST", ())),
         grpc=tuple(report.answers.get("gRPC", ())),
     )
-
-
-def _scratch(job: Job) -> Path:
-    """An empty folder for the copies of the models; what a killed run left in it goes."""
-    folder = job.folder / "scratch"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return folder
 
 
 SMOKE = Stage(name="smoke", version=1, outputs=Smoked, inputs=_inputs, run=_run, needs=(PACKAGE,), engine=True)
