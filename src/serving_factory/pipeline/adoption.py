@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from serving_factory.errors import ArtifactError
 from serving_factory.pipeline.digests import tree_digest
 from serving_factory.pipeline.inputs import stage_inputs
 from serving_factory.pipeline.job import Job
-from serving_factory.pipeline.records import Record, decode, read_json, read_old_record, write_record
+from serving_factory.pipeline.records import Record, decode_known, read_json, read_old_record, write_record
 from serving_factory.pipeline.stages.compile import COMPILE, Compiled, decided_by, made_of, read_artifact
 from serving_factory.pipeline.stages.extract import EXTRACT, Extracted
 from serving_factory.recipes.recipe import key_of
@@ -79,10 +80,9 @@ def _adopt(job: Job, old: Record[Any]) -> str:
             return _OTHER_BINARY
     elif why := _difference(job, old, binary, artifact):
         return why
-    kept = {field.name: old.outputs[field.name] for field in fields(Compiled) if field.name in old.outputs}
     made = {name: list(value) if isinstance(value, tuple) else value for name, value in made_of(job).items()}
     try:
-        outputs = decode(Compiled, {**kept, **artifact, **made})
+        outputs = decode_known(Compiled, {**old.outputs, **artifact, **made})
     except (TypeError, KeyError, ValueError):
         return "their records are not whole"
     key = COMPILE.key_for(decided_by(job, base_id=outputs.base_digest, source=outputs.source))
@@ -90,17 +90,10 @@ def _adopt(job: Job, old: Record[Any]) -> str:
     data = {name: data_digest(name) for name in EXTRACT.data}
     extract_key = key_of(compile=old.key, binary=outputs.binary_sha256, format=EXTRACT.version, data=data)
     if binary and binary.key == extract_key:
-        _adopt_extract(job, binary)
+        with suppress(TypeError, KeyError, ValueError):  # else extract runs again
+            extracted = decode_known(Extracted, binary.outputs)
+            write_record(job.folder, replace(binary, key=EXTRACT.key(job), outputs=extracted))
     return ""
-
-
-def _adopt_extract(job: Job, binary: Record[Any]) -> None:
-    names = {field.name for field in fields(Extracted)}
-    try:
-        outputs = decode(Extracted, {name: value for name, value in binary.outputs.items() if name in names})
-    except (TypeError, KeyError, ValueError):
-        return
-    write_record(job.folder, replace(binary, key=EXTRACT.key(job), outputs=outputs))
 
 
 def _is_todays(job: Job, old: Record[Any]) -> bool:

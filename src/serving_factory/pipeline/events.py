@@ -8,10 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from serving_factory.errors import FactoryError
+from serving_factory.errors import FactoryError
 
 
 class EventKind(StrEnum):

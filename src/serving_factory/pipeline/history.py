@@ -15,9 +15,9 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from serving_factory.catalogue.upstream_files import read_workspace
 from serving_factory.errors import HistoryError, os_remedy
@@ -26,7 +26,7 @@ from serving_factory.pipeline.budget import Schedule
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate, StageRun
 from serving_factory.pipeline.events import Event, EventKind, VariantResult
 from serving_factory.pipeline.job import Job
-from serving_factory.pipeline.records import decode
+from serving_factory.pipeline.records import decode_known
 from serving_factory.pipeline.stages import reached, stage
 from serving_factory.recipes.recipe import Recipe
 from serving_factory.recipes.toolchain import Toolchain
@@ -77,9 +77,6 @@ class Run:
     stages: tuple[StageRun, ...] = ()  # those that worked, in the order in which they ended
 
 
-_Row = TypeVar("_Row", Run, VariantRun, StageRun)
-
-
 def run_numbers(build: Path) -> list[int]:
     """The numbers of the runs that have a file, in their order; HistoryError if the folder cannot be read."""
     try:
@@ -110,7 +107,7 @@ def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
             raise ValueError(f"its format is {head.get('format')}, this factory's is {_FORMAT}")
         members = {name: head.get(name) for name in ("command", "matrix", "estimate")}
         members |= {"id": number, "started": head["time"]}
-        _row(Run, members)
+        decode_known(Run, members)
     except OSError as error:
         raise HistoryError(f"run {number} cannot be read", why=str(error), remedy=os_remedy(error)) from None
     except (*_SENSELESS, RecursionError) as error:
@@ -127,7 +124,7 @@ def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
             if event["event"] == "summary":
                 members |= _end(event)
             elif event["event"] in _ENDINGS and "seconds" in event:  # else the stage had not begun
-                one = _row(StageRun, {**event, "status": event["event"], "facts": {}})
+                one = decode_known(StageRun, {**event, "status": event["event"], "facts": {}})
                 stages.append(replace(one, facts=numbers(event.get("facts", {}))))
         except (*_SENSELESS, RecursionError):
             damaged += 1
@@ -143,12 +140,7 @@ def _end(event: Mapping[str, Any]) -> dict[str, Any]:
     }
     results = [one for one in event["results"] if "made" in one]
     ends = [{**one, "error": one.get("error", {}).get("kind"), "image": None, **one["made"]} for one in results]
-    return {**members, "variants": tuple(_row(VariantRun, one) for one in ends)}
-
-
-def _row(kind: type[_Row], members: Mapping[str, Any]) -> _Row:
-    """Make a value of those members that its class has; TypeError if one is missing or of another type."""
-    return decode(kind, {one.name: members[one.name] for one in fields(kind) if one.name in members})
+    return {**members, "variants": tuple(decode_known(VariantRun, one) for one in ends)}
 
 
 def _numbers(build: Path) -> list[int]:

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
 from itertools import count, takewhile
@@ -119,6 +119,12 @@ def decode(kind: type[T], data: object) -> T:
     # The types: dataclasses, enumerations, mappings from texts, tuples of one type, plain ones; and these or None.
     read = _reader(kind)  # type: ignore[arg-type]  # every type has a hash
     return cast("T", read(data))
+
+
+def decode_known(kind: type[T], members: Mapping[str, Any]) -> T:
+    """Read those members that a dataclass has, likewise; TypeError also if one is missing."""
+    known = {one.name for one in fields(cast("Any", kind))}
+    return decode(kind, {name: value for name, value in members.items() if name in known})
 
 
 @cache

@@ -31,6 +31,9 @@ branch commit generator_function generator_location generator_name git_commit in
 repository sha256 shallow_since strip_prefix system_build_file system_link_files tag type url urls verbose visibility
 """
 _NOT_ABOUT_FILES = frozenset(_WORDS.split())
+# The attributes that `_Steps` follows
+_STEPS = {"delete", "patch_args", "patch_file", "patches", "build_file", "build_file_content"}
+_STEPS |= {"link_files", "additional_build_files", "workspace_file", "workspace_file_content"}
 _NAMELESS = ("", "org_tensorflow")
 _PREFIX = ("%prefix%", "external")  # what TensorFlow's rule writes into its BUILD files
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+~-]*")
@@ -193,20 +196,15 @@ class _Steps:
     declared: Declared
     labels: Labels
     followed: list[tuple[str, str]] = field(default_factory=list)
-    _known: set[str] = field(default_factory=set)
     _passed_over: list[tuple[str, str]] = field(default_factory=list)
 
     def _text(self, name: str) -> str:
-        self._known.add(name)
         found = self.declared.attributes.get(name)
         return found if isinstance(found, str) else ""
 
     def _texts(self, name: str) -> list[str]:
-        self._known.add(name)
-        found = self.declared.attributes.get(name)
-        if isinstance(found, str):
-            return [found] if found else []
-        return [one for one in found if isinstance(one, str)] if isinstance(found, list) else []
+        found = self.declared.attributes.get(name) or []
+        return [one for one in (found if isinstance(found, list) else [found]) if isinstance(one, str)]
 
     def strip(self, sources: Path, top: Top) -> Path:
         """The folder in the archive that the repository is: `strip_prefix`, or that by another name."""
@@ -263,7 +261,6 @@ class _Steps:
     def link(self, root: Path) -> None:
         """Copy what the rule links into the repository."""
         for name in ("link_files", "additional_build_files"):
-            self._known.add(name)
             given = self.declared.attributes.get(name)
             for label, to in given.items() if isinstance(given, dict) else ():
                 _write(inside(root, str(to), name), self.labels.read(str(label)))
@@ -280,7 +277,7 @@ class _Steps:
     def not_followed(self) -> Iterator[tuple[str, str]]:
         yield from self._passed_over
         for name, value in self.declared.attributes.items():
-            if value and name not in self._known and name not in _NOT_ABOUT_FILES:
+            if value and name not in _STEPS | _NOT_ABOUT_FILES:
                 what = "commands are not run" if name.startswith("patch_cmds") else "unknown here"
                 yield name, f"{what}: {value}"
         for name, text in self.declared.unread.items():
