@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
 
 from serving_factory.errors import LockedError
 from serving_factory.pipeline.records import read_json
@@ -33,16 +32,6 @@ class _Holder:
     boot: str  # the boot's id
     since: str  # when it took the lock
     command: str
-
-    @classmethod
-    def this_process(cls) -> Self:
-        return cls(
-            pid=os.getpid(),
-            started=_started(os.getpid()) or 0,
-            boot=_boot(),
-            since=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=" ".join(sys.argv),
-        )
 
     def lives(self) -> bool:
         return bool(self.boot) and self.boot == _boot() and self.started == _started(self.pid)
@@ -92,12 +81,18 @@ def _held(place: Path, where: str) -> Iterator[None]:
         except BlockingIOError:
             free = False
         holder = read_json(place, _Holder)
-        if holder and not holder.lives():
-            holder = None
+        holder = holder if holder and holder.lives() else None
         if holder or not free:
             raise _refused(holder, where)
         file.truncate(0)
-        file.write(json.dumps(asdict(_Holder.this_process())))
+        me = _Holder(
+            pid=os.getpid(),
+            started=_started(os.getpid()) or 0,
+            boot=_boot(),
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=" ".join(sys.argv),
+        )
+        file.write(json.dumps(asdict(me)))
         file.flush()
         try:
             yield

@@ -123,11 +123,9 @@ class Size:
 
 
 _SIZES: Sequence[Size] = (
-    # 1.9.1, measured with this factory: 2,681 and 2,869 s on two cores, peak 4.8 to 5.1 GB with two jobs, 133 MB of
-    # archives.
+    # 1.9.1, measured: 2,681 and 2,869 s on two cores, peak 4.8 to 5.1 GB with two jobs, 133 MB of archives.
     Size(Version("0"), 5_700, 2.1e9, 1.5e9, 1.7e9, 0.15e9),
-    # 1.15.0, likewise, in two runs: 51 min and 3,013 s on two cores, peak 5.6 GB, 199 MB of archives. The disk is in
-    # proportion to the actions.
+    # 1.15.0, likewise: 51 min and 3,013 s, peak 5.6 GB, 199 MB of archives. The disk is in proportion to the actions.
     Size(Version("1.15"), 12_100, 2.6e9, 1.5e9, 3e9, 0.2e9),
     # Not measured here; for downloads there is no published measurement. TensorFlow 2 on a hosted runner of 2
     # cores: more than 6 h (tensorflow/tensorflow#57630); 10 GB were not enough for 6 jobs

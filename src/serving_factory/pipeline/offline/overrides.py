@@ -161,7 +161,12 @@ def make_override(
         steps.link(root)
         steps.workspace_file(root)
         absent = tuple(_absent(build, root))
-        _check_left_out(left_out, absent)
+        if read := [name for name in left_out if name in absent or _READ_BY_BAZEL.search(name)]:
+            raise OverrideError(
+                f"{len(read)} of the files that a build reads are missing in the git repository",
+                why=shortened(read),
+                remedy="take a mirror that has them: this may be one without large files, or a part of one",
+            )
         root.rename(place)
     return Override(
         folder=place,
@@ -176,17 +181,6 @@ def _version(name: str) -> list[int]:
     """The last number in a folder's name, such as [1, 2, 11]; without what Debian adds where it left files out."""
     numbers = re.findall(r"\d+(?:\.\d+)*", re.sub(r"[+.]dfsg\.?\d*", "", name))
     return [int(part) for part in numbers[-1].split(".")] if numbers else []
-
-
-def _check_left_out(left_out: Sequence[str], absent: Sequence[str]) -> None:
-    required = set(absent)
-    read = [name for name in left_out if name in required or _READ_BY_BAZEL.search(name)]
-    if read:
-        raise OverrideError(
-            f"{len(read)} of the files that a build reads are missing in the git repository",
-            why=shortened(read),
-            remedy="take a mirror that has them: this may be one without large files, or a part of one",
-        )
 
 
 @dataclass(slots=True)
