@@ -95,15 +95,10 @@ def explain(
 @Command
 def catalogue(
     *,
-    release: Annotated[
-        str, Option("an upstream release, such as 2.19.1 (default: all)", "RELEASE", positional=True)
-    ] = "",
+    release: Annotated[str, Option("a release, such as 2.19.1 (default: all)", "RELEASE", positional=True)] = "",
     check_upstream: Annotated[
         str,
-        Option(
-            "compare the release with this checkout of tensorflow/serving or tensorflow; exit with 8 if they differ",
-            "FOLDER",
-        ),
+        Option("compare with this checkout of tensorflow/serving or tensorflow; exit with 8 if they differ", "FOLDER"),
     ] = "",
     json: Json = False,
 ) -> None:
@@ -146,15 +141,9 @@ def lock(
     *,
     update: Annotated[
         str | bool | None,
-        Option(
-            "replace what is locked by what upstream has now: all of it, or one base image or Bazel version",
-            "NAME",
-            optional=True,
-        ),
+        Option("lock what upstream has now: of all, or of one base image or Bazel version", "NAME", optional=True),
     ] = None,
-    check: Annotated[
-        bool, Option("write nothing; report what has moved or vanished upstream, and fail if anything has")
-    ] = False,
+    check: Annotated[bool, Option("write nothing; fail if anything has moved or vanished upstream")] = False,
     dry_run: Annotated[bool, Option("print what would be locked, and write nothing")] = False,
     json: Json = False,
 ) -> None:
@@ -434,9 +423,7 @@ def clean(
     asked: Whole,
     *,
     images: Annotated[bool, Option("also remove the images that this factory packaged, and stray containers")] = False,
-    caches: Annotated[
-        bool, Option("also remove Bazel's caches from the engine: the next build starts from nothing")
-    ] = False,
+    caches: Annotated[bool, Option("also remove Bazel's caches: the next build starts from nothing")] = False,
 ) -> None:
     """Remove what builds of the matrix left in the build folder.
 

@@ -184,5 +184,5 @@ def test_variants_without_a_recipe_are_left_out(tmp_path: Path, capsys: pytest.C
 
 def test_a_target_of_a_groups_name_is_reported(tmp_path: Path) -> None:
     file = write(tmp_path, SMALL.replace("standard:", "image:"))
-    with pytest.raises(UsageError, match="named image, like a group"):
+    with pytest.raises(UsageError, match="image is named like a group"):
         bake_file(asked(tmp_path, file), output=str(tmp_path / "a.json"))

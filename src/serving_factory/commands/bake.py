@@ -50,7 +50,7 @@ def bake_file(asked: Asked, *, output: str) -> None:
         )
     if taken := {"default", *STAGE_GROUPS} & {name for recipe in recipes for name in recipe.targets}:
         raise UsageError(
-            f"a target of the matrix is named {min(taken)}, like a group of every bake file",
+            f"target {min(taken)} is named like a group of every bake file",
             remedy="rename that target",
         )
     folder = asked.folder.resolve() / "bake"
@@ -93,13 +93,11 @@ def bake(recipes: Sequence[Recipe], *, folder: Path, secrets: Mapping[str, Colle
             target="artifact",
             secrets=tuple((name, place / "secrets" / name) for name in sorted(secrets.get(recipe.variant.id, ()))),
         )
-        of_no_level = tuple(pair for pair in request.build_args if pair[0] != "COPTS")
+        no_level = tuple(pair for pair in request.build_args if pair[0] != "COPTS")
         links: tuple[tuple[str, str], ...] = ()
         for stage in _SHARED_STAGES:
             name = f"{shared.replace('.', '_')}-{stage}"  # bake allows no dots
-            shared_request = replace(
-                request, target=stage, build_args=of_no_level, contexts=(*request.contexts, *links)
-            )
+            shared_request = replace(request, target=stage, build_args=no_level, contexts=(*request.contexts, *links))
             targets[name] = {**_target(shared_request, recipe), "output": ["type=cacheonly"], **_cache(name)}
             links = (*links, (stage, f"target:{name}"))
             groups[stage].append(name)

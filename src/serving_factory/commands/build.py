@@ -70,8 +70,6 @@ def clean(asked: Asked, *, images: bool, caches: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """What a run works on."""
-
     options: RunOptions
     matrix: Matrix
     chosen: tuple[Variant, ...]
@@ -125,6 +123,7 @@ def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResu
             "`build --locked` refuses those that are not pinned."
         )
     checkout, site = options.asked.checkout, run.site
+    refused = {one.variant.id: one.error for one in run.unbuildable}
     with hold_lock(checkout.build), hold_matrix_lock(site.build):
         progress(*(f"Note: {line}" for line in adopt_old_records(run.jobs)))
         _try_pushes(run)
@@ -151,23 +150,21 @@ def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResu
                 recorder.handle(event)
                 reporter.handle(event)
 
-            for one in run.unbuildable:
-                reporter.handle(
-                    Event(variant=one.variant.id, stage=stages[0].name, kind=EventKind.FAILED, text=str(one.error))
-                )
+            first = stages[0].name
+            for id_, error in refused.items():
+                reporter.handle(Event(variant=id_, stage=first, kind=EventKind.FAILED, text=str(error)))
             done = PipelineRun(run.jobs, stages, emit, schedule=turns, policy=options.policy()).run()
         if site.lost_engine:
             with suppress(FactoryError):  # the loss is reported already
                 site.engine.remove_strays(site.owner)
-        refused = (
-            VariantResult(variant=one.variant.id, status=Status.FAILED, error=one.error) for one in run.unbuildable
-        )
-        results = (*done.results, *refused)
+        failed = (VariantResult(variant=id_, status=Status.FAILED, error=error) for id_, error in refused.items())
+        results = (*done.results, *failed)
         recorder.end(results)
         site.memory.save()
         reporter.summary(results)
-        cancelled = isinstance(done.ended_by, CancelledError)
-        notes = "" if cancelled else _after(run.jobs, stages, results, run.matrix.resources.cache)
+        notes = ""
+        if not isinstance(done.ended_by, CancelledError):
+            notes = _after(run.jobs, stages, results, run.matrix.resources.cache)
     if recorder.trouble:
         progress(f"Note: {recorder.trouble}")
     (sys.stderr if options.json else sys.stdout).write(notes)
@@ -280,9 +277,8 @@ def _print_plan(options: RunOptions, stages: Sequence[Stage[Any]]) -> None:
         "downloads": downloads if plan.budget else [],
         "variants": [asdict(row) for row in rows],
     }
-    show(
-        document, plan_table(rows, plan.budget, width=width()) + estimate_line(plan.estimate) + needs, json=options.json
-    )
+    text = plan_table(rows, plan.budget, width=width()) + estimate_line(plan.estimate) + needs
+    show(document, text, json=options.json)
 
 
 def _rows(plan: Plan, unbuildable: Sequence[Unbuildable]) -> list[PlannedRow]:

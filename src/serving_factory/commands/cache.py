@@ -131,9 +131,7 @@ def _check(options: CacheOptions) -> None:
     if verb in {"show", "prune"} and file:
         raise UsageError(f"`cache {verb}` takes no file, got {file!r}", remedy=f"type ./factory cache {verb}")
     if verb != "prune" and (options.max_size or options.toolchain):
-        raise UsageError(
-            "--max-size and --toolchain belong to `cache prune`", remedy="type ./factory cache prune --max-size 20GiB"
-        )
+        raise UsageError("--max-size and --toolchain belong to `cache prune`", remedy="leave them out")
     path = Path(file).resolve()
     if verb == "import" and not path.is_file():
         raise UsageError(f"there is no file {file}", remedy="name one that `./factory cache export` wrote")

@@ -130,9 +130,7 @@ def check_upstream(folder: Path, tag: str, *, json: bool) -> None:
     is_tensorflow = (folder / "tensorflow" / "tensorflow.bzl").is_file()
     tag = tag or ("" if is_tensorflow else release_of(folder, releases()) or "")
     if not tag:
-        raise UsageError(
-            f"the release of the checkout {folder} is unknown", remedy="name the release: catalogue RELEASE ..."
-        )
+        raise UsageError(f"the release of {folder} is unknown", remedy="name the release: catalogue RELEASE ...")
     release = _release(tag)
     absent: tuple[str, ...] = ()
     differences = list(_flag_differences(folder, release))
@@ -171,11 +169,8 @@ def differences_text(differences: Sequence[Difference]) -> str:
 def _program_differences(folder: Path, release: Release) -> Iterator[Difference]:
     """Calls of programs that are in no package of the release's toolchain, as upstream chose it."""
     calls = host_calls(folder)
-    for flavour, facts in release.flavours.items():
-        variant = Variant(
-            release=release.tag, flavour=flavour, level=Level.V1, cuda=facts.gpu.cuda if facts.gpu else None
-        )
-        for one in uncovered(calls, toolchain_for(variant, release, Settings()).packages):
+    for flavour in release.flavours:
+        for one in uncovered(calls, toolchain_for(any_variant(release, flavour), release, Settings()).packages):
             yield Difference(
                 file=one.call.file,
                 line=one.call.line,
@@ -183,6 +178,12 @@ def _program_differences(folder: Path, release: Release) -> Iterator[Difference]
                 catalogue="",
                 upstream=f"{one.call.program}: {one.why}",
             )
+
+
+def any_variant(release: Release, flavour: Flavour) -> Variant:
+    """The plainest variant of a release and a flavour."""
+    gpu = release.flavours[flavour].gpu
+    return Variant(release=release.tag, flavour=flavour, level=Level.V1, cuda=gpu.cuda if gpu else None)
 
 
 def _flag_differences(folder: Path, release: Release) -> Iterator[Difference]:

@@ -40,12 +40,10 @@ class _Parameter:
 
     @property
     def words(self) -> str:
-        """The option's name on the command line."""
         return self.option.name or self.name.replace("_", "-")
 
     @property
     def flag(self) -> str:
-        """The option as it is typed."""
         return f"--{self.words}" if len(self.words) > 1 else f"-{self.words}"
 
     @property
@@ -206,14 +204,13 @@ class FactoryProgram(Program):
             self.parse_core(argv)
             sys.dont_write_bytecode = bytecode
             if self.core.remainder:
-                raise exit_with(
-                    UsageError("no words may follow `--`", remedy="leave `--` out; `./factory` lists tasks")
-                )
+                error = UsageError("no words may follow `--`", remedy="leave `--` out; `./factory` lists tasks")
+                raise exit_with(error)
             self.parse_collection()
             self.parse_tasks()
             self.parse_cleanup()
-        except ParseError as error:
-            raise exit_with(self._explained(error)) from None
+        except ParseError as problem:
+            raise exit_with(self._explained(problem)) from None
         self.execute()
 
     def print_version(self) -> None:

@@ -21,9 +21,7 @@ _BESIDE = 60  # the longest value that its origin stands beside; below longer on
 def explain_variant(asked: Asked, id_: str, *, json: bool) -> None:
     """Print everything that decides one variant, and where each value comes from."""
     if not id_:
-        raise UsageError(
-            "`explain` needs a variant's id, or --dropped", remedy="take one that `./factory list --ids` prints"
-        )
+        raise UsageError("`explain` needs a variant's id, or --dropped", remedy="`./factory list --ids` prints ids")
     matrix = asked.load()
     (variant,) = replace(asked, variant=(id_,)).choose(matrix)
     sections = explain_matrix(variant, matrix, file_from="command line, --matrix" if asked.matrix else "default")

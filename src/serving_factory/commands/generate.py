@@ -11,15 +11,14 @@ from packaging.version import Version
 
 from serving_factory.catalogue.distributions import retired_bases
 from serving_factory.catalogue.facts import Flavour, Release
-from serving_factory.catalogue.levels import Level
 from serving_factory.catalogue.releases import Built, Inputs, built, releases
+from serving_factory.commands.catalogue import any_variant
 from serving_factory.commands.shared import Asked, write
 from serving_factory.docker.buildx import BuildRequest
 from serving_factory.errors import DriftError, RecipeError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.model import SCHEMA_FILE, matrix_schema
 from serving_factory.matrix.settings import Network
-from serving_factory.matrix.variant import Variant
 from serving_factory.output.text import count
 from serving_factory.pipeline.records import write_atomically
 from serving_factory.pipeline.stages.compile import devel_request
@@ -79,7 +78,7 @@ def generated_files(matrix: Matrix, *, root: Path = _ROOT, every_release: bool =
     matrix = replace(matrix, network=Network(base_images=matrix.network.base_images, git_mirrors={}))
     files: dict[str, str] = {}
     # A variant of each release and flavour: its level and its capabilities are in no Dockerfile.
-    every = (_variant(release, flavour) for release in releases().values() for flavour in release.flavours)
+    every = (any_variant(release, flavour) for release in releases().values() for flavour in release.flavours)
     for variant in every if every_release else matrix.variants:
         devel, runtime = (f"{variant.release}/{variant.flavour}.{kind}.Dockerfile" for kind in ("devel", "runtime"))
         if devel in files:
@@ -94,11 +93,6 @@ def generated_files(matrix: Matrix, *, root: Path = _ROOT, every_release: bool =
     return files
 
 
-def _variant(release: Release, flavour: Flavour) -> Variant:
-    gpu = release.flavours[flavour].gpu
-    return Variant(release=release.tag, flavour=flavour, level=Level.V1, cuda=gpu.cuda if gpu else None)
-
-
 def _devel_request(recipe: Recipe, dockerfile: Path, exported: Path) -> BuildRequest:
     staged = Path("build", recipe.variant.id, "recipe", "inputs")
     request = devel_request(recipe, dockerfile=dockerfile, staged=staged, target="artifact", output=exported)
@@ -109,10 +103,8 @@ def _devel_request(recipe: Recipe, dockerfile: Path, exported: Path) -> BuildReq
 
 def _runtime_request(recipe: Recipe, dockerfile: Path, exported: Path) -> BuildRequest:
     tag = f"{recipe.images.repository}:{exported.name}"
-    request = runtime_request(
-        recipe, dockerfile=dockerfile, artifact=str(exported), facts=exported, labels={}, tags=[tag]
-    )
-    return replace(request, contexts=tuple(pair for pair in request.contexts if pair[0] != "facts"))
+    made = runtime_request(recipe, dockerfile=dockerfile, artifact=str(exported), facts=exported, labels={}, tags=[tag])
+    return replace(made, contexts=tuple(pair for pair in made.contexts if pair[0] != "facts"))
 
 
 def _with_command(text: str, request: BuildRequest, root: Path) -> str:
@@ -180,7 +172,7 @@ def _built_row(build: Built) -> Sequence[str]:
 
 
 def _row(release: Release, flavour: Flavour, matrix: Matrix) -> Sequence[str]:
-    toolchain = toolchain_for(_variant(release, flavour), release, matrix.settings_of(release.tag))
+    toolchain = toolchain_for(any_variant(release, flavour), release, matrix.settings_of(release.tag))
     proofs = [build for build in built() if (build.release, build.flavour) == (release.tag, flavour.value)]
     bases = sorted({f"{build.base}, {build.compiler}" for build in proofs})
     return (

@@ -106,8 +106,7 @@ def _archive(mirror: Path, refs: Sequence[str], options: InputsOptions) -> None:
     ]
     text = table(("file", "ref", "commit", "folder in it", ">size", "sha256", "pinned?"), rows, width=width())
     show({"archives": [{**asdict(one), "matches": one.matches} for one in made]}, text, json=options.json)
-    wrong = [one for one in made if one.matches is False]
-    if wrong:
+    if wrong := [one for one in made if one.matches is False]:
         raise PinnedDiffersError(
             f"{count(len(wrong), 'archive')} of {len(made)} not as pinned, and not kept",
             why="\n".join(
@@ -121,7 +120,13 @@ def _archive(mirror: Path, refs: Sequence[str], options: InputsOptions) -> None:
 
 def _required(mirror: Path, ref: str, options: InputsOptions) -> _Required:
     """What the archive of a ref must be: from a preflight's report; else from options, mirror and catalogue."""
-    pins, reported = _pinned(options.pinned)
+    pins: dict[str, str] = {}
+    reported: list[_Required] = []
+    for value in options.pinned:
+        if match := _PIN.fullmatch(value):
+            pins[match["name"]] = match["sha256"]
+        else:
+            reported += _read_report(Path(value))
     if reported:
         found = _reported(mirror, ref, reported, options)
     else:
@@ -138,11 +143,7 @@ def _required(mirror: Path, ref: str, options: InputsOptions) -> _Required:
 def _reported(mirror: Path, ref: str, reported: Sequence[_Required], options: InputsOptions) -> _Required:
     """Find a ref among the archives of a preflight's report; the archive's address has name and format."""
     commit = commit_of(mirror, ref)
-    fits = {
-        one
-        for one in reported
-        if ref in {one.address.ref, one.address.file_name} or (commit and one.address.ref == commit)
-    }
+    fits = {one for one in reported if one.address.ref in {ref, commit} or one.address.file_name == ref}
     names = {options.repository} if options.repository else set(mirror_of(mirror).names)
     narrowed = [one for one in fits if one.address.name in names] or list(fits)
     if len({(one.address.name, one.address.file_name, one.sha256) for one in narrowed}) != 1:
@@ -169,18 +170,6 @@ def _catalogue_pins(repository: str) -> Mapping[str, str]:
         for release in releases().values()
         if repository == "tensorflow" and release.tensorflow_commit and release.tensorflow_sha256
     }
-
-
-def _pinned(pinned: Sequence[str]) -> tuple[Mapping[str, str], Sequence[_Required]]:
-    """Split the values of --pinned: names with their sha256, and what reports require."""
-    pins: dict[str, str] = {}
-    reported: list[_Required] = []
-    for given in pinned:
-        if match := _PIN.fullmatch(given):
-            pins[match["name"]] = match["sha256"]
-        else:
-            reported += _read_report(Path(given))
-    return pins, reported
 
 
 def _read_report(file: Path) -> Sequence[_Required]:
@@ -220,14 +209,10 @@ def _fill(variants: Sequence[str], options: InputsOptions) -> None:
     """Run preflights and make what can be made, until nothing is missing or nothing more can be made."""
     asked, mirrors, archives = options.asked, options.mirrors, options.archives
     if not mirrors and not archives:
-        raise UsageError(
-            "`inputs fill` needs --mirrors or --archives", remedy="name a folder of git repositories: --mirrors DIR"
-        )
+        raise UsageError("`inputs fill` needs --mirrors or --archives", remedy="name a folder with git repositories")
     found = find_mirrors(_folder("--mirrors", mirrors), progress) if mirrors else ()
     if mirrors and not found:
-        raise UsageError(
-            f"--mirrors {mirrors} has no git repository", remedy="name a folder that holds clones or mirrors"
-        )
+        raise UsageError(f"--mirrors {mirrors} has no git repository", remedy="name a folder with clones or mirrors")
     in_archives = archives_in(_folder("--archives", archives)) if archives else {}
     sources = Sources(mirrors=found, archives=in_archives, overrides=options.overrides)
     jobs = jobs_of(asked, variants)
@@ -240,14 +225,12 @@ def _fill(variants: Sequence[str], options: InputsOptions) -> None:
     finally:
         if filled:  # also what was done before another variant's error
             show({"variants": filled}, "\n".join(map(_filled_page, filled)), json=options.json)
-    names = {one.name for result in filled for one in result.left}
-    if names:
+    if names := {one.name for result in filled for one in result.left}:
         raise MissingInputsError(
             f"{count(len(names), 'input')} left to be filled",
             remedy="take the next step of each, and run the same command again",
         )
-    failed = next((one for one in filled if one.errors), None)
-    if failed:
+    if failed := next((one for one in filled if one.errors), None):
         raise CompileError(
             f"{failed.variant}: Bazel's analysis fails, but no input is missing",
             why="\n".join(failed.errors),
@@ -258,9 +241,8 @@ def _fill(variants: Sequence[str], options: InputsOptions) -> None:
 def _filled_page(filled: FilledVariant) -> str:
     results = [one.result for one in filled.made]
     made = words({word: results.count(word) for word in (Result.MADE, Result.COPIED, Result.OVERRIDDEN)})
-    lines = [
-        f"{clean(filled.variant)}: {made or 'nothing made'} in {count(filled.rounds, 'round')}, {len(filled.left)} left"
-    ]
+    made = f"{made or 'nothing made'} in {count(filled.rounds, 'round')}"
+    lines = [f"{clean(filled.variant)}: {made}, {len(filled.left)} left"]
     lines += [
         f"  {clean(one.name)} from {clean(one.source)}: {_NOTES.get(word, word.replace('_', ' '))}: {_some(names)}"
         for one in filled.made
@@ -423,9 +405,7 @@ def _made_override(declared: Declared, place: Path, labels: Labels, options: Inp
         ref = ref or _declared_ref(declared) or "HEAD"
         commit = commit_of(mirror, ref)
         if commit is None:
-            raise UsageError(
-                f"--from {where}: the repository has no {ref}", remedy=f"name a tag or a commit: --from {where}#REF"
-            )
+            raise UsageError(f"--from {where} has no {ref}", remedy=f"name a tag or a commit: --from {where}#REF")
         made = override_from_git(declared, mirror, commit, place, labels)
         return replace(made, followed=((f"commit {commit}", ref), *made.followed))
     if given.is_dir():
@@ -445,9 +425,7 @@ def _bring_folder(given: Path, folder: Path) -> None:
     try:
         shutil.copytree(given, folder, symlinks=True)
     except shutil.Error as error:
-        raise OverrideError(
-            f"{given} cannot be copied", why=str(error), remedy="remove what is no file, folder or link"
-        ) from None
+        raise OverrideError(f"{given} cannot be copied", why=str(error), remedy="remove special files") from None
 
 
 def _only_mirror(folder: Path) -> Path:

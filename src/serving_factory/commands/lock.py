@@ -53,9 +53,7 @@ def _chosen(needs: Needs, *, update: str | bool | None) -> Callable[[str], bool]
     names = [*(base.name for base in needs.bases), *needs.bazels]
     if update not in names:
         listed = f"pins: {', '.join(names)}" if names else "there is nothing to lock"
-        raise UnknownNameError(
-            f"no base image or Bazel version is named {update}", remedy=str(DidYouMean(update, names, listed))
-        )
+        raise UnknownNameError(f"no pin is named {update}", remedy=str(DidYouMean(update, names, listed)))
     return lambda name: name == update
 
 

@@ -54,9 +54,7 @@ def _reader(pattern: str, read: Callable[[str], object], rule: str, remedy: str)
 
 _size = _reader(".*", bytes_of, "a size", "write a number and MiB or GiB: {} 16GiB")
 _positive = _reader("[1-9][0-9]{0,3}", int, "a positive integer", "write a number from 1 to 9999: {} 4")
-_minutes = _reader(
-    r"[0-9]{1,6}(?:\.[0-9]+)?", float, "a positive number of minutes", "write it like {0} 90, or {0} 0.5 for 30 s"
-)
+_minutes = _reader(r"[0-9]{1,6}(\.[0-9]+)?", float, "a positive number of minutes", "write {0} 90, or {0} 0.5 for 30 s")
 
 
 def new_file(name: str, text: str) -> str:
@@ -218,12 +216,8 @@ class InputsOptions:
     mirrors: Annotated[str, Option("fill: a folder of git repositories (clones or mirrors)", "FOLDER")] = ""
     archives: Annotated[str, Option("fill: a folder of archives; those with the right sha256 are used", "FOLDER")] = ""
     overrides: Annotated[bool, Option("fill: make a folder for what a mirror cannot give byte for byte")] = False
-    source: Annotated[
-        str, Option("override: the sources: an archive, a folder, or GIT_DIR#REF", "SOURCE", name="from")
-    ] = ""
-    debian_source: Annotated[
-        str, Option("override: the sources: a source package of this machine's distribution", "NAME[=VERSION]")
-    ] = ""
+    source: Annotated[str, Option("override: its sources: archive, folder or GIT_DIR#REF", "SOURCE", name="from")] = ""
+    debian_source: Annotated[str, Option("override: a source package of this distribution", "NAME[=VERSION]")] = ""
     variant: Annotated[str, Option("override: the variant whose sources declare the repository", "VARIANT")] = ""
     json: Json = False
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from serving_factory.output.outcomes import counts, detail, fact_text
-from serving_factory.output.text import clean, clean_lines, duration, label
+from serving_factory.output.outcomes import counts, figures
+from serving_factory.output.text import clean, clean_lines, label
 from serving_factory.pipeline.events import VariantResult
 
 
@@ -45,14 +45,7 @@ def markdown_summary(results: Sequence[VariantResult]) -> str:
         "|---|---|--:|--:|--:|---|",
     ]
     for result in results:
-        cells = (
-            result.variant,
-            label(result.status),
-            duration(result.seconds) if result.seconds else "",
-            fact_text(result, "binary_size"),
-            fact_text(result, "image_size"),
-            detail(result),
-        )
+        cells = (result.variant, label(result.status), *figures(result))
         lines.append(f"| {' | '.join(_markdown(cell) for cell in cells)} |")
     return "\n".join([*lines, "", counts(results), "", ""])
 

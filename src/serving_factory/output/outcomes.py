@@ -71,21 +71,20 @@ def summary_table(
     if not results:
         return "Nothing to do: no variant is chosen.\n"
     rows = [
-        (
-            label(result.status),
-            result.variant,
-            cell(result.seconds or None, duration),
-            cell((expected or {}).get(result.variant), duration),
-            fact_text(result, "binary_size"),
-            fact_text(result, "image_size"),
-            detail(result),
-        )
+        (label(result.status), result.variant, took, cell((expected or {}).get(result.variant), duration), *others)
         for status in Status
         for result in results
         if result.status is status
+        for took, *others in [figures(result)]
     ]
     heads = ("result", "variant", ">time", ">estimated", ">binary", ">image", "image name, or reason")
     return f"{table(heads, rows, width=width)}\n{counts(results)}\n"
+
+
+def figures(result: VariantResult) -> tuple[str, str, str, str]:
+    """A variant's time, sizes of binary and image, and its image or the reason, as cells of a table."""
+    binary, image = fact_text(result, "binary_size"), fact_text(result, "image_size")
+    return (cell(result.seconds or None, duration), binary, image, detail(result))
 
 
 def counts(results: Sequence[VariantResult]) -> str:

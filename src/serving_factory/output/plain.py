@@ -22,7 +22,7 @@ from serving_factory.output.errors import holds_last_line, log_excerpt, read_tai
 from serving_factory.output.estimates import Counted, estimate_line, remaining, see
 from serving_factory.output.github import annotation, fold, markdown_summary
 from serving_factory.output.outcomes import Reporter, write_summary
-from serving_factory.output.text import Stream, clean, clean_lines, duration
+from serving_factory.output.text import Stream, clean, clean_lines, duration, label
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate
 from serving_factory.pipeline.events import Event, EventKind, VariantResult, utc_now
 
@@ -170,16 +170,12 @@ class PlainReporter(Reporter):
 
 
 def _ending(event: Event, seconds: float | None) -> str:
-    took = "" if seconds is None else duration(seconds)
-    match event.kind:
-        case EventKind.FINISHED:
-            return f"finished in {took}" if took else "finished"
-        case EventKind.FAILED | EventKind.CANCELLED:
-            return f"{event.kind.value} after {took}" if took else event.kind.value
-        case EventKind.SKIPPED:
-            return f"skipped: {clean(event.text)}" if event.text else "skipped"
-        case _:
-            return event.kind.value.replace("_", " ")
+    kind, text = event.kind, label(event.kind.value)
+    if kind is EventKind.SKIPPED and event.text:
+        return f"{text}: {clean(event.text)}"
+    if seconds is not None and kind in {EventKind.FINISHED, EventKind.FAILED, EventKind.CANCELLED}:
+        text += f" {'in' if kind is EventKind.FINISHED else 'after'} {duration(seconds)}"
+    return text
 
 
 def _failure(event: Event) -> Iterator[str]:
