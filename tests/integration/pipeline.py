@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from serving_factory.docker.caches import drop_cache_mounts
 from serving_factory.docker.engine import OWNER_LABEL
+from serving_factory.pipeline import stages
 from serving_factory.recipes.recipe import CACHES
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ LABEL = "test.serving-factory.mark"
 """On every image of a scratch checkout, and so on every container of it; the value is the checkout's mark."""
 
 V1, V3, MKL_V3 = VARIANTS = ("2.19.1-cpu-v1", "2.19.1-cpu-v3", "2.19.1-mkl-v3")
-BUILD_STAGES = ("compile", "extract", "inspect", "package", "smoke")
+BUILD_STAGES = stages.STAGES[: stages.STAGES.index(stages.FIRST_WITH_REGISTRY)]
 LONGEST = 570.0  # seconds that one command may take
 NOT_INHERITED = ("CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY")
 

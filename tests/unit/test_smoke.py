@@ -26,6 +26,7 @@ from serving_factory.errors import (
     SmokeError,
     WrongAnswerError,
 )
+from serving_factory.pipeline.stages.smoke import SERVER_FACTS
 from serving_factory.smoke.checks import CHECKS, STOP_LIMIT
 from serving_factory.smoke.plan import SmokePlan
 from serving_factory.smoke.report import CheckResult, SmokeReport
@@ -499,3 +500,7 @@ def test_interrupt_removes_the_containers(plan: SmokePlan) -> None:
     with pytest.raises(KeyboardInterrupt):
         smoke(plan, after=interrupt)
     assert engines[0].removed == 2
+
+
+def test_what_checks_need_to_know_of_a_release_is_in_the_stages_key() -> None:
+    assert {check.needs for check in CHECKS if check.needs} == set(SERVER_FACTS)
