@@ -82,7 +82,7 @@ check_cpu() {
 
 # The driver is the machine's, and the container runtime hands its libraries in. Without one the server starts all the same, and
 # computes on the CPU what its model does not pin to a card.
-tell_driver() {
+report_driver() {
     [ "$flavour" = gpu ] || return 0
     found=''
     if [ -r "$driver_file" ]; then
@@ -139,7 +139,7 @@ set_threads() {
 # must_read PATH: stops when this user may not read a file, or list and enter a folder.
 must_read() {
     [ -r "$1" ] && { [ ! -d "$1" ] || [ -x "$1" ]; } && return 0
-    owner=$(stat -c 'it belongs to %u:%g and has mode %a' "$1" 2>/dev/null) || owner='its owner cannot be told'
+    owner=$(stat -c 'it belongs to %u:%g and has mode %a' "$1" 2>/dev/null) || owner='its owner is unknown'
     stop 77 "$1 is there, but this container's user, $(id -u):$(id -g), may not read it; $owner." \
         "On the host: chmod -R a+rX on the model, or docker run --user with its owner." \
         "(On a host with SELinux a mount also needs the option :z.)"
@@ -237,7 +237,7 @@ if [ "$serves" = yes ]; then
     if [ "$rest" != no ] && [ "$grpc_port" = "$rest_port" ] && [ "$rest_port" != 0 ]; then
         stop 64 "PORT and REST_API_PORT are both $rest_port: gRPC and REST each need a port of their own."
     fi
-    tell_driver
+    report_driver
     set_threads
     if [ -n "$config_file" ]; then
         check_config_file "$config_file"

@@ -225,3 +225,11 @@ def test_no_name_passes_for_another_files_line(tmp_path: Path) -> None:
     (other / f"a {digest}\nfile b").touch()
     (other / "b").unlink()
     assert tree_digest(one) != tree_digest(other)
+
+
+@pytest.mark.parametrize("seconds", ["NaN", "Infinity", "-Infinity", "1" + "0" * 400, "1e999"])
+def test_a_number_that_is_none_makes_no_record(tmp_path: Path, seconds: str) -> None:
+    write_record(tmp_path, replace(record("smoke"), seconds=7.125))
+    path = record_path(tmp_path, "smoke")
+    path.write_text(path.read_text(encoding="utf-8").replace("7.125", seconds), encoding="utf-8")
+    assert stage("smoke").read(tmp_path) is None

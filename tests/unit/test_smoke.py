@@ -503,4 +503,4 @@ def test_interrupt_removes_the_containers(plan: SmokePlan) -> None:
 
 
 def test_what_checks_need_to_know_of_a_release_is_in_the_stages_key() -> None:
-    assert {check.needs for check in CHECKS if check.needs} == set(SERVER_FACTS)
+    assert {check.needs for check in CHECKS if check.needs} <= set(SERVER_FACTS)

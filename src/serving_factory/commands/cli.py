@@ -90,8 +90,10 @@ def _filled(taker: Callable[..., object], given: Mapping[str, object], names: Se
     for name, type_, note in _hints(taker, names):
         if _is_group(type_) and _parameters(type_, note):
             made[name] = type_(**_filled(type_, given, note))
-        elif isinstance(note, Option) and (value := given.get(name)):
+        elif isinstance(note, Option) and (value := given.get(name)) is not None and value is not False:
             text = _Parameter(name, str, note).flag
+            if value == "" or (isinstance(value, list) and "" in value):
+                raise UsageError(f"{text} must have a value, got ''", remedy=f"give {note.value}, or leave {text} out")
             made[name] = note.parse(text, value) if isinstance(value, str) else value
             made[name] = tuple(value) if isinstance(value, list) else made[name]
     return made
@@ -170,8 +172,9 @@ def words_for(task: str, arguments: Sequence[Argument], words: Sequence[str]) ->
             break
         if not word.startswith("-"):
             found.append(word)
-        elif argument and argument.takes_value and not argument.optional:
-            next(rest, None)
+        elif argument and argument.takes_value and not argument.optional and next(rest, None) is None:
+            # Invoke itself forgives it where the option had a value before.
+            raise ParseError(f"Flag {argument!r} needed value and was not given one!", ParserContext(task))
     return found
 
 

@@ -7,6 +7,7 @@ is one in the format of an earlier factory (`adoption.py` takes over what can be
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -23,7 +24,7 @@ from serving_factory.recipes.recipe import key_of, short
 
 FORMAT = 2  # of the records' files. Those of format 1 do not say so, and hold whatever their stage put in.
 _FILES = {"extract": "binary.json"}
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, RecursionError)
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, RecursionError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +150,14 @@ def _reader(kind: Any) -> Callable[[Any], object]:  # noqa: ANN401, PLR0911 - ty
     if issubclass(base, Enum):
         member: Callable[[Any], object] = base
         return member
-    return lambda data: float(data) if base is float and type(data) is int else _checked(data, base)
+    return _finite if base is float else lambda data: _checked(data, base)
+
+
+def _finite(data: object) -> float:
+    number = float(data) if type(data) is int else _checked(data, float)
+    if not math.isfinite(number):  # JSON has no such numbers; Python writes and reads them all the same
+        raise ValueError(f"{number} is no number")
+    return number
 
 
 def _checked(data: object, kind: type[T]) -> T:
