@@ -93,6 +93,8 @@ def _end_compile(checkout: Checkout, mark: str, number: signal.Signals, *, after
     with checkout.start("demo", "--json") as running:
         log = checkout.compile_log(V3)
         running.wait_for(lambda: checkout.compile_log(V3) != log, "the second variant's compile")
+        # The first variant is smoke-tested while the second compiles.
+        running.wait_for(checkout.record_file(V1, "smoke").exists, "the first variant's smoke test")
         running.wait_for(lambda: len(_compiling(checkout)) > after, f"{after} compiled files")
         assert processes_with(mark), "Bazel's own command line holds the flag"
         running.send(number)
