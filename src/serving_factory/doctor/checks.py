@@ -15,10 +15,9 @@ from serving_factory.catalogue.levels import LEVELS, Level, level_facts
 from serving_factory.docker.client import FREE_SOME_SPACE
 from serving_factory.docker.host import CollectionRule, EngineFacts
 from serving_factory.docker.http import Reach
-from serving_factory.pipeline.budget import Share, count_jobs
+from serving_factory.pipeline.budget import Share, count_jobs, gib
 from serving_factory.recipes.addresses import Download, Kind
 
-_GIB = 2**30
 _OLDEST_ENGINE = Version("23")  # from it on, BuildKit is the builder and takes named contexts
 _OLDEST_API = Version("1.42")  # of engine 23
 _OLDEST_BUILDX = Version("0.13")  # from it on, it prints its progress as JSON
@@ -373,11 +372,6 @@ def check_downloads(downloads: Sequence[Download], found: Mapping[str, tuple[Rea
         "see whether this network needs a proxy or mirrors (docs/matrix.md, The network); without the internet, fill "
         "folders (docs/closed-network.md)",
     )
-
-
-def gib(count: float) -> str:
-    """Spell bytes as GiB."""
-    return f"{count / _GIB:,.1f} GiB"
 
 
 def _version(text: str) -> Version:

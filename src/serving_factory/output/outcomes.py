@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shlex
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -16,7 +17,7 @@ from serving_factory.pipeline.estimates import RunEstimate, actual
 from serving_factory.pipeline.events import Event, Status, VariantResult
 
 
-class Reporter:
+class Reporter(ABC):
     """What the reporters share: where the summary goes, the run's estimate, and the run's clock."""
 
     def __init__(self, out: Stream, estimate: RunEstimate, clock: Callable[[], float]) -> None:
@@ -29,17 +30,19 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
+    @abstractmethod
     def handle(self, event: Event) -> None:
         """Take in an event."""
-        raise NotImplementedError
 
+    @abstractmethod
     def summary(self, results: Sequence[VariantResult]) -> None:
         """Print what became of the run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _start(self) -> None: ...
 
-    def _stop(self) -> None: ...
+    def _stop(self) -> None:  # noqa: B027 - JSON lines have nothing to stop
+        pass
 
     @property
     def _seconds(self) -> float:

@@ -160,3 +160,8 @@ def _at_once(budget: Budget, share: Share, parallel: int | None) -> int:
 def count_jobs(number: int) -> str:
     """`1 job`, `4 jobs`."""
     return "1 job" if number == 1 else f"{number} jobs"
+
+
+def gib(size: float) -> str:
+    """Spell bytes as GiB."""
+    return f"{size / 2**30:,.1f} GiB"

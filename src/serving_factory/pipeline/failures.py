@@ -23,7 +23,7 @@ from serving_factory.errors import (
     OutOfMemoryError,
     ProgramMissingError,
 )
-from serving_factory.pipeline.budget import Share, count_jobs
+from serving_factory.pipeline.budget import Share, count_jobs, gib
 
 _SHOWN = 6
 _PRINTED = 3  # last lines of a command that says nothing that is known
@@ -291,7 +291,7 @@ def failure_error(failure: Failure, *, variant: str, step: str, tail: tuple[str,
             )
             more = {"cache": details["cache"]}
         case Kind.OUT_OF_MEMORY:
-            planned = f"{count_jobs(share.jobs)} and {_gib(share.memory)} planned for it{_measured_words(details)}"
+            planned = f"{count_jobs(share.jobs)} and {gib(share.memory)} planned for it{_measured_words(details)}"
             error, what = OutOfMemoryError, f"the build ran out of memory in {step}, with {planned}"
             remedy = f"give the engine's machine more memory, or the build fewer jobs with --jobs; then {_AGAIN}"
             more = {"jobs": share.jobs if compiles else 0}
@@ -337,14 +337,10 @@ def _measured_words(details: Mapping[str, str]) -> str:
     """What was measured of memory, in brackets; empty where nothing was."""
     words = []
     if "peak" in details:
-        words.append(f"peak {_gib(int(details['peak']))}")
+        words.append(f"peak {gib(int(details['peak']))}")
     if "limit" in details:
-        words.append("no limit of its own" if details["limit"] == "max" else f"limit {_gib(int(details['limit']))}")
+        words.append("no limit of its own" if details["limit"] == "max" else f"limit {gib(int(details['limit']))}")
     if "kills" in details:
         kills = int(details["kills"])
         words.append("1 process killed" if kills == 1 else f"{kills or 'no'} processes killed")
     return f" ({', '.join(words)})" if words else ""
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
