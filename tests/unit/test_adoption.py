@@ -171,7 +171,9 @@ def with_override(job: Job) -> Job:
 
 
 def capabilities(job: Job) -> Job:
-    changed = replace(job, recipe=replace(job.recipe, variant=replace(job.recipe.variant, capabilities=("9.0",))))
+    changed = replace(
+        job, recipe=replace(job.recipe, variant=replace(job.recipe.variant, cuda="12.2", capabilities=("9.0",)))
+    )
     if changed.folder != job.folder:
         job.folder.rename(changed.folder)
     return changed

@@ -8,7 +8,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from serving_factory.catalogue.cuda import Capability, cards, cudas, why_not
+from serving_factory.catalogue.cuda import Capability, cards, cudas, device_code, notation, why_not
 from serving_factory.catalogue.distributions import left_out, retired_bases
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.fixes import Fails, bad_pairs, known_bad
@@ -53,9 +53,9 @@ def test_newer_toolkits_want_newer_drivers_and_take_newer_compilers() -> None:
     [
         ("7.5", Capability(7, 5)),
         ("10.0", Capability(10, 0)),
-        ("sm_75", Capability(7, 5, ptx=False)),
-        ("compute_90", Capability(9, 0)),
-        ("compute_120", Capability(12, 0)),
+        ("sm_75", Capability(7, 5)),
+        ("compute_90", Capability(9, 0, ptx=True)),
+        ("compute_120", Capability(12, 0, ptx=True)),
     ],
 )
 def test_capabilities_are_read(text: str, capability: Capability) -> None:
@@ -66,6 +66,39 @@ def test_capabilities_are_read(text: str, capability: Capability) -> None:
 def test_what_is_no_capability(text: str) -> None:
     with pytest.raises(ValueError, match="is no compute capability"):
         Capability.parse(text)
+
+
+# What cuda_configure.bzl makes of a list, in each of its forms
+ERAS = {
+    "2.2": {"7.0,7.5": "sm_70 sm_75 compute_70 compute_75", "": "sm_35 sm_52 compute_35 compute_52"},
+    "2.9.3": {
+        "7.0,7.5": "sm_70 sm_75 compute_70 compute_75",
+        "sm_70,compute_75": "sm_70 sm_75 compute_75",
+        "": "sm_35 sm_52 compute_35 compute_52",
+    },
+    "2.10": {
+        "8.0,9.0": "sm_80 sm_90 compute_90",
+        "9.0,8.0": "sm_80 sm_90 compute_90",
+        "sm_70,8.0,9.0": "sm_70 sm_80 sm_90 compute_80 compute_90",
+        "sm_80,compute_80": "sm_80 compute_80",
+        "": "sm_35 sm_52 compute_35 compute_52",
+    },
+    "2.20.0": {"8.0,9.0": "sm_80 sm_90 compute_90"},
+}
+
+
+@pytest.mark.parametrize(
+    ("release", "words", "code"), [(tag, *row) for tag, rows in ERAS.items() for row in rows.items()]
+)
+def test_what_tensorflow_makes_of_words(release: str, words: str, code: str) -> None:
+    found = notation(Version(release)).read(words.split(",") if words else ())
+    assert " ".join(device_code(found)) == code
+
+
+def test_words_are_refused_by_a_tensorflow_that_does_not_know_them() -> None:
+    assert notation(Version("2.2.3")).why_not(["7.0", "sm_75", "compute_70"]).endswith("so sm_75 cannot be had without")
+    assert notation(Version("2.2.3")).why_not(["7.0", "compute_70"]) == ""
+    assert notation(Version("2.3.0")).why_not(["sm_75"]) == ""
 
 
 def test_what_a_toolkit_cannot_compile_is_named() -> None:

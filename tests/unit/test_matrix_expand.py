@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.version import Version
 
 from serving_factory.catalogue.facts import Flavour, FlavourFacts
 from serving_factory.catalogue.levels import LEVELS, Level
@@ -24,16 +25,16 @@ from serving_factory.matrix.variant import (
     Candidate,
     Platform,
     Variant,
-    capability_words,
     levels_of,
     upstreams_capabilities,
     variant_of,
+    without_cards,
 )
 
 from .matrices import document, load
 
 TAGS = tuple(releases())
-CARDS = (None, ("sm_70",), ("8.0", "9.0"), ("sm_80", "9.0"), capability_words(["blackwell"]))
+CARDS = (None, ("sm_70",), ("8.0", "9.0"), ("sm_80", "9.0"), without_cards(["blackwell"]))
 
 
 def compiler_of(_release: str, facts: FlavourFacts) -> str:
@@ -230,9 +231,74 @@ def test_an_id_names_capabilities_that_are_not_upstreams() -> None:
     assert plain.id == "2.19.1-gpu-cuda12.2-v3"
     assert plain.capabilities == upstreams_capabilities("2.19.1")
     (own,) = kept(selection(flavour=Flavour.GPU, levels=(Level.V3,), capabilities=("sm_80", "9.0")))
-    assert own.id == "2.19.1-gpu-cuda12.2-sm80x-90-v3"
-    same = capability_words(reversed(upstreams_capabilities("2.19.1")))
+    assert own.id == "2.19.1-gpu-cuda12.2-sm80-90-v3"
+    same = tuple(reversed(upstreams_capabilities("2.19.1")))
     assert kept(selection(flavour=Flavour.GPU, levels=(Level.V3,), capabilities=same)) == [plain]
+
+
+# What is asked, what TensorFlow is given for it, the id, and what the binary must have
+SPELLED: dict[str, list[tuple[tuple[str, ...], str, str, str]]] = {
+    "2.19.1": [
+        (("8.0", "9.0"), "sm_80,compute_90", "sm80-90", "sm_80 sm_90 compute_90"),
+        (("9.0", "8.0", "8.0"), "sm_80,compute_90", "sm80-90", "sm_80 sm_90 compute_90"),
+        (("sm_80", "sm_90"), "sm_80,sm_90", "sm80-90x", "sm_80 sm_90"),
+        (("compute_80", "compute_90"), "compute_80,compute_90", "sm80p-90", "sm_80 sm_90 compute_80 compute_90"),
+        (("8.0", "sm_90"), "compute_80,sm_90", "sm80p-90x", "sm_80 sm_90 compute_80"),
+        (("sm_80", "8.0"), "compute_80", "sm80", "sm_80 compute_80"),
+        (("9.0", "10.0"), "sm_90,compute_100", "sm90-100", "sm_90 sm_100 compute_100"),
+    ],
+    "2.9.3": [(("7.0", "8.0"), "sm_70,compute_80", "sm70-80", "sm_70 sm_80 compute_80")],
+    "2.3.4": [(("7.0", "7.5"), "sm_70,compute_75", "sm70-75", "sm_70 sm_75 compute_75")],
+    "2.2.3": [
+        (("7.0", "7.5"), "7.0,7.5", "sm70p-75", "sm_70 sm_75 compute_70 compute_75"),
+        (("compute_75",), "7.5", "sm75", "sm_75 compute_75"),
+    ],
+    "1.15.0": [(("7.0",), "7.0", "sm70", "sm_70 compute_70")],
+}
+
+
+@pytest.mark.parametrize(
+    ("release", "asked", "given", "name", "code"), [(tag, *row) for tag, rows in SPELLED.items() for row in rows]
+)
+def test_capabilities_are_spelled_as_the_release_knows_them(
+    release: str, asked: tuple[str, ...], given: str, name: str, code: str
+) -> None:
+    chosen = selection(flavour=Flavour.GPU, levels=(Level.V1,), releases=ranged(release), capabilities=asked)
+    (candidate,) = [*expanded([chosen], ()).kept, *(one.candidate for one in expanded([chosen], ()).dropped)]
+    variant = candidate.variant
+    assert ",".join(variant.capabilities) == given
+    assert f"-{name}-v1" in variant.id
+    assert " ".join(variant.device_code) == code
+
+
+@pytest.mark.parametrize("release", [tag for tag, one in releases().items() if one.flavours.get(Flavour.GPU)])
+def test_upstreams_own_capabilities_keep_their_meaning(release: str) -> None:
+    """Before 2.3 each has PTX; from then on upstream names the words that say so; 2.2.0 names none."""
+    chosen = selection(flavour=Flavour.GPU, levels=(Level.V1,), releases=ranged(release))
+    plan = expanded([chosen], ())
+    (variant,) = [one.variant for one in (*plan.kept, *(dropped.candidate for dropped in plan.dropped))]
+    assert variant.capabilities == upstreams_capabilities(release)
+    machine = [word.removeprefix("sm_") for word in variant.device_code if word.startswith("sm_")]
+    ptx = [word.removeprefix("compute_") for word in variant.device_code if word.startswith("compute_")]
+    assert ptx == (machine if releases()[release].version < Version("2.3") else machine[-1:])
+    assert release != "2.2.0" or machine == ["35", "52"]
+
+
+def test_without_cuda_there_is_no_device_code() -> None:
+    (variant,) = kept(selection(levels=(Level.V3,)))
+    assert variant.device_code == ()
+
+
+def test_machine_code_alone_needs_a_tensorflow_that_knows_the_words() -> None:
+    asked = selection(
+        flavour=Flavour.GPU, levels=(Level.V1,), releases=ranged("2.2.3", "2.3.4"), capabilities=("sm_70", "7.5")
+    )
+    assert [variant.release for variant in kept(asked)] == ["2.3.4"]
+    assert list(reasons(asked).values()) == [
+        ("release 2.2.3: its TensorFlow compiles PTX for every capability, so sm_70 cannot be had without",)
+    ]
+    named = replace(asked, named=frozenset({"2.2.3"}))
+    assert [finding.path for finding in all_findings(expanded([named], ()))] == [("d",)]
 
 
 def kept(*asked: Selection, rules: Sequence[Rule] = ()) -> list[Variant]:
@@ -278,7 +344,7 @@ def test_a_capability_needs_a_cuda_that_compiles_it() -> None:
     asked = selection(
         flavour=Flavour.GPU, levels=(Level.V1,), releases=ranged("2.11.1", "2.19.1"), capabilities=("8.9",)
     )
-    assert [variant.capabilities for variant in kept(asked)] == [("8.9",)]
+    assert [variant.capabilities for variant in kept(asked)] == [("compute_89",)]
     assert reasons(asked) == {
         "2.11.1-gpu-cuda11.2-sm89-v1": (
             "release 2.11.1: CUDA 11.2 compiles capabilities 3.5 to 8.6, not 8.9; it needs CUDA 11.8",

@@ -16,7 +16,7 @@ from serving_factory.errors import UnknownNameError
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.select import select
-from serving_factory.matrix.variant import Platform, Variant, capability_words, upstreams_capabilities
+from serving_factory.matrix.variant import Platform, Variant, upstreams_capabilities
 
 from .matrices import SHIPPED, load
 
@@ -84,8 +84,7 @@ def test_ids_are_readable() -> None:
     variant = Variant(release="2.19.1", flavour=Flavour.GPU, level=Level.V3, cuda="12.2", capabilities=upstreams)
     assert variant.id == "2.19.1-gpu-cuda12.2-v3"
     assert replace(variant, platform=Platform.LINUX_ARM64).id == "2.19.1-gpu-cuda12.2-v3-arm64"
-    own = replace(variant, capabilities=capability_words(["h100", "a100", "sm_75"]))
-    assert own.id == "2.19.1-gpu-cuda12.2-sm75x-80-90-v3"
+    assert replace(variant, capabilities=("sm_75", "sm_80", "compute_90")).id == "2.19.1-gpu-cuda12.2-sm75-80-90-v3"
 
 
 def test_order_goes_by_version_and_level_not_by_text() -> None:

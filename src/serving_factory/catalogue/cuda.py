@@ -3,40 +3,88 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 from packaging.version import Version
 
 from serving_factory.catalogue.data import read_table
 
-_DOTTED = re.compile(r"(\d+)\.(\d)")
 _GCC = re.compile(r"gcc[ -](\d+)")
-_JOINED = re.compile(r"(sm|compute)_(\d+)(\d)")
+_WORD = re.compile(r"(?:(?:sm|compute)_(?P<joined>\d+)|(?P<dotted>\d+)\.)(?P<minor>\d)")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Capability:
-    """A compute capability that a binary is built for."""
+    """A compute capability that a binary has machine code for."""
 
     major: int  # 7 of 7.5
     minor: int  # 5 of 7.5
-    ptx: bool = True  # whether the binary has PTX for it, which the driver of a later card translates
+    ptx: bool = False  # whether the binary has PTX for it too, which the driver of a later card translates
 
     @classmethod
-    def parse(cls, text: str) -> Capability:
-        """Read TensorFlow's notation: `7.5` and `compute_75` give machine code and PTX, `sm_75` machine code alone."""
-        if found := _DOTTED.fullmatch(text):
-            return cls(int(found[1]), int(found[2]))
-        if found := _JOINED.fullmatch(text):
-            return cls(int(found[2]), int(found[3]), ptx=found[1] == "compute")
-        raise ValueError(f"{text!r} is no compute capability: write 7.5, sm_75 or compute_75")
+    def parse(cls, word: str, *, ptx: bool = False) -> Capability:
+        """Read `7.5`, `sm_75` or `compute_75`; the last has PTX."""
+        found = _WORD.fullmatch(word)
+        if found is None:
+            raise ValueError(f"{word!r} is no compute capability: write 7.5, sm_75 or compute_75")
+        return cls(int(found["dotted"] or found["joined"]), int(found["minor"]), ptx or word.startswith("compute"))
 
     @property
     def number(self) -> str:
         """The capability itself, `7.5`."""
         return f"{self.major}.{self.minor}"
+
+    @property
+    def word(self) -> str:
+        """TensorFlow's word for it: `sm_75` is machine code, `compute_75` machine code and PTX."""
+        return f"{'compute' if self.ptx else 'sm'}_{self.major}{self.minor}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notation:
+    """What TensorFlow makes of words for compute capabilities."""
+
+    since: str  # the first series that does so
+    explicit: bool  # whether it knows `sm_75` and `compute_75`; else `7.5` alone
+    highest_only: bool  # whether a list of `x.y` alone gives PTX for the highest; else for each
+    default: tuple[str, ...]  # without words
+
+    def read(self, words: Sequence[str]) -> tuple[Capability, ...]:
+        """What a build with these words compiles, lowest first."""
+        words = words or self.default
+        dotted = _dotted(words)
+        return _merged(words, dotted[-1:] if self.highest_only and len(dotted) == len(words) else dotted)
+
+    def spell(self, words: Sequence[str]) -> tuple[str, ...]:
+        """Write the matrix file's words for TensorFlow: `x.y` is machine code, and PTX for the highest of them."""
+        merged = _merged(words, _dotted(words)[-1:])
+        return tuple(one.word if self.explicit else one.number for one in merged)
+
+    def why_not(self, words: Iterable[str]) -> str:
+        """Return why TensorFlow cannot be asked for these words, as `why_not` does; empty if it can."""
+        refused = [word for word in words if word.startswith("sm_")]
+        if self.explicit or not refused:
+            return ""
+        return f"its TensorFlow compiles PTX for every capability, so {', '.join(refused)} cannot be had without"
+
+
+def _dotted(words: Iterable[str]) -> list[str]:
+    return sorted((word for word in words if "." in word), key=Capability.parse)
+
+
+def _merged(words: Iterable[str], with_ptx: Collection[str]) -> tuple[Capability, ...]:
+    """Each capability once, with PTX if one of its words has it."""
+    # Sorted, the one with PTX is the last of its number.
+    found = sorted(Capability.parse(word, ptx=word in with_ptx) for word in words)
+    return tuple({one.number: one for one in found}.values())
+
+
+def device_code(capabilities: Sequence[Capability]) -> tuple[str, ...]:
+    """Name the device code of a binary: `sm_80` is machine code and `compute_80` PTX, here alone."""
+    machine = (replace(one, ptx=False).word for one in capabilities)
+    return (*machine, *(one.word for one in capabilities if one.ptx))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +122,17 @@ def cudas() -> Mapping[str, Cuda]:
 def cards() -> Mapping[str, Card]:
     """Read all cards, by name."""
     return read_table(Card, "cards.yaml", "name")
+
+
+@cache
+def _notations() -> Mapping[str, Notation]:
+    return read_table(Notation, "capability_words.yaml", "since")
+
+
+def notation(release: Version) -> Notation:
+    """Find what the TensorFlow of a release makes of words for capabilities."""
+    known = _notations()
+    return known[str(max(since for since in map(Version, known) if since <= release))]
 
 
 def why_not(capabilities: Iterable[str], cuda: Cuda) -> str:

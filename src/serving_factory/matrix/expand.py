@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from serving_factory.catalogue.cuda import cudas, why_not, why_not_compiler
+from serving_factory.catalogue.cuda import cudas, notation, why_not, why_not_compiler
 from serving_factory.catalogue.facts import FlavourFacts, Release
 from serving_factory.catalogue.fixes import BadPair, known_bad
 from serving_factory.catalogue.levels import flag_sets
@@ -13,7 +13,7 @@ from serving_factory.catalogue.releases import releases
 from serving_factory.matrix.problems import KeyPath, Problem
 from serving_factory.matrix.rules import Rule
 from serving_factory.matrix.targets import Selection
-from serving_factory.matrix.variant import Candidate, Variant, capability_words
+from serving_factory.matrix.variant import Candidate, Variant
 
 CompilerOf = Callable[[str, FlavourFacts], str]
 """Gives the compiler of a flavour of a release, name and version; empty where it is unknown."""
@@ -161,8 +161,10 @@ def _candidates(
     facts = release.flavours.get(selection.flavour)
     gpu = facts.gpu if facts else None
     capabilities = gpu.capabilities if gpu else ()
-    if gpu and selection.capabilities is not None and selection.capabilities != capability_words(capabilities):
-        capabilities = selection.capabilities
+    if gpu and selection.capabilities is not None:
+        meaning = notation(release.version)
+        own = meaning.spell(selection.capabilities)
+        capabilities = capabilities if meaning.read(own) == meaning.read(capabilities) else own
     compiler = compiler_of(release.tag, facts) if facts else ""
     refusal = next((rule for _, rule, _ in _refusals(selection, release)), "")
     if not refusal and gpu and gpu.config == "cuda":  # where clang compiles CUDA, there is no nvcc
@@ -197,7 +199,9 @@ def _refusals(selection: Selection, release: Release) -> Iterator[tuple[str, str
     cuda = facts.gpu.cuda
     if selection.cuda not in {None, cuda}:
         yield "cuda", f"release {release.tag} is built with CUDA {cuda} alone", f"Write {cuda!r}, or remove it."
-    elif selection.capabilities and (wrong := why_not(selection.capabilities, cudas()[cuda])):
+        return
+    words = selection.capabilities or ()
+    if wrong := why_not(words, cudas()[cuda]) or notation(release.version).why_not(words):
         yield "capabilities", f"release {release.tag}: {wrong}", "Remove it, or select other releases."
 
 

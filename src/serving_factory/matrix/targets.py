@@ -11,7 +11,7 @@ from serving_factory.catalogue.levels import Level, flag_sets
 from serving_factory.matrix.model import MatrixFile, TargetSection
 from serving_factory.matrix.problems import WHOLE, Broken, DidYouMean, KeyPath, Problem, Remedy
 from serving_factory.matrix.schema import key_names
-from serving_factory.matrix.variant import Platform, capability_words, levels_of
+from serving_factory.matrix.variant import Platform, levels_of, without_cards
 from serving_factory.matrix.words import LEVELS_OWN_FLAGS, is_name, release_tags
 
 MAX_EXTENDS = 10
@@ -30,7 +30,7 @@ class Selection:
         releases: full tag -> where in the file it stands.
         named: those of the releases that stand there by full tag: what they lack is the user's mistake, while a range
             takes what there is.
-        capabilities: as `capability_words` writes them; None for those of upstream.
+        capabilities: without cards; None for those of upstream.
         flag_set: a named set of options, for the level that it is for; None for each level's own.
         origins: name of a value -> where it stands in the file; a name that is not there has its default.
     """
@@ -165,7 +165,7 @@ class _Reader:
             releases=releases,
             named=named,
             cuda=self._values.get("cuda"),
-            capabilities=None if capabilities is None else capability_words(capabilities),
+            capabilities=None if capabilities is None else without_cards(capabilities),
             copts=self._values.get("copts", ()),
             flag_set=flag_set,
             origins=self._origins,

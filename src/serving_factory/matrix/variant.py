@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 
 from packaging.version import Version
 
-from serving_factory.catalogue.cuda import Capability, cards, cudas
+from serving_factory.catalogue.cuda import Capability, cards, cudas, device_code, notation
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import LEVELS, Level, flag_sets, level_facts
 from serving_factory.catalogue.releases import releases
 from serving_factory.matrix.problems import BrokenRuleError, DidYouMean
 
-_CAPABILITIES = re.compile(r"-sm\d+x?(?:-\d+x?)*")
+_CAPABILITIES = re.compile(r"-sm\d+p?(?:-\d+p?)*x?")
 """Of an id."""
 
 
@@ -44,15 +44,9 @@ def _architectures() -> tuple[str, ...]:
     return tuple(sorted(found, key=Capability.parse))
 
 
-def capability_words(words: Iterable[str]) -> tuple[str, ...]:
-    """Write out cards and capabilities: each capability once, lowest first; `sm_80` is `8.0` without PTX."""
-    found: dict[str, Capability] = {}
-    for word in words:
-        for text in cards()[word].capabilities if word in cards() else (word,):
-            one = Capability.parse(text)
-            other = found.get(one.number, one)
-            found[one.number] = Capability(one.major, one.minor, ptx=one.ptx or other.ptx)
-    return tuple(_spelled(one) for one in sorted(found.values()))
+def without_cards(words: Iterable[str]) -> tuple[str, ...]:
+    """Write cards as their capabilities."""
+    return tuple(text for word in words for text in (cards()[word].capabilities if word in cards() else (word,)))
 
 
 @cache
@@ -63,14 +57,12 @@ def upstreams_capabilities(release: str) -> tuple[str, ...]:
     return facts.gpu.capabilities if facts and facts.gpu else ()
 
 
-def in_id(capabilities: Iterable[str]) -> str:
-    """Spell capabilities for an id: `sm80-90x`; x means machine code without PTX."""
-    found = sorted(Capability.parse(text) for text in capabilities)
-    return "sm" + "-".join(f"{one.major}{one.minor}{'' if one.ptx else 'x'}" for one in found)
-
-
-def _spelled(one: Capability) -> str:
-    return one.number if one.ptx else f"sm_{one.major}{one.minor}"
+def in_id(capabilities: Sequence[Capability]) -> str:
+    """Spell capabilities for an id: `sm80-90` has PTX for the highest; x: not for the highest, p: for this one too."""
+    *lower, highest = capabilities
+    marked = [(one, "p" if one.ptx else "") for one in lower]
+    marked.append((highest, "" if highest.ptx else "x"))
+    return "sm" + "-".join(f"{one.major}{one.minor}{mark}" for one, mark in marked)
 
 
 class Platform(StrEnum):
@@ -91,7 +83,7 @@ class Variant:
     copts: tuple[str, ...] = ()
     flag_set: str | None = None
     cuda: str | None = None
-    capabilities: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()  # as TensorFlow spells them; empty for its default
 
     @property
     def id(self) -> str:
@@ -103,9 +95,19 @@ class Variant:
         if self.cuda:
             name += f"-cuda{self.cuda}"
         if self.capabilities and self.capabilities != upstreams_capabilities(self.release):
-            name += f"-{in_id(self.capabilities)}"
+            name += f"-{in_id(self.compiled_for)}"
         name += f"-{level_facts(self.level).short}"
         return name if self.platform is Platform.LINUX_AMD64 else f"{name}-{self.platform.rpartition('/')[2]}"
+
+    @property
+    def compiled_for(self) -> tuple[Capability, ...]:
+        """The capabilities that TensorFlow makes of the words, lowest first; none without CUDA."""
+        return notation(_version(self.release)).read(self.capabilities) if self.cuda else ()
+
+    @property
+    def device_code(self) -> tuple[str, ...]:
+        """The device code that the binary must have: `sm_80`, `sm_90`, `compute_90` (which is PTX alone)."""
+        return device_code(self.compiled_for)
 
     @property
     def all_copts(self) -> tuple[str, ...]:

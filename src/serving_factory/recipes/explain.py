@@ -44,6 +44,7 @@ def explain_matrix(variant: Variant, matrix: Matrix, *, file_from: str) -> Expla
     gpu = (
         Explained("cuda", variant.cuda or "", origins["cuda"]),
         Explained("capabilities", variant.capabilities or "TensorFlow's default", origins["capabilities"]),
+        Explained("device_code", variant.device_code),
     )
     values = (
         Explained("id", variant.id),
