@@ -191,7 +191,7 @@ def layers(image: str) -> set[str]:
 
 def dockerfile(base: str) -> str:
     release = releases()["2.19.1"]
-    return render("runtime.Dockerfile.j2", release=release, flavour=Flavour.CPU, base=base, gpu=None)
+    return render("runtime.Dockerfile.j2", release=release, flavour=Flavour.CPU, base=base, gpu=None, user=65532)
 
 
 @contextmanager

@@ -275,6 +275,8 @@ WRONG = {
     "a text for a number": (SMALL + 'resources: {jobs: "8"}\n', "8:19: resources.jobs: '8': … 1 to 1024 … quotes: 8."),
     "a number that is too large": (SMALL + "resources: {jobs: 5000}\n", "8:19: resources.jobs: 5000: … 1 to 1024"),
     "a boolean for a number": (SMALL + "resources: {jobs: true}\n", "8:19: resources.jobs: true: … 1 to 1024"),
+    "a user's name": (image("user: tensorflow"), "3:9: image.user: 'tensorflow': … 0 to 2147483647"),
+    "a user beyond what Docker takes": (image("user: 2147483648"), "3:9: image.user: 2147483648: … 0 to 2147483647"),
     "what is not a number": (SMALL + "resources: {jobs: .nan}\n", "8:19: resources.jobs: .nan: … 1 to 1024"),
     "a target in capitals": (replaced("standard", "Standard"), "5:3: targets.Standard: … lower-case"),
     "one id for two builds": (

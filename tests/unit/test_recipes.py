@@ -200,6 +200,14 @@ def test_names_and_labels_compile_nothing(tmp_path: Path) -> None:
     assert compile_key(matrix) == compile_key(replace(matrix, targets={}, file=tmp_path / "other.yaml"))
 
 
+@pytest.mark.parametrize(("image", "user"), [({}, "65532:65532"), ({"user": 1000}, "1000:1000"), ({"user": 0}, "0:0")])
+def test_the_file_chooses_the_user(tmp_path: Path, image: dict[str, int], user: str) -> None:
+    matrix = load(tmp_path, document(image={"repository": "r", **image}))
+    recipe = recipe_for(matrix.variants[0], matrix)
+    assert f"\nUSER {user}\n" in recipe.runtime
+    assert recipe.compile_key == compile_key(load(tmp_path))
+
+
 def test_sources_are_upstreams_at_a_commit_or_a_folder(tmp_path: Path) -> None:
     matrix = load(tmp_path)
     recipe = recipe_for(matrix.variants[0], matrix)

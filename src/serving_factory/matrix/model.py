@@ -30,6 +30,8 @@ class Images:
         ("{id}", "{release}-{target}"),
     )
     labels: Mapping[str, str] = key(Table(words.LABEL, Text()), "Labels of your own for every image.", dict)
+    # The highest uid that Docker takes for a number (moby/sys/user, maxID).
+    user: int = key(Whole(0, 2**31 - 1), "The user, and the group of the same number, that the server runs as.", 65532)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -228,6 +228,7 @@ def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:
     return (
         Explained("full_tags", tags, origin(matrix, ("image", "tags"))),
         Explained("aliases", aliases, origin(matrix, ("image", "aliases"))),
+        Explained("user", str(images.user), origin(matrix, ("image", "user"))),
         *labels,
     )
 

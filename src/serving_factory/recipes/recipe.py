@@ -166,7 +166,7 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
             bazel_target=UPSTREAM_TARGET,
             binary_path=UPSTREAM_TARGET.removeprefix("//").replace(":", "/"),
         )
-        served = {"flavour": variant.flavour, "base": toolchain.base, "gpu": toolchain.gpu}
+        served = {"flavour": variant.flavour, "base": toolchain.base, "gpu": toolchain.gpu, "user": matrix.images.user}
         runtime = render("runtime.Dockerfile.j2", release=release, **served)
     arguments = _arguments(variant, toolchain, inputs, tensorrt=settings.toolchain.tensorrt)
     key = key_of(
