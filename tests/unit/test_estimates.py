@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from serving_factory.commands.build import PlannedRow, plan_table
-from serving_factory.output.estimates import actual_line, estimate_cells, estimate_line
-from serving_factory.output.outcomes import summary_table
+from serving_factory.output.outcomes import actual_line, estimate_cells, estimate_line, summary_table
 from serving_factory.pipeline.estimates import (
     NOTHING_TO_DO,
     Basis,

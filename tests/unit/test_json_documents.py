@@ -18,13 +18,12 @@ from serving_factory.commands import doctor as doctoring
 from serving_factory.commands import inputs as filling
 from serving_factory.commands import preflight as looking
 from serving_factory.errors import CompileError
-from serving_factory.output.documents import SCHEMA_VERSION
-from serving_factory.output.json_lines import JsonLinesReporter
+from serving_factory.output.reporters import JsonLinesReporter
 from serving_factory.output.text import Stream, duration, label, size
 from serving_factory.pipeline.budget import Budget
 from serving_factory.pipeline.caches import Changed
 from serving_factory.pipeline.estimates import Basis, Estimate, add_up
-from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
+from serving_factory.pipeline.events import SCHEMA_VERSION, Event, EventKind, Status, VariantResult
 from serving_factory.pipeline.history import Recorder
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.offline.overrides import Override

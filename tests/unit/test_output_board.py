@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from serving_factory.errors import CompileError
-from serving_factory.output.board import BoardReporter, Progress, Row, State, draw
+from serving_factory.output.board import BoardReporter, draw
+from serving_factory.output.progress import Progress, Row, State
 from serving_factory.output.text import Stream
 from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
 

@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from serving_factory.errors import CompileError
-from serving_factory.output.documents import SCHEMA_VERSION
-from serving_factory.output.json_lines import JsonLinesReporter
+from serving_factory.output.reporters import JsonLinesReporter
 from serving_factory.output.text import Stream
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate, add_up
-from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
+from serving_factory.pipeline.events import SCHEMA_VERSION, Event, EventKind, Status, VariantResult
 
 
 def _reporter(out: io.StringIO, estimate: RunEstimate = NOTHING_TO_DO) -> JsonLinesReporter:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from serving_factory.errors import CompileError, LockedError
 from serving_factory.output.github import annotation, escape_data, escape_property, fold
-from serving_factory.output.plain import GitHub, PlainReporter
+from serving_factory.output.reporters import GitHub, PlainReporter
 from serving_factory.output.text import Stream
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate
 from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving_factory.output.estimates import Counted, remaining, see
+from serving_factory.output.progress import Counted, remaining, see
 
 
 def after(*texts: tuple[float, str]) -> Counted | None:

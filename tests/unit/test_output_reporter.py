@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from serving_factory.output.board import BoardReporter
-from serving_factory.output.json_lines import JsonLinesReporter
-from serving_factory.output.plain import PlainReporter
-from serving_factory.output.reporter import choose
+from serving_factory.output.reporters import JsonLinesReporter, PlainReporter, choose
 from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ import pytest
 from serving_factory.commands.history import build_command, measure, show_history, show_report
 from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.errors import HistoryError, UnknownNameError, UsageError
-from serving_factory.output.documents import document_text
 from serving_factory.pipeline.build_lock import hold_lock
-from serving_factory.pipeline.events import Status, VariantResult
+from serving_factory.pipeline.events import Status, VariantResult, document_text
 from serving_factory.pipeline.history import Recorder
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.records import write_record

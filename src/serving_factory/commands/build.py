@@ -18,9 +18,15 @@ from serving_factory.commands.shared import Asked, RunOptions, progress, show, w
 from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
-from serving_factory.output.estimates import ESTIMATE_HEADS, estimate_cells, estimate_line, needs_text
-from serving_factory.output.outcomes import demo_table, pushed_list
-from serving_factory.output.reporter import choose
+from serving_factory.output.outcomes import (
+    ESTIMATE_HEADS,
+    demo_table,
+    estimate_cells,
+    estimate_line,
+    needs_text,
+    pushed_list,
+)
+from serving_factory.output.reporters import choose
 from serving_factory.output.text import cell, count, size, table
 from serving_factory.pipeline.adoption import adopt_old_records
 from serving_factory.pipeline.budget import Budget, Schedule, one_by_one, schedule

@@ -231,7 +231,7 @@ def write(text: str) -> None:
 def show(document: Mapping[str, object], text: str, *, json: bool) -> None:
     """Print a result: the document for machines, or the text."""
     if json:
-        from serving_factory.output.documents import document_text
+        from serving_factory.pipeline.events import document_text
 
         text = document_text(document)
     write(text)

@@ -7,8 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
 from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
@@ -16,89 +14,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from serving_factory.output.estimates import Counted, estimate_line, remaining, see
-from serving_factory.output.outcomes import Reporter, write_summary
+from serving_factory.output.outcomes import estimate_line, write_summary
+from serving_factory.output.progress import Progress, Row, State
+from serving_factory.output.reporters import Reporter
 from serving_factory.output.text import Stream, clean, clean_lines, duration, words
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate
 from serving_factory.pipeline.events import Event, EventKind, VariantResult
-
-
-class State(Enum):
-    """Where a variant stands."""
-
-    WAITING = "waiting"
-    RUNNING = "running"
-    DONE = "done"
-    UP_TO_DATE = "up to date"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    CANCELLED = "cancelled"
-
-
-_AFTER = {kind: State[kind.name] for kind in EventKind if kind.name in State.__members__}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One variant's line."""
-
-    variant: str
-    state: State = State.WAITING
-    stage: str | None = None  # of the latest event
-    text: str = ""  # the current action, or why it ended
-    started: float | None = None  # clock of the running stage's start
-    spent: float = 0.0  # seconds in the stages that have ended
-    changed: int = 0  # grows with each event, to find the latest ones
-    counted: Counted | None = None
-
-    def elapsed(self, now: float) -> float:
-        """Seconds of the running stage, or of all stages when none runs."""
-        return self.spent if self.started is None else now - self.started
-
-
-class Progress:
-    """The rows, in the order of the plan; safe to use from several threads.
-
-    Without a last stage, a variant counts as done between two stages.
-    """
-
-    def __init__(self, variants: Sequence[str] = (), last_stage: str | None = None) -> None:
-        self._rows = {variant: Row(variant=variant) for variant in variants}
-        self._last_stage = last_stage
-        self._events = 0
-        self._lock = threading.RLock()
-
-    def apply(self, event: Event, now: float) -> None:
-        """Take in one event; `now` is in monotonic seconds."""
-        with self._lock:
-            self._events += 1
-            row = self._rows.get(event.variant, Row(variant=event.variant))
-            row = replace(row, stage=event.stage, changed=self._events)
-            self._rows[event.variant] = self._next(row, event, now)
-
-    def rows(self) -> tuple[Row, ...]:
-        """The rows as they stand."""
-        with self._lock:
-            return tuple(self._rows.values())
-
-    def _next(self, row: Row, event: Event, now: float) -> Row:
-        if event.kind is EventKind.STARTED:
-            return replace(row, state=State.RUNNING, text="", started=now, counted=None)
-        if event.kind in {EventKind.PROGRESS, EventKind.RETRIED}:
-            started = now if row.started is None else row.started
-            counted = see(row.counted, event.text, now)
-            return replace(row, state=State.RUNNING, text=event.text, started=started, counted=counted)
-        took = event.seconds
-        if took is None:
-            took = 0.0 if row.started is None else now - row.started
-        state = _AFTER.get(event.kind, State.DONE)
-        if state is State.UP_TO_DATE and row.spent:
-            state = State.DONE
-        text = event.text if state in {State.FAILED, State.SKIPPED} else ""
-        if state in {State.DONE, State.UP_TO_DATE} and self._last_stage not in {None, event.stage}:
-            state = State.WAITING
-        return replace(row, state=state, text=text, started=None, spent=row.spent + took)
-
 
 # In the order in which they are counted, and in which they stay where the terminal is too low for all. Only running
 # variants go before: a night of failures must not hide them.
@@ -111,7 +32,6 @@ _LOOKS: Mapping[State, tuple[str, str, str]] = {  # sign, the same in ASCII, sty
     State.UP_TO_DATE: ("✓", "=", "dim"),
     State.WAITING: ("·", ".", "dim"),
 }
-_CUT = ("…", "~")
 
 
 def draw(
@@ -129,29 +49,22 @@ def draw(
     Rows keep their order; when there are too many, the running ones stay, then the failed, then the others;
     of those alike, the ones that changed last. `expected`, variant's id → seconds, adds how much of each is left.
     """
-    rich_signs = _can_write_signs(encoding)
+    rich_signs = encoding.lower().startswith("utf")
     fit = max(0, height - 1)
     shown = _choose(rows, fit if len(rows) <= fit else fit - 1)
     names = max((cell_len(clean(row.variant)) for row in shown), default=0)
-    left = {row.variant: _left(row, (expected or {}).get(row.variant), now) for row in shown}
-    left_width = max(map(len, left.values()), default=0)
+    seconds = [row.left((expected or {}).get(row.variant), now) for row in shown]
+    left = [f"  {duration(one)} left" if one else "" for one in seconds]
+    wide = max(map(len, left), default=0)
     lines = [
-        _row_line(row, now=now, names=names, rich_signs=rich_signs, left=left[row.variant].ljust(left_width))
-        for row in shown
+        _row_line(row, now=now, names=names, rich_signs=rich_signs, left=text.ljust(wide))
+        for row, text in zip(shown, left, strict=True)
     ]
     if len(shown) < len(rows) and fit:
         lines.append((f"  and {len(rows) - len(shown)} more", "dim"))
     lines.append((_overall(rows, now - since), "bold"))
-    cut = _CUT[0] if rich_signs else _CUT[1]
+    cut = "…" if rich_signs else "~"
     return [_fit(text, style, width, cut, encoding) for text, style in lines]
-
-
-def _can_write_signs(encoding: str) -> bool:
-    try:
-        "".join([*(sign for sign, _, _ in _LOOKS.values()), *_CUT]).encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 def _choose(rows: Sequence[Row], fit: int) -> list[Row]:
@@ -161,15 +74,6 @@ def _choose(rows: Sequence[Row], fit: int) -> list[Row]:
     first = sorted(rows, key=lambda row: (urgency.index(row.state), -row.changed))[: max(0, fit)]
     kept = {row.variant for row in first}
     return [row for row in rows if row.variant in kept]
-
-
-def _left(row: Row, expected: float | None, now: float) -> str:
-    """How long a variant still takes; empty where that is unknown."""
-    if row.state not in {State.WAITING, State.RUNNING}:
-        return ""
-    running = 0.0 if row.started is None else now - row.started
-    left = remaining(row.counted, running=running, expected=expected, spent=row.spent, now=now)
-    return f"  {duration(left)} left" if left else ""
 
 
 def _row_line(row: Row, *, now: float, names: int, rich_signs: bool, left: str) -> tuple[str, str]:

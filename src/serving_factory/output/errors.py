@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from serving_factory.errors import FactoryError
 from serving_factory.output.text import clean, clean_lines
 
-TAIL_LINES = 30
+_TAIL_LINES = 30
 _MAX_BYTES = 8 * 1024 * 1024
 _EXCERPT = re.compile(r"^(?:------\n > (?:.*\n)*?------\n)?\S*Dockerfile:\d+\n-{20}\n", re.MULTILINE)
 
@@ -24,7 +24,7 @@ class Tail:
     complete: bool = True  # whether these are all lines of the log
 
 
-def read_tail(path: str | Path | None, limit: int = TAIL_LINES) -> Tail:
+def read_tail(path: str | Path | None, limit: int = _TAIL_LINES) -> Tail:
     """Read the last `limit` lines, of at most the last 8 MiB. A log that cannot be read is an empty one.
 
     What buildx ends with, the step in the Dockerfile and in its own words, is left out where anything is before it.
@@ -45,33 +45,27 @@ def read_tail(path: str | Path | None, limit: int = TAIL_LINES) -> Tail:
     return Tail(lines=tuple(clean(line) for line in lines[-limit:]), complete=complete)
 
 
-def holds_last_line(tail: tuple[str, ...], message: str) -> bool:
-    """Whether a message has the log's last line already, so that the tail need not be shown."""
+def log_end(path: str | Path | None, message: str) -> list[str]:
+    """The log's last lines, with a bar before each; its place alone where the message has the last one of them."""
+    if path is None:
+        return []
+    tail = read_tail(path).lines
     last = next((line.strip() for line in reversed(tail) if line.strip()), "")
-    return not last or any(last in line for line in clean_lines(message))
+    if not last or any(last in line for line in clean_lines(message)):
+        return ["", f"The whole log: {clean(str(path))}"]
+    count = "The last line" if len(tail) == 1 else f"The last {len(tail)} lines"
+    return ["", f"{count} of {clean(str(path))}:", *(f"  | {line}".rstrip() for line in tail)]
 
 
-def render_error(error: FactoryError, *, log_tail: Sequence[str] = (), log_path: str | Path | None = None) -> str:
-    """Lay an error out on lines; of the log the last 30 lines, none where the error's own evidence has them."""
+def render_error(error: FactoryError, log: str | Path | None = None) -> str:
+    """Lay an error out on lines, with the end of the log."""
     first, *others = clean_lines(error.what) or (type(error).__name__,)
-    lines = [f"Error: {first}", *_indented(others), *_indented(clean_lines(error.why))]
-    if not holds_last_line(tuple(clean(line) for line in log_tail), error.why):
-        lines += _indented(["", *log_excerpt(log_tail, log_path)])
-    elif log_path is not None:
-        lines += ["", f"  The whole log: {clean(str(log_path))}"]
-    if error.remedy:
-        remedy, *others = clean_lines(error.remedy)
-        lines += ["", f"What to do: {remedy}", *_indented(others)]
+    remedy, *more = clean_lines(error.remedy) or ("",)
+    lines = [f"Error: {first}", *_indented((*others, *clean_lines(error.why), *log_end(log, error.why)))]
+    if remedy:
+        lines += ["", f"What to do: {remedy}", *_indented(more)]
     return "\n".join(lines) + "\n"
 
 
-def log_excerpt(log_tail: Sequence[str], log_path: str | Path | None) -> list[str]:
-    """The last 30 lines of a log under a heading, with a bar before each."""
-    tail = tuple(clean(line) for line in log_tail)[-TAIL_LINES:]
-    count = "The last line" if len(tail) == 1 else f"The last {len(tail)} lines"
-    where = f" of {clean(str(log_path))}" if log_path is not None else " of the log"
-    return [f"{count}{where}:", *(f"  | {line}".rstrip() for line in tail)]
-
-
-def _indented(lines: Sequence[str]) -> list[str]:
+def _indented(lines: Iterable[str]) -> list[str]:
     return [f"  {line}".rstrip() for line in lines]

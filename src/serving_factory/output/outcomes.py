@@ -1,52 +1,70 @@
-"""What became of a run: errors, the table of variants, and how to use what was made."""
+"""What a run will take, what it took, and what became of it: errors, the table of variants, how to use its images."""
 
 from __future__ import annotations
 
 import csv
 import io
 import shlex
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Self
 
-from serving_factory.output.errors import read_tail, render_error
-from serving_factory.output.estimates import actual_line
+from serving_factory.output.errors import render_error
 from serving_factory.output.text import Stream, cell, clean, count, duration, label, size, table, words
-from serving_factory.pipeline.estimates import RunEstimate, actual
-from serving_factory.pipeline.events import Event, Status, VariantResult
+from serving_factory.pipeline.estimates import Estimate, RunEstimate, actual
+from serving_factory.pipeline.events import Status, VariantResult, counts_of
 
 
-class Reporter(ABC):
-    """What the reporters share: where the summary goes, the run's estimate, and the run's clock."""
+def estimate_line(estimate: RunEstimate) -> str:
+    """What a run will take: `Estimated: about 28 min 00 s, ...`; empty where it has nothing to do."""
+    if not estimate.variants:
+        return ""
+    if estimate.seconds is None:
+        return "Estimated: unknown; no earlier run is like this one.\n"
+    basis = "in part from the release's size" if estimate.estimated else "from earlier runs"
+    return f"Estimated: about {_figures(estimate)}, {basis}{_unknown(estimate)}.\n"
 
-    def __init__(self, out: Stream, estimate: RunEstimate, clock: Callable[[], float]) -> None:
-        self._out, self._estimate, self._clock, self._began = out, estimate, clock, clock()
 
-    def __enter__(self) -> Self:
-        self._start()
-        return self
+def actual_line(estimate: RunEstimate, taken: RunEstimate | None) -> str:
+    """The estimate and what the run took, a line each; empty where there is nothing to compare."""
+    if taken is None:
+        return ""
+    known = estimate.seconds is not None
+    estimated = f"about {_figures(estimate)}{_unknown(estimate)}" if known else "unknown"
+    return f"Estimated: {estimated}.\nActual:    {_figures(taken)}.\n"
 
-    def __exit__(self, *_: object) -> None:
-        self._stop()
 
-    @abstractmethod
-    def handle(self, event: Event) -> None:
-        """Take in an event."""
+def _unknown(estimate: RunEstimate) -> str:
+    return f"; without {count(estimate.unknown, 'variant')} of unknown size" if estimate.unknown else ""
 
-    @abstractmethod
-    def summary(self, results: Sequence[VariantResult]) -> None:
-        """Print what became of the run."""
 
-    @abstractmethod
-    def _start(self) -> None: ...
+def _figures(run: RunEstimate) -> str:
+    memory, download = ("unknown" if number is None else size(number) for number in (run.memory, run.download))
+    time = "time unknown" if run.seconds is None else duration(run.seconds)
+    return f"{time}, peak memory {memory}, downloads {download}"
 
-    def _stop(self) -> None:  # noqa: B027 - JSON lines have nothing to stop
-        pass
 
-    @property
-    def _seconds(self) -> float:
-        return self._clock() - self._began
+def needs_text(downloads: Sequence[tuple[str, str]], *, disk: int, free: int | None, estimate: RunEstimate) -> str:
+    """What a first build of upstream's sources downloads (what, from where) and needs; `free` bytes may be unknown."""
+    margin = max(len(what) for what, _ in downloads)
+    lines = "".join(f"  {what:<{margin}}  {place}\n" for what, place in dict.fromkeys(downloads))
+    needs = [f"{size(disk)} of disk" + (f" ({size(free)} free)" if free is not None else "")]
+    needs += [f"{size(estimate.memory)} of memory"] if estimate.memory else []
+    needs += [duration(estimate.seconds)] if estimate.seconds else []
+    return (
+        f"Downloads, where the cache does not have them:\n{lines}"
+        f"Needs about {', '.join(needs)}. Ctrl-C stops it; the same command continues it.\n"
+    )
+
+
+ESTIMATE_HEADS = (">time", ">peak memory", ">downloads", "estimated from")
+
+
+def estimate_cells(estimate: Estimate | None) -> tuple[str, str, str, str]:
+    """Time, memory, downloads and their basis, as cells of a table."""
+    if estimate is None:
+        return ("", "", "", "")
+    seconds, memory, download = estimate.seconds, estimate.memory, estimate.download
+    return (cell(seconds, duration), cell(memory, size), cell(download, size), estimate.basis.value)
 
 
 def write_summary(
@@ -61,8 +79,7 @@ def write_summary(
     """Print the errors but for variants whose error is reported already, then the table and what the run took."""
     for result in results:
         if result.error is not None and result.variant not in reported:
-            tail = read_tail(result.log).lines
-            errors.write("\n" + render_error(result.error, log_tail=tail, log_path=result.log))
+            errors.write("\n" + render_error(result.error, result.log))
     out.write("\n" + summary_table(results, expected=estimate.by_variant, width=out.width))
     out.write(actual_line(estimate, actual(estimate, results, seconds)))
 
@@ -92,8 +109,8 @@ def figures(result: VariantResult) -> tuple[str, str, str, str]:
 
 def counts(results: Sequence[VariantResult]) -> str:
     """How many ended how: `3 variants: 2 built, 1 failed.`."""
-    found = {label(status): sum(result.status is status for result in results) for status in Status}
-    return f"{count(len(results), 'variant')}: {words(found)}."
+    found = words({label(status): number for status, number in counts_of(results).items()})
+    return f"{count(len(results), 'variant')}: {found}."
 
 
 def detail(result: VariantResult) -> str:

@@ -28,7 +28,7 @@ def clean(text: str) -> str:
     """
     text = _ESCAPE_SEQUENCES.sub("", text).rstrip("\r\n")
     text = " ".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")).replace("\t", "    ")
-    text = _UNSAFE.sub(_visible, text)
+    text = _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
     if text.lstrip().startswith("::"):
         text = text.replace("::", ": :", 1)
     return text.replace("##[", "## [")
@@ -80,11 +80,6 @@ def duration(seconds: float) -> str:
         return f"{rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def _visible(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"  # noqa: PLR2004
 
 
 _GAP = "  "

@@ -1,13 +1,14 @@
-"""What happens in a run, what became of it, and the JSON lines that say so (docs/json.md)."""
+"""What happens in a run, what became of it, and how `--json` spells values (docs/json.md)."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 from serving_factory.errors import FactoryError
 
@@ -79,37 +80,7 @@ class Outcome:
 
 def event_members(event: Event) -> dict[str, object]:
     """An event as the members of its JSON line."""
-    return {
-        "variant": event.variant,
-        "stage": event.stage,
-        "text": event.text or None,
-        "seconds": event.seconds,
-        "log": event.log,
-    }
-
-
-def result_members(result: VariantResult) -> dict[str, object]:
-    """A variant's end as the members of its JSON object in the summary."""
-    error = result.error
-    return {
-        "variant": result.variant,
-        "status": result.status.value,
-        "seconds": result.seconds,
-        "memory": result.memory,
-        "download": result.download,
-        "image": result.image,
-        "because": result.because or None,
-        "log": result.log,
-        "facts": dict(result.facts) or None,
-        "error": error
-        and {
-            "kind": type(error).__name__,
-            "exit_code": error.exit_code,
-            "what": error.what,
-            "why": error.why or None,
-            "remedy": error.remedy or None,
-        },
-    }
+    return {**asdict(event), "kind": None, "text": event.text or None}
 
 
 def counts_of(results: Sequence[VariantResult]) -> Mapping[str, int]:
@@ -122,26 +93,36 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+SCHEMA_VERSION = 1
+"""Of what `--json` prints. Grows when a member is renamed, removed or changes its meaning; new members do not count."""
+
+
+def document_text(document: Mapping[str, object]) -> str:
+    """A document of JSON; what is absent in it is null."""
+    return json.dumps({"schema_version": SCHEMA_VERSION, **as_json(document)}, indent=2, allow_nan=False) + "\n"
+
+
 def json_line(name: str, members: Mapping[str, object], *, at: datetime) -> str:
     """An event as a line of JSON in ASCII; members without a value are left out, as deep as they lie."""
     time = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    line = json.dumps(_as_json({"event": name, "time": time, **members}), ensure_ascii=True, allow_nan=False)
+    line = json.dumps(as_json({"event": name, "time": time, **members}, whole=False), allow_nan=False)
     # The older of GitHub's two command notations is looked for anywhere in a line.
     return line.replace("##[", "#\\u0023[") + "\n"
 
 
-def _as_json(value: object) -> object:
-    """Only what JSON has: paths, enums and the like become text, numbers that it lacks become null."""
-    match value:
-        case bool() | int() | None:
-            return value
-        case float():
-            return value if math.isfinite(value) else None
-        case str():
-            return str(value)
-        case Mapping():
-            return {str(name): _as_json(item) for name, item in value.items() if item is not None}
-        case Sequence() | set() | frozenset():
-            return [_as_json(item) for item in value]
-        case _:
-            return str(value)
+def as_json(value: object, *, whole: bool = True) -> Any:  # noqa: ANN401 - whatever JSON has
+    """Only what JSON has: dataclasses become objects, paths and enums texts, numbers that it lacks null."""
+    # Unless `whole`, members that are None are left out, and a dataclass's empty texts and tables.
+    if isinstance(value, FactoryError):
+        parts = {name: getattr(value, name) or None for name in ("what", "why", "remedy")}
+        value = {"kind": type(value).__name__, "exit_code": value.exit_code, **parts}
+    elif is_dataclass(value):
+        members = {one.name: getattr(value, one.name) for one in fields(value)}
+        value = {name: one for name, one in members.items() if whole or one not in ("", {})}
+    if isinstance(value, Mapping):
+        return {str(name): as_json(one, whole=whole) for name, one in value.items() if whole or one is not None}
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, str):
+        return [as_json(one, whole=whole) for one in value]
+    if isinstance(value, bool | int | float):
+        return value if math.isfinite(value) else None
+    return None if value is None else str(value)

@@ -256,7 +256,7 @@ class Recorder:
         members = {
             "counts": events.counts_of(results),
             "seconds": round(time.monotonic() - self._began, 3),
-            "results": [{**events.result_members(result), **self._made(result.variant)} for result in results],
+            "results": [{**events.as_json(one, whole=False), **self._made(one.variant)} for one in results],
         }
         with self._lock:
             self._write("summary", members)
