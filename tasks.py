@@ -25,6 +25,7 @@ from serving_factory.commands.shared import (  # noqa: E402
     Checkout,
     Chosen,
     CompileOptions,
+    Driver,
     InputsOptions,
     Json,
     Option,
@@ -216,16 +217,20 @@ def report(asked: Chosen, *, json: Json = False) -> None:
 
 
 @Command
-def doctor(asked: Chosen, *, json: Json = False) -> None:
+def doctor(asked: Chosen, *, driver: Driver = "", json: Json = False) -> None:
     """Check whether this machine can build the chosen variants: engine, memory, disk, network, CPU, GPU.
+
+    With --driver, check only whether a machine with that NVIDIA driver can serve the chosen gpu variants.
 
     Examples:
         ./factory doctor
         ./factory doctor --target cpu-optimized --json
+        ./factory doctor --target gpu-optimized
+        ./factory doctor --target gpu-optimized --driver 535.54.03
     """
     from serving_factory.commands.doctor import examine
 
-    examine(asked, json=json)
+    examine(asked, driver=driver, json=json)
 
 
 # --- Fill inputs ------------------------------------------------------------------------------------------------------

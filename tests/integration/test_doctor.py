@@ -51,7 +51,7 @@ def test_this_machine_is_fit_for_the_sample(tmp_path: Path) -> None:
     found = {check["name"]: check for check in json.loads(outcome.out)["checks"]}
     assert set(found) == CHECKS
     documented = re.findall(r"^\| `(.*?)` \|", (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert set(documented) == CHECKS | {"place"}
+    assert set(documented) == CHECKS | {"place", "GPU driver"}
     assert [name for name, check in found.items() if check["verdict"] == "fail"] == []
     assert "the engine has it" in found["base images"]["found"]
     assert "cores" in found["memory"]["found"]

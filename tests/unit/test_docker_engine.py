@@ -11,6 +11,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ import pytest
 from serving_factory.docker import engine as engines
 from serving_factory.docker import push as pushes
 from serving_factory.docker.engine import OWNER_LABEL, Capacity, ContainerSpec, Engine, Mount
+from serving_factory.docker.host import GpuAccess
 from serving_factory.docker.process import Cancel
 from serving_factory.docker.registry import Registry, is_insecure
 from serving_factory.errors import (
@@ -249,6 +251,11 @@ class TestImages:
         fake.answers["GET /info"] = (200, {"NCPU": 2, "MemTotal": 25_000_000_000})
         assert Engine.connect().capacity() == Capacity(cpus=2, memory=25_000_000_000)
 
+    def test_how_it_gives_gpus(self, fake: FakeEngine) -> None:
+        assert Engine.connect().gpu() is None
+        fake.answers["GET /info"] = (200, {"Runtimes": {"nvidia": {"path": "nvidia-container-runtime"}}})
+        assert Engine.connect().gpu() is GpuAccess.RUNTIME
+
 
 class TestContainer:
     @pytest.mark.parametrize(
@@ -299,6 +306,31 @@ class TestContainer:
         fake.answers["DELETE /containers/NAME"] = (500, {"message": "device or resource busy"})
         with pytest.raises(EngineError, match=r"could not be removed(.|\n)*busy"), Engine.connect().container(SPEC):
             pass
+
+    @pytest.mark.parametrize(
+        ("access", "request_"),
+        [
+            (GpuAccess.RUNTIME, {"Driver": "nvidia", "Count": -1, "DeviceIDs": [], "Capabilities": [["gpu"]]}),
+            (GpuAccess.CDI, {"Driver": "cdi", "Count": 0, "DeviceIDs": ["nvidia.com/gpu=all"], "Capabilities": []}),
+        ],
+    )
+    def test_gpus_are_asked_for_as_the_docker_command_does(
+        self, fake: FakeEngine, access: GpuAccess, request_: dict[str, object]
+    ) -> None:
+        runs(fake)
+        fake.answers["DELETE /containers/NAME"] = (204, None)
+        with Engine.connect().container(replace(SPEC, gpu=access)):
+            pass
+        host = fake.bodies[CREATE]["HostConfig"]
+        assert isinstance(host, dict)
+        assert host["DeviceRequests"] == [{**request_, "Options": {}}]
+
+    def test_no_gpu_is_asked_for_by_default(self, fake: FakeEngine) -> None:
+        runs(fake)
+        fake.answers["DELETE /containers/NAME"] = (204, None)
+        with Engine.connect().container(SPEC):
+            pass
+        assert not fake.bodies[CREATE]["HostConfig"].get("DeviceRequests")  # type: ignore[attr-defined]
 
     def test_everything_asked_for_reaches_the_engine(self, fake: FakeEngine, tmp_path: Path) -> None:
         runs(fake)

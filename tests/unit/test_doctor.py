@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from serving_factory.catalogue.cuda import cudas
 from serving_factory.catalogue.levels import Level, level_facts
 from serving_factory.commands import doctor as doctoring
 from serving_factory.commands.doctor import doctor_page
@@ -20,6 +22,7 @@ from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import (
     CollectionRule,
     EngineFacts,
+    GpuAccess,
     byte_count,
     collection_rules,
     engine_facts,
@@ -40,6 +43,7 @@ from serving_factory.doctor.checks import (
     check_collection,
     check_cpu,
     check_disk,
+    check_driver,
     check_engine,
     check_gpu,
     check_inotify,
@@ -48,6 +52,7 @@ from serving_factory.doctor.checks import (
     check_proxies,
     check_store,
     host_level,
+    newest_served,
 )
 from serving_factory.errors import (
     EngineUnavailableError,
@@ -102,7 +107,7 @@ def test_the_engine_is_read() -> None:
     assert (FACTS.version, FACTS.api, FACTS.oldest_api, FACTS.client_api) == ("26.1.5+dfsg1", "1.45", "1.24", "1.50")
     assert (FACTS.buildx, FACTS.containerd_store, FACTS.cpus, FACTS.memory) == ("0.13.1+ds1", False, 2, 24 * GIB)
     assert FACTS.time == NOW + timedelta(seconds=1, microseconds=565505)
-    assert (FACTS.proxies, FACTS.runtimes, FACTS.cdi) == ({"https": "http://proxy:3128"}, ("runc",), False)
+    assert (FACTS.proxies, FACTS.gpu) == ({"https": "http://proxy:3128"}, None)
     status = [["driver-type", "io.containerd.snapshotter.v1"]]
     assert read_facts(VERSION, {**INFO, "DriverStatus": status}, asked_at=NOW).containerd_store
     assert read_facts(VERSION, {**INFO, "ClientInfo": {}}, asked_at=NOW).buildx is None
@@ -302,15 +307,103 @@ def test_the_clocks_must_agree(seconds: int, verdict: Verdict) -> None:
     assert check_clock(engine(time=NOW + timedelta(seconds=seconds))).verdict is verdict
 
 
+ALL_GPUS = {"Source": "cdi", "ID": "nvidia.com/gpu=all"}
+OTHER = {"Source": "cdi", "ID": "vendor.com/nic=all"}
+RUNTIMES = {"runc": {}, "nvidia": {"path": "nvidia-container-runtime"}}
+
+
+@pytest.mark.parametrize(
+    ("info", "access"),
+    [
+        ({}, None),
+        ({"Runtimes": RUNTIMES}, GpuAccess.RUNTIME),
+        ({"Runtimes": RUNTIMES, "DiscoveredDevices": [OTHER, ALL_GPUS]}, GpuAccess.CDI),
+        ({"Runtimes": RUNTIMES, "DiscoveredDevices": [OTHER]}, GpuAccess.RUNTIME),
+        ({"CDISpecDirs": ["/etc/cdi"], "DiscoveredDevices": []}, None),
+        ({"CDISpecDirs": ["/nowhere/cdi"]}, None),
+    ],
+)
+def test_how_an_engine_gives_gpus(info: dict[str, Any], access: GpuAccess | None) -> None:
+    assert read_facts(VERSION, {**INFO, **info}, asked_at=NOW).gpu is access
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "access"),
+    [
+        ("nvidia.yaml", "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices: []\n", GpuAccess.CDI),
+        (
+            "nvidia.json",
+            '{\n  "cdiVersion": "0.5.0",\n  "kind": "nvidia.com/gpu",\n  "devices": []\n}\n',
+            GpuAccess.CDI,
+        ),
+        ("nvidia.yaml.old", "kind: nvidia.com/gpu\n", None),
+        ("nvidia.yaml", "kind: nvidia.com/gpu-vfio\n", None),
+        ("nvidia.yaml", "kind: management.nvidia.com/gpu\n", None),
+        ("nvidia.yaml", "\xff", None),
+    ],
+)
+def test_an_engine_that_lists_no_devices_has_those_of_its_cdi_files(
+    tmp_path: Path, name: str, text: str, access: GpuAccess | None
+) -> None:
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
+    assert read_facts(VERSION, {**INFO, "CDISpecDirs": [str(tmp_path)]}, asked_at=NOW).gpu is access
+
+
 def test_a_gpu_is_needed_only_where_gpu_variants_are() -> None:
-    needed = [("12.2", "525.60.13"), ("10.0", "410.48")]
-    gpu = engine(runtimes=("nvidia", "runc"))
-    well(check_gpu(FACTS, None, []))
-    well(check_gpu(gpu, "535.54.03", needed))
-    well(check_gpu(engine(cdi=True), "535.54.03", needed))
-    bad(check_gpu(FACTS, "535.54.03", needed), Verdict.WARN, "no container runtime")
-    bad(check_gpu(gpu, None, needed), Verdict.WARN, "driver none")
-    bad(check_gpu(gpu, "470.82.01", needed), Verdict.WARN, "CUDA 12.2 needs 525.60.13")
+    well(check_gpu(None, None, planned=False))
+    well(check_gpu(GpuAccess.CDI, None, planned=True))
+    assert "--device nvidia.com/gpu=all" in check_gpu(GpuAccess.CDI, "535.54.03", planned=True).found
+    bad(check_gpu(None, "535.54.03", planned=True), Verdict.WARN, "gives containers no GPU")
+    assert "nvidia-ctk runtime configure" in check_gpu(None, None, planned=True).remedy
+
+
+GPU = {"old": cudas()["10.0"], "new": cudas()["12.2"], "newest": cudas()["12.5"]}
+
+
+def driver(version: str, *ids: str, asked: bool = False) -> Check:
+    return check_driver(version, {id_: GPU[id_] for id_ in ids}, asked=asked)
+
+
+def test_a_driver_is_compared_as_a_whole() -> None:
+    well(driver("535.54.03", "new", "old"))
+    well(driver("1000.10", "newest"))
+    for older in ("525.60.11", "525.60", "470.82.01", "410.48", "390.157"):
+        bad(driver(older, "new", "old"), Verdict.WARN, f"CUDA 12.2 needs driver 525.60.13 or later, not {older}")
+    assert driver("410.48", "new", "old").means.endswith("do not compute on a GPU: new")
+    assert driver("410.47", "new", "old").means.endswith("do not compute on a GPU: new, old")
+
+
+def test_a_driver_that_the_user_names_fails_where_it_is_too_old() -> None:
+    old = driver("470.82.01", "new", asked=True)
+    bad(old, Verdict.FAIL, "install driver 525.60.13 or later, or choose a release that it serves: --release 2.14.1")
+    bad(driver("300.11", "new", asked=True), Verdict.FAIL, "none of the catalogue")
+    assert "--release" not in driver("300.11", "new", asked=True).remedy
+
+
+def test_minor_version_compatibility_leaves_ptx_out() -> None:
+    partly = driver("535.54.03", "newest", "new", asked=True)
+    bad(partly, Verdict.WARN, "install driver 555.42.06 or later")
+    assert "CUDA 12.5 by minor-version compatibility" in partly.means
+    well(driver("555.42.06", "newest", "new"))
+    bad(driver("555.42.02", "newest", "new"), Verdict.WARN, "PTX")
+
+
+@pytest.mark.parametrize(
+    ("version", "newest", "with_ptx"),
+    [
+        ("300.11", None, None),
+        ("375.26", "1.7.1", "1.7.1"),
+        ("418.39", "2.3.4", "2.3.4"),
+        ("450.80.02", "2.14.1", "2.4.4"),
+        ("470.82.01", "2.14.1", "2.11.1"),
+        ("525.60.11", "2.14.1", "2.14.1"),
+        ("525.60.13", "2.20.0", "2.14.1"),
+        ("535.54.03", "2.20.0", "2.19.1"),
+        ("580.65.06", "2.20.0", "2.20.0"),
+    ],
+)
+def test_the_newest_release_that_a_driver_serves(version: str, newest: str | None, with_ptx: str | None) -> None:
+    assert (newest_served(version), newest_served(version, ptx=True)) == (newest, with_ptx)
 
 
 # --- the machine's checks ---------------------------------------------------------------------------------------------
@@ -581,6 +674,33 @@ def test_an_engine_that_only_the_docker_command_reaches(
     assert found["engine"]["verdict"] == "ok"
     assert found["base images"]["verdict"] == "fail"
     assert "no ssh" in found["base images"]["found"]
+
+
+@pytest.mark.parametrize(("version", "verdict"), [("470.82.01", "fail"), ("525.60.13", "warn")])
+def test_a_named_driver_is_all_that_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], version: str, verdict: str
+) -> None:
+    monkeypatch.setattr(doctoring, "engine_facts", lambda: pytest.fail("the engine was asked"))
+    asked = Asked(checkout=Checkout(ROOT, tmp_path), target=("gpu-optimized",))
+    with pytest.raises(MachineUnfitError, match="GPU driver") if verdict == "fail" else nullcontext():
+        doctoring.examine(asked, driver=version, json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert [(check["name"], check["verdict"]) for check in found["checks"]] == [("GPU driver", verdict)]
+    assert found["driver"]["newest_release"] == newest_served(version)
+
+
+def test_this_machines_driver_is_compared_where_gpu_variants_are_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctoring, "engine_facts", lambda: engine(version="20.10.24", buildx=None))
+    monkeypatch.setattr(doctoring, "reach_all", lambda _urls, **_route: {})
+    monkeypatch.setattr(probes, "gpu_driver", lambda: "470.82.01")
+    for target, verdicts in (("gpu-optimized", ["warn"]), ("cpu-optimized", [])):
+        asked = Asked(checkout=Checkout(ROOT, tmp_path), target=(target,))
+        with pytest.raises(MachineUnfitError):
+            doctoring.examine(asked, json=True)
+        checks = json.loads(capsys.readouterr().out)["checks"]
+        assert [check["verdict"] for check in checks if check["name"] == "GPU driver"] == verdicts
 
 
 @pytest.mark.parametrize(("cpus", "memory"), [(16, 16), (16, 32), (32, 64), (64, 128), (8, 16), (4, 8), (2, 6)])

@@ -68,6 +68,7 @@ CASES: Mapping[str, tuple[str, list[str]]] = {
     "history of two runs": ("history", ["history", "1", "2"]),
     "report": ("report", ["report"]),
     "doctor": ("doctor", ["doctor"]),
+    "doctor --driver": ("doctor", ["doctor", "--driver", "535.54.03"]),
     "cache show": ("cache", ["cache", "show"]),
     "cache prune": ("cache", ["cache", "prune", "--max-size", "1GiB"]),
     "cache export": ("cache", ["cache", "export", "caches.tar"]),

@@ -605,6 +605,14 @@ def test_a_number_that_is_none_is_refused(
     assert remedy in ended.err
 
 
+@pytest.mark.parametrize("value", ["nvidia", "535", "535.54.03.01", "v535.54.03", "535.54.03\n", "12.2", "-1.2"])
+def test_a_driver_that_is_none_is_refused(factory: Factory, value: str) -> None:
+    ended = factory("doctor", f"--driver={value}", *RELEASE)
+    assert ended.code == 2
+    assert f"`--driver` must be the version of an NVIDIA driver, got {value!r}" in ended.err
+    assert "--driver 535.54.03" in ended.err
+
+
 @pytest.mark.parametrize(
     ("ended_by", "error", "code"),
     [

@@ -102,6 +102,12 @@ class Cuda:
         """The oldest driver on which a binary of this toolkit starts."""
         return min(filter(None, (self.driver, self.compatible_driver)), key=Version)
 
+    def runs_on(self, driver: str, *, ptx: bool = False) -> bool:
+        """Whether a driver runs the toolkit's machine code; with `ptx`, whether it translates its PTX too."""
+        # NVIDIA's CUDA Compatibility, Minor Version Compatibility: within a major version of CUDA an older driver runs
+        # what a newer toolkit compiled, but does not know its PTX (CUDA error 222, unsupported PTX version).
+        return Version(driver) >= Version(self.driver if ptx else self.minimum_driver)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
@@ -153,3 +159,10 @@ def why_not_compiler(compiler: str, cuda: Cuda) -> str:
     if found is None or int(found[1]) <= cuda.newest_gcc:
         return ""
     return f"nvcc of CUDA {cuda.version} takes gcc up to {cuda.newest_gcc} as host compiler, not {compiler}"
+
+
+def why_not_driver(driver: str, cuda: Cuda) -> str:
+    """Return why a driver does not run what a toolkit compiled, likewise; empty if it does."""
+    if cuda.runs_on(driver):
+        return ""
+    return f"CUDA {cuda.version} needs driver {cuda.minimum_driver} or later, not {driver}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from serving_factory.catalogue.cuda import cudas
+from serving_factory.catalogue.cuda import Cuda, cudas
 from serving_factory.commands.plan import Plan, plan_run, site_of
 from serving_factory.commands.shared import Asked, RunOptions, show
 from serving_factory.docker.caches import cache_sizes
@@ -14,7 +14,7 @@ from serving_factory.docker.host import EngineFacts, collection_rules, engine_fa
 from serving_factory.docker.http import reach_all
 from serving_factory.doctor import checks as doctor_checks
 from serving_factory.doctor import probes
-from serving_factory.doctor.checks import Check, Verdict, fail, seen_here
+from serving_factory.doctor.checks import Check, Verdict, fail, newest_served, seen_here
 from serving_factory.errors import EngineError, EngineUnavailableError, MachineUnfitError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
@@ -29,11 +29,24 @@ from serving_factory.recipes.addresses import Kind, downloads_of
 from serving_factory.recipes.recipe import CACHES, Recipe, recipes_for
 
 
-def examine(asked: Asked, *, json: bool) -> None:
-    """Print what is found on this machine; MachineUnfitError where a build of the chosen variants would fail."""
+def examine(asked: Asked, *, driver: str = "", json: bool) -> None:
+    """Print what is found on this machine; MachineUnfitError where a build of the chosen variants would fail.
+
+    With `driver`, only whether a machine that has it can serve them.
+    """
     matrix = asked.load()
-    checks = tuple(_checks(asked, matrix, asked.choose(matrix)))
-    show({"checks": checks}, doctor_page(checks), json=json)
+    variants = asked.choose(matrix)
+    needed = {one.id: cudas()[one.cuda] for one in variants if one.cuda}
+    if driver:
+        checks = [doctor_checks.check_driver(driver, needed, asked=True)]
+    else:
+        checks = list(_checks(asked, matrix, variants, needed))
+        driver = probes.gpu_driver() or ""
+    document: dict[str, object] = {"checks": checks, "driver": None}
+    if driver:
+        served = {"newest_release": newest_served(driver), "newest_release_with_ptx": newest_served(driver, ptx=True)}
+        document["driver"] = {"version": driver, **served}
+    show(document, doctor_page(checks), json=json)
     failed = [check.name for check in checks if check.verdict is Verdict.FAIL]
     if failed:
         raise MachineUnfitError(
@@ -54,7 +67,7 @@ def doctor_page(checks: Sequence[Check]) -> str:
     return "".join(f"{line}\n" for line in [*lines, "", f"{count(len(checks), 'check')}: {totals}."])
 
 
-def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant]) -> Iterator[Check]:
+def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant], needed: Mapping[str, Cuda]) -> Iterator[Check]:
     recipes, _ = recipes_for(variants, matrix)
     try:
         facts = engine_facts()
@@ -70,7 +83,8 @@ def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant]) -> Iterat
     compiles = {one.variant for one in plan.variants if "compile" in one.run}
     disk = [disk_of(recipe) for recipe in recipes if recipe.variant.id in compiles]
     if facts:
-        yield from _engine_checks(facts, variants, planned=sum(disk))
+        yield from _engine_checks(facts, planned=sum(disk))
+        yield from _gpu_checks(facts, needed)
         yield _memory(facts, plan)
         free = probes.free_disk(facts)
         yield doctor_checks.check_disk(free=free, one=max(disk, default=0), planned=sum(disk))
@@ -78,13 +92,17 @@ def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant]) -> Iterat
     yield from _network_checks(matrix, recipes, facts)
 
 
-def _engine_checks(facts: EngineFacts, variants: Sequence[Variant], *, planned: int) -> Iterator[Check]:
+def _engine_checks(facts: EngineFacts, *, planned: int) -> Iterator[Check]:
     yield from (check(facts) for check in doctor_checks.ENGINE_CHECKS)
     if facts.buildx:
         yield _collection(facts, planned)
-    needed = [(one.cuda, cudas()[one.cuda].minimum_driver) for one in variants if one.cuda]
-    gpu = doctor_checks.check_gpu(facts, probes.gpu_driver(), needed)
-    yield seen_here(gpu, probes.engine_elsewhere(facts))
+
+
+def _gpu_checks(facts: EngineFacts, needed: Mapping[str, Cuda]) -> Iterator[Check]:
+    driver, elsewhere = probes.gpu_driver(), probes.engine_elsewhere(facts)
+    yield seen_here(doctor_checks.check_gpu(facts.gpu, driver, planned=bool(needed)), elsewhere)
+    if driver and needed:
+        yield seen_here(doctor_checks.check_driver(driver, needed, asked=False), elsewhere)
 
 
 def _collection(facts: EngineFacts, planned: int) -> Check:

@@ -64,6 +64,13 @@ def new_file(name: str, text: str) -> str:
     return text
 
 
+_driver = _reader(
+    r"[0-9]{3,4}(\.[0-9]{1,3}){1,2}",
+    str,
+    "the version of an NVIDIA driver",
+    "write it as nvidia-smi prints it: {} 535.54.03",
+)
+Driver = Annotated[str, Option("an NVIDIA driver's version, as nvidia-smi prints it", "VERSION", _driver)]
 Json = Annotated[bool, Option("print JSON for machines: an object per line, or one document")]
 Registry = Annotated[str, Option("push to this registry", "HOST[:PORT]")]
 VariantId = Annotated[str, Option("a variant's id, such as 2.19.1-cpu-v3", "VARIANT", positional=True)]

@@ -22,9 +22,11 @@ import urllib3.exceptions
 from docker.api.client import APIClient
 from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound, StreamParseError
+from docker.types import DeviceRequest
 from docker.types import Mount as BindMount
 
 from serving_factory.docker.client import FREE_SOME_SPACE, check_settings, unavailable
+from serving_factory.docker.host import GpuAccess, gpu_access
 from serving_factory.docker.http import Patience
 from serving_factory.docker.process import Cancel, bounded
 from serving_factory.docker.push import THINKING, PushResult, Stream, read_push
@@ -74,6 +76,13 @@ class Mount:
     read_only: bool = True
 
 
+# What the docker command sends for `--gpus all`, and for a device of a CDI file
+_GPU_REQUESTS = {
+    GpuAccess.RUNTIME: DeviceRequest(driver="nvidia", count=-1, capabilities=[["gpu"]]),
+    GpuAccess.CDI: DeviceRequest(driver="cdi", device_ids=["nvidia.com/gpu=all"]),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
     """What to run; empty and None stand for the image's or the engine's own."""
@@ -91,6 +100,7 @@ class ContainerSpec:
     tmpfs: tuple[str, ...] = ()  # paths of empty file systems in memory
     memory: int | None = None  # limit in bytes
     network: str | None = None  # a network's name, `none` or `host`
+    gpu: GpuAccess | None = None  # gives it all GPUs, in this way
     health_interval: float | None = None  # seconds between two health checks
     owner: str = "factory"  # marks it, so that `Engine.remove_strays` finds what a killed factory left
 
@@ -110,6 +120,7 @@ class ContainerSpec:
             "tmpfs": dict.fromkeys(self.tmpfs, ""),
             "mem_limit": self.memory,
             "network": self.network,
+            "device_requests": [_GPU_REQUESTS[self.gpu]] if self.gpu else None,
             "healthcheck": {"interval": int(self.health_interval * 1e9)} if self.health_interval else None,
             "labels": {OWNER_LABEL: self.owner},
             "detach": True,
@@ -143,6 +154,10 @@ class Engine:
     def capacity(self) -> Capacity:
         """What the engine's machine has. It need not be this machine."""
         return Capacity(cpus=int(self._info["NCPU"]), memory=int(self._info["MemTotal"]))
+
+    def gpu(self) -> GpuAccess | None:
+        """How it gives a container GPUs; None where it can give none."""
+        return gpu_access(self._info)
 
     @cached_property
     def _info(self) -> dict[str, Any]:

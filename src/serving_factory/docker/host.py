@@ -16,6 +16,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from serving_factory.docker.client import run_docker, unavailable
@@ -23,6 +25,45 @@ from serving_factory.docker.client import run_docker, unavailable
 _SIZE = re.compile(r"([\d.]+)\s*([kKMGT]?)(i?)B")
 _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 _FRACTION = re.compile(r"(\.\d{6})\d*")
+
+
+GPU_REMEDY = (
+    "install the NVIDIA driver and the NVIDIA container toolkit, then `nvidia-ctk runtime configure --runtime=docker` "
+    "(or `nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`), and restart the engine"
+)
+_GPUS = "nvidia.com/gpu"
+_GPU_KIND = re.compile(rf"""^\s*["']?kind["']?:\s*["']?{re.escape(_GPUS)}["']?\s*,?\s*$""", re.MULTILINE)
+
+
+class GpuAccess(StrEnum):
+    """How an engine gives a container NVIDIA's GPUs, by the option of `docker run`."""
+
+    RUNTIME = "--gpus all"
+    CDI = f"--device {_GPUS}=all"
+
+
+def gpu_access(info: Mapping[str, Any]) -> GpuAccess | None:
+    """Find in an engine's `/info` how it gives GPUs; None where it can give none, or does not say that it can."""
+    # From API 1.50 on it lists the devices of CDI files. Before, the files themselves say it: the engine that runs
+    # containers for smoke tests is on this machine. That it looks for such files (CDISpecDirs) says nothing: from
+    # 28.2 on it always does.
+    devices = info.get("DiscoveredDevices")
+    if any(device.get("ID") == f"{_GPUS}=all" for device in devices or ()):
+        return GpuAccess.CDI
+    if "nvidia" in (info.get("Runtimes") or ()):
+        return GpuAccess.RUNTIME
+    folders = map(Path, info.get("CDISpecDirs") or ()) if devices is None else ()
+    described = any(_describes_gpus(file) for folder in folders for file in folder.glob("*"))
+    return GpuAccess.CDI if described else None
+
+
+def _describes_gpus(file: Path) -> bool:
+    if file.suffix not in {".yaml", ".json"}:
+        return False
+    try:
+        return bool(_GPU_KIND.search(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +83,7 @@ class EngineFacts:
     time: datetime  # what it takes the time to be; `asked_at` is ours
     asked_at: datetime
     proxies: Mapping[str, str]  # `http`, `https` and `no` → what it uses, where it uses any
-    runtimes: tuple[str, ...]  # names of its container runtimes
-    cdi: bool  # whether it looks for devices described by CDI files
+    gpu: GpuAccess | None  # how it gives a container NVIDIA's GPUs; None where it can give none
     registries: Mapping[str, Any] = field(default_factory=dict)  # its RegistryConfig, for `registry.is_insecure`
 
 
@@ -76,8 +116,7 @@ def read_facts(version: Mapping[str, Any], info: Mapping[str, Any], *, asked_at:
         time=datetime.fromisoformat(_FRACTION.sub(r"\1", info["SystemTime"])),
         asked_at=asked_at,
         proxies={name: value for name, value in proxies.items() if value},
-        runtimes=tuple(sorted(info.get("Runtimes") or ())),
-        cdi=bool(info.get("CDISpecDirs")),
+        gpu=gpu_access(info),
         registries=info.get("RegistryConfig") or {},
     )
 

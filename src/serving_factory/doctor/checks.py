@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from urllib.parse import urlsplit
 
 from packaging.version import Version
 
+from serving_factory.catalogue.cuda import Cuda, cudas, why_not_driver
+from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts
+from serving_factory.catalogue.releases import releases
 from serving_factory.docker.client import FREE_SOME_SPACE
-from serving_factory.docker.host import CollectionRule, EngineFacts
+from serving_factory.docker.host import GPU_REMEDY, CollectionRule, EngineFacts, GpuAccess
 from serving_factory.docker.http import Reach
 from serving_factory.pipeline.budget import Share, count_jobs, gib
 from serving_factory.recipes.addresses import Download, Kind
@@ -159,22 +162,47 @@ def check_collection(
     return warn(name, f"BuildKit removes what is above {gib(kept)}{when}; {ours}", means, remedy)
 
 
-def check_gpu(facts: EngineFacts, driver: str | None, needed: Iterable[tuple[str, str]]) -> Check:
-    """Check GPU runtime and driver against `needed`: CUDA and its oldest driver, of each planned gpu variant."""
-    required = sorted(set(needed), key=lambda pair: Version(pair[1]))
-    if not required:
+def check_gpu(access: GpuAccess | None, driver: str | None, *, planned: bool) -> Check:
+    """Check whether the engine can give a GPU to the images of the planned gpu variants; `driver` is this machine's."""
+    if not planned:
         return ok("GPU", "no gpu variant is planned")
-    runtime = "nvidia" in facts.runtimes or facts.cdi
-    found = f"driver {driver or 'none'}, {'a' if runtime else 'no'} container runtime for GPUs"
-    if driver is None or not runtime:
-        means = "gpu images can be built here, but not be tried on a GPU"
-        remedy = "to try them here: install the NVIDIA driver and the NVIDIA container toolkit"
-        return warn("GPU", found, means, remedy)
-    missing = [f"CUDA {cuda} needs {oldest}" for cuda, oldest in required if _version(driver) < Version(oldest)]
-    if missing:
-        means = f"gpu images can be built here, but the driver is too old to try them: {', '.join(missing)}"
-        return warn("GPU", found, means, "to try them here: install a newer NVIDIA driver")
-    return ok("GPU", found)
+    given = f"`docker run {access}` gives GPUs" if access else "the engine gives containers no GPU"
+    found = f"driver {driver or 'unknown'}; {given}"
+    if access:
+        return ok("GPU", found)
+    means = "gpu images can be built here, but not be tried on a GPU"
+    return warn("GPU", found, means, f"to try them here: {GPU_REMEDY}")
+
+
+def check_driver(driver: str, planned: Mapping[str, Cuda], *, asked: bool) -> Check:
+    """Compare a driver with what the planned gpu variants, by id, need; it fails if the user named it (`asked`)."""
+    name, bad = "GPU driver", fail if asked else warn
+    newest, with_ptx = newest_served(driver), newest_served(driver, ptx=True)
+    found = f"{driver}; the newest release that it serves is {newest or 'none of the catalogue'}"
+    if newest != with_ptx:
+        found += f"; the newest whose PTX it translates is {with_ptx or 'none'}"
+    if too_new := [cuda for cuda in planned.values() if not cuda.runs_on(driver)]:
+        ids = ", ".join(id_ for id_, cuda in planned.items() if cuda in too_new)
+        needed = max(too_new, key=lambda cuda: Version(cuda.minimum_driver))
+        means = f"{why_not_driver(driver, needed)}; with this driver these do not compute on a GPU: {ids}"
+        other = f", or choose a release that it serves: --release {newest}" if newest else ""
+        return bad(name, found, means, f"install driver {needed.minimum_driver} or later{other}")
+    if partly := [cuda for cuda in planned.values() if not cuda.runs_on(driver, ptx=True)]:
+        needed = max(partly, key=lambda cuda: Version(cuda.driver))
+        means = (
+            f"it runs machine code of CUDA {needed.version} by minor-version compatibility, but does not translate its "
+            "PTX: a card that an image has no machine code for computes nothing"
+        )
+        code = "`./factory explain VARIANT` lists what a variant has"
+        return warn(name, found, means, f"for such a card install driver {needed.driver} or later; {code}")
+    return ok(name, found)
+
+
+def newest_served(driver: str, *, ptx: bool = False) -> str | None:
+    """The newest release whose gpu images run with a driver, with `ptx` their PTX too; None where there is none."""
+    facts = {tag: release.flavours.get(Flavour.GPU) for tag, release in releases().items()}
+    served = [tag for tag, one in facts.items() if one and one.gpu and cudas()[one.gpu.cuda].runs_on(driver, ptx=ptx)]
+    return max(served, key=Version, default=None)
 
 
 def check_memory(*, cpus: int, memory: int, at_once: int, share: Share, needed: int | None) -> Check:
