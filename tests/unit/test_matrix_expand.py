@@ -239,15 +239,21 @@ def test_an_id_names_capabilities_that_are_not_upstreams() -> None:
 # What is asked, what TensorFlow is given for it, the id, and what the binary must have
 SPELLED: dict[str, list[tuple[tuple[str, ...], str, str, str]]] = {
     "2.19.1": [
-        (("8.0", "9.0"), "sm_80,compute_90", "sm80-90", "sm_80 sm_90 compute_90"),
-        (("9.0", "8.0", "8.0"), "sm_80,compute_90", "sm80-90", "sm_80 sm_90 compute_90"),
+        (("8.0", "9.0"), "sm_80,sm_90,compute_90", "sm80-90", "sm_80 sm_90 compute_90"),
+        (("9.0", "8.0", "8.0"), "sm_80,sm_90,compute_90", "sm80-90", "sm_80 sm_90 compute_90"),
         (("sm_80", "sm_90"), "sm_80,sm_90", "sm80-90x", "sm_80 sm_90"),
-        (("compute_80", "compute_90"), "compute_80,compute_90", "sm80p-90", "sm_80 sm_90 compute_80 compute_90"),
-        (("8.0", "sm_90"), "compute_80,sm_90", "sm80p-90x", "sm_80 sm_90 compute_80"),
-        (("sm_80", "8.0"), "compute_80", "sm80", "sm_80 compute_80"),
-        (("9.0", "10.0"), "sm_90,compute_100", "sm90-100", "sm_90 sm_100 compute_100"),
+        (
+            ("compute_80", "compute_90"),
+            "sm_80,compute_80,sm_90,compute_90",
+            "sm80p-90",
+            "sm_80 sm_90 compute_80 compute_90",
+        ),
+        (("8.0", "sm_90"), "sm_80,compute_80,sm_90", "sm80p-90x", "sm_80 sm_90 compute_80"),
+        (("sm_80", "8.0"), "sm_80,compute_80", "sm80", "sm_80 compute_80"),
+        (("9.0", "10.0"), "sm_90,sm_100,compute_100", "sm90-100", "sm_90 sm_100 compute_100"),
     ],
-    "2.9.3": [(("7.0", "8.0"), "sm_70,compute_80", "sm70-80", "sm_70 sm_80 compute_80")],
+    "2.7.4": [(("compute_70", "compute_80"), "compute_70,compute_80", "sm70p-80", "sm_70 sm_80 compute_70 compute_80")],
+    "2.9.3": [(("7.0", "8.0"), "sm_70,sm_80,compute_80", "sm70-80", "sm_70 sm_80 compute_80")],
     "2.3.4": [(("7.0", "7.5"), "sm_70,compute_75", "sm70-75", "sm_70 sm_75 compute_75")],
     "2.2.3": [
         (("7.0", "7.5"), "7.0,7.5", "sm70p-75", "sm_70 sm_75 compute_70 compute_75"),
@@ -344,7 +350,7 @@ def test_a_capability_needs_a_cuda_that_compiles_it() -> None:
     asked = selection(
         flavour=Flavour.GPU, levels=(Level.V1,), releases=ranged("2.11.1", "2.19.1"), capabilities=("8.9",)
     )
-    assert [variant.capabilities for variant in kept(asked)] == [("compute_89",)]
+    assert [variant.capabilities for variant in kept(asked)] == [("sm_89", "compute_89")]
     assert reasons(asked) == {
         "2.11.1-gpu-cuda11.2-sm89-v1": (
             "release 2.11.1: CUDA 11.2 compiles capabilities 3.5 to 8.6, not 8.9; it needs CUDA 11.8",

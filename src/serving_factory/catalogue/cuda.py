@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from packaging.version import Version
@@ -37,9 +37,14 @@ class Capability:
         return f"{self.major}.{self.minor}"
 
     @property
+    def machine(self) -> str:
+        """The name of its machine code, `sm_75`."""
+        return f"sm_{self.major}{self.minor}"
+
+    @property
     def word(self) -> str:
         """TensorFlow's word for it: `sm_75` is machine code, `compute_75` machine code and PTX."""
-        return f"{'compute' if self.ptx else 'sm'}_{self.major}{self.minor}"
+        return f"compute_{self.major}{self.minor}" if self.ptx else self.machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,7 @@ class Notation:
     since: str  # the first series that does so
     explicit: bool  # whether it knows `sm_75` and `compute_75`; else `7.5` alone
     highest_only: bool  # whether a list of `x.y` alone gives PTX for the highest; else for each
+    generated_ptx_alone: bool  # whether kernels that MLIR generates get no machine code by `compute_75` alone
     default: tuple[str, ...]  # without words
 
     def read(self, words: Sequence[str]) -> tuple[Capability, ...]:
@@ -60,7 +66,10 @@ class Notation:
     def spell(self, words: Sequence[str]) -> tuple[str, ...]:
         """Write the matrix file's words for TensorFlow: `x.y` is machine code, and PTX for the highest of them."""
         merged = _merged(words, _dotted(words)[-1:])
-        return tuple(one.word if self.explicit else one.number for one in merged)
+        if not self.explicit:
+            return tuple(one.number for one in merged)
+        both = self.generated_ptx_alone
+        return tuple(word for one in merged for word in ((one.machine, one.word) if both and one.ptx else (one.word,)))
 
     def why_not(self, words: Iterable[str]) -> str:
         """Return why TensorFlow cannot be asked for these words, as `why_not` does; empty if it can."""
@@ -83,8 +92,7 @@ def _merged(words: Iterable[str], with_ptx: Collection[str]) -> tuple[Capability
 
 def device_code(capabilities: Sequence[Capability]) -> tuple[str, ...]:
     """Name the device code of a binary: `sm_80` is machine code and `compute_80` PTX, here alone."""
-    machine = (replace(one, ptx=False).word for one in capabilities)
-    return (*machine, *(one.word for one in capabilities if one.ptx))
+    return (*(one.machine for one in capabilities), *(one.word for one in capabilities if one.ptx))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
