@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice, takewhile
 from textwrap import shorten
@@ -119,12 +119,14 @@ _UNTRUSTED = re.compile(
 _CACHE = re.compile(
     r"/cache/(?P<cache>disk|repository)\b.*(?:Please delete the directory|Input/output error|Is a directory|"
     r"Not a directory|File exists|Structure needs cleaning|Invalid argument|Bad message)"
-    r"|(?:InvalidProtocolBufferException|Protocol message).*/cache/(?P<parsed>disk)\b"
 )
+_DISK_CACHE = re.compile(r"(?:InvalidProtocolBufferException|Protocol message).*/cache/disk\b")
 
 # What Bazel took from the cache for a compile has no outputs: an entry that was cut off still reads as one without any.
 _NO_OUTPUTS = re.compile(r"error while parsing \.d file: \S+ \(No such file or directory\)")
-_OLD_BAZEL = re.compile(r"Current Bazel version is (?P<found>[\d.]*).*?[,;] expected at least (?P<minimum>\d[\d.]*)")
+_OLD_BAZEL = re.compile(
+    r"Current Bazel version is (?P<found>[\d.]*).*?[,;] expected at least (?P<minimum>\d+(?:\.\d+)*)"
+)
 # How shells, make, env and automake say that there is no such program; each with what it begins a line with, as
 # "not found" alone is also said of headers, images and targets.
 _PROGRAM = r"(?:\S*/)?(?P<{}>[A-Za-z][\w.+-]*)"
@@ -152,6 +154,21 @@ _RUN_FLAGS = re.compile(r"(?<=\] RUN )(?:--\S+\s+)+")
 _BUILDS = re.compile(r"\[(?:\S+ )?binary_build ")
 
 
+# In the order in which they count. What a match's groups do not say is in the third column.
+_PATTERNS: Sequence[tuple[Kind, re.Pattern[str], Mapping[str, str]]] = (
+    (Kind.OUT_OF_MEMORY, _OUT_OF_MEMORY, {}),
+    (Kind.DISK_FULL, _DISK_FULL, {}),
+    (Kind.CACHE_CORRUPT, _CACHE, {}),
+    (Kind.CACHE_CORRUPT, _DISK_CACHE, {"cache": "disk"}),
+    (Kind.CACHE_CORRUPT, _NO_OUTPUTS, {"cache": "disk"}),
+    (Kind.CHECKSUM, _BAZEL_CHECKSUM, {}),
+    (Kind.CHECKSUM, _BUILDKIT_CHECKSUM, {"input": "an ADD of the Dockerfile"}),
+    (Kind.FETCH, _FETCH, {}),
+    (Kind.UNTRUSTED, _UNTRUSTED, {}),
+    (Kind.BAZEL_TOO_OLD, _OLD_BAZEL, {"found": "of the build"}),
+)
+
+
 def is_shared(error: FactoryError) -> bool:
     """Whether what fails one variant so fails every other one with the same sources and the same Dockerfile."""
     shared = isinstance(error, BazelTooOldError | ChecksumError | FetchError | ProgramMissingError)
@@ -164,16 +181,11 @@ def classify(log: str, *, exit_code: int, place: str = "") -> Failure:
     # earlier step warned of is not why this one failed.
     lines = [line for line in log.splitlines() if line.startswith(place) or not line.startswith("[")]
     lines = [line for line in lines if not line.lstrip().startswith(">>>")]
-    if failure := (
-        _out_of_memory(lines, exit_code)
-        or _matching(Kind.DISK_FULL, _DISK_FULL, lines)
-        or _cache(lines)
-        or _checksum(lines)
-        or _matching(Kind.FETCH, _FETCH, lines)
-        or _untrusted(lines)
-        or _old_bazel(lines)
-        or _program_missing(lines)
-    ):
+    failure = next(filter(None, (_matching(*row, lines) for row in _PATTERNS)), None)
+    if exit_code == _KILLED and (failure is None or failure.kind is not Kind.OUT_OF_MEMORY):
+        killed = f"the command ended with exit code {_KILLED}, which is SIGKILL"
+        failure = Failure(kind=Kind.OUT_OF_MEMORY, lines=(killed,), details=_measured(lines))
+    if failure := failure or _program_missing(lines):
         return failure
     if action := _failed_action(lines):
         wrapper, printed = action
@@ -192,17 +204,19 @@ def _first(lines: Iterable[str]) -> tuple[str, ...]:
     return tuple(islice(dict.fromkeys(lines), _SHOWN))
 
 
-def _matching(kind: Kind, pattern: re.Pattern[str], lines: list[str], **details: str) -> Failure | None:
-    found = _first(line for line in lines if pattern.search(line))
-    return Failure(kind=kind, lines=found, details=details) if found else None
-
-
-def _out_of_memory(lines: list[str], exit_code: int) -> Failure | None:
-    found = _matching(Kind.OUT_OF_MEMORY, _OUT_OF_MEMORY, lines)
-    if found is None and exit_code == _KILLED:
-        killed = f"the command ended with exit code {_KILLED}, which is SIGKILL"
-        found = Failure(kind=Kind.OUT_OF_MEMORY, lines=(killed,))
-    return None if found is None else replace(found, details=_measured(lines))
+def _matching(kind: Kind, pattern: re.Pattern[str], details: Mapping[str, str], lines: list[str]) -> Failure | None:
+    found = [match for line in lines if (match := pattern.search(line))]
+    if not found:
+        return None
+    details = {**details, **{name: text for name, text in found[0].groupdict().items() if text}}
+    if pattern is _BUILDKIT_CHECKSUM:
+        details |= next((match.groupdict() for line in lines if (match := _ADDED.search(line))), {})
+    if kind is Kind.OUT_OF_MEMORY:
+        details = _measured(lines)
+    shown = _first(match.string for match in found)
+    if kind is Kind.UNTRUSTED:  # each attempt says so
+        return Failure(kind=kind, lines=shown[-1:], details=details, shared=True)
+    return Failure(kind=kind, lines=shown, details=details)
 
 
 def _measured(lines: list[str]) -> Mapping[str, str]:
@@ -214,35 +228,6 @@ def _measured(lines: list[str]) -> Mapping[str, str]:
         limit = "max"
     measured = {"peak": peak if peak.isdecimal() else "", "limit": limit, "kills": kills}
     return {name: value for name, value in measured.items() if value}
-
-
-def _cache(lines: list[str]) -> Failure | None:
-    for line in lines:
-        if match := _CACHE.search(line):
-            return Failure(kind=Kind.CACHE_CORRUPT, lines=(line,), details={"cache": match["cache"] or match["parsed"]})
-    return _matching(Kind.CACHE_CORRUPT, _NO_OUTPUTS, lines, cache="disk")
-
-
-def _checksum(lines: list[str]) -> Failure | None:
-    for line in lines:
-        if match := _BAZEL_CHECKSUM.search(line) or _BUILDKIT_CHECKSUM.search(line):
-            added = (found["input"] for each in lines if (found := _ADDED.search(each)))
-            details = {"input": next(added, "an ADD of the Dockerfile"), **match.groupdict()}
-            return Failure(kind=Kind.CHECKSUM, lines=(line,), details=details)
-    return None
-
-
-def _untrusted(lines: list[str]) -> Failure | None:
-    found = _matching(Kind.UNTRUSTED, _UNTRUSTED, lines)
-    return None if found is None else replace(found, lines=found.lines[-1:], shared=True)
-
-
-def _old_bazel(lines: list[str]) -> Failure | None:
-    for line in lines:
-        if match := _OLD_BAZEL.search(line):
-            details = {"minimum": match["minimum"].rstrip("."), "found": match["found"] or "of the build"}
-            return Failure(kind=Kind.BAZEL_TOO_OLD, lines=(line,), details=details)
-    return None
 
 
 def _failed_action(lines: list[str]) -> tuple[str, list[str]] | None:
