@@ -103,7 +103,7 @@ def test_a_download_that_is_cut_is_tried_again(tiny: Checkout) -> None:
 
 
 def test_a_download_that_stays_cut_is_reported(tiny: Checkout) -> None:
-    attempts = "src/serving_factory/pipeline/recovery.py"
+    attempts = "src/serving_factory/pipeline/retry.py"
     with (
         archives() as server,
         server.depend(tiny),

@@ -64,7 +64,7 @@ def test_a_compile_whose_engine_dies_goes_on_with_the_one_that_comes_back(engine
             engine.end()
 
         with (
-            checkout.edited("src/serving_factory/pipeline/recovery.py", "_PATIENCE = 60.0", "_PATIENCE = 1.0"),
+            checkout.edited("src/serving_factory/pipeline/retry.py", "_PATIENCE = 60.0", "_PATIENCE = 1.0"),
             checkout.start(*command, env=environment) as running,
         ):
             begin_and_kill_the_engine(running)

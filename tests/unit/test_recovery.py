@@ -24,10 +24,10 @@ from serving_factory.errors import (
     FetchError,
     OutOfMemoryError,
 )
-from serving_factory.pipeline import recovery
+from serving_factory.pipeline import retry
 from serving_factory.pipeline.budget import Share
 from serving_factory.pipeline.job import Job, Site
-from serving_factory.pipeline.recovery import Recovery
+from serving_factory.pipeline.retry import Recovery
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import load
@@ -37,8 +37,8 @@ LOST = EngineLostError("It went away.", why="EOF", remedy="see why")
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
-    monkeypatch.setattr(recovery, "_FIRST_DELAY", 0.01)
-    monkeypatch.setattr(recovery, "_LOOK", 0.001)
+    monkeypatch.setattr(retry, "_FIRST_DELAY", 0.01)
+    monkeypatch.setattr(retry, "_LOOK", 0.001)
     matrix = load(tmp_path)
     site = Site(build=tmp_path, models=tmp_path, connect=lambda: Engine.__new__(Engine))
     assert isinstance(site.engine, Engine)
@@ -111,7 +111,7 @@ def test_without_a_network_a_download_is_tried_once(job: Job) -> None:
 
 
 def test_a_wait_ends_when_the_run_does(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "_FIRST_DELAY", 20.0)
+    monkeypatch.setattr(retry, "_FIRST_DELAY", 20.0)
     job.cancel.ask()
     Attempts(FetchError("cut")).fail(job, CancelledError)
 
@@ -137,14 +137,14 @@ def done_to_caches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append(f"drop {prefix}")
         return Dropped(gone=(MOUNT,), used=())
 
-    monkeypatch.setattr(recovery, "drop_cache_mounts", drop)
-    monkeypatch.setattr(recovery, "empty_cache", lambda base, name: done.append(f"empty {name} from {base}"))
+    monkeypatch.setattr(retry, "drop_cache_mounts", drop)
+    monkeypatch.setattr(retry, "empty_cache", lambda base, name: done.append(f"empty {name} from {base}"))
     return done
 
 
 @pytest.fixture
 def used_by_another(done_to_caches: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(recovery, "drop_cache_mounts", lambda _prefix: Dropped(gone=(), used=(MOUNT,)))
+    monkeypatch.setattr(retry, "drop_cache_mounts", lambda _prefix: Dropped(gone=(), used=(MOUNT,)))
     return done_to_caches
 
 
@@ -173,7 +173,7 @@ def test_one_that_can_neither_be_dropped_nor_emptied_is_not_built_with(
     def broken(_base: str, _name: str) -> None:
         raise EngineError("it cannot be done", why="rm: Input/output error")
 
-    monkeypatch.setattr(recovery, "empty_cache", broken)
+    monkeypatch.setattr(retry, "empty_cache", broken)
     tried = Attempts(CacheCorruptError("damaged", cache="disk", why="x"))
     error = tried.fail(job, CacheCorruptError, "damaged; another build uses it")
     assert (len(tried.shares), used_by_another) == (1, [])
@@ -235,7 +235,7 @@ def test_it_is_done_once_more_and_not_twice(job: Job, monkeypatch: pytest.Monkey
 
 
 def test_one_that_stays_away_is_lost(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "_PATIENCE", 0.05)
+    monkeypatch.setattr(retry, "_PATIENCE", 0.05)
     engine_that_is_silent(monkeypatch, float("inf"))
     error = Attempts(LOST).fail(job, EngineLostError, "It went away, and was not back after")
     assert isinstance(error, EngineLostError)

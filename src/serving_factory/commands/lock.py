@@ -61,7 +61,7 @@ def _show(pins: Sequence[Pin], matrix: Matrix, *, written: bool, json: bool) -> 
     documents = [
         {
             "name": pin.name,
-            "kind": "base" if pin.is_base else "bazel",
+            "kind": "base" if pin.base else "bazel",
             "change": pin.change,
             "locked": pin.locked or None,
             "found": pin.found or None,
@@ -77,10 +77,7 @@ def pins_table(pins: Sequence[Pin], *, width: int | None = None) -> str:
     """A line for each pin, and how many have which change."""
     if not pins:
         return "There is nothing to lock: no base comes from a registry, and the catalogue knows every checksum.\n"
-    cells = [
-        (pin.name if pin.is_base else f"Bazel {pin.name}", pin.change, _short(pin.locked), _short(pin.found))
-        for pin in pins
-    ]
+    cells = [(pin.title, pin.change, _short(pin.locked), _short(pin.found)) for pin in pins]
     counts = words(Counter(pin.change for pin in pins))
     text = table(("pin", "result", "locked", "upstream"), cells, width=width)
     return f"{text}\n{count(len(pins), 'pin')}: {counts}.\n"

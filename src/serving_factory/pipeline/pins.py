@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import partial
 from typing import TypeVar
 
 from serving_factory.catalogue.distributions import retired_bases
@@ -148,80 +147,59 @@ class Pin:
     """One pin."""
 
     name: str  # a base image with its tag, or a version of Bazel
-    is_base: bool  # which of the two
-    change: Change  # what became of it
+    base: NeededBase | None  # None for a version of Bazel
+    change: Change = Change.KEPT  # what became of it
     locked: str = ""  # what the lock file had; empty for nothing
     found: str = ""  # what there is upstream; empty where that was not asked, or not answered
     error: FactoryError | None = None  # why it could not be made, or is not as locked
+
+    @property
+    def title(self) -> str:
+        """The name, with what it is the name of."""
+        return self.name if self.base else f"Bazel {self.name}"
 
     @property
     def pinned(self) -> str:
         """What the lock file gets; empty for nothing."""
         return "" if self.change is Change.DROPPED else self.found or self.locked
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Candidate:
-    """Something that can be pinned; `find` asks upstream for it (None where no registry has a say)."""
-
-    pin: Pin
-    find: Callable[[], str] | None
-    holds: Callable[[], bool]
-
-    def made(self) -> Pin:
-        """The pin as upstream has it now."""
-        assert self.find is not None  # noqa: S101 - only asked of those that can be found
-        try:
-            found = self.find()
-        except FactoryError as error:
-            change = Change.VANISHED if isinstance(error, VanishedError) else Change.FAILED
-            return replace(self.pin, change=change, error=error)
-        locked = self.pin.locked
-        change = Change.ADDED if not locked else Change.KEPT if found == locked else Change.MOVED
-        return replace(self.pin, change=change, found=found)
+    @property
+    def can_be_found(self) -> bool:
+        """Whether upstream has a say: no registry has one of an image that only the engine has."""
+        return self.base is None or bool(self.base.asked)
 
 
 def make_pins(needs: Needs, lock: Lock, upstream: Upstream, update: Callable[[str], bool]) -> tuple[Pin, ...]:
     """Make the pins of a lock file. Where one cannot be made, what was locked stays, what nothing needs included."""
     pins = []
-    for one in _candidates(needs, lock, upstream):
-        if one.find and (not one.pin.locked or update(one.pin.name)):
-            pins.append(one.made())
-        elif one.pin.locked:
-            pins.append(one.pin)
+    for pin in _pins(needs, lock):
+        if pin.can_be_found and (not pin.locked or update(pin.name)):
+            pins.append(_made(pin, upstream))
+        elif pin.locked:
+            pins.append(pin)
     unneeded = Change.DROPPED if all(pin.error is None for pin in pins) else Change.KEPT
-    return (*pins, *(replace(one.pin, change=unneeded) for one in _candidates(_unneeded(needs, lock), lock, upstream)))
+    return (*pins, *(replace(pin, change=unneeded) for pin in _pins(_unneeded(needs, lock), lock)))
 
 
 def compare_pins(needs: Needs, lock: Lock, upstream: Upstream) -> tuple[Pin, ...]:
     """Compare a lock with what there is upstream; what is required and not locked is reported, too."""
-    everything = (*_candidates(needs, lock, upstream), *_candidates(_unneeded(needs, lock), lock, upstream))
-    return tuple(_compared(one) for one in everything if one.find)
+    everything = (*_pins(needs, lock), *_pins(_unneeded(needs, lock), lock))
+    return tuple(_compared(pin, upstream) for pin in everything if pin.can_be_found)
 
 
 def locked_by(pins: Sequence[Pin], lock: Lock) -> Lock:
     """The lock that pins give, for the file that a lock was read from."""
     return replace(
         lock,
-        bases={pin.name: pin.pinned for pin in pins if pin.is_base and pin.pinned},
-        bazel={pin.name: pin.pinned for pin in pins if not pin.is_base and pin.pinned},
+        bases={pin.name: pin.pinned for pin in pins if pin.base and pin.pinned},
+        bazel={pin.name: pin.pinned for pin in pins if not pin.base and pin.pinned},
     )
 
 
-def _candidates(needs: Needs, lock: Lock, upstream: Upstream) -> Iterator[_Candidate]:
-    for base in needs.bases:
-        locked = lock.bases.get(base.name, "")
-        yield _Candidate(
-            pin=Pin(name=base.name, is_base=True, change=Change.KEPT, locked=locked),
-            find=partial(upstream.digest, base) if base.asked else None,
-            holds=partial(upstream.holds, base, locked),
-        )
-    for version in needs.bazels:
-        yield _Candidate(
-            pin=Pin(name=version, is_base=False, change=Change.KEPT, locked=lock.bazel.get(version, "")),
-            find=partial(upstream.checksum, version),
-            holds=lambda: False,
-        )
+def _pins(needs: Needs, lock: Lock) -> Iterator[Pin]:
+    """The pins as they are locked."""
+    yield from (Pin(name=base.name, base=base, locked=lock.bases.get(base.name, "")) for base in needs.bases)
+    yield from (Pin(name=version, base=None, locked=lock.bazel.get(version, "")) for version in needs.bazels)
 
 
 def _unneeded(needs: Needs, lock: Lock) -> Needs:
@@ -232,17 +210,27 @@ def _unneeded(needs: Needs, lock: Lock) -> Needs:
     )
 
 
-def _compared(one: _Candidate) -> Pin:
-    if not one.pin.locked:
-        what = one.pin.name if one.pin.is_base else f"Bazel {one.pin.name}"
+def _made(pin: Pin, upstream: Upstream) -> Pin:
+    """The pin as upstream has it now."""
+    try:
+        found = upstream.digest(pin.base) if pin.base else upstream.checksum(pin.name)
+    except FactoryError as error:
+        change = Change.VANISHED if isinstance(error, VanishedError) else Change.FAILED
+        return replace(pin, change=change, error=error)
+    change = Change.ADDED if not pin.locked else Change.KEPT if found == pin.locked else Change.MOVED
+    return replace(pin, change=change, found=found)
+
+
+def _compared(locked: Pin, upstream: Upstream) -> Pin:
+    if not locked.locked:
         remedy = "Run `./factory lock`, and commit the file that it writes."
-        error = NotLockedError(f"{what} is not in the lock file.", remedy=remedy)
-        return replace(one.pin, change=Change.MISSING, error=error)
-    pin = one.made()
+        error = NotLockedError(f"{locked.title} is not in the lock file.", remedy=remedy)
+        return replace(locked, change=Change.MISSING, error=error)
+    pin = _made(locked, upstream)
     if pin.change not in {Change.MOVED, Change.VANISHED}:
         return pin
     try:
-        held = one.holds()
+        held = pin.base is not None and upstream.holds(pin.base, pin.locked)
     except FactoryError as error:
         return replace(pin, change=Change.FAILED, error=error)
     return _differing(pin, held=held)
@@ -255,11 +243,11 @@ def _differing(pin: Pin, *, held: bool) -> Pin:
         return replace(pin, error=VanishedError(pin.error.what, why=why, remedy=pin.error.remedy)) if held else pin
     what, why = f"{pin.name} stands for another image than is locked", f"locked {pin.locked}\nfound  {pin.found}"
     update = f"`./factory lock --update {pin.name}`"
-    if pin.is_base and not held:
+    if pin.base and not held:
         lost = f"{what}, and its registry no longer has the locked one."
         return replace(pin, change=Change.VANISHED, error=VanishedError(lost, why=why, remedy=f"Run {update}."))
     remedy = f"Builds go on from what is locked; {update} takes the new one."
-    if not pin.is_base:
-        what = f"Bazel {pin.name}: its release asset has another checksum than is locked"
+    if not pin.base:
+        what = f"{pin.title}: its release asset has another checksum than is locked"
         remedy = f"A release does not change: find out who changed it before you take it with {update}."
     return replace(pin, error=MovedError(f"{what}.", why=why, remedy=remedy))

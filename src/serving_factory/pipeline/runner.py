@@ -15,7 +15,7 @@ from serving_factory.pipeline.budget import Candidate
 from serving_factory.pipeline.events import Emit, Event, EventKind, Status, VariantResult
 from serving_factory.pipeline.job import Job, Site, Stage
 from serving_factory.pipeline.records import Outputs, Record, clear_logs, put_aside, record_path, write_record
-from serving_factory.pipeline.recovery import Recovery
+from serving_factory.pipeline.retry import Recovery
 from serving_factory.pipeline.stages import reached, stage
 from serving_factory.recipes.recipe import CACHES, Recipe, key_of
 
