@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from serving_factory.commands.build import PlannedRow, plan_table
+from serving_factory.commands.build import plan_row, plan_table
 from serving_factory.output.outcomes import actual_line, estimate_cells, estimate_line, summary_table
 from serving_factory.pipeline.estimates import (
     NOTHING_TO_DO,
@@ -193,13 +193,13 @@ def test_a_estimate_in_words() -> None:
 
 
 def test_a_dry_run_shows_the_estimate_beside_the_plan() -> None:
-    row = PlannedRow(variant="a", run=("compile",), because="compile has not run", estimate=known("a", 60.0))
-    text = plan_table([row, PlannedRow(variant="b", up_to_date=("compile",))])
+    row = plan_row(variant="a", run=("compile",), because="compile has not run", estimate=known("a", 60.0))
+    text = plan_table([row, plan_row(variant="b", up_to_date=("compile",))])
     assert "estimated from" in text
     assert "1 min 00 s" in text
     assert "its own earlier runs" in text
     assert estimate_cells(None) == ("", "", "", "")
-    assert "estimated" not in plan_table([PlannedRow(variant="b", up_to_date=("compile",))])
+    assert "estimated" not in plan_table([plan_row(variant="b", up_to_date=("compile",))])
 
 
 def built(

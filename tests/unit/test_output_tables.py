@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.commands.build import PlannedRow, plan_table
+from serving_factory.commands.build import plan_row, plan_table
 from serving_factory.commands.list import Listed, variants_table
 from serving_factory.errors import CompileError, RegistryError
 from serving_factory.output.outcomes import demo_table, pushed_list, run_commands, summary_table
@@ -122,7 +122,7 @@ def test_list_table() -> None:
 
 def test_plan_table() -> None:
     rows = [
-        PlannedRow(
+        plan_row(
             variant="a",
             run=("package", "smoke"),
             up_to_date=("compile",),
@@ -131,8 +131,8 @@ def test_plan_table() -> None:
             jobs=1,
             memory=2 * 2**30,
         ),
-        PlannedRow(variant="c", run=("compile",), because="new", wave=2, jobs=8, memory=16 * 2**30, after="a"),
-        PlannedRow(variant="b", up_to_date=("compile", "package", "smoke")),
+        plan_row(variant="c", run=("compile",), because="new", wave=2, jobs=8, memory=16 * 2**30, after="a"),
+        plan_row(variant="b", up_to_date=("compile", "package", "smoke")),
     ]
     assert plan_table(rows, Budget(cpus=8, memory=20 * 2**30)) == (
         "wave  variant  would run      up to date             jobs    memory  because\n"

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from serving_factory.commands.shared import Asked
 from serving_factory.errors import EngineError, EngineUnavailableError, UsageError
 from serving_factory.output.text import size
-from serving_factory.pipeline.budget import Budget, Limits, Schedule, one_by_one, schedule
+from serving_factory.pipeline.budget import Budget, Candidate, Limits, Schedule, one_by_one, schedule
 from serving_factory.pipeline.estimates import RunEstimate
 from serving_factory.pipeline.history import estimate_run
 from serving_factory.pipeline.job import Job, Site, Stage
 from serving_factory.pipeline.records import matrix_name
-from serving_factory.pipeline.runner import PlannedVariant
-from serving_factory.recipes.recipe import Recipe, recipes_for
+from serving_factory.recipes.recipe import recipes_for
 
 
 def site_of(asked: Asked, registry: str = "") -> Site:
@@ -57,21 +56,25 @@ def budget_of(site: Site, stages: Sequence[Stage[Any]], *, memory: int | None = 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run, planned from the records; `budget` is None where nothing is to be done, or no engine answers."""
+    """Which variant works when, and what it takes; `budget` is None where nothing is to be done, or no engine answers."""
 
-    variants: tuple[PlannedVariant, ...]
     budget: Budget | None
     schedule: Schedule
     estimate: RunEstimate
 
 
 def plan_run(
-    asked: Asked, recipes: Sequence[Recipe], variants: tuple[PlannedVariant, ...], limits: Limits, budget: Budget | None
+    asked: Asked,
+    jobs: Sequence[Job],
+    work: Sequence[Candidate],
+    runs: Mapping[str, Sequence[str]],
+    *,
+    limits: Limits,
+    budget: Budget | None,
 ) -> Plan:
-    """Schedule what is to be done, and estimate it."""
-    work = [one.candidate for one in variants if one.run]
+    """Schedule work, and estimate each variant's stages in `runs`; without a budget one variant waits for another."""
     budget = budget if work else None
-    turns = schedule(work, budget, limits) if budget else one_by_one([one.variant for one in work])
-    runs = {one.variant: one.run for one in variants}
+    turns = schedule(work, budget, limits) if budget else one_by_one([job.recipe.variant.id for job in jobs])
     matrix = matrix_name(asked.file, asked.checkout.root)
-    return Plan(variants, budget, turns, estimate_run(recipes, runs, turns, asked.checkout.build, matrix=matrix))
+    estimate = estimate_run([job.recipe for job in jobs], runs, turns, asked.checkout.build, matrix=matrix)
+    return Plan(budget, turns, estimate)
