@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serving_factory.commands.build import plan_row, plan_table
-from serving_factory.commands.list import Listed, variants_table
+from serving_factory.commands.list import variants_table
 from serving_factory.errors import CompileError, RegistryError
 from serving_factory.output.outcomes import demo_table, pushed_list, run_commands, summary_table
 from serving_factory.output.text import page, table
@@ -105,9 +105,11 @@ def test_run_command_survives_odd_paths(folder: str, mount: str) -> None:
 
 
 def test_list_table() -> None:
+    both: dict[str, object] = {"release": "2.19.1", "flavour": "cpu", "platform": "linux/amd64", "cuda": None}
+    both |= {"last_stage": None, "buildable": True}
     rows = [
-        Listed(variant="2.19.1-cpu", release="2.19.1", flavour="cpu", level="x86-64", targets=("a", "b")),
-        Listed(variant="2.19.1-cpu-v3", release="2.19.1", flavour="cpu", level="x86-64-v3", targets=("c",)),
+        {**both, "variant": "2.19.1-cpu", "level": "x86-64", "targets": ("a", "b")},
+        {**both, "variant": "2.19.1-cpu-v3", "level": "x86-64-v3", "targets": ("c",)},
     ]
     assert variants_table(rows) == (
         "variant        release  flavour  level      targets\n"

@@ -157,11 +157,16 @@ COMPILED = record(
 
 def test_what_a_record_does_not_have_is_absent_not_nothing() -> None:
     nothing = measure(V1, {})
-    assert (nothing.actions, nothing.disk_cache_hits, nothing.stage_seconds) == (None, None, None)
+    assert (nothing["actions"], nothing["disk_cache_hits"], nothing["stage_seconds"]) == (None, None, None)
     found = measure(V1, {"compile": COMPILED})
-    assert (found.stage_seconds, found.wall_seconds, found.actions, found.local_actions) == (71.4, 65.0, 60, 40)
-    assert (found.disk_cache_hits, found.remote_cache_hits) == (12, 0)
-    assert (found.peak_memory_bytes, found.image_size) == (None, None)
+    assert (found["stage_seconds"], found["wall_seconds"], found["actions"], found["local_actions"]) == (
+        71.4,
+        65.0,
+        60,
+        40,
+    )
+    assert (found["disk_cache_hits"], found["remote_cache_hits"]) == (12, 0)
+    assert (found["peak_memory_bytes"], found["image_size"]) == (None, None)
 
 
 def test_the_report_says_what_the_records_do(checkout: Checkout, tmp_path: Path, capsys: Captured) -> None:

@@ -238,7 +238,7 @@ def _print_plan(options: RunOptions, stages: Sequence[Stage[Any]]) -> None:
     work = [one.candidate for one in variants if one.run]
     budget = budget_of(run.site, stages, memory=options.memory) if work else None
     plan = run.plan(work, {one.variant: one.run for one in variants}, budget)
-    rows = [plan_row(**row) for row in _rows(plan, variants)]
+    rows = list(_rows(plan, variants))
     rows += [plan_row(variant=one.variant.id, unbuildable=one.error.what) for one in run.unbuildable]
     downloads, needs = _needs(run, plan.estimate) if plan.budget else ([], "")
     document = {
@@ -256,22 +256,18 @@ def plan_row(**known: object) -> Row:
     return {**dict.fromkeys(_MEMBERS), "run": (), "up_to_date": (), **known}
 
 
-def _rows(plan: Plan, variants: Sequence[PlannedVariant]) -> Iterator[dict[str, object]]:
+def _rows(plan: Plan, variants: Sequence[PlannedVariant]) -> Iterator[Row]:
     """In the order in which the variants would begin."""
     turns = {turn.variant: turn for turn in plan.schedule.turns} if plan.budget else {}
     estimates = {one.variant: one for one in plan.estimate.variants}
     order = {id_: index for index, id_ in enumerate(turns)}
     for one in sorted(variants, key=lambda one: order.get(one.variant, len(order))):
-        row: dict[str, object] = {
-            "variant": one.variant,
-            "run": one.run,
-            "up_to_date": one.up_to_date,
-            "because": one.because or None,
-        }
+        row: dict[str, object] = {"variant": one.variant, "run": one.run, "up_to_date": one.up_to_date}
+        row |= {"because": one.because or None, "estimate": estimates.get(one.variant)}
         if turn := turns.get(one.variant):
             share, after = turn.share, turn.after or None
             row |= {"wave": turn.wave, "jobs": share.jobs or None, "memory": share.memory, "after": after}
-        yield {**row, "estimate": estimates.get(one.variant)}
+        yield plan_row(**row)
 
 
 def plan_table(rows: Sequence[Row], budget: Budget | None = None, *, width: int | None = None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from serving_factory.commands.shared import Asked, progress, show, width
@@ -137,29 +137,7 @@ def _value(change: Change, value: str | float | None) -> str:
     return duration(value) if change.what == "seconds" else size(int(value))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measures:
-    """The numbers in the records of one variant; None where a record does not have it."""
-
-    variant: str
-    compiled: str | None = None  # when; UTC, ISO 8601
-    stage_seconds: float | None = None  # of the compile stage; `wall_seconds` of these are Bazel's
-    wall_seconds: float | None = None
-    actions: int | None = None
-    local_actions: int | None = None  # those that ran in the build's container
-    disk_cache_hits: int | None = None
-    remote_cache_hits: int | None = None
-    remote_actions: int | None = None
-    bytes_fetched: int | None = None  # over the network, by Bazel's containers
-    critical_path_seconds: float | None = None
-    cpu_seconds: float | None = None  # of all actions and of Bazel
-    peak_memory_bytes: int | None = None  # of the build's container
-    binary_size: int | None = None
-    image_size: int | None = None
-    smoke_checks: Sequence[Mapping[str, Any]] = ()
-
-
-_SHOWN: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+_MEASURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("compiled", "compiled", str),
     ("compile stage", "stage_seconds", duration),
     ("Bazel's wall time", "wall_seconds", duration),
@@ -175,43 +153,45 @@ _SHOWN: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("binary", "binary_size", size),
     ("image", "image_size", size),
 )
-_OF_BAZEL = [name for _, name, _ in _SHOWN[2:-2]]
 
 
-def measure(variant: str, records: Mapping[str, Record[Any]]) -> Measures:
-    """Read the numbers out of a variant's records."""
+def measure(variant: str, records: Mapping[str, Record[Any]]) -> dict[str, Any]:
+    """Read the numbers out of a variant's records (docs/records.md); None where a record does not have it."""
     compiled, binary, image, smoke = (records.get(stage) for stage in ("compile", "extract", "package", "smoke"))
-    return Measures(
-        variant=variant,
-        compiled=compiled.started if compiled else None,
-        stage_seconds=compiled.seconds if compiled else None,
-        **({name: getattr(compiled.outputs, name) for name in _OF_BAZEL} if compiled else {}),
-        binary_size=binary.outputs.size if binary else None,
-        image_size=image.outputs.size if image else None,
-        smoke_checks=_pairs(smoke.outputs.checks if smoke else {}, "seconds"),
-    )
+    elsewhere = {
+        "compiled": compiled and compiled.started,
+        "stage_seconds": compiled and compiled.seconds,
+        "binary_size": binary and binary.outputs.size,
+        "image_size": image and image.outputs.size,
+    }
+    found = {name: getattr(compiled and compiled.outputs, name, None) for _, name, _ in _MEASURES}
+    return {
+        "variant": variant,
+        **found,
+        **elsewhere,
+        "smoke_checks": _pairs(smoke.outputs.checks if smoke else {}, "seconds"),
+    }
 
 
 def show_report(asked: Asked, *, json: bool) -> None:
     """Print what the records of the chosen variants say; for those without a record, the command that builds them."""
     measures = [measure(variant.id, reached(asked.folder / variant.id)) for variant in asked.choose(asked.load())]
     documents = [
-        {**asdict(one), "build_command": None if one.compiled else build_command(asked, one.variant)}
-        for one in measures
+        {**one, "build_command": None if one["compiled"] else build_command(asked, one["variant"])} for one in measures
     ]
-    show({"variants": documents}, report_page(measures, asked), json=json)
+    show({"variants": documents}, report_page(documents), json=json)
 
 
-def report_page(measures: Sequence[Measures], asked: Asked) -> str:
+def report_page(documents: Sequence[Mapping[str, Any]]) -> str:
     """A section for each variant; at the end those without a record."""
     sections = []
-    for one in measures:
-        if one.compiled is not None:
-            values = [(title, getattr(one, name), form) for title, name, form in _SHOWN]
+    for one in documents:
+        if one["compiled"]:
+            values = [(title, one[name], form) for title, name, form in _MEASURES]
             entries = [(title, _ABSENT if value is None else form(value)) for title, value, form in values]
-            checks = "\n".join(f"{duration(check['seconds'])}  {check['name']}" for check in one.smoke_checks)
-            sections.append((one.variant, (*entries, ("smoke checks", checks or _ABSENT))))
-    never = tuple((one.variant, build_command(asked, one.variant)) for one in measures if one.compiled is None)
+            checks = "\n".join(f"{duration(check['seconds'])}  {check['name']}" for check in one["smoke_checks"])
+            sections.append((one["variant"], (*entries, ("smoke checks", checks or _ABSENT))))
+    never = tuple((one["variant"], one["build_command"]) for one in documents if one["build_command"])
     sections.append(("Not built yet; to build:", never))
     return page("Report", sections)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from serving_factory.catalogue.releases import releases
@@ -22,22 +21,6 @@ MAX_JOBS = 256
 MAX_SIZE = 1_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
-    """A variant as `list` shows it; `last_stage` is the last one with a record, None before any."""
-
-    variant: str
-    release: str
-    flavour: str
-    level: str
-    platform: str = "linux/amd64"
-    cuda: str | None = None
-    capabilities: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
-    last_stage: str | None = None
-    buildable: bool = True
-
-
 def list_variants(asked: Asked, *, json: bool, ids: bool, github: bool) -> None:
     """Print the variants: a table, a JSON document, ids alone, or matrices for GitHub Actions."""
     if json + ids + github > 1:
@@ -49,7 +32,7 @@ def list_variants(asked: Asked, *, json: bool, ids: bool, github: bool) -> None:
     elif github:
         write(github_matrices(chosen))
     else:
-        listed = [_listed(variant, matrix, asked) for variant in chosen]
+        listed = [{**_axes(one), **_state(one, matrix, asked)} for one in chosen]
         dropped = len(matrix.dropped)
         text = variants_table(listed, dropped=dropped, width=width())
         show({"dropped": dropped, "variants": listed}, text, json=json)
@@ -60,37 +43,34 @@ def _axes(variant: Variant) -> dict[str, Any]:
     return {"variant": variant.id, **{name: getattr(variant, name) for name in names}}
 
 
-def _listed(variant: Variant, matrix: Matrix, asked: Asked) -> Listed:
-    return Listed(
-        **_axes(variant),
-        capabilities=variant.capabilities,
-        targets=matrix.targets_of(variant),
-        last_stage=last_stage(asked.folder / variant.id, STAGES) or None,
-        buildable=is_buildable(variant, releases()[variant.release], matrix.settings_of(variant.release), matrix.lock),
-    )
+def _state(variant: Variant, matrix: Matrix, asked: Asked) -> dict[str, Any]:
+    settings, release = matrix.settings_of(variant.release), releases()[variant.release]
+    return {
+        "capabilities": variant.capabilities,
+        "targets": matrix.targets_of(variant),
+        "last_stage": last_stage(asked.folder / variant.id, STAGES) or None,
+        "buildable": is_buildable(variant, release, settings, matrix.lock),
+    }
 
 
-def variants_table(variants: Sequence[Listed], *, dropped: int = 0, width: int | None = None) -> str:
-    """A line for each variant."""
+def variants_table(variants: Sequence[Mapping[str, Any]], *, dropped: int = 0, width: int | None = None) -> str:
+    """A line for each variant, of the members in docs/json.md."""
     if not variants:
         return "The matrix has no variants.\n"
-    names = ("variant", "release", "flavour", "level", "platform", "cuda", "targets", "last stage")
-    default = {one.platform for one in variants} == {"linux/amd64"}
+    axes = ["variant", "release", "flavour", "level", "platform", "cuda"]
+    if {one["platform"] for one in variants} == {"linux/amd64"}:
+        axes.remove("platform")
     cells = [
         (
-            one.variant,
-            one.release,
-            one.flavour,
-            one.level,
-            "" if default else one.platform,
-            one.cuda or "",
-            ", ".join(one.targets),
-            one.last_stage or "" if one.buildable else "cannot be built",
+            *(one[name] or "" for name in axes),
+            ", ".join(one["targets"]),
+            one["last_stage"] or "" if one["buildable"] else "cannot be built",
         )
         for one in variants
     ]
     more = f" {dropped} more dropped; `./factory explain --dropped` says why." if dropped else ""
-    return f"{table(names, cells, width=width)}\n{count(len(variants), 'variant')}.{more}\n"
+    text = table((*axes, "targets", "last stage"), cells, width=width)
+    return f"{text}\n{count(len(variants), 'variant')}.{more}\n"
 
 
 def github_matrices(variants: Iterable[Variant], *, jobs: int = MAX_JOBS, size: int = MAX_SIZE) -> str:

@@ -56,7 +56,7 @@ def budget_of(site: Site, stages: Sequence[Stage[Any]], *, memory: int | None = 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which variant works when, and what it takes; `budget` is None where nothing is to be done, or no engine answers."""
+    """Which variant works when, and what it takes; no budget where nothing is to be done, or no engine answers."""
 
     budget: Budget | None
     schedule: Schedule
