@@ -1,18 +1,14 @@
 # shellcheck shell=sh
-# What all steps of the set-up share: messages, user and distribution, logged commands, apt.
-# Sourced by setup.sh; needs $here (the repository's root) and $state (a folder for its own files).
+# What all steps of the set-up share: user and distribution, logged commands, apt.
+# Sourced by setup.sh, after ready.sh; needs $here (the repository's root) and $state (a folder for its own files).
 # shellcheck disable=SC2154 # setup.sh sets here, state, log
 
 # The file system that is looked at. Only the tests set it.
 root=${FACTORY_TEST_ROOT:-}
 
-say() {
-    printf 'factory: %s\n' "$*" >&2
-}
-
 # Something that a person has to install or allow is missing (sysexits.h: EX_UNAVAILABLE).
 stop() {
-    printf 'factory: %s\n' "$*" >&2
+    say "$@"
     exit 69
 }
 

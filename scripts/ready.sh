@@ -6,6 +6,21 @@ base_image=serving-factory/base:bookworm
 oldest_engine=23
 engine_answers=${FACTORY_TEST_ENGINE_ANSWERS:-20} # seconds in which an engine answers
 
+# A message that cannot be written ends nothing.
+say() {
+    printf 'factory: %s\n' "$*" >&2 || true
+}
+
+# show: copies standard input to standard output. A reader that has read enough (SIGPIPE) is no error.
+show() {
+    status=0
+    { lost=$(cat 2>&1 >&3) || status=$?; } 3>&1
+    [ "$status" -ne 0 ] && [ "$status" -ne 141 ] || return 0
+    say "Not all of standard output could be written: ${lost##*: }." \
+        "Free some space where it is written, or write it elsewhere."
+    exit 1
+}
+
 # What .venv was made from: another place, another pyproject.toml or another lock asks for a new one.
 environment_origin() {
     echo "$here" && cat "$here/pyproject.toml" "$here/uv.lock"

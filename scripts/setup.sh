@@ -68,7 +68,8 @@ while [ "$#" -gt 0 ] && [ "$1" != -- ]; do
 done
 
 if [ -n "$summary" ]; then
-    printf 'environment  %s\nengine       %s\nbase image   %s\n' "$found_environment" "$found_engine" "$found_base"
+    printf 'environment  %s\nengine       %s\nbase image   %s\n' \
+        "$found_environment" "$found_engine" "$found_base" | show
     exit 0
 fi
 shift # the --

@@ -240,6 +240,19 @@ class FakeMachine:
             out, err = process.communicate(timeout=30)
         return Outcome(process.returncode, out, err)
 
+    def shell(self, words: str) -> tuple[int, str]:
+        """Run ./factory as a user's shell does: its exit code, and what it wrote to stderr."""
+        done = subprocess.run(
+            ["/bin/bash", "-c", f"./factory {words}; exit ${{PIPESTATUS[0]}}"],
+            cwd=self.checkout,
+            env=self.variables(),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
     def temporary(self) -> Sequence[str]:
         """What lies in the folder for temporary files."""
         return [path.name for path in (self.folder / "tmp").iterdir()]

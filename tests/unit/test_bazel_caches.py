@@ -232,7 +232,7 @@ def test_a_base_image_that_is_not_there_is_reported(monkeypatch: pytest.MonkeyPa
 
 
 def run(
-    tmp_path: Path, verb: str, file: str = "", *, max_size: str = "", toolchain: str = "", json: bool = False
+    tmp_path: Path, verb: str, file: str = "", *, max_size: int | None = None, toolchain: str = "", json: bool = False
 ) -> None:
     asked = Asked(checkout=Checkout(ROOT, tmp_path / "build"), matrix=str(ROOT / "samples" / "matrix.yaml"))
     options = CacheOptions(asked=asked, verb=verb, file=file, max_size=max_size, toolchain=toolchain, json=json)
@@ -250,25 +250,27 @@ def run(
         (("export", "/nowhere/caches.tar"), {}, "there is no folder /nowhere"),
         (("export", "/tmp"), {}, "/tmp is a folder"),
         (("show", "x"), {}, "`cache show` takes no file"),
-        (("show",), {"max_size": "1GiB"}, "belong to `cache prune`"),
+        (("show",), {"max_size": 2**30}, "belong to `cache prune`"),
+        (("show",), {"max_size": 0}, "belong to `cache prune`"),
         (("prune",), {}, "how much may stay"),
-        (("prune",), {"max_size": "20GB"}, "--max-size must be a size, got '20GB'"),
     ],
 )
 def test_what_cannot_be_meant_is_explained(
-    calls: list[list[str]], tmp_path: Path, arguments: tuple[str, ...], options: dict[str, str], what: str
+    calls: list[list[str]], tmp_path: Path, arguments: tuple[str, ...], options: dict[str, int], what: str
 ) -> None:
     with pytest.raises(UsageError, match=what) as caught:
-        run(tmp_path, *arguments, **options)  # type: ignore[arg-type] # texts only
+        run(tmp_path, *arguments, **options)  # type: ignore[arg-type] # sizes only
     assert isinstance(caught.value, FactoryError)
     assert caught.value.remedy
     assert calls == []
 
 
 def test_sizes_and_toolchains_reach_the_engine(calls: list[list[str]], tmp_path: Path) -> None:
-    run(tmp_path, "prune", max_size="20GiB")
+    run(tmp_path, "prune", max_size=20 * 2**30)
+    run(tmp_path, "prune", max_size=0)
     run(tmp_path, "prune", toolchain="0123456789abcdef")
-    assert [call[1:] for call in calls] == [["prune", str(20 * 2**30)], ["show"], ["prune", "0", "0123456789abcdef"]]
+    last = ["prune", "0", "0123456789abcdef"]
+    assert [call[1:] for call in calls] == [["prune", str(20 * 2**30)], ["prune", "0"], ["show"], last]
     assert calls[0][0] == "serving-factory/base:bookworm"
 
 
@@ -289,7 +291,7 @@ def test_bounds_that_cannot_be_kept_do_not_undo_what_was_built(monkeypatch: pyte
 def test_caches_as_json(calls: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path, "show", json=True)
     assert [one["name"] for one in json.loads(capsys.readouterr().out)["caches"]] == ["repository", "0123456789abcdef"]
-    run(tmp_path, "prune", max_size="1MiB", json=True)
+    run(tmp_path, "prune", max_size=2**20, json=True)
     assert json.loads(capsys.readouterr().out)["removed"]["files"] == 4
     assert len(calls) == 2
 

@@ -147,6 +147,27 @@ class TestSetup:
         assert machine.factory("setup", "everything").code == 64
         assert machine.calls() == []
 
+    @pytest.mark.parametrize("arguments", ["setup", "setup --help"])
+    def test_says_that_output_was_lost(self, machine: FakeMachine, arguments: str) -> None:
+        machine.run_engine()
+        machine.set("image")
+        code, err = machine.shell(f"{arguments} >/dev/full")
+        assert code == 1
+        assert "Not all of standard output could be written: No space left on device." in err
+        assert "I/O error" not in err
+        assert not machine.temporary()
+
+    @pytest.mark.parametrize("arguments", ["setup", "setup --help"])
+    def test_a_reader_that_has_read_enough_is_no_error(self, machine: FakeMachine, arguments: str) -> None:
+        machine.run_engine()
+        machine.set("image")
+        assert machine.shell(f"{arguments} | true")[0] == 0
+        assert not machine.temporary()
+
+    @pytest.mark.parametrize(("arguments", "code"), [("setup", 69), ("setup everything", 64), ("list", 0)])
+    def test_a_message_that_is_lost_changes_no_exit_code(self, machine: FakeMachine, arguments: str, code: int) -> None:
+        assert machine.shell(f"{arguments} 2>/dev/full")[0] == code
+
     def test_waits_for_another_set_up(self, machine: FakeMachine) -> None:
         lock = machine.checkout / "build" / ".setup" / "lock"
         lock.parent.mkdir(parents=True)

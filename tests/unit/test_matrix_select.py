@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import LEVELS, Level
-from serving_factory.errors import UnknownNameError
+from serving_factory.errors import UnknownNameError, UsageError
 from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.select import select
@@ -135,19 +135,42 @@ def test_any_axis_can_be_asked_for(tmp_path: Path, asked: dict[str, list[str]], 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"flavours": ["tpu"]}, "no flavour is named 'tpu'; did you mean 'gpu'?"),
-        ({"levels": ["v5"]}, "no level is named 'v5'"),
-        ({"platforms": ["amd64"]}, "no platform is named 'amd64'; did you mean 'linux/amd64'?"),
         ({"cuda": ["12.3"]}, "no CUDA version is named '12.3'; did you mean '12.2'?"),
-        ({"cuda": [">=13"]}, "'>=13': no release was built with such a CUDA"),
-        ({"releases": [">=x"]}, "'>=x': this is not a version specifier"),
+        ({"cuda": [">=13"]}, "CUDA version '>=13': no release was built with such a CUDA"),
+        ({"releases": [">=99"]}, "release '>=99': the catalogue has no such release"),
+        ({"releases": ["2.14.1,2.19.1"]}, "release '2.14.1,2.19.1': parts joined by commas narrow each other"),
+        ({"releases": ["2.15.0,<3"]}, "release '2.15.0,<3': upstream has no stable tag 2.15.0"),
         ({"variants": ["2.9.3-cpu-v3"]}, "2.9.3-cpu-v3 is not built: too old for us"),
     ],
 )
 def test_an_axis_has_its_names_too(tmp_path: Path, asked: dict[str, list[str]], message: str) -> None:
     with pytest.raises(UnknownNameError) as caught:
         select(load(tmp_path, AXES), **asked)
-    assert caught.value.what == message
+    assert caught.value.what.startswith(message)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"flavours": ["tpu"]}, "no flavour is named 'tpu'; did you mean 'gpu'?"),
+        ({"levels": ["v5"]}, "no level is named 'v5'"),
+        ({"platforms": ["amd64"]}, "no platform is named 'amd64'; did you mean 'linux/amd64'?"),
+        ({"cuda": [">=x"]}, "CUDA version '>=x': this is not a version specifier"),
+        ({"cuda": ["12,13"]}, "CUDA version '12,13': expected a CUDA version or a specifier"),
+        ({"releases": [">=x"]}, "release '>=x': this is not a version specifier"),
+        ({"releases": ["===2.9.3"]}, "release '===2.9.3': === compares texts"),
+        ({"releases": [">=2.9,"]}, "release '>=2.9,': there is nothing before or after a comma"),
+        ({"releases": ["latest-patchs,<3"]}, "release 'latest-patchs,<3': this is neither a release nor a specifier"),
+        ({"releases": ["2.*,<3"]}, "release '2.*,<3': this is neither a release nor a specifier"),
+    ],
+)
+def test_a_value_that_no_matrix_file_gives_a_meaning_is_a_usage_error(
+    tmp_path: Path, asked: dict[str, list[str]], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        select(load(tmp_path, AXES), **asked)
+    assert caught.value.what.startswith(message)
     assert caught.value.remedy
 
 

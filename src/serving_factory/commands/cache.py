@@ -43,7 +43,7 @@ def cache(options: CacheOptions) -> None:
             changed = import_caches(base, Path(file), scratch=asked.checkout.build)
             _show_changed("added", changed, json=options.json)
         else:
-            most = _most(options.max_size, options.toolchain, matrix.resources.cache)
+            most = _most(options, matrix.resources.cache)
             changed = prune_caches(base, most=most, toolchain=options.toolchain)
             _show_changed("removed", changed, json=options.json)
 
@@ -88,7 +88,7 @@ def _amount(changed: Changed) -> str:
 def cap_caches(base: str, most: str) -> str:
     """Prune the caches after a build to `most`, the matrix's size; the text to print, for a failure ends no build."""
     try:
-        changed = prune_caches(base, most=_bytes(most))
+        changed = prune_caches(base, most=bytes_of(most))
     except FactoryError as error:
         return f"Bazel's caches could not be pruned to {most}: {error.what}\nWhat to do: {error.remedy}\n"
     return f"Pruned Bazel's caches to {most}: removed {_amount(changed)}.\n" if changed.files else ""
@@ -130,7 +130,7 @@ def _check(options: CacheOptions) -> None:
         raise UsageError(f"`cache {verb}` needs a file", remedy=f"type ./factory cache {verb} caches.tar")
     if verb in {"show", "prune"} and file:
         raise UsageError(f"`cache {verb}` takes no file, got {file!r}", remedy=f"type ./factory cache {verb}")
-    if verb != "prune" and (options.max_size or options.toolchain):
+    if verb != "prune" and (options.max_size is not None or options.toolchain):
         raise UsageError("--max-size and --toolchain belong to `cache prune`", remedy="leave them out")
     path = Path(file).resolve()
     if verb == "import" and not path.is_file():
@@ -143,19 +143,14 @@ def _check(options: CacheOptions) -> None:
         raise UsageError(f"{path} is a folder", remedy="name a file in it, such as caches.tar")
 
 
-def _most(max_size: str, toolchain: str, cap: str | None) -> int:
-    if max_size or (cap and not toolchain):
-        return _bytes(max_size or cap or "")
-    if toolchain:
+def _most(options: CacheOptions, cap: str | None) -> int:
+    if options.max_size is not None:
+        return options.max_size
+    if options.toolchain:
         return 0
+    if cap:
+        return bytes_of(cap)
     raise UsageError(
         "`cache prune` needs to know how much may stay",
         remedy="give --max-size 20GiB, or set resources.cache in the matrix file; --toolchain ID removes that one's",
     )
-
-
-def _bytes(text: str) -> int:
-    found = bytes_of(text)
-    if found is None:
-        raise UsageError(f"--max-size must be a size, got {text!r}", remedy="give MiB or GiB: --max-size 20GiB")
-    return found

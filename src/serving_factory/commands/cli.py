@@ -266,12 +266,19 @@ class FactoryProgram(Program):
                 return UsageError(f"`{one.flag}` may be given once only", remedy=see)
             if one.kind is bool and f"{one.flag}={word}" in self.argv:
                 return UsageError(f"`{one.flag}` takes no value, got {word!r}", remedy=f"write {one.flag} alone")
+        words = [one for one in parameters if one.option.positional and one.kind is str]
         if word.startswith("-"):
             word = next((one for one in self.argv if one.startswith(word)), word).partition("=")[0]
             what = f"{task or 'factory'} has no option {word!r}"
             valid = [*(one.flag for one in parameters), "--help", *([] if task else ["--list", "--version"])]
         else:
             what = f"{task} takes no word {word!r}, and no task has that name" if task else f"there is no task {word!r}"
+            if words:
+                what = f"{task} takes {' and '.join(f'one {one.option.value}' for one in words)}, got {word!r} as well"
+                flags = " and ".join(f"`{one.flag}`" for one in words)
+                see = f"give {'each' if words[1:] else 'it'} once: as a word, or with {flags}"
+            if word == "help":
+                see = f"`./factory {task or 'TASK'} --help` shows a task's options, `./factory --list` lists the tasks"
             valid = [*self.collection.task_names, "setup"]
         from serving_factory.matrix.problems import nearest
 

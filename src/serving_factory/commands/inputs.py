@@ -49,6 +49,7 @@ _OWN = {
     "override": {"output", "source", "debian_source", "variant"},
     "packages": set[str](),
 }
+_COMMANDS = {"archive": "GIT_DIR REF...", "fill": "VARIANT...", "override": "NAME", "packages": "VARIANT..."}
 _SPELLED = {"as_zip": "zip", "debian_source": "debian-source", "source": "from"}
 
 
@@ -64,10 +65,15 @@ def inputs(typed: Sequence[str], options: InputsOptions) -> None:
             work = partial(_override, name)
         case ["packages", *variants] if variants:
             work = partial(_packages, variants)
+        case [command, *rest] if command in _COMMANDS:
+            raise UsageError(
+                f"`inputs {command}` takes {_COMMANDS[command]}, got {' '.join(rest) or 'no word'}",
+                remedy="`./factory inputs --help` shows examples",
+            )
         case _:
             raise UsageError(
                 f"`inputs {' '.join(typed)}` is no command" if typed else "`inputs` needs a command",
-                why="the commands are: archive GIT_DIR REF..., fill VARIANT..., override NAME, packages VARIANT...",
+                why=f"the commands are: {', '.join(f'{name} {usage}' for name, usage in _COMMANDS.items())}",
                 remedy="`./factory inputs --help` shows examples",
             )
     verb = typed[0]

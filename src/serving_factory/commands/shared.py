@@ -35,24 +35,26 @@ class Option:
     name: str = ""  # on the command line, where the parameter has another name
 
 
-def bytes_of(text: str) -> int | None:
-    """Read a size as options and the matrix file have it, such as `16GiB`; None where it is none."""
-    match = re.fullmatch(r"([0-9]{1,7})(MiB|GiB)", text)
-    return int(match[1]) * _UNITS[match[2]] if match else None
+def bytes_of(text: str) -> int:
+    """Read a size as options and the matrix file have it, such as `16GiB`."""
+    return int(text[:-3]) * _UNITS[text[-3:]]
 
 
-def _reader(pattern: str, read: Callable[[str], object], rule: str, remedy: str) -> Callable[[str, str], object]:
-    """An option's parser: takes the option's name and its text; the value must not be zero."""
+def _reader(
+    pattern: str, read: Callable[[str], object], rule: str, remedy: str, *, zero: bool = False
+) -> Callable[[str, str], object]:
+    """An option's parser: takes the option's name and its text; the value must not be zero, unless `zero`."""
 
     def parse(name: str, text: str) -> object:
-        if re.fullmatch(pattern, text) and (value := read(text)):
+        if re.fullmatch(pattern, text) and ((value := read(text)) or (zero and value == 0)):
             return value
         raise UsageError(f"`{name}` must be {rule}, got {text!r}", remedy=remedy.format(name))
 
     return parse
 
 
-_size = _reader(".*", bytes_of, "a size", "write a number and MiB or GiB: {} 16GiB")
+_SIZE = ("[0-9]{1,7}(MiB|GiB)", bytes_of, "a size", "write a number and MiB or GiB: {} 16GiB")
+_size, _any_size = _reader(*_SIZE), _reader(*_SIZE, zero=True)
 _positive = _reader("[1-9][0-9]{0,3}", int, "a positive integer", "write a number from 1 to 9999: {} 4")
 _minutes = _reader(r"[0-9]{1,6}(\.[0-9]+)?", float, "a positive number of minutes", "write {0} 90, or {0} 0.5 for 30 s")
 
@@ -182,7 +184,7 @@ class RunOptions:
         """The user's limits; those that are not given are the matrix file's."""
         from serving_factory.pipeline.budget import Limits
 
-        memory = self.memory or bytes_of(resources.memory or "")
+        memory = self.memory or (bytes_of(resources.memory) if resources.memory else None)
         return Limits(parallel=self.parallel, jobs=self.jobs or resources.jobs, memory=memory)
 
     def policy(self) -> Policy:
@@ -206,7 +208,7 @@ class CacheOptions:
     asked: Whole
     verb: Annotated[str, Option("show, prune, export or import", "VERB", positional=True)] = ""
     file: Annotated[str, Option("export, import: the tarball", "FILE", positional=True)] = ""
-    max_size: Annotated[str, Option(_MAX_SIZE, "SIZE")] = ""
+    max_size: Annotated[int | None, Option(_MAX_SIZE, "SIZE", _any_size)] = None
     toolchain: Annotated[str, Option("prune: this toolchain's folder only; all of it without --max-size", "KEY")] = ""
     json: Json = False
 

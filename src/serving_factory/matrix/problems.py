@@ -47,6 +47,10 @@ class BrokenRuleError(ValueError):
         self.remedy = remedy
 
 
+class NoSuchThingError(BrokenRuleError):
+    """A value that can be read, and means nothing that there is."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
     """A position in the file, counted from 1."""

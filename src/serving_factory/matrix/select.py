@@ -9,9 +9,9 @@ from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level, level_facts
 from serving_factory.catalogue.releases import closest_release
 from serving_factory.catalogue.releases import releases as upstream_releases
-from serving_factory.errors import UnknownNameError
+from serving_factory.errors import FactoryError, UnknownNameError, UsageError
 from serving_factory.matrix.matrix import Matrix
-from serving_factory.matrix.problems import BrokenRuleError, nearest
+from serving_factory.matrix.problems import BrokenRuleError, NoSuchThingError, nearest
 from serving_factory.matrix.variant import Platform, Variant, variant_of
 from serving_factory.matrix.words import cuda_versions, is_range, release_tags
 
@@ -34,6 +34,7 @@ def select(
     Releases and CUDA versions may be specifiers, releases also `latest-patches`; levels may have their short form.
 
     Raises:
+        UsageError: a value that the option does not take.
         UnknownNameError: a name is not in the matrix, or no variant matches everything.
     """
     ids = {variant.id: variant for variant in matrix.variants}
@@ -42,9 +43,9 @@ def select(
     _known("target", targets, matrix.targets)
     _not_dropped(variants, matrix)
     _known("variant", variants, ids)
-    _known("flavour", flavours, tuple(Flavour))
-    _known("level", levels, tuple(Level))
-    _known("platform", platforms, tuple(Platform))
+    _known("flavour", flavours, tuple(Flavour), UsageError)
+    _known("level", levels, tuple(Level), UsageError)
+    _known("platform", platforms, tuple(Platform), UsageError)
     tags = _meant("release", releases, [variant.release for variant in matrix.variants], release_tags)
     cudas = _meant("CUDA version", cuda, [variant.cuda for variant in matrix.variants if variant.cuda], cuda_versions)
     in_targets = {id_ for name in targets for id_ in matrix.targets[name]} if targets else set(ids)
@@ -82,7 +83,10 @@ def _meant(
         try:
             found |= find(text)
         except BrokenRuleError as error:
-            raise UnknownNameError(f"{text!r}: {error.rule}", remedy=str(error.remedy)) from None
+            unread = not isinstance(error, NoSuchThingError)
+            raise (UsageError if unread else UnknownNameError)(
+                f"{kind} {text!r}: {error.rule}", remedy=str(error.remedy)
+            ) from None
     return frozenset(found)
 
 
@@ -115,14 +119,14 @@ def _not_dropped(ids: Sequence[str], matrix: Matrix) -> None:
             )
 
 
-def _known(kind: str, names: Sequence[str], valid: Collection[str]) -> None:
+def _known(
+    kind: str, names: Sequence[str], valid: Collection[str], error: type[FactoryError] = UnknownNameError
+) -> None:
     hints = [
         f"no {kind} is named {name!r}{_unselected(name)}{_hint(name, valid)}" for name in names if name not in valid
     ]
     if hints:
-        raise UnknownNameError(
-            "; ".join(hints), why=f"{kind}s: {', '.join(valid)}", remedy=f"name a {kind} of the list above"
-        )
+        raise error("; ".join(hints), why=f"{kind}s: {', '.join(valid)}", remedy=f"name a {kind} of the list above")
 
 
 def _unselected(name: str) -> str:

@@ -15,7 +15,7 @@ from serving_factory.catalogue.distributions import distributions
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level, flag_sets
 from serving_factory.catalogue.releases import closest_release, releases
-from serving_factory.matrix.problems import BrokenRuleError, DidYouMean, nearest, without_password
+from serving_factory.matrix.problems import BrokenRuleError, DidYouMean, NoSuchThingError, nearest, without_password
 from serving_factory.matrix.schema import Text, matching, one_of
 from serving_factory.matrix.variant import Platform, check_capability
 
@@ -64,10 +64,10 @@ def release_tags(text: str) -> frozenset[str]:
             raise _no_release(part)
     if not found and len(parts) > 1 and all(map(release_tags, parts)):
         rule = "parts joined by commas narrow each other, and no release is all of this"
-        raise BrokenRuleError(rule, 'Write an entry or a rule for each, or a range such as ">=2.18,<2.20".')
+        raise NoSuchThingError(rule, 'Write an entry or a rule for each, or a range such as ">=2.18,<2.20".')
     if not found:
         first, *_, last = catalogue
-        raise BrokenRuleError("the catalogue has no such release", f"It has {first} to {last}.")
+        raise NoSuchThingError("the catalogue has no such release", f"It has {first} to {last}.")
     return frozenset(found)
 
 
@@ -89,8 +89,8 @@ def cuda_versions(text: str) -> frozenset[str]:
     elif is_name(text):
         remedy = f"Did you mean {min(known, key=lambda version: abs(_number(version) - _number(text)))!r}?"
     else:
-        rule, remedy = "expected a CUDA version or a specifier", 'Write "12.2", or a range such as ">=12".'
-    raise BrokenRuleError(rule, remedy)
+        raise BrokenRuleError("expected a CUDA version or a specifier", 'Write "12.2", or a range such as ">=12".')
+    raise NoSuchThingError(rule, remedy)
 
 
 def _number(version: str) -> int:
@@ -115,7 +115,8 @@ def _no_release(asked: str) -> BrokenRuleError:
     if not asked[0].isdigit() and nearest(asked, [LATEST]):
         return BrokenRuleError(rule, DidYouMean(asked, [LATEST]))
     other = closest_release(asked, releases())
-    return BrokenRuleError(other.reason, f"Did you mean {other.tag!r}?")
+    kind = NoSuchThingError if is_name(asked) else BrokenRuleError
+    return kind(other.reason, f"Did you mean {other.tag!r}?")
 
 
 def _releases(text: str) -> str:
