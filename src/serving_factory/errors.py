@@ -317,7 +317,7 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "use a shorter name, or a checkout in a folder with a shorter path",
     errno.ENOENT: "create {file}, or correct its name",
     errno.ENOTDIR: "a part of this path is a file, not a folder: correct the path, or move that file away",
-    errno.EISDIR: "name a file: {file} is a folder",
+    errno.EISDIR: "{file} is a folder where a file belongs: name another file, or move that folder away",
     errno.ELOOP: "remove the symbolic links that lead to each other in {file}",
     errno.EMFILE: _LIMIT,
     errno.ENFILE: _LIMIT,

@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TextIO, cast
 
-from serving_factory.docker.buildx import BuildRequest, BuildResult
+from serving_factory.docker.buildx import BuildRequest, BuildResult, _replace
 from serving_factory.docker.process import Cancel
 from serving_factory.docker.solve_status import Step
 from serving_factory.pipeline.job import Job, Site
@@ -74,8 +75,9 @@ class FakeDocker:
             return BuildResult(image_id=IMAGE, steps=1, cached=0)
         for kind in ("started", "done"):
             on_step(Step(name=BUILD, kind=kind))
-        shutil.rmtree(request.output, ignore_errors=True)
-        self._write_artifact(request.output)
+        with TemporaryDirectory(dir=request.output.parent) as scratch:
+            self._write_artifact(Path(scratch, "files"))
+            _replace(request.output, Path(scratch, "files"))
         return BuildResult(image_id=None, steps=3, cached=1)
 
     def _write_artifact(self, folder: Path) -> None:

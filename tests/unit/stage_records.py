@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,10 +112,26 @@ def outputs(stage: str, **changes: Any) -> Outputs:  # noqa: ANN401 - any field 
 def record(stage: str, *, variant: str = "v", key: str = "k", seconds: float = 71.4, **changes: Any) -> Record[Any]:  # noqa: ANN401
     """A stage's record."""
     made = outputs(stage, **changes)
-    return Record(variant=variant, stage=stage, key=key, started="then", seconds=seconds, outputs=made)
+    return Record(
+        variant=variant, stage=stage, key=key, started="2026-01-31T23:39:55+00:00", seconds=seconds, outputs=made
+    )
 
 
 def write_records(folder: Path, *stages: str) -> None:
     """Write records of stages to a variant's folder."""
     for stage in stages:
         write_record(folder, record(stage, variant=folder.name))
+
+
+def _link_to_itself(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+# What may lie where a file belongs.
+OBSTACLES: Mapping[str, Callable[[Path], None]] = {
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a link to nothing": lambda path: path.symlink_to("nowhere"),
+    "a link to itself": _link_to_itself,
+    "a link to a device": lambda path: path.symlink_to("/dev/zero"),
+}

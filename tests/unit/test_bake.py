@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 
 from serving_factory.commands.bake import STAGE_GROUPS, Bake, bake, bake_file
-from serving_factory.commands.shared import Asked, Checkout
+from serving_factory.commands.shared import Asked, Checkout, write_file
 from serving_factory.errors import RecipeError, UsageError
 from serving_factory.matrix.load import load_matrix
 from serving_factory.recipes.recipe import CONTEXT, Recipe, recipes_for
@@ -150,7 +153,35 @@ def test_the_file_and_its_contexts_are_written(tmp_path: Path, capsys: pytest.Ca
     for target in written["target"].values():
         places = [target["dockerfile"], *(place for place in target["contexts"].values() if place.startswith("/"))]
         assert all(Path(place).exists() for place in places)
-    assert "3 variants" in capsys.readouterr().out
+    assert "3 variants" in capsys.readouterr().err
+
+
+def test_a_link_stays_one_and_a_pipe_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old", encoding="utf-8")
+    (tmp_path / "link").symlink_to("real.json")
+    write_file(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real.json").read_text(encoding="utf-8") == "new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_file(tmp_path / "pipe", "text")
+    assert os.read(reader, 9) == b"text"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("where", ["> out", ">> out", "| cat > out"])
+def test_standard_output_by_another_name_is_written_to_and_stays(tmp_path: Path, where: str) -> None:
+    """As /dev/stdout, a link to /proc/self/fd/1, which root could replace."""
+    (tmp_path / "out").write_text("before\n", encoding="utf-8")
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    code = "from pathlib import Path; from serving_factory.commands.shared import write, write_file; "
+    code += "write('head\\n'); write_file(Path('stdout'), 'text\\n'); write('tail\\n')"
+    subprocess.run(["sh", "-c", f'"$0" -c "$1" {where}', sys.executable, code], cwd=tmp_path, check=True)
+    before = "before\n" if where.startswith(">>") else ""
+    assert (tmp_path / "out").read_text(encoding="utf-8") == f"{before}head\ntext\ntail\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "stdout"]
+    assert (tmp_path / "stdout").is_symlink()
 
 
 def test_inputs_and_secrets_are_put_where_the_file_says(tmp_path: Path) -> None:
@@ -173,7 +204,7 @@ def test_inputs_and_secrets_are_put_where_the_file_says(tmp_path: Path) -> None:
 def test_variants_without_a_recipe_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = SMALL.replace('["2.19.1"]', '["2.19.1", "2.3.4"]')
     bake_file(asked(tmp_path, write(tmp_path, text)), output=str(tmp_path / "a.json"))
-    reported = capsys.readouterr().out
+    reported = capsys.readouterr().err
     assert "a.json: 1 variant\n" in reported
     assert "left out 2.3.4-cpu-v1: the checksum of Bazel " in reported
     assert "See `./factory explain 2.3.4-cpu-v1`" in reported

@@ -204,7 +204,7 @@ def test_github_shows_an_error_of_the_whole_run_on_its_page(
         (errno.ENAMETOOLONG, 1, "shorter"),
         (errno.ENOENT, 1, "create"),
         (errno.ENOTDIR, 1, "correct the path"),
-        (errno.EISDIR, 1, "name a file"),
+        (errno.EISDIR, 1, "name another file"),
         (errno.ELOOP, 1, "symbolic links"),
         (errno.EMFILE, 1, "ulimit -n"),
         (errno.ENFILE, 1, "ulimit -n"),

@@ -26,6 +26,8 @@ from serving_factory.errors import (
     FactoryError,
 )
 
+from .stage_records import OBSTACLES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -447,6 +449,17 @@ class TestOutputFolder:
         (out / "old").write_text("old")
         build(monkeypatch, FakeRun(COLD, 0, files={"x": "new"}), self.request(out))
         assert [path.name for path in out.iterdir()] == ["x"]
+        assert list(tmp_path.iterdir()) == [out]
+
+    @pytest.mark.parametrize("obstacle", OBSTACLES)
+    def test_whatever_was_there_is_replaced(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, obstacle: str
+    ) -> None:
+        out = tmp_path / "out"
+        OBSTACLES[obstacle](out)
+        build(monkeypatch, FakeRun(COLD, 0, files={"x": "new"}), self.request(out))
+        assert (out / "x").read_text() == "new"
+        assert not out.is_symlink()
         assert list(tmp_path.iterdir()) == [out]
 
     @pytest.mark.parametrize("error", [None, KeyboardInterrupt(), CancelledError("Ctrl-C")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 
 from serving_factory.docker import client, process
 from serving_factory.errors import DockerCommandError, DockerSettingsError, EngineUnavailableError
+
+from .stage_records import OBSTACLES
 
 VARIABLES = (
     "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_API_VERSION", "BUILDX_CONFIG",
@@ -116,10 +119,13 @@ def test_a_configuration_that_cannot_be_used_is_named(folder: Path, text: str, w
     assert caught.value.remedy
 
 
-def test_a_configuration_that_cannot_be_read_is_named(folder: Path) -> None:
-    (folder / "config.json").mkdir()
-    with pytest.raises(DockerSettingsError, match="cannot be read"):
+@pytest.mark.parametrize("obstacle", ["a folder", "a pipe", "a link to a device", "a link to itself"])
+def test_a_configuration_that_cannot_be_read_is_named_and_not_waited_for(folder: Path, obstacle: str) -> None:
+    OBSTACLES[obstacle](folder / "config.json")
+    with pytest.raises(DockerSettingsError, match=re.escape(str(folder / "config.json"))) as caught:
         client.check_settings()
+    assert caught.value.why
+    assert caught.value.remedy
 
 
 def test_the_current_context_of_the_configuration_must_exist(folder: Path) -> None:

@@ -26,7 +26,7 @@ from serving_factory.pipeline.records import record_path, write_record
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import document, load
-from .stage_records import record
+from .stage_records import OBSTACLES, record
 
 V1, V3 = "2.19.1-cpu-v1", "2.19.1-cpu-v3"
 COMPILE = "compile"
@@ -233,11 +233,12 @@ def test_runs_of_another_matrix_say_nothing(build: Path, jobs: list[Job]) -> Non
         b"[1]\n",
         b'"run"\n',
         b'{"event": "run"}\n',
-        b'{"event": "run", "format": 1, "time": "t", "command": 7, "matrix": "m"}\n',
+        b'{"event": "run", "format": 1, "time": "2026-01-31T23:39:55.800Z", "command": 7, "matrix": "m"}\n',
+        b'{"event": "run", "format": 1, "time": "then", "command": "build", "matrix": "m"}\n',
         b"[" * 9000 + b"\n",
         b'{"event": "x',
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_a_file_of_garbage_is_one_note_and_no_run(build: Path, jobs: list[Job], content: bytes) -> None:
     record_run(build, jobs[0])
@@ -261,12 +262,16 @@ def test_a_file_of_garbage_is_one_note_and_no_run(build: Path, jobs: list[Job], 
         b"[" * 9000,
         b'{"event": "finished", "variant": "unknown", "stage": "compile", "seconds": 1}',
         b'{"event": "finished", "variant": "2.19.1-cpu-v1", "stage": "compile", "seconds": "much"}',
+        b'{"event": "finished", "variant": "2.19.1-cpu-v1", "stage": "compile", "seconds": -900}',
+        b'{"event": "summary", "time": "2026-01-31T23:39:55.800Z", "seconds": -9, "counts": {}, "results": []}',
+        b'{"event": "summary", "time": "2026-01-31T23:39:55.800Z", "seconds": Infinity, "counts": {}, "results": []}',
+        b'{"event": "summary", "time": "then", "seconds": 9, "counts": {}, "results": []}',
         b'{"event": "finished", "variant": "2.19.1-cpu-v1", "stage": ["compile"], "seconds": 1}',
         b'{"event": "finished", "variant": "2.19.1-cpu-v1", "stage": "compile", "seconds": 1, "facts": []}',
         b'{"event": "estimate", "variants": {}}',
         b'{"event": "summary", "results": 7}',
     ],
-    ids=range(10),
+    ids=range(14),
 )
 def test_garbage_on_a_line_is_counted_and_costs_that_line(build: Path, jobs: list[Job], line: bytes) -> None:
     record_run(build, jobs[0])
@@ -296,6 +301,17 @@ def test_a_run_of_a_newer_factory_is_left_alone(build: Path, jobs: list[Job]) ->
     record_run(build, jobs[0])
     assert ids(build) == [2]
     assert file_of(build).read_text("utf-8") == text
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_what_is_no_file_is_one_note_and_is_not_waited_for(build: Path, jobs: list[Job], obstacle: str) -> None:
+    record_run(build, jobs[0])
+    OBSTACLES[obstacle](file_of(build, 2))
+    record_run(build, jobs[0])
+    runs, (note,) = read_runs(build)
+    assert [run.id for run in runs] == [3, 1]
+    assert str(file_of(build, 2)) in note
+    assert estimated(build, jobs[0]) == [(Basis.VARIANT, 2.5)]
 
 
 def test_a_history_of_an_earlier_factory_is_one_note(build: Path, jobs: list[Job]) -> None:

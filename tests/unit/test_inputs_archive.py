@@ -379,8 +379,8 @@ def test_the_catalogue_pins_tensorflow(
     ("words", "message"),
     [
         ((), "`inputs` needs a command"),
-        (("archive",), "`inputs archive` is no command"),
-        (("archive", "somewhere"), "`inputs archive somewhere` is no command"),
+        (("archive",), "`inputs archive` takes GIT_DIR REF..., got no word"),
+        (("archive", "somewhere"), "`inputs archive` takes GIT_DIR REF..., got somewhere"),
         (("unpack", "a", "b"), "`inputs unpack a b` is no command"),
         (("archive", "/nowhere", "v1"), "/nowhere is no git repository"),
     ],

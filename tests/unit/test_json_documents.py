@@ -159,7 +159,12 @@ def left_behind(folder: Path, job: Job) -> None:
         ("extract", {"size": 5_000_000, "sha256": "cd" * 32}),
         ("smoke", {"checks": {"REST: predict": 1.25}}),
     ):
-        write_record(place, Record(variant=V1, stage=stage, key="k", started="then", seconds=71.4, outputs=outputs))
+        write_record(
+            place,
+            Record(
+                variant=V1, stage=stage, key="k", started="2026-01-31T23:39:55+00:00", seconds=71.4, outputs=outputs
+            ),
+        )
     at = Job(recipe=job.recipe, site=Site(build=place.parent, models=folder))
     for status in (Status.FAILED, Status.UP_TO_DATE):
         recorder = Recorder(folder / "build", [at], command="build", matrix="matrix.yaml")
@@ -275,6 +280,7 @@ def test_no_entry_is_lost_where_names_repeat(run: Callable[..., str]) -> None:
 
 EVERYWHERE = {"event", "time"}
 MEMBERS_OF_KIND: Mapping[EventKind, Mapping[str, Any]] = {
+    EventKind.STARTED: {"text": "the artifact is missing or was changed"},
     EventKind.PROGRESS: {"text": "1/2 Compiling x.cc"},
     EventKind.RETRIED: {"text": "a download failed; try 2 of 4 in 3 s"},
     EventKind.FINISHED: {"seconds": 1.0, "log": "l"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from serving_factory.matrix.load import load_matrix
 from serving_factory.matrix.lockfile import EMPTY, Lock, lock_path, lock_text, read_lock
 
 from .matrices import SMALL, write
+from .stage_records import OBSTACLES
 
 DIGEST = "sha256:" + "ab" * 32
 SHA256 = "cd" * 32
@@ -121,6 +123,17 @@ def test_a_broken_lock_is_one_clear_error_with_its_place(tmp_path: Path, name: s
     assert f"{tmp_path / 'matrix.lock'}{message}" in str(caught.value)
     assert "./factory lock" in caught.value.remedy
     assert "matrix.yaml" not in str(caught.value)
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path: Path, obstacle: str) -> None:
+    OBSTACLES[obstacle](tmp_path / "matrix.lock")
+    if obstacle in {"a link to nothing", "a link to itself"}:
+        assert read_lock(tmp_path / "matrix.yaml") == Lock(file=tmp_path / "matrix.lock")
+        return
+    with pytest.raises(LockFileError, match=re.escape(f"{tmp_path / 'matrix.lock'}: this is not a file")) as caught:
+        read_lock(tmp_path / "matrix.yaml")
+    assert "delete it" in caught.value.remedy
 
 
 def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:

@@ -481,11 +481,14 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(MatrixError, match="this is a folder, not a file") as caught:
         load_matrix(tmp_path)
     assert str(tmp_path / "matrix.yaml") in caught.value.remedy
-    for name in ("a\0b", "x" * 300, "/".join(["x" * 200] * 40), "matrix.yaml/x"):
+    (tmp_path / "loop").symlink_to("loop")
+    names = {"a\0b": "correct its name", "x" * 300: "a shorter name", "/".join(["x" * 200] * 40): "a shorter name"}
+    for name, remedy in {**names, "matrix.yaml/x": "a part of this path is a file", "loop": "symbolic links"}.items():
         write(tmp_path)
         with pytest.raises(MatrixError, match="cannot be read") as caught:
             load_matrix(tmp_path / name)
         assert len(caught.value.what) < 300
+        assert remedy in caught.value.remedy
 
 
 @pytest.mark.parametrize("text", [None, "", "a: b", "\t"])

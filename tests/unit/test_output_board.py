@@ -164,6 +164,14 @@ def test_a_second_ctrl_c_while_the_board_is_taken_away(terminal: _Terminal, monk
     assert drawn.rindex(_SHOW) > drawn.rindex(_HIDE)
 
 
+def test_why_a_stage_works_again_stays_above_the_board(terminal: _Terminal) -> None:
+    with BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter:
+        reporter.handle(_event(EventKind.STARTED))
+        reporter.handle(_event(EventKind.STARTED, "its flags changed", variant="v"))
+    assert "v compile started again: its flags changed" in terminal.getvalue()
+    assert terminal.getvalue().count("started again") == 1
+
+
 def test_what_is_tried_again_stays_above_the_board(terminal: _Terminal) -> None:
     with BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter:
         reporter.handle(_event(EventKind.RETRIED, "out of memory\nonce more with [1] job\x1b[2J"))

@@ -65,7 +65,7 @@ def test_start_and_finish_lines() -> None:
     bench.progress(EventKind.PROGRESS, "Compiling a.cc")
     bench.seconds = 71.4
     bench.progress(EventKind.FINISHED)
-    bench.progress(EventKind.STARTED, stage="smoke")
+    bench.progress(EventKind.STARTED, "the image is\ngone", stage="smoke")
     bench.progress(EventKind.FINISHED, stage="smoke", seconds=2.06)
     bench.progress(EventKind.UP_TO_DATE, variant="2.19.1-cpu")
     bench.progress(EventKind.SKIPPED, "because of 2.19.1-cpu", variant="2.19.1-mkl")
@@ -73,7 +73,7 @@ def test_start_and_finish_lines() -> None:
     assert bench.lines.getvalue() == (
         "23:41:07 2.19.1-cpu-v3 compile started\n"
         "23:42:18 2.19.1-cpu-v3 compile finished in 1 min 11 s\n"
-        "23:42:18 2.19.1-cpu-v3 smoke started\n"
+        "23:42:18 2.19.1-cpu-v3 smoke started again: the image is gone\n"
         "23:42:18 2.19.1-cpu-v3 smoke finished in 2.1 s\n"
         "23:42:18 2.19.1-cpu compile up to date\n"
         "23:42:18 2.19.1-mkl compile skipped: because of 2.19.1-cpu\n"

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from serving_factory.errors import LockedError
+from serving_factory.errors import FactoryError, LockedError, os_errors_typed
 from serving_factory.pipeline.build_lock import hold_lock
+
+from .stage_records import OBSTACLES
 
 UNSEEN = "which process that is cannot be seen from here: it has just begun, or runs in another container"
 HOLDER = """
@@ -54,6 +56,20 @@ def test_a_second_factory_hears_who_works_and_since_when(tmp_path: Path) -> None
         other.wait()
         with hold_lock(build):
             pass
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path: Path, obstacle: str) -> None:
+    place = tmp_path / ".lock"
+    OBSTACLES[obstacle](place)
+    if obstacle == "a link to nothing":
+        with hold_lock(tmp_path):
+            assert place.is_file()
+        return
+    with pytest.raises(FactoryError) as caught, os_errors_typed(), hold_lock(tmp_path):
+        pytest.fail("there is no lock")
+    assert str(place) in caught.value.what
+    assert caught.value.remedy
 
 
 def test_it_is_free_after_use_and_after_a_failure(tmp_path: Path) -> None:

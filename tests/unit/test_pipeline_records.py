@@ -23,7 +23,7 @@ from serving_factory.pipeline.records import (
 )
 from serving_factory.pipeline.stages import STAGES, reached, stage
 
-from .stage_records import OUTPUTS, record, write_records
+from .stage_records import OBSTACLES, OUTPUTS, record, write_records
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -113,9 +113,42 @@ def test_a_record_of_an_earlier_factory_is_none_and_its_outputs_can_be_read(tmp_
     assert read_old_record(tmp_path, "compile") is None
 
 
-def test_a_folder_in_a_records_place_counts_as_absent(tmp_path: Path) -> None:
-    record_path(tmp_path, "compile").mkdir()
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_what_is_no_file_counts_as_absent_and_is_not_waited_for(tmp_path: Path, obstacle: str) -> None:
+    OBSTACLES[obstacle](record_path(tmp_path, "compile"))
     assert stage("compile").read(tmp_path) is None
+    assert last_stage(tmp_path, STAGES) == ""
+    assert reached(tmp_path) == {}
+    assert stage("compile").ran_before(tmp_path)
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_a_file_replaces_whatever_is_no_folder(tmp_path: Path, obstacle: str) -> None:
+    place = tmp_path / "file"
+    OBSTACLES[obstacle](place)
+    if obstacle != "a folder":
+        write_atomically(place, "text")
+        assert (place.read_text(encoding="utf-8"), place.is_symlink()) == ("text", False)
+        return
+    with pytest.raises(OSError, match="Is a directory") as caught:
+        write_atomically(place, "text")
+    assert caught.value.filename == str(place), "and not the name of a file that nobody knows"
+    assert [*tmp_path.iterdir()] == [place]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("started", text) for text in ("", "then", "7", "2026-01-31", "2026-01-31T23:39:55", "0000-00-00T00:00Z")),
+        *(("seconds", number) for number in (-1, -0.001, -1e308)),
+    ],
+)
+def test_work_of_no_time_or_of_less_than_none_is_no_record(tmp_path: Path, name: str, value: object) -> None:
+    write_records(tmp_path, "smoke")
+    path = record_path(tmp_path, "smoke")
+    document = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**document, name: value}), encoding="utf-8")
+    assert stage("smoke").read(tmp_path) is None
 
 
 @pytest.mark.parametrize("step", ["replace", "fsync", "chmod"])
@@ -157,16 +190,6 @@ def plant(folder: Path) -> Path:
     (folder / "sub" / "b").write_text("2", encoding="utf-8")
     (folder / "link").symlink_to("a")
     return folder
-
-
-def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    write_atomically(pipe, "text")
-    assert os.read(reader, 9) == b"text"
-    os.close(reader)
-    assert pipe.is_fifo()
 
 
 def test_a_files_digest(tmp_path: Path) -> None:

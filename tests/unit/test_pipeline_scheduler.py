@@ -299,7 +299,7 @@ def test_a_plan_reports_what_a_run_would_do_and_does_nothing(line: Line) -> None
     line.run()
     assert plans(line)[V1] == ((), ORDER, "")
     line.ingredients["extract"] = "another"
-    assert plans(line)[V1] == (ORDER[1:], ORDER[:1], "what decides extract has changed")
+    assert plans(line)[V1] == (ORDER[1:], ORDER[:1], "what decides extract has changed: ingredient")
     record_path(line.jobs[0].folder, "compile").unlink()
     assert plans(line)[V1] == (ORDER, (), "compile has not run")
     assert plans(line)[V3][0] == ORDER[1:]

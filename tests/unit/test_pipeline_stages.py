@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +30,7 @@ from serving_factory.pipeline.stages.compile import BINARY
 
 from .fake_compile import FakeDocker
 from .matrices import ROOT, SAMPLE
+from .stage_records import OBSTACLES
 
 UP_TO_DATE = EventKind.UP_TO_DATE.value
 FIRST = ("compile", "extract", "inspect", "package")
@@ -64,7 +68,12 @@ def run(job: Job, *names: str) -> tuple[VariantResult, list[str]]:
     """Run stages; the result, and what happened."""
     events: list[Event] = []
     (result,) = PipelineRun([job], [stage(name) for name in names], events.append).run().results
-    return result, [f"{event.stage} {event.kind.value}" for event in events if event.kind is not EventKind.PROGRESS]
+    return result, [_said(event) for event in events if event.kind is not EventKind.PROGRESS]
+
+
+def _said(event: Event) -> str:
+    why = f": {event.text}" if event.kind is EventKind.STARTED and event.text else ""
+    return f"{event.stage} {event.kind.value}{why}"
 
 
 def test_a_stage_is_one_file_and_one_line(
@@ -90,7 +99,7 @@ def test_a_stage_is_one_file_and_one_line(
     (planned,) = plan_stages([job], whole)
     assert planned.run == ("inspect", "package", "smoke")
     (job.folder / "compile.json").unlink()
-    assert "the stage compile has not run" in str(run(job, "count")[0].error)
+    assert "the last compile left no record" in str(run(job, "count")[0].error)
 
 
 def test_a_second_run_does_nothing(tmp_path: Path, fake_docker: FakeDocker) -> None:
@@ -122,7 +131,7 @@ def test_an_artifact_that_lost_a_file_or_was_changed_is_taken_home_again(
     spoil(fake_docker.job(tmp_path).folder / file)
     result, happened = run(fake_docker.job(tmp_path), *FIRST)
     assert result.status is Status.BUILT, result.error
-    assert happened[:2] == ["compile started", "compile finished"]
+    assert happened[:2] == ["compile started: the artifact is missing or was changed", "compile finished"]
     assert [one for one in happened if one.startswith(("inspect", "package"))] == [
         f"inspect {UP_TO_DATE}",
         f"package {UP_TO_DATE}",
@@ -137,8 +146,103 @@ def test_a_binary_that_a_user_replaced_is_put_back(tmp_path: Path, fake_docker: 
     place.unlink()
     place.write_bytes(b"x" * size)
     _, happened = run(fake_docker.job(tmp_path), *FIRST)
+    assert "extract started: the binary is missing or was changed" in happened
     assert "extract finished" in happened
     assert place.samefile(fake_docker.job(tmp_path).artifact / BINARY)
+
+
+def lose(folder: Path) -> None:
+    (folder / "compile.json").unlink()
+
+
+def spoil_record(folder: Path) -> None:
+    (folder / "compile.json").write_text("{", encoding="utf-8")
+
+
+def forget_inputs(folder: Path) -> None:
+    """As an earlier factory wrote it."""
+    path = folder / "compile.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "inputs": {}, "key": "k"}), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "changes", "reason"),
+    [
+        (lose, {}, "the last compile left no record"),
+        (spoil_record, {}, "the record of compile cannot be read"),
+        (forget_inputs, {}, "what decides compile has changed"),
+        (None, {"arguments": (("COPTS", "--copt=-O1"),)}, "what decides compile has changed: flags"),
+        (None, {"arguments": (("COPTS", "--copt=-mavx2 --copt=-mfma"), ("APT_SNAPSHOT", "x"))}, "APT_SNAPSHOT"),
+        (None, {"base": "debian:1", "platform": "p"}, "what decides compile has changed: base image, platform"),
+        (None, {"source": "elsewhere"}, "what decides compile has changed: sources"),
+        (None, {"devel": {"instructions": [], "files": {"a.sh": ""}}}, ": Dockerfile, "),
+    ],
+)
+def test_what_is_compiled_again_says_why(
+    tmp_path: Path,
+    fake_docker: FakeDocker,
+    change: Callable[[Path], None] | None,
+    changes: Mapping[str, object],
+    reason: str,
+) -> None:
+    job = fake_docker.job(tmp_path)
+    assert run(job, *FIRST)[1][0] == "compile started", "there is nothing to say of the first time"
+    if change:
+        change(job.folder)
+    recipe = replace(job.recipe, decisive={**job.recipe.decisive, **changes})
+    (planned,) = plan_stages([replace(job, recipe=recipe)], [stage(name) for name in FIRST])
+    assert reason in planned.because
+    _, happened = run(replace(job, recipe=recipe), *FIRST)
+    assert happened[0] == f"compile started: {planned.because}"
+    assert f"extract {UP_TO_DATE}" in happened, "the same binary was made"
+
+
+def test_each_stage_that_works_again_says_why(
+    tmp_path: Path, fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = fake_docker.job(tmp_path)
+    run(job, *FIRST)
+    fake_docker.engine.names.clear()
+    assert run(fake_docker.job(tmp_path), *FIRST)[1][-2:] == [
+        "package started: the image is missing or was changed",
+        "package finished",
+    ]
+    monkeypatch.setattr("serving_factory.pipeline.job.data_digest", lambda name: f"another {name}")
+    _, happened = run(fake_docker.job(tmp_path), *FIRST)
+    changed = "what decides extract has changed: dispatch_owned.yaml, upstream_flags.yaml"
+    assert f"extract started: {changed}" in happened
+    again = replace(stage("extract"), version=99)
+    assert again.reason(fake_docker.job(tmp_path)) == "what decides extract has changed: version of the stage"
+    monkeypatch.undo()
+    assert "what decides compile has changed" in str(run(other_flags(job), "package")[0].error)
+
+
+def other_flags(job: Job) -> Job:
+    return replace(job, recipe=replace(job.recipe, decisive={**job.recipe.decisive, "arguments": ()}))
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+@pytest.mark.parametrize("file", ["compile.json", "binary.json", "package.json", "artifact", "trees.json"])
+def test_what_is_no_file_is_named_or_made_again(
+    tmp_path: Path, fake_docker: FakeDocker, file: str, obstacle: str
+) -> None:
+    job = fake_docker.job(tmp_path)
+    run(job, *FIRST)
+    place = tmp_path / "build" / file if file == "trees.json" else job.folder / file
+    shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    OBSTACLES[obstacle](place)
+    job = fake_docker.job(tmp_path)
+    result, _ = run(job, *FIRST)
+    job.site.memory.save()
+    if obstacle == "a folder" and file.endswith(".json") and file != "trees.json":
+        assert result.error is not None
+        assert str(place) in result.error.what
+        assert "move that folder away" in result.error.remedy
+        place.rmdir()
+        result, _ = run(fake_docker.job(tmp_path), *FIRST)
+    assert result.error is None
+    again, _ = run(fake_docker.job(tmp_path), *FIRST)
+    assert again.status is Status.UP_TO_DATE
 
 
 def test_a_build_that_left_no_fact_is_named(tmp_path: Path, fake_docker: FakeDocker) -> None:

@@ -306,6 +306,7 @@ def test_the_readme_shows_the_tasks_as_they_are(factory: Factory) -> None:
         ("inputs override a b", "`inputs override` takes NAME, got a b", "inputs --help"),
         ("help", "there is no task 'help'", "`./factory --list` lists the tasks"),
         ("build help", "build takes no word 'help'", "`./factory build --help`"),
+        ("bake-file --output /nope/x.json", "`--output` must be in a folder that exists", "mkdir -p /nope"),
         ("bake-file --output /", "`--output` must be a file, got the folder '/'", "name a file"),
     ],
 )

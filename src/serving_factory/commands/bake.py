@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from serving_factory.catalogue.levels import level_facts
-from serving_factory.commands.shared import Asked, write
+from serving_factory.commands.shared import Asked, progress, write_file
 from serving_factory.docker.buildx import BuildRequest, csv_fields
 from serving_factory.errors import RecipeError, UsageError
 from serving_factory.output.text import count
@@ -62,11 +62,12 @@ def bake_file(asked: Asked, *, output: str) -> None:
         stage_inputs(recipe.inputs, place / "inputs")
         write_secrets(place / "secrets", secrets[recipe.variant.id])  # they stay: bake reads them whenever it runs
     file = Path(output) if output else asked.checkout.root / "docker-bake.json"
-    write_atomically(file, json.dumps(made.document, indent=2, ensure_ascii=False) + "\n")
-    write(f"wrote {file}: {count(len(recipes), 'variant')}\n")
-    for one in unbuildable:
-        write(f"left out {one.error.what}. See `./factory explain {one.variant.id}`\n")
-    write(f"Its files are in {folder}. To see what it does: docker buildx bake --file {file} --print\n")
+    write_file(file, json.dumps(made.document, indent=2, ensure_ascii=False) + "\n")
+    progress(
+        f"wrote {file}: {count(len(recipes), 'variant')}",
+        *(f"left out {one.error.what}. See `./factory explain {one.variant.id}`" for one in unbuildable),
+        f"Its files are in {folder}. To see what it does: docker buildx bake --file {file} --print",
+    )
 
 
 def bake(recipes: Sequence[Recipe], *, folder: Path, secrets: Mapping[str, Collection[str]]) -> Bake:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from serving_factory.commands.shared import CacheOptions, bytes_of, show, width
+from serving_factory.commands.shared import CacheOptions, bytes_of, new_file, show, width
 from serving_factory.errors import FactoryError, UsageError
 from serving_factory.output.text import count, size, table
 from serving_factory.pipeline.bazel import unusable, uploads
@@ -132,15 +132,10 @@ def _check(options: CacheOptions) -> None:
         raise UsageError(f"`cache {verb}` takes no file, got {file!r}", remedy=f"type ./factory cache {verb}")
     if verb != "prune" and (options.max_size is not None or options.toolchain):
         raise UsageError("--max-size and --toolchain belong to `cache prune`", remedy="leave them out")
-    path = Path(file).resolve()
-    if verb == "import" and not path.is_file():
+    if verb == "import" and not Path(file).is_file():
         raise UsageError(f"there is no file {file}", remedy="name one that `./factory cache export` wrote")
-    if verb != "export":
-        return
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", remedy="make it, or name another place")
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", remedy="name a file in it, such as caches.tar")
+    if verb == "export":
+        new_file("FILE", file)
 
 
 def _most(options: CacheOptions, cap: str | None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -63,7 +64,23 @@ def new_file(name: str, text: str) -> str:
     """Read the name of a file to write, as an option's parser."""
     if Path(text).is_dir():
         raise UsageError(f"`{name}` must be a file, got the folder {text!r}", remedy="name a file in it")
+    if not (folder := Path(text).absolute().parent).is_dir():
+        raise UsageError(
+            f"`{name}` must be in a folder that exists, got {text!r}", remedy=f"mkdir -p {shlex.quote(str(folder))}"
+        )
     return text
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file that the user named: a link stays a link, a pipe, a device and standard output what they are."""
+    from serving_factory.pipeline.records import write_atomically
+
+    if path.exists() and os.path.samestat(path.stat(), os.fstat(1)):
+        write(text)  # /dev/stdout, or what that is redirected to: another writer would overwrite what is there
+    elif path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+    else:
+        write_atomically(path.resolve(), text)
 
 
 _driver = _reader(

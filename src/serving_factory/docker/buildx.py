@@ -7,6 +7,7 @@ import csv
 import glob
 import io
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -193,7 +194,7 @@ def _scratch(output: Path | None) -> Iterator[tuple[Path, Path | None]]:
 
 def _replace(output: Path, partial: Path) -> None:
     """Put `partial` in the place of `output`; what was there stays until the new folder is complete."""
-    if not output.exists():
+    if not os.path.lexists(output):
         partial.rename(output)
         return
     old = partial.with_name("old")  # goes with the scratch folder

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from serving_factory.docker import process
-from serving_factory.errors import DockerCommandError, DockerSettingsError, EngineUnavailableError
+from serving_factory.errors import DockerCommandError, DockerSettingsError, EngineUnavailableError, os_remedy
 
 # The remedy for a full disk of the engine, without the full stop
 FREE_SOME_SPACE = (
@@ -114,11 +114,13 @@ def read_config() -> Mapping[str, Any]:
     """Read config.json of Docker's client; nothing where there is none; raises DockerSettingsError."""
     file = config_folder() / "config.json"
     try:
+        if file.exists() and not file.is_file():  # to open a pipe would be to wait for its writer
+            raise _unusable(str(file), "It is not a file.", f"Move it away: mv {file} {file}.old")
         config = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise _unusable(str(file), f"It cannot be read: {error.strerror}.", "Let your user read it") from error
+        raise _unusable(str(file), f"It cannot be read: {error.strerror}.", os_remedy(error)) from error
     except (ValueError, RecursionError) as error:
         raise _unusable(
             str(file), f"It is not JSON: {error}.", "Repair it, or move it away and log in again"

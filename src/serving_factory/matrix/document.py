@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
@@ -13,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from serving_factory.errors import MatrixError
+from serving_factory.errors import MatrixError, os_remedy
 from serving_factory.matrix.environment import Given
 from serving_factory.matrix.problems import KeyPath, Place, Problem, matrix_error, short, shown
 
@@ -149,9 +150,10 @@ def _text(file: Path) -> str:
     except IsADirectoryError:
         remedy = f"name a file in it, such as {name}/matrix.yaml"
         raise MatrixError(f"{name}: this is a folder, not a file", remedy=remedy) from None
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise MatrixError(f"{short(name)}: cannot be read: {why}", remedy="name a file that can be read") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        why, number = getattr(error, "strerror", str(error)), getattr(error, "errno", errno.ENOENT)
+        remedy = os_remedy(OSError(number, why, short(name)))
+        raise MatrixError(f"{short(name)}: cannot be read: {why}", remedy=remedy) from None
     if len(content) > MAX_BYTES:
         why = "A matrix of every release, flavour and level has some 2 KB: this is another file."
         raise MatrixError(f"{name}: a matrix file has at most {MAX_BYTES >> 20} MiB", why=why, remedy=other)

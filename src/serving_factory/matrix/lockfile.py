@@ -10,8 +10,8 @@ from pathlib import Path
 from packaging.version import Version
 
 from serving_factory.errors import LockFileError, MatrixError
-from serving_factory.matrix.document import read_document
-from serving_factory.matrix.problems import BrokenRuleError, matrix_error
+from serving_factory.matrix.document import Document, read_document
+from serving_factory.matrix.problems import BrokenRuleError, matrix_error, shown
 from serving_factory.matrix.schema import Notes, Section, Table, Text, key, matching
 from serving_factory.matrix.words import IMAGE, VERSION
 
@@ -76,7 +76,7 @@ def read_lock(matrix_file: Path) -> Lock:
     if not os.path.exists(file):  # noqa: PTH110 - Path.exists raises for a name that is too long
         return Lock(file=file)
     try:
-        document = read_document(file)
+        document = _document(file)
         notes = Notes(document.written)
         read = Section(_LockFile).read(document.data, (), notes)
         if problems := [*document.problems, *map(document.located, notes.found)]:
@@ -88,6 +88,12 @@ def read_lock(matrix_file: Path) -> Lock:
             remedy="restore the file from version control; or delete it, and write a new one with `./factory lock`",
         ) from None
     return Lock(file=file, bases=read.bases, bazel=read.bazel)
+
+
+def _document(file: Path) -> Document:
+    if not file.is_file():  # to open a pipe would be to wait for its writer
+        raise MatrixError(f"{shown(file)}: this is not a file")
+    return read_document(file)
 
 
 def lock_text(lock: Lock, *, matrix: str) -> str:

@@ -21,6 +21,7 @@ from serving_factory.output.text import Stream, clean, clean_lines, duration, wo
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate
 from serving_factory.pipeline.events import Event, EventKind, VariantResult
 
+_AGAIN = {EventKind.STARTED: "started", EventKind.RETRIED: "tried"}
 # In the order in which they are counted, and in which they stay where the terminal is too low for all. Only running
 # variants go before: a night of failures must not hide them.
 _LOOKS: Mapping[State, tuple[str, str, str]] = {  # sign, the same in ASCII, style
@@ -153,10 +154,10 @@ class BoardReporter(Reporter):
         yield Text("\n", end="").join(lines)
 
     def handle(self, event: Event) -> None:
-        """Take in an event; the board's own thread draws it. A retry stays above the board."""
+        """Take in an event; the board's own thread draws it. Why something is done again stays above the board."""
         self._progress.apply(event, self._clock())
-        if event.kind is EventKind.RETRIED:
-            text = " ".join(clean_lines(f"{event.variant} {event.stage} tried again: {event.text}"))
+        if event.text and (again := _AGAIN.get(event.kind)):
+            text = " ".join(clean_lines(f"{event.variant} {event.stage} {again} again: {event.text}"))
             with contextlib.suppress(OSError):  # the terminal is gone
                 self._console.print(Text(text.encode(self._encoding, "replace").decode(self._encoding)))
 

@@ -29,9 +29,9 @@ def read_tail(path: str | Path | None, limit: int = _TAIL_LINES) -> Tail:
 
     What buildx ends with, the step in the Dockerfile and in its own words, is left out where anything is before it.
     """
-    if path is None:
-        return Tail()
     try:
+        if path is None or not Path(path).is_file():  # to open a pipe would be to wait for its writer
+            return Tail()
         with Path(path).open("rb") as file:
             length = file.seek(0, os.SEEK_END)
             file.seek(max(0, length - _MAX_BYTES))

@@ -231,7 +231,9 @@ class PlainReporter(Reporter):
 
 def _ending(event: Event, seconds: float | None) -> str:
     kind, text = event.kind, label(event.kind.value)
-    if kind is EventKind.SKIPPED and event.text:
+    if kind is EventKind.STARTED and event.text:
+        text += " again"
+    if kind in {EventKind.STARTED, EventKind.SKIPPED} and event.text:
         return f"{text}: {clean(event.text)}"
     if seconds is not None and kind in {EventKind.FINISHED, EventKind.FAILED, EventKind.CANCELLED}:
         text += f" {'in' if kind is EventKind.FINISHED else 'after'} {duration(seconds)}"

@@ -7,6 +7,7 @@ process lives, others are refused even without a lock in the kernel: some networ
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -74,6 +75,8 @@ def hold_matrix_lock(folder: Path) -> AbstractContextManager[None]:
 @contextmanager
 def _held(place: Path, where: str) -> Iterator[None]:
     place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists() and not place.is_file():
+        raise FileExistsError(errno.EEXIST, "It is not a file", str(place))
     with place.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -33,7 +33,8 @@ class Event:
     variant: str  # the variant's id, such as `2.19.1-cpu-v3`
     stage: str  # the name of its stage
     kind: EventKind  # what happened
-    text: str = ""  # PROGRESS: the action; RETRIED: what failed, and how it is tried again; FAILED, SKIPPED: why
+    # PROGRESS: the action; RETRIED: what failed, and how it is tried again; STARTED: why it works again; else why
+    text: str = ""
     seconds: float | None = None  # how long the stage took; only with FINISHED
     log: str | None = None  # path of the stage's full log, where there is one
 

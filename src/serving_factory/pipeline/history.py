@@ -7,6 +7,7 @@ so a killed run leaves whole lines and at most a part of one at the end.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +102,13 @@ def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
     """Read one run (unless `whole`, its first and last line alone); HistoryError if its file is not that of a run."""
     file = build / _FOLDER / f"{number}.jsonl"
     try:
-        written = file.read_bytes().rpartition(b"\n")[0]  # a killed run may leave a part of a line
+        written = _content(file).rpartition(b"\n")[0]  # a killed run may leave a part of a line
         first, _, rest = written.partition(b"\n")
         head = json.loads(first)
         if head["event"] != "run" or head["format"] != _FORMAT:
             raise ValueError(f"its format is {head.get('format')}, this factory's is {_FORMAT}")
         members = {name: head.get(name) for name in ("command", "matrix", "estimate")}
-        members |= {"id": number, "started": head["time"]}
+        members |= {"id": number, "started": _time(head)}
         decode_known(Run, members)
     except OSError as error:
         raise HistoryError(f"run {number} cannot be read", why=str(error), remedy=os_remedy(error)) from None
@@ -124,6 +126,7 @@ def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
             if event["event"] == "summary":
                 members |= _end(event)
             elif event["event"] in _ENDINGS and "seconds" in event:  # else the stage had not begun
+                _seconds(event)
                 one = decode_known(StageRun, {**event, "status": event["event"], "facts": {}})
                 stages.append(replace(one, facts=numbers(event.get("facts", {}))))
         except (*_SENSELESS, RecursionError):
@@ -131,16 +134,34 @@ def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
     return Run(**members, damaged=damaged, stages=tuple(stages))
 
 
+def _content(file: Path) -> bytes:
+    if file.exists() and not file.is_file():  # to open a pipe would be to wait for its writer
+        raise FileExistsError(errno.EEXIST, "It is not a file", str(file))
+    return file.read_bytes()
+
+
 def _end(event: Mapping[str, Any]) -> dict[str, Any]:
     """What the summary says of a run. Variants without a recipe are in the counts alone."""
     members = {
-        "ended": str(event["time"]),
-        "seconds": float(event["seconds"]),
+        "ended": _time(event),
+        "seconds": _seconds(event),
         "counts": {str(status): int(number) for status, number in event["counts"].items() if number},
     }
     results = [one for one in event["results"] if "made" in one]
     ends = [{**one, "error": one.get("error", {}).get("kind"), "image": None, **one["made"]} for one in results]
     return {**members, "variants": tuple(decode_known(VariantRun, one) for one in ends)}
+
+
+def _time(event: Mapping[str, Any]) -> str:
+    datetime.fromisoformat(event["time"])
+    return str(event["time"])
+
+
+def _seconds(event: Mapping[str, Any]) -> float:
+    seconds = event["seconds"]
+    if not is_number(seconds) or seconds < 0:
+        raise ValueError(f"{seconds!r} are no seconds")
+    return float(seconds)
 
 
 def _numbers(build: Path) -> list[int]:

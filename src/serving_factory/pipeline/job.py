@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from serving_factory.docker.process import Cancel
 from serving_factory.errors import NotBuiltError
 from serving_factory.pipeline.budget import ONE_JOB, Share
 from serving_factory.pipeline.digests import TreeMemory
-from serving_factory.pipeline.records import O, Record, log_path, read_record
+from serving_factory.pipeline.records import O, Record, log_path, read_record, record_path
 from serving_factory.recipes.recipe import Recipe, key_of, short
 
 if TYPE_CHECKING:
@@ -159,6 +160,9 @@ class Stage(Generic[O]):
     outputs: type[O]  # what `run` gives, and the record holds
     inputs: Callable[[Job], Mapping[str, object]]  # all that decides what it makes, as values that JSON knows
     run: Callable[[Job, Progress], O]
+    # the inputs by names that people know, where those are others: what has changed is shown so
+    shown: Callable[[Job, Mapping[str, Any]], Mapping[str, object]] = lambda _job, inputs: inputs
+    product: str = "product"  # what it makes, in a word or two
     needs: tuple[Stage[Any], ...] = ()  # the stages whose records it reads; they are up to date before it runs
     data: tuple[str, ...] = ()  # the catalogue's files that it reads, beyond what is in its inputs
     # whether what an earlier run made is still there, as it was
@@ -170,6 +174,12 @@ class Stage(Generic[O]):
         """The key of what it would do now: a record with the same key is up to date."""
         return self.key_for(self.inputs(job))
 
+    def digests(self, job: Job) -> Mapping[str, str]:
+        """What that key is made of, each part by the first digits of its digest."""
+        parts = {**self.shown(job, self.inputs(job)), **{name: data_digest(name) for name in self.data}}
+        parts["version of the stage"] = self.version
+        return {name: short(key_of(part=part)) for name, part in parts.items()}
+
     def key_for(self, inputs: Mapping[str, object]) -> str:
         """The key of given inputs."""
         data = {name: data_digest(name) for name in self.data}
@@ -179,7 +189,23 @@ class Stage(Generic[O]):
         """Its record in a variant's folder."""
         return read_record(folder, self.name, self.outputs)
 
-    def is_done(self, job: Job) -> bool:
-        """Whether its record is of what it would do now, and its product still there."""
+    def reason(self, job: Job, *, look: bool = True) -> str:
+        """Why it would run; empty where its record is of what it would do now, and its product still there."""
         record = self.read(job.folder)  # the record first: without one there is nothing to ask the engine
-        return record is not None and record.key == self.key(job) and self.intact(job, record.outputs)
+        if record is None:
+            if not self.ran_before(job.folder):
+                return f"{self.name} has not run"
+            damaged = os.path.lexists(record_path(job.folder, self.name))
+            return f"the record of {self.name} cannot be read" if damaged else f"the last {self.name} left no record"
+        if record.key != self.key(job):
+            now = self.digests(job)
+            names = [name for name in {**record.inputs, **now} if record.inputs.get(name) != now.get(name)]
+            changed = f": {', '.join(names)}" if record.inputs else ""  # an earlier factory wrote none
+            return f"what decides {self.name} has changed{changed}"
+        if look and not self.intact(job, record.outputs):
+            return f"the {self.product} is missing or was changed"
+        return ""
+
+    def ran_before(self, folder: Path) -> bool:
+        """Whether an earlier run of it left anything."""
+        return os.path.lexists(record_path(folder, self.name)) or log_path(folder, self.name).is_file()

@@ -13,7 +13,8 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from datetime import datetime
 from enum import Enum
 from functools import cache
 from itertools import count, takewhile
@@ -55,6 +56,11 @@ class Record(Generic[O]):
     seconds: float
     outputs: O
     tried_again: tuple[str, ...] = ()  # what failed before it succeeded, a text for each attempt
+    inputs: Mapping[str, str] = field(default_factory=dict)  # what the key was made of: name → digits of a digest
+
+    def __post_init__(self) -> None:
+        if self.seconds < 0 or datetime.fromisoformat(self.started).tzinfo is None:
+            raise ValueError(f"{self.started}, {self.seconds} s: no work takes place then, or for so long")
 
 
 def record_path(folder: Path, stage: str) -> Path:
@@ -110,7 +116,8 @@ def _document(folder: Path, stage: str) -> dict[str, Any] | None:
 def read_json(path: Path, kind: type[T]) -> T | None:
     """Read a JSON file into a type; None when there is none, or it holds something else."""
     try:
-        return decode(kind, json.loads(path.read_text(encoding="utf-8")))
+        # To open a pipe would be to wait for its writer.
+        return decode(kind, json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
     except _UNREADABLE:
         return None
 
@@ -181,10 +188,6 @@ def copy_atomically(source: Path, path: Path) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not path.is_file():  # a pipe or a device, such as /dev/stdout: root could replace it
-        with path.open("wb") as stream:
-            yield stream
-        return
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     partial = Path(name)
     try:
@@ -194,8 +197,10 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         partial.chmod(0o644)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the other name means nothing to a user
         raise
 
 

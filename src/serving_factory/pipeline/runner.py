@@ -65,11 +65,12 @@ class VariantRun:
             self._ended = time.monotonic()
 
     def _run_stage(self, one: Stage[Any]) -> None:
-        job, key, record = self._job, one.key(self._job), one.read(self._job.folder)
-        if record and record.key == key and one.intact(job, record.outputs):
+        job = self._job
+        if not (reason := one.reason(job)):
             self._report(one, EventKind.UP_TO_DATE)
             return
-        self._report(one, EventKind.STARTED)
+        key, inputs = one.key(job), one.digests(job)
+        self._report(one, EventKind.STARTED, text=reason if one.ran_before(job.folder) else "")
         self._running, self._tries = one, []
         clear_logs(job.log(one.name))
         record_path(job.folder, one.name).unlink(missing_ok=True)
@@ -90,6 +91,7 @@ class VariantRun:
             seconds=seconds,
             outputs=outputs,
             tried_again=tuple(self._tries),
+            inputs=inputs,
         )
         write_record(job.folder, done)
         self._made[one.name] = outputs
@@ -97,10 +99,9 @@ class VariantRun:
 
     def _check_needs(self) -> None:
         for needed in needs_of(self._stages):
-            if not needed.is_done(self._job):
-                variant = self._job.recipe.variant.id
+            if reason := needed.reason(self._job):
                 raise NotBuiltError(
-                    f"{variant}: the stage {needed.name} has not run, or what decides it has changed since",
+                    f"{self._job.recipe.variant.id}: {reason}",
                     remedy="run `./factory build` with the same options: it runs all that is missing",
                 )
 
@@ -209,20 +210,12 @@ def _plan(job: Job, stages: Sequence[Stage[Any]]) -> PlannedVariant:
         job.site.assume_image(job.recipe.base_image, compiled.outputs.base_digest or None)
     done, because = len(stages), ""
     for index, one in enumerate(stages):
-        if because := _reason(job, one):
+        if because := one.reason(job, look=False):
             done = index
             break
     names = tuple(one.name for one in stages)
     candidate = _candidate(job, compiles=any(one.compiles for one in stages[done:]))
     return PlannedVariant(candidate=candidate, run=names[done:], up_to_date=names[:done], because=because)
-
-
-def _reason(job: Job, one: Stage[Any]) -> str:
-    for needed in (*needs_of([one]), one):
-        if needed.read(job.folder) is None:
-            return f"{one.name} has not run"
-    record = one.read(job.folder)
-    return "" if record and record.key == one.key(job) else f"what decides {one.name} has changed"
 
 
 def toolchain_key(recipe: Recipe) -> str:
@@ -248,8 +241,8 @@ def _candidate(job: Job, *, compiles: bool) -> Candidate:
 def has_work(one: Stage[Any], job: Job) -> bool:
     """Whether a stage would run."""
     try:
-        return not one.is_done(job)
-    except FactoryError:  # the stage itself will report it
+        return bool(one.reason(job))
+    except (FactoryError, OSError):  # the stage itself will report it
         return True
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serving_factory.catalogue.facts import Flavour, Release
 from serving_factory.catalogue.levels import LEVELS
@@ -97,7 +97,12 @@ class Recipe:
     images: Images
     lower_image: str  # the image to use on a CPU that lacks this level; empty where there is none
     build_args: tuple[tuple[str, str], ...]  # of the devel Dockerfile: what differs between variants that share it
-    compile_key: str  # over all that decides the binary, as far as the matrix and the catalogue say
+    decisive: Mapping[str, Any]  # all that decides the binary, as far as the matrix and the catalogue say
+
+    @property
+    def compile_key(self) -> str:
+        """The key of all that decides the binary, as far as the matrix and the catalogue say."""
+        return key_of(**self.decisive)
 
     @property
     def upstream(self) -> bool:
@@ -169,13 +174,13 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
         served = {"flavour": variant.flavour, "base": toolchain.base, "gpu": toolchain.gpu, "user": matrix.images.user}
         runtime = render("runtime.Dockerfile.j2", release=release, **served)
     arguments = _arguments(variant, toolchain, inputs, tensorrt=settings.toolchain.tensorrt)
-    key = key_of(
-        devel=_decisive(devel),
-        arguments=arguments,
-        base=base_image,
-        source=None if settings.source else source,
-        platform=variant.platform,
-    )
+    decisive = {
+        "devel": _decisive(devel),
+        "arguments": arguments,
+        "base": base_image,
+        "source": None if settings.source else source,
+        "platform": variant.platform,
+    }
     return Recipe(
         variant=variant,
         release=release,
@@ -190,7 +195,7 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
         images=matrix.images,
         lower_image=_lower_image(variant, matrix),
         build_args=(*arguments, *inputs.free_args),
-        compile_key=key,
+        decisive=decisive,
     )
 
 

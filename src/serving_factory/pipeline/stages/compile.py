@@ -98,6 +98,23 @@ def _inputs(job: Job) -> Mapping[str, object]:
     return decided_by(job, base_id=job.site.base_id(job.recipe), source=_source(job))
 
 
+def _shown(job: Job, inputs: Mapping[str, Any]) -> Mapping[str, object]:
+    """What decides the binary, in the words of the matrix file and of a Dockerfile."""
+    parts = job.recipe.decisive
+    arguments = {"flags" if name == "COPTS" else name: value for name, value in parts["arguments"]}
+    return {
+        **arguments,
+        "Dockerfile": parts["devel"]["instructions"],
+        **parts["devel"]["files"],
+        "base image": [parts["base"], inputs["base"]],
+        "sources": [parts["source"], inputs["source"]],
+        "platform": parts["platform"],
+        "CPU": inputs["cpu"],
+        "Bazel": inputs["bazel"],
+        **{name: inputs[name] for name in ("overrides", "patches")},
+    }
+
+
 def _source(job: Job) -> str:
     source = job.recipe.source
     return job.site.tree(source) if isinstance(source, Path) else source
@@ -295,7 +312,7 @@ def read_artifact(job: Job) -> dict[str, Any]:
 
 
 def _intact(job: Job, outputs: Compiled) -> bool:
-    return job.site.memory.digest(job.artifact) == outputs.artifact
+    return job.artifact.is_dir() and job.site.memory.digest(job.artifact) == outputs.artifact
 
 
 def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
@@ -357,5 +374,14 @@ def logged_build(
 
 
 COMPILE = Stage(
-    name="compile", version=1, outputs=Compiled, inputs=_inputs, run=_run, intact=_intact, compiles=True, engine=True
+    name="compile",
+    version=1,
+    outputs=Compiled,
+    inputs=_inputs,
+    run=_run,
+    shown=_shown,
+    product="artifact",
+    intact=_intact,
+    compiles=True,
+    engine=True,
 )

@@ -109,6 +109,7 @@ EXTRACT = Stage(
     outputs=Extracted,
     inputs=_inputs,
     run=_run,
+    product="binary",
     needs=(COMPILE,),
     data=("dispatch_owned.yaml", "upstream_flags.yaml"),  # whose code a function is
     intact=_intact,

@@ -176,6 +176,7 @@ PACKAGE = Stage(
     outputs=Packaged,
     inputs=_inputs,
     run=_run,
+    product="image",
     needs=(COMPILE, EXTRACT, INSPECT),
     intact=_intact,
     engine=True,

@@ -175,4 +175,13 @@ def _intact(job: Job, outputs: Pushed) -> bool:
     return all(_held_digest(job, registry, name, tag) == digest for tag, digest in outputs.digests.items())
 
 
-PUSH = Stage(name="push", version=1, outputs=Pushed, inputs=_inputs, run=_run, needs=(PACKAGE, SMOKE), intact=_intact)
+PUSH = Stage(
+    name="push",
+    version=1,
+    outputs=Pushed,
+    inputs=_inputs,
+    run=_run,
+    product="image in the registry",
+    needs=(PACKAGE, SMOKE),
+    intact=_intact,
+)
