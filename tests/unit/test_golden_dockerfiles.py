@@ -56,7 +56,7 @@ FORBIDDEN = (
     ("ENTRYPOINT", re.compile(r"^(?!\[)"), "is not in exec form"),
     ("CMD", re.compile(r"^(?!\[)"), "is not in exec form"),
 )
-LINTED = [*DISTINCT, *CONTEXT.glob("*.Dockerfile")]
+LINTED = [*DISTINCT, *CONTEXT.glob("*.Dockerfile"), *(ROOT / "examples").rglob("Dockerfile")]
 SECRETIVE = re.compile(
     r"(?:^|\s|_)(?:PASS(?:WORD|WD)?|TOKEN|SECRET|CREDENTIALS?|API_?KEY|AUTH|PROXY)(?:_\w*)?(?:=|\s|$)", re.IGNORECASE
 )

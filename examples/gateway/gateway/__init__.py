@@ -1,0 +1,1 @@
+"""An HTTP gateway in front of TensorFlow Serving."""
