@@ -6,8 +6,8 @@ By the exit code a script distinguishes a broken compiler from a registry that i
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import ClassVar
 
 
@@ -300,6 +300,18 @@ def os_errors_typed() -> Iterator[None]:
         yield
     except OSError as error:
         raise os_error(error) from error
+
+
+@contextmanager
+def cleaned_up(clean_up: Callable[[], object]) -> Iterator[None]:
+    """Call `clean_up` however the block ends; after an error of the block, what went wrong there is what counts."""
+    try:
+        yield
+    except BaseException:
+        with suppress(FactoryError):
+            clean_up()
+        raise
+    clean_up()
 
 
 _FREE = "free some space, then run the same command again: finished stages are kept"

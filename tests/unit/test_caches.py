@@ -11,7 +11,6 @@ from serving_factory.docker import caches, process
 from serving_factory.docker.buildx import BuildFailed, BuildRequest, BuildResult
 from serving_factory.docker.caches import (
     CacheMount,
-    Dropped,
     cache_mounts,
     cache_sizes,
     drop_cache_mounts,
@@ -104,14 +103,14 @@ def test_only_mounts_with_our_prefix_are_dropped(monkeypatch: pytest.MonkeyPatch
     calls = fake_buildx(monkeypatch)
     assert cache_mounts("serving-factory-") == (DISK,)
     calls.clear()
-    assert drop_cache_mounts("serving-factory-") == Dropped(gone=(DISK,), used=())
+    assert drop_cache_mounts("serving-factory-") == ([DISK], [])
     look = ["docker", "buildx", "du", "--verbose"]
     assert calls == [look, ["docker", "buildx", "prune", "--force", "--filter", "id=x7c1"], look]
 
 
 def test_a_mount_that_a_build_uses_is_not_taken_for_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_buildx(monkeypatch, used=True)
-    assert drop_cache_mounts("serving-factory-") == Dropped(gone=(), used=(DISK,))
+    assert drop_cache_mounts("serving-factory-") == ([], [DISK])
 
 
 def test_a_buildx_that_fails_is_reported_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:

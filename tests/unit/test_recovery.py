@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving_factory.docker import client
-from serving_factory.docker.caches import CacheMount, Dropped
+from serving_factory.docker.caches import CacheMount
 from serving_factory.docker.engine import Engine
 from serving_factory.errors import (
     CacheCorruptError,
@@ -133,9 +133,9 @@ def done_to_caches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was done to caches, which no other build uses; `used_by_another` is the opposite."""
     done: list[str] = []
 
-    def drop(prefix: str) -> Dropped:
+    def drop(prefix: str) -> tuple[list[CacheMount], list[CacheMount]]:
         done.append(f"drop {prefix}")
-        return Dropped(gone=(MOUNT,), used=())
+        return [MOUNT], []
 
     monkeypatch.setattr(retry, "drop_cache_mounts", drop)
     monkeypatch.setattr(retry, "empty_cache", lambda base, name: done.append(f"empty {name} from {base}"))
@@ -144,7 +144,7 @@ def done_to_caches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def used_by_another(done_to_caches: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr(retry, "drop_cache_mounts", lambda _prefix: Dropped(gone=(), used=(MOUNT,)))
+    monkeypatch.setattr(retry, "drop_cache_mounts", lambda _prefix: ([], [MOUNT]))
     return done_to_caches
 
 

@@ -19,7 +19,7 @@ import pytest
 from serving_factory.catalogue.releases import releases
 from serving_factory.commands import cli
 from serving_factory.commands.shared import Checkout
-from serving_factory.docker.caches import CacheMount, Dropped
+from serving_factory.docker.caches import CacheMount
 from serving_factory.errors import (
     CancelledError,
     CompileError,
@@ -550,9 +550,7 @@ def test_clean_asks_no_engine_for_folders(factory: Factory, tmp_path: Path) -> N
 
 def test_a_cache_that_a_build_uses_is_not_said_to_be_dropped(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
     gone, used = (CacheMount(record=name, id=f"caches-{name}", size="1MB") for name in ("a", "b"))
-    monkeypatch.setattr(
-        "serving_factory.pipeline.runner.drop_cache_mounts", lambda _: Dropped(gone=(gone,), used=(used,))
-    )
+    monkeypatch.setattr("serving_factory.pipeline.runner.drop_cache_mounts", lambda _: ([gone], [used]))
     assert factory("clean", "--caches").out == (
         "dropped cache caches-a, 1MB\nkept cache caches-b, 1MB: a build uses it\n"
     )

@@ -72,12 +72,12 @@ def _is_group(type_: object) -> bool:
 
 
 @cache
-def _parameters(taker: Callable[..., object], names: Sequence[str] = ()) -> tuple[_Parameter, ...]:
+def parameters_of(taker: Callable[..., object], names: Sequence[str] = ()) -> tuple[_Parameter, ...]:
     """The options that a function or a group takes: what is annotated with an Option."""
     found: list[_Parameter] = []
     for name, type_, note in _hints(taker, names):
         if _is_group(type_):
-            found += _parameters(type_, note)
+            found += parameters_of(type_, note)
         elif isinstance(note, Option):
             kind = bool if type_ is bool else list if get_origin(type_) is tuple else str
             found.append(_Parameter(name, kind, note))
@@ -88,7 +88,7 @@ def _filled(taker: Callable[..., object], given: Mapping[str, object], names: Se
     """The arguments of a function, or of a group, made of what was typed; the rest has its defaults."""
     made: dict[str, Any] = {}
     for name, type_, note in _hints(taker, names):
-        if _is_group(type_) and _parameters(type_, note):
+        if _is_group(type_) and parameters_of(type_, note):
             made[name] = type_(**_filled(type_, given, note))
         elif isinstance(note, Option) and (value := given.get(name)) is not None and value is not False:
             text = _Parameter(name, str, note).flag
@@ -108,7 +108,7 @@ class Command(Task[Any]):
     @property
     def parameters(self) -> tuple[_Parameter, ...]:
         """The options, in the order of the help."""
-        return _parameters(self.body)
+        return parameters_of(self.body)
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:  # noqa: ARG002, FBT001
         """Give the arguments to Invoke's parser. What is positional is so only where there are words for it."""

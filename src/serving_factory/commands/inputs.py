@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from serving_factory.catalogue.releases import releases
+from serving_factory.commands.cli import parameters_of
 from serving_factory.commands.plan import jobs_of
 from serving_factory.commands.shared import Asked, InputsOptions, progress, show, width
 from serving_factory.docker.git import ArchiveFormat, commit_of, fetch_source, git_folder
@@ -43,14 +44,7 @@ _PIN = re.compile(r"(?P<name>.+)=(?:sha256:)?(?P<sha256>[0-9a-f]{64})")
 _SHOWN = 8
 _NOTES = {"left_out": "left out, as the mirror does not have them", "absent": "named by the BUILD file, but absent"}
 _MATCHES = {None: "not pinned", True: "as pinned", False: "NOT AS PINNED"}
-_OWN = {
-    "archive": {"output", "pinned", "repository", "as_zip"},
-    "fill": {"mirrors", "archives", "overrides"},
-    "override": {"output", "source", "debian_source", "variant"},
-    "packages": set[str](),
-}
 _COMMANDS = {"archive": "GIT_DIR REF...", "fill": "VARIANT...", "override": "NAME", "packages": "VARIANT..."}
-_SPELLED = {"as_zip": "zip", "debian_source": "debian-source", "source": "from"}
 
 
 def inputs(typed: Sequence[str], options: InputsOptions) -> None:
@@ -76,13 +70,12 @@ def inputs(typed: Sequence[str], options: InputsOptions) -> None:
                 why=f"the commands are: {', '.join(f'{name} {usage}' for name, usage in _COMMANDS.items())}",
                 remedy="`./factory inputs --help` shows examples",
             )
-    verb = typed[0]
-    for name in sorted(set().union(*_OWN.values()) - _OWN[verb]):
-        if getattr(options, name):
-            owner = next(other for other, own in _OWN.items() if name in own)
+    for one in parameters_of(InputsOptions):
+        owners = one.help.partition(":")[0].split(", ")  # the help of an option that all verbs take begins otherwise
+        if _COMMANDS.keys() >= set(owners) and typed[0] not in owners and getattr(options, one.name):
             raise UsageError(
-                f"`inputs {verb}` does not take --{_SPELLED.get(name, name)}",
-                remedy=f"leave it out; it belongs to `inputs {owner}`",
+                f"`inputs {typed[0]}` does not take {one.flag}",
+                remedy=f"leave it out; it belongs to `inputs {owners[0]}`",
             )
     work(options)
 
@@ -408,7 +401,8 @@ def _made_override(declared: Declared, place: Path, labels: Labels, options: Inp
     if ref and not mirror:
         mirror = _only_mirror(given)
     if mirror:
-        ref = ref or _declared_ref(declared) or "HEAD"
+        address = archive_address(*declared.urls)
+        ref = ref or declared.ref or (address.ref if address else "HEAD")
         commit = commit_of(mirror, ref)
         if commit is None:
             raise UsageError(f"--from {where} has no {ref}", remedy=f"name a tag or a commit: --from {where}#REF")
@@ -443,15 +437,6 @@ def _only_mirror(folder: Path) -> Path:
             remedy="name the repository itself: --from GIT_DIR#REF",
         )
     return found[0].folder
-
-
-def _declared_ref(declared: Declared) -> str:
-    """The commit or tag that a rule names, in words or in the address of its archive."""
-    for name in ("commit", "tag"):
-        if isinstance(ref := declared.attributes.get(name), str):
-            return ref
-    address = archive_address(*declared.urls)
-    return address.ref if address else ""
 
 
 # --- packages ---------------------------------------------------------------------------------------------------------

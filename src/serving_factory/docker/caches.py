@@ -7,7 +7,6 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from serving_factory.docker.buildx import BuildRequest, build
 from serving_factory.docker.client import run_docker
 from serving_factory.docker.host import byte_count
 from serving_factory.docker.solve_status import Step
-from serving_factory.errors import EngineUnavailableError
+from serving_factory.errors import cleaned_up
 
 _PRUNE_TIMEOUT = 600.0
 _TOTAL = re.compile(r"^(Private|Total):\s+(\S+)$", re.MULTILINE)
@@ -33,14 +32,6 @@ class CacheMount:
     size: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dropped:
-    """Cache mounts that were to be dropped: those that are gone, and those that stay, as a build uses them."""
-
-    gone: tuple[CacheMount, ...]
-    used: tuple[CacheMount, ...]
-
-
 def cache_mounts(prefix: str) -> tuple[CacheMount, ...]:
     """List the engine's cache mounts whose id begins with `prefix`."""
     return tuple(mount for mount in parse_disk_usage(_buildx("du", "--verbose")) if mount.id.startswith(prefix))
@@ -54,17 +45,14 @@ def cache_sizes(prefix: str) -> tuple[int, int]:
     return totals.get("Private", totals.get("Total", 0)), mounts
 
 
-def drop_cache_mounts(prefix: str) -> Dropped:
-    """Drop the engine's cache mounts whose id begins with `prefix`."""
+def drop_cache_mounts(prefix: str) -> tuple[list[CacheMount], list[CacheMount]]:
+    """Drop the mounts whose id begins with `prefix`: those that are gone, and those that stay, as a build uses them."""
     mounts = cache_mounts(prefix)
     for mount in mounts:
-        _drop(mount.record)
+        _buildx("prune", "--force", "--filter", f"id={mount.record}")
     # BuildKit leaves alone what a build uses, and does not report that.
     left = {mount.record for mount in cache_mounts(prefix)} if mounts else set()
-    return Dropped(
-        gone=tuple(mount for mount in mounts if mount.record not in left),
-        used=tuple(mount for mount in mounts if mount.record in left),
-    )
+    return [one for one in mounts if one.record not in left], [one for one in mounts if one.record in left]
 
 
 def work_on_mounts(
@@ -85,13 +73,8 @@ def work_on_mounts(
             contexts=() if parcel is None else (("parcel", str(parcel)),),
             output=output or Path(scratch, "nothing"),
         )
-        try:
+        with cleaned_up(_drop_leftovers):
             build(request, on_step=on_step, log=io.StringIO())
-        except BaseException:
-            with suppress(EngineUnavailableError):  # what happened first is what counts
-                _drop_leftovers()
-            raise
-        _drop_leftovers()
     return tuple(lines)
 
 
@@ -102,7 +85,7 @@ def _drop_leftovers() -> None:
     for fields in _records(_buildx("du", "--verbose")):
         description = fields.get("Description", "")
         if "ID" in fields and _LEFTOVER.search(description) and not description.startswith("cached mount "):
-            _drop(fields["ID"])
+            _buildx("prune", "--force", "--filter", f"id={fields['ID']}")
 
 
 def parse_disk_usage(text: str) -> Iterator[CacheMount]:
@@ -116,10 +99,6 @@ def parse_disk_usage(text: str) -> Iterator[CacheMount]:
 def _records(text: str) -> Iterator[dict[str, str]]:
     for block in text.split("\n\n"):
         yield {match[1]: match[2] for match in map(_FIELD.match, block.splitlines()) if match}
-
-
-def _drop(record: str) -> None:
-    _buildx("prune", "--force", "--filter", f"id={record}")
 
 
 def _buildx(*arguments: str) -> str:

@@ -31,7 +31,7 @@ from serving_factory.docker.http import Patience
 from serving_factory.docker.process import Cancel, bounded
 from serving_factory.docker.push import THINKING, PushResult, Stream, read_push
 from serving_factory.docker.registry import ImageName, Registry, credentials_for, is_insecure
-from serving_factory.errors import DiskFullError, EngineError, EngineUnavailableError, FactoryError
+from serving_factory.errors import DiskFullError, EngineError, EngineUnavailableError, cleaned_up
 
 # The SDK's own, those of requests (which are OSErrors), and those of urllib3 that a broken stream raises.
 SDK_ERRORS = (DockerException, StreamParseError, OSError, urllib3.exceptions.HTTPError)
@@ -222,16 +222,11 @@ class Engine:
     def container(self, spec: ContainerSpec) -> Iterator[Container]:
         """Run a container for as long as the block lasts; it is removed by force however the block ends."""
         name = f"serving-factory-{uuid.uuid4().hex[:12]}"  # known before it exists: an interrupt finds it
-        try:
+        with cleaned_up(lambda: self._remove_container(name)):
             with typed(f"No container of {spec.image} could be started.", remedy="Try it: docker run."):
                 started = self._containers.create(spec.image, **spec.options(name))
                 started.start()
             yield Container(self._api, str(started.id), name)
-        except BaseException:
-            with contextlib.suppress(FactoryError):  # what happened first is what counts
-                self._remove_container(name)
-            raise
-        self._remove_container(name)
 
     def remove_strays(self, owner: str) -> int:
         """Remove the containers that an owner's killed processes left; return how many there were."""

@@ -19,7 +19,7 @@ from typing import IO, Any
 from serving_factory.docker.buildx import BuildFailed
 from serving_factory.docker.caches import work_on_mounts
 from serving_factory.docker.client import FREE_SOME_SPACE
-from serving_factory.errors import CacheFileError, DiskFullError, EngineError, FactoryError, UnknownNameError
+from serving_factory.errors import CacheFileError, DiskFullError, EngineError, UnknownNameError
 from serving_factory.pipeline.failures import Kind, classify
 from serving_factory.recipes.recipe import CONTEXT
 
@@ -104,13 +104,11 @@ def import_caches(base: str, file: Path, *, scratch: Path) -> Changed:
         except (tarfile.TarError, EOFError) as error:
             raise _unusable(file, f"it is not a tarball, or was cut off: {error}") from None
         try:
-            lines = work_on_mounts(CONTEXT, ["unpack"], base=base, parcel=parcel)
-        except BuildFailed as failed:
-            failure = _failure(base, failed)
-            if failed.exit_code == _BAD_PARCEL and not isinstance(failure, DiskFullError):
-                raise _unusable(file, failure.why) from None
-            raise failure from None
-        return _changed(lines, "added")
+            return _changed(_work(["unpack"], base, parcel=parcel), "added")
+        except EngineError as error:
+            if isinstance(error.__cause__, BuildFailed) and error.__cause__.exit_code == _BAD_PARCEL:
+                raise _unusable(file, error.why) from None
+            raise
 
 
 def _unpack(tar: tarfile.TarFile, parcel: Path, file: Path) -> None:
@@ -153,26 +151,22 @@ def _unusable(file: Path, why: str) -> CacheFileError:
     )
 
 
-def _work(words: Sequence[str], base: str, *, output: Path | None = None) -> Sequence[str]:
+def _work(words: Sequence[str], base: str, **places: Path) -> Sequence[str]:
     try:
-        return work_on_mounts(CONTEXT, words, base=base, output=output)
+        return work_on_mounts(CONTEXT, words, base=base, **places)
     except BuildFailed as failed:
-        raise _failure(base, failed) from None
-
-
-def _failure(base: str, failed: BuildFailed) -> FactoryError:
-    why = "\n".join(failed.tail) or failed.text
-    if classify(f"{why}\n{failed.text}", exit_code=failed.exit_code).kind is Kind.DISK_FULL:
-        return DiskFullError(
-            "the engine's disk is full: nothing more goes into Bazel's caches",
+        why = "\n".join(failed.tail) or failed.text
+        if classify(f"{why}\n{failed.text}", exit_code=failed.exit_code).kind is Kind.DISK_FULL:
+            raise DiskFullError(
+                "the engine's disk is full: nothing more goes into Bazel's caches",
+                why=why,
+                remedy=f"{FREE_SOME_SPACE}; then run the same command again",
+            ) from failed
+        raise EngineError(
+            f"Bazel's caches cannot be worked on from the image {base}",
             why=why,
-            remedy=f"{FREE_SOME_SPACE}; then run the same command again",
-        )
-    return EngineError(
-        f"Bazel's caches cannot be worked on from the image {base}",
-        why=why,
-        remedy="see that the engine can get this base image; with --matrix another matrix's is taken",
-    )
+            remedy="see that the engine can get this base image; with --matrix another matrix's is taken",
+        ) from failed
 
 
 def _caches(lines: Sequence[str]) -> tuple[Cache, ...]:

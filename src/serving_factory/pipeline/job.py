@@ -170,6 +170,11 @@ class Stage(Generic[O]):
     compiles: bool = False  # whether it takes a compile's share of CPUs and memory
     engine: bool = False  # whether it loads the engine's machine
 
+    @property
+    def all_needs(self) -> tuple[Stage[Any], ...]:
+        """What it needs and what that needs, what is needed first before the others."""
+        return tuple(found for needed in self.needs for found in (*needed.all_needs, needed))
+
     def key(self, job: Job) -> str:
         """The key of what it would do now: a record with the same key is up to date."""
         return self.key_for(self.inputs(job))

@@ -42,6 +42,11 @@ class Declared:
     attributes: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
     unread: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def ref(self) -> str:
+        """The commit or the tag that it names; empty where it names none."""
+        return next((ref for name in ("commit", "tag") if isinstance(ref := self.attributes.get(name), str)), "")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:

@@ -136,7 +136,7 @@ class Recovery:
         self._report(error, f"; once more with {count_jobs(self.job.share.jobs)}, on the warm cache")
 
     def _drop_cache(self, damaged: CacheCorruptError) -> None:
-        if not drop_cache_mounts(f"{CACHES}-{damaged.cache}").used:
+        if not drop_cache_mounts(f"{CACHES}-{damaged.cache}")[1]:
             self._report(damaged, "; once more without it")
             return
         self._report(damaged, ", and another build uses it; once more, with its entries removed")

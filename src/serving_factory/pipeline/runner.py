@@ -171,17 +171,7 @@ class VariantRun:
 
 def needs_of(stages: Sequence[Stage[Any]]) -> tuple[Stage[Any], ...]:
     """All that stages need and that is not among them, what is needed first before the others."""
-    found: dict[Stage[Any], None] = {}
-
-    def add(one: Stage[Any]) -> None:
-        for needed in one.needs:
-            add(needed)
-            if needed not in stages:
-                found[needed] = None
-
-    for one in stages:
-        add(one)
-    return tuple(found)
+    return tuple(dict.fromkeys(needed for one in stages for needed in one.all_needs if needed not in stages))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +251,6 @@ def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
         shutil.rmtree(folder)
         yield f"removed {folder}"
     if caches:
-        dropped = drop_cache_mounts(CACHES)
-        yield from (f"dropped cache {mount.id}, {mount.size}" for mount in dropped.gone)
-        yield from (f"kept cache {mount.id}, {mount.size}: a build uses it" for mount in dropped.used)
+        gone, used = drop_cache_mounts(CACHES)
+        yield from (f"dropped cache {mount.id}, {mount.size}" for mount in gone)
+        yield from (f"kept cache {mount.id}, {mount.size}: a build uses it" for mount in used)

@@ -156,9 +156,9 @@ class Filler:
 
     def _no_archive(self, one: Missing, problem: str) -> Filled:
         """What no code host makes out of git: an uploaded file, or a repository that Bazel itself clones."""
-        said = self.declared[one.name].attributes if one.name in self.declared else {}
-        remote, ref = said.get("remote"), said.get("commit") or said.get("tag")
-        if isinstance(remote, str) and isinstance(ref, str):
+        declared = self.declared.get(one.name)
+        remote, ref = (declared.attributes.get("remote"), declared.ref) if declared else (None, "")
+        if isinstance(remote, str) and ref:
             why = "Bazel clones it, and no archive can stand for that"
             name = remote.rstrip("/").removesuffix(".git").rpartition("/")[2]
             found = mirrors_for(name, ref, self.sources.mirrors)

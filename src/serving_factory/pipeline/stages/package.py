@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from serving_factory.docker.buildx import BuildFailed, BuildRequest
-from serving_factory.errors import ArtifactError, FactoryError, PackageError
+from serving_factory.errors import ArtifactError, PackageError, cleaned_up
 from serving_factory.matrix.matrix import alias_tags, full_tags
 from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.failures import step_title
@@ -119,7 +118,8 @@ def _run(job: Job, progress: Progress) -> Packaged:
         recipe, dockerfile=dockerfile, artifact=str(job.artifact), facts=facts, labels=labels, tags=references
     )
     before = {had for reference in references if (had := job.site.packaged.get(reference))}
-    with _unnamed_removed(before, job):
+    # Also after a build that was ended in the middle: it may have taken the names already.
+    with cleaned_up(lambda: _remove_unnamed(before, job)):
         try:
             result = logged_build(request, job.log(PACKAGE.name), progress=progress, cancel=job.cancel)
         except BuildFailed as failed:
@@ -138,19 +138,7 @@ def _run(job: Job, progress: Progress) -> Packaged:
     )
 
 
-@contextmanager
-def _unnamed_removed(images: Iterable[str], job: Job) -> Iterator[None]:
-    """Remove those of the images that have lost their names in this block, however it ends."""
-    try:
-        yield
-    except BaseException:  # a build that was ended in the middle may have taken the names already
-        with suppress(FactoryError):  # what happened first is what counts
-            _remove(images, job)
-        raise
-    _remove(images, job)
-
-
-def _remove(images: Iterable[str], job: Job) -> None:
+def _remove_unnamed(images: Iterable[str], job: Job) -> None:
     for image in images:
         job.site.engine.remove_unnamed(image)
 
