@@ -140,10 +140,11 @@ RUN ln -sf /usr/include/cudnn.h /usr/local/cuda/include/cudnn.h \
  && ln -sf /usr/lib/x86_64-linux-gnu/libnccl.so* /usr/lib/nccl/lib/
 
 # What the server is linked to or opens while it runs: the libraries of these packages, in the versions it is compiled with, and
-# CUPTI. The runtime image gets them.
+# CUPTI; without libcufftw, libcusolverMg, libnvblas, which no server opens. The runtime image gets them.
 RUN packages=(cuda-cublas-9-0 cuda-cudart-9-0 cuda-cufft-9-0 cuda-curand-9-0 cuda-cusolver-9-0 cuda-cusparse-9-0 libcudnn7 libnccl2) \
  && { dpkg-query -L "${packages[@]}" | grep -E '/lib[^/]*\.so\.[0-9][^/]*$' \
-   && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.*; } > /factory/libraries
+   && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.*; } \
+  | grep -vE '/(libcufftw|libcusolverMg|libnvblas)\.so' > /factory/libraries
 
 # Bazel 0.15.0: the plain binary. The named context `bazel` replaces the download.
 COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
@@ -234,13 +235,14 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
  && /factory/bazel.sh build \
  && rm /usr/local/cuda/lib64/stubs/libcuda.so.1
 
-COPY --chmod=0755 collect.sh /factory/
+COPY --chmod=0755 collect.sh collect_cuda.sh /factory/
 # libcuda is the driver's: it is never taken along.
 RUN mapfile -t libraries < /factory/libraries \
  && LD_LIBRARY_PATH="$(xargs -n 1 dirname < /factory/libraries | sort -u | paste -s -d :)" \
     BAZEL=bazel DRIVER_STUB=/usr/local/cuda/lib64/stubs/libcuda.so \
     /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
       "${libraries[@]}" \
+ && /factory/collect_cuda.sh /artifact /factory/libraries /usr/local/cuda-9.0 9.0 \
  && cp -r /factory/bazel-events.json /factory/measures /artifact/facts/ \
  && install -D -m 0644 -t /artifact/licences /source/LICENSE*
 CMD ["/bin/bash"]

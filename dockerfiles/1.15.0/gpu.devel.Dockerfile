@@ -153,12 +153,21 @@ RUN ln -sf /usr/include/cudnn.h /usr/local/cuda/include/cudnn.h \
  && ln -sf /usr/lib/x86_64-linux-gnu/libcudnn.so /usr/local/cuda/lib64/libcudnn.so \
  && ln -sf /usr/lib/x86_64-linux-gnu/libcudnn.so.7 /usr/local/cuda/lib64/libcudnn.so.7
 
+# What TensorFlow's rules copy by name, hours from here, and what goes into the image (catalogue: cuda_files.yaml).
+RUN ls \
+      /usr/local/cuda-10.0/bin/bin2c \
+      /usr/local/cuda-10.0/bin/crt/link.stub \
+      /usr/local/cuda-10.0/bin/fatbinary \
+      /usr/local/cuda-10.0/bin/nvlink \
+      /usr/local/cuda-10.0/bin/ptxas
+
 # What the server is linked to or opens while it runs: the libraries of these packages, in the versions it is compiled with, and
-# CUPTI. The runtime image gets them.
+# CUPTI; without libcufftw, libcusolverMg, libnvblas, which no server opens. The runtime image gets them.
 RUN packages=(cuda-cublas-10-0 cuda-cudart-10-0 cuda-cufft-10-0 cuda-curand-10-0 cuda-cusolver-10-0 cuda-cusparse-10-0 libcudnn7) \
  && if [ "$TENSORRT" = 1 ]; then packages+=(libnvinfer5); fi \
  && { dpkg-query -L "${packages[@]}" | grep -E '/lib[^/]*\.so\.[0-9][^/]*$' \
-   && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.*; } > /factory/libraries
+   && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.*; } \
+  | grep -vE '/(libcufftw|libcusolverMg|libnvblas)\.so' > /factory/libraries
 
 # Bazel 0.24.1: the plain binary. The named context `bazel` replaces the download.
 COPY --from=bazel --chmod=0755 /bazel /usr/local/bin/bazel
@@ -249,13 +258,14 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
  && /factory/bazel.sh build \
  && rm /usr/local/cuda/lib64/stubs/libcuda.so.1
 
-COPY --chmod=0755 collect.sh /factory/
+COPY --chmod=0755 collect.sh collect_cuda.sh /factory/
 # libcuda is the driver's: it is never taken along.
 RUN mapfile -t libraries < /factory/libraries \
  && LD_LIBRARY_PATH="$(xargs -n 1 dirname < /factory/libraries | sort -u | paste -s -d :)" \
     BAZEL=bazel DRIVER_STUB=/usr/local/cuda/lib64/stubs/libcuda.so \
     /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
       "${libraries[@]}" \
+ && /factory/collect_cuda.sh /artifact /factory/libraries /usr/local/cuda-10.0 10.0 bin/ptxas \
  && cp -r /factory/bazel-events.json /factory/measures /artifact/facts/ \
  && install -D -m 0644 -t /artifact/licences /source/LICENSE*
 CMD ["/bin/bash"]

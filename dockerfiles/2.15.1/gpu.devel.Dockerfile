@@ -136,6 +136,7 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
       cuda-cupti-12-2 \
       cuda-nvcc-12-2 \
       cuda-nvml-dev-12-2 \
+      cuda-nvprune-12-2 \
       cuda-nvrtc-12-2 \
       cuda-nvrtc-dev-12-2 \
       libcublas-12-2 \
@@ -173,12 +174,23 @@ RUN ln -sf /usr/include/cudnn.h /usr/local/cuda/include/cudnn.h \
  && ln -sf /usr/lib/x86_64-linux-gnu/libcudnn.so /usr/local/cuda/lib64/libcudnn.so \
  && ln -sf /usr/lib/x86_64-linux-gnu/libcudnn.so.8 /usr/local/cuda/lib64/libcudnn.so.8
 
+# What TensorFlow's rules copy by name, hours from here, and what goes into the image (catalogue: cuda_files.yaml).
+RUN ls \
+      /usr/local/cuda-12.2/bin/bin2c \
+      /usr/local/cuda-12.2/bin/crt/link.stub \
+      /usr/local/cuda-12.2/bin/fatbinary \
+      /usr/local/cuda-12.2/bin/nvlink \
+      /usr/local/cuda-12.2/bin/nvprune \
+      /usr/local/cuda-12.2/bin/ptxas \
+      /usr/local/cuda-12.2/nvvm/libdevice/libdevice.10.bc
+
 # What the server is linked to or opens while it runs: the libraries of these packages, in the versions it is compiled with, and
-# CUPTI. The runtime image gets them.
+# CUPTI; without libcufftw, libcusolverMg, libnvblas, libcurand, which no server opens. The runtime image gets them.
 RUN packages=(cuda-cudart-12-2 cuda-nvrtc-12-2 libcublas-12-2 libcudnn8 libcufft-12-2 libcurand-12-2 libcusolver-12-2 libcusparse-12-2 libnvjitlink-12-2) \
  && if [ "$TENSORRT" = 1 ]; then packages+=(libnvinfer-plugin8 libnvinfer8); fi \
  && { dpkg-query -L "${packages[@]}" | grep -E '/lib[^/]*\.so\.[0-9][^/]*$' \
-   && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.*; } > /factory/libraries
+   && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.*; } \
+  | grep -vE '/(libcufftw|libcusolverMg|libnvblas|libcurand)\.so' > /factory/libraries
 
 # Genrules and configure scripts look for a compiler by these names, and Bazel does not hand CC on to them.
 RUN ln -sf clang-17 /usr/bin/cc \
@@ -269,13 +281,14 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
  && /factory/bazel.sh build \
  && rm /usr/local/cuda/lib64/stubs/libcuda.so.1
 
-COPY --chmod=0755 collect.sh /factory/
+COPY --chmod=0755 collect.sh collect_cuda.sh /factory/
 # libcuda is the driver's: it is never taken along.
 RUN mapfile -t libraries < /factory/libraries \
  && LD_LIBRARY_PATH="$(xargs -n 1 dirname < /factory/libraries | sort -u | paste -s -d :)" \
     BAZEL=bazel DRIVER_STUB=/usr/local/cuda/lib64/stubs/libcuda.so CC=clang-17 \
     /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
       "${libraries[@]}" \
+ && /factory/collect_cuda.sh /artifact /factory/libraries /usr/local/cuda-12.2 12.2 bin/ptxas nvvm/libdevice/libdevice.10.bc bin/nvlink \
  && cp -r /factory/bazel-events.json /factory/measures /artifact/facts/ \
  && install -D -m 0644 -t /artifact/licences /source/LICENSE*
 CMD ["/bin/bash"]

@@ -143,7 +143,7 @@ COPY --from=overrides / /inputs/overrides/
 # How Bazel builds, for the fetch, the preflight and the build alike: bazel.sh reads it.
 RUN printf '%s\n' \
       target=//tensorflow_serving/model_servers:tensorflow_model_server \
-      runtime_targets='"@cuda_cublas//:all @cuda_cudart//:all @cuda_cudnn//:all @cuda_cufft//:all @cuda_cupti//:all @cuda_curand//:all @cuda_cusolver//:all @cuda_cusparse//:all @cuda_nccl//:all @cuda_nvjitlink//:all @cuda_nvrtc//:all"' \
+      runtime_targets='"@cuda_cublas//:all @cuda_cudart//:all @cuda_cudnn//:all @cuda_cufft//:all @cuda_cupti//:all @cuda_cusolver//:all @cuda_cusparse//:all @cuda_nccl//:all @cuda_nvjitlink//:all @cuda_nvrtc//:all @cuda_nvcc//:all"' \
       event_file=--build_event_json_file \
       disk_cache=--disk_cache \
       > /factory/bazel.conf \
@@ -159,12 +159,29 @@ RUN printf '%s\n' \
 FROM sources AS fetch
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # Bazel downloads what something asks for, and nothing that is compiled asks for NVRTC, which cuDNN opens: so these repositories are
-# targets of the fetch beside the server. The runtime image gets their libraries.
+# targets of the fetch beside the server. The runtime image gets their libraries, and cuda_nvcc's tools (catalogue: cuda_files.yaml), without
+# libcufftw, libcusolverMg, libnvblas, libcurand, which no server opens.
 RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
     --mount=type=secret,id=truststore --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/inputs/distdir \
     --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
     /factory/bazel.sh fetch \
- && ls /factory/bazel/*/external/{cuda_cublas,cuda_cudart,cuda_cudnn,cuda_cufft,cuda_cupti,cuda_curand,cuda_cusolver,cuda_cusparse,cuda_nccl,cuda_nvjitlink,cuda_nvrtc}/lib/lib*.so.[0-9]* > /factory/libraries
+ && ls \
+      /factory/bazel/*/external/cuda_nvcc/bin/ptxas \
+      /factory/bazel/*/external/cuda_nvcc/nvvm/libdevice/libdevice.10.bc \
+      /factory/bazel/*/external/cuda_nvcc/bin/nvlink \
+ && ls \
+      /factory/bazel/*/external/cuda_cublas/lib/lib*.so.[0-9]* \
+      /factory/bazel/*/external/cuda_cudart/lib/lib*.so.[0-9]* \
+      /factory/bazel/*/external/cuda_cudnn/lib/lib*.so.[0-9]* \
+      /factory/bazel/*/external/cuda_cufft/lib/lib*.so.[0-9]* \
+      /factory/bazel/*/external/cuda_cupti/lib/lib*.so.[0-9]* \
+      /factory/bazel/*/external/cuda_cusolver/lib/lib*.so.[0-9]* \
+      /factory/bazel/*/external/cuda_cusparse/lib/lib*.so.[0-9]* \
+      /factory/bazel/*/external/cuda_nccl/lib/lib*.so.[0-9]* \
+      /factory/bazel/*/external/cuda_nvjitlink/lib/lib*.so.[0-9]* \
+      /factory/bazel/*/external/cuda_nvrtc/lib/lib*.so.[0-9]* \
+      > /tmp/libraries \
+ && grep -vE '/(libcufftw|libcusolverMg|libnvblas|libcurand)\.so' /tmp/libraries > /factory/libraries
 RUN --mount=type=bind,from=patches,target=/inputs/patches \
     /factory/apply_patches.sh external /factory/bazel
 
@@ -194,13 +211,14 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
     --mount=type=cache,id=serving-factory-bazel-disk,target=/cache/disk \
     /factory/bazel.sh build
 
-COPY --chmod=0755 collect.sh /factory/
+COPY --chmod=0755 collect.sh collect_cuda.sh /factory/
 # libcuda is the driver's: it is never taken along.
 RUN mapfile -t libraries < /factory/libraries \
  && LD_LIBRARY_PATH="$(xargs -n 1 dirname < /factory/libraries | sort -u | paste -s -d :)" \
     BAZEL=bazel CC=clang-17 \
     /factory/collect.sh /factory/bazel-bin/tensorflow_serving/model_servers/tensorflow_model_server /artifact /factory/base-packages \
       "${libraries[@]}" \
+ && /factory/collect_cuda.sh /artifact /factory/libraries /factory/bazel/*/external/cuda_nvcc 12.2 bin/ptxas nvvm/libdevice/libdevice.10.bc bin/nvlink \
  && cp -r /factory/bazel-events.json /factory/measures /artifact/facts/ \
  && install -D -m 0644 -t /artifact/licences /source/LICENSE*
 CMD ["/bin/bash"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -13,6 +13,8 @@ from packaging.version import Version
 from serving_factory.catalogue.data import read_entry, read_yaml
 from serving_factory.catalogue.facts import Flavour, Release
 from serving_factory.errors import CatalogueError
+
+_Table: TypeAlias = tuple[tuple[SpecifierSet, tuple[str, ...]], ...]  # releases -> names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,10 @@ class CudaPackages:
     nccl: str | None = None  # the folder that gets links to NCCL's header and libraries; None where none looks for one
     # external repositories in which Bazel leaves the libraries; empty where they are installed
     hermetic: tuple[str, ...] = ()
+    # files below the toolkit's folder that TensorFlow's rules copy by name; empty where Bazel brings CUDA
+    copied: tuple[str, ...]
+    tools: tuple[str, ...]  # files below the toolkit's folder that the server runs or reads while it serves
+    unopened: tuple[str, ...]  # how the names of libraries begin that no server opens
 
 
 def cuda_packages(release: Release) -> CudaPackages:
@@ -52,7 +58,8 @@ def cuda_packages(release: Release) -> CudaPackages:
         entry["tensorrt"] = _filled(era["tensorrt"], values)
     major = values["cudnn"].partition(".")[0] if entry["packages"] else ""
     where = f"cuda_packages.yaml: {release.tag}"
-    return read_entry(CudaPackages, where, entry, notes=("releases", "cudnn"), cudnn_major=major)
+    files = {kind: _of(release.version, _table("cuda_files.yaml", kind)) for kind in ("copied", "tools", "unopened")}
+    return read_entry(CudaPackages, where, entry, notes=("releases", "cudnn"), cudnn_major=major, **files)
 
 
 def _filled(entry: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
@@ -67,9 +74,15 @@ def _eras() -> tuple[tuple[SpecifierSet, Mapping[str, Any]], ...]:
 
 def mkl_libraries(release: Version) -> tuple[str, ...]:
     """Return which libraries an mkl server needs beyond what its loader finds by itself."""
-    return tuple(library for releases, libraries in _libraries() if release in releases for library in libraries)
+    return _of(release, _table("mkl.yaml"))
+
+
+def _of(release: Version, table: _Table) -> tuple[str, ...]:
+    return tuple(name for releases, names in table if release in releases for name in names)
 
 
 @cache
-def _libraries() -> tuple[tuple[SpecifierSet, tuple[str, ...]], ...]:
-    return tuple((SpecifierSet(releases), tuple(libraries)) for releases, libraries in read_yaml("mkl.yaml").items())
+def _table(file: str, part: str | None = None) -> _Table:
+    """Read a file, or a part of one, that maps releases to names."""
+    rows = read_yaml(file)
+    return tuple((SpecifierSet(releases), tuple(names)) for releases, names in (rows[part] if part else rows).items())

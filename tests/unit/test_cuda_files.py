@@ -1,0 +1,203 @@
+"""The files of CUDA: what TensorFlow's rules copy, what an image gets, and under which licences."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from serving_factory.catalogue.facts import Flavour
+from serving_factory.catalogue.libraries import cuda_packages
+from serving_factory.catalogue.releases import releases
+from serving_factory.recipes.recipe import CONTEXT
+
+from .matrices import ROOT
+
+RULES = yaml.safe_load((Path(__file__).parent / "recorded" / "cuda_rules.yaml").read_text(encoding="utf-8"))
+FROM_APT = tuple(tag for tag, one in releases().items() if Flavour.GPU in one.flavours and cuda_packages(one).packages)
+HERMETIC = tuple(tag for tag, one in releases().items() if Flavour.GPU in one.flavours and tag not in FROM_APT)
+
+
+def installed(tag: str) -> set[str]:
+    packages = cuda_packages(releases()[tag])
+    tensorrt = packages.tensorrt.packages if packages.tensorrt else ()
+    return {package.partition("=")[0] for package in (*packages.packages, *tensorrt)}
+
+
+def missing(tag: str, names: Collection[str]) -> list[str]:
+    """What TensorFlow's rules of a release name and none of these packages has."""
+    gpu = releases()[tag].flavours[Flavour.GPU].gpu
+    assert gpu is not None
+    found = []
+    for rule in RULES:
+        wanted = {package.format(cuda=gpu.cuda.replace(".", "-")) for package in rule["packages"]}
+        if tag in SpecifierSet(rule["releases"]) and not wanted & set(names):
+            found += rule["files"]
+    return found
+
+
+def devel(tag: str) -> str:
+    return (ROOT / "dockerfiles" / tag / "gpu.devel.Dockerfile").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("tag", FROM_APT)
+def test_everything_that_tensorflows_rules_name_is_installed(tag: str) -> None:
+    assert missing(tag, installed(tag)) == []
+
+
+@pytest.mark.parametrize(
+    ("tag", "package", "file"),
+    [
+        ("2.5.1", "cuda-nvprune-11-2", "bin/nvprune"),
+        ("2.17.1", "cuda-nvprune-12-2", "bin/nvprune"),
+        ("1.5.0", "cuda-core-8-0", "bin/nvcc"),
+        ("1.12.3", "libnccl-dev", "include/nccl.h"),
+        ("2.2.0", "libcublas-dev", "include/cublas_api.h"),
+        ("2.15.1", "cuda-nvml-dev-12-2", "include/nvml.h"),
+    ],
+)
+def test_a_package_that_is_left_out_is_missed(tag: str, package: str, file: str) -> None:
+    assert package in installed(tag)
+    assert file in missing(tag, installed(tag) - {package})
+
+
+@pytest.mark.parametrize("tag", [*FROM_APT, *HERMETIC])
+def test_what_is_copied_by_name_is_looked_for_before_hours_of_compiling(tag: str) -> None:
+    packages, text = cuda_packages(releases()[tag]), devel(tag)
+    named = {file for rule in RULES if tag in SpecifierSet(rule["releases"]) for file in rule["files"]}
+    assert set(packages.copied) == {file for file in named if re.match("bin/(?!nvcc)", file)}
+    before = text[: text.index(" AS binary_build")]
+    folder = "/factory/bazel/*/external/cuda_nvcc" if tag in HERMETIC else "/usr/local/cuda-"
+    for file in (*packages.copied, *packages.tools):
+        assert re.search(rf"^ +{re.escape(folder)}\S*/{re.escape(file)}( \\)?$", before, re.MULTILINE), file
+
+
+def test_the_server_finds_the_tools_that_it_runs() -> None:
+    """tensorflow/serving#2201: without them a model that XLA compiles ends in an error, or ends the server."""
+    for tag in (*FROM_APT, *HERMETIC):
+        version, tools = releases()[tag].version, cuda_packages(releases()[tag]).tools
+        assert ("bin/ptxas" in tools) == (version >= Version("1.14"))
+        assert ("nvvm/libdevice/libdevice.10.bc" in tools) == (version >= Version("2.5"))
+        assert ("bin/nvlink" in tools) == (version >= Version("2.12"))
+        collected = re.search(r"/factory/collect_cuda\.sh (.*) \\", devel(tag))
+        assert collected is not None
+        assert collected[1].split()[4:] == list(tools)
+
+
+def test_libraries_that_no_server_opens_stay_out() -> None:
+    for tag in (*FROM_APT, *HERMETIC):
+        packages, text = cuda_packages(releases()[tag]), devel(tag)
+        left_out = re.search(r"grep -vE '/\((.*)\)\\\.so'.* > /factory/libraries$", text, re.MULTILINE)
+        assert left_out is not None
+        assert left_out[1].split("|") == list(packages.unopened)
+        assert ("libcurand" in packages.unopened) == (releases()[tag].version >= Version("2.14")), "16d250d6 of 2023"
+        assert "cuda_curand" not in packages.hermetic
+
+
+def test_repositories_are_listed_one_by_one() -> None:
+    """`{one}` is no list for bash, and a name that matches nothing must end the build."""
+    for tag in HERMETIC:
+        assert "{" not in devel(tag).split("/factory/bazel.sh fetch")[1].partition("> /factory/libraries")[0]
+        for name in (*cuda_packages(releases()[tag]).hermetic, "cuda_nvcc"):
+            assert devel(tag).count(f"@{name}//:all") == 1
+
+
+# --- collect_cuda.sh --------------------------------------------------------------------------------------------------
+
+
+class Collecting:
+    """collect_cuda.sh in a folder: what Bazel or wheels left, and an artifact that collect.sh has filled."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.artifact = root, root / "artifact"
+        self.write("artifact/facts/packages", "libc6=2.36\n")
+        self.write("libraries", "")
+
+    def write(self, place: str, text: str = "", mode: int = 0o644) -> Path:
+        file = self.root / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        file.chmod(mode)
+        os.utime(file, (1000, 1000))
+        return file
+
+    def library(self, place: str) -> None:
+        with (self.root / "libraries").open("a", encoding="utf-8") as libraries:
+            libraries.write(f"{self.write(place)}\n")
+
+    def run(self, toolkit: Path, *files: str) -> subprocess.CompletedProcess[str]:
+        words = [str(self.artifact), str(self.root / "libraries"), str(toolkit), "12.2", *files]
+        command = ["sh", str(CONTEXT / "collect_cuda.sh"), *words]
+        return subprocess.run(command, check=False, capture_output=True, text=True)
+
+    def files(self) -> list[str]:
+        rootfs = self.artifact / "rootfs"
+        return sorted(str(path.relative_to(rootfs)) for path in rootfs.rglob("*") if not path.is_dir())
+
+
+@pytest.fixture
+def collecting(tmp_path: Path) -> Collecting:
+    return Collecting(tmp_path)
+
+
+needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="dpkg is not installed here")
+
+
+@needs_dpkg
+def test_what_bazel_downloaded_brings_its_tools_and_licences(collecting: Collecting) -> None:
+    collecting.library("external/cuda_cublas/lib/libcublas.so.12")
+    collecting.library("external/cuda_nccl/lib/libnccl.so.2")
+    collecting.write("external/cuda_cublas/LICENSE", "one")
+    collecting.write("external/cuda_nvcc/LICENSE", "two")
+    collecting.write("external/cuda_nvcc/bin/ptxas", mode=0o755)
+    collecting.write("external/cuda_nvcc/nvvm/libdevice/libdevice.10.bc")
+    done = collecting.run(collecting.root / "external/cuda_nvcc", "bin/ptxas", "nvvm/libdevice/libdevice.10.bc")
+    assert done.returncode == 0, done.stderr
+    assert [path for path in collecting.files() if path != "usr/local/cuda"] == [
+        "usr/local/cuda-12.2/bin/ptxas",
+        "usr/local/cuda-12.2/nvvm/libdevice/libdevice.10.bc",
+        "usr/share/doc/cuda_cublas/LICENSE",
+        "usr/share/doc/cuda_nvcc/LICENSE",
+    ]
+    rootfs = collecting.artifact / "rootfs"
+    assert os.access(rootfs / "usr/local/cuda/bin/ptxas", os.X_OK), "by the link too"
+    assert (rootfs / "usr/share/doc/cuda_cublas/LICENSE").stat().st_mtime == 1000, "the same inputs, the same times"
+    assert (rootfs / "usr/share/doc").stat().st_mtime == 0
+    assert "no licence file is in" in done.stderr
+    assert "cuda_nccl/lib" in done.stderr
+    assert "cuda_cublas" not in done.stderr
+
+
+@needs_dpkg
+@pytest.mark.parametrize("place", ["License.txt", "licenses/License.txt"])
+def test_a_wheels_licence_is_in_its_dist_info(collecting: Collecting, place: str) -> None:
+    collecting.library("wheels/nvidia/cuda_runtime/lib/libcudart.so.12")
+    collecting.write(f"wheels/nvidia_cuda_runtime_cu12-12.2.140.dist-info/{place}", "EULA")
+    assert collecting.run(collecting.root).returncode == 0
+    assert collecting.files() == ["usr/share/doc/nvidia_cuda_runtime_cu12-12.2.140.dist-info/License.txt"]
+
+
+@needs_dpkg
+def test_a_packages_tool_brings_the_package_along(collecting: Collecting) -> None:
+    assert collecting.run(Path("/usr"), "bin/env").returncode == 0
+    assert "usr/local/cuda-12.2/bin/env" in collecting.files()
+    assert "usr/share/doc/coreutils/copyright" in collecting.files()
+    rootfs = collecting.artifact / "rootfs"
+    assert "Package: coreutils" in (rootfs / "var/lib/dpkg/status.d/coreutils").read_text(encoding="utf-8")
+    names = [line.partition("=")[0] for line in (collecting.artifact / "facts/packages").read_text().splitlines()]
+    assert names == ["coreutils", "libc6"]
+
+
+@needs_dpkg
+def test_a_tool_that_is_missing_ends_the_build(collecting: Collecting) -> None:
+    done = collecting.run(collecting.root, "bin/ptxas")
+    assert done.returncode != 0
+    assert "bin/ptxas" in done.stderr
