@@ -32,6 +32,7 @@ from serving_factory.commands.shared import (  # noqa: E402
     PushOptions,
     Registry,
     RunOptions,
+    SmokeOptions,
     StageOptions,
     VariantId,
     VariantIds,
@@ -348,12 +349,15 @@ def package(options: StageOptions) -> None:
 
 
 @Command
-def smoke(options: StageOptions) -> None:
+def smoke(options: SmokeOptions) -> None:
     """Run the images, and check everything that a user relies on.
+
+    A gpu image is also tried on a GPU where the engine can give one (docs/gpu.md).
 
     Examples:
         ./factory smoke
         ./factory smoke --variant 2.19.1-cpu-v3
+        ./factory smoke --target gpu-optimized --gpu require
     """
     from serving_factory.commands.build import run_stage
 

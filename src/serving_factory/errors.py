@@ -180,6 +180,18 @@ class CpuLevelError(FactoryError, code=34):
     """The image refuses this machine's CPU, which is below the image's level."""
 
 
+class GpuMissingError(FactoryError, code=35):
+    """A GPU is required, and none can be given to the server."""
+
+
+class GpuDriverError(FactoryError, code=36):
+    """The NVIDIA driver is too old for the image's CUDA."""
+
+
+class GpuUnusedError(FactoryError, code=37):
+    """The server was given a GPU, and did not compute on it."""
+
+
 class RegistryError(FactoryError, code=40):
     """The registry answered with an error that neither a retry nor other credentials would change."""
 

@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import Message
 
 from serving_factory.smoke import messages_pb2 as pb
+from serving_factory.smoke.gpu import DENSE
 from serving_factory.smoke.grpc_client import SIGNATURE_DEF_MAP
 
 if TYPE_CHECKING:
@@ -38,13 +39,16 @@ class Behaviour:
     drops_connections: bool = False
     signature: str = "serving_default"
     reported_version: int | None = None
+    dense_error: float = 0.0
+    fails_dense: str = ""
 
 
 class FakeServing:
     """The server; `with` starts and stops it."""
 
-    def __init__(self, folder: Path | None = None, behaviour: Behaviour | None = None) -> None:
+    def __init__(self, folder: Path | None = None, behaviour: Behaviour | None = None, *, model: str = MODEL) -> None:
         self.folder = folder
+        self.model = model
         self.behaviour = behaviour or Behaviour()
         self.requests: list[tuple[str, bytes]] = []
         self.swap_requests = 0
@@ -101,6 +105,11 @@ class FakeServing:
         return [(version, "AVAILABLE" if version == current else ended, "") for version in reversed(loaded)]
 
     def predict(self, values: list[float], protocol: str) -> list[float]:
+        if self.model == DENSE.model:
+            if self.behaviour.fails_dense:
+                raise LookupError(self.behaviour.fails_dense)
+            rows = (values[at : at + 256] for at in range(0, len(values), 256))
+            return [sum(row) / 256 + self.behaviour.dense_error for row in rows]
         version = self.current()
         if version == NEW:
             self.swap_requests += 1
@@ -119,7 +128,7 @@ def _handler(fake: FakeServing) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             fake.requests.append((self.path, b""))
-            if self.path == f"/v1/models/{MODEL}":
+            if self.path == f"/v1/models/{fake.model}":
                 self._answer(200, {"model_version_status": [_status_json(*item) for item in fake.statuses()]})
             elif self.path == f"/v1/models/{MODEL}/metadata":
                 self._answer(200, _metadata_json(fake))
@@ -208,7 +217,7 @@ class _Services:
         )
 
     def _status(self, request: pb.GetModelStatusRequest, context: grpc.ServicerContext) -> Message:
-        if request.model_spec.name != MODEL:
+        if request.model_spec.name != self.fake.model:
             context.abort(grpc.StatusCode.NOT_FOUND, "Could not find any versions of model")
         response = pb.GetModelStatusResponse()
         for version, state, error in self.fake.statuses():

@@ -28,6 +28,7 @@ from serving_factory.errors import (
 )
 from serving_factory.pipeline.stages.smoke import SERVER_FACTS
 from serving_factory.smoke.checks import CHECKS, STOP_LIMIT
+from serving_factory.smoke.gpu import WAYS
 from serving_factory.smoke.plan import SmokePlan
 from serving_factory.smoke.report import CheckResult, SmokeReport
 from serving_factory.smoke.run import run_checks
@@ -35,13 +36,13 @@ from serving_factory.smoke.run import run_checks
 from .fake_serving import MODEL, NEW, OLD, Behaviour, FakeServing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from serving_factory.docker.engine import ContainerSpec, Engine
 
 VERSION = "TensorFlow ModelServer: 2.19.1-rc0+dev.sha.no_git\nTensorFlow Library: 2.19.1\n"
-ALL = ["start", *(check.name for check in CHECKS)]
+ALL = ["start", *(check.name for check in CHECKS if not check.way)]
 
 
 @dataclass(kw_only=True)
@@ -58,6 +59,12 @@ class Script:
     health: str | None = "healthy"
     stop_seconds: float = 0.3
     stop_code: int = 143
+
+
+def way_of(spec: ContainerSpec) -> str | None:
+    """The way that a container serves in, by its environment."""
+    given = dict(spec.environment).items()
+    return next((way.check for way in reversed(WAYS) if way.environment.items() <= given), None)
 
 
 class FakeContainer:
@@ -109,18 +116,23 @@ class FakeContainer:
 
 
 class FakeEngine:
-    """Starts the first container by one script, the second by the other."""
+    """Starts the first container by one script, the second by the other, and those that serve in a way by its own."""
 
-    def __init__(self, plain: Script, hardened: Script) -> None:
-        self.scripts = [plain, hardened]
+    def __init__(self, plain: Script, hardened: Script, ways: Mapping[str, Script] | None = None) -> None:
+        self.scripts: dict[str | None, list[Script]] = {name: [script] for name, script in (ways or {}).items()}
+        self.scripts[None] = [plain, hardened]
         self.containers: list[FakeContainer] = []
+        self.refuses_gpus = ""
         self.removed = 0
         self.fails_at_removal = False
 
     @contextmanager
     def container(self, spec: ContainerSpec) -> Iterator[FakeContainer]:
-        script = self.scripts[len(self.containers)]
-        with FakeServing(spec.mounts[0].source, script.behaviour) as server:
+        if spec.gpu and self.refuses_gpus:
+            raise EngineError("No container of image:tag could be started.", why=self.refuses_gpus)
+        script = self.scripts[way_of(spec)].pop(0)
+        model = dict(spec.environment)["MODEL_NAME"]
+        with FakeServing(spec.mounts[0].source, script.behaviour, model=model) as server:
             self.containers.append(FakeContainer(script, server, spec))
             try:
                 yield self.containers[-1]
@@ -168,9 +180,10 @@ def smoke(
     *,
     after: Callable[[str, FakeEngine], None] = lambda _check, _engine: None,
     cancel: Cancel | None = None,
+    engine: FakeEngine | None = None,
 ) -> tuple[SmokeReport, FakeEngine]:
     """Run the checks; `after` is called with the name of each check that has ended."""
-    engine = FakeEngine(plain or Script(), hardened or Script())
+    engine = engine or FakeEngine(plain or Script(), hardened or Script())
     emitted: list[CheckResult] = []
 
     def emit(result: CheckResult) -> None:

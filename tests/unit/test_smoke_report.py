@@ -49,6 +49,7 @@ def test_json_of_a_good_run() -> None:
             {"name": "start", "ok": True, "seconds": 0.8, "text": "two containers"},
             {"name": "ready", "ok": True, "seconds": 1.0, "text": "available"},
         ],
+        "gpu": None,
         "skipped": [{"name": "predict-rest", "reason": "the release has no rest"}],
         "error": None,
     }

@@ -15,7 +15,7 @@ from invoke.exceptions import Exit
 from serving_factory.commands.boundary import exit_with
 from serving_factory.commands.plan import Plan, budget_of, plan_run, site_of
 from serving_factory.commands.shared import Asked, RunOptions, progress, show, width, write
-from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError
+from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError, UsageError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.variant import Variant
 from serving_factory.output.outcomes import (
@@ -34,7 +34,7 @@ from serving_factory.pipeline.build_lock import hold_lock, hold_matrix_lock
 from serving_factory.pipeline.estimates import Basis, RunEstimate
 from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
 from serving_factory.pipeline.history import Recorder, disk_of
-from serving_factory.pipeline.job import Job, Site, Stage
+from serving_factory.pipeline.job import GpuUse, Job, Site, Stage
 from serving_factory.pipeline.records import matrix_name
 from serving_factory.pipeline.runner import PlannedVariant, candidates, has_work, plan_stages
 from serving_factory.pipeline.runner import clean as clean_site
@@ -103,14 +103,23 @@ def _prepared(options: RunOptions, stages: Sequence[Stage[Any]]) -> _Run:
 
         for recipe in recipes:
             check_pushable(recipe, options.registry or None)
-    site = site_of(options.asked, options.registry)
-    jobs = [Job(recipe=recipe, site=site) for recipe in recipes]
+    site, gpu = site_of(options.asked, options.registry), GpuUse(options.gpu)
+    if gpu is GpuUse.REQUIRE and not any(variant.cuda for variant in chosen):
+        remedy = "choose one, such as --target gpu-optimized"
+        raise UsageError("`--gpu require` is for gpu variants, and none is chosen", remedy=remedy)
+    jobs = [Job(recipe=recipe, site=site, gpu=gpu) for recipe in recipes]
     return _Run(options, matrix, chosen, site, jobs, tuple(unbuildable), stages)
 
 
 def _begin(run: _Run) -> tuple[Schedule, RunEstimate]:
-    """Take over old records; see whether the registry would take a push; say which variant works when."""
+    """Take over old records; see whether GPUs and registry give what is needed; say which variant works when."""
     progress(*(f"Note: {line}" for line in adopt_old_records(run.jobs)))
+    if smoke := next((one for one in run.stages if one.name == "smoke"), None):
+        from serving_factory.pipeline.stages.smoke import gpu_access
+
+        for job in run.jobs:
+            if job.gpu is GpuUse.REQUIRE and job.recipe.variant.cuda and has_work(smoke, job):
+                gpu_access(job)
     if run.stages[-1].name == "push" and any(has_work(one, job) for job in run.jobs for one in run.stages[:-1]):
         from serving_factory.pipeline.stages.push import try_pushes
 

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic
@@ -20,6 +21,14 @@ from serving_factory.recipes.recipe import Recipe, key_of, short
 
 if TYPE_CHECKING:
     from serving_factory.docker.engine import Engine
+
+
+class GpuUse(StrEnum):
+    """Whether a gpu image is tried on a GPU: where the engine can give one, in any case, or never."""
+
+    AUTO = "auto"
+    REQUIRE = "require"
+    NEVER = "never"
 
 
 VARIANT_LABEL = "org.serving-factory.variant"
@@ -106,6 +115,7 @@ class Job:
     recipe: Recipe
     site: Site
     share: Share = ONE_JOB  # of the engine's machine
+    gpu: GpuUse = GpuUse.AUTO  # whether its image is tried on a GPU
     cancel: Cancel = field(default_factory=Cancel)  # asks its stages to end
     # called, at least once, when compilers need the share no more: Bazel is done, or the compile stage has ended
     release_share: Callable[[], None] = lambda: None
@@ -165,6 +175,8 @@ class Stage(Generic[O]):
     product: str = "product"  # what it makes, in a word or two
     needs: tuple[Stage[Any], ...] = ()  # the stages whose records it reads; they are up to date before it runs
     data: tuple[str, ...] = ()  # the catalogue's files that it reads, beyond what is in its inputs
+    # what a record of the same key lacks of what this run asks for, as a reason to run; empty where nothing
+    lacks: Callable[[Job, O], str] = lambda _job, _outputs: ""
     # whether what an earlier run made is still there, as it was
     intact: Callable[[Job, O], bool] = lambda _job, _outputs: True
     compiles: bool = False  # whether it takes a compile's share of CPUs and memory
@@ -207,6 +219,8 @@ class Stage(Generic[O]):
             names = [name for name in {**record.inputs, **now} if record.inputs.get(name) != now.get(name)]
             changed = f": {', '.join(names)}" if record.inputs else ""  # an earlier factory wrote none
             return f"what decides {self.name} has changed{changed}"
+        if why := self.lacks(job, record.outputs):
+            return why
         if look and not self.intact(job, record.outputs):
             return f"the {self.product} is missing or was changed"
         return ""

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from serving_factory.errors import (
     CpuLevelError,
@@ -19,7 +20,8 @@ from serving_factory.errors import (
     SmokeError,
     WrongAnswerError,
 )
-from serving_factory.smoke.answers import ModelMetadata, ServingApiError, VersionStatus
+from serving_factory.smoke.answers import ModelMetadata, ServerUnavailableError, ServingApiError, VersionStatus
+from serving_factory.smoke.gpu import REPEATS, WAYS, Question, Way
 from serving_factory.smoke.server import BY_SIGNAL, INPUTS, MODEL, OLD_ANSWER, Server, close_to, exit_text
 from serving_factory.smoke.swap import check_swap
 
@@ -31,6 +33,7 @@ LEAST_UPTIME = 2.5  # seconds that the hardened server is watched at least: one 
 _KILLED = BY_SIGNAL + signal.SIGKILL
 _STOPPED = (0, BY_SIGNAL + signal.SIGTERM)
 _POLL = 0.1
+_WHOLE_LOG = 10_000  # lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Check:
     run: Callable[[Server], str]
     hardened: bool = False
     needs: str = ""
+    way: Way | None = None  # the server is its own, hardened, and serves in this way; of gpu images alone
 
 
 def check_ready(server: Server) -> str:
@@ -53,7 +57,7 @@ def check_ready(server: Server) -> str:
         statuses: Sequence[VersionStatus] = ()
         try:
             statuses = _poll_ready(server)
-            last = _spell(statuses) or f"no version of {MODEL} is known"
+            last = _spell(statuses) or f"no version of {server.model} is known"
         except ServingApiError as fault:
             last = str(fault)
         except EngineError:
@@ -65,11 +69,11 @@ def check_ready(server: Server) -> str:
         if any(item.available for item in statuses):
             return f"available after {seconds:.2f} s"
         if any(item.state == "END" and item.error for item in statuses):
-            raise server.fault(ServerNotReadyError, f"The server could not load {MODEL}.", why=last)
-        if seconds > server.plan.ready_timeout:
+            raise server.fault(ServerNotReadyError, f"The server could not load {server.model}.", why=last)
+        if seconds > server.patience:
             raise server.fault(
                 ServerNotReadyError,
-                f"The server did not become ready within {server.plan.ready_timeout:g} s.",
+                f"The server did not become ready within {server.patience:g} s.",
                 why=f"Last answer: {last}",
                 remedy="Read in the log what the server waits for. Fix that, and run the same command again.",
             )
@@ -79,9 +83,9 @@ def check_ready(server: Server) -> str:
 def _poll_ready(server: Server) -> Sequence[VersionStatus]:
     """Ask for the status over REST where the release has it, else over gRPC."""
     if server.plan.server.model_status:
-        return server.rest.model_status(MODEL)
-    statuses = server.grpc.model_status(MODEL)
-    if server.plan.server.rest and statuses:
+        return server.rest.model_status(server.model)
+    statuses = server.grpc.model_status(server.model)
+    if server.plan.server.rest and statuses and server.model == MODEL:
         # These releases open REST after gRPC: ready is when both answer.
         server.rest.predict(MODEL, INPUTS)
     return statuses
@@ -229,6 +233,35 @@ def check_stop(server: Server) -> str:
     return f"stopped in {seconds:.2f} s, exit code {code}"
 
 
+def check_way(way: Way, server: Server) -> str:
+    """Ask over gRPC what a way is asked; raises as `Trial.verify`, with the container's log."""
+    trial, question = server.trial, server.trial.question(way)
+    check_ready(server)
+    ready = server.uptime()
+    answer, first = _first_answer(server, question)
+    began = time.monotonic()
+    for _ in range(REPEATS):
+        server.grpc.predict_rows(question.model, question.rows)
+    later = (time.monotonic() - began) / REPEATS
+    try:
+        served = trial.verify(way, server.log(_WHOLE_LOG), answer, seconds=(ready, first, later))
+    except FactoryError as error:
+        raise server.fault(type(error), error.what, why=error.why, remedy=error.remedy) from error
+    return f"{trial.gpu}: {served}" if trial.gpu else str(served)
+
+
+def _first_answer(server: Server, question: Question) -> tuple[list[float], float]:
+    """Ask until the answer comes, and give the seconds: meanwhile a driver may translate for a long time."""
+    began = time.monotonic()
+    while True:
+        try:
+            return server.grpc.predict_rows(question.model, question.rows), time.monotonic() - began
+        except ServerUnavailableError:
+            server.require_running("first answer")
+            if time.monotonic() - began > server.patience:
+                raise
+
+
 def _inside(server: Server, *argv: str) -> tuple[int, str]:
     try:
         return server.container.exec(argv)
@@ -255,4 +288,6 @@ CHECKS = (
     Check("health-command", check_health_command, hardened=True),
     Check("healthy", check_healthy, hardened=True),
     Check("hardened-stop", check_stop, hardened=True),
+    # One server after the other, for TensorFlow takes all memory of a GPU
+    *(Check(way.check, partial(check_way, way), way=way) for way in WAYS),
 )

@@ -55,7 +55,14 @@ class GrpcClient(AbstractContextManager["GrpcClient"]):
 
     def predict(self, model: str, values: Sequence[float]) -> list[float]:
         """Send the values as the float tensor x of shape [n]; return those of y in row-major order."""
-        shape = pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=len(values))])
+        return self._predict(model, values, [len(values)])
+
+    def predict_rows(self, model: str, rows: Sequence[Sequence[float]]) -> list[float]:
+        """Send rows of one length as the float tensor x of shape [rows, length]; return y as `predict` does."""
+        return self._predict(model, [value for row in rows for value in row], [len(rows), len(rows[0])])
+
+    def _predict(self, model: str, values: Sequence[float], sizes: Sequence[int]) -> list[float]:
+        shape = pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=size) for size in sizes])
         tensor = pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape, float_val=values)
         spec = pb.ModelSpec(name=model, signature_name="serving_default")
         request = pb.PredictRequest(model_spec=spec, inputs={"x": tensor})

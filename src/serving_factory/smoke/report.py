@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from serving_factory.errors import FactoryError
+from serving_factory.smoke.gpu import OnGpu
 
 # What XML 1.0 cannot hold in any form (its production 2, Char); logs have it as terminal colours
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -35,6 +36,7 @@ class SmokeReport:
     skipped: tuple[tuple[str, str], ...]  # the checks that did not run, by name, with the reason
     # the predictions for [1.0, 2.0, 5.0] by protocol, `REST` and `gRPC`, where asked
     answers: Mapping[str, tuple[float, ...]]
+    gpu: OnGpu | None = None  # what it did on a GPU; None where it was not tried on one
     error: FactoryError | None = None  # what the failing check raised; the caller raises it after writing its files
 
 
@@ -48,6 +50,7 @@ def to_json(report: SmokeReport) -> str:
         "seconds": round(report.seconds, 3),
         "answers": {protocol: list(values) for protocol, values in report.answers.items()},
         "checks": [{**asdict(item), "seconds": round(item.seconds, 3)} for item in report.checks],
+        "gpu": asdict(report.gpu) if report.gpu else None,
         "skipped": [{"name": name, "reason": reason} for name, reason in report.skipped],
         "error": None,
     }

@@ -1,20 +1,22 @@
-"""Runs the checks on two containers of an image, one of them hardened, and reports what they found."""
+"""Runs the checks on containers of an image, hardened ones among them, and reports what they found."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 from serving_factory.docker.engine import ContainerSpec, Engine, Mount
+from serving_factory.docker.host import GpuAccess
 from serving_factory.docker.process import Cancel
-from serving_factory.errors import FactoryError, SmokeError
+from serving_factory.errors import EngineError, FactoryError, GpuMissingError, SmokeError
 from serving_factory.smoke.answers import ServingApiError
 from serving_factory.smoke.checks import CHECKS, Check
-from serving_factory.smoke.plan import SmokePlan, prepare_models
+from serving_factory.smoke.gpu import OnGpu, Trial, Way
+from serving_factory.smoke.plan import ModelFolders, SmokePlan, prepare_models
 from serving_factory.smoke.report import CheckResult, SmokeReport
 from serving_factory.smoke.server import GRPC_PORT, MODEL, REST_PORT, Server
 
@@ -25,14 +27,18 @@ def run_checks(
     """Run every check on an image; the first that fails ends the run. The containers are removed in every case."""
     # What a check raised is the report's `error`, and not raised here, so that the caller can write the report first.
     began = time.monotonic()
-    run = _Run(emit_check)
+    run, subject = _Run(emit_check), _Subject(engine, image, plan, cancel)
     servers: dict[bool, Server] = {}
     try:
         with ExitStack() as stack:
-            run.check("start", lambda: _start(servers, stack, engine, image, plan=plan, cancel=cancel))
+            run.check("start", lambda: _start(servers, stack, subject))
             for check in CHECKS:
-                if check.needs and not getattr(plan.server, check.needs):
-                    run.skipped.append((check.name, f"the release has no {check.needs.replace('_', ' ')}"))
+                if check.way and not plan.gpu and not plan.no_gpu:
+                    continue
+                if reason := _why_skipped(check, subject):
+                    run.skipped.append((check.name, reason))
+                elif check.way:
+                    run.check(check.name, partial(_serve, check, check.way, subject))
                 else:
                     run.check(check.name, partial(_act, check, servers))
     except FactoryError as fault:
@@ -45,6 +51,7 @@ def run_checks(
         checks=tuple(run.results),
         skipped=tuple(run.skipped),
         answers=dict(servers[False].answers) if servers else {},
+        gpu=subject.on_gpu(),
         error=run.error,
     )
 
@@ -72,33 +79,105 @@ class _Run:
         self._emit_check(self.results[-1])
 
 
-def _start(
-    servers: dict[bool, Server], stack: ExitStack, engine: Engine, image: str, *, plan: SmokePlan, cancel: Cancel
-) -> str:
-    """Start both containers at once: the hardened one grows healthy while the other is checked."""
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="serving-factory-smoke-", dir=plan.scratch))
-    models = prepare_models(plan, Path(folder))
-    for hardened, model in ((False, models.plain), (True, models.hardened)):
-        cancel.check()
+class _Subject:
+    """The image, and how servers of it are started; `models` is set at the start."""
+
+    models: ModelFolders
+
+    def __init__(self, engine: Engine, image: str, plan: SmokePlan, cancel: Cancel) -> None:
+        self.plan = plan
+        self.trial = Trial(code=plan.gpu.code if plan.gpu else (), library=bool(plan.gpu and plan.gpu.library))
+        self._engine = engine
+        self._image = image
+        self._cancel = cancel
+
+    @contextmanager
+    def server(self, *, hardened: bool, way: Way | None = None) -> Iterator[Server]:
+        """Run a server for as long as the block lasts, on a GPU where the way says so."""
+        self._cancel.check()
+        plan, models = self.plan, self.models
+        model = self.trial.question(way).model if way else MODEL
+        environment = {"MODEL_NAME": model, **(way.environment if way else {})}
+        access = plan.gpu.access if plan.gpu and way and way.on_gpu else None
+        if (plan.gpu or plan.no_gpu) and not access:
+            # An engine whose default runtime is NVIDIA's gives GPUs to all whose environment does not say `void`.
+            environment["NVIDIA_VISIBLE_DEVICES"] = "void"
         spec = ContainerSpec(
-            image=image,
-            environment=(("MODEL_NAME", MODEL),),
+            image=self._image,
+            environment=tuple(environment.items()),
             ports=(GRPC_PORT, REST_PORT),
-            mounts=(Mount(source=model, target=f"/models/{MODEL}"),),
+            mounts=(
+                Mount(models.on_gpu[model] if way else models.hardened if hardened else models.plain, _place(model)),
+            ),
             read_only=hardened,
             cap_drop=("ALL",) if hardened else (),
             user="12345" if hardened else None,
             security_opt=("no-new-privileges",) if hardened else (),
+            gpu=access,
             health_interval=1.0,  # the image's own is made for months of running, not for a wait for the first answer
             owner=plan.owner,
         )
-        servers[hardened] = Server(stack.enter_context(engine.container(spec)), plan, models, cancel)
-        stack.callback(servers[hardened].close)
+        with ExitStack() as stack:
+            try:
+                container = stack.enter_context(self._engine.container(spec))
+            except EngineError as error:
+                if access:
+                    raise _refusal(error, access) from error
+                raise
+            server = Server(container, plan, models, self._cancel, trial=self.trial, way=way)
+            stack.callback(server.close)
+            yield server
+
+    def on_gpu(self) -> OnGpu | None:
+        """What it did on a GPU; None where it computed on none."""
+        gpu, plan = self.trial.gpu, self.plan.gpu
+        if gpu is None or plan is None:
+            return None
+        return OnGpu(gpu.name, gpu.capability, plan.access.value, plan.driver, tuple(self.trial.served))
+
+
+def _refusal(error: EngineError, access: GpuAccess) -> GpuMissingError:
+    return GpuMissingError(
+        "The engine says that it can give containers a GPU, and could not.",
+        why="\n".join(filter(None, (error.what, error.why))),
+        remedy=f"Try it: docker run --rm {access} IMAGE. `--gpu never` tries the image without a GPU.",
+    )
+
+
+def _place(model: str) -> str:
+    return f"/models/{model}"
+
+
+def _why_skipped(check: Check, subject: _Subject) -> str:
+    """Why a check says nothing of this image; empty if it does."""
+    if check.way:
+        return subject.plan.no_gpu or subject.trial.why_not(check.way)
+    if check.needs and not getattr(subject.plan.server, check.needs):
+        return f"the release has no {check.needs.replace('_', ' ')}"
+    return ""
+
+
+def _start(servers: dict[bool, Server], stack: ExitStack, subject: _Subject) -> str:
+    """Start both containers at once: the hardened one grows healthy while the other is checked."""
+    scratch = subject.plan.scratch
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="serving-factory-smoke-", dir=scratch))
+    subject.models = prepare_models(subject.plan, Path(folder))
+    for hardened in (False, True):
+        servers[hardened] = stack.enter_context(subject.server(hardened=hardened))
     return "two containers, one of them hardened"
 
 
+def _serve(check: Check, way: Way, subject: _Subject) -> str:
+    """Run a check on a server of its own."""
+    with subject.server(hardened=True, way=way) as server:
+        return _look(check, server)
+
+
 def _act(check: Check, servers: dict[bool, Server]) -> str:
-    server = servers[check.hardened]
+    return _look(check, servers[check.hardened])
+
+
+def _look(check: Check, server: Server) -> str:
     try:
         text = check.run(server)
     except ServingApiError as fault:

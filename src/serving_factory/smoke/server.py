@@ -11,15 +11,16 @@ from typing import TypeVar
 from serving_factory.docker.engine import Container
 from serving_factory.docker.process import Cancel
 from serving_factory.errors import FactoryError, SmokeError
+from serving_factory.smoke.gpu import HALF_PLUS_TWO, HALF_PLUS_TWO_ANSWER, Trial, Way
 from serving_factory.smoke.grpc_client import GrpcClient
 from serving_factory.smoke.plan import ModelFolders, SmokePlan
 from serving_factory.smoke.rest_client import RestClient
 
 GRPC_PORT = 8500
 REST_PORT = 8501
-MODEL = "half_plus_two"
-INPUTS = (1.0, 2.0, 5.0)
-OLD_ANSWER = (2.5, 3.0, 4.5)
+MODEL = HALF_PLUS_TWO.model
+INPUTS = tuple(number for (number,) in HALF_PLUS_TWO.rows)
+OLD_ANSWER = HALF_PLUS_TWO_ANSWER
 NEW_ANSWER = (3.5, 4.0, 5.5)
 BY_SIGNAL = 128  # added to a signal's number, the exit code of what it killed
 
@@ -32,9 +33,23 @@ _ErrorT = TypeVar("_ErrorT", bound=FactoryError)
 class Server:
     """One running container with clients to it, made when first used."""
 
-    def __init__(self, container: Container, plan: SmokePlan, models: ModelFolders, cancel: Cancel) -> None:
+    def __init__(
+        self,
+        container: Container,
+        plan: SmokePlan,
+        models: ModelFolders,
+        cancel: Cancel,
+        *,
+        trial: Trial,
+        way: Way | None = None,
+    ) -> None:
         self.plan = plan
         self.models = models
+        self.trial = trial
+        """What the ways to serve on a GPU have shown so far."""
+        self.model = trial.question(way).model if way else MODEL
+        self.patience = way.patience if way else plan.ready_timeout
+        """The seconds from start to AVAILABLE, and for a first answer."""
         self.answers: dict[str, tuple[float, ...]] = {}
         """The predictions for `INPUTS` by protocol, `REST` and `gRPC`, where asked."""
         self.stopped = False
@@ -89,9 +104,9 @@ class Server:
                 why=f"Started first at {self._started_at}, and again at {self.container.started_at()}.",
             )
 
-    def log(self) -> str:
+    def log(self, lines: int = _LOG_LINES) -> str:
         """Return the last lines of the container's log."""
-        return "\n".join(self.container.logs(_LOG_LINES).rstrip().splitlines()[-_LOG_LINES:])
+        return "\n".join(self.container.logs(lines).rstrip().splitlines()[-lines:])
 
     def fault(self, kind: type[_ErrorT], what: str, *, why: str = "", remedy: str = "") -> _ErrorT:
         """Make an error whose evidence ends with the container's log."""

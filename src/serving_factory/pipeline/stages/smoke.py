@@ -6,10 +6,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serving_factory.pipeline.job import Job, Progress, Stage
+from serving_factory.catalogue.cuda import cudas, why_not_driver
+from serving_factory.docker.host import GPU_REMEDY, GpuAccess
+from serving_factory.errors import GpuDriverError, GpuMissingError
+from serving_factory.pipeline.job import GpuUse, Job, Progress, Stage
 from serving_factory.pipeline.records import Outputs, write_atomically
 from serving_factory.pipeline.stages.package import PACKAGE
-from serving_factory.smoke.plan import SmokePlan
+from serving_factory.smoke.gpu import DENSE, OnGpu
+from serving_factory.smoke.plan import GpuPlan, SmokePlan
 
 _MODELS = ("half_plus_two", "half_plus_two_next")
 
@@ -21,10 +25,11 @@ class Smoked(Outputs):
     checks: Mapping[str, float]  # check's name → seconds
     rest: tuple[float, ...]  # what the server answered over REST; `grpc` over gRPC
     grpc: tuple[float, ...]
+    gpu: OnGpu | None = None  # what it did on a GPU; None where it was not tried on one
 
     def summary(self) -> Mapping[str, object]:
-        """The answers."""
-        return {"rest": self.rest, "grpc": self.grpc}
+        """The answers, and the GPU's name."""
+        return {"rest": self.rest, "grpc": self.grpc, "gpu": self.gpu and self.gpu.name}
 
 
 SERVER_FACTS = ("rest", "model_status", "version_flag")
@@ -32,13 +37,61 @@ SERVER_FACTS = ("rest", "model_status", "version_flag")
 
 
 def _inputs(job: Job) -> Mapping[str, object]:
-    release = job.recipe.release
+    release, models = job.recipe.release, (*_MODELS, DENSE.model) if job.recipe.variant.cuda else _MODELS
     return {
         "image": job.record(PACKAGE).outputs.image,
-        "models": [job.site.tree(job.site.models / name) for name in _MODELS],
+        "models": [job.site.tree(job.site.models / name) for name in models],
         "reported": release.reported,
         "server": [getattr(release.server, fact) for fact in SERVER_FACTS],
     }
+
+
+def _lacks(job: Job, found: Smoked) -> str:
+    required = job.gpu is GpuUse.REQUIRE and job.recipe.variant.cuda and found.gpu is None
+    return "a GPU is required, and the last smoke had none" if required else ""
+
+
+def gpu_access(job: Job) -> tuple[GpuAccess | None, str | None]:
+    """How the engine gives a gpu image a GPU, None where it can give none; and this machine's driver, None if unknown.
+
+    Raises:
+        GpuMissingError: a GPU is required, and the engine can give none.
+        GpuDriverError: the driver is too old.
+    """
+    # It comes with the SDK, which takes half a second to import.
+    from serving_factory.doctor.probes import gpu_driver
+
+    variant, access, driver = job.recipe.variant, job.site.engine.gpu(), gpu_driver()
+    if access is None and job.gpu is GpuUse.REQUIRE:
+        raise GpuMissingError(
+            f"{variant.id}: a GPU is required, and the engine can give containers none.",
+            why="Its `docker info` names no runtime nvidia, and no device nvidia.com/gpu=all of a CDI file.",
+            remedy=GPU_REMEDY,
+        )
+    if access and driver and variant.cuda and (why := why_not_driver(driver, cudas()[variant.cuda])):
+        other = "build a release that it serves (`./factory doctor` names the newest)"
+        remedy = f"install a newer driver, or {other}; `--gpu never` tries the image without a GPU"
+        raise GpuDriverError(f"{variant.id}: this machine's NVIDIA driver is too old.", why=f"{why}.", remedy=remedy)
+    return access, driver
+
+
+def _gpu_plan(job: Job) -> tuple[GpuPlan | None, str]:
+    """How the image is tried on a GPU, or else why it is not; empty where it is no gpu image."""
+    if not job.recipe.variant.cuda:
+        return None, ""
+    if job.gpu is GpuUse.NEVER:
+        return None, "--gpu never"
+    access, driver = gpu_access(job)
+    if access is None:
+        return None, "the engine can give containers no GPU"
+    plan = GpuPlan(
+        access=access,
+        driver=driver,
+        model=job.site.models / DENSE.model,
+        code=job.recipe.variant.device_code,
+        library=any((job.artifact / "rootfs").rglob("libcublas.so*")),
+    )
+    return plan, ""
 
 
 def _run(job: Job, progress: Progress) -> Smoked:
@@ -49,6 +102,7 @@ def _run(job: Job, progress: Progress) -> Smoked:
     job.site.strays  # noqa: B018 - looking removes them
     variant = job.recipe.variant
     model, next_model = (job.site.models / name for name in _MODELS)
+    gpu, no_gpu = _gpu_plan(job)
     scratch = job.folder / "scratch"  # for copies of the models
     shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
     scratch.mkdir(parents=True)
@@ -60,6 +114,8 @@ def _run(job: Job, progress: Progress) -> Smoked:
         server=job.recipe.release.server,
         owner=job.site.owner,
         scratch=scratch,
+        gpu=gpu,
+        no_gpu=no_gpu,
     )
     report = run_checks(
         job.site.engine,
@@ -77,7 +133,17 @@ def _run(job: Job, progress: Progress) -> Smoked:
         checks={check.name: round(check.seconds, 3) for check in report.checks},
         rest=tuple(report.answers.get("REST", ())),
         grpc=tuple(report.answers.get("gRPC", ())),
+        gpu=report.gpu,
     )
 
 
-SMOKE = Stage(name="smoke", version=1, outputs=Smoked, inputs=_inputs, run=_run, needs=(PACKAGE,), engine=True)
+SMOKE = Stage(
+    name="smoke",
+    version=2,
+    outputs=Smoked,
+    inputs=_inputs,
+    run=_run,
+    needs=(PACKAGE,),
+    lacks=_lacks,
+    engine=True,
+)
