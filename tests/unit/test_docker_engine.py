@@ -19,7 +19,7 @@ import pytest
 
 from serving_factory.docker import engine as engines
 from serving_factory.docker import push as pushes
-from serving_factory.docker.engine import OWNER_LABEL, Capacity, ContainerSpec, Engine, Mount
+from serving_factory.docker.engine import OWNER_LABEL, ContainerSpec, Engine, Mount
 from serving_factory.docker.host import GpuAccess
 from serving_factory.docker.process import Cancel
 from serving_factory.docker.registry import Registry, is_insecure
@@ -117,7 +117,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeEngine
 class TestConnect:
     def test_good(self, fake: FakeEngine) -> None:
         assert fake.host
-        assert Engine.connect().capacity() == Capacity(cpus=1, memory=1)
+        assert Engine.connect().capacity() == (1, 1)
 
     def test_only_who_pushes_waits_for_a_second_client(self, fake: FakeEngine) -> None:
         """One question is the SDK's, which asks for the version of the API, and one ours."""
@@ -128,7 +128,7 @@ class TestConnect:
         monkeypatch.delenv("DOCKER_HOST")
         write_context(tmp_path, "elsewhere", fake.host)
         monkeypatch.setenv("DOCKER_CONTEXT", "elsewhere")
-        assert Engine.connect().capacity() == Capacity(cpus=1, memory=1)
+        assert Engine.connect().capacity() == (1, 1)
 
     @pytest.mark.parametrize("version", ["20.10.24+dfsg1", "22.06.0", "4.9.3", ""])
     def test_too_old(self, fake: FakeEngine, version: str) -> None:
@@ -249,7 +249,7 @@ class TestImages:
 
     def test_capacity(self, fake: FakeEngine) -> None:
         fake.answers["GET /info"] = (200, {"NCPU": 2, "MemTotal": 25_000_000_000})
-        assert Engine.connect().capacity() == Capacity(cpus=2, memory=25_000_000_000)
+        assert Engine.connect().capacity() == (2, 25_000_000_000)
 
     def test_how_it_gives_gpus(self, fake: FakeEngine) -> None:
         assert Engine.connect().gpu() is None

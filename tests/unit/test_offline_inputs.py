@@ -17,7 +17,7 @@ import pytest
 
 from serving_factory.docker.git import ArchiveFormat, commit_of, write_archive
 from serving_factory.errors import OverrideError
-from serving_factory.pipeline.offline.fill import Filled, Filler, Result, Sources, archives_in
+from serving_factory.pipeline.offline.fill import Filled, Filler, Result, archives_in
 from serving_factory.pipeline.offline.mirrors import Address, Mirror, archive_address, find_mirrors, mirrors_for
 from serving_factory.pipeline.offline.overrides import Labels, Top, _version, make_override, override_from_git
 from serving_factory.pipeline.offline.unpacking import unpack
@@ -146,7 +146,9 @@ def fill(found: list[Mirror], tmp_path: Path) -> Callable[..., Filled]:
         return Filler(
             recipe=recipe,
             matrix="",
-            sources=Sources(mirrors=found, archives=archives or {}, overrides=overrides),
+            mirrors=found,
+            archives=archives or {},
+            overrides=overrides,
             declared=declared or {},
             progress=lambda _text: None,
         ).fill(what)

@@ -346,7 +346,7 @@ def test_help_says_what_may_be_repeated_and_what_is_an_integer(factory: Factory)
 def test_memory_of_more_than_the_engines_machine_has_is_refused(
     factory: Factory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = SimpleNamespace(capacity=lambda: SimpleNamespace(cpus=2, memory=8 * 2**30))
+    engine = SimpleNamespace(capacity=lambda: (2, 8 * 2**30))
     monkeypatch.setattr("serving_factory.pipeline.job.Site.engine", engine)
     ended = factory("build", "--dry-run", "--memory", "9999999GiB", *RELEASE)
     assert ended.code == 2

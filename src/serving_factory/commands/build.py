@@ -36,7 +36,7 @@ from serving_factory.pipeline.events import Event, EventKind, Status, VariantRes
 from serving_factory.pipeline.history import Recorder, disk_of
 from serving_factory.pipeline.job import GpuUse, Job, Site, Stage
 from serving_factory.pipeline.records import matrix_name
-from serving_factory.pipeline.runner import PlannedVariant, candidates, has_work, plan_stages
+from serving_factory.pipeline.runner import candidates, has_work, plan_stages
 from serving_factory.pipeline.runner import clean as clean_site
 from serving_factory.pipeline.scheduler import PipelineRun
 from serving_factory.pipeline.stages import stage, stages_for
@@ -84,9 +84,9 @@ class _Run:
     unbuildable: tuple[Unbuildable, ...]
     stages: Sequence[Stage[Any]]
 
-    def plan(self, work: Sequence[Candidate], runs: Mapping[str, Sequence[str]], budget: Budget | None) -> Plan:
+    def plan(self, work: Sequence[Candidate], budget: Budget | None) -> Plan:
         limits = self.options.limits(self.matrix.resources)
-        return plan_run(self.options.asked, self.jobs, work, runs, limits=limits, budget=budget)
+        return plan_run(self.options.asked, self.jobs, work, limits=limits, budget=budget)
 
 
 def _prepared(options: RunOptions, stages: Sequence[Stage[Any]]) -> _Run:
@@ -125,9 +125,8 @@ def _begin(run: _Run) -> tuple[Schedule, RunEstimate]:
 
         try_pushes(run.jobs, progress)
     budget = budget_of(run.site, run.stages, memory=run.options.memory)
-    work = candidates(run.jobs, run.stages) if budget else ()
     # Only compiles are estimated: next to them all else hardly counts.
-    plan = run.plan(work, {one.variant: [each.name for each in run.stages] for one in work if one.compiles}, budget)
+    plan = run.plan(candidates(run.jobs, run.stages) if budget else (), budget)
     sys.stderr.write(_needs(run, plan.estimate)[1])
     return plan.schedule, plan.estimate
 
@@ -244,9 +243,9 @@ def _print_plan(options: RunOptions, stages: Sequence[Stage[Any]]) -> None:
     run = _prepared(options, stages)
     progress(*(f"Note: {line}" for line in adopt_old_records(run.jobs)))
     variants = plan_stages(run.jobs, stages)
-    work = [one.candidate for one in variants if one.run]
+    work = [one for one in variants if one.run]
     budget = budget_of(run.site, stages, memory=options.memory) if work else None
-    plan = run.plan(work, {one.variant: one.run for one in variants}, budget)
+    plan = run.plan(work, budget)
     rows = list(_rows(plan, variants))
     rows += [plan_row(variant=one.variant.id, unbuildable=one.error.what) for one in run.unbuildable]
     downloads, needs = _needs(run, plan.estimate) if plan.budget else ([], "")
@@ -265,7 +264,7 @@ def plan_row(**known: object) -> Row:
     return {**dict.fromkeys(_MEMBERS), "run": (), "up_to_date": (), **known}
 
 
-def _rows(plan: Plan, variants: Sequence[PlannedVariant]) -> Iterator[Row]:
+def _rows(plan: Plan, variants: Sequence[Candidate]) -> Iterator[Row]:
     """In the order in which the variants would begin."""
     turns = {turn.variant: turn for turn in plan.schedule.turns} if plan.budget else {}
     estimates = {one.variant: one for one in plan.estimate.variants}

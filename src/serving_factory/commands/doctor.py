@@ -79,11 +79,9 @@ def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant], needed: M
     site = site_of(asked)
     jobs = [Job(recipe=recipe, site=site) for recipe in recipes]
     limits = RunOptions(asked=asked).limits(matrix.resources)
-    planned = plan_stages(jobs, stages_for(registry=False))
-    runs = {one.variant: one.run for one in planned}
-    work = [one.candidate for one in planned if one.run]
-    plan = plan_run(asked, jobs, work, runs, limits=limits, budget=budget)
-    compiles = {variant for variant, run in runs.items() if "compile" in run}
+    work = [one for one in plan_stages(jobs, stages_for(registry=False)) if one.run]
+    plan = plan_run(asked, jobs, work, limits=limits, budget=budget)
+    compiles = {one.variant for one in work if one.compiles}
     disk = [disk_of(recipe) for recipe in recipes if recipe.variant.id in compiles]
     if facts:
         yield from _engine_checks(facts, planned=sum(disk))

@@ -20,7 +20,7 @@ from serving_factory.errors import CompileError, MissingInputsError, OverrideErr
 from serving_factory.output.text import clean, count, size, table, words
 from serving_factory.pipeline.build_lock import hold_matrix_lock
 from serving_factory.pipeline.job import Job
-from serving_factory.pipeline.offline.fill import Filled, Filler, Result, Sources, archives_in, left
+from serving_factory.pipeline.offline.fill import Filled, Filler, Result, archives_in, left
 from serving_factory.pipeline.offline.mirrors import (
     Address,
     archive_address,
@@ -213,14 +213,14 @@ def _fill(variants: Sequence[str], options: InputsOptions) -> None:
     if mirrors and not found:
         raise UsageError(f"--mirrors {mirrors} has no git repository", remedy="name a folder with clones or mirrors")
     in_archives = archives_in(_folder("--archives", archives)) if archives else {}
-    sources = Sources(mirrors=found, archives=in_archives, overrides=options.overrides)
+    filler = partial(Filler, matrix=asked.matrix, mirrors=found, archives=in_archives, overrides=options.overrides)
     jobs = jobs_of(asked, variants)
     for job in jobs:
         _check_folders(job, asked, overrides=options.overrides)
     filled: list[FilledVariant] = []
     try:
         with hold_matrix_lock(jobs[0].site.build):
-            filled.extend(_fill_variant(asked, job.recipe.variant.id, sources) for job in jobs)
+            filled.extend(_fill_variant(asked, job.recipe.variant.id, filler) for job in jobs)
     finally:
         if filled:  # also what was done before another variant's error
             show({"variants": filled}, "\n".join(map(_filled_page, filled)), json=options.json)
@@ -275,14 +275,14 @@ def _check_folders(job: Job, asked: Asked, *, overrides: bool) -> None:
         )
 
 
-def _fill_variant(asked: Asked, variant: str, sources: Sources) -> FilledVariant:
+def _fill_variant(asked: Asked, variant: str, filler: Callable[..., Filler]) -> FilledVariant:
     made: dict[str, Filled] = {}
     for round_number in itertools.count(1):
         progress(f"{variant}: asking Bazel what is missing, round {round_number}")
         (job,) = jobs_of(asked, [variant])  # again: overrides that were made are part of the recipe
         report = run_preflight(job, progress)
         declared = declared_by_name(preflight_folder(job))
-        filler = Filler(recipe=job.recipe, matrix=asked.matrix, sources=sources, declared=declared, progress=progress)
+        fill = filler(recipe=job.recipe, declared=declared, progress=progress).fill
         missing = (*report.missing, *only_cached(report, declared))
         # What was filled and is missing still would be filled for ever.
         in_vain = {
@@ -294,7 +294,7 @@ def _fill_variant(asked: Asked, variant: str, sources: Sources) -> FilledVariant
             for one in missing
             if one.name in made
         }
-        filled = [filler.fill(one) for one in missing if one.name not in made]
+        filled = [fill(one) for one in missing if one.name not in made]
         new = {one.name: one for one in filled if one.result is not Result.LEFT}
         made |= new
         if not new:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,10 +41,10 @@ def budget_of(site: Site, stages: Sequence[Stage[Any]], *, memory: int | None = 
     if not any(stage.engine for stage in stages):
         return None
     try:
-        found = site.engine.capacity()
+        cpus, memory_bytes = site.engine.capacity()
     except (EngineUnavailableError, EngineError):  # the stage that needs the engine reports it
         return None
-    budget = Budget.of_machine(cpus=found.cpus, memory=found.memory)
+    budget = Budget.of_machine(cpus=cpus, memory=memory_bytes)
     if memory and memory > budget.memory:
         raise UsageError(
             f"`--memory` must be at most {size(budget.memory)}, got {size(memory)}",
@@ -67,14 +67,14 @@ def plan_run(
     asked: Asked,
     jobs: Sequence[Job],
     work: Sequence[Candidate],
-    runs: Mapping[str, Sequence[str]],
     *,
     limits: Limits,
     budget: Budget | None,
 ) -> Plan:
-    """Schedule work, and estimate each variant's stages in `runs`; without a budget one variant waits for another."""
+    """Schedule work, and estimate what it takes; without a budget one variant waits for another."""
     budget = budget if work else None
     turns = schedule(work, budget, limits) if budget else one_by_one([job.recipe.variant.id for job in jobs])
+    runs = {one.variant: one.run for one in work}
     matrix = matrix_name(asked.file, asked.checkout.root)
     estimate = estimate_run([job.recipe for job in jobs], runs, turns, asked.checkout.build, matrix=matrix)
     return Plan(budget, turns, estimate)

@@ -60,14 +60,6 @@ def typed(what: str, *, remedy: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Capacity:
-    """What the engine's machine has: CPUs, and memory in bytes."""
-
-    cpus: int
-    memory: int
-
-
-@dataclass(frozen=True, slots=True)
 class Mount:
     """A file or folder of this machine, by its absolute path, inside a container."""
 
@@ -151,9 +143,9 @@ class Engine:
             )
         return cls(client)
 
-    def capacity(self) -> Capacity:
-        """What the engine's machine has. It need not be this machine."""
-        return Capacity(cpus=int(self._info["NCPU"]), memory=int(self._info["MemTotal"]))
+    def capacity(self) -> tuple[int, int]:
+        """What the engine's machine has, which need not be this machine: CPUs, and memory in bytes."""
+        return int(self._info["NCPU"]), int(self._info["MemTotal"])
 
     def gpu(self) -> GpuAccess | None:
         """How it gives a container GPUs; None where it can give none."""

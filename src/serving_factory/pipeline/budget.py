@@ -57,12 +57,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A variant that waits for its turn."""
+    """A variant that waits for its turn, and what would be done for it."""
 
     variant: str
     toolchain: str  # the same for variants that share Bazel's caches
     objects: str  # the same for those that compile the same objects, as far as is known: the level's options
     compiles: bool
+    run: tuple[str, ...] = ()  # the stages that would run, `up_to_date` those that would not
+    up_to_date: tuple[str, ...] = ()
+    because: str = ""  # why the first of them would run; empty when none would
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from serving_factory.pipeline.job import Job, Site, Stage
 from serving_factory.pipeline.records import Outputs, Record, clear_logs, put_aside, record_path, write_record
 from serving_factory.pipeline.retry import Recovery
 from serving_factory.pipeline.stages import reached, stage
-from serving_factory.recipes.recipe import CACHES, Recipe, key_of
+from serving_factory.recipes.recipe import CACHES, key_of
 
 
 class VariantRun:
@@ -174,27 +174,12 @@ def needs_of(stages: Sequence[Stage[Any]]) -> tuple[Stage[Any], ...]:
     return tuple(dict.fromkeys(needed for one in stages for needed in one.all_needs if needed not in stages))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedVariant:
-    """What would be done for one variant."""
-
-    candidate: Candidate
-    run: tuple[str, ...]  # the stages that would run
-    up_to_date: tuple[str, ...]  # the stages that would not
-    because: str  # why the first of them would run; empty when none would
-
-    @property
-    def variant(self) -> str:
-        """The variant's id."""
-        return self.candidate.variant
-
-
-def plan_stages(jobs: Sequence[Job], stages: Sequence[Stage[Any]]) -> tuple[PlannedVariant, ...]:
+def plan_stages(jobs: Sequence[Job], stages: Sequence[Stage[Any]]) -> tuple[Candidate, ...]:
     """Say which stages would run. The base image is taken to be the recorded one."""
     return tuple(_plan(job, stages) for job in jobs)
 
 
-def _plan(job: Job, stages: Sequence[Stage[Any]]) -> PlannedVariant:
+def _plan(job: Job, stages: Sequence[Stage[Any]]) -> Candidate:
     compiled = stage("compile").read(job.folder)
     if compiled:
         job.site.assume_image(job.recipe.base_image, compiled.outputs.base_digest or None)
@@ -204,28 +189,29 @@ def _plan(job: Job, stages: Sequence[Stage[Any]]) -> PlannedVariant:
             done = index
             break
     names = tuple(one.name for one in stages)
-    candidate = _candidate(job, compiles=any(one.compiles for one in stages[done:]))
-    return PlannedVariant(candidate=candidate, run=names[done:], up_to_date=names[:done], because=because)
-
-
-def toolchain_key(recipe: Recipe) -> str:
-    """The same for variants of one toolchain, which share Bazel's caches."""
-    toolchain = recipe.toolchain
-    return key_of(
-        base=recipe.base_image, packages=toolchain.packages, bazel=repr(toolchain.bazel), compiler=toolchain.compiler
-    )
+    compiles = any(one.compiles for one in stages[done:])
+    return _candidate(job, compiles=compiles, run=names[done:], up_to_date=names[:done], because=because)
 
 
 def candidates(jobs: Sequence[Job], stages: Sequence[Stage[Any]]) -> tuple[Candidate, ...]:
-    """All jobs of a run; unlike a plan's, the engine is asked about them too."""
-    return tuple(_candidate(job, compiles=any(one.compiles and has_work(one, job) for one in stages)) for job in jobs)
+    """All jobs of a run, with what those do that compile; unlike a plan's, the engine is asked about them too."""
+    names = tuple(one.name for one in stages)
+    compiling = [any(one.compiles and has_work(one, job) for one in stages) for job in jobs]
+    return tuple(
+        _candidate(job, compiles=compiles, run=names if compiles else ())
+        for job, compiles in zip(jobs, compiling, strict=True)
+    )
 
 
-def _candidate(job: Job, *, compiles: bool) -> Candidate:
+def _candidate(job: Job, **plan: Any) -> Candidate:  # noqa: ANN401 - as Candidate takes them
+    recipe, toolchain = job.recipe, job.recipe.toolchain
+    # The same for variants of one toolchain, which share Bazel's caches.
+    key = key_of(
+        base=recipe.base_image, packages=toolchain.packages, bazel=repr(toolchain.bazel), compiler=toolchain.compiler
+    )
     # Flavours of a level, and releases near each other, compile some of the same in the same way.
-    objects = " ".join(job.recipe.variant.all_copts)
-    toolchain = toolchain_key(job.recipe)
-    return Candidate(variant=job.recipe.variant.id, toolchain=toolchain, objects=objects, compiles=compiles)
+    objects = " ".join(recipe.variant.all_copts)
+    return Candidate(variant=recipe.variant.id, toolchain=key, objects=objects, **plan)
 
 
 def has_work(one: Stage[Any], job: Job) -> bool:

@@ -62,21 +62,14 @@ def left(one: Missing, why: str, next_step: str) -> Filled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """Where inputs are looked for."""
-
-    mirrors: Sequence[Mirror]
-    archives: Mapping[str, Path]  # sha256 -> an archive from elsewhere, whatever its name
-    overrides: bool  # whether folders may take the place of what a mirror has and cannot give byte for byte
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Filler:
     """Fills the inputs of one variant, whose recipe names a distdir."""
 
     recipe: Recipe
     matrix: str  # the matrix file as the user named it; empty for the usual one
-    sources: Sources
+    mirrors: Sequence[Mirror]
+    archives: Mapping[str, Path]  # sha256 -> an archive from elsewhere, whatever its name
+    overrides: bool  # whether folders may take the place of what a mirror has and cannot give byte for byte
     declared: Mapping[str, Declared]  # how the sources declare each repository
     progress: Callable[[str], None]  # gets a line for all that is made or copied
 
@@ -87,14 +80,14 @@ class Filler:
         place = self._distdir / file
         taken = bool(file and one.sha256) and place.is_file() and file_digest(place) != one.sha256
         problem = f"{place} is another archive of that name, sha256 {file_digest(place)}" if taken else ""
-        found = self.sources.archives.get(one.sha256 or "")
+        found = self.archives.get(one.sha256 or "")
         if found and file and not taken:
             copy_atomically(found, self._distdir / one.file)
             self.progress(f"copied {one.file} for {one.name} from {found}")
             return Filled(name=one.name, file=one.file, result=Result.COPIED, source=str(found), sha256=one.sha256)
         if address is None:
             return self._no_archive(one, problem)
-        mirrors = mirrors_for(address.name, address.ref, self.sources.mirrors)
+        mirrors = mirrors_for(address.name, address.ref, self.mirrors)
         for mirror, _ in () if taken else mirrors:
             if one.sha256 or mirror.has(address):
                 made = self._archive(one, address, mirror)
@@ -127,7 +120,7 @@ class Filler:
         """Let a folder take the repository's place, or give the command that does."""
         source = f"{mirror.folder}#{commit}"
         rule, folder = self.declared.get(one.name), self.recipe.inputs.overrides_folder
-        if not self.sources.overrides or rule is None or folder is None:
+        if not self.overrides or rule is None or folder is None:
             return left(one, problem, self._command(one.name, source))
         labels = Labels(self.recipe, self.declared)
         try:
@@ -143,7 +136,7 @@ class Filler:
 
     def _no_mirror(self, one: Missing, address: Address, problem: str) -> Filled:
         repository = "/".join(filter(None, (address.owner, address.name)))
-        named = [mirror for mirror in self.sources.mirrors if address.name in mirror.names]
+        named = [mirror for mirror in self.mirrors if address.name in mirror.names]
         if not named:
             clone = f"git clone --mirror https://{address.host or 'HOST'}/{repository}.git, into the folder of mirrors"
             return left(one, problem or f"no mirror of {repository}", clone)
@@ -161,7 +154,7 @@ class Filler:
         if isinstance(remote, str) and ref:
             why = "Bazel clones it, and no archive can stand for that"
             name = remote.rstrip("/").removesuffix(".git").rpartition("/")[2]
-            found = mirrors_for(name, ref, self.sources.mirrors)
+            found = mirrors_for(name, ref, self.mirrors)
             if found and is_commit(ref):
                 return self._folder(one, *found[0], why)
             return left(one, why, self._command(one.name, f"{found[0][0].folder if found else 'GIT_DIR'}#{ref}"))
