@@ -90,7 +90,7 @@ def test_a_run_is_recorded(build: Path, jobs: list[Job]) -> None:
     for stage in (COMPILE, "extract", "inspect", "package"):
         work(recording, jobs[0], stage)
     recording.handle(Event(variant=V3, stage=COMPILE, kind=EventKind.STARTED))
-    recording.handle(Event(variant=V3, stage=COMPILE, kind=EventKind.FAILED, text="no"))
+    recording.handle(Event(variant=V3, stage=COMPILE, kind=EventKind.FAILED, text="no", seconds=7.5))
     recording.handle(Event(variant=V3, stage="extract", kind=EventKind.SKIPPED))
     recording.end([result(jobs[0]), result(jobs[1], Status.FAILED, error=CompileError("no"))])
     assert recording.trouble == ""
@@ -155,17 +155,6 @@ def test_several_runs_at_once_have_a_file_each(build: Path, jobs: list[Job]) -> 
         thread.join()
     assert ids(build) == list(range(10, 0, -1))
     assert [one.trouble for one in begun] == [""] * 8
-
-
-def test_a_stage_that_was_tried_again_took_all_of_its_time(
-    build: Path, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recording = recorder(build, jobs[:1])
-    for kind, now in ((EventKind.STARTED, 10.0), (EventKind.RETRIED, 15.0), (EventKind.FAILED, 17.5)):
-        monkeypatch.setattr("time.monotonic", lambda now=now: now)
-        recording.handle(Event(variant=V1, stage=COMPILE, kind=kind, text="no"))
-    recording.end([result(jobs[0], Status.FAILED)])
-    assert [(one.status, one.seconds) for one in read_run(build, 1).stages] == [("failed", 7.5)]
 
 
 def test_numbers_are_picked_and_nothing_else() -> None:

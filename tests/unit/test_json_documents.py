@@ -284,8 +284,9 @@ MEMBERS_OF_KIND: Mapping[EventKind, Mapping[str, Any]] = {
     EventKind.PROGRESS: {"text": "1/2 Compiling x.cc"},
     EventKind.RETRIED: {"text": "a download failed; try 2 of 4 in 3 s"},
     EventKind.FINISHED: {"seconds": 1.0, "log": "l"},
-    EventKind.FAILED: {"text": "no", "log": "l"},
+    EventKind.FAILED: {"text": "no", "seconds": 1.0, "log": "l"},
     EventKind.SKIPPED: {"text": "because"},
+    EventKind.CANCELLED: {"seconds": 1.0, "log": "l"},
 }
 """What the line gives an event, as `Event` says it."""
 

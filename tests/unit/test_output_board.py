@@ -29,7 +29,7 @@ def _progress() -> Progress:
     progress.apply(_event(EventKind.STARTED), 10.0)
     progress.apply(_event(EventKind.PROGRESS, "Compiling mat_mul.cc"), 20.0)
     progress.apply(_event(EventKind.STARTED, variant="2.19.1-mkl-v3"), 10.0)
-    progress.apply(_event(EventKind.FAILED, "the build failed\nmore", variant="2.19.1-mkl-v3"), 22.0)
+    progress.apply(_event(EventKind.FAILED, "the build failed\nmore", variant="2.19.1-mkl-v3", seconds=12.0), 22.0)
     progress.apply(_event(EventKind.SKIPPED, "because of 2.19.1-mkl-v3", variant="2.19.1-gpu"), 22.0)
     return progress
 

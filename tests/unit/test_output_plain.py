@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from serving_factory.errors import CompileError, LockedError
 from serving_factory.output.github import annotation, escape_data, escape_property, fold
-from serving_factory.output.reporters import GitHub, PlainReporter
+from serving_factory.output.reporters import PlainReporter
 from serving_factory.output.text import Stream
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate
 from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
@@ -30,7 +30,8 @@ _START = datetime(2026, 1, 31, 23, 41, 7, tzinfo=UTC)
 class _Bench:
     """A plain reporter with a clock that stands still until it is moved."""
 
-    github: GitHub | None = None
+    github: bool = False
+    step_summary: Path | None = None
     seconds: float = 0.0
     estimate: RunEstimate = NOTHING_TO_DO
     lines: io.StringIO = field(default_factory=io.StringIO)
@@ -41,6 +42,7 @@ class _Bench:
             lines=Stream(self.lines),
             out=Stream(self.out),
             github=self.github,
+            step_summary=self.step_summary,
             now=lambda: _START + timedelta(seconds=self.seconds),
             clock=lambda: self.seconds,
             estimate=self.estimate,
@@ -64,7 +66,7 @@ def test_start_and_finish_lines() -> None:
     bench.progress(EventKind.STARTED)
     bench.progress(EventKind.PROGRESS, "Compiling a.cc")
     bench.seconds = 71.4
-    bench.progress(EventKind.FINISHED)
+    bench.progress(EventKind.FINISHED, seconds=71.4)
     bench.progress(EventKind.STARTED, "the image is\ngone", stage="smoke")
     bench.progress(EventKind.FINISHED, stage="smoke", seconds=2.06)
     bench.progress(EventKind.UP_TO_DATE, variant="2.19.1-cpu")
@@ -131,7 +133,7 @@ def test_a_silent_stage_gets_a_sign_of_life_each_minute() -> None:
     bench.reporter.beat()
     bench.seconds = 500.0
     bench.reporter.beat()
-    bench.progress(EventKind.FINISHED)
+    bench.progress(EventKind.FINISHED, seconds=500.0)
     bench.seconds = 1000.0
     bench.reporter.beat()
     assert bench.lines.getvalue() == (
@@ -149,7 +151,7 @@ def test_a_retry_is_printed_at_once_and_the_stage_goes_on() -> None:
     bench.progress(EventKind.RETRIED, "out of memory\nonce more\x1b[2J with 1 job")
     bench.seconds = 100.0
     bench.reporter.beat()
-    bench.progress(EventKind.FINISHED)
+    bench.progress(EventKind.FINISHED, seconds=100.0)
     assert bench.lines.getvalue() == (
         "23:41:07 2.19.1-cpu-v3 compile started\n"
         "23:42:06 2.19.1-cpu-v3 compile tried again: out of memory once more with 1 job\n"
@@ -158,7 +160,7 @@ def test_a_retry_is_printed_at_once_and_the_stage_goes_on() -> None:
 
 
 def test_github_warns_of_what_is_tried_again() -> None:
-    bench = _Bench(github=GitHub())
+    bench = _Bench(github=True)
     bench.progress(EventKind.STARTED)
     bench.progress(EventKind.RETRIED, "100 % full\nonce more")
     assert bench.lines.getvalue() == (
@@ -188,7 +190,7 @@ def test_the_reporter_ends_its_thread_also_on_ctrl_c() -> None:
 def test_github_folds_the_log_and_annotates_the_failure(tmp_path: Path) -> None:
     log = tmp_path / "compile.log"
     log.write_text("one\n::error::forged\n  ::endgroup::\nsay ##[endgroup]\n100 %\n")
-    bench = _Bench(github=GitHub())
+    bench = _Bench(github=True)
     bench.progress(EventKind.STARTED)
     bench.progress(EventKind.FAILED, "broken at 100 %\n  100 %", seconds=1.0, log=str(log))
     assert bench.lines.getvalue() == (
@@ -210,7 +212,7 @@ def test_github_folds_the_log_and_annotates_the_failure(tmp_path: Path) -> None:
 
 
 def test_github_folds_the_progress_where_there_is_no_log() -> None:
-    bench = _Bench(github=GitHub())
+    bench = _Bench(github=True)
     bench.progress(EventKind.STARTED)
     for text in ("a", "a", "b", ""):
         bench.progress(EventKind.PROGRESS, text)
@@ -230,7 +232,7 @@ def test_github_folds_the_progress_where_there_is_no_log() -> None:
 def test_github_says_where_the_start_of_a_very_long_log_is(tmp_path: Path) -> None:
     log = tmp_path / "compile.log"
     log.write_text("".join(f"{number}\n" for number in range(10_001)))
-    bench = _Bench(github=GitHub())
+    bench = _Bench(github=True)
     bench.progress(EventKind.STARTED)
     bench.progress(EventKind.FINISHED, log=str(log))
     lines = bench.lines.getvalue().splitlines()
@@ -247,7 +249,7 @@ def test_escapes() -> None:
 def test_the_step_summary_is_appended(tmp_path: Path) -> None:
     path = tmp_path / "summary.md"
     path.write_text("before\n")
-    bench = _Bench(github=GitHub(path))
+    bench = _Bench(github=True, step_summary=path)
     bench.reporter.summary(
         [
             VariantResult(
@@ -275,13 +277,13 @@ def test_the_step_summary_is_appended(tmp_path: Path) -> None:
 
 
 def test_a_step_summary_that_cannot_be_written_is_said_and_no_more(tmp_path: Path) -> None:
-    bench = _Bench(github=GitHub(tmp_path))
+    bench = _Bench(github=True, step_summary=tmp_path)
     bench.reporter.summary([VariantResult(variant="v", status=Status.BUILT)])
     assert "The step summary could not be written: " in bench.lines.getvalue()
 
 
 def test_variants_that_run_at_once_never_mix_their_lines(tmp_path: Path) -> None:
-    bench = _Bench(github=GitHub())
+    bench = _Bench(github=True)
 
     def work(variant: str) -> None:
         log = tmp_path / f"{variant}.log"

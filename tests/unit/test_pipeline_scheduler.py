@@ -190,6 +190,9 @@ def test_one_variants_failure_is_no_others(line: Line) -> None:
     assert (str(results[V1].error), results[V3].error) == ("it broke", None)
     assert line.kinds(V1)[-2:] == ["extract failed", "package skipped"]
     assert [event.text for event in line.events if event.kind is EventKind.SKIPPED] == ["extract failed"]
+    took = {f"{event.stage} {event.kind}": event.seconds for event in line.events if event.variant == V1}
+    assert took["extract failed"] is not None, "it had begun"
+    assert took["package skipped"] is None
     assert records(line, V1) == ["compile"]
     line.does.clear()
     assert line.run()[V1].status is Status.BUILT

@@ -126,15 +126,14 @@ class Progress:
     def _next(self, row: Row, event: Event, now: float) -> Row:
         if event.kind is EventKind.STARTED:
             return replace(row, state=State.RUNNING, text="", started=now, counted=None)
-        started = now if row.started is None else row.started
         if event.kind in {EventKind.PROGRESS, EventKind.RETRIED}:
+            started = now if row.started is None else row.started
             counted = see(row.counted, event.text, now)
             return replace(row, state=State.RUNNING, text=event.text, started=started, counted=counted)
-        took = now - started if event.seconds is None else event.seconds
         state = _AFTER.get(event.kind, State.DONE)
         if state is State.UP_TO_DATE and row.spent:
             state = State.DONE
         text = event.text if state in {State.FAILED, State.SKIPPED} else ""
         if state in {State.DONE, State.UP_TO_DATE} and self._last_stage not in {None, event.stage}:
             state = State.WAITING
-        return replace(row, state=state, text=text, started=None, spent=row.spent + took)
+        return replace(row, state=state, text=text, started=None, spent=row.spent + (event.seconds or 0.0))

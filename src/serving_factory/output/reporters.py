@@ -14,7 +14,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from textwrap import shorten
@@ -112,13 +111,6 @@ class JsonLinesReporter(Reporter):
         self._out.write(json_line(name, members, at=self._now()))
 
 
-@dataclass(frozen=True, slots=True)
-class GitHub:
-    """That this is GitHub Actions, and the file that takes its step summary, where there is one."""
-
-    step_summary: Path | None = None
-
-
 class PlainReporter(Reporter):
     """Prints a line when a stage starts, ends, or has been silent for `silence` seconds."""
 
@@ -127,14 +119,16 @@ class PlainReporter(Reporter):
         *,
         lines: Stream,
         out: Stream,
-        github: GitHub | None = None,
+        github: bool = False,  # whether this is GitHub Actions; `step_summary` is the file that it shows
+        step_summary: Path | None = None,
         silence: float = 60.0,
         now: Callable[[], datetime] = utc_now,
         clock: Callable[[], float] = time.monotonic,
         estimate: RunEstimate = NOTHING_TO_DO,
     ) -> None:
         super().__init__(out, estimate, clock)
-        self._lines, self._github, self._silence, self._now = lines, github, silence, now
+        self._lines, self._silence, self._now = lines, silence, now
+        self._github, self._step_summary = github, step_summary
         self._lock = threading.RLock()
         self._progress = Progress()
         self._printed: dict[str, float] = {}  # variant → the clock at its latest line
@@ -173,7 +167,7 @@ class PlainReporter(Reporter):
             del self._actions[event.variant]
             if event.kind is EventKind.FAILED:
                 self._failed.add(event.variant)
-        self._lines.write(self._block(event, row, actions, now))
+        self._lines.write(self._block(event, row, actions))
 
     def beat(self) -> None:
         """Print a line for each stage that has been silent for too long."""
@@ -193,22 +187,19 @@ class PlainReporter(Reporter):
     def summary(self, results: Sequence[VariantResult]) -> None:
         """Print the errors that no line has reported yet, then the table; append it to the step summary."""
         write_summary(results, self._estimate, self._seconds, errors=self._lines, out=self._out, reported=self._failed)
-        if self._github and self._github.step_summary:
+        if self._step_summary:
             try:
-                with self._github.step_summary.open("a", encoding="utf-8") as file:
+                with self._step_summary.open("a", encoding="utf-8") as file:
                     file.write(markdown_summary(results))
             except OSError as error:
                 self._lines.write(clean(f"The step summary could not be written: {error}") + "\n")
 
-    def _block(self, event: Event, row: Row, actions: Sequence[str], now: float) -> str:
-        seconds = event.seconds
-        if seconds is None and row.started is not None:
-            seconds = now - row.started
-        line = f"{self._stamp()} {clean(event.variant)} {event.stage} {_ending(event, seconds)}\n"
+    def _block(self, event: Event, row: Row, actions: Sequence[str]) -> str:
+        line = f"{self._stamp()} {clean(event.variant)} {event.stage} {_ending(event)}\n"
         if event.kind is EventKind.FAILED:
             failure = (*clean_lines(event.text), *log_end(event.log, event.text))
             line += "".join(f"  {text}".rstrip() + "\n" for text in failure)
-        if self._github is None or event.kind is EventKind.STARTED:
+        if not self._github or event.kind is EventKind.STARTED:
             return line
         if event.kind is EventKind.FAILED:
             line += annotation(f"{event.variant} {event.stage} failed", event.text)
@@ -223,21 +214,21 @@ class PlainReporter(Reporter):
     def _retry(self, event: Event) -> str:
         title = f"{event.variant} {event.stage} tried again"
         line = f"{self._stamp()} {clean(title)}: {' '.join(clean_lines(event.text))}\n"
-        return line if self._github is None else annotation(title, event.text, level="warning") + line
+        return annotation(title, event.text, level="warning") + line if self._github else line
 
     def _stamp(self) -> str:
         return f"{self._now():%H:%M:%S}"
 
 
-def _ending(event: Event, seconds: float | None) -> str:
+def _ending(event: Event) -> str:
     kind, text = event.kind, label(event.kind.value)
     if kind is EventKind.STARTED and event.text:
         text += " again"
     if kind in {EventKind.STARTED, EventKind.SKIPPED} and event.text:
         return f"{text}: {clean(event.text)}"
-    if seconds is not None and kind in {EventKind.FINISHED, EventKind.FAILED, EventKind.CANCELLED}:
-        text += f" {'in' if kind is EventKind.FINISHED else 'after'} {duration(seconds)}"
-    return text
+    if event.seconds is None:
+        return text
+    return f"{text} {'in' if kind is EventKind.FINISHED else 'after'} {duration(event.seconds)}"
 
 
 def choose(
@@ -261,8 +252,8 @@ def choose(
     if json:
         return JsonLinesReporter(out, variants=variants, estimate=estimate)
     if environ.get("GITHUB_ACTIONS") == "true":
-        summary = environ.get("GITHUB_STEP_SUMMARY")
-        return PlainReporter(lines=out, out=out, github=GitHub(Path(summary) if summary else None), estimate=estimate)
+        summary = Path(name) if (name := environ.get("GITHUB_STEP_SUMMARY")) else None
+        return PlainReporter(lines=out, out=out, github=True, step_summary=summary, estimate=estimate)
     in_ci = environ.get("CI", "").lower() not in {"", "0", "false"}
     if not stderr.isatty() or in_ci or environ.get("TERM", "") in {"", "dumb", "unknown"}:
         return PlainReporter(lines=Stream(stderr), out=out, estimate=estimate)

@@ -35,7 +35,7 @@ class Event:
     kind: EventKind  # what happened
     # PROGRESS: the action; RETRIED: what failed, and how it is tried again; STARTED: why it works again; else why
     text: str = ""
-    seconds: float | None = None  # how long the stage took; only with FINISHED
+    seconds: float | None = None  # how long the stage worked: FINISHED; FAILED and CANCELLED where it had begun
     log: str | None = None  # path of the stage's full log, where there is one
 
 

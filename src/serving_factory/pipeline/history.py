@@ -239,7 +239,6 @@ class Recorder:
         self._jobs = {job.recipe.variant.id: job for job in jobs}
         self._estimates = estimate.by_variant
         self._began = time.monotonic()
-        self._started: dict[tuple[str, str], float] = {}
         self._lock = threading.Lock()
         self._file: Path | None = None
         self.trouble = ""  # what there is to say of the history itself; empty where all went well
@@ -257,16 +256,10 @@ class Recorder:
         """Take in an event, from any thread."""
         if event.kind is EventKind.PROGRESS:
             return
-        now, place = time.monotonic(), (event.variant, event.stage)
         with self._lock:
-            if event.kind is EventKind.STARTED:
-                self._started[place] = now
             members = events.event_members(event)
             job = self._jobs.get(event.variant)
             if event.kind in _ENDINGS and job:
-                began = self._started.pop(place, None)
-                if began is not None and event.seconds is None:
-                    members["seconds"] = round(now - began, 3)
                 members |= _about(job)
                 if event.kind is EventKind.FINISHED and (record := stage(event.stage).read(job.folder)):
                     members |= {"key": record.key, "facts": numbers(asdict(record.outputs))}

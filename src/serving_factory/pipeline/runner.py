@@ -35,6 +35,7 @@ class VariantRun:
         self._made: dict[str, Outputs] = {}
         self._complete = False
         self._running: Stage[Any] | None = None
+        self._since = 0.0  # the clock when it began
         self._last_log: str | None = None
         self._tries: list[str] = []
         self.error: FactoryError | None = None
@@ -71,10 +72,10 @@ class VariantRun:
             return
         key, inputs = one.key(job), one.digests(job)
         self._report(one, EventKind.STARTED, text=reason if one.ran_before(job.folder) else "")
-        self._running, self._tries = one, []
+        self._running, self._since, self._tries = one, time.monotonic(), []
         clear_logs(job.log(one.name))
         record_path(job.folder, one.name).unlink(missing_ok=True)
-        started, clock, recovery = datetime.now(UTC), time.monotonic(), Recovery(job)
+        started, recovery = datetime.now(UTC), Recovery(job)
         while True:
             try:
                 outputs = one.run(recovery.job, self._progress)
@@ -82,20 +83,20 @@ class VariantRun:
             except FactoryError as error:
                 recovery.prepare(error)
                 put_aside(job.log(one.name))
-        seconds = round(time.monotonic() - clock, 3)
+        took = self._took(one)
         done = Record(
             variant=job.recipe.variant.id,
             stage=one.name,
             key=key,
             started=started.isoformat(timespec="seconds"),
-            seconds=seconds,
+            seconds=took["seconds"],
             outputs=outputs,
             tried_again=tuple(self._tries),
             inputs=inputs,
         )
         write_record(job.folder, done)
         self._made[one.name] = outputs
-        self._report(one, EventKind.FINISHED, seconds=seconds, log=self._log(one))
+        self._report(one, EventKind.FINISHED, **took)
 
     def _check_needs(self) -> None:
         for needed in needs_of(self._stages):
@@ -109,10 +110,11 @@ class VariantRun:
         """Report how the first of the stages that are left ended, and that the others did not begin."""
         if self._job.cancel.asked and not self.time_limit:
             for one in left:
-                self._report(one, EventKind.CANCELLED)
+                self._report(one, EventKind.CANCELLED, **self._took(one))
             return
-        self.error, self._last_log = self.time_limit or error, self._log(left[0])
-        self._report(left[0], EventKind.FAILED, text=str(self.error), log=self._last_log)
+        self.error, took = self.time_limit or error, self._took(left[0])
+        self._last_log = took.get("log")
+        self._report(left[0], EventKind.FAILED, text=str(self.error), **took)
         for one in left[1:]:
             self._report(one, EventKind.SKIPPED, text=f"{left[0].name} failed")
 
@@ -134,9 +136,12 @@ class VariantRun:
         if self._running:
             self._report(self._running, EventKind.RETRIED, text=text)
 
-    def _log(self, one: Stage[Any]) -> str | None:
-        path = self._job.log(one.name)
-        return str(path) if self._running is one and path.is_file() else None
+    def _took(self, one: Stage[Any]) -> dict[str, Any]:
+        """How long a stage has worked, and its log; nothing of one that has not begun."""
+        if self._running is not one:
+            return {}
+        log = self._job.log(one.name)
+        return {"seconds": round(time.monotonic() - self._since, 3), "log": str(log) if log.is_file() else None}
 
     def _report(self, one: Stage[Any], kind: EventKind, **more: Any) -> None:  # noqa: ANN401 - as Event takes them
         self._emit(Event(variant=self._job.recipe.variant.id, stage=one.name, kind=kind, **more))
