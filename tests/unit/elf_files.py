@@ -56,6 +56,8 @@ class Elf:
     isa_needed: int | None = None
     relro: bool = False
     flags_1: int = 0
+    data: dict[str, bytes] = field(default_factory=dict)
+    """Sections of read-only data to their bytes."""
     only_debug: bool = False
     """As `objcopy --only-keep-debug` leaves it: the code's section keeps its place and loses its bytes."""
 
@@ -90,7 +92,7 @@ class Elf:
 
     def _sections(self) -> tuple[list[Section], list[tuple[int, str]]]:
         code = Section(".text", _NOBITS if self.only_debug else _PROGBITS, self.text, flags=0x6)
-        sections, segments = [code], []
+        sections, segments = [code, *(Section(name, _PROGBITS, held, flags=2) for name, held in self.data.items())], []
         if self.interpreter is not None:
             sections.append(Section(".interp", _PROGBITS, self.interpreter.encode() + b"\0", flags=2))
             segments.append((3, ".interp"))

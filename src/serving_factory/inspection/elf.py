@@ -40,7 +40,7 @@ _SHN_UNDEF, _SHN_LORESERVE = 0, 0xFF00
 _SHF_EXECINSTR = 0x4
 _NO_LIMIT = 1 << 64
 _MOST_LINKS = 40
-_BUILD_REMEDY = "look at the end of the compile log: the server's target did not give the file it should"
+BUILD_REMEDY = "look at the end of the compile log: the server's target did not give the file it should"
 # pyelftools meets a damaged file in many ways, and promises none of them.
 _DAMAGED = (ELFError, ConstructError, ValueError, LookupError, struct.error, TypeError, AttributeError)
 
@@ -88,11 +88,11 @@ def open_elf(path: Path) -> Iterator[ELFFile]:
         with path.open("rb") as stream:
             yield ELFFile(stream)
     except OSError as error:
-        remedy = _BUILD_REMEDY if isinstance(error, FileNotFoundError) else os_remedy(error)
+        remedy = BUILD_REMEDY if isinstance(error, FileNotFoundError) else os_remedy(error)
         raise ArtifactError(f"{path} cannot be read", why=error.strerror or str(error), remedy=remedy) from error
     except _DAMAGED as error:
         why = str(error) or type(error).__name__
-        raise ArtifactError(f"{path} is no sound ELF file", why=why, remedy=_BUILD_REMEDY) from error
+        raise ArtifactError(f"{path} is no sound ELF file", why=why, remedy=BUILD_REMEDY) from error
 
 
 def read_elf(path: Path) -> Binary:
@@ -235,7 +235,7 @@ def _kind(elf: ELFFile, path: Path, *, program: bool) -> ElfKind:
             return ElfKind.PIE if program else ElfKind.SHARED
         case other:
             why = f"its ELF type is {other}"
-            raise ArtifactError(f"{path} is neither a program nor a shared library", why=why, remedy=_BUILD_REMEDY)
+            raise ArtifactError(f"{path} is neither a program nor a shared library", why=why, remedy=BUILD_REMEDY)
 
 
 def _relro(elf: ELFFile, tags: tuple[Any, ...]) -> Relro:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -58,3 +58,32 @@ class InstructionSetFacts:
     dispatch_owned: Mapping[str, int]  # the same, for libraries that ask the CPU before they call such code
     examples: Mapping[str, tuple[str, ...]]  # feature to the first few functions of all, by address, in plain spelling
     own_examples: Mapping[str, tuple[str, ...]]  # the same, for the project's own code outside such parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceCode:
+    """The code for NVIDIA's cards in a binary: `sm_90` is machine code, `compute_90` PTX. Empty without any."""
+
+    # A fat binary is what a compiler makes of one file with kernels. What one holds, such as `sm_80 sm_90 compute_90`,
+    # to how many of them hold just that
+    fat_binaries: Mapping[str, int]
+    sizes: Mapping[str, int]  # of all pieces for a capability, `sm_80`, the bytes as stored, compressed or not
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Everything that is there, machine code before PTX, each lowest first."""
+        return sorted_codes(self.sizes)
+
+    def holding(self, code: str) -> int:
+        """How many fat binaries hold code of a kind."""
+        return sum(count for codes, count in self.fat_binaries.items() if code in codes.split())
+
+
+def sorted_codes(codes: Iterable[str]) -> tuple[str, ...]:
+    """Sort names of device code: machine code before PTX, each lowest first."""
+    return tuple(sorted(codes, key=_place))
+
+
+def _place(code: str) -> tuple[bool, int, str]:
+    kind, number = code.split("_")
+    return kind == "compute", int(number.rstrip("af")), number
