@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from serving_factory.inspection.facts import ElfFacts, ElfKind, InstructionSetFacts, Relro
+from serving_factory.inspection.facts import DeviceCode, ElfFacts, ElfKind, InstructionSetFacts, Relro
 from serving_factory.inspection.rules import Finding, Rule
 from serving_factory.pipeline.records import Outputs, Record, write_record
 from serving_factory.pipeline.stages.compile import Compiled
@@ -87,6 +87,7 @@ OUTPUTS: Mapping[str, Outputs] = {
         packages=("ca-certificates=1",),
         elf=ELF,
         instructions=CODE,
+        device_code=DeviceCode(fat_binaries={}, sizes={}),
     ),
     "inspect": Inspected(
         findings=(

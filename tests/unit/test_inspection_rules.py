@@ -15,7 +15,7 @@ from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.errors import InspectionError, LibraryMissingError
 from serving_factory.inspection import owners
 from serving_factory.inspection.elf import BINARY, MissingLibrary, read_elf
-from serving_factory.inspection.facts import ElfFacts, ElfKind, InstructionSetFacts, Relro
+from serving_factory.inspection.facts import DeviceCode, ElfFacts, ElfKind, InstructionSetFacts, Relro
 from serving_factory.inspection.instruction_set import FEATURES, scan
 from serving_factory.inspection.owners import code_owners
 from serving_factory.inspection.rules import (
@@ -77,16 +77,26 @@ def code(
 NOTHING_USED = code({})
 
 
+def for_gpus(**fat_binaries: int) -> DeviceCode:
+    """What fat binaries hold, `sm_80__compute_90`, to how many of them do."""
+    held = {name.replace("__", " "): number for name, number in fat_binaries.items()}
+    return DeviceCode(fat_binaries=held, sizes={code: 8 for codes in held for code in codes.split()})
+
+
+NO_DEVICE_CODE = for_gpus()
+
+
 def finding(
     rule: Rule,
     *,
     asked: Expectation = ASKED,
     elf: ElfFacts = ELF,
     facts: InstructionSetFacts = NOTHING_USED,
+    device_code: DeviceCode = NO_DEVICE_CODE,
     answer: VersionAnswer = ANSWER,
     missing: tuple[MissingLibrary, ...] = (),
 ) -> Finding:
-    findings = check(asked, elf=elf, code=facts, version=answer, missing=missing)
+    findings = check(asked, elf=elf, code=facts, device_code=device_code, version=answer, missing=missing)
     (found,) = (found for found in findings if found.rule is rule)
     return found
 
@@ -96,7 +106,7 @@ def at(level: str) -> Expectation:
 
 
 def test_every_rule_gives_one_finding_in_order() -> None:
-    findings = check(ASKED, elf=ELF, code=code({}), version=ANSWER, missing=())
+    findings = check(ASKED, elf=ELF, code=code({}), device_code=NO_DEVICE_CODE, version=ANSWER, missing=())
     assert [found.rule for found in findings] == list(Rule)
 
 
@@ -279,8 +289,74 @@ def test_hardening_is_recorded_and_not_checked() -> None:
     assert "executable, RELRO none" in found.text
 
 
+ON_GPUS = replace(ASKED, device_code=("sm_80", "sm_90", "compute_90"), device_code_named=True)
+WHOLE = for_gpus(sm_80__sm_90__compute_90=3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "ok", "text"),
+    [
+        (ASKED, NO_DEVICE_CODE, True, "none, as without CUDA"),
+        (ASKED, for_gpus(sm_80=2), False, "of 2 fat binaries 2 hold sm_80; sm_80 was not asked for"),
+        (ON_GPUS, WHOLE, True, "of 3 fat binaries 3 hold sm_80, 3 hold sm_90, 3 hold compute_90"),
+        (
+            ON_GPUS,
+            NO_DEVICE_CODE,
+            False,
+            "sm_80, sm_90, compute_90 is required, and the binary has no code for a GPU",
+        ),
+        (
+            ON_GPUS,
+            for_gpus(sm_90__compute_90=3),
+            False,
+            "sm_80 is required, and the binary has sm_90, compute_90",
+        ),
+        (ON_GPUS, for_gpus(sm_80__sm_90=3), False, "compute_90 is required, and the binary has sm_80, sm_90"),
+        # a kernel generator that gives the highest PTX alone, and code that was linked, which has no PTX
+        (
+            ON_GPUS,
+            for_gpus(sm_80__sm_90__compute_90=3, sm_80__compute_90=8, sm_80__sm_90=1),
+            True,
+            "of 12 fat binaries 12 hold sm_80, 4 hold sm_90, 11 hold compute_90",
+        ),
+        # one file was compiled for less
+        (
+            ON_GPUS,
+            for_gpus(sm_80__sm_90__compute_90=3, sm_90__compute_90=2),
+            False,
+            "2 of 5 fat binaries hold nothing that a GPU of sm_80 can run",
+        ),
+        (
+            ON_GPUS,
+            for_gpus(sm_80__sm_90__compute_90=3, sm_80__sm_90a=1),
+            False,
+            "1 of 4 fat binaries hold nothing that a GPU of sm_90 can run",
+        ),
+        (ON_GPUS, for_gpus(sm_80__sm_90__compute_90=3, compute_75=1, sm_75=1), False, "that a GPU of sm_80 can run"),
+        # machine code runs on higher minors of its major
+        (
+            replace(ON_GPUS, device_code=("sm_80", "sm_86")),
+            for_gpus(sm_80__sm_86=1, sm_80=1),
+            True,
+            "of 2 fat binaries 2 hold sm_80, 1 hold sm_86",
+        ),
+        (ON_GPUS, for_gpus(sm_75__sm_80__sm_90__compute_90=3), False, "; sm_75 was not asked for"),
+        (
+            replace(ON_GPUS, device_code_named=False),
+            for_gpus(sm_75__sm_80__sm_90__compute_90=3),
+            True,
+            "; sm_75 was not asked for",
+        ),
+    ],
+)
+def test_device_code(asked: Expectation, found: DeviceCode, *, ok: bool, text: str) -> None:
+    seen = finding(Rule.DEVICE_CODE, asked=asked, device_code=found)
+    assert seen.ok is ok
+    assert seen.text.endswith(text)
+
+
 def test_no_error_where_nothing_failed() -> None:
-    findings = check(ASKED, elf=ELF, code=code({}), version=ANSWER, missing=())
+    findings = check(ASKED, elf=ELF, code=code({}), device_code=NO_DEVICE_CODE, version=ANSWER, missing=())
     assert {found.ok for found in findings} == {True}
     assert verdict_error(findings, "2.19.1-cpu") is None
 
@@ -290,13 +366,15 @@ def test_the_error_names_every_failure() -> None:
         ASKED,
         elf=replace(ELF, highest_glibc="GLIBC_2.34"),
         code=code({"avx": 3}),
+        device_code=for_gpus(sm_80=1),
         version=ANSWER,
         missing=(MissingLibrary("libgomp.so.1", (BINARY,)),),
     )
     error = verdict_error(findings, "2.19.1-cpu")
     assert isinstance(error, InspectionError)
     assert error.what == "The binary of 2.19.1-cpu is not what the variant requires"
-    assert [line.split(":")[0] for line in error.why.splitlines()] == ["level-kept", "libraries", "glibc"]
+    named = [line.split(":")[0] for line in error.why.splitlines()]
+    assert named == ["level-kept", "device-code", "libraries", "glibc"]
     assert "tensorflow::uses_avx" in error.why
     assert "-march=native" in error.remedy
 
@@ -331,7 +409,8 @@ def test_more_features_never_make_a_level_kept_or_unused(own: dict[str, int], mo
     for level in LEVELS:
         with_more = {**own, more: 1000}
         before, after = (
-            check(at(level.value), elf=ELF, code=code(use), version=ANSWER, missing=()) for use in (own, with_more)
+            check(at(level.value), elf=ELF, code=code(use), device_code=NO_DEVICE_CODE, version=ANSWER, missing=())
+            for use in (own, with_more)
         )
         kept, used = list(Rule).index(Rule.LEVEL_KEPT), list(Rule).index(Rule.LEVEL_USED)
         assert not (before[kept].ok is False and after[kept].ok)

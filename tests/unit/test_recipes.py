@@ -41,6 +41,7 @@ BINARY = BuiltBinary(
     base_digest="",
     source="c0ffee",
     compile_key="k" * 64,
+    device_code=("sm_80", "compute_80"),
     cpu_flags=("pni", "avx2"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -19,10 +20,11 @@ from serving_factory.catalogue.releases import releases
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.recipes.explain import explain
-from serving_factory.recipes.labels import image_env
+from serving_factory.recipes.labels import image_env, image_json, image_labels
 from serving_factory.recipes.recipe import CONTEXT, Recipe, recipe_for
 
 from .matrices import ROOT, document, load
+from .test_recipes import BINARY
 
 GPU_RELEASES = tuple(tag for tag, release in releases().items() if Flavour.GPU in release.flavours)
 
@@ -277,9 +279,15 @@ def test_the_image_says_what_its_server_can_do(tmp_path: Path, tag: str, rest: s
     assert "CUDA" not in text
 
 
-def test_a_gpu_image_says_its_driver_and_capabilities(tmp_path: Path) -> None:
-    text = image_env(recipe(tmp_path, "2.17.1", "gpu"), None)
-    assert 'CUDA="12.2"\nDRIVER="525.60.13"\nCAPABILITIES="sm_50 sm_60 sm_70 sm_80 compute_90"\n' in text
+def test_a_gpu_image_says_its_driver_and_what_was_found_in_its_binary(tmp_path: Path) -> None:
+    made = recipe(tmp_path, "2.17.1", "gpu")
+    driver, label = 'CUDA="12.2"\nDRIVER="525.60.13"\n', "org.serving-factory.capabilities"
+    expected = "sm_50 sm_60 sm_70 sm_80 sm_90 compute_90"
+    assert f'{driver}CAPABILITIES="{expected}"\n' in image_env(made, None)
+    assert image_labels(made, None)[label] == expected
+    assert f'{driver}CAPABILITIES="sm_80 compute_80"\n' in image_env(made, BINARY)
+    assert image_labels(made, BINARY)[label] == "sm_80 compute_80"
+    assert json.loads(image_json(made, BINARY))["binary"]["device_code"] == ["sm_80", "compute_80"]
 
 
 # --- scripts ----------------------------------------------------------------------------------------------------------

@@ -151,6 +151,7 @@ _MEASURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("run remotely", "remote_actions", str),
     ("downloaded", "bytes_fetched", size),
     ("binary", "binary_size", size),
+    ("GPU code", "device_code", lambda codes: ", ".join(codes) or "none"),
     ("image", "image_size", size),
 )
 
@@ -162,6 +163,7 @@ def measure(variant: str, records: Mapping[str, Record[Any]]) -> dict[str, Any]:
         "compiled": compiled and compiled.started,
         "stage_seconds": compiled and compiled.seconds,
         "binary_size": binary and binary.outputs.size,
+        "device_code": binary and binary.outputs.device_code.codes,
         "image_size": image and image.outputs.size,
     }
     found = {name: getattr(compiled and compiled.outputs, name, None) for _, name, _ in _MEASURES}

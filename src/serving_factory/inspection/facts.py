@@ -74,6 +74,11 @@ class DeviceCode:
         """Everything that is there, machine code before PTX, each lowest first."""
         return sorted_codes(self.sizes)
 
+    @property
+    def number(self) -> int:
+        """How many fat binaries there are."""
+        return sum(self.fat_binaries.values())
+
     def holding(self, code: str) -> int:
         """How many fat binaries hold code of a kind."""
         return sum(count for codes, count in self.fat_binaries.items() if code in codes.split())

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
+from serving_factory.catalogue.cuda import Capability
 from serving_factory.catalogue.levels import allowed_features
 from serving_factory.errors import FactoryError, InspectionError, LibraryMissingError
-from serving_factory.inspection.facts import ElfFacts, InstructionSetFacts
+from serving_factory.inspection.facts import DeviceCode, ElfFacts, InstructionSetFacts
 
 if TYPE_CHECKING:
     from serving_factory.catalogue.upstream_flags import UpstreamFlag
@@ -46,6 +47,7 @@ class Rule(StrEnum):
     VERSION = "version"
     LEVEL_KEPT = "level-kept"
     LEVEL_USED = "level-used"
+    DEVICE_CODE = "device-code"
     LIBRARIES = "libraries"
     GLIBC = "glibc"
     HARDENING = "hardening"
@@ -68,6 +70,10 @@ _REMEDIES: Mapping[Rule, str] = {
         "check that the level's --copt flags reached the compiler (bazel build --subcommands), and that the binary is"
         " the one just compiled"
     ),
+    Rule.DEVICE_CODE: (
+        "see in the compile log what TF_CUDA_COMPUTE_CAPABILITIES was, and which options the compiler of CUDA code got"
+        " (bazel build --subcommands); `explain` shows what is passed for the variant"
+    ),
     Rule.LIBRARIES: "add the library to the runtime image, or link it statically",
     Rule.GLIBC: "build on the runtime image's base, or an older one; or take a newer base for the runtime image",
 }
@@ -82,6 +88,8 @@ class Expectation:
     reported_version: str  # what the server's `--version` has to begin with, such as `2.19.1`; empty where it has none
     max_glibc: str | None  # glibc of the runtime image's base, such as `2.31`; None if that is not known
     upstream: tuple[UpstreamFlag, ...] = ()  # what upstream's own BUILD files add to every level
+    device_code: tuple[str, ...] = ()  # `sm_80` is machine code, `compute_90` PTX; none where CUDA is not compiled in
+    device_code_named: bool = False  # whether the variant's id names it, and so must name all there is
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,7 @@ def check(
     *,
     elf: ElfFacts,
     code: InstructionSetFacts,
+    device_code: DeviceCode,
     version: VersionAnswer,
     missing: tuple[MissingLibrary, ...],
 ) -> tuple[Finding, ...]:
@@ -115,6 +124,7 @@ def check(
         _version(expectation, version),
         _level_kept(expectation, code),
         _level_used(expectation, code),
+        _device_code(expectation, device_code),
         _libraries(missing),
         _glibc(expectation, elf),
         _passed(Rule.HARDENING, f"recorded, not checked: {elf.kind}, RELRO {elf.relro}"),
@@ -262,6 +272,39 @@ def _level_used(expectation: Expectation, code: InstructionSetFacts) -> Finding:
     if all(_is_added_anywhere(expectation, name) for name in used):
         return _unproven(Rule.LEVEL_USED, f"upstream's own flags give code of any level the same: {counts}")
     return _passed(Rule.LEVEL_USED, f"of {code.own_functions} own functions: {counts}")
+
+
+def _device_code(expectation: Expectation, found: DeviceCode) -> Finding:
+    required, there = expectation.device_code, found.codes
+    if missing := [code for code in required if code not in there]:
+        text = f"{', '.join(missing)} is required, and the binary has {', '.join(there) or 'no code for a GPU'}"
+        return _failed(Rule.DEVICE_CODE, text)
+    if not there:
+        return _passed(Rule.DEVICE_CODE, "none, as without CUDA")
+    for code in required:
+        useless = sum(n for codes, n in found.fat_binaries.items() if not _runs(codes.split(), Capability.parse(code)))
+        if useless:
+            text = f"{useless} of {found.number} fat binaries hold nothing that a GPU of {code} can run"
+            return _failed(Rule.DEVICE_CODE, text)
+    text = f"of {found.number} fat binaries {', '.join(f'{found.holding(code)} hold {code}' for code in there)}"
+    if more := ", ".join(code for code in there if code not in required):
+        # More does no harm, but what the id says must be true.
+        untrue = expectation.device_code_named or not required
+        return Finding(Rule.DEVICE_CODE, ok=not untrue, text=f"{text}; {more} was not asked for")
+    return _passed(Rule.DEVICE_CODE, text)
+
+
+def _runs(codes: Iterable[str], card: Capability) -> bool:
+    """Whether a card can run what a fat binary holds."""
+    # Machine code runs on its own capability and on higher minors of the same major, PTX on any higher one. Code for
+    # 9.0a or 10.0f runs on less, and is not relied on.
+    for code in codes:
+        if code[-1].isdigit():
+            one = Capability.parse(code)
+            numbers, least = (card.major, card.minor), (one.major, one.minor)
+            if least <= numbers and (one.ptx or one.major == card.major):
+                return True
+    return False
 
 
 def _libraries(missing: tuple[MissingLibrary, ...]) -> Finding:

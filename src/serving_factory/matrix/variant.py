@@ -94,10 +94,15 @@ class Variant:
         name = f"{self.release}-{self.flavour}"
         if self.cuda:
             name += f"-cuda{self.cuda}"
-        if self.capabilities and self.capabilities != upstreams_capabilities(self.release):
+        if self.names_capabilities:
             name += f"-{in_id(self.compiled_for)}"
         name += f"-{level_facts(self.level).short}"
         return name if self.platform is Platform.LINUX_AMD64 else f"{name}-{self.platform.rpartition('/')[2]}"
+
+    @property
+    def names_capabilities(self) -> bool:
+        """Whether its id names its capabilities: they are not upstream's."""
+        return bool(self.capabilities) and self.capabilities != upstreams_capabilities(self.release)
 
     @property
     def compiled_for(self) -> tuple[Capability, ...]:

@@ -25,6 +25,7 @@ class BuiltBinary:
     base_digest: str
     source: str  # commit, or digest of the source folder
     compile_key: str
+    device_code: tuple[str, ...]  # `sm_80` is machine code for a GPU, `compute_90` PTX
     cpu_flags: tuple[str, ...]  # what /proc/cpuinfo must list: of the level, and what upstream's own flags add to that
 
 
@@ -45,7 +46,7 @@ def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str
         "org.serving-factory.level": variant.level.value,
         "org.serving-factory.copts": " ".join(variant.all_copts),
         "org.serving-factory.cuda": variant.cuda or "",
-        "org.serving-factory.capabilities": " ".join(variant.capabilities),
+        "org.serving-factory.capabilities": " ".join(_device_code(recipe, binary)),
     }
     if binary:
         labels |= {
@@ -79,6 +80,10 @@ def image_json(recipe: Recipe, binary: BuiltBinary | None) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
+def _device_code(recipe: Recipe, binary: BuiltBinary | None) -> tuple[str, ...]:
+    return binary.device_code if binary else recipe.variant.device_code
+
+
 def _known_cpu_flags(recipe: Recipe) -> tuple[str, ...]:
     facts = level_facts(recipe.variant.level)
     flags = upstream_flags(recipe.release.version) if recipe.upstream else ()
@@ -102,5 +107,5 @@ def image_env(recipe: Recipe, binary: BuiltBinary | None) -> str:
     }
     if variant.cuda:
         driver = cudas()[variant.cuda].minimum_driver
-        lines |= {"CUDA": variant.cuda, "DRIVER": driver, "CAPABILITIES": " ".join(variant.capabilities)}
+        lines |= {"CUDA": variant.cuda, "DRIVER": driver, "CAPABILITIES": " ".join(_device_code(recipe, binary))}
     return "".join(f'{name}="{value}"\n' for name, value in lines.items())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving_factory.inspection.facts import ElfFacts, InstructionSetFacts
+from serving_factory.inspection.facts import DeviceCode, ElfFacts, InstructionSetFacts
 from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.job import Job, Progress, Stage
 from serving_factory.pipeline.records import Outputs
@@ -32,6 +32,7 @@ class Extracted(Outputs):
     packages: tuple[str, ...]  # those that the libraries come from, with their versions
     elf: ElfFacts  # its headers
     instructions: InstructionSetFacts  # what its code asks of a CPU
+    device_code: DeviceCode  # what it has for GPUs
 
     def summary(self) -> Mapping[str, object]:
         """The binary's size in bytes."""
@@ -45,6 +46,7 @@ def _inputs(job: Job) -> Mapping[str, object]:
 
 def _run(job: Job, progress: Progress) -> Extracted:
     # Their libraries are slow to import: only a run that reads a binary waits for them.
+    from serving_factory.inspection.device_code import read_device_code
     from serving_factory.inspection.elf import read_elf
     from serving_factory.inspection.instruction_set import scan
 
@@ -70,6 +72,7 @@ def _run(job: Job, progress: Progress) -> Extracted:
         packages=tuple(facts["packages"].splitlines()),
         elf=elf,
         instructions=instructions,
+        device_code=read_device_code(binary),
     )
 
 
@@ -105,7 +108,7 @@ def _intact(job: Job, outputs: Extracted) -> bool:
 
 EXTRACT = Stage(
     name="extract",
-    version=3,
+    version=4,
     outputs=Extracted,
     inputs=_inputs,
     run=_run,

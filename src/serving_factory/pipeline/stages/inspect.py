@@ -34,6 +34,7 @@ def _inputs(job: Job) -> Mapping[str, object]:
         "level": job.recipe.variant.level,
         "platform": job.recipe.variant.platform,
         "release": job.recipe.release.tag,
+        "device_code": [job.recipe.variant.device_code, job.recipe.variant.names_capabilities],
         "reported": job.recipe.release.reported,
     }
 
@@ -49,6 +50,7 @@ def _run(job: Job, progress: Progress) -> Inspected:
         expectation,
         elf=binary.elf,
         code=binary.instructions,
+        device_code=binary.device_code,
         version=VersionAnswer(binary.version_exit, binary.version),
         missing=library_closure_gaps(
             binary.elf.needed, job.artifact / "rootfs", frozenset(facts["base-libraries"].splitlines())
@@ -74,12 +76,14 @@ def _expectation(job: Job, glibc: str) -> Expectation:
         reported_version=job.recipe.release.reported,
         max_glibc=version.group() if version else None,
         upstream=upstream_flags(job.recipe.release.version),
+        device_code=variant.device_code,
+        device_code_named=variant.names_capabilities,
     )
 
 
 INSPECT = Stage(
     name="inspect",
-    version=4,
+    version=5,
     outputs=Inspected,
     inputs=_inputs,
     run=_run,
