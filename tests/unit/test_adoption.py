@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from serving_factory.catalogue.data import data_digest
 from serving_factory.pipeline.adoption import adopt_old_records
 from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.events import EventKind
@@ -52,13 +51,9 @@ def job(tmp_path: Path, fake_docker: FakeDocker) -> Job:
     fake_docker.facts["bazel"] = f"bazel {recipe.toolchain.bazel.version}"
     (job.artifact / "facts" / "bazel").write_text(fake_docker.facts["bazel"], encoding="utf-8")
     base_id = job.site.base_id(recipe)
-    key = write_old(
-        job, "compile", binary_sha256=sha256, base=recipe.base_image, base_digest=base_id, source=recipe.source
-    )
-    data = {name: data_digest(name) for name in EXTRACT.data}
+    write_old(job, "compile", binary_sha256=sha256, base=recipe.base_image, base_digest=base_id, source=recipe.source)
     options = {"copts": list(recipe.variant.all_copts), "configs": list(recipe.toolchain.configs)}
-    extract_key = key_of(compile=key, binary=sha256, format=EXTRACT.version, data=data)
-    write_old(job, "extract", sha256=sha256, key=extract_key, **options)
+    write_old(job, "extract", sha256=sha256, **options)
     os.link(job.artifact / BINARY, job.folder / BINARY)
     return job
 
@@ -80,7 +75,7 @@ def test_what_an_earlier_factory_compiled_is_kept(job: Job, fake_docker: FakeDoc
     assert "kept" in line
     compiled = job.record(COMPILE)
     assert (compiled.outputs.actions, compiled.seconds) == (65, 41.34), "what Bazel did is still known"
-    assert happened(job)[:2] == [f"compile {EventKind.UP_TO_DATE}", f"extract {EventKind.UP_TO_DATE}"]
+    assert happened(job)[:2] == [f"compile {EventKind.UP_TO_DATE}", f"extract {EventKind.STARTED}"]
     assert fake_docker.requests == []
     assert adopt_old_records([job]) == []
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from serving_factory.catalogue.data import data_digest
 from serving_factory.catalogue.levels import Level
 from serving_factory.errors import ArtifactError
 from serving_factory.pipeline.digests import tree_digest
@@ -24,7 +22,7 @@ from serving_factory.pipeline.inputs import stage_inputs
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.records import Record, decode_known, read_json, read_old_record, write_record
 from serving_factory.pipeline.stages.compile import COMPILE, Compiled, decided_by, made_of, read_artifact
-from serving_factory.pipeline.stages.extract import EXTRACT, Extracted
+from serving_factory.pipeline.stages.extract import EXTRACT
 from serving_factory.recipes.recipe import key_of
 
 _STAGED = ("inputs", "doors")  # names of the folder that the inputs were put together in, below the variant's `recipe`
@@ -69,7 +67,7 @@ def _some(variants: Sequence[str]) -> str:
 
 
 def _adopt(job: Job, old: Record[Any]) -> str:
-    """Rewrite the records of a compile and of its extract; give the reason where that cannot be done."""
+    """Rewrite the record of a compile; give the reason where that cannot be done."""
     binary = read_old_record(job.folder, EXTRACT.name)
     try:
         artifact = read_artifact(job)
@@ -87,12 +85,6 @@ def _adopt(job: Job, old: Record[Any]) -> str:
         return "their records are not whole"
     key = COMPILE.key_for(decided_by(job, base_id=outputs.base_digest, source=outputs.source))
     write_record(job.folder, replace(old, key=key, outputs=outputs))
-    data = {name: data_digest(name) for name in EXTRACT.data}
-    extract_key = key_of(compile=old.key, binary=outputs.binary_sha256, format=EXTRACT.version, data=data)
-    if binary and binary.key == extract_key:
-        with suppress(TypeError, KeyError, ValueError):  # else extract runs again
-            extracted = decode_known(Extracted, binary.outputs)
-            write_record(job.folder, replace(binary, key=EXTRACT.key(job), outputs=extracted))
     return ""
 
 
