@@ -34,9 +34,15 @@ ENV MODEL_NAME=model \
     MODEL_BASE_PATH=/models
 
 # What NVIDIA's container runtime hands to the container: every card, unless `docker run --gpus` says otherwise, and of the driver
-# the parts to compute and to ask with. CUDA 11.2's own libraries came with rootfs/, in the versions of the devel image.
+# the parts to compute and to ask with; and on which drivers it starts the container at all (a space is an `or`; catalogue: cuda.yaml).
+# CUDA 11.2's own libraries came with rootfs/, in the versions of the devel image.
 ENV NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NVIDIA_REQUIRE_CUDA="cuda>=11.2 driver>=450.80.02"
+# Where Google Kubernetes Engine and others mount the driver. The loader looks there by this variable alone: a file in /etc/ld.so.conf.d
+# counts once ldconfig has read it, and nothing runs here, or there.
+ENV PATH=/usr/local/nvidia/bin:/usr/local/cuda/bin:${PATH} \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64
 
 # 8500 gRPC, 8501 REST
 EXPOSE 8500 8501

@@ -39,6 +39,26 @@ def test_drivers(version: str, driver: str, minimum: str) -> None:
     assert (cudas()[version].driver, cudas()[version].minimum_driver) == (driver, minimum)
 
 
+def accepts(requirement: str, driver: str) -> bool:
+    """As NVIDIA's container runtime reads it: spaces are `or`, and `cuda` is what the driver came with."""
+    came_with = [version for version, cuda in cudas().items() if Version(cuda.driver) <= Version(driver)]
+    known = {"driver": driver, "cuda": came_with[-1] if came_with else "0"}
+    terms = (term.split(">=") for term in requirement.split(" "))
+    return any(Version(known[name]) >= Version(least) for name, least in terms)
+
+
+def test_the_container_runtime_starts_an_image_on_just_the_drivers_that_run_it() -> None:
+    assert cudas()["12.2"].requirement == "cuda>=12.2 driver>=525.60.13"
+    assert cudas()["10.1"].requirement == "cuda>=10.1"
+    drivers = {one for cuda in cudas().values() for one in (cuda.driver, cuda.minimum_driver)} | {
+        "525.60.11",
+        "450.80.01",
+    }
+    for cuda in cudas().values():
+        for driver in drivers:
+            assert accepts(cuda.requirement, driver) == cuda.runs_on(driver), (cuda.version, driver)
+
+
 def test_newer_toolkits_want_newer_drivers_and_take_newer_compilers() -> None:
     rows = list(cudas().values())
     for older, newer in pairwise(rows):

@@ -14,15 +14,18 @@ import yaml
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from serving_factory.catalogue.cuda import cudas
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.libraries import cuda_packages
 from serving_factory.catalogue.releases import releases
-from serving_factory.recipes.recipe import CONTEXT
+from serving_factory.recipes.labels import image_labels
+from serving_factory.recipes.recipe import CONTEXT, recipe_for
 
-from .matrices import ROOT
+from .matrices import ROOT, document, load
 
 RULES = yaml.safe_load((Path(__file__).parent / "recorded" / "cuda_rules.yaml").read_text(encoding="utf-8"))
 FROM_APT = tuple(tag for tag, one in releases().items() if Flavour.GPU in one.flavours and cuda_packages(one).packages)
+NVIDIA = ["LicenseRef-NVIDIA-End-User-License-Agreement", "LicenseRef-cuDNN-Software-License-Agreement"]
 HERMETIC = tuple(tag for tag, one in releases().items() if Flavour.GPU in one.flavours and tag not in FROM_APT)
 
 
@@ -108,6 +111,35 @@ def test_repositories_are_listed_one_by_one() -> None:
         assert "{" not in devel(tag).split("/factory/bazel.sh fetch")[1].partition("> /factory/libraries")[0]
         for name in (*cuda_packages(releases()[tag]).hermetic, "cuda_nvcc"):
             assert devel(tag).count(f"@{name}//:all") == 1
+
+
+def test_a_gpu_image_finds_a_driver_that_no_ldconfig_knows_of_and_its_tools() -> None:
+    for tag in (*FROM_APT, *HERMETIC):
+        gpu = releases()[tag].flavours[Flavour.GPU].gpu
+        assert gpu is not None
+        text = (ROOT / "dockerfiles" / tag / "gpu.runtime.Dockerfile").read_text(encoding="utf-8")
+        assert "ENV PATH=/usr/local/nvidia/bin:/usr/local/cuda/bin:${PATH} \\\n" in text
+        assert "    LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64\n" in text
+        assert f'    NVIDIA_REQUIRE_CUDA="{cudas()[gpu.cuda].requirement}"\n' in text
+
+
+@pytest.mark.parametrize(
+    ("tag", "sections", "licences"),
+    [
+        ("1.9.1", {}, [*NVIDIA, "BSD-3-Clause"]),
+        ("2.11.1", {}, [*NVIDIA, "LicenseRef-TensorRT-Software-License-Agreement"]),
+        ("2.11.1", {"toolchain": {"tensorrt": False}}, NVIDIA),
+        ("2.20.0", {}, [*NVIDIA, "BSD-3-Clause"]),
+    ],
+)
+def test_the_licence_label_names_what_was_put_into_the_image(
+    tmp_path: Path, tag: str, sections: dict[str, object], licences: list[str]
+) -> None:
+    targets = {"g": {"flavour": "gpu", "levels": ["x86-64"]}, "c": {"flavour": "cpu", "levels": ["x86-64"]}}
+    matrix = load(tmp_path, document(releases=[tag], targets=targets, **sections))
+    for variant in matrix.variants:
+        label = image_labels(recipe_for(variant, matrix), None)["org.opencontainers.image.licenses"]
+        assert label.split(" AND ") == ["Apache-2.0", *(licences if variant.flavour is Flavour.GPU else [])]
 
 
 # --- collect_cuda.sh --------------------------------------------------------------------------------------------------

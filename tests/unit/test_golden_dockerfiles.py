@@ -197,8 +197,10 @@ def test_rules_of_runtime_images(path: Path) -> None:
     assert [word for word in words if word in {"USER", "COPY", "WORKDIR"}][-1] == "USER", "nothing is added after it"
     rest_api = releases()[path.parent.name].server.rest
     assert [rest for word, rest in found if word == "EXPOSE"] == ["8500 8501" if rest_api else "8500"]
-    gpu = ["NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility"] if "gpu" in path.name else []
-    assert [rest for word, rest in found if word == "ENV"] == ["MODEL_NAME=model MODEL_BASE_PATH=/models", *gpu]
+    models, *more = [rest for word, rest in found if word == "ENV"]
+    assert models == "MODEL_NAME=model MODEL_BASE_PATH=/models"
+    gpu = ["NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_REQUIRE_CUDA", "PATH", "LD_LIBRARY_PATH"]
+    assert re.findall(r"(\w+)=", re.sub('".*?"', "", " ".join(more))) == (gpu if "gpu" in path.name else [])
     (check,) = [rest for word, rest in found if word == "HEALTHCHECK"]
     assert json.loads(check.partition("CMD ")[2]) == ["/usr/bin/tf_serving_health.sh"]
     (entrypoint,) = [json.loads(rest) for word, rest in found if word == "ENTRYPOINT"]

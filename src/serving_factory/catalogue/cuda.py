@@ -110,6 +110,12 @@ class Cuda:
         """The oldest driver on which a binary of this toolkit starts."""
         return min(filter(None, (self.driver, self.compatible_driver)), key=Version)
 
+    @property
+    def requirement(self) -> str:
+        """Which drivers are enough, as NVIDIA_REQUIRE_CUDA spells it for NVIDIA's container runtime."""
+        compatible = f" driver>={self.compatible_driver}" if self.compatible_driver else ""
+        return f"cuda>={self.version}{compatible}"
+
     def runs_on(self, driver: str, *, ptx: bool = False) -> bool:
         """Whether a driver runs the toolkit's machine code; with `ptx`, whether it translates its PTX too."""
         # NVIDIA's CUDA Compatibility, Minor Version Compatibility: within a major version of CUDA an older driver runs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -60,6 +60,13 @@ def cuda_packages(release: Release) -> CudaPackages:
     where = f"cuda_packages.yaml: {release.tag}"
     files = {kind: _of(release.version, _table("cuda_files.yaml", kind)) for kind in ("copied", "tools", "unopened")}
     return read_entry(CudaPackages, where, entry, notes=("releases", "cudnn"), cudnn_major=major, **files)
+
+
+def cuda_licences(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the licences of NVIDIA's packages or of Bazel's repositories, as SPDX spells them."""
+    known = read_yaml("cuda_files.yaml")["licences"].items()
+    text = " ".join(names)
+    return tuple(licence for part, licence in known if part in text)
 
 
 def _filled(entry: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from serving_factory.catalogue.cuda import cudas
 from serving_factory.catalogue.levels import cpuinfo_names, level_facts
+from serving_factory.catalogue.libraries import cuda_licences
 from serving_factory.catalogue.releases import UPSTREAM_URL
 from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.recipes.recipe import Recipe
@@ -38,7 +39,7 @@ def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str
         "org.opencontainers.image.version": variant.release,
         "org.opencontainers.image.revision": recipe.release.commit if recipe.upstream else "",
         "org.opencontainers.image.source": UPSTREAM_URL.removesuffix(".git") if recipe.upstream else "",
-        "org.opencontainers.image.licenses": "Apache-2.0",
+        "org.opencontainers.image.licenses": _licences(recipe),
         "org.opencontainers.image.base.name": recipe.base_image.partition("@")[0],
         "org.opencontainers.image.base.digest": recipe.base_image.partition("@")[2],
         "org.serving-factory.variant": variant.id,
@@ -59,6 +60,16 @@ def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str
             "org.serving-factory.cpu-flags": " ".join(binary.cpu_flags),
         }
     return {name: value for name, value in sorted({**labels, **recipe.images.labels}.items()) if value}
+
+
+def _licences(recipe: Recipe) -> str:
+    """The licences of the server and of what was put beside it, as an SPDX expression; the base image has its own."""
+    gpu = recipe.toolchain.gpu
+    if gpu is None:
+        return "Apache-2.0"
+    left_out = dict(recipe.build_args).get("TENSORRT") == "0"
+    tensorrt = gpu.tensorrt.server if gpu.tensorrt and not left_out else ()
+    return " AND ".join(("Apache-2.0", *cuda_licences((*gpu.cuda.server, *gpu.cuda.hermetic, *tensorrt))))
 
 
 def image_json(recipe: Recipe, binary: BuiltBinary | None) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from serving_factory.catalogue.bazel import bazel_flag, bazel_reads
+from serving_factory.catalogue.cuda import cudas
 from serving_factory.catalogue.distributions import (
     Distribution,
     DistributionPython,
@@ -96,6 +97,7 @@ class GpuBuild:
     tensorrt: TensorrtPackages | None  # None where it is not compiled in
     tensorrt_version: str  # `8.6.1`; empty without
     tensorrt_environment: bool  # whether TF_NEED_TENSORRT is read from the environment
+    requirement: str  # which drivers NVIDIA's container runtime starts the image on, `cuda>=12.2 driver>=525.60.13`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,6 +330,7 @@ def gpu_build(release: Release, distribution: Distribution) -> GpuBuild:
         tensorrt=tensorrt,
         tensorrt_version=gpu.tensorrt or "",
         tensorrt_environment=tensorrt is not None and tensorrt_flag is None,
+        requirement=cudas()[gpu.cuda].requirement,
     )
 
 
