@@ -18,7 +18,7 @@ from serving_factory.commands import doctor as doctoring
 from serving_factory.commands import inputs as filling
 from serving_factory.commands import preflight as looking
 from serving_factory.errors import CompileError
-from serving_factory.output.reporters import JsonLinesReporter
+from serving_factory.output.reporters import JsonLinesReporter, RunView
 from serving_factory.output.text import Stream, duration, label, size
 from serving_factory.pipeline.budget import Budget
 from serving_factory.pipeline.caches import Changed
@@ -315,7 +315,7 @@ def printed() -> Iterator[dict[str, Any]]:
     result = VariantResult(
         variant="v", status=Status.FAILED, seconds=1.0, image="i", because="b", log="l", facts=facts, error=error
     )
-    with JsonLinesReporter(Stream(out), variants=["v", "w"], estimate=add_up([estimate])) as reporter:
+    with JsonLinesReporter(Stream(out), RunView(variants=["v", "w"], estimate=add_up([estimate]))) as reporter:
         for kind in EventKind:
             reporter.handle(Event(variant="v", stage="compile", kind=kind, **MEMBERS_OF_KIND.get(kind, {})))
         done = VariantResult(variant="w", status=Status.BUILT, seconds=1.0, memory=1, download=1)

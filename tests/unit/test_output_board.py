@@ -10,6 +10,7 @@ import pytest
 from serving_factory.errors import CompileError
 from serving_factory.output.board import BoardReporter, draw
 from serving_factory.output.progress import Progress, Row, State
+from serving_factory.output.reporters import RunView
 from serving_factory.output.text import Stream
 from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
 
@@ -127,7 +128,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Terminal]:
 
 def test_the_board_is_drawn_on_stderr_and_the_summary_on_stdout(terminal: _Terminal) -> None:
     out = io.StringIO()
-    with BoardReporter(err=terminal, out=Stream(out), variants=["v"]) as reporter:
+    with BoardReporter(Stream(out), RunView(variants=["v"]), err=terminal) as reporter:
         reporter.handle(_event(EventKind.STARTED))
         reporter.summary([VariantResult(variant="v", status=Status.FAILED, error=CompileError("no", remedy="fix"))])
     drawn = terminal.getvalue()
@@ -142,14 +143,14 @@ def _interrupt(reporter: BoardReporter) -> None:
 
 
 def test_ctrl_c_gives_the_cursor_back(terminal: _Terminal) -> None:
-    with pytest.raises(KeyboardInterrupt), BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter:
+    with pytest.raises(KeyboardInterrupt), BoardReporter(Stream(io.StringIO()), RunView(), err=terminal) as reporter:
         _interrupt(reporter)
     drawn = terminal.getvalue()
     assert drawn.rindex(_SHOW) > drawn.rindex(_HIDE)
 
 
 def test_a_second_ctrl_c_while_the_board_is_taken_away(terminal: _Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    reporter = BoardReporter(err=terminal, out=Stream(io.StringIO()))
+    reporter = BoardReporter(Stream(io.StringIO()), RunView(), err=terminal)
     live_stop = reporter._live.stop
 
     def interrupted() -> None:
@@ -165,7 +166,7 @@ def test_a_second_ctrl_c_while_the_board_is_taken_away(terminal: _Terminal, monk
 
 
 def test_why_a_stage_works_again_stays_above_the_board(terminal: _Terminal) -> None:
-    with BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter:
+    with BoardReporter(Stream(io.StringIO()), RunView(), err=terminal) as reporter:
         reporter.handle(_event(EventKind.STARTED))
         reporter.handle(_event(EventKind.STARTED, "its flags changed", variant="v"))
     assert "v compile started again: its flags changed" in terminal.getvalue()
@@ -173,7 +174,7 @@ def test_why_a_stage_works_again_stays_above_the_board(terminal: _Terminal) -> N
 
 
 def test_what_is_tried_again_stays_above_the_board(terminal: _Terminal) -> None:
-    with BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter:
+    with BoardReporter(Stream(io.StringIO()), RunView(), err=terminal) as reporter:
         reporter.handle(_event(EventKind.RETRIED, "out of memory\nonce more with [1] job\x1b[2J"))
         assert [row.state for row in reporter._progress.rows()] == [State.RUNNING]
     line = "2.19.1-cpu-v3 compile tried again: out of memory once more with [1] job"
@@ -182,7 +183,7 @@ def test_what_is_tried_again_stays_above_the_board(terminal: _Terminal) -> None:
 
 
 def test_a_terminal_that_is_gone_ends_no_run(terminal: _Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
-    with BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter:
+    with BoardReporter(Stream(io.StringIO()), RunView(), err=terminal) as reporter:
 
         def gone(_text: str) -> int:
             raise OSError(errno.EIO, "Input/output error")
@@ -193,17 +194,17 @@ def test_a_terminal_that_is_gone_ends_no_run(terminal: _Terminal, monkeypatch: p
 
 
 def test_no_colour(terminal: _Terminal) -> None:
-    with BoardReporter(err=terminal, out=Stream(io.StringIO()), colour=False) as reporter:
+    with BoardReporter(Stream(io.StringIO()), RunView(), err=terminal, colour=False) as reporter:
         reporter.handle(_event(EventKind.FAILED, "no"))
     assert "\x1b[31m" not in terminal.getvalue()
     coloured = _Terminal()
-    with BoardReporter(err=coloured, out=Stream(io.StringIO())) as reporter:
+    with BoardReporter(Stream(io.StringIO()), RunView(), err=coloured) as reporter:
         reporter.handle(_event(EventKind.FAILED, "no"))
     assert "\x1b[31m" in coloured.getvalue()
 
 
 def test_events_from_many_threads(terminal: _Terminal) -> None:
-    with BoardReporter(err=terminal, out=Stream(io.StringIO())) as reporter:
+    with BoardReporter(Stream(io.StringIO()), RunView(), err=terminal) as reporter:
 
         def work(variant: str) -> None:
             for step in range(200):

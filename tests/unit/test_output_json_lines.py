@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from serving_factory.errors import CompileError
-from serving_factory.output.reporters import JsonLinesReporter
+from serving_factory.output.reporters import JsonLinesReporter, RunView
 from serving_factory.output.text import Stream
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate, add_up
 from serving_factory.pipeline.events import SCHEMA_VERSION, Event, EventKind, Status, VariantResult
@@ -14,7 +14,7 @@ from serving_factory.pipeline.events import SCHEMA_VERSION, Event, EventKind, St
 
 def _reporter(out: io.StringIO, estimate: RunEstimate = NOTHING_TO_DO) -> JsonLinesReporter:
     now = datetime(2026, 1, 31, 23, 41, 7, 123456, tzinfo=UTC)
-    return JsonLinesReporter(Stream(out), now=lambda: now, clock=lambda: 0.0, estimate=estimate)
+    return JsonLinesReporter(Stream(out), RunView(now=lambda: now, clock=lambda: 0.0, estimate=estimate))
 
 
 def test_the_document() -> None:

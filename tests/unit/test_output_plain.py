@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from serving_factory.errors import CompileError, LockedError
 from serving_factory.output.github import annotation, escape_data, escape_property, fold
-from serving_factory.output.reporters import PlainReporter
+from serving_factory.output.reporters import PlainReporter, RunView
 from serving_factory.output.text import Stream
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, Basis, Estimate, RunEstimate
 from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
@@ -38,14 +38,11 @@ class _Bench:
     out: io.StringIO = field(default_factory=io.StringIO)
 
     def __post_init__(self) -> None:
+        view = RunView(
+            now=lambda: _START + timedelta(seconds=self.seconds), clock=lambda: self.seconds, estimate=self.estimate
+        )
         self.reporter = PlainReporter(
-            lines=Stream(self.lines),
-            out=Stream(self.out),
-            github=self.github,
-            step_summary=self.step_summary,
-            now=lambda: _START + timedelta(seconds=self.seconds),
-            clock=lambda: self.seconds,
-            estimate=self.estimate,
+            Stream(self.out), view, lines=Stream(self.lines), github=self.github, step_summary=self.step_summary
         )
 
     def progress(
@@ -172,7 +169,7 @@ def test_github_warns_of_what_is_tried_again() -> None:
 
 def test_the_reporter_ends_its_thread_also_on_ctrl_c() -> None:
     lines = io.StringIO()
-    reporter = PlainReporter(lines=Stream(lines), out=Stream(io.StringIO()), silence=0.01)
+    reporter = PlainReporter(Stream(io.StringIO()), RunView(), lines=Stream(lines), silence=0.01)
 
     def work() -> None:
         reporter.handle(Event(variant="v", stage="compile", kind=EventKind.STARTED))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from serving_factory.output.board import BoardReporter
-from serving_factory.output.reporters import JsonLinesReporter, PlainReporter, choose
+from serving_factory.output.reporters import JsonLinesReporter, PlainReporter, RunView, choose
 from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class _Terminal(io.StringIO):
 
 def _choose(environ: Mapping[str, str], *, json: bool = False, terminal: bool = True) -> object:
     stderr = _Terminal() if terminal else io.StringIO()
-    return choose(json=json, stdout=io.StringIO(), stderr=stderr, environ=environ)
+    return choose(RunView(), json=json, stdout=io.StringIO(), stderr=stderr, environ=environ)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_plain_lines_do_not_wait_for_the_terminal_library() -> None:
 
 def test_plain_lines_go_to_stderr_and_the_summary_to_stdout() -> None:
     stdout, stderr = io.StringIO(), io.StringIO()
-    with choose(json=False, stdout=stdout, stderr=stderr, environ={}) as reporter:
+    with choose(RunView(), json=False, stdout=stdout, stderr=stderr, environ={}) as reporter:
         reporter.handle(Event(variant="v", stage="compile", kind=EventKind.STARTED))
         reporter.summary([VariantResult(variant="v", status=Status.BUILT)])
     assert stderr.getvalue().endswith(" v compile started\n")
@@ -67,7 +67,7 @@ def test_on_github_all_goes_to_stdout_in_order(tmp_path: Path) -> None:
     stdout, stderr = io.StringIO(), io.StringIO()
     summary = tmp_path / "summary.md"
     environ = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary)}
-    with choose(json=False, stdout=stdout, stderr=stderr, environ=environ) as reporter:
+    with choose(RunView(), json=False, stdout=stdout, stderr=stderr, environ=environ) as reporter:
         reporter.handle(Event(variant="v", stage="compile", kind=EventKind.STARTED))
         reporter.handle(Event(variant="v", stage="compile", kind=EventKind.FAILED, text="no"))
         reporter.summary([VariantResult(variant="v", status=Status.BUILT)])

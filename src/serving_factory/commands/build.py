@@ -26,7 +26,7 @@ from serving_factory.output.outcomes import (
     needs_text,
     pushed_list,
 )
-from serving_factory.output.reporters import choose
+from serving_factory.output.reporters import RunView, choose
 from serving_factory.output.text import cell, count, size, table
 from serving_factory.pipeline.adoption import adopt_old_records
 from serving_factory.pipeline.budget import Budget, Candidate, Schedule
@@ -148,15 +148,9 @@ def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResu
             matrix=matrix_name(options.asked.file, checkout.root),
             estimate=estimate,
         )
-        with choose(
-            json=options.json,
-            stdout=sys.stdout,
-            stderr=sys.stderr,
-            environ=os.environ,
-            variants=[variant.id for variant in run.chosen],
-            last_stage=stages[-1].name,
-            estimate=estimate,
-        ) as reporter:
+        names = [variant.id for variant in run.chosen]
+        view = RunView(variants=names, last_stage=stages[-1].name, estimate=estimate)
+        with choose(view, json=options.json, stdout=sys.stdout, stderr=sys.stderr, environ=os.environ) as reporter:
 
             def emit(event: Event) -> None:
                 recorder.handle(event)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
@@ -16,9 +15,8 @@ from rich.text import Text
 
 from serving_factory.output.outcomes import estimate_line, write_summary
 from serving_factory.output.progress import Progress, Row, State
-from serving_factory.output.reporters import Reporter
+from serving_factory.output.reporters import Reporter, RunView
 from serving_factory.output.text import Stream, clean, clean_lines, duration, words
-from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate
 from serving_factory.pipeline.events import Event, EventKind, VariantResult
 
 _AGAIN = {EventKind.STARTED: "started", EventKind.RETRIED: "tried"}
@@ -106,21 +104,11 @@ def _fit(text: str, style: str, width: int, cut: str, encoding: str) -> Text:
 class BoardReporter(Reporter):
     """Draws the board on the terminal `err` while the pipeline works; then errors there, and the summary on `out`."""
 
-    def __init__(
-        self,
-        *,
-        err: TextIO,
-        out: Stream,
-        variants: Sequence[str] = (),
-        last_stage: str | None = None,
-        colour: bool = True,
-        clock: Callable[[], float] = time.monotonic,
-        estimate: RunEstimate = NOTHING_TO_DO,
-    ) -> None:
-        super().__init__(out, estimate, clock)
+    def __init__(self, out: Stream, view: RunView, *, err: TextIO, colour: bool = True) -> None:
+        super().__init__(out, view)
         self._err = Stream(err)
         self._encoding = err.encoding or "utf-8"
-        self._progress = Progress(variants, last_stage)
+        self._progress = Progress(view.variants, view.last_stage)
         self._lock = threading.RLock()
         self._stopped = False
         self._console = Console(
@@ -137,14 +125,14 @@ class BoardReporter(Reporter):
         )
 
     def _start(self) -> None:
-        self._began = self._clock()
+        self._began = self._view.clock()
         self._err.write(estimate_line(self._estimate))
         self._live.start(refresh=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = draw(
             self._progress.rows(),
-            now=self._clock(),
+            now=self._view.clock(),
             since=self._began,
             width=options.max_width,
             height=console.size.height - 1,  # the cursor's own line
@@ -155,7 +143,7 @@ class BoardReporter(Reporter):
 
     def handle(self, event: Event) -> None:
         """Take in an event; the board's own thread draws it. Why something is done again stays above the board."""
-        self._progress.apply(event, self._clock())
+        self._progress.apply(event, self._view.clock())
         if event.text and (again := _AGAIN.get(event.kind)):
             text = " ".join(clean_lines(f"{event.variant} {event.stage} {again} again: {event.text}"))
             with contextlib.suppress(OSError):  # the terminal is gone

@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from textwrap import shorten
@@ -42,11 +43,22 @@ _LOOK_EVERY = 5.0
 _ACTION = 100  # columns: the name of a Dockerfile's step is its whole command
 
 
-class Reporter(ABC):
-    """What the reporters share: where the summary goes, the run's estimate, and the run's clock."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """What reporters know of a run before it begins, and their clocks."""
 
-    def __init__(self, out: Stream, estimate: RunEstimate, clock: Callable[[], float]) -> None:
-        self._out, self._estimate, self._clock, self._began = out, estimate, clock, clock()
+    variants: Sequence[str] = ()
+    last_stage: str | None = None
+    estimate: RunEstimate = NOTHING_TO_DO
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = utc_now
+
+
+class Reporter(ABC):
+    """What the reporters share: where the summary goes, and the run."""
+
+    def __init__(self, out: Stream, view: RunView) -> None:
+        self._out, self._view, self._estimate, self._began = out, view, view.estimate, view.clock()
 
     def __enter__(self) -> Self:
         self._start()
@@ -71,26 +83,14 @@ class Reporter(ABC):
 
     @property
     def _seconds(self) -> float:
-        return self._clock() - self._began
+        return self._view.clock() - self._began
 
 
 class JsonLinesReporter(Reporter):
     """Writes each event, and at the end the summary, as a line of JSON (docs/json.md)."""
 
-    def __init__(
-        self,
-        out: Stream,
-        *,
-        now: Callable[[], datetime] = utc_now,
-        clock: Callable[[], float] = time.monotonic,
-        variants: Sequence[str] = (),
-        estimate: RunEstimate = NOTHING_TO_DO,
-    ) -> None:
-        super().__init__(out, estimate, clock)
-        self._variants, self._now = variants, now
-
     def _start(self) -> None:
-        self._write("begin", {"schema_version": SCHEMA_VERSION, "variants": self._variants})
+        self._write("begin", {"schema_version": SCHEMA_VERSION, "variants": self._view.variants})
         if self._estimate.variants:
             self._write("estimate", self._estimate.members())
 
@@ -108,7 +108,7 @@ class JsonLinesReporter(Reporter):
         self._write("summary", {**members, "results": results})
 
     def _write(self, name: str, members: Mapping[str, object]) -> None:
-        self._out.write(json_line(name, members, at=self._now()))
+        self._out.write(json_line(name, members, at=self._view.now()))
 
 
 class PlainReporter(Reporter):
@@ -116,18 +116,16 @@ class PlainReporter(Reporter):
 
     def __init__(
         self,
+        out: Stream,
+        view: RunView,
         *,
         lines: Stream,
-        out: Stream,
         github: bool = False,  # whether this is GitHub Actions; `step_summary` is the file that it shows
         step_summary: Path | None = None,
         silence: float = 60.0,
-        now: Callable[[], datetime] = utc_now,
-        clock: Callable[[], float] = time.monotonic,
-        estimate: RunEstimate = NOTHING_TO_DO,
     ) -> None:
-        super().__init__(out, estimate, clock)
-        self._lines, self._silence, self._now = lines, silence, now
+        super().__init__(out, view)
+        self._lines, self._silence = lines, silence
         self._github, self._step_summary = github, step_summary
         self._lock = threading.RLock()
         self._progress = Progress()
@@ -151,7 +149,7 @@ class PlainReporter(Reporter):
 
     def handle(self, event: Event) -> None:
         """Print what the event calls for; progress is kept for later lines and the fold."""
-        now = self._clock()
+        now = self._view.clock()
         with self._lock:
             row = self._progress.apply(event, now)
             actions = self._actions.setdefault(event.variant, deque(maxlen=_PROGRESS_LINES))
@@ -171,7 +169,7 @@ class PlainReporter(Reporter):
 
     def beat(self) -> None:
         """Print a line for each stage that has been silent for too long."""
-        now = self._clock()
+        now = self._view.clock()
         with self._lock:
             for row in self._progress.rows():
                 variant = row.variant
@@ -217,7 +215,7 @@ class PlainReporter(Reporter):
         return annotation(title, event.text, level="warning") + line if self._github else line
 
     def _stamp(self) -> str:
-        return f"{self._now():%H:%M:%S}"
+        return f"{self._view.now():%H:%M:%S}"
 
 
 def _ending(event: Event) -> str:
@@ -231,16 +229,7 @@ def _ending(event: Event) -> str:
     return f"{text} {'in' if kind is EventKind.FINISHED else 'after'} {duration(event.seconds)}"
 
 
-def choose(
-    *,
-    json: bool,
-    stdout: TextIO,
-    stderr: TextIO,
-    environ: Mapping[str, str],
-    variants: Sequence[str] = (),
-    last_stage: str | None = None,
-    estimate: RunEstimate = NOTHING_TO_DO,
-) -> Reporter:
+def choose(view: RunView, *, json: bool, stdout: TextIO, stderr: TextIO, environ: Mapping[str, str]) -> Reporter:
     """Choose how to print: JSON lines; the live board on a terminal; else plain lines.
 
     On GitHub Actions all goes to stdout, where the runner keeps commands and lines in order. Elsewhere board and lines
@@ -250,17 +239,14 @@ def choose(
     """
     out = Stream(stdout)
     if json:
-        return JsonLinesReporter(out, variants=variants, estimate=estimate)
+        return JsonLinesReporter(out, view)
     if environ.get("GITHUB_ACTIONS") == "true":
         summary = Path(name) if (name := environ.get("GITHUB_STEP_SUMMARY")) else None
-        return PlainReporter(lines=out, out=out, github=True, step_summary=summary, estimate=estimate)
+        return PlainReporter(out, view, lines=out, github=True, step_summary=summary)
     in_ci = environ.get("CI", "").lower() not in {"", "0", "false"}
     if not stderr.isatty() or in_ci or environ.get("TERM", "") in {"", "dumb", "unknown"}:
-        return PlainReporter(lines=Stream(stderr), out=out, estimate=estimate)
+        return PlainReporter(out, view, lines=Stream(stderr))
     # rich takes a third of a second to import: only the board waits for it
     from serving_factory.output.board import BoardReporter
 
-    colour = not environ.get("NO_COLOR")
-    return BoardReporter(
-        err=stderr, out=out, variants=variants, last_stage=last_stage, colour=colour, estimate=estimate
-    )
+    return BoardReporter(out, view, err=stderr, colour=not environ.get("NO_COLOR"))
