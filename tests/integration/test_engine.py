@@ -21,7 +21,7 @@ import pytest
 
 from serving_factory.docker.buildx import TAIL, BuildFailed, BuildRequest, BuildResult, build
 from serving_factory.docker.engine import OWNER_LABEL, ContainerSpec, Engine, Mount
-from serving_factory.docker.http import Patience
+from serving_factory.docker.http import Client, Patience
 from serving_factory.docker.process import Cancel
 from serving_factory.docker.registry import Registry, credentials_for
 from serving_factory.docker.solve_status import Step
@@ -595,7 +595,9 @@ class TestPushWithFaults:
 
     def test_manifest_question(self, faulty_proxy: FaultyProxy) -> None:
         registry = Registry(
-            faulty_proxy.host, credentials=credentials_for(faulty_proxy.host), patience=Patience(each=0.5)
+            faulty_proxy.host,
+            credentials=credentials_for(faulty_proxy.host),
+            client=Client(patience=Patience(each=0.5)),
         )
         registry.try_push("team/nothing")
         for fault in ({"status": 503}, {"cut": True}, {"delay": 1.0}):

@@ -124,7 +124,7 @@ def test_certificates_that_are_none_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("no certificate\n")
     with pytest.raises(UsageError, match=r"ca\.pem") as caught:
-        Client(route=Route(ca_certificates=file))
+        Client(route=Route(ca_certificates=file)).ask("GET", "https://mirror.example.com/x")
     assert "BEGIN CERTIFICATE" in caught.value.remedy
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from serving_factory.docker import registry as registries
-from serving_factory.docker.http import Patience
+from serving_factory.docker.http import Client, Patience
 from serving_factory.docker.registry import Credentials, ImageName, Registry, credentials_for
 from serving_factory.errors import (
     DockerSettingsError,
@@ -298,7 +298,7 @@ class TestManifestDigest:
 
         fake.handler = handler
         with pytest.raises(RegistryFaultError):
-            Registry(fake.host, patience=Patience(each=0.2)).manifest_digest("a", "1")
+            Registry(fake.host, client=Client(patience=Patience(each=0.2))).manifest_digest("a", "1")
         done.set()
 
     def test_nothing_listens(self) -> None:

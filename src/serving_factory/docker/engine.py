@@ -27,7 +27,7 @@ from docker.types import Mount as BindMount
 
 from serving_factory.docker.client import FREE_SOME_SPACE, check_settings, unavailable
 from serving_factory.docker.host import GpuAccess, gpu_access
-from serving_factory.docker.http import Patience
+from serving_factory.docker.http import Client, Patience
 from serving_factory.docker.process import Cancel, bounded
 from serving_factory.docker.push import THINKING, PushResult, Stream, read_push
 from serving_factory.docker.registry import ImageName, Registry, credentials_for, is_insecure
@@ -246,7 +246,7 @@ class Engine:
             host,
             credentials=credentials_for(host),
             insecure=is_insecure(host, self._info.get("RegistryConfig") or {}),
-            patience=Patience(cancel=cancel, report=report),
+            client=Client(patience=Patience(cancel=cancel, report=report)),
         )
 
     def push(

@@ -14,11 +14,11 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -113,48 +113,39 @@ class Answer:
         return self.status == http.HTTPStatus.TOO_MANY_REQUESTS or self.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Client:
-    """Speaks HTTP and HTTPS: by way of a route's proxies unless `direct`, and trusting its authorities or `context`."""
+    """Speaks HTTP and HTTPS."""
 
-    def __init__(
-        self,
-        *,
-        route: Route | None = None,
-        direct: bool = False,
-        context: ssl.SSLContext | None = None,
-        patience: Patience | None = None,
-    ) -> None:
-        route = route or Route()
-        self._patience = patience or Patience()
-        handlers: list[urllib.request.BaseHandler] = [
-            _Redirects(),
-            urllib.request.HTTPSHandler(context=context or trusting(route.ca_certificates)),
-        ]
-        if direct:
+    route: Route = field(default_factory=Route)
+    direct: bool = False  # without the route's proxies
+    context: ssl.SSLContext | None = None  # whom it trusts, if not the route's authorities
+    patience: Patience = field(default_factory=Patience)
+
+    def _opener(self) -> urllib.request.OpenerDirector:
+        context = self.context or trusting(self.route.ca_certificates)
+        handlers: list[urllib.request.BaseHandler] = [_Redirects(), urllib.request.HTTPSHandler(context=context)]
+        if self.direct:
             handlers.append(urllib.request.ProxyHandler({}))
-        elif route.proxies:
-            handlers.append(_Proxies(route.proxies, route.no_proxy))
-        self._opener = urllib.request.build_opener(*handlers)
+        elif self.route.proxies:
+            handlers.append(_Proxies(self.route.proxies, self.route.no_proxy))
+        return urllib.request.build_opener(*handlers)
 
     def ask(self, method: str, url: str, headers: Mapping[str, str] | None = None, data: bytes | None = None) -> Answer:
         """Send one request; redirections are followed without these headers. Raises NoAnswerError."""
         request = urllib.request.Request(url, data=data, method=method)  # noqa: S310 - callers give http and https only
         for name, value in (headers or {}).items():
             request.add_unredirected_header(name, value)
-        patience = self._patience
+        patience = self.patience
         deadline = time.monotonic() + patience.total
 
         def report(waited: float) -> None:
             if patience.report is not None:
                 patience.report(f"waiting for {request.host}, {waited:.0f} s so far")
 
+        exchange = partial(self._exchange, self._opener(), request, deadline)
         try:
-            return bounded(
-                lambda: self._exchange(request, deadline),
-                seconds=patience.total,
-                cancel=patience.cancel,
-                on_wait=report,
-            )
+            return bounded(exchange, seconds=patience.total, cancel=patience.cancel, on_wait=report)
         except urllib.error.URLError as error:
             trouble = next((each for kind, each in _TROUBLES if isinstance(error.reason, kind)), Trouble.UNREACHABLE)
             raise NoAnswerError(trouble, error.reason) from error
@@ -163,9 +154,11 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise NoAnswerError(Trouble.CUT, repr(error)) from error
 
-    def _exchange(self, request: urllib.request.Request, deadline: float) -> Answer:
+    def _exchange(
+        self, opener: urllib.request.OpenerDirector, request: urllib.request.Request, deadline: float
+    ) -> Answer:
         try:
-            with self._opener.open(request, timeout=self._patience.each) as response:
+            with opener.open(request, timeout=self.patience.each) as response:
                 return Answer(response.status, response.headers, _read(response, deadline))
         except urllib.error.HTTPError as error:
             with error:
@@ -246,7 +239,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return redirected
 
 
-def fetch_text(url: str, *, route: Route | None = None, patience: Patience | None = None) -> str | None:
+def fetch_text(url: str, client: Client | None = None) -> str | None:
     """Fetch a text by http or https; None if the server says that there is none."""
     # A name and a password in the URL are sent, and never shown. This machine itself is asked directly.
     parts = urllib.parse.urlsplit(url)
@@ -260,7 +253,7 @@ def fetch_text(url: str, *, route: Route | None = None, patience: Patience | Non
     pair = base64.b64encode(urllib.parse.unquote(user).encode()).decode("ascii")
     headers = {"Authorization": f"Basic {pair}"} if at else {}
     try:
-        answer = Client(route=route, direct=is_loopback(host), patience=patience).ask("GET", shown, headers)
+        answer = replace(client or Client(), direct=is_loopback(host)).ask("GET", shown, headers)
     except NoAnswerError as error:
         if error.trouble in {Trouble.CUT, Trouble.SLOW}:
             raise _fault(shown, error.why, None) from error

@@ -25,8 +25,6 @@ from serving_factory.docker.http import (
     Answer,
     Client,
     NoAnswerError,
-    Patience,
-    Route,
     Trouble,
     is_loopback,
     trusting,
@@ -230,27 +228,23 @@ class Registry:
         *,
         credentials: Credentials | None = None,
         insecure: bool = False,
-        route: Route | None = None,
-        patience: Patience | None = None,
+        client: Client | None = None,
     ) -> None:
         self.host = host
         self._credentials = credentials
         self._insecure = insecure or is_loopback(host)
         self._server = "registry-1.docker.io" if host == DOCKER_HUB else host
-        self._route, self._patience = route or Route(), patience or Patience()
-        self._client = self._client_with(self._patience)
-
-    def _client_with(self, patience: Patience) -> Client:
-        files = sorted((CERTIFICATES / self.host).glob("*.crt"))
-        context = trusting_anyone() if self._insecure else trusting(self._route.ca_certificates, *files)
-        return Client(route=self._route, direct=is_loopback(self.host), context=context, patience=patience)
+        client, files = client or Client(), sorted((CERTIFICATES / host).glob("*.crt"))
+        context = trusting_anyone() if self._insecure else trusting(client.route.ca_certificates, *files)
+        self._client = replace(client, direct=is_loopback(host), context=context)
 
     @cached_property
     def _base(self) -> str:
         if self._insecure:
-            trial = replace(self._patience, each=min(_TLS_TRIAL, self._patience.each))
+            patience = self._client.patience
+            trial = replace(self._client, patience=replace(patience, each=min(_TLS_TRIAL, patience.each)))
             try:
-                self._client_with(trial).ask("GET", f"https://{self._server}/v2/")
+                trial.ask("GET", f"https://{self._server}/v2/")
             except NoAnswerError:
                 return f"http://{self._server}/v2/"
         return f"https://{self._server}/v2/"

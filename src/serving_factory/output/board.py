@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from serving_factory.output.outcomes import estimate_line, write_summary
+from serving_factory.output.outcomes import estimate_line
 from serving_factory.output.progress import Progress, Row, State
 from serving_factory.output.reporters import Reporter, RunView
 from serving_factory.output.text import Stream, clean, clean_lines, duration, words
@@ -152,7 +152,7 @@ class BoardReporter(Reporter):
     def summary(self, results: Sequence[VariantResult]) -> None:
         """Take the board away; print the errors on stderr and the table on stdout."""
         self._stop()
-        write_summary(results, self._estimate, self._seconds, errors=self._err, out=self._out)
+        self._print(results, self._err)
 
     def _stop(self) -> None:
         # A second Ctrl-C may land inside: the cursor is given back all the same. OSError: the terminal is gone.

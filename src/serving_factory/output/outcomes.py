@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from serving_factory.output.errors import render_error
-from serving_factory.output.text import Stream, cell, clean, count, duration, label, size, table, words
-from serving_factory.pipeline.estimates import Estimate, RunEstimate, actual
+from serving_factory.output.text import cell, clean, count, duration, label, size, table, words
+from serving_factory.pipeline.estimates import Estimate, RunEstimate
 from serving_factory.pipeline.events import Status, VariantResult, counts_of
 
 
@@ -65,23 +64,6 @@ def estimate_cells(estimate: Estimate | None) -> tuple[str, str, str, str]:
         return ("", "", "", "")
     seconds, memory, download = estimate.seconds, estimate.memory, estimate.download
     return (cell(seconds, duration), cell(memory, size), cell(download, size), estimate.basis.value)
-
-
-def write_summary(
-    results: Sequence[VariantResult],
-    estimate: RunEstimate,
-    seconds: float,
-    *,
-    errors: Stream,
-    out: Stream,
-    reported: Collection[str] = (),
-) -> None:
-    """Print the errors but for variants whose error is reported already, then the table and what the run took."""
-    for result in results:
-        if result.error is not None and result.variant not in reported:
-            errors.write("\n" + render_error(result.error, result.log))
-    out.write("\n" + summary_table(results, expected=estimate.by_variant, width=out.width))
-    out.write(actual_line(estimate, actual(estimate, results, seconds)))
 
 
 def summary_table(

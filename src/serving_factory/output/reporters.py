@@ -13,16 +13,16 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from textwrap import shorten
 from typing import Self, TextIO
 
-from serving_factory.output.errors import log_end, read_tail
+from serving_factory.output.errors import log_end, read_tail, render_error
 from serving_factory.output.github import annotation, fold, markdown_summary
-from serving_factory.output.outcomes import estimate_line, write_summary
+from serving_factory.output.outcomes import actual_line, estimate_line, summary_table
 from serving_factory.output.progress import Progress, Row
 from serving_factory.output.text import Stream, clean, clean_lines, duration, label
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate, actual
@@ -80,6 +80,14 @@ class Reporter(ABC):
 
     def _stop(self) -> None:  # noqa: B027 - JSON lines have nothing to stop
         pass
+
+    def _print(self, results: Sequence[VariantResult], errors: Stream, reported: Collection[str] = ()) -> None:
+        """Print the errors but for variants whose error is reported already, then the table and what the run took."""
+        for result in results:
+            if result.error is not None and result.variant not in reported:
+                errors.write("\n" + render_error(result.error, result.log))
+        self._out.write("\n" + summary_table(results, expected=self._estimate.by_variant, width=self._out.width))
+        self._out.write(actual_line(self._estimate, actual(self._estimate, results, self._seconds)))
 
     @property
     def _seconds(self) -> float:
@@ -184,7 +192,7 @@ class PlainReporter(Reporter):
 
     def summary(self, results: Sequence[VariantResult]) -> None:
         """Print the errors that no line has reported yet, then the table; append it to the step summary."""
-        write_summary(results, self._estimate, self._seconds, errors=self._lines, out=self._out, reported=self._failed)
+        self._print(results, self._lines, self._failed)
         if self._step_summary:
             try:
                 with self._step_summary.open("a", encoding="utf-8") as file:

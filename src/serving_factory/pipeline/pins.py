@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from serving_factory.catalogue.distributions import retired_bases
-from serving_factory.docker.http import Patience, Route, fetch_text
+from serving_factory.docker.http import Client, Patience, Route, fetch_text
 from serving_factory.docker.registry import ImageName, Registry, credentials_for
 from serving_factory.errors import (
     DownloadError,
@@ -46,7 +46,7 @@ class Upstream:
     # Each question raises VanishedError, and the errors of registries and downloads.
 
     def __init__(self, network: Network, report: Callable[[str], None]) -> None:
-        self._route = route_of(network)
+        self._client = Client(route=route_of(network), patience=Patience(report=report))
         self._releases = (network.bazel_mirror or BAZEL_RELEASES).rstrip("/")
         self._report = report
         self._silent: dict[str, FactoryError] = {}
@@ -76,8 +76,8 @@ class Upstream:
     def checksum(self, version: str) -> str:
         """The sha256 of a Bazel's release asset, from the file beside it."""
         asset = bazel_asset(version)
-        url, patience = f"{self._releases}/{version}/{asset}.sha256", Patience(report=self._report)
-        text = self._ask(self._releases, lambda: fetch_text(url, route=self._route, patience=patience))
+        url = f"{self._releases}/{version}/{asset}.sha256"
+        text = self._ask(self._releases, lambda: fetch_text(url, self._client))
         if text is None:
             raise VanishedError(
                 f"Bazel {version} has no {asset}.sha256 where its release assets are.",
@@ -94,8 +94,7 @@ class Upstream:
         return found[1].lower()
 
     def _registry(self, name: ImageName) -> Registry:
-        credentials, patience = credentials_for(name.registry), Patience(report=self._report)
-        return Registry(name.registry, credentials=credentials, route=self._route, patience=patience)
+        return Registry(name.registry, credentials=credentials_for(name.registry), client=self._client)
 
     def _manifest(self, name: ImageName, reference: str) -> str | None:
         try:
