@@ -36,7 +36,7 @@ def bare(bench: Bench, recipe: Recipe) -> None:
     shutil.rmtree(out, ignore_errors=True)
     words = ["docker", "buildx", "build", "--progress=plain", "--provenance=false", "--target=artifact"]
     words += [f"--build-context=source={bench.source}"]
-    words += [f"--build-context={name}={value}" for name, value in recipe.base_context]
+    words += [f"--build-context={name}={value}" for name, value in recipe.base.contexts]
     words += [f"--build-arg={name}={value}" for name, value in recipe.build_args]
     words += [
         f"--build-arg=BAZEL_RESOURCES={(folder / 'resources').read_text()}",

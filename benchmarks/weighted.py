@@ -117,7 +117,7 @@ def _build_toolchain(bench: Bench, folder: Path) -> None:
     recipe = bench.recipes[0]
     folder.mkdir()
     (folder / "Dockerfile").write_text(recipe.devel, encoding="utf-8")
-    base = [word for name, value in recipe.base_context for word in ("--build-context", f"{name}={value}")]
+    base = [word for name, value in recipe.base.contexts for word in ("--build-context", f"{name}={value}")]
     subprocess.run(
         [
             "docker",

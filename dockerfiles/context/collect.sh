@@ -38,22 +38,19 @@ stop() {
     exit 1
 }
 
-[ "$#" -ge 3 ] || stop 'usage: collect.sh BINARY ARTIFACT BASE_PACKAGES [LIBRARY...]'
-binary=$(readlink -f "$1") artifact=$2 base_packages=$3
-shift 3
-
-[ -f "$binary" ] || stop "there is no binary at $binary"
-[ -s "$base_packages" ] || stop "$base_packages, the list of the base's packages, is absent or empty"
-[ -z "$(ls -A "$artifact" 2>/dev/null)" ] || stop "$artifact is not empty"
-for tool in objcopy strip ldd dpkg-query "${CC:-gcc}"; do
-    command -v "$tool" >/dev/null || stop "$tool is not installed here"
-done
-
-rootfs=$artifact/rootfs
-facts=$artifact/facts
-mkdir -p "$rootfs" "$facts"
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+# begin BINARY ARTIFACT BASE_PACKAGES: sets what the functions below work with.
+begin() {
+    binary=$(readlink -f "$1") artifact=$2 base_packages=$3
+    [ -f "$binary" ] || stop "there is no binary at $binary"
+    [ -s "$base_packages" ] || stop "$base_packages, the list of the base's packages, is absent or empty"
+    [ -z "$(ls -A "$artifact" 2>/dev/null)" ] || stop "$artifact is not empty"
+    rootfs=$artifact/rootfs
+    facts=$artifact/facts
+    mkdir -p "$rootfs" "$facts"
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    : >"$scratch/packages"
+}
 
 # --- the binary -------------------------------------------------------------------------------------------------------
 
@@ -70,8 +67,10 @@ split_binary() {
 # --- libraries --------------------------------------------------------------------------------------------------------
 
 # libraries_of FILE: a line "SONAME PATH" for each library that ldd finds, the loader included.
-libraries_of() {
-    ldd "$1" 2>/dev/null | sed -n \
+libraries_of() { ldd "$1" 2>/dev/null | found_libraries; }
+
+found_libraries() {
+    sed -n \
         -e 's|^[[:space:]]*\([^[:space:]]*\) => \(/[^[:space:]]*\) (0x[0-9a-f]*)$|\1 \2|p' \
         -e 's|^[[:space:]]*\(/[^[:space:]]*/\)\([^/[:space:]]*\) (0x[0-9a-f]*)$|\2 \1\2|p'
 }
@@ -136,6 +135,32 @@ copy_library() {
     [ "$file" = "$1" ] || ln -sf "$file" "$rootfs$3/$1"
 }
 
+# take_library SONAME PATH: puts a library into the rootfs unless the base has it, and its package into the list of packages.
+take_library() {
+    case $1 in
+    # The driver's: they fit the kernel of the machine that serves, and are handed to the container there.
+    libcuda.so* | libnvidia-*) return 0 ;;
+    esac
+    package=$(owner_of "$2")
+    folder=$(readlink -f "$(dirname "$2")")
+    case $package:$folder in
+    # Of no package: it came with the sources. Or of one that has a folder of its own for them, as CUDA's do. Either way no
+    # loader of the runtime image would look where they lie here.
+    :* | *:/usr/local/* | *:/opt/*) folder=$loader_folder ;;
+    esac
+    if [ -z "$package" ]; then
+        copy_library "$1" "$2" "$folder"
+    elif ! in_base "$package"; then
+        copy_library "$1" "$2" "$folder"
+        printf '%s\n' "$package" >>"$scratch/packages"
+    fi
+}
+
+find_loader_folder() {
+    libc_folder=$(libraries_of "$(command -v sh)" | sed -n 's|^libc\.so[^ ]* \(.*\)/[^/]*$|\1|p')
+    loader_folder=$(readlink -f "/usr${libc_folder#/usr}")
+}
+
 collect_libraries() {
     libraries_of "$binary" >"$scratch/needed"
     for library in "$@"; do
@@ -144,28 +169,10 @@ collect_libraries() {
         printf '%s %s\n' "$(basename "$path")" "$path" >>"$scratch/needed"
         libraries_of "$path" >>"$scratch/needed"
     done
-    libc_folder=$(libraries_of "$(command -v sh)" | sed -n 's|^libc\.so[^ ]* \(.*\)/[^/]*$|\1|p')
-    : >"$scratch/packages"
     write_owners
-    loader_folder=$(readlink -f "/usr${libc_folder#/usr}")
+    find_loader_folder
     sort -u "$scratch/needed" | while read -r soname path; do
-        case $soname in
-        # The driver's: they fit the kernel of the machine that serves, and are handed to the container there.
-        libcuda.so* | libnvidia-*) continue ;;
-        esac
-        package=$(owner_of "$path")
-        folder=$(readlink -f "$(dirname "$path")")
-        case $package:$folder in
-        # Of no package: it came with the sources. Or of one that has a folder of its own for them, as CUDA's do. Either way no
-        # loader of the runtime image would look where they lie here.
-        :* | *:/usr/local/* | *:/opt/*) folder=$loader_folder ;;
-        esac
-        if [ -z "$package" ]; then
-            copy_library "$soname" "$path" "$folder"
-        elif ! in_base "$package"; then
-            copy_library "$soname" "$path" "$folder"
-            printf '%s\n' "$package" >>"$scratch/packages"
-        fi
+        take_library "$soname" "$path"
     done
 }
 
@@ -223,14 +230,19 @@ record_base_libraries() {
         sort -u >"$facts/base-libraries"
 }
 
+# What the libraries were found on.
+record_system() {
+    sed -n 's/^PRETTY_NAME="\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' /etc/os-release >"$facts/os-release"
+    ldd --version | sed -n 1p >"$facts/glibc"
+    record_base_libraries
+}
+
 record_facts() {
     record_version
     record_bazel
     "${CC:-gcc}" --version | sed -n 1p >"$facts/compiler"
-    sed -n 's/^PRETTY_NAME="\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' /etc/os-release >"$facts/os-release"
-    ldd --version | sed -n 1p >"$facts/glibc"
     ldd "$binary" 2>&1 | sed -e 's/^[[:space:]]*//' -e 's/ (0x[0-9a-f]*)$//' | sort >"$facts/ldd"
-    record_base_libraries
+    record_system
 }
 
 # --- file times -------------------------------------------------------------------------------------------------------
@@ -245,9 +257,20 @@ set_times() {
     done
 }
 
-split_binary
-collect_libraries "$@"
-collect_certificates
-collect_packages
-record_facts
-set_times
+# libraries.sh sources this file for its functions.
+case ${0##*/} in
+collect.sh)
+    [ "$#" -ge 3 ] || stop 'usage: collect.sh BINARY ARTIFACT BASE_PACKAGES [LIBRARY...]'
+    for tool in objcopy strip ldd dpkg-query "${CC:-gcc}"; do
+        command -v "$tool" >/dev/null || stop "$tool is not installed here"
+    done
+    begin "$1" "$2" "$3"
+    shift 3
+    split_binary
+    collect_libraries "$@"
+    collect_certificates
+    collect_packages
+    record_facts
+    set_times
+    ;;
+esac

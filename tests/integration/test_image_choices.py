@@ -2,20 +2,80 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from .pipeline import BUILD_STAGES, LABEL, MATRIX, ROOT, V1, Checkout, docker
 
 if TYPE_CHECKING:
     from .demo_story import Demo
 
+BASE = "debian:bookworm-slim"
+BASES = "serving-factory-test/bases"
+# Bases of the same distribution as the toolchain's, in which something is different.
+DOCKERFILE = """\
+FROM serving-factory/base:bookworm AS other
+RUN echo other > /etc/other-base
 
-def packaged_again() -> dict[str, str]:
-    """What becomes of each stage where all before `package` is up to date."""
-    first = BUILD_STAGES.index("package")
-    return {stage: "up_to_date" if index < first else "finished" for index, stage in enumerate(BUILD_STAGES)}
+FROM other AS whole
+RUN apt-get update \\
+ && apt-get install -y --no-install-recommends ca-certificates libcpp-httplib0.11 libgrpc++1.51 libstdc++6 \\
+ && cd /var/lib && apt-get download libre2-9
+
+FROM whole AS incomplete
+RUN dpkg --remove --force-depends libre2-9
+
+FROM whole AS old
+RUN sed -i 's/GLIBC 2.36-[^)]*) 2.36/GLIBC 2.31-13) 2.31/; s/) 2.36"/) 2.31"/; s/ 2\\.36$/ 2.31/' /usr/bin/ldd
+
+FROM other AS without-apt
+RUN rm /usr/bin/apt-get
+"""
+
+
+def stages(first: str, *, last: str = "smoke") -> dict[str, str]:
+    """What becomes of each stage where all before one are up to date."""
+    index = BUILD_STAGES.index(first)
+    found = {stage: "up_to_date" if i < index else "finished" for i, stage in enumerate(BUILD_STAGES)}
+    return {stage: found[stage] for stage in BUILD_STAGES[: BUILD_STAGES.index(last) + 1]}
+
+
+@pytest.fixture(scope="module")
+def bases() -> Iterator[str]:
+    """The images, by the names of their stages as tags; BuildKit keeps what they install from run to run."""
+    for tag in re.findall(r" AS (\S+)", DOCKERFILE):
+        command = ("docker", "buildx", "build", "--load", "--target", tag, "--tag", f"{BASES}:{tag}", "-")
+        done = subprocess.run(command, input=DOCKERFILE, text=True, capture_output=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+    yield BASES
+    for tag in re.findall(r" AS (\S+)", DOCKERFILE):
+        docker("rmi", "--force", f"{BASES}:{tag}")
+
+
+@pytest.fixture
+def based(checkout: Checkout, bases: str) -> Checkout:
+    """A checkout whose images stand on a base of their own; `stand_on` says which."""
+    checkout.edit(MATRIX, "  labels:", f'  base: {{cpu: "{BASE}"}}\n  labels:')
+    checkout.edit(
+        MATRIX,
+        '"debian:bookworm": "serving-factory/base:bookworm"',
+        f'"debian:bookworm": "serving-factory/base:bookworm", "{BASE}": "{bases}:whole"',
+    )
+    return checkout
+
+
+def stand_on(checkout: Checkout, tag: str) -> None:
+    checkout.edit(MATRIX, f"{BASES}:whole", f"{BASES}:{tag}")
+
+
+def inside(image: str, script: str) -> list[str]:
+    return docker("run", "--rm", "--entrypoint", "sh", image, "-c", script).split()
 
 
 def test_the_documented_recipe_for_images_made_from_these(demo: Demo, sample_image: str, tmp_path: Path) -> None:
@@ -35,6 +95,68 @@ def test_the_documented_recipe_for_images_made_from_these(demo: Demo, sample_ima
 
 def test_another_user_makes_the_image_again_and_compiles_nothing(checkout: Checkout) -> None:
     checkout.edit(MATRIX, "  labels:", "  user: 1000\n  labels:")
-    assert checkout.build_one().built().stages(V1) == packaged_again()
+    assert checkout.build_one().built().stages(V1) == stages("package")
     image = checkout.record(V1, "package")["outputs"]["image"]
     assert docker("inspect", "--format", "{{.Config.User}}", image).strip() == "1000:1000"
+
+
+def test_another_base_compiles_nothing_and_its_libraries_come_from_it(based: Checkout) -> None:
+    stand_on(based, "other")
+    assert based.build_one().built().stages(V1) == {**stages("libraries")}
+    made = based.record(V1, "libraries")["outputs"]
+    assert made["collected"]
+    assert {name.partition("=")[0] for name in made["packages"]} > {"ca-certificates", "libgrpc++1.51", "libssl3"}
+    image = based.record(V1, "package")["outputs"]["image"]
+    assert inside(image, "cat /etc/other-base; ls /var/lib/dpkg/status.d; ls -d /factory 2>/dev/null || echo none") == [
+        "other",
+        *sorted(name.partition("=")[0] for name in made["packages"]),
+        "none",
+    ]
+    versions = inside(image, "sed -n 's/^Version: //p' /var/lib/dpkg/status.d/*")
+    assert versions == [name.partition("=")[2] for name in sorted(made["packages"])]
+    assert set(based.build_one().built().stages(V1).values()) == {"up_to_date"}
+
+
+def test_what_the_base_has_is_not_copied(based: Checkout) -> None:
+    assert based.build_one().built().stages(V1)["compile"] == "up_to_date"
+    assert based.record(V1, "libraries")["outputs"]["packages"] == []
+    image = based.record(V1, "package")["outputs"]["image"]
+    rootfs = based.variant_folder(V1) / "libraries" / "rootfs"
+    assert not [path for path in rootfs.rglob("*") if ".so" in path.name or path.name == "ca-certificates.crt"]
+    assert int(inside(image, "wc -l < /etc/ssl/certs/ca-certificates.crt")[0]) > 1000
+
+
+def test_without_a_network_packages_come_from_the_folder(based: Checkout, bases: str) -> None:
+    folder = based.folder / "samples" / "packages"
+    folder.mkdir()
+    with_package = docker("create", f"{bases}:whole", "true").strip()
+    names = docker("run", "--rm", f"{bases}:whole", "sh", "-c", "ls /var/lib/*.deb").split()
+    for name in names:
+        docker("cp", f"{with_package}:{name}", str(folder))
+    docker("rm", with_package)
+    fields = docker("run", "--rm", f"{bases}:whole", "dpkg-deb", "--field", *names)
+    (deb,) = folder.iterdir()
+    content = deb.read_bytes()
+    index = f"{fields}Filename: ./{deb.name}\nSize: {len(content)}\nSHA256: {hashlib.sha256(content).hexdigest()}\n"
+    (folder / "Packages").write_text(index)
+    stand_on(based, "incomplete")
+    based.edit(MATRIX, "network:\n", "network:\n  offline: true\n  apt: {mirror: packages}\n")
+    assert based.build_one().built().stages(V1) == stages("libraries")
+    assert [name.partition("=")[0] for name in based.record(V1, "libraries")["outputs"]["packages"]] == ["libre2-9"]
+
+
+def test_a_base_without_apt_gets_what_it_has_not_from_the_devel_image(based: Checkout) -> None:
+    before = based.record(V1, "compile")["outputs"]["facts"]["packages"].splitlines()
+    stand_on(based, "without-apt")
+    based.build_one().built()
+    assert based.record(V1, "libraries")["outputs"]["packages"] == sorted(before)
+    assert "this base has no apt-get" in (based.variant_folder(V1) / "logs" / "libraries.log").read_text()
+
+
+def test_a_base_with_an_older_c_library_is_refused(based: Checkout) -> None:
+    stand_on(based, "old")
+    outcome = based.build_one()
+    error = outcome.error(22, "InspectionError")
+    assert re.search(r"glibc: needs glibc 2\.3\d, the runtime base has 2\.31", error["why"])
+    assert "image.base" in error["remedy"]
+    assert outcome.stages(V1)["extract"] == "up_to_date"

@@ -331,7 +331,7 @@ def test_buildkit_takes_a_pinned_base_from_the_mirror(
     context.mkdir()
     (context / "Dockerfile").write_text(f"FROM {recipe.toolchain.base}\nCOPY Dockerfile /\n")
     request = BuildRequest(
-        dockerfile=context / "Dockerfile", context=context, contexts=recipe.base_context, output=tmp_path / "out"
+        dockerfile=context / "Dockerfile", context=context, contexts=recipe.base.contexts, output=tmp_path / "out"
     )
     log: list[str] = []
     with (tmp_path / "log").open("w+") as stream:

@@ -96,8 +96,9 @@ class FakeDocker:
     def site(self, folder: Path) -> Site:
         return Site(build=folder, models=folder, registry="h:5000", connect=lambda: cast("Engine", self.engine))
 
-    def job(self, folder: Path, level: str = "x86-64-v3") -> Job:
-        """A variant that is compiled from nothing."""
-        image = {"repository": "team/serving", "aliases": ["{id}"]}
-        matrix = load(folder, document(image=image, targets={"t": {"flavour": "cpu", "levels": [level]}}))
+    def job(self, folder: Path, level: str = "x86-64-v3", *, base: str | None = None, **sections: object) -> Job:
+        """A variant that is compiled from nothing; its image has another base, if that is given."""
+        image = {"repository": "team/serving", "aliases": ["{id}"], **({"base": base} if base else {})}
+        targets = {"t": {"flavour": "cpu", "levels": [level]}}
+        matrix = load(folder, document(image=image, targets=targets, **sections))
         return Job(recipe=recipe_for(matrix.variants[0], matrix), site=self.site(folder / "build"))

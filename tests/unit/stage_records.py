@@ -14,6 +14,7 @@ from serving_factory.pipeline.records import Outputs, Record, write_record
 from serving_factory.pipeline.stages.compile import Compiled
 from serving_factory.pipeline.stages.extract import Extracted
 from serving_factory.pipeline.stages.inspect import Inspected
+from serving_factory.pipeline.stages.libraries import Libraries
 from serving_factory.pipeline.stages.package import Packaged
 from serving_factory.pipeline.stages.push import Pushed
 from serving_factory.pipeline.stages.smoke import Smoked
@@ -88,6 +89,16 @@ OUTPUTS: Mapping[str, Outputs] = {
         elf=ELF,
         instructions=CODE,
         device_code=DeviceCode(fat_binaries={}, sizes={}),
+    ),
+    "libraries": Libraries(
+        collected=False,
+        rootfs="f" * 64,
+        packages=("ca-certificates=1",),
+        base="ubuntu:20.04",
+        base_digest="sha256:base",
+        distribution="Debian GNU/Linux 11 (bullseye)",
+        glibc="ldd (Debian GLIBC 2.31-13) 2.31",
+        base_libraries=("/lib/libc.so.6", "libc.so.6"),
     ),
     "inspect": Inspected(
         findings=(

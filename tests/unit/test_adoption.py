@@ -23,6 +23,7 @@ from serving_factory.pipeline.scheduler import PipelineRun
 from serving_factory.pipeline.stages import stage
 from serving_factory.pipeline.stages.compile import BINARY, COMPILE
 from serving_factory.pipeline.stages.extract import EXTRACT
+from serving_factory.recipes.pins import Base
 from serving_factory.recipes.recipe import key_of
 
 from .fake_compile import FakeDocker
@@ -50,8 +51,8 @@ def job(tmp_path: Path, fake_docker: FakeDocker) -> Job:
     recipe, sha256 = job.recipe, file_digest(job.artifact / BINARY)
     fake_docker.facts["bazel"] = f"bazel {recipe.toolchain.bazel.version}"
     (job.artifact / "facts" / "bazel").write_text(fake_docker.facts["bazel"], encoding="utf-8")
-    base_id = job.site.base_id(recipe)
-    write_old(job, "compile", binary_sha256=sha256, base=recipe.base_image, base_digest=base_id, source=recipe.source)
+    base_id = job.site.base_id(recipe.base)
+    write_old(job, "compile", binary_sha256=sha256, base=recipe.base.image, base_digest=base_id, source=recipe.source)
     options = {"copts": list(recipe.variant.all_copts), "configs": list(recipe.toolchain.configs)}
     write_old(job, "extract", sha256=sha256, **options)
     os.link(job.artifact / BINARY, job.folder / BINARY)
@@ -60,7 +61,7 @@ def job(tmp_path: Path, fake_docker: FakeDocker) -> Job:
 
 def happened(job: Job) -> list[str]:
     events: list[str] = []
-    names = [stage(name) for name in ("compile", "extract", "inspect")]
+    names = [stage(name) for name in ("compile", "extract", "libraries", "inspect")]
     PipelineRun(
         [job],
         names,
@@ -103,13 +104,13 @@ def test_the_files_that_were_built_with_prove_options_that_no_record_holds(job: 
         devel=dockerfile.format(*secrets, ""),
         files=list(files.items()),
         arguments=arguments,
-        base=job.recipe.base_image,
+        base=job.recipe.base.image,
         source=job.recipe.source,
         platform=job.recipe.variant.platform,
     )
     nothing: dict[str, object] = {"cpu": None, "bazel": None, "overrides": {}, "patches": []}
-    base_id, source = job.site.base_id(job.recipe), job.recipe.source
-    binary, base = file_digest(job.artifact / BINARY), job.recipe.base_image
+    base_id, source = job.site.base_id(job.recipe.base), job.recipe.source
+    binary, base = file_digest(job.artifact / BINARY), job.recipe.base.image
     key = key_of(recipe=compile_key, base=base_id, source=source, **nothing)
     write_old(job, "compile", key=key, binary_sha256=binary, base=base, base_digest=base_id, source=source)
     folder = job.folder / "recipe" / "devel"
@@ -149,7 +150,7 @@ def other_bazel(job: Job) -> Job:
 
 
 def other_base(job: Job) -> Job:
-    return replace(job, recipe=replace(job.recipe, base_image="mine:1"))
+    return replace(job, recipe=replace(job.recipe, base=Base("debian:bookworm", "mine:1")))
 
 
 def options_of_bazel(job: Job) -> Job:
@@ -175,7 +176,7 @@ def capabilities(job: Job) -> Job:
 
 
 def garbage(job: Job) -> Job:
-    write_old(job, "compile", binary_sha256=file_digest(job.artifact / BINARY), base=job.recipe.base_image, source=7)
+    write_old(job, "compile", binary_sha256=file_digest(job.artifact / BINARY), base=job.recipe.base.image, source=7)
     return job
 
 

@@ -13,7 +13,9 @@ from serving_factory.pipeline.events import Status, VariantResult
 from serving_factory.pipeline.stages import stage, stages_for
 
 JOBS = [
-    SimpleNamespace(recipe=SimpleNamespace(variant=SimpleNamespace(id=name), base_image=f"base-{name}"))
+    SimpleNamespace(
+        recipe=SimpleNamespace(variant=SimpleNamespace(id=name), base=SimpleNamespace(image=f"base-{name}"))
+    )
     for name in ("a", "b")
 ]
 

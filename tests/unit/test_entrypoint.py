@@ -417,7 +417,8 @@ def test_threads_are_left_alone_when_given_or_not_required(world: World) -> None
 def test_scripts_are_shellcheck_clean_and_executable(script: Path) -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert shellcheck is not None
-    done = subprocess.run([shellcheck, str(script)], capture_output=True, text=True, check=False, timeout=60)
+    command = [shellcheck, "--external-sources", str(script)]
+    done = subprocess.run(command, cwd=CONTEXT.parents[1], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout
     assert os.access(script, os.X_OK)
 

@@ -97,7 +97,7 @@ def test_where_a_value_for_some_releases_comes_from(tmp_path: Path) -> None:
     [
         ("SERVING_FACTORY_APT_MIRROR", "absent", "'/here/absent': there is no folder /here/absent."),
         ("SERVING_FACTORY_APT_SNAPSHOT", "yesterday", "'yesterday': a snapshot is a time in UTC."),
-        ("SERVING_FACTORY_BASE_IMAGES", "ubuntu:1=x", "no such base image"),
+        ("SERVING_FACTORY_BASE_IMAGES", "ubuntu:1=x", "nothing stands on such a base image"),
         ("SERVING_FACTORY_BASE_IMAGES", "ubuntu:20.04=X", "'X': an image is "),
         ("SERVING_FACTORY_BAZEL_DISTDIR", "absent", "'/here/absent': there is no folder /here/absent."),
         ("HTTPS_PROXY", "http://u:secret@a b", "'http://***@a b': a URL holds no blanks"),

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,9 +21,9 @@ from serving_factory.catalogue.releases import releases
 from serving_factory.commands.generate import drift, generated_files, generated_folder
 from serving_factory.matrix.load import load_matrix
 from serving_factory.recipes.dockerfile import stages as stages_of
-from serving_factory.recipes.recipe import CONTEXT
+from serving_factory.recipes.recipe import CONTEXT, recipe_for
 
-from .matrices import ROOT, SAMPLE, SHIPPED, SMALL, load
+from .matrices import ROOT, SAMPLE, SHIPPED, SMALL, document, load
 
 COMMITTED = sorted(path for file in SHIPPED for path in file.parent.glob("dockerfiles/[0-9]*/*.Dockerfile"))
 
@@ -31,6 +32,13 @@ def as_hadolint_sees_it(path: Path) -> str:
     """A Dockerfile without the comments that hadolint takes no notice of."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return "\n".join(line for line in lines if not line.startswith("#") or "hadolint" in line)
+
+
+def on_another_base() -> str:
+    """The Dockerfile of a runtime image that does not stand on what its binary was compiled on."""
+    with tempfile.TemporaryDirectory() as folder:
+        matrix = load(Path(folder), document(image={"repository": "r", "base": "debian:trixie-slim"}))
+        return recipe_for(matrix.variants[0], matrix).runtime
 
 
 # Most releases of a series differ only in comments.
@@ -317,9 +325,10 @@ def test_every_file_of_the_context_is_copied() -> None:
         for file in stage.files
     }
     mounted = {"cache.sh"}
+    of_another_base = {file for stage in stages_of(on_another_base()).values() for file in stage.files}
     of_no_upstream_base = {fix.script for fix in fixes_for(Version("2.1.4"), Version("2.31"))}
     there = {path.name for path in CONTEXT.iterdir() if path.suffix != ".Dockerfile"}
-    assert there == copied | mounted | of_no_upstream_base
+    assert there == copied | mounted | of_no_upstream_base | of_another_base
 
 
 # --- hadolint ---------------------------------------------------------------------------------------------------------

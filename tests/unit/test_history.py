@@ -87,7 +87,7 @@ def ids(build: Path) -> list[int]:
 def test_a_run_is_recorded(build: Path, jobs: list[Job]) -> None:
     expected = Estimate(variant=V1, seconds=9.0, memory=None, download=None, basis=Basis.VARIANT)
     recording = recorder(build, jobs, estimate=add_up([expected]))
-    for stage in (COMPILE, "extract", "inspect", "package"):
+    for stage in (COMPILE, "extract", "libraries", "inspect", "package"):
         work(recording, jobs[0], stage)
     recording.handle(Event(variant=V3, stage=COMPILE, kind=EventKind.STARTED))
     recording.handle(Event(variant=V3, stage=COMPILE, kind=EventKind.FAILED, text="no", seconds=7.5))
@@ -105,7 +105,7 @@ def test_a_run_is_recorded(build: Path, jobs: list[Job]) -> None:
     assert first.toolchain.startswith("ubuntu:")
     assert (second.status, second.error, second.binary) == ("failed", "CompileError", None)
     assert [(one.variant, one.stage, one.status) for one in run.stages] == [
-        *((V1, stage, "finished") for stage in ("compile", "extract", "inspect", "package")),
+        *((V1, stage, "finished") for stage in ("compile", "extract", "libraries", "inspect", "package")),
         (V3, "compile", "failed"),
     ], "a stage that did not run is not among them"
     assert (run.stages[0].key, run.stages[0].seconds) == ("k", 2.5)
@@ -121,7 +121,7 @@ def test_the_file_holds_the_events_of_json_lines_but_for_progress(build: Path, j
 
 def test_a_failed_variant_has_no_binary_of_an_earlier_run(build: Path, jobs: list[Job]) -> None:
     recording = recorder(build, jobs)
-    for stage in (COMPILE, "extract", "inspect", "package"):
+    for stage in (COMPILE, "extract", "libraries", "inspect", "package"):
         work(recording, jobs[0], stage)
     record_path(jobs[0].folder, COMPILE).unlink()
     recording.end([result(jobs[0], Status.FAILED, error=CompileError("no"))])

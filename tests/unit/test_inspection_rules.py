@@ -95,8 +95,17 @@ def finding(
     device_code: DeviceCode = NO_DEVICE_CODE,
     answer: VersionAnswer = ANSWER,
     missing: tuple[MissingLibrary, ...] = (),
+    libraries: tuple[str, str] | None = None,
 ) -> Finding:
-    findings = check(asked, elf=elf, code=facts, device_code=device_code, version=answer, missing=missing)
+    findings = check(
+        asked,
+        elf=elf,
+        code=facts,
+        device_code=device_code,
+        version=answer,
+        missing=missing,
+        libraries_glibc=libraries,
+    )
     (found,) = (found for found in findings if found.rule is rule)
     return found
 
@@ -281,6 +290,13 @@ def test_libraries() -> None:
 def test_glibc(needed: str | None, base: str | None, ok: object) -> None:
     found = finding(Rule.GLIBC, asked=replace(ASKED, max_glibc=base), elf=replace(ELF, highest_glibc=needed))
     assert found.ok is ok
+
+
+def test_the_glibc_of_copied_libraries_counts_too() -> None:
+    libraries = ("GLIBC_2.34", "/usr/lib/libx.so.1")
+    found = finding(Rule.GLIBC, asked=ASKED, elf=ELF, libraries=libraries)
+    assert (found.ok, found.text) == (False, "/usr/lib/libx.so.1 needs glibc 2.34, the runtime base has 2.31")
+    assert finding(Rule.GLIBC, asked=ASKED, elf=ELF, libraries=("GLIBC_2.2.5", "/usr/lib/libx.so.1")).ok
 
 
 def test_hardening_is_recorded_and_not_checked() -> None:

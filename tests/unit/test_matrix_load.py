@@ -46,7 +46,7 @@ WRONG = {
     "an unknown key": (SMALL + "relases: 1\n", "8:1: relases: … 'releases'"),
     "a key of a section's section": (
         SMALL + "base: x\n",
-        "8:1: base: … toolchain.base or per_release[].toolchain.base",
+        "8:1: base: … image.base or toolchain.base",
     ),
     "a key of a section of a list's entry": (
         SMALL + "per_release: [{releases: '2.19.1', compiler: gcc-9}]\n",
@@ -58,7 +58,7 @@ WRONG = {
     ),
     "a key of another section": (
         SMALL.replace("    flavour", "    base: x\n    flavour"),
-        "6:5: targets.standard.base: … toolchain.base or per_release[].toolchain.base",
+        "6:5: targets.standard.base: … image.base or toolchain.base",
     ),
     "an unknown key of a section": (image('tag: ["x"]'), "3:3: image.tag: … 'tags'"),
     "an unknown key of a target": (SMALL + "    level: x\n", "8:5: targets.standard.level: … 'levels'"),
@@ -275,6 +275,16 @@ WRONG = {
     "a text for a number": (SMALL + 'resources: {jobs: "8"}\n', "8:19: resources.jobs: '8': … 1 to 1024 … quotes: 8."),
     "a number that is too large": (SMALL + "resources: {jobs: 5000}\n", "8:19: resources.jobs: 5000: … 1 to 1024"),
     "a boolean for a number": (SMALL + "resources: {jobs: true}\n", "8:19: resources.jobs: true: … 1 to 1024"),
+    "a base image without a tag": (image("base: debian"), "3:9: image.base: 'debian': … debian:trixie-slim"),
+    "a base of no flavour": (image('base: {tpu: "debian:trixie"}'), "3:10: image.base.tpu: … mean 'gpu'"),
+    "a base of a release alone without a tag": (
+        SMALL + "per_release: [{releases: '2.19.1', image: {base: {cpu: debian}}}]\n",
+        "8:56: per_release[0].image.base.cpu: 'debian': … debian:trixie-slim",
+    ),
+    "a name of the images in an entry for releases": (
+        SMALL + "per_release: [{releases: '2.19.1', image: {repository: x}}]\n",
+        "8:44: per_release[0].image.repository: … image.repository",
+    ),
     "a user's name": (image("user: tensorflow"), "3:9: image.user: 'tensorflow': … 0 to 2147483647"),
     "a user beyond what Docker takes": (image("user: 2147483648"), "3:9: image.user: 2147483648: … 0 to 2147483647"),
     "what is not a number": (SMALL + "resources: {jobs: .nan}\n", "8:19: resources.jobs: .nan: … 1 to 1024"),

@@ -24,7 +24,8 @@ def test_an_alias_does_not_change_the_image(tmp_path: Path, monkeypatch: pytest.
         recipe=SimpleNamespace(
             images=SimpleNamespace(repository="r"),
             inputs=SimpleNamespace(offline=False),
-            base_context=(),
+            runtime_base=SimpleNamespace(contexts=()),
+            collects=False,
             runtime="FROM scratch",
         ),
         site=SimpleNamespace(packaged={}),
@@ -37,7 +38,7 @@ def test_an_alias_does_not_change_the_image(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(package, "_facts", lambda *_arguments: {})
     monkeypatch.setattr(package, "_content", lambda _job: {"files": {}})
     monkeypatch.setattr(package, "built_binary", lambda _job: SimpleNamespace(sha256="b"))
-    monkeypatch.setattr(package, "image_labels", lambda *_arguments: {})
+    monkeypatch.setattr(package, "_labels", lambda _job: {})
     monkeypatch.setattr(package, "logged_build", ended)
     keys = []
     for aliases in ((), ("latest",)):
@@ -68,7 +69,8 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
         recipe=SimpleNamespace(
             images=SimpleNamespace(repository="r"),
             inputs=SimpleNamespace(offline=False),
-            base_context=(),
+            runtime_base=SimpleNamespace(contexts=()),
+            collects=False,
             runtime="FROM scratch",
         ),
         site=site,
@@ -81,7 +83,7 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
     monkeypatch.setattr(package, "_facts", lambda *_arguments: {})
     monkeypatch.setattr(package, "_content", lambda _job: {})
     monkeypatch.setattr(package, "built_binary", lambda _job: SimpleNamespace(sha256="b"))
-    monkeypatch.setattr(package, "image_labels", lambda *_arguments: {})
+    monkeypatch.setattr(package, "_labels", lambda _job: {})
     monkeypatch.setattr(package, "image_tags", lambda _job: (("full",), ()))
     monkeypatch.setattr(package, "logged_build", ended)
     with pytest.raises(CancelledError):

@@ -82,6 +82,14 @@ def test_a_base_that_is_pinned_by_hand_needs_no_lock(tmp_path: Path) -> None:
     assert needs_of(matrix.variants, matrix).bases == ()
 
 
+def test_the_base_of_an_image_is_needed_beside_that_of_its_compile(tmp_path: Path) -> None:
+    matrix = load(tmp_path, document(image={"repository": "r", "base": {"cpu": "debian:trixie-slim"}}))
+    assert [base.name for base in needs_of(matrix.variants, matrix).bases] == ["debian:trixie-slim", BASE]
+    assert unpinned_bases(matrix.variants, locked(matrix, {BASE: DIGEST})) == ("debian:trixie-slim",)
+    recipe = recipe_for(matrix.variants[0], locked(matrix, {"debian:trixie-slim": DIGEST}))
+    assert f"\nFROM debian:trixie-slim@{DIGEST}\n" in recipe.runtime
+
+
 def test_only_a_bazel_that_is_fetched_and_not_known_needs_a_checksum(tmp_path: Path) -> None:
     matrix, choice = load(tmp_path), BazelChoice(overrides={})
     for other, needed in (
@@ -131,7 +139,7 @@ def test_a_digest_reaches_both_dockerfiles_the_context_the_key_and_the_page(tmp_
     for text in (recipe.devel, recipe.runtime, *generated_files(pinned).values()):
         assert f"FROM {BASE}@{DIGEST}" in text
         assert f"FROM {BASE} " not in text
-    assert recipe.base_context == ((f"{BASE}@{DIGEST}", f"docker-image://m.example/ubuntu:20.04@{DIGEST}"),)
+    assert recipe.base.contexts == ((f"{BASE}@{DIGEST}", f"docker-image://m.example/ubuntu:20.04@{DIGEST}"),)
     assert recipe.compile_key != loose.compile_key
     page = dict(explain(recipe, pinned, devel_command=""))
     reported = {one.name: one for one in page["toolchain"]}
@@ -143,7 +151,7 @@ def test_a_digest_reaches_both_dockerfiles_the_context_the_key_and_the_page(tmp_
 def test_a_locked_base_may_be_one_that_the_engine_has(tmp_path: Path) -> None:
     matrix = based(tmp_path, "mine/base:1")
     recipe = recipe_for(matrix.variants[0], locked(matrix, {BASE: DIGEST}))
-    assert recipe.base_context == ((f"{BASE}@{DIGEST}", "docker-image://mine/base:1"),)
+    assert recipe.base.contexts == ((f"{BASE}@{DIGEST}", "docker-image://mine/base:1"),)
 
 
 def test_a_locked_checksum_reaches_the_dockerfile(tmp_path: Path) -> None:

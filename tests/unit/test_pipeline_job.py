@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.records import build_name, matrix_name
 from serving_factory.pipeline.stages.compile import COMPILE
 from serving_factory.pipeline.stages.push import PUSH, push_name
+from serving_factory.recipes.pins import Base
 from serving_factory.recipes.recipe import Recipe, recipe_for
 
 from .matrices import SHIPPED, document, load
@@ -72,16 +72,14 @@ def sample_recipe() -> Recipe:
 
 
 def test_a_swapped_base_counts_by_its_image_id(tmp_path: Path) -> None:
-    recipe = replace(sample_recipe(), base_image="mine:1")
-    assert site(tmp_path, mine_1="sha256:abc").base_id(recipe) == "sha256:abc"
-    assert site(tmp_path, mine_1=None).base_id(recipe) == ""
+    base = Base("debian:bookworm", "mine:1")
+    assert site(tmp_path, mine_1="sha256:abc").base_id(base) == "sha256:abc"
+    assert site(tmp_path, mine_1=None).base_id(base) == ""
 
 
 def test_a_base_that_is_not_swapped_is_not_looked_for(tmp_path: Path) -> None:
-    matrix = load(tmp_path)
-    recipe = recipe_for(matrix.variants[0], matrix)
-    assert site(tmp_path).base_id(recipe) == ""
-    assert site(tmp_path).base_id(replace(recipe, base_image="ubuntu:20.04@sha256:1")) == "sha256:1"
+    assert site(tmp_path).base_id(Base("ubuntu:20.04", "ubuntu:20.04")) == ""
+    assert site(tmp_path).base_id(Base("ubuntu:20.04@sha256:1", "ubuntu:20.04@sha256:1")) == "sha256:1"
 
 
 def native_job(folder: Path) -> Job:

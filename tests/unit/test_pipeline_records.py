@@ -30,7 +30,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "there" / "yet"
     write_records(folder, *STAGES)
     assert {path.name for path in folder.iterdir()} == {
-        *("compile.json", "binary.json", "inspect.json", "package.json", "smoke.json", "push.json")
+        *("compile.json", "binary.json", "libraries.json", "inspect.json", "package.json", "smoke.json", "push.json")
     }
     assert tuple(reached(folder)) == STAGES
     for name in STAGES:
@@ -44,8 +44,8 @@ def test_behind_a_gap_nothing_is_reached(tmp_path: Path) -> None:
     write_records(tmp_path, *STAGES)
     assert last_stage(tmp_path, STAGES) == "push"
     record_path(tmp_path, "inspect").unlink()
-    assert tuple(reached(tmp_path)) == ("compile", "extract")
-    assert last_stage(tmp_path, STAGES) == "extract"
+    assert tuple(reached(tmp_path)) == ("compile", "extract", "libraries")
+    assert last_stage(tmp_path, STAGES) == "libraries"
 
 
 def test_absent_is_none(tmp_path: Path) -> None:

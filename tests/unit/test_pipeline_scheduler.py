@@ -140,7 +140,7 @@ def test_a_first_run_does_everything_and_a_second_nothing(line: Line) -> None:
 def test_facts_are_reported_as_far_as_the_records_go_without_a_gap(line: Line) -> None:
     result = line.run()[V1]
     assert (result.image, result.facts) == (None, {"binary_size": 7}), "the image is of a binary that was not inspected"
-    write_records(line.jobs[0].folder, "inspect")
+    write_records(line.jobs[0].folder, "libraries", "inspect")
     result = line.run()[V1]
     assert (result.image, result.facts) == ("r:alias", {"binary_size": 7, "image_size": 9})
 
@@ -312,7 +312,7 @@ def test_a_plan_takes_the_base_image_to_be_the_recorded_one(line: Line) -> None:
     line.run()
     plans(line)
     job = line.jobs[0]
-    assert job.site.image_id(job.recipe.base_image) == "sha256:base"
+    assert job.site.image_id(job.recipe.base.image) == "sha256:base"
 
 
 # --- jobs and sites ---------------------------------------------------------------------------------------------------

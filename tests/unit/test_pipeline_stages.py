@@ -33,7 +33,7 @@ from .matrices import ROOT, SAMPLE
 from .stage_records import OBSTACLES
 
 UP_TO_DATE = EventKind.UP_TO_DATE.value
-FIRST = ("compile", "extract", "inspect", "package")
+FIRST = ("compile", "extract", "libraries", "inspect", "package")
 NEW = """
 from collections.abc import Mapping
 from dataclasses import dataclass

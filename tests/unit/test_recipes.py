@@ -209,6 +209,36 @@ def test_the_file_chooses_the_user(tmp_path: Path, image: dict[str, int], user: 
     assert recipe.compile_key == compile_key(load(tmp_path))
 
 
+def test_an_image_has_a_base_of_its_own_and_its_compile_is_the_same(tmp_path: Path) -> None:
+    targets = {name: {"flavour": name, "levels": ["x86-64"]} for name in ("cpu", "mkl")}
+    own = {"releases": "2.18.1", "image": {"base": {"mkl": "ubuntu:22.04"}}}
+    choice: dict[str, Any] = {"releases": ["2.18.1", "2.19.1"], "targets": targets, "per_release": [own]}
+    plain = load(tmp_path, document(releases=choice["releases"], targets=targets))
+    matrix = load(tmp_path, document(image={"repository": "team/serving", "base": "debian:trixie-slim"}, **choice))
+    for variant in matrix.variants:
+        before, recipe = recipe_for(variant, plain), recipe_for(variant, matrix)
+        base = "ubuntu:22.04" if variant.id == "2.18.1-mkl-v1" else "debian:trixie-slim"
+        assert (recipe.runtime_base.name, recipe.collects, before.collects) == (base, True, False)
+        assert (recipe.devel, recipe.compile_key) == (before.devel, before.compile_key)
+        assert f"FROM {base} AS runtime_base\n" in recipe.runtime
+        assert "COPY --from=libraries rootfs/ /\n" in recipe.runtime
+        assert "runtime_base" not in before.runtime
+        assert image_labels(recipe, BINARY, base_id="sha256:1")["org.opencontainers.image.base.name"] == base
+        shown = dict(explain_matrix(variant, matrix, file_from=""))["image"]
+        (explained_base,) = (one for one in shown if one.name == "base")
+        written = "per_release[0].image.base.mkl" if base == "ubuntu:22.04" else "image.base"
+        assert (explained_base.value, explained_base.origin.partition(",")[0]) == (base, written)
+
+
+def test_what_is_the_same_image_on_this_network_is_copied_from_the_devel_image(tmp_path: Path) -> None:
+    stand_ins = {"ubuntu:20.04": "mine:1", "debian:trixie-slim": "mine:1"}
+    image = {"repository": "r", "base": "debian:trixie-slim"}
+    matrix = load(tmp_path, document(image=image, network={"base_images": stand_ins}))
+    recipe = recipe_for(matrix.variants[0], matrix)
+    assert not recipe.collects
+    assert recipe.runtime_base.contexts == (("debian:trixie-slim", "docker-image://mine:1"),)
+
+
 def test_sources_are_upstreams_at_a_commit_or_a_folder(tmp_path: Path) -> None:
     matrix = load(tmp_path)
     recipe = recipe_for(matrix.variants[0], matrix)
@@ -220,10 +250,10 @@ def test_sources_are_upstreams_at_a_commit_or_a_folder(tmp_path: Path) -> None:
 
 def test_a_stand_in_for_the_base_enters_by_its_named_door(tmp_path: Path) -> None:
     matrix = load(tmp_path)
-    assert recipe_for(matrix.variants[0], matrix).base_context == ()
+    assert recipe_for(matrix.variants[0], matrix).base.contexts == ()
     swapped = with_bases(matrix, {"ubuntu:20.04": "mirror/u:20.04"})
     recipe = recipe_for(matrix.variants[0], swapped)
-    assert recipe.base_context == (("ubuntu:20.04", "docker-image://mirror/u:20.04"),)
+    assert recipe.base.contexts == (("ubuntu:20.04", "docker-image://mirror/u:20.04"),)
     assert recipe.devel == recipe_for(matrix.variants[0], matrix).devel, "the Dockerfile is the same everywhere"
 
 

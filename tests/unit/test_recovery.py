@@ -163,7 +163,7 @@ def test_a_damaged_cache_is_dropped_that_one_only_and_the_build_tried_once_more(
 def test_one_that_another_build_uses_stays_so_its_entries_are_removed(job: Job, used_by_another: list[str]) -> None:
     tried = Attempts(CacheCorruptError("Bazel cannot use it", cache="disk"))
     tried.run(job)
-    assert used_by_another == [f"empty disk from {job.recipe.base_image}"]
+    assert used_by_another == [f"empty disk from {job.recipe.base.image}"]
     assert tried.reported == ["Bazel cannot use it, and another build uses it; once more, with its entries removed"]
 
 

@@ -21,7 +21,7 @@ from serving_factory.pipeline.bazel import local_bazelrc
 from serving_factory.pipeline.inputs import secrets_of, stage_inputs, write_secrets
 from serving_factory.pipeline.records import write_atomically
 from serving_factory.pipeline.stages.compile import devel_request
-from serving_factory.pipeline.stages.package import runtime_request
+from serving_factory.pipeline.stages.libraries import runtime_request
 from serving_factory.recipes.labels import image_env, image_json, image_labels
 from serving_factory.recipes.recipe import Recipe, recipes_for
 
@@ -107,7 +107,7 @@ def bake(recipes: Sequence[Recipe], *, folder: Path, secrets: Mapping[str, Colle
         output = csv_fields("type=local", f"dest={own / 'artifact'}")
         linked = replace(request, contexts=(*request.contexts, *links))
         targets[artifact] = {**_target(linked, recipe), "output": [_literal(output)], **_cache(artifact)}
-        targets[image] = _image(recipe, own, files, artifact=artifact)
+        targets[image] = _image(recipe, own, files, artifact=artifact, secrets=request.secrets)
         groups["artifact"].append(artifact)
         for name in ("default", "image", *recipe.targets):
             groups.setdefault(name, []).append(image)
@@ -119,7 +119,9 @@ def bake(recipes: Sequence[Recipe], *, folder: Path, secrets: Mapping[str, Colle
     return Bake(document, files, inputs)
 
 
-def _image(recipe: Recipe, folder: Path, files: dict[Path, str], *, artifact: str) -> _Target:
+def _image(
+    recipe: Recipe, folder: Path, files: dict[Path, str], *, artifact: str, secrets: tuple[tuple[str, Path], ...]
+) -> _Target:
     """The target of an image, whose files are added to `files`."""
     files[folder / "runtime.Dockerfile"] = recipe.runtime
     files[folder / "facts" / "image.env"] = image_env(recipe, None)
@@ -129,6 +131,7 @@ def _image(recipe: Recipe, folder: Path, files: dict[Path, str], *, artifact: st
         dockerfile=folder / "runtime.Dockerfile",
         artifact=f"target:{artifact}",
         facts=folder / "facts",
+        secrets=secrets,
         labels=image_labels(recipe, None),
         tags=[f"{recipe.images.repository}:baked-{recipe.variant.id}"],
     )

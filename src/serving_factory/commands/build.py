@@ -198,7 +198,7 @@ def _needs(run: _Run, estimate: RunEstimate) -> tuple[list[Download], str]:
 
 def _after(jobs: Sequence[Job], stages: Sequence[Stage[Any]], results: Sequence[VariantResult], cap: str | None) -> str:
     """Prune the caches where the run may have filled them, as a failed compile does, too; what there is to print."""
-    bases = {job.recipe.variant.id: job.recipe.base_image for job in jobs}
+    bases = {job.recipe.variant.id: job.recipe.base.image for job in jobs}
     worked = [result for result in results if result.status is Status.BUILT]
     for result in results if any(one.compiles for one in stages) else ():
         failed = result.error is not None and not isinstance(result.error, EngineUnavailableError)

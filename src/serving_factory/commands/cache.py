@@ -30,7 +30,7 @@ def cache(options: CacheOptions) -> None:
     recipes, unbuildable = recipes_for(matrix.variants, matrix)
     if not recipes:
         raise unbuildable[0].error
-    base = recipes[0].base_image  # the engine has it wherever something has been built
+    base = recipes[0].base.image  # the engine has it wherever something has been built
     if options.verb == "show":
         _show("", show_caches(base), json=options.json)
         return

@@ -159,7 +159,9 @@ def _network_checks(matrix: Matrix, recipes: Sequence[Recipe], facts: EngineFact
     yield doctor_checks.check_downloads(downloads, reach_all(places, route=route_of(network)))
     yield doctor_checks.check_login(*probes.login(matrix.images.repository, facts))
     if facts and doctor_checks.check_engine(facts).verdict is not Verdict.FAIL:
-        yield _bases(tuple(dict.fromkeys(recipe.base_image for recipe in recipes)))
+        yield _bases(
+            tuple(dict.fromkeys(one.image for recipe in recipes for one in (recipe.base, recipe.runtime_base)))
+        )
 
 
 def _bases(bases: Sequence[str]) -> Check:

@@ -22,7 +22,7 @@ from serving_factory.matrix.settings import Network
 from serving_factory.output.text import count
 from serving_factory.pipeline.records import write_atomically
 from serving_factory.pipeline.stages.compile import devel_request
-from serving_factory.pipeline.stages.package import runtime_request
+from serving_factory.pipeline.stages.libraries import runtime_request
 from serving_factory.recipes.recipe import CONTEXT, Recipe, recipe_for
 from serving_factory.recipes.toolchain import Toolchain, toolchain_for
 
@@ -103,8 +103,7 @@ def _devel_request(recipe: Recipe, dockerfile: Path, exported: Path) -> BuildReq
 
 def _runtime_request(recipe: Recipe, dockerfile: Path, exported: Path) -> BuildRequest:
     tag = f"{recipe.images.repository}:{exported.name}"
-    made = runtime_request(recipe, dockerfile=dockerfile, artifact=str(exported), facts=exported, labels={}, tags=[tag])
-    return replace(made, contexts=tuple(pair for pair in made.contexts if pair[0] != "facts"))
+    return runtime_request(recipe, dockerfile=dockerfile, artifact=str(exported), tags=[tag])
 
 
 def _with_command(text: str, request: BuildRequest, root: Path) -> str:

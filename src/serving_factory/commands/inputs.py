@@ -451,7 +451,7 @@ def _packages(variants: Sequence[str], options: InputsOptions) -> None:
             f"{options.asked.file} names no folder for packages",
             remedy="name one at network.apt.mirror in the matrix file, such as `apt: {mirror: packages}`",
         )
-    bases = {job.recipe.base_image for job in jobs}
+    bases = {job.recipe.base.image for job in jobs}
     if len(bases) > 1:
         raise UsageError(
             f"these variants have several bases: {', '.join(sorted(bases))}",

@@ -171,6 +171,18 @@ def library_closure_gaps(
     )
 
 
+def libraries_glibc(rootfs: Path) -> tuple[str, str] | None:
+    """Find the library below a rootfs that needs the highest glibc: `GLIBC_2.34` and its path; None without any."""
+    found: list[tuple[Version, str, str]] = []
+    for path in set(_copied_libraries(rootfs).values()):
+        with open_elf(path) as elf:
+            if name := _highest_versions(elf).get("GLIBC"):
+                found.append(
+                    (Version(name.partition("_")[2]), name, str(PurePosixPath("/") / path.relative_to(rootfs)))
+                )
+    return max(found)[1:] if found else None
+
+
 def _copied_libraries(rootfs: Path) -> Mapping[str, Path]:
     """Map each file name below a `lib…` folder to the ELF file that it is or points to."""
     found: dict[str, Path] = {}

@@ -75,7 +75,7 @@ _REMEDIES: Mapping[Rule, str] = {
         " (bazel build --subcommands); `explain` shows what is passed for the variant"
     ),
     Rule.LIBRARIES: "add the library to the runtime image, or link it statically",
-    Rule.GLIBC: "build on the runtime image's base, or an older one; or take a newer base for the runtime image",
+    Rule.GLIBC: "name a newer base at image.base in the matrix file, or compile on an older one: toolchain.base",
 }
 
 
@@ -117,8 +117,9 @@ def check(
     device_code: DeviceCode,
     version: VersionAnswer,
     missing: tuple[MissingLibrary, ...],
+    libraries_glibc: tuple[str, str] | None = None,
 ) -> tuple[Finding, ...]:
-    """Check a binary by every rule: one finding each, in the order of `Rule`."""
+    """Check a binary, and the libraries beside it, by every rule: one finding each, in the order of `Rule`."""
     return (
         _machine(expectation, elf),
         _version(expectation, version),
@@ -126,7 +127,7 @@ def check(
         _level_used(expectation, code),
         _device_code(expectation, device_code),
         _libraries(missing),
-        _glibc(expectation, elf),
+        _glibc(expectation, elf, libraries_glibc),
         _passed(Rule.HARDENING, f"recorded, not checked: {elf.kind}, RELRO {elf.relro}"),
     )
 
@@ -314,14 +315,16 @@ def _libraries(missing: tuple[MissingLibrary, ...]) -> Finding:
     return _failed(Rule.LIBRARIES, f"the image would lack {gaps}")
 
 
-def _glibc(expectation: Expectation, elf: ElfFacts) -> Finding:
-    if elf.highest_glibc is None:
+def _glibc(expectation: Expectation, elf: ElfFacts, libraries: tuple[str, str] | None) -> Finding:
+    needs = [(elf.highest_glibc, "")] if elf.highest_glibc else []
+    needs += [(libraries[0], f"{libraries[1]} ")] if libraries else []
+    if not needs:
         return _passed(Rule.GLIBC, "needs no version of glibc")
+    needed, who = max((Version(name.removeprefix("GLIBC_")), who) for name, who in needs)
     if expectation.max_glibc is None:
-        return _unproven(Rule.GLIBC, f"needs {elf.highest_glibc}, and the base's glibc is not known")
-    needed = elf.highest_glibc.removeprefix("GLIBC_")
-    ok = Version(needed) <= Version(expectation.max_glibc)
-    return Finding(Rule.GLIBC, ok=ok, text=f"needs glibc {needed}, the runtime base has {expectation.max_glibc}")
+        return _unproven(Rule.GLIBC, f"{who}needs glibc {needed}, and the base's is not known")
+    ok = needed <= Version(expectation.max_glibc)
+    return Finding(Rule.GLIBC, ok=ok, text=f"{who}needs glibc {needed}, the runtime base has {expectation.max_glibc}")
 
 
 def _found(feature: str, count: int, examples: tuple[str, ...]) -> str:

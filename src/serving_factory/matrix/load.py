@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from serving_factory.catalogue.distributions import distributions
 from serving_factory.matrix.document import Document, read_document
 from serving_factory.matrix.environment import Given
 from serving_factory.matrix.expand import CompilerOf, Expansion, expand, too_many
 from serving_factory.matrix.lockfile import read_lock
 from serving_factory.matrix.matrix import Matrix, fill
 from serving_factory.matrix.model import MatrixFile
-from serving_factory.matrix.problems import Broken, KeyPath, Problem, matrix_error
+from serving_factory.matrix.problems import Broken, DidYouMean, KeyPath, Problem, matrix_error
 from serving_factory.matrix.rules import FileRules, file_rules
 from serving_factory.matrix.schema import Notes, Section
 from serving_factory.matrix.settings import AllSettings, all_settings
@@ -76,6 +77,7 @@ def _about_all(
     yield from _clashes(settled, {one.target: one for one in chosen})
     by_target, _ = _gathered(model, settled)
     yield from _tag_findings(document, model, by_target, broken)
+    yield from _unknown_bases(model, broken)
 
 
 def _refuse(document: Document, problems: Iterable[Problem]) -> None:
@@ -111,6 +113,19 @@ def _unused(model: MatrixFile, broken: Broken) -> Iterator[Problem]:
         if not broken.at(*path) and selected.isdisjoint(one.releases):
             rule = "none of the file's releases is one of these"
             yield Problem(path=path, rule=rule, remedy="Name some of them, or remove the entry.")
+
+
+def _unknown_bases(model: MatrixFile, broken: Broken) -> Iterator[Problem]:
+    """Find stand-ins for images that nothing stands on."""
+    if broken.at("image", "base") or broken.at("per_release"):
+        return
+    chosen = [base for one in (model, *model.per_release) for base in one.image.bases.values()]
+    known = list(dict.fromkeys(name.partition("@")[0] for name in (*distributions(), *chosen)))
+    for name in model.network.base_images:
+        if name.partition("@")[0] not in known:
+            rule, listed = "nothing stands on such a base image", f"Bases: {', '.join(known)}."
+            remedy = DidYouMean(name, known, f"{listed} Others are named at image.base.")
+            yield Problem(path=("network", "base_images", name), rule=rule, remedy=remedy, key=True)
 
 
 def _clashes(kept: Iterable[Candidate], chosen: Mapping[str, Selection]) -> Iterator[Problem]:

@@ -95,10 +95,27 @@ def origin(matrix: Matrix, path: KeyPath, *, otherwise: str = DEFAULT) -> str:
 
 def release_origin(matrix: Matrix, release: str, path: KeyPath, *, otherwise: str = DEFAULT) -> str:
     """Name where a value comes from that may be given for some releases alone: the last entry that has it counts."""
+    places = [*(place for place in _entries_for(matrix, release, path) if matrix.document.has(place)), path]
+    return origin(matrix, places[0], otherwise=otherwise)
+
+
+def base_origin(matrix: Matrix, variant: Variant) -> str:
+    """Name where the base of a runtime image comes from: a text is for every flavour, a mapping for those in it."""
+    path: KeyPath = ("image", "base")
+    for place in (*_entries_for(matrix, variant.release, path), path):
+        for at in (place, (*place, variant.flavour.value)):
+            if matrix.document.written(at):
+                return origin(matrix, at)
+    return release_origin(
+        matrix, variant.release, ("toolchain", "base"), otherwise=f"{CATALOGUE}, release {variant.release}"
+    )
+
+
+def _entries_for(matrix: Matrix, release: str, path: KeyPath) -> Sequence[KeyPath]:
+    """Where a value may stand for a release, in the entries of `per_release`, the last one first."""
     listed = matrix.document.data.get("per_release", ())
     about = [index for index, one in enumerate(listed) if release in release_tags(one["releases"])]
-    places = [place for index in about if matrix.document.has(place := ("per_release", index, *path))]
-    return origin(matrix, places[-1] if places else path, otherwise=otherwise)
+    return [("per_release", index, *path) for index in reversed(about)]
 
 
 def variant_origins(matrix: Matrix, variant: Variant) -> Mapping[str, str]:

@@ -10,13 +10,13 @@ from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
 from serving_factory.matrix import words
 from serving_factory.matrix.schema import Many, Section, Table, Text, Whole, key
-from serving_factory.matrix.settings import Network, PerRelease, Settings
+from serving_factory.matrix.settings import ImageChoice, Network, PerRelease, Settings
 from serving_factory.matrix.variant import Candidate, Platform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Images:
-    """Names of the images."""
+class Images(ImageChoice):
+    """The images: their names, labels, user and base."""
 
     repository: str = key(words.REPOSITORY, "Where images are named and pushed, without a tag.")
     tags: tuple[str, ...] = key(
@@ -108,7 +108,7 @@ class Resources:
 class MatrixFile(Settings):
     """What this factory builds."""
 
-    image: Images = key(Section(Images), "Names of the images.")
+    image: Images = key(Section(Images), "The images: their names, labels, user and base.")
     releases: tuple[str, ...] = key(
         Many(words.RELEASES),
         'In quotes: full tags, version specifiers, and `latest-patches`, such as "latest-patches,>=2.15".',

@@ -165,8 +165,26 @@ class BazelChoice(Keys):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageChoice:
+    """What runtime images stand on, where that is not the toolchain's base."""
+
+    base: str | Mapping[Flavour, str] | None = key(
+        Either(words.RUNTIME_BASE, Table(words.FLAVOUR, words.RUNTIME_BASE)),
+        "The base image, such as debian:trixie-slim; or flavour → base image. Default: the toolchain's base.",
+        None,
+    )
+
+    @property
+    def bases(self) -> Mapping[Flavour, str]:
+        """Flavour → base image, of the flavours that have one."""
+        return dict.fromkeys(Flavour, self.base) if isinstance(self.base, str) else dict(self.base or {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """How a release is built; `Settings()` where the file says nothing."""
+
+    image: ImageChoice = key(ImageChoice)
 
     source: Path | None = key(_SOURCE, "The folder with the source tree, instead of upstream's commit.", None)
     patches: tuple[Path, ...] = key(Many(_PATCHES, least=0), "Folders of patches for the sources, in order.", ())
@@ -195,7 +213,8 @@ class AllSettings:
 
 def all_settings(whole: Settings, entries: tuple[PerRelease, ...], broken: Broken) -> AllSettings:
     """Merge what the file says of each release; of two entries the later one wins, and broken ones are skipped."""
-    usual = Settings(**{one.name: getattr(whole, one.name) for one in fields(Settings)})
+    values = {one.name: getattr(whole, one.name) for one in fields(Settings)}
+    usual = Settings(**{**values, "image": ImageChoice(base=whole.image.base)})  # the file's has names, too
     particular: dict[str, Settings] = {}
     for index, entry in enumerate(entries):
         if not broken.at("per_release", index, "releases"):
@@ -209,7 +228,8 @@ def _merged(lower: Settings, upper: PerRelease) -> Settings:
     if upper.bazel.version:  # the entry itself says where another version comes from
         bazel = replace(bazel, package=None, binary=None)
     toolchain = _over(lower.toolchain, upper.toolchain)
-    return replace(_over(lower, upper), toolchain=toolchain, bazel=_over(bazel, upper.bazel))
+    image = ImageChoice(base={**lower.image.bases, **upper.image.bases})
+    return replace(_over(lower, upper), image=image, toolchain=toolchain, bazel=_over(bazel, upper.bazel))
 
 
 def _over(lower: _S, upper: _S) -> _S:
@@ -249,7 +269,9 @@ class Proxies:
 class Network:
     """Where inputs from outside come from on this network."""
 
-    base_images: Mapping[str, str] = key(Table(words.BASE, words.IMAGE), "Base image → the image to use for it.", dict)
+    base_images: Mapping[str, str] = key(
+        Table(words.RUNTIME_BASE, words.IMAGE), "Base image → the image to use for it.", dict
+    )
     apt: Apt = key(Apt)
     pip_index: str | None = key(words.WEB, "The Python package index.", None)
     git_mirrors: Mapping[str, str] = key(Table(words.GIT, words.GIT), "A git URL's beginning → its replacement.", dict)

@@ -165,6 +165,13 @@ def _base(name: str) -> str:
     return name
 
 
+def _runtime_base(name: str) -> str:
+    IMAGE.check(name)
+    if ":" not in name.rpartition("/")[2]:  # an image by digest has one, too
+        raise BrokenRuleError("a base image is named with its tag or its digest", "Write it like debian:trixie-slim.")
+    return name
+
+
 def _label(name: str) -> str:
     if name.startswith("org.serving-factory."):
         raise BrokenRuleError("labels that begin with org.serving-factory are the factory's own", "Use another name.")
@@ -173,6 +180,7 @@ def _label(name: str) -> str:
 
 _LABEL_WORDS = matching(_NAME, "a label is lower-case words joined by '.' or '-'", "Write it like com.example.team.")
 BASE, LABEL = Text(_base, IMAGE.pattern), Text(_label, _LABEL_WORDS.pattern)
+RUNTIME_BASE = Text(_runtime_base, IMAGE.pattern)
 TARGET = matching(_NAME, "a target's name is lower-case words joined by '.' or '-'", "Write it like cpu-standard.")
 REASON = matching(r"[\s\S]*\w[\s\S]*", "a reason is words", "Write why: `explain --dropped` prints it.")
 

@@ -105,7 +105,7 @@ def _is_todays(job: Job, old: Record[Any]) -> bool:
         devel=_RESOURCES.sub('ARG BAZEL_RESOURCES=""', _MOUNTS.sub(_ALL_MOUNTS, dockerfile)),
         files=list(zip(names, files, strict=True)),
         arguments=arguments,
-        base=recipe.base_image,
+        base=recipe.base.image,
         source=None if isinstance(recipe.source, Path) else recipe.source,
         platform=recipe.variant.platform,
     )
@@ -127,7 +127,7 @@ def _difference(job: Job, old: Record[Any], binary: Record[Any] | None, artifact
         (found.get("sha256") != sha256, "it is not recorded with which options they were compiled"),
         (found.get("copts") != list(recipe.variant.all_copts), "they were compiled with other options"),
         (found.get("configs") != list(recipe.toolchain.configs), "they were compiled with other options"),
-        (old.outputs.get("base") != recipe.base_image, "they were compiled from another base image"),
+        (old.outputs.get("base") != recipe.base.image, "they were compiled from another base image"),
         (not bazel or not bazel[0].startswith(recipe.toolchain.bazel.version), "another Bazel compiled them"),
         (
             bool(recipe.variant.capabilities) and not (packaged and _capabilities(job) == recipe.variant.capabilities),

@@ -17,6 +17,7 @@ from serving_factory.errors import NotBuiltError
 from serving_factory.pipeline.budget import ONE_JOB, Share
 from serving_factory.pipeline.digests import TreeMemory
 from serving_factory.pipeline.records import O, Record, log_path, read_record, record_path
+from serving_factory.recipes.pins import Base
 from serving_factory.recipes.recipe import Recipe, key_of, short
 
 if TYPE_CHECKING:
@@ -88,13 +89,13 @@ class Site:
                 self._image_ids[reference] = self.engine.image_id(reference)
             return self._image_ids[reference]
 
-    def base_id(self, recipe: Recipe) -> str:
-        """The base image's digest, or the id of the image that this network has for it; empty if neither is known."""
+    def base_id(self, base: Base) -> str:
+        """A base image's digest, or the id of the image that this network has for it; empty if neither is known."""
         # One neither pinned nor swapped counts by its name: whether the engine happens to hold a copy decides nothing.
-        pinned = recipe.base_image.partition("@")[2]
-        if pinned or not recipe.base_context:
+        pinned = base.image.partition("@")[2]
+        if pinned or not base.contexts:
             return pinned
-        return self.image_id(recipe.base_image) or ""
+        return self.image_id(base.image) or ""
 
     def assume_image(self, reference: str, image_id: str | None) -> None:
         """Take an image's id from a record instead of asking the engine."""

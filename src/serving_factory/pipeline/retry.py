@@ -141,7 +141,7 @@ class Recovery:
             return
         self._report(damaged, ", and another build uses it; once more, with its entries removed")
         try:
-            empty_cache(self.job.recipe.base_image, damaged.cache)
+            empty_cache(self.job.recipe.base.image, damaged.cache)
         except EngineError as error:
             raise CacheCorruptError(
                 f"{damaged.what}; another build uses it, so that it cannot be dropped, and it cannot be emptied",

@@ -187,7 +187,9 @@ def plan_stages(jobs: Sequence[Job], stages: Sequence[Stage[Any]]) -> tuple[Cand
 def _plan(job: Job, stages: Sequence[Stage[Any]]) -> Candidate:
     compiled = stage("compile").read(job.folder)
     if compiled:
-        job.site.assume_image(job.recipe.base_image, compiled.outputs.base_digest or None)
+        job.site.assume_image(job.recipe.base.image, compiled.outputs.base_digest or None)
+    if libraries := stage("libraries").read(job.folder):
+        job.site.assume_image(libraries.outputs.base, libraries.outputs.base_digest or None)
     done, because = len(stages), ""
     for index, one in enumerate(stages):
         if because := one.reason(job, look=False):
@@ -212,7 +214,7 @@ def _candidate(job: Job, **plan: Any) -> Candidate:  # noqa: ANN401 - as Candida
     recipe, toolchain = job.recipe, job.recipe.toolchain
     # The same for variants of one toolchain, which share Bazel's caches.
     key = key_of(
-        base=recipe.base_image, packages=toolchain.packages, bazel=repr(toolchain.bazel), compiler=toolchain.compiler
+        base=recipe.base.image, packages=toolchain.packages, bazel=repr(toolchain.bazel), compiler=toolchain.compiler
     )
     # Flavours of a level, and releases near each other, compile some of the same in the same way.
     objects = " ".join(recipe.variant.all_copts)

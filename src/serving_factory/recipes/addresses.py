@@ -56,7 +56,9 @@ def downloads_of(recipe: Recipe, network: Network) -> tuple[Download, ...]:
 
 def _downloads(recipe: Recipe, network: Network) -> Iterator[Download]:
     toolchain, inputs, bazel = recipe.toolchain, recipe.inputs, recipe.toolchain.bazel
-    yield Download("base image", recipe.base_image, Kind.IMAGE)
+    yield Download("base image", recipe.base.image, Kind.IMAGE)
+    if recipe.collects:
+        yield Download("base image of the runtime image", recipe.runtime_base.image, Kind.IMAGE)
     if inputs.apt is None:
         packages = "build packages and what they depend on"
         if network.apt_mirror:

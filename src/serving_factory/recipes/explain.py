@@ -14,6 +14,7 @@ from serving_factory.matrix.matrix import (
     CATALOGUE,
     Matrix,
     alias_tags,
+    base_origin,
     full_tags,
     origin,
     release_origin,
@@ -22,6 +23,7 @@ from serving_factory.matrix.matrix import (
 )
 from serving_factory.matrix.problems import KeyPath, without_password
 from serving_factory.matrix.variant import Variant
+from serving_factory.recipes.pins import runtime_base
 from serving_factory.recipes.recipe import Recipe
 from serving_factory.recipes.toolchain import Bazel
 
@@ -127,7 +129,7 @@ def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     more = release_origin(matrix, release.tag, ("toolchain", "packages"), otherwise="")
     return (
         Explained("base", toolchain.base, base_from),
-        Explained("base_image_used", recipe.base_image, origin(matrix, stand_in, otherwise="as named")),
+        Explained("base_image_used", recipe.base.image, origin(matrix, stand_in, otherwise="as named")),
         Explained("compiler", toolchain.compiler, _chosen(matrix, release, "toolchain", "compiler")),
         *_python(recipe, matrix),
         *_tensorrt(recipe, matrix),
@@ -218,7 +220,7 @@ def _inputs(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
 
 
 def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:
-    images = matrix.images
+    images, settings = matrix.images, matrix.settings_of(variant.release)
     tags = _names(images.repository, full_tags(images, variant, binary="BINARY"))
     aliases = _names(images.repository, alias_tags(images, variant, matrix.targets_of(variant)))
     labels = [
@@ -229,6 +231,7 @@ def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:
         Explained("full_tags", tags, origin(matrix, ("image", "tags"))),
         Explained("aliases", aliases, origin(matrix, ("image", "aliases"))),
         Explained("user", str(images.user), origin(matrix, ("image", "user"))),
+        Explained("base", matrix.lock.pinned(runtime_base(variant, settings)), base_origin(matrix, variant)),
         *labels,
     )
 

@@ -35,6 +35,11 @@ class Inputs:
     git_mirrors: Mapping[str, str]  # the beginning of a git URL → what stands in its place
     offline: bool  # whether the steps have no network at all
 
+    @property
+    def apt_args(self) -> tuple[tuple[str, str], ...]:
+        """Those of the arguments that decide which packages are installed."""
+        return tuple(pair for pair in self.key_args if pair[0] == "APT_SNAPSHOT")
+
     def contexts(self, staged: Path) -> tuple[tuple[str, str], ...]:
         """The named contexts of the build; those that are put together for it lie in `staged`, by their names."""
         own = {"distdir": self.distdir, "apt": self.apt}

@@ -30,8 +30,8 @@ class BuiltBinary:
     cpu_flags: tuple[str, ...]  # what /proc/cpuinfo must list: of the level, and what upstream's own flags add to that
 
 
-def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str]:
-    """Give the image's labels: OCI's annotation keys, our own, and the matrix file's."""
+def image_labels(recipe: Recipe, binary: BuiltBinary | None, *, base_id: str = "") -> Mapping[str, str]:
+    """Give the image's labels: OCI's annotation keys, our own, and the matrix file's. `base_id`: its base's digest."""
     # Where the binary was not read back (None), no label speaks of it.
     variant = recipe.variant
     labels = {
@@ -40,8 +40,8 @@ def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str
         "org.opencontainers.image.revision": recipe.release.commit if recipe.upstream else "",
         "org.opencontainers.image.source": UPSTREAM_URL.removesuffix(".git") if recipe.upstream else "",
         "org.opencontainers.image.licenses": _licences(recipe),
-        "org.opencontainers.image.base.name": recipe.base_image.partition("@")[0],
-        "org.opencontainers.image.base.digest": recipe.base_image.partition("@")[2],
+        "org.opencontainers.image.base.name": recipe.runtime_base.image.partition("@")[0],
+        "org.opencontainers.image.base.digest": recipe.runtime_base.image.partition("@")[2],
         "org.serving-factory.variant": variant.id,
         "org.serving-factory.flavour": variant.flavour.value,
         "org.serving-factory.level": variant.level.value,
@@ -52,7 +52,9 @@ def image_labels(recipe: Recipe, binary: BuiltBinary | None) -> Mapping[str, str
     if binary:
         labels |= {
             "org.opencontainers.image.revision": binary.source,
-            "org.serving-factory.base.id": binary.base_digest,
+            "org.serving-factory.base.id": base_id,
+            "org.serving-factory.build-base": recipe.base.name if recipe.collects else "",
+            "org.serving-factory.build-base.id": binary.base_digest if recipe.collects else "",
             "org.serving-factory.compiler": binary.compiler,
             "org.serving-factory.bazel": binary.bazel,
             "org.serving-factory.binary.sha256": binary.sha256,
@@ -85,7 +87,8 @@ def image_json(recipe: Recipe, binary: BuiltBinary | None) -> str:
         "platform": variant.platform,
         "copts": list(variant.all_copts),
         "configs": list(recipe.toolchain.configs),
-        "base": recipe.toolchain.base,
+        "base": recipe.runtime_base.name,
+        "build_base": recipe.base.name,
         "binary": asdict(binary) if binary else None,
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

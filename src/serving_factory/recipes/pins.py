@@ -9,6 +9,7 @@ from serving_factory.catalogue.releases import bazel_checksums, releases
 from serving_factory.errors import NotLockedError
 from serving_factory.matrix.lockfile import EMPTY, Lock
 from serving_factory.matrix.matrix import Matrix
+from serving_factory.matrix.settings import Settings
 from serving_factory.matrix.variant import Platform, Variant
 
 # The folder of Bazel's release assets: what `network.bazel_mirror` takes the place of
@@ -45,9 +46,9 @@ def needs_of(variants: Iterable[Variant], matrix: Matrix) -> Needs:
     bazels: set[str] = set()
     for variant in variants:
         release, settings = releases()[variant.release], matrix.settings_of(variant.release)
-        base = settings.toolchain.base or release.flavours[variant.flavour].os
-        if "@" not in base:
-            platforms.setdefault(base, set()).add(variant.platform)
+        for base in (compile_base(variant, settings), runtime_base(variant, settings)):
+            if "@" not in base:
+                platforms.setdefault(base, set()).add(variant.platform)
         version = settings.bazel.version or release.bazel
         if not (settings.bazel.package or settings.bazel.binary or bazel_checksum(version, EMPTY)):
             bazels.add(version)
@@ -81,6 +82,29 @@ def unpinned_bases(variants: Iterable[Variant], matrix: Matrix) -> tuple[str, ..
 
 def _unpinned(needs: Needs, lock: Lock) -> tuple[str, ...]:
     return tuple(base.name for base in needs.bases if base.asked and base.name not in lock.bases)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base image."""
+
+    name: str  # in Dockerfiles, with its digest where the lock pins it
+    image: str  # what it is on this network
+
+    @property
+    def contexts(self) -> tuple[tuple[str, str], ...]:
+        """The named context that swaps it, where this network has another image for it."""
+        return () if self.image == self.name else ((self.name, f"docker-image://{self.image}"),)
+
+
+def runtime_base(variant: Variant, settings: Settings) -> str:
+    """Name what a variant's image stands on: what the matrix file says, else what it is compiled on."""
+    return settings.image.bases.get(variant.flavour) or compile_base(variant, settings)
+
+
+def compile_base(variant: Variant, settings: Settings) -> str:
+    """Name what a variant is compiled on."""
+    return settings.toolchain.base or releases()[variant.release].flavours[variant.flavour].os
 
 
 def image_for(base: str, stand_ins: Mapping[str, str]) -> str:

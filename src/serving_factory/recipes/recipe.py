@@ -20,7 +20,7 @@ from serving_factory.matrix.settings import Remote
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.dockerfile import needed, without_comments
 from serving_factory.recipes.inputs import Inputs, inputs_for, mirrored
-from serving_factory.recipes.pins import BAZEL_RELEASES, image_for
+from serving_factory.recipes.pins import BAZEL_RELEASES, Base, image_for, runtime_base
 from serving_factory.recipes.toolchain import Toolchain, check_bazel, check_buildable, toolchain_for
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class Recipe:
     source: Path | str  # the folder with the source tree, or upstream's git URL with a commit
     inputs: Inputs
     remote: Remote  # a cache, or builders, that other machines share; no part of the key
-    base_image: str  # the image that stands for the toolchain's base on this network
+    base: Base  # what it is compiled on
+    runtime_base: Base  # what its image stands on
     devel: str  # the devel Dockerfile
     runtime: str  # the runtime Dockerfile
     images: Images
@@ -114,14 +115,12 @@ class Recipe:
         source = self.source
         if isinstance(source, str):
             source = mirrored(source, self.inputs.git_mirrors)
-        return (("source", str(source)), *self.inputs.contexts(staged), *self.base_context)
+        return (("source", str(source)), *self.inputs.contexts(staged), *self.base.contexts)
 
     @property
-    def base_context(self) -> tuple[tuple[str, str], ...]:
-        """The named context that swaps the base image, where this network has another one for it."""
-        if self.base_image == self.toolchain.base:
-            return ()
-        return ((self.toolchain.base, f"docker-image://{self.base_image}"),)
+    def collects(self) -> bool:
+        """Whether what the image has beside base and binary is collected on its own base, not in the devel image."""
+        return self.runtime_base.image != self.base.image
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +155,10 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
     toolchain = toolchain_for(variant, release, settings, matrix.lock)
     source = settings.source or f"{UPSTREAM_URL}#{release.commit}"
     inputs = inputs_for(settings, matrix.network, bazel=toolchain.bazel.version)
-    base_image = image_for(toolchain.base, matrix.network.base_images)
+    base, on = (
+        Base(name, image_for(name, matrix.network.base_images))
+        for name in (toolchain.base, matrix.lock.pinned(runtime_base(variant, settings)))
+    )
     rendered_from = (variant.flavour, release, toolchain)
     if neighbour and (neighbour.variant.flavour, neighbour.release, neighbour.toolchain) == rendered_from:
         devel, runtime = neighbour.devel, neighbour.runtime
@@ -171,13 +173,20 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
             bazel_target=UPSTREAM_TARGET,
             binary_path=UPSTREAM_TARGET.removeprefix("//").replace(":", "/"),
         )
-        served = {"flavour": variant.flavour, "base": toolchain.base, "gpu": toolchain.gpu, "user": matrix.images.user}
-        runtime = render("runtime.Dockerfile.j2", release=release, **served)
+        runtime = render(
+            "runtime.Dockerfile.j2",
+            release=release,
+            flavour=variant.flavour,
+            base=on.name,
+            collects=on.image != base.image,
+            gpu=toolchain.gpu,
+            user=matrix.images.user,
+        )
     arguments = _arguments(variant, toolchain, inputs, tensorrt=settings.toolchain.tensorrt)
     decisive = {
         "devel": _decisive(devel),
         "arguments": arguments,
-        "base": base_image,
+        "base": base.image,
         "source": None if settings.source else source,
         "platform": variant.platform,
     }
@@ -189,7 +198,8 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
         source=source,
         inputs=inputs,
         remote=settings.bazel.remote,
-        base_image=base_image,
+        base=base,
+        runtime_base=on,
         devel=devel,
         runtime=runtime,
         images=matrix.images,

@@ -40,7 +40,7 @@ def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]
     """Download what a variant's toolchain installs, by way of the base image's own lists of sources."""
     # What the folder holds already stays. The files are put in their places first, the index that names them last.
     recipe, wheel, distdir = job.recipe, job.recipe.toolchain.wheel, job.recipe.inputs.distdir
-    args = {"BASE": recipe.base_image, "PACKAGES": " ".join(_required_packages(recipe)), "RUN_ID": uuid.uuid4().hex}
+    args = {"BASE": recipe.base.image, "PACKAGES": " ".join(_required_packages(recipe)), "RUN_ID": uuid.uuid4().hex}
     if wheel:
         args |= {"WHEEL": wheel.requirement, "WHEEL_SHA256": wheel.sha256, "PIP_OPTIONS": " ".join(wheel.pip_options)}
     with tempfile.TemporaryDirectory(prefix="serving-factory-packages-") as scratch:
@@ -49,7 +49,7 @@ def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]
             request = BuildRequest(
                 dockerfile=CONTEXT / "packages.Dockerfile",
                 context=CONTEXT,
-                build_args=(*args.items(), *(pair for pair in recipe.inputs.key_args if pair[0] == "APT_SNAPSHOT")),
+                build_args=(*args.items(), *recipe.inputs.apt_args),
                 secrets=secrets,
                 output=out,
             )
@@ -93,7 +93,7 @@ def _error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
     remedy = (
         NAME_CERTIFICATES
         if failure.kind is Kind.UNTRUSTED
-        else f"see whether the base image {job.recipe.base_image} has lists of sources that this machine reaches, or "
+        else f"see whether the base image {job.recipe.base.image} has lists of sources that this machine reaches, or "
         "name mirrors in the environment (docs/matrix.md, The network)"
     )
     return error(

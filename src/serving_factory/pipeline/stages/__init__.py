@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from serving_factory.pipeline.job import Stage
     from serving_factory.pipeline.records import Record
 
-STAGES = ("compile", "extract", "inspect", "package", "smoke", "push")
+STAGES = ("compile", "extract", "libraries", "inspect", "package", "smoke", "push")
 FIRST_WITH_REGISTRY = "push"  # from this one on, a stage runs only where a registry is named
 
 

@@ -95,7 +95,7 @@ def decided_by(job: Job, *, base_id: str, source: str) -> Mapping[str, object]:
 
 
 def _inputs(job: Job) -> Mapping[str, object]:
-    return decided_by(job, base_id=job.site.base_id(job.recipe), source=_source(job))
+    return decided_by(job, base_id=job.site.base_id(job.recipe.base), source=_source(job))
 
 
 def _shown(job: Job, inputs: Mapping[str, Any]) -> Mapping[str, object]:
@@ -274,7 +274,7 @@ def _run(job: Job, progress: Progress) -> Compiled:
     return Compiled(
         **read_artifact(job),
         **made_of(job),
-        base_digest=job.site.base_id(job.recipe),
+        base_digest=job.site.base_id(job.recipe.base),
         source=_source(job),
         steps=result.steps,
         cached_steps=result.cached,
@@ -286,7 +286,7 @@ def made_of(job: Job) -> dict[str, Any]:
     """What the record says of the recipe."""
     recipe = job.recipe
     return {
-        "base": recipe.base_image,
+        "base": recipe.base.image,
         "configs": recipe.toolchain.configs,
         "arguments": dict(pair for pair in recipe.build_args if pair not in recipe.inputs.free_args),
     }
@@ -328,7 +328,7 @@ def build_error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
     failure = classify(f"{text}\n{failed.text}", exit_code=failed.exit_code, place=failed.place)
     if failure.kind is Kind.FETCH and f"[context {recipe.toolchain.base}]" in failed.step:
         return FetchError(
-            f"{recipe.variant.id}: the engine has no image {recipe.base_image}, and none can be fetched",
+            f"{recipe.variant.id}: the engine has no image {recipe.base.image}, and none can be fetched",
             why="\n".join(failure.lines),
             remedy=f"load or make it, or name another image for {recipe.toolchain.base} at network.base_images",
         )

@@ -12,8 +12,8 @@ from serving_factory.inspection.rules import Expectation, Finding, VersionAnswer
 from serving_factory.matrix.variant import Platform
 from serving_factory.pipeline.job import Job, Progress, Stage
 from serving_factory.pipeline.records import Outputs
-from serving_factory.pipeline.stages.compile import COMPILE
 from serving_factory.pipeline.stages.extract import EXTRACT
+from serving_factory.pipeline.stages.libraries import LIBRARIES, libraries_folder
 
 _MACHINES: Mapping[Platform, str] = {Platform.LINUX_AMD64: "x86-64", Platform.LINUX_ARM64: "aarch64"}
 
@@ -28,9 +28,11 @@ class Inspected(Outputs):
 
 
 def _inputs(job: Job) -> Mapping[str, object]:
+    libraries = job.record(LIBRARIES).outputs
     return {
         "extract": job.record(EXTRACT).key,
-        "rootfs": job.record(COMPILE).outputs.rootfs,
+        "rootfs": libraries.rootfs,
+        "base": [libraries.glibc, libraries.base_libraries],
         "level": job.recipe.variant.level,
         "platform": job.recipe.variant.platform,
         "release": job.recipe.release.tag,
@@ -41,20 +43,20 @@ def _inputs(job: Job) -> Mapping[str, object]:
 
 def _run(job: Job, progress: Progress) -> Inspected:
     # Its library is slow to import: only a run that inspects waits for it.
-    from serving_factory.inspection.elf import library_closure_gaps
+    from serving_factory.inspection.elf import libraries_glibc, library_closure_gaps
 
-    facts, binary = job.record(COMPILE).outputs.facts, job.record(EXTRACT).outputs
+    libraries, binary = job.record(LIBRARIES).outputs, job.record(EXTRACT).outputs
+    rootfs = libraries_folder(job) / "rootfs"
     progress("comparing what was found with what was asked for")
-    expectation = _expectation(job, facts["glibc"])
+    expectation = _expectation(job, libraries.glibc)
     findings = check(
         expectation,
         elf=binary.elf,
         code=binary.instructions,
         device_code=binary.device_code,
         version=VersionAnswer(binary.version_exit, binary.version),
-        missing=library_closure_gaps(
-            binary.elf.needed, job.artifact / "rootfs", frozenset(facts["base-libraries"].splitlines())
-        ),
+        missing=library_closure_gaps(binary.elf.needed, rootfs, frozenset(libraries.base_libraries)),
+        libraries_glibc=libraries_glibc(rootfs),
     )
     if error := verdict_error(findings, job.recipe.variant.id):
         raise error
@@ -68,7 +70,6 @@ def _run(job: Job, progress: Progress) -> Inspected:
 
 def _expectation(job: Job, glibc: str) -> Expectation:
     variant = job.recipe.variant
-    # The devel and the runtime image stand on the same base, so its C library is the binary's own.
     version = re.search(r"\d+\.\d+", glibc.rpartition(" ")[2])
     return Expectation(
         level=Level(variant.level).value,
@@ -83,10 +84,10 @@ def _expectation(job: Job, glibc: str) -> Expectation:
 
 INSPECT = Stage(
     name="inspect",
-    version=5,
+    version=6,
     outputs=Inspected,
     inputs=_inputs,
     run=_run,
-    needs=(COMPILE, EXTRACT),
+    needs=(EXTRACT, LIBRARIES),
     data=("levels.yaml", "upstream_flags.yaml"),
 )

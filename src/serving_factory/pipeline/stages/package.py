@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from serving_factory.docker.buildx import BuildFailed, BuildRequest
+from serving_factory.docker.buildx import BuildFailed
 from serving_factory.errors import ArtifactError, PackageError, cleaned_up
 from serving_factory.matrix.matrix import alias_tags, full_tags
 from serving_factory.pipeline.digests import file_digest
@@ -16,9 +15,9 @@ from serving_factory.pipeline.records import Outputs, write_atomically
 from serving_factory.pipeline.stages.compile import BINARY, COMPILE, logged_build
 from serving_factory.pipeline.stages.extract import EXTRACT, server_version
 from serving_factory.pipeline.stages.inspect import INSPECT
-from serving_factory.recipes.dockerfile import needed
+from serving_factory.pipeline.stages.libraries import LIBRARIES, instructions, libraries_folder, runtime_request
 from serving_factory.recipes.labels import BuiltBinary, image_env, image_json, image_labels
-from serving_factory.recipes.recipe import CONTEXT, Recipe, context_text, short
+from serving_factory.recipes.recipe import Recipe, short
 
 _PACKAGE_KEY_LABEL = "org.serving-factory.package.key"
 
@@ -73,30 +72,18 @@ def _facts(recipe: Recipe, binary: BuiltBinary) -> dict[str, str]:
     return {"image.env": image_env(recipe, binary), "image.json": image_json(recipe, binary)}
 
 
-def runtime_request(
-    recipe: Recipe, *, dockerfile: Path, artifact: str, facts: Path, labels: Mapping[str, str], tags: Sequence[str]
-) -> BuildRequest:
-    """Say how the runtime image is built, for this stage and the bake file."""
-    return BuildRequest(
-        dockerfile=dockerfile,
-        context=CONTEXT,
-        contexts=(("artifact", artifact), ("facts", str(facts)), *recipe.base_context),
-        network="none" if recipe.inputs.offline else None,
-        labels=tuple(sorted(labels.items())),
-        tags=tuple(tags),
-    )
+def _labels(job: Job) -> Mapping[str, str]:
+    return image_labels(job.recipe, built_binary(job), base_id=job.site.base_id(job.recipe.runtime_base))
 
 
 def _content(job: Job) -> Mapping[str, object]:
     recipe, binary = job.recipe, built_binary(job)
-    stages = needed(recipe.runtime, "")
     return {
-        "dockerfile": [stage.instructions for stage in stages],
-        "files": {name: context_text(name) for stage in stages for name in stage.files},
+        **instructions(recipe, ""),
         "facts": _facts(recipe, binary),
-        "labels": image_labels(recipe, binary),
-        "base": [recipe.base_image, job.site.base_id(recipe)],
-        "rootfs": job.record(COMPILE).outputs.rootfs,
+        "labels": _labels(job),
+        "base": recipe.runtime_base.image,
+        "rootfs": job.record(LIBRARIES).outputs.rootfs,
     }
 
 
@@ -114,9 +101,15 @@ def _run(job: Job, progress: Progress) -> Packaged:
     full, aliases = image_tags(job)
     references = [f"{recipe.images.repository}:{tag}" for tag in (*full, *aliases)]
     # Without the names: another alias must not make another image of the same full tag.
-    labels = {**image_labels(recipe, binary), _PACKAGE_KEY_LABEL: PACKAGE.key_for(_content(job))}
+    labels = {**_labels(job), _PACKAGE_KEY_LABEL: PACKAGE.key_for(_content(job))}
     request = runtime_request(
-        recipe, dockerfile=dockerfile, artifact=str(job.artifact), facts=facts, labels=labels, tags=references
+        recipe,
+        dockerfile=dockerfile,
+        artifact=str(job.artifact),
+        facts=facts,
+        labels=labels,
+        tags=references,
+        libraries=libraries_folder(job) if recipe.collects else None,
     )
     before = {had for reference in references if (had := job.site.packaged.get(reference))}
     # Also after a build that was ended in the middle: it may have taken the names already.
@@ -161,12 +154,12 @@ def _intact(job: Job, outputs: Packaged) -> bool:
 
 PACKAGE = Stage(
     name="package",
-    version=1,
+    version=2,
     outputs=Packaged,
     inputs=_inputs,
     run=_run,
     product="image",
-    needs=(COMPILE, EXTRACT, INSPECT),
+    needs=(COMPILE, EXTRACT, LIBRARIES, INSPECT),
     intact=_intact,
     engine=True,
 )
