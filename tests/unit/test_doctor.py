@@ -307,6 +307,7 @@ def test_the_clocks_must_agree(seconds: int, verdict: Verdict) -> None:
     assert check_clock(engine(time=NOW + timedelta(seconds=seconds))).verdict is verdict
 
 
+ALL = "- name: all\n  containerEdits: {}\n"
 ALL_GPUS = {"Source": "cdi", "ID": "nvidia.com/gpu=all"}
 OTHER = {"Source": "cdi", "ID": "vendor.com/nic=all"}
 RUNTIMES = {"runc": {}, "nvidia": {"path": "nvidia-container-runtime"}}
@@ -330,15 +331,18 @@ def test_how_an_engine_gives_gpus(info: dict[str, Any], access: GpuAccess | None
 @pytest.mark.parametrize(
     ("name", "text", "access"),
     [
-        ("nvidia.yaml", "cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices: []\n", GpuAccess.CDI),
+        ("nvidia.yaml", f"cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ndevices:\n- name: '0'\n{ALL}", GpuAccess.CDI),
         (
             "nvidia.json",
-            '{\n  "cdiVersion": "0.5.0",\n  "kind": "nvidia.com/gpu",\n  "devices": []\n}\n',
+            '{"cdiVersion": "0.5.0", "kind": "nvidia.com/gpu", "devices": [{"name": "all"}]}',
             GpuAccess.CDI,
         ),
-        ("nvidia.yaml.old", "kind: nvidia.com/gpu\n", None),
-        ("nvidia.yaml", "kind: nvidia.com/gpu-vfio\n", None),
-        ("nvidia.yaml", "kind: management.nvidia.com/gpu\n", None),
+        ("nvidia.yaml.old", f"kind: nvidia.com/gpu\ndevices:\n{ALL}", None),
+        ("nvidia.yaml", f"kind: nvidia.com/gpu-vfio\ndevices:\n{ALL}", None),
+        ("nvidia.yaml", "kind: nvidia.com/gpu\ndevices:\n- name: '0'\n", None),
+        ("nvidia.yaml", "kind: nvidia.com/gpu\ndevices: none\n", None),
+        ("nvidia.yaml", "- a list", None),
+        ("nvidia.yaml", "{", None),
         ("nvidia.yaml", "\xff", None),
     ],
 )

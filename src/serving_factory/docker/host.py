@@ -20,6 +20,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from serving_factory.docker.client import run_docker, unavailable
 
 _SIZE = re.compile(r"([\d.]+)\s*([kKMGT]?)(i?)B")
@@ -32,7 +34,6 @@ GPU_REMEDY = (
     "(or `nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml`), and restart the engine"
 )
 _GPUS = "nvidia.com/gpu"
-_GPU_KIND = re.compile(rf"""^\s*["']?kind["']?:\s*["']?{re.escape(_GPUS)}["']?\s*,?\s*$""", re.MULTILINE)
 
 
 class GpuAccess(StrEnum):
@@ -61,8 +62,9 @@ def _describes_gpus(file: Path) -> bool:
     if file.suffix not in {".yaml", ".json"}:
         return False
     try:
-        return bool(_GPU_KIND.search(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        spec = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return bool(spec["kind"] == _GPUS and any(device["name"] == "all" for device in spec["devices"]))
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return False
 
 
