@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
@@ -247,3 +249,15 @@ def test_builds_have_words_of_the_catalogue() -> None:
         assert build.flavour in {flavour.value for flavour in releases()[build.release].flavours}
         assert build.level in {level.value for level in LEVELS}
         assert min(build.actions, build.minutes, build.processors) > 0
+
+
+def test_the_drivers_in_the_documentation_are_the_catalogues() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+\.\d) \| (\S+)(?: to (\S+))? \| (\S+) \| (\S+) \|$", text, re.MULTILINE)
+    expected = []
+    for cuda in cudas().values():
+        facts = {tag: release.flavours.get(Flavour.GPU) for tag, release in releases().items()}
+        tags = [tag for tag, one in facts.items() if one and one.gpu and one.gpu.cuda == cuda.version]
+        last = tags[-1] if len(tags) > 1 else ""
+        expected.append((cuda.version, tags[0], last, cuda.driver, cuda.minimum_driver))
+    assert rows == expected
