@@ -143,7 +143,7 @@ class Client:
             if patience.report is not None:
                 patience.report(f"waiting for {request.host}, {waited:.0f} s so far")
 
-        exchange = partial(self._exchange, self._opener(), request, deadline)
+        exchange = partial(self._exchange, request, deadline)
         try:
             return bounded(exchange, seconds=patience.total, cancel=patience.cancel, on_wait=report)
         except urllib.error.URLError as error:
@@ -154,11 +154,9 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise NoAnswerError(Trouble.CUT, repr(error)) from error
 
-    def _exchange(
-        self, opener: urllib.request.OpenerDirector, request: urllib.request.Request, deadline: float
-    ) -> Answer:
+    def _exchange(self, request: urllib.request.Request, deadline: float) -> Answer:
         try:
-            with opener.open(request, timeout=self.patience.each) as response:
+            with self._opener().open(request, timeout=self.patience.each) as response:
                 return Answer(response.status, response.headers, _read(response, deadline))
         except urllib.error.HTTPError as error:
             with error:
