@@ -36,7 +36,7 @@ from serving_factory.errors import (
     RegistryFaultError,
     RegistryUnreachableError,
 )
-from serving_factory.pipeline.retry import retrying
+from serving_factory.pipeline.retry import asking_again
 
 from .registry import FaultyProxy, LocalRegistry, write_docker_config
 
@@ -379,9 +379,7 @@ class TestContainer:
     def test_hardening_reaches_the_container(self, engine: Engine, tmp_path: Path) -> None:
         (tmp_path / "model").write_text("half plus two")
         tmp_path.chmod(0o755)
-        script = (
-            "cat /models/model; id -u; touch /file || touch /tmp/file; grep CapEff /proc/self/status; ls /sys/class/net"
-        )
+        script = "cat /models/model; id -u; touch /file; touch /models/file; grep CapEff /proc/self/status"
         required = spec(
             BASE,
             entrypoint=("sh", "-c"),
@@ -391,17 +389,14 @@ class TestContainer:
             cap_drop=("ALL",),
             security_opt=("no-new-privileges",),
             user="65532:0",
-            tmpfs=("/tmp",),
-            memory=64_000_000,
-            network="none",
         )
         with engine.container(required) as container:
             until(container.exit_code, 0)
             assert sorted(container.logs().splitlines()) == [
                 "CapEff:\t0000000000000000",
                 "half plus two65532",
-                "lo",
                 "touch: cannot touch '/file': Read-only file system",
+                "touch: cannot touch '/models/file': Read-only file system",
             ]
 
     def test_last_lines_of_the_log(self, engine: Engine) -> None:
@@ -553,15 +548,9 @@ class TestPushWithFaults:
         self, engine: Engine, faulty_proxy: FaultyProxy, behind_proxy: str, status: int
     ) -> None:
         faulty_proxy.fail(times=2, method="PUT", path="/manifests/", status=status)
-        retries: list[tuple[int, float, Exception]] = []
-        result = retrying(
-            lambda: engine.push(behind_proxy, "1", on_status=ignore),
-            transient=(RegistryFaultError,),
-            on_retry=lambda *args: retries.append(args),
-            first_delay=0.05,
-        )
-        assert [attempt for attempt, _, _ in retries] == [1, 2]
-        assert all(isinstance(error, RegistryFaultError) for _, _, error in retries)
+        retries: list[str] = []
+        result = asking_again(lambda: engine.push(behind_proxy, "1", on_status=ignore), retries.append)
+        assert [text.partition(" failed")[0] for text in retries] == ["attempt 1", "attempt 2"]
         assert faulty_proxy.count("PUT", "/manifests/") == 3
         assert faulty_proxy.count("PATCH", "/blobs/uploads/") == 3  # two layers and the configuration: nothing twice
         registry = Registry(faulty_proxy.host, credentials=credentials_for(faulty_proxy.host))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from serving_factory.errors import (
@@ -11,7 +13,8 @@ from serving_factory.errors import (
     RegistryFaultError,
     RegistryLimitError,
 )
-from serving_factory.pipeline.retry import DEADLINE, LONGEST_WAIT, asking_again, retrying
+from serving_factory.pipeline import retry
+from serving_factory.pipeline.retry import DEADLINE, LONGEST_WAIT, asking_again
 
 
 class Flaky:
@@ -36,55 +39,47 @@ def forbidden(*_: object) -> None:
     pytest.fail("nothing is to be retried")
 
 
-def test_success_needs_no_retry() -> None:
-    assert retrying(Flaky(), transient=(RegistryFaultError,), on_retry=forbidden, sleep=forbidden) == "done"
+@pytest.fixture
+def even(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let chance make no wait shorter or longer."""
+    monkeypatch.setattr(retry, "_RANDOM", SimpleNamespace(uniform=lambda least, most: (least + most) / 2))
 
 
-def test_transient_faults_are_retried_with_growing_delays() -> None:
-    errors = [fault(), fault(), fault()]
-    reported: list[tuple[int, float, Exception]] = []
+def waits(*errors: Exception) -> list[float]:
+    """How long is waited between the questions, until one is answered."""
     slept: list[float] = []
-    action = Flaky(*errors)
-    result = retrying(
-        action,
-        transient=(RegistryFaultError,),
-        on_retry=lambda *args: reported.append(args),
-        sleep=slept.append,
-        jitter=lambda: 0.5,
-    )
-    assert result == "done"
+    assert asking_again(Flaky(*errors), lambda _text: None, sleep=slept.append) == "done"
+    return slept
+
+
+def test_success_needs_no_retry() -> None:
+    assert asking_again(Flaky(), forbidden, sleep=forbidden) == "done"
+
+
+@pytest.mark.usefixtures("even")
+def test_transient_faults_are_retried_with_growing_delays() -> None:
+    reported: list[str] = []
+    slept: list[float] = []
+    action = Flaky(fault(), fault(), fault())
+    assert asking_again(action, reported.append, sleep=slept.append) == "done"
     assert action.calls == 4
     assert slept == [0.5, 1.0, 2.0]
-    assert reported == [(1, 0.5, errors[0]), (2, 1.0, errors[1]), (3, 2.0, errors[2])]
-
-
-@pytest.mark.parametrize(("jitter", "delay"), [(0.0, 0.1), (1.0, 0.3)])
-def test_jitter_halves_or_adds_half(jitter: float, delay: float) -> None:
-    slept: list[float] = []
-    retrying(
-        Flaky(fault()),
-        transient=(RegistryFaultError,),
-        on_retry=lambda *_: None,
-        first_delay=0.2,
-        sleep=slept.append,
-        jitter=lambda: jitter,
-    )
-    assert slept == [pytest.approx(delay)]
+    assert reported == [f"attempt {n} failed (it coughed); again in {wait:.1f} s" for n, wait in enumerate(slept, 1)]
 
 
 def test_attempts_are_bounded_and_the_last_error_is_raised() -> None:
-    errors = [fault(), fault(), fault()]
+    errors = [fault() for _ in range(5)]
     action = Flaky(*errors)
     with pytest.raises(RegistryFaultError) as caught:
-        retrying(action, transient=(RegistryFaultError,), on_retry=lambda *_: None, attempts=2, sleep=lambda _: None)
-    assert caught.value is errors[1]
-    assert action.calls == 2
+        asking_again(action, lambda _text: None, sleep=lambda _: None)
+    assert caught.value is errors[3]
+    assert action.calls == 4
 
 
 def test_other_errors_are_never_retried() -> None:
     action = Flaky(RegistryDeniedError("no"))
     with pytest.raises(RegistryDeniedError):
-        retrying(action, transient=(RegistryFaultError,), on_retry=forbidden, sleep=forbidden)
+        asking_again(action, forbidden, sleep=forbidden)
     assert action.calls == 1
 
 
@@ -94,35 +89,26 @@ def test_cancelled_while_waiting() -> None:
 
     action = Flaky(fault())
     with pytest.raises(CancelledError):
-        retrying(action, transient=(RegistryFaultError,), on_retry=lambda *_: None, sleep=sleep)
+        asking_again(action, lambda _text: None, sleep=sleep)
     assert action.calls == 1
 
 
-def test_default_jitter_varies() -> None:
-    slept: list[float] = []
-    for _ in range(8):
-        retrying(Flaky(fault()), transient=(RegistryFaultError,), on_retry=lambda *_: None, sleep=slept.append)
+def test_waits_vary() -> None:
+    slept = [wait for _ in range(8) for wait in waits(fault())]
     assert len(set(slept)) > 1
     assert all(0.25 <= delay <= 0.75 for delay in slept)
 
 
+@pytest.mark.usefixtures("even")
 @pytest.mark.parametrize(("asked", "waited"), [(7.0, 7.0), (0.1, 0.5), (None, 5.0)])
 def test_a_rate_limit_that_says_how_long_is_waited_for(asked: float | None, waited: float) -> None:
-    slept: list[float] = []
-    retrying(
-        Flaky(RegistryLimitError("enough", retry_after=asked)),
-        transient=(RegistryFaultError,),
-        on_retry=lambda *_: None,
-        sleep=slept.append,
-        jitter=lambda: 0.5,
-    )
-    assert slept == [waited]
+    assert waits(RegistryLimitError("enough", retry_after=asked)) == [waited]
 
 
 def test_a_rate_limit_of_hours_is_not() -> None:
     action = Flaky(RegistryLimitError("enough", retry_after=LONGEST_WAIT + 1))
     with pytest.raises(RegistryLimitError, match="enough"):
-        retrying(action, transient=(RegistryFaultError,), on_retry=forbidden, sleep=forbidden)
+        asking_again(action, forbidden, sleep=forbidden)
     assert action.calls == 1
 
 

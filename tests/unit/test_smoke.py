@@ -230,7 +230,6 @@ def test_how_the_containers_are_started(plan: SmokePlan) -> None:
     assert plain.environment == (("MODEL_NAME", MODEL),)
     assert set(plain.ports) == {8500, 8501}
     assert plain.mounts[0].target == f"/models/{MODEL}"
-    assert plain.mounts[0].read_only
     assert plain.owner == "test"
     assert not plain.read_only
     assert hardened.mounts[0].source != plain.mounts[0].source

@@ -61,11 +61,10 @@ def typed(what: str, *, remedy: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A file or folder of this machine, by its absolute path, inside a container."""
+    """A file or folder of this machine, by its absolute path, read-only inside a container."""
 
     source: Path
     target: str
-    read_only: bool = True
 
 
 # What the docker command sends for `--gpus all`, and for a device of a CDI file
@@ -89,9 +88,6 @@ class ContainerSpec:
     cap_drop: tuple[str, ...] = ()  # capabilities to take away, such as `ALL`
     user: str | None = None  # `uid` or `uid:gid`
     security_opt: tuple[str, ...] = ()
-    tmpfs: tuple[str, ...] = ()  # paths of empty file systems in memory
-    memory: int | None = None  # limit in bytes
-    network: str | None = None  # a network's name, `none` or `host`
     gpu: GpuAccess | None = None  # gives it all GPUs, in this way
     health_interval: float | None = None  # seconds between two health checks
     owner: str = "factory"  # marks it, so that `Engine.remove_strays` finds what a killed factory left
@@ -104,14 +100,11 @@ class ContainerSpec:
             "entrypoint": None if self.entrypoint is None else list(self.entrypoint),
             "environment": dict(self.environment),
             "ports": {f"{port}/tcp": ("127.0.0.1", None) for port in self.ports},
-            "mounts": [BindMount(one.target, str(one.source), "bind", read_only=one.read_only) for one in self.mounts],
+            "mounts": [BindMount(one.target, str(one.source), "bind", read_only=True) for one in self.mounts],
             "read_only": self.read_only,
             "cap_drop": list(self.cap_drop),
             "user": self.user,
             "security_opt": list(self.security_opt),
-            "tmpfs": dict.fromkeys(self.tmpfs, ""),
-            "mem_limit": self.memory,
-            "network": self.network,
             "device_requests": [_GPU_REQUESTS[self.gpu]] if self.gpu else None,
             "healthcheck": {"interval": int(self.health_interval * 1e9)} if self.health_interval else None,
             "labels": {OWNER_LABEL: self.owner},
