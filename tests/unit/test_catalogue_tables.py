@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -45,20 +46,40 @@ def accepts(requirement: str, driver: str) -> bool:
     """As NVIDIA's container runtime reads it: spaces are `or`, and `cuda` is what the driver came with."""
     came_with = [version for version, cuda in cudas().items() if Version(cuda.driver) <= Version(driver)]
     known = {"driver": driver, "cuda": came_with[-1] if came_with else "0"}
-    terms = (term.split(">=") for term in requirement.split(" "))
-    return any(Version(known[name]) >= Version(least) for name, least in terms)
+    compare = {">=": operator.ge, "<": operator.lt}
+    return any(
+        all(
+            compare[sign](Version(known[name]), Version(number))
+            for name, sign, number in re.findall(r"(\w+)(>=|<)([\d.]+)", term)
+        )
+        for term in requirement.split(" ")
+    )
 
 
 def test_the_container_runtime_starts_an_image_on_just_the_drivers_that_run_it() -> None:
-    assert cudas()["12.2"].requirement == "cuda>=12.2 driver>=525.60.13"
-    assert cudas()["10.1"].requirement == "cuda>=10.1"
+    assert cudas()["12.2"].requirement() == "cuda>=12.2 driver>=525.60.13"
+    assert cudas()["10.1"].requirement() == "cuda>=10.1"
     drivers = {one for cuda in cudas().values() for one in (cuda.driver, cuda.minimum_driver)} | {
         "525.60.11",
         "450.80.01",
     }
     for cuda in cudas().values():
         for driver in drivers:
-            assert accepts(cuda.requirement, driver) == cuda.runs_on(driver), (cuda.version, driver)
+            assert accepts(cuda.requirement(), driver) == cuda.runs_on(driver), (cuda.version, driver)
+
+
+def test_with_cuda_compat_it_starts_on_older_branches_too() -> None:
+    cuda = cudas()["12.2"]
+    for driver, without, with_it in (
+        ("470.57.02", False, True),
+        ("460.32.03", False, False),
+        ("535.54.03", True, True),
+    ):
+        assert (accepts(cuda.requirement(), driver), accepts(cuda.requirement(compat=True), driver)) == (
+            without,
+            with_it,
+        )
+    assert cudas()["9.0"].requirement(compat=True) == cudas()["9.0"].requirement(), "NVIDIA has no cuda-compat for it"
 
 
 def test_newer_toolkits_want_newer_drivers_and_take_newer_compilers() -> None:

@@ -102,6 +102,9 @@ class Cuda:
     version: str  # `12.2`
     driver: str  # the oldest Linux driver that the toolkit comes with
     compatible_driver: str | None  # the oldest for minor-version compatibility; None before CUDA 11
+    compat_drivers: (
+        tuple[str, ...] | None
+    )  # branches of older drivers that cuda-compat serves; None where there is none
     architectures: tuple[str, ...]  # compute capabilities that nvcc compiles machine code for, lowest first
     newest_gcc: int  # the newest major version of gcc that nvcc takes as host compiler
 
@@ -110,11 +113,11 @@ class Cuda:
         """The oldest driver on which a binary of this toolkit starts."""
         return min(filter(None, (self.driver, self.compatible_driver)), key=Version)
 
-    @property
-    def requirement(self) -> str:
-        """Which drivers are enough, as NVIDIA_REQUIRE_CUDA spells it for NVIDIA's container runtime."""
-        compatible = f" driver>={self.compatible_driver}" if self.compatible_driver else ""
-        return f"cuda>={self.version}{compatible}"
+    def requirement(self, *, compat: bool = False) -> str:
+        """Which drivers are enough, as NVIDIA_REQUIRE_CUDA spells it; `compat` is with cuda-compat in the image."""
+        least = [f"cuda>={self.version}", *([f"driver>={self.compatible_driver}"] if self.compatible_driver else [])]
+        older = self.compat_drivers if compat and self.compat_drivers else ()
+        return " ".join((*least, *(f"driver>={branch},driver<{int(branch) + 1}" for branch in older)))
 
     def runs_on(self, driver: str, *, ptx: bool = False) -> bool:
         """Whether a driver runs the toolkit's machine code; with `ptx`, whether it translates its PTX too."""

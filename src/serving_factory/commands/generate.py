@@ -130,7 +130,8 @@ _HEAD = """\
 Made by `./factory generate` from the catalogue; do not edit. What each devel Dockerfile in `dockerfiles/` compiles
 with, and where it departs from upstream's. For all of them: sources by commit and Bazel by checksum, packages from the
 distribution and no PPA, no get-pip.py and no API wheel, levels as target options instead of `nativeopt` or `release`,
-a runtime image that stops on SIGTERM and does not run as root.
+a runtime image that stops on SIGTERM and does not run as root. gpu images hold what the server opens and runs of CUDA,
+with its licences: [gpu.md](gpu.md#what-is-in-a-gpu-image).
 
 How sure: every file is rendered from data that was read from upstream's own files, and checked by hadolint and by the
 rules in `tests/unit/test_golden_dockerfiles.py`. What was really built with this factory, from upstream's sources
@@ -208,4 +209,11 @@ def _fixed(release: Release, flavour: Flavour, toolchain: Toolchain) -> Iterator
         yield "NVRTC, without which the server does not start"
     if facts.gpu and facts.gpu.tensorrt_packages and not facts.gpu.tensorrt:
         yield "TensorRT, which is not compiled in, left out"
+    if toolchain.gpu:
+        # Upstream's runtime images have nvcc's package from 2.15 on, and start from CUDA's devel image in 2.4.
+        if release.version < Version("2.15") and "devel" not in (facts.runtime_base or "") and toolchain.gpu.cuda.tools:
+            tools = (tool.rpartition("/")[2].partition(".")[0] for tool in toolchain.gpu.cuda.tools)
+            yield f"{', '.join(tools)} in the image"
+        if "libcurand" in toolchain.gpu.cuda.unopened:
+            yield "libcurand, which no server opens, left out"
     yield from (fix.why for fix in toolchain.fixes)

@@ -79,6 +79,7 @@ class ToolchainChoice:
         dict,
     )
     tensorrt: bool | None = key(Boolean(), "false leaves TensorRT out of gpu builds that have it.", None)
+    cuda_compat: bool = key(Boolean(), "true puts NVIDIA's cuda-compat into gpu images.", default=False)
 
     def compiler_of(self, facts: FlavourFacts) -> str:
         """Name the compiler of a flavour, with its version; empty on another base, whose version is unknown."""

@@ -133,6 +133,7 @@ def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
         Explained("compiler", toolchain.compiler, _chosen(matrix, release, "toolchain", "compiler")),
         *_python(recipe, matrix),
         *_tensorrt(recipe, matrix),
+        *_compat(recipe, matrix),
         Explained("bazel", bazel, _chosen(matrix, release, "bazel", "version")),
         Explained("packages", tuple(toolchain.packages), f"{packages_from}; {more}" if more else packages_from),
         *(Explained("fix", fix.why, f"{CATALOGUE}, glibc of the base", of=fix.script) for fix in toolchain.fixes),
@@ -155,6 +156,16 @@ def _tensorrt(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     left_out = dict(recipe.build_args).get("TENSORRT") == "0"
     value = "left out" if left_out else gpu.tensorrt_version
     return (Explained("tensorrt", value, _chosen(matrix, recipe.release, "toolchain", "tensorrt")),)
+
+
+def _compat(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
+    """Which package of NVIDIA's serves older drivers; nothing without."""
+    package = recipe.toolchain.gpu.compat if recipe.toolchain.gpu else None
+    return (
+        (Explained("cuda compat", package, _chosen(matrix, recipe.release, "toolchain", "cuda_compat")),)
+        if package
+        else ()
+    )
 
 
 def _bazel_from(bazel: Bazel) -> str:

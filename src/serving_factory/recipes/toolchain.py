@@ -21,7 +21,7 @@ from serving_factory.catalogue.fixes import Fix, fixes_for
 from serving_factory.catalogue.libraries import CudaPackages, TensorrtPackages, cuda_packages, mkl_libraries
 from serving_factory.errors import BazelTooOldError, RecipeError
 from serving_factory.matrix.lockfile import EMPTY, Lock
-from serving_factory.matrix.settings import BazelChoice, Settings
+from serving_factory.matrix.settings import BazelChoice, Settings, ToolchainChoice
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.pins import bazel_checksum
 
@@ -97,6 +97,7 @@ class GpuBuild:
     tensorrt: TensorrtPackages | None  # None where it is not compiled in
     tensorrt_version: str  # `8.6.1`; empty without
     tensorrt_environment: bool  # whether TF_NEED_TENSORRT is read from the environment
+    compat: str | None  # the package with NVIDIA's libraries for older drivers, where the matrix chooses it
     requirement: str  # which drivers NVIDIA's container runtime starts the image on, `cuda>=12.2 driver>=525.60.13`
 
 
@@ -192,7 +193,7 @@ def toolchain_for(variant: Variant, release: Release, settings: Settings, lock: 
         flags=facts.plain_flags,
         libraries=_libraries(release) if variant.flavour is Flavour.MKL else (),
         fixes=fixes_for(release.version, distribution.glibc),
-        gpu=gpu_build(release, distribution) if variant.flavour is Flavour.GPU else None,
+        gpu=gpu_build(release, distribution, choice) if variant.flavour is Flavour.GPU else None,
     )
 
 
@@ -303,14 +304,15 @@ def _bazel(variant: Variant, release: Release, choice: BazelChoice, lock: Lock) 
     )
 
 
-def gpu_build(release: Release, distribution: Distribution) -> GpuBuild:
+def gpu_build(release: Release, distribution: Distribution, choice: ToolchainChoice) -> GpuBuild:
     """Derive what a gpu build of a release has beyond any build."""
     gpu = release.flavours[Flavour.GPU].gpu
     packages = cuda_packages(release)
-    if gpu is None or (packages.packages and distribution.nvidia is None):
+    compat = choice.cuda_compat and gpu is not None and cudas()[gpu.cuda].compat_drivers is not None
+    if gpu is None or ((packages.packages or compat) and distribution.nvidia is None):
         raise RecipeError(
             f"{release.tag}, gpu: NVIDIA has no packages of CUDA {gpu.cuda if gpu else ''} for {distribution.name}",
-            why="this release is compiled with CUDA from NVIDIA's apt repositories",
+            why="CUDA, or cuda-compat, is taken from NVIDIA's apt repositories",
             remedy="take one of Ubuntu's images at toolchain.base in the matrix file, or leave it out for upstream's",
         )
     config = release.configs.get(gpu.config, ())
@@ -322,7 +324,7 @@ def gpu_build(release: Release, distribution: Distribution) -> GpuBuild:
     return GpuBuild(
         version=gpu.cuda,
         cuda=packages,
-        repositories=_repositories(packages, distribution.nvidia) if distribution.nvidia else (),
+        repositories=_repositories(packages, distribution.nvidia, compat=compat) if distribution.nvidia else (),
         capabilities=",".join(gpu.capabilities),
         capabilities_exported=capabilities is None,
         flags=tuple(flags),
@@ -330,7 +332,8 @@ def gpu_build(release: Release, distribution: Distribution) -> GpuBuild:
         tensorrt=tensorrt,
         tensorrt_version=gpu.tensorrt or "",
         tensorrt_environment=tensorrt is not None and tensorrt_flag is None,
-        requirement=cudas()[gpu.cuda].requirement,
+        compat=f"cuda-compat-{gpu.cuda.replace('.', '-')}" if compat else None,
+        requirement=cudas()[gpu.cuda].requirement(compat=compat),
     )
 
 
@@ -340,7 +343,8 @@ def _prefix(config: tuple[str, ...], name: str) -> str | None:
     return found.partition(name)[0].replace(" ", "=") if found else None
 
 
-def _repositories(packages: CudaPackages, nvidia: str) -> tuple[AptRepository, ...]:
+def _repositories(packages: CudaPackages, nvidia: str, *, compat: bool) -> tuple[AptRepository, ...]:
+    """NVIDIA's apt repositories, as far as something is taken from them."""
     cuda = f"cuda/repos/{nvidia}/x86_64"
     learning = f"machine-learning/repos/{packages.machine_learning or nvidia}/x86_64"
     repositories = (
@@ -349,6 +353,5 @@ def _repositories(packages: CudaPackages, nvidia: str) -> tuple[AptRepository, .
     )
     return tuple(
         AptRepository(name=name, url=f"{_NVIDIA}/{path}", key=key, fingerprint=fingerprint)
-        for name, path, key, fingerprint in repositories
-        if packages.packages
+        for name, path, key, fingerprint in repositories[: 2 if packages.packages else int(compat)]
     )
