@@ -29,7 +29,7 @@ trap 'rm -rf "$scratch"' EXIT
 take_licence() {
     folder=$1 taken=''
     while [ -z "$taken" ] && [ "$folder" != / ]; do
-        for file in "$folder"/LICENSE* "$folder"/License* "$folder"/*.dist-info/[Ll]icense* "$folder"/*.dist-info/licenses/*; do
+        for file in "$folder"/LICENSE* "$folder"/License* "$folder"/EULA* "$folder"/*.dist-info/[Ll]icense* "$folder"/*.dist-info/licenses/*; do
             [ -f "$file" ] || continue
             name=${file#"$folder/"}
             case $name in */*) name=${name%%/*} ;; *) name=$(basename "$folder") ;; esac

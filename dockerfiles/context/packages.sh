@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Downloads packages and a wheel into folders. Sourced, behind inputs.sh. A function that is called in a list of commands ends
+# Downloads packages into a folder. Sourced, behind inputs.sh. A function that is called in a list of commands ends
 # with the first failure only if it says so itself: there `set -e` does nothing.
 
 # download_packages FOLDER PACKAGE...: the packages, and all that they depend on and the base has not, with their index.
@@ -23,14 +23,4 @@ index() {
                 "${deb##*/}" "$(stat -c %s "$deb")" "$(sha256sum "$deb" | cut -c -64)" ||
             return
     done
-}
-
-# download_wheel FOLDER REQUIREMENT SHA256 PIP_OPTION...: a wheel, for another Python than the one that runs pip.
-download_wheel() {
-    local folder=$1 requirement=$2 sha256=$3
-    shift 3
-    mkdir -p "$folder" &&
-        apt_install ca-certificates python3-pip &&
-        python3 -m pip download --no-cache-dir --no-deps --only-binary=:all: --dest "$folder" "$@" "$requirement" &&
-        printf '%s  %s\n' "$sha256" "$folder"/*.whl | sha256sum --check --strict
 }

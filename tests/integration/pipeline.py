@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = [
     "BAZEL_SCRIPT",
     "BUILD_STAGES",
+    "GPU_V1",
+    "GPU_V3",
     "LABEL",
     "MATRIX",
     "MKL_V3",
@@ -51,7 +53,13 @@ MODEL = "samples/model_server"
 LABEL = "test.serving-factory.mark"
 """On every image of a scratch checkout, and so on every container of it; the value is the checkout's mark."""
 
-V1, V3, MKL_V3 = VARIANTS = ("2.19.1-cpu-v1", "2.19.1-cpu-v3", "2.19.1-mkl-v3")
+V1, V3, GPU_V1, GPU_V3, MKL_V3 = VARIANTS = (
+    "2.19.1-cpu-v1",
+    "2.19.1-cpu-v3",
+    "2.19.1-gpu-cuda12.2-v1",
+    "2.19.1-gpu-cuda12.2-sm80-90-v3",
+    "2.19.1-mkl-v3",
+)
 BUILD_STAGES = stages.STAGES[: stages.STAGES.index(stages.FIRST_WITH_REGISTRY)]
 LONGEST = 570.0  # seconds that one command may take
 NOT_INHERITED = ("CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY")

@@ -23,6 +23,9 @@ from .matrices import ROOT, SMALL, document, load, write
 
 FOLDER = Path("/build/bake")
 V1, V3, MKL = "2_19_1-cpu-v1", "2_19_1-cpu-v3", "2_19_1-mkl-v3"
+GPU_V1, GPU_V3 = "2_19_1-gpu-cuda12_2-v1", "2_19_1-gpu-cuda12_2-sm80-90-v3"
+ALL = [V1, V3, GPU_V1, GPU_V3, MKL]
+SHARED = ["2_19_1-cpu", "2_19_1-gpu-cuda12_2", "2_19_1-gpu-cuda12_2-sm80-90", "2_19_1-mkl"]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +45,8 @@ def targets(made: Bake) -> dict[str, dict[str, Any]]:
 
 
 def test_a_variant_has_two_targets_and_shares_two(made: Bake) -> None:
-    shared = [f"{flavour}-{stage}" for flavour in ("2_19_1-cpu", "2_19_1-mkl") for stage in ("base_build", "fetch")]
-    own = [name + end for name in (V1, V3, MKL) for end in ("", "-artifact")]
+    shared = [f"{name}-{stage}" for name in SHARED for stage in ("base_build", "fetch")]
+    own = [name + end for name in ALL for end in ("", "-artifact")]
     assert sorted(targets(made)) == sorted([*shared, *own])
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in targets(made))
 
@@ -61,14 +64,16 @@ def test_targets_hang_together(made: Bake) -> None:
 def test_groups_are_the_matrix_targets_and_the_stages(made: Bake) -> None:
     groups = {name: group["targets"] for name, group in made.document["group"].items()}
     assert groups == {
-        "default": [V1, V3, MKL],
-        "base_build": ["2_19_1-cpu-base_build", "2_19_1-mkl-base_build"],
-        "fetch": ["2_19_1-cpu-fetch", "2_19_1-mkl-fetch"],
-        "artifact": [f"{V1}-artifact", f"{V3}-artifact", f"{MKL}-artifact"],
-        "image": [V1, V3, MKL],
+        "default": ALL,
+        "base_build": [f"{name}-base_build" for name in SHARED],
+        "fetch": [f"{name}-fetch" for name in SHARED],
+        "artifact": [f"{name}-artifact" for name in ALL],
+        "image": ALL,
         "cpu-standard": [V1],
         "cpu-optimized": [V3],
         "mkl-optimized": [MKL],
+        "gpu-standard": [GPU_V1],
+        "gpu-optimized": [GPU_V3],
     }
     assert set(STAGE_GROUPS) < set(groups)
 
@@ -153,7 +158,7 @@ def test_the_file_and_its_contexts_are_written(tmp_path: Path, capsys: pytest.Ca
     for target in written["target"].values():
         places = [target["dockerfile"], *(place for place in target["contexts"].values() if place.startswith("/"))]
         assert all(Path(place).exists() for place in places)
-    assert "3 variants" in capsys.readouterr().err
+    assert "5 variants" in capsys.readouterr().err
 
 
 def test_a_link_stays_one_and_a_pipe_is_written_to(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def run(
         left_out=("b.h",),
     )
     downloaded = Downloaded(
-        folder=tmp_path / "packages", packages=70, new=3, bytes=12_000_000, wheel=tmp_path / "x.whl"
+        folder=tmp_path / "packages", packages=70, new=3, bytes=12_000_000, wheels=(tmp_path / "x.whl",)
     )
     changed = Changed(bytes=3000, files=4, caches=CACHES)
     for place, name, value in (

@@ -556,12 +556,16 @@ def test_the_default_file_builds_what_a_team_builds_today() -> None:
 
 def test_the_sample_expands() -> None:
     matrix = load_matrix(SHIPPED[1])
-    assert [variant.id for variant in matrix.variants] == ["2.19.1-cpu-v1", "2.19.1-cpu-v3", "2.19.1-mkl-v3"]
     assert matrix.targets == {
         "cpu-standard": ("2.19.1-cpu-v1",),
         "cpu-optimized": ("2.19.1-cpu-v3",),
         "mkl-optimized": ("2.19.1-mkl-v3",),
+        "gpu-standard": ("2.19.1-gpu-cuda12.2-v1",),
+        "gpu-optimized": ("2.19.1-gpu-cuda12.2-sm80-90-v3",),
     }
+    assert set(matrix.targets) == set(load_matrix(SHIPPED[0]).targets), (
+        "the sample has all targets of the default matrix"
+    )
 
 
 @pytest.mark.parametrize("change", [lambda text: text.replace("\n", "\r\n"), lambda text: "\ufeff" + text])

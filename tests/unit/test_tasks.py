@@ -657,8 +657,10 @@ def test_a_dry_run_shows_who_works_when(factory: Factory, monkeypatch: pytest.Mo
     rows = json.loads(factory("build", "--dry-run", "--json", "--matrix", str(SHIPPED[1])).out)["variants"]
     assert [(row["variant"], row["wave"], row["jobs"], row["after"]) for row in rows] == [
         (VARIANTS[0], 1, 8, None),
-        (VARIANTS[1], 2, 8, VARIANTS[0]),
-        (VARIANTS[2], 3, 8, VARIANTS[1]),
+        (VARIANTS[1], 2, 4, VARIANTS[0]),
+        ("2.19.1-gpu-cuda12.2-v1", 2, 4, VARIANTS[0]),
+        ("2.19.1-gpu-cuda12.2-sm80-90-v3", 3, 4, VARIANTS[1]),
+        (VARIANTS[2], 3, 4, VARIANTS[1]),
     ]
     ended = factory("build", "--dry-run", "--parallel", "1", "--memory", "6GiB", "--matrix", str(SHIPPED[1]))
     assert "6.0 GiB" in ended.out

@@ -19,19 +19,26 @@ class Wheel:
 
     file: str  # its file name, which says what it is for: NAME-VERSION-PYTHON-ABI-PLATFORM.whl
     sha256: str  # 64 hex digits
+    folder: str = ""  # the folder in it that is used; empty for all of it
+    only: tuple[str, ...] = ()  # the files of that folder that are used; empty for all of them
+
+    @property
+    def distribution(self) -> str:
+        """Its name and version: `numpy-1.16.6`, as in the name of its folder `.dist-info`."""
+        return "-".join(self.file.split("-")[:2])
 
     @property
     def requirement(self) -> str:
         """Pip's requirement: `numpy==1.16.6`."""
-        name, version, *_ = self.file.split("-")
-        return f"{name}=={version}"
+        name, _, version = self.distribution.partition("-")
+        return f"{name.replace('_', '-')}=={version}"
 
     @property
     def pip_options(self) -> tuple[str, ...]:
         """Pip's options for this Python, when another one runs it."""
         _, _, python, abi, platform = self.file.removesuffix(".whl").split("-")
         interpreter = (f"--implementation={python[:2]}", f"--python-version={python[2:]}")
-        return (*interpreter, f"--abi={abi}", f"--platform={platform}")
+        return (*interpreter, f"--abi={abi}", *(f"--platform={name}" for name in platform.split(".")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from serving_factory.catalogue.data import read_entry, read_yaml
+from serving_factory.catalogue.distributions import Wheel
 from serving_factory.catalogue.facts import Flavour, Release
 from serving_factory.errors import CatalogueError
 
@@ -77,6 +78,15 @@ def _filled(entry: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, An
 @cache
 def _eras() -> tuple[tuple[SpecifierSet, Mapping[str, Any]], ...]:
     return tuple((SpecifierSet(era["releases"]), era) for era in read_yaml("cuda_packages.yaml").values())
+
+
+@cache
+def cuda_wheels() -> Mapping[str, tuple[Wheel, ...]]:
+    """Read NVIDIA's Python wheels, by CUDA's version."""
+    return {
+        cuda: tuple(read_entry(Wheel, f"cuda_wheels.yaml: {cuda}", one) for one in wheels)
+        for cuda, wheels in read_yaml("cuda_wheels.yaml").items()
+    }
 
 
 def mkl_libraries(release: Version) -> tuple[str, ...]:

@@ -462,7 +462,7 @@ def _packages(variants: Sequence[str], options: InputsOptions) -> None:
         done = [(job.recipe.variant.id, download_packages(job, folder, progress=progress)) for job in jobs]
     text = "".join(
         f"{clean(variant)}: {one.packages} packages in {clean(str(one.folder))}, {size(one.bytes)}, "
-        f"{one.new} of them new{f'; {clean(str(one.wheel))}' if one.wheel else ''}\n"
+        f"{one.new} of them new{''.join(f'; {clean(str(wheel))}' for wheel in one.wheels)}\n"
         for variant, one in done
     )
     show({"variants": [{"variant": variant, **asdict(one)} for variant, one in done]}, text, json=options.json)

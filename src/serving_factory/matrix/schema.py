@@ -280,14 +280,16 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Either:
-    """One of two shapes: the first for texts that hold a mark, the second for all else."""
+    """One of two shapes: the first for texts that hold a mark, or that are a word; the second for all else."""
 
     text: Shape
     other: Shape
     mark: str = ""
+    word: str | None = None
 
     def read(self, value: Any, path: KeyPath, notes: Notes) -> Any:
-        return (self.text if isinstance(value, str) and self.mark in value else self.other).read(value, path, notes)
+        is_text = isinstance(value, str) and (self.mark in value if self.word is None else value == self.word)
+        return (self.text if is_text else self.other).read(value, path, notes)
 
     def schema(self) -> JsonSchema:
         return {"anyOf": [self.text.schema(), self.other.schema()]}

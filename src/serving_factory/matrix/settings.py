@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import TypeVar
 from serving_factory.catalogue.facts import Flavour, FlavourFacts
 from serving_factory.matrix import words
 from serving_factory.matrix.problems import Broken, BrokenRuleError
-from serving_factory.matrix.schema import Boolean, Conflict, Either, Keys, Many, PathTo, Table, key
+from serving_factory.matrix.schema import Boolean, Conflict, Either, Keys, Many, PathTo, Table, Text, key
 
 _S = TypeVar("_S", "ToolchainChoice", "BazelChoice", "Settings")
+WHEELS = "wheels"  # CUDA of NVIDIA's Python wheels
+_CUDA_VERSION = re.compile(r"^#define CUDA_VERSION (\d+)$", re.MULTILINE)
 _INDEXES = ("Packages", "Packages.gz", "Packages.xz")
 _WORKSPACES = ("WORKSPACE", "WORKSPACE.bazel", "MODULE.bazel")
 
@@ -20,6 +23,19 @@ _WORKSPACES = ("WORKSPACE", "WORKSPACE.bazel", "MODULE.bazel")
 def has_index(folder: Path) -> bool:
     """Whether a folder has an index of the packages in it."""
     return any((folder / name).is_file() for name in _INDEXES)
+
+
+def cuda_in(folder: Path) -> str:
+    """The version of the CUDA toolkit in a folder, `12.2`; empty where there is none."""
+    header = folder / "include" / "cuda.h"
+    found = _CUDA_VERSION.search(header.read_text(encoding="utf-8", errors="replace")) if header.is_file() else None
+    return f"{int(found[1]) // 1000}.{int(found[1]) % 1000 // 10}" if found else ""
+
+
+def _cuda(folder: Path) -> None:
+    if not cuda_in(folder):
+        rule = f"there is no CUDA toolkit in {folder}: it has no include/cuda.h"
+        raise BrokenRuleError(rule, f"Name a folder such as /usr/local/cuda-12.2, or write {WHEELS}.")
 
 
 def _workspace(folder: Path) -> None:
@@ -63,6 +79,8 @@ _FILE, _CERTIFICATES = PathTo("file"), PathTo("file", _certificates)
 _FOLDER, _SOURCE, _PATCHES = PathTo("folder"), PathTo("folder", _workspace), PathTo("folder", _patches)
 _PACKAGES = PathTo("folder", _packages, "Name a folder that exists, or write a URL with its scheme, https://.")
 _APT_MIRROR = Either(words.APT, _PACKAGES, mark="://")
+_CUDA_FOLDER = PathTo("folder", _cuda, f"Name a folder that exists, or write {WHEELS}.")
+_CUDA_FROM = Either(Text(words=lambda: [WHEELS]), _CUDA_FOLDER, word=WHEELS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +96,24 @@ class ToolchainChoice:
         "Bazel configs of a flavour, instead of the source tree's.",
         dict,
     )
+    flags: Mapping[Flavour, tuple[str, ...]] = key(
+        Table(words.FLAVOUR, Many(words.BAZEL_OPTION, least=0)),
+        "Bazel flags of a flavour beside its configs, instead of upstream's.",
+        dict,
+    )
+    cuda: Path | str | None = key(
+        _CUDA_FROM, f"Where gpu builds get CUDA: a folder, or `{WHEELS}`, which are NVIDIA's Python wheels.", None
+    )
+    device_compiler: str | None = key(
+        words.DEVICE_COMPILER, "The package that compiles device code, where the source tree does that apart.", None
+    )
     tensorrt: bool | None = key(Boolean(), "false leaves TensorRT out of gpu builds that have it.", None)
     cuda_compat: bool = key(Boolean(), "true puts NVIDIA's cuda-compat into gpu images.", default=False)
+
+    @property
+    def cuda_folder(self) -> Path | None:
+        """The folder with CUDA."""
+        return self.cuda if isinstance(self.cuda, Path) else None
 
     def compiler_of(self, facts: FlavourFacts) -> str:
         """Name the compiler of a flavour, with its version; empty on another base, whose version is unknown."""

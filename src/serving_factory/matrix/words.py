@@ -227,6 +227,7 @@ PACKAGE = matching(r"[a-z0-9][a-z0-9+.:=~-]*", "not a Debian package name", "Nam
 COMPILER = matching(
     r"(?:gcc|clang)(?:-[0-9]+(?:\.[0-9]+)?)?", "a compiler is gcc or clang", "Write it like gcc-9: g++ comes with it."
 )
+DEVICE_COMPILER = matching(r"clang-[0-9]+", "what compiles device code apart is a clang", "Write it like clang-19.")
 PYTHON = matching(r"[23](?:\.[0-9]{1,2})?", "a Python is one number or two", 'Write it in quotes, like "3" or "3.8".')
 CONFIG = matching(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", "a Bazel config is one word", "Write it without --config=.")
 VERSION = matching(

@@ -83,6 +83,9 @@ _BAZEL_CHECKSUM = re.compile(
 _BUILDKIT_CHECKSUM = re.compile(
     r"digest mismatch (?:sha256:)?(?P<found>[0-9a-f]{64}): (?:sha256:)?(?P<expected>[0-9a-f]{64})"
 )
+_WHEEL_CHECKSUM = re.compile(
+    r"factory: (?P<input>\S+) has sha256 (?P<found>[0-9a-f]{64}), expected (?P<expected>[0-9a-f]{64})"
+)
 _ADDED = re.compile(r"\bADD (?:--\S+ )*(?P<input>\S+)")
 
 _FETCH = re.compile(
@@ -96,6 +99,8 @@ _FETCH = re.compile(
     # apt
     r"|[EW]: Failed to fetch .*(?:Could not (?:connect|resolve)|Temporary failure|"
     r"Connection (?:failed|timed out|reset)|Unable to connect|Hash Sum mismatch|File has unexpected size|5\d\d )"
+    # pip, also where the index does not have the project
+    r"|ERROR: Could not find a version that satisfies the requirement \S+ \(from versions: none\)"
     # BuildKit: base images and ADD
     r"|failed to do request: .*(?:no such host|connection re(?:fused|set)|i/o timeout|EOF|timed? ?out|unreachable)"
     r"|dial tcp.*(?:no such host|connection refused|i/o timeout|unreachable)"
@@ -163,6 +168,7 @@ _PATTERNS: Sequence[tuple[Kind, re.Pattern[str], Mapping[str, str]]] = (
     (Kind.CACHE_CORRUPT, _NO_OUTPUTS, {"cache": "disk"}),
     (Kind.CHECKSUM, _BAZEL_CHECKSUM, {}),
     (Kind.CHECKSUM, _BUILDKIT_CHECKSUM, {"input": "an ADD of the Dockerfile"}),
+    (Kind.CHECKSUM, _WHEEL_CHECKSUM, {}),
     (Kind.FETCH, _FETCH, {}),
     (Kind.UNTRUSTED, _UNTRUSTED, {}),
     (Kind.BAZEL_TOO_OLD, _OLD_BAZEL, {"found": "of the build"}),

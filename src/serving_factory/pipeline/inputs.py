@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from serving_factory.errors import RecipeError
-from serving_factory.matrix.settings import has_index
+from serving_factory.matrix.settings import cuda_in, has_index
 from serving_factory.recipes.inputs import Inputs
 
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
@@ -27,6 +27,11 @@ def stage_inputs(inputs: Inputs, staged: Path) -> None:
         raise RecipeError(
             f"there are no packages in {inputs.apt}",
             remedy="`./factory inputs packages VARIANT` fills it, on a machine that reaches a mirror",
+        )
+    if inputs.cuda_folder and (found := cuda_in(inputs.cuda_folder)) != inputs.cuda:
+        raise RecipeError(
+            f"{inputs.cuda_folder} has CUDA {found or 'no longer'}, and this release is built with CUDA {inputs.cuda}",
+            remedy=f"name a folder with CUDA {inputs.cuda} at toolchain.cuda in the matrix file",
         )
     shutil.rmtree(staged, ignore_errors=True)
     if inputs.bazel:
@@ -54,10 +59,19 @@ def secrets_of(inputs: Inputs, bazelrc: str = "") -> Mapping[str, bytes]:
     files = (inputs.certificates, inputs.downloader_config)
     texts = inputs.secrets({file: file.read_text(encoding="utf-8", errors="replace") for file in files if file})
     found = {name: text.encode() for name, text in {**texts, "bazelrc": bazelrc}.items() if text}
+    if inputs.cuda and not inputs.cuda_folder and (trusted := _machine_certificates()):
+        found["pip_ca"] = (trusted + texts.get("ca", "")).encode()
     if "ca" in texts:
         system = ssl.create_default_context().get_ca_certs(binary_form=True)
         found["truststore"] = java_truststore([*system, *_certificates(texts["ca"], inputs.certificates)])
     return found
+
+
+def _machine_certificates() -> str:
+    """What this machine trusts, in PEM; empty where that is not known."""
+    places = ssl.get_default_verify_paths()
+    files = [Path(places.cafile or ""), Path(places.capath or "", "ca-certificates.crt")]
+    return next((file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()), "")
 
 
 def _certificates(pem: str, file: Path | None) -> list[bytes]:

@@ -69,8 +69,8 @@ def _downloads(recipe: Recipe, network: Network) -> Iterator[Download]:
     if not (bazel.package or bazel.given):
         place = f"{(network.bazel_mirror or BAZEL_RELEASES).rstrip('/')}/{bazel.version}/{bazel_asset(bazel.version)}"
         yield Download(f"Bazel {bazel.version}", place, Kind.FILE)
-    if toolchain.wheel:
-        wheel = f"{toolchain.wheel.requirement}, a wheel"
+    for one in toolchain.wheels:
+        wheel = f"{one.requirement}, a wheel"
         if network.pip_index:
             yield Download(wheel, _host_of(network.pip_index), Kind.HOST)
         else:

@@ -26,6 +26,8 @@ class Inputs:
     overrides: tuple[tuple[str, Path], ...]  # external repositories, and the folders that take their places; sorted
     overrides_folder: Path | None  # the folder that all of these are in, where the matrix names that
     patches: tuple[Path, ...]  # folders, in order
+    cuda: str  # the version that a gpu build takes from elsewhere than its release; empty for other builds
+    cuda_folder: Path | None  # the folder with it; None for Python wheels
     apt: Path | None  # a folder with a flat apt repository
     certificates: Path | None  # a PEM file with certificates to trust
     downloader_config: Path | None  # Bazel's rules for the URLs of its downloads; None where this Bazel has none
@@ -42,7 +44,7 @@ class Inputs:
 
     def contexts(self, staged: Path) -> tuple[tuple[str, str], ...]:
         """The named contexts of the build; those that are put together for it lie in `staged`, by their names."""
-        own = {"distdir": self.distdir, "apt": self.apt}
+        own = {"distdir": self.distdir, "apt": self.apt, "cuda": self.cuda_folder}
         together = {"bazel": self.bazel, "overrides": self.overrides, "patches": self.patches}
         places = [(name, folder) for name, folder in own.items() if folder]
         places += [(name, staged / name) for name, given in together.items() if given]
@@ -58,8 +60,8 @@ class Inputs:
         return {name: text for name, text in found.items() if text}
 
 
-def inputs_for(settings: Settings, network: Network, *, bazel: str) -> Inputs:
-    """Give the inputs of a release that the Bazel of a version builds."""
+def inputs_for(settings: Settings, network: Network, *, bazel: str, cuda: str = "") -> Inputs:
+    """Give the inputs of a release that the Bazel of a version builds, and a CUDA that it does not have from there."""
     choice = settings.bazel
     key_args = {
         "APT_SNAPSHOT": network.apt.snapshot or "",
@@ -80,6 +82,8 @@ def inputs_for(settings: Settings, network: Network, *, bazel: str) -> Inputs:
         overrides=tuple(sorted(choice.overridden.items())),
         overrides_folder=choice.overrides_folder,
         patches=settings.patches,
+        cuda=cuda,
+        cuda_folder=settings.toolchain.cuda_folder if cuda else None,
         apt=network.apt_folder,
         certificates=network.ca_certificates,
         downloader_config=network.downloader_config if bazel_flag("downloader_config", bazel) else None,

@@ -154,7 +154,8 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
     settings = matrix.settings_of(variant.release)
     toolchain = toolchain_for(variant, release, settings, matrix.lock)
     source = settings.source or f"{UPSTREAM_URL}#{release.commit}"
-    inputs = inputs_for(settings, matrix.network, bazel=toolchain.bazel.version)
+    cuda = toolchain.gpu.version if toolchain.gpu and toolchain.gpu.local else ""
+    inputs = inputs_for(settings, matrix.network, bazel=toolchain.bazel.version, cuda=cuda)
     base, on = (
         Base(name, image_for(name, matrix.network.base_images))
         for name in (toolchain.base, matrix.lock.pinned(runtime_base(variant, settings)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from packaging.version import Version
 
@@ -16,12 +16,18 @@ from serving_factory.catalogue.distributions import (
     build_packages,
     distributions,
 )
-from serving_factory.catalogue.facts import Flavour, FlavourFacts, Release
+from serving_factory.catalogue.facts import Flavour, FlavourFacts, GpuFacts, Release
 from serving_factory.catalogue.fixes import Fix, fixes_for
-from serving_factory.catalogue.libraries import CudaPackages, TensorrtPackages, cuda_packages, mkl_libraries
+from serving_factory.catalogue.libraries import (
+    CudaPackages,
+    TensorrtPackages,
+    cuda_packages,
+    cuda_wheels,
+    mkl_libraries,
+)
 from serving_factory.errors import BazelTooOldError, RecipeError
 from serving_factory.matrix.lockfile import EMPTY, Lock
-from serving_factory.matrix.settings import BazelChoice, Settings, ToolchainChoice
+from serving_factory.matrix.settings import WHEELS, BazelChoice, Settings, ToolchainChoice
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.pins import bazel_checksum
 
@@ -48,6 +54,8 @@ _INPUT_OPTIONS = ("repository_cache", "distdir")
 _NVIDIA = "https://developer.download.nvidia.com/compute"
 _CAPABILITIES = "TF_CUDA_COMPUTE_CAPABILITIES="
 _TENSORRT = "TF_NEED_TENSORRT="
+# The repository rules of 2.18 and later take CUDA, cuDNN and NCCL of a folder (openxla/xla, docs/hermetic_cuda.md).
+_LOCAL = tuple(f"--repo_env=LOCAL_{part}_PATH=/usr/local/cuda" for part in ("CUDA", "CUDNN", "NCCL"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +96,11 @@ class GpuBuild:
     """What a gpu build has beyond any build: NVIDIA's packages and keys, capabilities, TensorRT."""
 
     version: str  # CUDA's, `12.2`
-    cuda: CudaPackages  # NVIDIA's packages, or what Bazel downloads instead
+    cuda: CudaPackages  # NVIDIA's packages, or what Bazel downloads instead; no packages with another origin
+    local: bool  # whether the matrix names another origin: the named context `cuda`
+    wheels: tuple[Wheel, ...]  # what fills that one, where it is no folder
+    device_compiler: str | None  # the package that compiles device code apart; None where one compiler does all
+    stub: bool  # whether the server is linked to the driver's library, of which CUDA has a stub
     repositories: tuple[AptRepository, ...]  # where packages come from; empty where Bazel brings CUDA
     capabilities: str  # upstream's compute capabilities, joined by commas; empty where TensorFlow's default applies
     capabilities_exported: bool  # whether cuda_configure reads them from the environment
@@ -148,6 +160,11 @@ class Toolchain:
         return (("cc", self.c_compiler), ("gcc", self.c_compiler), ("c++", cxx), ("g++", cxx))
 
     @property
+    def wheels(self) -> tuple[Wheel, ...]:
+        """What comes from the Python package index."""
+        return (*([self.wheel] if self.wheel else []), *(self.gpu.wheels if self.gpu else ()))
+
+    @property
     def wants_future(self) -> bool:
         """Whether the Python module `future` is installed."""
         return self.python is not None and self.python.future in self.packages
@@ -190,10 +207,12 @@ def toolchain_for(variant: Variant, release: Release, settings: Settings, lock: 
         wheel=python.numpy if python and isinstance(python.numpy, Wheel) else None,
         bazel=bazel,
         configs=choice.configs.get(variant.flavour, facts.configs),
-        flags=facts.plain_flags,
+        flags=choice.flags.get(variant.flavour, facts.plain_flags),
         libraries=_libraries(release) if variant.flavour is Flavour.MKL else (),
         fixes=fixes_for(release.version, distribution.glibc),
-        gpu=gpu_build(release, distribution, choice) if variant.flavour is Flavour.GPU else None,
+        gpu=gpu_build(release, distribution, choice, upstream=settings.source is None)
+        if variant.flavour is Flavour.GPU
+        else None,
     )
 
 
@@ -304,26 +323,39 @@ def _bazel(variant: Variant, release: Release, choice: BazelChoice, lock: Lock) 
     )
 
 
-def gpu_build(release: Release, distribution: Distribution, choice: ToolchainChoice) -> GpuBuild:
+def gpu_build(
+    release: Release, distribution: Distribution, choice: ToolchainChoice, *, upstream: bool = True
+) -> GpuBuild:
     """Derive what a gpu build of a release has beyond any build."""
     gpu = release.flavours[Flavour.GPU].gpu
-    packages = cuda_packages(release)
+    known = cuda_packages(release)
+    packages = _elsewhere(known, choice) if choice.cuda else known
     compat = choice.cuda_compat and gpu is not None and cudas()[gpu.cuda].compat_drivers is not None
     if gpu is None or ((packages.packages or compat) and distribution.nvidia is None):
         raise RecipeError(
             f"{release.tag}, gpu: NVIDIA has no packages of CUDA {gpu.cuda if gpu else ''} for {distribution.name}",
             why="CUDA, or cuda-compat, is taken from NVIDIA's apt repositories",
-            remedy="take one of Ubuntu's images at toolchain.base in the matrix file, or leave it out for upstream's",
+            remedy="take one of Ubuntu's images at toolchain.base in the matrix file, or leave it out for upstream's; "
+            "or name another origin of CUDA at toolchain.cuda",
         )
+    _check_origin(release, gpu, choice, upstream=upstream)
     config = release.configs.get(gpu.config, ())
     capabilities = _prefix(config, _CAPABILITIES)
     tensorrt_flag = _prefix(config, _TENSORRT) if gpu.tensorrt else None
     flags = [f"{capabilities}{_CAPABILITIES}${{CUDA_CAPABILITIES}}"] if capabilities else []
     flags += [f"{tensorrt_flag}{_TENSORRT}${{TENSORRT}}"] if tensorrt_flag else []
-    tensorrt = packages.tensorrt if gpu.tensorrt else None
+    if choice.cuda and known.hermetic:
+        flags += _LOCAL
+    if choice.device_compiler:
+        flags.append(f"--repo_env=CLANG_CUDA_COMPILER_PATH=/usr/bin/{choice.device_compiler}")
+    tensorrt = known.tensorrt if gpu.tensorrt else None
     return GpuBuild(
         version=gpu.cuda,
         cuda=packages,
+        local=choice.cuda is not None,
+        wheels=cuda_wheels()[gpu.cuda] if choice.cuda == WHEELS else (),
+        device_compiler=choice.device_compiler,
+        stub=bool(known.packages),
         repositories=_repositories(packages, distribution.nvidia, compat=compat) if distribution.nvidia else (),
         capabilities=",".join(gpu.capabilities),
         capabilities_exported=capabilities is None,
@@ -335,6 +367,36 @@ def gpu_build(release: Release, distribution: Distribution, choice: ToolchainCho
         compat=f"cuda-compat-{gpu.cuda.replace('.', '-')}" if compat else None,
         requirement=cudas()[gpu.cuda].requirement(compat=compat),
     )
+
+
+def _elsewhere(packages: CudaPackages, choice: ToolchainChoice) -> CudaPackages:
+    """What is left of a release's packages where CUDA comes from elsewhere."""
+    # What is built with wheels has no XLA, whose tools they lack.
+    tools = () if choice.cuda == WHEELS else packages.tools
+    return replace(packages, packages=(), server=(), hermetic=(), tools=tools)
+
+
+def _check_origin(release: Release, gpu: GpuFacts, choice: ToolchainChoice, *, upstream: bool) -> None:
+    """Refuse an origin of CUDA that cannot give what the sources need."""
+    folder = f"give the folder of a whole toolkit at toolchain.cuda, such as /usr/local/cuda-{gpu.cuda}"
+    if choice.cuda == WHEELS and upstream:
+        raise RecipeError(
+            f"{release.tag}, gpu: upstream's sources cannot be built with CUDA of Python wheels",
+            why="the wheels of CUDA before 13 have no nvcc, nvlink, bin2c and no stub of the driver",
+            remedy=f"{folder}, or leave it out for upstream's own",
+        )
+    if choice.cuda == WHEELS and gpu.cuda not in cuda_wheels():
+        raise RecipeError(
+            f"{release.tag}, gpu: no Python wheels of CUDA {gpu.cuda} are known",
+            why=f"the catalogue has those of {', '.join(cuda_wheels())} (cuda_wheels.yaml)",
+            remedy=folder,
+        )
+    if choice.cuda and gpu.tensorrt and choice.tensorrt is not False:
+        raise RecipeError(
+            f"{release.tag}, gpu: TensorRT is no part of CUDA at toolchain.cuda",
+            why="it comes from NVIDIA's apt repository, as CUDA does",
+            remedy="leave one of the two out: `tensorrt: false` beside it builds without TensorRT",
+        )
 
 
 def _prefix(config: tuple[str, ...], name: str) -> str | None:

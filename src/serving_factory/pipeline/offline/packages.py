@@ -33,16 +33,16 @@ class Downloaded:
     packages: int
     new: int
     bytes: int
-    wheel: Path | None  # the wheel's place in the distdir; None where none is required
+    wheels: tuple[Path, ...]  # places of the wheels in the distdir; empty where none is required
 
 
 def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]) -> Downloaded:
     """Download what a variant's toolchain installs, by way of the base image's own lists of sources."""
     # What the folder holds already stays. The files are put in their places first, the index that names them last.
-    recipe, wheel, distdir = job.recipe, job.recipe.toolchain.wheel, job.recipe.inputs.distdir
+    recipe, wheels, distdir = job.recipe, job.recipe.toolchain.wheels, job.recipe.inputs.distdir
     args = {"BASE": recipe.base.image, "PACKAGES": " ".join(_required_packages(recipe)), "RUN_ID": uuid.uuid4().hex}
-    if wheel:
-        args |= {"WHEEL": wheel.requirement, "WHEEL_SHA256": wheel.sha256, "PIP_OPTIONS": " ".join(wheel.pip_options)}
+    lines = [" ".join((one.file, one.sha256, one.requirement, *one.pip_options)) for one in wheels]
+    args |= {"WHEELS": "\n".join(lines)} if lines else {}
     with tempfile.TemporaryDirectory(prefix="serving-factory-packages-") as scratch:
         out = Path(scratch, "out")
         with secret_files(Path(scratch), secrets_of(recipe.inputs)) as secrets:
@@ -63,16 +63,16 @@ def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]
         for deb in (out / "packages").glob("*.deb"):
             copy_atomically(deb, folder / deb.name)
         _merge_index(folder, out / "packages" / _INDEX)
-        wheel_file = distdir / wheel.file if wheel and distdir else None
-        if wheel_file:
-            copy_atomically(out / "wheels" / wheel_file.name, wheel_file)
+        wheel_files = tuple(distdir / one.file for one in wheels) if distdir else ()
+        for file in wheel_files:
+            copy_atomically(out / "wheels" / file.name, file)
     there = list(folder.glob("*.deb"))
     return Downloaded(
         folder=folder,
         packages=len(there),
         new=len({file.name for file in there} - before),
         bytes=sum(file.stat().st_size for file in there),
-        wheel=wheel_file,
+        wheels=wheel_files,
     )
 
 
@@ -84,6 +84,10 @@ def _required_packages(recipe: Recipe) -> Iterator[str]:
         yield "gnupg"
     if toolchain.wheel and recipe.inputs.distdir is None:
         yield from ("ca-certificates", "python3-pip")  # which then asks the package index
+    if toolchain.gpu and toolchain.gpu.wheels:
+        yield from ("ca-certificates", "python3-pip", "unzip")
+    if toolchain.gpu and toolchain.gpu.device_compiler:
+        yield toolchain.gpu.device_compiler
 
 
 def _error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:

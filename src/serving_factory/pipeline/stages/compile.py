@@ -91,6 +91,7 @@ def decided_by(job: Job, *, base_id: str, source: str) -> Mapping[str, object]:
         "bazel": file_digest(recipe.inputs.bazel) if recipe.inputs.bazel else None,
         "overrides": {name: job.site.tree(folder) for name, folder in recipe.inputs.overrides},
         "patches": [job.site.tree(folder) for folder in recipe.inputs.patches],
+        **({"cuda": job.site.tree(recipe.inputs.cuda_folder)} if recipe.inputs.cuda_folder else {}),
     }
 
 

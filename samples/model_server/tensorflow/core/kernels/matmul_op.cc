@@ -8,7 +8,25 @@
 #include "tensorflow/core/platform/port.h"
 
 namespace tensorflow {
+#ifdef GOOGLE_CUDA
+// False, and nothing is done, where there is no GPU; throws when one fails. In matmul_op_gpu.cu.cc, without a header: Bazel would compile
+// all that depends on this library anew for it.
+bool MatMulGpu(const float* a, const float* b, float* out, int64_t m, int64_t k, int64_t n);
+#endif
+
 namespace {
+bool MatMulOnGpu(const float* a, const float* b, float* out, int64_t m, int64_t k, int64_t n) {
+#ifdef GOOGLE_CUDA
+  try {
+    return MatMulGpu(a, b, out, m, k, n);
+  } catch (const std::exception& problem) {
+    throw Error(error::INTERNAL, problem.what());
+  }
+#else
+  return false;
+#endif
+}
+
 // True when oneDNN did the work. It refuses empty matrices; the loop leaves the zeros that their product is.
 bool MatMulOneDnn(const float* a, const float* b, float* out, int64_t m, int64_t k, int64_t n) {
 #ifdef ENABLE_MKL
@@ -40,6 +58,7 @@ Tensor MatMulKernel(const Inputs& inputs) {
   }
   const int64_t m = a.shape()[0], k = a.shape()[1], n = b.shape()[1];
   Tensor output({m, n});
+  if (MatMulOnGpu(a.data(), b.data(), output.mutable_data(), m, k, n)) return output;
   if (!MatMulOneDnn(a.data(), b.data(), output.mutable_data(), m, k, n)) {
     MatMulLoop(a.data(), b.data(), output.mutable_data(), m, k, n);
   }

@@ -1,0 +1,58 @@
+# TensorFlow Serving 2.19.1, gpu: the slim image that serves.
+# Made by `./factory generate` from dockerfiles/templates; do not edit.
+#
+# Build it, in the root of the repository:
+#   docker buildx build --file samples/dockerfiles/2.19.1/gpu.runtime.Dockerfile --build-context artifact=build/by-hand/2.19.1-gpu --build-context debian:bookworm=docker-image://serving-factory/base:bookworm --tag serving-factory/sample:2.19.1-gpu --load dockerfiles/context
+#
+# Named contexts (--build-context NAME=...):
+#   artifact  what the devel Dockerfile exports: tensorflow_model_server, and rootfs/ with each library, licence and
+#             certificate at its own path, and usr/bin/tf_serving_init
+#   facts     image.env and image.json, which say what the image is; without them the entrypoint does not check the CPU
+
+# WORKDIR: BuildKit's cache cannot distinguish a COPY from nothing from one of a context that was given before.
+FROM scratch AS artifact
+WORKDIR /.none
+FROM scratch AS facts
+WORKDIR /.none
+
+FROM debian:bookworm
+
+# From what changes rarely to what changes often. Not --link: where the base's /lib is a symbolic link and a library came
+# from a real /lib, --link would put a folder in the place of the link.
+COPY --from=artifact rootfs/ /
+# --link: where the builder can keep layers apart from the base (it needs the containerd image store, or a builder in a
+# container), these stay the same on another base and are not pushed again. Elsewhere it does nothing.
+COPY --link --chmod=0755 tf_serving_entrypoint.sh tf_serving_health.sh /usr/bin/
+COPY --link --chmod=0755 --from=artifact tensorflow_model_server /usr/bin/
+COPY --link --chmod=0644 --from=facts image.* /usr/share/serving-factory/
+
+# WORKDIR makes the folder, without a shell. Models are mounted into it or copied there by an image built on this one.
+WORKDIR /models
+WORKDIR /
+
+ENV MODEL_NAME=model \
+    MODEL_BASE_PATH=/models
+
+# What NVIDIA's container runtime hands to the container: every card, unless `docker run --gpus` says otherwise, and of the driver
+# the parts to compute and to ask with; and on which drivers it starts the container at all (a space is an `or`; catalogue: cuda.yaml).
+# CUDA 12.2's own libraries came with rootfs/, in the versions of the devel image.
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NVIDIA_REQUIRE_CUDA="cuda>=12.2 driver>=525.60.13"
+# Where Google Kubernetes Engine and others mount the driver. The loader looks there by this variable alone: a file in /etc/ld.so.conf.d
+# counts once ldconfig has read it, and nothing runs here, or there.
+ENV PATH=/usr/local/nvidia/bin:/usr/local/cuda/bin:${PATH} \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64
+
+# 8500 gRPC, 8501 REST
+EXPOSE 8500 8501
+
+# A number, so that Kubernetes sees that it is not root (runAsNonRoot). Any other user will do as well.
+USER 65532:65532
+
+# A big model takes minutes to load. Until the start period is over only success counts.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 \
+    CMD ["/usr/bin/tf_serving_health.sh"]
+
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/bin/tf_serving_init", "/usr/bin/tf_serving_entrypoint.sh"]
