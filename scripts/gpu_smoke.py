@@ -242,6 +242,8 @@ def try_image(root: Path, models: Path, logs: Path, scratch: Path) -> None:
         if reason := trial.why_not(way):
             print(f"{way.check:<17} left out: {reason}")
             continue
+        if way.note:
+            print(f"{way.check:<17} {way.note} ...", flush=True)
         with serving(root, folder, way, models / trial.question(way).model, logs) as server:
             print(f"{way.check:<17} {try_way(server, facts, way, trial)}", flush=True)
     print(f"{trial.gpu} computed rightly")

@@ -132,7 +132,8 @@ def test_a_gpu_that_computes(
     assert run(script, monkeypatch, tmp_path, image(tmp_path)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "2.19.1-gpu-cuda12.2-sm80-90-v3, driver 535.54.03"
-    assert [line.split()[0] for line in lines[1:-1]] == ["gpu-hidden", "gpu", "gpu-machine-code", "gpu-ptx"]
+    assert [line.split()[0] for line in lines[1:-1]] == ["gpu-hidden", "gpu", "gpu-machine-code", "gpu-ptx", "gpu-ptx"]
+    assert lines[4].endswith("half an hour ...")
     assert "first answer" in lines[2]
     assert "within 0.0e+00" in lines[2]
     assert lines[-1] == "A GPU, capability 8.0 computed rightly"

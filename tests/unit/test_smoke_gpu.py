@@ -8,10 +8,13 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import GpuAccess
+from serving_factory.docker.process import Cancel
 from serving_factory.errors import (
     FactoryError,
     GpuMissingError,
@@ -24,6 +27,7 @@ from serving_factory.smoke import gpu as on_gpus
 from serving_factory.smoke.gpu import CPU, DENSE, GPU, MACHINE_CODE, PTX, WAYS, Gpu, Trial, gpu_in, runs, worst
 from serving_factory.smoke.plan import GpuPlan, SmokePlan
 from serving_factory.smoke.report import SmokeReport, to_json
+from serving_factory.smoke.run import run_checks
 
 from .fake_serving import MODEL, Behaviour
 from .test_smoke import ALL, FakeEngine, Script, plan, smoke  # noqa: F401 - a fixture
@@ -107,6 +111,13 @@ def test_how_servers_on_a_gpu_are_started(gpu_plan: SmokePlan) -> None:
         assert "NVIDIA_VISIBLE_DEVICES" not in environment
     assert ("CUDA_DISABLE_PTX_JIT", "1") in machine_code.environment
     assert ("CUDA_FORCE_PTX_JIT", "1") in ptx.environment
+
+
+def test_what_may_take_long_is_announced(gpu_plan: SmokePlan) -> None:
+    notes: list[str] = []
+    engine = cast("Engine", FakeEngine(Script(), Script(), scripts()))
+    run_checks(engine, "i", plan=gpu_plan, cancel=Cancel(), emit_check=lambda _: None, emit_note=notes.append)
+    assert notes == ["gpu-ptx: the driver translates all device code, which may take half an hour"]
 
 
 def test_servers_on_a_gpu_do_not_share_it(gpu_plan: SmokePlan) -> None:

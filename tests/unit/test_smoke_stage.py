@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import GpuAccess
 from serving_factory.doctor import probes
 from serving_factory.errors import GpuDriverError, GpuMissingError
+from serving_factory.inspection.facts import DeviceCode
 from serving_factory.pipeline.job import GpuUse, Job, Site
 from serving_factory.pipeline.records import write_record
 from serving_factory.pipeline.runner import plan_stages
@@ -61,15 +63,24 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     monkeypatch.setattr(probes, "gpu_driver", lambda: "535.54.03")
     shutil.copytree(MODELS, tmp_path / "models")
 
-    def make(access: GpuAccess | None, use: GpuUse = GpuUse.AUTO, *, flavour: str = "gpu") -> tuple[Job, GpuEngine]:
+    def make(
+        access: GpuAccess | None,
+        use: GpuUse = GpuUse.AUTO,
+        *,
+        flavour: str = "gpu",
+        codes: tuple[str, ...] = ("sm_70", "sm_80", "sm_90", "compute_90"),
+        compat: bool = False,
+    ) -> tuple[Job, GpuEngine]:
         levels = {"flavour": flavour, "levels": ["x86-64-v3"]}
-        matrix = load(tmp_path, document(targets={flavour: levels}))
+        matrix = load(tmp_path, document(targets={flavour: levels}, toolchain={"cuda_compat": compat}))
         engine = GpuEngine(access)
         connect = partial(cast, "Engine", engine)
         site = Site(build=tmp_path / "build", models=tmp_path / "models", connect=connect)
         job = Job(recipe=recipe_for(matrix.variants[0], matrix), site=site, gpu=use)
         for stage in STAGES[: STAGES.index("smoke")]:
             write_record(job.folder, record(stage, variant=job.recipe.variant.id))
+        found = DeviceCode(fat_binaries={" ".join(codes): 1}, sizes=dict.fromkeys(codes, 1))
+        write_record(job.folder, record("extract", device_code=found))
         return job, engine
 
     return make
@@ -152,6 +163,16 @@ def test_a_driver_that_is_too_old_is_refused_before_anything_is_started(
     assert len(engine.containers) == 2
 
 
+@pytest.mark.parametrize(("driver", "refused"), [("470.82.01", False), ("460.32.03", True)])
+def test_an_older_driver_is_enough_where_cuda_compat_serves_it(
+    made: Made, monkeypatch: pytest.MonkeyPatch, driver: str, *, refused: bool
+) -> None:
+    monkeypatch.setattr(probes, "gpu_driver", lambda: driver)
+    job, _ = made(GpuAccess.RUNTIME, compat=True)
+    with pytest.raises(GpuDriverError) if refused else nullcontext():
+        assert smoke(job).gpu
+
+
 def test_a_driver_that_is_not_known_is_no_hindrance(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "gpu_driver", lambda: None)
     job, _ = made(GpuAccess.CDI, GpuUse.REQUIRE)
@@ -179,11 +200,7 @@ def test_the_model_that_a_gpu_computes_is_in_the_key_of_gpu_images_alone(made: M
 
 
 def test_cublas_in_the_image_decides_what_its_ptx_is_asked(made: Made) -> None:
-    job, engine = made(GpuAccess.CDI)
-    variant = replace(job.recipe.variant, capabilities=("compute_80",))
-    job = replace(job, recipe=replace(job.recipe, variant=variant))
-    for stage in STAGES[: STAGES.index("smoke")]:
-        write_record(job.folder, record(stage, variant=variant.id))
+    job, engine = made(GpuAccess.CDI, codes=("sm_80", "compute_80"))
     libraries = job.artifact / "rootfs" / "usr" / "lib"
     libraries.mkdir(parents=True)
     (libraries / "libcublas.so.12").touch()

@@ -102,9 +102,7 @@ class Cuda:
     version: str  # `12.2`
     driver: str  # the oldest Linux driver that the toolkit comes with
     compatible_driver: str | None  # the oldest for minor-version compatibility; None before CUDA 11
-    compat_drivers: (
-        tuple[str, ...] | None
-    )  # branches of older drivers that cuda-compat serves; None where there is none
+    compat_drivers: tuple[str, ...] | None  # older branches that cuda-compat serves; None where there is no such
     architectures: tuple[str, ...]  # compute capabilities that nvcc compiles machine code for, lowest first
     newest_gcc: int  # the newest major version of gcc that nvcc takes as host compiler
 
@@ -119,10 +117,12 @@ class Cuda:
         older = self.compat_drivers if compat and self.compat_drivers else ()
         return " ".join((*least, *(f"driver>={branch},driver<{int(branch) + 1}" for branch in older)))
 
-    def runs_on(self, driver: str, *, ptx: bool = False) -> bool:
-        """Whether a driver runs the toolkit's machine code; with `ptx`, whether it translates its PTX too."""
+    def runs_on(self, driver: str, *, ptx: bool = False, compat: bool = False) -> bool:
+        """Whether a driver runs the toolkit's machine code, with `ptx` its PTX too; `compat` is with cuda-compat."""
         # NVIDIA's CUDA Compatibility, Minor Version Compatibility: within a major version of CUDA an older driver runs
         # what a newer toolkit compiled, but does not know its PTX (CUDA error 222, unsupported PTX version).
+        if compat and str(Version(driver).major) in (self.compat_drivers or ()):
+            return True
         return Version(driver) >= Version(self.driver if ptx else self.minimum_driver)
 
 
@@ -178,8 +178,8 @@ def why_not_compiler(compiler: str, cuda: Cuda) -> str:
     return f"nvcc of CUDA {cuda.version} takes gcc up to {cuda.newest_gcc} as host compiler, not {compiler}"
 
 
-def why_not_driver(driver: str, cuda: Cuda) -> str:
+def why_not_driver(driver: str, cuda: Cuda, *, compat: bool = False) -> str:
     """Return why a driver does not run what a toolkit compiled, likewise; empty if it does."""
-    if cuda.runs_on(driver):
+    if cuda.runs_on(driver, compat=compat):
         return ""
     return f"CUDA {cuda.version} needs driver {cuda.minimum_driver} or later, not {driver}"

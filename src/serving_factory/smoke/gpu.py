@@ -27,12 +27,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to serve; `patience` is how many seconds a first answer may take."""
+    """One way to serve; `patience` is how many seconds a first answer may take, `note` why it may take long."""
 
     check: str
     environment: Mapping[str, str]
     on_gpu: bool = True
     patience: float = 120.0
+    note: str = ""
 
 
 _numbers = random.Random(20190613)  # noqa: S311 - any numbers do, the same in each run
@@ -47,7 +48,12 @@ CPU = Way("gpu-hidden", {"CUDA_VISIBLE_DEVICES": ""}, on_gpu=False)
 GPU = Way("gpu", _ON_GPU)
 MACHINE_CODE = Way("gpu-machine-code", {**_ON_GPU, "CUDA_DISABLE_PTX_JIT": "1"})
 # "could take 30 minutes or longer", says TensorFlow (gpu_device.cc).
-PTX = Way("gpu-ptx", {**_ON_GPU, "CUDA_FORCE_PTX_JIT": "1"}, patience=3600.0)
+PTX = Way(
+    "gpu-ptx",
+    {**_ON_GPU, "CUDA_FORCE_PTX_JIT": "1"},
+    patience=3600.0,
+    note="the driver translates all device code, which may take half an hour",
+)
 WAYS = (CPU, GPU, MACHINE_CODE, PTX)
 
 

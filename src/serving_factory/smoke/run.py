@@ -22,7 +22,13 @@ from serving_factory.smoke.server import GRPC_PORT, MODEL, REST_PORT, Server
 
 
 def run_checks(
-    engine: Engine, image: str, *, plan: SmokePlan, cancel: Cancel, emit_check: Callable[[CheckResult], None]
+    engine: Engine,
+    image: str,
+    *,
+    plan: SmokePlan,
+    cancel: Cancel,
+    emit_check: Callable[[CheckResult], None],
+    emit_note: Callable[[str], None] = lambda _text: None,
 ) -> SmokeReport:
     """Run every check on an image; the first that fails ends the run. The containers are removed in every case."""
     # What a check raised is the report's `error`, and not raised here, so that the caller can write the report first.
@@ -38,6 +44,8 @@ def run_checks(
                 if reason := _why_skipped(check, subject):
                     run.skipped.append((check.name, reason))
                 elif check.way:
+                    if check.way.note and not run.error:
+                        emit_note(f"{check.name}: {check.way.note}")
                     run.check(check.name, partial(_serve, check, check.way, subject))
                 else:
                     run.check(check.name, partial(_act, check, servers))

@@ -11,6 +11,7 @@ from serving_factory.docker.host import GPU_REMEDY, GpuAccess
 from serving_factory.errors import GpuDriverError, GpuMissingError
 from serving_factory.pipeline.job import GpuUse, Job, Progress, Stage
 from serving_factory.pipeline.records import Outputs, write_atomically
+from serving_factory.pipeline.stages.extract import EXTRACT
 from serving_factory.pipeline.stages.package import PACKAGE
 from serving_factory.smoke.gpu import DENSE, OnGpu
 from serving_factory.smoke.plan import GpuPlan, SmokePlan
@@ -68,7 +69,9 @@ def gpu_access(job: Job) -> tuple[GpuAccess | None, str | None]:
             why="Its `docker info` names no runtime nvidia, and no device nvidia.com/gpu=all of a CDI file.",
             remedy=GPU_REMEDY,
         )
-    if access and driver and variant.cuda and (why := why_not_driver(driver, cudas()[variant.cuda])):
+    gpu = job.recipe.toolchain.gpu
+    compat = gpu is not None and gpu.compat is not None
+    if access and driver and variant.cuda and (why := why_not_driver(driver, cudas()[variant.cuda], compat=compat)):
         other = "build a release that it serves (`./factory doctor` names the newest)"
         remedy = f"install a newer driver, or {other}; `--gpu never` tries the image without a GPU"
         raise GpuDriverError(f"{variant.id}: this machine's NVIDIA driver is too old.", why=f"{why}.", remedy=remedy)
@@ -88,7 +91,7 @@ def _gpu_plan(job: Job) -> tuple[GpuPlan | None, str]:
         access=access,
         driver=driver,
         model=job.site.models / DENSE.model,
-        code=job.recipe.variant.device_code,
+        code=job.record(EXTRACT).outputs.device_code.codes,
         library=any((job.artifact / "rootfs").rglob("libcublas.so*")),
     )
     return plan, ""
@@ -123,6 +126,7 @@ def _run(job: Job, progress: Progress) -> Smoked:
         plan=plan,
         cancel=job.cancel,
         emit_check=lambda check: progress(f"{check.name}: {check.text}"),
+        emit_note=progress,
     )
     job.cancel.check()  # a report of a run that was ended would show a failure that none was
     write_atomically(job.folder / "smoke-report.json", to_json(report))
