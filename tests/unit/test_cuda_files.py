@@ -19,11 +19,12 @@ from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.libraries import cuda_packages
 from serving_factory.catalogue.releases import releases
 from serving_factory.errors import RecipeError
+from serving_factory.matrix.load import load_matrix
 from serving_factory.recipes.explain import explain
 from serving_factory.recipes.labels import image_labels
 from serving_factory.recipes.recipe import CONTEXT, recipe_for
 
-from .matrices import ROOT, document, load
+from .matrices import ROOT, SAMPLE, document, load
 from .test_golden_dockerfiles import broken_rules
 
 RULES = yaml.safe_load((Path(__file__).parent / "recorded" / "cuda_rules.yaml").read_text(encoding="utf-8"))
@@ -143,6 +144,21 @@ def test_the_licence_label_names_what_was_put_into_the_image(
     for variant in matrix.variants:
         label = image_labels(recipe_for(variant, matrix), None)["org.opencontainers.image.licenses"]
         assert label.split(" AND ") == ["Apache-2.0", *(licences if variant.flavour is Flavour.GPU else [])]
+
+
+def test_cuda_of_elsewhere_is_under_nvidias_licence_too(tmp_path: Path) -> None:
+    sample = load_matrix(SAMPLE)
+    (wheels, *_) = (one for one in sample.variants if one.flavour is Flavour.GPU)
+    (tmp_path / "cuda" / "include").mkdir(parents=True)
+    (tmp_path / "cuda" / "include" / "cuda.h").write_text("#define CUDA_VERSION 12020\n", encoding="utf-8")
+    targets = {"g": {"flavour": "gpu", "levels": ["x86-64"]}}
+    folder = load(tmp_path, document(releases=["2.19.1"], targets=targets, toolchain={"cuda": "cuda"}))
+    for matrix, variant, licences in (
+        (sample, wheels, NVIDIA[:1]),
+        (folder, folder.variants[0], [*NVIDIA, "BSD-3-Clause"]),
+    ):
+        label = image_labels(recipe_for(variant, matrix), None)["org.opencontainers.image.licenses"]
+        assert label.split(" AND ") == ["Apache-2.0", *licences]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,9 @@ def _licences(recipe: Recipe) -> str:
         return "Apache-2.0"
     left_out = dict(recipe.build_args).get("TENSORRT") == "0"
     tensorrt = gpu.tensorrt.server if gpu.tensorrt and not left_out else ()
-    return " AND ".join(("Apache-2.0", *cuda_licences((*gpu.cuda.server, *gpu.cuda.hermetic, *tensorrt))))
+    # A folder with CUDA is taken to hold what upstream's sources open.
+    local = ("cuda", *(() if gpu.wheels else ("cudnn", "nccl"))) if gpu.local else ()
+    return " AND ".join(("Apache-2.0", *cuda_licences((*gpu.cuda.server, *gpu.cuda.hermetic, *tensorrt, *local))))
 
 
 def image_json(recipe: Recipe, binary: BuiltBinary | None) -> str:
