@@ -10,10 +10,13 @@ import pytest
 from serving_factory.catalogue.libraries import cuda_wheels
 from serving_factory.errors import MatrixError, RecipeError
 from serving_factory.matrix.load import load_matrix
+from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.settings import cuda_in
 from serving_factory.pipeline import inputs as pipeline_inputs
 from serving_factory.pipeline.inputs import secrets_of, stage_inputs
 from serving_factory.recipes.dockerfile import stages
+from serving_factory.recipes.explain import explain
+from serving_factory.recipes.labels import image_labels
 from serving_factory.recipes.recipe import Recipe, recipe_for, recipes_for
 
 from .matrices import SAMPLE, document, load, tree
@@ -25,12 +28,16 @@ def toolkit(folder: Path, version: int = 12020) -> Path:
     return folder
 
 
+def gpu_matrix(folder: Path, tag: str, flavour: str = "gpu", **sections: object) -> Matrix:
+    target = {"flavour": flavour, "levels": ["x86-64"]}
+    return load(folder, document(releases=[tag], targets={"t": target}, **sections))
+
+
 def recipe(
     folder: Path, tag: str = "2.19.1", flavour: str = "gpu", *, own_sources: bool = False, **choice: object
 ) -> Recipe:
     sections = {"source": str(tree(folder / "source"))} if own_sources else {}
-    target = {"flavour": flavour, "levels": ["x86-64"]}
-    matrix = load(folder, document(releases=[tag], targets={"t": target}, toolchain=choice, **sections))
+    matrix = gpu_matrix(folder, tag, flavour, toolchain=choice, **sections)
     return recipe_for(matrix.variants[0], matrix)
 
 
@@ -97,6 +104,30 @@ def test_a_machine_whose_certificates_are_not_known_leaves_them_to_the_base(monk
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
     monkeypatch.setenv("SSL_CERT_DIR", "/nowhere")
     assert secrets_of(sample()["gpu-cuda12.2-v1"].inputs) == {}
+
+
+def test_the_image_of_a_gpu_variant_names_nvidias_licence() -> None:
+    labels = {name: image_labels(one, None)["org.opencontainers.image.licenses"] for name, one in sample().items()}
+    assert labels.pop("cpu-v1") == labels.pop("cpu-v3") == labels.pop("mkl-v3") == "Apache-2.0"
+    assert set(labels.values()) == {"Apache-2.0 AND LicenseRef-NVIDIA-End-User-License-Agreement"}
+
+
+def test_what_brings_cuda_is_explained(tmp_path: Path) -> None:
+    matrix = load_matrix(SAMPLE)
+    made = recipe_for(next(one for one in matrix.variants if one.cuda), matrix)
+    entries = {one.name: one for _, section in explain(made, matrix, devel_command="") for one in section}
+    assert entries["cuda_from"].value == "NVIDIA's Python wheels"
+    assert "matrix.yaml:" in entries["cuda_from"].origin
+    assert entries["device_compiler"].value == "clang-19"
+    folder = str(toolkit(tmp_path / "cuda"))
+    for choice, tag, expected in (
+        ({"cuda": folder}, "2.19.1", folder),
+        ({}, "2.19.1", "Bazel's downloads"),
+        ({}, "2.17.1", "NVIDIA's apt repositories"),
+    ):
+        matrix = gpu_matrix(tmp_path, tag, toolchain=choice)
+        page = explain(recipe_for(matrix.variants[0], matrix), matrix, devel_command="")
+        assert {one.name: one.value for _, section in page for one in section}["cuda_from"] == expected
 
 
 # --- what cannot be ---------------------------------------------------------------------------------------------------

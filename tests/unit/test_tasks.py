@@ -682,6 +682,14 @@ def test_a_build_says_once_what_nothing_pins(factory: Factory, tmp_path: Path) -
     assert loose.code == pinned.code == 11, "there is no engine"
 
 
+def test_nvidias_licence_is_named_before_cuda_is_downloaded(factory: Factory, tmp_path: Path) -> None:
+    matrix = write(tmp_path, SMALL + "  other: {flavour: gpu, levels: [x86-64]}\n")
+    ended = factory("build", "--matrix", str(matrix))
+    assert ended.err.count("CUDA 12.2 is NVIDIA's: who builds a gpu variant accepts its licence") == 1
+    assert "CUDA" not in factory("build", "--matrix", str(matrix), "--target", "standard").err
+    assert "CUDA" not in factory("package", "--matrix", str(matrix)).err
+
+
 def test_a_locked_build_refuses_before_it_looks_for_an_engine(factory: Factory, tmp_path: Path) -> None:
     matrix = write(tmp_path, SMALL)
     ended = factory("build", "--matrix", str(matrix), "--locked")

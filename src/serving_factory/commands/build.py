@@ -138,6 +138,7 @@ def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResu
             f"Not pinned: {', '.join(unpinned)}. `./factory lock` pins base images by digest; "
             "`build --locked` refuses those that are not pinned."
         )
+    progress(*_licence_notes(run))
     checkout, site = options.asked.checkout, run.site
     with hold_lock(checkout.build), hold_matrix_lock(site.build):
         turns, estimate = _begin(run)
@@ -178,6 +179,17 @@ def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResu
         write(pushed_list(results))
     _end(results, done.ended_by)
     return results
+
+
+def _licence_notes(run: _Run) -> Iterator[str]:
+    """NVIDIA's licence wants to be read before CUDA is downloaded."""
+    compiles = next((one for one in run.stages if one.compiles), None)
+    gpus = (job.recipe.toolchain.gpu for job in run.jobs if compiles and has_work(compiles, job))
+    for version in dict.fromkeys(gpu.version for gpu in gpus if gpu):
+        yield (
+            f"CUDA {version} is NVIDIA's: who builds a gpu variant accepts its licence, "
+            "https://docs.nvidia.com/cuda/eula/. A copy is in each image, in /usr/share/doc."
+        )
 
 
 def _needs(run: _Run, estimate: RunEstimate) -> tuple[list[Download], str]:

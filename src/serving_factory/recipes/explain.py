@@ -83,7 +83,7 @@ def explain_upstream(variant: Variant, matrix: Matrix) -> Explanation:
         Explained("base", choice.base or facts.base, _chosen(matrix, release, "toolchain", "base")),
         Explained("compiler", compiler, _chosen(matrix, release, "toolchain", "compiler")),
         Explained("bazel", bazel, _chosen(matrix, release, "bazel", "version")),
-        Explained("configs", configs, _configs_origin(variant, matrix)),
+        Explained("configs", configs, _of_flavour("configs", variant, matrix)),
     )
     return (("toolchain", toolchain),)
 
@@ -101,12 +101,13 @@ def explain(recipe: Recipe, matrix: Matrix, *, devel_command: str) -> Explanatio
 
 def _compile(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     variant, settings = recipe.variant, matrix.settings_of(recipe.release.tag)
-    configs = tuple(f"--config={name}" for name in recipe.toolchain.configs)
+    configs, flags = tuple(f"--config={name}" for name in recipe.toolchain.configs), recipe.toolchain.flags
     options = {"options": settings.bazel.options, "startup_options": settings.bazel.startup_options}
     return (
         Explained("source", str(recipe.source), _chosen(matrix, recipe.release, "source")),
         Explained("bazel_target", UPSTREAM_TARGET),
-        Explained("configs", configs, _configs_origin(variant, matrix)),
+        Explained("configs", configs, _of_flavour("configs", variant, matrix)),
+        *([Explained("flags", flags, _of_flavour("flags", variant, matrix))] if flags else []),
         Explained("copts", variant.all_copts),
         *(
             Explained(f"bazel_{key}", tuple(given), _chosen(matrix, recipe.release, "bazel", key))
@@ -132,6 +133,7 @@ def _toolchain(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
         Explained("base_image_used", recipe.base.image, origin(matrix, stand_in, otherwise="as named")),
         Explained("compiler", toolchain.compiler, _chosen(matrix, release, "toolchain", "compiler")),
         *_python(recipe, matrix),
+        *_cuda(recipe, matrix),
         *_tensorrt(recipe, matrix),
         *_compat(recipe, matrix),
         Explained("bazel", bazel, _chosen(matrix, release, "bazel", "version")),
@@ -146,6 +148,18 @@ def _python(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
     source = release_origin(matrix, recipe.release.tag, path, otherwise=otherwise)
     python = recipe.toolchain.python
     return (Explained("python", python.version, source),) if python else ()
+
+
+def _cuda(recipe: Recipe, matrix: Matrix) -> Iterator[Explained]:
+    """Where a gpu build gets CUDA, and what compiles device code where that is a compiler of its own."""
+    gpu = recipe.toolchain.gpu
+    if gpu:
+        given = recipe.inputs.cuda_folder or ("NVIDIA's Python wheels" if gpu.local else "")
+        usual = "NVIDIA's apt repositories" if gpu.cuda.packages else "Bazel's downloads"
+        yield Explained("cuda_from", str(given or usual), _chosen(matrix, recipe.release, "toolchain", "cuda"))
+        if gpu.device_compiler:
+            source = _chosen(matrix, recipe.release, "toolchain", "device_compiler")
+            yield Explained("device_compiler", gpu.device_compiler, source)
 
 
 def _tensorrt(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
@@ -260,8 +274,8 @@ def _chosen(matrix: Matrix, release: Release, *path: str) -> str:
     return release_origin(matrix, release.tag, path, otherwise=f"{CATALOGUE}, release {release.tag}")
 
 
-def _configs_origin(variant: Variant, matrix: Matrix) -> str:
-    return _chosen(matrix, releases()[variant.release], "toolchain", "configs", variant.flavour.value)
+def _of_flavour(key: str, variant: Variant, matrix: Matrix) -> str:
+    return _chosen(matrix, releases()[variant.release], "toolchain", key, variant.flavour.value)
 
 
 def _doubts(variant: Variant, matrix: Matrix) -> Iterator[Explained]:

@@ -330,6 +330,7 @@ def gpu_build(
     gpu = release.flavours[Flavour.GPU].gpu
     known = cuda_packages(release)
     packages = _elsewhere(known, choice) if choice.cuda else known
+    wheels = cuda_wheels().get(gpu.cuda, ()) if gpu and choice.cuda == WHEELS else ()
     compat = choice.cuda_compat and gpu is not None and cudas()[gpu.cuda].compat_drivers is not None
     if gpu is None or ((packages.packages or compat) and distribution.nvidia is None):
         raise RecipeError(
@@ -338,7 +339,7 @@ def gpu_build(
             remedy="take one of Ubuntu's images at toolchain.base in the matrix file, or leave it out for upstream's; "
             "or name another origin of CUDA at toolchain.cuda",
         )
-    _check_origin(release, gpu, choice, upstream=upstream)
+    _check_origin(release, gpu, choice, wheels, upstream=upstream)
     config = release.configs.get(gpu.config, ())
     capabilities = _prefix(config, _CAPABILITIES)
     tensorrt_flag = _prefix(config, _TENSORRT) if gpu.tensorrt else None
@@ -353,7 +354,7 @@ def gpu_build(
         version=gpu.cuda,
         cuda=packages,
         local=choice.cuda is not None,
-        wheels=cuda_wheels()[gpu.cuda] if choice.cuda == WHEELS else (),
+        wheels=wheels,
         device_compiler=choice.device_compiler,
         stub=bool(known.packages),
         repositories=_repositories(packages, distribution.nvidia, compat=compat) if distribution.nvidia else (),
@@ -376,7 +377,9 @@ def _elsewhere(packages: CudaPackages, choice: ToolchainChoice) -> CudaPackages:
     return replace(packages, packages=(), server=(), hermetic=(), tools=tools)
 
 
-def _check_origin(release: Release, gpu: GpuFacts, choice: ToolchainChoice, *, upstream: bool) -> None:
+def _check_origin(
+    release: Release, gpu: GpuFacts, choice: ToolchainChoice, wheels: tuple[Wheel, ...], *, upstream: bool
+) -> None:
     """Refuse an origin of CUDA that cannot give what the sources need."""
     folder = f"give the folder of a whole toolkit at toolchain.cuda, such as /usr/local/cuda-{gpu.cuda}"
     if choice.cuda == WHEELS and upstream:
@@ -385,7 +388,7 @@ def _check_origin(release: Release, gpu: GpuFacts, choice: ToolchainChoice, *, u
             why="the wheels of CUDA before 13 have no nvcc, nvlink, bin2c and no stub of the driver",
             remedy=f"{folder}, or leave it out for upstream's own",
         )
-    if choice.cuda == WHEELS and gpu.cuda not in cuda_wheels():
+    if choice.cuda == WHEELS and not wheels:
         raise RecipeError(
             f"{release.tag}, gpu: no Python wheels of CUDA {gpu.cuda} are known",
             why=f"the catalogue has those of {', '.join(cuda_wheels())} (cuda_wheels.yaml)",
