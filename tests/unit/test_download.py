@@ -128,6 +128,34 @@ def test_certificates_that_are_none_are_reported(tmp_path: Path) -> None:
     assert "BEGIN CERTIFICATE" in caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    "address", ["http://[::1", "http://a..b/", f"http://{'a' * 80}.invalid/", "http://127.0.0.1:port/", "http://\xff/"]
+)
+def test_a_redirection_to_what_is_no_address_is_no_answer(fake: FakeRegistry, address: str) -> None:
+    fake.handler = lambda _, request: request.reply(307, Location=address)
+    with pytest.raises(NoAnswerError) as caught:
+        ask(fake)
+    assert caught.value.trouble in {Trouble.ADDRESS, Trouble.UNREACHABLE}
+    with pytest.raises(DownloadError, match="cannot be fetched"):
+        fetch_text(f"http://{fake.host}/x")
+
+
+@pytest.mark.parametrize(
+    "address", ["ftp://127.0.0.1:1/x", "file:///etc/passwd", "data:text/plain,x", "gopher://x", ""]
+)
+def test_no_redirection_leads_out_of_http(fake: FakeRegistry, address: str) -> None:
+    fake.handler = lambda _, request: request.reply(307, b"over there", Location=address)
+    assert (ask(fake).status, ask(fake).body) == (307, b"over there")
+
+
+@pytest.mark.parametrize("proxy", ["http:/x", "http://[::1", "http://127.0.0.1:port"])
+def test_a_proxy_that_is_no_address_is_no_answer(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(NoAnswerError) as caught:
+        Client().ask("GET", "http://mirror.invalid/")
+    assert caught.value.trouble in {Trouble.ADDRESS, Trouble.UNREACHABLE}
+
+
 # --- Retry-After ------------------------------------------------------------------------------------------------------
 
 

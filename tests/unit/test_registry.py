@@ -229,7 +229,13 @@ class TestManifestDigest:
         with pytest.raises(error):
             Registry(fake.host).manifest_digest("a", "1")
 
-    @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"no json"])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            *(b"", b"[]", b"{}", b"no json", b"[" * 100_000, b'{"token": 7}'),
+            *(b'{"token": "two\\nlines"}', b'{"token": "\xe2\x82\xac"}', b'{"token": ""}', b'{"token": "a b"}'),
+        ],
+    )
     def test_token_service_that_talks_nonsense(self, fake: FakeRegistry, body: bytes) -> None:
         def handler(fake: FakeRegistry, request: Handler) -> None:
             if request.path.startswith("/token"):
@@ -238,8 +244,9 @@ class TestManifestDigest:
                 wants_token(fake, request)
 
         fake.handler = handler
-        with pytest.raises(RegistryError, match="gave no token"):
+        with pytest.raises(RegistryError, match="gave no token") as caught:
             Registry(fake.host).manifest_digest("a", "1")
+        assert "lines" not in str(caught.value), "what was given for a secret is shown to nobody"
 
     @pytest.mark.parametrize("challenge", ["Negotiate", 'Bearer realm="file:///etc/passwd"', "Bearer"])
     def test_unknown_challenge(self, fake: FakeRegistry, challenge: str) -> None:
@@ -387,6 +394,13 @@ class TestPlatforms:
         with pytest.raises(RegistryError, match="does not hold"):
             Registry(fake.host).platforms("a", digest)
 
+    def test_of_what_is_nested_too_deep(self, fake: FakeRegistry) -> None:
+        deep = b"[" * 100_000
+        digest = f"sha256:{hashlib.sha256(deep).hexdigest()}"
+        Shelf(fake).documents[digest] = deep
+        with pytest.raises(RegistryError, match="does not hold"):
+            Registry(fake.host).platforms("a", digest)
+
     @pytest.mark.parametrize("entry", [{}, {"platform": None}, None])
     def test_an_entry_without_a_platform_is_for_none(self, fake: FakeRegistry, entry: object) -> None:
         assert "linux/amd64" not in Registry(fake.host).platforms("a", Shelf(fake).put({"manifests": [entry]}))
@@ -483,6 +497,13 @@ class TestTryPush:
         assert getattr(caught.value, "retry_after", 9) == 9
         if status == 404:
             assert "team/image" in caught.value.what
+
+    @pytest.mark.parametrize("place", ["http://[::1", "http://127.0.0.1:1/x", "ftp://x", "", "https://{host}/x"])
+    def test_no_other_host_hears_of_the_upload(self, fake: FakeRegistry, place: str) -> None:
+        fake.handler = lambda fake, request: request.reply(202, Location=place.format(host=fake.host))
+        Registry(fake.host, credentials=ME).try_push("team/image")
+        assert fake.asked[0].startswith("POST")
+        assert [one for one in fake.asked if "uploads" not in one] == []
 
     def test_one_that_cannot_cancel_uploads(self, fake: FakeRegistry) -> None:
         fake.handler = lambda _, request: (

@@ -36,6 +36,7 @@ class Trouble(StrEnum):
     """Why there is no usable answer."""
 
     UNREACHABLE = "nothing answers at that address"
+    ADDRESS = "an address, or a proxy's, is not valid"
     CUT = "the connection broke"
     SLOW = "the answer took too long"
     TOO_BIG = "the answer is too large"
@@ -133,18 +134,19 @@ class Client:
 
     def ask(self, method: str, url: str, headers: Mapping[str, str] | None = None, data: bytes | None = None) -> Answer:
         """Send one request; redirections are followed without these headers. Raises NoAnswerError."""
-        request = urllib.request.Request(url, data=data, method=method)  # noqa: S310 - callers give http and https only
-        for name, value in (headers or {}).items():
-            request.add_unredirected_header(name, value)
         patience = self.patience
         deadline = time.monotonic() + patience.total
 
         def report(waited: float) -> None:
             if patience.report is not None:
-                patience.report(f"waiting for {request.host}, {waited:.0f} s so far")
+                host = urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
+                patience.report(f"waiting for {host}, {waited:.0f} s so far")
 
-        exchange = partial(self._exchange, request, deadline)
         try:
+            request = urllib.request.Request(url, data=data, method=method)  # noqa: S310 - callers give http and https
+            for name, value in (headers or {}).items():
+                request.add_unredirected_header(name, value)
+            exchange = partial(self._exchange, request, deadline)
             return bounded(exchange, seconds=patience.total, cancel=patience.cancel, on_wait=report)
         except urllib.error.URLError as error:
             trouble = next((each for kind, each in _TROUBLES if isinstance(error.reason, kind)), Trouble.UNREACHABLE)
@@ -152,7 +154,10 @@ class Client:
         except TimeoutError as error:
             raise NoAnswerError(Trouble.SLOW, str(error) or "timed out") from error
         except (OSError, http.client.HTTPException) as error:
-            raise NoAnswerError(Trouble.CUT, repr(error)) from error
+            trouble = Trouble.ADDRESS if isinstance(error, http.client.InvalidURL) else Trouble.CUT
+            raise NoAnswerError(trouble, repr(error)) from error
+        except ValueError as error:  # of a redirection, or of the environment; a UnicodeError is one
+            raise NoAnswerError(Trouble.ADDRESS, error) from error
 
     def _exchange(self, request: urllib.request.Request, deadline: float) -> Answer:
         try:
@@ -228,9 +233,11 @@ class _Proxies(urllib.request.ProxyHandler):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Keeps the method: the standard library turns a redirected HEAD into a GET."""
+    """Keeps the method, which the standard library turns from HEAD into GET, and stays with http and https."""
 
     def redirect_request(self, req: urllib.request.Request, *answer: Any) -> urllib.request.Request | None:  # noqa: ANN401
+        if not re.match("https?://", answer[-1], re.IGNORECASE):
+            return None
         redirected = super().redirect_request(req, *answer)
         if redirected is not None:
             redirected.method = req.get_method()

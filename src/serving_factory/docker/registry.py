@@ -50,6 +50,8 @@ MANIFESTS = (
 )
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PATH_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
+_NO_JSON = (ValueError, RecursionError)
+_TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header may hold
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 _TLS_TRIAL = 5.0  # seconds in which a registry that may go without TLS shows whether it speaks it
 
@@ -291,9 +293,12 @@ class Registry:
                 remedy="Create the repository there first, or correct image.repository in the matrix file.",
             )
         self._check(answer)
-        if location := answer.headers.get("Location"):
-            with suppress(FactoryError):  # one that is left there expires
-                self._open("DELETE", urllib.parse.urljoin(url, location), headers)
+        with suppress(FactoryError, ValueError):  # an upload that is left there expires
+            upload = urllib.parse.urljoin(url, answer.headers["Location"] or "")
+            if (
+                urllib.parse.urlsplit(upload)[:2] == urllib.parse.urlsplit(url)[:2]
+            ):  # no other host gets our credentials
+                self._open("DELETE", upload, headers)
 
     def _content(self, repository: str, kind: str, digest: str) -> dict[str, Any]:
         """Fetch a JSON document by its digest."""
@@ -301,7 +306,7 @@ class Registry:
         body = b"" if answer is None else answer.body
         try:
             found = json.loads(body)
-        except ValueError:
+        except _NO_JSON:
             found = None
         if isinstance(found, dict) and f"sha256:{hashlib.sha256(body).hexdigest()}" == digest:
             return found
@@ -367,13 +372,16 @@ class Registry:
         self._check(answer)
         try:
             found = json.loads(answer.body)
-            return str(found.get("token") or found["access_token"])
-        except (ValueError, KeyError, AttributeError) as error:
-            raise RegistryError(
-                f"The token service of {self.host} gave no token.",
-                why=f"{realm} answered: {answer.reason}",
-                remedy="Check that the registry's token service (its 'realm') is set up right.",
-            ) from error
+            token = found.get("token") or found["access_token"]
+        except (*_NO_JSON, KeyError, AttributeError):
+            token = None
+        if isinstance(token, str) and _TOKEN.fullmatch(token):
+            return token
+        raise RegistryError(
+            f"The token service of {self.host} gave no token.",
+            why=f"{realm} answered: {answer.reason}" if token is None else f"What {realm} gave is no token.",
+            remedy="Check that the registry's token service (its 'realm') is set up right.",
+        )
 
     def _check(self, answer: Answer) -> None:
         status, why = answer.status, f"It answered {answer.status}: {answer.reason}"
