@@ -129,7 +129,7 @@ def test_certificates_that_are_none_are_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["http://[::1", "http://a..b/", f"http://{'a' * 80}.invalid/", "http://127.0.0.1:port/", "http://\xff/"]
+    "address", ["http://a..b/", f"http://{'a' * 80}.invalid/", "http://127.0.0.1:port/", "http://\xff/"]
 )
 def test_a_redirection_to_what_is_no_address_is_no_answer(fake: FakeRegistry, address: str) -> None:
     fake.handler = lambda _, request: request.reply(307, Location=address)
@@ -140,9 +140,7 @@ def test_a_redirection_to_what_is_no_address_is_no_answer(fake: FakeRegistry, ad
         fetch_text(f"http://{fake.host}/x")
 
 
-@pytest.mark.parametrize(
-    "address", ["ftp://127.0.0.1:1/x", "file:///etc/passwd", "data:text/plain,x", "gopher://x", ""]
-)
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1:1/x", "file:///etc/passwd", "data:,x", "http://[::1", "//[", ""])
 def test_no_redirection_leads_out_of_http(fake: FakeRegistry, address: str) -> None:
     fake.handler = lambda _, request: request.reply(307, b"over there", Location=address)
     assert (ask(fake).status, ask(fake).body) == (307, b"over there")

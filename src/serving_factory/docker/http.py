@@ -233,15 +233,25 @@ class _Proxies(urllib.request.ProxyHandler):
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Keeps the method, which the standard library turns from HEAD into GET, and stays with http and https."""
+    """Keeps the method: the standard library turns a redirected HEAD into a GET."""
 
     def redirect_request(self, req: urllib.request.Request, *answer: Any) -> urllib.request.Request | None:  # noqa: ANN401
-        if not re.match("https?://", answer[-1], re.IGNORECASE):
-            return None
         redirected = super().redirect_request(req, *answer)
         if redirected is not None:
             redirected.method = req.get_method()
         return redirected
+
+    def http_response(self, request: urllib.request.Request, response: http.client.HTTPResponse) -> object:
+        """Forget a new address that is none, or is not of HTTP: it is not followed then."""
+        try:
+            target = urllib.parse.urljoin(request.full_url, response.headers.get("Location", ""))
+        except ValueError:
+            target = ""
+        if not target.startswith(("http://", "https://")):
+            del response.headers["Location"]
+        return response
+
+    https_response = http_response
 
 
 def fetch_text(url: str, client: Client | None = None) -> str | None:
