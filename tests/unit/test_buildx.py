@@ -250,6 +250,7 @@ class FakeRun:
         self.lines, self.code, self.files, self.metadata = lines, code, files or {}, metadata or {}
         self.error = error
         self.argv: list[str] = []
+        self.waits: list[float] = []
 
     def __call__(
         self, argv: list[str], *, on_line: Callable[[str], None], cancel: Cancel | None = None, **limits: float
@@ -260,6 +261,7 @@ class FakeRun:
             on_line("said by docker version")
             return self.version_code
         self.argv = argv
+        self.waits += [limits["answer_within"]]
         if "--output" in argv:
             folder = Path(argv[argv.index("--output") + 1].partition("dest=")[2])
             for name, text in self.files.items():
@@ -427,8 +429,14 @@ class TestFailureIsAsked:
 
     def test_an_engine_that_says_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         late = TimeoutError(errno.ETIMEDOUT, "docker printed nothing within 120 s")
+        busy, silent = FakeRun([], 0, error=late), FakeRun([], 0, error=late, version_code=1)
         with pytest.raises(EngineUnavailableError, match="does not answer"):
-            build(monkeypatch, FakeRun([], 0, error=late))
+            build(monkeypatch, busy)
+        assert busy.waits == [buildx.FIRST_WORD, buildx.BUSY], "it answers questions: it gets more time"
+        with pytest.raises(EngineUnavailableError, match="does not answer") as caught:
+            build(monkeypatch, silent)
+        assert silent.waits == [buildx.FIRST_WORD]
+        assert "said by docker version" in caught.value.why
 
 
 class TestOutputFolder:

@@ -63,7 +63,7 @@ def test_sizes_of_the_build_cache_and_of_our_mounts_in_it(
 ) -> None:
     """Without anything that an image shares, buildx prints no line for what is private."""
     printed = PRINTED.replace("Private:\t136.5MB\n", shared)
-    monkeypatch.setattr(caches, "_buildx", lambda *_: printed)
+    monkeypatch.setattr(caches, "_usage", lambda: printed)
     assert cache_sizes("serving-factory-") == (held, 16_500_000)
 
 
@@ -126,6 +126,26 @@ def test_a_machine_without_the_docker_command_is_reported(monkeypatch: pytest.Mo
         drop_cache_mounts("x")
     with pytest.raises(EngineUnavailableError, match="The docker command is missing"):
         work_on_mounts(tmp_path, ["show"], base="base:1")
+
+
+@pytest.mark.parametrize("ended_by", [KeyboardInterrupt(), EngineUnavailableError("gone")])
+def test_after_ctrl_c_a_silent_engine_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ended_by: BaseException
+) -> None:
+    waited: list[float] = []
+
+    def silent(_argv: Sequence[str], *, timeout: float, **_more: object) -> int:
+        waited.append(timeout)
+        raise TimeoutError
+
+    def build(*_: object, **__: object) -> BuildResult:
+        raise ended_by
+
+    monkeypatch.setattr(process, "run", silent)
+    monkeypatch.setattr(caches, "build", build)
+    with pytest.raises(type(ended_by)):
+        work_on_mounts(tmp_path, ["show"], base="base:1")
+    assert waited == [5.0]
 
 
 def test_what_failed_is_reported_and_not_that_nothing_could_be_cleaned_up(

@@ -139,12 +139,15 @@ class TestConnect:
         assert "Upgrade" in caught.value.remedy
 
     def test_an_engine_that_accepts_and_never_answers(self, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(engines, "CONNECT_TIMEOUT", 0.3)
+        monkeypatch.setattr(engines, "FIRST_ANSWER", 0.3)
+        monkeypatch.setattr("serving_factory.docker.process.REPORT_AFTER", 0.1)
+        said: list[str] = []
         with socket.create_server(("127.0.0.1", 0)) as silent:
             monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
             with pytest.raises(EngineUnavailableError, match="does not answer") as caught:
-                Engine.connect()
+                Engine.connect(said.append)
         assert "no answer within 0.3 s" in caught.value.why
+        assert said == ["waiting for the Docker engine, 0 s so far"]
         assert not fake.asked
 
     def test_unknown_context(self, monkeypatch: pytest.MonkeyPatch, fake: FakeEngine, tmp_path: Path) -> None:

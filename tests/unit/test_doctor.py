@@ -132,6 +132,17 @@ def test_an_engine_that_does_not_answer(monkeypatch: pytest.MonkeyPatch, error: 
     assert remedy in caught.value.remedy
 
 
+@pytest.mark.parametrize("text", ["null", "[]", "{}", "", "<html>", "[" * 100_000, '{"SystemTime": ""}'])
+def test_what_does_not_answer_as_an_engine(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    def run(_argv: object, *, on_line: Any, **_more: object) -> int:  # noqa: ANN401 - a callback
+        on_line(text)
+        return 0
+
+    monkeypatch.setattr("serving_factory.docker.process.run", run)
+    with pytest.raises(EngineUnavailableError):
+        engine_facts()
+
+
 @pytest.mark.parametrize(
     ("text", "count"),
     [("16.5MB", 16_500_000), ("2GiB", 2 * GIB), ("512kB", 512_000), ("0B", 0), ("3TB", 3 * 10**12), ("much", None)],

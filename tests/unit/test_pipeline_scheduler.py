@@ -341,6 +341,23 @@ class FakeEngine:
         return {"a:1": "sha256:1"}
 
 
+def test_an_engine_that_does_not_answer_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def connect(report: object) -> None:
+        asked.append(report)
+        raise EngineUnavailableError("it does not answer")
+
+    monkeypatch.setattr("serving_factory.docker.engine.Engine.connect", connect)
+    said: list[str] = []
+    site = Site(build=tmp_path, models=tmp_path, report=said.append)
+    for _ in range(2):
+        with pytest.raises(EngineUnavailableError):
+            site.image_id("a")
+    assert asked == [said.append], "and what it is asked with says that it is waited for"
+    assert not site.knows_engine
+
+
 def test_a_site_asks_once_and_only_when_needed(tmp_path: Path) -> None:
     engine = FakeEngine()
     site = Site(build=tmp_path, models=tmp_path, connect=lambda: engine)  # type: ignore[arg-type,return-value]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serving_factory.commands.shared import Asked
+from serving_factory.commands.shared import Asked, progress
 from serving_factory.errors import EngineError, EngineUnavailableError, UsageError
 from serving_factory.output.text import size
 from serving_factory.pipeline.budget import Budget, Candidate, Limits, Schedule, one_by_one, schedule
@@ -19,7 +19,7 @@ from serving_factory.recipes.recipe import recipes_for
 
 def site_of(asked: Asked, registry: str = "") -> Site:
     """Where the pipeline of a matrix file works."""
-    return Site(build=asked.folder, models=asked.checkout.models, registry=registry or None)
+    return Site(build=asked.folder, models=asked.checkout.models, registry=registry or None, report=progress)
 
 
 def jobs_of(asked: Asked, variants: Sequence[str]) -> list[Job]:

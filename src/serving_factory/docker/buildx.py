@@ -30,7 +30,8 @@ from serving_factory.errors import (
 )
 
 TAIL = 60  # lines of the failing step that an error carries; of Bazel's, half only show that it is at work
-FIRST_WORD = 120.0  # seconds in which the engine says that it has begun
+FIRST_WORD = 20.0  # seconds in which the engine says that it has begun
+BUSY = 120.0  # the same of one that answers questions all the same
 PARTIAL = ".partial-"
 RUN_EXIT_CODE = re.compile(r"did not complete successfully: exit code: (\d+)")
 NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
@@ -132,9 +133,7 @@ def build(
     with os_errors_typed(), _scratch(request.output) as (metadata, partial):
         argv = request.argv(metadata=metadata, output=partial)
         try:
-            code = process.run(
-                argv, on_line=lambda line: handle(status.feed(line)), cancel=cancel, answer_within=FIRST_WORD
-            )
+            code = _run(argv, lambda line: handle(status.feed(line)), cancel)
         except FileNotFoundError as error:
             raise client.docker_missing(error) from error
         except TimeoutError as error:
@@ -150,6 +149,14 @@ def build(
             found = json.loads(metadata.read_text(encoding="utf-8"))
             image_id = found.get("containerimage.config.digest") or found.get("containerimage.digest")
     return BuildResult(image_id=image_id, steps=status.steps, cached=status.cached)
+
+
+def _run(argv: list[str], on_line: Callable[[str], None], cancel: Cancel | None) -> int:
+    try:
+        return process.run(argv, on_line=on_line, cancel=cancel, answer_within=FIRST_WORD)
+    except TimeoutError:
+        client.run_docker("version", timeout=client.ANSWER)
+    return process.run(argv, on_line=on_line, cancel=cancel, answer_within=BUSY)
 
 
 def csv_fields(*fields: str) -> str:

@@ -16,7 +16,8 @@ from serving_factory.docker.host import byte_count
 from serving_factory.docker.solve_status import Step
 from serving_factory.errors import cleaned_up
 
-_PRUNE_TIMEOUT = 600.0
+_LIST_TIMEOUT, _PRUNE_TIMEOUT = 60.0, 600.0
+_UNKNOWN = 5.0  # seconds for an engine that has not answered yet
 _TOTAL = re.compile(r"^(Private|Total):\s+(\S+)$", re.MULTILINE)
 _FIELD = re.compile(r"(ID|Description|Size):\s+(.*)")
 # BuildKit of engine 26 prints the id with a slash before it that is not in the Dockerfile.
@@ -34,12 +35,12 @@ class CacheMount:
 
 def cache_mounts(prefix: str) -> tuple[CacheMount, ...]:
     """List the engine's cache mounts whose id begins with `prefix`."""
-    return tuple(mount for mount in parse_disk_usage(_buildx("du", "--verbose")) if mount.id.startswith(prefix))
+    return tuple(mount for mount in parse_disk_usage(_usage()) if mount.id.startswith(prefix))
 
 
 def cache_sizes(prefix: str) -> tuple[int, int]:
     """Bytes of the build cache without what images share, and of the cache mounts whose id begins with `prefix`."""
-    text = _buildx("du", "--verbose")
+    text = _usage()
     totals = {name: byte_count(size) or 0 for name, size in _TOTAL.findall(text)}
     mounts = sum(byte_count(mount.size) or 0 for mount in parse_disk_usage(text) if mount.id.startswith(prefix))
     return totals.get("Private", totals.get("Total", 0)), mounts
@@ -73,7 +74,8 @@ def work_on_mounts(
             contexts=() if parcel is None else (("parcel", str(parcel)),),
             output=output or Path(scratch, "nothing"),
         )
-        with cleaned_up(_drop_leftovers):
+        # An engine that has done nothing may be a silent one: Ctrl-C does not wait for it.
+        with cleaned_up(lambda: _drop_leftovers(_LIST_TIMEOUT if lines else _UNKNOWN)):
             build(request, on_step=on_step, log=io.StringIO())
     return tuple(lines)
 
@@ -81,8 +83,8 @@ def work_on_mounts(
 _LEFTOVER = re.compile(r"/serving-factory-cache\b|local source for parcel")
 
 
-def _drop_leftovers() -> None:
-    for fields in _records(_buildx("du", "--verbose")):
+def _drop_leftovers(seconds: float = _LIST_TIMEOUT) -> None:
+    for fields in _records(_usage(seconds)):
         description = fields.get("Description", "")
         if "ID" in fields and _LEFTOVER.search(description) and not description.startswith("cached mount "):
             _buildx("prune", "--force", "--filter", f"id={fields['ID']}")
@@ -101,5 +103,9 @@ def _records(text: str) -> Iterator[dict[str, str]]:
         yield {match[1]: match[2] for match in map(_FIELD.match, block.splitlines()) if match}
 
 
-def _buildx(*arguments: str) -> str:
-    return run_docker("buildx", *arguments, timeout=_PRUNE_TIMEOUT)
+def _buildx(*arguments: str, seconds: float = _PRUNE_TIMEOUT) -> str:
+    return run_docker("buildx", *arguments, timeout=seconds)
+
+
+def _usage(seconds: float = _LIST_TIMEOUT) -> str:
+    return _buildx("du", "--verbose", seconds=seconds)

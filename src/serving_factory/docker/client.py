@@ -25,6 +25,7 @@ FREE_SOME_SPACE = (
 START = "Start it ('./factory setup' does)"
 TIMEOUT = 60.0  # seconds for a question to the engine
 ANSWER = 10.0  # seconds in which an engine says that it is there
+FIRST_ANSWER = 20.0  # the same of the first question, which may be what starts it
 DIED_OF_SIGNAL = 128  # exit codes above are a signal's
 PROBE_BYTES = 2**20
 _ADDRESS = re.compile(r"(?:unix|npipe|fd)://.*|(?:tcp|https?|ssh)://[^/\s]+.*")

@@ -25,7 +25,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound, St
 from docker.types import DeviceRequest
 from docker.types import Mount as BindMount
 
-from serving_factory.docker.client import FREE_SOME_SPACE, check_settings, unavailable
+from serving_factory.docker.client import FIRST_ANSWER, FREE_SOME_SPACE, check_settings, unavailable
 from serving_factory.docker.host import GpuAccess, gpu_access
 from serving_factory.docker.http import Client, Patience
 from serving_factory.docker.process import Cancel, bounded
@@ -37,7 +37,6 @@ from serving_factory.errors import DiskFullError, EngineError, EngineUnavailable
 SDK_ERRORS = (DockerException, StreamParseError, OSError, urllib3.exceptions.HTTPError)
 OWNER_LABEL = "org.serving-factory.owner"
 OLDEST_ENGINE = 23  # the first whose own BuildKit is the default builder and takes named contexts
-CONNECT_TIMEOUT = 20.0  # seconds for the first answer
 TIMEOUT = 60  # seconds without an answer
 FRAME = struct.Struct(">BxxxL")  # stream number and length, before each piece of output (Engine API, "attach")
 
@@ -121,11 +120,15 @@ class Engine:
         self._images = client.images
 
     @classmethod
-    def connect(cls) -> Self:
+    def connect(cls, report: Callable[[str], object] = lambda _text: None) -> Self:
         """Find the engine as the docker command does: DOCKER_HOST, DOCKER_CONTEXT, the current context."""
         check_settings()
+
+        def on_wait(seconds: float) -> None:
+            report(f"waiting for the Docker engine, {seconds:.0f} s so far")
+
         try:
-            client, version = bounded(_connect, seconds=CONNECT_TIMEOUT)
+            client, version = bounded(_connect, seconds=FIRST_ANSWER, on_wait=on_wait)
         except Exception as error:
             raise unavailable(str(error), permission=isinstance(error, PermissionError)) from error
         major = re.match(r"\d+", version)

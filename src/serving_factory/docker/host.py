@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from serving_factory.docker.client import run_docker, unavailable
+from serving_factory.docker.client import FIRST_ANSWER, TIMEOUT, run_docker, unavailable
 
 _SIZE = re.compile(r"([\d.]+)\s*([kKMGT]?)(i?)B")
 _POWERS = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
@@ -91,10 +91,13 @@ class EngineFacts:
 
 def engine_facts() -> EngineFacts:
     """Ask the engine in use; raises EngineUnavailableError."""
-    version = _json("version")
+    version = _json("version", FIRST_ANSWER)
     before = datetime.now(UTC)
-    info = _json("info")
-    return read_facts(version, info, asked_at=before + (datetime.now(UTC) - before) / 2)
+    info = _json("info", TIMEOUT)
+    try:
+        return read_facts(version, info, asked_at=before + (datetime.now(UTC) - before) / 2)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise unavailable(f"`docker info` does not describe an engine: {error!r}") from error
 
 
 def read_facts(version: Mapping[str, Any], info: Mapping[str, Any], *, asked_at: datetime) -> EngineFacts:
@@ -132,12 +135,14 @@ def byte_count(text: str) -> int | None:
     return int(float(number) * (1024 if binary else 1000) ** _POWERS["k" if unit == "K" else unit])
 
 
-def _json(command: str) -> Mapping[str, Any]:
-    text = run_docker(command, "--format", "{{json .}}")
+def _json(command: str, seconds: float) -> Mapping[str, Any]:
+    text = run_docker(command, "--format", "{{json .}}", timeout=seconds)
     try:
         found = json.loads(text.splitlines()[-1])
-    except (IndexError, ValueError) as error:
+    except (IndexError, ValueError, RecursionError) as error:
         raise unavailable(text) from error
+    if not isinstance(found, dict):
+        raise unavailable(text)
     if found.get("ServerErrors"):
         raise unavailable("\n".join(found["ServerErrors"]))
     return dict(found)

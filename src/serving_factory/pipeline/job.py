@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from serving_factory.catalogue.data import data_digest
 from serving_factory.docker.process import Cancel
-from serving_factory.errors import NotBuiltError
+from serving_factory.errors import EngineUnavailableError, NotBuiltError
 from serving_factory.pipeline.budget import ONE_JOB, Share
 from serving_factory.pipeline.digests import TreeMemory
 from serving_factory.pipeline.records import O, Record, log_path, read_record, record_path
@@ -40,12 +40,20 @@ class Site:
     """Where a pipeline runs: folders and engine. What is there is looked up once, however many threads need it."""
 
     def __init__(
-        self, *, build: Path, models: Path, registry: str | None = None, connect: Callable[[], Engine] | None = None
+        self,
+        *,
+        build: Path,
+        models: Path,
+        registry: str | None = None,
+        connect: Callable[[], Engine] | None = None,
+        report: Callable[[str], object] = lambda _text: None,  # called with a sentence while the engine is slow
     ) -> None:
         self.build = build
         self.models = models
         self.registry = registry
         self._connect = connect
+        self._report = report
+        self._no_engine: EngineUnavailableError | None = None
         self._lock = threading.RLock()
         self._image_ids: dict[str, str | None] = {}
         self._trees: dict[Path, str] = {}
@@ -54,13 +62,19 @@ class Site:
 
     @cached_property
     def engine(self) -> Engine:
-        """The Docker engine."""
+        """The Docker engine; one that does not answer is asked once."""
+        if self._no_engine:
+            raise self._no_engine
         if self._connect:
             return self._connect()
         # The SDK takes half a second to import: a run that finds all up to date by its records does not wait for it.
         from serving_factory.docker.engine import Engine
 
-        return Engine.connect()
+        try:
+            return Engine.connect(self._report)
+        except EngineUnavailableError as error:
+            self._no_engine = error
+            raise
 
     @property
     def knows_engine(self) -> bool:
