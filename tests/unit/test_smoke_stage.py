@@ -215,7 +215,7 @@ def test_a_required_gpu_is_looked_for_before_any_work(
     monkeypatch: pytest.MonkeyPatch,
     task: str,
 ) -> None:
-    monkeypatch.setattr(Engine, "connect", lambda: GpuEngine(None))
+    monkeypatch.setattr(Engine, "connect", lambda _report: GpuEngine(None))
     ended = factory(task, "--gpu", "require", "--target", "gpu-optimized", "--release", "2.19.1")
     assert ended.code == GpuMissingError.exit_code
     assert "a GPU is required, and the engine can give containers none" in ended.err
