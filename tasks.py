@@ -281,7 +281,7 @@ def inputs(
 
 
 @Command
-def demo(*, registry: Registry = "", json: Json = False) -> None:
+def demo(*, registry: Registry = (), json: Json = False) -> None:
     """Run the whole pipeline on the offline sample, and show how to run the images.
 
     Examples:
@@ -372,7 +372,7 @@ def push(options: PushOptions) -> None:
 
     Examples:
         ./factory push --registry registry.example.com
-        ./factory push --registry 127.0.0.1:5000 --target cpu-optimized
+        ./factory push --registry registry.example.com --registry mirror.example.com --target cpu-optimized
     """
     from serving_factory.commands.build import run_stage
 

@@ -9,6 +9,7 @@ import base64
 import http.client
 import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 
 from serving_factory.docker.registry import Registry
 
-from .pipeline import BUILD_STAGES, V1, Checkout, docker
+from .pipeline import BUILD_STAGES, MATRIX, V1, Checkout, docker
 from .registry import FaultyProxy, LocalRegistry, write_docker_config
 
 NOTHING_TO_DO = dict.fromkeys((*BUILD_STAGES, "push"), "up_to_date")
@@ -27,7 +28,9 @@ SENDING = {"PUT", "PATCH"}  # a POST only asks whether an upload may begin
 
 
 def full_tag(checkout: Checkout) -> str:
-    return f"2.19.1-cpu-v1-{checkout.record(V1, 'extract')['outputs']['sha256'][:12]}"
+    (tag,) = checkout.record(V1, "package")["outputs"]["tags"]
+    assert tag.startswith(f"2.19.1-cpu-v1-{checkout.record(V1, 'extract')['outputs']['sha256'][:12]}-")
+    return str(tag)
 
 
 def held(registry: LocalRegistry, checkout: Checkout) -> dict[str, str | None]:
@@ -62,7 +65,7 @@ def test_full_tags_go_first_and_the_registry_confirms(
     tags = [full_tag(checkout), *ALIASES]
     assert [path.rpartition("/")[2] for path in sent(faulty_proxy, "manifests")] == tags
     assert sent(faulty_proxy, "blobs"), "or the second push proves nothing"
-    outputs = checkout.record(V1, "push")["outputs"]
+    (outputs,) = checkout.record(V1, "push")["outputs"]["places"]
     assert list(outputs["digests"]) == tags
     assert outputs["digests"] == held(local_registry, checkout)
     assert len(set(outputs["digests"].values())) == 1
@@ -76,7 +79,7 @@ def test_full_tags_go_first_and_the_registry_confirms(
     checkout.record_file(V1, "push").unlink()
     assert checkout.run(*push).built().stages(V1) == {"push": "finished"}
     assert sent(faulty_proxy, "blobs") == []
-    assert checkout.record(V1, "push")["outputs"]["digests"] == outputs["digests"]
+    assert checkout.record(V1, "push")["outputs"]["places"][0]["digests"] == outputs["digests"]
 
 
 @pytest.mark.parametrize("password", ["wrong", None])
@@ -143,3 +146,38 @@ def test_a_registry_that_keeps_failing(
     fault.times = 0
     assert checkout.build_one(*push).built().stages(V1) == PUSHED
     assert None not in held(local_registry, checkout).values()
+
+
+@pytest.mark.usefixtures("logged_in")
+def test_two_registries_get_an_image_in_one_run_and_latest_never_goes_back(
+    checkout: Checkout, local_registry: LocalRegistry, faulty_proxy: FaultyProxy
+) -> None:
+    """The proxy is another registry by its name; both have the same content."""
+    checkout.edit(
+        MATRIX,
+        "  labels:",
+        "  aliases: ['{id}', {tag: 'latest{flavour-suffix}', where: {levels: [x86-64]}}]\n  labels:",
+    )
+    both = ("--registry", local_registry.host, "--registry", f"{faulty_proxy.host}/second")
+    outcome = checkout.build_one(*both).built()
+    pushed = outcome.results[V1]["facts"]["pushed"]
+    tags = [full_tag(checkout), V1, "latest"]
+    expected = [f"{host}/{checkout.repository}:{tag}" for host in (both[1], both[3]) for tag in tags]
+    assert [name.partition("@")[0] for name in pushed] == expected
+    asked = Registry(local_registry.host, credentials=local_registry.credentials)
+    first, second = (asked.manifest_digest(f"{folder}{checkout.repository}", "latest") for folder in ("", "second/"))
+    assert first == second is not None
+
+    # A later release takes `latest` in the first registry.
+    newer = f"{local_registry.host}/{checkout.repository}:latest"
+    image = checkout.record(V1, "package")["outputs"]["image"]
+    docker("tag", image, f"{checkout.repository}:{V1}")
+    text = f"FROM {checkout.repository}:{V1}\nLABEL org.opencontainers.image.version=2.20.0\n"
+    subprocess.run(["docker", "build", "--tag", newer, "-"], input=text, text=True, capture_output=True, check=True)
+    docker("push", newer)
+    docker("rmi", newer)
+    facts = checkout.build_one(*both).built().results[V1]["facts"]
+    assert facts["not_moved"] == [f"{local_registry.host}/{checkout.repository}:latest stays at 2.20.0"]
+    assert [name.partition("@")[0] for name in facts["pushed"]] == [name for name in expected if name != newer]
+    held_now = str(asked.manifest_digest(checkout.repository, "latest"))
+    assert asked.labels(checkout.repository, held_now)["org.opencontainers.image.version"] == "2.20.0"

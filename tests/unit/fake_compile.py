@@ -94,7 +94,7 @@ class FakeDocker:
         (folder / "facts" / "measures" / "build").write_text("bytes_fetched 2\npeak_memory_bytes 7\n", encoding="utf-8")
 
     def site(self, folder: Path) -> Site:
-        return Site(build=folder, models=folder, registry="h:5000", connect=lambda: cast("Engine", self.engine))
+        return Site(build=folder, models=folder, registries=("h:5000",), connect=lambda: cast("Engine", self.engine))
 
     def job(self, folder: Path, level: str = "x86-64-v3", *, base: str | None = None, **sections: object) -> Job:
         """A variant that is compiled from nothing; its image has another base, if that is given."""

@@ -16,7 +16,7 @@ from serving_factory.pipeline.stages.extract import Extracted
 from serving_factory.pipeline.stages.inspect import Inspected
 from serving_factory.pipeline.stages.libraries import Libraries
 from serving_factory.pipeline.stages.package import Packaged
-from serving_factory.pipeline.stages.push import Pushed
+from serving_factory.pipeline.stages.push import Place, Pushed
 from serving_factory.pipeline.stages.smoke import Smoked
 
 FACTS = {
@@ -112,7 +112,11 @@ OUTPUTS: Mapping[str, Outputs] = {
         image="sha256:image", size=9, repository="r", tags=("full",), aliases=("alias",), binary_sha256="b" * 64
     ),
     "smoke": Smoked(checks={"ready": 0.5}, rest=(2.5, 3.0, 4.5), grpc=(2.5, 3.0, 4.5)),
-    "push": Pushed(registry="h:5000", repository="r", digests={"full": "sha256:pushed"}, pushed_layers=2),
+    "push": Pushed(
+        places=(
+            Place(registry="h:5000", repository="r", digests={"full": "sha256:pushed"}, not_moved={}, pushed_layers=2),
+        )
+    ),
 }
 
 

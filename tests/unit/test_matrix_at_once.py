@@ -21,7 +21,7 @@ image:
 releases: ["2.19.1", "2.18.1", "1.12.3"]
 relases: 1
 targets:
-  good: {flavour: cpu, levels: [x86-64]}
+  good: {flavour: cpu, levels: [x86-64, avx]}
   same: {flavour: cpu, levels: [x86-64], copts: [-g]}
   typo: {flavour: mkll, levels: [x86-64], copts: [O3]}
   missing: {flavour: cpu}

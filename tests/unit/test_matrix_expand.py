@@ -16,7 +16,7 @@ from serving_factory.catalogue.levels import LEVELS, Level
 from serving_factory.catalogue.releases import releases
 from serving_factory.errors import MatrixError
 from serving_factory.matrix.expand import Expansion, expand, uncertain_pairs
-from serving_factory.matrix.matrix import Matrix, alias_tags
+from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.model import Conditions
 from serving_factory.matrix.problems import Problem
 from serving_factory.matrix.rules import Rule
@@ -196,7 +196,7 @@ def test_tags_are_one_variants_whatever_targets_there_are(
 
 
 def every_alias(matrix: Matrix) -> list[str]:
-    return [tag for one in matrix.variants for tag in alias_tags(matrix.images, one, matrix.targets_of(one))]
+    return [tag for one in matrix.variants for tag in matrix.aliases_of(one)]
 
 
 # --- ids --------------------------------------------------------------------------------------------------------------

@@ -341,7 +341,7 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file(tmp_path: Pa
 
 
 TEMPLATE_RULES = {
-    "{foo}-{binary}": "a placeholder is one of {id}, {release}, {flavour}, {level}, {binary}.",
+    "{foo}-{binary}": "is one of {id}, {release}, {series}, {flavour}, {flavour-suffix}, {level}, {binary}, {image}.",
     "{}-{binary}": "a placeholder is one of",
     "{id.__class__}-{binary}": "a placeholder is one of",
     "{id[0]}-{binary}": "a placeholder is one of",

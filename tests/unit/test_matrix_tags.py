@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,10 +11,13 @@ from hypothesis import strategies as st
 
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
-from serving_factory.matrix.matrix import alias_tags, full_tags
-from serving_factory.matrix.model import Images
-from serving_factory.matrix.variant import Variant
+from serving_factory.errors import MatrixError
+from serving_factory.matrix.model import Alias, Images
+from serving_factory.matrix.tags import alias_tags, full_tags
+from serving_factory.matrix.variant import Candidate, Variant
 from serving_factory.matrix.words import ALIAS_WORDS, TAG_WORDS, is_tag, template_rule
+
+from .matrices import load
 
 V3 = Variant(release="2.19.1", flavour=Flavour.MKL, level=Level.V3)
 OCI_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
@@ -23,19 +27,75 @@ full_templates = st.lists(st.sampled_from([f"{{{word}}}" for word in TAG_WORDS])
 
 
 def images(*, tags: tuple[str, ...] = ("{id}-{binary}",), aliases: tuple[str, ...] = ()) -> Images:
-    return Images(repository="r", tags=tags, aliases=aliases)
+    return Images(repository="r", tags=tags, aliases=tuple(Alias(tag=tag) for tag in aliases))
+
+
+def aliases_of_v3(named: Images, *targets: str) -> tuple[str, ...]:
+    return alias_tags(named, [Candidate(target, V3) for target in targets]).get(V3.id, ())
 
 
 def test_every_placeholder_says_what_it_stands_for() -> None:
-    tags = ("{id}-{release}-{flavour}-{level}-{binary}", "{binary}", "{binary}")
-    assert full_tags(images(tags=tags), V3, binary="0123") == ("2.19.1-mkl-v3-2.19.1-mkl-v3-0123", "0123")
+    tags = ("{id}-{release}-{flavour}-{level}-{binary}", "{binary}", "{binary}", "{series}{flavour-suffix}-{image}")
+    expected = ("2.19.1-mkl-v3-2.19.1-mkl-v3-0123", "0123", "2.19-mkl-4567")
+    assert full_tags(images(tags=tags), V3, binary="0123", image="4567") == expected
 
 
 def test_an_alias_with_a_target_comes_once_for_each_target() -> None:
     named = images(aliases=("{id}", "{release}-{target}", "{id}"))
-    assert alias_tags(named, V3, ("a", "b")) == ("2.19.1-mkl-v3", "2.19.1-a", "2.19.1-b")
-    assert alias_tags(named, V3, ()) == ("2.19.1-mkl-v3",)
-    assert alias_tags(images(), V3, ("a",)) == ()
+    assert aliases_of_v3(named, "a", "b") == ("2.19.1-mkl-v3", "2.19.1-a", "2.19.1-b")
+    assert aliases_of_v3(images(), "a") == ()
+
+
+UPSTREAM = """\
+image:
+  repository: team/serving
+  aliases:
+    - "{id}"
+    - {tag: "{release}{flavour-suffix}", where: {targets: [cpu-optimized, gpu]}}
+    - {tag: "latest{flavour-suffix}", where: {targets: [cpu-optimized, gpu]}}
+    - {tag: "{series}-{target}", where: {flavours: [cpu]}}
+releases: ["2.18.0", "2.18.1", "2.19.1"]
+targets:
+  cpu-standard: {flavour: cpu, levels: [x86-64]}
+  cpu-optimized: {flavour: cpu, levels: [x86-64-v3]}
+  gpu: {flavour: gpu, levels: [x86-64-v3], releases: ["2.18.0", "2.18.1"]}
+"""
+
+
+def test_upstreams_own_scheme_and_latest_is_the_newest_releases(tmp_path: Path) -> None:
+    matrix = load(tmp_path, UPSTREAM)
+    plain = {id_: [tag for tag in tags if tag != id_] for id_, tags in matrix.aliases.items()}
+    assert plain == {
+        "2.18.0-cpu-v1": [],
+        "2.18.0-cpu-v3": ["2.18.0"],
+        "2.18.0-gpu-cuda12.2-v3": ["2.18.0-gpu"],
+        "2.18.1-cpu-v1": ["2.18-cpu-standard"],
+        "2.18.1-cpu-v3": ["2.18.1", "2.18-cpu-optimized"],
+        "2.18.1-gpu-cuda12.2-v3": ["2.18.1-gpu", "latest-gpu"],
+        "2.19.1-cpu-v1": ["2.19-cpu-standard"],
+        "2.19.1-cpu-v3": ["2.19.1", "latest", "2.19-cpu-optimized"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("alias", "said"),
+    [
+        ('"{release}{flavour-suffix}"', "2.18.0-cpu-v1 and 2.18.0-cpu-v3 would both be tagged 2.18.0"),
+        ('"latest{flavour-suffix}"', "2.19.1-cpu-v1 and 2.19.1-cpu-v3 would both be tagged latest"),
+        ("{tag: latest, where: {targets: [cpu-optimised]}}", "did you mean 'cpu-optimized'"),
+        ("{tag: latest, where: {levels: [avx]}}", "no selected variant meets all of these conditions"),
+        ("{where: {levels: [x86-64]}}", "image.aliases[0].tag: this key is required"),
+        ('{tag: "{binary}"}', "image.aliases[0].tag: '{binary}': a placeholder is one of"),
+        ('{tag: "{flavour-suffix}", where: {levels: [x86-64]}}', "2.19.1-cpu-v1 this gives '', which is no tag"),
+        ("5", "image.aliases[0]: 5: expected a mapping"),
+    ],
+)
+def test_an_alias_of_two_variants_of_none_or_without_sense_is_refused(tmp_path: Path, alias: str, said: str) -> None:
+    scheme, rest = UPSTREAM.partition("releases:")[1:]
+    head = "image: {repository: team/serving, aliases: [" + alias + "]}\n"
+    with pytest.raises(MatrixError) as caught:
+        load(tmp_path, head + scheme + rest)
+    assert said.casefold() in str(caught.value).casefold()
 
 
 def broken_rule(words: tuple[str, ...], template: str, *, required: str = "") -> str:
@@ -53,7 +113,7 @@ def test_what_the_rule_passes_gives_valid_tags(template: str) -> None:
     if broken_rule(TAG_WORDS, template, required="binary"):
         assert "{binary}" not in template or template[0] in ".-"
         return
-    (tag,) = full_tags(images(tags=(template,)), V3, binary="0" * 12)
+    (tag,) = full_tags(images(tags=(template,)), V3, binary="0" * 12, image="1" * 12)
     assert "0" * 12 in tag
     assert is_tag(tag) == bool(OCI_TAG.match(tag))
     assert is_tag(tag) or len(tag) > 128
@@ -65,7 +125,7 @@ def test_the_rule_never_fails_otherwise_than_by_its_rule(template: str) -> None:
     if rule := broken_rule(ALIAS_WORDS, template):
         assert rule.startswith(("a brace is", "a placeholder is", "a tag holds"))
     else:
-        assert all(is_tag(tag) for tag in alias_tags(images(aliases=(template,)), V3, ("t",)))
+        assert all(is_tag(tag) for tag in aliases_of_v3(images(aliases=(template,)), "t"))
 
 
 @pytest.mark.parametrize("text", ["", ".a", "-a", "a b", "a\n", "a/b", "ä", "a" * 129])

@@ -175,7 +175,7 @@ def test_a_write_that_fails_leaves_the_old_text_and_nothing_else(
 
 def test_text_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
-        write_record(tmp_path, record("push", registry=tmp_path))
+        write_record(tmp_path, record("push", places=tmp_path))
     with pytest.raises(UnicodeEncodeError):
         write_atomically(tmp_path / "file", "\ud800")
     assert list(tmp_path.iterdir()) == []

@@ -60,7 +60,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
             engine = test_push_stage.FakeEngine(test_push_stage.FakeRegistry())
             pushed = engine.pushed
             connect = partial(cast, "Engine", engine)
-            job = replace(job, site=Site(build=job.site.build, models=tmp_path, registry=HOST, connect=connect))
+            job = replace(job, site=Site(build=job.site.build, models=tmp_path, registries=(HOST,), connect=connect))
         outputs = asdict(stage(name).run(job, lambda _text: None))
         kept = {key: value for key, value in outputs.items() if key not in OF_THE_RECIPE}
         if name == "smoke":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +15,7 @@ from serving_factory.errors import FactoryError, RegistryDeniedError, RegistryEr
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.records import write_record
 from serving_factory.pipeline.stages.push import PUSH, try_pushes
+from serving_factory.recipes.labels import RELEASE_LABEL
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import load
@@ -22,6 +23,7 @@ from .stage_records import record
 
 IMAGE, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 MANIFEST, OLD = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+BOTH = ("r.example/team", "s.example")
 FULL, ALIASES = "2.19.1-cpu-v1-0123", ["2.19.1-cpu", "latest"]
 
 
@@ -31,6 +33,7 @@ class FakeRegistry:
 
     held: dict[str, str] = field(default_factory=dict)
     configs: dict[str, str] = field(default_factory=dict)
+    labelled: dict[str, dict[str, str]] = field(default_factory=dict)
     refuses: FactoryError | None = None
     tried: list[str] = field(default_factory=list)
 
@@ -45,6 +48,9 @@ class FakeRegistry:
     def config_digest(self, _repository: str, digest: str) -> str:
         return self.configs.get(digest, "")
 
+    def labels(self, _repository: str, digest: str) -> dict[str, str]:
+        return self.labelled.get(digest, {})
+
 
 @dataclass
 class FakeEngine:
@@ -55,10 +61,11 @@ class FakeEngine:
     names: set[str] = field(default_factory=set)
     faults: list[FactoryError] = field(default_factory=list)
     lies: bool = False
+    places: list[str] = field(default_factory=list)
+    others: dict[str, FakeRegistry] = field(default_factory=lambda: {"s.example": FakeRegistry()})
 
     def registry(self, host: str, **_: object) -> FakeRegistry:
-        assert host == "r.example"
-        return self.known
+        return self.known if host == "r.example" else self.others[host]
 
     def tag(self, _image: str, repository: str, tag: str) -> None:
         self.names.add(f"{repository}:{tag}")
@@ -67,13 +74,13 @@ class FakeEngine:
         self.names.remove(reference)
 
     def push(self, repository: str, tag: str, *, on_status: Callable[[str], None], **_: object) -> PushResult:
-        assert repository == "r.example/team/serving"
+        self.places.append(repository)
         on_status("0 of 1 layers there")
         if self.faults:
             raise self.faults.pop(0)
         self.pushed.append(tag)
         if not self.lies:
-            self.known.held[tag] = MANIFEST
+            self.registry(repository.partition("/")[0]).held[tag] = MANIFEST
         return PushResult(digest=MANIFEST, pushed_layers=1)
 
 
@@ -85,14 +92,15 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def job(tmp_path: Path, engine: FakeEngine) -> Job:
     matrix = load(tmp_path)
-    site = Site(build=tmp_path, models=tmp_path, registry="r.example/team", connect=lambda: cast("Engine", engine))
+    site = Site(build=tmp_path, models=tmp_path, registries=("r.example/team",), connect=lambda: cast("Engine", engine))
     made = Job(recipe=recipe_for(matrix.variants[0], matrix), site=site)
     write_record(made.folder, record("package", image=IMAGE, repository="serving", tags=(FULL,), aliases=ALIASES))
     return made
 
 
 def run(job: Job) -> dict[str, object]:
-    return asdict(PUSH.run(job, lambda _: None))
+    (place,) = PUSH.run(job, lambda _: None).places
+    return asdict(place)
 
 
 def test_full_tags_go_first(job: Job, engine: FakeEngine) -> None:
@@ -135,6 +143,50 @@ def test_aliases_move(job: Job, engine: FakeEngine) -> None:
     engine.known.held["latest"] = OLD
     run(job)
     assert engine.known.held["latest"] == MANIFEST
+
+
+OURS = {"org.serving-factory.variant": "2.20.0-cpu-v1"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "moves"),
+    [
+        ({**OURS, RELEASE_LABEL: "2.20.0"}, False),
+        ({**OURS, RELEASE_LABEL: "2.19.1"}, True),
+        ({**OURS, RELEASE_LABEL: "2.9.3"}, True),
+        ({**OURS, RELEASE_LABEL: "nightly"}, True),
+        ({RELEASE_LABEL: "20.04"}, True),
+        ({}, True),
+    ],
+)
+def test_an_alias_without_a_release_never_moves_to_an_earlier_one(
+    job: Job, engine: FakeEngine, labels: dict[str, str], *, moves: bool
+) -> None:
+    engine.known.held = dict.fromkeys(ALIASES, OLD)
+    engine.known.labelled = {OLD: labels}
+    outputs = PUSH.run(job, lambda _: None)
+    assert engine.pushed == [FULL, "2.19.1-cpu", *(["latest"] if moves else [])]
+    summary = outputs.summary()
+    assert summary.get("not_moved", []) == ([] if moves else ["r.example/team/serving:latest stays at 2.20.0"])
+    assert f"r.example/team/serving:{FULL}@{MANIFEST}" in str(summary["pushed"])
+    assert PUSH.intact(job, outputs)
+
+
+def test_each_registry_gets_the_image(job: Job, engine: FakeEngine) -> None:
+    job = replace(
+        job, site=Site(build=job.site.build, models=job.site.models, registries=BOTH, connect=job.site._connect)
+    )
+    outputs = PUSH.run(job, lambda _: None)
+    assert [(one.registry, one.repository) for one in outputs.places] == [
+        ("r.example", "team/serving"),
+        ("s.example", "serving"),
+    ]
+    assert engine.places == ["r.example/team/serving"] * 3 + ["s.example/serving"] * 3
+    assert PUSH.intact(job, outputs)
+    del engine.others["s.example"].held[FULL]
+    assert not PUSH.intact(job, outputs)
+    write_record(job.folder, record("smoke"))
+    assert PUSH.inputs(job)["registries"] == ["r.example", "s.example"]
 
 
 def test_faults_are_tried_again_and_refusals_are_not(

@@ -405,7 +405,7 @@ def test_explain_names_everything_that_decides(tmp_path: Path) -> None:
     sections = explained(recipe, matrix)
     assert sections["variant"]["targets"] == ("cpu", "")
     assert sections["compile"]["key"] == (recipe.compile_key, "")
-    assert sections["image"]["full_tags"] == ("r.io/x:2.19.1-cpu-v3-BINARY", "default")
+    assert sections["image"]["full_tags"] == ("r.io/x:2.19.1-cpu-v3-BINARY-IMAGE", "default")
     assert sections["lower_cpu"]["image"][0] == "r.io/x:2.19.1-cpu-avx"
     command = shlex.split(devel_image_command(recipe, tmp_path))
     assert {f"source={recipe.source}", str(tmp_path / "recipe" / "devel.Dockerfile")} < set(command)

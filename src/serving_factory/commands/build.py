@@ -102,7 +102,7 @@ def _prepared(options: RunOptions, stages: Sequence[Stage[Any]]) -> _Run:
         from serving_factory.pipeline.stages.push import check_pushable
 
         for recipe in recipes:
-            check_pushable(recipe, options.registry or None)
+            check_pushable(recipe, options.registry)
     site, gpu = site_of(options.asked, options.registry), GpuUse(options.gpu)
     if gpu is GpuUse.REQUIRE and not any(variant.cuda for variant in chosen):
         remedy = "choose one, such as --target gpu-optimized"

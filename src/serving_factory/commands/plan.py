@@ -17,9 +17,9 @@ from serving_factory.pipeline.records import matrix_name
 from serving_factory.recipes.recipe import recipes_for
 
 
-def site_of(asked: Asked, registry: str = "") -> Site:
+def site_of(asked: Asked, registries: Sequence[str] = ()) -> Site:
     """Where the pipeline of a matrix file works."""
-    return Site(build=asked.folder, models=asked.checkout.models, registry=registry or None, report=progress)
+    return Site(build=asked.folder, models=asked.checkout.models, registries=registries, report=progress)
 
 
 def jobs_of(asked: Asked, variants: Sequence[str]) -> list[Job]:

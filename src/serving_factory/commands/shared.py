@@ -92,7 +92,7 @@ _driver = _reader(
 )
 Driver = Annotated[str, Option("an NVIDIA driver's version, as nvidia-smi prints it", "VERSION", _driver)]
 Json = Annotated[bool, Option("print JSON for machines: an object per line, or one document")]
-Registry = Annotated[str, Option("push to this registry", "HOST[:PORT]")]
+Registry = Annotated[tuple[str, ...], Option("push to this registry", "HOST[:PORT]")]
 VariantId = Annotated[str, Option("a variant's id, such as 2.19.1-cpu-v3", "VARIANT", positional=True)]
 VariantIds = Annotated[tuple[str, ...], Option("ids of variants, such as 1.9.1-cpu-v1", "VARIANT", positional=True)]
 
@@ -188,7 +188,7 @@ class RunOptions:
     """How variants are taken through stages; None where the matrix file or the engine's machine decides."""
 
     asked: Chosen
-    registry: Registry = ""
+    registry: Registry = ()
     dry_run: Annotated[bool, Option("print what would be done, and do nothing")] = False
     locked: Annotated[bool, Option("fail before any work if `lock` has not pinned a base image or a Bazel")] = False
     parallel: Annotated[int | None, Option(_PARALLEL, "INTEGER", _positive)] = None

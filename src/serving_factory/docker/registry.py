@@ -267,6 +267,12 @@ class Registry:
         """The digest of an image's configuration, which is the image's id in the engine; empty for an index."""
         return str(_mapping(self._content(repository, "manifests", digest).get("config")).get("digest") or "")
 
+    def labels(self, repository: str, digest: str) -> Mapping[str, str]:
+        """The labels of an image; none of an index."""
+        config = self.config_digest(repository, digest)
+        found = _mapping(self._content(repository, "blobs", config).get("config")) if config else {}
+        return {name: str(value) for name, value in _mapping(found.get("Labels")).items()}
+
     def platforms(self, repository: str, digest: str) -> frozenset[str]:
         """The platforms that an image or an index is for, such as `linux/amd64`."""
         manifest = self._content(repository, "manifests", digest)

@@ -10,15 +10,16 @@ from serving_factory.matrix.document import Document, read_document
 from serving_factory.matrix.environment import Given
 from serving_factory.matrix.expand import CompilerOf, Expansion, expand, too_many
 from serving_factory.matrix.lockfile import read_lock
-from serving_factory.matrix.matrix import Matrix, fill
+from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.model import MatrixFile
 from serving_factory.matrix.problems import Broken, DidYouMean, KeyPath, Problem, matrix_error
 from serving_factory.matrix.rules import FileRules, file_rules
 from serving_factory.matrix.schema import Notes, Section
 from serving_factory.matrix.settings import AllSettings, all_settings
+from serving_factory.matrix.tags import alias_tags, tag_findings
 from serving_factory.matrix.targets import Selection, selections
 from serving_factory.matrix.variant import Candidate, Variant
-from serving_factory.matrix.words import is_tag, release_tags
+from serving_factory.matrix.words import release_tags
 
 
 def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
@@ -50,6 +51,7 @@ def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
         images=model.image,
         variants=variants,
         targets={name: tuple(variant.id for variant in found) for name, found in by_target.items()},
+        aliases=alias_tags(model.image, expansion.kept),
         settings=settings,
         network=model.network,
         lock=read_lock(file),
@@ -75,8 +77,7 @@ def _about_all(
         yield from expansion.consequences
     settled = [one for one in expansion.kept if not any(rule.concerns(one) for rule in rules.doubtful)]
     yield from _clashes(settled, {one.target: one for one in chosen})
-    by_target, _ = _gathered(model, settled)
-    yield from _tag_findings(document, model, by_target, broken)
+    yield from tag_findings(document, model, settled, broken)
     yield from _unknown_bases(model, broken)
 
 
@@ -143,41 +144,3 @@ def _clashes(kept: Iterable[Candidate], chosen: Mapping[str, Selection]) -> Iter
                 rule=f"targets {other.target} and {candidate.target} build {variant.id} with different {key}",
                 remedy=f"Give both the same {key}.",
             )
-
-
-def _tag_findings(
-    document: Document, model: MatrixFile, by_target: Mapping[str, Sequence[Variant]], broken: Broken
-) -> Iterator[Problem]:
-    """Find tags that are too long, or two variants': the image pushed last would take it from the other."""
-    selected_by: dict[Variant, list[str]] = {}
-    for name, variants in by_target.items():
-        for variant in variants:
-            selected_by.setdefault(variant, []).append(name)
-    owners: dict[str, tuple[str, str]] = {}
-    for kind, templates in (("tags", model.image.tags), ("aliases", model.image.aliases)):
-        for index, template in enumerate(templates):
-            if broken.at("image", kind, index):
-                continue
-            # Other tags of the same template break the rule in the same way: one is enough.
-            if wrong := next(_broken_tags(template, selected_by, owners), None):
-                path: KeyPath = ("image", kind)
-                if document.has(path):
-                    yield Problem(path=(*path, index), rule=wrong[0], remedy=wrong[1])
-                else:
-                    rule = f"by default {kind} has {template!r}: {wrong[0]}"
-                    yield Problem(path=("image",), rule=rule, remedy=f"Add {kind}: with another one.")
-
-
-def _broken_tags(
-    template: str, selected_by: Mapping[Variant, Sequence[str]], owners: dict[str, tuple[str, str]]
-) -> Iterator[tuple[str, str]]:
-    """Rule and remedy of each tag that is wrong; `owners`: tag → the variant and the template it is of."""
-    for variant, names in selected_by.items():
-        for tag in fill(template, variant, binary="0" * 12, targets=names):
-            owner, other = owners.setdefault(tag, (variant.id, template))
-            if owner != variant.id:
-                rule = f"{owner} and {variant.id} would both be tagged {tag}"
-                remedy = "Put {id}, {flavour} or {level} into the template."
-                yield rule, remedy if other == template else f"{other!r} gives it too: change one of the two."
-            elif not is_tag(tag):
-                yield f"for {owner} this gives a tag of {len(tag)} characters, and 128 are allowed", "Shorten it."

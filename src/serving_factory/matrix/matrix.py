@@ -1,13 +1,12 @@
-"""A matrix, its tags, and where the values of a variant come from: `invoke explain` prints that."""
+"""A matrix, and where the values of a variant come from: `invoke explain` prints that."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
-from serving_factory.catalogue.levels import flag_sets, level_facts
+from serving_factory.catalogue.levels import flag_sets
 from serving_factory.matrix.document import Document
 from serving_factory.matrix.expand import Dropped
 from serving_factory.matrix.lockfile import Lock
@@ -30,6 +29,7 @@ class Matrix:
     Args:
         variants: every variant of every target, each once, in order.
         targets: target name → its variants' ids, in order.
+        aliases: variant's id → its moving tags.
         dropped: what targets select and is not built, with the reasons.
         document: the file, with the position of each value.
     """
@@ -38,6 +38,7 @@ class Matrix:
     images: Images
     variants: tuple[Variant, ...]
     targets: Mapping[str, tuple[str, ...]]
+    aliases: Mapping[str, tuple[str, ...]]
     settings: AllSettings
     network: Network
     lock: Lock
@@ -51,37 +52,13 @@ class Matrix:
         """Name the targets that select this variant."""
         return tuple(name for name, ids in self.targets.items() if variant.id in ids)
 
+    def aliases_of(self, variant: Variant) -> tuple[str, ...]:
+        """The moving tags of a variant's image."""
+        return self.aliases.get(variant.id, ())
+
     def settings_of(self, release: str) -> Settings:
         """How a release is built, as far as the matrix says so."""
         return self.settings.of(release)
-
-
-def full_tags(images: Images, variant: Variant, *, binary: str) -> tuple[str, ...]:
-    """Compute the full tags of an image; `binary` is the first 12 digits of its binary's sha256."""
-    return _each_once(fill(template, variant, binary=binary) for template in images.tags)
-
-
-def alias_tags(images: Images, variant: Variant, targets: Sequence[str]) -> tuple[str, ...]:
-    """Compute the moving tags of an image that these targets select."""
-    return _each_once(fill(template, variant, targets=targets) for template in images.aliases)
-
-
-def fill(template: str, variant: Variant, *, binary: str = "", targets: Sequence[str] = ()) -> tuple[str, ...]:
-    """Fill a valid template; one with {target} gives one tag for each target."""
-    words = {
-        "id": variant.id,
-        "release": variant.release,
-        "flavour": variant.flavour.value,
-        "level": level_facts(variant.level).short,
-        "binary": binary,
-    }
-    if "{target}" not in template:
-        return (template.format_map(words),)
-    return tuple(template.format_map({**words, "target": target}) for target in targets)
-
-
-def _each_once(filled: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(chain.from_iterable(filled)))
 
 
 def origin(matrix: Matrix, path: KeyPath, *, otherwise: str = DEFAULT) -> str:

@@ -9,29 +9,9 @@ from dataclasses import dataclass
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
 from serving_factory.matrix import words
-from serving_factory.matrix.schema import Many, Section, Table, Text, Whole, key
+from serving_factory.matrix.schema import Either, Many, Section, Table, Text, Whole, key
 from serving_factory.matrix.settings import ImageChoice, Network, PerRelease, Settings
 from serving_factory.matrix.variant import Candidate, Platform
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Images(ImageChoice):
-    """The images: their names, labels, user and base."""
-
-    repository: str = key(words.REPOSITORY, "Where images are named and pushed, without a tag.")
-    tags: tuple[str, ...] = key(
-        Many(Text(words.template_rule(words.TAG_WORDS, required="binary")), most=20),
-        f"Full tags, each of them unique to one binary. Placeholders: {', '.join(words.TAG_WORDS)}.",
-        ("{id}-{binary}",),
-    )
-    aliases: tuple[str, ...] = key(
-        Many(Text(words.template_rule(words.ALIAS_WORDS)), least=0, most=20),
-        f"Tags that move to the newest image of one variant. Placeholders: {', '.join(words.ALIAS_WORDS)}.",
-        ("{id}", "{release}-{target}"),
-    )
-    labels: Mapping[str, str] = key(Table(words.LABEL, Text()), "Labels of your own for every image.", dict)
-    # The highest uid that Docker takes for a number (moby/sys/user, maxID).
-    user: int = key(Whole(0, 2**31 - 1), "The user, and the group of the same number, that the server runs as.", 65532)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +57,37 @@ class Conditions:
             and (self.platforms is None or variant.platform in self.platforms)
             and (self.cuda is None or variant.cuda in self.cuda)
         )
+
+
+_ALIAS = words.template_rule(words.ALIAS_WORDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alias:
+    """A tag that moves, for some variants alone."""
+
+    tag: str = key(Text(_ALIAS), f"The tag. Placeholders: {', '.join(words.ALIAS_WORDS)}.")
+    where: Conditions = key(Section(Conditions), "The variants that may have it.", Conditions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Images(ImageChoice):
+    """The images: their names, labels, user and base."""
+
+    repository: str = key(words.REPOSITORY, "Where images are named and pushed, without a tag.")
+    tags: tuple[str, ...] = key(
+        Many(Text(words.template_rule(words.TAG_WORDS, required="binary")), most=20),
+        f"Full tags, each of them unique to one image. Placeholders: {', '.join(words.TAG_WORDS)}.",
+        ("{id}-{binary}-{image}",),
+    )
+    aliases: tuple[Alias, ...] = key(
+        Many(Either(Text(lambda text: Alias(tag=_ALIAS(text))), Section(Alias)), least=0, most=20),
+        f"Tags that move to the newest image of one variant. Placeholders: {', '.join(words.ALIAS_WORDS)}.",
+        (Alias(tag="{id}"), Alias(tag="{release}-{target}")),
+    )
+    labels: Mapping[str, str] = key(Table(words.LABEL, Text()), "Labels of your own for every image.", dict)
+    # The highest uid that Docker takes for a number (moby/sys/user, maxID).
+    user: int = key(Whole(0, 2**31 - 1), "The user, and the group of the same number, that the server runs as.", 65532)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

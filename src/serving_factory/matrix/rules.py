@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from serving_factory.matrix.model import Conditions, MatrixFile
+from serving_factory.matrix.model import Alias, Conditions, MatrixFile
 from serving_factory.matrix.problems import WHOLE, Broken, DidYouMean, KeyPath, Problem
 from serving_factory.matrix.schema import key_names
 from serving_factory.matrix.variant import Candidate
@@ -87,6 +87,9 @@ def _findings(model: MatrixFile, broken: Broken) -> Iterator[Problem]:
 
 
 def _sections(model: MatrixFile) -> Iterator[tuple[KeyPath, Conditions]]:
+    for index, alias in enumerate(model.image.aliases):
+        if isinstance(alias, Alias):  # a text that breaks its rule is none
+            yield ("image", "aliases", index, "where"), alias.where
     for index, exclude in enumerate(model.exclude):
         yield ("exclude", index), exclude
     for index, require in enumerate(model.require):

@@ -115,6 +115,11 @@ class Variant:
         return device_code(self.compiled_for)
 
     @property
+    def version(self) -> Version:
+        """The release as a comparable version."""
+        return _version(self.release)
+
+    @property
     def all_copts(self) -> tuple[str, ...]:
         """The compiler options: the level's (or the set's), then the variant's own."""
         basic = flag_sets()[self.flag_set].copts if self.flag_set else level_facts(self.level).copts
@@ -124,7 +129,7 @@ class Variant:
     def order(self) -> tuple[Version, str, int, str]:
         """Sorts variants: newest release last, then flavour, then the lowest level first."""
         rank = LEVELS.index(self.level) if self.level in LEVELS else len(LEVELS)
-        return (_version(self.release), str(self.flavour), rank, self.id)
+        return (self.version, str(self.flavour), rank, self.id)
 
 
 @dataclass(frozen=True, slots=True)

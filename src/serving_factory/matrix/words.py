@@ -308,9 +308,9 @@ HEADER_VALUE = matching(r"[^\x00-\x1f\x7f]+", "a header holds no control charact
 # OCI distribution spec, section "Pulling manifests": what a tag may look like.
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
-_TAG_WORDS = ("id", "release", "flavour", "level")
-TAG_WORDS = (*_TAG_WORDS, "binary")
-"""The placeholders of full tags; `binary` stands for the first 12 digits of the binary's sha256."""
+_TAG_WORDS = ("id", "release", "series", "flavour", "flavour-suffix", "level")
+TAG_WORDS = (*_TAG_WORDS, "binary", "image")
+"""The placeholders of full tags; the last two: the first 12 digits of the binary's sha256, and of the image's key."""
 ALIAS_WORDS = (*_TAG_WORDS, "target")
 """The placeholders of aliases; `target` gives one alias for each target that selects the variant."""
 

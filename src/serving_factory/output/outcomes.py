@@ -115,10 +115,13 @@ def fact_text(result: VariantResult, name: str) -> str:
 
 
 def pushed_list(results: Sequence[VariantResult]) -> str:
-    """What registries hold now: a name with its digest in each line."""
-    found = [result.facts.get("pushed") for result in results if result.error is None]
-    names = [name for value in found if isinstance(value, list | tuple) for name in value]
-    return "".join(f"{line}\n" for line in ("", "Pushed:", *(f"  {clean(name)}" for name in names))) if names else ""
+    """What registries hold now, a name with its digest in each line; and aliases that stay at a later release."""
+    lines: list[str] = []
+    for fact, title in (("pushed", "Pushed:"), ("not_moved", "Not moved to an earlier release:")):
+        found = [result.facts.get(fact) for result in results if result.error is None]
+        names = [f"  {clean(name)}" for value in found if isinstance(value, list | tuple) for name in value]
+        lines += ["", title, *names] if names else []
+    return "".join(f"{line}\n" for line in lines)
 
 
 def demo_table(results: Sequence[VariantResult], *, models: Path, width: int | None = None) -> str:

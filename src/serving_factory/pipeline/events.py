@@ -64,7 +64,7 @@ class VariantResult:
     image: str | None = None  # the name under which its image can be run, where there is one
     # what is worth a column. Known names: `binary_size` and `image_size` (bytes, int), `rest` and `grpc` (the numbers
     # that the server answered, a sequence of floats, or a text), `pushed` (names with digests,
-    # `registry/repository:tag@sha256:...`)
+    # `registry/repository:tag@sha256:...`), `not_moved` (`registry/repository:alias stays at RELEASE`)
     facts: Mapping[str, object] = field(default_factory=dict)
     error: FactoryError | None = None  # why it failed; only with FAILED
     because: str = ""  # why it was not worked on; only with SKIPPED and CANCELLED, such as `because of 2.19.1-cpu`

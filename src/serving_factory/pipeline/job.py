@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -44,13 +44,13 @@ class Site:
         *,
         build: Path,
         models: Path,
-        registry: str | None = None,
+        registries: Sequence[str] = (),
         connect: Callable[[], Engine] | None = None,
         report: Callable[[str], object] = lambda _text: None,  # called with a sentence while the engine is slow
     ) -> None:
         self.build = build
         self.models = models
-        self.registry = registry
+        self.registries = registries
         self._connect = connect
         self._report = report
         self._no_engine: EngineUnavailableError | None = None

@@ -13,15 +13,14 @@ from serving_factory.matrix.expand import uncertain_pairs
 from serving_factory.matrix.matrix import (
     CATALOGUE,
     Matrix,
-    alias_tags,
     base_origin,
-    full_tags,
     origin,
     release_origin,
     rules_about,
     variant_origins,
 )
 from serving_factory.matrix.problems import KeyPath, without_password
+from serving_factory.matrix.tags import full_tags
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.pins import runtime_base
 from serving_factory.recipes.recipe import Recipe
@@ -246,8 +245,8 @@ def _inputs(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
 
 def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:
     images, settings = matrix.images, matrix.settings_of(variant.release)
-    tags = _names(images.repository, full_tags(images, variant, binary="BINARY"))
-    aliases = _names(images.repository, alias_tags(images, variant, matrix.targets_of(variant)))
+    tags = _names(images.repository, full_tags(images, variant, binary="BINARY", image="IMAGE"))
+    aliases = _names(images.repository, matrix.aliases_of(variant))
     labels = [
         Explained("label", value, origin(matrix, ("image", "labels")), of=name)
         for name, value in sorted(images.labels.items())

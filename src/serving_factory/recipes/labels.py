@@ -13,6 +13,8 @@ from serving_factory.catalogue.releases import UPSTREAM_URL
 from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.recipes.recipe import Recipe
 
+RELEASE_LABEL = "org.opencontainers.image.version"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltBinary:
@@ -36,7 +38,7 @@ def image_labels(recipe: Recipe, binary: BuiltBinary | None, *, base_id: str = "
     variant = recipe.variant
     labels = {
         "org.opencontainers.image.title": f"TensorFlow Serving {variant.release}, {variant.flavour}, {variant.level}",
-        "org.opencontainers.image.version": variant.release,
+        RELEASE_LABEL: variant.release,
         "org.opencontainers.image.revision": recipe.release.commit if recipe.upstream else "",
         "org.opencontainers.image.source": UPSTREAM_URL.removesuffix(".git") if recipe.upstream else "",
         "org.opencontainers.image.licenses": _licences(recipe),

@@ -14,7 +14,7 @@ from serving_factory.catalogue.facts import Flavour, Release
 from serving_factory.catalogue.levels import LEVELS
 from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, releases
 from serving_factory.errors import BazelTooOldError, RecipeError
-from serving_factory.matrix.matrix import Matrix, alias_tags
+from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.model import Images
 from serving_factory.matrix.settings import Remote
 from serving_factory.matrix.variant import Variant
@@ -87,6 +87,7 @@ class Recipe:
     variant: Variant
     release: Release
     targets: tuple[str, ...]
+    aliases: tuple[str, ...]  # the moving tags of its image
     toolchain: Toolchain
     source: Path | str  # the folder with the source tree, or upstream's git URL with a commit
     inputs: Inputs
@@ -195,6 +196,7 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
         variant=variant,
         release=release,
         targets=matrix.targets_of(variant),
+        aliases=matrix.aliases_of(variant),
         toolchain=toolchain,
         source=source,
         inputs=inputs,
@@ -246,5 +248,5 @@ def _lower_image(variant: Variant, matrix: Matrix) -> str:
     if not lower:
         return ""
     best = max(lower, key=lambda other: (other.flavour == variant.flavour, LEVELS.index(other.level)))
-    aliases = alias_tags(matrix.images, best, matrix.targets_of(best))
+    aliases = matrix.aliases_of(best)
     return f"{matrix.images.repository}:{aliases[0]}" if aliases else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from serving_factory.docker.buildx import BuildFailed
 from serving_factory.errors import ArtifactError, PackageError, cleaned_up
-from serving_factory.matrix.matrix import alias_tags, full_tags
+from serving_factory.matrix.tags import full_tags
 from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.failures import step_title
 from serving_factory.pipeline.job import Job, Progress, Stage
@@ -61,11 +61,14 @@ def built_binary(job: Job) -> BuiltBinary:
 
 
 def image_tags(job: Job) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Compute the image's full tags and its aliases from the binary's record."""
-    recipe = job.recipe
-    binary = short(job.record(EXTRACT).outputs.sha256)
-    full = full_tags(recipe.images, recipe.variant, binary=binary)
-    return full, alias_tags(recipe.images, recipe.variant, recipe.targets)
+    """Compute the image's full tags, from the binary's record and all else that is in the image, and its aliases."""
+    recipe, binary = job.recipe, short(job.record(EXTRACT).outputs.sha256)
+    return full_tags(recipe.images, recipe.variant, binary=binary, image=short(_image_key(job))), recipe.aliases
+
+
+def _image_key(job: Job) -> str:
+    # Without the names: another alias must not make another image of the same full tag.
+    return PACKAGE.key_for(_content(job))
 
 
 def _facts(recipe: Recipe, binary: BuiltBinary) -> dict[str, str]:
@@ -100,8 +103,7 @@ def _run(job: Job, progress: Progress) -> Packaged:
         write_atomically(facts / name, text)
     full, aliases = image_tags(job)
     references = [f"{recipe.images.repository}:{tag}" for tag in (*full, *aliases)]
-    # Without the names: another alias must not make another image of the same full tag.
-    labels = {**_labels(job), _PACKAGE_KEY_LABEL: PACKAGE.key_for(_content(job))}
+    labels = {**_labels(job), _PACKAGE_KEY_LABEL: _image_key(job)}
     request = runtime_request(
         recipe,
         dockerfile=dockerfile,
@@ -154,7 +156,7 @@ def _intact(job: Job, outputs: Packaged) -> bool:
 
 PACKAGE = Stage(
     name="package",
-    version=2,
+    version=3,
     outputs=Packaged,
     inputs=_inputs,
     run=_run,

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from packaging.version import InvalidVersion, Version
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.docker.registry import ImageName
 from serving_factory.errors import RegistryError, TagTakenError, UsageError
-from serving_factory.pipeline.job import Job, Progress, Stage
+from serving_factory.pipeline.job import VARIANT_LABEL, Job, Progress, Stage
 from serving_factory.pipeline.records import Outputs
 from serving_factory.pipeline.retry import asking_again
 from serving_factory.pipeline.stages.package import PACKAGE
 from serving_factory.pipeline.stages.smoke import SMOKE
+from serving_factory.recipes.labels import RELEASE_LABEL
 from serving_factory.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -48,39 +52,58 @@ def push_name(repository: str, registry: str | None) -> ImageName:
     )
 
 
-def check_pushable(recipe: Recipe, registry: str | None) -> ImageName:
+def push_names(repository: str, registries: Sequence[str]) -> tuple[ImageName, ...]:
+    """Where a repository is pushed, each place once."""
+    return tuple(dict.fromkeys(push_name(repository, registry) for registry in registries or (None,)))
+
+
+def check_pushable(recipe: Recipe, registries: Sequence[str]) -> tuple[ImageName, ...]:
     """Where a recipe's image would be pushed; UsageError without a registry, or if it is for this machine alone."""
     if recipe.variant.level is Level.NATIVE:
         raise UsageError(
             f"{recipe.variant.id} is made for this machine's CPU and is not published",
             remedy="push a variant of another level, or choose the others with --target or --variant",
         )
-    return push_name(recipe.images.repository, registry)
+    return push_names(recipe.images.repository, registries)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What one registry holds."""
+
+    registry: str
+    repository: str
+    digests: Mapping[str, str]  # tag → digest of its manifest
+    not_moved: Mapping[str, str]  # alias → the later release that it stays at
+    pushed_layers: int  # how many it had not
+
+    @property
+    def name(self) -> ImageName:
+        """The repository there."""
+        return ImageName(self.registry, self.repository)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed(Outputs):
-    """What a registry holds: tag → digest of its manifest; and how many layers it had not."""
+    """What registries hold."""
 
-    registry: str
-    repository: str
-    digests: Mapping[str, str]
-    pushed_layers: int
+    places: tuple[Place, ...]
 
     def summary(self) -> Mapping[str, object]:
-        """The names under which the registry holds the image, each with its digest."""
-        where = f"{self.registry}/{self.repository}"
-        return {"pushed": [f"{where}:{tag}@{digest}" for tag, digest in self.digests.items()]}
+        """The names of the image in registries, each with its digest; and aliases that stay at a later release."""
+        pushed = [f"{one.name}:{tag}@{digest}" for one in self.places for tag, digest in one.digests.items()]
+        stay = [f"{one.name}:{tag} stays at {release}" for one in self.places for tag, release in one.not_moved.items()]
+        return {"pushed": pushed, **({"not_moved": stay} if stay else {})}
 
 
 def _inputs(job: Job) -> Mapping[str, object]:
-    name = check_pushable(job.recipe, job.site.registry)
+    names = check_pushable(job.recipe, job.site.registries)
     packaged = job.record(PACKAGE).outputs
     return {
         "image": packaged.image,
         "smoke": job.record(SMOKE).key,
-        "registry": name.registry,
-        "repository": name.repository,
+        "registries": [name.registry for name in names],
+        "repositories": [name.repository for name in names],
         "tags": packaged.tags,
         "aliases": packaged.aliases,
     }
@@ -88,7 +111,7 @@ def _inputs(job: Job) -> Mapping[str, object]:
 
 def try_pushes(jobs: Iterable[Job], report: Callable[[str], object]) -> None:
     """Begin and cancel an upload to each repository that the jobs push to; raise, before hours of work, what fails."""
-    jobs_by_name = {check_pushable(job.recipe, job.site.registry): job for job in jobs}
+    jobs_by_name = {name: job for job in jobs for name in check_pushable(job.recipe, job.site.registries)}
     for name, job in jobs_by_name.items():
         registry = job.site.engine.registry(name.registry, cancel=job.cancel, report=report)
         _try_push(registry, name, job, report)
@@ -99,16 +122,24 @@ def _try_push(registry: Registry, name: ImageName, job: Job, report: Callable[[s
 
 
 def _run(job: Job, progress: Progress) -> Pushed:
+    names = push_names(job.record(PACKAGE).outputs.repository, job.site.registries)
+    return Pushed(places=tuple(_push_to(job, name, progress) for name in names))
+
+
+def _push_to(job: Job, name: ImageName, progress: Progress) -> Place:
     packaged = job.record(PACKAGE).outputs
     image = packaged.image
-    name = push_name(packaged.repository, job.site.registry)
     registry = job.site.engine.registry(name.registry, cancel=job.cancel, report=progress)
     _try_push(registry, name, job, job.report_retry)
     digests: dict[str, str] = {}
+    not_moved: dict[str, str] = {}
     blobs = 0
     for tag in (*packaged.tags, *packaged.aliases):
         if tag in packaged.tags and (held := _held_already(job, registry, name, tag, image)):
             digests[tag] = held
+            continue
+        if tag in packaged.aliases and (later := _later_release(job, registry, name, tag)):
+            not_moved[tag] = later
             continue
         pushed = _push_tag(job, name, image, tag, progress)
         digests[tag] = pushed.digest
@@ -118,7 +149,24 @@ def _run(job: Job, progress: Progress) -> Pushed:
                 f"{name}:{tag} was pushed as {pushed.digest}; the registry holds {held or 'nothing'}",
                 remedy="see whether someone else pushes the same tag; then run the same command again",
             )
-    return Pushed(registry=name.registry, repository=name.repository, digests=digests, pushed_layers=blobs)
+    return Place(
+        registry=name.registry,
+        repository=name.repository,
+        digests=digests,
+        not_moved=not_moved,
+        pushed_layers=blobs,
+    )
+
+
+def _later_release(job: Job, registry: Registry, name: ImageName, alias: str) -> str:
+    """The release that a registry has an alias for that names none, where it is later than this one; else empty."""
+    if job.recipe.release.tag in alias or (held := _held_digest(job, registry, name, alias)) is None:
+        return ""
+    labels = asking_again(lambda: registry.labels(name.repository, held), job.report_retry, sleep=job.cancel.wait)
+    release = labels.get(RELEASE_LABEL, "") if VARIANT_LABEL in labels else ""
+    with suppress(InvalidVersion):
+        return release if Version(release) > job.recipe.variant.version else ""
+    return ""
 
 
 def _held_already(job: Job, registry: Registry, name: ImageName, tag: str, image: str) -> str | None:
@@ -135,8 +183,8 @@ def _held_already(job: Job, registry: Registry, name: ImageName, tag: str, image
     raise TagTakenError(
         f"{name}:{tag} is another image in the registry, and a full tag names one image for ever",
         why=f"the registry holds {held}{f' (image {config})' if config else ''}\nto be pushed is the image {image}",
-        remedy="give the new image another full tag at `image: {tags: [...]}` in the matrix file, such as one that "
-        "ends in -r2; or delete the tag in the registry if nothing uses it",
+        remedy="put {image} into the full tags at `image: {tags: [...]}` in the matrix file; where it is there, the "
+        "other image is another machine's: push from that one, or delete the tag in the registry if nothing uses it",
     )
 
 
@@ -170,14 +218,17 @@ def _held_digest(job: Job, registry: Registry, name: ImageName, tag: str) -> str
 
 
 def _intact(job: Job, outputs: Pushed) -> bool:
-    name = ImageName(outputs.registry, outputs.repository)
-    registry = job.site.engine.registry(name.registry, cancel=job.cancel)
-    return all(_held_digest(job, registry, name, tag) == digest for tag, digest in outputs.digests.items())
+    return all(_holds(job, one) for one in outputs.places)
+
+
+def _holds(job: Job, place: Place) -> bool:
+    registry = job.site.engine.registry(place.registry, cancel=job.cancel)
+    return all(_held_digest(job, registry, place.name, tag) == digest for tag, digest in place.digests.items())
 
 
 PUSH = Stage(
     name="push",
-    version=1,
+    version=2,
     outputs=Pushed,
     inputs=_inputs,
     run=_run,
