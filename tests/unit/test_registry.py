@@ -586,6 +586,14 @@ def test_the_id_of_an_image_in_a_registry(fake: FakeRegistry) -> None:
     assert Registry(fake.host).config_digest("a", shelf.put({"manifests": []})) == ""
 
 
+@pytest.mark.parametrize("config", [{"Labels": {"a": "b"}}, {"Labels": None}, {}, None])
+def test_the_labels_of_an_image(fake: FakeRegistry, config: dict[str, object] | None) -> None:
+    shelf = Shelf(fake)
+    image = shelf.put({"config": {"digest": shelf.put({"config": config})}})
+    assert Registry(fake.host).labels("a", image) == ({"a": "b"} if config and config.get("Labels") else {})
+    assert Registry(fake.host).labels("a", shelf.put({"manifests": []})) == {}
+
+
 class TestImageName:
     @pytest.mark.parametrize(
         ("text", "registry", "repository"),
