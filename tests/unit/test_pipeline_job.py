@@ -11,7 +11,7 @@ from serving_factory.commands.generate import generated_folder
 from serving_factory.errors import UsageError
 from serving_factory.matrix.load import load_matrix
 from serving_factory.pipeline.job import Job, Site
-from serving_factory.pipeline.records import build_name, matrix_name
+from serving_factory.pipeline.records import build_folder, matrix_name
 from serving_factory.pipeline.stages.compile import COMPILE
 from serving_factory.pipeline.stages.push import PUSH, push_name
 from serving_factory.recipes.pins import Base
@@ -20,11 +20,12 @@ from serving_factory.recipes.recipe import Recipe, recipe_for
 from .matrices import SHIPPED, document, load
 
 CHECKOUT = Path("/work/factory")
+BUILD = CHECKOUT / "build"
 
 
 @pytest.mark.parametrize(("file", "name"), [("matrix.yaml", ""), ("samples/matrix.yaml", "samples")])
 def test_the_shipped_matrices_have_plain_names(file: str, name: str) -> None:
-    assert build_name(CHECKOUT / file, CHECKOUT) == name
+    assert build_folder(CHECKOUT / file, CHECKOUT, BUILD) == BUILD / name
 
 
 def test_no_two_files_share_a_folder() -> None:
@@ -38,11 +39,11 @@ def test_no_two_files_share_a_folder() -> None:
         "x.yaml",
         "xmatrix.yaml",
     )
-    assert len({build_name(CHECKOUT / file, CHECKOUT) for file in files}) == len(files)
+    assert len({build_folder(CHECKOUT / file, CHECKOUT, BUILD) for file in files}) == len(files)
 
 
 def test_matrices_from_elsewhere_never_share_a_folder() -> None:
-    names = {build_name(Path(f"/{owner}/samples/matrix.yaml"), CHECKOUT) for owner in ("ann", "bob")}
+    names = {build_folder(Path(f"/{owner}/samples/matrix.yaml"), CHECKOUT, BUILD).name for owner in ("ann", "bob")}
     assert len(names) == 2
     assert all(name.startswith("matrix-") for name in names)
 

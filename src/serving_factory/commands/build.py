@@ -257,7 +257,7 @@ def _print_plan(options: RunOptions, stages: Sequence[Stage[Any]]) -> None:
     downloads, needs = _needs(run, plan.estimate) if plan.budget else ([], "")
     document = {
         "machine": plan.budget,
-        "estimate": {name: getattr(plan.estimate, name) for name in ("seconds", "memory", "download", "estimated")},
+        "estimate": {name: value for name, value in plan.estimate.members().items() if name != "variants"},
         "downloads": [{"what": one.what, "place": one.shown} for one in downloads],
         "variants": rows,
     }

@@ -83,12 +83,7 @@ def inputs(typed: Sequence[str], options: InputsOptions) -> None:
 # --- archive ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Required:
-    """An archive to make, and the sha256 that it must have; None where nothing pins it."""
-
-    address: Address
-    sha256: str | None
+_Required = tuple[Address, str | None]  # an archive to make, and the sha256 that it must have, where it is pinned
 
 
 def _archive(mirror: Path, refs: Sequence[str], options: InputsOptions) -> None:
@@ -98,7 +93,7 @@ def _archive(mirror: Path, refs: Sequence[str], options: InputsOptions) -> None:
         raise UsageError(f"{mirror} is no git repository", remedy="name a clone or a mirror (`git clone --mirror URL`)")
     required = [_required(place, ref, options) for ref in refs]
     output = Path(options.output or ".")
-    made = [make_archive(place, one.address, output=output, pinned=one.sha256) for one in required]
+    made = [make_archive(place, address, output=output, pinned=sha256) for address, sha256 in required]
     rows = [
         (str(one.file), one.ref, one.commit[:12], one.folder, size(one.size), one.sha256, _MATCHES[one.matches])
         for one in made
@@ -127,31 +122,30 @@ def _required(mirror: Path, ref: str, options: InputsOptions) -> _Required:
         else:
             reported += _read_report(Path(value))
     if reported:
-        found = _reported(mirror, ref, reported, options)
+        address, pinned = _reported(mirror, ref, reported, options)
     else:
         name = options.repository or next(iter(mirror_of(mirror).names), "")
         if not name:
             raise UsageError(f"the name of the repository in {mirror} is unknown", remedy="give --repository NAME")
         form = ArchiveFormat.ZIP if options.as_zip else ArchiveFormat.TAR_GZ
         address = Address(name=name, ref=ref, form=form)
-        found = _Required(address, _catalogue_pins(name).get(address.file_name))
-    given = next((pins[key] for key in (found.address.file_name, ref) if key in pins), None)
-    return _Required(found.address, given or found.sha256)
+        pinned = _catalogue_pins(name).get(address.file_name)
+    return address, next((pins[key] for key in (address.file_name, ref) if key in pins), pinned)
 
 
 def _reported(mirror: Path, ref: str, reported: Sequence[_Required], options: InputsOptions) -> _Required:
     """Find a ref among the archives of a preflight's report; the archive's address has name and format."""
     commit = commit_of(mirror, ref)
-    fits = {one for one in reported if one.address.ref in {ref, commit} or one.address.file_name == ref}
+    fits = {one for one in reported if one[0].ref in {ref, commit} or one[0].file_name == ref}
     names = {options.repository} if options.repository else set(mirror_of(mirror).names)
-    narrowed = [one for one in fits if one.address.name in names] or list(fits)
-    if len({(one.address.name, one.address.file_name, one.sha256) for one in narrowed}) != 1:
+    narrowed = [one for one in fits if one[0].name in names] or list(fits)
+    if len({(address.name, address.file_name, sha256) for address, sha256 in narrowed}) != 1:
         raise UsageError(
             f"the report has {'several archives' if narrowed else 'no archive'} of {ref}",
-            why="\n".join(sorted(f"{one.address.name} {one.address.ref}" for one in reported)),
+            why="\n".join(sorted(f"{address.name} {address.ref}" for address, _ in reported)),
             remedy="name one of these refs, or their repository with --repository",
         )
-    address = narrowed[0].address
+    address = narrowed[0][0]
     if options.repository and options.repository != address.name:
         raise UsageError(
             f"--repository is {options.repository}, but the report has {ref} of {address.name}",
@@ -175,7 +169,7 @@ def _read_report(file: Path) -> Sequence[_Required]:
     """The archives that a code host makes out of git and that a preflight found missing."""
     try:
         missing = json_module.loads(file.read_text(encoding="utf-8"))["missing"]
-        found = [_Required(address, one["sha256"]) for one in missing if (address := archive_address(*one["urls"]))]
+        found = [(address, one["sha256"]) for one in missing if (address := archive_address(*one["urls"]))]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"--pinned must be NAME=SHA256 or a preflight's report, got {str(file)!r}",

@@ -6,7 +6,7 @@ After the run: what it took, in the same shape.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from packaging.version import Version
@@ -107,10 +107,10 @@ class RunEstimate:
         return {one.variant: one.seconds for one in self.variants if one.seconds is not None}
 
     def members(self) -> dict[str, object]:
-        """The estimate as the members of its JSON line."""
+        """The estimate as the members of its JSON object."""
         return {
             **{name: getattr(self, name) for name in ("seconds", "memory", "download", "estimated", "unknown")},
-            "variants": [asdict(one) for one in self.variants],
+            "variants": self.variants,
         }
 
 

@@ -144,11 +144,7 @@ def only_cached(report: Report, declared: Mapping[str, Declared]) -> tuple[Missi
     """What only the engine's own cache of downloads has: another engine, with the same folders, misses it."""
     problem = "only this engine's cache of downloads has it"
     cached = [declared[one.name] for one in report.found if one.origin == "cache" and one.name in declared]
-    names = [(one, next(iter(one.urls), "").rpartition("/")[2]) for one in cached]
-    return tuple(
-        Missing(name=one.name, rule=one.rule, file=file, urls=one.urls, sha256=one.sha256, problem=problem, cached=True)
-        for one, file in names
-    )
+    return tuple(replace(_one_missing(one, [problem], {}), cached=True) for one in cached)
 
 
 def declared_repositories(text: str) -> Iterator[Declared]:

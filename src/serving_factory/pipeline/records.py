@@ -218,22 +218,14 @@ def put_aside(log: Path) -> None:
 
 
 def build_folder(matrix_file: Path, root: Path, build: Path) -> Path:
-    """Where the variants of a matrix file lie: in the build folder of the checkout at `root`."""
-    return build / build_name(matrix_file.resolve(), root)
-
-
-def build_name(matrix_file: Path, root: Path) -> str:
-    """Where in the build folder the variants of a matrix file lie: at its top for the checkout's own matrix.yaml."""
+    """Where the variants of a matrix file lie: at the top of the build folder for the checkout's own matrix.yaml."""
     # Any other file has a folder of its own, so that no other matrix's binary of the same name is overwritten.
-    inside = _inside(matrix_file, root)
+    name = matrix_name(matrix_file, root)
     known = {"matrix.yaml": "", "samples/matrix.yaml": "samples"}
-    return known.get(inside, f"matrix-{short(key_of(file=inside))}")
+    return build / known.get(name, f"matrix-{short(key_of(file=name))}")
 
 
 def matrix_name(matrix_file: Path, root: Path) -> str:
     """The name by which a matrix file is remembered: its path below the checkout, or else its whole path."""
-    return _inside(matrix_file.resolve(), root)
-
-
-def _inside(matrix_file: Path, root: Path) -> str:
-    return matrix_file.relative_to(root).as_posix() if matrix_file.is_relative_to(root) else str(matrix_file)
+    file = matrix_file.resolve()
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
