@@ -217,7 +217,7 @@ def test_what_python_cannot_read_costs_only_itself() -> None:
 
 
 def page(report: Report) -> str:
-    return preflight_page("1.9.1-cpu-v1", report)
+    return "\n".join([*preflight_page("1.9.1-cpu-v1", report), ""])
 
 
 def test_the_page_of_what_is_missing() -> None:

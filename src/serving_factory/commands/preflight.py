@@ -27,8 +27,9 @@ def preflight(asked: Asked, variants: Sequence[str], *, json: bool) -> None:
     jobs = jobs_of(asked, variants)
     with hold_matrix_lock(jobs[0].site.build):
         reports = [(job, run_preflight(job, progress)) for job in jobs]
-    text = "\n".join(preflight_page(job.recipe.variant.id, report, width=width()) for job, report in reports)
-    show({"variants": [preflight_document(job, report) for job, report in reports]}, text, json=json)
+    pages = ("\n".join(preflight_page(job.recipe.variant.id, report, width=width())) for job, report in reports)
+    document = {"variants": [preflight_document(job, report) for job, report in reports]}
+    show(document, "\n\n".join(pages) + "\n", json=json)
     names = {one.name for _, report in reports for one in report.missing}
     programs = {one.name for _, report in reports for one in report.programs}
     if names or programs:
@@ -48,12 +49,8 @@ def preflight(asked: Asked, variants: Sequence[str], *, json: bool) -> None:
             )
 
 
-def preflight_page(variant: str, report: Report, *, width: int | None = None) -> str:
-    """What is missing, a line each; what is available, in numbers."""
-    return "\n".join(_lines(variant, report, width)) + "\n"
-
-
-def _lines(variant: str, report: Report, width: int | None) -> Iterator[str]:
+def preflight_page(variant: str, report: Report, *, width: int | None = None) -> Iterator[str]:
+    """Give lines: what is missing, a line each; what is available, in numbers."""
     origins = [one.origin for one in report.found]
     available = words({text: origins.count(name) for name, text in _ORIGINS.items()})
     yield f"{clean(variant)}: repositories available: {available or 'none'}"

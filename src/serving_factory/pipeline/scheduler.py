@@ -55,7 +55,7 @@ def on_signals(act: Callable[[], None]) -> Iterator[None]:
 
 
 _PATIENCE = 15.0  # seconds that variants get to end once they are asked to: a build's grace, and what comes after it
-# Seconds between looks for a signal: one that comes just before a wait, or to another thread, does not end it
+# Seconds between looks at the time limits, and for a signal: one that comes just before a wait does not end that
 _LOOK = 0.2
 
 
@@ -169,13 +169,9 @@ class PipelineRun:
         self._inbox.put(partial(self._end, variant, fault))
 
     def _take_message(self) -> None:
-        """Do what the next message says; wait a little for one, until the next time limit at the latest."""
-        now = time.monotonic()
-        running = (self._deadlines[name] for name in self._shares if not self._jobs[name].cancel.asked)
-        ends = [*running, self._run_ends if not self._ended_by else None, self._given_up]
-        due = min((end for end in ends if end is not None), default=_NEVER)
+        """Do what the next message says; where none comes for a moment, see what is over."""
         try:
-            act = self._inbox.get(timeout=max(0.0, min(due - now, _LOOK)))
+            act = self._inbox.get(timeout=_LOOK)
         except queue.Empty:
             act = self._end_what_is_over
         act()
