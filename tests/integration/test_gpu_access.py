@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,10 +13,11 @@ import pytest
 
 from serving_factory.docker.engine import Container, ContainerSpec, Engine
 from serving_factory.docker.host import GpuAccess
-from serving_factory.errors import EngineError
+from serving_factory.errors import EngineError, GpuUnusedError
 
+from .demo_story import Demo
 from .own_engine import BASE, OwnEngine, needs_root
-from .pipeline import Checkout, wait_until
+from .pipeline import GPU_V3, Checkout, Running, docker, wait_until
 
 pytestmark = needs_root
 ALL = {"name": "all", "containerEdits": {"env": ["GIVEN=a-gpu"]}}
@@ -51,6 +54,28 @@ def test_an_engine_without_nvidias_runtime_refuses(engine: OwnEngine, monkeypatc
     spec = ContainerSpec(image=BASE, command=("env",), gpu=GpuAccess.RUNTIME)
     with pytest.raises(EngineError, match=r'could not select device driver "nvidia"'), Engine.connect().container(spec):
         pytest.fail("it never ran")
+
+
+def test_a_server_that_is_given_a_gpu_without_a_driver_is_found_out(
+    engine: OwnEngine, demo: Demo, tmp_path: Path
+) -> None:
+    """Nothing of the sample is played: it looks for a driver, finds none, computes on the CPU, and says so."""
+    packaged = demo.checkout.record(GPU_V3, "package")["outputs"]
+    names = [f"{packaged['repository']}:{tag}" for tag in (*packaged["tags"], *packaged["aliases"])]
+    docker("save", "--output", str(tmp_path / "image.tar"), *names)
+    docker("--host", engine.host, "load", "--input", str(tmp_path / "image.tar"))
+    subprocess.run(engine.inside("ip", "link", "set", "lo", "up"), check=True)
+    checkout = demo.checkout
+    smoke = [sys.executable, "-m", "invoke", *checkout.line("smoke", "--variant", GPU_V3, "--gpu", "require")]
+    environment = checkout.environment({"DOCKER_HOST": engine.host})
+    before = checkout.record_file(GPU_V3, "smoke").read_text(encoding="utf-8")
+    try:
+        with Running(engine.inside(*smoke), cwd=checkout.folder, env=environment) as running:
+            error = running.wait().error(GpuUnusedError.exit_code, "GpuUnusedError", GPU_V3)
+    finally:
+        checkout.record_file(GPU_V3, "smoke").write_text(before, encoding="utf-8")
+    assert error["what"] == "The server was given a GPU, and computed on the CPU."
+    assert "failed call to cuInit" in error["why"]
 
 
 def test_the_doctor_says_how_gpus_are_given(engine: OwnEngine, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -12,6 +13,7 @@ from typing import cast
 
 import pytest
 
+from serving_factory.commands.history import measure, report_page
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import GpuAccess
 from serving_factory.doctor import probes
@@ -108,6 +110,8 @@ def test_a_gpu_that_the_engine_can_give_is_used(made: Made, access: GpuAccess) -
     assert {spec.gpu for spec in (one.spec for one in engine.containers)} == {None, access}
     assert enough_for(job) == set(GpuUse), "nothing is done again"
     assert outputs.summary()["gpu"] == "NVIDIA A100-SXM4-40GB"
+    reported = {**measure("v", {"smoke": job.record(SMOKE)}), "compiled": "then", "build_command": None}
+    assert re.search(r"^  tried on +NVIDIA A100-SXM4-40GB, capability 8.0$", report_page([reported]), re.MULTILINE)
 
 
 @pytest.mark.parametrize(

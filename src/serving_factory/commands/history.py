@@ -153,6 +153,7 @@ _MEASURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("binary", "binary_size", size),
     ("GPU code", "device_code", lambda codes: ", ".join(codes) or "none"),
     ("image", "image_size", size),
+    ("tried on", "gpu", lambda gpu: f"{gpu.name}, capability {gpu.capability}"),
 )
 
 
@@ -165,6 +166,7 @@ def measure(variant: str, records: Mapping[str, Record[Any]]) -> dict[str, Any]:
         "binary_size": binary and binary.outputs.size,
         "device_code": binary and binary.outputs.device_code.codes,
         "image_size": image and image.outputs.size,
+        "gpu": smoke and smoke.outputs.gpu,
     }
     found = {name: getattr(compiled and compiled.outputs, name, None) for _, name, _ in _MEASURES}
     return {

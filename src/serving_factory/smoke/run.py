@@ -110,13 +110,12 @@ class _Subject:
         if (plan.gpu or plan.no_gpu) and not access:
             # An engine whose default runtime is NVIDIA's gives GPUs to all whose environment does not say `void`.
             environment["NVIDIA_VISIBLE_DEVICES"] = "void"
+        folder = models.on_gpu[model] if way else models.hardened if hardened else models.plain
         spec = ContainerSpec(
             image=self._image,
             environment=tuple(environment.items()),
             ports=(GRPC_PORT, REST_PORT),
-            mounts=(
-                Mount(models.on_gpu[model] if way else models.hardened if hardened else models.plain, _place(model)),
-            ),
+            mounts=(Mount(folder, f"/models/{model}"),),
             read_only=hardened,
             cap_drop=("ALL",) if hardened else (),
             user="12345" if hardened else None,
@@ -150,10 +149,6 @@ def _refusal(error: EngineError, access: GpuAccess) -> GpuMissingError:
         why="\n".join(filter(None, (error.what, error.why))),
         remedy=f"Try it: docker run --rm {access} IMAGE. `--gpu never` tries the image without a GPU.",
     )
-
-
-def _place(model: str) -> str:
-    return f"/models/{model}"
 
 
 def _why_skipped(check: Check, subject: _Subject) -> str:
