@@ -133,7 +133,7 @@ class InspectionError(FactoryError, code=22):
 
 
 class LibraryMissingError(FactoryError, code=23):
-    """The binary is linked to a library that the runtime image will not have."""
+    """The binary is linked to a library, or opens one while it runs, that the runtime image does not have."""
 
 
 class PackageError(FactoryError, code=24):

@@ -89,6 +89,7 @@ OUTPUTS: Mapping[str, Outputs] = {
         elf=ELF,
         instructions=CODE,
         device_code=DeviceCode(fat_binaries={}, sizes={}),
+        opened=(),
     ),
     "libraries": Libraries(
         collected=False,
@@ -107,6 +108,7 @@ OUTPUTS: Mapping[str, Outputs] = {
         ),
         binary_sha256="b" * 64,
         cpu_flags=("avx",),
+        opened=(),
     ),
     "package": Packaged(
         image="sha256:image", size=9, repository="r", tags=("full",), aliases=("alias",), binary_sha256="b" * 64

@@ -13,9 +13,10 @@ from packaging.version import Version
 
 from serving_factory.catalogue.cuda import Capability, cards, cudas, device_code, notation, why_not
 from serving_factory.catalogue.distributions import left_out, retired_bases
-from serving_factory.catalogue.facts import Flavour
+from serving_factory.catalogue.facts import Flavour, GpuFacts
 from serving_factory.catalogue.fixes import Fails, bad_pairs, known_bad
 from serving_factory.catalogue.levels import LEVELS, Level, flag_sets, level_facts
+from serving_factory.catalogue.libraries import opened_libraries
 from serving_factory.catalogue.releases import built, releases
 
 # --- CUDA -------------------------------------------------------------------------------------------------------------
@@ -163,6 +164,62 @@ def test_a_card_can_be_compiled_for_since_the_cuda_that_it_names() -> None:
 
 def test_no_release_compiles_for_blackwell() -> None:
     assert all(Version(cuda) < Version(cards()["blackwell"].since) for cuda in cudas())
+
+
+# --- libraries that are opened ----------------------------------------------------------------------------------------
+
+EVER = ("cublas", "cudart", "cudnn", "cufft", "cupti", "curand", "cusolver", "cusparse")
+SONAMES = {
+    "1.5.0": "libcublas.so.8.0 libcudart.so.8.0 libcudnn.so.6 libcufft.so.8.0 libcupti.so.8.0 libcusparse.so.8.0",
+    "1.12.0": "libcublas.so.9.0 libcudart.so.9.0 libcudnn.so.7 libcurand.so.9.0",
+    "2.1.0": "libcublas.so.10.0 libcudart.so.10.0 libcudnn.so.7 libcupti.so.10.0",
+    "2.3.4": "libcublas.so.10 libcudart.so.10.1 libcudnn.so.7 libcupti.so.10.1 libcusolver.so.10 libcusparse.so.10",
+    "2.4.4": "libcublas.so.11 libcudart.so.11.0 libcudnn.so.8 libcufft.so.10 libcusolver.so.10 libcusparse.so.11",
+    "2.11.1": "libcudart.so.11.0 libcudnn_ops_infer.so.8 libcupti.so.11.2 libcusolver.so.11",
+    "2.14.1": "libcudart.so.11.0 libcudnn_cnn_infer.so.8 libcupti.so.11.8",
+    "2.17.1": "libcudart.so.12 libcufft.so.11 libcudnn.so.8 libnvrtc.so.12 libnvrtc-builtins.so.12.2 libcupti.so.12",
+    "2.20.0": "libcudart.so.12 libcudnn.so.9 libcudnn_engines_runtime_compiled.so.9 libnvrtc-builtins.so.12.5",
+}
+
+
+def gpu_of(tag: str) -> GpuFacts:
+    gpu = releases()[tag].flavours[Flavour.GPU].gpu
+    assert gpu is not None
+    return gpu
+
+
+@pytest.mark.parametrize(("tag", "sonames"), SONAMES.items())
+def test_the_sonames_that_an_era_opens(tag: str, sonames: str) -> None:
+    assert set(sonames.split()) <= opened_libraries(EVER, gpu_of(tag)).keys()
+
+
+def test_every_release_has_a_soname_for_what_it_may_open() -> None:
+    for tag, release in releases().items():
+        gpu = gpu_of(tag)
+        names = set(EVER) | ({"cublasLt"} if release.version >= Version("2.4") else set())
+        names |= {"nvinfer", "nvinfer_plugin"} if gpu.tensorrt else set()
+        found = opened_libraries(sorted(names), gpu)
+        assert all(re.fullmatch(r"lib\w+(-builtins)?\.so\.\d+(\.\d+)?", soname) for soname in found), tag
+        assert f"libcudnn.so.{gpu.cudnn.partition('.')[0]}" in found
+
+
+def test_a_binary_that_opens_the_runtime_alone_needs_no_more() -> None:
+    found = opened_libraries(["cudart"], gpu_of("2.19.1"))
+    assert found == {"libcudart.so.12": "the binary, which opens it"}
+
+
+def test_what_cudnn_opens_is_named_with_it() -> None:
+    found = opened_libraries(["cudnn"], gpu_of("2.19.1"))
+    assert found["libcudnn_ops_infer.so.8"] == "libcudnn.so.8, which opens it"
+    assert found["libnvrtc.so.12"] == "libcudnn.so.8, which opens it"
+    assert found["libnvrtc-builtins.so.12.2"] == "libnvrtc.so.12, which opens it"
+
+
+def test_tensorrt_has_the_releases_version() -> None:
+    assert set(opened_libraries(["nvinfer", "nvinfer_plugin"], gpu_of("2.17.1"))) == {
+        "libnvinfer.so.8",
+        "libnvinfer_plugin.so.8",
+    }
 
 
 # --- retired bases ----------------------------------------------------------------------------------------------------

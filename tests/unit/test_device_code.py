@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving_factory.catalogue.libraries import opening_functions
 from serving_factory.errors import ArtifactError
-from serving_factory.inspection.device_code import read_device_code
+from serving_factory.inspection.device_code import read_device_code, read_opened
 from serving_factory.inspection.facts import DeviceCode, sorted_codes
 
 from .device_code_bytes import MAGIC, fat_binary
@@ -132,3 +133,18 @@ def test_broken_bytes_are_refused_or_read(at: int, other: bytes, section: str) -
             assert section == ".nv_fatbin"
         else:
             assert sum(found.sizes.values()) <= len(content)
+
+
+# --- libraries that are opened ----------------------------------------------------------------------------------------
+
+
+def test_a_library_is_opened_where_the_data_names_its_function(tmp_path: Path) -> None:
+    # Linkers put constants of 8 bytes right before a text.
+    held = {".rodata": b"complex<cudaGetDeviceCount\0other\0", ".data.rel.ro": b"\0ncclGetVersion\0"}
+    assert read_opened(Elf(data=held).write(tmp_path / "server"), opening_functions()) == ("cudart", "nccl")
+
+
+def test_names_of_symbols_and_parts_of_texts_open_nothing(tmp_path: Path) -> None:
+    held = {".rodata": b"cudaGetDeviceCountX\0 cudnnCreate", ".nv_fatbin": b"cufftCreate\0"}
+    elf = Elf(text=b"cublasCreate_v2\0", needed=("cudnnCreate",), data=held)
+    assert read_opened(elf.write(tmp_path / "server"), opening_functions()) == ()

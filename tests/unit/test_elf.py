@@ -150,16 +150,20 @@ def library(path: Path, *needed: str) -> None:
     Elf(needed=needed).write(path)
 
 
+def by_binary(*sonames: str) -> dict[str, str]:
+    return dict.fromkeys(sonames, BINARY)
+
+
 def test_no_gap_where_base_and_copies_hold_all(tmp_path: Path) -> None:
     library(tmp_path / "usr/lib/x86_64-linux-gnu/libgomp.so.1", "libc.so.6")
-    assert library_closure_gaps(("libgomp.so.1", "libc.so.6"), tmp_path, frozenset({"libc.so.6"})) == ()
+    assert library_closure_gaps(by_binary("libgomp.so.1", "libc.so.6"), tmp_path, frozenset({"libc.so.6"})) == ()
 
 
 def test_gaps_name_who_needs_what(tmp_path: Path) -> None:
     library(tmp_path / "opt/cuda/lib64/libcudnn.so.8", "libcublas.so.12", "libc.so.6")
     library(tmp_path / "usr/lib/libnvinfer.so.8", "libcublas.so.12")
 
-    gaps = library_closure_gaps(("libcudnn.so.8", "libgomp.so.1"), tmp_path, frozenset({"libc.so.6"}))
+    gaps = library_closure_gaps(by_binary("libcudnn.so.8", "libgomp.so.1"), tmp_path, frozenset({"libc.so.6"}))
 
     assert gaps == (
         MissingLibrary("libcublas.so.12", ("/opt/cuda/lib64/libcudnn.so.8", "/usr/lib/libnvinfer.so.8")),
@@ -167,11 +171,17 @@ def test_gaps_name_who_needs_what(tmp_path: Path) -> None:
     )
 
 
+def test_what_is_opened_is_looked_for_like_what_is_linked(tmp_path: Path) -> None:
+    library(tmp_path / "usr/lib/libcudart.so.13")
+    gaps = library_closure_gaps({"libcudart.so.12": "the binary, which opens it"}, tmp_path, frozenset())
+    assert gaps == (MissingLibrary("libcudart.so.12", ("the binary, which opens it",)),)
+
+
 def test_links_count_where_the_container_can_follow_them(tmp_path: Path) -> None:
     library(tmp_path / "usr/lib/libz.so.1.2.11")
     (tmp_path / "usr/lib/libz.so.1").symlink_to("libz.so.1.2.11")
     (tmp_path / "usr/lib/libabsolute.so.1").symlink_to("/usr/lib/libz.so.1")
-    assert library_closure_gaps(("libz.so.1", "libabsolute.so.1"), tmp_path, frozenset()) == ()
+    assert library_closure_gaps(by_binary("libz.so.1", "libabsolute.so.1"), tmp_path, frozenset()) == ()
 
 
 def test_links_to_nowhere_out_and_round_do_not_count(tmp_path: Path) -> None:
@@ -182,21 +192,21 @@ def test_links_to_nowhere_out_and_round_do_not_count(tmp_path: Path) -> None:
     (root / "lib/libout.so.1").symlink_to("../../outside.so")
     (root / "lib/libround.so.1").symlink_to("libround.so.1")
     required = ("libdangling.so.1", "libout.so.1", "libround.so.1")
-    assert [gap.soname for gap in library_closure_gaps(required, root, frozenset())] == list(required)
+    assert [gap.soname for gap in library_closure_gaps(by_binary(*required), root, frozenset())] == list(required)
 
 
 def test_only_library_folders_and_elf_files_count(tmp_path: Path) -> None:
     library(tmp_path / "srv/liba.so.1")
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib/libb.so.1").write_text("INPUT(libb.so.2)\n")
-    gaps = library_closure_gaps(("liba.so.1", "libb.so.1"), tmp_path, frozenset())
+    gaps = library_closure_gaps(by_binary("liba.so.1", "libb.so.1"), tmp_path, frozenset())
     assert [gap.soname for gap in gaps] == ["liba.so.1", "libb.so.1"]
 
 
 def test_the_drivers_libraries_are_the_machines(tmp_path: Path) -> None:
     library(tmp_path / "usr/lib/libcudart.so.9.0", "libnvidia-ml.so.1")
-    assert library_closure_gaps(("libcuda.so.1", "libcudart.so.9.0"), tmp_path, frozenset()) == ()
-    gaps = library_closure_gaps(("libcudadevrt.so.1",), tmp_path, frozenset())
+    assert library_closure_gaps(by_binary("libcuda.so.1", "libcudart.so.9.0"), tmp_path, frozenset()) == ()
+    gaps = library_closure_gaps(by_binary("libcudadevrt.so.1"), tmp_path, frozenset())
     assert [gap.soname for gap in gaps] == ["libcudadevrt.so.1"]
 
 
@@ -204,4 +214,4 @@ def test_a_damaged_copy_is_refused(tmp_path: Path) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib/libc.so.6").write_bytes(b"\x7fELF\x02\x01")
     with pytest.raises(ArtifactError, match=r"libc\.so\.6"):
-        library_closure_gaps((), tmp_path, frozenset())
+        library_closure_gaps({}, tmp_path, frozenset())

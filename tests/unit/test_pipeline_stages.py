@@ -209,7 +209,7 @@ def test_each_stage_that_works_again_says_why(
     ]
     monkeypatch.setattr("serving_factory.pipeline.job.data_digest", lambda name: f"another {name}")
     _, happened = run(fake_docker.job(tmp_path), *FIRST)
-    changed = "what decides extract has changed: dispatch_owned.yaml, upstream_flags.yaml"
+    changed = f"what decides extract has changed: {', '.join(stage('extract').data)}"
     assert f"extract started: {changed}" in happened
     again = replace(stage("extract"), version=99)
     assert again.reason(fake_docker.job(tmp_path)) == "what decides extract has changed: version of the stage"

@@ -21,6 +21,7 @@ from serving_factory.errors import (
     EngineError,
     EngineUnavailableError,
     FactoryError,
+    LibraryMissingError,
     ServerNotReadyError,
     ServerStopError,
     SmokeError,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from serving_factory.docker.engine import ContainerSpec, Engine
 
 VERSION = "TensorFlow ModelServer: 2.19.1-rc0+dev.sha.no_git\nTensorFlow Library: 2.19.1\n"
-ALL = ["start", *(check.name for check in CHECKS if not check.way)]
+ALL = ["start", *(check.name for check in CHECKS if not check.way and not check.opens)]
 
 
 @dataclass(kw_only=True)
@@ -55,6 +56,7 @@ class Script:
     exits_at_port: int = 0
     version: tuple[int, str] = (0, VERSION)
     health_command: tuple[int, str] = (0, "AVAILABLE")
+    loader: str = ""
     exec_hangs: bool = False
     health: str | None = "healthy"
     stop_seconds: float = 0.3
@@ -112,7 +114,7 @@ class FakeContainer:
             raise TimeoutError(f"'{' '.join(argv)}' took longer than 60 s")
         if argv[1:] == ("--version",):
             return self.script.version
-        return self.script.health_command
+        return (0, self.script.loader) if argv[0] == "sh" else self.script.health_command
 
 
 class FakeEngine:
@@ -222,6 +224,43 @@ def test_a_good_image_passes_every_check(plan: SmokePlan) -> None:
     assert texts["version-flag"] == "2.19.1-rc0+dev.sha.no_git"
     assert texts["swap"].startswith("answers: REST ")
     assert texts["stop"] == "stopped in 0.30 s, exit code 143"
+
+
+OPENED = ("libcudart.so.12", "libcublas.so.12")
+LOADED = """\
+\tlinux-vdso.so.1 (0x00007ffe2b5f2000)
+\tlibcudart.so.12 => /lib/x86_64-linux-gnu/libcudart.so.12 (0x00007f6ac2a00000)
+\tlibcublas.so.12 => /lib/x86_64-linux-gnu/libcublas.so.12 (0x00007f6abc000000)
+\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f6ac281f000)
+\tlibcublasLt.so.12 => /lib/x86_64-linux-gnu/libcublasLt.so.12 (0x00007f6a9a000000)
+\tlibcuda.so.1 => not found
+\t/lib64/ld-linux-x86-64.so.2 (0x00007f6ac2c9c000)
+"""
+
+
+def test_the_loader_finds_what_the_server_opens_without_a_gpu(plan: SmokePlan) -> None:
+    report, _ = smoke(dataclasses.replace(plan, opened=OPENED), Script(loader=LOADED))
+    assert report.error is None, report.error
+    assert {item.name: item.text for item in report.checks}["libraries"] == "the loader finds all 2"
+
+
+REFUSED = "ERROR: ld.so: object 'libcudart.so.12' from LD_PRELOAD cannot be preloaded (cannot open …): ignored.\n"
+
+
+@pytest.mark.parametrize(
+    ("loader", "missing"),
+    [
+        (REFUSED + LOADED.replace("libcudart.so.12 =>", "libcudart.so.13 =>"), "libcudart.so.12"),
+        (LOADED.replace("=> /lib/x86_64-linux-gnu/libcublasLt.so.12", "=> not found"), "libcublasLt.so.12"),
+        ("sh: 1: not found", "libcudart.so.12, libcublas.so.12"),
+    ],
+)
+def test_a_library_that_the_loader_does_not_find_is_named(plan: SmokePlan, loader: str, missing: str) -> None:
+    report, _ = smoke(dataclasses.replace(plan, opened=OPENED), Script(loader=loader))
+    error = report.error
+    assert isinstance(error, LibraryMissingError)
+    assert error.what == f"The image lacks libraries that the server opens while it runs: {missing}."
+    assert loader.strip() in error.why
 
 
 def test_how_the_containers_are_started(plan: SmokePlan) -> None:

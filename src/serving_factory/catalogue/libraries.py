@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ from packaging.version import Version
 
 from serving_factory.catalogue.data import read_entry, read_yaml
 from serving_factory.catalogue.distributions import Wheel
-from serving_factory.catalogue.facts import Flavour, Release
+from serving_factory.catalogue.facts import Flavour, GpuFacts, Release
 from serving_factory.errors import CatalogueError
 
 _Table: TypeAlias = tuple[tuple[SpecifierSet, tuple[str, ...]], ...]  # releases -> names
@@ -61,6 +61,42 @@ def cuda_packages(release: Release) -> CudaPackages:
     where = f"cuda_packages.yaml: {release.tag}"
     files = {kind: _of(release.version, _table("cuda_files.yaml", kind)) for kind in ("copied", "tools", "unopened")}
     return read_entry(CudaPackages, where, entry, notes=("releases", "cudnn"), cudnn_major=major, **files)
+
+
+# How the names of a driver's libraries begin: they fit the kernel of the machine that serves, which hands them in.
+DRIVERS = ("libcuda.so.", "libnvidia-")
+BY_BINARY = "the binary, which opens it"
+_NCCL = "2"
+
+
+def opening_functions() -> Mapping[str, Sequence[str]]:
+    """Return by which functions' names a binary shows that it opens a library: `cudart` -> functions."""
+    found: Mapping[str, Sequence[str]] = read_yaml("opened_libraries.yaml")["functions"]
+    return found
+
+
+def opened_libraries(names: Iterable[str], gpu: GpuFacts) -> Mapping[str, str]:
+    """Return what must be there for a binary that opens these libraries: soname -> what opens it."""
+    data = read_yaml("opened_libraries.yaml")
+    versions = {
+        **data["versions"][gpu.cuda],
+        **dict.fromkeys(("nvinfer", "nvinfer_plugin"), _major(gpu.tensorrt or "")),
+        "cudnn": _major(gpu.cudnn),
+        "nccl": _NCCL,
+    }
+    sonames = {name: f"lib{name}.so.{version}".rstrip(".") for name, version in versions.items()}
+    found = {sonames[name]: BY_BINARY for name in names}
+    for opener, opened in data["opened"].items():
+        if opener in found:
+            found |= dict.fromkeys(opened, f"{opener}, which opens it")
+    if "nvrtc" in sonames and sonames["cudnn"] in found:
+        opens = f"{sonames['cudnn']}, which opens it"
+        found |= {sonames["nvrtc"]: opens, sonames["nvrtc-builtins"]: f"{sonames['nvrtc']}, which opens it"}
+    return found
+
+
+def _major(version: str) -> str:
+    return version.partition(".")[0]
 
 
 def cuda_licences(names: Iterable[str]) -> tuple[str, ...]:

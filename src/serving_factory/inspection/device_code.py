@@ -1,11 +1,11 @@
-"""Reads for which cards a binary has code: machine code, and PTX. No tool of CUDA's is needed."""
+"""Reads what a binary has for GPUs: machine code and PTX, and which libraries it opens. No tool of CUDA's is needed."""
 
 from __future__ import annotations
 
 import mmap
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from serving_factory.errors import ArtifactError
@@ -25,6 +25,7 @@ _PIECE = struct.Struct("<HHIQIIHHIIIQ")
 _KINDS = {1: "compute", 2: "sm"}
 _SPECIFIC, _FAMILY = 0x100000, 0x200000  # flags of sm_90a and sm_100f
 _ALIGNMENT = 8
+_SHF_ALLOC, _SHF_EXECINSTR = 0x2, 0x4
 
 _Piece = tuple[str, int]
 """The name of code, `sm_90`, and its size."""
@@ -48,6 +49,23 @@ def read_device_code(path: Path) -> DeviceCode:
                 what = f"the device code of {path} is damaged"
                 raise ArtifactError(what, why=str(error), remedy=BUILD_REMEDY) from None
     return DeviceCode(fat_binaries=dict(sorted(fat_binaries.items())), sizes=dict(sorted(sizes.items())))
+
+
+def read_opened(path: Path, functions: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Name those libraries of which the data of an ELF file names a function; ArtifactError if it is no ELF file."""
+    with open_elf(path) as elf, mmap.mmap(elf.stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        places = [
+            (int(section["sh_offset"]), int(section["sh_offset"]) + int(section["sh_size"]))
+            for section in elf.iter_sections("SHT_PROGBITS")
+            if int(section["sh_flags"]) & _SHF_ALLOC
+            and not int(section["sh_flags"]) & _SHF_EXECINSTR
+            and section.name not in {_COMPILERS_SECTION, _RELOCATABLE_SECTION}
+        ]
+        return tuple(
+            library
+            for library, names in functions.items()
+            if any(data.find(name.encode() + b"\0", *place) >= 0 for name in names for place in places)
+        )
 
 
 class _DamagedError(Exception):

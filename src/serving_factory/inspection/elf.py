@@ -7,7 +7,7 @@ import struct
 from array import array
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,12 +22,11 @@ from elftools.elf.sections import NoteSection
 from elftools.elf.segments import InterpSegment
 from packaging.version import Version
 
+from serving_factory.catalogue.libraries import DRIVERS
 from serving_factory.errors import ArtifactError, os_remedy
 from serving_factory.inspection.facts import ElfFacts, ElfKind, Relro
 
 BINARY = "the binary"  # Stands for the inspected binary itself among those who need a library
-# How the names of a driver's libraries begin: they fit the kernel of the machine that serves, which hands them in
-_DRIVER = ("libcuda.so.", "libnvidia-")
 _MACHINES = {("EM_X86_64", 64): "x86-64", ("EM_X86_64", 32): "x32", ("EM_AARCH64", 64): "aarch64"}
 # Bits of GNU_PROPERTY_X86_ISA_1_NEEDED, highest first (x86-64 psABI, section "Program Property")
 _ISA_LEVELS = ((8, "x86-64-v4"), (4, "x86-64-v3"), (2, "x86-64-v2"), (1, "x86-64"))
@@ -151,15 +150,13 @@ def function_ranges(binary: Binary, debug: Path | None) -> FunctionRanges:
 
 
 def library_closure_gaps(
-    needed: Iterable[str], rootfs: Path, base_libraries: frozenset[str]
+    needed: Mapping[str, str], rootfs: Path, base_libraries: frozenset[str]
 ) -> tuple[MissingLibrary, ...]:
-    """List the libraries that the loader would not find, those of a driver apart, by soname."""
+    """List the libraries that the loader would not find, those of a driver apart. `needed`: soname -> who needs it."""
     # Every library copied below `rootfs` counts with what it needs, not only those that the binary reaches: some are
     # opened at run time. They are looked for in folders named `lib…`, by file name, as the loader does.
     copied = _copied_libraries(rootfs)
-    required = defaultdict[str, set[str]](set)
-    for soname in needed:
-        required[soname].add(BINARY)
+    required = defaultdict[str, set[str]](set, {soname: {who} for soname, who in needed.items()})
     for path in set(copied.values()):
         with open_elf(path) as elf:
             for soname in _texts(_dynamic_tags(elf), "DT_NEEDED", "needed"):
@@ -167,7 +164,7 @@ def library_closure_gaps(
     return tuple(
         MissingLibrary(soname, tuple(sorted(required[soname])))
         for soname in sorted(required.keys() - base_libraries - copied.keys())
-        if not soname.startswith(_DRIVER)
+        if not soname.startswith(DRIVERS)
     )
 
 

@@ -5,16 +5,19 @@ A check looks at one running server and returns what it saw as a short text; els
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from serving_factory.catalogue.libraries import DRIVERS
 from serving_factory.errors import (
     CpuLevelError,
     EngineError,
     FactoryError,
+    LibraryMissingError,
     ServerNotReadyError,
     ServerStopError,
     SmokeError,
@@ -27,6 +30,9 @@ from serving_factory.smoke.swap import check_swap
 
 BINARY = "/usr/bin/tensorflow_model_server"
 HEALTH = "/usr/bin/tf_serving_health.sh"
+# A library to preload is looked for by the loader as one to open is, with all that it is linked to. Nothing is run.
+_LOOK = 'LD_TRACE_LOADED_OBJECTS=1 LD_PRELOAD="$*" exec /bin/sh'
+_FOUND = re.compile(r"^\s*(\S+) => (/|not found)", re.MULTILINE)
 CPU_REFUSED = 78
 STOP_LIMIT = 2.0  # seconds
 LEAST_UPTIME = 2.5  # seconds that the hardened server is watched at least: one that dies soon must not pass
@@ -44,6 +50,7 @@ class Check:
     run: Callable[[Server], str]
     hardened: bool = False
     needs: str = ""
+    opens: bool = False  # it is for servers that open libraries
     way: Way | None = None  # the server is its own, hardened, and serves in this way; of gpu images alone
 
 
@@ -99,6 +106,22 @@ def _early_end(server: Server) -> FactoryError:
             remedy="Run this variant's smoke stage on a machine with that CPU, or build a lower level here.",
         )
     return server.fault(ServerNotReadyError, "The container ended before the server was ready.")
+
+
+def check_libraries(server: Server) -> str:
+    """Have the image's loader look for what the server opens while it runs; raises LibraryMissingError."""
+    _, output = _inside(server, "sh", "-c", _LOOK, "sh", *server.plan.opened)
+    looked_for = dict(_FOUND.findall(output))
+    missing = [soname for soname in server.plan.opened if soname not in looked_for]
+    missing += [soname for soname, where in looked_for.items() if where != "/" and not soname.startswith(DRIVERS)]
+    if missing:
+        raise server.fault(
+            LibraryMissingError,
+            f"The image lacks libraries that the server opens while it runs: {', '.join(missing)}.",
+            why=f"Its loader says:\n{output.strip()}",
+            remedy="Add them to the runtime image: catalogue/data/opened_libraries.yaml says which are looked for.",
+        )
+    return f"the loader finds all {len(server.plan.opened)}"
 
 
 def check_predict(server: Server, *protocols: str) -> str:
@@ -276,6 +299,7 @@ def _spell(statuses: Sequence[VersionStatus]) -> str:
 # In their order, after the check `start`, which starts the containers
 CHECKS = (
     Check("ready", check_ready),
+    Check("libraries", check_libraries, opens=True),
     Check("predict-rest", lambda server: check_predict(server, "REST"), needs="rest"),
     Check("predict-grpc", lambda server: check_predict(server, "gRPC")),
     Check("status", check_status),

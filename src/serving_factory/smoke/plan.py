@@ -35,6 +35,7 @@ class SmokePlan:
     server: ServerFacts  # what the release's server can do
     scratch: Path  # an existing folder for copies of the models, which containers mount
     owner: str  # owner label of the containers started
+    opened: tuple[str, ...] = ()  # the sonames that the server opens while it runs
     gpu: GpuPlan | None = None  # None where the image is not to be tried on a GPU
     no_gpu: str = ""  # why not; empty where it is no gpu image
     ready_timeout: float = 60.0  # seconds from start to AVAILABLE

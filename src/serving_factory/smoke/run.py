@@ -39,7 +39,7 @@ def run_checks(
         with ExitStack() as stack:
             run.check("start", lambda: _start(servers, stack, subject))
             for check in CHECKS:
-                if check.way and not plan.gpu and not plan.no_gpu:
+                if (check.way and not plan.gpu and not plan.no_gpu) or (check.opens and not plan.opened):
                     continue
                 if reason := _why_skipped(check, subject):
                     run.skipped.append((check.name, reason))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving_factory.catalogue.libraries import opening_functions
 from serving_factory.inspection.facts import DeviceCode, ElfFacts, InstructionSetFacts
 from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.job import Job, Progress, Stage
@@ -33,6 +34,7 @@ class Extracted(Outputs):
     elf: ElfFacts  # its headers
     instructions: InstructionSetFacts  # what its code asks of a CPU
     device_code: DeviceCode  # what it has for GPUs
+    opened: tuple[str, ...]  # which of CUDA's libraries it opens while it runs: `cudart`
 
     def summary(self) -> Mapping[str, object]:
         """The binary's size in bytes."""
@@ -46,7 +48,7 @@ def _inputs(job: Job) -> Mapping[str, object]:
 
 def _run(job: Job, progress: Progress) -> Extracted:
     # Their libraries are slow to import: only a run that reads a binary waits for them.
-    from serving_factory.inspection.device_code import read_device_code
+    from serving_factory.inspection.device_code import read_device_code, read_opened
     from serving_factory.inspection.elf import read_elf
     from serving_factory.inspection.instruction_set import scan
 
@@ -73,6 +75,7 @@ def _run(job: Job, progress: Progress) -> Extracted:
         elf=elf,
         instructions=instructions,
         device_code=read_device_code(binary),
+        opened=read_opened(binary, opening_functions()),
     )
 
 
@@ -108,12 +111,12 @@ def _intact(job: Job, outputs: Extracted) -> bool:
 
 EXTRACT = Stage(
     name="extract",
-    version=4,
+    version=5,
     outputs=Extracted,
     inputs=_inputs,
     run=_run,
     product="binary",
     needs=(COMPILE,),
-    data=("dispatch_owned.yaml", "upstream_flags.yaml"),  # whose code a function is
+    data=("dispatch_owned.yaml", "upstream_flags.yaml", "opened_libraries.yaml"),
     intact=_intact,
 )

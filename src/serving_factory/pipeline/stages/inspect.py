@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from serving_factory.catalogue.levels import Level, cpuinfo_names, level_facts
+from serving_factory.catalogue.libraries import opened_libraries
 from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.inspection.rules import Expectation, Finding, VersionAnswer, added_features, check, verdict_error
 from serving_factory.matrix.variant import Platform
@@ -25,6 +26,7 @@ class Inspected(Outputs):
     findings: tuple[Finding, ...]  # all of them passed, or could not be asked
     binary_sha256: str  # of which binary
     cpu_flags: tuple[str, ...]  # what /proc/cpuinfo must list for it to run
+    opened: tuple[str, ...]  # the sonames that it and its libraries open while it runs, without those of a driver
 
 
 def _inputs(job: Job) -> Mapping[str, object]:
@@ -43,19 +45,22 @@ def _inputs(job: Job) -> Mapping[str, object]:
 
 def _run(job: Job, progress: Progress) -> Inspected:
     # Its library is slow to import: only a run that inspects waits for it.
-    from serving_factory.inspection.elf import libraries_glibc, library_closure_gaps
+    from serving_factory.inspection.elf import BINARY, libraries_glibc, library_closure_gaps
 
     libraries, binary = job.record(LIBRARIES).outputs, job.record(EXTRACT).outputs
     rootfs = libraries_folder(job) / "rootfs"
     progress("comparing what was found with what was asked for")
     expectation = _expectation(job, libraries.glibc)
+    gpu = job.recipe.release.flavours[job.recipe.variant.flavour].gpu
+    opened = opened_libraries(binary.opened, gpu) if gpu else {}
+    required = {**opened, **dict.fromkeys(binary.elf.needed, BINARY)}
     findings = check(
         expectation,
         elf=binary.elf,
         code=binary.instructions,
         device_code=binary.device_code,
         version=VersionAnswer(binary.version_exit, binary.version),
-        missing=library_closure_gaps(binary.elf.needed, rootfs, frozenset(libraries.base_libraries)),
+        missing=library_closure_gaps(required, rootfs, frozenset(libraries.base_libraries)),
         libraries_glibc=libraries_glibc(rootfs),
     )
     if error := verdict_error(findings, job.recipe.variant.id):
@@ -64,6 +69,7 @@ def _run(job: Job, progress: Progress) -> Inspected:
     return Inspected(
         findings=tuple(findings),
         binary_sha256=binary.sha256,
+        opened=tuple(sorted(opened)),
         cpu_flags=(*level_facts(job.recipe.variant.level).cpuinfo, *cpuinfo_names(added)),
     )
 
@@ -84,10 +90,10 @@ def _expectation(job: Job, glibc: str) -> Expectation:
 
 INSPECT = Stage(
     name="inspect",
-    version=6,
+    version=7,
     outputs=Inspected,
     inputs=_inputs,
     run=_run,
     needs=(EXTRACT, LIBRARIES),
-    data=("levels.yaml", "upstream_flags.yaml"),
+    data=("levels.yaml", "upstream_flags.yaml", "opened_libraries.yaml"),
 )

@@ -12,6 +12,7 @@ from serving_factory.errors import GpuDriverError, GpuMissingError
 from serving_factory.pipeline.job import GpuUse, Job, Progress, Stage
 from serving_factory.pipeline.records import Outputs, write_atomically
 from serving_factory.pipeline.stages.extract import EXTRACT
+from serving_factory.pipeline.stages.inspect import INSPECT
 from serving_factory.pipeline.stages.package import PACKAGE
 from serving_factory.smoke.gpu import DENSE, OnGpu
 from serving_factory.smoke.plan import GpuPlan, SmokePlan
@@ -42,6 +43,7 @@ def _inputs(job: Job) -> Mapping[str, object]:
     return {
         "image": job.record(PACKAGE).outputs.image,
         "models": [job.site.tree(job.site.models / name) for name in models],
+        "opened": job.record(INSPECT).outputs.opened,
         "reported": release.reported,
         "server": [getattr(release.server, fact) for fact in SERVER_FACTS],
     }
@@ -117,6 +119,7 @@ def _run(job: Job, progress: Progress) -> Smoked:
         server=job.recipe.release.server,
         owner=job.site.owner,
         scratch=scratch,
+        opened=job.record(INSPECT).outputs.opened,
         gpu=gpu,
         no_gpu=no_gpu,
     )
@@ -143,11 +146,11 @@ def _run(job: Job, progress: Progress) -> Smoked:
 
 SMOKE = Stage(
     name="smoke",
-    version=2,
+    version=3,
     outputs=Smoked,
     inputs=_inputs,
     run=_run,
-    needs=(PACKAGE,),
+    needs=(INSPECT, PACKAGE),
     lacks=_lacks,
     engine=True,
 )
