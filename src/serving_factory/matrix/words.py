@@ -335,7 +335,10 @@ def template_rule(words: Sequence[str], *, required: str = "") -> Callable[[str]
             if name not in words or form or conversion:
                 remedy = DidYouMean(f"{{{name}}}", known, "Use one of them.")
                 raise BrokenRuleError(f"a placeholder is one of {', '.join(known)}", remedy)
-        if not is_tag(template.format_map(dict.fromkeys(words, "x"))):
+        # What an alias gives is looked at variant by variant, a full tag not.
+        suffixes = ("", "-x") if required else ("x",)
+        filled = [template.format_map({**dict.fromkeys(words, "x"), "flavour-suffix": text}) for text in suffixes]
+        if not all(map(is_tag, filled)):
             rule = "a tag holds letters, digits, '_', '.' and '-', 128 at most, and begins with no '.' or '-'"
             raise BrokenRuleError(rule, "Remove all other characters.")
         if required and required not in {name for _, name, _, _ in used}:
