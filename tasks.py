@@ -32,6 +32,7 @@ from serving_factory.commands.shared import (  # noqa: E402
     PushOptions,
     Registry,
     RunOptions,
+    Serving,
     SmokeOptions,
     StageOptions,
     VariantId,
@@ -232,6 +233,30 @@ def doctor(asked: Chosen, *, driver: Driver = "", json: Json = False) -> None:
     from serving_factory.commands.doctor import examine
 
     examine(asked, driver=driver, json=json)
+
+
+@Command
+def which(
+    asked: Serving,
+    *,
+    cpuinfo: Annotated[str, Option("/proc/cpuinfo of the machine that serves (default: this machine's)", "FILE")] = "",
+    driver: Driver = "",
+    json: Json = False,
+) -> None:
+    """Show which image to run on a machine, by its CPU and its NVIDIA driver, and how to run it.
+
+    Of the newest release a gpu image where the driver serves it, else a cpu one, of the highest level that the CPU has;
+    an mkl image where --flavour asks for it. It prints what it read.
+
+    Examples:
+        ./factory which
+        ./factory which --release 2.19.1 --flavour cpu
+        ./factory which --cpuinfo node7.cpuinfo --driver 535.54.03
+        ./factory which --json
+    """
+    from serving_factory.commands.which import show_which
+
+    show_which(asked, cpuinfo=cpuinfo, driver=driver, json=json)
 
 
 # --- Fill inputs ------------------------------------------------------------------------------------------------------
@@ -450,7 +475,7 @@ def clean(
 
 
 _GROUPS = {
-    "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor"],
+    "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor", "which"],
     "Fill inputs": ["preflight", "inputs"],
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
     "Maintain": ["setup", "test", "cache", "clean"],

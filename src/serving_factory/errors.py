@@ -53,7 +53,7 @@ class DriftError(FactoryError, code=5):
 
 
 class NotBuiltError(FactoryError, code=6):
-    """A stage cannot run: the stage before it has no valid record."""
+    """A stage cannot run, or no image can be named: the stage before has no valid record."""
 
 
 class RecipeError(FactoryError, code=7):
@@ -177,7 +177,7 @@ class ServerStopError(FactoryError, code=33):
 
 
 class CpuLevelError(FactoryError, code=34):
-    """The image refuses this machine's CPU, which is below the image's level."""
+    """The image, or every chosen one, is for a higher CPU level than that of this machine."""
 
 
 class GpuMissingError(FactoryError, code=35):

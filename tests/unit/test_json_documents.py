@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from serving_factory.catalogue.levels import Level, level_facts
 from serving_factory.commands import build as building
 from serving_factory.commands import cache as caching
 from serving_factory.commands import doctor as doctoring
 from serving_factory.commands import inputs as filling
 from serving_factory.commands import preflight as looking
+from serving_factory.commands.shared import Asked
 from serving_factory.errors import CompileError
 from serving_factory.output.reporters import JsonLinesReporter, RunView
 from serving_factory.output.text import Stream, duration, label, size
@@ -34,6 +36,7 @@ from serving_factory.pipeline.stages import STAGES
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import ROOT, document, load
+from .stage_records import write_records
 from .test_bazel_caches import CACHES
 from .test_offline_inputs import repository
 from .test_preflight import recorded
@@ -69,6 +72,7 @@ CASES: Mapping[str, tuple[str, list[str]]] = {
     "report": ("report", ["report"]),
     "doctor": ("doctor", ["doctor"]),
     "doctor --driver": ("doctor", ["doctor", "--driver", "535.54.03"]),
+    "which": ("which", ["which", "--cpuinfo", "cpuinfo"]),
     "cache show": ("cache", ["cache", "show"]),
     "cache prune": ("cache", ["cache", "prune", "--max-size", "1GiB"]),
     "cache export": ("cache", ["cache", "export", "caches.tar"]),
@@ -165,6 +169,8 @@ def left_behind(folder: Path, job: Job) -> None:
                 variant=V1, stage=stage, key="k", started="2026-01-31T23:39:55+00:00", seconds=71.4, outputs=outputs
             ),
         )
+    write_records(Asked(matrix="matrix.yaml").folder / "2.19.1-cpu-v3", *STAGES)
+    (folder / "cpuinfo").write_text(f"flags : {' '.join(level_facts(Level.V3).cpuinfo)}\n")
     at = Job(recipe=job.recipe, site=Site(build=place.parent, models=folder))
     for status in (Status.FAILED, Status.UP_TO_DATE):
         recorder = Recorder(folder / "build", [at], command="build", matrix="matrix.yaml")
@@ -228,6 +234,7 @@ CONSTANT = {
     "build --dry-run": {"nothing", "after", "about", "of", "memory"},
     "list": {"cannot", "be", "built"},
     "inputs": {"not", "pinned", "as"},
+    "which": {"pushed", "by", "its", "digest", "would", "run", "too", "and", "is", "not", "built"},
     "history": {"running", "did", "end", "-"},
 }
 """Words of a command's tables that are no facts."""

@@ -65,6 +65,7 @@ TASKS = (
     "report",
     "smoke",
     "test",
+    "which",
 )
 
 

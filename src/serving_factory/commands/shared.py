@@ -170,6 +170,7 @@ class Asked:
 # A tuple beside a group names those of its options that a task takes.
 Whole = Annotated[Asked, ("matrix",)]
 Chosen = Annotated[Asked, ("matrix", "target", "release", "variant")]
+Serving = Annotated[Asked, ("matrix", "target", "release", "flavour")]
 
 _PARALLEL = "build at most so many variants at once (default: as many as the engine's machine can)"
 _JOBS = "run so many compilers at once in each compile (default: its share of the CPUs)"

@@ -1,0 +1,34 @@
+"""Which image a variant has, by its records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving_factory.pipeline.stages import reached
+from serving_factory.pipeline.stages.package import Packaged
+from serving_factory.pipeline.stages.push import Pushed
+from serving_factory.recipes.recipe import key_of, short
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image and where it is."""
+
+    name: str  # what `docker run` takes
+    published: bool  # whether a registry holds it, and `name` has its digest; else this machine's engine alone
+
+
+def recorded_image(folder: Path) -> Image | None:
+    """Read which image the records in a variant's folder name; None where none has passed its smoke test."""
+    records = reached(folder)
+    if "smoke" not in records:
+        return None
+    packaged: Packaged = records["package"].outputs
+    if push := records.get("push"):
+        pushed: Pushed = push.outputs
+        image = short(key_of(part=packaged.image))  # as Stage.digests has it: an earlier image may have been pushed
+        if push.inputs.get("image", image) == image:
+            place = pushed.places[0]
+            return Image(f"{place.name}@{next(iter(place.digests.values()))}", published=True)
+    return Image(packaged.names[0], published=False)
