@@ -88,9 +88,9 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     return make
 
 
-def smoke(job: Job) -> Smoked:
-    """Run the stage, and write its record."""
-    outputs = SMOKE.run(job, lambda _text: None)
+def smoke(job: Job, said: list[str] | None = None) -> Smoked:
+    """Run the stage, and write its record; `said` gets its progress."""
+    outputs = SMOKE.run(job, (said if said is not None else []).append)
     write_record(job.folder, replace(record("smoke", key=SMOKE.key(job)), outputs=outputs))
     return job.record(SMOKE).outputs
 
@@ -126,7 +126,9 @@ def test_a_record_without_a_gpu_is_enough_unless_one_is_required(
     made: Made, access: GpuAccess | None, use: GpuUse, reason: str
 ) -> None:
     job, engine = made(access, use)
-    assert smoke(job).gpu is None
+    said: list[str] = []
+    assert smoke(job, said).gpu is None
+    assert said[0] == f"not tried on a GPU: {reason}"
     assert len(engine.containers) == 2
     assert {one.spec.gpu for one in engine.containers} == {None}
     assert f'"reason": "{reason}"' in (job.folder / "smoke-report.json").read_text(encoding="utf-8")

@@ -108,6 +108,8 @@ def _run(job: Job, progress: Progress) -> Smoked:
     variant = job.recipe.variant
     model, next_model = (job.site.models / name for name in _MODELS)
     gpu, no_gpu = _gpu_plan(job)
+    if no_gpu:
+        progress(f"not tried on a GPU: {no_gpu}")
     scratch = job.folder / "scratch"  # for copies of the models
     shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
     scratch.mkdir(parents=True)
