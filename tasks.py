@@ -411,6 +411,8 @@ _CHECKS = (
     ("ruff", "format", "--check", "."),
     ("mypy",),
     ("sh", "-c", "shellcheck factory .ci/run scripts/*.sh dockerfiles/context/*.sh"),
+    ("zizmor", "--offline", "--no-progress", "--quiet", ".github"),
+    ("sh", "-c", "check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml"),
 )
 
 
