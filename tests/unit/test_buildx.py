@@ -257,8 +257,8 @@ class FakeRun:
     ) -> int:
         assert cancel is None
         assert limits, "no command runs without a limit"
-        if argv[:2] == ["docker", "version"]:
-            on_line("said by docker version")
+        if argv[:2] == ["docker", "version"] or argv[:3] == ["docker", "buildx", "inspect"]:
+            on_line(f"said by {' '.join(argv[:-1] if argv[3:] else argv)}")
             return self.version_code
         self.argv = argv
         self.waits += [limits["answer_within"]]
@@ -426,6 +426,14 @@ class TestFailureIsAsked:
         monkeypatch.setenv("DOCKER_CONTEXT", "nope")
         with pytest.raises(DockerSettingsError, match="DOCKER_CONTEXT=nope"):
             build(monkeypatch, FakeRun(["ERROR: something"], 1))
+
+    def test_a_builder_that_does_not_exist(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BUILDX_BUILDER", "nope")
+        with pytest.raises(DockerSettingsError, match="BUILDX_BUILDER=nope") as caught:
+            build(monkeypatch, FakeRun(['ERROR: no builder "nope" found'], 1, version_code=1))
+        assert caught.value.why == "said by docker buildx inspect"
+        with pytest.raises(BuildFailed):
+            build(monkeypatch, FakeRun(["ERROR: something else"], 1))
 
     def test_an_engine_that_says_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         late = TimeoutError(errno.ETIMEDOUT, "docker printed nothing within 120 s")

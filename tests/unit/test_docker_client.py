@@ -106,6 +106,8 @@ def test_addresses_of_engines(monkeypatch: pytest.MonkeyPatch, host: str) -> Non
         ("[]", "JSON object"),
         ("{", "not JSON"),
         ('{"auths": []}', "auths"),
+        ('{"proxies": []}', "proxies"),
+        ('{"HttpHeaders": "x"}', "HttpHeaders"),
         ('{"auths": {"r.example": {"auth": "!!!"}}}', "auths.r.example.auth"),
         ('{"auths": {"r.example": {"auth": "bm9jb2xvbg=="}}}', "auths.r.example.auth"),
     ],

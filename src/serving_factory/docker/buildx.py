@@ -245,6 +245,7 @@ def _client_failure(text: str, code: int, *, begun: bool) -> FactoryError | None
         client.check_settings()
         if not begun:
             client.check_writable()
+            client.check_builder()
         if not lost:
             client.run_docker("version", timeout=client.ANSWER)
             return None

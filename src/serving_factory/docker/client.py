@@ -128,6 +128,9 @@ def read_config() -> Mapping[str, Any]:
         ) from error
     if not isinstance(config, dict):
         raise _unusable(str(file), "It must hold a JSON object.", "Repair it: {} is an empty one")
+    for name in ("HttpHeaders", "proxies"):  # where these are anything else, the SDK has no message
+        if not isinstance(config.get(name, {}), dict):
+            raise _unusable(str(file), f"{name} must be a JSON object.", "Repair it, or remove it")
     auths = config.get("auths", {})
     for host, entry in auths.items() if isinstance(auths, dict) else [("", None)]:
         if not isinstance(entry, dict) or not _is_auth(entry.get("auth", "")):
@@ -189,6 +192,15 @@ def check_writable() -> None:
             f"buildx cannot write its state there: {error.strerror}.",
             "Name a folder that your user can write to: BUILDX_CONFIG=FOLDER, or HOME",
         ) from error
+
+
+def check_builder() -> None:
+    """Ask for the builder that the environment names; raises DockerSettingsError where there is none."""
+    if builder := os.environ.get("BUILDX_BUILDER"):
+        lines: list[str] = []
+        if process.run(["docker", "buildx", "inspect", builder], on_line=lines.append, timeout=ANSWER):
+            remedy = "Unset it, or name a builder that 'docker buildx ls' shows"
+            raise _unusable(f"BUILDX_BUILDER={builder}", "\n".join(lines), remedy)
 
 
 def _unusable(what: str, why: str, remedy: str) -> DockerSettingsError:
