@@ -153,7 +153,7 @@ class DockerCommandError(EngineUnavailableError, code=26):
 
 
 class DockerSettingsError(DockerCommandError, code=28):
-    """Docker's own settings cannot be used: DOCKER_HOST, DOCKER_CONTEXT, BUILDX_BUILDER, TLS files, config.json or its folder."""
+    """Docker's own settings cannot be used: its variables, TLS files, config.json or its folder."""
 
 
 class ProgramMissingError(CompileError, code=27):

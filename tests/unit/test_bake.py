@@ -218,6 +218,22 @@ def test_variants_without_a_recipe_are_left_out(tmp_path: Path, capsys: pytest.C
     assert not (tmp_path / "b.json").exists()
 
 
+@pytest.mark.parametrize("name", ["caf\udce9", "caf\udcc3\udca9"])
+def test_a_path_of_other_bytes_is_refused_and_one_that_the_locale_does_not_know_is_not(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name / "tree").mkdir(parents=True)
+    (tmp_path / name / "tree" / "WORKSPACE").touch()
+    file = write(tmp_path / name, document(source="tree"))
+    if name.endswith("\udce9"):
+        with pytest.raises(UsageError, match="a bake file is UTF-8") as caught:
+            bake_file(asked(tmp_path, file), output=str(tmp_path / "a.json"))
+        assert "caf\\xe9" in caught.value.why
+    else:
+        bake_file(asked(tmp_path, file), output=str(tmp_path / "a.json"))
+        assert "café/tree" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
 def test_a_target_of_a_groups_name_is_reported(tmp_path: Path) -> None:
     file = write(tmp_path, SMALL.replace("standard:", "image:"))
     with pytest.raises(UsageError, match="image is named like a group"):

@@ -62,6 +62,7 @@ def test_no_settings_are_good_settings(folder: Path) -> None:
         ("DOCKER_HOST", "nonsense", "not the address"),
         ("DOCKER_HOST", "tcp://", "not the address"),
         ("DOCKER_CONTEXT", "nope", "no Docker context of that name"),
+        ("DOCKER_CONTEXT", "caf\udce9", "no Docker context of that name"),
         ("DOCKER_API_VERSION", "latest", "not a version"),
         ("DOCKER_TLS_VERIFY", "1", "ca.pem"),
         ("DOCKER_CERT_PATH", "/no/such/folder", "/no/such/folder"),

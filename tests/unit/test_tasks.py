@@ -523,7 +523,9 @@ def test_generate_writes_what_is_missing_and_takes_away_what_nothing_makes(facto
     assert factory("generate", "--check", "--matrix", str(file)).out == "2 files are up to date\n"
 
 
-@pytest.mark.parametrize("words", ["list --json", "explain 2.19.1-cpu-v1", "build --dry-run", "report", "history"])
+@pytest.mark.parametrize(
+    "words", ["list --json", "explain 2.19.1-cpu-v1", "build --dry-run", "report", "history", "generate"]
+)
 def test_a_matrix_file_may_have_any_bytes_in_its_name(factory: Factory, tmp_path: Path, words: str) -> None:
     file = write(tmp_path, SMALL).rename(tmp_path / "caf\udce9.yaml")
     ended = factory(*words.split(), "--matrix", str(file))

@@ -19,7 +19,7 @@ from serving_factory.errors import RecipeError, UsageError
 from serving_factory.output.text import count
 from serving_factory.pipeline.bazel import local_bazelrc
 from serving_factory.pipeline.inputs import secrets_of, stage_inputs, write_secrets
-from serving_factory.pipeline.records import write_atomically
+from serving_factory.pipeline.records import encoded, write_atomically
 from serving_factory.pipeline.stages.compile import devel_request
 from serving_factory.pipeline.stages.libraries import runtime_request
 from serving_factory.recipes.labels import image_env, image_json, image_labels
@@ -62,7 +62,16 @@ def bake_file(asked: Asked, *, output: str) -> None:
         stage_inputs(recipe.inputs, place / "inputs")
         write_secrets(place / "secrets", secrets[recipe.variant.id])  # they stay: bake reads them whenever it runs
     file = Path(output) if output else asked.checkout.root / "docker-bake.json"
-    write_file(file, json.dumps(made.document, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(made.document, indent=2, ensure_ascii=False) + "\n"
+    try:
+        encoded(text).decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            "a bake file is UTF-8, and a path in it is not",
+            why=encoded(text)[: error.end].rpartition(b"\n")[2].decode(errors="backslashreplace").strip(),
+            remedy="move the matrix file, its inputs or the checkout to a folder whose path is UTF-8",
+        ) from None
+    write_file(file, text)
     progress(
         f"wrote {file}: {count(len(recipes), 'variant')}",
         *(f"left out {one.error.what}. See `./factory explain {one.variant.id}`" for one in unbuildable),

@@ -19,8 +19,8 @@ from serving_factory.errors import DriftError, RecipeError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.model import SCHEMA_FILE, matrix_schema
 from serving_factory.matrix.settings import Network
-from serving_factory.output.text import count
-from serving_factory.pipeline.records import write_atomically
+from serving_factory.output.text import clean, count
+from serving_factory.pipeline.records import encoded, write_atomically
 from serving_factory.pipeline.stages.compile import devel_request
 from serving_factory.pipeline.stages.libraries import runtime_request
 from serving_factory.recipes.recipe import CONTEXT, Recipe, recipe_for
@@ -45,7 +45,7 @@ def generate(asked: Asked, *, check: bool) -> None:
         page = asked.checkout.root / OVERVIEW_FILE
         for path, text in ((schema, matrix_schema()), (page, overview(matrix))):
             files[path] = text
-            if not path.is_file() or path.read_bytes() != text.encode():
+            if not path.is_file() or path.read_bytes() != encoded(text):
                 wrong[path] = "differs" if path.is_file() else "missing"
     if check and wrong:
         raise DriftError(
@@ -58,7 +58,7 @@ def generate(asked: Asked, *, check: bool) -> None:
             write_atomically(path, files[path])
         else:
             path.unlink()
-        write(f"{'wrote' if path in files else 'removed'} {path}\n")
+        write(f"{'wrote' if path in files else 'removed'} {clean(str(path))}\n")
     write(f"{len(files)} files are up to date\n")
 
 
@@ -119,7 +119,7 @@ def drift(folder: Path, files: Mapping[str, str]) -> Mapping[str, str]:
     wrong = {
         name: "differs" if name in found else "missing"
         for name, text in files.items()
-        if found.get(name) != text.encode()
+        if found.get(name) != encoded(text)
     }
     return dict(sorted({**wrong, **{name: "nothing makes it" for name in found if name not in files}}.items()))
 

@@ -150,7 +150,7 @@ def _is_auth(text: object) -> bool:
 def _check_context(name: str, *, by_variable: bool) -> None:
     if name in {"", "default"}:
         return
-    meta = config_folder() / "contexts" / "meta" / hashlib.sha256(name.encode()).hexdigest() / "meta.json"
+    meta = config_folder() / "contexts" / "meta" / hashlib.sha256(os.fsencode(name)).hexdigest() / "meta.json"
     where = f"DOCKER_CONTEXT={name}" if by_variable else f'"currentContext": "{name}" in {config_folder()}/config.json'
     remedy = "Choose one that 'docker context ls' shows: " + (
         "unset DOCKER_CONTEXT, or give it another value" if by_variable else "docker context use default"

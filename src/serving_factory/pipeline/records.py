@@ -173,10 +173,15 @@ def _checked(data: object, kind: type[T]) -> T:
     return data
 
 
+def encoded(text: str) -> bytes:
+    """A text as a file has it: in UTF-8, but a path in it keeps the bytes that it has."""
+    return text.encode(errors="surrogateescape")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that a reader, or a crash, meets the old text or the new, never a part."""
     with _replacing(path) as stream:
-        stream.write(text.encode())
+        stream.write(encoded(text))
 
 
 def copy_atomically(source: Path, path: Path) -> None:
