@@ -45,6 +45,16 @@ def test_fat_binaries_are_counted_by_what_they_hold(tmp_path: Path) -> None:
     assert found.sizes == {"sm_80": 72, "sm_90": 72, "compute_90": 48}
     assert found.codes == ("sm_80", "sm_90", "compute_90")
     assert [found.holding(code) for code in ("sm_80", "compute_90", "sm_9")] == [3, 2, 0]
+    assert found.throughout == found.codes
+
+
+def test_machine_code_that_a_kernel_lacks_is_not_relied_on(tmp_path: Path) -> None:
+    """The fat binaries of TensorFlow's own kernels have PTX alone for the highest capability."""
+    found = read(
+        tmp_path, DOTnv_fatbin=fat_binary("sm_80", "sm_90", "compute_90"), DOTrodata=fat_binary("sm_80", "compute_90")
+    )
+    assert found.codes == ("sm_80", "sm_90", "compute_90")
+    assert found.throughout == ("sm_80", "compute_90")
 
 
 def test_kernels_among_the_data_count_and_relocatable_code_does_not(tmp_path: Path) -> None:

@@ -75,6 +75,12 @@ class DeviceCode:
         return sorted_codes(self.sizes)
 
     @property
+    def throughout(self) -> tuple[str, ...]:
+        """The machine code that every fat binary holds, and the PTX that any does."""
+        # What was linked for GPUs never has PTX; what TensorFlow generates may have PTX alone for the highest capability.
+        return tuple(code for code in self.codes if code.startswith("compute") or self.holding(code) == self.number)
+
+    @property
     def number(self) -> int:
         """How many fat binaries there are."""
         return sum(self.fat_binaries.values())

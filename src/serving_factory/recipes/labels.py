@@ -28,7 +28,7 @@ class BuiltBinary:
     base_digest: str
     source: str  # commit, or digest of the source folder
     compile_key: str
-    device_code: tuple[str, ...]  # `sm_80` is machine code for a GPU, `compute_90` PTX
+    device_code: tuple[str, ...]  # machine code for GPUs, `sm_80`, that all of it has, and PTX, `compute_90`
     cpu_flags: tuple[str, ...]  # what /proc/cpuinfo must list: of the level, and what upstream's own flags add to that
 
 

@@ -55,7 +55,7 @@ def built_binary(job: Job) -> BuiltBinary:
         base_digest=compiled.outputs.base_digest,
         source=compiled.outputs.source,
         compile_key=compiled.key,
-        device_code=found.device_code.codes,
+        device_code=found.device_code.throughout,
         cpu_flags=job.record(INSPECT).outputs.cpu_flags,
     )
 

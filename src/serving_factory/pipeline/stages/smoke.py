@@ -93,7 +93,7 @@ def _gpu_plan(job: Job) -> tuple[GpuPlan | None, str]:
         access=access,
         driver=driver,
         model=job.site.models / DENSE.model,
-        code=job.record(EXTRACT).outputs.device_code.codes,
+        code=job.record(EXTRACT).outputs.device_code.throughout,
         library=any((job.artifact / "rootfs").rglob("libcublas.so*")),
     )
     return plan, ""
