@@ -77,7 +77,7 @@ class DeviceCode:
     @property
     def throughout(self) -> tuple[str, ...]:
         """The machine code that every fat binary holds, and the PTX that any does."""
-        # What was linked for GPUs never has PTX; what TensorFlow generates may have PTX alone for the highest capability.
+        # What was linked for GPUs never has PTX; what TensorFlow generates has PTX alone for some capabilities.
         return tuple(code for code in self.codes if code.startswith("compute") or self.holding(code) == self.number)
 
     @property
