@@ -2,15 +2,18 @@
 # Made by `./factory generate` from dockerfiles/templates; do not edit.
 #
 # Build it, in the root of the repository:
-#   docker buildx build --file dockerfiles/2.3.0/cpu.runtime.Dockerfile --build-context artifact=build/by-hand/2.3.0-cpu --tag serving-factory/tensorflow-serving:2.3.0-cpu --load dockerfiles/context
+#   docker buildx build --file dockerfiles/2.3.0/cpu.runtime.Dockerfile --build-context artifact=build/by-hand/2.3.0-cpu --build-context launcher=build/by-hand/2.3.0-cpu/launcher --tag serving-factory/tensorflow-serving:2.3.0-cpu --load dockerfiles/context
 #
 # Named contexts (--build-context NAME=...):
 #   artifact  what the devel Dockerfile exports: tensorflow_model_server, and rootfs/ with each library, licence and
 #             certificate at its own path, and usr/bin/tf_serving_init
-#   facts     image.env and image.json, which say what the image is; without them the entrypoint does not check the CPU
+#   launcher  what starts the server: its target `launcher`, or the folder launcher/ of what it exports
+#   facts     image.env and image.json, which say what the image is; without them the launcher does not check the CPU
 
 # WORKDIR: BuildKit's cache cannot distinguish a COPY from nothing from one of a context that was given before.
 FROM scratch AS artifact
+WORKDIR /.none
+FROM scratch AS launcher
 WORKDIR /.none
 FROM scratch AS facts
 WORKDIR /.none
@@ -22,8 +25,10 @@ FROM ubuntu:18.04
 COPY --from=artifact rootfs/ /
 # --link: where the builder can keep layers apart from the base (it needs the containerd image store, or a builder in a
 # container), these stay the same on another base and are not pushed again. Elsewhere it does nothing.
-COPY --link --chmod=0755 tf_serving_entrypoint.sh tf_serving_health.sh /usr/bin/
-COPY --link --chmod=0755 --from=artifact tensorflow_model_server /usr/bin/
+COPY --link --chmod=0755 tf_serving_entrypoint.sh /usr/bin/
+# The launcher lies where upstream's image has the server, so that whatever starts that starts it.
+COPY --link --from=launcher usr/bin/ /usr/bin/
+COPY --link --chmod=0755 --from=artifact tensorflow_model_server /usr/lib/serving-factory/
 COPY --link --chmod=0644 --from=facts image.* /usr/share/serving-factory/
 
 # WORKDIR makes the folder, without a shell. Models are mounted into it or copied there by an image built on this one.
@@ -41,7 +46,8 @@ USER 65532:65532
 
 # A big model takes minutes to load. Until the start period is over only success counts.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 \
-    CMD ["/usr/bin/tf_serving_health.sh"]
+    CMD ["/usr/bin/tf_serving_health"]
 
 STOPSIGNAL SIGTERM
+# The init comes first, so that a script that takes the entrypoint's place needs no `exec` to stop in time.
 ENTRYPOINT ["/usr/bin/tf_serving_init", "/usr/bin/tf_serving_entrypoint.sh"]

@@ -2,7 +2,7 @@
 # Made by `./factory generate` from dockerfiles/templates and src/serving_factory/catalogue/data; do not edit.
 #
 # Build it, in the root of the repository:
-#   docker buildx build --file dockerfiles/2.4.1/gpu.devel.Dockerfile --target artifact --build-context 'source=https://github.com/tensorflow/serving.git#ac3a2eb190bbe1dd9054391b293a2172a8b07bec' --output type=local,dest=build/by-hand/2.4.1-gpu dockerfiles/context
+#   docker buildx build --file dockerfiles/2.4.1/gpu.devel.Dockerfile --target export --build-context 'source=https://github.com/tensorflow/serving.git#ac3a2eb190bbe1dd9054391b293a2172a8b07bec' --output type=local,dest=build/by-hand/2.4.1-gpu dockerfiles/context
 #
 # Named contexts (--build-context NAME=...); each is empty unless it is given:
 #   source     the source tree; upstream's is https://github.com/tensorflow/serving.git#ac3a2eb190bbe1dd9054391b293a2172a8b07bec
@@ -275,3 +275,22 @@ CMD ["/bin/bash"]
 FROM scratch AS artifact
 COPY --from=binary_build /artifact/ /
 COPY --from=init /factory/tf_serving_init /rootfs/usr/bin/tf_serving_init
+
+# --- launcher: what starts the server in the runtime image; no part of what is compiled above --------------------------
+FROM base_build AS launcher_build
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+COPY launcher.h launcher.c launcher_driver.c launcher_health.c /factory/launcher/
+WORKDIR /launcher/usr/bin
+# The file's time is made from its content, as collect.sh does it.
+RUN gcc -std=c99 -static -O2 -Wall -Wextra -Werror -s -o tensorflow_model_server /factory/launcher/*.c \
+ && ln -s tensorflow_model_server tf_serving_health \
+ && digest="$(sha256sum < tensorflow_model_server)" \
+ && touch -d "@$((16#${digest:0:7}))" tensorflow_model_server \
+ && touch -h -d @0 tf_serving_health . .. ../..
+
+FROM scratch AS launcher
+COPY --from=launcher_build /launcher/ /
+
+# --- export: both, for a build by hand ---------------------------------------------------------------------------------
+FROM artifact AS export
+COPY --from=launcher / /launcher/

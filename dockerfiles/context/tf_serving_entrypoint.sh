@@ -1,23 +1,20 @@
 #!/bin/sh
-# Starts tensorflow_model_server as upstream's image does, after a look at what would make it fail without saying why.
+# Starts tensorflow_model_server as upstream's image does, after a look at what would make it wait without saying why.
 #
 #   MODEL_NAME, MODEL_BASE_PATH   the model is in MODEL_BASE_PATH/MODEL_NAME; defaults: model, /models
 #   MODEL_CONFIG_FILE             the server's own configuration file, in place of the two above
-#   PORT, REST_API_PORT           gRPC and REST; defaults: 8500, 8501
-#   OMP_NUM_THREADS               mkl images: default is what the container's CPU quota allows
+#   TF_SERVING_GRPC_PORT, TF_SERVING_REST_PORT   defaults: 8500, 8501; REST 0 for none
+#   TF_SERVING_PORT_IS_HTTP       1 where the platform chooses the HTTP port and names it in PORT
 #
-# Arguments are passed on to the server, after its own.
+# Arguments are passed on to the server, after its own. What does not depend on this contract (the CPU, the driver, threads,
+# signals) is the launcher's, which is what lies at the server's path.
 #
-# Exit codes before the server has started: 64 a port that is none, or is both, 66 no MODEL_CONFIG_FILE, 77 a file or folder that
-# this user may not read, 78 a CPU that lacks what the image needs.
+# Exit codes before the server has started: 64 an argument that is a program, or one port for both protocols,
+# 66 no MODEL_CONFIG_FILE, 77 a file or folder that this user may not read.
 set -eu
 
 server=/usr/bin/tensorflow_model_server
 image_facts=/usr/share/serving-factory/image.env
-cpuinfo=/proc/cpuinfo
-cgroup=/sys/fs/cgroup
-driver_file=/proc/driver/nvidia/version
-driver_library=/usr/lib/x86_64-linux-gnu/libcuda.so
 
 say() { printf 'tf_serving_entrypoint: %s\n' "$*" >&2; }
 
@@ -27,107 +24,6 @@ stop() {
     shift
     say "$@"
     exit "$code"
-}
-
-# --- the image and the CPU --------------------------------------------------------------------------------------------
-
-# The file is read, not sourced: the names in it are common, and may be in the environment with another meaning.
-read_image_facts() {
-    level='' cpu_flags='' lower_image='' flavour='' rest=yes cuda='' driver='' capabilities=''
-    [ -r "$image_facts" ] || return 0
-    while IFS= read -r line || [ -n "$line" ]; do
-        value=${line#*=}
-        value=${value#\"}
-        value=${value%\"}
-        case $line in
-        LEVEL=*) level=$value ;;
-        CPU_FLAGS=*) cpu_flags=$value ;;
-        LOWER_IMAGE=*) lower_image=$value ;;
-        FLAVOUR=*) flavour=$value ;;
-        CUDA=*) cuda=$value ;;
-        DRIVER=*) driver=$value ;;
-        CAPABILITIES=*) capabilities=$value ;;
-        REST=*) rest=$value ;; # before 1.8.0 the server has none
-        esac
-    done <"$image_facts"
-}
-
-# Without the flags of an x86 CPU there is nothing to compare, and the server is started.
-check_cpu() {
-    cpu_name='' cpu_has=''
-    [ -n "$cpu_flags" ] && [ -r "$cpuinfo" ] || return 0
-    while IFS= read -r line; do
-        case $line in
-        'model name'*:*) cpu_name=${line#*: } ;;
-        flags*:*)
-            cpu_has=" ${line#*:} "
-            break # the CPUs of one machine are alike
-            ;;
-        esac
-    done <"$cpuinfo"
-    [ -n "$cpu_has" ] || return 0
-
-    missing=''
-    for flag in $cpu_flags; do
-        case $cpu_has in
-        *" $flag "*) ;;
-        *) missing="$missing $flag" ;;
-        esac
-    done
-    [ -z "$missing" ] || stop 78 "this image is made for CPUs of level $level, and the CPU of this machine" \
-        "(${cpu_name:-its name is not given}) lacks:$missing." \
-        "Use ${lower_image:-an image of a lower level} instead." \
-        "In a virtual machine the CPU may have more than it shows: then let the machine pass on the host's CPU type."
-}
-
-# The driver is the machine's, and the container runtime hands its libraries in. Without one the server starts all the same, and
-# computes on the CPU what its model does not pin to a card.
-report_driver() {
-    [ "$flavour" = gpu ] || return 0
-    found=''
-    if [ -r "$driver_file" ]; then
-        read -r line <"$driver_file" || :
-        for word in $line; do # NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun ...
-            case $word in
-            [0-9]*.[0-9]*)
-                found=$word
-                break
-                ;;
-            esac
-        done
-    fi
-    for file in "$driver_library".[0-9]*.[0-9]*; do
-        [ -n "$found" ] || [ ! -e "$file" ] || found=${file#"$driver_library".}
-    done
-    needs="CUDA $cuda needs driver $driver or later; this image is compiled for ${capabilities:-the default capabilities}"
-    if [ -z "$found" ]; then
-        say "no NVIDIA driver is here ($needs). Was the container started with docker run --gpus all?"
-    elif [ "${found%%.*}" -lt "${driver%%.*}" ] 2>/dev/null; then
-        say "the NVIDIA driver here, $found, is too old: $needs."
-    else
-        say "NVIDIA driver $found; $needs."
-    fi
-}
-
-# OpenMP counts the CPUs that the container may run on, but knows nothing of a quota (docker run --cpus), and more threads
-# than that wait for each other. Rounded down: a thread that is paused holds up all others.
-set_threads() {
-    [ "$flavour" = mkl ] && [ -z "${OMP_NUM_THREADS:-}" ] || return 0
-    quota=max period=0
-    if [ -r "$cgroup/cpu.max" ]; then # version 2
-        read -r quota period <"$cgroup/cpu.max" || :
-    elif [ -r "$cgroup/cpu/cpu.cfs_quota_us" ] && [ -r "$cgroup/cpu/cpu.cfs_period_us" ]; then # version 1
-        read -r quota <"$cgroup/cpu/cpu.cfs_quota_us" || :
-        read -r period <"$cgroup/cpu/cpu.cfs_period_us" || :
-    fi
-    case $quota in
-    max | -1 | '' | *[!0-9]*) return 0 ;;
-    esac
-    [ "$period" -gt 0 ] || return 0
-    OMP_NUM_THREADS=$((quota / period))
-    [ "$OMP_NUM_THREADS" -ge 1 ] || OMP_NUM_THREADS=1
-    export OMP_NUM_THREADS
-    say "the container's CPU quota allows $OMP_NUM_THREADS thread(s): OMP_NUM_THREADS=$OMP_NUM_THREADS"
 }
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -199,30 +95,80 @@ check_model() {
     fi
 }
 
-# --- start ------------------------------------------------------------------------------------------------------------
+# --- ports ------------------------------------------------------------------------------------------------------------
+#
+# Platforms inject variables of these names with other meanings: PORT is the HTTP port of Knative, Cloud Run and Heroku, and
+# Kubernetes sets REST_API_PORT=tcp://10.0.0.7:8501 for a Service named rest-api. Upstream's image reads none, and no value of
+# any ends the container.
 
-# Kubernetes sets PORT-like variables of its own for services: REST_API_PORT=tcp://10.0.0.1:8501 for one named rest-api.
-must_be_port() {
-    case $2 in
-    '' | *[!0-9]*) stop 64 "$1 is '$2', which is no port number." ;;
+is_port() {
+    case $1 in
+    '' | *[!0-9]*) return 1 ;;
     esac
-    [ "$2" -ge 1 ] 2>/dev/null && [ "$2" -le 65535 ] && return 0
-    stop 64 "$1 is '$2', and a port is a number from 1 to 65535." \
-        "(To have no REST port, give the server the argument --rest_api_port=0.)"
+    [ "$1" -ge 1 ] 2>/dev/null && [ "$1" -le 65535 ]
 }
 
-read_image_facts
-check_cpu
+# port_of NAME VALUE DEFAULT: the value, or the default where it is no port.
+port_of() {
+    if [ -z "$2" ] || is_port "$2"; then
+        printf '%s\n' "${2:-$3}"
+    else
+        say "$1 is '$2', which is no port: it is ignored, and the port is $3."
+        printf '%s\n' "$3"
+    fi
+}
+
+choose_ports() {
+    http=8501
+    case ${TF_SERVING_PORT_IS_HTTP:-0} in
+    0 | no | false) ;;
+    1 | yes | true) http=$(port_of PORT "${PORT:-}" 8501) ;;
+    *) say "TF_SERVING_PORT_IS_HTTP is '$TF_SERVING_PORT_IS_HTTP', neither 1 nor 0: it is ignored." ;;
+    esac
+    grpc=$(port_of TF_SERVING_GRPC_PORT "${TF_SERVING_GRPC_PORT:-}" 8500)
+    case ${TF_SERVING_REST_PORT:-} in
+    0) http=0 ;;
+    *) http=$(port_of TF_SERVING_REST_PORT "${TF_SERVING_REST_PORT:-}" "$http") ;;
+    esac
+}
+
+# A variable that is set and not read would be a surprise.
+report_unread() {
+    unread="is not read, as by upstream's image: gRPC is on port $grpc_port, REST on $rest_port."
+    case ${PORT:-} in
+    '' | "$rest_port" | "$grpc_port") ;;
+    *) say "PORT is '$PORT' and $unread Where it is the HTTP port, set TF_SERVING_PORT_IS_HTTP=1." ;;
+    esac
+    case ${REST_API_PORT:-} in
+    '' | "$rest_port") ;;
+    *) say "REST_API_PORT is '$REST_API_PORT' and $unread To choose the REST port, set TF_SERVING_REST_PORT." ;;
+    esac
+}
+
+# --- start ------------------------------------------------------------------------------------------------------------
+
+# The server knows flags only, and would wait for a model whatever else it is given.
+case ${1:-} in
+'' | -*) ;;
+tensorflow_model_server | */tensorflow_model_server) shift ;; # its name before its flags, as where there is no entrypoint
+*)
+    if command -v "$1" >/dev/null; then
+        stop 64 "'$1' is a program, but arguments go to the server. To run it instead: docker run --entrypoint $1 IMAGE ..."
+    fi
+    say "'$1' is no flag of the server's, which does not heed it. To run another program: docker run --entrypoint"
+    ;;
+esac
 
 MODEL_NAME=${MODEL_NAME:-model}
 MODEL_BASE_PATH=${MODEL_BASE_PATH:-/models}
-PORT=${PORT:-8500}
-REST_API_PORT=${REST_API_PORT:-8501}
-must_be_port PORT "$PORT"
-must_be_port REST_API_PORT "$REST_API_PORT"
+choose_ports
+rest=yes
+case $(cat "$image_facts" 2>/dev/null) in
+*'REST="no"'*) rest=no http=0 ;; # before 1.8.0 the server has none
+esac
 
 # What the arguments say goes before the environment, for the checks as for the server.
-grpc_port=$PORT rest_port=$REST_API_PORT
+grpc_port=$grpc rest_port=$http
 model=$MODEL_BASE_PATH/$MODEL_NAME config_file=${MODEL_CONFIG_FILE:-} serves=yes
 for argument; do
     case $argument in
@@ -234,11 +180,11 @@ for argument; do
     esac
 done
 if [ "$serves" = yes ]; then
-    if [ "$rest" != no ] && [ "$grpc_port" = "$rest_port" ] && [ "$rest_port" != 0 ]; then
-        stop 64 "PORT and REST_API_PORT are both $rest_port: gRPC and REST each need a port of their own."
+    if [ "$grpc_port" = "$rest_port" ] && [ "$rest_port" != 0 ]; then
+        stop 64 "gRPC and REST each need a port of their own, and both are to have $rest_port." \
+            "Set TF_SERVING_GRPC_PORT or TF_SERVING_REST_PORT."
     fi
-    report_driver
-    set_threads
+    report_unread
     if [ -n "$config_file" ]; then
         check_config_file "$config_file"
     else
@@ -251,5 +197,5 @@ if [ -n "${MODEL_CONFIG_FILE:-}" ]; then
 else
     set -- --model_name="$MODEL_NAME" --model_base_path="$MODEL_BASE_PATH/$MODEL_NAME" "$@"
 fi
-[ "$rest" = no ] || set -- --rest_api_port="$REST_API_PORT" "$@"
-exec "$server" --port="$PORT" "$@"
+[ "$rest" = no ] || set -- --rest_api_port="$http" "$@"
+exec "$server" --port="$grpc" "$@"

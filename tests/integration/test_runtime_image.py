@@ -1,4 +1,4 @@
-"""The runtime image and what fills it, on a real engine: init, entrypoint, health check, collect.sh, the template.
+"""The runtime image and what fills it, on a real engine: init, launcher, entrypoint, collect.sh, the template.
 
 A small C program stands for the server. It is linked to one library that the base has and to one that it lacks.
 """
@@ -20,7 +20,9 @@ import pytest
 
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.releases import releases
+from serving_factory.matrix.model import Images
 from serving_factory.recipes.recipe import render
+from tests.unit.launchers import compiler_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,6 +33,8 @@ LABEL = "org.serving-factory.owner=test"
 TOOLCHAIN = "serving-factory-test/runtime-toolchain"
 IMAGE = "serving-factory-test/runtime-image"
 INIT = "/usr/bin/tf_serving_init"
+LAUNCHER = "/usr/bin/tensorflow_model_server"
+HEALTH = "/usr/bin/tf_serving_health"
 GRACE = 10
 STOPS_WITHIN = 2.0
 
@@ -151,6 +155,11 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
         "cc -std=c99 -static -O2 -Wall -Wextra -Werror -s -o tf_serving_init /context/init.c"
         " && cc -static -O2 -Wall -Wextra -Werror -o /dev/null /context/init.c"
     )
+    shop.sh(
+        "mkdir -p launcher/usr/bin && cd launcher/usr/bin"
+        f" && cc {' '.join(compiler_options())} -o tensorflow_model_server /context/launcher*.c"
+        " && ln -s tensorflow_model_server tf_serving_health"
+    )
     yield shop
     docker("image", "rm", TOOLCHAIN)
 
@@ -181,7 +190,8 @@ def image(workshop: Workshop) -> Iterator[str]:
 def build(workshop: Workshop, file: str, tag: str) -> None:
     folder = workshop.folder
     options = ("--load", "--no-cache", "--network=none", "--label", LABEL, "--tag", tag)
-    contexts = ("--build-context", f"artifact={folder / 'artifact'}", "--build-context", f"facts={folder / 'facts'}")
+    names = ("artifact", "launcher", "facts")
+    contexts = [word for name in names for word in ("--build-context", f"{name}={folder / name}")]
     docker("buildx", "build", *options, "--file", str(folder / file), *contexts, str(CONTEXT))
 
 
@@ -191,7 +201,8 @@ def layers(image: str) -> set[str]:
 
 def dockerfile(base: str) -> str:
     release = releases()["2.19.1"]
-    return render("runtime.Dockerfile.j2", release=release, flavour=Flavour.CPU, base=base, gpu=None, user=65532)
+    served = {"flavour": Flavour.CPU, "base": base, "collects": False, "gpu": None, "images": Images(repository="a")}
+    return render("runtime.Dockerfile.j2", release=release, **served)
 
 
 @contextmanager
@@ -342,7 +353,7 @@ LOCKED_DOWN = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privilege
 
 @pytest.mark.parametrize("options", [(), LOCKED_DOWN], ids=["plain", "locked down"])
 def test_it_becomes_healthy(image: str, options: Sequence[str]) -> None:
-    with container(image, options=(*options, "--health-interval=0.2s", "-e", "REST_API_PORT=8601")) as name:
+    with container(image, options=(*options, "--health-interval=0.2s", "-e", "TF_SERVING_REST_PORT=8601")) as name:
         for _ in range(100):
             health = json.loads(docker("inspect", "--format", "{{json .State.Health}}", name).stdout)
             if health["Status"] == "healthy":
@@ -372,7 +383,7 @@ def test_its_configuration_keeps_the_contract(image: str) -> None:
     assert config["StopSignal"] == "SIGTERM"
     assert sorted(config["ExposedPorts"]) == ["8500/tcp", "8501/tcp"]
     assert set(config["Env"]) > {"MODEL_NAME=model", "MODEL_BASE_PATH=/models"}
-    assert config["Healthcheck"]["Test"] == ["CMD", "/usr/bin/tf_serving_health.sh"]
+    assert config["Healthcheck"]["Test"] == ["CMD", HEALTH]
     assert config["WorkingDir"] == "/"
 
 

@@ -75,6 +75,7 @@ class FakeDocker:
             return BuildResult(image_id=IMAGE, steps=1, cached=0)
         for kind in ("started", "done"):
             on_step(Step(name=BUILD, kind=kind))
+        request.output.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=request.output.parent) as scratch:
             self._write_artifact(Path(scratch, "files"))
             _replace(request.output, Path(scratch, "files"))

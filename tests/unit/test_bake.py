@@ -44,8 +44,8 @@ def targets(made: Bake) -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_a_variant_has_two_targets_and_shares_two(made: Bake) -> None:
-    shared = [f"{name}-{stage}" for name in SHARED for stage in ("base_build", "fetch")]
+def test_a_variant_has_two_targets_and_shares_three(made: Bake) -> None:
+    shared = [f"{name}-{stage}" for name in SHARED for stage in ("base_build", "fetch", "launcher")]
     own = [name + end for name in ALL for end in ("", "-artifact")]
     assert sorted(targets(made)) == sorted([*shared, *own])
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in targets(made))
@@ -55,7 +55,8 @@ def test_targets_hang_together(made: Bake) -> None:
     base = {"debian:bookworm": "docker-image://serving-factory/base:bookworm"}
     source = {"source": str(ROOT / "samples" / "model_server")}
     stages = {"base_build": "target:2_19_1-cpu-base_build", "fetch": "target:2_19_1-cpu-fetch"}
-    assert targets(made)[V3]["contexts"].items() >= {"artifact": f"target:{V3}-artifact", **base}.items()
+    own = {"artifact": f"target:{V3}-artifact", "launcher": "target:2_19_1-cpu-launcher"}
+    assert targets(made)[V3]["contexts"].items() >= {**own, **base}.items()
     assert targets(made)[f"{V3}-artifact"]["contexts"] == {**source, **base, **stages}
     assert targets(made)["2_19_1-cpu-fetch"]["contexts"] == {**source, **base, "base_build": stages["base_build"]}
     assert targets(made)["2_19_1-cpu-base_build"]["contexts"] == {**source, **base}
@@ -67,6 +68,7 @@ def test_groups_are_the_matrix_targets_and_the_stages(made: Bake) -> None:
         "default": ALL,
         "base_build": [f"{name}-base_build" for name in SHARED],
         "fetch": [f"{name}-fetch" for name in SHARED],
+        "launcher": [f"{name}-launcher" for name in SHARED],
         "artifact": [f"{name}-artifact" for name in ALL],
         "image": ALL,
         "cpu-standard": [V1],

@@ -13,21 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 CONTEXT = Path(__file__).parents[2] / "dockerfiles" / "context"
 ENTRYPOINT = CONTEXT / "tf_serving_entrypoint.sh"
 
-HASWELL = "fpu sse2 ssse3 fma movbe popcnt avx f16c abm bmi1 avx2 bmi2"
-WESTMERE = "fpu sse2 ssse3 popcnt"
-IMAGE_FACTS = """\
-CPU_FLAGS="avx avx2 bmi1 bmi2 f16c fma abm movbe"
-FLAVOUR=cpu
-LEVEL=x86-64-v3
-LOWER_IMAGE=example/serving:2.19.1-cpu
-RELEASE=2.19.1
-VARIANT=2.19.1-cpu-v3
-"""
 NOBODY = 65534
 
 
@@ -42,34 +32,20 @@ class World:
         root.chmod(0o755)
         self.models = root / "models"
         self.facts = root / "image.env"
-        self.cpuinfo = root / "cpuinfo"
-        self.cgroup = root / "cgroup"
-        self.driver = root / "nvidia-version"
         self.server = root / "tensorflow_model_server"
         self.models.mkdir()
-        self.cgroup.mkdir()
-        self.facts.write_text(IMAGE_FACTS)
-        self.cpu(HASWELL)
-        self.server.write_text('#!/bin/sh\necho "pid=$$ threads=${OMP_NUM_THREADS-}"\nprintf "%s\\n" "$@"\n')
+        self.server.write_text('#!/bin/sh\necho "pid=$$"\nprintf "%s\\n" "$@"\n')
         self.server.chmod(0o755)
         text = ENTRYPOINT.read_text()
         for path, ours in {
-            "/usr/bin/tensorflow_model_server": self.server,
+            "=/usr/bin/tensorflow_model_server": f"={self.server}",
             "/usr/share/serving-factory/image.env": self.facts,
-            "/proc/cpuinfo": self.cpuinfo,
-            "/sys/fs/cgroup": self.cgroup,
-            "/proc/driver/nvidia/version": self.driver,
-            "/usr/lib/x86_64-linux-gnu/libcuda.so": root / "libcuda.so",
             "/models}": f"{self.models}}}",
         }.items():
             assert text.count(path) == 1, path
             text = text.replace(path, str(ours))
         self.script = root / "entrypoint.sh"
         self.script.write_text(text)
-
-    def cpu(self, flags: str) -> None:
-        name = "model name\t: Intel(R) Xeon(R) CPU X5660"
-        self.cpuinfo.write_text(f"vendor_id\t: GenuineIntel\n{name}\nflags\t\t: {flags}\nbugs\t\t: avx2\n\n" * 2)
 
     def model(self, name: str = "model", *versions: str) -> Path:
         folder = self.models / name
@@ -103,8 +79,7 @@ class Outcome:
         self.said = said
         self.server = list(output[1:])
         self.started = bool(output)
-        self.threads = output[0].partition("threads=")[2] if output else ""
-        self.replaced_the_shell = bool(output) and output[0].startswith(f"pid={pid} ")
+        self.replaced_the_shell = output[:1] == [f"pid={pid}"]
 
 
 @pytest.fixture
@@ -143,8 +118,10 @@ def test_the_server_is_started_as_upstream_does(world: World, shell: Sequence[st
 def test_ports_and_paths_come_from_the_environment(world: World) -> None:
     elsewhere = world.root / "elsewhere"
     (elsewhere / "m" / "1").mkdir(parents=True)
-    environment = {"PORT": "9000", "REST_API_PORT": "9001", "MODEL_BASE_PATH": str(elsewhere), "MODEL_NAME": "m"}
+    environment = {"TF_SERVING_GRPC_PORT": "9000", "TF_SERVING_REST_PORT": "9001"}
+    environment |= {"MODEL_BASE_PATH": str(elsewhere), "MODEL_NAME": "m"}
     outcome = world.start(environment=environment)
+    assert outcome.said == ""
     assert outcome.server == [
         "--port=9000",
         "--rest_api_port=9001",
@@ -162,38 +139,84 @@ def test_a_configuration_file_takes_the_place_of_the_model(world: World) -> None
 
 
 def test_a_server_without_rest_gets_no_rest_port(world: World) -> None:
-    world.facts.write_text(IMAGE_FACTS + "REST=no")
-    assert "--rest_api_port=8501" not in world.start().server
+    world.facts.write_text('RELEASE="1.7.0"\nREST="no"\n')
+    assert world.start(environment={"TF_SERVING_REST_PORT": "9001"}).server[:2] == ["--port=8500", "--model_name=model"]
+    world.facts.write_text('RELEASE="2.19.1"\nREST="yes"\n')
+    assert "--rest_api_port=8501" in world.start().server
 
 
-@pytest.mark.parametrize("name", ["PORT", "REST_API_PORT"])
-@pytest.mark.parametrize("value", ["tcp://10.0.0.1:8501", "http", "-1", "85 01"])
-def test_a_port_that_is_no_number_is_named(world: World, name: str, value: str) -> None:
+# --- ports ---
+
+
+def ports(outcome: Outcome) -> list[str]:
+    return [argument.partition("=")[2] for argument in outcome.server[:2]]
+
+
+@pytest.mark.parametrize("value", ["8080", "8500", "8501", "9000", "tcp://10.0.0.1:8501", "http", "0", "99999"])
+def test_port_and_rest_api_port_move_nothing(world: World, value: str) -> None:
+    world.model()
+    for name in ("PORT", "REST_API_PORT"):
+        outcome = world.start(environment={name: value})
+        assert ports(outcome) == ["8500", "8501"]
+        unread = f"{name} is '{value}' and is not read, as by upstream's image: gRPC is on port 8500, REST on 8501."
+        assert outcome.said.count("\n") == outcome.said.count(unread)
+        assert (unread in outcome.said) == (value not in (["8500", "8501"] if name == "PORT" else ["8501"]))
+
+
+def test_what_the_arguments_say_is_no_surprise(world: World) -> None:
+    world.model()
+    outcome = world.start("--rest_api_port=8080", environment={"PORT": "8080", "REST_API_PORT": "8080"})
+    assert outcome.said == ""
+    assert outcome.server[-1] == "--rest_api_port=8080"
+
+
+@pytest.mark.parametrize("name", ["TF_SERVING_GRPC_PORT", "TF_SERVING_REST_PORT"])
+@pytest.mark.parametrize("value", ["tcp://10.0.0.1:8501", "http", "-1", "85 01", "65536", "9" * 23])
+def test_a_value_that_is_no_port_is_ignored_with_a_line(world: World, name: str, value: str) -> None:
+    """Kubernetes sets such a variable for a Service that is named tf-serving-rest."""
+    world.model()
     outcome = world.start(environment={name: value})
-    assert outcome.code == 64
-    assert f"{name} is '{value}', which is no port number." in outcome.said
-    assert not outcome.started
+    assert ports(outcome) == ["8500", "8501"]
+    default = "8500" if "GRPC" in name else "8501"
+    assert outcome.said == (
+        f"tf_serving_entrypoint: {name} is '{value}', which is no port: it is ignored, and the port is {default}.\n"
+    )
 
 
-@pytest.mark.parametrize("name", ["PORT", "REST_API_PORT"])
-@pytest.mark.parametrize("value", ["0", "65536", "99999999999999999999999"])
-def test_a_port_out_of_range_is_named(world: World, name: str, value: str) -> None:
-    outcome = world.start(environment={name: value})
-    assert outcome.code == 64
-    assert f"{name} is '{value}', and a port is a number from 1 to 65535." in outcome.said
-    assert len(outcome.said.splitlines()) == 1
-    assert not outcome.started
+def test_the_ends_of_the_range_are_ports_and_rest_can_be_none(world: World) -> None:
+    for grpc, rest in (("1", "65535"), ("8500", "0")):
+        environment = {"TF_SERVING_GRPC_PORT": grpc, "TF_SERVING_REST_PORT": rest}
+        assert ports(world.start(environment=environment)) == [grpc, rest]
 
 
-def test_the_ends_of_the_range_are_ports(world: World) -> None:
-    assert world.start(environment={"PORT": "1", "REST_API_PORT": "65535"}).started
+@pytest.mark.parametrize(
+    ("environment", "rest", "said"),
+    [
+        ({"TF_SERVING_PORT_IS_HTTP": "1", "PORT": "8080"}, "8080", ""),
+        ({"TF_SERVING_PORT_IS_HTTP": "true", "PORT": "8080"}, "8080", ""),
+        ({"TF_SERVING_PORT_IS_HTTP": "1"}, "8501", ""),
+        ({"TF_SERVING_PORT_IS_HTTP": "1", "PORT": "tcp://h:1"}, "8501", "PORT is 'tcp://h:1', which is no port"),
+        ({"TF_SERVING_PORT_IS_HTTP": "0", "PORT": "8080"}, "8501", "PORT is '8080' and is not read"),
+        ({"TF_SERVING_PORT_IS_HTTP": "8080"}, "8501", "TF_SERVING_PORT_IS_HTTP is '8080', neither 1 nor 0"),
+        ({"TF_SERVING_PORT_IS_HTTP": "1", "PORT": "8080", "TF_SERVING_REST_PORT": "9001"}, "9001", "PORT is '8080'"),
+    ],
+)
+def test_port_is_the_http_port_where_that_is_said(
+    world: World, environment: dict[str, str], rest: str, said: str
+) -> None:
+    world.model()
+    outcome = world.start(environment=environment)
+    assert ports(outcome) == ["8500", rest]
+    assert said in outcome.said
+    assert bool(outcome.said) == bool(said)
 
 
 @pytest.mark.parametrize(
     ("arguments", "environment"),
     [
-        ([], {"PORT": "9000", "REST_API_PORT": "9000"}),
-        ([], {"PORT": "8501"}),
+        ([], {"TF_SERVING_GRPC_PORT": "9000", "TF_SERVING_REST_PORT": "9000"}),
+        ([], {"TF_SERVING_GRPC_PORT": "8501"}),
+        ([], {"TF_SERVING_PORT_IS_HTTP": "1", "PORT": "8500"}),
         (["--port=8501"], {}),
         (["--rest_api_port=8500"], {}),
     ],
@@ -203,7 +226,8 @@ def test_both_protocols_on_one_port_are_refused(
 ) -> None:
     outcome = world.start(*arguments, environment=environment)
     assert outcome.code == 64
-    assert "gRPC and REST each need a port of their own." in outcome.said
+    assert "gRPC and REST each need a port of their own" in outcome.said
+    assert "Set TF_SERVING_GRPC_PORT or TF_SERVING_REST_PORT." in outcome.said
     assert not outcome.started
 
 
@@ -211,64 +235,43 @@ def test_both_protocols_on_one_port_are_refused(
     "arguments", [["--rest_api_port=9001"], ["--port=9001"], ["--version"], ["--port=0", "--rest_api_port=0"]]
 )
 def test_what_the_arguments_set_right_is_no_clash(world: World, arguments: list[str]) -> None:
-    assert world.start(*arguments, environment={"PORT": "9000", "REST_API_PORT": "9000"}).started
+    environment = {"TF_SERVING_GRPC_PORT": "9000", "TF_SERVING_REST_PORT": "9000"}
+    assert world.start(*arguments, environment=environment).started
 
 
 def test_without_rest_its_port_clashes_with_none(world: World) -> None:
-    world.facts.write_text(IMAGE_FACTS + "REST=no")
-    assert world.start(environment={"PORT": "8501"}).started
+    world.facts.write_text('REST="no"')
+    assert world.start(environment={"TF_SERVING_GRPC_PORT": "8501"}).started
 
 
-# --- the CPU ---
+# --- arguments ---
 
 
-def test_a_smaller_cpu_is_refused_with_the_image_to_use(world: World) -> None:
-    world.cpu(WESTMERE)
-    outcome = world.start("--version")
-    assert outcome.code == 78
+@pytest.mark.parametrize("arguments", [["bash", "-c", "ls"], ["/bin/sh"], ["echo"]])
+def test_a_program_as_an_argument_is_reported(world: World, arguments: list[str]) -> None:
+    outcome = world.start(*arguments)
+    assert outcome.code == 64
     assert not outcome.started
-    assert "level x86-64-v3" in outcome.said
-    assert "(Intel(R) Xeon(R) CPU X5660) lacks: avx avx2 bmi1 bmi2 f16c fma abm movbe." in outcome.said
-    assert "Use example/serving:2.19.1-cpu instead." in outcome.said
-    assert len(outcome.said.splitlines()) == 1
+    assert outcome.said == (
+        f"tf_serving_entrypoint: '{arguments[0]}' is a program, but arguments go to the server. "
+        f"To run it instead: docker run --entrypoint {arguments[0]} IMAGE ...\n"
+    )
 
 
-def test_one_missing_flag_is_enough_and_no_part_of_a_name_counts(world: World) -> None:
-    world.cpu(HASWELL.replace(" avx2 ", " avx512f xavx2 avx2x "))
-    outcome = world.start()
-    assert outcome.code == 78
-    assert "lacks: avx2." in outcome.said
-
-
-def test_without_a_lower_image_the_remedy_is_general(world: World) -> None:
-    world.cpu(WESTMERE)
-    world.facts.write_text(IMAGE_FACTS.replace("example/serving:2.19.1-cpu", ""))
-    assert "Use an image of a lower level instead." in world.start().said
-
-
-@pytest.mark.parametrize("cpuinfo", [None, "", "processor\t: 0\nFeatures\t: fp asimd\n", "flags"])
-def test_what_cannot_be_compared_stops_nothing(world: World, cpuinfo: str | None) -> None:
+def test_a_word_that_is_neither_goes_to_the_server_with_a_line(world: World) -> None:
     world.model()
-    if cpuinfo is None:
-        world.cpuinfo.unlink()
-    else:
-        world.cpuinfo.write_text(cpuinfo)
-    assert world.start().started
+    outcome = world.start("no-such-program", "--port=1")
+    assert outcome.server[-2:] == ["no-such-program", "--port=1"]
+    assert "'no-such-program' is no flag of the server's" in outcome.said
+    assert world.start("").server[-1] == ""
 
 
-def test_an_image_without_facts_or_with_no_flags_runs_anywhere(world: World) -> None:
-    world.cpu(WESTMERE)
-    world.facts.write_text('CPU_FLAGS=""\nLEVEL=x86-64\n')
-    assert world.start().started
-    world.facts.unlink()
-    assert world.start().started
-
-
-def test_the_image_facts_do_not_mix_with_the_environment(world: World) -> None:
-    world.cpu(WESTMERE)
-    outcome = world.start(environment={"CPU_FLAGS": "", "cpu_flags": "", "LEVEL": "none"})
-    assert outcome.code == 78
-    assert "level x86-64-v3" in outcome.said
+@pytest.mark.parametrize("name", ["tensorflow_model_server", "/usr/bin/tensorflow_model_server"])
+def test_the_servers_own_name_before_its_flags_is_left_out(world: World, name: str) -> None:
+    world.model()
+    outcome = world.start(name, "--enable_batching")
+    assert outcome.server[-2:] == [f"--model_base_path={world.models}/model", "--enable_batching"]
+    assert outcome.said == ""
 
 
 # --- the model ---
@@ -376,40 +379,6 @@ def test_an_argument_goes_before_the_environment(world: World) -> None:
     assert outcome.server[-1] == f"--model_base_path={world.models}/other"
 
 
-# --- threads ---
-
-
-def _version_2(world: World, quota: str) -> None:
-    (world.cgroup / "cpu.max").write_text(f"{quota} 100000\n")
-
-
-def _version_1(world: World, quota: str) -> None:
-    (world.cgroup / "cpu").mkdir()
-    (world.cgroup / "cpu" / "cpu.cfs_quota_us").write_text(f"{'-1' if quota == 'max' else quota}\n")
-    (world.cgroup / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-
-
-@pytest.mark.parametrize("set_quota", [_version_1, _version_2])
-@pytest.mark.parametrize(("quota", "threads"), [("400000", "4"), ("250000", "2"), ("50000", "1"), ("max", "")])
-def test_mkl_takes_its_threads_from_the_cpu_quota(
-    world: World, set_quota: Callable[[World, str], None], quota: str, threads: str
-) -> None:
-    set_quota(world, quota)
-    world.facts.write_text(IMAGE_FACTS.replace("FLAVOUR=cpu", "FLAVOUR=mkl"))
-    outcome = world.start()
-    assert outcome.threads == threads
-    assert (f"OMP_NUM_THREADS={threads}" in outcome.said) == bool(threads)
-
-
-def test_threads_are_left_alone_when_given_or_not_required(world: World) -> None:
-    _version_2(world, "400000")
-    assert world.start().threads == ""
-    world.facts.write_text(IMAGE_FACTS.replace("FLAVOUR=cpu", "FLAVOUR=mkl"))
-    assert world.start(environment={"OMP_NUM_THREADS": "3"}).threads == "3"
-    (world.cgroup / "cpu.max").write_text("")
-    assert world.start().threads == ""
-
-
 # --- form ---
 
 
@@ -421,45 +390,3 @@ def test_scripts_are_shellcheck_clean_and_executable(script: Path) -> None:
     done = subprocess.run(command, cwd=CONTEXT.parents[1], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout
     assert os.access(script, os.X_OK)
-
-
-# --- gpu --------------------------------------------------------------------------------------------------------------
-
-GPU = (
-    IMAGE_FACTS.replace("FLAVOUR=cpu", 'FLAVOUR="gpu"')
-    + 'CUDA="12.2"\nDRIVER="525.60.13"\nCAPABILITIES="sm_80 sm_90"\n'
-)
-NEEDS = "CUDA 12.2 needs driver 525.60.13 or later; this image is compiled for sm_80 sm_90"
-KERNEL_MODULE = (
-    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Tue Jun 27 15:04:05 UTC 2023\nGCC version:  gcc 9.4.0\n"
-)
-
-
-@pytest.mark.parametrize(
-    ("kernel_module", "library", "said"),
-    [
-        ("535.54.03", "", f"NVIDIA driver 535.54.03; {NEEDS}."),
-        ("470.82.01", "", f"the NVIDIA driver here, 470.82.01, is too old: {NEEDS}."),
-        ("", "550.54.15", f"NVIDIA driver 550.54.15; {NEEDS}."),
-        ("", "", f"no NVIDIA driver is here ({NEEDS}). Was the container started with docker run --gpus all?"),
-    ],
-)
-def test_a_gpu_image_reports_the_driver_found_and_needed(
-    world: World, kernel_module: str, library: str, said: str
-) -> None:
-    world.facts.write_text(GPU)
-    world.model()
-    if kernel_module:
-        world.driver.write_text(KERNEL_MODULE.format(kernel_module))
-    if library:
-        (world.root / f"libcuda.so.{library}").touch()
-    outcome = world.start()
-    assert said in outcome.said
-    assert outcome.started
-
-
-def test_only_a_gpu_image_looks_for_a_driver(world: World) -> None:
-    world.model()
-    assert "driver" not in world.start().said
-    world.facts.write_text(GPU)
-    assert "driver" not in world.start("--version").said

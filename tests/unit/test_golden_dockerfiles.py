@@ -210,7 +210,7 @@ def test_rules_of_runtime_images(path: Path) -> None:
     gpu = ["NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_REQUIRE_CUDA", "PATH", "LD_LIBRARY_PATH"]
     assert re.findall(r"(\w+)=", re.sub('".*?"', "", " ".join(more))) == (gpu if "gpu" in path.name else [])
     (check,) = [rest for word, rest in found if word == "HEALTHCHECK"]
-    assert json.loads(check.partition("CMD ")[2]) == ["/usr/bin/tf_serving_health.sh"]
+    assert json.loads(check.partition("CMD ")[2]) == ["/usr/bin/tf_serving_health"]
     (entrypoint,) = [json.loads(rest) for word, rest in found if word == "ENTRYPOINT"]
     assert entrypoint == ["/usr/bin/tf_serving_init", "/usr/bin/tf_serving_entrypoint.sh"]
 
@@ -221,7 +221,8 @@ def test_rules_of_devel_images(path: Path) -> None:
     found = list(instructions(text))
     stages = [rest.partition(" AS ")[2] for word, rest in found if word == "FROM"]
     own = ["base_build", "init", "sources", "fetch", "preflight_run", "preflight", "binary_build", "artifact"]
-    assert stages[-8:] == own
+    own += ["launcher_build", "launcher", "export"]
+    assert stages[-11:] == own
     assert "--host_copt" not in text, "a level is for the target configuration only"
     level = [stage.name for stage in stages_of(text).values() if any("COPTS" in line for line in stage.instructions)]
     assert level == ["binary_build"], "another level must download nothing"

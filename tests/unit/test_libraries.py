@@ -33,7 +33,7 @@ def run(job: Job) -> tuple[FactoryError | None, list[str]]:
 def test_on_the_compiles_base_its_libraries_are_taken(tmp_path: Path, fake_docker: FakeDocker) -> None:
     job = fake_docker.job(tmp_path)
     assert run(job) == (None, list(ALL))
-    assert [request.target for request in fake_docker.requests] == ["artifact", None]
+    assert [request.target for request in fake_docker.requests] == ["artifact", "launcher", None]
     assert "libraries" not in dict(fake_docker.requests[-1].contexts)
     made, compiled = job.record(LIBRARIES).outputs, job.record(COMPILE).outputs
     assert (made.collected, made.rootfs, made.base) == (False, compiled.rootfs, "ubuntu:20.04")
@@ -45,7 +45,7 @@ def test_on_another_base_they_are_collected_there(tmp_path: Path, fake_docker: F
     network = {"offline": True, "apt": {"mirror": "packages"}, "base_images": {BASE: "mine:1"}}
     job = fake_docker.job(tmp_path, base=BASE, network=network)
     assert run(job) == (None, list(ALL))
-    _, collected, packaged = fake_docker.requests
+    _, collected, _, packaged = fake_docker.requests
     assert (collected.target, collected.network, collected.output) == ("libraries", "none", job.folder / "libraries")
     assert collected.contexts == (
         ("artifact", str(job.artifact)),

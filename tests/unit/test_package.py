@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from serving_factory.docker.buildx import BuildRequest
-from serving_factory.errors import CancelledError, EngineError
+from serving_factory.docker.buildx import BuildFailed, BuildRequest
+from serving_factory.errors import CancelledError, CompileError, EngineError
 from serving_factory.pipeline.stages import package
 from serving_factory.pipeline.stages.extract import server_version, version_lines
+
+from .fake_compile import FakeDocker
 
 
 def test_an_alias_does_not_change_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,6 +41,7 @@ def test_an_alias_does_not_change_the_image(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(package, "_content", lambda _job: {"files": {}})
     monkeypatch.setattr(package, "built_binary", lambda _job: SimpleNamespace(sha256="b"))
     monkeypatch.setattr(package, "_labels", lambda _job: {})
+    monkeypatch.setattr(package, "built_launcher", lambda *_arguments: tmp_path)
     monkeypatch.setattr(package, "logged_build", ended)
     keys = []
     for aliases in ((), ("latest",)):
@@ -85,10 +88,40 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
     monkeypatch.setattr(package, "built_binary", lambda _job: SimpleNamespace(sha256="b"))
     monkeypatch.setattr(package, "_labels", lambda _job: {})
     monkeypatch.setattr(package, "image_tags", lambda _job: (("full",), ()))
+    monkeypatch.setattr(package, "built_launcher", lambda *_arguments: tmp_path)
     monkeypatch.setattr(package, "logged_build", ended)
     with pytest.raises(CancelledError):
         package._run(job, lambda _text: None)  # type: ignore[arg-type]  # what of a job is looked at
     assert removed == ["sha256:old"]
+
+
+def test_the_launcher_is_compiled_once_for_each_state_of_its_recipe(
+    tmp_path: Path, fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = fake_docker.job(tmp_path)
+    first = package.built_launcher(job, print)
+    assert package.built_launcher(job, print) == first
+    assert [request.target for request in fake_docker.requests] == ["launcher"]
+    assert not job.resources.exists(), "the share of the machine belongs to the build that runs Bazel"
+    monkeypatch.setattr(package, "decides", lambda *_arguments: {"files": "another"})
+    second = package.built_launcher(job, print)
+    assert first != second
+    assert list(second.parent.iterdir()) == [second]
+
+
+def test_a_launcher_that_cannot_be_compiled_is_an_error_of_its_step(
+    tmp_path: Path, fake_docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(*_arguments: object, **_more: object) -> None:
+        log.parent.mkdir(parents=True)
+        log.write_text("")
+        raise BuildFailed(step="[launcher_build 3/3] RUN gcc", tail=("launcher.c:1: error",), exit_code=1, text="")
+
+    job = fake_docker.job(tmp_path)
+    log = job.log("launcher")
+    monkeypatch.setattr(package, "logged_build", failed)
+    with pytest.raises(CompileError, match="launcher_build 3/3"):
+        package.built_launcher(job, print)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_a_second_run_does_nothing(tmp_path: Path, fake_docker: FakeDocker) -> N
     again, happened = run(fake_docker.job(tmp_path), *FIRST)
     assert again.status is Status.UP_TO_DATE
     assert happened == [f"{name} {UP_TO_DATE}" for name in FIRST]
-    assert len(fake_docker.requests) == 2
+    assert [request.target for request in fake_docker.requests] == ["artifact", "launcher", None]
 
 
 def remove(path: Path) -> None:

@@ -76,11 +76,11 @@ def compile_key(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: tuple[
     with monkeypatch.context() as patch:
         patch.setattr(recipe_module, "context_text", lambda name: changed(name, context_text(name)))
         patch.setattr(recipe_module, "render", lambda name, **values: changed(name, render(name, **values)))
-        recipe_module._decisive.cache_clear()
+        recipe_module.decides.cache_clear()
         try:
             return recipe_for(matrix.variants[0], matrix).compile_key
         finally:
-            recipe_module._decisive.cache_clear()
+            recipe_module.decides.cache_clear()
 
 
 def test_what_decides_nothing_is_not_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +91,7 @@ def test_what_decides_nothing_is_not_in_the_key(tmp_path: Path, monkeypatch: pyt
         {"bazel": ("set -uo pipefail\n", "# why not -e?\n\nset -uo pipefail\n")},
         {"init": ("/* In the child: becomes", "/* becomes")},
         {"preflight": ("set -euo", "set -eu")},
+        {"devel": ("COPY launcher.h", "COPY --chmod=0600 launcher.h")},
         {"runtime": ("USER 65532:65532", "USER 1:1")},
     ):
         assert compile_key(tmp_path, monkeypatch, **change) == same, change

@@ -345,7 +345,7 @@ def test_exits_early(plan: SmokePlan, script: Script, said: str) -> None:
 @pytest.mark.parametrize("how", ["exits_with", "exits_at_port"])
 def test_cpu_refused(plan: SmokePlan, how: str) -> None:
     sentence = "This image needs avx2, which this CPU lacks. Use the tag 2.19.1 instead."
-    script = Script(log=f"tf_serving_entrypoint: {sentence}\n")
+    script = Script(log=f"tensorflow_model_server: {sentence}\n")
     setattr(script, how, 78)
     report, _ = smoke(plan, script)
     error = failed(report, "ready", CpuLevelError)
@@ -444,7 +444,7 @@ def test_not_healthy(plan: SmokePlan, health: str | None, said: str) -> None:
 def test_health_command_fails(plan: SmokePlan) -> None:
     report, _ = smoke(plan, hardened=Script(health_command=(1, "LOADING")))
     error = failed(report, "health-command", SmokeError)
-    assert "/usr/bin/tf_serving_health.sh says: LOADING" in error.why
+    assert "/usr/bin/tf_serving_health says: LOADING" in error.why
 
 
 def test_hardened_server_does_not_start(plan: SmokePlan) -> None:

@@ -22,10 +22,15 @@ from serving_factory.pipeline.inputs import secrets_of, stage_inputs, write_secr
 from serving_factory.pipeline.records import encoded, write_atomically
 from serving_factory.pipeline.stages.compile import devel_request
 from serving_factory.pipeline.stages.libraries import runtime_request
+from serving_factory.pipeline.stages.package import LAUNCHER
 from serving_factory.recipes.labels import image_env, image_json, image_labels
 from serving_factory.recipes.recipe import Recipe, recipes_for
 
-_SHARED_STAGES = ("base_build", "fetch")  # of the devel Dockerfile: the same for variants of a release and flavour
+_SHARED_STAGES = (
+    "base_build",
+    "fetch",
+    LAUNCHER,
+)  # of the devel Dockerfile: the same for variants of a release and flavour
 STAGE_GROUPS = (*_SHARED_STAGES, "artifact", "image")  # a group of targets for each: everything, up to that stage
 
 _Target = dict[str, Any]
@@ -109,14 +114,15 @@ def bake(recipes: Sequence[Recipe], *, folder: Path, secrets: Mapping[str, Colle
             name = f"{shared.replace('.', '_')}-{stage}"  # bake allows no dots
             shared_request = replace(request, target=stage, build_args=no_level, contexts=(*request.contexts, *links))
             targets[name] = {**_target(shared_request, recipe), "output": ["type=cacheonly"], **_cache(name)}
-            links = (*links, (stage, f"target:{name}"))
+            if stage != LAUNCHER:  # the image's alone
+                links = (*links, (stage, f"target:{name}"))
             groups[stage].append(name)
         image = recipe.variant.id.replace(".", "_")
         artifact = f"{image}-artifact"
         output = csv_fields("type=local", f"dest={own / 'artifact'}")
         linked = replace(request, contexts=(*request.contexts, *links))
         targets[artifact] = {**_target(linked, recipe), "output": [_literal(output)], **_cache(artifact)}
-        targets[image] = _image(recipe, own, files, artifact=artifact, secrets=request.secrets)
+        targets[image] = _image(recipe, own, files, artifact=artifact, launcher=name, secrets=request.secrets)
         groups["artifact"].append(artifact)
         for name in ("default", "image", *recipe.targets):
             groups.setdefault(name, []).append(image)
@@ -129,7 +135,13 @@ def bake(recipes: Sequence[Recipe], *, folder: Path, secrets: Mapping[str, Colle
 
 
 def _image(
-    recipe: Recipe, folder: Path, files: dict[Path, str], *, artifact: str, secrets: tuple[tuple[str, Path], ...]
+    recipe: Recipe,
+    folder: Path,
+    files: dict[Path, str],
+    *,
+    artifact: str,
+    launcher: str,
+    secrets: tuple[tuple[str, Path], ...],
 ) -> _Target:
     """The target of an image, whose files are added to `files`."""
     files[folder / "runtime.Dockerfile"] = recipe.runtime
@@ -139,6 +151,7 @@ def _image(
         recipe,
         dockerfile=folder / "runtime.Dockerfile",
         artifact=f"target:{artifact}",
+        launcher=f"target:{launcher}",
         facts=folder / "facts",
         secrets=secrets,
         labels=image_labels(recipe, None),

@@ -23,6 +23,7 @@ from serving_factory.output.text import clean, count
 from serving_factory.pipeline.records import encoded, write_atomically
 from serving_factory.pipeline.stages.compile import devel_request
 from serving_factory.pipeline.stages.libraries import runtime_request
+from serving_factory.pipeline.stages.package import LAUNCHER
 from serving_factory.recipes.recipe import CONTEXT, Recipe, recipe_for
 from serving_factory.recipes.toolchain import Toolchain, toolchain_for
 
@@ -95,7 +96,7 @@ def generated_files(matrix: Matrix, *, root: Path = _ROOT, every_release: bool =
 
 def _devel_request(recipe: Recipe, dockerfile: Path, exported: Path) -> BuildRequest:
     staged = Path("build", recipe.variant.id, "recipe", "inputs")
-    request = devel_request(recipe, dockerfile=dockerfile, staged=staged, target="artifact", output=exported)
+    request = devel_request(recipe, dockerfile=dockerfile, staged=staged, target="export", output=exported)
     # What a variant chooses has a default in the Dockerfile: no level, upstream's capabilities.
     of_all = tuple(pair for pair in request.build_args if pair[0] in dict(recipe.inputs.key_args))
     return replace(request, build_args=of_all)
@@ -103,7 +104,8 @@ def _devel_request(recipe: Recipe, dockerfile: Path, exported: Path) -> BuildReq
 
 def _runtime_request(recipe: Recipe, dockerfile: Path, exported: Path) -> BuildRequest:
     tag = f"{recipe.images.repository}:{exported.name}"
-    return runtime_request(recipe, dockerfile=dockerfile, artifact=str(exported), tags=[tag])
+    launcher = str(exported / LAUNCHER)
+    return runtime_request(recipe, dockerfile=dockerfile, artifact=str(exported), launcher=launcher, tags=[tag])
 
 
 def _with_command(text: str, request: BuildRequest, root: Path) -> str:

@@ -71,6 +71,15 @@ class Alias:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """When Docker runs the image's health check."""
+
+    interval: str = key(words.DURATION, "How often.", "10s")
+    start_period: str = key(words.DURATION, "How long a model may take to load: only then failures count.", "300s")
+    retries: int = key(Whole(1, 100), "How many failures in a row make a container unhealthy.", 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Images(ImageChoice):
     """The images: their names, labels, user and base."""
 
@@ -88,6 +97,7 @@ class Images(ImageChoice):
     labels: Mapping[str, str] = key(Table(words.LABEL, Text()), "Labels of your own for every image.", dict)
     # The highest uid that Docker takes for a number (moby/sys/user, maxID).
     user: int = key(Whole(0, 2**31 - 1), "The user, and the group of the same number, that the server runs as.", 65532)
+    health: Health = key(Health)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +129,7 @@ class Resources:
 class MatrixFile(Settings):
     """What this factory builds."""
 
-    image: Images = key(Section(Images), "The images: their names, labels, user and base.")
+    image: Images = key(Section(Images), "The images: their names, labels, user, base and health check.")
     releases: tuple[str, ...] = key(
         Many(words.RELEASES),
         'In quotes: full tags, version specifiers, and `latest-patches`, such as "latest-patches,>=2.15".',

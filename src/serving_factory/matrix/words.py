@@ -184,6 +184,10 @@ RUNTIME_BASE = Text(_runtime_base, IMAGE.pattern)
 TARGET = matching(_NAME, "a target's name is lower-case words joined by '.' or '-'", "Write it like cpu-standard.")
 REASON = matching(r"[\s\S]*\w[\s\S]*", "a reason is words", "Write why: `explain --dropped` prints it.")
 
+DURATION = matching(
+    r"[1-9][0-9]{0,5}[smh]", "a duration is a whole number of seconds, minutes or hours", "Write it like 30s, 5m or 1h."
+)
+
 # --- compilers and Bazel ----------------------------------------------------------------------------------------------
 
 LEVELS_OWN_FLAGS = "level"

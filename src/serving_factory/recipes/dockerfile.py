@@ -10,7 +10,8 @@ _FROM = re.compile(r"FROM (?P<base>\S+)(?: AS (?P<name>\S+))?$")
 _COPY = re.compile(r"COPY (?P<flags>(?:--\S+ )*)(?P<paths>.+)$")
 _OTHER_STAGE = re.compile(r"(?:--|,)from=([^\s,]+)")
 _BLANK = re.compile(r"^\s*\n", re.MULTILINE)
-_COMMENTS = {".sh": re.compile(r"^\s*#(?!!).*", re.MULTILINE), ".c": re.compile(r"/\*.*?\*/", re.DOTALL)}
+_OF_C = re.compile(r"/\*.*?\*/", re.DOTALL)
+_COMMENTS = {".sh": re.compile(r"^\s*#(?!!).*", re.MULTILINE), ".c": _OF_C, ".h": _OF_C}
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,11 +182,11 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
             base=on.name,
             collects=on.image != base.image,
             gpu=toolchain.gpu,
-            user=matrix.images.user,
+            images=matrix.images,
         )
     arguments = _arguments(variant, toolchain, inputs, tensorrt=settings.toolchain.tensorrt)
     decisive = {
-        "devel": _decisive(devel),
+        "devel": decides(devel, "artifact"),
         "arguments": arguments,
         "base": base.image,
         "source": None if settings.source else source,
@@ -225,9 +225,9 @@ def _arguments(
 
 
 @cache
-def _decisive(devel: str) -> Mapping[str, object]:
-    """What of a devel Dockerfile decides the artifact: instructions and files of the stages that lead to it."""
-    found = needed(devel, "artifact")
+def decides(devel: str, target: str) -> Mapping[str, object]:
+    """What of a devel Dockerfile decides a target: instructions and files of the stages that lead to it."""
+    found = needed(devel, target)
     files = sorted({file for stage in found for file in stage.files})
     return {
         "instructions": [stage.instructions for stage in found],

@@ -29,7 +29,7 @@ from serving_factory.smoke.server import BY_SIGNAL, INPUTS, MODEL, OLD_ANSWER, S
 from serving_factory.smoke.swap import check_swap
 
 BINARY = "/usr/bin/tensorflow_model_server"
-HEALTH = "/usr/bin/tf_serving_health.sh"
+HEALTH = "/usr/bin/tf_serving_health"
 # A library to preload is looked for by the loader as one to open is, with all that it is linked to. Nothing is run.
 _LOOK = 'LD_TRACE_LOADED_OBJECTS=1 LD_PRELOAD="$*" exec /bin/sh'
 _FOUND = re.compile(r"^\s*(\S+) => (/|not found)", re.MULTILINE)
@@ -100,7 +100,7 @@ def _poll_ready(server: Server) -> Sequence[VersionStatus]:
 
 def _early_end(server: Server) -> FactoryError:
     if server.container.exit_code() == CPU_REFUSED:
-        said = " ".join(server.log().split()).removeprefix("tf_serving_entrypoint: ")
+        said = " ".join(server.log().split()).removeprefix("tensorflow_model_server: ")
         return CpuLevelError(
             f"The image refuses this machine's CPU: {said}",
             remedy="Run this variant's smoke stage on a machine with that CPU, or build a lower level here.",

@@ -245,14 +245,15 @@ def devel_image_command(recipe: Recipe, folder: Path) -> str:
 
 
 @contextmanager
-def ready_request(job: Job, *, target: str, output: Path) -> Iterator[BuildRequest]:
+def ready_request(job: Job, *, target: str, output: Path, runs_bazel: bool = True) -> Iterator[BuildRequest]:
     """Give the request for the files of a stage; its inputs and secrets are in place for as long as the block lasts."""
     recipe = job.recipe
     stage_inputs(recipe.inputs, job.staged_inputs)
     with secret_files(job.folder, secrets_of(recipe.inputs, bazelrc(recipe))) as secrets:
-        resources = resource_options(job)
+        resources = resource_options(job) if runs_bazel else ""
         write_atomically(job.dockerfile, without_absent_secrets(recipe.devel, dict(secrets)))
-        write_atomically(job.resources, resources)
+        if runs_bazel:
+            write_atomically(job.resources, resources)
         yield devel_request(
             recipe,
             dockerfile=job.dockerfile,

@@ -62,6 +62,7 @@ def runtime_request(
     *,
     dockerfile: Path,
     artifact: str,
+    launcher: str | None = None,
     facts: Path | None = None,
     libraries: Path | None = None,
     secrets: tuple[tuple[str, Path], ...] = (),
@@ -75,6 +76,7 @@ def runtime_request(
     collects = recipe.collects and libraries is None
     places = {
         "artifact": artifact,
+        "launcher": launcher,
         "libraries": libraries,
         "facts": facts,
         "apt": recipe.inputs.apt if collects else None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from serving_factory.docker.buildx import BuildFailed
 from serving_factory.errors import ArtifactError, PackageError, cleaned_up
@@ -12,13 +14,14 @@ from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.failures import step_title
 from serving_factory.pipeline.job import Job, Progress, Stage
 from serving_factory.pipeline.records import Outputs, write_atomically
-from serving_factory.pipeline.stages.compile import BINARY, COMPILE, logged_build
+from serving_factory.pipeline.stages.compile import BINARY, COMPILE, build_error, logged_build, ready_request
 from serving_factory.pipeline.stages.extract import EXTRACT, server_version
 from serving_factory.pipeline.stages.inspect import INSPECT
 from serving_factory.pipeline.stages.libraries import LIBRARIES, instructions, libraries_folder, runtime_request
 from serving_factory.recipes.labels import BuiltBinary, image_env, image_json, image_labels
-from serving_factory.recipes.recipe import Recipe, short
+from serving_factory.recipes.recipe import Recipe, decides, key_of, short
 
+LAUNCHER = "launcher"  # a target of the devel Dockerfile: what starts the server in the image
 _PACKAGE_KEY_LABEL = "org.serving-factory.package.key"
 
 
@@ -87,7 +90,29 @@ def _content(job: Job) -> Mapping[str, object]:
         "labels": _labels(job),
         "base": recipe.runtime_base.image,
         "rootfs": job.record(LIBRARIES).outputs.rootfs,
+        "launcher": _of_launcher(job),
     }
+
+
+def _of_launcher(job: Job) -> Mapping[str, object]:
+    """What decides the launcher."""
+    base = job.recipe.base
+    return {**decides(job.recipe.devel, LAUNCHER), "base": [base.image, job.site.base_id(base)]}
+
+
+def built_launcher(job: Job, progress: Progress) -> Path:
+    """Compile the launcher, unless the variant's folder has it already; give its folder."""
+    # By the devel image's compiler, which BuildKit has after a compile. It is kept: another label needs no toolchain.
+    folder = job.folder / LAUNCHER / short(key_of(**_of_launcher(job)))
+    if not folder.is_dir():
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        log = job.log(LAUNCHER)
+        with ready_request(job, target=LAUNCHER, output=folder, runs_bazel=False) as request:
+            try:
+                logged_build(request, log, progress=progress, cancel=job.cancel)
+            except BuildFailed as failed:
+                raise build_error(job, failed, log) from None
+    return folder
 
 
 def _inputs(job: Job) -> Mapping[str, object]:
@@ -108,6 +133,7 @@ def _run(job: Job, progress: Progress) -> Packaged:
         recipe,
         dockerfile=dockerfile,
         artifact=str(job.artifact),
+        launcher=str(built_launcher(job, progress)),
         facts=facts,
         labels=labels,
         tags=references,
