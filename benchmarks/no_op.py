@@ -40,7 +40,8 @@ def expect(outcome: Outcome, became: str) -> None:
 
 def measure(checkout: Checkout) -> tuple[float, list[float]]:
     """Seconds of the cold run, and of each run after it."""
-    for flavour, level in (("cpu", "x86-64"), ("cpu", "x86-64-v3"), ("mkl", "x86-64-v3")):
+    # gpu-optimized extends gpu-standard.
+    for flavour, level in (("cpu", "x86-64"), ("cpu", "x86-64-v3"), ("mkl", "x86-64-v3"), ("gpu", "x86-64")):
         target = f"    flavour: {flavour}\n    levels: [{level}]\n"
         checkout.edit(MATRIX, target, f"{target}    copts: [-DFACTORY_{checkout.mark}=1]\n")
     cold, outcome = timed_demo(checkout)
