@@ -46,7 +46,7 @@ def test_a_broken_source_file(checkout: Checkout) -> None:
 
 def test_a_missing_library(checkout: Checkout) -> None:
     collect = "dockerfiles/context/collect.sh"
-    line = '        package=$(owner_of "$path")\n'
+    line = '        take_library "$soname" "$path"\n'
     with checkout.edited(collect, line, f"        case $soname in libre2.*) continue ;; esac\n{line}"):
         outcome = checkout.build_one()
         error = outcome.error(23, "LibraryMissingError")

@@ -135,11 +135,13 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
     fi \
  && rm /tmp/packages
 
-# CUDA 12.2 of the named context. The server opens libraries of it while it runs: the runtime image gets them.
+# CUDA 12.2 of the named context. The runtime image gets the libraries that a server opens (catalogue:
+# opened_libraries.yaml, cuda_files.yaml), as far as they are there.
 COPY --from=cuda / /usr/local/cuda-12.2/
 RUN ln -sfn cuda-12.2 /usr/local/cuda \
  && if [ ! -e /usr/local/cuda/lib ]; then ln -s lib64 /usr/local/cuda/lib; fi \
  && { ls /usr/local/cuda/lib64/lib*.so.[0-9]*; ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.* 2> /dev/null || :; } \
+  | grep -E '/(libcublas|libcublasLt|libcudart|libcudnn|libcufft|libcupti|libcurand|libcusolver|libcusparse|libnccl|libnvinfer|libnvinfer_plugin|libnvrtc|libnvrtc-builtins)' \
   | grep -vE '/(libcufftw|libcusolverMg|libnvblas|libcurand)\.so' > /factory/libraries
 
 # --- init: the runtime image's PID 1, the same for every release -------------------------------------------------------

@@ -75,6 +75,12 @@ def opening_functions() -> Mapping[str, Sequence[str]]:
     return found
 
 
+def opened_beginnings() -> tuple[str, ...]:
+    """Return how the files' names begin of all libraries of CUDA that some server opens, by itself or by another."""
+    data = read_yaml("opened_libraries.yaml")
+    return tuple(sorted({f"lib{name}" for names in (data["functions"], *data["versions"].values()) for name in names}))
+
+
 def opened_libraries(names: Iterable[str], gpu: GpuFacts) -> Mapping[str, str]:
     """Return what must be there for a binary that opens these libraries: soname -> what opens it."""
     data = read_yaml("opened_libraries.yaml")

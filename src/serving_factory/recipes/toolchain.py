@@ -24,6 +24,7 @@ from serving_factory.catalogue.libraries import (
     cuda_packages,
     cuda_wheels,
     mkl_libraries,
+    opened_beginnings,
 )
 from serving_factory.errors import BazelTooOldError, RecipeError
 from serving_factory.matrix.lockfile import EMPTY, Lock
@@ -99,6 +100,7 @@ class GpuBuild:
     cuda: CudaPackages  # NVIDIA's packages, or what Bazel downloads instead; no packages with another origin
     local: bool  # whether the matrix names another origin: the named context `cuda`
     wheels: tuple[Wheel, ...]  # what fills that one, where it is no folder
+    opened: tuple[str, ...]  # how the names of libraries begin that the image gets of that one
     device_compiler: str | None  # the package that compiles device code apart; None where one compiler does all
     stub: bool  # whether the server is linked to the driver's library, of which CUDA has a stub
     repositories: tuple[AptRepository, ...]  # where packages come from; empty where Bazel brings CUDA
@@ -355,6 +357,7 @@ def gpu_build(
         cuda=packages,
         local=choice.cuda is not None,
         wheels=wheels,
+        opened=opened_beginnings() if choice.cuda else (),
         device_compiler=choice.device_compiler,
         stub=bool(known.packages),
         repositories=_repositories(packages, distribution.nvidia, compat=compat) if distribution.nvidia else (),
