@@ -25,6 +25,7 @@ from serving_factory.commands.shared import (  # noqa: E402
     Checkout,
     Chosen,
     CompileOptions,
+    DeployOptions,
     Driver,
     InputsOptions,
     Json,
@@ -404,6 +405,29 @@ def push(options: PushOptions) -> None:
     run_stage("push", options)
 
 
+@Command
+def deploy(
+    options: DeployOptions,
+    *,
+    words: Annotated[
+        tuple[str, ...], Option("kubernetes VARIANT..., compose VARIANT...", "WORD", positional=True)
+    ] = (),
+) -> None:
+    """Write what serves pushed images, by digest: a Kustomize base with overlays, or files for compose.
+
+    kubernetes also writes a runtime for KServe. compose puts examples/gateway before the server, and writes a second
+    file with both in one container. Files that someone else wrote, or changed, are never overwritten.
+
+    Examples:
+        ./factory deploy kubernetes 2.19.1-cpu-v3
+        ./factory deploy kubernetes 2.19.1-cpu-v3 2.19.1-gpu-cuda12.2-v3 --output manifests
+        ./factory deploy compose 2.19.1-cpu-v3 --dry-run
+    """
+    from serving_factory.commands.deploy import deploy as write_files
+
+    write_files(words, options)
+
+
 # --- Maintain ---------------------------------------------------------------------------------------------------------
 
 _CHECKS = (
@@ -479,7 +503,7 @@ def clean(
 _GROUPS = {
     "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor", "which"],
     "Fill inputs": ["preflight", "inputs"],
-    "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push"],
+    "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push", "deploy"],
     "Maintain": ["setup", "test", "cache", "clean"],
 }
 _ALONE = {"setup": "Make the machine ready: environment, Docker engine, the sample's base image."}

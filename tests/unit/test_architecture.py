@@ -27,7 +27,9 @@ BELOW: dict[str, set[str]] = {
     "doctor": {"pipeline.budget", "docker", "recipes", "matrix", "catalogue", "errors"},
     "pipeline": {"smoke", "inspection", "doctor", "docker", "recipes", "matrix", "catalogue", "errors"},
     "output": {"pipeline.events", "pipeline.estimates", "errors"},
+    "deploy": {"matrix", "catalogue", "errors"},
     "commands": {
+        "deploy",
         "output",
         "pipeline",
         "smoke",
@@ -40,7 +42,7 @@ BELOW: dict[str, set[str]] = {
         "errors",
     },
 }
-PURE = ("catalogue", "matrix", "recipes")
+PURE = ("catalogue", "matrix", "recipes", "deploy")
 OUTSIDE = {"asyncio", "datetime", "docker", "http", "requests", "socket", "subprocess", "time", "urllib"}
 MAX_FUNCTION_LINES = 60
 

@@ -73,6 +73,8 @@ CASES: Mapping[str, tuple[str, list[str]]] = {
     "doctor": ("doctor", ["doctor"]),
     "doctor --driver": ("doctor", ["doctor", "--driver", "535.54.03"]),
     "which": ("which", ["which", "--cpuinfo", "cpuinfo"]),
+    "deploy kubernetes": ("deploy", ["deploy", "kubernetes", "2.19.1-cpu-v3"]),
+    "deploy compose": ("deploy", ["deploy", "compose", "2.19.1-cpu-v3"]),
     "cache show": ("cache", ["cache", "show"]),
     "cache prune": ("cache", ["cache", "prune", "--max-size", "1GiB"]),
     "cache export": ("cache", ["cache", "export", "caches.tar"]),

@@ -51,6 +51,7 @@ TASKS = (
     "clean",
     "compile",
     "demo",
+    "deploy",
     "doctor",
     "explain",
     "generate",

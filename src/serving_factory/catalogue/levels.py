@@ -105,3 +105,9 @@ class FlagSet:
 def flag_sets() -> Mapping[str, FlagSet]:
     """Read all sets, by name."""
     return read_table(FlagSet, "flag_sets.yaml", "name")
+
+
+@cache
+def node_labels() -> Mapping[Level, tuple[tuple[str, ...], ...]]:
+    """The CPU features that node-feature-discovery labels nodes with, by level: terms, of which one must hold."""
+    return {Level(name): tuple(map(tuple, terms)) for name, terms in read_yaml("node_labels.yaml").items()}

@@ -253,6 +253,16 @@ class InputsOptions:
     json: Json = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class DeployOptions:
+    """The options of `deploy`."""
+
+    asked: Whole
+    output: Annotated[str, Option("the folder to write to (default: deploy)", "FOLDER")] = ""
+    dry_run: Annotated[bool, Option("print the files, and write nothing")] = False
+    json: Json = False
+
+
 def write(text: str) -> None:
     """Print, as it is."""
     sys.stdout.write(text)

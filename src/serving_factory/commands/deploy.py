@@ -1,0 +1,115 @@
+"""`deploy`: writes what serves pushed images, for Kubernetes or for compose."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving_factory.catalogue.releases import releases
+from serving_factory.commands.images import recorded_image
+from serving_factory.commands.shared import Asked, DeployOptions, show
+from serving_factory.deploy.compose import compose_files
+from serving_factory.deploy.files import Service, is_own
+from serving_factory.deploy.kubernetes import manifests
+from serving_factory.errors import FactoryError, NotBuiltError, UsageError
+from serving_factory.matrix.select import select
+from serving_factory.output.text import count
+from serving_factory.pipeline.records import write_atomically
+from serving_factory.smoke.checks import HEALTH
+
+_KINDS = ("kubernetes", "compose")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    variant: str
+    path: Path
+    text: str
+    change: str  # `new`, `same` or `replaced`
+
+
+def deploy(typed: Sequence[str], options: DeployOptions) -> None:
+    """Write the files of some variants, or print them; what someone else wrote or changed stays, and is an error."""
+    if not typed or typed[0] not in _KINDS:
+        raise UsageError(
+            f"`deploy {typed[0]}` is no command" if typed else "`deploy` needs a command",
+            why=f"the commands are: {', '.join(f'{one} VARIANT...' for one in _KINDS)}",
+            remedy="`./factory deploy --help` shows examples",
+        )
+    kind, *ids = typed
+    if not ids:
+        raise UsageError(f"`deploy {kind}` takes VARIANT..., got no word", remedy="`./factory list` shows all variants")
+    output = Path(options.output or "deploy")
+    services = services_of(options.asked, ids)
+    planned = [
+        _File(variant=one.variant.id, path=path, text=text, change=_change(path, text))
+        for one in services
+        for path, text in _files(kind, one, output / one.variant.id / kind, options.asked.checkout.root)
+    ]
+    if taken := [one.path for one in planned if one.change == "taken"]:
+        raise FactoryError(
+            f"{count(len(taken), 'file')} not written by this command, or changed since: nothing was written",
+            why="\n".join(map(str, taken)),
+            remedy="move them away, or name another --output; keep changes in files of your own that override these",
+        )
+    if not options.dry_run:
+        for one in planned:
+            write_atomically(one.path, one.text)
+    files = [{"variant": one.variant, "path": str(one.path), "change": one.change, "text": one.text} for one in planned]
+    line = "--- {path}\n{text}" if options.dry_run else "  {change:<8}  {path}\n"
+    text = "".join(line.format_map(one) for one in files)
+    show({"written": not options.dry_run, "files": files}, text, json=options.json)
+
+
+def services_of(asked: Asked, ids: Sequence[str]) -> list[Service]:
+    """Describe the services of some variants; NotBuiltError names all of them that were not pushed."""
+    matrix = asked.load()
+    chosen = select(matrix, variants=ids)
+    images = {one.id: recorded_image(asked.folder / one.id) for one in chosen}
+    if missing := [id_ for id_, image in images.items() if image is None or not image.published]:
+        raise NotBuiltError(
+            f"not pushed, or packaged again since: {', '.join(missing)}",
+            why="a service names its image by the digest that a registry gave it",
+            remedy=f"./factory build --registry HOST {' '.join(f'--variant {id_}' for id_ in missing)}",
+        )
+    facts = {one.id: releases()[one.release].server for one in chosen}
+    return [
+        Service(
+            variant=one,
+            image=image.name,
+            user=matrix.images.user,
+            health=HEALTH,
+            rest=facts[one.id].rest,
+            flags=frozenset(facts[one.id].flags),
+        )
+        for one in chosen
+        if (image := images[one.id])
+    ]
+
+
+def _files(kind: str, service: Service, folder: Path, root: Path) -> Iterator[tuple[Path, str]]:
+    files: Mapping[str, str]
+    if kind == "kubernetes":
+        files = manifests(service)
+    else:
+        gateway = os.path.relpath(root / "examples" / "gateway", folder)
+        # As compose reads it: a `$` begins a variable.
+        files = compose_files(service, gateway=json_module.dumps(gateway.replace("$", "$$"), ensure_ascii=False))
+    for name, text in files.items():
+        yield folder / name, text
+
+
+def _change(path: Path, text: str) -> str:
+    """What writing a file would do; `taken` where it is not as this command wrote it."""
+    if not os.path.lexists(path):
+        return "new"
+    try:
+        found = path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError:
+        found = ""
+    if found == text:
+        return "same"
+    return "replaced" if is_own(found) else "taken"

@@ -1,0 +1,1 @@
+"""An image as a service: manifests for Kubernetes, files for compose."""
