@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -134,6 +136,23 @@ def test_a_file_replaces_whatever_is_no_folder(tmp_path: Path, obstacle: str) ->
         write_atomically(place, "text")
     assert caught.value.filename == str(place), "and not the name of a file that nobody knows"
     assert [*tmp_path.iterdir()] == [place]
+
+
+def test_a_folder_that_is_closed_to_us_holds_no_records_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: object, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    write_records(tmp_path, *STAGES)
+    monkeypatch.setattr(os, "stat", denied)
+    assert reached(tmp_path) == {}
+    assert last_stage(tmp_path, STAGES) == ""
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "mkstemp", lambda dir, prefix: denied(dir / prefix))  # noqa: A006
+    with pytest.raises(PermissionError) as caught:
+        write_atomically(tmp_path / "file", "text")
+    assert caught.value.filename == str(tmp_path / "file")
 
 
 @pytest.mark.parametrize(

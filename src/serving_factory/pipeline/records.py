@@ -193,9 +193,10 @@ def copy_atomically(source: Path, path: Path) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    partial = Path(name)
+    partial = None
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        partial = Path(name)
         with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
@@ -203,7 +204,8 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         partial.chmod(0o644)
         partial.replace(path)
     except BaseException as error:
-        partial.unlink(missing_ok=True)
+        if partial:
+            partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
             error.filename = str(path)  # the other name means nothing to a user
         raise

@@ -5,6 +5,7 @@ A new stage is a module here that defines a `Stage` by the module's name in capi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -37,7 +38,8 @@ def reached(folder: Path) -> Mapping[str, Record[Any]]:
     # What lies behind a gap describes an earlier binary or image.
     found: dict[str, Record[Any]] = {}
     for name in STAGES:
-        record = stage(name).read(folder) if record_path(folder, name).exists() else None
+        there = os.path.exists(record_path(folder, name))  # noqa: PTH110 - Path.exists raises for a closed folder
+        record = stage(name).read(folder) if there else None
         if record is None:
             break
         found[name] = record
