@@ -41,7 +41,7 @@ _NO_LIMIT = 1 << 64
 _MOST_LINKS = 40
 BUILD_REMEDY = "look at the end of the compile log: the server's target did not give the file it should"
 # pyelftools meets a damaged file in many ways, and promises none of them.
-_DAMAGED = (ELFError, ConstructError, ValueError, LookupError, struct.error, TypeError, AttributeError)
+_DAMAGED = (ELFError, ConstructError, ValueError, LookupError, ArithmeticError, struct.error, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
