@@ -18,6 +18,7 @@ from serving_factory.catalogue.fixes import Fails, bad_pairs, known_bad
 from serving_factory.catalogue.levels import LEVELS, Level, flag_sets, level_facts
 from serving_factory.catalogue.libraries import opened_libraries
 from serving_factory.catalogue.releases import built, releases
+from serving_factory.errors import CatalogueError
 
 # --- CUDA -------------------------------------------------------------------------------------------------------------
 
@@ -213,6 +214,12 @@ def test_what_cudnn_opens_is_named_with_it() -> None:
     assert found["libcudnn_ops_infer.so.8"] == "libcudnn.so.8, which opens it"
     assert found["libnvrtc.so.12"] == "libcudnn.so.8, which opens it"
     assert found["libnvrtc-builtins.so.12.2"] == "libnvrtc.so.12, which opens it"
+
+
+def test_a_library_that_the_era_is_not_known_to_open_is_named() -> None:
+    """Such as by sources of another release: a check that left it out would pass for nothing."""
+    with pytest.raises(CatalogueError, match=r"opens cublasLt, and no version of it is known for CUDA 10\.1"):
+        opened_libraries(["cublas", "cublasLt"], gpu_of("2.2.0"))
 
 
 def test_tensorrt_has_the_releases_version() -> None:

@@ -390,9 +390,10 @@ def test_a_driver_is_compared_as_a_whole() -> None:
 
 def test_a_driver_that_the_user_names_fails_where_it_is_too_old() -> None:
     old = driver("470.82.01", "new", asked=True)
-    bad(old, Verdict.FAIL, "install driver 525.60.13 or later, or choose a release that it serves: --release 2.14.1")
+    bad(old, Verdict.FAIL, "install driver 525.60.13 or later, or build a release that it serves: `releases: [2.14.1]`")
     bad(driver("300.11", "new", asked=True), Verdict.FAIL, "none of the catalogue")
-    assert "--release" not in driver("300.11", "new", asked=True).remedy
+    assert "releases:" not in driver("300.11", "new", asked=True).remedy
+    assert driver("300.11", asked=True).found.endswith("no gpu variant is chosen, so none was compared")
 
 
 def test_minor_version_compatibility_leaves_ptx_out() -> None:

@@ -107,6 +107,15 @@ def test_no_elf_file_is_refused(tmp_path: Path, content: bytes) -> None:
     assert caught.value.remedy
 
 
+def test_a_table_of_sections_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:
+    path = Elf().write(tmp_path / "server")
+    content = bytearray(path.read_bytes())
+    content[40:48] = b"\xff" * 8  # e_shoff
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="server is no sound ELF file"):
+        read_elf(path)
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="No such file"):
         read_elf(tmp_path / "server")

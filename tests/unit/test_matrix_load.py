@@ -140,6 +140,10 @@ WRONG = {
     "a mapping for a list": (replaced("[x86-64]", "{x86-64: x}"), "7:5: targets.standard.levels: … a list … `- `"),
     "a text for a mapping": (replaced(f"\n  {IMAGE}", " nginx"), "1:8: image: 'nginx': … a mapping"),
     "a list for a mapping": (SMALL + "network: [x]\n", "8:1: network: … a mapping"),
+    "a number's text for a list": (
+        SMALL.replace("levels: [x86-64]", 'levels: "3 v2"'),
+        '7:13: targets.standard.levels: … brackets: ["3", v2]',
+    ),
     "a list for a text": (replaced("team/serving", "[a]"), '2:3: image.repository: … without brackets: "a"'),
     "a list for a rule's releases": (
         LEVELS + 'exclude: [{reason: old, releases: ["2.18.1"], levels: [avx]}]\n',

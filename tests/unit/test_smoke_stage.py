@@ -111,7 +111,7 @@ def test_a_gpu_that_the_engine_can_give_is_used(made: Made, access: GpuAccess) -
     assert enough_for(job) == set(GpuUse), "nothing is done again"
     assert outputs.summary()["gpu"] == "NVIDIA A100-SXM4-40GB"
     reported = {**measure("v", {"smoke": job.record(SMOKE)}), "compiled": "then", "build_command": None}
-    assert re.search(r"^  tried on +NVIDIA A100-SXM4-40GB, capability 8.0$", report_page([reported]), re.MULTILINE)
+    assert re.search(r"^  tried on GPU +NVIDIA A100-SXM4-40GB, capability 8.0$", report_page([reported]), re.MULTILINE)
 
 
 @pytest.mark.parametrize(

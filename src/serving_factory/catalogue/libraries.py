@@ -81,8 +81,8 @@ def opened_beginnings() -> tuple[str, ...]:
     return tuple(sorted({f"lib{name}" for names in (data["functions"], *data["versions"].values()) for name in names}))
 
 
-def opened_libraries(names: Iterable[str], gpu: GpuFacts) -> Mapping[str, str]:
-    """Return what must be there for a binary that opens these libraries: soname -> what opens it."""
+def opened_libraries(names: Sequence[str], gpu: GpuFacts) -> Mapping[str, str]:
+    """Say what a binary that opens these libraries needs: soname -> what opens it; raises CatalogueError."""
     data = read_yaml("opened_libraries.yaml")
     versions = {
         **data["versions"][gpu.cuda],
@@ -91,6 +91,11 @@ def opened_libraries(names: Iterable[str], gpu: GpuFacts) -> Mapping[str, str]:
         "nccl": _NCCL,
     }
     sonames = {name: f"lib{name}.so.{version}".rstrip(".") for name, version in versions.items()}
+    if unknown := [name for name in names if name not in sonames]:
+        raise CatalogueError(
+            f"the binary opens {', '.join(unknown)}, and no version of it is known for CUDA {gpu.cuda}",
+            remedy="add what follows `.so.` in the name that it opens to opened_libraries.yaml",
+        )
     found = {sonames[name]: BY_BINARY for name in names}
     for opener, opened in data["opened"].items():
         if opener in found:

@@ -153,7 +153,7 @@ _MEASURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("binary", "binary_size", size),
     ("GPU code", "device_code", lambda codes: ", ".join(codes) or "none"),
     ("image", "image_size", size),
-    ("tried on", "gpu", lambda gpu: f"{gpu.name}, capability {gpu.capability}"),
+    ("tried on GPU", "gpu", lambda gpu: f"{gpu.name}, capability {gpu.capability}"),
 )
 
 

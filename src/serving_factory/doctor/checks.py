@@ -181,11 +181,13 @@ def check_driver(driver: str, planned: Mapping[str, Cuda], *, asked: bool) -> Ch
     found = f"{driver}; the newest release that it serves is {newest or 'none of the catalogue'}"
     if newest != with_ptx:
         found += f"; the newest whose PTX it translates is {with_ptx or 'none'}"
+    if not planned:
+        return ok(name, f"{found}; no gpu variant is chosen, so none was compared")
     if too_new := [cuda for cuda in planned.values() if not cuda.runs_on(driver)]:
         ids = ", ".join(id_ for id_, cuda in planned.items() if cuda in too_new)
         needed = max(too_new, key=lambda cuda: Version(cuda.minimum_driver))
         means = f"{why_not_driver(driver, needed)}; with this driver these do not compute on a GPU: {ids}"
-        other = f", or choose a release that it serves: --release {newest}" if newest else ""
+        other = f", or build a release that it serves: `releases: [{newest}]` in the matrix file" if newest else ""
         return bad(name, found, means, f"install driver {needed.minimum_driver} or later{other}")
     if partly := [cuda for cuda in planned.values() if not cuda.runs_on(driver, ptx=True)]:
         needed = max(partly, key=lambda cuda: Version(cuda.driver))

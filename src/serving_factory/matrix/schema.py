@@ -227,7 +227,9 @@ class Many:
 
     def _brackets(self, value: object, written: str) -> str:
         if isinstance(value, str):
-            return f"Put it in brackets: [{', '.join(value.split())}]."
+            # Without quotes YAML reads 8.0 as a number.
+            quoted = (f'"{one}"' if one[0].isdigit() else one for one in value.split())
+            return f"Put it in brackets: [{', '.join(quoted)}]."
         if not written:
             return "Write each entry in a line of its own, after `- `."
         quote = '"' if isinstance(self.item, Text) else ""
