@@ -14,6 +14,7 @@ import pytest
 
 from serving_factory.catalogue.data import read_yaml
 from serving_factory.catalogue.levels import Level
+from serving_factory.catalogue.libraries import cuda_wheels
 from serving_factory.catalogue.releases import releases
 from serving_factory.docker.http import Reach, Route, reach_all
 from serving_factory.doctor.checks import Verdict, check_downloads
@@ -89,6 +90,18 @@ def test_what_folders_have_is_not_asked_for(tmp_path: Path) -> None:
     whats = {one.what for one in downloads_of(recipe_for(matrix.variants[0], matrix), matrix.network)}
     assert "archives that the distdir lacks" in whats
     assert not whats & {"TensorFlow's sources", "archives that TensorFlow declares"}
+
+
+def test_a_wheel_of_the_distdir_is_not_downloaded(tmp_path: Path) -> None:
+    tree(tmp_path / "tree")
+    (tmp_path / "archives").mkdir()
+    first, *others = cuda_wheels()["12.2"]
+    (tmp_path / "archives" / first.file).touch()
+    own = {"source": "tree", "toolchain": {"cuda": "wheels"}, "bazel": {"distdir": "archives"}}
+    targets = {"gpu": {"flavour": "gpu", "levels": ["x86-64"]}}
+    matrix = load(tmp_path, document(releases=["2.19.1"], targets=targets, **own))
+    whats = {one.what for one in downloads_of(recipe_for(matrix.variants[0], matrix), matrix.network)}
+    assert {what for what in whats if "wheel" in what} == {f"{one.requirement}, a wheel" for one in others}
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def downloads_of(recipe: Recipe, network: Network) -> tuple[Download, ...]:
 
 
 def _downloads(recipe: Recipe, network: Network) -> Iterator[Download]:
-    toolchain, inputs, bazel = recipe.toolchain, recipe.inputs, recipe.toolchain.bazel
+    inputs, bazel = recipe.inputs, recipe.toolchain.bazel
     yield Download("base image", recipe.base.image, Kind.IMAGE)
     if recipe.collects:
         yield Download("base image of the runtime image", recipe.runtime_base.image, Kind.IMAGE)
@@ -69,12 +69,7 @@ def _downloads(recipe: Recipe, network: Network) -> Iterator[Download]:
     if not (bazel.package or bazel.given):
         place = f"{(network.bazel_mirror or BAZEL_RELEASES).rstrip('/')}/{bazel.version}/{bazel_asset(bazel.version)}"
         yield Download(f"Bazel {bazel.version}", place, Kind.FILE)
-    for one in toolchain.wheels:
-        wheel = f"{one.requirement}, a wheel"
-        if network.pip_index:
-            yield Download(wheel, _host_of(network.pip_index), Kind.HOST)
-        else:
-            yield Download(wheel, "pip's own index", Kind.UNKNOWN)
+    yield from _wheels(recipe, network)
     if isinstance(recipe.source, str):
         url, _, commit = mirrored(recipe.source, inputs.git_mirrors).partition("#")
         yield Download(f"sources, commit {commit[:12]}", url + _GIT_QUESTION, Kind.FILE)
@@ -82,6 +77,19 @@ def _downloads(recipe: Recipe, network: Network) -> Iterator[Download]:
             yield from _tensorflow(recipe)
     elif inputs.distdir is None:
         yield Download("archives that the sources declare", "as WORKSPACE has them", Kind.UNKNOWN)
+
+
+def _wheels(recipe: Recipe, network: Network) -> Iterator[Download]:
+    """Python wheels that the distdir has not."""
+    distdir = recipe.inputs.distdir
+    for one in recipe.toolchain.wheels:
+        wheel = f"{one.requirement}, a wheel"
+        if distdir is not None and (distdir / one.file).is_file():
+            continue
+        if network.pip_index:
+            yield Download(wheel, _host_of(network.pip_index), Kind.HOST)
+        else:
+            yield Download(wheel, "pip's own index", Kind.UNKNOWN)
 
 
 def _tensorflow(recipe: Recipe) -> Iterator[Download]:

@@ -154,7 +154,8 @@ class Trial:
         if self._code is None or self.gpu is None:
             return ""
         if way in (MACHINE_CODE, PTX) and not runs(self._code, self.gpu.capability, ptx=way is PTX):
-            return f"the binary has no {'PTX' if way is PTX else 'machine code'} for capability {self.gpu.capability}"
+            what = "the binary has no PTX" if way is PTX else "not all of the binary has machine code"
+            return f"{what} for capability {self.gpu.capability}"
         return ""
 
     def verify(self, way: Way, log: str, answer: Sequence[float], *, seconds: tuple[float, float, float]) -> Served:
