@@ -24,6 +24,7 @@
 #   facts/os-release, glibc         the distribution's PRETTY_NAME; the C library, as ldd names it
 #   facts/ldd                       what ldd prints for BINARY, sorted, without addresses
 #   facts/base-libraries            the libraries that a binary finds in the base image
+#   facts/cpu-flags                 only where COPTS (environment) has -march=native: what /proc/cpuinfo lists of this machine's CPU
 #   facts/packages                  NAME=VERSION of each package that something in rootfs/ came from
 #
 # The same inputs give the same bytes. A library that ldd does not find is written down, not refused: whether it matters
@@ -237,7 +238,15 @@ record_system() {
     record_base_libraries
 }
 
+# What -march=native compiled for. Without that option the same inputs give the same bytes on every machine.
+record_cpu() {
+    case ${COPTS:-} in
+    *-march=native*) sed -n 's/^flags[[:space:]]*: //p' /proc/cpuinfo | sed -n 1p >"$facts/cpu-flags" ;;
+    esac
+}
+
 record_facts() {
+    record_cpu
     record_version
     record_bazel
     "${CC:-gcc}" --version | sed -n 1p >"$facts/compiler"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .pipeline import BUILD_STAGES, LABEL, MATRIX, ROOT, V1, Checkout, docker
+from .tiny import tiny_checkout
 
 if TYPE_CHECKING:
     from .demo_story import Demo
 
 BASE = "debian:bookworm-slim"
+RC = "2.21.0-rc1-cpu-v1"
+NATIVE = "2.19.1-cpu-native"
 BASES = "serving-factory-test/bases"
 # Bases of the same distribution as the toolchain's, in which something is different.
 DOCKERFILE = """\
@@ -159,3 +163,40 @@ def test_a_base_with_an_older_c_library_is_refused(based: Checkout) -> None:
     assert re.search(r"glibc: needs glibc 2\.3\d, the runtime base has 2\.31", error["why"])
     assert "image.base" in error["remedy"]
     assert outcome.stages(V1)["extract"] == "up_to_date"
+
+
+def test_a_release_of_the_files_own_is_built_under_its_name(checkout: Checkout) -> None:
+    own = 'releases: [{name: 2.21.0-rc1, like: "2.19.1", source: model_server}]'
+    checkout.edit(MATRIX, 'releases: ["2.19.1"]', own)
+    outcome = checkout.build("--variant", RC).built()
+    assert set(outcome.stages(RC).values()) == {"finished"}
+    image = checkout.record(RC, "package")["outputs"]["image"]
+    labels = json.loads(docker("inspect", "--format", "{{json .Config.Labels}}", image))
+    assert labels["org.opencontainers.image.version"] == "2.21.0-rc1"
+    assert labels["org.serving-factory.like"] == "2.19.1"
+    assert f"{checkout.repository}:{RC}" in outcome.results[RC]["image"]
+    (version,) = (one for one in checkout.record(RC, "inspect")["outputs"]["findings"] if one["rule"] == "version")
+    assert version["ok"] is None
+    assert "says 2.19.1-rc0+dev.sha.no_git" in version["text"]
+    assert "like: " in checkout.run("list", "--matrix", MATRIX, "--release", "2.21.0").told(4)
+
+
+def test_an_image_for_this_machines_cpu_refuses_another(tmp_path: Path) -> None:
+    """As a v3 image does; the variant is compiled, inspected and packaged, but needs no server."""
+    with tiny_checkout(tmp_path / "factory") as checkout:
+        checkout.edit(MATRIX, "    levels: [x86-64]", "    levels: [native]")
+        for task in ("compile", "inspect", "package"):
+            checkout.run(*checkout.line(task, "--variant", NATIVE)).built()
+        flags = checkout.record(NATIVE, "inspect")["outputs"]["cpu_flags"]
+        here = re.search(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        assert here
+        assert set(flags) <= set(here[1].split())
+        assert {"pni", "popcnt"} <= set(flags)
+        image = checkout.record(NATIVE, "package")["outputs"]["image"]
+        assert docker("run", "--rm", image, "--version").startswith("TensorFlow ModelServer: 2.19.1")
+        lesser = tmp_path / "cpuinfo"
+        lesser.write_text("model name\t: Another CPU\nflags\t\t: fpu sse2\n")
+        command = ["docker", "run", "--rm", "-v", f"{lesser}:/proc/cpuinfo:ro", image, "--version"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 78
+        assert "popcnt" in done.stderr

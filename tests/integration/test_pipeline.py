@@ -135,7 +135,8 @@ def test_a_dry_run_needs_no_engine(demo: Demo) -> None:
 
 def test_a_stage_alone_wants_the_stage_before_it(checkout: Checkout) -> None:
     for task in ("inspect", "package", "smoke"):
-        assert checkout.run(*checkout.line(task, "--variant", V1)).built().stages(V1) == {task: "up_to_date"}
+        became = checkout.run(*checkout.line(task, "--variant", V1)).built().stages(V1)
+        assert became == dict.fromkeys(("libraries", task) if task == "inspect" else (task,), "up_to_date")
     error = checkout.run(*checkout.line("smoke", "--variant", V3)).error(6, "NotBuiltError", V3)
     assert "./factory build" in error["remedy"]
 

@@ -12,10 +12,11 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from serving_factory.catalogue.cuda import Capability, cards, cudas, device_code, notation, why_not
+from serving_factory.catalogue.data import read_yaml
 from serving_factory.catalogue.distributions import left_out, retired_bases
 from serving_factory.catalogue.facts import Flavour, GpuFacts
 from serving_factory.catalogue.fixes import Fails, bad_pairs, known_bad
-from serving_factory.catalogue.levels import LEVELS, Level, flag_sets, level_facts
+from serving_factory.catalogue.levels import LEVELS, Level, above_level, flag_sets, instruction_flags, level_facts
 from serving_factory.catalogue.libraries import opened_libraries
 from serving_factory.catalogue.releases import built, releases
 from serving_factory.errors import CatalogueError
@@ -346,3 +347,65 @@ def test_the_drivers_in_the_documentation_are_the_catalogues() -> None:
         last = tags[-1] if len(tags) > 1 else ""
         expected.append((cuda.version, tags[0], last, cuda.driver, cuda.minimum_driver))
     assert rows == expected
+
+
+def test_no_levels_own_options_are_above_it() -> None:
+    for level in LEVELS:
+        assert [above_level(option, level) for option in level_facts(level).copts] == [""] * len(
+            level_facts(level).copts
+        )
+    for one in flag_sets().values():
+        assert not any(above_level(option, one.level) for option in one.copts)
+
+
+@pytest.mark.parametrize(
+    ("option", "level", "said"),
+    [
+        ("-mavx2", Level.V1, "avx2 is part of x86-64-v3"),
+        ("-mavx2", Level.AVX, "avx2 is part of x86-64-v3"),
+        ("-mavx", Level.V2, "avx is part of avx"),
+        ("-mabm", Level.V2, "lzcnt is part of x86-64-v3"),
+        ("-msse4", Level.V1, "sse4.2 is part of x86-64-v2"),
+        ("-mavx512vnni", Level.V4, "avx512vnni is part of no level"),
+        ("-mpclmul", Level.V4, "pclmulqdq is part of no level"),
+        ("-march=x86-64-v3", Level.V2, "x86-64-v3 is the lowest level with all of x86-64-v3"),
+        ("-march=haswell", Level.V3, ""),
+        ("-march=skylake-avx512", Level.V3, "x86-64-v4 is the lowest level with all of skylake-avx512"),
+        ("-march=of-tomorrow", Level.V1, ""),
+        ("-mavx512vnni", Level.NATIVE, ""),
+        ("-msse2", Level.V1, ""),
+        ("-mno-avx2", Level.V1, ""),
+        ("-mtune=haswell", Level.V1, ""),
+        ("-O3", Level.V1, ""),
+    ],
+)
+def test_what_is_above_a_level(option: str, level: Level, said: str) -> None:
+    assert above_level(option, level) == said
+
+
+def test_instruction_sets_among_the_flags_of_a_cpu() -> None:
+    """Of the build machine's flags only these decide whether its code runs elsewhere."""
+    flags = [
+        "fpu",
+        "sse2",
+        "pni",
+        "hypervisor",
+        "constant_tsc",
+        "abm",
+        "sha_ni",
+        "avx512_vnni",
+        "xsaves",
+        "avx_ifma",
+        "amx_fp16",
+        "lahf_lm",
+    ]
+    assert instruction_flags(flags) == ("pni", "abm", "sha_ni", "avx512_vnni", "avx_ifma", "amx_fp16", "lahf_lm")
+
+
+def test_inspection_knows_the_features_beyond_levels_by_the_same_names() -> None:
+    from serving_factory.inspection.instruction_set import FEATURES
+
+    beyond = set(read_yaml("instruction_sets.yaml")["beyond"])
+    assert beyond <= set(FEATURES)
+    later_than_gcc_12 = {"amxcomplex", "amxfp16", "avxifma", "avxneconvert", "avxvnniint16", "avxvnniint8"}
+    assert set(FEATURES) - beyond - level_facts(LEVELS[-1]).features == later_than_gcc_12

@@ -62,7 +62,7 @@ def test_every_variable_reaches_its_setting(tmp_path: Path) -> None:
         https_proxy="http://u:p@proxy:3129",
         NO_PROXY="localhost,.example.com",
     )
-    remote = matrix.settings_of("2.19.1").bazel.remote
+    remote = matrix.settings.of("2.19.1").bazel.remote
     assert (remote.cache, remote.executor, remote.upload) == ("grpcs://cache", "grpcs://build:443", None)
     assert remote.headers == {"x-api-key": "some secret"}
     network = matrix.network
@@ -75,8 +75,8 @@ def test_every_variable_reaches_its_setting(tmp_path: Path) -> None:
     assert (network.proxies.http, network.proxies.https) == ("http://proxy:3128", "http://u:p@proxy:3129")
     assert network.proxies.no == "localhost,.example.com"
     for release in ("2.19.1", "1.9.1"):
-        assert matrix.settings_of(release).bazel.distdir == tmp_path / "archives", "the environment wins"
-    assert matrix.settings_of("1.9.1").toolchain.base == "ubuntu:20.04", "the rest of the entry stays"
+        assert matrix.settings.of(release).bazel.distdir == tmp_path / "archives", "the environment wins"
+    assert matrix.settings.of("1.9.1").toolchain.base == "ubuntu:20.04", "the rest of the entry stays"
     for names, path, _ in VARIABLES:
         shown = [origin(matrix, where) for where in matrix.document.given if where[: len(path)] == path]
         assert shown

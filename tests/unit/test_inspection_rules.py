@@ -168,7 +168,7 @@ def test_a_binary_above_this_machines_cpu_is_not_proven(status: int) -> None:
 
 def test_a_release_without_the_flag_proves_nothing_by_it() -> None:
     """Before 1.10 the server takes --version for an unknown flag: it prints its usage, and ends for want of a model."""
-    asked = replace(ASKED, reported_version="")
+    asked = replace(ASKED, reported_version="", version_flag=False)
     found = finding(Rule.VERSION, asked=asked, answer=VersionAnswer(255, ("usage: tensorflow_model_server",)))
     assert found.ok is None
     assert "this release has no --version" in found.text

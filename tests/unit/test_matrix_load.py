@@ -279,6 +279,18 @@ WRONG = {
     "a text for a number": (SMALL + 'resources: {jobs: "8"}\n', "8:19: resources.jobs: '8': … 1 to 1024 … quotes: 8."),
     "a number that is too large": (SMALL + "resources: {jobs: 5000}\n", "8:19: resources.jobs: 5000: … 1 to 1024"),
     "a boolean for a number": (SMALL + "resources: {jobs: true}\n", "8:19: resources.jobs: true: … 1 to 1024"),
+    "an option above the level": (
+        SMALL + "    copts: [-O3, -mavx2]\n",
+        "8:18: targets.standard.copts[1]: '-mavx2': … level x86-64, and avx2 is part of x86-64-v3 … Remove the option",
+    ),
+    "an option of no level": (
+        LEVELS.replace("avx", "x86-64-v4") + "    copts: [-maes]\n",
+        "8:13: targets.standard.copts[0]: '-maes': … level x86-64, and aes is part of no level",
+    ),
+    "a CPU above the level": (
+        SMALL + "    copts: [-march=haswell]\n",
+        "8:13: targets.standard.copts[0]: '-march=haswell': … x86-64-v3 is the lowest level with all of haswell",
+    ),
     "a base image without a tag": (image("base: debian"), "3:9: image.base: 'debian': … debian:trixie-slim"),
     "a base of no flavour": (image('base: {tpu: "debian:trixie"}'), "3:10: image.base.tpu: … mean 'gpu'"),
     "a base of a release alone without a tag": (
@@ -598,7 +610,7 @@ def test_everything_of_a_file_arrives(tmp_path: Path) -> None:
     )
     assert matrix.images.labels == {"a": "1", "b": "2"}
     assert (matrix.images.tags, matrix.images.aliases) == (("{level}-{binary}",), ())
-    settings = matrix.settings_of("2.19.1")
+    settings = matrix.settings.of("2.19.1")
     assert settings.source == tmp_path / "tree"
     assert settings.bazel == BazelChoice(version="4.2.3", package="bazel-bootstrap", overrides={})
     assert settings.toolchain.configs == {Flavour.MKL: ("one", "two")}

@@ -45,7 +45,7 @@ def test_what_is_said_of_some_releases_takes_the_place_of_what_is_said_of_all(tm
             ],
         ),
     )
-    usual, old, newer = (matrix.settings_of(tag) for tag in ("2.19.1", "1.9.1", "1.15.0"))
+    usual, old, newer = (matrix.settings.of(tag) for tag in ("2.19.1", "1.9.1", "1.15.0"))
     assert (usual.source, usual.patches, usual.toolchain.base) == (tmp_path / "tree", (), "debian:bookworm")
     assert (old.source, old.patches) == (tmp_path / "old", (tmp_path / "fixes",))
     assert (old.toolchain.base, old.toolchain.compiler, old.toolchain.python) == ("ubuntu:20.04", "gcc-9", "2.7")

@@ -87,7 +87,8 @@ def test_upstreams_own_scheme_and_latest_is_the_newest_releases(tmp_path: Path) 
         ("{where: {levels: [x86-64]}}", "image.aliases[0].tag: this key is required"),
         ('{tag: "{binary}"}', "image.aliases[0].tag: '{binary}': a placeholder is one of"),
         ('{tag: "{flavour-suffix}", where: {levels: [x86-64]}}', "2.19.1-cpu-v1 this gives '', which is no tag"),
-        ("5", "image.aliases[0]: 5: expected a mapping"),
+        ("5", "image.aliases[0]: 5: expected a text"),
+        ("[latest]", "image.aliases[0]: expected a mapping"),
     ],
 )
 def test_an_alias_of_two_variants_of_none_or_without_sense_is_refused(tmp_path: Path, alias: str, said: str) -> None:

@@ -284,3 +284,17 @@ def test_there_are_few_frames_between_a_task_and_docker(tmp_path: Path, monkeypa
     (way,) = seen
     assert [way[0], way[2], way[-1]] == ["build.py:build", "scheduler.py:run", "process.py:run"]
     assert len(["tasks.py:build", *way]) <= MOST_FRAMES, way
+
+
+# --- level native -----------------------------------------------------------------------------------------------------
+
+
+def test_a_binary_for_the_building_machines_cpu_asks_for_its_instruction_sets(
+    tmp_path: Path, fake_docker: FakeDocker
+) -> None:
+    fake_docker.facts["cpu-flags"] = "fpu pni hypervisor avx2 sha_ni avx512_vnni tsc"
+    job = fake_docker.job(tmp_path, "native")
+    result, _ = run(job, *FIRST)
+    assert result.error is None
+    assert job.record(stage("inspect")).outputs.cpu_flags == ("pni", "avx2", "sha_ni", "avx512_vnni")
+    assert 'CPU_FLAGS="pni avx2 sha_ni avx512_vnni"' in (job.folder / "recipe" / "facts" / "image.env").read_text()

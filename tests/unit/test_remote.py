@@ -213,7 +213,7 @@ def test_the_file_says_it_and_the_key_does_not(tmp_path: Path) -> None:
         tmp_path, document(bazel={"remote": {"cache": "http://c:80", "upload": "auto", "headers": {"a": "b"}}})
     )
     release = given.variants[0].release
-    assert given.settings_of(release).bazel.remote == Remote(cache="http://c:80", headers={"a": "b"})
+    assert given.settings.of(release).bazel.remote == Remote(cache="http://c:80", headers={"a": "b"})
     recipes = [recipe_for(matrix.variants[0], matrix) for matrix in (plain, given)]
     assert recipes[0].compile_key == recipes[1].compile_key
 
@@ -252,7 +252,7 @@ def test_the_environment_says_it(tmp_path: Path) -> None:
         "SERVING_FACTORY_REMOTE_HEADERS": f"authorization: Bearer {SECRET}\nx-team: serving\n",
     }
     matrix = load_matrix(file, given(environ, tmp_path))
-    assert matrix.settings_of(matrix.variants[0].release).bazel.remote == Remote(
+    assert matrix.settings_of(matrix.variants[0]).bazel.remote == Remote(
         cache="https://cache.example.com",
         upload=True,
         headers={"authorization": f"Bearer {SECRET}", "x-team": "serving"},

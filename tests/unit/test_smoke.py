@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from serving_factory.catalogue.releases import releases
+from serving_factory.docker.engine import Ran
 from serving_factory.docker.process import Cancel
 from serving_factory.errors import (
     CancelledError,
@@ -54,7 +55,7 @@ class Script:
     log: str = "a line of the server's log"
     exits_with: int | None = None
     exits_at_port: int = 0
-    version: tuple[int, str] = (0, VERSION)
+    version: tuple[int, str, str] = (0, VERSION, "")
     health_command: tuple[int, str] = (0, "AVAILABLE")
     loader: str = ""
     exec_hangs: bool = False
@@ -109,12 +110,12 @@ class FakeContainer:
         self._code = self.script.stop_code
         return self.script.stop_seconds
 
-    def exec(self, argv: tuple[str, ...]) -> tuple[int, str]:
+    def exec(self, argv: tuple[str, ...]) -> Ran:
         if self.script.exec_hangs:
             raise TimeoutError(f"'{' '.join(argv)}' took longer than 60 s")
         if argv[1:] == ("--version",):
-            return self.script.version
-        return (0, self.script.loader) if argv[0] == "sh" else self.script.health_command
+            return Ran(*self.script.version)
+        return Ran(0, self.script.loader, "") if argv[0] == "sh" else Ran(*self.script.health_command, "")
 
 
 class FakeEngine:
@@ -371,15 +372,31 @@ def test_wrong_metadata(plan: SmokePlan) -> None:
 @pytest.mark.parametrize(
     ("version", "error", "said"),
     [
-        ((0, "TensorFlow ModelServer: 2.19.0\n"), WrongAnswerError, "not release 2.19.1"),
-        ((0, "TensorFlow ModelServer: 2.19.10\n"), WrongAnswerError, "not release 2.19.1"),
-        ((0, ""), WrongAnswerError, "not release 2.19.1"),
-        ((127, "no such file"), SmokeError, "exit code 127"),
+        ((0, "TensorFlow ModelServer: 2.19.0\n", ""), WrongAnswerError, "not release 2.19.1"),
+        ((0, "TensorFlow ModelServer: 2.19.10\n", ""), WrongAnswerError, "not release 2.19.1"),
+        ((0, "", VERSION), WrongAnswerError, "not release 2.19.1"),
+        ((127, "", "no such file"), SmokeError, "exit code 127"),
     ],
 )
-def test_wrong_version(plan: SmokePlan, version: tuple[int, str], error: type[FactoryError], said: str) -> None:
+def test_wrong_version(plan: SmokePlan, version: tuple[int, str, str], error: type[FactoryError], said: str) -> None:
     report, _ = smoke(plan, Script(version=version))
     assert said in failed(report, "version-flag", error).what
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        (0, VERSION, "Unable to register cuDNN factory: Attempting to register factory for plugin cuDNN\n"),
+        (0, f"libops.so: TensorFlow ModelServer: 0.0 loads it\nMKL is here\n{VERSION}", ""),
+    ],
+)
+def test_what_libraries_print_when_they_are_loaded_is_no_version(
+    plan: SmokePlan, version: tuple[int, str, str]
+) -> None:
+    report, _ = smoke(plan, Script(version=version))
+    assert report.error is None
+    (text,) = (check.text for check in report.checks if check.name == "version-flag")
+    assert text == "2.19.1-rc0+dev.sha.no_git"
 
 
 def test_a_command_inside_hangs(plan: SmokePlan) -> None:

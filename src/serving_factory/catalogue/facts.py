@@ -156,6 +156,12 @@ class Release:
     configs: Mapping[str, tuple[str, ...]]
     flavours: Mapping[Flavour, FlavourFacts]  # the flavours that exist upstream
     server: ServerFacts  # what its server can do
+    own_name: str = ""  # of what is built like it under a name of its own; empty for upstream's release itself
+
+    @property
+    def title(self) -> str:
+        """What is built: the tag, or the name of its own."""
+        return self.own_name or self.tag
 
     @property
     def version(self) -> Version:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from typing import Any
 
 from serving_factory.catalogue.data import read_entry, read_table, read_yaml
 
@@ -111,3 +112,37 @@ def flag_sets() -> Mapping[str, FlagSet]:
 def node_labels() -> Mapping[Level, tuple[tuple[str, ...], ...]]:
     """The CPU features that node-feature-discovery labels nodes with, by level: terms, of which one must hold."""
     return {Level(name): tuple(map(tuple, terms)) for name, terms in read_yaml("node_labels.yaml").items()}
+
+
+def _sets() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = read_yaml("instruction_sets.yaml")
+    return found
+
+
+def above_level(option: str, level: Level) -> str:
+    """Say what an option lets the compiler use that a level does not have; empty where nothing is known of it."""
+    if level is Level.NATIVE:
+        return ""
+    if option.startswith("-march="):
+        name = option.removeprefix("-march=")
+        needed = next((Level(one) for one, names in _sets()["march"].items() if name in names), level)
+        return f"{needed} is the lowest level with all of {name}" if LEVELS.index(needed) > LEVELS.index(level) else ""
+    feature = _feature_of(option)
+    if feature is None or feature in level_facts(level).features:
+        return ""
+    needed = next((one for one in LEVELS if feature in level_facts(one).features), level)
+    return f"{feature} is part of {needed}" if needed is not level else f"{feature} is part of no level"
+
+
+def _feature_of(option: str) -> str | None:
+    """The feature beyond x86-64 that a compiler option turns on; None for other options."""
+    sets = _sets()
+    known = {entry["option"]: feature for feature, entry in sets["beyond"].items()}
+    known |= {f"-m{feature}": feature for feature in level_facts(LEVELS[-1]).features}
+    return {**known, **sets["options"]}.get(option)
+
+
+def instruction_flags(cpuinfo: Iterable[str]) -> tuple[str, ...]:
+    """Pick the names of instruction sets out of the flags of /proc/cpuinfo, also of those that came later."""
+    known = {*_cpuinfo().values(), *(entry["cpuinfo"] for entry in _sets()["beyond"].values())}
+    return tuple(name for name in cpuinfo if name in known or name.startswith(("avx", "amx_")))

@@ -55,8 +55,9 @@ def build(options: RunOptions) -> None:
 
 
 def run_stage(name: str, options: RunOptions) -> None:
-    """Run one stage of the chosen variants; a compiled binary's facts are read, too."""
-    _run(options, tuple(map(stage, ("compile", "extract") if name == "compile" else (name,))))
+    """Run one stage of the chosen variants, with those that have no task of their own."""
+    together = {"compile": ("compile", "extract"), "inspect": ("libraries", "inspect")}
+    _run(options, tuple(map(stage, together.get(name, (name,)))))
 
 
 def demo(options: RunOptions) -> None:

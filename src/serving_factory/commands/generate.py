@@ -81,14 +81,16 @@ def generated_files(matrix: Matrix, *, root: Path = _ROOT, every_release: bool =
     # A variant of each release and flavour: its level and its capabilities are in no Dockerfile.
     every = (any_variant(release, flavour) for release in releases().values() for flavour in release.flavours)
     for variant in every if every_release else matrix.variants:
-        devel, runtime = (f"{variant.release}/{variant.flavour}.{kind}.Dockerfile" for kind in ("devel", "runtime"))
+        devel, runtime = (
+            f"{variant.release_name}/{variant.flavour}.{kind}.Dockerfile" for kind in ("devel", "runtime")
+        )
         if devel in files:
             continue
         try:
             recipe = recipe_for(variant, matrix)
         except RecipeError:  # what the matrix chooses cannot build it; `build` says so
             continue
-        exported = Path("build", "by-hand", f"{variant.release}-{variant.flavour}")
+        exported = Path("build", "by-hand", f"{variant.release_name}-{variant.flavour}")
         files[devel] = _with_command(recipe.devel, _devel_request(recipe, folder / devel, exported), root)
         files[runtime] = _with_command(recipe.runtime, _runtime_request(recipe, folder / runtime, exported), root)
     return files
@@ -117,7 +119,7 @@ def _with_command(text: str, request: BuildRequest, root: Path) -> str:
 
 def drift(folder: Path, files: Mapping[str, str]) -> Mapping[str, str]:
     """What is wrong with a folder: path in it → `missing`, `differs` or `nothing makes it`."""
-    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("[0-9]*/*.Dockerfile")}
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("*/*.*.Dockerfile")}
     wrong = {
         name: "differs" if name in found else "missing"
         for name, text in files.items()
@@ -174,7 +176,7 @@ def _built_row(build: Built) -> Sequence[str]:
 
 
 def _row(release: Release, flavour: Flavour, matrix: Matrix) -> Sequence[str]:
-    toolchain = toolchain_for(any_variant(release, flavour), release, matrix.settings_of(release.tag))
+    toolchain = toolchain_for(any_variant(release, flavour), release, matrix.settings.of(release.tag))
     proofs = [build for build in built() if (build.release, build.flavour) == (release.tag, flavour.value)]
     bases = sorted({f"{build.base}, {build.compiler}" for build in proofs})
     return (

@@ -39,13 +39,15 @@ def list_variants(asked: Asked, *, json: bool, ids: bool, github: bool) -> None:
 
 
 def _axes(variant: Variant) -> dict[str, Any]:
-    names = ("release", "flavour", "level", "platform", "cuda")
-    return {"variant": variant.id, **{name: getattr(variant, name) for name in names}}
+    names = ("flavour", "level", "platform", "cuda")
+    axes = {name: getattr(variant, name) for name in names}
+    return {"variant": variant.id, "release": variant.release_name, **axes}
 
 
 def _state(variant: Variant, matrix: Matrix, asked: Asked) -> dict[str, Any]:
-    settings, release = matrix.settings_of(variant.release), releases()[variant.release]
+    settings, release = matrix.settings_of(variant), releases()[variant.release]
     return {
+        "like": variant.release if variant.own_release else None,
         "capabilities": variant.capabilities,
         "targets": matrix.targets_of(variant),
         "last_stage": last_stage(asked.folder / variant.id, STAGES) or None,

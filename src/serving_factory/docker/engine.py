@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import docker
 import urllib3.exceptions
@@ -39,6 +39,7 @@ OWNER_LABEL = "org.serving-factory.owner"
 OLDEST_ENGINE = 23  # the first whose own BuildKit is the default builder and takes named contexts
 TIMEOUT = 60  # seconds without an answer
 FRAME = struct.Struct(">BxxxL")  # stream number and length, before each piece of output (Engine API, "attach")
+_STDOUT, _STDERR = 1, 2
 
 
 @contextlib.contextmanager
@@ -282,6 +283,14 @@ def _connect() -> tuple[docker.DockerClient, str]:
     return client, str(client.version().get("Version", ""))
 
 
+class Ran(NamedTuple):
+    """How a command inside a container ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
 class Container:
     """A container that was started; `Engine.container` gives it and removes it."""
 
@@ -332,17 +341,18 @@ class Container:
             self._api.stop(self.id, timeout=timeout)
         return time.monotonic() - began
 
-    def exec(self, argv: Sequence[str], *, timeout: float = 60.0) -> tuple[int, str]:
-        """Run a command inside and return its exit code and its output, stdout and stderr as they came."""
+    def exec(self, argv: Sequence[str], *, timeout: float = 60.0) -> Ran:
+        """Run a command inside."""
         with self._typed(f"'{argv[0]}' could not be run inside"):
             exec_id = self._api.exec_create(self.id, list(argv))["Id"]
             stream: Any = self._api.exec_start(exec_id, socket=True)
         # The SDK reads without a time limit; the socket under it has one.
         connection: socket.socket = getattr(stream, "_sock", stream)
-        deadline, output = time.monotonic() + timeout, b""
+        deadline, output = time.monotonic() + timeout, {_STDOUT: b"", _STDERR: b""}
         try:
             while header := _read(connection, FRAME.size, deadline):
-                output += _read(connection, FRAME.unpack(header)[1], deadline)
+                number, length = FRAME.unpack(header)
+                output[number] += _read(connection, length, deadline)
         except TimeoutError as error:
             raise TimeoutError(f"'{' '.join(argv)}' took longer than {timeout:g} s") from error
         finally:
@@ -350,7 +360,8 @@ class Container:
             stream.close()
         with self._typed(f"The exit code of '{argv[0]}' could not be read"):
             code = self._api.exec_inspect(exec_id)["ExitCode"]
-        return int(code), output.decode("utf-8", errors="replace")
+        out, err = (output[number].decode("utf-8", errors="replace") for number in (_STDOUT, _STDERR))
+        return Ran(int(code), out, err)
 
     def _inspect(self) -> dict[str, Any]:
         with self._typed("Its state could not be read"):

@@ -85,8 +85,10 @@ class Expectation:
 
     level: str  # the CPU level's name, such as `x86-64-v3`; `native` has no bound to check by
     machine: str  # `x86-64` or `aarch64`
-    reported_version: str  # what the server's `--version` has to begin with, such as `2.19.1`; empty where it has none
+    # what the server's `--version` has to begin with, such as `2.19.1`; empty where it has none, or that is not known
+    reported_version: str
     max_glibc: str | None  # glibc of the runtime image's base, such as `2.31`; None if that is not known
+    version_flag: bool = True  # whether it has one
     upstream: tuple[UpstreamFlag, ...] = ()  # what upstream's own BUILD files add to every level
     device_code: tuple[str, ...] = ()  # `sm_80` is machine code, `compute_90` PTX; none where CUDA is not compiled in
     device_code_named: bool = False  # whether the variant's id names it, and so must name all there is
@@ -177,19 +179,26 @@ def _version(expectation: Expectation, answer: VersionAnswer) -> Finding:
             return _failed(Rule.VERSION, why)
         why = f"this machine's CPU cannot run {expectation.level} code (illegal instruction)"
         return _unproven(Rule.VERSION, why)
-    if not expectation.reported_version and answer.exit_status != _NOT_STARTED:
+    if not expectation.version_flag and answer.exit_status != _NOT_STARTED:
         return _unproven(Rule.VERSION, "this release has no --version")
     if answer.exit_status != 0:
         said = f": {answer.lines[-1]}" if answer.lines else ", and printed nothing"
         return _failed(Rule.VERSION, f"--version ended with exit status {answer.exit_status}{said}")
+    return _said_version(expectation, answer.lines)
+
+
+def _said_version(expectation: Expectation, lines: tuple[str, ...]) -> Finding:
     # Looked for, not taken by position: TensorFlow may log a line before main() begins.
     server, library = (
-        next((line.removeprefix(beginning).strip() for line in answer.lines if line.startswith(beginning)), None)
+        next((line.removeprefix(beginning).strip() for line in lines if line.startswith(beginning)), None)
         for beginning in (_SERVER_LINE, _LIBRARY_LINE)
     )
     if server is None or library is None:
         missing = _SERVER_LINE if server is None else _LIBRARY_LINE
         return _failed(Rule.VERSION, f'--version printed no line "{missing.strip()} …"')
+    if not expectation.reported_version:
+        text = f"says {server}, with TensorFlow {library}; the matrix file has no `reports` to compare it with"
+        return _unproven(Rule.VERSION, text)
     # 2.1 is not the beginning of 2.19.
     ok = re.match(rf"{re.escape(expectation.reported_version)}(?!\d)", server) is not None
     text = f"says {server}, with TensorFlow {library}"

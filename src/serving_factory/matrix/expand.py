@@ -90,7 +90,7 @@ def expand(
 
 def too_many(selections: Sequence[Selection], rules: Sequence[Rule]) -> Problem | None:
     """Find a file that selects more than anyone would build: expanding it would take long."""
-    selected = sum(len(one.releases) * len(one.levels) * len(one.platforms) for one in selections)
+    selected = sum((len(one.releases) + len(one.own)) * len(one.levels) * len(one.platforms) for one in selections)
     if selected > MAX_CANDIDATES:
         rule = f"the targets select {selected:,} variants, and one file may select {MAX_CANDIDATES:,} at most"
     elif selected * len(rules) > MAX_CHECKS:
@@ -114,10 +114,13 @@ def _take(
 ) -> None:
     refusals: dict[Candidate, list[Reason]] = {}
     mistakes: list[Problem] = []
-    for release in (release for tag, release in releases().items() if tag in selection.releases):
-        for candidate, reason in _candidates(selection, release, compiler_of):
-            refusals[candidate] = [reason] if reason else []
-        mistakes += _mistakes(selection, release)
+    for tag, release in releases().items():
+        own = [one.name for one in selection.own.values() if one.like == tag]
+        for name in ([""] if tag in selection.releases else []) + own:
+            for candidate, reason in _candidates(selection, release, compiler_of, name):
+                refusals[candidate] = [reason] if reason else []
+        if own or tag in selection.named:
+            mistakes += _mistakes(selection, release)
     candidates = sorted(refusals, key=lambda candidate: candidate.variant.order)
     explained = bool(mistakes)
     for rule in (rule for rule in rules if rule.where.may_concern(selection.target, selection.flavour)):
@@ -155,9 +158,9 @@ def _about_rule(rule: Rule, uses: _Uses, unread: frozenset[str]) -> Iterator[Pro
 
 
 def _candidates(
-    selection: Selection, release: Release, compiler_of: CompilerOf
+    selection: Selection, release: Release, compiler_of: CompilerOf, own_name: str
 ) -> Iterator[tuple[Candidate, Reason | None]]:
-    """Each variant that a target selects of one release, and why the catalogue refuses it."""
+    """Each variant that a target selects of a release, or of what is like it, and why the catalogue refuses it."""
     facts = release.flavours.get(selection.flavour)
     gpu = facts.gpu if facts else None
     capabilities = gpu.capabilities if gpu else ()
@@ -181,6 +184,7 @@ def _candidates(
                 flag_set=flag_set if flag_set and flag_sets()[flag_set].level is level else None,
                 cuda=gpu.cuda if gpu else None,
                 capabilities=capabilities,
+                own_release=own_name,
             )
             bad = None if refusal else next((p for p in _bad_pairs(variant, compiler) if p.certain), None)
             against = f"it does not {bad.fails}: {bad.reason} ({bad.references[0]})" if bad else refusal
@@ -207,9 +211,8 @@ def _refusals(selection: Selection, release: Release) -> Iterator[tuple[str, str
 
 def _mistakes(selection: Selection, release: Release) -> Iterator[Problem]:
     """What is selected by a release's full tag, and does not exist."""
-    if release.tag in selection.named:
-        for name, rule, remedy in _refusals(selection, release):
-            yield Problem(path=selection.origins[name], rule=rule, remedy=remedy)
+    for name, rule, remedy in _refusals(selection, release):
+        yield Problem(path=selection.origins[name], rule=rule, remedy=remedy)
 
 
 def _nothing(selection: Selection, refusals: Mapping[Candidate, Sequence[Reason]]) -> Problem:

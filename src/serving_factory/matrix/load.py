@@ -11,7 +11,7 @@ from serving_factory.matrix.environment import Given
 from serving_factory.matrix.expand import CompilerOf, Expansion, expand, too_many
 from serving_factory.matrix.lockfile import read_lock
 from serving_factory.matrix.matrix import Matrix
-from serving_factory.matrix.model import MatrixFile
+from serving_factory.matrix.model import MatrixFile, own_releases
 from serving_factory.matrix.problems import Broken, DidYouMean, KeyPath, Problem, matrix_error
 from serving_factory.matrix.rules import FileRules, file_rules
 from serving_factory.matrix.schema import Notes, Section
@@ -51,6 +51,7 @@ def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
         images=model.image,
         variants=variants,
         targets={name: tuple(variant.id for variant in found) for name, found in by_target.items()},
+        own={one.name: one for one in own_releases(model).values()},
         aliases=alias_tags(model.image, expansion.kept),
         settings=settings,
         network=model.network,
@@ -79,6 +80,7 @@ def _about_all(
     yield from _clashes(settled, {one.target: one for one in chosen})
     yield from tag_findings(document, model, settled, broken)
     yield from _unknown_bases(model, broken)
+    yield from _own_names(model)
 
 
 def _refuse(document: Document, problems: Iterable[Problem]) -> None:
@@ -108,12 +110,24 @@ def _gathered(
 
 def _unused(model: MatrixFile, broken: Broken) -> Iterator[Problem]:
     """Find entries for releases that the file does not have."""
-    selected = {tag for selector in model.releases for tag in release_tags(selector)}
+    own = own_releases(model).values()
+    selected = {tag for selector in model.releases if isinstance(selector, str) for tag in release_tags(selector)}
+    selected |= {one.like for one in own}
     for index, one in enumerate(model.per_release):
         path: KeyPath = ("per_release", index, "releases")
         if not broken.at(*path) and selected.isdisjoint(one.releases):
             rule = "none of the file's releases is one of these"
             yield Problem(path=path, rule=rule, remedy="Name some of them, or remove the entry.")
+
+
+def _own_names(model: MatrixFile) -> Iterator[Problem]:
+    """Find releases of the file's own with one name."""
+    names: set[str] = set()
+    for index, one in own_releases(model).items():
+        if one.name and one.name in names:
+            remedy = "Give each a name of its own."
+            yield Problem(path=("releases", index, "name"), rule="another entry has this name", remedy=remedy)
+        names.add(one.name)
 
 
 def _unknown_bases(model: MatrixFile, broken: Broken) -> Iterator[Problem]:
@@ -135,6 +149,8 @@ def _clashes(kept: Iterable[Candidate], chosen: Mapping[str, Selection]) -> Iter
     found: set[tuple[str, str]] = set()
     for candidate in kept:
         variant, other = candidate.variant, first.setdefault(candidate.variant.id, candidate)
+        if other.target == candidate.target:  # two releases of the file's own with one name: reported as that
+            continue
         if other.variant != variant and (other.target, candidate.target) not in found:
             found.add((other.target, candidate.target))
             key = "copts" if other.variant.copts != variant.copts else "flags"

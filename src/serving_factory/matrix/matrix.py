@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving_factory.catalogue.levels import flag_sets
 from serving_factory.matrix.document import Document
 from serving_factory.matrix.expand import Dropped
 from serving_factory.matrix.lockfile import Lock
-from serving_factory.matrix.model import Images, Resources
+from serving_factory.matrix.model import Images, OwnRelease, Resources
 from serving_factory.matrix.problems import KeyPath, dotted
 from serving_factory.matrix.rules import Rule
 from serving_factory.matrix.settings import AllSettings, Network, Settings
@@ -29,6 +29,7 @@ class Matrix:
     Args:
         variants: every variant of every target, each once, in order.
         targets: target name → its variants' ids, in order.
+        own: name → the release of the file's own.
         aliases: variant's id → its moving tags.
         dropped: what targets select and is not built, with the reasons.
         document: the file, with the position of each value.
@@ -38,6 +39,7 @@ class Matrix:
     images: Images
     variants: tuple[Variant, ...]
     targets: Mapping[str, tuple[str, ...]]
+    own: Mapping[str, OwnRelease]
     aliases: Mapping[str, tuple[str, ...]]
     settings: AllSettings
     network: Network
@@ -56,9 +58,10 @@ class Matrix:
         """The moving tags of a variant's image."""
         return self.aliases.get(variant.id, ())
 
-    def settings_of(self, release: str) -> Settings:
-        """How a release is built, as far as the matrix says so."""
-        return self.settings.of(release)
+    def settings_of(self, variant: Variant) -> Settings:
+        """How a variant is built, as far as the matrix says so."""
+        settings, own = self.settings.of(variant.release), self.own.get(variant.own_release)
+        return replace(settings, source=own.source) if own else settings
 
 
 def origin(matrix: Matrix, path: KeyPath, *, otherwise: str = DEFAULT) -> str:
@@ -110,7 +113,7 @@ def variant_origins(matrix: Matrix, variant: Variant) -> Mapping[str, str]:
 
     upstream = f"{CATALOGUE}, release {variant.release}"
     return {
-        "release": origin(matrix, selection.releases[variant.release]),
+        "release": origin(matrix, _release_path(variant, selection)),
         "flavour": of("flavour", DEFAULT),
         "level": of("levels", DEFAULT),
         "platform": of("platforms", origin(matrix, ("platforms",))),
@@ -118,6 +121,12 @@ def variant_origins(matrix: Matrix, variant: Variant) -> Mapping[str, str]:
         "capabilities": of("capabilities", upstream),
         "copts": _copts_origin(matrix, variant, selection),
     }
+
+
+def _release_path(variant: Variant, selection: Selection) -> KeyPath:
+    """Where a variant's release stands in the file."""
+    own = (path for path, one in selection.own.items() if one.name == variant.own_release)
+    return next(own) if variant.own_release else selection.releases[variant.release]
 
 
 def _copts_origin(matrix: Matrix, variant: Variant, selection: Selection) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
 from serving_factory.matrix import words
-from serving_factory.matrix.schema import Either, Many, Section, Table, Text, Whole, key
-from serving_factory.matrix.settings import ImageChoice, Network, PerRelease, Settings
+from serving_factory.matrix.schema import Conflict, Either, Keys, Many, Section, Table, Text, Whole, key
+from serving_factory.matrix.settings import SOURCE, ImageChoice, Network, PerRelease, Settings
 from serving_factory.matrix.variant import Candidate, Platform
 
 
@@ -126,13 +127,31 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnRelease(Keys):
+    """Sources with a name of their own, built as a release of upstream: a branch, a nightly, a candidate."""
+
+    name: str = key(words.OWN_NAME, "What ids, tags and labels call it.")
+    like: str = key(words.LIKE, "The release of upstream whose toolchain, flags and server it has, by full tag.")
+    source: Path | None = key(SOURCE, "The folder with the source tree.", None)
+    commit: str | None = key(words.COMMIT, "Or a commit of upstream's repository.", None)
+    reports: str | None = key(Text(), "What its `--version` begins with. Default: it is not compared.", None)
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """One place of its sources."""
+        if (self.source is None) == (self.commit is None):
+            rule = "its sources are a folder or a commit"
+            yield ("name",), rule, "Name one of them at source or commit."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixFile(Settings):
     """What this factory builds."""
 
     image: Images = key(Section(Images), "The images: their names, labels, user, base and health check.")
-    releases: tuple[str, ...] = key(
-        Many(words.RELEASES),
-        'In quotes: full tags, version specifiers, and `latest-patches`, such as "latest-patches,>=2.15".',
+    releases: tuple[str | OwnRelease, ...] = key(
+        Many(Either(words.RELEASES, Section(OwnRelease))),
+        'In quotes: full tags, version specifiers, and `latest-patches`, such as "latest-patches,>=2.15". '
+        "Or sources with a name of their own.",
     )
     platforms: tuple[Platform, ...] = key(Many(words.PLATFORM), "OCI platforms.", (Platform.LINUX_AMD64,))
     targets: Mapping[str, TargetSection] = key(
@@ -149,6 +168,11 @@ class MatrixFile(Settings):
         Many(Section(PerRelease), least=0), "What holds for some releases alone; of two entries the later one wins.", ()
     )
     network: Network = key(Network)
+
+
+def own_releases(model: MatrixFile) -> Mapping[int, OwnRelease]:
+    """The releases of the file's own, by their places in its list."""
+    return {index: one for index, one in enumerate(model.releases) if isinstance(one, OwnRelease)}
 
 
 SCHEMA_FILE = "matrix.schema.json"

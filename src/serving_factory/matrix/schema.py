@@ -232,7 +232,8 @@ class Many:
             return f"Put it in brackets: [{', '.join(quoted)}]."
         if not written:
             return "Write each entry in a line of its own, after `- `."
-        quote = '"' if isinstance(self.item, Text) else ""
+        item = self.item.text if isinstance(self.item, Either) else self.item
+        quote = '"' if isinstance(item, Text) else ""
         return f"Put it in brackets: [{quote}{written}{quote}]."
 
     def schema(self) -> JsonSchema:
@@ -291,6 +292,8 @@ class Either:
 
     def read(self, value: Any, path: KeyPath, notes: Notes) -> Any:
         is_text = isinstance(value, str) and (self.mark in value if self.word is None else value == self.word)
+        if not self.mark and self.word is None:  # a number is a text without its quotes
+            is_text = not isinstance(value, dict | list)
         return (self.text if is_text else self.other).read(value, path, notes)
 
     def schema(self) -> JsonSchema:

@@ -46,7 +46,7 @@ def select(
     _known("flavour", flavours, tuple(Flavour), UsageError)
     _known("level", levels, tuple(Level), UsageError)
     _known("platform", platforms, tuple(Platform), UsageError)
-    tags = _meant("release", releases, [variant.release for variant in matrix.variants], release_tags)
+    tags = _meant("release", releases, [variant.release_name for variant in matrix.variants], release_tags)
     cudas = _meant("CUDA version", cuda, [variant.cuda for variant in matrix.variants if variant.cuda], cuda_versions)
     in_targets = {id_ for name in targets for id_ in matrix.targets[name]} if targets else set(ids)
     chosen = tuple(
@@ -54,7 +54,7 @@ def select(
         for id_, variant in ids.items()
         if id_ in in_targets
         and (not variants or id_ in variants)
-        and (not releases or variant.release in tags)
+        and (not releases or variant.release_name in tags)
         and (not flavours or variant.flavour in flavours)
         and (not levels or variant.level in levels)
         and (not platforms or variant.platform in platforms)
@@ -126,7 +126,9 @@ def _known(
         f"no {kind} is named {name!r}{_unselected(name)}{_hint(name, valid)}" for name in names if name not in valid
     ]
     if hints:
-        raise error("; ".join(hints), why=f"{kind}s: {', '.join(valid)}", remedy=f"name a {kind} of the list above")
+        own = "; a branch, a nightly or a candidate gets a name of its own at releases: in the matrix file"
+        remedy = f"name a {kind} of the list above{own if kind == 'release' else ''}"
+        raise error("; ".join(hints), why=f"{kind}s: {', '.join(valid)}", remedy=remedy)
 
 
 def _unselected(name: str) -> str:

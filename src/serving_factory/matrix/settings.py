@@ -76,7 +76,7 @@ def _certificates(file: Path) -> None:
 
 
 _FILE, _CERTIFICATES = PathTo("file"), PathTo("file", _certificates)
-_FOLDER, _SOURCE, _PATCHES = PathTo("folder"), PathTo("folder", _workspace), PathTo("folder", _patches)
+_FOLDER, SOURCE, _PATCHES = PathTo("folder"), PathTo("folder", _workspace), PathTo("folder", _patches)
 _PACKAGES = PathTo("folder", _packages, "Name a folder that exists, or write a URL with its scheme, https://.")
 _APT_MIRROR = Either(words.APT, _PACKAGES, mark="://")
 _CUDA_FOLDER = PathTo("folder", _cuda, f"Name a folder that exists, or write {WHEELS}.")
@@ -221,7 +221,7 @@ class Settings:
 
     image: ImageChoice = key(ImageChoice)
 
-    source: Path | None = key(_SOURCE, "The folder with the source tree, instead of upstream's commit.", None)
+    source: Path | None = key(SOURCE, "The folder with the source tree, instead of upstream's commit.", None)
     patches: tuple[Path, ...] = key(Many(_PATCHES, least=0), "Folders of patches for the sources, in order.", ())
     toolchain: ToolchainChoice = key(ToolchainChoice)
     bazel: BazelChoice = key(BazelChoice)

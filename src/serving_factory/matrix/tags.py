@@ -55,6 +55,7 @@ def _aliased(alias: Alias, kept: Iterable[Candidate]) -> Sequence[tuple[str, Var
     tags = [(_fill(alias.tag, one.variant, target=one.target), one.variant) for one in kept if alias.where.met_by(one)]
     if any(word in alias.tag for word in _NAMES_A_RELEASE):
         return tags
+    tags = [(tag, variant) for tag, variant in tags if not variant.own_release]  # not a release, so not the newest
     newest: dict[str, Variant] = {}
     for tag, variant in tags:
         newest[tag] = max(newest.get(tag, variant), variant, key=lambda one: one.version)
@@ -62,9 +63,10 @@ def _aliased(alias: Alias, kept: Iterable[Candidate]) -> Sequence[tuple[str, Var
 
 
 def _fill(template: str, variant: Variant, **more: str) -> str:
-    series = variant.release.rpartition(".")[0]
+    release = variant.release_name
+    series = release if variant.own_release else release.rpartition(".")[0]
     suffix = "" if variant.flavour is Flavour.CPU else f"-{variant.flavour}"
-    words = {"id": variant.id, "release": variant.release, "series": series, "flavour": variant.flavour.value}
+    words = {"id": variant.id, "release": release, "series": series, "flavour": variant.flavour.value}
     return template.format_map({**words, "flavour-suffix": suffix, "level": level_facts(variant.level).short, **more})
 
 

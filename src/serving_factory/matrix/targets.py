@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serving_factory.catalogue.facts import Flavour
-from serving_factory.catalogue.levels import Level, flag_sets
-from serving_factory.matrix.model import MatrixFile, TargetSection
+from serving_factory.catalogue.levels import Level, above_level, flag_sets
+from serving_factory.matrix.model import MatrixFile, OwnRelease, TargetSection, own_releases
 from serving_factory.matrix.problems import WHOLE, Broken, DidYouMean, KeyPath, Problem, Remedy
 from serving_factory.matrix.schema import key_names
 from serving_factory.matrix.variant import Platform, levels_of, without_cards
@@ -32,6 +32,7 @@ class Selection:
             takes what there is.
         capabilities: without cards; None for those of upstream.
         flag_set: a named set of options, for the level that it is for; None for each level's own.
+        own: the file's own releases, by where they stand.
         origins: name of a value -> where it stands in the file; a name that is not there has its default.
     """
 
@@ -46,13 +47,17 @@ class Selection:
     copts: tuple[str, ...]
     flag_set: str | None
     origins: Mapping[str, KeyPath]
+    own: Mapping[KeyPath, OwnRelease] = field(default_factory=dict)
 
 
 def selections(model: MatrixFile, broken: Broken = WHOLE) -> tuple[tuple[Selection, ...], tuple[Problem, ...]]:
     """Make a selection of each target of which nothing is wrong, and find what is wrong with the others."""
     everywhere = _tags(model.releases, ("releases",), broken)
+    own: dict[KeyPath, OwnRelease] = {
+        ("releases", i): one for i, one in own_releases(model).items() if not broken.at("releases", i)
+    }
     follower = _Follower({name: section for name, section in model.targets.items() if name}, broken)
-    readers = [_Reader(name, follower.chain(name), model, everywhere, broken) for name in model.targets if name]
+    readers = [_Reader(name, follower.chain(name), model, (everywhere, own), broken) for name in model.targets if name]
     found = [selection for reader in readers if (selection := reader.selection())]
     findings = [*follower.findings, *(finding for reader in readers for finding in reader.findings)]
     return tuple(found), tuple(dict.fromkeys(findings))
@@ -108,8 +113,8 @@ _Tags = tuple[Mapping[str, KeyPath], frozenset[str]]
 """Each release that a list selects, with the first entry that does; and those that stand there by full tag."""
 
 
-def _tags(texts: Sequence[str], path: KeyPath, broken: Broken) -> _Tags:
-    whole = [(index, text) for index, text in enumerate(texts) if not broken.at(*path, index)]
+def _tags(texts: Sequence[object], path: KeyPath, broken: Broken) -> _Tags:
+    whole = [(index, text) for index, text in enumerate(texts) if isinstance(text, str) and not broken.at(*path, index)]
     found: dict[str, KeyPath] = {}
     for index, text in whole:
         for tag in release_tags(text):
@@ -117,11 +122,16 @@ def _tags(texts: Sequence[str], path: KeyPath, broken: Broken) -> _Tags:
     return found, frozenset(text.strip() for _, text in whole if is_name(text))
 
 
+_Releases = tuple[_Tags, Mapping[KeyPath, OwnRelease]]
+"""What the file has of upstream, and of its own."""
+
+
 class _Reader:
     """Reads the values of one target, and where each stands, in one walk through its chain."""
 
-    def __init__(self, name: str, chain: Chain, model: MatrixFile, everywhere: _Tags, broken: Broken) -> None:
-        self._name, self._chain, self._model, self._everywhere = name, chain, model, everywhere
+    def __init__(self, name: str, chain: Chain, model: MatrixFile, releases: _Releases, broken: Broken) -> None:
+        self._name, self._chain, self._model = name, chain, model
+        self._everywhere, self._own = releases
         self._broken = broken
         self.findings: list[Problem] = []
         self._values: dict[str, Any] = {}
@@ -154,6 +164,7 @@ class _Reader:
                     remedy = "Remove it, or make the flavour gpu."
                     self._found(self._origins[key], f"flavour {flavour} has no CUDA", remedy)
         flag_set = self._flag_set(levels)
+        self._copts(levels)
         if self.findings or self._unread or flavour is None:
             return None
         capabilities = self._values.get("capabilities")
@@ -163,6 +174,7 @@ class _Reader:
             levels=tuple(dict.fromkeys(levels)),
             platforms=platforms,
             releases=releases,
+            own=self._own_releases(),
             named=named,
             cuda=self._values.get("cuda"),
             capabilities=None if capabilities is None else without_cards(capabilities),
@@ -187,11 +199,18 @@ class _Reader:
         own, path = self._values["releases"], self._origins["releases"]
         selected, named = _tags(own, path, self._broken)
         for index, text in enumerate(() if self._broken.at("releases") else own):
-            if not release_tags(text) & everywhere.keys():
+            if not release_tags(text) & {*everywhere, *(one.like for one in self._own.values())}:
                 what = "this release is not" if is_name(text) else "none of these releases is"
                 remedy = "Add it there: a target selects among those."
                 self._found((*path, index), f"{what} in the file's releases", remedy)
         return {tag: at for tag, at in selected.items() if tag in everywhere}, named & everywhere.keys()
+
+    def _own_releases(self) -> Mapping[KeyPath, OwnRelease]:
+        """Those of the file's own releases whose like the target selects."""
+        if "releases" not in self._values:
+            return self._own
+        selected, _ = _tags(self._values["releases"], self._origins["releases"], self._broken)
+        return {path: one for path, one in self._own.items() if one.like in selected}
 
     def _platforms(self, levels: Sequence[Level]) -> tuple[Platform, ...]:
         if "platforms" not in self._values and self._broken.at("platforms"):
@@ -205,6 +224,18 @@ class _Reader:
                 rule = f"this platform has no level {wrong[0]}, which target {self._name} selects"
                 self._found((*path, index), rule, f"Its levels: {', '.join(levels_of(platform))}.")
         return tuple(dict.fromkeys(platforms))
+
+    def _copts(self, levels: Sequence[Level]) -> None:
+        """Refuse options that let the compiler use more than a level has: inspection would refuse it hours later."""
+        for index, option in enumerate(self._values.get("copts", ())):
+            for level in levels:
+                if above := above_level(option, level):
+                    rule = f"target {self._name} selects level {level}, and {above}"
+                    remedy = (
+                        "Remove the option, or select a level whose CPUs have that; `native` has what the machine has."
+                    )
+                    self._found((*self._origins["copts"], index), rule, remedy)
+                    break
 
     def _flag_set(self, levels: Sequence[Level]) -> str | None:
         """The set of flags; None for each level's own. A set is for one level, and the others keep their own flags."""

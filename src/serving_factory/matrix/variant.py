@@ -84,6 +84,12 @@ class Variant:
     flag_set: str | None = None
     cuda: str | None = None
     capabilities: tuple[str, ...] = ()  # as TensorFlow spells them; empty for its default
+    own_release: str = ""  # a name of the file's own, for sources that are built like the release
+
+    @property
+    def release_name(self) -> str:
+        """What it is: the release, or the name of the file's own."""
+        return self.own_release or self.release
 
     @property
     def id(self) -> str:
@@ -91,7 +97,7 @@ class Variant:
 
         Compiler options are no part of it: within one matrix they must be the same where all else is.
         """
-        name = f"{self.release}-{self.flavour}"
+        name = f"{self.release_name}-{self.flavour}"
         if self.cuda:
             name += f"-cuda{self.cuda}"
         if self.names_capabilities:

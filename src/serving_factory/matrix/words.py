@@ -116,7 +116,8 @@ def _no_release(asked: str) -> BrokenRuleError:
         return BrokenRuleError(rule, DidYouMean(asked, [LATEST]))
     other = closest_release(asked, releases())
     kind = NoSuchThingError if is_name(asked) else BrokenRuleError
-    return kind(other.reason, f"Did you mean {other.tag!r}?")
+    own = f'{{name: {asked}, like: "{other.tag}", source: FOLDER}}'
+    return kind(other.reason, f"Did you mean {other.tag!r}? A branch or a candidate has a name of its own: {own}.")
 
 
 def _releases(text: str) -> str:
@@ -130,6 +131,25 @@ def _cuda(text: str) -> str:
     return next(iter(cuda_versions(text)))
 
 
+def _like(text: str) -> str:
+    if text not in releases():
+        raise _no_release(text)
+    return text
+
+
+def _own_name(text: str) -> str:
+    if text in releases():
+        raise BrokenRuleError("upstream has a release of this name", "Name it otherwise, such as 2.21.0-rc1.")
+    return str(_OWN_NAME.check(text))
+
+
+_OWN_NAME = matching(
+    r"(?=.{1,40}$)[a-z0-9]+(?:[._-][a-z0-9]+)*",
+    "a name is lower-case words and numbers joined by '.', '-' or '_', 40 characters at most",
+    "Write it like 2.21.0-rc1 or nightly-20260131.",
+)
+LIKE, OWN_NAME = Text(_like), Text(_own_name, _OWN_NAME.pattern)
+COMMIT = matching(r"[0-9a-f]{40}", "a commit is 40 hex digits", "`git rev-parse` prints it in full.")
 FLAVOUR, LEVEL, PLATFORM = one_of(Flavour), one_of(Level), one_of(Platform)
 RELEASES, RELEASE_TAGS = Text(_releases), Text(release_tags)
 CUDA, CUDAS = Text(_cuda), Text(cuda_versions)

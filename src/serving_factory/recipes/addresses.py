@@ -73,7 +73,7 @@ def _downloads(recipe: Recipe, network: Network) -> Iterator[Download]:
     if isinstance(recipe.source, str):
         url, _, commit = mirrored(recipe.source, inputs.git_mirrors).partition("#")
         yield Download(f"sources, commit {commit[:12]}", url + _GIT_QUESTION, Kind.FILE)
-        if recipe.release.tensorflow_sha256 and inputs.downloader_config is None:
+        if recipe.release.tensorflow_sha256 and not recipe.release.own_name and inputs.downloader_config is None:
             yield from _tensorflow(recipe)
     elif inputs.distdir is None:
         yield Download("archives that the sources declare", "as WORKSPACE has them", Kind.UNKNOWN)

@@ -51,7 +51,8 @@ def explain_matrix(variant: Variant, matrix: Matrix, *, file_from: str) -> Expla
         Explained("id", variant.id),
         Explained("matrix_file", str(matrix.file), file_from),
         Explained("targets", matrix.targets_of(variant)),
-        Explained("release", variant.release, origins["release"]),
+        Explained("release", variant.release_name, origins["release"]),
+        *((Explained("like", variant.release, origins["release"]),) if variant.own_release else ()),
         Explained("flavour", variant.flavour.value, origins["flavour"]),
         Explained("level", variant.level.value, origins["level"]),
         Explained("platform", variant.platform.value, origins["platform"]),
@@ -72,7 +73,7 @@ def explain_matrix(variant: Variant, matrix: Matrix, *, file_from: str) -> Expla
 def explain_upstream(variant: Variant, matrix: Matrix) -> Explanation:
     """Explain what would compile a variant that there is no recipe for: upstream's tools, or the matrix file's."""
     release = releases()[variant.release]
-    facts, settings = release.flavours[variant.flavour], matrix.settings_of(release.tag)
+    facts, settings = release.flavours[variant.flavour], matrix.settings_of(variant)
     choice, chosen_bazel = settings.toolchain, settings.bazel
     bazel = ", ".join(filter(None, (chosen_bazel.version or release.bazel, chosen_bazel.package)))
     configs = tuple(f"--config={name}" for name in choice.configs.get(variant.flavour, facts.configs))
@@ -99,7 +100,7 @@ def explain(recipe: Recipe, matrix: Matrix, *, devel_command: str) -> Explanatio
 
 
 def _compile(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
-    variant, settings = recipe.variant, matrix.settings_of(recipe.release.tag)
+    variant, settings = recipe.variant, matrix.settings_of(recipe.variant)
     configs, flags = tuple(f"--config={name}" for name in recipe.toolchain.configs), recipe.toolchain.flags
     options = {"options": settings.bazel.options, "startup_options": settings.bazel.startup_options}
     return (
@@ -244,7 +245,7 @@ def _inputs(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
 
 
 def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:
-    images, settings = matrix.images, matrix.settings_of(variant.release)
+    images, settings = matrix.images, matrix.settings_of(variant)
     tags = _names(images.repository, full_tags(images, variant, binary="BINARY", image="IMAGE"))
     aliases = _names(images.repository, matrix.aliases_of(variant))
     labels = [
@@ -279,9 +280,7 @@ def _of_flavour(key: str, variant: Variant, matrix: Matrix) -> str:
 
 def _doubts(variant: Variant, matrix: Matrix) -> Iterator[Explained]:
     """What was reported of the release's branch, and may or may not hold of the release: it is built all the same."""
-    compiler = matrix.settings_of(variant.release).toolchain.compiler_of(
-        releases()[variant.release].flavours[variant.flavour]
-    )
+    compiler = matrix.settings_of(variant).toolchain.compiler_of(releases()[variant.release].flavours[variant.flavour])
     for pair in uncertain_pairs(variant, compiler):
         yield Explained("doubt", f"it may not {pair.fails}: {pair.reason}", " ".join(pair.references))
 

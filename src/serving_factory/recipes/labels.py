@@ -35,16 +35,17 @@ class BuiltBinary:
 def image_labels(recipe: Recipe, binary: BuiltBinary | None, *, base_id: str = "") -> Mapping[str, str]:
     """Give the image's labels: OCI's annotation keys, our own, and the matrix file's. `base_id`: its base's digest."""
     # Where the binary was not read back (None), no label speaks of it.
-    variant = recipe.variant
+    variant, name = recipe.variant, recipe.variant.release_name
     labels = {
-        "org.opencontainers.image.title": f"TensorFlow Serving {variant.release}, {variant.flavour}, {variant.level}",
-        RELEASE_LABEL: variant.release,
+        "org.opencontainers.image.title": f"TensorFlow Serving {name}, {variant.flavour}, {variant.level}",
+        RELEASE_LABEL: name,
         "org.opencontainers.image.revision": recipe.release.commit if recipe.upstream else "",
         "org.opencontainers.image.source": UPSTREAM_URL.removesuffix(".git") if recipe.upstream else "",
         "org.opencontainers.image.licenses": _licences(recipe),
         "org.opencontainers.image.base.name": recipe.runtime_base.image.partition("@")[0],
         "org.opencontainers.image.base.digest": recipe.runtime_base.image.partition("@")[2],
         "org.serving-factory.variant": variant.id,
+        "org.serving-factory.like": variant.release if variant.own_release else "",
         "org.serving-factory.flavour": variant.flavour.value,
         "org.serving-factory.level": variant.level.value,
         "org.serving-factory.copts": " ".join(variant.all_copts),
@@ -83,9 +84,10 @@ def image_json(recipe: Recipe, binary: BuiltBinary | None) -> str:
     variant = recipe.variant
     document = {
         "variant": variant.id,
-        "release": variant.release,
+        "release": variant.release_name,
+        "like": variant.release if variant.own_release else None,
         "tensorflow_serving_commit": recipe.release.commit if recipe.upstream else None,
-        "tensorflow_commit": recipe.release.tensorflow_commit if recipe.upstream else None,
+        "tensorflow_commit": recipe.release.tensorflow_commit if recipe.upstream and not variant.own_release else None,
         "flavour": variant.flavour,
         "level": variant.level,
         "platform": variant.platform,
@@ -115,7 +117,7 @@ def image_env(recipe: Recipe, binary: BuiltBinary | None) -> str:
     cpu_flags = binary.cpu_flags if binary else _known_cpu_flags(recipe)
     lines = {
         "VARIANT": variant.id,
-        "RELEASE": variant.release,
+        "RELEASE": variant.release_name,
         "FLAVOUR": variant.flavour.value,
         "LEVEL": variant.level.value,
         "CPU_FLAGS": " ".join(cpu_flags),

@@ -45,7 +45,7 @@ def needs_of(variants: Iterable[Variant], matrix: Matrix) -> Needs:
     platforms: dict[str, set[Platform]] = {}
     bazels: set[str] = set()
     for variant in variants:
-        release, settings = releases()[variant.release], matrix.settings_of(variant.release)
+        release, settings = releases()[variant.release], matrix.settings_of(variant)
         for base in (compile_base(variant, settings), runtime_base(variant, settings)):
             if "@" not in base:
                 platforms.setdefault(base, set()).add(variant.platform)

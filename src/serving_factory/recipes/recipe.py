@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,7 +140,7 @@ def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Reci
         try:
             recipe = recipe_for(variant, matrix, neighbour=recipes[-1] if recipes else None)
             check_buildable(variant, recipe.toolchain)
-            if recipe.upstream:  # another tree has a WORKSPACE of its own, which checks Bazel when it is loaded
+            if recipe.upstream and not variant.own_release:  # other sources' WORKSPACE checks Bazel when it is loaded
                 check_bazel(variant, recipe.release, recipe.toolchain.bazel.version)
             recipes.append(recipe)
         except (RecipeError, BazelTooOldError) as error:
@@ -151,8 +151,7 @@ def recipes_for(variants: Iterable[Variant], matrix: Matrix) -> tuple[tuple[Reci
 def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = None) -> Recipe:
     """Make the recipe of a variant; RecipeError says why there is none."""
     # `neighbour` is any recipe of the same matrix: where it differs in the level only, its Dockerfiles are taken.
-    release = releases()[variant.release]
-    settings = matrix.settings_of(variant.release)
+    release, settings = _release(variant, matrix), matrix.settings_of(variant)
     toolchain = toolchain_for(variant, release, settings, matrix.lock)
     source = settings.source or f"{UPSTREAM_URL}#{release.commit}"
     cuda = toolchain.gpu.version if toolchain.gpu and toolchain.gpu.local else ""
@@ -165,16 +164,7 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
     if neighbour and (neighbour.variant.flavour, neighbour.release, neighbour.toolchain) == rendered_from:
         devel, runtime = neighbour.devel, neighbour.runtime
     else:
-        devel = render(
-            "devel.Dockerfile.j2",
-            release=release,
-            flavour=variant.flavour,
-            toolchain=toolchain,
-            upstream=UPSTREAM_URL,
-            bazel_releases=BAZEL_RELEASES,
-            bazel_target=UPSTREAM_TARGET,
-            binary_path=UPSTREAM_TARGET.removeprefix("//").replace(":", "/"),
-        )
+        devel = _devel(release, variant, toolchain)
         runtime = render(
             "runtime.Dockerfile.j2",
             release=release,
@@ -212,6 +202,27 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
     )
 
 
+def _release(variant: Variant, matrix: Matrix) -> Release:
+    """What is known of a variant's release; of the file's own release as of the one that it is like."""
+    release, own = releases()[variant.release], matrix.own.get(variant.own_release)
+    if own is None:
+        return release
+    return replace(release, own_name=own.name, commit=own.commit or release.commit, reported=own.reports or "")
+
+
+def _devel(release: Release, variant: Variant, toolchain: Toolchain) -> str:
+    return render(
+        "devel.Dockerfile.j2",
+        release=release,
+        flavour=variant.flavour,
+        toolchain=toolchain,
+        upstream=UPSTREAM_URL,
+        bazel_releases=BAZEL_RELEASES,
+        bazel_target=UPSTREAM_TARGET,
+        binary_path=UPSTREAM_TARGET.removeprefix("//").replace(":", "/"),
+    )
+
+
 def _arguments(
     variant: Variant, toolchain: Toolchain, inputs: Inputs, *, tensorrt: bool | None
 ) -> tuple[tuple[str, str], ...]:
@@ -241,7 +252,7 @@ def _lower_image(variant: Variant, matrix: Matrix) -> str:
     lower = [
         other
         for other in matrix.variants
-        if other.release == variant.release
+        if other.release_name == variant.release_name
         and other.flavour in {variant.flavour, Flavour.CPU}
         and other.level in LEVELS[:rank]
     ]

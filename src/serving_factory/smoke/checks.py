@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from serving_factory.catalogue.libraries import DRIVERS
 from serving_factory.errors import (
@@ -28,12 +29,16 @@ from serving_factory.smoke.gpu import REPEATS, WAYS, Question, Way
 from serving_factory.smoke.server import BY_SIGNAL, INPUTS, MODEL, OLD_ANSWER, Server, close_to, exit_text
 from serving_factory.smoke.swap import check_swap
 
+if TYPE_CHECKING:
+    from serving_factory.docker.engine import Ran
+
 BINARY = "/usr/bin/tensorflow_model_server"
 HEALTH = "/usr/bin/tf_serving_health"
 # A library to preload is looked for by the loader as one to open is, with all that it is linked to. Nothing is run.
 _LOOK = 'LD_TRACE_LOADED_OBJECTS=1 LD_PRELOAD="$*" exec /bin/sh'
 _FOUND = re.compile(r"^\s*(\S+) => (/|not found)", re.MULTILINE)
 CPU_REFUSED = 78
+_VERSION_LINE = "TensorFlow ModelServer: "
 STOP_LIMIT = 2.0  # seconds
 LEAST_UPTIME = 2.5  # seconds that the hardened server is watched at least: one that dies soon must not pass
 _KILLED = BY_SIGNAL + signal.SIGKILL
@@ -110,7 +115,8 @@ def _early_end(server: Server) -> FactoryError:
 
 def check_libraries(server: Server) -> str:
     """Have the image's loader look for what the server opens while it runs; raises LibraryMissingError."""
-    _, output = _inside(server, "sh", "-c", _LOOK, "sh", *server.plan.opened)
+    ran = _inside(server, "sh", "-c", _LOOK, "sh", *server.plan.opened)
+    output = f"{ran.out}{ran.err}"
     looked_for = dict(_FOUND.findall(output))
     missing = [soname for soname in server.plan.opened if soname not in looked_for]
     missing += [soname for soname, where in looked_for.items() if where != "/" and not soname.startswith(DRIVERS)]
@@ -184,17 +190,19 @@ def _metadata_problem(metadata: ModelMetadata, version: int) -> str:
 def check_version_flag(server: Server) -> str:
     """Run the binary inside the container with --version, and compare that with the release."""
     expected = server.plan.reported_version
-    code, output = _inside(server, BINARY, "--version")
-    first = next(iter(output.strip().splitlines()), "")
-    if code != 0:
-        raise server.fault(SmokeError, f"{BINARY} --version ended with exit code {code}.", why=output.strip())
-    reported = first.partition("ModelServer:")[2].strip()
+    ran = _inside(server, BINARY, "--version")
+    if ran.code != 0:
+        why = f"{ran.out}{ran.err}".strip()
+        raise server.fault(SmokeError, f"{BINARY} --version ended with exit code {ran.code}.", why=why)
+    # Libraries may print lines of their own when they are loaded, TensorFlow's on stderr and others anywhere.
+    lines = [line.partition(_VERSION_LINE) for line in ran.out.splitlines()]
+    reported = next((rest.strip() for before, found, rest in lines if found and not before), "")
     # 2.19.1 is not the beginning of 2.19.10.
-    if not reported.startswith(expected) or reported.removeprefix(expected)[:1].isdigit():
+    if not reported.startswith(expected) or (expected and reported.removeprefix(expected)[:1].isdigit()):
         raise server.fault(
             WrongAnswerError,
             f"The server in the image is not release {expected}.",
-            why=f"{BINARY} --version says: {first or '(nothing)'}",
+            why=f"{BINARY} --version says: {ran.out.strip() or '(nothing)'}",
             remedy="Compile the variant again; its sources are not those of its release.",
         )
     return reported
@@ -202,14 +210,15 @@ def check_version_flag(server: Server) -> str:
 
 def check_health_command(server: Server) -> str:
     """Run the image's health check by hand, so that its own words are seen when it fails."""
-    code, output = _inside(server, HEALTH)
-    if code != 0:
+    ran = _inside(server, HEALTH)
+    output = f"{ran.out}{ran.err}".strip()
+    if ran.code != 0:
         raise server.fault(
             SmokeError,
-            f"The image's health check failed with exit code {code} although the server answers.",
-            why=f"{HEALTH} says: {output.strip() or '(nothing)'}",
+            f"The image's health check failed with exit code {ran.code} although the server answers.",
+            why=f"{HEALTH} says: {output or '(nothing)'}",
         )
-    return output.strip() or "exit code 0"
+    return output or "exit code 0"
 
 
 def check_healthy(server: Server) -> str:
@@ -285,7 +294,7 @@ def _first_answer(server: Server, question: Question) -> tuple[list[float], floa
                 raise
 
 
-def _inside(server: Server, *argv: str) -> tuple[int, str]:
+def _inside(server: Server, *argv: str) -> Ran:
     try:
         return server.container.exec(argv)
     except TimeoutError as error:

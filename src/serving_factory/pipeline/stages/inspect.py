@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serving_factory.catalogue.levels import Level, cpuinfo_names, level_facts
+from serving_factory.catalogue.levels import Level, cpuinfo_names, instruction_flags, level_facts
 from serving_factory.catalogue.libraries import opened_libraries
 from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.inspection.rules import Expectation, Finding, VersionAnswer, added_features, check, verdict_error
@@ -34,6 +34,7 @@ def _inputs(job: Job) -> Mapping[str, object]:
     return {
         "extract": job.record(EXTRACT).key,
         "rootfs": libraries.rootfs,
+        "cpu": _native_flags(job),
         "base": [libraries.glibc, libraries.base_libraries],
         "level": job.recipe.variant.level,
         "platform": job.recipe.variant.platform,
@@ -70,8 +71,14 @@ def _run(job: Job, progress: Progress) -> Inspected:
         findings=tuple(findings),
         binary_sha256=binary.sha256,
         opened=tuple(sorted(opened)),
-        cpu_flags=(*level_facts(job.recipe.variant.level).cpuinfo, *cpuinfo_names(added)),
+        cpu_flags=_native_flags(job) or (*level_facts(job.recipe.variant.level).cpuinfo, *cpuinfo_names(added)),
     )
+
+
+def _native_flags(job: Job) -> tuple[str, ...]:
+    """What a binary for the CPU of the machine that compiled it needs; nothing for other levels."""
+    file = job.artifact / "facts" / "cpu-flags"
+    return instruction_flags(file.read_text(encoding="utf-8").split()) if file.is_file() else ()
 
 
 def _expectation(job: Job, glibc: str) -> Expectation:
@@ -81,6 +88,7 @@ def _expectation(job: Job, glibc: str) -> Expectation:
         level=Level(variant.level).value,
         machine=_MACHINES[variant.platform],
         reported_version=job.recipe.release.reported,
+        version_flag=job.recipe.release.server.version_flag,
         max_glibc=version.group() if version else None,
         upstream=upstream_flags(job.recipe.release.version),
         device_code=variant.device_code,
@@ -95,5 +103,5 @@ INSPECT = Stage(
     inputs=_inputs,
     run=_run,
     needs=(EXTRACT, LIBRARIES),
-    data=("levels.yaml", "upstream_flags.yaml", "opened_libraries.yaml"),
+    data=("instruction_sets.yaml", "levels.yaml", "upstream_flags.yaml", "opened_libraries.yaml"),
 )

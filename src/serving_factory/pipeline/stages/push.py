@@ -160,7 +160,7 @@ def _push_to(job: Job, name: ImageName, progress: Progress) -> Place:
 
 def _later_release(job: Job, registry: Registry, name: ImageName, alias: str) -> str:
     """The release that a registry has an alias for that names none, where it is later than this one; else empty."""
-    if job.recipe.release.tag in alias or (held := _held_digest(job, registry, name, alias)) is None:
+    if job.recipe.variant.release_name in alias or (held := _held_digest(job, registry, name, alias)) is None:
         return ""
     labels = asking_again(lambda: registry.labels(name.repository, held), job.report_retry, sleep=job.cancel.wait)
     release = labels.get(RELEASE_LABEL, "") if VARIANT_LABEL in labels else ""
