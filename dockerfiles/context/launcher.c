@@ -266,23 +266,19 @@ static void announce(void)
 }
 
 /* A shell as PID 1 neither dies of SIGTERM nor passes it on, so that `docker stop` would wait and kill. */
-static void report_deaf_parent(void)
+static void report_shell(void)
 {
-    static char status[8192];
-    unsigned long long heard = 0;
-    static const char *const fields[] = {"\nSigBlk:", "\nSigCgt:"};
+    static char status[8192], program[256];
+    ssize_t length = readlink(ROOT "/proc/1/exe", program, sizeof program - 1);
 
-    if (getppid() != 1 || read_file(ROOT "/proc/1/status", status, sizeof status) < 0)
+    if (getppid() != 1 || length < 2 || strcmp(program + length - 2, "sh") != 0)
         return;
-    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
-        const char *field = strstr(status, fields[i]);
-        if (field == NULL)
-            return;
-        heard |= strtoull(field + strlen(fields[i]), NULL, 16);
-    }
-    if ((heard >> (SIGTERM - 1) & 1) == 0)
-        say("process 1 of this container passes no SIGTERM on, so that docker stop will wait and kill. "
-            "Start the server with exec, or put /usr/bin/tf_serving_init before the program that is process 1.");
+    read_file(ROOT "/proc/1/status", status, sizeof status);
+    const char *caught = strstr(status, "\nSigCgt:");
+    if (caught == NULL || (strtoull(caught + strlen("\nSigCgt:"), NULL, 16) >> (SIGTERM - 1) & 1) != 0)
+        return;
+    say("process 1 of this container, %s, passes no SIGTERM on, so that docker stop will wait and kill. "
+        "Start the server with exec, or put /usr/bin/tf_serving_init before what is process 1.", program);
 }
 
 /* Runs a program in the place of this one; gives the exit code where it cannot be run. */
@@ -320,7 +316,7 @@ int main(int argc, char **argv)
     if (serves) {
         report_driver(&facts);
         set_threads(&facts, &command, argv + 1);
-        report_deaf_parent();
+        report_shell();
         announce();
     }
     for (int i = 1; i < argc; i++)

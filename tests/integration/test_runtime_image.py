@@ -24,19 +24,18 @@ from serving_factory.matrix.model import Images
 from serving_factory.recipes.recipe import render
 from tests.unit.launchers import compiler_options
 
+from .containers import LABEL, STOPS_WITHIN, container, docker, exit_code, run, stop, wait_for
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 CONTEXT = Path(__file__).parents[2] / "dockerfiles" / "context"
 BASE = "serving-factory/base:bookworm"
-LABEL = "org.serving-factory.owner=test"
 TOOLCHAIN = "serving-factory-test/runtime-toolchain"
 IMAGE = "serving-factory-test/runtime-image"
 INIT = "/usr/bin/tf_serving_init"
 LAUNCHER = "/usr/bin/tensorflow_model_server"
 HEALTH = "/usr/bin/tf_serving_health"
-GRACE = 10
-STOPS_WITHIN = 2.0
 
 TOOLCHAIN_DOCKERFILE = f"""\
 FROM {BASE}
@@ -81,46 +80,6 @@ int main(int argc, char **argv)
     }
 }
 """
-
-
-def docker(*arguments: str, text: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(["docker", *arguments], input=text, capture_output=True, text=True, timeout=500, check=False)
-    assert not check or done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
-def run(image: str, *arguments: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Runs a container to its end."""
-    return docker("run", "--rm", "--label", LABEL, *options, image, *arguments, check=False)
-
-
-@contextmanager
-def container(image: str, *arguments: str, options: Sequence[str] = ()) -> Iterator[str]:
-    """Starts a container; gives its id, and removes it whatever happens."""
-    name = docker("run", "--detach", "--label", LABEL, *options, image, *arguments).stdout.strip()
-    try:
-        yield name
-    finally:
-        docker("rm", "--force", "--volumes", name)
-
-
-def wait_for(container_id: str, text: str) -> None:
-    for _ in range(200):
-        if text in docker("logs", container_id).stdout:
-            return
-        time.sleep(0.05)
-    pytest.fail(f"{text!r} never came:\n{docker('logs', container_id)}")
-
-
-def exit_code(container_id: str) -> int:
-    return int(docker("wait", container_id).stdout)
-
-
-def stop(container_id: str) -> float:
-    """Stops a container as `docker stop` does; gives the seconds that it took."""
-    start = time.monotonic()
-    docker("stop", "--time", str(GRACE), container_id)
-    return time.monotonic() - start
 
 
 class Workshop:
