@@ -274,7 +274,18 @@ def test_how_the_containers_are_started(plan: SmokePlan) -> None:
     assert not plain.read_only
     assert hardened.mounts[0].source != plain.mounts[0].source
     assert dataclasses.replace(hardened, mounts=plain.mounts) == dataclasses.replace(
-        plain, read_only=True, cap_drop=("ALL",), user="12345", security_opt=("no-new-privileges",)
+        plain,
+        read_only=True,
+        cap_drop=("ALL",),
+        user="12345",
+        security_opt=("no-new-privileges",),
+        entrypoint=("/usr/bin/tensorflow_model_server",),
+        command=(
+            "--port=8500",
+            "--rest_api_port=8501",
+            f"--model_name={MODEL}",
+            f"--model_base_path=/models/{MODEL}",
+        ),
     )
 
 
@@ -307,6 +318,7 @@ def test_an_old_release_is_asked_only_what_it_can(
     assert set(report.answers) == {"gRPC", *(["REST"] if rest else [])}
     asked = {path for path, _ in engine.containers[0].server.requests if path.startswith("/")}
     assert asked == {f"/v1/models/{MODEL}{path}" for path in rest}
+    assert ("--rest_api_port=8501" in engine.containers[1].spec.command) == bool(rest)
 
 
 def test_never_ready(plan: SmokePlan) -> None:

@@ -14,7 +14,7 @@ from serving_factory.docker.host import GpuAccess
 from serving_factory.docker.process import Cancel
 from serving_factory.errors import EngineError, FactoryError, GpuMissingError, SmokeError
 from serving_factory.smoke.answers import ServingApiError
-from serving_factory.smoke.checks import CHECKS, Check
+from serving_factory.smoke.checks import BINARY, CHECKS, Check
 from serving_factory.smoke.gpu import OnGpu, Trial, Way
 from serving_factory.smoke.plan import ModelFolders, SmokePlan, prepare_models
 from serving_factory.smoke.report import CheckResult, SmokeReport
@@ -111,8 +111,12 @@ class _Subject:
             # An engine whose default runtime is NVIDIA's gives GPUs to all whose environment does not say `void`.
             environment["NVIDIA_VISIBLE_DEVICES"] = "void"
         folder = models.on_gpu[model] if way else models.hardened if hardened else models.plain
+        # What an image promises must hold without its entrypoint script too: the hardened server has none.
+        bare = hardened and not way
         spec = ContainerSpec(
             image=self._image,
+            entrypoint=(BINARY,) if bare else None,
+            command=_flags(plan) if bare else (),
             environment=tuple(environment.items()),
             ports=(GRPC_PORT, REST_PORT),
             mounts=(Mount(folder, f"/models/{model}"),),
@@ -143,6 +147,11 @@ class _Subject:
         return OnGpu(gpu.name, gpu.capability, plan.access.value, plan.driver, tuple(self.trial.served))
 
 
+def _flags(plan: SmokePlan) -> tuple[str, ...]:
+    rest = (f"--rest_api_port={REST_PORT}",) if plan.server.rest else ()
+    return (f"--port={GRPC_PORT}", *rest, f"--model_name={MODEL}", f"--model_base_path=/models/{MODEL}")
+
+
 def _refusal(error: EngineError, access: GpuAccess) -> GpuMissingError:
     return GpuMissingError(
         "The engine says that it can give containers a GPU, and could not.",
@@ -167,7 +176,7 @@ def _start(servers: dict[bool, Server], stack: ExitStack, subject: _Subject) -> 
     subject.models = prepare_models(subject.plan, Path(folder))
     for hardened in (False, True):
         servers[hardened] = stack.enter_context(subject.server(hardened=hardened))
-    return "two containers, one of them hardened"
+    return "two containers, one of them hardened and without the entrypoint script"
 
 
 def _serve(check: Check, way: Way, subject: _Subject) -> str:

@@ -148,7 +148,7 @@ def _run(job: Job, progress: Progress) -> Smoked:
 
 SMOKE = Stage(
     name="smoke",
-    version=3,
+    version=4,
     outputs=Smoked,
     inputs=_inputs,
     run=_run,
