@@ -187,6 +187,13 @@ def test_a_value_that_no_matrix_file_gives_a_meaning_is_a_usage_error(
                 "did you mean '2.19.1-mkl-v3'?"
             ),
         ),
+        (
+            {"variants": ["2.19.1-gpu-cuda12.2-sm70-v3"]},
+            (
+                "no variant is named '2.19.1-gpu-cuda12.2-sm70-v3': no target selects gpu at level x86-64-v3 "
+                "of release 2.19.1 with these capabilities; did you mean '2.19.1-gpu-cuda12.2-sm80-90-v3'?"
+            ),
+        ),
         ({"variants": ["mkl"]}, "no variant is named 'mkl'; did you mean '2.19.1-mkl-v3'?"),
         ({"targets": ["tpu"]}, "no target is named 'tpu'"),
         ({"targets": [""]}, "no target is named ''"),

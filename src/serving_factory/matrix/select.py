@@ -136,7 +136,8 @@ def _unselected(name: str) -> str:
     variant = variant_of(name)
     if variant is None:
         return ""
-    return f": no target selects {variant.flavour} at level {variant.level} of release {variant.release}"
+    these = "" if variant.id == name else " with these capabilities"
+    return f": no target selects {variant.flavour} at level {variant.level} of release {variant.release}{these}"
 
 
 def _hint(name: str, valid: Collection[str]) -> str:
