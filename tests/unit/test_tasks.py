@@ -15,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from invoke.parser.context import ParserContext
 
 from serving_factory.catalogue.releases import releases
 from serving_factory.commands import cli
@@ -336,6 +337,12 @@ def test_lost_output_is_reported_once_and_hides_no_other_error(
 def test_short_options_are_only_those_named_on_purpose(module: ModuleType) -> None:
     flags = {flag for context in module.ns.to_contexts() for flag in context.flags if not flag.startswith("--")}
     assert flags == {"-k"}, "pytest's"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_invoke_alone_can_print_the_help_of_every_task(module: ModuleType, name: str) -> None:
+    command = next(one for one in vars(module).values() if isinstance(one, cli.Command) and one.name == name)
+    assert ParserContext(name, args=command.get_arguments()).help_tuples() is not None
 
 
 def test_help_says_what_may_be_repeated_and_what_is_an_integer(factory: Factory) -> None:

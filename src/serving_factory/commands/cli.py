@@ -90,8 +90,11 @@ def _filled(taker: Callable[..., object], given: Mapping[str, object], names: Se
     for name, type_, note in _hints(taker, names):
         if _is_group(type_) and parameters_of(type_, note):
             made[name] = type_(**_filled(type_, given, note))
-        elif isinstance(note, Option) and (value := given.get(name)) is not None and value is not False:
-            text = _Parameter(name, str, note).flag
+        elif isinstance(note, Option):
+            parameter = _Parameter(name, str, note)
+            value, text = given.get(parameter.words), parameter.flag
+            if value is None or value is False:
+                continue
             if value == "" or (isinstance(value, list) and "" in value):
                 raise UsageError(f"{text} must have a value, got ''", remedy=f"give {note.value}, or leave {text} out")
             made[name] = note.parse(text, value) if isinstance(value, str) else value
@@ -131,7 +134,6 @@ class _Argument(Argument):
     def __init__(self, parameter: _Parameter, task: str) -> None:
         super().__init__(
             names=(parameter.words,),
-            attr_name=None if parameter.name == parameter.words else parameter.name,
             kind=parameter.kind,
             default=False if parameter.kind is bool else None,
             help=parameter.help,
