@@ -13,7 +13,7 @@ from typing import Any
 import docker
 from docker.models.containers import Container
 
-BINARY = "/usr/bin/tensorflow_model_server"
+BINARY = "/usr/lib/serving-factory/tensorflow_model_server"  # the server itself: the launcher lies at its usual path
 OWNER = {"org.serving-factory.owner": "test"}
 GRPC_PORT = "8500/tcp"
 REST_PORT = "8501/tcp"
