@@ -83,8 +83,9 @@ def test_every_command_of_the_page_does_what_it_says(checkout: Checkout, local_r
                 place = printed.find(line, place)
                 assert place >= 0, f"{line}: not in {printed}"
             if "invoke which" in script:
-                assert f"variant {V1} image " in printed
-                here["IMAGE"] = printed.partition(" image ")[2].split()[0]
+                _, found, rest_of_it = printed.partition(f"variant {V1} image ")
+                assert found
+                here["IMAGE"] = rest_of_it.split()[0]
     finally:
         for command in (["docker", "rm", "--force", name], ["docker", "compose", "--project-name", name, "down"]):
             subprocess.run(command, capture_output=True, check=False)
