@@ -209,6 +209,15 @@ def test_the_file_chooses_the_user(tmp_path: Path, image: dict[str, int], user: 
     assert recipe.compile_key == compile_key(load(tmp_path))
 
 
+def test_the_file_chooses_when_the_health_check_runs(tmp_path: Path) -> None:
+    plain = recipe_for((matrix := load(tmp_path)).variants[0], matrix)
+    assert "\nHEALTHCHECK --interval=10s --timeout=5s --start-period=300s --retries=3 \\\n" in plain.runtime
+    image = {"repository": "r", "health": {"interval": "1m", "start_period": "2h", "retries": 9}}
+    recipe = recipe_for((matrix := load(tmp_path, document(image=image))).variants[0], matrix)
+    assert "\nHEALTHCHECK --interval=1m --timeout=5s --start-period=2h --retries=9 \\\n" in recipe.runtime
+    assert recipe.compile_key == plain.compile_key
+
+
 def test_an_image_has_a_base_of_its_own_and_its_compile_is_the_same(tmp_path: Path) -> None:
     targets = {name: {"flavour": name, "levels": ["x86-64"]} for name in ("cpu", "mkl")}
     own = {"releases": "2.18.1", "image": {"base": {"mkl": "ubuntu:22.04"}}}
