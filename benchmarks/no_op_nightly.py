@@ -18,7 +18,7 @@ import socket
 import sys
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,11 +106,11 @@ def _serve(server: socket.socket, seen: list[str]) -> None:
 
 
 def _pass_on(source: socket.socket, sink: socket.socket, seen: list[str] | None) -> None:
-    while data := source.recv(65536):
-        if seen is not None:
-            seen += [line for line in data.decode("latin-1").split("\r\n") if line.endswith(" HTTP/1.1")]
-        sink.sendall(data)
-    sink.close()
+    with suppress(OSError), sink:  # the other direction has ended
+        while data := source.recv(65536):
+            if seen is not None:
+                seen += [line for line in data.decode("latin-1").split("\r\n") if line.endswith(" HTTP/1.1")]
+            sink.sendall(data)
 
 
 def no_op(checkout: Checkout, variants: Sequence[str], env: dict[str, str]) -> float:
