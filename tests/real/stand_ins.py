@@ -17,15 +17,8 @@ from tests.integration.closed_network import Authority, GitServer, Proxy, Server
 __all__ = ["HOSTS", "Config"]
 
 HOSTS = (
-    "bitbucket.org",
-    "curl.haxx.se",
-    "ftp.exim.org",
-    "github.com",
-    "mirror.bazel.build",
-    "storage.googleapis.com",
-    "www.nasm.us",
-    "www.sqlite.org",
-    "zlib.net",
+    *("bitbucket.org", "curl.haxx.se", "ftp.exim.org", "github.com", "mirror.bazel.build"),
+    *("storage.googleapis.com", "www.nasm.us", "www.sqlite.org", "zlib.net"),
 )
 """Where TensorFlow's files say that archives are."""
 

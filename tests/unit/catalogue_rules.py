@@ -176,19 +176,10 @@ def _same(where: str, stated: Mapping[str, Any], below: Mapping[str, Any]) -> It
 
 
 RULES: tuple[Callable[[Releases], Iterator[str]], ...] = (
-    tags_are_full,
-    dates_are_dates,
-    commits_are_commits,
-    reports_are_of_the_series,
-    bazel_is_not_below_its_minimum,
-    capabilities_are_within_the_cudas,
-    capabilities_reach_bazel,
-    cuda_is_that_of_the_base,
-    tensorrt_is_what_the_build_asks_for,
-    flags_exist,
-    flags_are_always_there,
-    bases_name_their_system,
-    models_are_in_the_testdata,
+    *(tags_are_full, dates_are_dates, commits_are_commits, reports_are_of_the_series),
+    *(bazel_is_not_below_its_minimum, capabilities_are_within_the_cudas, capabilities_reach_bazel),
+    *(cuda_is_that_of_the_base, tensorrt_is_what_the_build_asks_for, flags_exist, flags_are_always_there),
+    *(bases_name_their_system, models_are_in_the_testdata),
 )
 
 

@@ -29,17 +29,8 @@ BELOW: dict[str, set[str]] = {
     "output": {"pipeline.events", "pipeline.estimates", "errors"},
     "deploy": {"matrix", "catalogue", "errors"},
     "commands": {
-        "deploy",
-        "output",
-        "pipeline",
-        "smoke",
-        "inspection",
-        "doctor",
-        "docker",
-        "recipes",
-        "matrix",
-        "catalogue",
-        "errors",
+        *("deploy", "output", "pipeline", "smoke", "inspection", "doctor", "docker", "recipes", "matrix"),
+        *("catalogue", "errors"),
     },
 }
 PURE = ("catalogue", "matrix", "recipes", "deploy")

@@ -174,12 +174,7 @@ def test_octal_numbers_and_gaps_of_templates_are_read(tmp_path: Path) -> None:
     assert programs_in(tree(tmp_path, rules_bzl=text)) == ["nasm"]
     (block,) = parse_starlark(text)
     assert {node.value for node in ast.walk(block) if isinstance(node, ast.Constant)} == {
-        "x",
-        "",
-        0o644,
-        "nasm",
-        "0644",
-        "%{a}",
+        *("x", "", 0o644, "nasm", "0644", "%{a}"),
     }
 
 

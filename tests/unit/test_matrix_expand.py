@@ -205,21 +205,9 @@ def every_alias(matrix: Matrix) -> list[str]:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "2.19.1",
-        "2.19-cpu-v3",
-        "2.19.1-cpu",
-        "2.19.1-tpu-v3",
-        "2.19.1-cpu-v5",
-        "2.19.1-cpu-v3-riscv",
-        "x2.19.1-cpu-v3",
-        "9.9.9-cpu-v3",
-        "2.15.0-cpu-v3",
-        "1.12.3-mkl-v3",
-        "2.19.1-gpu-v3",
-        "2.19.1-gpu-cuda11.8-v3",
-        "2.19.1-cpu-cuda12.2-v3",
-        "2.19.1-cpu-v3-arm64",
+        *("", "2.19.1", "2.19-cpu-v3", "2.19.1-cpu", "2.19.1-tpu-v3", "2.19.1-cpu-v5", "2.19.1-cpu-v3-riscv"),
+        *("x2.19.1-cpu-v3", "9.9.9-cpu-v3", "2.15.0-cpu-v3", "1.12.3-mkl-v3", "2.19.1-gpu-v3"),
+        *("2.19.1-gpu-cuda11.8-v3", "2.19.1-cpu-cuda12.2-v3", "2.19.1-cpu-v3-arm64"),
     ],
 )
 def test_what_is_no_id(text: str) -> None:

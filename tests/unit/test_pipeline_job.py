@@ -30,13 +30,7 @@ def test_the_shipped_matrices_have_plain_names(file: str, name: str) -> None:
 
 def test_no_two_files_share_a_folder() -> None:
     files = (
-        "matrix.yaml",
-        "matrix.yml",
-        "samples.yaml",
-        "samples/matrix.yaml",
-        "a/b.yaml",
-        "a-b.yaml",
-        "x.yaml",
+        *("matrix.yaml", "matrix.yml", "samples.yaml", "samples/matrix.yaml", "a/b.yaml", "a-b.yaml", "x.yaml"),
         "xmatrix.yaml",
     )
     assert len({build_folder(CHECKOUT / file, CHECKOUT, BUILD) for file in files}) == len(files)
