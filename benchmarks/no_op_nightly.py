@@ -33,7 +33,7 @@ from serving_factory.pipeline.records import write_record
 from serving_factory.pipeline.stages import stages_for
 from serving_factory.pipeline.stages.package import image_tags
 from serving_factory.recipes.recipe import recipes_for
-from tests.integration.pipeline import MATRIX, V1, Checkout, Outcome
+from tests.integration.pipeline import BAZEL_SCRIPT, MATRIX, ROOT, V1, Checkout, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -131,6 +131,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="factory-nightly-") as name:
         folder = Path(name)
         checkout = Checkout.make(folder / "factory")
+        # The keys below are made by this checkout: what decides the binary must be the same in both.
+        shutil.copy2(ROOT / BAZEL_SCRIPT, checkout.folder / BAZEL_SCRIPT)
         try:
             widen(checkout)
             checkout.build("--variant", V1).built()
