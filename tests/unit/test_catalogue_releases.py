@@ -1,14 +1,13 @@
-"""What the catalogue says of releases: how many, what changed where, and how the file is read."""
+"""What the catalogue says of releases, and how the file is read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from packaging.version import Version
 
-from serving_factory.catalogue.facts import CapabilitiesFrom, Flavour, FlavourFacts, GpuFacts, NcclFrom, Release
+from serving_factory.catalogue.facts import Flavour, FlavourFacts, Release
 from serving_factory.catalogue.releases import AllSeries, closest_release, inherited, merged, read_releases, releases
 from serving_factory.errors import CatalogueError
 
@@ -25,88 +24,26 @@ def mkl(tag: str) -> FlavourFacts:
     return release(tag).flavours[Flavour.MKL]
 
 
-def gpu(tag: str) -> GpuFacts:
-    facts = release(tag).flavours[Flavour.GPU].gpu
-    assert facts
-    return facts
+COME_AND_STAY = ("rest", "model_status", "version_flag", "grpc_health", "monitoring", "integers_for_floats", "stamped")
 
 
-def span(holds: Callable[[Release], object]) -> tuple[str, str, int]:
-    """First, last and number of the releases of which something holds."""
-    found = [each.tag for each in releases().values() if holds(each)]
-    return found[0], found[-1], len(found)
+@pytest.mark.parametrize("fact", COME_AND_STAY)
+def test_what_a_server_can_do_later_ones_can_do_too(fact: str) -> None:
+    has = [bool(getattr(each.server, fact)) for each in releases().values()]
+    assert has == sorted(has)
+    assert set(has) == {False, True}
 
 
-def has_tensorrt(each: Release) -> bool:
-    facts = each.flavours[Flavour.GPU].gpu
-    return facts is not None and facts.tensorrt is not None
+@pytest.mark.parametrize("flavour", Flavour)
+def test_a_flavour_that_there_was_once_there_is_later(flavour: Flavour) -> None:
+    has = [flavour in each.flavours for each in releases().values()]
+    assert has == sorted(has)
+    assert has[-1]
 
 
-def test_every_stable_release_is_there() -> None:
-    assert span(lambda _: True) == ("1.5.0", "2.20.0", 73)
-    assert span(lambda each: Flavour.CPU in each.flavours) == ("1.5.0", "2.20.0", 73)
-    assert span(lambda each: Flavour.GPU in each.flavours) == ("1.5.0", "2.20.0", 73)
-    assert span(lambda each: Flavour.MKL in each.flavours) == ("1.13.0", "2.20.0", 59)
-    assert len({each.series for each in releases().values()}) == 32
-
-
-def test_what_a_binary_has_begins_and_ends_where_it_does() -> None:
-    assert span(has_tensorrt)[:2] == ("1.11.0", "2.17.1")
-    assert span(lambda each: each.server.rest)[:2] == ("1.8.0", "2.20.0")
-    assert span(lambda each: each.server.version_flag)[0] == "1.10.0"
-    assert span(lambda each: each.server.monitoring)[0] == "1.11.0"
-    assert span(lambda each: each.server.integers_for_floats)[0] == "1.11.0"
-    assert span(lambda each: each.server.stamped)[0] == "1.11.1"
-    assert span(lambda each: each.server.model_status)[0] == "1.12.0"
-    assert span(lambda each: each.server.grpc_health)[0] == "2.15.1"
-    assert span(lambda each: "use_tflite_model" in each.server.flags)[:2] == ("1.15.0", "2.2.3")
-
-
-def test_flags_that_must_always_be_there() -> None:
-    def fixed(flag: str, flavour: Flavour) -> tuple[str, str, int]:
-        return span(lambda each: flavour in each.flavours and flag in each.flavours[flavour].fixed_flags)
-
-    assert fixed("-c opt", Flavour.CPU)[:2] == ("1.5.0", "1.10.1")
-    assert fixed("--cxxopt=-D_GLIBCXX_USE_CXX11_ABI=0", Flavour.GPU)[:2] == ("1.5.0", "1.10.1")
-    assert fixed("--config=kokoro", Flavour.CPU) == ("2.17.1", "2.19.1", 5)
-    assert fixed("--config=mkl", Flavour.MKL) == ("1.13.0", "2.20.0", 59)
-    assert fixed("--config=clang_local", Flavour.MKL) == ("2.20.0", "2.20.0", 1)
-    assert fixed("--config=cuda", Flavour.GPU)[:2] == ("1.5.0", "2.14.1")
-    assert fixed("--config=cuda_clang", Flavour.GPU)[:2] == ("2.15.1", "2.20.0")
-    assert fixed("--copt=-fPIC", Flavour.GPU)[:2] == ("1.11.1", "2.20.0")
-
-
-@pytest.mark.parametrize(
-    ("tag", "base", "runtime", "os", "compiler"),
-    [
-        ("1.5.0", "ubuntu:16.04", None, "ubuntu:16.04", "gcc 5.4"),
-        ("1.8.0", "ubuntu:16.04", "ubuntu:16.04", "ubuntu:16.04", "gcc 5.4"),
-        ("1.13.2", "ubuntu:18.04", "ubuntu:18.04", "ubuntu:18.04", "gcc 7.5"),
-        ("2.17.1", "ubuntu:20.04", "ubuntu:20.04", "ubuntu:20.04", "gcc 9.4"),
-        ("2.18.0", "ubuntu:20.04", "ubuntu:20.04", "ubuntu:20.04", "gcc-10"),
-    ],
-)
-def test_cpu_by_era(tag: str, base: str, runtime: str | None, os: str, compiler: str) -> None:
-    facts = cpu(tag)
-    assert (facts.base, facts.runtime_base, facts.os, facts.compiler) == (base, runtime, os, compiler)
-
-
-def test_gpu_by_era() -> None:
-    old = gpu("1.10.1")
-    assert (old.cuda, old.cudnn, old.nccl, old.tensorrt) == ("9.0", "7.1.4.18", "2.2.13", None)
-    assert (old.nccl_from, old.capabilities_from) == (NcclFrom.PACKAGE, CapabilitiesFrom.ENVIRONMENT)
-    assert release("1.13.0").flavours[Flavour.GPU].os == "ubuntu:16.04"
-    assert cpu("1.13.0").os == "ubuntu:18.04"
-    middle = gpu("2.11.1")
-    assert (middle.cuda, middle.toolkit, middle.tensorrt) == ("11.2", "11.2.1", "7.2.2")
-    assert (middle.nccl, middle.nccl_from, middle.capabilities_from) == (None, NcclFrom.SOURCE, CapabilitiesFrom.CONFIG)
-    new = gpu("2.20.0")
-    assert (new.cuda, new.toolkit, new.cudnn, new.tensorrt) == ("12.5", "12.5.1", "9.3.0.75", None)
-    assert new.capabilities == ("sm_60", "sm_70", "sm_80", "sm_89", "compute_90")
-    assert (
-        "--repo_env=TF_CUDA_COMPUTE_CAPABILITIES=sm_60,sm_70,sm_80,sm_89,compute_90"
-        in (release("2.20.0").configs["cuda_clang"])
-    )
+def test_nothing_but_versions_orders_releases() -> None:
+    assert list(releases()) == sorted(releases(), key=Version)
+    assert list(releases()) == [each.tag for each in releases().values()]
 
 
 def test_a_compiler_has_a_package_unless_bazel_downloads_it() -> None:
@@ -115,40 +52,6 @@ def test_a_compiler_has_a_package_unless_bazel_downloads_it() -> None:
     assert release("2.19.1").flavours[Flavour.GPU].compiler_package == "clang-17"
     assert cpu("2.20.0").compiler_package is None
     assert mkl("2.20.0").compiler_package == "gcc"
-
-
-def test_minors_differ_inside() -> None:
-    assert (release("2.5.3").python, release("2.5.4").python) == ("3.6", "3.7")
-    assert (gpu("2.6.2").tensorrt_packages, gpu("2.6.5").tensorrt_packages) == ("7.2.2-1+cuda11.1", "7.2.2-1+cuda11.0")
-    assert (release("2.6.2").python, release("2.6.5").python) == ("3.6", "3.7")
-    assert release("2.7.0").commit != release("2.7.3").commit
-    assert (release("2.7.0").python, release("2.7.3").python) == ("3.7", "3.7")
-    assert (gpu("2.8.0").tensorrt_packages, gpu("2.8.2").tensorrt_packages) == ("7.2.2-1+cuda11.1", "7.2.2-1+cuda11.0")
-    assert (cpu("2.17.0").configs, cpu("2.17.1").configs) == ((), ("kokoro",))
-    assert ("kokoro" in release("2.17.0").configs, "kokoro" in release("2.17.1").configs) == (False, True)
-    assert (release("1.9.0").bazel, release("1.9.1").bazel) == ("0.11.1", "0.15.0")
-    assert (gpu("2.2.0").capabilities, gpu("2.2.2").capabilities[0]) == ((), "3.5")
-    assert gpu("2.2.0").capabilities_from is CapabilitiesFrom.TENSORFLOW
-
-
-def test_what_is_shared_and_what_is_not() -> None:
-    assert release("1.13.1").commit == release("1.13.2").commit
-    assert release("1.5.0").tensorflow_sha256 is None
-    assert release("1.11.0").reported == "1.10.0-dev"
-    assert release("1.9.1").reported == ""
-    assert release("2.19.1").reported == "2.19.1-rc0"
-    assert (release("1.12.3").bazelrc, release("1.13.0").bazelrc) == ("tools/bazel.rc", ".bazelrc")
-    assert (mkl("2.14.0").python, cpu("2.14.0").python) == ("3.8", "3.9")
-    assert release("2.20.0").bazel_python == "3.10"
-    assert release("1.5.0").server.models == {"cpu": "saved_model_half_plus_three"}
-    assert set(release("1.13.0").server.models) == {"cpu", "mkl", "gpu", "gpu_trt"}
-    assert cpu("2.2.3").default_options == ("--config=nativeopt",)
-    assert mkl("2.20.0").default_options == ("--config=mkl", "--config=release", "--config=clang_local")
-
-
-def test_an_unknown_checksum_is_none() -> None:
-    assert release("2.4.4").bazel_sha256 is None
-    assert str(release("2.19.1").bazel_sha256).startswith("a40ac692")
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
@@ -283,8 +186,3 @@ def test_a_base_without_a_system_is_refused() -> None:
 def test_the_nearest_release_is_found_with_the_reason(asked: str, tag: str, reason: str) -> None:
     found = closest_release(asked, releases())
     assert (found.tag, found.reason) == (tag, reason)
-
-
-def test_releases_are_sorted_as_versions() -> None:
-    assert Version("1.10.0") > Version("1.9.1")
-    assert list(releases()).index("1.10.0") > list(releases()).index("1.9.1")
