@@ -307,7 +307,10 @@ WRONG = {
         image('health: {interval: "10"}'),
         "3:22: image.health.interval: '10': … Write it like 30s, 5m or 1h.",
     ),
-    "no time between two health checks": (image("health: {interval: 0s}"), "3:22: image.health.interval: '0s': … seconds"),
+    "no time between two health checks": (
+        image("health: {interval: 0s}"),
+        "3:22: image.health.interval: '0s': … seconds",
+    ),
     "no failure at all": (image("health: {retries: 0}"), "3:21: image.health.retries: 0: … from 1 to 100"),
     "what is not a number": (SMALL + "resources: {jobs: .nan}\n", "8:19: resources.jobs: .nan: … 1 to 1024"),
     "a target in capitals": (replaced("standard", "Standard"), "5:3: targets.Standard: … lower-case"),
