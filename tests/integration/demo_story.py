@@ -21,6 +21,8 @@ COMPILING = re.compile(r"\d+/\d+ (?:Compiling )?(?:\S*[/:])?(?!tensorflow_model_
 FLAVOUR = "  cpu-optimized:\n    flavour: cpu\n"
 COPTS = "    copts: [-D{mark}=1]\n"
 
+WHOLE_DEMO = 900.0  # seconds: five variants, on a machine with other work
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
@@ -70,7 +72,8 @@ def run_demo(checkout: Checkout) -> Demo:
     checkout.edit(MATRIX, FLAVOUR, FLAVOUR + COPTS.format(mark=mark))
     by_ctrl_c = _end_compile(checkout, mark, signal.SIGINT, after=0)
     by_kill = _end_compile(checkout, mark, signal.SIGKILL, after=2)
-    outcome = checkout.run("demo", "--json").built()
+    with checkout.start("demo", "--json") as running:
+        outcome = running.wait(WHOLE_DEMO).built()
     return Demo(
         checkout=checkout,
         by_ctrl_c=by_ctrl_c,
