@@ -77,7 +77,8 @@ def test_a_gpu_variant_compiles_what_is_its_own(demo: Demo) -> None:
 def test_a_build_for_the_cpu_takes_nothing_of_cuda(demo: Demo) -> None:
     for variant in VARIANTS:
         log = demo.checkout.compile_log(variant).lower()
-        assert ("cuda" in log) == ("clang-19" in log) == (variant in ASKED)
+        assert ("cuda" in log) == (variant in ASKED)
+        assert variant in ASKED or "clang-19" not in log  # the log of a step that BuildKit had says nothing of packages
 
 
 def test_the_image_has_libcudart_with_its_licence(demo: Demo) -> None:
