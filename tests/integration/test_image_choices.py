@@ -184,7 +184,8 @@ def test_a_release_of_the_files_own_is_built_under_its_name(checkout: Checkout) 
 def test_an_image_for_this_machines_cpu_refuses_another(tmp_path: Path) -> None:
     """As a v3 image does; the variant is compiled, inspected and packaged, but needs no server."""
     with tiny_checkout(tmp_path / "factory") as checkout:
-        checkout.edit(MATRIX, "    levels: [x86-64]", "    levels: [native]")
+        target = "  cpu-standard:\n    flavour: cpu\n    levels: "
+        checkout.edit(MATRIX, f"{target}[x86-64]", f"{target}[native]")
         for task in ("compile", "inspect", "package"):
             checkout.run(*checkout.line(task, "--variant", NATIVE)).built()
         flags = checkout.record(NATIVE, "inspect")["outputs"]["cpu_flags"]

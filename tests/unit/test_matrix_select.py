@@ -215,4 +215,5 @@ def test_a_release_that_the_matrix_lacks_is_reported_as_such(tmp_path: Path) -> 
     with pytest.raises(UnknownNameError) as unknown:
         select(matrix, releases=["2.15.0"])
     assert unknown.value.what == "no release is named '2.15.0': upstream has no stable tag 2.15.0"
-    assert unknown.value.remedy == "the nearest one is 2.15.1"
+    assert "the nearest one is 2.15.1" in unknown.value.remedy
+    assert "{name: 2.15.0, like:" in unknown.value.remedy

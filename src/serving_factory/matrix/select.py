@@ -13,7 +13,7 @@ from serving_factory.errors import FactoryError, UnknownNameError, UsageError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.problems import BrokenRuleError, NoSuchThingError, nearest
 from serving_factory.matrix.variant import Platform, Variant, variant_of
-from serving_factory.matrix.words import cuda_versions, is_range, release_tags
+from serving_factory.matrix.words import cuda_versions, is_range, own_release, release_tags
 
 _FULL_TAG = re.compile(r"\d+\.\d+\.\d+")
 
@@ -102,7 +102,7 @@ def _built(names: Sequence[str], valid: Collection[str]) -> None:
         raise UnknownNameError(
             f"no release is named {name!r}: {other.reason}",
             why=f"releases: {', '.join(valid)}",
-            remedy=f"the nearest one is {other.tag}",
+            remedy=f"the nearest one is {other.tag}. {own_release(name, other.tag)} in releases: of the matrix file",
         )
 
 

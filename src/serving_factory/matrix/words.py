@@ -116,8 +116,12 @@ def _no_release(asked: str) -> BrokenRuleError:
         return BrokenRuleError(rule, DidYouMean(asked, [LATEST]))
     other = closest_release(asked, releases())
     kind = NoSuchThingError if is_name(asked) else BrokenRuleError
-    own = f'{{name: {asked}, like: "{other.tag}", source: FOLDER}}'
-    return kind(other.reason, f"Did you mean {other.tag!r}? A branch or a candidate has a name of its own: {own}.")
+    return kind(other.reason, f"Did you mean {other.tag!r}? {own_release(asked, other.tag)}.")
+
+
+def own_release(name: str, like: str) -> str:
+    """Say how the matrix file names what is no release of upstream's."""
+    return f'A branch or a candidate has a name of its own: {{name: {name}, like: "{like}", source: FOLDER}}'
 
 
 def _releases(text: str) -> str:
