@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .pipeline import BUILD_STAGES, LABEL, MATRIX, ROOT, V1, Checkout, docker
-from .tiny import tiny_checkout
+from .tiny import MAIN, tiny_checkout
 
 if TYPE_CHECKING:
     from .demo_story import Demo
@@ -186,6 +186,7 @@ def test_an_image_for_this_machines_cpu_refuses_another(tmp_path: Path) -> None:
     with tiny_checkout(tmp_path / "factory") as checkout:
         target = "  cpu-standard:\n    flavour: cpu\n    levels: "
         checkout.edit(MATRIX, f"{target}[x86-64]", f"{target}[native]")
+        checkout.edit(MAIN, "ModelServer: 2.19.1", r"ModelServer: 2.19.1-rc0\nTensorFlow Library: 2.19.1")
         for task in ("compile", "inspect", "package"):
             checkout.run(*checkout.line(task, "--variant", NATIVE)).built()
         flags = checkout.record(NATIVE, "inspect")["outputs"]["cpu_flags"]
