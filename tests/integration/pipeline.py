@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -205,6 +205,7 @@ class Checkout:
 
     folder: Path
     mark: str = field(default_factory=lambda: f"m{uuid.uuid4().hex[:8]}")
+    suffix: str = ""  # of its images' name
 
     @classmethod
     def make(cls, folder: Path) -> Self:
@@ -247,7 +248,13 @@ class Checkout:
 
     @property
     def repository(self) -> str:
-        return f"serving-factory-test/line-{self.mark}"
+        return f"serving-factory-test/line-{self.mark}{self.suffix}"
+
+    def with_own_repository(self) -> Checkout:
+        """Name its images as no other checkout does, so that no registry has anything of them. They are to be built."""
+        own = replace(self, suffix="/own")
+        self.edit(MATRIX, f"repository: {self.repository}\n", f"repository: {own.repository}\n")
+        return own
 
     @property
     def caches(self) -> str:

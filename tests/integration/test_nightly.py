@@ -64,8 +64,6 @@ def test_each_step_of_the_nightly_works_on_the_sample(
     checkout: Checkout, local_registry: LocalRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
-    # What is pushed here must not be in the registry already for the tests of push.
-    checkout.edit(MATRIX, f"repository: {checkout.repository}\n", f"repository: {checkout.repository}/nightly\n")
     values = {
         "vars.MATRIX || 'matrix.yaml'": MATRIX,
         "vars.REGISTRY": local_registry.host,

@@ -41,7 +41,12 @@ def held(registry: LocalRegistry, checkout: Checkout) -> dict[str, str | None]:
 
 @pytest.fixture(autouse=True)
 def _no_tags(checkout: Checkout, local_registry: LocalRegistry) -> Iterator[None]:
+    _delete(checkout, local_registry)
     yield
+    _delete(checkout, local_registry)
+
+
+def _delete(checkout: Checkout, local_registry: LocalRegistry) -> None:
     pair = f"{local_registry.username}:{local_registry.password}"
     headers = {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
     for digest in set(held(local_registry, checkout).values()) - {None}:
@@ -60,6 +65,8 @@ def sent(proxy: FaultyProxy, what: str) -> list[str]:
 def test_full_tags_go_first_and_the_registry_confirms(
     checkout: Checkout, local_registry: LocalRegistry, faulty_proxy: FaultyProxy
 ) -> None:
+    checkout = checkout.with_own_repository()
+    checkout.build_one().built()
     push = checkout.line("push", "--registry", faulty_proxy.host, "--variant", V1)
     assert checkout.run(*push).built().stages(V1) == {"push": "finished"}
     tags = [full_tag(checkout), *ALIASES]
