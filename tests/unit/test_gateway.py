@@ -356,7 +356,9 @@ def test_a_client_that_goes_in_the_middle_of_its_body_frees_its_place() -> None:
         while gateway.running == 0:
             await asyncio.sleep(0.001)
         writer.close()
-        while gateway.running:
+        end = asyncio.get_running_loop().time() + 5
+        while gateway.running and asyncio.get_running_loop().time() < end:
             await asyncio.sleep(0.001)
+        assert gateway.running == 0
 
     serve(story, Settings())

@@ -307,7 +307,8 @@ def _device_code(expectation: Expectation, found: DeviceCode) -> Finding:
 def _runs(codes: Iterable[str], card: Capability) -> bool:
     """Whether a card can run what a fat binary holds."""
     # Machine code runs on its own capability and on higher minors of the same major, PTX on any higher one. Code for
-    # 9.0a or 10.0f runs on less, and is not relied on.
+    # 9.0a or 10.0f runs on less, and is not relied on. smoke.gpu.runs has the rule once more, for one known card: that
+    # module runs alone, without this package, on a machine with Python 3.8.
     for code in codes:
         if code[-1].isdigit():
             one = Capability.parse(code)
