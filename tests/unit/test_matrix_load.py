@@ -267,9 +267,9 @@ WRONG = {
         replaced("flavour: cpu", "flavour: mkl").replace("2.19.1", "<1.13"),
         "5:3: targets.standard: … nothing: … 1.5.0 has no flavour mkl; … and 11 more",
     ),
-    "a target of nothing but what is known not to start": (
-        GPU.replace("2.19.1", "2.2.0"),
-        "5:3: targets.standard: … does not start: … libnvrtc … https://github.com/tensorflow/serving/issues/1659",
+    "a target of nothing but what is known not to compile": (
+        SMALL.replace("2.19.1", "2.0.0").replace("[x86-64]", "[x86-64-v4]"),
+        "5:3: targets.standard: … does not compile: … ruy … https://github.com/tensorflow/tensorflow/issues/32026",
     ),
     "a size in no known unit": (SMALL + "resources: {memory: 16G}\n", "8:21: resources.memory: '16G': … GiB … 16GiB"),
     "a size beyond any machine": (

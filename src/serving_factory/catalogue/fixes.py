@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cache
 
 from packaging.specifiers import SpecifierSet
@@ -41,23 +40,15 @@ def _fixes() -> tuple[Fix, ...]:
 _COMPILER = re.compile(r"([a-z]+)[ -](\d+(?:\.\d+)*)")
 
 
-class Fails(StrEnum):
-    """What goes wrong."""
-
-    COMPILE = "compile"
-    START = "start"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadPair:
-    """Something that is known to go wrong."""
+    """A kind of build that is known not to compile."""
 
     releases: SpecifierSet  # which releases
     flavours: frozenset[Flavour] = frozenset(Flavour)
     levels: frozenset[Level] = frozenset(Level)
     # compiler's name -> its versions; empty where the compiler does not matter
     compilers: Mapping[str, SpecifierSet] = field(default_factory=dict)
-    fails: Fails  # what goes wrong
     certain: bool  # whether the release itself was reported; else its branch was, before the release
     reason: str  # why, as the end of a sentence
     references: tuple[str, ...]  # URLs of reports
@@ -79,7 +70,7 @@ def bad_pairs() -> tuple[BadPair, ...]:
 
 
 def known_bad(release: str, flavour: Flavour, level: Level, compiler: str) -> tuple[BadPair, ...]:
-    """Find what is known to go wrong with a build; the compiler has its version, `gcc 9.4` or `clang-17`."""
+    """Find why a build is known not to compile; the compiler has its version, `gcc 9.4` or `clang-17`."""
     return tuple(pair for pair in _of_release(release) if pair.holds(release, flavour, level, compiler))
 
 

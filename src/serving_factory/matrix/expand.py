@@ -187,7 +187,7 @@ def _candidates(
                 own_release=own_name,
             )
             bad = None if refusal else next((p for p in _bad_pairs(variant, compiler) if p.certain), None)
-            against = f"it does not {bad.fails}: {bad.reason} ({bad.references[0]})" if bad else refusal
+            against = f"it does not compile: {bad.reason} ({bad.references[0]})" if bad else refusal
             yield Candidate(selection.target, variant), Reason(against) if against else None
 
 
