@@ -11,7 +11,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from serving_factory.catalogue.cuda import Capability, cards, cudas, device_code, notation, why_not
+from serving_factory.catalogue.cuda import Capability, cards, cuda_in_image, cudas, device_code, notation, why_not
 from serving_factory.catalogue.data import read_yaml
 from serving_factory.catalogue.distributions import left_out, retired_bases
 from serving_factory.catalogue.facts import Flavour, GpuFacts
@@ -60,29 +60,26 @@ def accepts(requirement: str, driver: str) -> bool:
 
 
 def test_the_container_runtime_starts_an_image_on_just_the_drivers_that_run_it() -> None:
-    assert cudas()["12.2"].requirement() == "cuda>=12.2 driver>=525.60.13"
-    assert cudas()["10.1"].requirement() == "cuda>=10.1"
+    assert cuda_in_image("12.2", compat=False).requirement() == "cuda>=12.2 driver>=525.60.13"
+    assert cuda_in_image("10.1", compat=False).requirement() == "cuda>=10.1"
     drivers = {one for cuda in cudas().values() for one in (cuda.driver, cuda.minimum_driver)} | {
         "525.60.11",
         "450.80.01",
     }
-    for cuda in cudas().values():
+    for cuda in (cuda_in_image(version, compat=compat) for version in cudas() for compat in (False, True)):
         for driver in drivers:
             assert accepts(cuda.requirement(), driver) == cuda.runs_on(driver), (cuda.version, driver)
 
 
 def test_with_cuda_compat_it_starts_on_older_branches_too() -> None:
-    cuda = cudas()["12.2"]
-    for driver, without, with_it in (
-        ("470.57.02", False, True),
-        ("460.32.03", False, False),
-        ("535.54.03", True, True),
-    ):
-        assert (accepts(cuda.requirement(), driver), accepts(cuda.requirement(compat=True), driver)) == (
-            without,
-            with_it,
-        )
-    assert cudas()["9.0"].requirement(compat=True) == cudas()["9.0"].requirement(), "NVIDIA has no cuda-compat for it"
+    without, with_it = (cuda_in_image("12.2", compat=compat) for compat in (False, True))
+    for driver, starts in (("470.57.02", (False, True)), ("460.32.03", (False, False)), ("535.54.03", (True, True))):
+        for ask in (
+            lambda cuda, driver=driver: accepts(cuda.requirement(), driver),
+            lambda cuda, driver=driver: cuda.runs_on(driver),
+        ):
+            assert (ask(without), ask(with_it)) == starts
+    assert cuda_in_image("9.0", compat=True) == cuda_in_image("9.0", compat=False), "NVIDIA has no cuda-compat for it"
 
 
 def test_newer_toolkits_want_newer_drivers_and_take_newer_compilers() -> None:

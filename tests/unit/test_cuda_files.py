@@ -14,7 +14,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from serving_factory.catalogue.cuda import cudas
+from serving_factory.catalogue.cuda import cuda_in_image
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.libraries import cuda_packages
 from serving_factory.catalogue.releases import releases
@@ -124,7 +124,7 @@ def test_a_gpu_image_finds_a_driver_that_no_ldconfig_knows_of_and_its_tools() ->
         text = (ROOT / "dockerfiles" / tag / "gpu.runtime.Dockerfile").read_text(encoding="utf-8")
         assert "ENV PATH=/usr/local/nvidia/bin:/usr/local/cuda/bin:${PATH} \\\n" in text
         assert "    LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64\n" in text
-        assert f'    NVIDIA_REQUIRE_CUDA="{cudas()[gpu.cuda].requirement()}"\n' in text
+        assert f'    NVIDIA_REQUIRE_CUDA="{cuda_in_image(gpu.cuda, compat=False).requirement()}"\n' in text
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from serving_factory.catalogue.cuda import cudas
+from serving_factory.catalogue.cuda import cuda_in_image
 from serving_factory.catalogue.levels import Level, level_facts
 from serving_factory.commands import doctor as doctoring
 from serving_factory.commands.doctor import doctor_page
@@ -63,7 +63,7 @@ from serving_factory.errors import (
 )
 from serving_factory.pipeline.budget import Share
 
-from .matrices import ROOT, write
+from .matrices import ROOT, document, load, write
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 GIB = 2**30
@@ -331,6 +331,7 @@ RUNTIMES = {"runc": {}, "nvidia": {"path": "nvidia-container-runtime"}}
         ({"Runtimes": RUNTIMES}, GpuAccess.RUNTIME),
         ({"Runtimes": RUNTIMES, "DiscoveredDevices": [OTHER, ALL_GPUS]}, GpuAccess.CDI),
         ({"Runtimes": RUNTIMES, "DiscoveredDevices": [OTHER]}, GpuAccess.RUNTIME),
+        ({"Runtimes": RUNTIMES, "DiscoveredDevices": [None, "nvidia.com/gpu=all", [1]]}, GpuAccess.RUNTIME),
         ({"CDISpecDirs": ["/etc/cdi"], "DiscoveredDevices": []}, None),
         ({"CDISpecDirs": ["/nowhere/cdi"]}, None),
     ],
@@ -372,7 +373,10 @@ def test_a_gpu_is_needed_only_where_gpu_variants_are() -> None:
     assert "nvidia-ctk runtime configure" in check_gpu(None, None, planned=True).remedy
 
 
-GPU = {"old": cudas()["10.0"], "new": cudas()["12.2"], "newest": cudas()["12.5"]}
+GPU = {
+    name: cuda_in_image(version, compat=False)
+    for name, version in (("old", "10.0"), ("new", "12.2"), ("newest", "12.5"))
+}
 
 
 def driver(version: str, *ids: str, asked: bool = False) -> Check:
@@ -703,6 +707,18 @@ def test_a_named_driver_is_all_that_is_looked_at(
     found = json.loads(capsys.readouterr().out)
     assert [(check["name"], check["verdict"]) for check in found["checks"]] == [("GPU driver", verdict)]
     assert found["driver"]["newest_release"] == newest_served(version)
+
+
+def test_a_driver_that_cuda_compat_serves_is_enough_for_an_image_that_has_it(tmp_path: Path) -> None:
+    verdicts = []
+    target = {"releases": ["2.19.1"], "flavour": "gpu", "levels": ["x86-64"]}
+    for compat in (False, True):
+        matrix = load(tmp_path, document(targets={"gpu": target}, toolchain={"cuda_compat": compat}))
+        (variant,) = matrix.variants
+        needed = matrix.cuda_of(variant)
+        assert needed
+        verdicts.append(check_driver("470.57.02", {variant.id: needed}, asked=True).verdict)
+    assert verdicts == [Verdict.FAIL, Verdict.OK]
 
 
 def test_this_machines_driver_is_compared_where_gpu_variants_are_planned(

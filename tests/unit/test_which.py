@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from serving_factory.catalogue.cuda import Cuda, cuda_in_image, cudas
+from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level, level_facts
 from serving_factory.commands.images import Image, recorded_image
 from serving_factory.commands.shared import Asked
@@ -41,8 +43,9 @@ def host(level: Level = Level.V3, driver: str | None = None) -> Host:
     return Host(flags=flags, flags_from="cpuinfo", driver=driver, driver_from="--driver")
 
 
-def variants(*ids: str) -> list[Variant]:
-    return [found for id_ in ids if (found := variant_of(id_))]
+def variants(*ids: str, compat: bool = False) -> dict[Variant, Cuda | None]:
+    found = [one for id_ in ids if (one := variant_of(id_))]
+    return {one: cuda_in_image(one.cuda, compat=compat) if one.cuda else None for one in found}
 
 
 def chosen(machine: Host, *ids: str, built: tuple[str, ...] | None = None) -> Choice:
@@ -88,10 +91,10 @@ def test_an_image_that_is_built_goes_before_one_that_is_not() -> None:
 
 
 def test_it_never_guesses_between_two() -> None:
-    other = Variant(release="2.19.1", flavour=variants(GPU3)[0].flavour, level=Level.V3, cuda="12.5")
+    other = Variant(release="2.19.1", flavour=Flavour.GPU, level=Level.V3, cuda="12.5")
     images = {id_: Image(id_, published=True) for id_ in (GPU3, other.id)}
     with pytest.raises(UsageError, match=f"alike: {GPU3}, {other.id}"):
-        choose([*variants(GPU3), other], host(driver="560.35.03"), images)
+        choose(variants(GPU3) | {other: cudas()["12.5"]}, host(driver="560.35.03"), images)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from packaging.version import Version
@@ -102,7 +102,9 @@ class Cuda:
     version: str  # `12.2`
     driver: str  # the oldest Linux driver that the toolkit comes with
     compatible_driver: str | None  # the oldest for minor-version compatibility; None before CUDA 11
-    compat_drivers: tuple[str, ...] | None  # older branches that cuda-compat serves; None where there is no such
+    compat_drivers: (
+        tuple[str, ...] | None
+    )  # older branches that it serves with cuda-compat; None where there is no such
     architectures: tuple[str, ...]  # compute capabilities that nvcc compiles machine code for, lowest first
     newest_gcc: int  # the newest major version of gcc that nvcc takes as host compiler
 
@@ -111,17 +113,18 @@ class Cuda:
         """The oldest driver on which a binary of this toolkit starts."""
         return min(filter(None, (self.driver, self.compatible_driver)), key=Version)
 
-    def requirement(self, *, compat: bool = False) -> str:
-        """Which drivers are enough, as NVIDIA_REQUIRE_CUDA spells it; `compat` is with cuda-compat in the image."""
+    def requirement(self) -> str:
+        """Which drivers are enough, as NVIDIA_REQUIRE_CUDA spells it."""
         least = [f"cuda>={self.version}", *([f"driver>={self.compatible_driver}"] if self.compatible_driver else [])]
-        older = self.compat_drivers if compat and self.compat_drivers else ()
-        return " ".join((*least, *(f"driver>={branch},driver<{int(branch) + 1}" for branch in older)))
+        return " ".join(
+            (*least, *(f"driver>={branch},driver<{int(branch) + 1}" for branch in self.compat_drivers or ()))
+        )
 
-    def runs_on(self, driver: str, *, ptx: bool = False, compat: bool = False) -> bool:
-        """Whether a driver runs the toolkit's machine code, with `ptx` its PTX too; `compat` is with cuda-compat."""
+    def runs_on(self, driver: str, *, ptx: bool = False) -> bool:
+        """Whether a driver runs the toolkit's machine code, with `ptx` its PTX too."""
         # NVIDIA's CUDA Compatibility, Minor Version Compatibility: within a major version of CUDA an older driver runs
         # what a newer toolkit compiled, but does not know its PTX (CUDA error 222, unsupported PTX version).
-        if compat and str(Version(driver).major) in (self.compat_drivers or ()):
+        if str(Version(driver).major) in (self.compat_drivers or ()):
             return True
         return Version(driver) >= Version(self.driver if ptx else self.minimum_driver)
 
@@ -139,6 +142,12 @@ class Card:
 def cudas() -> Mapping[str, Cuda]:
     """Read all toolkits, by version, oldest first."""
     return read_table(Cuda, "cuda.yaml", "version")
+
+
+def cuda_in_image(version: str, *, compat: bool) -> Cuda:
+    """Return a toolkit as an image has it: one without cuda-compat serves no older branches of drivers."""
+    found = cudas()[version]
+    return found if compat else replace(found, compat_drivers=None)
 
 
 @cache
@@ -178,8 +187,8 @@ def why_not_compiler(compiler: str, cuda: Cuda) -> str:
     return f"nvcc of CUDA {cuda.version} takes gcc up to {cuda.newest_gcc} as host compiler, not {compiler}"
 
 
-def why_not_driver(driver: str, cuda: Cuda, *, compat: bool = False) -> str:
+def why_not_driver(driver: str, cuda: Cuda) -> str:
     """Return why a driver does not run what a toolkit compiled, likewise; empty if it does."""
-    if cuda.runs_on(driver, compat=compat):
+    if cuda.runs_on(driver):
         return ""
     return f"CUDA {cuda.version} needs driver {cuda.minimum_driver} or later, not {driver}"

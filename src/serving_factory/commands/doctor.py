@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from serving_factory.catalogue.cuda import Cuda, cudas
+from serving_factory.catalogue.cuda import Cuda
 from serving_factory.commands.plan import Plan, plan_run, site_of
 from serving_factory.commands.shared import Asked, RunOptions, show
 from serving_factory.docker.caches import cache_sizes
@@ -36,7 +36,7 @@ def examine(asked: Asked, *, driver: str = "", json: bool) -> None:
     """
     matrix = asked.load()
     variants = asked.choose(matrix)
-    needed = {one.id: cudas()[one.cuda] for one in variants if one.cuda}
+    needed = {one.id: cuda for one in variants if (cuda := matrix.cuda_of(one))}
     if driver:
         checks = [doctor_checks.check_driver(driver, needed, asked=True)]
     else:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import Version
 
-from serving_factory.catalogue.cuda import cudas, why_not_driver
+from serving_factory.catalogue.cuda import Cuda, why_not_driver
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import LEVELS, level_facts
 from serving_factory.commands.images import Image, recorded_image
 from serving_factory.commands.shared import Asked, show
+from serving_factory.docker.host import GpuAccess
 from serving_factory.doctor import probes
 from serving_factory.doctor.checks import host_level
 from serving_factory.errors import (
@@ -52,7 +53,10 @@ class Choice:
 def which(asked: Asked, *, cpuinfo: str, driver: str) -> tuple[dict[str, object], str]:
     """Find the image for a machine: as a document, and as text."""
     host = read_host(cpuinfo, driver)
-    chosen = [one for one in asked.choose(asked.load()) if asked.flavour or one.flavour is not Flavour.MKL]
+    matrix = asked.load()
+    chosen = {
+        one: matrix.cuda_of(one) for one in asked.choose(matrix) if asked.flavour or one.flavour is not Flavour.MKL
+    }
     images = {one.id: image for one in chosen if (image := recorded_image(asked.folder / one.id))}
     choice = choose(chosen, host, images)
     return _document(choice, host, images[choice.variant.id]), _page(choice, host, images[choice.variant.id])
@@ -83,9 +87,10 @@ def read_host(cpuinfo: str, driver: str) -> Host:
     return Host(flags=flags, flags_from=str(file), driver=found, driver_from=source)
 
 
-def choose(variants: Sequence[Variant], host: Host, images: Mapping[str, Image]) -> Choice:
-    """Choose among variants: of the newest release one for the GPU before others, then the highest level."""
-    reasons = {one.id: reason for one in variants if (reason := _why_not(one, host))}
+def choose(variants: Mapping[Variant, Cuda | None], host: Host, images: Mapping[str, Image]) -> Choice:
+    """Choose among variants, each with its CUDA: the newest release, on a GPU if it can, at the highest level."""
+    found = {one.id: _why_not(one, cuda, host) for one, cuda in variants.items()}
+    reasons = {id_: reason for id_, reason in found.items() if reason}
     fitting = sorted((one for one in variants if one.id not in reasons), key=_rank, reverse=True)
     if not fitting:
         raise _refusal(variants, host, reasons)
@@ -105,15 +110,15 @@ def _rank(variant: Variant) -> tuple[Version, bool, int]:
     return Version(variant.release), variant.flavour is Flavour.GPU, LEVELS.index(variant.level)
 
 
-def _why_not(variant: Variant, host: Host) -> str:
+def _why_not(variant: Variant, cuda: Cuda | None, host: Host) -> str:
     """Why a machine does not run a variant; empty where it does."""
     if variant.level not in LEVELS:
         return "it is made for the CPU of the machine that built it"
     if missing := [flag for flag in level_facts(variant.level).cpuinfo if flag not in host.flags]:
         return f"the CPU lacks {' '.join(missing)}"
-    if not variant.cuda:
+    if cuda is None:
         return ""
-    return why_not_driver(host.driver, cudas()[variant.cuda]) if host.driver else "no NVIDIA driver"
+    return why_not_driver(host.driver, cuda) if host.driver else "no NVIDIA driver"
 
 
 def _refusal(variants: Iterable[Variant], host: Host, reasons: Mapping[str, str]) -> FactoryError:
@@ -140,7 +145,7 @@ def _refusal(variants: Iterable[Variant], host: Host, reasons: Mapping[str, str]
 
 def run_command(image: Image, *, gpu: bool) -> str:
     """The line that serves the model of a folder."""
-    options = ("--gpus", "all") if gpu else ()
+    options = GpuAccess.RUNTIME.split() if gpu else ()
     ports = ("-p", "8500:8500", "-p", "8501:8501")
     mount = ("-v", "/path/to/model:/models/model:ro")
     return shlex.join(("docker", "run", "--rm", *options, *ports, *mount, image.name))
@@ -170,6 +175,8 @@ def _page(choice: Choice, host: Host, image: Image) -> str:
     if choice.better:
         lines.append(f"better   {choice.better.id} would run too, and is not built")
     lines += [f"not      {id_}: {reason}" for id_, reason in choice.left_out.items()]
+    if choice.variant.cuda:
+        lines.append(f"GPU      where the engine gives GPUs by CDI, {GpuAccess.CDI} instead of {GpuAccess.RUNTIME}")
     return "".join(
         f"{line}\n" for line in [*(f"  {one}" for one in lines), "", run_command(image, gpu=bool(choice.variant.cuda))]
     )

@@ -49,7 +49,7 @@ def gpu_access(info: Mapping[str, Any]) -> GpuAccess | None:
     # containers for smoke tests is on this machine. That it looks for such files (CDISpecDirs) says nothing: from
     # 28.2 on it always does.
     devices = info.get("DiscoveredDevices")
-    if any(device.get("ID") == f"{_GPUS}=all" for device in devices or ()):
+    if any(isinstance(device, Mapping) and device.get("ID") == f"{_GPUS}=all" for device in devices or ()):
         return GpuAccess.CDI
     if "nvidia" in (info.get("Runtimes") or ()):
         return GpuAccess.RUNTIME

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from packaging.version import Version
 
-from serving_factory.catalogue.cuda import Cuda, cudas, why_not_driver
+from serving_factory.catalogue.cuda import Cuda, cuda_in_image, why_not_driver
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts
 from serving_factory.catalogue.releases import releases
@@ -203,8 +203,8 @@ def check_driver(driver: str, planned: Mapping[str, Cuda], *, asked: bool) -> Ch
 def newest_served(driver: str, *, ptx: bool = False) -> str | None:
     """The newest release whose gpu images run with a driver, with `ptx` their PTX too; None where there is none."""
     facts = {tag: release.flavours.get(Flavour.GPU) for tag, release in releases().items()}
-    served = [tag for tag, one in facts.items() if one and one.gpu and cudas()[one.gpu.cuda].runs_on(driver, ptx=ptx)]
-    return max(served, key=Version, default=None)
+    toolkits = {tag: cuda_in_image(one.gpu.cuda, compat=False) for tag, one in facts.items() if one and one.gpu}
+    return max((tag for tag, cuda in toolkits.items() if cuda.runs_on(driver, ptx=ptx)), key=Version, default=None)
 
 
 def check_memory(*, cpus: int, memory: int, at_once: int, share: Share, needed: int | None) -> Check:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from serving_factory.catalogue.cuda import Cuda, cuda_in_image
 from serving_factory.catalogue.levels import flag_sets
 from serving_factory.matrix.document import Document
 from serving_factory.matrix.expand import Dropped
@@ -62,6 +63,11 @@ class Matrix:
         """How a variant is built, as far as the matrix says so."""
         settings, own = self.settings.of(variant.release), self.own.get(variant.own_release)
         return replace(settings, source=own.source) if own else settings
+
+    def cuda_of(self, variant: Variant) -> Cuda | None:
+        """A variant's CUDA, as its image has it; None without a GPU."""
+        compat = self.settings_of(variant).toolchain.cuda_compat
+        return cuda_in_image(variant.cuda, compat=compat) if variant.cuda else None
 
 
 def origin(matrix: Matrix, path: KeyPath, *, otherwise: str = DEFAULT) -> str:

@@ -282,7 +282,7 @@ def _doubts(variant: Variant, matrix: Matrix) -> Iterator[Explained]:
     """What was reported of the release's branch, and may or may not hold of the release: it is built all the same."""
     compiler = matrix.settings_of(variant).toolchain.compiler_of(releases()[variant.release].flavours[variant.flavour])
     for pair in uncertain_pairs(variant, compiler):
-        yield Explained("doubt", f"it may not {pair.fails}: {pair.reason}", " ".join(pair.references))
+        yield Explained("doubt", f"it may not compile: {pair.reason}", " ".join(pair.references))
 
 
 def _names(repository: str, tags: Sequence[str]) -> tuple[str, ...]:

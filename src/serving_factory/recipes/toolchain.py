@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from packaging.version import Version
 
 from serving_factory.catalogue.bazel import bazel_flag, bazel_reads
-from serving_factory.catalogue.cuda import cudas
+from serving_factory.catalogue.cuda import cuda_in_image, cudas
 from serving_factory.catalogue.distributions import (
     Distribution,
     DistributionPython,
@@ -369,7 +369,7 @@ def gpu_build(
         tensorrt_version=gpu.tensorrt or "",
         tensorrt_environment=tensorrt is not None and tensorrt_flag is None,
         compat=f"cuda-compat-{gpu.cuda.replace('.', '-')}" if compat else None,
-        requirement=cudas()[gpu.cuda].requirement(compat=compat),
+        requirement=cuda_in_image(gpu.cuda, compat=compat).requirement(),
     )
 
 

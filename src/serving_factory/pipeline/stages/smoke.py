@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serving_factory.catalogue.cuda import cudas, why_not_driver
+from serving_factory.catalogue.cuda import cuda_in_image, why_not_driver
 from serving_factory.docker.host import GPU_REMEDY, GpuAccess
 from serving_factory.errors import GpuDriverError, GpuMissingError
 from serving_factory.pipeline.job import GpuUse, Job, Progress, Stage
@@ -72,8 +72,8 @@ def gpu_access(job: Job) -> tuple[GpuAccess | None, str | None]:
             remedy=GPU_REMEDY,
         )
     gpu = job.recipe.toolchain.gpu
-    compat = gpu is not None and gpu.compat is not None
-    if access and driver and variant.cuda and (why := why_not_driver(driver, cudas()[variant.cuda], compat=compat)):
+    cuda = cuda_in_image(gpu.version, compat=gpu.compat is not None) if gpu else None
+    if access and driver and cuda and (why := why_not_driver(driver, cuda)):
         other = "build a release that it serves (`./factory doctor` names the newest)"
         remedy = f"install a newer driver, or {other}; `--gpu never` tries the image without a GPU"
         raise GpuDriverError(f"{variant.id}: this machine's NVIDIA driver is too old.", why=f"{why}.", remedy=remedy)
