@@ -173,7 +173,7 @@ RUN ls \
 RUN packages=(cuda-cudart-11-8 cuda-nvrtc-11-8 libcublas-11-8 libcudnn8 libcufft-11-8 libcurand-11-8 libcusolver-11-8 libcusparse-11-8) \
  && if [ "$TENSORRT" = 1 ]; then packages+=(libnvinfer-plugin8 libnvinfer8); fi \
  && { dpkg-query -L "${packages[@]}" | grep -E '/lib[^/]*\.so\.[0-9][^/]*$' \
-   && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.*; } \
+   && ls /usr/local/cuda/extras/CUPTI/lib64/libcupti.so.* /usr/local/cuda/targets/x86_64-linux/lib/libnvrtc.so; } \
   | grep -vE '/(libcufftw|libcusolverMg|libnvblas)\.so' > /factory/libraries
 
 # Bazel 5.3.0: the plain binary. The named context `bazel` replaces the download.

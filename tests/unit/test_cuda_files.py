@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from serving_factory.catalogue.cuda import cuda_in_image
 from serving_factory.catalogue.facts import Flavour
-from serving_factory.catalogue.libraries import cuda_packages
+from serving_factory.catalogue.libraries import cuda_packages, opened_libraries
 from serving_factory.catalogue.releases import releases
 from serving_factory.errors import RecipeError
 from serving_factory.matrix.load import load_matrix
@@ -107,6 +107,16 @@ def test_libraries_that_no_server_opens_stay_out() -> None:
         assert left_out[1].split("|") == list(packages.unopened)
         assert ("libcurand" in packages.unopened) == (releases()[tag].version >= Version("2.14")), "16d250d6 of 2023"
         assert "cuda_curand" not in packages.hermetic
+
+
+def test_the_link_that_cudnn_opens_by_its_name_without_a_version_goes_along() -> None:
+    for tag in (*FROM_APT, *HERMETIC):
+        gpu = releases()[tag].flavours[Flavour.GPU].gpu
+        assert gpu is not None
+        opened = [name for name in opened_libraries(["cudnn"], gpu) if name.endswith(".so")]
+        assert list(cuda_packages(releases()[tag]).links) == opened, tag
+        assert all(f"/lib/{name}; }} \\\n" in devel(tag) for name in opened), tag
+    assert cuda_packages(releases()["2.13.0"]).links == ("libnvrtc.so",)
 
 
 def test_repositories_are_listed_one_by_one() -> None:

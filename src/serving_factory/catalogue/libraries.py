@@ -45,6 +45,7 @@ class CudaPackages:
     copied: tuple[str, ...]
     tools: tuple[str, ...]  # files below the toolkit's folder that the server runs or reads while it serves
     unopened: tuple[str, ...]  # how the names of libraries begin that no server opens
+    links: tuple[str, ...]  # names without a version that a library opens
 
 
 def cuda_packages(release: Release) -> CudaPackages:
@@ -59,7 +60,8 @@ def cuda_packages(release: Release) -> CudaPackages:
         entry["tensorrt"] = _filled(era["tensorrt"], values)
     major = values["cudnn"].partition(".")[0] if entry["packages"] else ""
     where = f"cuda_packages.yaml: {release.tag}"
-    files = {kind: _of(release.version, _table("cuda_files.yaml", kind)) for kind in ("copied", "tools", "unopened")}
+    kinds = ("copied", "tools", "unopened", "links")
+    files = {kind: _of(release.version, _table("cuda_files.yaml", kind)) for kind in kinds}
     return read_entry(CudaPackages, where, entry, notes=("releases", "cudnn"), cudnn_major=major, **files)
 
 

@@ -218,6 +218,7 @@ def _fixed(release: Release, flavour: Flavour, toolchain: Toolchain) -> Iterator
         if release.version < Version("2.15") and "devel" not in (facts.runtime_base or "") and toolchain.gpu.cuda.tools:
             tools = (tool.rpartition("/")[2].partition(".")[0] for tool in toolchain.gpu.cuda.tools)
             yield f"{', '.join(tools)} in the image"
+        yield from (f"{name}, which cuDNN opens, in the image" for name in toolchain.gpu.cuda.links)
         if "libcurand" in toolchain.gpu.cuda.unopened:
             yield "libcurand, which no server opens, left out"
     yield from (fix.why for fix in toolchain.fixes)
