@@ -63,14 +63,16 @@ def run(script: str, checkout: Checkout, environment: Mapping[str, str]) -> str:
 
 @pytest.mark.usefixtures("docker_commands")
 def test_every_command_of_the_page_does_what_it_says(checkout: Checkout, local_registry: LocalRegistry) -> None:
-    name, rest, http = f"serving-{checkout.mark}", free_port(), free_port()
+    name, rest, http, grpc = f"serving-{checkout.mark}", free_port(), free_port(), free_port()
     environment = {"ADDRESS": f"127.0.0.1:{http}", "COMPOSE_PROJECT_NAME": name}
     here = {
         "./factory": f"{sys.executable} -m invoke",
         "registry.example.com": local_registry.host,
         "my-serving": name,
         "-p 8501:": f"-p 127.0.0.1:{rest}:",
+        "-p 8500:": f"-p 127.0.0.1:{grpc}:",
         "localhost:8501": f"localhost:{rest}",
+        "localhost:8500": f"localhost:{grpc}",
         "localhost:8080": f"localhost:{http}",
     }
     try:

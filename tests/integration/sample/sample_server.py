@@ -77,13 +77,19 @@ class SampleServer:
             connection.close()
 
 
-def create(client: docker.DockerClient, image: str, arguments: Sequence[str], models: Path | None = None) -> Container:
+def create(
+    client: docker.DockerClient,
+    image: str,
+    arguments: Sequence[str],
+    models: Path | None = None,
+    entrypoint: str = BINARY,
+) -> Container:
     """A container of the server, not started; the models' folder is mounted read-only at /models."""
     volumes = {str(models): {"bind": "/models", "mode": "ro"}} if models else {}
     return client.containers.create(
         image,
         list(arguments),
-        entrypoint=[BINARY],
+        entrypoint=[entrypoint],
         init=False,
         labels=OWNER,
         ports={GRPC_PORT: ("127.0.0.1", 0), REST_PORT: ("127.0.0.1", 0)},

@@ -62,12 +62,6 @@ def test_no_model_is_an_error(finished: Container) -> None:
     assert exit_code(finished) == 1
 
 
-@pytest.mark.parametrize("finished", [["--model_config_file=/models/missing.config"]], indirect=True)
-def test_a_missing_config_file_is_an_error(finished: Container) -> None:
-    assert "protobuf file: '/models/missing.config'" in finished.logs().decode()
-    assert exit_code(finished) == 1
-
-
 @pytest.mark.parametrize("finished", [[*MODEL_FLAGS, "--port=ninety"]], indirect=True)
 def test_a_malformed_value_is_an_error(finished: Container) -> None:
     assert "Couldn't interpret value ninety for flag --port" in finished.logs().decode()

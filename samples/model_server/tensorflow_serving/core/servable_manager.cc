@@ -2,22 +2,44 @@
 #include "tensorflow_serving/core/servable_manager.h"
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <thread>
 #include <utility>
 #include "tensorflow/core/platform/error.h"
 
 namespace tensorflow::serving {
 namespace {
-// The newest of the folders whose names are numbers; 0 and "" when there is none. Throws when the path cannot be read.
-std::pair<int64_t, std::string> FindNewest(const std::string& base_path) {
-  std::pair<int64_t, std::string> newest;
+using Folders = std::map<int64_t, std::string>;
+
+// The folders whose names are numbers. Throws when the path cannot be read.
+Folders FindVersions(const std::string& base_path) {
+  Folders found;
   for (const auto& entry : std::filesystem::directory_iterator(base_path)) {
     const std::string name = entry.path().filename().string();
     std::error_code ignored;  // an entry that went away meanwhile is no version
     const bool numeric = name.size() <= 18 && name.find_first_not_of("0123456789") == std::string::npos;
-    if (numeric && entry.is_directory(ignored)) newest = std::max(newest, {std::stoll(name), entry.path().string()});
+    if (numeric && entry.is_directory(ignored)) found[std::stoll(name)] = entry.path().string();
   }
-  return newest;
+  return found;
+}
+
+// Of the versions found, those that the policy asks for, and not those; by default the newest one alone.
+Folders Select(const ModelConfig& model, const Folders& found, std::string* complaint) {
+  const auto& policy = model.model_version_policy();
+  if (policy.has_all()) return found;
+  if (!policy.has_specific()) {
+    const size_t count = std::min<size_t>(std::max(policy.latest().num_versions(), 1u), found.size());
+    return Folders(std::prev(found.end(), count), found.end());
+  }
+  Folders chosen;
+  for (const int64_t version : policy.specific().versions()) {
+    const auto folder = found.find(version);
+    if (folder != found.end()) chosen.insert(*folder);
+    if (folder != found.end()) continue;
+    *complaint += StrCat("Version ", version, " of servable ", model.name(), ", which was requested to be served as a ",
+                         "'specific' version in the servable's version policy, was not found in the file system. ");
+  }
+  return chosen;
 }
 
 std::string Describe(const std::string& model, int64_t version) {
@@ -28,7 +50,7 @@ std::string Describe(const std::string& model, int64_t version) {
 void ServableManager::Start() {
   const auto poll = [this] {
     for (const ModelConfig& model : options_.models.config()) Poll(model);
-    return std::none_of(complained_.begin(), complained_.end(), [](const auto& entry) { return entry.second; });
+    return std::none_of(aspired_.begin(), aspired_.end(), [](const auto& entry) { return entry.second.empty(); });
   };
   bool all_there = poll();
   if (options_.poll_wait.count() <= 0) return;
@@ -37,29 +59,35 @@ void ServableManager::Start() {
 }
 
 void ServableManager::Poll(const ModelConfig& model) {
-  std::pair<int64_t, std::string> newest;
-  std::string complaint = "No versions of servable " + model.name() + " found under base path " + model.base_path() +
-                          ". Did you forget to name your leaf directory as a number (eg. '/1/')?";
+  Folders chosen;
+  std::string complaint;
   try {
-    newest = FindNewest(model.base_path());
+    chosen = Select(model, FindVersions(model.base_path()), &complaint);
+    if (chosen.empty() && complaint.empty()) {
+      complaint = "No versions of servable " + model.name() + " found under base path " + model.base_path() +
+                  ". Did you forget to name your leaf directory as a number (eg. '/1/')?";
+    }
   } catch (const std::filesystem::filesystem_error& problem) {
     complaint = StrCat("FileSystemStoragePathSource encountered a filesystem access error: ", problem.what());
   }
-  const bool complained = std::exchange(complained_[model.name()], newest.second.empty());
-  if (newest.second.empty()) {
-    if (!complained) TF_LOG('W', complaint);  // said once, not once a second
-    return;  // a folder that is empty or cannot be read for a moment is no reason to unload what it held
+  // Said once, not once a second.
+  if (std::exchange(complaints_[model.name()], complaint) != complaint && !complaint.empty()) TF_LOG('W', complaint);
+  const Folders before = std::exchange(aspired_[model.name()], chosen);
+  if (chosen.empty()) return;  // for a moment, perhaps: no reason to unload what the folder held
+  for (auto version = chosen.rbegin(); version != chosen.rend(); ++version) {
+    bool is_new = before.count(version->first) == 0;
+    while (IsDue(model.name(), version->first, std::exchange(is_new, false))) {
+      Load(model.name(), version->first, version->second);
+    }
   }
-  while (IsDue(model.name(), newest.first)) Load(model.name(), newest.first, newest.second);
-  UnloadOthers(model.name(), newest.first);
+  UnloadOthers(model.name(), chosen);
 }
 
 // True when the version should be loaded now: it is new, or came back, or its next try is due.
-bool ServableManager::IsDue(const std::string& model, int64_t number) {
-  const bool changed = std::exchange(newest_[model], number) != number;
+bool ServableManager::IsDue(const std::string& model, int64_t number, bool is_new) {
   std::lock_guard<std::mutex> lock(mutex_);
   Version& version = models_[model][number];
-  if (changed && version.servable == nullptr) version = Version();
+  if (is_new && version.servable == nullptr) version = Version();
   const auto state = version.status.state();
   return state == ModelVersionStatus::UNKNOWN ||
          (state == ModelVersionStatus::LOADING && Clock::now() >= version.next_attempt);
@@ -74,7 +102,8 @@ void ServableManager::Load(const std::string& model, int64_t number, const std::
   bool for_good = false;
   try {
     TF_LOG('I', "Reading SavedModel from: ", folder);
-    Servable servable{model, number, LoadSavedModel(folder, options_.saved_model_tag, &for_good)};
+    Servable servable{model, number, LoadSavedModel(folder, options_.saved_model_tag, &for_good),
+                      options_.max_batch_size};
     lock.lock();
     version.servable = std::make_shared<Servable>(std::move(servable));
     version.status.set_state(ModelVersionStatus::AVAILABLE);
@@ -92,12 +121,14 @@ void ServableManager::Load(const std::string& model, int64_t number, const std::
   }
 }
 
-void ServableManager::UnloadOthers(const std::string& model, int64_t number) {
+void ServableManager::UnloadOthers(const std::string& model, const Folders& aspired) {
   std::lock_guard<std::mutex> lock(mutex_);
   auto& versions = models_[model];
-  if (versions[number].servable == nullptr) return;  // a new version that fails must not cost the old one that works
+  // A new version that fails must not cost the old one that works.
+  const auto serves = [&](const auto& entry) { return versions[entry.first].servable != nullptr; };
+  if (std::none_of(aspired.begin(), aspired.end(), serves)) return;
   for (auto& entry : versions) {
-    if (entry.first == number || entry.second.servable == nullptr) continue;
+    if (aspired.count(entry.first) > 0 || entry.second.servable == nullptr) continue;
     entry.second.status.set_state(ModelVersionStatus::END);
     entry.second.servable.reset();  // requests in flight hold it until they are done
     TF_LOG('I', "Done unloading servable version ", Describe(model, entry.first));
@@ -116,7 +147,21 @@ std::vector<ServableManager::Version> ServableManager::Matching(const ModelSpec&
   return versions;
 }
 
-std::shared_ptr<const Servable> ServableManager::GetServable(const ModelSpec& spec) const {
+// The request with the version that its label stands for.
+ModelSpec ServableManager::WithoutLabel(const ModelSpec& spec) const {
+  if (!spec.has_version_label()) return spec;
+  for (const ModelConfig& model : options_.models.config()) {
+    const auto label = model.version_labels().find(spec.version_label());
+    if (model.name() != spec.name() || label == model.version_labels().end()) continue;
+    ModelSpec found = spec;
+    found.mutable_version()->set_value(label->second);
+    return found;
+  }
+  throw Error(error::INVALID_ARGUMENT, "Unrecognized servable version label: ", spec.version_label());
+}
+
+std::shared_ptr<const Servable> ServableManager::GetServable(const ModelSpec& asked) const {
+  const ModelSpec spec = WithoutLabel(asked);
   for (const Version& version : Matching(spec)) {
     if (version.servable != nullptr) return version.servable;
   }
@@ -124,6 +169,7 @@ std::shared_ptr<const Servable> ServableManager::GetServable(const ModelSpec& sp
               spec.name(), spec.has_version() ? StrCat(", ", spec.version().value()) : "", ")");
 }
 
+// A label counts for nothing here, as upstream: the answer has all versions.
 GetModelStatusResponse ServableManager::GetModelStatus(const ModelSpec& spec) const {
   GetModelStatusResponse response;
   for (const Version& version : Matching(spec)) *response.add_model_version_status() = version.status;

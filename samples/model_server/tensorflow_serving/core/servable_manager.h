@@ -17,6 +17,7 @@ struct Servable {
   std::string name;
   int64_t version;
   SavedModelBundle bundle;
+  int64_t max_batch_size;  // that a request may have; 0: any
 };
 
 class ServableManager {
@@ -24,6 +25,7 @@ class ServableManager {
   struct Options {
     ModelConfigList models;
     std::string saved_model_tag;
+    int64_t max_batch_size;
     int64_t max_num_load_retries;
     std::chrono::microseconds load_retry_interval;
     std::chrono::seconds poll_wait;  // 0 or less: look once, at the start
@@ -49,14 +51,15 @@ class ServableManager {
   };
 
   std::vector<Version> Matching(const ModelSpec& spec) const;
+  ModelSpec WithoutLabel(const ModelSpec& spec) const;
   void Poll(const ModelConfig& model);
-  bool IsDue(const std::string& model, int64_t number);
+  bool IsDue(const std::string& model, int64_t number, bool is_new);
   void Load(const std::string& model, int64_t number, const std::string& folder);
-  void UnloadOthers(const std::string& model, int64_t number);
+  void UnloadOthers(const std::string& model, const std::map<int64_t, std::string>& aspired);
 
   const Options options_;
-  std::map<std::string, bool> complained_;  // by model; both used by the polling thread only
-  std::map<std::string, int64_t> newest_;
+  std::map<std::string, std::string> complaints_;  // by model, the last one; both used by the polling thread only
+  std::map<std::string, std::map<int64_t, std::string>> aspired_;  // by model: the folder of each version to serve
   mutable std::mutex mutex_;
   // By model, then by version, the newest first, as upstream lists them. Guarded by mutex_.
   std::map<std::string, std::map<int64_t, Version, std::greater<int64_t>>> models_;

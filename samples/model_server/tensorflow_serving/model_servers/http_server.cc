@@ -41,23 +41,24 @@ std::string MetadataToJson(const ServableManager& manager, const ModelSpec& spec
          ToJson(signatures, true) + "}\n}\n";
 }
 
-// The JSON answer to a request; throws when there is none to give.
-std::string Answer(const ServableManager& manager, const httplib::Request& request) {
-  static const std::regex kPath("/v1/models(?:/([^/:]+)(?:/versions/([0-9]{1,18}))?(:predict|/metadata)?)?",
-                                std::regex::icase);
+// The JSON answer to a request, and the model's name as soon as it is known; throws when there is none to give.
+std::string Answer(const ServableManager& manager, const httplib::Request& request, std::string* model) {
+  static const std::regex kPath(
+      "/v1/models(?:/([^/:]+)(?:/versions/([0-9]{1,18})|/labels/([^/:]+))?(:predict|/metadata)?)?", std::regex::icase);
   std::smatch parts;
   // What std::regex needs of the stack grows with the text.
   const bool matches = request.path.size() <= 1024 && std::regex_match(request.path, parts, kPath);
-  const bool predict = matches && parts[3].matched && *parts[3].first == ':';
+  const bool predict = matches && parts[4].matched && *parts[4].first == ':';
   if (!matches || request.method != (predict ? "POST" : "GET")) {
     throw Error(error::INVALID_ARGUMENT, "Malformed request: ", request.method, " ", request.path);
   }
   ModelSpec spec;
-  spec.set_name(parts[1]);
+  spec.set_name(*model = parts[1]);
   if (parts[2].matched) spec.mutable_version()->set_value(std::stoll(parts[2]));
+  if (parts[3].matched) spec.set_version_label(parts[3]);
   if (spec.name().empty()) throw Error(error::INVALID_ARGUMENT, "Missing model name in request.");
   if (predict) return PredictFromJson(manager, spec, request.body);
-  return parts[3].matched ? MetadataToJson(manager, spec) : ToJson(manager.GetModelStatus(spec), false);
+  return parts[4].matched ? MetadataToJson(manager, spec) : ToJson(manager.GetModelStatus(spec), false);
 }
 
 int HttpCode(error::Code code) {
@@ -74,7 +75,8 @@ void SetSocketOptions(int socket) {
 }
 }  // namespace
 
-void StartHttpServer(const ServableManager& manager, int64_t port, int64_t num_threads, int64_t timeout_in_ms) {
+void StartHttpServer(const ServableManager& manager, RequestCounts* counts, const std::string& counts_path,
+                     int64_t port, int64_t num_threads, int64_t timeout_in_ms) {
   const auto server = std::make_shared<httplib::Server>();
   server->new_task_queue = [num_threads] { return new httplib::ThreadPool(num_threads); };
   server->set_socket_options(SetSocketOptions).set_tcp_nodelay(true);
@@ -82,13 +84,17 @@ void StartHttpServer(const ServableManager& manager, int64_t port, int64_t num_t
   server->set_keep_alive_timeout(2).set_keep_alive_max_count(std::numeric_limits<int>::max());
   const std::chrono::milliseconds timeout(timeout_in_ms);
   server->set_read_timeout(timeout).set_write_timeout(timeout);
-  const auto handler = [&manager](const httplib::Request& request, httplib::Response& response) {
+  const auto handler = [&manager, counts](const httplib::Request& request, httplib::Response& response) {
+    std::string model;
+    error::Code code = error::OK;
     try {
-      response.set_content(Answer(manager, request), "application/json");
+      response.set_content(Answer(manager, request, &model), "application/json");
     } catch (const Error& problem) {
-      response.status = HttpCode(problem.code());
+      code = problem.code();
+      response.status = HttpCode(code);
       response.set_content(MakeJsonFromError(problem.what()), "application/json");
     }
+    counts->Add(model, code);
   };
   // By itself the library refuses a form, which is what curl calls its data, of over 8 KiB.
   const auto reader = [handler](httplib::Request request, auto& response, const httplib::ContentReader& read) {
@@ -98,6 +104,12 @@ void StartHttpServer(const ServableManager& manager, int64_t port, int64_t num_t
   };
   const char* const ours = "/[vV]1/.*";  // any other path is the library's 404
   server->Get(ours, handler).Post(ours, reader).Put(ours, handler).Delete(ours, handler);
+  // The path is any text, which the library would take for a regular expression.
+  server->set_pre_routing_handler([counts, counts_path](const auto& request, auto& response) {
+    if (counts_path.empty() || request.path != counts_path) return httplib::Server::HandlerResponse::Unhandled;
+    response.set_content(counts->Page(), "text/plain");
+    return httplib::Server::HandlerResponse::Handled;
+  });
   // A machine without IPv6 has no "::".
   if (!server->bind_to_port("::", port) && !server->bind_to_port("0.0.0.0", port)) {
     throw Error(error::UNAVAILABLE, "Failed to start HTTP Server at localhost:", port,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command line. As upstream's, the server has no handler for SIGTERM: as PID 1 it needs an init in front of it.
+#include <strings.h>
 #include <algorithm>
 #include <cstdlib>
 #include <iostream>
@@ -29,12 +30,16 @@ Flags DefaultFlags() {
           {"--model_name", {"default", "name of the model (ignored with --model_config_file)"}},
           {"--model_base_path", {"", "folder of version folders (ignored with --model_config_file)"}},
           {"--model_config_file", {"", "file with a ModelServerConfig in text format"}},
+          {"--allow_version_labels_for_unavailable_models", {"false", "allow labels in the configuration"}},
+          {"--enable_batching", {"false", "refuse requests that upstream's batching would refuse"}},
+          {"--batching_parameters_file", {"", "file with BatchingParameters in text format"}},
+          {"--monitoring_config_file", {"", "file with a MonitoringConfig in text format"}},
+          {"--ssl_config_file", {"", "file with an SSLConfig in text format, for gRPC"}},
           {"--saved_model_tags", {"serve", "tag of the graph to load from a SavedModel"}},
           {"--file_system_poll_wait_seconds", {"1", "pause between looks for new versions; 0: look once"}},
           {"--max_num_load_retries", {"5", "how often a failed load is tried again"}},
           {"--load_retry_interval_micros", {"60000000", "pause between these tries"}},
           {"--version", {"false", "print the version and exit"}},
-          {"--enable_batching", {"false", kIgnored}},
           {"--tensorflow_inter_op_parallelism", {"0", kIgnored}},
           {"--tensorflow_intra_op_parallelism", {"0", kIgnored}}};
 }
@@ -46,6 +51,13 @@ bool SetFlag(const std::string& argument, Flags* flags) {
   if (flag == flags->end()) return false;
   flag->second.value = equals == std::string::npos ? "true" : argument.substr(equals + 1);
   return true;
+}
+
+bool IsSet(const Flags& flags, const std::string& name) {
+  const std::string& text = flags.at(name).value;
+  if (strcasecmp(text.c_str(), "true") == 0 || text == "1") return true;
+  if (strcasecmp(text.c_str(), "false") == 0 || text == "0") return false;
+  throw tensorflow::Error(tensorflow::error::INVALID_ARGUMENT, "Couldn't interpret value ", text, " for flag ", name);
 }
 
 int64_t Number(const Flags& flags, const std::string& name) {
@@ -76,7 +88,10 @@ int main(int argc, char** argv) try {
   tensorflow::serving::RunServer(
       {Number(flags, "--port"), Number(flags, "--rest_api_port"), Number(flags, "--rest_api_num_threads"),
        Number(flags, "--rest_api_timeout_in_ms"), flags.at("--model_name").value, flags.at("--model_base_path").value,
-       flags.at("--model_config_file").value, flags.at("--saved_model_tags").value,
+       flags.at("--model_config_file").value, IsSet(flags, "--allow_version_labels_for_unavailable_models"),
+       IsSet(flags, "--enable_batching"), flags.at("--batching_parameters_file").value,
+       flags.at("--monitoring_config_file").value, flags.at("--ssl_config_file").value,
+       flags.at("--saved_model_tags").value,
        Number(flags, "--file_system_poll_wait_seconds"), Number(flags, "--max_num_load_retries"),
        Number(flags, "--load_retry_interval_micros")});
 } catch (const tensorflow::Error& problem) {

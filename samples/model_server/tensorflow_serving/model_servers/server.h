@@ -12,6 +12,11 @@ struct ServerOptions {
   std::string model_name;
   std::string model_base_path;
   std::string model_config_file;
+  bool allow_version_labels_for_unavailable_models;
+  bool enable_batching;
+  std::string batching_parameters_file;
+  std::string monitoring_config_file;
+  std::string ssl_config_file;
   std::string saved_model_tag;
   int64_t file_system_poll_wait_seconds;
   int64_t max_num_load_retries;

@@ -34,6 +34,22 @@ std::map<std::string, Tensor> Feeds(const SignatureDef& signature, const Predict
   return feeds;
 }
 
+// What upstream's batching refuses: tensors that are no batch, and more at once than the parameters allow.
+void CheckBatch(const std::map<std::string, Tensor>& feeds, int64_t most) {
+  for (const auto& feed : feeds) {
+    if (feed.second.rank() == 0) {
+      throw Error(error::INVALID_ARGUMENT, "Batching Run() input tensors must have at least one dimension");
+    }
+    const int64_t size = feed.second.shape()[0];
+    if (size != feeds.begin()->second.shape()[0]) {
+      throw Error(error::INVALID_ARGUMENT, "Batching Run() input tensors must have equal 0th-dimension size");
+    }
+    if (size > most) {
+      throw Error(error::INVALID_ARGUMENT, "Task size ", size, " is larger than maximum input batch size ", most);
+    }
+  }
+}
+
 // The names of the outputs to compute: those asked for, or all of them.
 std::set<std::string> ChooseOutputs(const SignatureDef& signature, const PredictRequest& request) {
   const auto known = Keys(signature.outputs());
@@ -66,6 +82,7 @@ PredictResponse Predict(const ServableManager& manager, const PredictRequest& re
   const std::string& name = request.model_spec().signature_name();
   const SignatureDef& signature = FindSignature(*servable, name, error::FAILED_PRECONDITION);
   const auto feeds = Feeds(signature, request);
+  if (servable->max_batch_size > 0) CheckBatch(feeds, servable->max_batch_size);
   const auto aliases = ChooseOutputs(signature, request);
   std::vector<std::string> fetches;
   for (const std::string& alias : aliases) fetches.push_back(signature.outputs().at(alias).name());
