@@ -244,6 +244,10 @@ class CacheFileError(FactoryError, code=52):
     """A file of exported caches is missing, damaged or of another format."""
 
 
+class LoadError(FactoryError, code=53):
+    """A server under load gave no usable answer."""
+
+
 class GitError(FactoryError, code=60):
     """A git mirror does not have the requested commit or file, or cannot be read."""
 

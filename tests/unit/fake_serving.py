@@ -139,7 +139,8 @@ def _handler(fake: FakeServing) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             fake.requests.append((self.path, body))
             try:
-                values = fake.predict(json.loads(body)["instances"], "REST")
+                document = json.loads(body)
+                values = fake.predict(document.get("instances") or document["inputs"]["x"], "REST")
             except LookupError as error:
                 self._answer(404, {"error": str(error)})
             else:

@@ -24,12 +24,13 @@ BELOW: dict[str, set[str]] = {
     "docker": {"errors"},
     "inspection": {"catalogue", "errors"},
     "smoke": {"docker", "recipes", "matrix", "catalogue", "errors"},
+    "load": {"smoke", "docker", "errors"},
     "doctor": {"pipeline.budget", "docker", "recipes", "matrix", "catalogue", "errors"},
-    "pipeline": {"smoke", "inspection", "doctor", "docker", "recipes", "matrix", "catalogue", "errors"},
+    "pipeline": {"load", "smoke", "inspection", "doctor", "docker", "recipes", "matrix", "catalogue", "errors"},
     "output": {"pipeline.events", "pipeline.estimates", "errors"},
     "deploy": {"matrix", "catalogue", "errors"},
     "commands": {
-        *("deploy", "output", "pipeline", "smoke", "inspection", "doctor", "docker", "recipes", "matrix"),
+        *("deploy", "output", "pipeline", "load", "smoke", "inspection", "doctor", "docker", "recipes", "matrix"),
         *("catalogue", "errors"),
     },
 }

@@ -89,6 +89,7 @@ class ContainerSpec:
     user: str | None = None  # `uid` or `uid:gid`
     security_opt: tuple[str, ...] = ()
     gpu: GpuAccess | None = None  # gives it all GPUs, in this way
+    cpus: float | None = None  # the CPU time that it may take, in CPUs
     health_interval: float | None = None  # seconds between two health checks
     owner: str = "factory"  # marks it, so that `Engine.remove_strays` finds what a killed factory left
 
@@ -105,6 +106,7 @@ class ContainerSpec:
             "cap_drop": list(self.cap_drop),
             "user": self.user,
             "security_opt": list(self.security_opt),
+            "nano_cpus": int(self.cpus * 1e9) if self.cpus else None,
             "device_requests": [_GPU_REQUESTS[self.gpu]] if self.gpu else None,
             "healthcheck": {"interval": int(self.health_interval * 1e9)} if self.health_interval else None,
             "labels": {OWNER_LABEL: self.owner},

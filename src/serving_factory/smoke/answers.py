@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class ServingApiError(Exception):
@@ -41,6 +41,8 @@ class Signature:
 
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
+    # name -> shape of each input, -1 where a dimension is open; empty where the server was asked over REST
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,9 @@ from serving_factory.smoke.answers import (
 SIGNATURE_DEF_MAP = "tensorflow.serving.SignatureDefMap"
 _STATUS_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 _GRPC_OPTIONS = (
+    # The server has no limit (server.cc, SetMaxMessageSize); grpc's own, 4 MiB, is less than a picture.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
     # A proxy of the environment must not be asked for a server on this machine.
     ("grpc.enable_http_proxy", 0),
     # Clients share no connection, so that each thread of a load test has its own.
@@ -87,20 +90,29 @@ class GrpcClient(AbstractContextManager["GrpcClient"]):
         signatures = _parse(pb.SignatureDefMap, packed.value).signature_def
         return ModelMetadata(
             response.model_spec.version.value,
-            {name: Signature(_types(item.inputs), _types(item.outputs)) for name, item in signatures.items()},
+            {
+                name: Signature(_types(item.inputs), _types(item.outputs), _shapes(item.inputs))
+                for name, item in signatures.items()
+            },
         )
 
+    def send(self, request: bytes) -> bytes:
+        """Send a PredictRequest, and return the PredictResponse, both as they are; raises as `predict`."""
+        return self._exchange("PredictionService/Predict", request)
+
     def _call(self, path: str, request: Message, response: type[_M]) -> _M:
+        return _parse(response, self._exchange(path, request.SerializeToString()))
+
+    def _exchange(self, path: str, request: bytes) -> bytes:
         # Bytes in and bytes out: grpc would write a traceback to the log when it cannot parse an answer.
         method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(f"/tensorflow.serving.{path}")
         try:
-            data = method(request.SerializeToString(), timeout=self._timeout)
+            return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
             code, details = error.code(), error.details() or ""
             if code in _UNAVAILABLE:
                 raise ServerUnavailableError(f"gRPC {self._address}: {code.name}: {details}") from error
             raise ServerAnswerError(f"{code.name}: {details}") from error
-        return _parse(response, data)
 
 
 def _parse(kind: type[_M], data: bytes) -> _M:
@@ -134,6 +146,10 @@ def _floats(tensor: pb.TensorProto) -> list[float]:
 
 def _types(tensors: Mapping[str, pb.TensorInfo]) -> dict[str, str]:
     return {name: _name(pb.DataType, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _shapes(tensors: Mapping[str, pb.TensorInfo]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(dim.size for dim in tensor.tensor_shape.dim) for name, tensor in tensors.items()}
 
 
 def _name(enum: EnumTypeWrapper, number: int) -> str:

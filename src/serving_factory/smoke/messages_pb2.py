@@ -26,7 +26,7 @@ from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$serving_factory/smoke/messages.proto\x12\x15serving_factory.smoke\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x85\x01\n\x10TensorShapeProto\x12\x38\n\x03\x64im\x18\x02 \x03(\x0b\x32+.serving_factory.smoke.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xbf\x01\n\x0bTensorProto\x12.\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1f.serving_factory.smoke.DataType\x12=\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\'.serving_factory.smoke.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\"\x89\x01\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1f.serving_factory.smoke.DataType\x12=\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32\'.serving_factory.smoke.TensorShapeProto\"\xcc\x02\n\x0cSignatureDef\x12?\n\x06inputs\x18\x01 \x03(\x0b\x32/.serving_factory.smoke.SignatureDef.InputsEntry\x12\x41\n\x07outputs\x18\x02 \x03(\x0b\x32\x30.serving_factory.smoke.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x1aP\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.serving_factory.smoke.TensorInfo:\x02\x38\x01\x1aQ\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.serving_factory.smoke.TensorInfo:\x02\x38\x01\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xdc\x01\n\x0ePredictRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .serving_factory.smoke.ModelSpec\x12\x41\n\x06inputs\x18\x02 \x03(\x0b\x32\x31.serving_factory.smoke.PredictRequest.InputsEntry\x1aQ\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".serving_factory.smoke.TensorProto:\x02\x38\x01\"\xe1\x01\n\x0fPredictResponse\x12\x44\n\x07outputs\x18\x01 \x03(\x0b\x32\x33.serving_factory.smoke.PredictResponse.OutputsEntry\x12\x34\n\nmodel_spec\x18\x02 \x01(\x0b\x32 .serving_factory.smoke.ModelSpec\x1aR\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".serving_factory.smoke.TensorProto:\x02\x38\x01\"M\n\x15GetModelStatusRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .serving_factory.smoke.ModelSpec\"8\n\x0bStatusProto\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"\xee\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12>\n\x05state\x18\x02 \x01(\x0e\x32/.serving_factory.smoke.ModelVersionStatus.State\x12\x32\n\x06status\x18\x03 \x01(\x0b\x32\".serving_factory.smoke.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"a\n\x16GetModelStatusResponse\x12G\n\x14model_version_status\x18\x01 \x03(\x0b\x32).serving_factory.smoke.ModelVersionStatus\"\xbc\x01\n\x0fSignatureDefMap\x12O\n\rsignature_def\x18\x01 \x03(\x0b\x32\x38.serving_factory.smoke.SignatureDefMap.SignatureDefEntry\x1aX\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x32\n\x05value\x18\x02 \x01(\x0b\x32#.serving_factory.smoke.SignatureDef:\x02\x38\x01\"g\n\x17GetModelMetadataRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .serving_factory.smoke.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xe8\x01\n\x18GetModelMetadataResponse\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .serving_factory.smoke.ModelSpec\x12O\n\x08metadata\x18\x02 \x03(\x0b\x32=.serving_factory.smoke.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01*\xf4\x02\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\x0c\n\x08\x44T_INT16\x10\x05\x12\x0b\n\x07\x44T_INT8\x10\x06\x12\r\n\tDT_STRING\x10\x07\x12\x10\n\x0c\x44T_COMPLEX64\x10\x08\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\n\x12\x0c\n\x08\x44T_QINT8\x10\x0b\x12\r\n\tDT_QUINT8\x10\x0c\x12\r\n\tDT_QINT32\x10\r\x12\x0f\n\x0b\x44T_BFLOAT16\x10\x0e\x12\r\n\tDT_QINT16\x10\x0f\x12\x0e\n\nDT_QUINT16\x10\x10\x12\r\n\tDT_UINT16\x10\x11\x12\x11\n\rDT_COMPLEX128\x10\x12\x12\x0b\n\x07\x44T_HALF\x10\x13\x12\x0f\n\x0b\x44T_RESOURCE\x10\x14\x12\x0e\n\nDT_VARIANT\x10\x15\x12\r\n\tDT_UINT32\x10\x16\x12\r\n\tDT_UINT64\x10\x17\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$serving_factory/smoke/messages.proto\x12\x15serving_factory.smoke\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x85\x01\n\x10TensorShapeProto\x12\x38\n\x03\x64im\x18\x02 \x03(\x0b\x32+.serving_factory.smoke.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xd3\x01\n\x0bTensorProto\x12.\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1f.serving_factory.smoke.DataType\x12=\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32\'.serving_factory.smoke.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x11\n\tfloat_val\x18\x05 \x03(\x02\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\"\x89\x01\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1f.serving_factory.smoke.DataType\x12=\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32\'.serving_factory.smoke.TensorShapeProto\"\xcc\x02\n\x0cSignatureDef\x12?\n\x06inputs\x18\x01 \x03(\x0b\x32/.serving_factory.smoke.SignatureDef.InputsEntry\x12\x41\n\x07outputs\x18\x02 \x03(\x0b\x32\x30.serving_factory.smoke.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x1aP\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.serving_factory.smoke.TensorInfo:\x02\x38\x01\x1aQ\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.serving_factory.smoke.TensorInfo:\x02\x38\x01\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\xdc\x01\n\x0ePredictRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .serving_factory.smoke.ModelSpec\x12\x41\n\x06inputs\x18\x02 \x03(\x0b\x32\x31.serving_factory.smoke.PredictRequest.InputsEntry\x1aQ\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".serving_factory.smoke.TensorProto:\x02\x38\x01\"\xe1\x01\n\x0fPredictResponse\x12\x44\n\x07outputs\x18\x01 \x03(\x0b\x32\x33.serving_factory.smoke.PredictResponse.OutputsEntry\x12\x34\n\nmodel_spec\x18\x02 \x01(\x0b\x32 .serving_factory.smoke.ModelSpec\x1aR\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".serving_factory.smoke.TensorProto:\x02\x38\x01\"M\n\x15GetModelStatusRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .serving_factory.smoke.ModelSpec\"8\n\x0bStatusProto\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"\xee\x01\n\x12ModelVersionStatus\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12>\n\x05state\x18\x02 \x01(\x0e\x32/.serving_factory.smoke.ModelVersionStatus.State\x12\x32\n\x06status\x18\x03 \x01(\x0b\x32\".serving_factory.smoke.StatusProto\"S\n\x05State\x12\x0b\n\x07UNKNOWN\x10\x00\x12\t\n\x05START\x10\n\x12\x0b\n\x07LOADING\x10\x14\x12\r\n\tAVAILABLE\x10\x1e\x12\r\n\tUNLOADING\x10(\x12\x07\n\x03\x45ND\x10\x32\"a\n\x16GetModelStatusResponse\x12G\n\x14model_version_status\x18\x01 \x03(\x0b\x32).serving_factory.smoke.ModelVersionStatus\"\xbc\x01\n\x0fSignatureDefMap\x12O\n\rsignature_def\x18\x01 \x03(\x0b\x32\x38.serving_factory.smoke.SignatureDefMap.SignatureDefEntry\x1aX\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x32\n\x05value\x18\x02 \x01(\x0b\x32#.serving_factory.smoke.SignatureDef:\x02\x38\x01\"g\n\x17GetModelMetadataRequest\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .serving_factory.smoke.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xe8\x01\n\x18GetModelMetadataResponse\x12\x34\n\nmodel_spec\x18\x01 \x01(\x0b\x32 .serving_factory.smoke.ModelSpec\x12O\n\x08metadata\x18\x02 \x03(\x0b\x32=.serving_factory.smoke.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01*\xf4\x02\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\x0c\n\x08\x44T_INT16\x10\x05\x12\x0b\n\x07\x44T_INT8\x10\x06\x12\r\n\tDT_STRING\x10\x07\x12\x10\n\x0c\x44T_COMPLEX64\x10\x08\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\n\x12\x0c\n\x08\x44T_QINT8\x10\x0b\x12\r\n\tDT_QUINT8\x10\x0c\x12\r\n\tDT_QINT32\x10\r\x12\x0f\n\x0b\x44T_BFLOAT16\x10\x0e\x12\r\n\tDT_QINT16\x10\x0f\x12\x0e\n\nDT_QUINT16\x10\x10\x12\r\n\tDT_UINT16\x10\x11\x12\x11\n\rDT_COMPLEX128\x10\x12\x12\x0b\n\x07\x44T_HALF\x10\x13\x12\x0f\n\x0b\x44T_RESOURCE\x10\x14\x12\x0e\n\nDT_VARIANT\x10\x15\x12\r\n\tDT_UINT32\x10\x16\x12\r\n\tDT_UINT64\x10\x17\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,50 +45,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_options = b'8\001'
   _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._loaded_options = None
   _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=2530
-  _globals['_DATATYPE']._serialized_end=2902
+  _globals['_DATATYPE']._serialized_start=2550
+  _globals['_DATATYPE']._serialized_end=2922
   _globals['_TENSORSHAPEPROTO']._serialized_start=123
   _globals['_TENSORSHAPEPROTO']._serialized_end=256
   _globals['_TENSORSHAPEPROTO_DIM']._serialized_start=223
   _globals['_TENSORSHAPEPROTO_DIM']._serialized_end=256
   _globals['_TENSORPROTO']._serialized_start=259
-  _globals['_TENSORPROTO']._serialized_end=450
-  _globals['_TENSORINFO']._serialized_start=453
-  _globals['_TENSORINFO']._serialized_end=590
-  _globals['_SIGNATUREDEF']._serialized_start=593
-  _globals['_SIGNATUREDEF']._serialized_end=925
-  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=762
-  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=842
-  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=844
-  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=925
-  _globals['_MODELSPEC']._serialized_start=928
-  _globals['_MODELSPEC']._serialized_end=1068
-  _globals['_PREDICTREQUEST']._serialized_start=1071
-  _globals['_PREDICTREQUEST']._serialized_end=1291
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=1210
-  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=1291
-  _globals['_PREDICTRESPONSE']._serialized_start=1294
-  _globals['_PREDICTRESPONSE']._serialized_end=1519
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=1437
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=1519
-  _globals['_GETMODELSTATUSREQUEST']._serialized_start=1521
-  _globals['_GETMODELSTATUSREQUEST']._serialized_end=1598
-  _globals['_STATUSPROTO']._serialized_start=1600
-  _globals['_STATUSPROTO']._serialized_end=1656
-  _globals['_MODELVERSIONSTATUS']._serialized_start=1659
-  _globals['_MODELVERSIONSTATUS']._serialized_end=1897
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=1814
-  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1897
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1899
-  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=1996
-  _globals['_SIGNATUREDEFMAP']._serialized_start=1999
-  _globals['_SIGNATUREDEFMAP']._serialized_end=2187
-  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_start=2099
-  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_end=2187
-  _globals['_GETMODELMETADATAREQUEST']._serialized_start=2189
-  _globals['_GETMODELMETADATAREQUEST']._serialized_end=2292
-  _globals['_GETMODELMETADATARESPONSE']._serialized_start=2295
-  _globals['_GETMODELMETADATARESPONSE']._serialized_end=2527
-  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_start=2458
-  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_end=2527
+  _globals['_TENSORPROTO']._serialized_end=470
+  _globals['_TENSORINFO']._serialized_start=473
+  _globals['_TENSORINFO']._serialized_end=610
+  _globals['_SIGNATUREDEF']._serialized_start=613
+  _globals['_SIGNATUREDEF']._serialized_end=945
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=782
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=862
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=864
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=945
+  _globals['_MODELSPEC']._serialized_start=948
+  _globals['_MODELSPEC']._serialized_end=1088
+  _globals['_PREDICTREQUEST']._serialized_start=1091
+  _globals['_PREDICTREQUEST']._serialized_end=1311
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_start=1230
+  _globals['_PREDICTREQUEST_INPUTSENTRY']._serialized_end=1311
+  _globals['_PREDICTRESPONSE']._serialized_start=1314
+  _globals['_PREDICTRESPONSE']._serialized_end=1539
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=1457
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=1539
+  _globals['_GETMODELSTATUSREQUEST']._serialized_start=1541
+  _globals['_GETMODELSTATUSREQUEST']._serialized_end=1618
+  _globals['_STATUSPROTO']._serialized_start=1620
+  _globals['_STATUSPROTO']._serialized_end=1676
+  _globals['_MODELVERSIONSTATUS']._serialized_start=1679
+  _globals['_MODELVERSIONSTATUS']._serialized_end=1917
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_start=1834
+  _globals['_MODELVERSIONSTATUS_STATE']._serialized_end=1917
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_start=1919
+  _globals['_GETMODELSTATUSRESPONSE']._serialized_end=2016
+  _globals['_SIGNATUREDEFMAP']._serialized_start=2019
+  _globals['_SIGNATUREDEFMAP']._serialized_end=2207
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_start=2119
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_end=2207
+  _globals['_GETMODELMETADATAREQUEST']._serialized_start=2209
+  _globals['_GETMODELMETADATAREQUEST']._serialized_end=2312
+  _globals['_GETMODELMETADATARESPONSE']._serialized_start=2315
+  _globals['_GETMODELMETADATARESPONSE']._serialized_end=2547
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_start=2478
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_end=2547
 # @@protoc_insertion_point(module_scope)

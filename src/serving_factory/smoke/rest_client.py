@@ -21,6 +21,7 @@ from serving_factory.smoke.answers import (
 )
 
 _CUT = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+_MOST_TEXT = 500
 _T = TypeVar("_T")
 
 
@@ -46,6 +47,13 @@ class RestClient(AbstractContextManager["RestClient"]):
         # Decimals also for whole numbers: servers before 1.11.0 refuse JSON integers for floats.
         body = json.dumps({"instances": [float(value) for value in values]}).encode()
         return self._ask(lambda answer: _numbers(answer["predictions"]), f"/v1/models/{model}:predict", body)
+
+    def send(self, model: str, body: bytes) -> str:
+        """Send the body of a predict request, and return that of the answer as it is; raises as `predict`."""
+        status, text = self._exchange(f"/v1/models/{model}:predict", body)
+        if status != http.client.OK:
+            raise ServerAnswerError(f"HTTP {status}: {text[:_MOST_TEXT]}")
+        return text
 
     def model_status(self, model: str) -> list[VersionStatus]:
         """Return the state of every version; raises as `predict`."""

@@ -110,10 +110,16 @@ class Server:
 
     def fault(self, kind: type[_ErrorT], what: str, *, why: str = "", remedy: str = "") -> _ErrorT:
         """Make an error whose evidence ends with the container's log."""
-        lines = "\n".join(f"  {line}" for line in self.log().splitlines())
-        ended = f"The container has ended: {exit_text(self.container.exit_code())}." if self.exited() else ""
-        parts = [why, ended, f"Last lines of the container's log:\n{lines or '  (empty)'}"]
-        return kind(what, why="\n".join(part for part in parts if part), remedy=remedy or _REMEDY)
+        return fault(self.container, kind, what, why=why, remedy=remedy)
+
+
+def fault(container: Container, kind: type[_ErrorT], what: str, *, why: str = "", remedy: str = "") -> _ErrorT:
+    """Make an error whose evidence ends with a container's log."""
+    lines = "\n".join(f"  {line}" for line in container.logs(_LOG_LINES).rstrip().splitlines()[-_LOG_LINES:])
+    code = container.exit_code()
+    ended = "" if code is None else f"The container has ended: {exit_text(code)}."
+    parts = [why, ended, f"Last lines of the container's log:\n{lines or '  (empty)'}"]
+    return kind(what, why="\n".join(part for part in parts if part), remedy=remedy or _REMEDY)
 
 
 def exit_text(code: int | None) -> str:
