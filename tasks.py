@@ -30,6 +30,7 @@ from serving_factory.commands.shared import (  # noqa: E402
     InputsOptions,
     Json,
     Option,
+    PublishOptions,
     PushOptions,
     Registry,
     RunOptions,
@@ -406,6 +407,24 @@ def push(options: PushOptions) -> None:
 
 
 @Command
+def publish(options: PublishOptions) -> None:
+    """Publish one name for all CPU levels of a release and flavour: an OCI index of pushed images.
+
+    Pushes what is not pushed yet. The index of a chosen variant has all levels that the matrix has for it, and is
+    refused while one is missing. What other publishers have put into it stays (docs/one-name.md).
+
+    Examples:
+        ./factory publish --release 2.19.1 --registry registry.example.com
+        ./factory publish --target cpu-optimized --registry registry.example.com --dry-run
+        ./factory publish --release 2.19.1 --registry registry.example.com --partial
+        ./factory publish --registry registry.example.com --json
+    """
+    from serving_factory.commands.publish import publish as put_indexes
+
+    put_indexes(options)
+
+
+@Command
 def deploy(
     options: DeployOptions,
     *,
@@ -503,7 +522,7 @@ def clean(
 _GROUPS = {
     "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor", "which"],
     "Fill inputs": ["preflight", "inputs"],
-    "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push", "deploy"],
+    "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push", "publish", "deploy"],
     "Maintain": ["setup", "test", "cache", "clean"],
 }
 _ALONE = {"setup": "Make the machine ready: environment, Docker engine, the sample's base image."}

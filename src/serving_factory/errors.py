@@ -232,6 +232,14 @@ class TagTakenError(FactoryError, code=47):
     """The registry holds another image under a full tag, which names one image for ever."""
 
 
+class IndexIncompleteError(FactoryError, code=48):
+    """An index would not have all images that the matrix file puts into it."""
+
+
+class IndexContestedError(FactoryError, code=49):
+    """Others kept changing an index in the registry while it was published."""
+
+
 class HistoryError(FactoryError, code=50):
     """The history of earlier runs cannot be read."""
 

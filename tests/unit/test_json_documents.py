@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -18,7 +19,9 @@ from serving_factory.commands import cache as caching
 from serving_factory.commands import doctor as doctoring
 from serving_factory.commands import inputs as filling
 from serving_factory.commands import preflight as looking
+from serving_factory.commands import publish as publishing
 from serving_factory.commands.shared import Asked
+from serving_factory.docker.engine import Engine
 from serving_factory.errors import CompileError
 from serving_factory.output.reporters import JsonLinesReporter, RunView
 from serving_factory.output.text import Stream, duration, label, size
@@ -40,6 +43,7 @@ from .stage_records import write_records
 from .test_bazel_caches import CACHES
 from .test_offline_inputs import repository
 from .test_preflight import recorded
+from .test_publish import FakeRegistry
 from .test_tasks import Factory, factory, module  # noqa: F401 - fixtures
 from .upstream_trees import tree_2_19_1, write_tree
 
@@ -80,6 +84,7 @@ CASES: Mapping[str, tuple[str, list[str]]] = {
     "cache export": ("cache", ["cache", "export", "caches.tar"]),
     "cache import": ("cache", ["cache", "import", "matrix.yaml"]),
     "build --dry-run": ("build --dry-run", ["build", "--dry-run"]),
+    "publish --dry-run": ("publish --dry-run", ["publish", "--dry-run", "--registry", "r.example"]),
 }
 """Each case: its section in docs/json.md, and the command but for --matrix and --json."""
 
@@ -134,6 +139,8 @@ def run(
     downloaded = Downloaded(
         folder=tmp_path / "packages", packages=70, new=3, bytes=12_000_000, wheels=(tmp_path / "x.whl",)
     )
+    engine = SimpleNamespace(registry=lambda *_, **__: FakeRegistry())
+    site = Site(build=tmp_path, models=tmp_path, connect=lambda: cast("Engine", engine))
     changed = Changed(bytes=3000, files=4, caches=CACHES)
     for place, name, value in (
         (looking, "run_preflight", report),
@@ -147,6 +154,7 @@ def run(
         (caching, "import_caches", changed),
         (building, "budget_of", Budget(cpus=8, memory=64 * 2**30)),
         (doctoring, "reach_all", {}),
+        (publishing, "site_of", site),
     ):
         monkeypatch.setattr(place, name, lambda *_, value=value, **_more: value)
 
@@ -261,7 +269,7 @@ def test_a_document_has_its_version_documented_snake_case_names_and_the_facts_of
 
 
 def test_every_task_with_json_is_a_case_or_prints_events(module: Any) -> None:  # noqa: ANN401, F811 - the fixture
-    of_events = {"build", "compile", "inspect", "package", "smoke", "push", "demo"}
+    of_events = {"build", "compile", "inspect", "package", "smoke", "push", "publish", "demo"}
     with_json = {
         name
         for name in module.ns.task_names

@@ -13,7 +13,7 @@ from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
 from serving_factory.errors import MatrixError
 from serving_factory.matrix.model import Alias, Images
-from serving_factory.matrix.tags import alias_tags, full_tags
+from serving_factory.matrix.tags import alias_tags, full_tags, indexes_of
 from serving_factory.matrix.variant import Candidate, Variant
 from serving_factory.matrix.words import ALIAS_WORDS, TAG_WORDS, is_tag, template_rule
 
@@ -96,6 +96,63 @@ def test_an_alias_of_two_variants_of_none_or_without_sense_is_refused(tmp_path: 
     head = "image: {repository: team/serving, aliases: [" + alias + "]}\n"
     with pytest.raises(MatrixError) as caught:
         load(tmp_path, head + scheme + rest)
+    assert said.casefold() in str(caught.value).casefold()
+
+
+INDEXES = """\
+image:
+  repository: team/serving
+  aliases: ["{id}"]
+  indexes: ["{release}{flavour-suffix}{gpu-suffix}", "latest{flavour-suffix}{gpu-suffix}"]
+releases: ["2.18.1", "2.19.1"]
+targets:
+  cpu: {flavour: cpu, levels: [x86-64, avx, x86-64-v3, native]}
+  mkl: {flavour: mkl, levels: [avx, x86-64-v3], releases: ["2.19.1"]}
+  gpu: {flavour: gpu, levels: [x86-64], releases: ["2.18.1"]}
+  h100: {extends: gpu, levels: [x86-64-v3], capabilities: [h100]}
+"""
+
+
+def test_an_index_has_all_levels_of_a_build_that_oci_has_a_word_for(tmp_path: Path) -> None:
+    """And the lowest one, which needs none; a later release takes a tag without one."""
+    matrix = load(tmp_path, INDEXES)
+    found = {one.tag: [variant.id for variant in one.variants] for one in indexes_of(matrix.images, matrix.candidates)}
+    assert found == {
+        "2.18.1": ["2.18.1-cpu-v1", "2.18.1-cpu-v3"],
+        "2.18.1-gpu": ["2.18.1-gpu-cuda12.2-v1"],
+        "2.18.1-gpu-sm90": ["2.18.1-gpu-cuda12.2-sm90-v3"],
+        "2.19.1": ["2.19.1-cpu-v1", "2.19.1-cpu-v3"],
+        "2.19.1-mkl": ["2.19.1-mkl-avx", "2.19.1-mkl-v3"],
+        "latest": ["2.19.1-cpu-v1", "2.19.1-cpu-v3"],
+        "latest-mkl": ["2.19.1-mkl-avx", "2.19.1-mkl-v3"],
+        "latest-gpu": ["2.18.1-gpu-cuda12.2-v1"],
+        "latest-gpu-sm90": ["2.18.1-gpu-cuda12.2-sm90-v3"],
+    }
+    moving = {one.tag for one in indexes_of(matrix.images, matrix.candidates) if one.moves}
+    assert moving == {tag for tag in found if tag.startswith("latest")}
+
+
+def test_a_cuda_that_is_not_upstreams_is_in_the_name_of_an_index() -> None:
+    gpu = Variant(release="2.19.1", flavour=Flavour.GPU, level=Level.V1, cuda="12.4", capabilities=("8.0", "9.0"))
+    assert gpu.gpu_suffix == "-cuda12.4-sm80-90"
+    assert (V3.gpu_suffix, V3.build) == ("", "2.19.1-mkl")
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ('"{release}"', "the index of 2.19.1-cpu and the index of 2.19.1-mkl would both be tagged 2.19.1"),
+        ('"{release}{flavour-suffix}"', "2.18.1-gpu-cuda12.2-sm90 would both be tagged 2.18.1-gpu"),
+        ('"{release}-{flavour}-v1"', "2.18.1-cpu-v1 and the index of 2.18.1-cpu would both be tagged 2.18.1-cpu-v1"),
+        ('"{id}"', "image.indexes[0]: '{id}': a placeholder is one of {release}"),
+        ('{tag: "a{flavour}", where: {levels: [x86-64-v4]}}', "Loosen one, or remove the index"),
+        ('{tag: "a{flavour}", where: {targets: [mlk]}}', "did you mean 'mkl'"),
+    ],
+)
+def test_an_index_of_two_builds_or_without_sense_is_refused(tmp_path: Path, index: str, said: str) -> None:
+    head, rest = INDEXES.partition("releases:")[1:]
+    with pytest.raises(MatrixError) as caught:
+        load(tmp_path, "image: {repository: team/serving, aliases: ['{id}'], indexes: [" + index + "]}\n" + head + rest)
     assert said.casefold() in str(caught.value).casefold()
 
 

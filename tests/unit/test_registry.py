@@ -19,7 +19,7 @@ import pytest
 
 from serving_factory.docker import registry as registries
 from serving_factory.docker.http import Client, Patience
-from serving_factory.docker.registry import Credentials, ImageName, Registry, credentials_for
+from serving_factory.docker.registry import INDEX, Credentials, ImageName, Manifest, Registry, credentials_for
 from serving_factory.errors import (
     DockerSettingsError,
     FactoryError,
@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
         self.fake.requests.append((self.command, self.path, dict(self.headers.items()), body))
         self.fake.handler(self.fake, self)
 
-    do_GET = do_HEAD = do_POST = do_DELETE = _any  # noqa: N815  (names that http.server looks up)
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _any  # noqa: N815  (names that http.server looks up)
 
     def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
         self.send_response(status)
@@ -696,3 +696,50 @@ class TestCredentials:
     def test_password_is_never_shown(self) -> None:
         assert "secret" not in repr(ME)
         assert "refresh" not in repr(Credentials(identity_token="refresh"))
+
+
+class TestManifests:
+    """What a manifest is, and how one is sent."""
+
+    SENT = Manifest(body=MANIFEST, media_type=INDEX)
+
+    def test_what_a_tag_stands_for(self, fake: FakeRegistry) -> None:
+        fake.handler = lambda _, request: request.reply(200, MANIFEST, Content_Type=f"{INDEX}; charset=utf-8")
+        found = Registry(fake.host).manifest("team/image", "1.0")
+        assert found == self.SENT
+        assert found.document == {"schemaVersion": 2}
+        assert found.digest == f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
+        assert Manifest(body=b"[1]", media_type=INDEX).document == {}
+        fake.handler = lambda _, request: request.reply(404)
+        assert Registry(fake.host).manifest("team/image", "1.0") is None
+
+    def test_it_is_sent_as_it_is(self, fake: FakeRegistry) -> None:
+        def handler(_: FakeRegistry, request: Handler) -> None:
+            if request.authorization == basic(ME):
+                request.reply(201)
+            else:
+                request.reply(401, WWW_Authenticate='Basic realm="here"')
+
+        fake.handler = handler
+        Registry(fake.host, credentials=ME).put_manifest("team/image", DIGEST, self.SENT)
+        assert fake.asked[-2:] == [f"PUT /v2/team/image/manifests/{DIGEST}"] * 2
+        _, _, headers, body = fake.requests[-1]
+        assert (headers["Content-Type"], body) == (INDEX, MANIFEST)
+
+    @pytest.mark.parametrize(
+        ("status", "error", "said"),
+        [
+            (400, RegistryError, "does not take team/image:1.0"),
+            (404, RegistryError, "does not take team/image:1.0"),
+            (403, RegistryDeniedError, "refused the credentials"),
+            (429, RegistryLimitError, "rate limit"),
+            (503, RegistryFaultError, "failed"),
+        ],
+    )
+    def test_a_refusal_is_an_error(self, fake: FakeRegistry, status: int, error: type[FactoryError], said: str) -> None:
+        fake.handler = lambda _, request: request.reply(status, b"MANIFEST_BLOB_UNKNOWN", Retry_After="7")
+        with pytest.raises(error, match=said) as caught:
+            Registry(fake.host).put_manifest("team/image", "1.0", self.SENT)
+        assert "MANIFEST_BLOB_UNKNOWN" in caught.value.why
+        if isinstance(caught.value, RegistryFaultError):
+            assert caught.value.retry_after == 7.0

@@ -219,6 +219,19 @@ class RunOptions:
 StageOptions = Annotated[RunOptions, ("asked", "json")]
 SmokeOptions = Annotated[RunOptions, ("asked", "gpu", "json")]
 PushOptions = Annotated[RunOptions, ("asked", "registry", "json")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishOptions:
+    """The options of `publish`."""
+
+    asked: Chosen
+    registry: Registry = ()
+    partial: Annotated[bool, Option("publish an index although images of it are missing")] = False
+    dry_run: Annotated[bool, Option("ask the registry, print what would be published, and send nothing")] = False
+    json: Json = False
+
+
 _LIMITS = ("parallel", "jobs", "memory", "fail_fast", "max_minutes", "variant_minutes")
 CompileOptions = Annotated[RunOptions, ("asked", *_LIMITS, "json")]
 

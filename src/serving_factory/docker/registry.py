@@ -48,6 +48,7 @@ MANIFESTS = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
+INDEX = MANIFESTS[0]
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PATH_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
 _NO_JSON = (ValueError, RecursionError)
@@ -214,6 +215,29 @@ def is_insecure(host: str, config: Mapping[str, Any]) -> bool:
     return False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A manifest or an index, as a registry has it."""
+
+    body: bytes
+    media_type: str
+
+    @property
+    def digest(self) -> str:
+        """Its name in every registry."""
+        return digest_of(self.body)
+
+    @cached_property
+    def document(self) -> Mapping[str, Any]:
+        """What it says; empty where it is no JSON object."""
+        return _object(self.body) or {}
+
+
+def digest_of(body: bytes) -> str:
+    """The digest of a content."""
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
 class Registry:
     """One registry.
 
@@ -261,7 +285,28 @@ class Registry:
         if DIGEST.fullmatch(digest):
             return str(digest)
         answer = self._pull("GET", path)  # the header is a "should": the digest is that of the body
-        return None if answer is None else f"sha256:{hashlib.sha256(answer.body).hexdigest()}"
+        return None if answer is None else digest_of(answer.body)
+
+    def manifest(self, repository: str, reference: str) -> Manifest | None:
+        """The manifest or the index that a tag or a digest stands for; None if the registry says that there is none."""
+        answer = self._pull("GET", f"{repository}/manifests/{urllib.parse.quote(reference, safe=':')}")
+        if answer is None:
+            return None
+        return Manifest(body=answer.body, media_type=answer.headers.get_content_type())
+
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest) -> None:
+        """Send a manifest or an index under a tag or its own digest; what it names must be there already."""
+        url = f"{self._base}{repository}/manifests/{urllib.parse.quote(reference, safe=':')}"
+        headers = {"Content-Type": manifest.media_type}
+        answer, _ = self._ask("PUT", url, f"repository:{repository}:pull,push", data=manifest.body, **headers)
+        if answer.status in {http.HTTPStatus.BAD_REQUEST, http.HTTPStatus.NOT_FOUND}:
+            raise RegistryError(
+                f"The registry {self.host} does not take {repository}:{reference}.",
+                why=f"It answered {answer.status}: {answer.reason}",
+                remedy="See in its answer what is missing: push the images again (./factory push), or use a registry "
+                "that takes OCI image indexes.",
+            )
+        self._check(answer)
 
     def config_digest(self, repository: str, digest: str) -> str:
         """The digest of an image's configuration, which is the image's id in the engine; empty for an index."""
@@ -310,11 +355,8 @@ class Registry:
         """Fetch a JSON document by its digest."""
         answer = self._pull("GET", f"{repository}/{kind}/{digest}")
         body = b"" if answer is None else answer.body
-        try:
-            found = json.loads(body)
-        except _NO_JSON:
-            found = None
-        if isinstance(found, dict) and f"sha256:{hashlib.sha256(body).hexdigest()}" == digest:
+        found = _object(body)
+        if found is not None and digest_of(body) == digest:
             return found
         raise RegistryError(
             f"The registry {self.host} does not hold {repository}@{digest} as it says.",
@@ -431,6 +473,15 @@ class Registry:
                     raise fault(self.host, error.why) from error
                 case _:
                     raise unreachable(self.host, error.reason) from error
+
+
+def _object(body: bytes) -> dict[str, Any] | None:
+    """What JSON holds, if that is an object."""
+    try:
+        found = json.loads(body)
+    except _NO_JSON:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -59,6 +59,12 @@ class Matrix:
         """The moving tags of a variant's image."""
         return self.aliases.get(variant.id, ())
 
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Every variant of every target."""
+        by_id = {one.id: one for one in self.variants}
+        return tuple(Candidate(name, by_id[id_]) for name, ids in self.targets.items() for id_ in ids)
+
     def settings_of(self, variant: Variant) -> Settings:
         """How a variant is built, as far as the matrix says so."""
         settings, own = self.settings.of(variant.release), self.own.get(variant.own_release)

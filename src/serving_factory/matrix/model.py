@@ -71,6 +71,17 @@ class Alias:
     where: Conditions = key(Section(Conditions), "The variants that may have it.", Conditions)
 
 
+_INDEX = words.template_rule(words.INDEX_WORDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexTag:
+    """A tag that names one image for each CPU level, of some variants alone."""
+
+    tag: str = key(Text(_INDEX), f"The tag. Placeholders: {', '.join(words.INDEX_WORDS)}.")
+    where: Conditions = key(Section(Conditions), "The variants that are in it.", Conditions)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """When Docker runs the image's health check."""
@@ -94,6 +105,11 @@ class Images(ImageChoice):
         Many(Either(Text(lambda text: Alias(tag=_ALIAS(text))), Section(Alias)), least=0, most=20),
         f"Tags that move to the newest image of one variant. Placeholders: {', '.join(words.ALIAS_WORDS)}.",
         (Alias(tag="{id}"), Alias(tag="{release}-{target}")),
+    )
+    indexes: tuple[IndexTag, ...] = key(
+        Many(Either(Text(lambda text: IndexTag(tag=_INDEX(text))), Section(IndexTag)), least=0, most=20),
+        f"Tags by which a client gets the image of its CPU's level. Placeholders: {', '.join(words.INDEX_WORDS)}.",
+        (IndexTag(tag="{release}{flavour-suffix}{gpu-suffix}"),),
     )
     labels: Mapping[str, str] = key(Table(words.LABEL, Text()), "Labels of your own for every image.", dict)
     # The highest uid that Docker takes for a number (moby/sys/user, maxID).

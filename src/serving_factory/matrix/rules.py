@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from serving_factory.matrix.model import Alias, Conditions, MatrixFile
+from serving_factory.matrix.model import Alias, Conditions, IndexTag, MatrixFile
 from serving_factory.matrix.problems import WHOLE, Broken, DidYouMean, KeyPath, Problem
 from serving_factory.matrix.schema import key_names
 from serving_factory.matrix.variant import Candidate
@@ -90,6 +90,9 @@ def _sections(model: MatrixFile) -> Iterator[tuple[KeyPath, Conditions]]:
     for index, alias in enumerate(model.image.aliases):
         if isinstance(alias, Alias):  # a text that breaks its rule is none
             yield ("image", "aliases", index, "where"), alias.where
+    for index, one in enumerate(model.image.indexes):
+        if isinstance(one, IndexTag):
+            yield ("image", "indexes", index, "where"), one.where
     for index, exclude in enumerate(model.exclude):
         yield ("exclude", index), exclude
     for index, require in enumerate(model.require):

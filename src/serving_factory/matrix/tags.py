@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from serving_factory.catalogue.facts import Flavour
-from serving_factory.catalogue.levels import level_facts
+from serving_factory.catalogue.levels import Level, level_facts
 from serving_factory.matrix.document import Document
-from serving_factory.matrix.model import Alias, Images, MatrixFile
+from serving_factory.matrix.model import Alias, Images, IndexTag
 from serving_factory.matrix.problems import Broken, KeyPath, Problem
-from serving_factory.matrix.variant import Candidate, Variant
+from serving_factory.matrix.variant import Candidate, Platform, Variant
 from serving_factory.matrix.words import is_tag
 
 _NAMES_A_RELEASE = ("{id}", "{release}")
+_LEVELS_OF_OCI = (Level.V1, Level.V2, Level.V3, Level.V4)  # OCI image index: `variant` of amd64, as GOAMD64 has it
 _ZEROS = "0" * 12
 _LONGEST = 128
 
@@ -32,26 +34,78 @@ def alias_tags(images: Images, kept: Sequence[Candidate]) -> Mapping[str, tuple[
     return {id_: tuple(tags) for id_, tags in found.items()}
 
 
-def tag_findings(document: Document, model: MatrixFile, kept: Sequence[Candidate], broken: Broken) -> Iterator[Problem]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """A tag that names an image for each CPU level: one OCI image index in a registry."""
+
+    tag: str
+    release: str  # its name
+    moves: bool  # whether the tag names no release, so that a later one takes it
+    variants: tuple[Variant, ...]  # the lowest level first
+
+
+def indexes_of(images: Images, kept: Sequence[Candidate]) -> tuple[Index, ...]:
+    """Give all indexes, each with the variants that belong into it."""
+    members: dict[str, dict[str, Variant]] = {}
+    moving: set[str] = set()
+    for template in images.indexes:
+        for tag, variant in _aliased(template, kept):
+            members.setdefault(tag, {})[variant.id] = variant
+            moving |= set() if any(word in template.tag for word in _NAMES_A_RELEASE) else {tag}
+    return tuple(
+        Index(tag=tag, release=variants[0].release_name, moves=tag in moving, variants=variants)
+        for tag, found in members.items()
+        if (variants := tuple(_for_index(found.values())))
+    )
+
+
+def _for_index(variants: Iterable[Variant]) -> Iterator[Variant]:
+    """Those that an index can name: levels that OCI has a word for, and the lowest one, which needs none."""
+    lowest: set[Platform] = set()
+    for one in sorted(variants, key=lambda one: one.order):
+        if one.platform not in lowest or one.level in _LEVELS_OF_OCI:
+            yield one
+        lowest.add(one.platform)
+
+
+def tag_findings(
+    document: Document, images: Images, kept: Sequence[Candidate], broken: Broken, *, indexes: bool
+) -> Iterator[Problem]:
     """Find tags that are too long, or two variants': the image pushed last would take it from the other."""
+    # Not every file is published as indexes: unless `indexes`, those that the file does not name itself are left out.
     owners: dict[str, tuple[str, str]] = {}
-    images, variants = model.image, dict.fromkeys(one.variant for one in kept)
+    variants = dict.fromkeys(one.variant for one in kept)
     for index, template in enumerate(images.tags):
         if not broken.at("image", "tags", index):
-            filled = [(_fill(template, variant, binary=_ZEROS, image=_ZEROS), variant) for variant in variants]
+            filled = [(_fill(template, one, binary=_ZEROS, image=_ZEROS), one.id) for one in variants]
             yield from _findings(document, ("image", "tags", index), template, filled, owners)
-    for index, alias in enumerate(images.aliases):
-        path: KeyPath = ("image", "aliases", index)
-        if broken.at(*path):
-            continue
-        yield from _findings(document, path, alias.tag, _aliased(alias, kept), owners)
-        if kept and not any(alias.where.met_by(one) for one in kept):
-            rule = "no selected variant meets all of these conditions"
-            yield Problem(path=(*path, "where"), rule=rule, remedy="Loosen one, or remove the alias.")
+    with_indexes = indexes or document.has(("image", "indexes"))
+    named: Mapping[str, Sequence[Alias | IndexTag]] = {
+        "aliases": images.aliases,
+        "indexes": images.indexes if with_indexes else (),
+    }
+    for kind, listed in named.items():
+        for index, one in enumerate(listed):
+            path: KeyPath = ("image", kind, index)
+            if broken.at(*path):
+                continue
+            own = [(tag, _owner(one, variant)) for tag, variant in _aliased(one, kept)]
+            yield from _findings(document, path, one.tag, own, owners)
+            if kept and not any(one.where.met_by(candidate) for candidate in kept):
+                rule, name = "no selected variant meets all of these conditions", _KINDS[kind]
+                yield Problem(path=(*path, "where"), rule=rule, remedy=f"Loosen one, or remove the {name}.")
 
 
-def _aliased(alias: Alias, kept: Iterable[Candidate]) -> Sequence[tuple[str, Variant]]:
+_KINDS = {"aliases": "alias", "indexes": "index"}
+
+
+def _owner(named: Alias | IndexTag, variant: Variant) -> str:
+    return variant.id if isinstance(named, Alias) else f"the index of {variant.build}"
+
+
+def _aliased(alias: Alias | IndexTag, kept: Iterable[Candidate]) -> Sequence[tuple[str, Variant]]:
     """Give an alias' tags, each with its variant: where the template names no release, those of the newest one."""
+    kept = [one for one in kept if isinstance(alias, Alias) or one.variant.level is not Level.NATIVE]
     tags = [(_fill(alias.tag, one.variant, target=one.target), one.variant) for one in kept if alias.where.met_by(one)]
     if any(word in alias.tag for word in _NAMES_A_RELEASE):
         return tags
@@ -67,17 +121,18 @@ def _fill(template: str, variant: Variant, **more: str) -> str:
     series = release if variant.own_release else release.rpartition(".")[0]
     suffix = "" if variant.flavour is Flavour.CPU else f"-{variant.flavour}"
     words = {"id": variant.id, "release": release, "series": series, "flavour": variant.flavour.value}
-    return template.format_map({**words, "flavour-suffix": suffix, "level": level_facts(variant.level).short, **more})
+    words |= {"flavour-suffix": suffix, "gpu-suffix": variant.gpu_suffix, "level": level_facts(variant.level).short}
+    return template.format_map({**words, **more})
 
 
 def _findings(
     document: Document,
     path: KeyPath,
     template: str,
-    filled: Iterable[tuple[str, Variant]],
+    filled: Iterable[tuple[str, str]],
     owners: dict[str, tuple[str, str]],
 ) -> Iterator[Problem]:
-    """Find what is wrong with the tags of a template; `owners`: tag → the variant and the template that it is of."""
+    """Find what is wrong with the tags of a template, each with whose it is; `owners`: tag → that, and its template."""
     # Other tags of the same template break the rule in the same way: one is enough.
     wrong = next(_broken(template, filled, owners), None)
     if wrong and document.has(path[:-1]):
@@ -89,15 +144,16 @@ def _findings(
 
 
 def _broken(
-    template: str, filled: Iterable[tuple[str, Variant]], owners: dict[str, tuple[str, str]]
+    template: str, filled: Iterable[tuple[str, str]], owners: dict[str, tuple[str, str]]
 ) -> Iterator[tuple[str, str]]:
     """Rule and remedy of each tag that is wrong."""
-    for tag, variant in filled:
-        owner, other = owners.setdefault(tag, (variant.id, template))
-        if owner != variant.id:
-            remedy = "Put {id}, {flavour} or {level} into the template, or say at `where:` which of them has it."
+    for tag, name in filled:
+        owner, other = owners.setdefault(tag, (name, template))
+        if owner != name:
+            words = "{flavour} or {gpu-suffix}" if name.startswith("the index") else "{id}, {flavour} or {level}"
+            remedy = f"Put {words} into the template, or say at `where:` which of them has it."
             clash = remedy if other == template else f"{other!r} gives it too: change one of the two."
-            yield f"{owner} and {variant.id} would both be tagged {tag}", clash
+            yield f"{owner} and {name} would both be tagged {tag}", clash
         elif len(tag) > _LONGEST:
             yield f"for {owner} this gives a tag of {len(tag)} characters, and {_LONGEST} are allowed", "Shorten it."
         elif not is_tag(tag):

@@ -11,7 +11,7 @@ from functools import cache
 from packaging.version import Version
 
 from serving_factory.catalogue.cuda import Capability, cards, cudas, device_code, notation
-from serving_factory.catalogue.facts import Flavour
+from serving_factory.catalogue.facts import Flavour, GpuFacts
 from serving_factory.catalogue.levels import LEVELS, Level, flag_sets, level_facts
 from serving_factory.catalogue.releases import releases
 from serving_factory.matrix.problems import BrokenRuleError, DidYouMean
@@ -50,11 +50,22 @@ def without_cards(words: Iterable[str]) -> tuple[str, ...]:
 
 
 @cache
-def upstreams_capabilities(release: str) -> tuple[str, ...]:
-    """The capabilities that upstream names for a release; none where it names none."""
+def _upstreams_gpu(release: str) -> GpuFacts | None:
     known = releases().get(release)
     facts = known.flavours.get(Flavour.GPU) if known else None
-    return facts.gpu.capabilities if facts and facts.gpu else ()
+    return facts.gpu if facts else None
+
+
+def upstreams_capabilities(release: str) -> tuple[str, ...]:
+    """The capabilities that upstream names for a release; none where it names none."""
+    gpu = _upstreams_gpu(release)
+    return gpu.capabilities if gpu else ()
+
+
+def upstreams_cuda(release: str) -> str:
+    """The CUDA that upstream builds a release with; empty where it builds none with CUDA."""
+    gpu = _upstreams_gpu(release)
+    return gpu.cuda if gpu else ""
 
 
 def in_id(capabilities: Sequence[Capability]) -> str:
@@ -97,13 +108,22 @@ class Variant:
 
         Compiler options are no part of it: within one matrix they must be the same where all else is.
         """
+        name = f"{self.build}-{level_facts(self.level).short}"
+        return name if self.platform is Platform.LINUX_AMD64 else f"{name}-{self.platform.rpartition('/')[2]}"
+
+    @property
+    def build(self) -> str:
+        """What it has in common with its other levels and platforms: `2.19.1-cpu`, `2.19.1-gpu-cuda12.2-sm80-90`."""
         name = f"{self.release_name}-{self.flavour}"
         if self.cuda:
             name += f"-cuda{self.cuda}"
-        if self.names_capabilities:
-            name += f"-{in_id(self.compiled_for)}"
-        name += f"-{level_facts(self.level).short}"
-        return name if self.platform is Platform.LINUX_AMD64 else f"{name}-{self.platform.rpartition('/')[2]}"
+        return f"{name}-{in_id(self.compiled_for)}" if self.names_capabilities else name
+
+    @property
+    def gpu_suffix(self) -> str:
+        """CUDA and capabilities that are not upstream's, as the id has them: `-cuda12.4-sm80-90`, or nothing."""
+        cuda = f"-cuda{self.cuda}" if self.cuda and self.cuda != upstreams_cuda(self.release) else ""
+        return f"{cuda}-{in_id(self.compiled_for)}" if self.names_capabilities else cuda
 
     @property
     def names_capabilities(self) -> bool:

@@ -341,6 +341,8 @@ TAG_WORDS = (*_TAG_WORDS, "binary", "image")
 """The placeholders of full tags; the last two: the first 12 digits of the binary's sha256, and of the image's key."""
 ALIAS_WORDS = (*_TAG_WORDS, "target")
 """The placeholders of aliases; `target` gives one alias for each target that selects the variant."""
+INDEX_WORDS = ("release", "series", "flavour", "flavour-suffix", "gpu-suffix")
+"""The placeholders of indexes; `gpu-suffix` names the CUDA and the capabilities that are not upstream's."""
 
 
 def is_tag(text: str) -> bool:
@@ -365,7 +367,10 @@ def template_rule(words: Sequence[str], *, required: str = "") -> Callable[[str]
                 raise BrokenRuleError(f"a placeholder is one of {', '.join(known)}", remedy)
         # What an alias gives is looked at variant by variant, a full tag not.
         suffixes = ("", "-x") if required else ("x",)
-        filled = [template.format_map({**dict.fromkeys(words, "x"), "flavour-suffix": text}) for text in suffixes]
+        filled = [
+            template.format_map({**dict.fromkeys(words, "x"), "flavour-suffix": text, "gpu-suffix": text})
+            for text in suffixes
+        ]
         if not all(map(is_tag, filled)):
             rule = "a tag holds letters, digits, '_', '.' and '-', 128 at most, and begins with no '.' or '-'"
             raise BrokenRuleError(rule, "Remove all other characters.")

@@ -240,7 +240,7 @@ def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
         for name in sorted(name for record in records for name in record.outputs.names):
             site.engine.remove_image(name)
             yield f"removed image {name}"
-    for folder in (*folders, *site.build.glob("bake")):
+    for folder in (*folders, *site.build.glob("bake"), *site.build.glob("indexes")):
         shutil.rmtree(folder)
         yield f"removed {folder}"
     if caches:

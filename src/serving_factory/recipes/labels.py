@@ -14,6 +14,7 @@ from serving_factory.catalogue.upstream_flags import upstream_flags
 from serving_factory.recipes.recipe import Recipe
 
 RELEASE_LABEL = "org.opencontainers.image.version"
+LEVEL_LABEL = "org.serving-factory.level"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ def image_labels(recipe: Recipe, binary: BuiltBinary | None, *, base_id: str = "
         "org.serving-factory.variant": variant.id,
         "org.serving-factory.like": variant.release if variant.own_release else "",
         "org.serving-factory.flavour": variant.flavour.value,
-        "org.serving-factory.level": variant.level.value,
+        LEVEL_LABEL: variant.level.value,
         "org.serving-factory.copts": " ".join(variant.all_copts),
         "org.serving-factory.cuda": variant.cuda or "",
         "org.serving-factory.capabilities": " ".join(_device_code(recipe, binary)),
