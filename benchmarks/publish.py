@@ -2,8 +2,8 @@
 
 usage: python -m benchmarks.publish
 
-Builds two variants of the sample in a scratch copy of this checkout, publishes them to a registry of its own on loopback, and
-publishes them again. Ends with exit code 1 when that takes 2 s or more, or sends anything.
+Builds two variants of the sample in a scratch copy of this checkout, publishes them to a registry of its own on
+loopback, and publishes them again. Ends with exit code 1 when that takes 2 s or more, or sends anything.
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ def main() -> int:
             checkout.clear()
     sent = [method for method in methods if method not in {"HEAD", "GET"}]
     seconds = statistics.median(runs)
-    print(
-        f"unchanged  {seconds:5.2f} s   median of {REPEATS}, from {min(runs):.2f} to {max(runs):.2f} (limit {LIMIT:g} s)"
-    )
+    print(f"unchanged  {seconds:5.2f} s   median of {REPEATS}, {min(runs):.2f} to {max(runs):.2f} (limit {LIMIT:g} s)")
     print(f"requests   {len(methods) / REPEATS:5.1f}     a run; {len(sent)} of all that send anything (limit 0)")
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
     return 0 if seconds < LIMIT and not sent else 1
