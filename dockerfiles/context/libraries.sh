@@ -2,14 +2,17 @@
 # Collects on the runtime image's base what the server needs beyond it: libraries and certificates from the packages of the base's own
 # distribution, so that their fixes arrive. What that distribution lacks comes from the devel image, as collect.sh took it there.
 #
-# usage: libraries.sh install PACKAGES    installs those of a list of packages (facts/packages) that the distribution has; for its
-#                                         mounts see inputs.sh
+# usage: libraries.sh install PACKAGES [PACKAGE...]   installs those of a list of packages (facts/packages) that the distribution has,
+#                                                     and more packages; for its mounts see inputs.sh
+#        libraries.sh slim FOLDER LEFT_OUT PACKAGE... makes a base of the files of packages, but for paths that match LEFT_OUT as
+#                                                     a whole, an extended regular expression
 #        libraries.sh collect ARTIFACT LIBRARIES
 #
 #   ARTIFACT   what the devel Dockerfile exports
 #   LIBRARIES  the folder to fill; it must be empty or absent
 #
-# LIBRARIES then holds rootfs/ and facts/os-release, glibc, base-libraries and packages, as collect.sh describes them, of this base.
+# LIBRARIES then holds rootfs/ and facts/os-release, glibc, base-libraries and packages, as collect.sh describes them, of this base or of
+# the slim one; and facts/base-packages, the packages of it.
 # A base without apt-get gets from the devel image all that it has not itself.
 set -eu
 here=$(dirname "$0")
@@ -57,7 +60,7 @@ install_packages() {
     # shellcheck source=dockerfiles/context/inputs.sh
     . "$here/inputs.sh"
     # Most devel bases have libstdc++6, which is then in no list.
-    for package in libstdc++6 $(cut -d = -f 1 "$1"); do
+    for package in libstdc++6 $(cut -d = -f 1 "$1") "${@:2}"; do
         is_installed "$package" || missing+=("$package")
     done
     [ "${#missing[@]}" -gt 0 ] || return 0
@@ -65,6 +68,46 @@ install_packages() {
     write_available "${missing[@]}"
     mapfile -t missing <"$state/available"
     [ "${#missing[@]}" -eq 0 ] || apt_get install "${options[@]}" "${missing[@]}"
+}
+
+# --- slim -------------------------------------------------------------------------------------------------------------
+
+# files_of LEFT_OUT PACKAGE...: the paths of their files and folders, and of what no package has: users and groups, sh, and /bin and the
+# like where they are links. Each path is below the folder that it is really in.
+files_of() {
+    local top left_out=$1 tops=(bin sbin lib lib32 lib64 libx32) aliases=(-e '')
+    for top in "${tops[@]}"; do
+        [ ! -L "/$top" ] || aliases+=(-e "s#^/$top/#/usr/$top/#")
+    done
+    {
+        dpkg-query -L "${@:2}" | sed -n '\#^/[^.]#p'
+        printf '/%s\n' "${tops[@]}" bin/sh etc/passwd etc/group etc/nsswitch.conf
+    } | sed "${aliases[@]}" | grep -vxE -- "$left_out" | sort -u | while read -r path; do
+        if [ -e "$path" ] || [ -L "$path" ]; then printf '%s\n' "${path#/}"; fi
+    done
+}
+
+make_slim() {
+    local left_out=$2
+    artifact=$1 rootfs=$1
+    shift 2
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    facts=$scratch/facts base_packages=$scratch/whole # of these packages all is there
+    mkdir -p "$rootfs" "$facts"
+    files_of "$left_out" "$@" | tar -C / --create --no-recursion --owner=0 --group=0 --files-from=- | tar -C "$rootfs" --extract
+    printf '%s\n' "$@" | tee "$scratch/whole" >"$scratch/packages"
+    write_owners
+    find_loader_folder
+    # shellcheck disable=SC2046 # programs have no blanks in their names
+    ldd $(find "$rootfs/usr/bin" "$rootfs/bin/" -type f) 2>/dev/null | found_libraries | sort -u >"$scratch/needed"
+    while read -r soname path; do
+        take_library "$soname" "$path"
+    done <"$scratch/needed"
+    collect_packages
+    set_times
+    sed 's/=/ /' "$facts/packages" >"$state/base-packages"
+    find "$rootfs" -name '*.so*' -printf '%f\n' | sort -u >"$state/base-libraries"
 }
 
 # --- collect ----------------------------------------------------------------------------------------------------------
@@ -122,11 +165,15 @@ collect() {
         printf '%s=%s\n' "${record##*/}" "$(sed -n 's/^Version: //p' "$record")"
     done | sort >"$facts/packages"
     record_system
+    [ ! -e "$state/base-libraries" ] || cp "$state/base-libraries" "$facts"
+    cp "$state/base-packages" "$facts"
     set_times
 }
 
 case ${1:-}:$# in
-install:2) install_packages "$2" ;;
+install:1 | slim:[123] | collect:[12]) stop "libraries.sh $1: an argument is missing" ;;
+install:*) install_packages "${@:2}" ;;
+slim:*) make_slim "${@:2}" ;;
 collect:3) collect "$2" "$3" ;;
-*) stop 'usage: libraries.sh install PACKAGES, or libraries.sh collect ARTIFACT LIBRARIES' ;;
+*) stop 'usage: libraries.sh install, slim or collect, with its arguments' ;;
 esac

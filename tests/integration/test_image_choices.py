@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from serving_factory.pipeline.digests import tree_entries
+
 from .pipeline import BUILD_STAGES, LABEL, MATRIX, ROOT, V1, Checkout, docker
 from .tiny import MAIN, tiny_checkout
 
@@ -163,6 +165,39 @@ def test_a_base_with_an_older_c_library_is_refused(based: Checkout) -> None:
     assert re.search(r"glibc: needs glibc 2\.3\d, the runtime base has 2\.31", error["why"])
     assert "image.base" in error["remedy"]
     assert outcome.stages(V1)["extract"] == "up_to_date"
+
+
+def times_and_modes(folder: Path) -> dict[str, tuple[float, int]]:
+    """What a layer has of each path beside its content."""
+    return {str(path.relative_to(folder)): (path.lstat().st_mtime, path.lstat().st_mode) for path in folder.rglob("*")}
+
+
+def test_a_slim_base_has_a_shell_and_no_package_manager(checkout: Checkout, tmp_path: Path) -> None:
+    checkout.edit(MATRIX, "  labels:", "  base: slim\n  labels:")
+    assert checkout.build_one().built().stages(V1) == stages("libraries")
+    image = checkout.record(V1, "package")["outputs"]["image"]
+    absent = "command -v apt-get dpkg apt perl || echo none"
+    assert inside(image, f"{absent}; bash -c 'echo bash'; TZ=Europe/Berlin date -d @0 +%H") == ["none", "bash", "01"]
+    names = inside(image, "ls /var/lib/dpkg/status.d")
+    assert {"base-files", "bash", "ca-certificates", "dash", "libc6", "libgcc-s1", "libgrpc++1.51", "tzdata"} <= set(
+        names
+    )
+    assert inside(image, "stat -c %a%u /tmp /root /var/tmp") == ["17770", "7000", "17770"]
+    assert inside(image, ". /etc/os-release; echo $ID; test -s /etc/ssl/certs/ca-certificates.crt; echo $?") == [
+        "debian",
+        "0",
+    ]
+    # The same packages give the same layer.
+    folder, again = checkout.variant_folder(V1), tmp_path / "again"
+    docker(
+        *("buildx", "build", "--file", str(folder / "recipe" / "runtime.Dockerfile"), "--target", "libraries"),
+        *("--build-context", f"artifact={folder / 'artifact'}", "--no-cache-filter", "runtime_base"),
+        *("--build-context", "debian:bookworm=docker-image://serving-factory/base:bookworm"),
+        *("--output", str(again), str(checkout.folder / "dockerfiles" / "context")),
+        seconds=300,
+    )
+    assert tree_entries(again) == tree_entries(folder / "libraries")
+    assert times_and_modes(again) == times_and_modes(folder / "libraries")
 
 
 def test_a_release_of_the_files_own_is_built_under_its_name(checkout: Checkout) -> None:

@@ -19,10 +19,11 @@ from serving_factory.commands.shared import Asked, Checkout, InputsOptions
 from serving_factory.docker import git as source_package
 from serving_factory.errors import CompileError, FactoryError, FetchError, MissingInputsError, UsageError
 from serving_factory.pipeline.job import Job
-from serving_factory.pipeline.offline.packages import _merge_index
+from serving_factory.pipeline.offline.packages import _merge_index, _required_packages
 from serving_factory.pipeline.preflight import Found, Missing, MissingProgram, Report, preflight_folder
+from serving_factory.recipes.recipe import recipe_for
 
-from .matrices import ROOT, document, tree, write
+from .matrices import ROOT, document, load, tree, write
 from .test_offline_inputs import git, repository
 
 VARIANT = "2.19.1-cpu-v1"
@@ -268,3 +269,9 @@ def test_lists_of_packages_become_lists_of_sources() -> None:
     one_line = "# x\ndeb [trusted=yes] http://m/debian bookworm main\ndeb-src http://m/debian bookworm main\n"
     assert source_package._for_sources(one_line) == "# x\ndeb-src [trusted=yes] http://m/debian bookworm main\n"
     assert source_package._for_sources("Types: deb\nURIs: http://m\n") == "Types: deb-src\nURIs: http://m\n"
+
+
+@pytest.mark.parametrize(("base", "count"), [("slim", 1), ("slim of debian:trixie-slim", 0), ("ubuntu:22.04", 0)])
+def test_the_packages_of_a_slim_base_are_downloaded(tmp_path: Path, base: str, count: int) -> None:
+    matrix = load(tmp_path, document(image={"repository": "r", "base": base}))
+    assert list(_required_packages(recipe_for(matrix.variants[0], matrix))).count("tzdata") == count

@@ -292,6 +292,10 @@ WRONG = {
         "8:13: targets.standard.copts[0]: '-march=haswell': … x86-64-v3 is the lowest level with all of haswell",
     ),
     "a base image without a tag": (image("base: debian"), "3:9: image.base: 'debian': … debian:trixie-slim"),
+    "a slim base of an image without a tag": (
+        image("base: slim of debian"),
+        "3:9: image.base: 'slim of debian': … tag",
+    ),
     "a base of no flavour": (image('base: {tpu: "debian:trixie"}'), "3:10: image.base.tpu: … mean 'gpu'"),
     "a base of a release alone without a tag": (
         SMALL + "per_release: [{releases: '2.19.1', image: {base: {cpu: debian}}}]\n",

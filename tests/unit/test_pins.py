@@ -90,6 +90,13 @@ def test_the_base_of_an_image_is_needed_beside_that_of_its_compile(tmp_path: Pat
     assert f"\nFROM debian:trixie-slim@{DIGEST}\n" in recipe.runtime
 
 
+def test_the_base_that_a_slim_one_is_made_of_is_needed(tmp_path: Path) -> None:
+    matrix = load(tmp_path, document(image={"repository": "r", "base": "slim of debian:trixie-slim"}))
+    assert unpinned_bases(matrix.variants, locked(matrix, {BASE: DIGEST})) == ("debian:trixie-slim",)
+    matrix = load(tmp_path, document(image={"repository": "r", "base": "slim"}))
+    assert unpinned_bases(matrix.variants, locked(matrix, {BASE: DIGEST})) == ()
+
+
 def test_only_a_bazel_that_is_fetched_and_not_known_needs_a_checksum(tmp_path: Path) -> None:
     matrix, choice = load(tmp_path), BazelChoice(overrides={})
     for other, needed in (

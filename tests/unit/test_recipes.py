@@ -239,6 +239,27 @@ def test_an_image_has_a_base_of_its_own_and_its_compile_is_the_same(tmp_path: Pa
         assert (explained_base.value, explained_base.origin.partition(",")[0]) == (base, written)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "of"), [("slim", "ubuntu:20.04"), ("slim of debian:trixie-slim", "debian:trixie-slim")]
+)
+def test_a_slim_base_is_made_of_packages(tmp_path: Path, chosen: str, of: str) -> None:
+    plain = load(tmp_path)
+    matrix = load(tmp_path, document(image={"repository": "r", "base": chosen}))
+    (variant, *_) = matrix.variants
+    recipe = recipe_for(variant, matrix)
+    assert (recipe.runtime_base.name, recipe.slim, recipe.collects) == (of, True, True)
+    assert recipe.compile_key == recipe_for(variant, plain).compile_key
+    assert f"FROM {of} AS runtime_base\n" in recipe.runtime
+    assert "libraries.sh slim /slim" in recipe.runtime
+    assert "\nFROM scratch\nCOPY --from=libraries base/ /\nENV PATH=" in recipe.runtime
+    labels = image_labels(recipe, BINARY, base_id="sha256:1")
+    assert labels["org.serving-factory.slim-of"] == of
+    assert "org.opencontainers.image.base.name" not in labels, "it is no layer of this image"
+    assert json.loads(image_json(recipe, BINARY))["slim"]
+    (base,) = (one for one in dict(explain_matrix(variant, matrix, file_from=""))["image"] if one.name == "base")
+    assert base.value == f"slim of {of}"
+
+
 def test_what_is_the_same_image_on_this_network_is_copied_from_the_devel_image(tmp_path: Path) -> None:
     stand_ins = {"ubuntu:20.04": "mine:1", "debian:trixie-slim": "mine:1"}
     image = {"repository": "r", "base": "debian:trixie-slim"}

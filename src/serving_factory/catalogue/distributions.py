@@ -114,3 +114,17 @@ def build_packages(release: Release, flavour: Flavour, distribution: Distributio
 def left_out() -> tuple[LeftOut, ...]:
     """Read what toolchains do without."""
     return read_list(LeftOut, "build_packages.yaml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlimBase:
+    """What a slim base is made of."""
+
+    packages: tuple[str, ...]  # whose files, with the libraries of their programs
+    left_out: tuple[str, ...]  # extended regular expressions of the paths of files that it does without
+
+
+@cache
+def slim_base() -> SlimBase:
+    """Read it."""
+    return read_entry(SlimBase, "slim.yaml", read_yaml("slim.yaml"))

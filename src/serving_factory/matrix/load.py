@@ -19,7 +19,7 @@ from serving_factory.matrix.settings import AllSettings, all_settings
 from serving_factory.matrix.tags import alias_tags, tag_findings
 from serving_factory.matrix.targets import Selection, selections
 from serving_factory.matrix.variant import Candidate, Variant
-from serving_factory.matrix.words import release_tags
+from serving_factory.matrix.words import SLIM, SLIM_OF, release_tags
 
 
 def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
@@ -135,7 +135,8 @@ def _unknown_bases(model: MatrixFile, broken: Broken) -> Iterator[Problem]:
     if broken.at("image", "base") or broken.at("per_release"):
         return
     chosen = [base for one in (model, *model.per_release) for base in one.image.bases.values()]
-    known = list(dict.fromkeys(name.partition("@")[0] for name in (*distributions(), *chosen)))
+    named = [base.removeprefix(SLIM_OF) for base in chosen if base != SLIM]
+    known = list(dict.fromkeys(name.partition("@")[0] for name in (*distributions(), *named)))
     for name in model.network.base_images:
         if name.partition("@")[0] not in known:
             rule, listed = "nothing stands on such a base image", f"Bases: {', '.join(known)}."

@@ -205,7 +205,8 @@ class ImageChoice:
 
     base: str | Mapping[Flavour, str] | None = key(
         Either(words.RUNTIME_BASE, Table(words.FLAVOUR, words.RUNTIME_BASE)),
-        "The base image, such as debian:trixie-slim; or flavour → base image. Default: the toolchain's base.",
+        "The base image, such as debian:trixie-slim; `slim`, or `slim of` one; or flavour → such a base. Default: the "
+        "toolchain's base.",
         None,
     )
 
@@ -305,7 +306,7 @@ class Network:
     """Where inputs from outside come from on this network."""
 
     base_images: Mapping[str, str] = key(
-        Table(words.RUNTIME_BASE, words.IMAGE), "Base image → the image to use for it.", dict
+        Table(words.TAGGED_IMAGE, words.IMAGE), "Base image → the image to use for it.", dict
     )
     apt: Apt = key(Apt)
     pip_index: str | None = key(words.WEB, "The Python package index.", None)

@@ -172,6 +172,7 @@ REPOSITORY = matching(
     "a repository is lower case: [registry[:port]/]name[/name], with single separators, 255 characters at most",
     "Write it like team/serving, and the tag under tags:.",
 )
+SLIM, SLIM_OF = "slim", "slim of "  # a base of few packages: of the compile's distribution, or of an image that follows
 IMAGE = matching(
     rf"{_REPOSITORY}(?::[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?",
     "an image is [registry[:port]/]name[:tag][@sha256:64 hex digits]",
@@ -189,10 +190,16 @@ def _base(name: str) -> str:
     return name
 
 
-def _runtime_base(name: str) -> str:
+def _tagged_image(name: str) -> str:
     IMAGE.check(name)
     if ":" not in name.rpartition("/")[2]:  # an image by digest has one, too
         raise BrokenRuleError("a base image is named with its tag or its digest", "Write it like debian:trixie-slim.")
+    return name
+
+
+def _runtime_base(name: str) -> str:
+    if name != SLIM:
+        _tagged_image(name.removeprefix(SLIM_OF))
     return name
 
 
@@ -204,7 +211,8 @@ def _label(name: str) -> str:
 
 _LABEL_WORDS = matching(_NAME, "a label is lower-case words joined by '.' or '-'", "Write it like com.example.team.")
 BASE, LABEL = Text(_base, IMAGE.pattern), Text(_label, _LABEL_WORDS.pattern)
-RUNTIME_BASE = Text(_runtime_base, IMAGE.pattern)
+TAGGED_IMAGE = Text(_tagged_image, IMAGE.pattern)
+RUNTIME_BASE = Text(_runtime_base, rf"^(?:{SLIM}$|(?:{SLIM_OF})?{IMAGE.pattern.removeprefix('^')})")
 TARGET = matching(_NAME, "a target's name is lower-case words joined by '.' or '-'", "Write it like cpu-standard.")
 REASON = matching(r"[\s\S]*\w[\s\S]*", "a reason is words", "Write why: `explain --dropped` prints it.")
 

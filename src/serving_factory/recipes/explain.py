@@ -22,7 +22,8 @@ from serving_factory.matrix.matrix import (
 from serving_factory.matrix.problems import KeyPath, without_password
 from serving_factory.matrix.tags import full_tags
 from serving_factory.matrix.variant import Variant
-from serving_factory.recipes.pins import runtime_base
+from serving_factory.matrix.words import SLIM_OF
+from serving_factory.recipes.pins import is_slim, runtime_base
 from serving_factory.recipes.recipe import Recipe
 from serving_factory.recipes.toolchain import Bazel
 
@@ -246,6 +247,7 @@ def _inputs(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
 
 def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:
     images, settings = matrix.images, matrix.settings_of(variant)
+    slim = SLIM_OF if is_slim(variant, settings) else ""
     tags = _names(images.repository, full_tags(images, variant, binary="BINARY", image="IMAGE"))
     aliases = _names(images.repository, matrix.aliases_of(variant))
     labels = [
@@ -256,7 +258,7 @@ def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:
         Explained("full_tags", tags, origin(matrix, ("image", "tags"))),
         Explained("aliases", aliases, origin(matrix, ("image", "aliases"))),
         Explained("user", str(images.user), origin(matrix, ("image", "user"))),
-        Explained("base", matrix.lock.pinned(runtime_base(variant, settings)), base_origin(matrix, variant)),
+        Explained("base", f"{slim}{matrix.lock.pinned(runtime_base(variant, settings))}", base_origin(matrix, variant)),
         *labels,
     )
 

@@ -37,14 +37,16 @@ def image_labels(recipe: Recipe, binary: BuiltBinary | None, *, base_id: str = "
     """Give the image's labels: OCI's annotation keys, our own, and the matrix file's. `base_id`: its base's digest."""
     # Where the binary was not read back (None), no label speaks of it.
     variant, name = recipe.variant, recipe.variant.release_name
+    base, _, digest = recipe.runtime_base.image.partition("@")
     labels = {
         "org.opencontainers.image.title": f"TensorFlow Serving {name}, {variant.flavour}, {variant.level}",
         RELEASE_LABEL: name,
         "org.opencontainers.image.revision": recipe.release.commit if recipe.upstream else "",
         "org.opencontainers.image.source": UPSTREAM_URL.removesuffix(".git") if recipe.upstream else "",
         "org.opencontainers.image.licenses": _licences(recipe),
-        "org.opencontainers.image.base.name": recipe.runtime_base.image.partition("@")[0],
-        "org.opencontainers.image.base.digest": recipe.runtime_base.image.partition("@")[2],
+        "org.opencontainers.image.base.name": "" if recipe.slim else base,
+        "org.opencontainers.image.base.digest": "" if recipe.slim else digest,
+        "org.serving-factory.slim-of": recipe.runtime_base.image if recipe.slim else "",
         "org.serving-factory.variant": variant.id,
         "org.serving-factory.like": variant.release if variant.own_release else "",
         "org.serving-factory.flavour": variant.flavour.value,
@@ -95,6 +97,7 @@ def image_json(recipe: Recipe, binary: BuiltBinary | None) -> str:
         "copts": list(variant.all_copts),
         "configs": list(recipe.toolchain.configs),
         "base": recipe.runtime_base.name,
+        "slim": recipe.slim,
         "build_base": recipe.base.name,
         "binary": asdict(binary) if binary else None,
     }

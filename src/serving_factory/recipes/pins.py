@@ -11,6 +11,7 @@ from serving_factory.matrix.lockfile import EMPTY, Lock
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.settings import Settings
 from serving_factory.matrix.variant import Platform, Variant
+from serving_factory.matrix.words import SLIM, SLIM_OF
 
 # The folder of Bazel's release assets: what `network.bazel_mirror` takes the place of
 BAZEL_RELEASES = "https://github.com/bazelbuild/bazel/releases/download"
@@ -98,8 +99,15 @@ class Base:
 
 
 def runtime_base(variant: Variant, settings: Settings) -> str:
-    """Name what a variant's image stands on: what the matrix file says, else what it is compiled on."""
-    return settings.image.bases.get(variant.flavour) or compile_base(variant, settings)
+    """Name the image that a variant's image stands on, or whose packages it has: else that of the compile."""
+    chosen = settings.image.bases.get(variant.flavour, SLIM)
+    return compile_base(variant, settings) if chosen == SLIM else chosen.removeprefix(SLIM_OF)
+
+
+def is_slim(variant: Variant, settings: Settings) -> bool:
+    """Whether a variant's image has few packages of its base, and not the image itself."""
+    chosen = settings.image.bases.get(variant.flavour, "")
+    return chosen == SLIM or chosen.startswith(SLIM_OF)
 
 
 def compile_base(variant: Variant, settings: Settings) -> str:

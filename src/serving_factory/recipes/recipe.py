@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from serving_factory.catalogue.distributions import slim_base
 from serving_factory.catalogue.facts import Flavour, Release
 from serving_factory.catalogue.levels import LEVELS
 from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, releases
@@ -20,7 +21,7 @@ from serving_factory.matrix.settings import Remote
 from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.dockerfile import needed, without_comments
 from serving_factory.recipes.inputs import Inputs, inputs_for, mirrored
-from serving_factory.recipes.pins import BAZEL_RELEASES, Base, image_for, runtime_base
+from serving_factory.recipes.pins import BAZEL_RELEASES, Base, image_for, is_slim, runtime_base
 from serving_factory.recipes.toolchain import Toolchain, check_bazel, check_buildable, toolchain_for
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class Recipe:
     inputs: Inputs
     remote: Remote  # a cache, or builders, that other machines share; no part of the key
     base: Base  # what it is compiled on
-    runtime_base: Base  # what its image stands on
+    runtime_base: Base  # what its image stands on, or whose packages a slim one has
+    slim: bool  # whether the image has few packages of that base, and not the base itself
     devel: str  # the devel Dockerfile
     runtime: str  # the runtime Dockerfile
     images: Images
@@ -121,7 +123,7 @@ class Recipe:
     @property
     def collects(self) -> bool:
         """Whether what the image has beside base and binary is collected on its own base, not in the devel image."""
-        return self.runtime_base.image != self.base.image
+        return self.slim or self.runtime_base.image != self.base.image
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
         Base(name, image_for(name, matrix.network.base_images))
         for name in (toolchain.base, matrix.lock.pinned(runtime_base(variant, settings)))
     )
+    slim = is_slim(variant, settings)
     rendered_from = (variant.flavour, release, toolchain)
     if neighbour and (neighbour.variant.flavour, neighbour.release, neighbour.toolchain) == rendered_from:
         devel, runtime = neighbour.devel, neighbour.runtime
@@ -170,7 +173,8 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
             release=release,
             flavour=variant.flavour,
             base=on.name,
-            collects=on.image != base.image,
+            collects=slim or on.image != base.image,
+            slim=slim_base() if slim else None,
             gpu=toolchain.gpu,
             images=matrix.images,
         )
@@ -193,6 +197,7 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
         remote=settings.bazel.remote,
         base=base,
         runtime_base=on,
+        slim=slim,
         devel=devel,
         runtime=runtime,
         images=matrix.images,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving_factory.catalogue.distributions import slim_base
 from serving_factory.docker.buildx import BuildFailed, BuildRequest
 from serving_factory.errors import CompileError, FactoryError, FetchError
 from serving_factory.pipeline.failures import NAME_CERTIFICATES, Kind, classify
@@ -77,7 +78,7 @@ def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]
 
 
 def _required_packages(recipe: Recipe) -> Iterator[str]:
-    """What the stages of the devel Dockerfile install from the distribution."""
+    """What the stages of the Dockerfiles install from the distribution of the compile."""
     toolchain = recipe.toolchain
     yield from toolchain.packages
     if toolchain.llvm or (toolchain.gpu and toolchain.gpu.repositories):
@@ -88,6 +89,8 @@ def _required_packages(recipe: Recipe) -> Iterator[str]:
         yield from ("ca-certificates", "python3-pip", "unzip")
     if toolchain.gpu and toolchain.gpu.device_compiler:
         yield toolchain.gpu.device_compiler
+    if recipe.slim and recipe.runtime_base.image == recipe.base.image:
+        yield from slim_base().packages
 
 
 def _error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
