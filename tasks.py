@@ -379,12 +379,14 @@ def package(options: StageOptions) -> None:
 def smoke(options: SmokeOptions) -> None:
     """Run the images, and check everything that a user relies on.
 
-    A gpu image is also tried on a GPU where the engine can give one (docs/gpu.md).
+    A gpu image is also tried on a GPU where the engine can give one (docs/gpu.md). Where qemu-x86_64-static is there,
+    the server must serve on an emulated CPU of its level, and die on one of the level below (docs/smoke.md).
 
     Examples:
         ./factory smoke
         ./factory smoke --variant 2.19.1-cpu-v3
         ./factory smoke --target gpu-optimized --gpu require
+        ./factory smoke --emulate require
     """
     from serving_factory.commands.build import run_stage
 
@@ -525,7 +527,7 @@ _GROUPS = {
     "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push", "publish", "deploy"],
     "Maintain": ["setup", "test", "cache", "clean"],
 }
-_ALONE = {"setup": "Make the machine ready: environment, Docker engine, the sample's base image."}
+_ALONE = {"setup": "Make the machine ready: environment, Docker engine, the sample's base image, an emulator of CPUs."}
 
 
 @partial(Command, default=True)

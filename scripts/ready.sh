@@ -2,6 +2,7 @@
 # What ./factory does at every start, and setup.sh too: quick checks of what is ready, then Invoke. Needs $here.
 # shellcheck disable=SC2154 # its caller sets here
 
+emulator=qemu-x86_64-static
 base_image=serving-factory/base:bookworm
 oldest_engine=23
 engine_answers=${FACTORY_TEST_ENGINE_ANSWERS:-20} # seconds in which an engine answers
@@ -48,6 +49,15 @@ engine_is_ready() {
 
 base_is_ready() {
     docker image inspect --format ok "$base_image" >/dev/null 2>&1
+}
+
+# emulator_path: where the emulator of CPUs is: the machine's, or that which the set-up has fetched.
+emulator_path() {
+    command -v "$emulator" || { [ -x "$here/build/.setup/$emulator" ] && echo "$here/build/.setup/$emulator"; }
+}
+
+emulator_is_ready() {
+    emulator_path >/dev/null
 }
 
 # run_invoke ARGUMENT...: in the environment, and in the caller's folder. Signals go to Python itself.

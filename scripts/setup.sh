@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the machine ready, then runs Invoke: setup.sh PART... -- ARGUMENT...
 #             or reports what it found: setup.sh --summary PART...
-# Parts: environment (.venv from uv.lock), engine (Docker with buildx), base (the sample's base image).
+# Parts: environment (.venv from uv.lock), engine (Docker with buildx), base (the sample's base image), emulator (qemu, of CPUs).
 # Run by ./factory, one at a time on a machine. What is there already stays as it is; each step is a line on standard
 # error. Exit codes: 69, a person has to do something; 130, Ctrl-C.
 set -eu
@@ -20,6 +20,8 @@ log=$state/setup.log
 . "$here/scripts/setup-engine.sh"
 # shellcheck source=scripts/setup-base.sh
 . "$here/scripts/setup-base.sh"
+# shellcheck source=scripts/setup-emulator.sh
+. "$here/scripts/setup-emulator.sh"
 
 PATH=$PATH:$root/usr/local/sbin:$root/usr/sbin:$root/sbin # a root shell from 'su' has none of them
 
@@ -58,7 +60,7 @@ trap 'exit 143' TERM HUP
 echo "$scratch" >"$state/scratch"
 
 summary=''
-found_environment='' found_engine='' found_base=''
+found_environment='' found_engine='' found_base='' found_emulator=''
 while [ "$#" -gt 0 ] && [ "$1" != -- ]; do
     case $1 in
         --summary) summary=yes ;;
@@ -68,8 +70,8 @@ while [ "$#" -gt 0 ] && [ "$1" != -- ]; do
 done
 
 if [ -n "$summary" ]; then
-    printf 'environment  %s\nengine       %s\nbase image   %s\n' \
-        "$found_environment" "$found_engine" "$found_base" | show
+    printf 'environment  %s\nengine       %s\nbase image   %s\nemulator     %s\n' \
+        "$found_environment" "$found_engine" "$found_base" "$found_emulator" | show
     exit 0
 fi
 shift # the --

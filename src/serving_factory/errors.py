@@ -192,6 +192,14 @@ class GpuUnusedError(FactoryError, code=37):
     """The server was given a GPU, and did not compute on it."""
 
 
+class LevelDiffersError(FactoryError, code=38):
+    """On an emulated CPU of its level the server died, or it ran on one of the level below."""
+
+
+class EmulatorMissingError(FactoryError, code=39):
+    """An emulated CPU is required, and this machine has no qemu that emulates it."""
+
+
 class RegistryError(FactoryError, code=40):
     """The registry answered with an error that neither a retry nor other credentials would change."""
 

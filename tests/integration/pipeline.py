@@ -299,6 +299,7 @@ class Checkout:
     def environment(self, env: Mapping[str, str] | None = None) -> dict[str, str]:
         """The environment of its commands: its own package goes before the installed one, and keeps its bytecode."""
         inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+        inherited["PATH"] += f":{ROOT / 'build' / '.setup'}"  # the emulator, where the set-up has fetched one
         return {**inherited, "PYTHONPATH": str(self.folder / "src"), "PYTHONDONTWRITEBYTECODE": "", **(env or {})}
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Running:

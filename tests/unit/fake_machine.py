@@ -59,6 +59,10 @@ echo 'failed to start daemon: no iptables'
 echo "DEBIAN_FRONTEND=$DEBIAN_FRONTEND" >> "$STATE/calls"
 case " $* " in
     *' indextargets '*) cat "$STATE/entries" ;;
+    *' download '*)
+        for argument; do :; done
+        [ -e "$STATE/candidates/$argument" ] || { echo "E: Unable to locate package $argument"; exit 100; }
+        touch "${argument}_1.deb" ;;
     *' install '*)
         [ ! -e "$STATE/apt-broken" ] || { echo 'E: Unable to correct problems'; exit 100; }
         for argument; do
@@ -73,6 +77,7 @@ case " $* " in
         done ;;
 esac
 """,
+    "dpkg-deb": 'cat "$STATE/$(basename "$2" _1.deb).tar"',
     "debootstrap": """
 for argument; do case $argument in /*) folder=$argument ;; esac; done
 for part in etc/apt/apt.conf.d etc/dpkg/dpkg.cfg.d usr/share/doc/bash usr/share/man/man1 usr/share/info \
@@ -197,6 +202,20 @@ class FakeMachine:
         self.set("entries", entries)
         for package, version in candidates.items():
             self.set(f"candidates/{package.replace('_', '-')}", version)
+
+    def have_package(self, package: str, **programs: str) -> None:
+        """Have apt offer a package with programs ('_' stands for '-'), each a shell script or where a link leads."""
+        files = self.folder / "packages" / package
+        (files / "usr" / "bin").mkdir(parents=True)
+        for name, text in programs.items():
+            path = files / "usr" / "bin" / name.replace("_", "-").replace("x86-64", "x86_64")
+            if text.startswith("#!"):
+                path.write_text(text)
+                path.chmod(0o755)
+            else:
+                path.symlink_to(text)
+        subprocess.run(["tar", "-C", files, "-cf", self.state(f"{package}.tar"), "."], check=True)
+        self.set(f"candidates/{package}", "1")
 
     def calls(self, start: str = "") -> list[str]:
         """The calls of fakes so far, those that begin so."""

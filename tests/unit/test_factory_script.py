@@ -12,12 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from .fake_machine import FakeMachine
+from .fake_machine import BOOKWORM, TRIXIE, FakeMachine
 
 
 @pytest.fixture
 def machine(tmp_path: Path) -> FakeMachine:
     return FakeMachine(tmp_path)
+
+
+QEMU = "#!/bin/sh\necho 'qemu-x86_64 version 7.2.22 (Debian 1:7.2)'\n"
+NEEDS_LIBRARIES = "#!/nowhere/ld.so\n"
+
+
+def kept(machine: FakeMachine) -> Path:
+    """Where the set-up keeps the emulator."""
+    return machine.checkout / "build" / ".setup" / "qemu-x86_64-static"
 
 
 def _wait_for(condition: Callable[[], bool]) -> None:
@@ -58,6 +67,9 @@ class TestWarmStart:
     @pytest.mark.parametrize("task", ["demo", "build", "test"])
     def test_asks_docker_once(self, machine: FakeMachine, task: str) -> None:
         machine.have_environment()
+        kept(machine).parent.mkdir(parents=True)
+        kept(machine).write_text(QEMU)
+        kept(machine).chmod(0o755)
         machine.run_engine()
         machine.set("image")
         assert machine.factory(task).err == ""
@@ -136,6 +148,7 @@ class TestSetup:
             "environment  .venv, Python 3.11.2",
             "engine       Docker Engine 26.1.5+dfsg1, buildx v0.13.1",
             "base image   serving-factory/base:bookworm, from a registry",
+            "emulator     none",
         ]
         assert not machine.calls("invoke")
 
@@ -208,3 +221,67 @@ class TestSetup:
         machine.state("uv-hangs").unlink()
         assert machine.factory("list").code == 0
         assert not machine.temporary()
+
+
+class TestEmulator:
+    @pytest.fixture(autouse=True)
+    def _ready(self, machine: FakeMachine) -> None:
+        machine.have_environment()
+        machine.run_engine()
+        machine.set("image")
+        machine.give("dpkg-deb")
+
+    def test_is_one_file_of_a_package_that_is_not_installed(self, machine: FakeMachine) -> None:
+        machine.become_root_of(BOOKWORM)
+        machine.have_package("qemu-user-static", qemu_x86_64_static=QEMU, qemu_arm_static=QEMU)
+        outcome = machine.factory("setup")
+        assert outcome.code == 0
+        assert outcome.out.splitlines()[-1] == "emulator     qemu 7.2.22"
+        assert "fetching qemu-x86_64-static" in outcome.err
+        assert kept(machine).read_text() == QEMU
+        assert not [call for call in machine.calls("apt-get") if " install " in call]
+        assert not machine.temporary()
+        downloads = machine.calls("apt-get -q download")
+        assert machine.factory("setup").err == ""
+        assert machine.calls("apt-get -q download") == downloads, "it is there"
+
+    def test_is_in_another_package_from_debian_13_on(self, machine: FakeMachine) -> None:
+        machine.become_root_of(TRIXIE)
+        machine.have_package("qemu-user-static", qemu_x86_64_static="qemu-x86_64")
+        machine.have_package("qemu-user", qemu_x86_64=QEMU)
+        assert machine.factory("setup").out.endswith("emulator     qemu 7.2.22\n")
+
+    def test_of_a_user_comes_without_an_update_of_the_lists(self, machine: FakeMachine) -> None:
+        machine.become_root_of(BOOKWORM)
+        machine.set("uid", "1000")
+        machine.have_package("qemu-user-static", qemu_x86_64_static=QEMU)
+        assert machine.factory("setup").out.endswith("emulator     qemu 7.2.22\n")
+        assert not machine.calls("apt-get -q update")
+
+    @pytest.mark.parametrize("why", ["no package", "needs libraries", "another distribution", "never"])
+    def test_that_cannot_be_had_is_no_error(self, machine: FakeMachine, why: str) -> None:
+        machine.become_root_of("ID=fedora\n" if why == "another distribution" else BOOKWORM)
+        if why != "no package":
+            program = NEEDS_LIBRARIES if why == "needs libraries" else QEMU
+            machine.have_package("qemu-user-static", qemu_x86_64_static=program)
+        if why == "never":
+            machine.environment["FACTORY_INSTALL"] = "never"
+        outcome = machine.factory("setup")
+        assert outcome.code == 0
+        assert outcome.out.endswith("emulator     none\n")
+        assert "Install qemu-user-static by hand" in outcome.err
+        assert not kept(machine).exists()
+
+    def test_of_the_machine_is_used(self, machine: FakeMachine) -> None:
+        path = machine.folder / "bin" / "qemu-x86_64-static"
+        path.write_text(QEMU.replace("7.2.22", "10.0.13"))
+        path.chmod(0o755)
+        assert machine.factory("setup").out.endswith("emulator     qemu 10.0.13\n")
+
+    def test_is_fetched_for_the_tests_and_no_other_task(self, machine: FakeMachine) -> None:
+        machine.become_root_of(BOOKWORM)
+        machine.have_package("qemu-user-static", qemu_x86_64_static=QEMU)
+        assert machine.factory("demo").code == machine.factory("test", "--unit").code == 0
+        assert not kept(machine).exists()
+        assert machine.factory("test").code == 0
+        assert kept(machine).exists()

@@ -55,7 +55,12 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
         if name == "smoke":
             models = ROOT / "samples" / "model_server" / "models"
             site = SimpleNamespace(
-                engine=FakeEngine(Script(), Script()), models=models, owner="o", strays=0, build=job.site.build
+                engine=FakeEngine(Script(), Script()),
+                emulator=None,
+                models=models,
+                owner="o",
+                strays=0,
+                build=job.site.build,
             )
             job = replace(job, site=cast("Site", site))
         elif name == "push":

@@ -29,7 +29,8 @@ from serving_factory.errors import (
     WrongAnswerError,
 )
 from serving_factory.pipeline.stages.smoke import SERVER_FACTS
-from serving_factory.smoke.checks import CHECKS, STOP_LIMIT
+from serving_factory.smoke.checks import BINARY, CHECKS, STOP_LIMIT
+from serving_factory.smoke.emulate import INIT
 from serving_factory.smoke.gpu import WAYS
 from serving_factory.smoke.plan import SmokePlan
 from serving_factory.smoke.report import CheckResult, SmokeReport
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from serving_factory.docker.engine import ContainerSpec, Engine
 
 VERSION = "TensorFlow ModelServer: 2.19.1-rc0+dev.sha.no_git\nTensorFlow Library: 2.19.1\n"
-ALL = ["start", *(check.name for check in CHECKS if not check.way and not check.opens)]
+ALL = ["start", *(check.name for check in CHECKS if not (check.way or check.opens or check.emulated))]
 
 
 @dataclass(kw_only=True)
@@ -58,6 +59,8 @@ class Script:
     version: tuple[int, str, str] = (0, VERSION, "")
     health_command: tuple[int, str] = (0, "AVAILABLE")
     loader: str = ""
+    launcher: tuple[int, str] = (78, "this image is made for CPUs of level x86-64-v3")
+    lower: tuple[int, str] | None = (132, "")  # how the server ends on an emulated CPU of the level below; None: never
     exec_hangs: bool = False
     health: str | None = "healthy"
     stop_seconds: float = 0.3
@@ -65,7 +68,9 @@ class Script:
 
 
 def way_of(spec: ContainerSpec) -> str | None:
-    """The way that a container serves in, by its environment."""
+    """The way that a container serves in, by its environment; `emulated` where it is on an emulated CPU."""
+    if spec.entrypoint == (INIT,):
+        return "emulated"
     given = dict(spec.environment).items()
     return next((way.check for way in reversed(WAYS) if way.environment.items() <= given), None)
 
@@ -75,8 +80,10 @@ class FakeContainer:
         self.script = script
         self.server = server
         self.spec = spec
+        self.files = {one.target: one.source.read_text() for one in spec.mounts if one.target == "/proc/cpuinfo"}
         self.modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in _tree(spec.mounts[0].source)}
         self.restarts = 0
+        self.commands: list[tuple[str, ...]] = []
         self._code = script.exits_with
         self._asked_health = 0
 
@@ -110,12 +117,25 @@ class FakeContainer:
         self._code = self.script.stop_code
         return self.script.stop_seconds
 
-    def exec(self, argv: tuple[str, ...]) -> Ran:
+    def exec(self, argv: tuple[str, ...], *, timeout: float = 60.0) -> Ran:
+        assert timeout > 0
         if self.script.exec_hangs:
             raise TimeoutError(f"'{' '.join(argv)}' took longer than 60 s")
+        if way_of(self.spec) == "emulated":
+            return self._exec_emulated(argv)
         if argv[1:] == ("--version",):
             return Ran(*self.script.version)
         return Ran(0, self.script.loader, "") if argv[0] == "sh" else Ran(*self.script.health_command, "")
+
+    def _exec_emulated(self, argv: tuple[str, ...]) -> Ran:
+        self.commands.append(argv)
+        if self._code is not None:
+            raise EngineError("Nothing could be run inside.", why="the container is not running")
+        if argv[0] == BINARY:
+            return Ran(*self.script.launcher, "")
+        if self.script.lower is None:
+            raise TimeoutError("it took longer than 60 s")
+        return Ran(self.script.lower[0], "", self.script.lower[1])
 
 
 class FakeEngine:

@@ -19,7 +19,7 @@ from serving_factory.docker.host import GpuAccess
 from serving_factory.doctor import probes
 from serving_factory.errors import GpuDriverError, GpuMissingError
 from serving_factory.inspection.facts import DeviceCode
-from serving_factory.pipeline.job import GpuUse, Job, Site
+from serving_factory.pipeline.job import Job, Site, Use
 from serving_factory.pipeline.records import write_record
 from serving_factory.pipeline.runner import plan_stages
 from serving_factory.pipeline.stages import STAGES
@@ -67,7 +67,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
 
     def make(
         access: GpuAccess | None,
-        use: GpuUse = GpuUse.AUTO,
+        use: Use = Use.AUTO,
         *,
         flavour: str = "gpu",
         codes: tuple[str, ...] = ("sm_70", "sm_80", "sm_90", "compute_90"),
@@ -78,7 +78,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
         engine = GpuEngine(access)
         connect = partial(cast, "Engine", engine)
         site = Site(build=tmp_path / "build", models=tmp_path / "models", connect=connect)
-        job = Job(recipe=recipe_for(matrix.variants[0], matrix), site=site, gpu=use)
+        job = Job(recipe=recipe_for(matrix.variants[0], matrix), site=site, gpu=use, emulate=Use.NEVER)
         for stage in STAGES[: STAGES.index("smoke")]:
             write_record(job.folder, record(stage, variant=job.recipe.variant.id))
         found = DeviceCode(fat_binaries={" ".join(codes): 1}, sizes=dict.fromkeys(codes, 1))
@@ -95,8 +95,8 @@ def smoke(job: Job, said: list[str] | None = None) -> Smoked:
     return job.record(SMOKE).outputs
 
 
-def enough_for(job: Job) -> set[GpuUse]:
-    return {use for use in GpuUse if not SMOKE.reason(replace(job, gpu=use))}
+def enough_for(job: Job) -> set[Use]:
+    return {use for use in Use if not SMOKE.reason(replace(job, gpu=use))}
 
 
 @pytest.mark.parametrize("access", GpuAccess)
@@ -108,7 +108,7 @@ def test_a_gpu_that_the_engine_can_give_is_used(made: Made, access: GpuAccess) -
     assert (found.access, found.driver, found.capability) == (access.value, "535.54.03", "8.0")
     assert [one.way for one in found.served] == [way.check for way in WAYS if way.check != "gpu-ptx"]
     assert {spec.gpu for spec in (one.spec for one in engine.containers)} == {None, access}
-    assert enough_for(job) == set(GpuUse), "nothing is done again"
+    assert enough_for(job) == set(Use), "nothing is done again"
     assert outputs.summary()["gpu"] == "NVIDIA A100-SXM4-40GB"
     reported = {**measure("v", {"smoke": job.record(SMOKE)}), "compiled": "then", "build_command": None}
     assert re.search(r"^  tried on GPU +NVIDIA A100-SXM4-40GB, capability 8.0$", report_page([reported]), re.MULTILINE)
@@ -117,47 +117,47 @@ def test_a_gpu_that_the_engine_can_give_is_used(made: Made, access: GpuAccess) -
 @pytest.mark.parametrize(
     ("access", "use", "reason"),
     [
-        (None, GpuUse.AUTO, NONE_GIVEN),
-        (None, GpuUse.NEVER, "--gpu never"),
-        (GpuAccess.CDI, GpuUse.NEVER, "--gpu never"),
+        (None, Use.AUTO, NONE_GIVEN),
+        (None, Use.NEVER, "--gpu never"),
+        (GpuAccess.CDI, Use.NEVER, "--gpu never"),
     ],
 )
 def test_a_record_without_a_gpu_is_enough_unless_one_is_required(
-    made: Made, access: GpuAccess | None, use: GpuUse, reason: str
+    made: Made, access: GpuAccess | None, use: Use, reason: str
 ) -> None:
     job, engine = made(access, use)
     said: list[str] = []
     assert smoke(job, said).gpu is None
-    assert said[0] == f"not tried on a GPU: {reason}"
+    assert said[:2] == [f"not tried on a GPU: {reason}", "not tried on emulated CPUs: --emulate never"]
     assert len(engine.containers) == 2
     assert {one.spec.gpu for one in engine.containers} == {None}
     assert f'"reason": "{reason}"' in (job.folder / "smoke-report.json").read_text(encoding="utf-8")
-    assert enough_for(job) == {GpuUse.AUTO, GpuUse.NEVER}
+    assert enough_for(job) == {Use.AUTO, Use.NEVER}
 
 
 def test_what_is_required_now_is_done_and_named(made: Made) -> None:
     job, _ = made(None)
     smoke(job)
-    required, _ = made(GpuAccess.CDI, GpuUse.REQUIRE)
+    required, _ = made(GpuAccess.CDI, Use.REQUIRE)
     assert SMOKE.key(required) == SMOKE.key(job), "what was pushed is not pushed again"
     (plan,) = plan_stages([required], [SMOKE])
     assert (plan.run, plan.because) == (("smoke",), "a GPU is required, and the last smoke had none")
     smoke(required)
-    assert enough_for(job) == set(GpuUse)
+    assert enough_for(job) == set(Use)
     assert plan_stages([required], [SMOKE])[0].run == ()
 
 
 def test_a_required_gpu_that_cannot_be_had_is_an_error(made: Made) -> None:
-    job, engine = made(None, GpuUse.REQUIRE)
+    job, engine = made(None, Use.REQUIRE)
     with pytest.raises(GpuMissingError, match="a GPU is required") as caught:
         smoke(job)
     assert "nvidia-ctk runtime configure" in caught.value.remedy
     assert engine.containers == []
 
 
-@pytest.mark.parametrize("use", [GpuUse.AUTO, GpuUse.REQUIRE])
+@pytest.mark.parametrize("use", [Use.AUTO, Use.REQUIRE])
 def test_a_driver_that_is_too_old_is_refused_before_anything_is_started(
-    made: Made, use: GpuUse, monkeypatch: pytest.MonkeyPatch
+    made: Made, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probes, "gpu_driver", lambda: "525.60.11")
     job, engine = made(GpuAccess.RUNTIME, use)
@@ -165,7 +165,7 @@ def test_a_driver_that_is_too_old_is_refused_before_anything_is_started(
         smoke(job)
     assert caught.value.why == "CUDA 12.2 needs driver 525.60.13 or later, not 525.60.11."
     assert engine.containers == []
-    smoke(replace(job, gpu=GpuUse.NEVER))
+    smoke(replace(job, gpu=Use.NEVER))
     assert len(engine.containers) == 2
 
 
@@ -181,17 +181,17 @@ def test_an_older_driver_is_enough_where_cuda_compat_serves_it(
 
 def test_a_driver_that_is_not_known_is_no_hindrance(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "gpu_driver", lambda: None)
-    job, _ = made(GpuAccess.CDI, GpuUse.REQUIRE)
+    job, _ = made(GpuAccess.CDI, Use.REQUIRE)
     found = smoke(job).gpu
     assert found
     assert found.driver is None
 
 
 def test_other_flavours_are_never_tried_on_a_gpu(made: Made) -> None:
-    job, engine = made(GpuAccess.CDI, GpuUse.REQUIRE, flavour="cpu")
+    job, engine = made(GpuAccess.CDI, Use.REQUIRE, flavour="cpu")
     assert smoke(job).gpu is None
     assert {one.spec.gpu for one in engine.containers} == {None}
-    assert enough_for(job) == set(GpuUse)
+    assert enough_for(job) == set(Use)
     assert "gpu-" not in (job.folder / "smoke-report.json").read_text(encoding="utf-8")
 
 

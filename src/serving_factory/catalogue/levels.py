@@ -114,6 +114,17 @@ def node_labels() -> Mapping[Level, tuple[tuple[str, ...], ...]]:
     return {Level(name): tuple(map(tuple, terms)) for name, terms in read_yaml("node_labels.yaml").items()}
 
 
+@cache
+def emulated_cpus() -> Mapping[Level, str]:
+    """What qemu's option -cpu must be for a CPU of exactly a level."""
+    return {Level(name): cpu for name, cpu in read_yaml("emulated_cpus.yaml").items()}
+
+
+def level_below(level: Level) -> Level | None:
+    """The next lower level; None of the lowest, and of `native`, which has no place among them."""
+    return LEVELS[LEVELS.index(level) - 1] if level in LEVELS[1:] else None
+
+
 def _sets() -> Mapping[str, Any]:
     found: Mapping[str, Any] = read_yaml("instruction_sets.yaml")
     return found

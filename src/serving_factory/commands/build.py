@@ -34,7 +34,7 @@ from serving_factory.pipeline.build_lock import hold_lock, hold_matrix_lock
 from serving_factory.pipeline.estimates import Basis, RunEstimate
 from serving_factory.pipeline.events import Event, EventKind, Status, VariantResult
 from serving_factory.pipeline.history import Recorder, disk_of
-from serving_factory.pipeline.job import GpuUse, Job, Site, Stage
+from serving_factory.pipeline.job import Job, Site, Stage, Use
 from serving_factory.pipeline.records import matrix_name
 from serving_factory.pipeline.runner import candidates, has_work, plan_stages
 from serving_factory.pipeline.runner import clean as clean_site
@@ -104,23 +104,25 @@ def _prepared(options: RunOptions, stages: Sequence[Stage[Any]]) -> _Run:
 
         for recipe in recipes:
             check_pushable(recipe, options.registry)
-    site, gpu = site_of(options.asked, options.registry), GpuUse(options.gpu)
-    if gpu is GpuUse.REQUIRE and not any(variant.cuda for variant in chosen):
+    site, gpu, emulate = site_of(options.asked, options.registry), Use(options.gpu), Use(options.emulate)
+    if gpu is Use.REQUIRE and not any(variant.cuda for variant in chosen):
         remedy = "choose one, such as --target gpu-optimized"
         raise UsageError("`--gpu require` is for gpu variants, and none is chosen", remedy=remedy)
-    jobs = [Job(recipe=recipe, site=site, gpu=gpu) for recipe in recipes]
+    jobs = [Job(recipe=recipe, site=site, gpu=gpu, emulate=emulate) for recipe in recipes]
     return _Run(options, matrix, chosen, site, jobs, tuple(unbuildable), stages)
 
 
 def _begin(run: _Run) -> tuple[Schedule, RunEstimate]:
-    """Take over old records; see whether GPUs and registry give what is needed; say which variant works when."""
+    """Take over old records; see whether GPUs, emulator and registry are there; say which variant works when."""
     progress(*(f"Note: {line}" for line in adopt_old_records(run.jobs)))
     if smoke := next((one for one in run.stages if one.name == "smoke"), None):
-        from serving_factory.pipeline.stages.smoke import gpu_access
+        from serving_factory.pipeline.stages.smoke import can_emulate, emulator, gpu_access
 
         for job in run.jobs:
-            if job.gpu is GpuUse.REQUIRE and job.recipe.variant.cuda and has_work(smoke, job):
+            if job.gpu is Use.REQUIRE and job.recipe.variant.cuda and has_work(smoke, job):
                 gpu_access(job)
+            if job.emulate is Use.REQUIRE and can_emulate(job) and has_work(smoke, job):
+                emulator(job)
     if run.stages[-1].name == "push" and any(has_work(one, job) for job in run.jobs for one in run.stages[:-1]):
         from serving_factory.pipeline.stages.push import try_pushes
 

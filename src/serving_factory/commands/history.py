@@ -154,6 +154,7 @@ _MEASURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("GPU code", "device_code", lambda codes: ", ".join(codes) or "none"),
     ("image", "image_size", size),
     ("tried on GPU", "gpu", lambda gpu: f"{gpu.name}, capability {gpu.capability}"),
+    ("emulated CPUs", "emulated", str),
 )
 
 
@@ -167,6 +168,7 @@ def measure(variant: str, records: Mapping[str, Record[Any]]) -> dict[str, Any]:
         "device_code": binary and binary.outputs.device_code.codes,
         "image_size": image and image.outputs.size,
         "gpu": smoke and smoke.outputs.gpu,
+        "emulated": smoke and smoke.outputs.emulated,
     }
     found = {name: getattr(compiled and compiled.outputs, name, None) for _, name, _ in _MEASURES}
     return {

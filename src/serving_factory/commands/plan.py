@@ -19,7 +19,14 @@ from serving_factory.recipes.recipe import recipes_for
 
 def site_of(asked: Asked, registries: Sequence[str] = ()) -> Site:
     """Where the pipeline of a matrix file works."""
-    return Site(build=asked.folder, models=asked.checkout.models, registries=registries, report=progress)
+    checkout = asked.checkout
+    return Site(
+        build=asked.folder,
+        models=checkout.models,
+        programs=checkout.programs,
+        registries=registries,
+        report=progress,
+    )
 
 
 def jobs_of(asked: Asked, variants: Sequence[str]) -> list[Job]:

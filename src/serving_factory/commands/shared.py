@@ -83,7 +83,7 @@ def write_file(path: Path, text: str) -> None:
         write_atomically(path.resolve(), text)
 
 
-_gpu_use = _reader("auto|require|never", str, "auto, require or never", "write {} require, or leave it out for auto")
+_use = _reader("auto|require|never", str, "auto, require or never", "write {} require, or leave it out for auto")
 _driver = _reader(
     r"[0-9]{3,4}(\.[0-9]{1,3}){1,2}",
     str,
@@ -114,6 +114,11 @@ class Checkout:
     def sample(self) -> Path:
         """The sample's matrix file."""
         return self.root / "samples" / "matrix.yaml"
+
+    @property
+    def programs(self) -> Path:
+        """Where `./factory setup` puts programs that the machine does not have."""
+        return self.build / ".setup"
 
     @property
     def models(self) -> Path:
@@ -178,6 +183,7 @@ _MEMORY = "memory of each compile, such as 16GiB (default: 2GiB a job)"
 _MINUTES = "end the run after so many minutes; the same command continues it"
 _VARIANT_MINUTES = "end each variant that takes longer; it counts as failed"
 _GPU = "try gpu images on a GPU: auto (where the engine can give one), require or never"
+_EMULATE = "try images on emulated CPUs of their level and of the one below: auto (where qemu is), require or never"
 _MAX_SIZE = "prune: how much may stay, such as 20GiB (default: resources.cache of the matrix)"
 _OUTPUT = "archive, override: the folder to write to (default: this one; what the matrix file names)"
 _PINNED = "archive: the expected archive: a preflight's report, REF=SHA256 or FILE_NAME=SHA256"
@@ -198,7 +204,8 @@ class RunOptions:
     fail_fast: Annotated[bool, Option("start no other variant once one has failed; finish the running ones")] = False
     max_minutes: Annotated[float | None, Option(_MINUTES, "MINUTES", _minutes)] = None
     variant_minutes: Annotated[float | None, Option(_VARIANT_MINUTES, "MINUTES", _minutes)] = None
-    gpu: Annotated[str, Option(_GPU, "WHEN", _gpu_use)] = "auto"
+    gpu: Annotated[str, Option(_GPU, "WHEN", _use)] = "auto"
+    emulate: Annotated[str, Option(_EMULATE, "WHEN", _use)] = "auto"
     json: Json = False
 
     def limits(self, resources: Resources) -> Limits:
@@ -217,7 +224,7 @@ class RunOptions:
 
 
 StageOptions = Annotated[RunOptions, ("asked", "json")]
-SmokeOptions = Annotated[RunOptions, ("asked", "gpu", "json")]
+SmokeOptions = Annotated[RunOptions, ("asked", "gpu", "emulate", "json")]
 PushOptions = Annotated[RunOptions, ("asked", "registry", "json")]
 
 

@@ -88,6 +88,15 @@ def bounded(
     return results[0]
 
 
+BY_SIGNAL = 128  # added to a signal's number, the exit code of what it killed
+
+
+def exit_text(code: int | None) -> str:
+    """Spell an exit code, with the signal that it stands for."""
+    names = {BY_SIGNAL + known: f" ({known.name})" for known in signal.Signals}
+    return f"exit code {code}{names.get(code, '') if code else ''}"
+
+
 def run(
     argv: Sequence[str],  # the program, looked up on PATH, and its arguments
     *,

@@ -21,11 +21,12 @@ from serving_factory.recipes.pins import Base
 from serving_factory.recipes.recipe import Recipe, key_of, short
 
 if TYPE_CHECKING:
+    from serving_factory.docker.emulator import Emulator
     from serving_factory.docker.engine import Engine
 
 
-class GpuUse(StrEnum):
-    """Whether a gpu image is tried on a GPU: where the engine can give one, in any case, or never."""
+class Use(StrEnum):
+    """Whether smoke uses what not every machine has, a GPU or an emulator: where it is there, in any case, or never."""
 
     AUTO = "auto"
     REQUIRE = "require"
@@ -44,12 +45,14 @@ class Site:
         *,
         build: Path,
         models: Path,
+        programs: Path | None = None,
         registries: Sequence[str] = (),
         connect: Callable[[], Engine] | None = None,
         report: Callable[[str], object] = lambda _text: None,  # called with a sentence while the engine is slow
     ) -> None:
         self.build = build
         self.models = models
+        self.programs = programs  # where `./factory setup` puts programs that the machine does not have
         self.registries = registries
         self._connect = connect
         self._report = report
@@ -75,6 +78,13 @@ class Site:
         except EngineUnavailableError as error:
             self._no_engine = error
             raise
+
+    @cached_property
+    def emulator(self) -> Emulator | None:
+        """What emulates CPUs on this machine; None where nothing does."""
+        from serving_factory.docker.emulator import find_emulator
+
+        return find_emulator(self.programs)
 
     @property
     def knows_engine(self) -> bool:
@@ -130,7 +140,8 @@ class Job:
     recipe: Recipe
     site: Site
     share: Share = ONE_JOB  # of the engine's machine
-    gpu: GpuUse = GpuUse.AUTO  # whether its image is tried on a GPU
+    gpu: Use = Use.AUTO  # whether its image is tried on a GPU
+    emulate: Use = Use.AUTO  # whether it is tried on emulated CPUs
     cancel: Cancel = field(default_factory=Cancel)  # asks its stages to end
     # called, at least once, when compilers need the share no more: Bazel is done, or the compile stage has ended
     release_share: Callable[[], None] = lambda: None

@@ -14,10 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from serving_factory.catalogue.libraries import DRIVERS
+from serving_factory.docker.process import BY_SIGNAL, exit_text
 from serving_factory.errors import (
     CpuLevelError,
     EngineError,
     FactoryError,
+    LevelDiffersError,
     LibraryMissingError,
     ServerNotReadyError,
     ServerStopError,
@@ -25,12 +27,21 @@ from serving_factory.errors import (
     WrongAnswerError,
 )
 from serving_factory.smoke.answers import ModelMetadata, ServerUnavailableError, ServingApiError, VersionStatus
+from serving_factory.smoke.emulate import (
+    DEATH_LIMIT,
+    SERVER,
+    Emulated,
+    EmulationPlan,
+    emulated,
+    lacked_instructions,
+)
 from serving_factory.smoke.gpu import REPEATS, WAYS, Question, Way
-from serving_factory.smoke.server import BY_SIGNAL, INPUTS, MODEL, OLD_ANSWER, Server, close_to, exit_text
+from serving_factory.smoke.server import GRPC_PORT, INPUTS, MODEL, OLD_ANSWER, REST_PORT, Server, close_to
 from serving_factory.smoke.swap import check_swap
 
 if TYPE_CHECKING:
     from serving_factory.docker.engine import Ran
+    from serving_factory.smoke.plan import SmokePlan
 
 BINARY = "/usr/bin/tensorflow_model_server"
 HEALTH = "/usr/bin/tf_serving_health"
@@ -56,6 +67,7 @@ class Check:
     hardened: bool = False
     needs: str = ""
     opens: bool = False  # it is for servers that open libraries
+    emulated: bool = False  # the server is its own, hardened, and on an emulated CPU
     way: Way | None = None  # the server is its own, hardened, and serves in this way; of gpu images alone
 
 
@@ -265,6 +277,99 @@ def check_stop(server: Server) -> str:
     return f"stopped in {seconds:.2f} s, exit code {code}"
 
 
+def check_emulated(server: Server) -> str:
+    """Serve on an emulated CPU of exactly the image's level; refuse, and then die, on one of the level below."""
+    plan = server.plan.emulation
+    if plan is None:
+        return ""
+    # What ends at once goes first: meanwhile the emulated server starts.
+    ended = _end_on_lower(server, plan) if plan.lower else None
+    ready = _serve_emulated(server, plan) if plan.cpu else None
+    server.emulated = Emulated(
+        qemu=plan.emulator.version,
+        cpu=plan.cpu or None,
+        ready=ready,
+        lower_cpu=plan.lower_cpu or None,
+        ended=ended,
+    )
+    seen = f"not served on {plan.level}: {plan.no_cpu}" if ready is None else f"served on {plan.level} after {ready} s"
+    if ended is not None:
+        seen += f"; on {plan.lower} refused with {CPU_REFUSED}, and without the launcher ended with {exit_text(ended)}"
+    return seen
+
+
+def _end_on_lower(server: Server, plan: EmulationPlan) -> int | None:
+    """Have launcher and server end on a CPU of the level below; the server's exit code."""
+    try:
+        _refuse_lower(server, plan)
+        return _die_lower(server, plan)
+    except EngineError:
+        # Nothing can be run in a container that has ended, and of what that died is found out next.
+        if server.exited() and plan.cpu:
+            return None
+        raise
+
+
+def _serve_emulated(server: Server, plan: EmulationPlan) -> float:
+    """Have it answer on the CPU of its level; the seconds until it was ready. Raises LevelDiffersError."""
+    where = f"On an emulated CPU of exactly {plan.level} (qemu {plan.emulator.version}, -cpu {plan.cpu})"
+    try:
+        check_ready(server)
+        ready = round(server.uptime(), 2)
+        check_predict(server)
+    except (FactoryError, ServingApiError) as error:
+        if server.exited() and lacked_instructions(server.container.exit_code(), server.log()):
+            raise server.fault(
+                LevelDiffersError,
+                f"{where} the server died of an instruction that this level does not have.",
+                remedy="Find the flag that lets the code above the level, as for `inspect`'s rule level-kept: look "
+                "in the compile log for -march and -m flags. Then compile the variant again.",
+            ) from error
+        if isinstance(error, FactoryError):
+            raise type(error)(f"{where}: {error.what}", why=error.why, remedy=error.remedy) from error
+        raise
+    return ready
+
+
+def _refuse_lower(server: Server, plan: EmulationPlan) -> None:
+    """Have the launcher see a CPU of the level below, by the /proc/cpuinfo that this container was given."""
+    ran = _inside(server, BINARY, "--version")
+    if ran.code != CPU_REFUSED:
+        raise server.fault(
+            SmokeError,
+            f"The launcher does not refuse a CPU of {plan.lower}: it ended with {exit_text(ran.code)}, "
+            f"expected {CPU_REFUSED}.",
+            why=f"{ran.out}{ran.err}".strip(),
+            remedy="CPU_FLAGS in the image's /usr/share/serving-factory/image.env is what it asks for. Package again.",
+        )
+
+
+def _die_lower(server: Server, plan: EmulationPlan) -> int:
+    """Start the server itself on the CPU of the level below, which it must not survive; its exit code."""
+    command = emulated(plan.lower_cpu, SERVER, *server_flags(server.plan, free_ports=True))
+    where = f"on an emulated CPU of {plan.lower} (qemu {plan.emulator.version}, -cpu {plan.lower_cpu})"
+    remedy = (
+        "See that the level's --copt flags reached the compiler (bazel build --subcommands), as for `inspect`'s rule "
+        "level-used. `--emulate never` leaves this check out."
+    )
+    try:
+        ran = server.container.exec(command, timeout=DEATH_LIMIT)
+    except TimeoutError as error:
+        what = f"The server of {plan.level} still ran after {DEATH_LIMIT:g} s {where}: it must die there."
+        raise server.fault(LevelDiffersError, what, remedy=remedy) from error
+    if not lacked_instructions(ran.code, f"{ran.out}{ran.err}"):
+        what = f"The server of {plan.level} ended with {exit_text(ran.code)} {where}, and not of a missing instruction."
+        raise server.fault(LevelDiffersError, what, why=f"{ran.out}{ran.err}".strip(), remedy=remedy)
+    return ran.code
+
+
+def server_flags(plan: SmokePlan, *, free_ports: bool = False) -> tuple[str, ...]:
+    """The flags of a server without the entrypoint script; a second one in its container needs free ports."""
+    grpc, rest = (port + 10 * free_ports for port in (GRPC_PORT, REST_PORT))
+    rest_flag = (f"--rest_api_port={rest}",) if plan.server.rest else ()
+    return (f"--port={grpc}", *rest_flag, f"--model_name={MODEL}", f"--model_base_path=/models/{MODEL}")
+
+
 def check_way(way: Way, server: Server) -> str:
     """Ask over gRPC what a way is asked; raises as `Trial.verify`, with the container's log."""
     trial, question = server.trial, server.trial.question(way)
@@ -316,6 +421,8 @@ CHECKS = (
     Check("version-flag", check_version_flag, needs="version_flag"),
     Check("swap", check_swap),
     Check("stop", check_stop),
+    # Here the hardened server grows old enough meanwhile
+    Check("emulated", check_emulated, emulated=True),
     Check("hardened-ready", check_ready, hardened=True),
     Check("hardened-predict", check_predict, hardened=True),
     Check("health-command", check_health_command, hardened=True),

@@ -10,6 +10,7 @@ from pathlib import Path
 from serving_factory.catalogue.facts import ServerFacts
 from serving_factory.docker.host import GpuAccess
 from serving_factory.errors import SmokeError
+from serving_factory.smoke.emulate import EmulationPlan
 from serving_factory.smoke.gpu import DENSE, HALF_PLUS_TWO
 
 
@@ -38,6 +39,8 @@ class SmokePlan:
     opened: tuple[str, ...] = ()  # the sonames that the server opens while it runs
     gpu: GpuPlan | None = None  # None where the image is not to be tried on a GPU
     no_gpu: str = ""  # why not; empty where it is no gpu image
+    emulation: EmulationPlan | None = None  # None where the image is not to be tried on emulated CPUs
+    no_emulation: str = ""  # why not
     ready_timeout: float = 60.0  # seconds from start to AVAILABLE
     health_timeout: float = 60.0  # seconds from the other checks' end to Docker's "healthy"
     swap_timeout: float = 15.0  # seconds from a version's appearance to its answers, and again to the old version's end

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from serving_factory.errors import FactoryError
+from serving_factory.smoke.emulate import Emulated
 from serving_factory.smoke.gpu import OnGpu
 
 # What XML 1.0 cannot hold in any form (its production 2, Char); logs have it as terminal colours
@@ -37,6 +38,7 @@ class SmokeReport:
     # the predictions for [1.0, 2.0, 5.0] by protocol, `REST` and `gRPC`, where asked
     answers: Mapping[str, tuple[float, ...]]
     gpu: OnGpu | None = None  # what it did on a GPU; None where it was not tried on one
+    emulated: Emulated | None = None  # what it did on emulated CPUs; None where it was not tried on one
     error: FactoryError | None = None  # what the failing check raised; the caller raises it after writing its files
 
 
@@ -51,6 +53,7 @@ def to_json(report: SmokeReport) -> str:
         "answers": {protocol: list(values) for protocol, values in report.answers.items()},
         "checks": [{**asdict(item), "seconds": round(item.seconds, 3)} for item in report.checks],
         "gpu": asdict(report.gpu) if report.gpu else None,
+        "emulated": asdict(report.emulated) if report.emulated else None,
         "skipped": [{"name": name, "reason": reason} for name, reason in report.skipped],
         "error": None,
     }

@@ -14,7 +14,8 @@ from serving_factory.docker.host import GpuAccess
 from serving_factory.docker.process import Cancel
 from serving_factory.errors import EngineError, FactoryError, GpuMissingError, SmokeError
 from serving_factory.smoke.answers import ServingApiError
-from serving_factory.smoke.checks import BINARY, CHECKS, Check
+from serving_factory.smoke.checks import BINARY, CHECKS, Check, server_flags
+from serving_factory.smoke.emulate import CPUINFO, EMULATOR, INIT, SERVER, Emulated, emulated, write_cpuinfo
 from serving_factory.smoke.gpu import OnGpu, Trial, Way
 from serving_factory.smoke.plan import ModelFolders, SmokePlan, prepare_models
 from serving_factory.smoke.report import CheckResult, SmokeReport
@@ -39,14 +40,16 @@ def run_checks(
         with ExitStack() as stack:
             run.check("start", lambda: _start(servers, stack, subject))
             for check in CHECKS:
-                if (check.way and not plan.gpu and not plan.no_gpu) or (check.opens and not plan.opened):
+                if not _concerns(check, plan):
                     continue
                 if reason := _why_skipped(check, subject):
                     run.skipped.append((check.name, reason))
+                elif check.emulated:
+                    run.check(check.name, partial(_serve, check, subject))
                 elif check.way:
                     if check.way.note and not run.error:
                         emit_note(f"{check.name}: {check.way.note}")
-                    run.check(check.name, partial(_serve, check, check.way, subject))
+                    run.check(check.name, partial(_serve, check, subject))
                 else:
                     run.check(check.name, partial(_act, check, servers))
     except FactoryError as fault:
@@ -60,6 +63,7 @@ def run_checks(
         skipped=tuple(run.skipped),
         answers=dict(servers[False].answers) if servers else {},
         gpu=subject.on_gpu(),
+        emulated=subject.emulated,
         error=run.error,
     )
 
@@ -88,9 +92,11 @@ class _Run:
 
 
 class _Subject:
-    """The image, and how servers of it are started; `models` is set at the start."""
+    """The image, and how servers of it are started; `models` and `folder` are set at the start."""
 
     models: ModelFolders
+    folder: Path
+    emulated: Emulated | None = None
 
     def __init__(self, engine: Engine, image: str, plan: SmokePlan, cancel: Cancel) -> None:
         self.plan = plan
@@ -100,8 +106,8 @@ class _Subject:
         self._cancel = cancel
 
     @contextmanager
-    def server(self, *, hardened: bool, way: Way | None = None) -> Iterator[Server]:
-        """Run a server for as long as the block lasts, on a GPU where the way says so."""
+    def server(self, *, hardened: bool, way: Way | None = None, on_emulated: bool = False) -> Iterator[Server]:
+        """Run a server for as long as the block lasts, on a GPU where the way says so, or on an emulated CPU."""
         self._cancel.check()
         plan, models = self.plan, self.models
         model = self.trial.question(way).model if way else MODEL
@@ -113,13 +119,17 @@ class _Subject:
         folder = models.on_gpu[model] if way else models.hardened if hardened else models.plain
         # What an image promises must hold without its entrypoint script too: the hardened server has none.
         bare = hardened and not way
+        entrypoint, command = ((BINARY,), server_flags(plan)) if bare else (None, ())
+        if on_emulated and plan.emulation:
+            # The init, and not the launcher, which would start the server on this machine's own CPU.
+            entrypoint, command = (INIT,), emulated(plan.emulation.cpu, SERVER, *command)
         spec = ContainerSpec(
             image=self._image,
-            entrypoint=(BINARY,) if bare else None,
-            command=_flags(plan) if bare else (),
+            entrypoint=entrypoint,
+            command=command,
             environment=tuple(environment.items()),
             ports=(GRPC_PORT, REST_PORT),
-            mounts=(Mount(folder, f"/models/{model}"),),
+            mounts=(Mount(folder, f"/models/{model}"), *(self._emulation() if on_emulated else ())),
             read_only=hardened,
             cap_drop=("ALL",) if hardened else (),
             user="12345" if hardened else None,
@@ -135,9 +145,15 @@ class _Subject:
                 if access:
                     raise _refusal(error, access) from error
                 raise
-            server = Server(container, plan, models, self._cancel, trial=self.trial, way=way)
+            server = Server(container, plan, models, self._cancel, trial=self.trial, way=way, on_emulated=on_emulated)
             stack.callback(server.close)
             yield server
+
+    def _emulation(self) -> tuple[Mount, ...]:
+        plan = self.plan.emulation
+        if plan is None:
+            return ()
+        return Mount(plan.emulator.path, EMULATOR), Mount(write_cpuinfo(plan, self.folder), CPUINFO)
 
     def on_gpu(self) -> OnGpu | None:
         """What it did on a GPU; None where it computed on none."""
@@ -145,11 +161,6 @@ class _Subject:
         if gpu is None or plan is None:
             return None
         return OnGpu(gpu.name, gpu.capability, plan.access.value, plan.driver, tuple(self.trial.served))
-
-
-def _flags(plan: SmokePlan) -> tuple[str, ...]:
-    rest = (f"--rest_api_port={REST_PORT}",) if plan.server.rest else ()
-    return (f"--port={GRPC_PORT}", *rest, f"--model_name={MODEL}", f"--model_base_path=/models/{MODEL}")
 
 
 def _refusal(error: EngineError, access: GpuAccess) -> GpuMissingError:
@@ -160,8 +171,19 @@ def _refusal(error: EngineError, access: GpuAccess) -> GpuMissingError:
     )
 
 
+def _concerns(check: Check, plan: SmokePlan) -> bool:
+    """Whether a check is for such an image at all."""
+    if check.way:
+        return bool(plan.gpu or plan.no_gpu)
+    if check.emulated:
+        return bool(plan.emulation or plan.no_emulation)
+    return not check.opens or bool(plan.opened)
+
+
 def _why_skipped(check: Check, subject: _Subject) -> str:
     """Why a check says nothing of this image; empty if it does."""
+    if check.emulated:
+        return subject.plan.no_emulation
     if check.way:
         return subject.plan.no_gpu or subject.trial.why_not(check.way)
     if check.needs and not getattr(subject.plan.server, check.needs):
@@ -173,16 +195,19 @@ def _start(servers: dict[bool, Server], stack: ExitStack, subject: _Subject) -> 
     """Start both containers at once: the hardened one grows healthy while the other is checked."""
     scratch = subject.plan.scratch
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="serving-factory-smoke-", dir=scratch))
-    subject.models = prepare_models(subject.plan, Path(folder))
+    subject.folder = Path(folder)
+    subject.models = prepare_models(subject.plan, subject.folder)
     for hardened in (False, True):
         servers[hardened] = stack.enter_context(subject.server(hardened=hardened))
     return "two containers, one of them hardened and without the entrypoint script"
 
 
-def _serve(check: Check, way: Way, subject: _Subject) -> str:
+def _serve(check: Check, subject: _Subject) -> str:
     """Run a check on a server of its own."""
-    with subject.server(hardened=True, way=way) as server:
-        return _look(check, server)
+    with subject.server(hardened=True, way=check.way, on_emulated=check.emulated) as server:
+        text = _look(check, server)
+        subject.emulated = server.emulated or subject.emulated
+        return text
 
 
 def _act(check: Check, servers: dict[bool, Server]) -> str:

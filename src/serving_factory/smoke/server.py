@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TypeVar
 
 from serving_factory.docker.engine import Container
-from serving_factory.docker.process import Cancel
+from serving_factory.docker.process import Cancel, exit_text
 from serving_factory.errors import FactoryError, SmokeError
+from serving_factory.smoke.emulate import PATIENCE, Emulated
 from serving_factory.smoke.gpu import HALF_PLUS_TWO, HALF_PLUS_TWO_ANSWER, Trial, Way
 from serving_factory.smoke.grpc_client import GrpcClient
 from serving_factory.smoke.plan import ModelFolders, SmokePlan
@@ -22,7 +22,6 @@ MODEL = HALF_PLUS_TWO.model
 INPUTS = tuple(number for (number,) in HALF_PLUS_TWO.rows)
 OLD_ANSWER = HALF_PLUS_TWO_ANSWER
 NEW_ANSWER = (3.5, 4.0, 5.5)
-BY_SIGNAL = 128  # added to a signal's number, the exit code of what it killed
 
 _LOG_LINES = 30
 _TOLERANCE = 1e-6
@@ -42,16 +41,19 @@ class Server:
         *,
         trial: Trial,
         way: Way | None = None,
+        on_emulated: bool = False,
     ) -> None:
         self.plan = plan
         self.models = models
         self.trial = trial
         """What the ways to serve on a GPU have shown so far."""
         self.model = trial.question(way).model if way else MODEL
-        self.patience = way.patience if way else plan.ready_timeout
+        self.patience = way.patience if way else PATIENCE if on_emulated else plan.ready_timeout
         """The seconds from start to AVAILABLE, and for a first answer."""
         self.answers: dict[str, tuple[float, ...]] = {}
         """The predictions for `INPUTS` by protocol, `REST` and `gRPC`, where asked."""
+        self.emulated: Emulated | None = None
+        """What the image did on emulated CPUs, once it was tried there."""
         self.stopped = False
         """Whether the container was asked to end."""
         self.cancel = cancel
@@ -120,12 +122,6 @@ def fault(container: Container, kind: type[_ErrorT], what: str, *, why: str = ""
     ended = "" if code is None else f"The container has ended: {exit_text(code)}."
     parts = [why, ended, f"Last lines of the container's log:\n{lines or '  (empty)'}"]
     return kind(what, why="\n".join(part for part in parts if part), remedy=remedy or _REMEDY)
-
-
-def exit_text(code: int | None) -> str:
-    """Spell an exit code, with the signal that it stands for."""
-    names = {BY_SIGNAL + known: f" ({known.name})" for known in signal.Signals}
-    return f"exit code {code}{names.get(code, '') if code else ''}"
 
 
 def close_to(got: Sequence[float], expected: Sequence[float]) -> bool:

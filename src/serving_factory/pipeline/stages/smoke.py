@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from serving_factory.catalogue.cuda import cuda_in_image, why_not_driver
+from serving_factory.catalogue.levels import emulated_cpus, level_below
+from serving_factory.docker.emulator import EMULATOR, Emulator
 from serving_factory.docker.host import GPU_REMEDY, GpuAccess
-from serving_factory.errors import GpuDriverError, GpuMissingError
-from serving_factory.pipeline.job import GpuUse, Job, Progress, Stage
+from serving_factory.errors import EmulatorMissingError, GpuDriverError, GpuMissingError
+from serving_factory.matrix.variant import Platform
+from serving_factory.pipeline.job import Job, Progress, Stage, Use
 from serving_factory.pipeline.records import Outputs, write_atomically
 from serving_factory.pipeline.stages.extract import EXTRACT
 from serving_factory.pipeline.stages.inspect import INSPECT
 from serving_factory.pipeline.stages.package import PACKAGE
+from serving_factory.smoke.emulate import Emulated, EmulationPlan, plan_emulation
 from serving_factory.smoke.gpu import DENSE, OnGpu
 from serving_factory.smoke.plan import GpuPlan, SmokePlan
 
@@ -28,6 +32,7 @@ class Smoked(Outputs):
     rest: tuple[float, ...]  # what the server answered over REST; `grpc` over gRPC
     grpc: tuple[float, ...]
     gpu: OnGpu | None = None  # what it did on a GPU; None where it was not tried on one
+    emulated: Emulated | None = None  # what it did on emulated CPUs; None where it was not tried on one
 
     def summary(self) -> Mapping[str, object]:
         """The answers, and the GPU's name."""
@@ -43,15 +48,60 @@ def _inputs(job: Job) -> Mapping[str, object]:
     return {
         "image": job.record(PACKAGE).outputs.image,
         "models": [job.site.tree(job.site.models / name) for name in models],
+        "emulated": _emulated_cpus(job),
         "opened": job.record(INSPECT).outputs.opened,
         "reported": release.reported,
         "server": [getattr(release.server, fact) for fact in SERVER_FACTS],
     }
 
 
+def _emulated_cpus(job: Job) -> list[str]:
+    # Not the emulator's version: another one emulates the same CPUs, and smokes nothing again.
+    level = job.recipe.variant.level
+    return [emulated_cpus()[one] for one in (level, level_below(level)) if one and one in emulated_cpus()]
+
+
+def can_emulate(job: Job) -> bool:
+    """Whether there are CPUs to emulate for an image: there are of x86-64, and none of `native`."""
+    variant = job.recipe.variant
+    return variant.platform == Platform.LINUX_AMD64 and variant.level in emulated_cpus()
+
+
 def _lacks(job: Job, found: Smoked) -> str:
-    required = job.gpu is GpuUse.REQUIRE and job.recipe.variant.cuda and found.gpu is None
-    return "a GPU is required, and the last smoke had none" if required else ""
+    if job.gpu is Use.REQUIRE and job.recipe.variant.cuda and found.gpu is None:
+        return "a GPU is required, and the last smoke had none"
+    if job.emulate is Use.REQUIRE and can_emulate(job) and found.emulated is None:
+        return "an emulated CPU is required, and the last smoke had none"
+    return ""
+
+
+def emulator(job: Job) -> Emulator:
+    """This machine's emulator; EmulatorMissingError where it has none."""
+    if found := job.site.emulator:
+        return found
+    raise EmulatorMissingError(
+        f"{job.recipe.variant.id}: an emulated CPU is required, and there is no {EMULATOR} on this machine.",
+        remedy="`./factory setup` brings it on Debian and Ubuntu; elsewhere install the package qemu-user-static.",
+    )
+
+
+def _emulation_plan(job: Job) -> tuple[EmulationPlan | None, str]:
+    """How the image is tried on emulated CPUs, or else why it is not."""
+    variant = job.recipe.variant
+    if job.emulate is Use.NEVER:
+        return None, "--emulate never"
+    if not can_emulate(job):
+        return None, f"there is no emulated CPU of {variant.level} on {variant.platform}"
+    if job.site.emulator is None and job.emulate is Use.AUTO:
+        return None, f"there is no {EMULATOR} on this machine; `./factory setup` brings it"
+    qemu = emulator(job)
+    plan, why_not = plan_emulation(qemu, variant.level, job.record(INSPECT).outputs.cpu_flags)
+    if why_not and job.emulate is Use.REQUIRE:
+        raise EmulatorMissingError(
+            f"{variant.id}: an emulated CPU is required, and {why_not}.",
+            remedy="Put a later qemu-x86_64-static on PATH; 7.2 and later emulate AVX2.",
+        )
+    return plan, why_not
 
 
 def gpu_access(job: Job) -> tuple[GpuAccess | None, str | None]:
@@ -65,7 +115,7 @@ def gpu_access(job: Job) -> tuple[GpuAccess | None, str | None]:
     from serving_factory.doctor.probes import gpu_driver
 
     variant, access, driver = job.recipe.variant, job.site.engine.gpu(), gpu_driver()
-    if access is None and job.gpu is GpuUse.REQUIRE:
+    if access is None and job.gpu is Use.REQUIRE:
         raise GpuMissingError(
             f"{variant.id}: a GPU is required, and the engine can give containers none.",
             why="Its `docker info` names no runtime nvidia, and no device nvidia.com/gpu=all of a CDI file.",
@@ -84,7 +134,7 @@ def _gpu_plan(job: Job) -> tuple[GpuPlan | None, str]:
     """How the image is tried on a GPU, or else why it is not; empty where it is no gpu image."""
     if not job.recipe.variant.cuda:
         return None, ""
-    if job.gpu is GpuUse.NEVER:
+    if job.gpu is Use.NEVER:
         return None, "--gpu never"
     access, driver = gpu_access(job)
     if access is None:
@@ -110,6 +160,9 @@ def _run(job: Job, progress: Progress) -> Smoked:
     gpu, no_gpu = _gpu_plan(job)
     if no_gpu:
         progress(f"not tried on a GPU: {no_gpu}")
+    emulation, no_emulation = _emulation_plan(job)
+    if no_emulation:
+        progress(f"not tried on emulated CPUs: {no_emulation}")
     scratch = job.folder / "scratch"  # for copies of the models
     shutil.rmtree(scratch, ignore_errors=True)  # what a killed run left
     scratch.mkdir(parents=True)
@@ -124,6 +177,8 @@ def _run(job: Job, progress: Progress) -> Smoked:
         opened=job.record(INSPECT).outputs.opened,
         gpu=gpu,
         no_gpu=no_gpu,
+        emulation=emulation,
+        no_emulation=no_emulation,
     )
     report = run_checks(
         job.site.engine,
@@ -143,12 +198,13 @@ def _run(job: Job, progress: Progress) -> Smoked:
         rest=tuple(report.answers.get("REST", ())),
         grpc=tuple(report.answers.get("gRPC", ())),
         gpu=report.gpu,
+        emulated=report.emulated,
     )
 
 
 SMOKE = Stage(
     name="smoke",
-    version=4,
+    version=5,
     outputs=Smoked,
     inputs=_inputs,
     run=_run,
