@@ -50,6 +50,7 @@ def test_json_of_a_good_run() -> None:
             {"name": "ready", "ok": True, "seconds": 1.0, "text": "available"},
         ],
         "gpu": None,
+        "emulated": None,
         "skipped": [{"name": "predict-rest", "reason": "the release has no rest"}],
         "error": None,
     }
