@@ -456,6 +456,7 @@ _CHECKS = (
     ("ruff", "format", "--check", "."),
     ("mypy",),
     ("sh", "-c", "shellcheck factory .ci/run scripts/*.sh dockerfiles/context/*.sh"),
+    ("sh", "-c", "actionlint .github/workflows/*.yml"),
     ("zizmor", "--offline", "--no-progress", "--quiet", ".github"),
     ("sh", "-c", "check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml"),
 )

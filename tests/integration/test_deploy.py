@@ -1,4 +1,4 @@
-"""What `deploy` writes, used: Kustomize renders it, compose runs it."""
+"""What `deploy` writes, used: Kustomize renders it, podman and compose run it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from .pipeline import MATRIX, ROOT, V1, Checkout, docker
-from .registry import LocalRegistry
+from .containers import container
+from .pipeline import MATRIX, ROOT, V1, Checkout, docker, wait_until
+from .registry import PORT, LocalRegistry, write_docker_config
 
 TOOLS = Path(__file__).with_name("deploy_tools")
+NODE = Path(__file__).with_name("podman_image")
 BASE = ("--build-context", "debian:bookworm-slim=docker-image://serving-factory/base:bookworm")
 GATEWAY = "serving-factory-test/gateway"
 MODELS = ROOT / "samples" / "model_server" / "models"
@@ -99,6 +101,79 @@ def belongs_together(found: Mapping[str, Any], size: str) -> None:
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["cpu"] == size.partition("-")[0]
     assert len(container["args"]) == 2
+
+
+# --- podman, as a node that a pod is started on -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def node(written: Path, tools: Path, local_registry: LocalRegistry, tmp_path: Path) -> Iterator[str]:
+    """A container with podman, a claim named `models` as the manifests have it, and an overlay's manifests in /node."""
+    image = docker("buildx", "build", "--quiet", "--load", str(NODE), seconds=300).strip()
+    overlay = written / "kubernetes" / "overlays" / "1-cpu"
+    manifests = subprocess.run([tools / "kubectl", "kustomize", overlay], capture_output=True, check=True).stdout
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / "manifests.yaml").write_bytes(manifests)
+    # The registry is on a loopback address, which is another one in a container.
+    registry = docker("ps", "--quiet", "--filter", f"publish={local_registry.host.rpartition(':')[2]}").strip()
+    address = docker(
+        "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", registry
+    ).strip()
+    places = f'[[registry]]\nprefix = "{local_registry.host}"\nlocation = "{address}:{PORT}"\ninsecure = true\n'
+    (tmp_path / "node" / "registries.conf").write_text(places)
+    write_docker_config(tmp_path / "node", local_registry, f"{address}:{PORT}", local_registry.host)
+    options = ["--privileged", "--init", "--publish", "127.0.0.1::8501", "--volume", "/var/lib/containers"]
+    options += ["--volume", f"{tmp_path / 'node'}:/node:ro", "--volume", f"{MODELS}:/models:ro"]
+    options += ["--env", "REGISTRY_AUTH_FILE=/node/config.json"]
+    options += ["--env", "CONTAINERS_REGISTRIES_CONF=/node/registries.conf"]
+    with container(image, options=options) as name:
+        claim = 'podman volume create models && cp -r /models/half_plus_two "$(podman volume mount models)/model"'
+        docker("exec", name, "sh", "-euc", claim)
+        yield name
+    docker("rmi", image)
+
+
+def test_podman_serves_the_deployment_without_privileges_and_stops_it_in_time(node: str, written: Path) -> None:
+    def podman(*words: str) -> str:
+        return docker("exec", node, "podman", *words).strip()
+
+    podman("kube", "play", "/node/manifests.yaml")  # what no podman has, such as an autoscaler, is left out
+    (pod,) = podman("pod", "ps", "--format", "{{.Name}}").split()
+    url = f"http://{docker('port', node, '8501').split()[0]}/v1/models/model"
+    assert wait_until(lambda: answers(url))
+    asked = urllib.request.Request(f"{url}:predict", b'{"instances": [1.0, 2.0, 5.0]}')
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        assert json.load(answer) == {"predictions": [2.5, 3.0, 4.5]}
+
+    server = f"{pod}-serving"
+    (found,) = json.loads(podman("inspect", server))
+    deployment = yaml.safe_load((written / "kubernetes" / "base" / "deployment.yaml").read_text())
+    (described,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert found["ImageName"] == described["image"]
+    assert described["image"].endswith(f"@{found['ImageDigest']}")
+    assert (found["HostConfig"]["NanoCpus"], found["HostConfig"]["Memory"]) == (10**9, 2 * 2**30)
+    process = docker(
+        "exec", node, "cat", *(f"/proc/{found['State']['Pid']}/{name}" for name in ("status", "mountinfo"))
+    )
+    status = dict(line.split(":\t") for line in process.splitlines() if ":\t" in line)
+    assert set(status["Uid"].split()) == set(status["Gid"].split()) == {"65532"}
+    assert (int(status["CapPrm"], 16), int(status["CapBnd"], 16)) == (0, 0)
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    mounts = {fields[4]: fields[5].split(",")[0] for line in process.splitlines() if len(fields := line.split()) > 9}
+    assert (mounts["/"], mounts["/models"], mounts["/tmp"]) == ("ro", "ro", "rw")
+    podman("healthcheck", "run", server)  # the liveness probe; without systemd podman does not repeat it
+
+    began = time.monotonic()
+    podman("pod", "stop", pod)
+    assert time.monotonic() - began < 5, "its grace is 20 s, and podman's own 10 s"
+    assert podman("inspect", "--format", "{{.State.ExitCode}}", server) == "143"
+
+
+def answers(url: str) -> bool:
+    try:
+        return urllib.request.urlopen(url, timeout=5).status == 200  # type: ignore[no-any-return]
+    except OSError:
+        return False
 
 
 # --- compose ----------------------------------------------------------------------------------------------------------

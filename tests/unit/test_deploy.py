@@ -152,7 +152,7 @@ def terms(pod: dict[str, Any]) -> list[list[str]]:
         ("2.19.1-cpu-avx", [["AVX"]]),
         (V3, [["X86_64_V3"], ["AVX2", "FMA3"]]),
         (GPU, [["X86_64_V3"], ["AVX2", "FMA3"]]),
-        ("2.19.1-mkl-v4", [["AVX512F", "AVX512BW", "AVX512CD", "AVX512DQ", "AVX512VL"]]),
+        ("2.19.1-mkl-v4", [["X86_64_V4"], ["AVX512F", "AVX512BW", "AVX512CD", "AVX512DQ", "AVX512VL"]]),
     ],
 )
 def test_nodes_are_chosen_by_their_cpu(id_: str, expected: list[list[str]]) -> None:

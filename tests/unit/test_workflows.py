@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,13 +15,16 @@ import yaml
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ROOT / ".github" / "workflows"
 ZIZMOR = ("zizmor", "--offline", "--no-progress", "--quiet")
+ACTIONLINT = ("actionlint", "-no-color")
 SCHEMA = ("check-jsonschema", "--builtin-schema", "vendor.github-workflows")
 URL = "https://example.com/run/1"
 
 
 def passes(command: tuple[str, ...], *files: Path) -> bool:
-    program = Path(sys.executable).parent / command[0]
-    done = subprocess.run([program, *command[1:], *files], capture_output=True, check=False, timeout=60)
+    programs = Path(sys.executable).parent
+    path = f"{programs}:{os.environ['PATH']}"  # actionlint looks there for shellcheck
+    line = [str(programs / command[0]), *command[1:], *map(str, files)]
+    done = subprocess.run(line, env={**os.environ, "PATH": path}, capture_output=True, check=False, timeout=60)
     return done.returncode == 0
 
 
@@ -42,6 +46,23 @@ def test_zizmor_finds_a_planted_fault(nightly: Path) -> None:
     assert passes(ZIZMOR, nightly)
     plant(nightly, 'scripts/nightly_issue.sh "$RESULT"', "scripts/nightly_issue.sh ${{ github.head_ref }}")
     assert not passes(ZIZMOR, nightly)
+
+
+def test_actionlint_passes_the_workflows() -> None:
+    assert passes(ACTIONLINT, *WORKFLOWS.glob("*.yml"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("needs.plan.outputs.matrix", "needs.plan.outputs.matrices"),
+        ('docker logout "$REGISTRY"', "docker logout $REGISTRY"),  # shellcheck's, which it asks
+    ],
+    ids=["an output that no job has", "a line of shell"],
+)
+def test_actionlint_finds_a_planted_fault(nightly: Path, old: str, new: str) -> None:
+    plant(nightly, old, new)
+    assert not passes(ACTIONLINT, nightly)
 
 
 def test_the_schema_finds_a_planted_fault(nightly: Path) -> None:
