@@ -394,6 +394,26 @@ def smoke(options: SmokeOptions) -> None:
 
 
 @Command
+def refresh(
+    options: SmokeOptions,
+    *,
+    check: Annotated[bool, Option("only report; exit with 74 if an image is outdated")] = False,
+) -> None:
+    """Make images again whose packages the distribution has fixed since; with --check, only name them.
+
+    Nothing is compiled. The versions are kept in the lock file, so that every later build has at least these.
+
+    Examples:
+        ./factory refresh --check
+        ./factory refresh --release 2.19.1
+        ./factory refresh --check --json
+    """
+    from serving_factory.commands.refresh import refresh as refresh_images
+
+    refresh_images(options, check=check)
+
+
+@Command
 def push(options: PushOptions) -> None:
     """Push images that passed their smoke test: full tags first, aliases last; read their digests back.
 
@@ -525,7 +545,7 @@ def clean(
 _GROUPS = {
     "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor", "which"],
     "Fill inputs": ["preflight", "inputs"],
-    "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "push", "publish", "deploy"],
+    "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "refresh", "push", "publish", "deploy"],
     "Maintain": ["setup", "test", "cache", "clean"],
 }
 _ALONE = {"setup": "Make the machine ready: environment, Docker engine, the sample's base image, an emulator of CPUs."}

@@ -2,8 +2,10 @@
 # Collects on the runtime image's base what the server needs beyond it: libraries and certificates from the packages of the base's own
 # distribution, so that their fixes arrive. What that distribution lacks comes from the devel image, as collect.sh took it there.
 #
-# usage: libraries.sh install PACKAGES [PACKAGE...]   installs those of a list of packages (facts/packages) that the distribution has,
+# usage: libraries.sh upgrade PACKAGE=VERSION...      upgrades those that are installed in a lower version
+#        libraries.sh install PACKAGES [PACKAGE...]   installs those of a list of packages (facts/packages) that the distribution has,
 #                                                     and more packages; for its mounts see inputs.sh
+#        libraries.sh require PACKAGE=VERSION...      fails where one of them is installed in a lower version
 #        libraries.sh slim FOLDER LEFT_OUT PACKAGE... makes a base of the files of packages, but for paths that match LEFT_OUT as
 #                                                     a whole, an extended regular expression
 #        libraries.sh collect ARTIFACT LIBRARIES
@@ -24,13 +26,49 @@ say() { printf 'libraries: %s\n' "$*" >&2; }
 bundle=/etc/ssl/certs/ca-certificates.crt
 state=$here/state # what was known before anything was installed
 
+# --- upgrade ----------------------------------------------------------------------------------------------------------
+
+apt_options=(--yes --no-install-recommends -o Dpkg::Options::=--force-unsafe-io)
+
+# is_lower PACKAGE=VERSION: is the package installed, and in a lower version?
+is_lower() {
+    local found
+    found=$(dpkg-query -W -f '${db:Status-Status} ${Version}\n' "${1%%=*}" 2>/dev/null) || return 1
+    [[ $found == 'installed '* ]] && dpkg --compare-versions "${found#* }" lt "${1#*=}"
+}
+
+require_versions() {
+    local package
+    for package; do
+        ! is_lower "$package" ||
+            stop "$(version_of "${package%%=*}") is the newest ${package%%=*} here, and the lock file requires ${package#*=}"
+    done
+}
+
+# The packages become a layer of the image: what apt and dpkg write down about their own work is no part of it.
+upgrade_packages() {
+    local package lower=()
+    for package; do
+        ! is_lower "$package" || lower+=("${package%%=*}")
+    done
+    [ "${#lower[@]}" -gt 0 ] || return 0
+    command -v apt-get >/dev/null || stop "this base has no apt-get, which upgrades ${lower[*]}: make the base again"
+    set -o pipefail
+    # shellcheck source=dockerfiles/context/inputs.sh
+    . "$here/inputs.sh"
+    apt_get update
+    apt_get install "${apt_options[@]}" -o Dpkg::Options::=--force-confold --only-upgrade "${lower[@]}"
+    require_versions "$@"
+    rm -f /var/log/apt/* /var/log/{dpkg,alternatives}.log /var/lib/dpkg/*-old /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache
+}
+
 # --- install ----------------------------------------------------------------------------------------------------------
 
 # write_available PACKAGE...: those of them that apt can install, by name or as what another package provides (Debian's libssl3t64
 # provides libssl3). apt names all others in its errors.
 write_available() {
     local package found=()
-    if apt_get install --simulate "${options[@]}" "$@" >/dev/null 2>"$state/errors"; then
+    if apt_get install --simulate "${apt_options[@]}" "$@" >/dev/null 2>"$state/errors"; then
         printf '%s\n' "$@" >"$state/available"
         return
     fi
@@ -47,7 +85,7 @@ write_available() {
 }
 
 install_packages() {
-    local package missing=() options=(--yes --no-install-recommends -o Dpkg::Options::=--force-unsafe-io)
+    local package missing=()
     command -v dpkg-query >/dev/null || stop 'this base has no dpkg: image.base takes images of Debian and Ubuntu'
     mkdir -p "$state"
     dpkg-query -W -f '${Package} ${Version}\n' | sort >"$state/base-packages"
@@ -67,7 +105,7 @@ install_packages() {
     apt_get update
     write_available "${missing[@]}"
     mapfile -t missing <"$state/available"
-    [ "${#missing[@]}" -eq 0 ] || apt_get install "${options[@]}" "${missing[@]}"
+    [ "${#missing[@]}" -eq 0 ] || apt_get install "${apt_options[@]}" "${missing[@]}"
 }
 
 # --- slim -------------------------------------------------------------------------------------------------------------
@@ -171,9 +209,11 @@ collect() {
 }
 
 case ${1:-}:$# in
-install:1 | slim:[123] | collect:[12]) stop "libraries.sh $1: an argument is missing" ;;
+upgrade:1 | require:1 | install:1 | slim:[123] | collect:[12]) stop "libraries.sh $1: an argument is missing" ;;
+upgrade:*) upgrade_packages "${@:2}" ;;
+require:*) require_versions "${@:2}" ;;
 install:*) install_packages "${@:2}" ;;
 slim:*) make_slim "${@:2}" ;;
 collect:3) collect "$2" "$3" ;;
-*) stop 'usage: libraries.sh install, slim or collect, with its arguments' ;;
+*) stop 'usage: libraries.sh upgrade, require, install, slim or collect, with its arguments' ;;
 esac

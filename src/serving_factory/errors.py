@@ -296,6 +296,10 @@ class VanishedError(FactoryError, code=73):
     """A tag or a file that builds start from is missing upstream."""
 
 
+class OutdatedError(FactoryError, code=74):
+    """Images hold packages that their distribution has in higher versions."""
+
+
 class CancelledError(FactoryError, code=130):
     """Ctrl-C or SIGTERM."""
 

@@ -7,29 +7,33 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["Signer", "package"]
 
 
-def package(folder: Path, name: str) -> None:
-    """Make a package that installs one file, and the index of the folder that it is in."""
+def package(folder: Path, name: str, *, version: str = "1.0", files: Mapping[str, bytes] | None = None) -> Path:
+    """Make a package that installs files, by default one, and put it into the index of the folder that it is in."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
         tree = Path(work)
+        for path, content in (files or {f"usr/share/{name}": b"arrived\n"}).items():
+            (tree / path).parent.mkdir(parents=True, exist_ok=True)
+            (tree / path).write_bytes(content)
         (tree / "DEBIAN").mkdir()
-        (tree / "usr" / "share").mkdir(parents=True)
-        (tree / "usr" / "share" / name).write_text("arrived\n")
-        control = f"Package: {name}\nVersion: 1.0\nArchitecture: all\nMaintainer: nobody <a@b.c>\nDescription: one\n"
+        control = f"Package: {name}\nVersion: {version}\nArchitecture: all\n"
+        control += "Maintainer: nobody <a@b.c>\nDescription: one\n"
         (tree / "DEBIAN" / "control").write_text(control)
         tree.chmod(0o755)
-        deb = folder / f"{name}.deb"
+        deb = folder / f"{name}_{version}.deb"
         subprocess.run(["dpkg-deb", "--build", str(tree), str(deb)], capture_output=True, check=True)
     data = deb.read_bytes()
     found = f"Filename: {deb.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n\n"
-    (folder / "Packages").write_text(control + found)
+    with (folder / "Packages").open("a") as index:
+        index.write(control + found)
+    return deb
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,11 @@ class FakeEngine:
 
     names: dict[str, str] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    def read_files(self, _image: str, *_paths: str, owner: str) -> dict[str, bytes]:
+        assert owner
+        return dict(self.files)
 
     def image_names(self, _label: str) -> dict[str, str]:
         return dict(self.names)

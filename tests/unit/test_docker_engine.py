@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import hashlib
+import io
 import json
 import socket
+import tarfile
 import threading
 import time
 import warnings
@@ -14,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -112,6 +116,58 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeEngine
         yield engine
         server.shutdown()
         thread.join()
+
+
+def archive(**files: str) -> Answer:
+    """What the engine gives of a path inside a container."""
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as out:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            out.addfile(member, io.BytesIO(text.encode()))
+
+    def answer(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("X-Docker-Container-Path-Stat", base64.b64encode(b"{}").decode())
+        handler.send_header("Content-Length", str(len(tar.getvalue())))
+        handler.end_headers()
+        handler.wfile.write(tar.getvalue())
+
+    return answer
+
+
+class TestReadFiles:
+    def test_files_are_read_and_nothing_is_run(self, fake: FakeEngine) -> None:
+        paths: list[str] = []
+
+        def by_path(handler: Handler) -> None:
+            path = parse_qs(urlsplit(handler.path).query)["path"][0]
+            paths.append(path)
+            if path == "/absent":
+                handler.send_error(404)
+            else:
+                given = archive(**({"c.txt": "c"} if path == "/a/c.txt" else {"d/e": "e", "d/f": "f"}))
+                assert callable(given)
+                given(handler)
+
+        fake.answers |= {
+            CREATE: (201, {"Id": "NAME"}),
+            "GET /containers/NAME/json": (200, {"Id": "NAME"}),
+            "GET /containers/NAME/archive": by_path,
+            "DELETE /containers/NAME": (204, None),
+        }
+        found = Engine.connect().read_files("an/image:1", "/a/c.txt", "/absent", "/a/d", owner="me")
+        assert found == {"/a/c.txt": b"c", "/a/d/e": b"e", "/a/d/f": b"f"}
+        assert paths == ["/a/c.txt", "/absent", "/a/d"]
+        assert fake.bodies[CREATE]["Labels"] == {OWNER_LABEL: "me"}
+        assert fake.asked["POST /containers/NAME/start"] == 0
+        assert fake.asked["DELETE /containers/NAME"] == 1
+
+    def test_an_image_that_is_gone(self, fake: FakeEngine) -> None:
+        fake.answers |= {CREATE: (404, {"message": "No such image: gone"}), "DELETE /containers/NAME": (204, None)}
+        with pytest.raises(EngineError, match="No file of gone could be read"):
+            Engine.connect().read_files("gone", "/a", owner="me")
 
 
 class TestConnect:

@@ -20,6 +20,7 @@ from serving_factory.commands import doctor as doctoring
 from serving_factory.commands import inputs as filling
 from serving_factory.commands import preflight as looking
 from serving_factory.commands import publish as publishing
+from serving_factory.commands import refresh as refreshing
 from serving_factory.commands.shared import Asked
 from serving_factory.docker.engine import Engine
 from serving_factory.errors import CompileError
@@ -33,6 +34,7 @@ from serving_factory.pipeline.history import Recorder
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.offline.overrides import Override
 from serving_factory.pipeline.offline.packages import Downloaded
+from serving_factory.pipeline.outdated import Compared, Outdated
 from serving_factory.pipeline.preflight import Declared
 from serving_factory.pipeline.records import Record, build_folder, write_record
 from serving_factory.pipeline.stages import STAGES
@@ -69,6 +71,7 @@ CASES: Mapping[str, tuple[str, list[str]]] = {
     "inputs override": ("inputs", ["inputs", "override", "re2", "--from", "re2.tar", "--variant", V1]),
     "inputs packages": ("inputs", ["inputs", "packages", V1]),
     "lock": ("lock", ["lock"]),
+    "refresh --check": ("refresh", ["refresh", "--check"]),
     "lock --check": ("lock", ["lock", "--check"]),
     "history": ("history", ["history"]),
     "history of a run": ("history", ["history", "2"]),
@@ -123,7 +126,9 @@ def run(
     for name in ("mirrors", "serving"):
         (tmp_path / name).symlink_to(upstream / name)
     matrix = load(tmp_path, MATRIX)
-    (tmp_path / "matrix.lock").write_text(f"bases: {{'ubuntu:20.04': {PIN}}}")
+    (tmp_path / "matrix.lock").write_text(
+        f"bases: {{'ubuntu:20.04': {PIN}}}\npackages: {{'ubuntu:20.04': {{libssl1.1: 1.1.1f-1}}}}\n"
+    )
     monkeypatch.chdir(tmp_path)
     left_behind(
         tmp_path, Job(recipe=recipe_for(matrix.variants[0], matrix), site=Site(build=tmp_path, models=tmp_path))
@@ -155,6 +160,7 @@ def run(
         (building, "budget_of", Budget(cpus=8, memory=64 * 2**30)),
         (doctoring, "reach_all", {}),
         (publishing, "site_of", site),
+        (refreshing, "compare_images", (compared(),)),
     ):
         monkeypatch.setattr(place, name, lambda *_, value=value, **_more: value)
 
@@ -163,6 +169,18 @@ def run(
         return factory(*words, *([] if words[0] in WITHOUT_MATRIX else ["--matrix", "matrix.yaml"])).out
 
     return run
+
+
+def compared() -> Compared:
+    """An image with packages that are outdated, with and without a changelog, and one of another vendor."""
+    newer = {"installed": "3.0.16-1", "available": "3.0.17-1"}
+    outdated = (
+        Outdated(package="libssl3", cves=("CVE-2026-1234", "CVE-2026-2345"), **newer),
+        Outdated(package="zlib1g", cves=None, **newer),
+    )
+    return Compared(
+        variant="2.19.1-cpu-v3", image=PIN, base="ubuntu:20.04", packages=90, outdated=outdated, unknown=("vendors",)
+    )
 
 
 def left_behind(folder: Path, job: Job) -> None:
@@ -243,6 +261,7 @@ CONSTANT = {
     "report": {"absent"},
     "build --dry-run": {"nothing", "after", "about", "of", "memory"},
     "list": {"cannot", "be", "built"},
+    "refresh": {"no", "changelog"},
     "inputs": {"not", "pinned", "as"},
     "which": {"pushed", "by", "its", "digest", "would", "run", "too", "and", "is", "not", "built"},
     "history": {"running", "did", "end", "-"},

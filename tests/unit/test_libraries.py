@@ -87,6 +87,25 @@ def test_a_base_with_an_older_c_library_is_refused_before_there_is_an_image(
     assert worked == ["libraries", "inspect"]
 
 
+@pytest.mark.parametrize(("base", "installs"), [(None, True), ("slim", False)])
+def test_packages_of_the_lock_come_by_way_of_the_inputs(
+    tmp_path: Path, fake_docker: FakeDocker, *, base: str | None, installs: bool
+) -> None:
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "Packages").touch()
+    network = {"apt": {"mirror": "packages"}, "proxies": {"http": "http://p:1"}}
+    run(fake_docker.job(tmp_path, base=base, network=network))
+    (tmp_path / "matrix.lock").write_text("packages: {'ubuntu:20.04': {libssl1.1: 1.1.1f-2}}\n")
+    job = fake_docker.job(tmp_path, base=base, network=network)
+    assert run(job) == (None, ["libraries", "inspect", "package"] if base is None else ["libraries", "package"])
+    collected, packaged = fake_docker.requests[-2:]
+    assert (collected.target, packaged.target) == ("libraries", None)
+    assert dict(collected.contexts)["apt"] == str(tmp_path / "packages")
+    assert ("apt" in dict(packaged.contexts), "network" in dict(packaged.secrets)) == (installs, installs)
+    assert dict(packaged.contexts)["libraries"] == str(job.folder / "libraries")
+    assert not (job.folder / ".secrets").exists()
+
+
 def test_a_file_that_was_lost_or_changed_is_collected_again(tmp_path: Path, fake_docker: FakeDocker) -> None:
     job = fake_docker.job(tmp_path, base=BASE)
     run(job)
@@ -112,6 +131,12 @@ FAILURES: dict[str, tuple[str, str, type[FactoryError], str]] = {
         "[runtime_base 2/3] libraries: this base has no dpkg: image.base takes images of Debian and Ubuntu",
         PackageError,
         "this base has no dpkg",
+    ),
+    "an archive that is older than the lock file": (
+        "[runtime_base 3/4] RUN /factory/libraries.sh require libssl3=2",
+        "[runtime_base 3/4] libraries: 1 is the newest libssl3 here, and the lock file requires 2",
+        PackageError,
+        "the lock file requires 2",
     ),
     "no shell": (INSTALL, '[runtime_base 2/3] exec: "/bin/bash": no such file', PackageError, "/bin/bash"),
     "a mirror that is down": (

@@ -29,6 +29,14 @@ bases = st.dictionaries(
 )
 bazels = st.dictionaries(st.from_regex(r"[0-9]\.[0-9]{1,2}(\.[0-9])?(rc[1-9])?", fullmatch=True), hexes, max_size=4)
 
+versions = st.dictionaries(
+    st.from_regex(r"[a-z][a-z0-9.+-]{1,9}", fullmatch=True),
+    st.from_regex(r"([1-9]:)?[0-9][a-zA-Z0-9.+~-]{0,9}", fullmatch=True),
+    min_size=1,
+    max_size=3,
+)
+packages = st.dictionaries(st.sampled_from(["ubuntu:20.04", "debian:trixie-slim", "h:1/d"]), versions, max_size=2)
+
 
 def read(folder: Path, text: str) -> Lock:
     (folder / "matrix.lock").write_text(text, encoding="utf-8")
@@ -36,11 +44,13 @@ def read(folder: Path, text: str) -> Lock:
 
 
 @settings(max_examples=25)
-@given(bases, bazels)
-def test_what_is_written_is_read_again(bases: dict[str, str], bazels: dict[str, str]) -> None:
+@given(bases, bazels, packages)
+def test_what_is_written_is_read_again(
+    bases: dict[str, str], bazels: dict[str, str], packages: dict[str, dict[str, str]]
+) -> None:
     with tempfile.TemporaryDirectory() as name:
-        lock = read(Path(name), lock_text(Lock(bases=bases, bazel=bazels), matrix="matrix.yaml"))
-        assert (lock.bases, lock.bazel, lock.file) == (bases, bazels, Path(name) / "matrix.lock")
+        written = Lock(file=Path(name) / "matrix.lock", bases=bases, bazel=bazels, packages=packages)
+        assert read(Path(name), lock_text(written, matrix="matrix.yaml")) == written
 
 
 def test_a_lock_is_sorted_and_says_what_it_is() -> None:
@@ -48,6 +58,7 @@ def test_a_lock_is_sorted_and_says_what_it_is() -> None:
         Lock(
             bases={"ubuntu:22.04": DIGEST, "debian:12": DIGEST, "ubuntu:20.04": DIGEST},
             bazel={"0.15.0": SHA256, "0.5.4": SHA256, "0.11.1": SHA256},
+            packages={"ubuntu:20.04": {"zlib1g": "1:1.2", "libssl1.1": "1.1.1f-1"}},
         ),
         matrix="nightly.yaml",
     )
@@ -60,6 +71,10 @@ def test_a_lock_is_sorted_and_says_what_it_is() -> None:
         f'  "0.5.4": "{SHA256}"',
         f'  "0.11.1": "{SHA256}"',
         f'  "0.15.0": "{SHA256}"',
+        "packages:",
+        '  "ubuntu:20.04":',
+        '    "libssl1.1": "1.1.1f-1"',
+        '    "zlib1g": "1:1.2"',
     ]
     assert text.startswith("# What the builds of nightly.yaml start from")
     assert "./factory lock --update" in text
@@ -106,6 +121,14 @@ WRONG = {
     "a base that is no image": (f"bases:\n  U:1: {DIGEST}\n", ":2:3: bases.U:1: an image is "),
     "a checksum that is none": ('bazel:\n  "3.0.0": "?"\n', ":2:12: bazel.3.0.0: '?': a sha256 is 64 hex digits."),
     "a version that is none": (f'bazel:\n  new: "{SHA256}"\n', ":2:3: bazel.new: a version begins with a digit"),
+    "a package that is none": (
+        'packages: {"u:1": {"a b": "1"}}\n',
+        ":1:20: packages.u:1.a b: a Debian package's name is",
+    ),
+    "a version of a package that is none": (
+        'packages: {"u:1": {ab: "1; x"}}\n',
+        ":1:24: packages.u:1.ab: '1; x': a Debian package's version",
+    ),
     "a pin twice": (f"bases:\n  u:1: {DIGEST}\n  u:1: {DIGEST}\n", ":3:3: bases.u:1: this key stands in line 2"),
     "no mapping": ("- x\n", ":1:1: the file is a list, not a mapping"),
     "nothing": ("", ":1:1: the file is empty"),

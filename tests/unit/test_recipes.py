@@ -260,6 +260,30 @@ def test_a_slim_base_is_made_of_packages(tmp_path: Path, chosen: str, of: str) -
     assert base.value == f"slim of {of}"
 
 
+def test_packages_of_the_lock_are_upgraded_and_compile_nothing(tmp_path: Path) -> None:
+    plain = load(tmp_path)
+    (tmp_path / "matrix.lock").write_text('packages: {"ubuntu:20.04": {zlib1g: "1:1.2", libssl1.1: 1.1.1f-1}}\n')
+    matrix = load(tmp_path)
+    (variant, *_) = matrix.variants
+    recipe = recipe_for(variant, matrix)
+    assert recipe.upgrades == ("libssl1.1=1.1.1f-1", "zlib1g=1:1.2")
+    assert recipe.collects, "what was copied from the devel image is outdated, too"
+    assert recipe.compile_key == recipe_for(variant, plain).compile_key
+    assert "FROM ubuntu:20.04 AS upgraded_base\n" in recipe.runtime
+    assert "libraries.sh upgrade \\\n      libssl1.1=1.1.1f-1 \\\n      zlib1g=1:1.2\n" in recipe.runtime
+    assert "FROM upgraded_base AS runtime_base\n" in recipe.runtime
+    assert "\nFROM upgraded_base\n" in recipe.runtime
+    (upgrades,) = (
+        one for one in dict(explain_matrix(variant, matrix, file_from=""))["image"] if one.name == "upgrades"
+    )
+    assert (upgrades.value, upgrades.origin) == (recipe.upgrades, str(tmp_path / "matrix.lock"))
+    slim = recipe_for(variant, load(tmp_path, document(image={"repository": "r", "base": "slim"})))
+    assert "FROM upgraded_base AS runtime_base\n" in slim.runtime
+    assert "\nFROM upgraded_base\n" not in slim.runtime
+    other = document(image={"repository": "r", "base": "debian:trixie-slim"})
+    assert recipe_for(variant, load(tmp_path, other)).upgrades == ()
+
+
 def test_what_is_the_same_image_on_this_network_is_copied_from_the_devel_image(tmp_path: Path) -> None:
     stand_ins = {"ubuntu:20.04": "mine:1", "debian:trixie-slim": "mine:1"}
     image = {"repository": "r", "base": "debian:trixie-slim"}

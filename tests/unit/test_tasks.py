@@ -46,8 +46,8 @@ RELEASE = ["--release", "2.19.1", "--target", "cpu-standard", "--target", "cpu-o
 STAGES = [*stages.STAGES[: stages.STAGES.index(stages.FIRST_WITH_REGISTRY)]]
 TASKS = (
     *("bake-file", "build", "cache", "catalogue", "clean", "compile", "demo", "deploy", "doctor", "explain"),
-    *("generate", "history", "inputs", "inspect", "list", "lock", "package", "preflight", "publish", "push", "report"),
-    *("smoke", "test", "which"),
+    *("generate", "history", "inputs", "inspect", "list", "lock", "package", "preflight", "publish", "push"),
+    *("refresh", "report", "smoke", "test", "which"),
 )
 
 

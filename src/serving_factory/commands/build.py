@@ -55,8 +55,12 @@ def build(options: RunOptions) -> None:
 
 
 def run_stage(name: str, options: RunOptions) -> None:
-    """Run one stage of the chosen variants, with those that have no task of their own."""
-    together = {"compile": ("compile", "extract"), "inspect": ("libraries", "inspect")}
+    """Run the stages of a task: mostly one, with those that have no task of their own."""
+    together = {
+        "compile": ("compile", "extract"),
+        "inspect": ("libraries", "inspect"),
+        "refresh": ("libraries", "inspect", "package", "smoke"),
+    }
     _run(options, tuple(map(stage, together.get(name, (name,)))))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import socket
 import struct
+import tarfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from http import HTTPStatus
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self
 
 import docker
@@ -218,6 +220,23 @@ class Engine:
                 started = self._containers.create(spec.image, **spec.options(name))
                 started.start()
             yield Container(self._api, str(started.id), name)
+
+    def read_files(self, image: str, *paths: str, owner: str) -> Mapping[str, bytes]:
+        """The files of an image at paths, and those in folders at paths; one that it lacks has none. Nothing is run."""
+        name = f"serving-factory-{uuid.uuid4().hex[:12]}"
+        found: dict[str, bytes] = {}
+        with (
+            cleaned_up(lambda: self._remove_container(name)),
+            typed(f"No file of {image} could be read.", remedy="Try it: docker create."),
+        ):
+            made = self._containers.create(image, ["none"], name=name, labels={OWNER_LABEL: owner})
+            for path in paths:
+                with contextlib.suppress(NotFound):
+                    chunks, _ = self._api.get_archive(str(made.id), path)
+                    with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+                        files = ((member.name, archive.extractfile(member)) for member in archive if member.isreg())
+                        found |= {str(PurePosixPath(path).parent / inner): file.read() for inner, file in files if file}
+        return found
 
     def remove_strays(self, owner: str) -> int:
         """Remove the containers that an owner's killed processes left; return how many there were."""

@@ -17,6 +17,8 @@ from serving_factory.matrix.words import IMAGE, VERSION
 
 _RESTORE = "Restore it from version control."
 _DIGEST = matching(r"sha256:[0-9a-f]{64}", "a digest is sha256: and 64 hex digits", _RESTORE)
+_PACKAGE = matching(r"[a-z0-9][a-z0-9.+-]+", "a Debian package's name is lower case", _RESTORE)
+_PACKAGE_VERSION = matching(r"[0-9][A-Za-z0-9.+:~-]*", "a Debian package's version begins with a digit", _RESTORE)
 _SHA256 = matching(r"[0-9a-f]{64}", "a sha256 is 64 hex digits", _RESTORE)
 
 _HEAD = """\
@@ -26,6 +28,7 @@ _HEAD = """\
 """
 _BASES = "# Base image -> digest of what its tag stands for: of the index of all platforms, where it has one.\n"
 _BAZEL = "# Bazel -> sha256 of the asset bazel-VERSION-linux-x86_64 of that release, where the catalogue knows none.\n"
+_PACKAGES = "# Base of images -> package -> the lowest version that they have of it: `./factory refresh` keeps these.\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +38,16 @@ class Lock:
     file: Path | None = None
     bases: Mapping[str, str] = field(default_factory=dict)
     bazel: Mapping[str, str] = field(default_factory=dict)
+    packages: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of the base of images: lowest versions
 
     def pinned(self, base: str) -> str:
         """Give the reference by which a Dockerfile names a base: `ubuntu:20.04@sha256:...` where it is locked."""
         digest = self.bases.get(base)
         return f"{base}@{digest}" if digest else base
+
+    def upgrades(self, base: str) -> tuple[str, ...]:
+        """Give the packages that the images on a base have at least in a version, NAME=VERSION."""
+        return tuple(f"{name}={version}" for name, version in sorted(self.packages.get(base_name(base), {}).items()))
 
 
 EMPTY = Lock()
@@ -58,6 +66,14 @@ class _LockFile:
 
     bases: Mapping[str, str] = key(Table(Text(_tagged), _DIGEST), "Base image -> digest.", dict)
     bazel: Mapping[str, str] = key(Table(VERSION, _SHA256), "Bazel's version -> sha256.", dict)
+    packages: Mapping[str, Mapping[str, str]] = key(
+        Table(IMAGE, Table(_PACKAGE, _PACKAGE_VERSION)), "Base image of images -> package -> lowest version.", dict
+    )
+
+
+def base_name(base: str) -> str:
+    """Name a base image as the lock file does: without its digest."""
+    return base.partition("@")[0]
 
 
 def lock_path(matrix_file: Path) -> Path:
@@ -87,7 +103,7 @@ def read_lock(matrix_file: Path) -> Lock:
             why=error.why,
             remedy="restore the file from version control; or delete it, and write a new one with `./factory lock`",
         ) from None
-    return Lock(file=file, bases=read.bases, bazel=read.bazel)
+    return Lock(file=file, bases=read.bases, bazel=read.bazel, packages=read.packages)
 
 
 def _document(file: Path) -> Document:
@@ -105,6 +121,10 @@ def lock_text(lock: Lock, *, matrix: str) -> str:
     if lock.bazel:
         lines = (f'  "{version}": "{lock.bazel[version]}"\n' for version in sorted(sorted(lock.bazel), key=Version))
         parts += [_BAZEL, "bazel:\n", *lines]
-    if not (lock.bases or lock.bazel):
+    if lock.packages:
+        parts += [_PACKAGES, "packages:\n"]
+        for base, versions in sorted(lock.packages.items()):
+            parts += [f'  "{base}":\n', *(f'    "{name}": "{versions[name]}"\n' for name in sorted(versions))]
+    if not (lock.bases or lock.bazel or lock.packages):
         parts.append("bases: {}\n")
     return "".join(parts)

@@ -248,6 +248,7 @@ def _inputs(recipe: Recipe, matrix: Matrix) -> tuple[Explained, ...]:
 def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:
     images, settings = matrix.images, matrix.settings_of(variant)
     slim = SLIM_OF if is_slim(variant, settings) else ""
+    upgrades = matrix.lock.upgrades(runtime_base(variant, settings))
     tags = _names(images.repository, full_tags(images, variant, binary="BINARY", image="IMAGE"))
     aliases = _names(images.repository, matrix.aliases_of(variant))
     labels = [
@@ -259,6 +260,7 @@ def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:
         Explained("aliases", aliases, origin(matrix, ("image", "aliases"))),
         Explained("user", str(images.user), origin(matrix, ("image", "user"))),
         Explained("base", f"{slim}{matrix.lock.pinned(runtime_base(variant, settings))}", base_origin(matrix, variant)),
+        *([Explained("upgrades", upgrades, str(matrix.lock.file))] if upgrades else []),
         *labels,
     )
 

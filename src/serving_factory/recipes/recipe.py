@@ -96,6 +96,7 @@ class Recipe:
     base: Base  # what it is compiled on
     runtime_base: Base  # what its image stands on, or whose packages a slim one has
     slim: bool  # whether the image has few packages of that base, and not the base itself
+    upgrades: tuple[str, ...]  # NAME=VERSION: packages that are upgraded where that base has them in a lower version
     devel: str  # the devel Dockerfile
     runtime: str  # the runtime Dockerfile
     images: Images
@@ -123,7 +124,7 @@ class Recipe:
     @property
     def collects(self) -> bool:
         """Whether what the image has beside base and binary is collected on its own base, not in the devel image."""
-        return self.slim or self.runtime_base.image != self.base.image
+        return _collects(self.base, self.runtime_base, slim=self.slim, upgrades=self.upgrades)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
         Base(name, image_for(name, matrix.network.base_images))
         for name in (toolchain.base, matrix.lock.pinned(runtime_base(variant, settings)))
     )
-    slim = is_slim(variant, settings)
+    slim, upgrades = is_slim(variant, settings), matrix.lock.upgrades(runtime_base(variant, settings))
     rendered_from = (variant.flavour, release, toolchain)
     if neighbour and (neighbour.variant.flavour, neighbour.release, neighbour.toolchain) == rendered_from:
         devel, runtime = neighbour.devel, neighbour.runtime
@@ -173,8 +174,9 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
             release=release,
             flavour=variant.flavour,
             base=on.name,
-            collects=slim or on.image != base.image,
+            collects=_collects(base, on, slim=slim, upgrades=upgrades),
             slim=slim_base() if slim else None,
+            upgrades=upgrades,
             gpu=toolchain.gpu,
             images=matrix.images,
         )
@@ -198,6 +200,7 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
         base=base,
         runtime_base=on,
         slim=slim,
+        upgrades=upgrades,
         devel=devel,
         runtime=runtime,
         images=matrix.images,
@@ -205,6 +208,10 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
         build_args=(*arguments, *inputs.free_args),
         decisive=decisive,
     )
+
+
+def _collects(base: Base, runtime_base: Base, *, slim: bool, upgrades: tuple[str, ...]) -> bool:
+    return slim or bool(upgrades) or runtime_base.image != base.image
 
 
 def _release(variant: Variant, matrix: Matrix) -> Release:

@@ -72,22 +72,22 @@ def runtime_request(
     tags: Sequence[str] = (),
 ) -> BuildRequest:
     """Say how the runtime Dockerfile is built, for the stages, the bake file, or a user's own command."""
-    # `libraries` is the folder of those that were collected already; else the build does that, and may use the secrets.
-    collects = recipe.collects and libraries is None
+    # `libraries` is the folder of those that were collected already; else the build does that, as it upgrades packages.
+    installs = recipe.collects and (libraries is None or (bool(recipe.upgrades) and not recipe.slim))
     places = {
         "artifact": artifact,
         "launcher": launcher,
         "libraries": libraries,
         "facts": facts,
-        "apt": recipe.inputs.apt if collects else None,
+        "apt": recipe.inputs.apt if installs else None,
     }
     return BuildRequest(
         dockerfile=dockerfile,
         context=CONTEXT,
         target=target,
-        build_args=recipe.inputs.apt_args if collects else (),
+        build_args=recipe.inputs.apt_args if installs else (),
         contexts=(*((name, str(place)) for name, place in places.items() if place), *recipe.runtime_base.contexts),
-        secrets=secrets if collects else (),
+        secrets=secrets if installs else (),
         network="none" if recipe.inputs.offline else None,
         output=output,
         labels=tuple(sorted((labels or {}).items())),

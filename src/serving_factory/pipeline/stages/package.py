@@ -12,6 +12,7 @@ from serving_factory.errors import ArtifactError, PackageError, cleaned_up
 from serving_factory.matrix.tags import full_tags
 from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.failures import step_title
+from serving_factory.pipeline.inputs import secret_files, secrets_of
 from serving_factory.pipeline.job import Job, Progress, Stage
 from serving_factory.pipeline.records import Outputs, write_atomically
 from serving_factory.pipeline.stages.compile import BINARY, COMPILE, build_error, logged_build, ready_request
@@ -129,19 +130,24 @@ def _run(job: Job, progress: Progress) -> Packaged:
     full, aliases = image_tags(job)
     references = [f"{recipe.images.repository}:{tag}" for tag in (*full, *aliases)]
     labels = {**_labels(job), _PACKAGE_KEY_LABEL: _image_key(job)}
-    request = runtime_request(
-        recipe,
-        dockerfile=dockerfile,
-        artifact=str(job.artifact),
-        launcher=str(built_launcher(job, progress)),
-        facts=facts,
-        labels=labels,
-        tags=references,
-        libraries=libraries_folder(job) if recipe.collects else None,
-    )
+    launcher = built_launcher(job, progress)
     before = {had for reference in references if (had := job.site.packaged.get(reference))}
     # Also after a build that was ended in the middle: it may have taken the names already.
-    with cleaned_up(lambda: _remove_unnamed(before, job)):
+    with (
+        cleaned_up(lambda: _remove_unnamed(before, job)),
+        secret_files(job.folder, secrets_of(recipe.inputs) if recipe.upgrades else {}) as secrets,
+    ):
+        request = runtime_request(
+            recipe,
+            dockerfile=dockerfile,
+            artifact=str(job.artifact),
+            launcher=str(launcher),
+            facts=facts,
+            secrets=secrets,
+            labels=labels,
+            tags=references,
+            libraries=libraries_folder(job) if recipe.collects else None,
+        )
         try:
             result = logged_build(request, job.log(PACKAGE.name), progress=progress, cancel=job.cancel)
         except BuildFailed as failed:
