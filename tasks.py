@@ -208,16 +208,25 @@ def history(
 
 
 @Command
-def report(asked: Chosen, *, json: Json = False) -> None:
+def report(
+    asked: Chosen,
+    *,
+    html: Annotated[str, Option("write a page for browsers to this file instead", "FILE", new_file)] = "",
+    json: Json = False,
+) -> None:
     """Show what the records say of each variant: actions, cache hits, downloads, times, memory, sizes.
+
+    The page is one file that loads nothing: the matrix by CPU level, the numbers of each variant, how its builds went
+    from run to run, and what is not built.
 
     Examples:
         ./factory report --variant 2.19.1-cpu-v3
         ./factory report --matrix samples/matrix.yaml --json
+        ./factory report --html report.html
     """
-    from serving_factory.commands.history import show_report
+    from serving_factory.commands.report import show_report
 
-    show_report(asked, json=json)
+    show_report(asked, json=json, html=html)
 
 
 @Command

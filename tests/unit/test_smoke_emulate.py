@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from serving_factory.catalogue.levels import LEVELS, Level, emulated_cpus, level_below, level_facts
-from serving_factory.commands.history import measure, report_page
+from serving_factory.commands.report import measure, report_page
 from serving_factory.docker.emulator import EMULATOR, Emulator, find_emulator
 from serving_factory.docker.engine import Engine
 from serving_factory.errors import EmulatorMissingError, LevelDiffersError, ServerNotReadyError, SmokeError

@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 
-from serving_factory.commands.history import measure, report_page
+from serving_factory.commands.report import measure, report_page
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import GpuAccess
 from serving_factory.doctor import probes

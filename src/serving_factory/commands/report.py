@@ -1,0 +1,245 @@
+"""`report`: what the records say of each variant, as text, as JSON, or as a page for browsers."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving_factory.catalogue.levels import Level
+from serving_factory.commands.history import listed_runs, span
+from serving_factory.commands.shared import Asked, progress, show, write_file
+from serving_factory.matrix.variant import Variant
+from serving_factory.output import page as pages
+from serving_factory.output.page import Node, node
+from serving_factory.output.text import cell, count, duration, label, page, size, words
+from serving_factory.pipeline.history import Run
+from serving_factory.pipeline.records import Record, matrix_name
+from serving_factory.pipeline.stages import reached
+
+_ABSENT = "absent"
+_LATEST = 20  # runs that the page lists
+
+_MEASURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("compiled", "compiled", str),
+    ("compile stage", "stage_seconds", duration),
+    ("Bazel's wall time", "wall_seconds", duration),
+    ("critical path", "critical_path_seconds", duration),
+    ("CPU time", "cpu_seconds", duration),
+    ("peak memory", "peak_memory_bytes", size),
+    ("actions", "actions", str),
+    ("run locally", "local_actions", str),
+    ("disk cache hits", "disk_cache_hits", str),
+    ("remote cache hits", "remote_cache_hits", str),
+    ("run remotely", "remote_actions", str),
+    ("downloaded", "bytes_fetched", size),
+    ("binary", "binary_size", size),
+    ("GPU code", "device_code", lambda codes: ", ".join(codes) or "none"),
+    ("image", "image_size", size),
+    ("tried on GPU", "gpu", lambda gpu: f"{gpu.name}, capability {gpu.capability}"),
+    ("emulated CPUs", "emulated", str),
+)
+
+
+def measure(variant: str, records: Mapping[str, Record[Any]]) -> dict[str, Any]:
+    """Read the numbers out of a variant's records (docs/records.md); None where a record does not have it."""
+    compiled, binary, image, smoke = (records.get(stage) for stage in ("compile", "extract", "package", "smoke"))
+    elsewhere = {
+        "compiled": compiled and compiled.started,
+        "stage_seconds": compiled and compiled.seconds,
+        "binary_size": binary and binary.outputs.size,
+        "device_code": binary and binary.outputs.device_code.codes,
+        "image_size": image and image.outputs.size,
+        "gpu": smoke and smoke.outputs.gpu,
+        "emulated": smoke and smoke.outputs.emulated,
+    }
+    found = {name: getattr(compiled and compiled.outputs, name, None) for _, name, _ in _MEASURES}
+    checks = smoke.outputs.checks if smoke else {}
+    return {
+        "variant": variant,
+        **found,
+        **elsewhere,
+        "last_stage": list(records)[-1] if records else None,
+        "smoke_checks": [{"name": name, "seconds": seconds} for name, seconds in checks.items()],
+    }
+
+
+def show_report(asked: Asked, *, json: bool, html: str = "") -> None:
+    """Print what the records of the chosen variants say, and how to build those without; or write it as a page."""
+    chosen = asked.choose(asked.load())
+    name = matrix_name(asked.file, asked.checkout.root)
+    runs = listed_runs(asked.checkout.build, name)
+    documents = []
+    for variant in chosen:
+        one = measure(variant.id, reached(asked.folder / variant.id))
+        command = None if one["compiled"] else build_command(asked, variant.id)
+        documents.append({**one, "runs": past(variant.id, runs), "build_command": command})
+    if html:
+        write_file(Path(html), matrix_page(name, list(zip(chosen, documents, strict=True)), runs))
+        progress(f"Wrote {html}.")
+    show({"variants": documents}, "" if html else report_page(documents), json=json)
+
+
+def past(variant: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """What became of a variant in earlier runs, the oldest first."""
+    members = ("status", "seconds", "error")
+    found = [(run.id, one) for run in reversed(runs) for one in run.variants if one.variant == variant]
+    return [{"run": number, **{name: getattr(one, name) for name in members}} for number, one in found]
+
+
+def report_page(documents: Sequence[Mapping[str, Any]]) -> str:
+    """A section for each variant; at the end those without a record."""
+    sections = []
+    for one in documents:
+        if one["compiled"]:
+            values = [(title, one[name], form) for title, name, form in _MEASURES]
+            entries = [(title, _ABSENT if value is None else form(value)) for title, value, form in values]
+            checks = "\n".join(f"{duration(check['seconds'])}  {check['name']}" for check in one["smoke_checks"])
+            sections.append((one["variant"], (*entries, ("smoke checks", checks or _ABSENT))))
+    never = tuple((one["variant"], one["build_command"]) for one in documents if one["build_command"])
+    sections.append(("Not built yet; to build:", never))
+    return page("Report", sections)
+
+
+def build_command(asked: Asked, variant: str) -> str:
+    """The command that builds a variant of the matrix that was asked for."""
+    matrix = ("--matrix", asked.matrix) if asked.matrix else ()
+    return shlex.join(["./factory", "build", *matrix, "--variant", variant])
+
+
+# --- the page for browsers --------------------------------------------------------------------------------------------
+
+
+def matrix_page(name: str, found: Sequence[tuple[Variant, Mapping[str, Any]]], runs: Sequence[Run]) -> str:
+    """The variants by build and level, the numbers of those that were begun, the runs, and what is not built."""
+    states = {variant.id: _state(one) for variant, one in found}
+    counts = words(Counter(state.word for state in states.values()))
+    lead = node("p", f"{count(len(found), 'variant')} of {name}: {counts}." if found else f"{name} has no variants.")
+    begun = [one for _, one in found if one["last_stage"] or one["runs"]]
+    never = [one for _, one in found if one["build_command"]]
+    places = {one["variant"] for one in begun}  # that a link leads to
+    sections: list[tuple[str, list[Node]]] = []
+    if found:
+        sections.append(("Variants", [_grid([variant for variant, _ in found], states)]))
+    if begun:
+        sections.append(("Numbers", [_numbers(begun, states)]))
+    if runs:
+        sections.append(("Runs", [_runs(runs)]))
+    if never:
+        sections.append(("Not built", [_never(never, places)]))
+    return pages.page(f"Report: {name}", [lead], sections)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What has become of a variant: a word, more of it, and its class in the page's style."""
+
+    word: str
+    more: str = ""
+    style: str = "plain"
+
+
+_ENDS = {
+    None: _State("not built", style="faint"),
+    "smoke": _State("tested", style="good"),
+    "push": _State("pushed", style="good"),
+}
+
+
+def _state(one: Mapping[str, Any]) -> _State:
+    last = one["runs"][-1] if one["runs"] else {}
+    if last.get("status") == "failed":
+        return _State("failed", f"run {last['run']}: {last['error']}", "bad")
+    if one["last_stage"] in _ENDS:
+        return _ENDS[one["last_stage"]]
+    return _State("unfinished", f"after {one['last_stage']}")
+
+
+def _grid(variants: Sequence[Variant], states: Mapping[str, _State]) -> Node:
+    levels = [level for level in Level if any(one.level is level for one in variants)]
+    platforms = {one.platform for one in variants}
+    rows: dict[str, dict[Level, Node]] = {}
+    for one in variants:
+        state = states[one.id]
+        build = one.build if len(platforms) == 1 else f"{one.build}, {one.platform}"
+        link = node("a", state.word, href=f"#{one.id}", class_=state.style, aria_label=f"{state.word}: {one.id}")
+        rows.setdefault(build, {})[one.level] = link
+    cells = [(build, *(row.get(level, "") for level in levels)) for build, row in rows.items()]
+    return pages.table("By CPU level", ("release and flavour", *levels), cells)
+
+
+_NUMBERS: tuple[tuple[str, Callable[[Mapping[str, Any]], Node]], ...] = (
+    (">binary", lambda one: cell(one["binary_size"], size)),
+    (">image", lambda one: cell(one["image_size"], size)),
+    (">compile", lambda one: cell(one["stage_seconds"], duration)),
+    (">from caches", lambda one: _hits(one["actions"], one["disk_cache_hits"], one["remote_cache_hits"])),
+    (">smoke checks", lambda one: _checks(one["smoke_checks"])),
+    ("its builds", lambda one: _builds(one["runs"])),
+    (">peak memory", lambda one: cell(one["peak_memory_bytes"], size)),
+    (">downloaded", lambda one: cell(one["bytes_fetched"], size)),
+    ("tried on GPU", lambda one: one["gpu"].name if one["gpu"] else ""),
+    ("emulated CPUs", lambda one: cell(one["emulated"])),
+)
+
+
+def _numbers(documents: Sequence[Mapping[str, Any]], states: Mapping[str, _State]) -> Node:
+    columns = {head: [form(one) for one in documents] for head, form in _NUMBERS}
+    known = {head: cells for head, cells in columns.items() if any(one != "" for one in cells)}
+    rows = []
+    for one, *cells in zip(documents, *known.values(), strict=True):
+        state = states[one["variant"]]
+        more = f" ({state.more})" if state.more else ""
+        word = node("span", node("span", state.word, class_=state.style), more, class_="whole")
+        rows.append((_place(one["variant"]), word, *cells))
+    return pages.table("What the records say. What is not known is blank", ("variant", "state", *known), rows)
+
+
+def _place(variant: str) -> Node:
+    """Its id, where links to it lead."""
+    return node("span", variant, id=variant, class_="whole")
+
+
+def _hits(actions: int | None, *hits: int | None) -> str:
+    known = [number for number in hits if number is not None]
+    return f"{100 * sum(known) // actions}% of {actions:,} actions" if known and actions else ""
+
+
+def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
+    return f"{len(checks)} in {duration(sum(one['seconds'] for one in checks))}" if checks else ""
+
+
+def _builds(runs: Sequence[Mapping[str, Any]]) -> Node:
+    built = [run for run in runs if run["status"] == "built"]
+    if not built:
+        return ""
+    first, last = (f"{duration(run['seconds'])} in run {run['run']}" for run in (built[0], built[-1]))
+    line = pages.sparkline([run["seconds"] for run in built], label=f"{len(built)} builds, from {first} to {last}")
+    return node("span", *([line] if built[1:] else []), f" {duration(built[-1]['seconds'])}", class_="whole")
+
+
+def _runs(runs: Sequence[Run]) -> Node:
+    rows = [
+        (
+            str(run.id),
+            run.started,
+            span(run),
+            cell(run.estimate, duration),
+            words({label(status): number for status, number in run.counts.items()}),
+            node("code", run.command),
+        )
+        for run in runs[:_LATEST]
+    ]
+    older = f"; {count(len(runs) - _LATEST, 'older run')} not shown" if runs[_LATEST:] else ""
+    heads = (">run", "started", ">time", ">estimated", "variants", "command")
+    return pages.table(f"The latest first{older}", heads, rows)
+
+
+def _never(documents: Sequence[Mapping[str, Any]], places: Container[str]) -> Node:
+    rows = [
+        (one["variant"] if one["variant"] in places else _place(one["variant"]), node("code", one["build_command"]))
+        for one in documents
+    ]
+    return pages.table("How to build them", ("variant", "command"), rows)
