@@ -27,6 +27,7 @@ from serving_factory.commands.shared import (  # noqa: E402
     CompileOptions,
     DeployOptions,
     Driver,
+    EmbedOptions,
     InputsOptions,
     Json,
     Option,
@@ -456,6 +457,23 @@ def publish(options: PublishOptions) -> None:
 
 
 @Command
+def embed(options: EmbedOptions) -> None:
+    """Make an image with a model inside from a variant's image: checked, tried with its own signature, then tagged.
+
+    Nothing in it needs to be writable, and MODEL_NAME is set: it serves as it is. The same model and image are no work.
+
+    Examples:
+        ./factory embed models/half_plus_two --variant 2.19.1-cpu-v3
+        ./factory embed models/half_plus_two --variant 2.19.1-cpu-v3 --dry-run
+        ./factory embed export/1712 --name ranker --variant 2.19.1-cpu-v3 --request request.json --tag team/ranker:7
+        ./factory embed models/half_plus_two --variant 2.19.1-cpu-v3 --registry registry.example.com
+    """
+    from serving_factory.commands.embed import embed as embed_model
+
+    embed_model(options)
+
+
+@Command
 def deploy(
     options: DeployOptions,
     *,
@@ -554,7 +572,7 @@ def clean(
 _GROUPS = {
     "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor", "which"],
     "Fill inputs": ["preflight", "inputs"],
-    "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "refresh", "push", "publish", "deploy"],
+    "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "refresh", "push", "publish", "embed", "deploy"],
     "Maintain": ["setup", "test", "cache", "clean"],
 }
 _ALONE = {"setup": "Make the machine ready: environment, Docker engine, the sample's base image, an emulator of CPUs."}

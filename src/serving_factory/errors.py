@@ -160,6 +160,10 @@ class ProgramMissingError(CompileError, code=27):
     """A build rule calls a program that the toolchain does not have."""
 
 
+class ModelError(FactoryError, code=29):
+    """A SavedModel cannot be embedded: it is incomplete, or needs an op that the server does not have."""
+
+
 class SmokeError(FactoryError, code=30):
     """The image failed a check of its own contract."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ class Behaviour:
     reported_version: int | None = None
     dense_error: float = 0.0
     fails_dense: str = ""
+    refuses: str = ""
+    output: str = "y"
 
 
 class FakeServing:
@@ -105,6 +108,8 @@ class FakeServing:
         return [(version, "AVAILABLE" if version == current else ended, "") for version in reversed(loaded)]
 
     def predict(self, values: list[float], protocol: str) -> list[float]:
+        if self.behaviour.refuses:
+            raise LookupError(self.behaviour.refuses)
         if self.model == DENSE.model:
             if self.behaviour.fails_dense:
                 raise LookupError(self.behaviour.fails_dense)
@@ -138,13 +143,15 @@ def _handler(fake: FakeServing) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             fake.requests.append((self.path, body))
+            document = json.loads(body)
+            values = document.get("instances") or document["inputs"]["x"]
+            values = values[0] if isinstance(values[0], list) and "inputs" in document else values
             try:
-                document = json.loads(body)
-                values = fake.predict(document.get("instances") or document["inputs"]["x"], "REST")
+                values = fake.predict(values, "REST")
             except LookupError as error:
                 self._answer(404, {"error": str(error)})
             else:
-                self._answer(200, {"predictions": values})
+                self._answer(200, {"predictions" if "instances" in document else "outputs": values})
 
         def _answer(self, code: int, document: object) -> None:
             # Pretty-printed, as upstream does: a client must parse, not compare text.
@@ -209,12 +216,16 @@ class _Services:
 
     def _predict(self, request: pb.PredictRequest, context: grpc.ServicerContext) -> Message:
         try:
-            values = self.fake.predict(list(request.inputs["x"].float_val), "gRPC")
+            tensor = request.inputs["x"]
+            raw = [value for (value,) in struct.iter_unpack("<f", tensor.tensor_content)]
+            values = self.fake.predict(raw or list(tensor.float_val), "gRPC")
         except LookupError as error:
             context.abort(grpc.StatusCode.NOT_FOUND, str(error))
         shape = pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=len(values))])
         return pb.PredictResponse(
-            outputs={"y": pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape, float_val=values)}
+            outputs={
+                self.fake.behaviour.output: pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape, float_val=values)
+            }
         )
 
     def _status(self, request: pb.GetModelStatusRequest, context: grpc.ServicerContext) -> Message:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from serving_factory.catalogue.libraries import opening_functions
 from serving_factory.errors import ArtifactError
-from serving_factory.inspection.device_code import read_device_code, read_opened
+from serving_factory.inspection.device_code import not_named, read_device_code, read_opened
 from serving_factory.inspection.facts import DeviceCode, sorted_codes
 
 from .device_code_bytes import MAGIC, fat_binary
@@ -158,3 +158,9 @@ def test_names_of_symbols_and_parts_of_texts_open_nothing(tmp_path: Path) -> Non
     held = {".rodata": b"cudaGetDeviceCountX\0 cudnnCreate", ".nv_fatbin": b"cufftCreate\0"}
     elf = Elf(text=b"cublasCreate_v2\0", needed=("cudnnCreate",), data=held)
     assert read_opened(elf.write(tmp_path / "server"), opening_functions()) == ()
+
+
+def test_ops_that_the_data_does_not_name_are_found_and_linkers_merge_texts(tmp_path: Path) -> None:
+    elf = Elf(text=b"Conv2D\0", data={".rodata": b"\0BiasAdd\0MatMulX\0"})
+    names = ("Add", "BiasAdd", "MatMul", "Conv2D")
+    assert not_named(elf.write(tmp_path / "server"), names) == ("MatMul", "Conv2D")

@@ -52,6 +52,7 @@ from .upstream_trees import tree_2_19_1, write_tree
 DOC = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
 V1 = "2.19.1-cpu-v1"
 PIN = "sha256:" + "ab" * 32
+MODEL = str(ROOT / "samples" / "model_server" / "models" / "half_plus_two")
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 # --- documents --------------------------------------------------------------------------------------------------------
@@ -80,6 +81,7 @@ CASES: Mapping[str, tuple[str, list[str]]] = {
     "doctor": ("doctor", ["doctor"]),
     "doctor --driver": ("doctor", ["doctor", "--driver", "535.54.03"]),
     "which": ("which", ["which", "--cpuinfo", "cpuinfo"]),
+    "embed": ("embed", ["embed", MODEL, "--variant", "2.19.1-cpu-v3", "--dry-run"]),
     "deploy kubernetes": ("deploy", ["deploy", "kubernetes", "2.19.1-cpu-v3"]),
     "deploy compose": ("deploy", ["deploy", "compose", "2.19.1-cpu-v3"]),
     "cache show": ("cache", ["cache", "show"]),

@@ -273,6 +273,28 @@ class InputsOptions:
     json: Json = False
 
 
+_TAG = "another name for the image, such as team/model:1; with --registry it is pushed too"
+_MODEL = "a folder with a folder for each version of the model, or one SavedModel"
+_REQUEST = "ask this instead of zeros: the body of a REST predict request, and `expected` beside it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """The word and the options of `embed`."""
+
+    asked: Whole
+    model: Annotated[
+        str, Option("a model's folder, with version folders, or one SavedModel", "MODEL_DIR", positional=True)
+    ] = ""
+    variant: Annotated[str, Option("the variant whose image gets the model", "VARIANT")] = ""
+    name: Annotated[str, Option("the model's name (default: the folder's)", "NAME")] = ""
+    tag: Annotated[_Names, Option(_TAG, "REF")] = ()
+    request: Annotated[str, Option(_REQUEST, "FILE")] = ""
+    registry: Registry = ()
+    dry_run: Annotated[bool, Option("check the model, print what would be done, and do nothing")] = False
+    json: Json = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeployOptions:
     """The options of `deploy`."""

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property, partial
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
@@ -174,6 +175,11 @@ class Engine:
     def image_size(self, reference: str) -> int:
         """An image's size in bytes, all layers together, as `docker images` shows it."""
         return int(self._attributes(reference)["Size"])
+
+    def image_created(self, reference: str) -> int:
+        """When an image was made, by its configuration: seconds since 1970."""
+        text = str(self._attributes(reference)["Created"])
+        return max(0, int(datetime.fromisoformat(f"{text[:19]}+00:00").timestamp()))  # it ends in a fraction and Z
 
     def _attributes(self, reference: str) -> Mapping[str, Any]:
         with typed(f"The engine has no image {reference}.", remedy="Build it first."):

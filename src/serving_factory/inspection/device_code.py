@@ -1,11 +1,12 @@
-"""Reads what a binary has for GPUs: machine code and PTX, and which libraries it opens. No tool of CUDA's is needed."""
+"""Reads what a binary has for GPUs: machine code and PTX; and what it names: libraries, ops. No tool of CUDA's."""
 
 from __future__ import annotations
 
 import mmap
 import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from serving_factory.errors import ArtifactError
@@ -53,6 +54,19 @@ def read_device_code(path: Path) -> DeviceCode:
 
 def read_opened(path: Path, functions: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Name those libraries of which the data of an ELF file names a function; ArtifactError if it is no ELF file."""
+    with _named_in(path) as named:
+        return tuple(library for library, names in functions.items() if any(map(named, names)))
+
+
+def not_named(path: Path, names: Iterable[str]) -> tuple[str, ...]:
+    """Give those of some names, such as a graph's ops, that the data of an ELF file does not hold; ArtifactError."""
+    with _named_in(path) as named:
+        return tuple(name for name in names if not named(name))
+
+
+@contextmanager
+def _named_in(path: Path) -> Iterator[Callable[[str], bool]]:
+    """Look for texts in the data of an ELF file: also at the end of a longer one, as linkers merge them."""
     with open_elf(path) as elf, mmap.mmap(elf.stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         places = [
             (int(section["sh_offset"]), int(section["sh_offset"]) + int(section["sh_size"]))
@@ -61,11 +75,7 @@ def read_opened(path: Path, functions: Mapping[str, Sequence[str]]) -> tuple[str
             and not int(section["sh_flags"]) & _SHF_EXECINSTR
             and section.name not in {_COMPILERS_SECTION, _RELOCATABLE_SECTION}
         ]
-        return tuple(
-            library
-            for library, names in functions.items()
-            if any(data.find(name.encode() + b"\0", *place) >= 0 for name in names for place in places)
-        )
+        yield lambda name: any(data.find(name.encode() + b"\0", *place) >= 0 for place in places)
 
 
 class _DamagedError(Exception):

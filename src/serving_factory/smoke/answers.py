@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+ANSWER_WITHIN = 5.0  # seconds, for models that answer in milliseconds
+
 
 class ServingApiError(Exception):
     """A request to the server gave no usable answer."""

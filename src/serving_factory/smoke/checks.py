@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from serving_factory.catalogue.libraries import DRIVERS
 from serving_factory.docker.process import BY_SIGNAL, exit_text
@@ -35,8 +35,8 @@ from serving_factory.smoke.emulate import (
     emulated,
     lacked_instructions,
 )
-from serving_factory.smoke.gpu import REPEATS, WAYS, Question, Way
-from serving_factory.smoke.server import GRPC_PORT, INPUTS, MODEL, OLD_ANSWER, REST_PORT, Server, close_to
+from serving_factory.smoke.gpu import REPEATS, WAYS, Way
+from serving_factory.smoke.server import GRPC_PORT, INPUTS, MODEL, OLD_ANSWER, REST_PORT, RunningServer, Server, close_to
 from serving_factory.smoke.swap import check_swap
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ _KILLED = BY_SIGNAL + signal.SIGKILL
 _STOPPED = (0, BY_SIGNAL + signal.SIGTERM)
 _POLL = 0.1
 _WHOLE_LOG = 10_000  # lines
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Check:
     way: Way | None = None  # the server is its own, hardened, and serves in this way; of gpu images alone
 
 
-def check_ready(server: Server) -> str:
+def check_ready(server: RunningServer) -> str:
     """Wait until the model is AVAILABLE; raises CpuLevelError, ServerNotReadyError."""
     began = time.monotonic()
     last = "nothing was asked yet"
@@ -104,18 +105,18 @@ def check_ready(server: Server) -> str:
         time.sleep(_POLL)
 
 
-def _poll_ready(server: Server) -> Sequence[VersionStatus]:
+def _poll_ready(server: RunningServer) -> Sequence[VersionStatus]:
     """Ask for the status over REST where the release has it, else over gRPC."""
-    if server.plan.server.model_status:
+    if server.facts.model_status:
         return server.rest.model_status(server.model)
     statuses = server.grpc.model_status(server.model)
-    if server.plan.server.rest and statuses and server.model == MODEL:
+    if isinstance(server, Server) and server.facts.rest and statuses and server.model == MODEL:
         # These releases open REST after gRPC: ready is when both answer.
         server.rest.predict(MODEL, INPUTS)
     return statuses
 
 
-def _early_end(server: Server) -> FactoryError:
+def _early_end(server: RunningServer) -> FactoryError:
     if server.container.exit_code() == CPU_REFUSED:
         said = " ".join(server.log().split()).removeprefix("tensorflow_model_server: ")
         return CpuLevelError(
@@ -233,7 +234,7 @@ def check_health_command(server: Server) -> str:
     return output or "exit code 0"
 
 
-def check_healthy(server: Server) -> str:
+def check_healthy(server: RunningServer) -> str:
     """Wait until Docker calls the container healthy, and until it has run for a while."""
     began = time.monotonic()
     while True:
@@ -244,7 +245,7 @@ def check_healthy(server: Server) -> str:
         if health is None:
             raise server.fault(SmokeError, "The image has no health check.", remedy="Package the variant again.")
         server.require_running("healthy")
-        if health == "unhealthy" or (health != "healthy" and seconds > server.plan.health_timeout):
+        if health == "unhealthy" or (health != "healthy" and seconds > server.health_timeout):
             raise server.fault(
                 SmokeError,
                 f"Docker does not call the container healthy, but {health}, after {seconds:.1f} s.",
@@ -253,7 +254,7 @@ def check_healthy(server: Server) -> str:
         time.sleep(_POLL)
 
 
-def check_stop(server: Server) -> str:
+def check_stop(server: RunningServer) -> str:
     """Stop the container as `docker stop` does; raises SmokeError, ServerStopError."""
     server.require_running("stop")
     server.close()
@@ -375,7 +376,7 @@ def check_way(way: Way, server: Server) -> str:
     trial, question = server.trial, server.trial.question(way)
     check_ready(server)
     ready = server.uptime()
-    answer, first = _first_answer(server, question)
+    answer, first = first_answer(server, lambda: server.grpc.predict_rows(question.model, question.rows))
     began = time.monotonic()
     for _ in range(REPEATS):
         server.grpc.predict_rows(question.model, question.rows)
@@ -387,16 +388,17 @@ def check_way(way: Way, server: Server) -> str:
     return f"{trial.gpu}: {served}" if trial.gpu else str(served)
 
 
-def _first_answer(server: Server, question: Question) -> tuple[list[float], float]:
+def first_answer(server: RunningServer, ask: Callable[[], _Answer]) -> tuple[_Answer, float]:
     """Ask until the answer comes, and give the seconds: meanwhile a driver may translate for a long time."""
     began = time.monotonic()
     while True:
         try:
-            return server.grpc.predict_rows(question.model, question.rows), time.monotonic() - began
+            return ask(), time.monotonic() - began
         except ServerUnavailableError:
             server.require_running("first answer")
             if time.monotonic() - began > server.patience:
                 raise
+            time.sleep(_POLL)
 
 
 def _inside(server: Server, *argv: str) -> Ran:

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 
 from serving_factory.smoke import messages_pb2 as pb
 from serving_factory.smoke.answers import (
+    ANSWER_WITHIN,
     ModelMetadata,
     ServerAnswerError,
     ServerUnavailableError,
@@ -36,6 +37,8 @@ _GRPC_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     # Clients share no connection, so that each thread of a load test has its own.
     ("grpc.use_local_subchannel_pool", 1),
+    # Answers may be as large as the server makes them; the client's own limit is 4 MiB.
+    ("grpc.max_receive_message_length", -1),
 )
 _UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _M = TypeVar("_M", bound=Message)
@@ -44,7 +47,7 @@ _M = TypeVar("_M", bound=Message)
 class GrpcClient(AbstractContextManager["GrpcClient"]):
     """gRPC client over one channel without encryption."""
 
-    def __init__(self, address: str, *, timeout: float = 5.0) -> None:
+    def __init__(self, address: str, *, timeout: float = ANSWER_WITHIN) -> None:
         self._channel = grpc.insecure_channel(address, options=_GRPC_OPTIONS)
         self._address = address
         self._timeout = timeout
@@ -65,14 +68,19 @@ class GrpcClient(AbstractContextManager["GrpcClient"]):
         return self._predict(model, [value for row in rows for value in row], [len(rows), len(rows[0])])
 
     def _predict(self, model: str, values: Sequence[float], sizes: Sequence[int]) -> list[float]:
-        shape = pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=size) for size in sizes])
-        tensor = pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape, float_val=values)
-        spec = pb.ModelSpec(name=model, signature_name="serving_default")
-        request = pb.PredictRequest(model_spec=spec, inputs={"x": tensor})
-        outputs = self._call("PredictionService/Predict", request, pb.PredictResponse).outputs
+        tensor = pb.TensorProto(dtype=pb.DT_FLOAT, tensor_shape=shape_of(sizes), float_val=values)
+        outputs = self.predict_tensors(model, "serving_default", {"x": tensor})
         if "y" not in outputs:
             raise ServerAnswerError(f"malformed: no output y, only {sorted(outputs)}")
         return _floats(outputs["y"])
+
+    def predict_tensors(
+        self, model: str, signature: str, inputs: Mapping[str, pb.TensorProto]
+    ) -> Mapping[str, pb.TensorProto]:
+        """Send tensors to a signature; return its outputs by name."""
+        spec = pb.ModelSpec(name=model, signature_name=signature)
+        request = pb.PredictRequest(model_spec=spec, inputs=inputs)
+        return self._call("PredictionService/Predict", request, pb.PredictResponse).outputs
 
     def model_status(self, model: str) -> list[VersionStatus]:
         """Return the state of every version; raises as `predict`."""
@@ -115,6 +123,11 @@ class GrpcClient(AbstractContextManager["GrpcClient"]):
             raise ServerAnswerError(f"{code.name}: {details}") from error
 
 
+def shape_of(sizes: Sequence[int]) -> pb.TensorShapeProto:
+    """Make a shape of its sizes."""
+    return pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=size) for size in sizes])
+
+
 def _parse(kind: type[_M], data: bytes) -> _M:
     try:
         return kind.FromString(data)
@@ -125,13 +138,13 @@ def _parse(kind: type[_M], data: bytes) -> _M:
 def _status(item: pb.ModelVersionStatus) -> VersionStatus:
     code = item.status.error_code
     error = f"{_STATUS_NAMES.get(code, code)}: {item.status.error_message}" if code else ""
-    return VersionStatus(item.version, _name(pb.ModelVersionStatus.State, item.state), error)
+    return VersionStatus(item.version, enum_name(pb.ModelVersionStatus.State, item.state), error)
 
 
 def _floats(tensor: pb.TensorProto) -> list[float]:
     """Read a float tensor in each form of tensor.proto: typed values, raw bytes, one value for all."""
     if tensor.dtype != pb.DT_FLOAT:
-        raise ServerAnswerError(f"malformed: an output of type {_name(pb.DataType, tensor.dtype)}, not DT_FLOAT")
+        raise ServerAnswerError(f"malformed: an output of type {enum_name(pb.DataType, tensor.dtype)}, not DT_FLOAT")
     count = math.prod(dim.size for dim in tensor.tensor_shape.dim)
     if content := tensor.tensor_content:
         values = list(struct.unpack(f"<{len(content) // 4}f", content[: len(content) // 4 * 4]))
@@ -145,13 +158,13 @@ def _floats(tensor: pb.TensorProto) -> list[float]:
 
 
 def _types(tensors: Mapping[str, pb.TensorInfo]) -> dict[str, str]:
-    return {name: _name(pb.DataType, tensor.dtype) for name, tensor in tensors.items()}
+    return {name: enum_name(pb.DataType, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _shapes(tensors: Mapping[str, pb.TensorInfo]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(dim.size for dim in tensor.tensor_shape.dim) for name, tensor in tensors.items()}
 
 
-def _name(enum: EnumTypeWrapper, number: int) -> str:
+def enum_name(enum: EnumTypeWrapper, number: int) -> str:
     """Name an enum's number; newer servers may send one that is not known here."""
     return enum.Name(number) if number in enum.values() else str(number)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from serving_factory.smoke.answers import (
+    ANSWER_WITHIN,
     ModelMetadata,
     ServerAnswerError,
     ServerUnavailableError,
@@ -28,7 +29,7 @@ _T = TypeVar("_T")
 class RestClient(AbstractContextManager["RestClient"]):
     """REST client over one kept-alive connection."""
 
-    def __init__(self, address: str, *, timeout: float = 5.0) -> None:
+    def __init__(self, address: str, *, timeout: float = ANSWER_WITHIN) -> None:
         self._connection = http.client.HTTPConnection(address, timeout=timeout)
         self._address = address
         self._used = False
@@ -45,8 +46,12 @@ class RestClient(AbstractContextManager["RestClient"]):
     def predict(self, model: str, values: Sequence[float]) -> list[float]:
         """Send the values as instances of the only input; return the predictions' numbers in row-major order."""
         # Decimals also for whole numbers: servers before 1.11.0 refuse JSON integers for floats.
-        body = json.dumps({"instances": [float(value) for value in values]}).encode()
-        return self._ask(lambda answer: _numbers(answer["predictions"]), f"/v1/models/{model}:predict", body)
+        body = {"instances": [float(value) for value in values]}
+        return self.predict_json(model, body, lambda answer: _numbers(answer["predictions"]))
+
+    def predict_json(self, model: str, body: Mapping[str, object], read: Callable[[dict[str, Any]], _T]) -> _T:
+        """Send a body; return what is read of the answer."""
+        return self._ask(read, f"/v1/models/{model}:predict", json.dumps(body).encode())
 
     def send(self, model: str, body: bytes) -> str:
         """Send the body of a predict request, and return that of the answer as it is; raises as `predict`."""

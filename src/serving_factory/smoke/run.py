@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from serving_factory.docker.engine import ContainerSpec, Engine, Mount
 from serving_factory.docker.host import GpuAccess
@@ -19,7 +20,9 @@ from serving_factory.smoke.emulate import CPUINFO, EMULATOR, INIT, SERVER, Emula
 from serving_factory.smoke.gpu import OnGpu, Trial, Way
 from serving_factory.smoke.plan import ModelFolders, SmokePlan, prepare_models
 from serving_factory.smoke.report import CheckResult, SmokeReport
-from serving_factory.smoke.server import GRPC_PORT, MODEL, REST_PORT, Server
+from serving_factory.smoke.server import GRPC_PORT, MODEL, REST_PORT, RunningServer, Server
+
+_ServerT = TypeVar("_ServerT", bound=RunningServer)
 
 
 def run_checks(
@@ -205,22 +208,23 @@ def _start(servers: dict[bool, Server], stack: ExitStack, subject: _Subject) -> 
 def _serve(check: Check, subject: _Subject) -> str:
     """Run a check on a server of its own."""
     with subject.server(hardened=True, way=check.way, on_emulated=check.emulated) as server:
-        text = _look(check, server)
+        text = look(check.name, check.run, server)
         subject.emulated = server.emulated or subject.emulated
         return text
 
 
 def _act(check: Check, servers: dict[bool, Server]) -> str:
-    return _look(check, servers[check.hardened])
+    return look(check.name, check.run, servers[check.hardened])
 
 
-def _look(check: Check, server: Server) -> str:
+def look(name: str, run: Callable[[_ServerT], str], server: _ServerT) -> str:
+    """Run a check on a server, which must not have ended by then; no answer becomes a SmokeError."""
     try:
-        text = check.run(server)
+        text = run(server)
     except ServingApiError as fault:
-        server.require_running(check.name)
-        what = f"The server gave no answer to the check {check.name}."
+        server.require_running(name)
+        what = f"The server gave no answer to the check {name}."
         raise server.fault(SmokeError, what, why=str(fault)) from fault
     if not server.stopped:
-        server.require_running(check.name)
+        server.require_running(name)
     return text

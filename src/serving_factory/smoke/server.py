@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TypeVar
 
+from serving_factory.catalogue.facts import ServerFacts
 from serving_factory.docker.engine import Container
 from serving_factory.docker.process import Cancel, exit_text
 from serving_factory.errors import FactoryError, SmokeError
+from serving_factory.smoke.answers import ANSWER_WITHIN
 from serving_factory.smoke.emulate import PATIENCE, Emulated
 from serving_factory.smoke.gpu import HALF_PLUS_TWO, HALF_PLUS_TWO_ANSWER, Trial, Way
 from serving_factory.smoke.grpc_client import GrpcClient
@@ -29,35 +31,32 @@ _REMEDY = "Run the image by hand and ask it the same; fix what is at fault, and 
 _ErrorT = TypeVar("_ErrorT", bound=FactoryError)
 
 
-class Server:
+class RunningServer:
     """One running container with clients to it, made when first used."""
 
     def __init__(
         self,
         container: Container,
-        plan: SmokePlan,
-        models: ModelFolders,
         cancel: Cancel,
         *,
-        trial: Trial,
-        way: Way | None = None,
-        on_emulated: bool = False,
+        facts: ServerFacts,
+        model: str,
+        patience: float,
+        health_timeout: float,
+        answer_within: float = ANSWER_WITHIN,
     ) -> None:
-        self.plan = plan
-        self.models = models
-        self.trial = trial
-        """What the ways to serve on a GPU have shown so far."""
-        self.model = trial.question(way).model if way else MODEL
-        self.patience = way.patience if way else PATIENCE if on_emulated else plan.ready_timeout
+        self.facts = facts
+        """What the release's server can do."""
+        self.model = model
+        self.patience = patience
         """The seconds from start to AVAILABLE, and for a first answer."""
-        self.answers: dict[str, tuple[float, ...]] = {}
-        """The predictions for `INPUTS` by protocol, `REST` and `gRPC`, where asked."""
-        self.emulated: Emulated | None = None
-        """What the image did on emulated CPUs, once it was tried there."""
+        self.health_timeout = health_timeout
+        """The seconds that Docker may take to call it healthy."""
         self.stopped = False
         """Whether the container was asked to end."""
         self.cancel = cancel
         self._container = container
+        self._answer_within = answer_within
         self._started_at = container.started_at()
         self._began = time.monotonic()
 
@@ -70,12 +69,12 @@ class Server:
     @cached_property
     def rest(self) -> RestClient:
         """A REST client on the published port."""
-        return RestClient(self.address(REST_PORT))
+        return RestClient(self.address(REST_PORT), timeout=self._answer_within)
 
     @cached_property
     def grpc(self) -> GrpcClient:
         """A gRPC client on the published port."""
-        return GrpcClient(self.address(GRPC_PORT))
+        return GrpcClient(self.address(GRPC_PORT), timeout=self._answer_within)
 
     def address(self, port: int) -> str:
         """Return where the container's port is published, as `host:port`."""
@@ -122,6 +121,38 @@ def fault(container: Container, kind: type[_ErrorT], what: str, *, why: str = ""
     ended = "" if code is None else f"The container has ended: {exit_text(code)}."
     parts = [why, ended, f"Last lines of the container's log:\n{lines or '  (empty)'}"]
     return kind(what, why="\n".join(part for part in parts if part), remedy=remedy or _REMEDY)
+
+
+class Server(RunningServer):
+    """A server of a variant's image, with the models of a smoke plan."""
+
+    def __init__(
+        self,
+        container: Container,
+        plan: SmokePlan,
+        models: ModelFolders,
+        cancel: Cancel,
+        *,
+        trial: Trial,
+        way: Way | None = None,
+        on_emulated: bool = False,
+    ) -> None:
+        super().__init__(
+            container,
+            cancel,
+            facts=plan.server,
+            model=trial.question(way).model if way else MODEL,
+            patience=way.patience if way else PATIENCE if on_emulated else plan.ready_timeout,
+            health_timeout=plan.health_timeout,
+        )
+        self.plan = plan
+        self.models = models
+        self.trial = trial
+        """What the ways to serve on a GPU have shown so far."""
+        self.answers: dict[str, tuple[float, ...]] = {}
+        """The predictions for `INPUTS` by protocol, `REST` and `gRPC`, where asked."""
+        self.emulated: Emulated | None = None
+        """What the image did on emulated CPUs, once it was tried there."""
 
 
 def close_to(got: Sequence[float], expected: Sequence[float]) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from packaging.version import InvalidVersion, Version
@@ -43,13 +44,18 @@ def push_name(repository: str, registry: str | None) -> ImageName:
                 remedy="write it like registry.example.com or 127.0.0.1:5000; `docker login` gives the password",
             )
         return ImageName.parse(f"{registry.rstrip('/')}/{repository}")
-    first = repository.partition("/")[0]
-    if "/" in repository and ("." in first or ":" in first or first == "localhost"):
+    if has_registry(repository):
         return ImageName.parse(repository)
     raise UsageError(
         f"no registry to push {repository} to",
         remedy="give --registry HOST[:PORT], or begin image.repository in the matrix file with the registry's name",
     )
+
+
+def has_registry(repository: str) -> bool:
+    """Whether a repository's name begins with a registry's."""
+    first, slash, _ = repository.partition("/")
+    return bool(slash) and ("." in first or ":" in first or first == "localhost")
 
 
 def push_names(repository: str, registries: Sequence[str]) -> tuple[ImageName, ...]:
@@ -122,26 +128,37 @@ def _try_push(registry: Registry, name: ImageName, job: Job, report: Callable[[s
 
 
 def _run(job: Job, progress: Progress) -> Pushed:
-    names = push_names(job.record(PACKAGE).outputs.repository, job.site.registries)
-    return Pushed(places=tuple(_push_to(job, name, progress) for name in names))
-
-
-def _push_to(job: Job, name: ImageName, progress: Progress) -> Place:
     packaged = job.record(PACKAGE).outputs
-    image = packaged.image
+    names = push_names(packaged.repository, job.site.registries)
+    push = partial(push_to, image=packaged.image, full=packaged.tags, aliases=packaged.aliases)
+    return Pushed(places=tuple(push(job, name, local=packaged.repository, progress=progress) for name in names))
+
+
+def push_to(
+    job: Job,
+    name: ImageName,
+    *,
+    image: str,
+    full: Sequence[str] = (),  # tags that name one image for ever
+    aliases: Sequence[str] = (),  # tags that move on, but to no earlier release
+    others: Sequence[str] = (),  # tags that move in any case
+    local: str,  # the repository whose names stay in the engine
+    progress: Progress,
+) -> Place:
+    """Push an image under its tags, in this order, and ask the registry what it holds then."""
     registry = job.site.engine.registry(name.registry, cancel=job.cancel, report=progress)
     _try_push(registry, name, job, job.report_retry)
     digests: dict[str, str] = {}
     not_moved: dict[str, str] = {}
     blobs = 0
-    for tag in (*packaged.tags, *packaged.aliases):
-        if tag in packaged.tags and (held := _held_already(job, registry, name, tag, image)):
+    for tag in (*full, *aliases, *others):
+        if tag in full and (held := _held_already(job, registry, name, tag, image)):
             digests[tag] = held
             continue
-        if tag in packaged.aliases and (later := _later_release(job, registry, name, tag)):
+        if tag in aliases and (later := _later_release(job, registry, name, tag)):
             not_moved[tag] = later
             continue
-        pushed = _push_tag(job, name, image, tag, progress)
+        pushed = _push_tag(job, name, image, tag, local=local, progress=progress)
         digests[tag] = pushed.digest
         blobs += pushed.pushed_layers
         if (held := _held_digest(job, registry, name, tag)) != pushed.digest:
@@ -188,7 +205,7 @@ def _held_already(job: Job, registry: Registry, name: ImageName, tag: str, image
     )
 
 
-def _push_tag(job: Job, name: ImageName, image: str, tag: str, progress: Progress) -> PushResult:
+def _push_tag(job: Job, name: ImageName, image: str, tag: str, *, local: str, progress: Progress) -> PushResult:
     repository, engine = str(name), job.site.engine
     engine.tag(image, repository, tag)
     try:
@@ -204,8 +221,8 @@ def _push_tag(job: Job, name: ImageName, image: str, tag: str, progress: Progres
             sleep=job.cancel.wait,
         )
     finally:
-        # The registry's name is only needed for the push; the image keeps the names that package gave it.
-        if repository != job.record(PACKAGE).outputs.repository:
+        # The registry's name is only needed for the push; the image keeps its own names.
+        if repository != local:
             engine.remove_image(f"{repository}:{tag}")
 
 
@@ -218,10 +235,11 @@ def _held_digest(job: Job, registry: Registry, name: ImageName, tag: str) -> str
 
 
 def _intact(job: Job, outputs: Pushed) -> bool:
-    return all(_holds(job, one) for one in outputs.places)
+    return all(holds(job, one) for one in outputs.places)
 
 
-def _holds(job: Job, place: Place) -> bool:
+def holds(job: Job, place: Place) -> bool:
+    """Whether a registry still holds all that was pushed to it."""
     registry = job.site.engine.registry(place.registry, cancel=job.cancel)
     return all(_held_digest(job, registry, place.name, tag) == digest for tag, digest in place.digests.items())
 

@@ -1,0 +1,357 @@
+"""Puts a model into a variant's image: builds that, runs what was built, and only then names it; pushes it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+from serving_factory.docker.buildx import BuildFailed, BuildRequest
+from serving_factory.docker.registry import ImageName
+from serving_factory.errors import ModelError, NotBuiltError, PackageError, UsageError, cleaned_up
+from serving_factory.inspection.device_code import not_named
+from serving_factory.matrix.words import is_tag
+from serving_factory.pipeline.digests import entries_digest, file_digest, quoted
+from serving_factory.pipeline.failures import step_title
+from serving_factory.pipeline.job import Job, Progress
+from serving_factory.pipeline.records import Outputs, Record, log_path, read_record, write_atomically, write_record
+from serving_factory.pipeline.stages.compile import BINARY, logged_build
+from serving_factory.pipeline.stages.package import PACKAGE, Packaged
+from serving_factory.pipeline.stages.push import Place, check_pushable, has_registry, holds, push_names, push_to
+from serving_factory.pipeline.stages.smoke import gpu_access
+from serving_factory.recipes.recipe import key_of, render, short
+from serving_factory.smoke.embedded import Question, Request, ask_embedded, hardened, question_for
+from serving_factory.smoke.saved_model import SavedModel, read_saved_model
+
+VERSION = 1  # raised whenever another image is made of the same model, or it is tried in another way
+_STAGE, _FOLDER = "embed", "embedded"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded(Outputs):
+    """An image with a model inside."""
+
+    model: str
+    version: int
+    model_sha256: str
+    base: str  # the id of the image that it was made from
+    image: str  # its id
+    size: int  # bytes
+    repository: str
+    tag: str  # made of digests: it names this image alone
+    names: tuple[str, ...]  # its other names
+    checks: Mapping[str, str]  # check -> what it saw
+    places: tuple[Place, ...]  # what registries hold
+
+    @property
+    def name(self) -> str:
+        """Its name in the engine."""
+        return f"{self.repository}:{self.tag}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """What is to be embedded in which image."""
+
+    job: Job
+    packaged: Packaged
+    question: Question
+    model: SavedModel
+    sha256: str  # of the model: its version, its files' names and contents
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.question.model
+
+    @property
+    def folder(self) -> Path:
+        """Where its record is."""
+        return embedded_folder(self.job.folder) / self.name
+
+    @property
+    def dockerfile(self) -> str:
+        """How the image is built."""
+        return render("embedded.Dockerfile.j2", image=self.packaged.names[0], model=self.name)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Its labels beside those of the image that it is made from."""
+        variant = self.job.recipe.variant
+        served = f"TensorFlow Serving {variant.release_name}, {variant.flavour}, {variant.level}"
+        return {
+            "org.opencontainers.image.title": f"{self.name} {self.model.version} on {served}",
+            "org.opencontainers.image.base.name": self.packaged.names[0],
+            "org.opencontainers.image.base.digest": "",  # that of the other image's base is none of this one's
+            "org.serving-factory.base.id": self.packaged.image,
+            "org.serving-factory.model.name": self.name,
+            "org.serving-factory.model.version": str(self.model.version),
+            "org.serving-factory.model.sha256": self.sha256,
+        }
+
+    @property
+    def image_key(self) -> str:
+        """The key of the image."""
+        return key_of(
+            stage=_STAGE, version=VERSION, base=self.packaged.image, dockerfile=self.dockerfile, labels=self.labels
+        )
+
+    @property
+    def key(self) -> str:
+        """The key of the image and of what it is asked."""
+        request = self.question.request
+        asked = request and [request.body, request.expected, request.tolerance]
+        return key_of(image=self.image_key, request=asked)
+
+    @property
+    def tag(self) -> str:
+        """The variant, the model, and first digits: of the model, the binary and the image's key."""
+        digits = map(short, (self.sha256, self.packaged.binary_sha256, self.image_key))
+        return "-".join((self.job.recipe.variant.id, self.name, *digits))
+
+    @property
+    def reference(self) -> str:
+        """Its name in the engine."""
+        return f"{self.packaged.repository}:{self.tag}"
+
+
+def embedded_folder(variant_folder: Path) -> Path:
+    """Where the records of a variant's embedded models are, in a folder for each model's name."""
+    return variant_folder / _FOLDER
+
+
+def read_embedded(folder: Path) -> Record[Embedded] | None:
+    """Read the record of an embedded model."""
+    return read_record(folder, _STAGE, Embedded)
+
+
+def embedded_models(variant_folder: Path) -> list[Embedded]:
+    """Read what was made of a variant's image."""
+    folders = sorted(path.parent for path in embedded_folder(variant_folder).glob(f"*/{_STAGE}.json"))
+    return [record.outputs for folder in folders if (record := read_embedded(folder))]
+
+
+def plan_embedding(job: Job, place: Path, *, name: str, request: Request | None) -> Embedding:
+    """Check the model, all but its ops, and the image; raises ModelError, UsageError, NotBuiltError."""
+    packaged = job.record(PACKAGE).outputs
+    name = _checked_name(name or place.resolve().name, given=bool(name))
+    model = read_saved_model(place)
+    embedding = Embedding(
+        job=job,
+        packaged=packaged,
+        model=model,
+        sha256=_digest(model.folder, model),
+        question=question_for(model, name, job.recipe.release.server, request),
+    )
+    if not is_tag(embedding.tag):
+        raise UsageError(
+            f"{embedding.tag} is too long for a tag: {len(embedding.tag)} characters, and 128 are allowed",
+            remedy="give the model a shorter name: --name",
+        )
+    return embedding
+
+
+def _checked_name(name: str, *, given: bool) -> str:
+    if _NAME.fullmatch(name) and (given or not name.isdecimal()):
+        return name
+    rule = "it is in the image's tag: letters, digits, and _ . - after the first"
+    if given:
+        raise UsageError(f"`--name` cannot be a model's name, got {name!r}", why=rule, remedy="write it like my_model")
+    raise UsageError(
+        f"the folder's name, {name!r}, cannot be the model's",
+        why="it is a version's number" if name.isdecimal() else rule,
+        remedy="give the model a name: --name NAME" + (", or name the folder above" if name.isdecimal() else ""),
+    )
+
+
+def parse_name(text: str) -> tuple[str, str]:
+    """Read what `--tag` gives as repository and tag; raises UsageError."""
+    folder, slash, last = text.rpartition("/")
+    name, _, tag = last.partition(":")
+    repository, tag = f"{folder}{slash}{name}", tag or "latest"
+    if "@" in text or not is_tag(tag):
+        raise UsageError(
+            f"`--tag` must name an image, got {text!r}", remedy="write it like team/model:1, with no digest"
+        )
+    ImageName.parse(repository)
+    return repository, tag
+
+
+def check_ops(embedding: Embedding) -> str:
+    """Look for the names of all ops in the server's binary; say what was found out; raises ModelError."""
+    # Of real servers, 1.9.1 and 1.15.0, the binary has the names of all ops that are registered with a name of their
+    # own: 2,111 of ops.pbtxt were looked for, and those missing are not linked in (PyFunc, Debug*).
+    binary, ops = embedding.job.folder / BINARY, sorted(embedding.model.ops)
+    if not binary.is_file() or file_digest(binary) != embedding.packaged.binary_sha256:
+        return f"ops were not checked: {binary} is not the binary in the image"
+    if missing := not_named(binary, ops):
+        raise ModelError(
+            f"{embedding.model.folder} needs ops that this server does not have: {', '.join(missing)}.",
+            why=f"{binary} does not name {'them' if missing[1:] else 'it'}.",
+            remedy="Choose a release or a build that has them, or save the model without them.",
+        )
+    return f"the server's binary names all {len(ops)} ops"
+
+
+def up_to_date(embedding: Embedding) -> Embedded | None:
+    """The image of the same model and request, where it is still there."""
+    record = read_embedded(embedding.folder)
+    if record is None or record.key != embedding.key:
+        return None
+    there = embedding.job.site.engine.image_id(embedding.reference)
+    return record.outputs if there == record.outputs.image else None
+
+
+def make_image(embedding: Embedding, progress: Progress) -> Embedded:
+    """Build the image, try it, name it, and write its record."""
+    job, packaged, engine = embedding.job, embedding.packaged, embedding.job.site.engine
+    if engine.image_id(packaged.names[0]) != packaged.image:
+        raise NotBuiltError(
+            f"the engine does not have {packaged.names[0]} as it was packaged",
+            remedy=f"./factory package --variant {job.recipe.variant.id}, with the same --matrix",
+        )
+    began, started = time.monotonic(), datetime.now(UTC)
+    job.site.strays  # noqa: B018 - looking removes them
+    temporary = f"{packaged.repository}:{_STAGE}-{short(embedding.image_key)}"
+    with cleaned_up(lambda: engine.remove_image(temporary)):
+        image = _build(embedding, temporary, progress) or engine.image_id(temporary) or ""
+        checks = _try_image(embedding, image, progress)
+        engine.tag(image, packaged.repository, embedding.tag)
+    made = Embedded(
+        model=embedding.name,
+        version=embedding.model.version,
+        model_sha256=embedding.sha256,
+        base=packaged.image,
+        image=image,
+        size=engine.image_size(image),
+        repository=packaged.repository,
+        tag=embedding.tag,
+        names=(),
+        checks=checks,
+        places=(),
+    )
+    seconds = time.monotonic() - began
+    variant = job.recipe.variant.id
+    write_record(
+        embedding.folder,
+        Record(
+            variant=variant,
+            stage=_STAGE,
+            key=embedding.key,
+            started=started.isoformat(timespec="seconds"),
+            seconds=round(seconds, 3),
+            outputs=made,
+        ),
+    )
+    return made
+
+
+def _build(embedding: Embedding, temporary: str, progress: Progress) -> str | None:
+    job, dockerfile, context = embedding.job, embedding.folder / "Dockerfile", embedding.folder / "context"
+    write_atomically(dockerfile, embedding.dockerfile)
+    shutil.rmtree(context, ignore_errors=True)  # what a killed run left
+    try:
+        epoch = job.site.engine.image_created(embedding.packaged.image)
+        _stage(embedding, context, epoch)
+        request = BuildRequest(
+            dockerfile=dockerfile,
+            context=context,
+            build_args=(("SOURCE_DATE_EPOCH", str(epoch)),),
+            network="none",
+            labels=tuple(sorted(embedding.labels.items())),
+            tags=(temporary,),
+        )
+        log = log_path(embedding.folder, _STAGE)
+        return logged_build(request, log, progress=progress, cancel=job.cancel).image_id
+    except BuildFailed as failed:
+        raise PackageError(
+            f"the image with {embedding.name} failed to build in {step_title(failed.step)}",
+            why="\n".join(failed.tail) or failed.text,
+            remedy=f"fix that, and run the same command again; {dockerfile} is what was built",
+        ) from None
+    finally:
+        shutil.rmtree(context, ignore_errors=True)
+
+
+def _stage(embedding: Embedding, context: Path, epoch: int) -> None:
+    """Copy the model as it is to be in the image: readable by every user, and with one time, so that it is the same."""
+    model = embedding.model
+    target = context / "models" / embedding.name / str(model.version)
+    for name in model.files:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model.folder / name, target / name)
+    if _digest(target, model) != embedding.sha256:
+        raise ModelError(
+            f"{model.folder} was changed while it was copied.",
+            remedy="Run the same command again when nothing writes to it.",
+        )
+    for path in (context, *context.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        os.utime(path, (epoch, epoch))
+
+
+def _digest(folder: Path, model: SavedModel) -> str:
+    return entries_digest(
+        {quoted(PurePosixPath(str(model.version), name)): ("file", file_digest(folder / name)) for name in model.files}
+    )
+
+
+def _try_image(embedding: Embedding, image: str, progress: Progress) -> Mapping[str, str]:
+    job, gpu = embedding.job, embedding.job.recipe.variant.cuda
+    access = gpu_access(job)[0] if gpu else None
+    if gpu and access is None:
+        progress("not tried on a GPU: the engine can give containers no GPU")
+    # An engine whose default runtime is NVIDIA's gives GPUs to all whose environment does not say `void`.
+    environment = {"NVIDIA_VISIBLE_DEVICES": "void"} if gpu and not access else {}
+    spec = hardened(image, environment=environment, owner=job.site.owner, gpu=access)
+    return ask_embedded(job.site.engine, spec, embedding.question, cancel=job.cancel, progress=progress)
+
+
+def add_names(embedding: Embedding, made: Embedded, names: Sequence[str]) -> Embedded:
+    """Give the image more names, and record them."""
+    engine = embedding.job.site.engine
+    for name in names:
+        engine.tag(made.image, *parse_name(name))
+    return _recorded(embedding, replace(made, names=tuple(dict.fromkeys((*made.names, *names)))))
+
+
+def push_embedded(
+    embedding: Embedding, made: Embedded, names: Sequence[str], registries: Sequence[str], progress: Progress
+) -> Embedded:
+    """Push the image to each registry, under its own tag and these names, and record the digests."""
+    # A name that begins with a registry goes there and nowhere else.
+    job = embedding.job
+    planned = [(name, embedding.tag, True, made.repository) for name in push_names(made.repository, registries)]
+    for text in names:
+        repository, tag = parse_name(text)
+        to = () if has_registry(repository) else registries
+        planned += [(name, tag, False, repository) for name in push_names(repository, to)]
+    places = list(made.places)
+    for name, tag, full, local in planned:
+        old = next((one for one in places if one.name == name and tag in one.digests), None)
+        if old and holds(job, old):
+            continue
+        tags = {"full" if full else "others": (tag,)}
+        new = push_to(job, name, image=made.image, local=local, progress=progress, **tags)
+        places = [one for one in places if one is not old] + [new]
+        made = _recorded(embedding, replace(made, places=tuple(places)))
+    return made
+
+
+def check_push(job: Job, registries: Sequence[str]) -> None:
+    """Refuse before any work what cannot be pushed."""
+    if registries:
+        check_pushable(job.recipe, registries)
+
+
+def _recorded(embedding: Embedding, made: Embedded) -> Embedded:
+    record = read_embedded(embedding.folder)
+    if record and record.outputs != made:
+        write_record(embedding.folder, replace(record, outputs=made))
+    return made
