@@ -458,7 +458,7 @@ def publish(options: PublishOptions) -> None:
 
 @Command
 def embed(options: EmbedOptions) -> None:
-    """Make an image with a model inside from a variant's image: checked, tried with its own signature, then tagged.
+    """Put a model into a variant's image: checked, tried with its own signature, and only then tagged.
 
     Nothing in it needs to be writable, and MODEL_NAME is set: it serves as it is. The same model and image are no work.
 

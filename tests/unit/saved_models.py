@@ -13,7 +13,7 @@ DIM = messages_pb2.TensorShapeProto.Dim
 
 def tensor(dtype: str = "DT_FLOAT", *sizes: int) -> messages_pb2.TensorInfo:
     shape = messages_pb2.TensorShapeProto(dim=[DIM(size=size) for size in sizes])
-    return messages_pb2.TensorInfo(dtype=dtype, tensor_shape=shape)  # type: ignore[arg-type]
+    return messages_pb2.TensorInfo(dtype=dtype, tensor_shape=shape)
 
 
 def signature(

@@ -22,6 +22,7 @@ from grpc_tools import protoc
 from packaging.version import Version
 
 from serving_factory.smoke import messages_pb2 as pb
+from serving_factory.smoke import saved_model_pb2
 from serving_factory.smoke.answers import (
     ModelMetadata,
     ServerAnswerError,
@@ -216,25 +217,36 @@ def test_the_messages_are_those_of_the_proto_files(tmp_path: Path) -> None:
     sample = ROOT / "samples" / "model_server"
     arguments = ["protoc", f"-I{sample}", f"-I{ROOT / 'src'}", f"-I{Path(protoc.__file__).parent / '_proto'}"]
     arguments += ["--include_imports", f"--descriptor_set_out={tmp_path / 'set'}"]
-    sources = [pb.DESCRIPTOR.name, *(str(path.relative_to(sample)) for path in sample.glob("tensorflow*/**/*.proto"))]
+    ours = {one.DESCRIPTOR.name: one.DESCRIPTOR for one in (pb, saved_model_pb2)}
+    sources = [*ours, *(str(path.relative_to(sample)) for path in sample.glob("tensorflow*/**/*.proto"))]
     assert protoc.main([*arguments, *sources]) == 0
     files = FileDescriptorSet.FromString((tmp_path / "set").read_bytes()).file
     pool = DescriptorPool()
     for file in files:
         pool.Add(file)
 
-    compiled = next(file for file in files if file.name == pb.DESCRIPTOR.name)
-    for compiled_message in (nested for each in compiled.message_type for nested in (each, *each.nested_type)):
-        for one in compiled_message.field:
-            one.ClearField("json_name")
-    assert FileDescriptorProto.FromString(pb.DESCRIPTOR.serialized_pb) == compiled, "generate messages_pb2 again"
+    for compiled in (file for file in files if file.name in ours):
+        for compiled_message in (nested for each in compiled.message_type for nested in (each, *each.nested_type)):
+            for one in compiled_message.field:
+                one.ClearField("json_name")
+        assert FileDescriptorProto.FromString(ours[compiled.name].serialized_pb) == compiled, "generate the code again"
     upstream = {name.rpartition(".")[2]: name for file in files for name in _names(file) if "tensorflow" in name}
-    for name, message in pb.DESCRIPTOR.message_types_by_name.items():
-        theirs = fields(pool.FindMessageTypeByName(upstream[name]))
-        assert fields(message).items() <= theirs.items(), name
-    ours = dict(pb.DataType.items())
+    compared = set()
+    for name, message in (pair for one in ours.values() for pair in one.message_types_by_name.items()):
+        if name in upstream or message.file is pb.DESCRIPTOR:
+            known = fields(pool.FindMessageTypeByName(upstream[name]))
+            # The sample leaves out what it has no use for of a SavedModel.
+            read = {
+                field: kind
+                for field, kind in fields(message).items()
+                if field in known or message.file is pb.DESCRIPTOR
+            }
+            assert read.items() <= known.items(), name
+            compared.add(name)
+    assert compared >= {"SavedModel", "MetaGraphDef", "GraphDef", "NodeDef"}
+    types = dict(pb.DataType.items())
     theirs_by_name = pool.FindEnumTypeByName("tensorflow.DataType").values_by_name
-    assert ours.items() >= {name: value.number for name, value in theirs_by_name.items() if name in ours}.items()
+    assert types.items() >= {name: value.number for name, value in theirs_by_name.items() if name in types}.items()
 
 
 def _names(file: FileDescriptorProto) -> list[str]:
@@ -244,9 +256,11 @@ def _names(file: FileDescriptorProto) -> list[str]:
 def test_the_generated_messages_work_with_the_oldest_protobuf_that_is_allowed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     oldest = next(found[1] for each in project["dependencies"] if (found := re.fullmatch("protobuf>=(.+)", each)))
-    made = re.search("Protobuf Python Version: (.+)", Path(pb.__file__).read_text())
-    assert made
-    assert Version(made[1]) <= Version(oldest)
+    for file in (pb.__file__, saved_model_pb2.__file__):
+        assert file
+        made = re.search("Protobuf Python Version: (.+)", Path(file).read_text())
+        assert made
+        assert Version(made[1]) <= Version(oldest)
 
 
 def test_grpc_status_bytes() -> None:
