@@ -36,7 +36,16 @@ from serving_factory.smoke.emulate import (
     lacked_instructions,
 )
 from serving_factory.smoke.gpu import REPEATS, WAYS, Way
-from serving_factory.smoke.server import GRPC_PORT, INPUTS, MODEL, OLD_ANSWER, REST_PORT, RunningServer, Server, close_to
+from serving_factory.smoke.server import (
+    GRPC_PORT,
+    INPUTS,
+    MODEL,
+    OLD_ANSWER,
+    REST_PORT,
+    RunningServer,
+    Server,
+    close_to,
+)
 from serving_factory.smoke.swap import check_swap
 
 if TYPE_CHECKING:
