@@ -490,6 +490,7 @@ def deploy(
         ./factory deploy kubernetes 2.19.1-cpu-v3
         ./factory deploy kubernetes 2.19.1-cpu-v3 2.19.1-gpu-cuda12.2-v3 --output manifests
         ./factory deploy compose 2.19.1-cpu-v3 --dry-run
+        ./factory deploy kubernetes 2.19.1-cpu-v3 --model embedded
     """
     from serving_factory.commands.deploy import deploy as write_files
 
@@ -572,7 +573,10 @@ def clean(
 _GROUPS = {
     "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor", "which"],
     "Fill inputs": ["preflight", "inputs"],
-    "Build": ["demo", "build", "compile", "inspect", "package", "smoke", "refresh", "push", "publish", "embed", "deploy"],
+    "Build": [
+        *("demo", "build", "compile", "inspect", "package", "smoke", "refresh"),
+        *("push", "publish", "embed", "deploy"),
+    ],
     "Maintain": ["setup", "test", "cache", "clean"],
 }
 _ALONE = {"setup": "Make the machine ready: environment, Docker engine, the sample's base image, an emulator of CPUs."}

@@ -18,7 +18,10 @@ from serving_factory.deploy.compose import compose_files
 from serving_factory.deploy.files import Service, is_own
 from serving_factory.deploy.kubernetes import manifests
 from serving_factory.matrix.variant import Variant, variant_of
+from serving_factory.pipeline.embedding import Embedded, embedded_folder
+from serving_factory.pipeline.records import Record, write_record
 from serving_factory.pipeline.stages import STAGES
+from serving_factory.pipeline.stages.push import Place
 
 from .matrices import write
 from .stage_records import write_records
@@ -317,3 +320,73 @@ def test_what_cannot_be_deployed_is_one_message(
     assert text in ended.err
     assert "What to do: " in ended.err
     assert list(Path().iterdir()) == []
+
+
+# --- a model in the image ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("id_", [V3, GPU])
+def test_a_model_in_the_image_needs_no_volume_and_no_name(id_: str) -> None:
+    found = {path: read(text) for path, text in manifests(service(id_, model="My_Model.1")).items()}
+    assert not [path for path in found if path.startswith("kserve/")]
+    deployment = found["base/deployment.yaml"]
+    validate(deployment)
+    assert deployment["metadata"]["name"] == f"serving-{id_.replace('.', '-')}-my-model-1"
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert [one["name"] for one in (*container["volumeMounts"], *pod["volumes"])] == ["tmp", "tmp"]
+    assert [one["name"] for one in container.get("env", [])] == (["CUDA_CACHE_PATH"] if id_ == GPU else [])
+    files = compose_files(service(id_, model="true"), gateway='"../gateway"').items()
+    both, (single,) = (list(read(text)["services"].values()) for _, text in files)
+    serving, gateway = both
+    assert "volumes" not in serving
+    assert "environment" not in serving
+    assert "volumes" not in single
+    assert gateway["environment"]["MODEL_NAME"] == single["environment"]["MODEL_NAME"] == "true"
+
+
+def embedded(folder: Path, model: str, **changes: Any) -> None:  # noqa: ANN401 - any field
+    tag = f"{folder.name}-{model}-0123"
+    place = Place(registry="h:5000", repository="r", digests={tag: "sha256:own"}, not_moved={}, pushed_layers=1)
+    made = Embedded(
+        **{
+            "model": model,
+            "version": 1,
+            "model_sha256": "0123",
+            "base": "sha256:image",
+            "image": "sha256:made",
+            "size": 9,
+            "repository": "r",
+            "tag": tag,
+            "names": (),
+            "checks": {},
+            "places": (place,),
+            **changes,
+        }
+    )
+    started = "2026-01-31T23:39:55+00:00"
+    write_record(
+        embedded_folder(folder) / model,
+        Record(variant=folder.name, stage="embed", key="k", started=started, seconds=1.0, outputs=made),
+    )
+
+
+def test_an_embedded_model_is_served_by_the_digest_of_its_own_image(pushed: Callable[..., Any], tmp_path: Path) -> None:
+    folder = Asked(matrix=str(tmp_path / "matrix.yaml")).folder / V3
+    words = ("kubernetes", V3, "--model", "embedded")
+    ended = pushed(*words)
+    assert ended.code == 6
+    assert f"no model is embedded in the image of {V3} and pushed" in ended.err
+    embedded(folder, "other", places=())
+    embedded(folder, "old", base="sha256:earlier")
+    assert pushed(*words).code == 6, "not pushed, and made from an earlier image"
+    embedded(folder, "ranker")
+    assert pushed(*words).code == 0
+    deployment = Path("deploy", f"{V3}-ranker", "kubernetes", "base", "deployment.yaml").read_text()
+    assert "image: h:5000/r@sha256:own\n" in deployment
+    embedded(folder, "a")
+    ended = pushed(*words)
+    assert (ended.code, "several models are embedded" in ended.err) == (2, True)
+    assert pushed("compose", V3, "--model", "embedded:a").code == 0
+    assert pushed("compose", V3, "--model", "embedded:b").code == 6
+    assert pushed("compose", V3, "--model", "pvc").code == 2

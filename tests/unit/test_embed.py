@@ -577,3 +577,13 @@ def test_an_image_for_this_machines_cpu_alone_is_not_pushed(embed: Embed) -> Non
     ended = embed(str(MODEL), "--registry", "r.example", variant=NATIVE)
     assert (ended.code, embed.builds) == (2, [])
     assert "is not published" in ended.err
+
+
+def test_clean_removes_embedded_images_too(embed: Embed) -> None:
+    (embed.folder() / "recipe").mkdir()
+    name = found(embed(str(MODEL), "--tag", "team/a:1", "--json"))["name"]
+    ended = embed.factory("clean", "--images", "--matrix", embed.matrix)
+    assert ended.code == 0, ended
+    for one in (name, "team/a:1"):
+        assert f"removed image {one}\n" in ended.out
+    assert embed.engine.images == {}

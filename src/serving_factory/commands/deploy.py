@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving_factory.catalogue.releases import releases
@@ -17,7 +17,9 @@ from serving_factory.deploy.kubernetes import manifests
 from serving_factory.errors import FactoryError, NotBuiltError, UsageError
 from serving_factory.matrix.select import select
 from serving_factory.output.text import count
+from serving_factory.pipeline.embedding import embedded_models, pushed_name
 from serving_factory.pipeline.records import write_atomically
+from serving_factory.pipeline.stages.package import PACKAGE
 from serving_factory.smoke.checks import HEALTH
 
 _KINDS = ("kubernetes", "compose")
@@ -44,10 +46,13 @@ def deploy(typed: Sequence[str], options: DeployOptions) -> None:
         raise UsageError(f"`deploy {kind}` takes VARIANT..., got no word", remedy="`./factory list` shows all variants")
     output = Path(options.output or "deploy")
     services = services_of(options.asked, ids)
+    if options.model != "volume":
+        name = options.model.partition(":")[2]
+        services = [_embedded(one, options.asked.folder / one.variant.id, name) for one in services]
     planned = [
         _File(variant=one.variant.id, path=path, text=text, change=_change(path, text))
         for one in services
-        for path, text in _files(kind, one, output / one.variant.id / kind, options.asked.checkout.root)
+        for path, text in _files(kind, one, output / one.what / kind, options.asked.checkout.root)
     ]
     if taken := [one.path for one in planned if one.change == "taken"]:
         raise FactoryError(
@@ -88,6 +93,30 @@ def services_of(asked: Asked, ids: Sequence[str]) -> list[Service]:
         for one in chosen
         if (image := images[one.id])
     ]
+
+
+def _embedded(service: Service, folder: Path, name: str) -> Service:
+    """Serve a model that is in an image made from a variant's; NotBuiltError, UsageError where there is no one such."""
+    packaged = PACKAGE.read(folder)
+    found = {
+        one.model: image
+        for one in embedded_models(folder)
+        if packaged and one.base == packaged.outputs.image and (image := pushed_name(one)) and name in {"", one.model}
+    }
+    id_ = service.variant.id
+    if not found:
+        raise NotBuiltError(
+            f"no model{f' {name}' if name else ''} is embedded in the image of {id_} and pushed",
+            why="a service names its image by the digest that a registry gave it",
+            remedy=f"./factory embed MODEL_DIR --variant {id_} --registry HOST, with the same --matrix",
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"several models are embedded in the image of {id_}: {', '.join(found)}",
+            remedy=f"name one: --model embedded:{next(iter(found))}",
+        )
+    ((model, image),) = found.items()
+    return replace(service, image=image, model=model)
 
 
 def _files(kind: str, service: Service, folder: Path, root: Path) -> Iterator[tuple[Path, str]]:

@@ -54,7 +54,7 @@ def embed(options: EmbedOptions) -> None:
         made = add_names(embedding, made, options.tag)
         if options.registry:
             made = push_embedded(embedding, made, options.tag, options.registry, progress)
-    document = {**_document(embedding, facts), "image": made.image, "names": _names(made), "size": made.size}
+    document = {**_document(embedding, facts), "image": made.image, "names": made.all_names, "size": made.size}
     document |= {"work": made != before, "checks": _pairs(made.checks), "pushed": _pushed(made)}
     show(document, _page(embedding, made, before), json=options.json)
 
@@ -93,10 +93,6 @@ def _pairs(texts: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"name": name, "text": text} for name, text in texts.items()]
 
 
-def _names(made: Embedded) -> list[str]:
-    return [made.name, *made.names]
-
-
 def _pushed(made: Embedded) -> list[str]:
     return [f"{one.name}:{tag}@{digest}" for one in made.places for tag, digest in one.digests.items()]
 
@@ -116,7 +112,7 @@ def _page(embedding: Embedding, made: Embedded, before: Embedded | None) -> str:
     if made == before:
         return f"Nothing to do: {made.name} holds version {made.version} of {made.model} already.\n"
     gpu = ("--gpus", "all") if embedding.job.recipe.variant.cuda else ()
-    command = ("docker", "run", "--rm", *gpu, "--read-only", "-p", "8500:8500", "-p", "8501:8501", _names(made)[-1])
-    lines = [f"Version {made.version} of {made.model} is in {' and '.join(_names(made))}, {size(made.size)}."]
+    command = ("docker", "run", "--rm", *gpu, "--read-only", "-p", "8500:8500", "-p", "8501:8501", made.all_names[-1])
+    lines = [f"Version {made.version} of {made.model} is in {' and '.join(made.all_names)}, {size(made.size)}."]
     lines += [f"pushed  {name}" for name in _pushed(made)]
     return "".join(f"{line}\n" for line in [*lines, "", shlex.join(command)])

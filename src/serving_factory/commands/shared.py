@@ -84,6 +84,12 @@ def write_file(path: Path, text: str) -> None:
 
 
 _use = _reader("auto|require|never", str, "auto, require or never", "write {} require, or leave it out for auto")
+_source = _reader(
+    "volume|embedded(:[A-Za-z0-9][A-Za-z0-9_.-]*)?",
+    str,
+    "volume, embedded or embedded:NAME",
+    "write {} embedded for a model that `./factory embed` has put into the image",
+)
 _driver = _reader(
     r"[0-9]{3,4}(\.[0-9]{1,3}){1,2}",
     str,
@@ -274,6 +280,7 @@ class InputsOptions:
 
 
 _TAG = "another name for the image, such as team/model:1; with --registry it is pushed too"
+_SOURCE = "where the model is: volume (default) or embedded, in an image that `embed` pushed; of several embedded:NAME"
 _MODEL = "a folder with a folder for each version of the model, or one SavedModel"
 _REQUEST = "ask this instead of zeros: the body of a REST predict request, and `expected` beside it"
 
@@ -301,6 +308,7 @@ class DeployOptions:
 
     asked: Whole
     output: Annotated[str, Option("the folder to write to (default: deploy)", "FOLDER")] = ""
+    model: Annotated[str, Option(_SOURCE, "SOURCE", _source)] = "volume"
     dry_run: Annotated[bool, Option("print the files, and write nothing")] = False
     json: Json = False
 

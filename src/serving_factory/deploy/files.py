@@ -30,11 +30,17 @@ class Service:
     health: str  # the program in the image that asks for the model's status
     rest: bool  # whether the server has REST
     flags: frozenset[str]  # that the server knows
+    model: str = ""  # the name of the model in the image; empty where the model comes from elsewhere
+
+    @property
+    def what(self) -> str:
+        """What is served, as the name of a folder."""
+        return "-".join(filter(None, (self.variant.id, self.model)))
 
     @property
     def name(self) -> str:
         """A DNS label, of at most 50 characters."""
-        name = f"serving-{self.variant.id.replace('.', '-')}"
+        name = f"serving-{re.sub('[^a-z0-9]+', '-', self.what.lower()).rstrip('-')}"
         return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 7]}-{_checksum(name)[:6]}"
 
     @property

@@ -33,6 +33,7 @@ def manifests(service: Service) -> Mapping[str, str]:
         "user": service.user or 65532,  # an image that runs as root by default runs as any other user too
         "health": service.health,
         "rest": service.rest,
+        "model": service.model,
         "gpu": service.gpu,
         "baseline": service.variant.level is LEVELS[0],
         "terms": node_labels()[service.variant.level],
@@ -44,6 +45,6 @@ def manifests(service: Service) -> Mapping[str, str]:
         for name in ("kustomization", "deployment"):
             text = render(f"kubernetes/overlay/{name}.yaml.j2", {**values, "size": size})
             files[f"overlays/{size.name}/{name}.yaml"] = text
-    if service.rest:
+    if service.rest and not service.model:  # KServe brings the model
         files["kserve/serving-runtime.yaml"] = render("kubernetes/serving-runtime.yaml.j2", values)
     return files

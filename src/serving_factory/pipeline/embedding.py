@@ -54,6 +54,11 @@ class Embedded(Outputs):
         """Its name in the engine."""
         return f"{self.repository}:{self.tag}"
 
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """All its names in the engine, its own first."""
+        return (self.name, *self.names)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
@@ -135,6 +140,11 @@ def embedded_models(variant_folder: Path) -> list[Embedded]:
     """Read what was made of a variant's image."""
     folders = sorted(path.parent for path in embedded_folder(variant_folder).glob(f"*/{_STAGE}.json"))
     return [record.outputs for folder in folders if (record := read_embedded(folder))]
+
+
+def pushed_name(made: Embedded) -> str:
+    """The image in a registry, by its digest; empty where it was not pushed under its own tag."""
+    return next((f"{one.name}@{one.digests[made.tag]}" for one in made.places if made.tag in one.digests), "")
 
 
 def plan_embedding(job: Job, place: Path, *, name: str, request: Request | None) -> Embedding:

@@ -236,8 +236,12 @@ def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
     if images:
         yield f"removed {site.strays} stray containers"
         # By their records: another checkout's images are none of ours.
+        from serving_factory.pipeline.embedding import embedded_models  # it takes all stages, and so its time
+
         records = [record for folder in folders if (record := stage("package").read(folder))]
-        for name in sorted(name for record in records for name in record.outputs.names):
+        names = {name for record in records for name in record.outputs.names}
+        embedded = {name for folder in folders for one in embedded_models(folder) for name in one.all_names}
+        for name in sorted(names | embedded):
             site.engine.remove_image(name)
             yield f"removed image {name}"
     for folder in (*folders, *site.build.glob("bake"), *site.build.glob("indexes")):
