@@ -1,8 +1,9 @@
-"""Every `run:` of the nightly's jobs that plan and build, on the sample and a real registry."""
+"""Every `run:` of the nightly's jobs that plan, build and report, on the sample and a real registry."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,22 @@ def test_each_step_of_the_nightly_works_on_the_sample(
     assert V1 in runner.summary.read_text(encoding="utf-8")
     assert local_registry.host not in (tmp_path / "docker" / "config.json").read_text(encoding="utf-8")  # logged out
     assert local_registry.password not in runner.summary.read_text(encoding="utf-8")
+
+    # As the job that reports finds it: nothing but what the job that builds has uploaded.
+    move_artifact(checkout.folder / "build", tmp_path, values)
+    runner.run("report")
+    page = (checkout.folder / "report.html").read_text(encoding="utf-8")
+    assert f"pushed: {V1}" in page
+    assert "Numbers" in page
+
+
+def move_artifact(build: Path, folder: Path, values: dict[str, str]) -> None:
+    """Leave of a build folder what the workflow uploads of it, by its patterns below that."""
+    (upload,) = [one for one in job("build")["steps"] if "upload-artifact" in one.get("uses", "")]
+    for pattern in EXPRESSION.sub(lambda found: values[found[1]], upload["with"]["path"]).split():
+        for found in list(build.glob(pattern.removeprefix("build/"))):
+            place = folder / "artifact" / found.relative_to(build)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            found.rename(place)
+    shutil.rmtree(build)
+    (folder / "artifact").rename(build)
