@@ -1,28 +1,31 @@
-"""Every `run:` of the nightly's jobs that plan, build and report, on the sample and a real registry."""
+"""Every `run:` of the nightly's jobs that plan, build and report, on the sample and a real registry; of a release."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from .pipeline import MATRIX, V1, Checkout
+from .pipeline import MATRIX, ROOT, V1, Checkout
 from .registry import LocalRegistry
 
-WORKFLOW = Path(__file__).parents[2] / ".github" / "workflows" / "nightly.yml"
+NIGHTLY, RELEASE = (ROOT / ".github" / "workflows" / f"{name}.yml" for name in ("nightly", "release"))
 EXPRESSION = re.compile(r"\$\{\{ (.*?) \}\}")
 
 
-def job(name: str) -> dict[str, Any]:
-    workflow = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
+def job(name: str, file: Path = NIGHTLY) -> dict[str, Any]:
+    workflow = yaml.safe_load(file.read_text(encoding="utf-8"))
     found: dict[str, Any] = workflow["jobs"][name]
-    return {**found, "env": {**workflow["env"], **found.get("env", {})}}
+    return {**found, "env": {**workflow.get("env", {}), **found.get("env", {})}}
 
 
 class Runner:
@@ -37,10 +40,9 @@ class Runner:
         (checkout.folder / "factory").write_text(f'#!/bin/sh\nexec {sys.executable} -m invoke "$@"\n', encoding="utf-8")
         (checkout.folder / "factory").chmod(0o755)
 
-    def run(self, name: str) -> list[str]:
-        """Run every step of a job; give what each printed."""
-        described = job(name)
-        printed = []
+    def run(self, name: str, file: Path = NIGHTLY) -> None:
+        """Run every step of a job."""
+        described = job(name, file)
         for step in described["steps"]:
             if "run" not in step:
                 continue
@@ -57,8 +59,6 @@ class Runner:
                 timeout=300,
             )
             assert done.returncode == 0, f"{step['run']}\n{done.stdout}{done.stderr}"
-            printed.append(done.stdout)
-        return printed
 
 
 def test_each_step_of_the_nightly_works_on_the_sample(
@@ -104,3 +104,35 @@ def move_artifact(build: Path, folder: Path, values: dict[str, str]) -> None:
             found.rename(place)
     shutil.rmtree(build)
     (folder / "artifact").rename(build)
+
+
+def test_each_step_of_a_release_works_up_to_github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uv = shutil.which("uv", path=f"{ROOT / 'build' / '.uv' / 'bin'}:{os.environ['PATH']}")
+    if uv is None:
+        pytest.skip("no uv: ./factory fetches it")
+    checkout = Checkout.make(tmp_path / "factory")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, checkout.folder)
+    place = checkout.folder / "build" / ".uv" / "bin" / "uv"
+    place.parent.mkdir(parents=True)
+    place.symlink_to(uv)
+    gh = tmp_path / "bin" / "gh"
+    gh.parent.mkdir()
+    gh.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/calls\n', encoding="utf-8")
+    gh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(gh.parent), prepend=":")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "owner/name")
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+
+    Runner(checkout, {"github.ref_name": f"v{version}", "github.token": "-"}, tmp_path).run("release", RELEASE)
+    (wheel,) = (checkout.folder / "dist").glob("*.whl")
+    calls = (tmp_path / "calls").read_text(encoding="utf-8")
+    assert calls.startswith(f"release create v{version} dist/{wheel.name} --repo owner/name ")
+    package = checkout.folder / "src" / "serving_factory"
+    expected = {one.relative_to(package.parent).as_posix() for one in package.rglob("*.*") if one.suffix != ".pyc"}
+    assert expected <= set(zipfile.ZipFile(wheel).namelist())
+
+    (tmp_path / "calls").unlink()
+    with pytest.raises(AssertionError, match="grep -qx"):
+        Runner(checkout, {"github.ref_name": "v999", "github.token": "-"}, tmp_path).run("release", RELEASE)
+    assert not (tmp_path / "calls").exists()
