@@ -24,6 +24,7 @@ from serving_factory.commands.shared import (  # noqa: E402
     CacheOptions,
     Checkout,
     Chosen,
+    CompareOptions,
     CompileOptions,
     DeployOptions,
     Driver,
@@ -497,6 +498,29 @@ def deploy(
     write_files(words, options)
 
 
+@Command
+def compare(
+    options: CompareOptions,
+    *,
+    images: Annotated[tuple[str, ...], Option("variants' ids, or images' names", "IMAGE", positional=True)] = (),
+) -> None:
+    """Measure images side by side under load, and write a page with charts: latency, throughput, start, size.
+
+    Each image serves a model with the same limits, and is asked over REST and gRPC: without pause, and at set rates.
+    Images take turns, in rounds; each figure has its interval, and what the machine is too noisy to show is said.
+
+    Examples:
+        ./factory compare 2.19.1-cpu-v1 2.19.1-cpu-v3
+        ./factory compare 2.19.1-cpu-v3 tensorflow/serving:2.19.1 --cpus 1,8 --sizes 128,256 --output report.html
+        ./factory compare 2.19.1-cpu-v3 2.19.1-gpu-cuda12.2-v3 --cpus 8 --gpus
+        ./factory compare 2.19.1-cpu-v1 2.19.1-cpu-v3 --model models/resnet --sizes 1,16 --rates 50,100
+        ./factory compare 2.19.1-cpu-v1 2.19.1-cpu-v3 --dry-run
+    """
+    from serving_factory.commands.compare import compare as compare_images
+
+    compare_images(images, options)
+
+
 # --- Maintain ---------------------------------------------------------------------------------------------------------
 
 _CHECKS = (
@@ -577,6 +601,7 @@ _GROUPS = {
         *("demo", "build", "compile", "inspect", "package", "smoke", "refresh"),
         *("push", "publish", "embed", "deploy"),
     ],
+    "Measure": ["compare"],
     "Maintain": ["setup", "test", "cache", "clean"],
 }
 _ALONE = {"setup": "Make the machine ready: environment, Docker engine, the sample's base image, an emulator of CPUs."}

@@ -238,7 +238,9 @@ class _Services:
             item.status.error_message = error
         return response
 
-    def _metadata(self, _request: pb.GetModelMetadataRequest, _context: grpc.ServicerContext) -> Message:
+    def _metadata(self, _request: pb.GetModelMetadataRequest, context: grpc.ServicerContext) -> Message:
+        if self.fake.behaviour.load_error or not self.fake.behaviour.available:
+            context.abort(grpc.StatusCode.NOT_FOUND, "Servable not found for request")
         signatures = pb.SignatureDefMap()
         signature = signatures.signature_def[self.fake.behaviour.signature]
         signature.inputs["x"].dtype = signature.outputs["y"].dtype = pb.DT_FLOAT

@@ -16,6 +16,7 @@ import pytest
 from serving_factory.catalogue.levels import Level, level_facts
 from serving_factory.commands import build as building
 from serving_factory.commands import cache as caching
+from serving_factory.commands import compare as comparing
 from serving_factory.commands import doctor as doctoring
 from serving_factory.commands import inputs as filling
 from serving_factory.commands import preflight as looking
@@ -43,6 +44,7 @@ from serving_factory.recipes.recipe import recipe_for
 from .matrices import ROOT, document, load
 from .stage_records import write_records
 from .test_bazel_caches import CACHES
+from .test_compare import both_loads, comparison
 from .test_offline_inputs import repository
 from .test_preflight import recorded
 from .test_publish import FakeRegistry
@@ -84,6 +86,8 @@ CASES: Mapping[str, tuple[str, list[str]]] = {
     "embed": ("embed", ["embed", MODEL, "--variant", "2.19.1-cpu-v3", "--dry-run"]),
     "deploy kubernetes": ("deploy", ["deploy", "kubernetes", "2.19.1-cpu-v3"]),
     "deploy compose": ("deploy", ["deploy", "compose", "2.19.1-cpu-v3"]),
+    "compare": ("compare", ["compare", "one:1", "two:1"]),
+    "compare --dry-run": ("compare", ["compare", "one:1", "two:1", "--cpus", "1,8", "--dry-run"]),
     "cache show": ("cache", ["cache", "show"]),
     "cache prune": ("cache", ["cache", "prune", "--max-size", "1GiB"]),
     "cache export": ("cache", ["cache", "export", "caches.tar"]),
@@ -159,6 +163,7 @@ def run(
         (caching, "export_caches", CACHES),
         (caching, "prune_caches", changed),
         (caching, "import_caches", changed),
+        (comparing, "_run", comparison(both_loads())),
         (building, "budget_of", Budget(cpus=8, memory=64 * 2**30)),
         (doctoring, "reach_all", {}),
         (publishing, "site_of", site),
@@ -267,6 +272,26 @@ CONSTANT = {
     "inputs": {"not", "pinned", "as"},
     "which": {"pushed", "by", "its", "digest", "would", "run", "too", "and", "is", "not", "built"},
     "history": {"running", "did", "end", "-"},
+    "compare": {
+        *("most", "never", "to", "10.0", "not", "certain"),  # latencies are in milliseconds
+        *(
+            "a",
+            "model",
+            "which",
+            "decodes",
+            "pictures",
+            "where",
+            "all",
+            "servers",
+            "can",
+            "the",
+            "usual",
+            "ones",
+            "half",
+        ),
+        *("and", "four", "fifths", "of", "what", "slowest", "answers", "on", "without", "pause", "at", "set", "rates"),
+        *("each", "for", "load", "connections:", "compare.html", "compare.json"),
+    },
 }
 """Words of a command's tables that are no facts."""
 

@@ -166,8 +166,8 @@ def test_an_open_loop_keeps_its_schedule_whatever_the_answers_do() -> None:
 
 def test_an_open_loop_gives_up_on_a_server_that_falls_behind() -> None:
     found = open_loop([lambda: time.sleep(0.05)], rate=200, seconds=0.2)
-    assert found.seconds < 0.6
-    assert found.unsent > 20
+    assert found.seconds < 3
+    assert found.unsent > 10
     assert len(found.latencies) + found.unsent == 40
     assert found.latency(0.99) == math.inf
 
@@ -179,7 +179,7 @@ def test_failures_are_counted_and_end_nothing() -> None:
         if next(calls) % 2:
             raise ServerAnswerError("HTTP 500")
 
-    found = open_loop([send], rate=1000, seconds=0.02)
+    found = open_loop([send], rate=400, seconds=0.05)
     assert (len(found.latencies), found.failures) == (10, ("HTTP 500",) * 10)
 
 
@@ -216,7 +216,7 @@ def asked(kind: str, shape: tuple[int, ...], *sizes: int) -> list[tuple[str, pb.
     requests = [pb.PredictRequest.FromString(one.grpc) for one in found]
     assert {one.model_spec.name for one in requests} == {"model"}
     return [
-        (one.name, request.inputs["x"], json.loads(one.rest)["inputs"]["x"])
+        (one.name, request.inputs["x"], json.loads(one.rest)["instances"])
         for one, request in zip(found, requests, strict=True)
     ]
 
@@ -280,6 +280,20 @@ def test_without_pillow_pictures_say_what_to_install(monkeypatch: pytest.MonkeyP
     assert "serving-factory[report]" in raised.value.remedy
 
 
+def test_rows_of_several_inputs_name_them() -> None:
+    signature = Signature({"a": "DT_FLOAT", "b": "DT_INT32"}, {}, {"a": (-1, 2), "b": (-1,)})
+    (one,) = inputs_for("model", signature, (2,))
+    assert json.loads(one.rest)["instances"] == [{"a": [-0.75, 0.125], "b": 0}] * 2
+    tensors = pb.PredictRequest.FromString(one.grpc).inputs
+    assert {name: len(tensor.tensor_content) for name, tensor in tensors.items()} == {"a": 16, "b": 8}
+
+
+def test_inputs_with_different_numbers_of_rows_are_refused() -> None:
+    signature = Signature({"a": "DT_FLOAT", "b": "DT_INT32"}, {}, {"a": (-1, 2), "b": (3,)})
+    with pytest.raises(UsageError, match="same number of rows"):
+        inputs_for("model", signature, (2,))
+
+
 def test_inputs_of_another_type_are_refused() -> None:
     with pytest.raises(UsageError, match="x is DT_HALF"):
         asked("DT_HALF", (-1, 2))
@@ -322,7 +336,6 @@ def plan(tmp_path: Path, **changed: object) -> Plan:
         "sizes": (1,),
         "rounds": 2,
         "seconds": 0.03,
-        "warm_up": 0.0,
         "connections": 2,
         "rates": (100.0,),
     }
@@ -403,16 +416,10 @@ def test_a_release_without_rest_is_asked_over_grpc_only(tmp_path: Path, monkeypa
         (Script(behaviour=Behaviour(load_error="Op type not registered 'DecodePng'"), log="the log"), "DecodePng"),
         (Script(behaviour=Behaviour(signature="other")), "no signature serving_default, but other"),
         (Script(exits_with=78, behaviour=Behaviour(available=False)), "the container ended"),
+        (Script(exits_at_port=1), "the container ended"),
     ],
 )
-def test_a_server_that_does_not_serve_the_model_ends_the_run(
-    tmp_path: Path, script: Script, why: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def metadata(*_: object) -> object:
-        raise ServerAnswerError("NOT_FOUND: Servable not found")
-
-    if script.behaviour.signature == "serving_default":
-        monkeypatch.setattr("serving_factory.smoke.grpc_client.GrpcClient.metadata", metadata)
+def test_a_server_that_does_not_serve_the_model_ends_the_run(tmp_path: Path, script: Script, why: str) -> None:
     engine = Containers(a=Script(), b=script)
     with pytest.raises(ServerNotReadyError) as raised:
         run(engine, plan(tmp_path, subjects=(B,), patience=2.0))
@@ -421,12 +428,8 @@ def test_a_server_that_does_not_serve_the_model_ends_the_run(
     assert engine.running == []
 
 
-def test_a_server_that_is_never_ready_ends_the_run_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def metadata(*_: object) -> object:
-        raise ServerAnswerError("NOT_FOUND: not yet")
-
-    monkeypatch.setattr("serving_factory.smoke.grpc_client.GrpcClient.metadata", metadata)
-    with pytest.raises(ServerNotReadyError, match=r"not within 0\.1 s; last: NOT_FOUND: not yet"):
+def test_a_server_that_is_never_ready_ends_the_run_in_time(tmp_path: Path) -> None:
+    with pytest.raises(ServerNotReadyError, match=r"not within 0\.1 s; last: NOT_FOUND: Servable"):
         run(Containers(a=Script(behaviour=Behaviour(available=False))), plan(tmp_path, subjects=(A,), patience=0.1))
 
 
@@ -458,6 +461,6 @@ def test_a_cancelled_run_leaves_no_container(tmp_path: Path) -> None:
 
 
 def test_the_estimate_grows_with_all_that_is_measured(tmp_path: Path) -> None:
-    one = plan(tmp_path, seconds=2.0, warm_up=1.0, rates=(), rounds=1, subjects=(A,), protocols=(GRPC,))
+    one = plan(tmp_path, seconds=2.0, rates=(), rounds=1, subjects=(A,), protocols=(GRPC,))
     assert one.estimate(1) == 2.0 + 3.0
-    assert plan(tmp_path, seconds=2.0, warm_up=1.0, rates=None, rounds=3).estimate(2) == 3 * 2 * (2.0 + 2 * 2 * 7.0)
+    assert plan(tmp_path, seconds=2.0, rates=None, rounds=3).estimate(2) == 3 * 2 * (2.0 + 2 * 2 * 7.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,17 @@ def test_bars_are_as_long_as_their_values_and_ranges_are_lines() -> None:
     figure = bars("", [("", [Bar("a", (5, 10, 20), "10"), Bar("b", (5, 5, 5), "5")])])
     assert numbers(figure, "rect", "width") == [165.0, 82.5]
     assert len(list(figure.iter("path"))) == 1
+
+
+def test_no_bar_and_no_heading_lies_on_another_one() -> None:
+    figure = bars("", [("one", [Bar("a", (1, 1, 1), ""), Bar("b", (1, 1, 1), "")]), ("two", [Bar("a", (1, 1, 1), "")])])
+    rects = numbers(figure, "rect", "y")
+    assert all(later - earlier >= 24 for earlier, later in pairwise(rects))
+    headings = [float(one.attrib["y"]) for one in figure.iter("text") if one.get("class") == "head"]
+    assert headings[0] < rects[0]
+    assert rects[1] + 14 < headings[1] - 10 < headings[1] < rects[2]
+    (drawing,) = figure.iter("svg")
+    assert rects[2] + 14 < float(drawing.attrib["viewBox"].split()[3])
 
 
 def test_points_of_lines_stand_where_their_values_are() -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-DT_FLOAT = 1
+DT_FLOAT, DT_INT32, DT_UINT8, DT_STRING = 1, 3, 4, 7
 UNKNOWN_SIZE = -1
 SCHEMA_VERSION = 1
 GRAPH_PRODUCER = 23
@@ -27,6 +27,9 @@ GRAPH_PRODUCER = 23
 
 DENSE_SIZES = (256, 512, 512, 10)
 DENSE_SEED = 20190613
+PICTURE_CHANNELS = (3, 16, 32)
+PICTURE_SEED = 20180412
+PICTURE_CLASSES = 10
 
 Shape = Sequence[int]
 
@@ -73,14 +76,15 @@ def shape_proto(shape: Shape) -> bytes:
     return b"".join(block(2, number(1, size)) for size in shape)
 
 
-def tensor_proto(shape: Shape, values: Sequence[float]) -> bytes:
-    """TensorProto of floats, the values as tensor_content."""
-    return number(1, DT_FLOAT) + block(2, shape_proto(shape)) + block(4, struct.pack(f"<{len(values)}f", *values))
+def tensor_proto(shape: Shape, values: Sequence[float], dtype: int = DT_FLOAT) -> bytes:
+    """TensorProto of floats or of int32, the values as tensor_content."""
+    content = struct.pack(f"<{len(values)}{'f' if dtype == DT_FLOAT else 'i'}", *values)
+    return number(1, dtype) + block(2, shape_proto(shape)) + block(4, content)
 
 
-def type_attr() -> bytes:
-    """AttrValue holding DT_FLOAT."""
-    return number(6, DT_FLOAT)
+def type_attr(dtype: int = DT_FLOAT) -> bytes:
+    """AttrValue holding a type."""
+    return number(6, dtype)
 
 
 def node(name: str, op: str, inputs: Sequence[str] = (), **attrs: bytes) -> bytes:
@@ -88,24 +92,30 @@ def node(name: str, op: str, inputs: Sequence[str] = (), **attrs: bytes) -> byte
     return block(1, name) + block(2, op) + b"".join(block(3, each) for each in inputs) + mapping(5, attrs)
 
 
-def placeholder(name: str) -> bytes:
+def placeholder(name: str, dtype: int = DT_FLOAT) -> bytes:
     """A node that a request feeds. Its shape is left open, so that a flat list of numbers is as good as a column."""
-    return node(name, "Placeholder", dtype=type_attr())
+    return node(name, "Placeholder", dtype=type_attr(dtype))
 
 
-def constant(name: str, shape: Shape, values: Sequence[float]) -> bytes:
+def constant(name: str, shape: Shape, values: Sequence[float], dtype: int = DT_FLOAT) -> bytes:
     """A node that holds its value."""
-    return node(name, "Const", dtype=type_attr(), value=block(8, tensor_proto(shape, values)))
+    return node(name, "Const", dtype=type_attr(dtype), value=block(8, tensor_proto(shape, values, dtype)))
 
 
-def operation(name: str, op: str, *inputs: str) -> bytes:
+def operation(name: str, op: str, *inputs: str, **attrs: bytes) -> bytes:
     """A node that computes, on floats."""
-    return node(name, op, inputs, T=type_attr())
+    return node(name, op, inputs, T=type_attr(), **attrs)
 
 
-def tensor_info(tensor: str, shape: Shape) -> bytes:
+def convolution(name: str, *inputs: str) -> bytes:
+    """A Conv2D node that halves height and width."""
+    strides = block(1, b"".join(number(3, stride) for stride in (1, 2, 2, 1)))
+    return operation(name, "Conv2D", *inputs, padding=block(2, "SAME"), strides=strides)
+
+
+def tensor_info(tensor: str, shape: Shape, dtype: int) -> bytes:
     """TensorInfo."""
-    return block(1, tensor) + number(2, DT_FLOAT) + block(3, shape_proto(shape))
+    return block(1, tensor) + number(2, dtype) + block(3, shape_proto(shape))
 
 
 @dataclass(frozen=True)
@@ -116,13 +126,14 @@ class Model:
     nodes: Sequence[bytes]
     input_shape: Shape
     output_shape: Shape
+    input_type: int = DT_FLOAT
 
     def saved_model(self) -> bytes:
         """The content of saved_model.pb."""
         graph = b"".join(block(1, each) for each in self.nodes) + block(4, number(1, GRAPH_PRODUCER))
         signature = (
-            mapping(1, {"x": tensor_info("x:0", self.input_shape)})
-            + mapping(2, {"y": tensor_info("y:0", self.output_shape)})
+            mapping(1, {"x": tensor_info("x:0", self.input_shape, self.input_type)})
+            + mapping(2, {"y": tensor_info("y:0", self.output_shape, DT_FLOAT)})
             + block(3, "tensorflow/serving/predict")
         )
         info = block(4, "serve") + number(7, 1)  # the tag; default attributes are stripped
@@ -182,11 +193,54 @@ def dense(path: str, sizes: Sequence[int]) -> Model:
     return Model(path, nodes, (UNKNOWN_SIZE, sizes[0]), (UNKNOWN_SIZE, sizes[-1]))
 
 
+def picture(path: str, *, encoded: bool = False) -> Model:
+    """A convolutional network for pictures of any size, with RGB from 0 to 255; encoded: for one PNG or JPEG.
+
+    TensorFlow's kernel of DecodePng decodes JPEG as well (tensorflow/core/kernels/decode_image_op.cc).
+    """
+    numbers = pseudo_random(seed=PICTURE_SEED)
+    nodes = [placeholder("x", DT_STRING if encoded else DT_FLOAT)]
+    previous = "x"
+    if encoded:
+        nodes += [
+            constant("scalar", (0,), (), DT_INT32),
+            constant("first", (), [0], DT_INT32),
+            node("file", "Reshape", ("x", "scalar"), T=type_attr(DT_STRING)),
+            node("decoded", "DecodePng", ("file",), channels=number(3, PICTURE_CHANNELS[0])),
+            node("pixels", "Cast", ("decoded",), SrcT=type_attr(DT_UINT8), DstT=type_attr()),
+            operation("batch", "ExpandDims", "pixels", "first"),
+        ]
+        previous = "batch"
+    for layer, (taken, given) in enumerate(itertools.pairwise(PICTURE_CHANNELS), start=1):
+        scale = dense_scale(9 * taken)
+        shape = (3, 3, taken, given)
+        nodes += [
+            constant(f"layer{layer}/filter", shape, [next(numbers) * scale for _ in range(9 * taken * given)]),
+            constant(f"layer{layer}/biases", (given,), [next(numbers) for _ in range(given)]),
+            convolution(f"layer{layer}/conv", previous, f"layer{layer}/filter"),
+            operation(f"layer{layer}/bias_add", "BiasAdd", f"layer{layer}/conv", f"layer{layer}/biases"),
+            operation(f"layer{layer}/relu", "Relu", f"layer{layer}/bias_add"),
+        ]
+        previous = f"layer{layer}/relu"
+    last = PICTURE_CHANNELS[-1]
+    scale = dense_scale(last)
+    nodes += [
+        constant("height_and_width", (2,), [1, 2], DT_INT32),
+        constant("weights", (last, PICTURE_CLASSES), [next(numbers) * scale for _ in range(last * PICTURE_CLASSES)]),
+        operation("mean", "Mean", previous, "height_and_width"),
+        operation("y", "MatMul", "mean", "weights"),
+    ]
+    taken_shape = [UNKNOWN_SIZE] if encoded else [UNKNOWN_SIZE, UNKNOWN_SIZE, UNKNOWN_SIZE, PICTURE_CHANNELS[0]]
+    return Model(path, nodes, taken_shape, (UNKNOWN_SIZE, PICTURE_CLASSES), DT_STRING if encoded else DT_FLOAT)
+
+
 MODELS: Sequence[Callable[[], Model]] = (
     lambda: half_plus("half_plus_two/00000123", 2.0),
     # Beside the first and not in it: who mounts half_plus_two gets 2.5, 3.0, 4.5.
     lambda: half_plus("half_plus_two_next/00000124", 3.0),
     lambda: dense("dense/1", DENSE_SIZES),
+    lambda: picture("picture/1"),
+    lambda: picture("picture_encoded/1", encoded=True),
 )
 
 

@@ -83,6 +83,20 @@ def write_file(path: Path, text: str) -> None:
         write_atomically(path.resolve(), text)
 
 
+_LIST = "numbers with commas between them"
+_numbers = _reader(
+    r"[1-9][0-9]{0,4}(\.[0-9]{1,3})?(,[1-9][0-9]{0,4}(\.[0-9]{1,3})?)*",
+    lambda text: tuple(float(one) for one in text.split(",")),
+    _LIST,
+    "write {} 1,8",
+)
+_sizes = _reader(
+    "[1-9][0-9]{0,3}(,[1-9][0-9]{0,3})*",
+    lambda text: tuple(int(one) for one in text.split(",")),
+    f"whole {_LIST}, from 1 to 9999",
+    "write {} 128,256",
+)
+_seconds = _reader(r"[0-9]{1,4}(\.[0-9]+)?", float, "a positive number of seconds", "write {0} 2, or {0} 0.5")
 _use = _reader("auto|require|never", str, "auto, require or never", "write {} require, or leave it out for auto")
 _source = _reader(
     "volume|embedded(:[A-Za-z0-9][A-Za-z0-9_.-]*)?",
@@ -310,6 +324,34 @@ class DeployOptions:
     output: Annotated[str, Option("the folder to write to (default: deploy)", "FOLDER")] = ""
     model: Annotated[str, Option(_SOURCE, "SOURCE", _source)] = "volume"
     dry_run: Annotated[bool, Option("print the files, and write nothing")] = False
+    json: Json = False
+
+
+_CPUS = "limit each image to so many CPUs; several limits are servers of their own (default: 1)"
+_SIZES = "heights and widths of pictures, or numbers of rows (default: 128,256,512, or 1,32)"
+_RATES = "requests a second to send beside the most (default: half and four fifths of the slowest one's most)"
+_ROUNDS = "measure so often; below 6 no difference is certain (default: 7)"
+_MODEL = "a model's folder, with a numbered one in it (default: a picture model)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """The options of `compare`; None where the plan's own value holds."""
+
+    asked: Whole
+    cpus: Annotated[tuple[float, ...] | None, Option(_CPUS, "NUMBERS", _numbers)] = None
+    gpus: Annotated[bool, Option("start images for GPUs with all GPUs as well")] = False
+    model: Annotated[str, Option(_MODEL, "FOLDER")] = ""
+    sizes: Annotated[tuple[int, ...] | None, Option(_SIZES, "NUMBERS", _sizes)] = None
+    rates: Annotated[tuple[float, ...] | None, Option(_RATES, "NUMBERS", _numbers)] = None
+    rounds: Annotated[int | None, Option(_ROUNDS, "INTEGER", _positive)] = None
+    seconds: Annotated[
+        float | None, Option("send each load for so long, in each round (default: 1)", "SECONDS", _seconds)
+    ] = None
+    output: Annotated[str, Option("the page; JSON goes beside it (default: compare.html)", "FILE", new_file)] = (
+        "compare.html"
+    )
+    dry_run: Annotated[bool, Option("print what would be measured and how long it takes, and start nothing")] = False
     json: Json = False
 
 

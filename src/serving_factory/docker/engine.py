@@ -181,6 +181,11 @@ class Engine:
         text = str(self._attributes(reference)["Created"])
         return max(0, int(datetime.fromisoformat(f"{text[:19]}+00:00").timestamp()))  # it ends in a fraction and Z
 
+    def image_environment(self, reference: str) -> Mapping[str, str]:
+        """The variables that an image sets."""
+        pairs = (one.partition("=") for one in self._attributes(reference)["Config"].get("Env") or ())
+        return {name: value for name, _, value in pairs}
+
     def _attributes(self, reference: str) -> Mapping[str, Any]:
         with typed(f"The engine has no image {reference}.", remedy="Build it first."):
             found: Mapping[str, Any] = self._images.get(reference).attrs

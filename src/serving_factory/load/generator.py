@@ -18,7 +18,7 @@ Send = Callable[[], object]
 
 SATURATED = 0.8
 """CPU seconds a second, of the one core that Python uses, from which on the client may be what is measured."""
-_PATIENCE = 1.0  # of the time at a set rate, what is waited for late answers in addition
+_PATIENCE = 1.0  # seconds at least that requests at a set rate may be late
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +53,12 @@ def closed_loop(sends: Sequence[Send], seconds: float) -> Sample:
 def open_loop(sends: Sequence[Send], rate: float, seconds: float) -> Sample:
     """Send at a rate, whatever becomes of the answers: those that come late delay none, but count from their due time.
 
-    A server that falls behind by more than the time that was planned is left alone.
+    Once a server is behind by as much as the time that was planned, no more is sent.
     """
     planned = max(1, round(rate * seconds))
 
     def due(began: float, sent: int) -> float | None:
-        late = time.perf_counter() - began > seconds * (1 + _PATIENCE)
+        late = time.perf_counter() - began > seconds + max(seconds, _PATIENCE)
         return None if sent >= planned or late else began + sent / rate
 
     return _drive(sends, due, from_due=True, planned=planned)

@@ -54,7 +54,7 @@ def inputs_for(model: str, signature: Signature, sizes: Sequence[int]) -> list[I
 
 
 def _numbers(model: str, signature: Signature, size: int, *, pictures: bool) -> Input:
-    tensors, columns = {}, {}
+    tensors, rows, lengths = {}, {}, set[int]()
     for name, kind in signature.inputs.items():
         first, *others = signature.shapes[name] or (-1,)
         open_first = 1 if pictures else size
@@ -62,8 +62,15 @@ def _numbers(model: str, signature: Signature, size: int, *, pictures: bool) -> 
         last = [number for number, _ in zip(_pattern(kind), range(shape[-1]), strict=False)]
         content = struct.pack(f"<{len(last)}{_CODES[kind]}", *last) * math.prod(shape[:-1])
         tensors[name] = pb.TensorProto(dtype=kind, tensor_shape=_shape(shape), tensor_content=content)
-        columns[name] = _repeated(json.dumps(last), shape[:-1])
-    return _input(f"{size}²" if pictures else f"{size} row{'s' * (size > 1)}", model, tensors, columns)
+        rows[name] = json.dumps(last[0]) if len(shape) == 1 else _repeated(json.dumps(last), shape[1:-1])
+        lengths.add(shape[0])
+    if len(lengths) > 1:
+        raise UsageError(
+            "the model's inputs have not the same number of rows",
+            why=", ".join(f"{name} is {list(shape)}" for name, shape in signature.shapes.items()),
+            remedy="name another --model, or leave it out for a picture model",
+        )
+    return _input(f"{size}²" if pictures else f"{size} row{'s' * (size > 1)}", model, tensors, rows, lengths.pop())
 
 
 def _pattern(kind: str) -> Iterator[float]:
@@ -80,8 +87,8 @@ def _repeated(text: str, shape: Sequence[int]) -> str:
 def _encoded(model: str, name: str, size: int, form: str) -> Input:
     data = picture(size, form)
     tensor = pb.TensorProto(dtype=pb.DT_STRING, tensor_shape=_shape([1]), string_val=[data])
-    column = json.dumps([{"b64": base64.b64encode(data).decode()}])
-    return _input(f"{size}² {form}", model, {name: tensor}, {name: column})
+    row = json.dumps({"b64": base64.b64encode(data).decode()})
+    return _input(f"{size}² {form}", model, {name: tensor}, {name: row}, 1)
 
 
 def picture(size: int, form: str) -> bytes:
@@ -104,8 +111,12 @@ def _shape(sizes: Sequence[int]) -> pb.TensorShapeProto:
     return pb.TensorShapeProto(dim=[pb.TensorShapeProto.Dim(size=size) for size in sizes])
 
 
-def _input(label: str, model: str, tensors: Mapping[str, pb.TensorProto], columns: Mapping[str, str]) -> Input:
+def _input(
+    label: str, model: str, tensors: Mapping[str, pb.TensorProto], rows: Mapping[str, str], length: int
+) -> Input:
     spec = pb.ModelSpec(name=model, signature_name=SIGNATURE)
-    body = ",".join(f"{json.dumps(name)}:{column}" for name, column in columns.items())
     request = pb.PredictRequest(model_spec=spec, inputs=tensors)
-    return Input(label, request.SerializeToString(), f'{{"inputs":{{{body}}}}}'.encode())
+    # Rows, and the only input's without its name: the first releases with REST, such as 1.9.1, take nothing else.
+    named = ",".join(f"{json.dumps(name)}:{row}" for name, row in rows.items())
+    row = f"{{{named}}}" if len(rows) > 1 else next(iter(rows.values()))
+    return Input(label, request.SerializeToString(), f'{{"instances":{_repeated(row, [length])}}}'.encode())

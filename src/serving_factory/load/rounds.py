@@ -17,6 +17,7 @@ from serving_factory.load.servers import GRPC, MODEL, REST, Running, Subject, st
 
 SHARES = (0.5, 0.8)
 """Rates where none are set: these shares of what the slowest subject answered to an input in the first round."""
+PATIENCE = 120.0  # seconds that a start may take
 _START = 2.0  # seconds that a start is estimated with
 _LONGEST_ANSWER = 60.0
 
@@ -32,10 +33,14 @@ class Plan:
     rates: Sequence[float] | None = None  # requests a second to send; None for SHARES, none for the most only
     rounds: int = 7
     seconds: float = 1.0  # how long each load is sent to a subject in each round
-    warm_up: float = 0.5  # the same, before each round, and not counted
     connections: int = 4
-    patience: float = 120.0  # seconds that a start may take
+    patience: float = PATIENCE
     owner: str = "factory"  # the containers' label
+
+    @property
+    def warm_up(self) -> float:
+        """Seconds without pause before each measurement without pause; they do not count."""
+        return self.seconds / 2
 
     def estimate(self, inputs: int) -> float:
         """About how many seconds it takes, with so many inputs."""

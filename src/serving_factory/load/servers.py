@@ -12,7 +12,7 @@ from pathlib import Path
 from serving_factory.docker.engine import Container, ContainerSpec, Engine, Mount
 from serving_factory.docker.host import GpuAccess
 from serving_factory.docker.process import Cancel
-from serving_factory.errors import FactoryError, LoadError, ServerNotReadyError
+from serving_factory.errors import EngineError, FactoryError, LoadError, ServerNotReadyError
 from serving_factory.load.generator import Send
 from serving_factory.load.inputs import SIGNATURE, Input
 from serving_factory.smoke.answers import ServerAnswerError, ServerUnavailableError, ServingApiError, Signature
@@ -22,6 +22,7 @@ from serving_factory.smoke.server import GRPC_PORT, REST_PORT, fault
 
 MODEL = "model"
 GRPC, REST = "gRPC", "REST"
+_ENDED = "the container ended"
 _POLL = 0.02
 _REST_PATIENCE = 5.0  # seconds that REST may open after gRPC
 
@@ -101,7 +102,12 @@ def started(
     """Run a subject for as long as the block lasts; ServerNotReadyError where it does not serve the model."""
     began = time.monotonic()
     with engine.container(subject.spec(model, owner)) as container:
-        ports = {protocol: container.port(port) for protocol, port in ((GRPC, GRPC_PORT), (REST, REST_PORT))}
+        try:
+            ports = {protocol: container.port(port) for protocol, port in ((GRPC, GRPC_PORT), (REST, REST_PORT))}
+        except EngineError:
+            if container.status() == "running":
+                raise
+            raise _not_ready(container, subject, _ENDED) from None
         signature = _wait(container, subject, f"127.0.0.1:{ports[GRPC]}", patience, cancel)
         seconds = time.monotonic() - began
         yield Running(subject=subject, container=container, signature=signature, seconds=seconds, ports=ports)
@@ -126,7 +132,7 @@ def _wait(container: Container, subject: Subject, address: str, patience: float,
                 if last != str(error):
                     raise _not_ready(container, subject, last) from error
         if container.status() != "running":
-            raise _not_ready(container, subject, "the container ended")
+            raise _not_ready(container, subject, _ENDED)
         cancel.wait(_POLL)
     raise _not_ready(container, subject, f"not within {patience:g} s; last: {last}")
 

@@ -112,6 +112,7 @@ def bars(caption: str, groups: Sequence[tuple[str, Sequence[Bar]]]) -> ET.Elemen
                 *([node("path", d=_span(low, across, high, across), class_="range")] if low < high else []),
                 node("text", bar.text, x=high + 8, y=across + 4),
             ]
+            top += _ROW
         top += _ROW / 3
     return _figure(caption, _WIDTH, top, nodes)
 
@@ -141,7 +142,7 @@ def lines(
         nodes.append(node("text", where, x=left + gap * (number + 0.5), y=bottom + 18, class_="mid"))
     for number, (name, points) in enumerate(series):
         colour, at = number % _COLOURS, []
-        for place, point in zip(range(len(places)), points, strict=True):
+        for place, point in zip(range(len(places)), points, strict=False):
             x = left + gap * (place + 0.5) + 5 * (number - (len(series) - 1) / 2)
             low, middle, high = (bottom - (bottom - 20) * value / most for value in point)
             at.append(f"{x:.1f},{middle:.1f}")

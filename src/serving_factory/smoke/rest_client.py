@@ -57,7 +57,8 @@ class RestClient(AbstractContextManager["RestClient"]):
         """Send the body of a predict request, and return that of the answer as it is; raises as `predict`."""
         status, text = self._exchange(f"/v1/models/{model}:predict", body)
         if status != http.client.OK:
-            raise ServerAnswerError(f"HTTP {status}: {text[:_MOST_TEXT]}")
+            # It may quote the request, and ends with what is wrong.
+            raise ServerAnswerError(f"HTTP {status}: {text if len(text) < _MOST_TEXT else '... ' + text[-_MOST_TEXT:]}")
         return text
 
     def model_status(self, model: str) -> list[VersionStatus]:

@@ -76,6 +76,68 @@ def dense_in_python(write_models: ModuleType, row: list[float]) -> list[float]:
     return row
 
 
+def test_picture_computes_what_it_says(start_server: StartServer, write_models: ModuleType) -> None:
+    server = start_server(MODELS, "picture")
+    for height, width in ((6, 5), (7, 8), (1, 1)):
+        pixels = [
+            [[((7 * (y * width + x) + c) % 13) * 20.0 for c in range(3)] for x in range(width)] for y in range(height)
+        ]
+        (actual,) = server.predict("picture", [pixels])
+        assert actual == pytest.approx(picture_in_python(write_models, pixels), rel=1e-4, abs=1e-3)
+
+
+Pixels = list[list[list[float]]]
+
+
+def picture_in_python(write_models: ModuleType, pixels: Pixels) -> list[float]:
+    """The convolutional network again, from its definition; TensorFlow's rule of padding SAME is in `convolved`."""
+    numbers = write_models.pseudo_random(seed=write_models.PICTURE_SEED)
+    for taken, given in itertools.pairwise(write_models.PICTURE_CHANNELS):
+        scale = write_models.dense_scale(9 * taken)
+        weights = [next(numbers) * scale for _ in range(9 * taken * given)]
+        pixels = convolved(pixels, weights, [next(numbers) for _ in range(given)])
+    channels, classes = len(pixels[0][0]), write_models.PICTURE_CLASSES
+    scale = write_models.dense_scale(channels)
+    weights = [next(numbers) * scale for _ in range(channels * classes)]
+    flat = [pixel for row in pixels for pixel in row]
+    mean = [sum(pixel[c] for pixel in flat) / len(flat) for c in range(channels)]
+    return [sum(mean[c] * weights[c * classes + k] for c in range(channels)) for k in range(classes)]
+
+
+def convolved(pixels: Pixels, weights: list[float], biases: list[float]) -> Pixels:
+    """Three by three in steps of two, and Relu: what is outside is zero, the odd row or column of it at the end."""
+    height, width, taken, given = len(pixels), len(pixels[0]), len(pixels[0][0]), len(biases)
+
+    def starts(length: int) -> range:
+        before = max(0, ((length + 1) // 2 - 1) * 2 + 3 - length) // 2
+        return range(-before, length - before, 2)
+
+    def output(top: int, left: int, o: int) -> float:
+        total = biases[o]
+        for i, j, c in itertools.product(range(3), range(3), range(taken)):
+            if 0 <= top + i < height and 0 <= left + j < width:
+                total += pixels[top + i][left + j][c] * weights[((i * 3 + j) * taken + c) * given + o]
+        return max(total, 0.0)
+
+    return [[[output(top, left, o) for o in range(given)] for left in starts(width)] for top in starts(height)]
+
+
+def test_a_convolution_of_another_kind_is_refused(
+    start_server: StartServer, write_models: ModuleType, models_folder: Path
+) -> None:
+    m = write_models
+    strides = m.block(1, b"".join(m.number(3, stride) for stride in (1, 1, 1, 1)))
+    nodes = [
+        m.placeholder("x"),
+        m.constant("filter", (1, 1, 1, 1), [1.0]),
+        m.operation("y", "Conv2D", "x", "filter", padding=m.block(2, "SAME"), strides=strides),
+    ]
+    write_model(models_folder, m, "conv", nodes)
+    status = only_status(start_server(models_folder, "conv"), "conv")
+    assert (status["state"], status["status"]["error_code"]) == ("END", "UNIMPLEMENTED")
+    assert "with strides" in status["status"]["error_message"]
+
+
 def test_broadcasting_and_every_small_op(
     start_server: StartServer, write_models: ModuleType, models_folder: Path
 ) -> None:

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tensorflow/core/common_runtime/session.h"
+#include <algorithm>
+#include <cstring>
 #include "tensorflow/core/platform/error.h"
 
 namespace tensorflow {
@@ -15,17 +17,45 @@ std::string NodeOf(const std::string& tensor) {
   throw Error(error::INVALID_ARGUMENT, "Tensor ", tensor, ": only output 0 of a node is supported");
 }
 
+bool IsList(const AttrValue& value, const std::vector<int64_t>& expected) {
+  return std::equal(value.list().i().begin(), value.list().i().end(), expected.begin(), expected.end());
+}
+
+// Whether an attribute leaves an op as this server computes it.
+bool IsKnown(const NodeDef& node, const std::string& name, const AttrValue& value) {
+  if (name == "T" || name == "dtype") {
+    // Constants may be whole numbers: axes, which are kept as floats.
+    return value.type() == DT_FLOAT || (node.op() == "Const" && value.type() == DT_INT32);
+  }
+  if (name == "transpose_a" || name == "transpose_b" || name == "keep_dims") return !value.b();
+  if (name == "data_format") return value.s() == "NHWC";
+  if (name == "padding") return value.s() == "SAME";
+  if (name == "strides") return IsList(value, {1, 2, 2, 1});
+  return name != "dilations" || IsList(value, {1, 1, 1, 1});
+}
+
 // Throws for anything that would change what the op computes, and that this server does not know.
 void CheckAttributes(const NodeDef& node) {
   for (const auto& attr : node.attr()) {
     const AttrValue& value = attr.second;
-    const bool type = attr.first == "T" || attr.first == "dtype";
-    const bool transposed = attr.first == "transpose_a" || attr.first == "transpose_b";
-    if ((!type || value.type() == DT_FLOAT) && (!transposed || !value.b()) &&
-        (attr.first != "data_format" || value.s() == "NHWC")) continue;
+    if (IsKnown(node, attr.first, value)) continue;
     throw Error(error::UNIMPLEMENTED, "Op type '", node.op(), "' of node '", node.name(), "' with ", attr.first,
                 " = { ", value.ShortDebugString(), " }: this server evaluates plain ops on DT_FLOAT only");
   }
+}
+
+Tensor ConstantFromProto(const TensorProto& proto) {
+  if (proto.dtype() != DT_INT32) return Tensor::FromProto(proto);
+  TensorProto floats;
+  floats.set_dtype(DT_FLOAT);
+  *floats.mutable_tensor_shape() = proto.tensor_shape();
+  const std::string& content = proto.tensor_content();
+  for (size_t at = 0; at + sizeof(int32_t) <= content.size(); at += sizeof(int32_t)) {
+    int32_t value;
+    std::memcpy(&value, content.data() + at, sizeof(value));
+    floats.add_float_val(static_cast<float>(value));
+  }
+  return Tensor::FromProto(floats);
 }
 }  // namespace
 
@@ -63,7 +93,7 @@ int Session::AddNode(const std::string& name, const Definitions& definitions) {
   if (definition.op() == "Const") {
     const auto value = definition.attr().find("value");
     if (value == definition.attr().end()) throw Error(error::INVALID_ARGUMENT, "Const '", name, "' has no value");
-    node.value = Tensor::FromProto(value->second.tensor());
+    node.value = ConstantFromProto(value->second.tensor());
   }
   nodes_.push_back(std::move(node));
   return positions_[name] = static_cast<int>(nodes_.size()) - 1;

@@ -14,6 +14,8 @@ Tensor MatMulKernel(const Inputs& inputs);
 Tensor BiasAddKernel(const Inputs& inputs);
 Tensor ReluKernel(const Inputs& inputs);
 Tensor IdentityKernel(const Inputs& inputs);
+Tensor Conv2DKernel(const Inputs& inputs);  // in steps of two, padded to whole ones
+Tensor MeanKernel(const Inputs& inputs);    // over height and width
 
 // MatMul's loop, in plain C++: what the compiler makes of it is what the CPU level decides. out (m x n) += a (m x k)
 // times b (k x n), all row-major; out must not overlap the others.
