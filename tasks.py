@@ -428,15 +428,17 @@ def refresh(
 def push(options: PushOptions) -> None:
     """Push images that passed their smoke test: full tags first, aliases last; read their digests back.
 
-    Credentials are those of `docker login`.
+    Credentials are those of `docker login`. With --devel, makes and pushes the images to work in instead: the
+    toolchain, the sources and the same binary, at upstream's paths, as 2.19.1-devel and so on.
 
     Examples:
         ./factory push --registry registry.example.com
+        ./factory push --devel --registry registry.example.com --dry-run
         ./factory push --registry registry.example.com --registry mirror.example.com --target cpu-optimized
     """
-    from serving_factory.commands.build import run_stage
+    from serving_factory.commands.build import push as run_push
 
-    run_stage("push", options)
+    run_push(options)
 
 
 @Command

@@ -300,3 +300,23 @@ COPY --from=launcher_build /launcher/ /
 # --- export: both, for a build by hand ---------------------------------------------------------------------------------
 FROM artifact AS export
 COPY --from=launcher / /launcher/
+
+# --- devel: the image to work in: the toolchain, pip, the sources, the server at upstream's path -----------------------
+# The folder that an earlier build exported, at the named context `artifact`, takes the place of the stages that compile.
+FROM base_build AS devel
+ARG APT_SNAPSHOT=""
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# pip installs beside apt's packages here, as in upstream's image: EXTERNALLY-MANAGED forbids that on newer bases.
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
+    --mount=type=bind,from=apt,target=/inputs/apt \
+    source /factory/inputs.sh \
+ && apt_install \
+      curl \
+      python3-pip \
+ && { command -v pip > /dev/null || ln -s pip3 /usr/bin/pip; } \
+ && rm -f /usr/lib/python3*/EXTERNALLY-MANAGED
+COPY --from=sources /source/ /tensorflow-serving/
+COPY --from=artifact --chmod=0755 /tensorflow_model_server /usr/local/bin/
+ENV LD_LIBRARY_PATH=/usr/local/cuda/extras/CUPTI/lib64:/usr/local/cuda/lib64
+WORKDIR /tensorflow-serving
+CMD ["/bin/bash"]

@@ -113,10 +113,20 @@ OUTPUTS: Mapping[str, Outputs] = {
     "package": Packaged(
         image="sha256:image", size=9, repository="r", tags=("full",), aliases=("alias",), binary_sha256="b" * 64
     ),
+    "devel": Packaged(
+        image="sha256:work", size=90, repository="r", tags=("full-devel",), aliases=(), binary_sha256="b" * 64
+    ),
     "smoke": Smoked(checks={"ready": 0.5}, rest=(2.5, 3.0, 4.5), grpc=(2.5, 3.0, 4.5)),
     "push": Pushed(
         places=(
             Place(registry="h:5000", repository="r", digests={"full": "sha256:pushed"}, not_moved={}, pushed_layers=2),
+        )
+    ),
+    "push_devel": Pushed(
+        places=(
+            Place(
+                registry="h:5000", repository="r", digests={"full-devel": "sha256:work"}, not_moved={}, pushed_layers=3
+            ),
         )
     ),
 }

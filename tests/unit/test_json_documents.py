@@ -94,6 +94,7 @@ CASES: Mapping[str, tuple[str, list[str]]] = {
     "cache import": ("cache", ["cache", "import", "matrix.yaml"]),
     "build --dry-run": ("build --dry-run", ["build", "--dry-run"]),
     "publish --dry-run": ("publish --dry-run", ["publish", "--dry-run", "--registry", "r.example"]),
+    "push --dry-run": ("push --dry-run", ["push", "--dry-run", "--registry", "registry.example.com"]),
 }
 """Each case: its section in docs/json.md, and the command but for --matrix and --json."""
 
@@ -267,6 +268,7 @@ CONSTANT = {
     "cache": {"total", "all", "builds", "for", "downloads"},
     "report": {"absent"},
     "build --dry-run": {"nothing", "after", "about", "of", "memory"},
+    "push --dry-run": {"nothing", "`./factory", "build`", "first:"},
     "list": {"cannot", "be", "built"},
     "refresh": {"no", "changelog"},
     "inputs": {"not", "pinned", "as"},

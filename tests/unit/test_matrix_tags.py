@@ -77,6 +77,24 @@ def test_upstreams_own_scheme_and_latest_is_the_newest_releases(tmp_path: Path) 
     }
 
 
+def test_tags_of_devel_images_are_in_upstreams_order(tmp_path: Path) -> None:
+    matrix = load(tmp_path, UPSTREAM.replace('"{id}"', "latest-devel-{level}"))
+    assert matrix.devel_aliases["2.18.1-gpu-cuda12.2-v3"] == ("2.18.1-devel-gpu", "latest-devel-gpu")
+    assert matrix.devel_aliases["2.19.1-cpu-v3"] == (
+        "latest-devel-v3",
+        "2.19.1-devel",
+        "latest-devel",
+        "2.19-cpu-optimized-devel",
+    )
+    assert not [tag for tags in matrix.aliases.values() for tag in tags if "devel" in tag], "it says which image it is"
+    tags = images(tags=("{id}-{binary}-{image}", "{release}{flavour-suffix}-{binary}", "{binary}-devel"))
+    assert full_tags(tags, V3, binary="0123", image="4567", devel=True) == (
+        "2.19.1-mkl-v3-0123-4567-devel",
+        "2.19.1-devel-mkl-0123",
+        "0123-devel",
+    )
+
+
 @pytest.mark.parametrize(
     ("alias", "said"),
     [
@@ -89,6 +107,14 @@ def test_upstreams_own_scheme_and_latest_is_the_newest_releases(tmp_path: Path) 
         ('{tag: "{flavour-suffix}", where: {levels: [x86-64]}}', "2.19.1-cpu-v1 this gives '', which is no tag"),
         ("5", "image.aliases[0]: 5: expected a text"),
         ("[latest]", "image.aliases[0]: expected a mapping"),
+        (
+            "latest-devel",
+            "the devel image of 2.19.1-cpu-v1 and the devel image of 2.19.1-cpu-v3 would both be tagged latest-devel",
+        ),
+        (
+            "{tag: latest, where: {levels: [x86-64]}}, {tag: latest-devel, where: {levels: [x86-64-v3]}}",
+            "the devel image of 2.19.1-cpu-v1 and the devel image of 2.19.1-cpu-v3 would both be tagged latest-devel",
+        ),
     ],
 )
 def test_an_alias_of_two_variants_of_none_or_without_sense_is_refused(tmp_path: Path, alias: str, said: str) -> None:

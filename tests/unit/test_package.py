@@ -37,7 +37,7 @@ def test_an_alias_does_not_change_the_image(tmp_path: Path, monkeypatch: pytest.
         log=lambda _stage: tmp_path / "log",
         cancel=None,
     )
-    monkeypatch.setattr(package, "_must_be_inspected", lambda *_arguments: None)
+    monkeypatch.setattr(package, "must_be_inspected", lambda *_arguments: None)
     monkeypatch.setattr(package, "_facts", lambda *_arguments: {})
     monkeypatch.setattr(package, "_content", lambda _job: {"files": {}})
     monkeypatch.setattr(package, "built_binary", lambda _job: SimpleNamespace(sha256="b"))
@@ -84,7 +84,7 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
         log=lambda _stage: tmp_path / "log",
         cancel=None,
     )
-    monkeypatch.setattr(package, "_must_be_inspected", lambda *_arguments: None)
+    monkeypatch.setattr(package, "must_be_inspected", lambda *_arguments: None)
     monkeypatch.setattr(package, "_facts", lambda *_arguments: {})
     monkeypatch.setattr(package, "_content", lambda _job: {})
     monkeypatch.setattr(package, "built_binary", lambda _job: SimpleNamespace(sha256="b"))

@@ -24,7 +24,7 @@ from serving_factory.inspection import elf, instruction_set
 from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.job import Job, Site, Stage
 from serving_factory.pipeline.records import write_record
-from serving_factory.pipeline.stages import STAGES, stage
+from serving_factory.pipeline.stages import DEVEL_STAGES, STAGES, stage
 from serving_factory.pipeline.stages.compile import BINARY
 from serving_factory.smoke import report
 from serving_factory.smoke import run as smoke_run
@@ -39,6 +39,7 @@ HOST = "r.example/team"
 IMPORTED_LATE = (elf, instruction_set, report, smoke_run)
 GOLDEN = Path(__file__).parent / "golden" / "stages.json"
 OF_THE_RECIPE = {"base", "base_digest", "source", "copts", "configs", "arguments"}
+ALL = (*STAGES, *DEVEL_STAGES)
 Runner = Callable[[str, Job], Mapping[str, Any]]
 
 
@@ -48,7 +49,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
 
     monkeypatch.setattr("serving_factory.smoke.checks.LEAST_UPTIME", 0.0)
     # A template's text is in the image's key, and so in its tag: it is no other way of making an image.
-    monkeypatch.setattr("serving_factory.pipeline.stages.package._image_key", lambda _job: "0" * 64)
+    for name in ("package", "devel"):
+        monkeypatch.setattr(f"serving_factory.pipeline.stages.{name}._image_key", lambda _job: "0" * 64)
 
     def run(name: str, job: Job) -> Mapping[str, Any]:
         pushed: list[str] = []
@@ -63,7 +65,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
                 build=job.site.build,
             )
             job = replace(job, site=cast("Site", site))
-        elif name == "push":
+        elif stage(name).pushes:
             engine = test_push_stage.FakeEngine(test_push_stage.FakeRegistry())
             pushed = engine.pushed
             connect = partial(cast, "Engine", engine)
@@ -90,9 +92,9 @@ def job(tmp_path: Path, fake_docker: FakeDocker) -> Job:
     changes: dict[str, dict[str, Any]] = {
         "compile": {"binary_sha256": sha256},
         "extract": {"sha256": sha256},
-        "package": {"repository": "serving"},
+        **{name: {"repository": "serving"} for name in ("package", "devel")},
     }
-    for name in STAGES:
+    for name in ALL:
         write_record(job.folder, record(name, variant=job.recipe.variant.id, **changes.get(name, {})))
     return job
 
@@ -136,7 +138,7 @@ def run_and_look(
     return found, read - by_value - set(one.data)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_stages_version_and_data_decide_what_it_makes(
     name: str, job: Job, made: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +160,7 @@ def test_a_file_that_no_key_covers_is_found(job: Job, made: Runner, monkeypatch:
     assert run_and_look(bare, job, made, monkeypatch)[1] == set(stage("extract").data)
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", ALL)
 def test_another_version_and_other_data_are_another_key(name: str, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     one = stage(name)
     key = one.key(job)

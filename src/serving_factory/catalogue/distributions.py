@@ -49,6 +49,7 @@ class DistributionPython:
     packages: tuple[str, ...]  # apt packages of the interpreter and its headers
     numpy: str | Wheel  # the apt package that brings numpy, or a wheel
     future: str | None  # the apt package that brings `future`; None where there is none
+    pip: str  # the apt package that brings pip
     command: str  # the interpreter's name
 
 

@@ -36,10 +36,10 @@ from serving_factory.pipeline.events import Event, EventKind, Status, VariantRes
 from serving_factory.pipeline.history import Recorder, disk_of
 from serving_factory.pipeline.job import Job, Site, Stage, Use
 from serving_factory.pipeline.records import matrix_name
-from serving_factory.pipeline.runner import candidates, has_work, plan_stages
+from serving_factory.pipeline.runner import candidates, has_work, needs_of, plan_stages
 from serving_factory.pipeline.runner import clean as clean_site
 from serving_factory.pipeline.scheduler import PipelineRun
-from serving_factory.pipeline.stages import stage, stages_for
+from serving_factory.pipeline.stages import DEVEL_STAGES, stage, stages_for
 from serving_factory.recipes.addresses import Download, downloads_of
 from serving_factory.recipes.pins import require_locked, unpinned_bases
 from serving_factory.recipes.recipe import Unbuildable, recipes_for
@@ -48,10 +48,7 @@ from serving_factory.recipes.recipe import Unbuildable, recipes_for
 def build(options: RunOptions) -> None:
     """Take the chosen variants through the pipeline, with a registry to the push; or print the plan."""
     stages = stages_for(registry=bool(options.registry))
-    if options.dry_run:
-        _print_plan(options, stages)
-    else:
-        _run(options, stages)
+    (_print_plan if options.dry_run else _run)(options, stages)
 
 
 def run_stage(name: str, options: RunOptions) -> None:
@@ -62,6 +59,12 @@ def run_stage(name: str, options: RunOptions) -> None:
         "refresh": ("libraries", "inspect", "package", "smoke"),
     }
     _run(options, tuple(map(stage, together.get(name, (name,)))))
+
+
+def push(options: RunOptions) -> None:
+    """Push the images of the chosen variants, or their devel images; or print what would be pushed."""
+    stages = tuple(map(stage, DEVEL_STAGES if options.devel else ("push",)))
+    (_print_pushes if options.dry_run else _run)(options, stages)
 
 
 def demo(options: RunOptions) -> None:
@@ -103,7 +106,7 @@ def _prepared(options: RunOptions, stages: Sequence[Stage[Any]]) -> _Run:
     if options.locked:
         require_locked(chosen, matrix)
     recipes, unbuildable = recipes_for(chosen, matrix)
-    if stages[-1].name == "push":
+    if stages[-1].pushes:
         from serving_factory.pipeline.stages.push import check_pushable
 
         for recipe in recipes:
@@ -127,7 +130,7 @@ def _begin(run: _Run) -> tuple[Schedule, RunEstimate]:
                 gpu_access(job)
             if job.emulate is Use.REQUIRE and can_emulate(job) and has_work(smoke, job):
                 emulator(job)
-    if run.stages[-1].name == "push" and any(has_work(one, job) for job in run.jobs for one in run.stages[:-1]):
+    if run.stages[-1].pushes and any(has_work(one, job) for job in run.jobs for one in run.stages[:-1]):
         from serving_factory.pipeline.stages.push import try_pushes
 
         try_pushes(run.jobs, progress)
@@ -182,7 +185,7 @@ def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResu
     if recorder.trouble:
         progress(f"Note: {recorder.trouble}")
     (sys.stderr if options.json else sys.stdout).write(notes)
-    if stages[-1].name == "push" and not options.json:
+    if stages[-1].pushes and not options.json:
         write(pushed_list(results))
     _end(results, done.ended_by)
     return results
@@ -270,6 +273,43 @@ def _print_plan(options: RunOptions, stages: Sequence[Stage[Any]]) -> None:
     }
     text = plan_table(rows, plan.budget, width=width()) + estimate_line(plan.estimate) + needs
     show(document, text, json=options.json)
+
+
+def _print_pushes(options: RunOptions, stages: Sequence[Stage[Any]]) -> None:
+    run = _prepared(options, stages)
+    progress(*(f"Note: {line}" for line in adopt_old_records(run.jobs)))
+    rows = [_push_row(job, stages, devel=options.devel) for job in run.jobs]
+    show({"variants": rows}, pushes_table(rows, width=width()), json=options.json)
+
+
+def _push_row(job: Job, stages: Sequence[Stage[Any]], *, devel: bool) -> Row:
+    from serving_factory.pipeline.stages.devel import devel_tags
+    from serving_factory.pipeline.stages.package import image_tags
+    from serving_factory.pipeline.stages.push import push_names
+
+    (plan,) = plan_stages([job], stages)
+    missing = next((why for one in needs_of(stages) if (why := one.reason(job, look=False))), None)
+    names: list[str] = []
+    if not missing:
+        full, aliases = (devel_tags if devel else image_tags)(job)
+        places = push_names(job.recipe.images.repository, job.site.registries)
+        names = [f"{place}:{tag}" for place in places for tag in (*full, *aliases)]
+    return {"variant": plan.variant, "run": [] if missing else list(plan.run), "missing": missing, "names": names}
+
+
+def pushes_table(rows: Sequence[Row], *, width: int | None = None) -> str:
+    """A line for each variant, and the names that its image would get, or has."""
+    cells = [
+        (
+            row["variant"],
+            " ".join(row["run"]) or "nothing",
+            f"`./factory build` first: {row['missing']}" if row["missing"] else "",
+        )
+        for row in rows
+    ]
+    names = [f"  {name}" for row in rows for name in row["names"]]
+    listed = "".join(f"{line}\n" for line in ("", "Names:", *names)) if names else ""
+    return f"{table(('variant', 'would run', 'because'), cells, width=width)}{listed}\nNothing was pushed.\n"
 
 
 def plan_row(**known: object) -> Row:

@@ -216,6 +216,7 @@ class RunOptions:
 
     asked: Chosen
     registry: Registry = ()
+    devel: Annotated[bool, Option("push the devel images, in which people work, and not those that serve")] = False
     dry_run: Annotated[bool, Option("print what would be done, and do nothing")] = False
     locked: Annotated[bool, Option("fail before any work if `lock` has not pinned a base image or a Bazel")] = False
     parallel: Annotated[int | None, Option(_PARALLEL, "INTEGER", _positive)] = None
@@ -245,7 +246,7 @@ class RunOptions:
 
 StageOptions = Annotated[RunOptions, ("asked", "json")]
 SmokeOptions = Annotated[RunOptions, ("asked", "gpu", "emulate", "json")]
-PushOptions = Annotated[RunOptions, ("asked", "registry", "json")]
+PushOptions = Annotated[RunOptions, ("asked", "registry", "devel", "dry_run", "json")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,7 @@ def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
         targets={name: tuple(variant.id for variant in found) for name, found in by_target.items()},
         own={one.name: one for one in own_releases(model).values()},
         aliases=alias_tags(model.image, expansion.kept),
+        devel_aliases=alias_tags(model.image, expansion.kept, devel=True),
         settings=settings,
         network=model.network,
         lock=read_lock(file),

@@ -31,7 +31,7 @@ class Matrix:
         variants: every variant of every target, each once, in order.
         targets: target name → its variants' ids, in order.
         own: name → the release of the file's own.
-        aliases: variant's id → its moving tags.
+        aliases: variant's id → its moving tags; `devel_aliases`: those of its devel image.
         dropped: what targets select and is not built, with the reasons.
         document: the file, with the position of each value.
     """
@@ -42,6 +42,7 @@ class Matrix:
     targets: Mapping[str, tuple[str, ...]]
     own: Mapping[str, OwnRelease]
     aliases: Mapping[str, tuple[str, ...]]
+    devel_aliases: Mapping[str, tuple[str, ...]]
     settings: AllSettings
     network: Network
     lock: Lock

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level, level_facts
@@ -15,23 +15,39 @@ from serving_factory.matrix.words import is_tag
 
 _NAMES_A_RELEASE = ("{id}", "{release}")
 _LEVELS_OF_OCI = (Level.V1, Level.V2, Level.V3, Level.V4)  # OCI image index: `variant` of amd64, as GOAMD64 has it
+_DEVEL, _SUFFIX = "-devel", "{flavour-suffix}"
 _ZEROS = "0" * 12
 _LONGEST = 128
 
 
-def full_tags(images: Images, variant: Variant, *, binary: str, image: str) -> tuple[str, ...]:
+def full_tags(images: Images, variant: Variant, *, binary: str, image: str, devel: bool = False) -> tuple[str, ...]:
     """Compute the full tags of an image: first digits of its binary's sha256, and of the image's key."""
-    filled = (_fill(template, variant, binary=binary, image=image) for template in images.tags)
-    return tuple(dict.fromkeys(filled))
+    templates = map(devel_template, images.tags) if devel else images.tags
+    return tuple(dict.fromkeys(_fill(template, variant, binary=binary, image=image) for template in templates))
 
 
-def alias_tags(images: Images, kept: Sequence[Candidate]) -> Mapping[str, tuple[str, ...]]:
+def alias_tags(images: Images, kept: Sequence[Candidate], *, devel: bool = False) -> Mapping[str, tuple[str, ...]]:
     """Compute the moving tags of all images: variant's id → its aliases, in the order of their templates."""
     found: dict[str, dict[str, None]] = {}
     for alias in images.aliases:
-        for tag, variant in _aliased(alias, kept):
+        for tag, variant in _tags_of(alias, kept, devel=devel):
             found.setdefault(variant.id, {})[tag] = None
     return {id_: tuple(tags) for id_, tags in found.items()}
+
+
+def devel_template(template: str) -> str:
+    """The template of a devel image's tag, in upstream's order: `2.19.1-devel-gpu`. One that says so is it already."""
+    if _DEVEL in template:
+        return template
+    before, suffix, after = template.partition(_SUFFIX)
+    return f"{before}{_DEVEL}{suffix}{after}"
+
+
+def _tags_of(alias: Alias, kept: Iterable[Candidate], *, devel: bool) -> Sequence[tuple[str, Variant]]:
+    """Give an alias' tags for the images that serve, or for devel images, which alone get one that says `-devel`."""
+    if devel:
+        return _aliased(replace(alias, tag=devel_template(alias.tag)), kept)
+    return () if _DEVEL in alias.tag else _aliased(alias, kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +93,11 @@ def tag_findings(
     variants = dict.fromkeys(one.variant for one in kept)
     for index, template in enumerate(images.tags):
         if not broken.at("image", "tags", index):
-            filled = [(_fill(template, one, binary=_ZEROS, image=_ZEROS), one.id) for one in variants]
+            filled = [
+                (_fill(given, one, binary=_ZEROS, image=_ZEROS), f"{of}{one.id}")
+                for of, given in (("", template), (_DEVEL_OF, devel_template(template)))
+                for one in variants
+            ]
             yield from _findings(document, ("image", "tags", index), template, filled, owners)
     with_indexes = indexes or document.has(("image", "indexes"))
     named: Mapping[str, Sequence[Alias | IndexTag]] = {
@@ -89,18 +109,23 @@ def tag_findings(
             path: KeyPath = ("image", kind, index)
             if broken.at(*path):
                 continue
-            own = [(tag, _owner(one, variant)) for tag, variant in _aliased(one, kept)]
-            yield from _findings(document, path, one.tag, own, owners)
+            yield from _findings(document, path, one.tag, list(_owned(one, kept)), owners)
             if kept and not any(one.where.met_by(candidate) for candidate in kept):
                 rule, name = "no selected variant meets all of these conditions", _KINDS[kind]
                 yield Problem(path=(*path, "where"), rule=rule, remedy=f"Loosen one, or remove the {name}.")
 
 
 _KINDS = {"aliases": "alias", "indexes": "index"}
+_DEVEL_OF = "the devel image of "
 
 
-def _owner(named: Alias | IndexTag, variant: Variant) -> str:
-    return variant.id if isinstance(named, Alias) else f"the index of {variant.build}"
+def _owned(named: Alias | IndexTag, kept: Sequence[Candidate]) -> Iterator[tuple[str, str]]:
+    """Give the tags of a template, each with whose it is."""
+    if isinstance(named, IndexTag):
+        yield from ((tag, f"the index of {variant.build}") for tag, variant in _aliased(named, kept))
+        return
+    for devel, of in ((False, ""), (True, _DEVEL_OF)):
+        yield from ((tag, f"{of}{variant.id}") for tag, variant in _tags_of(named, kept, devel=devel))
 
 
 def _aliased(alias: Alias | IndexTag, kept: Iterable[Candidate]) -> Sequence[tuple[str, Variant]]:

@@ -207,6 +207,7 @@ class Stage(Generic[O]):
     intact: Callable[[Job, O], bool] = lambda _job, _outputs: True
     compiles: bool = False  # whether it takes a compile's share of CPUs and memory
     engine: bool = False  # whether it loads the engine's machine
+    pushes: bool = False  # whether it pushes to registries
 
     @property
     def all_needs(self) -> tuple[Stage[Any], ...]:

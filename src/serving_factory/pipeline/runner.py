@@ -16,7 +16,7 @@ from serving_factory.pipeline.events import Emit, Event, EventKind, Status, Vari
 from serving_factory.pipeline.job import Job, Site, Stage
 from serving_factory.pipeline.records import Outputs, Record, clear_logs, put_aside, record_path, write_record
 from serving_factory.pipeline.retry import Recovery
-from serving_factory.pipeline.stages import reached, stage
+from serving_factory.pipeline.stages import STAGES, reached, stage
 from serving_factory.recipes.recipe import CACHES, key_of
 
 
@@ -150,7 +150,8 @@ class VariantRun:
         """Sum up; the facts come from the records, so that they are there for what was up to date too."""
         status = self._status()
         facts: dict[str, Any] = {}
-        for record in reached(self._job.folder).values():
+        beside = (one.read(self._job.folder) for one in self._stages if one.name not in STAGES)
+        for record in (*reached(self._job.folder).values(), *filter(None, beside)):
             facts |= {name: value for name, value in record.outputs.summary().items() if value is not None}
         measures = {name: value for made in self._made.values() for name, value in made.measures().items()}
         return VariantResult(
@@ -238,7 +239,8 @@ def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
         # By their records: another checkout's images are none of ours.
         from serving_factory.pipeline.embedding import embedded_models  # it takes all stages, and so its time
 
-        records = [record for folder in folders if (record := stage("package").read(folder))]
+        made = [stage(name) for name in ("package", "devel")]
+        records = [record for folder in folders for one in made if (record := one.read(folder))]
         names = {name for record in records for name in record.outputs.names}
         embedded = {name for folder in folders for one in embedded_models(folder) for name in one.all_names}
         for name in sorted(names | embedded):

@@ -33,20 +33,24 @@ class BuiltBinary:
     cpu_flags: tuple[str, ...]  # what /proc/cpuinfo must list: of the level, and what upstream's own flags add to that
 
 
-def image_labels(recipe: Recipe, binary: BuiltBinary | None, *, base_id: str = "") -> Mapping[str, str]:
+def image_labels(
+    recipe: Recipe, binary: BuiltBinary | None, *, base_id: str = "", devel: bool = False
+) -> Mapping[str, str]:
     """Give the image's labels: OCI's annotation keys, our own, and the matrix file's. `base_id`: its base's digest."""
     # Where the binary was not read back (None), no label speaks of it.
     variant, name = recipe.variant, recipe.variant.release_name
-    base, _, digest = recipe.runtime_base.image.partition("@")
+    on, collects, slim = (recipe.base, False, False) if devel else (recipe.runtime_base, recipe.collects, recipe.slim)
+    base, _, digest = on.image.partition("@")
+    title = f"TensorFlow Serving {name}, {variant.flavour}, {variant.level}{', devel' if devel else ''}"
     labels = {
-        "org.opencontainers.image.title": f"TensorFlow Serving {name}, {variant.flavour}, {variant.level}",
+        "org.opencontainers.image.title": title,
         RELEASE_LABEL: name,
         "org.opencontainers.image.revision": recipe.release.commit if recipe.upstream else "",
         "org.opencontainers.image.source": UPSTREAM_URL.removesuffix(".git") if recipe.upstream else "",
         "org.opencontainers.image.licenses": _licences(recipe),
-        "org.opencontainers.image.base.name": "" if recipe.slim else base,
-        "org.opencontainers.image.base.digest": "" if recipe.slim else digest,
-        "org.serving-factory.slim-of": recipe.runtime_base.image if recipe.slim else "",
+        "org.opencontainers.image.base.name": "" if slim else base,
+        "org.opencontainers.image.base.digest": "" if slim else digest,
+        "org.serving-factory.slim-of": recipe.runtime_base.image if slim else "",
         "org.serving-factory.variant": variant.id,
         "org.serving-factory.like": variant.release if variant.own_release else "",
         "org.serving-factory.flavour": variant.flavour.value,
@@ -59,8 +63,8 @@ def image_labels(recipe: Recipe, binary: BuiltBinary | None, *, base_id: str = "
         labels |= {
             "org.opencontainers.image.revision": binary.source,
             "org.serving-factory.base.id": base_id,
-            "org.serving-factory.build-base": recipe.base.name if recipe.collects else "",
-            "org.serving-factory.build-base.id": binary.base_digest if recipe.collects else "",
+            "org.serving-factory.build-base": recipe.base.name if collects else "",
+            "org.serving-factory.build-base.id": binary.base_digest if collects else "",
             "org.serving-factory.compiler": binary.compiler,
             "org.serving-factory.bazel": binary.bazel,
             "org.serving-factory.binary.sha256": binary.sha256,

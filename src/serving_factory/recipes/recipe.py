@@ -88,7 +88,8 @@ class Recipe:
     variant: Variant
     release: Release
     targets: tuple[str, ...]
-    aliases: tuple[str, ...]  # the moving tags of its image
+    aliases: tuple[str, ...]  # the moving tags of its image; `devel_aliases` of its devel image
+    devel_aliases: tuple[str, ...]
     toolchain: Toolchain
     source: Path | str  # the folder with the source tree, or upstream's git URL with a commit
     inputs: Inputs
@@ -193,6 +194,7 @@ def recipe_for(variant: Variant, matrix: Matrix, *, neighbour: Recipe | None = N
         release=release,
         targets=matrix.targets_of(variant),
         aliases=matrix.aliases_of(variant),
+        devel_aliases=matrix.devel_aliases.get(variant.id, ()),
         toolchain=toolchain,
         source=source,
         inputs=inputs,

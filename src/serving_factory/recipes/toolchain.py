@@ -136,6 +136,11 @@ class Toolchain:
     gpu: GpuBuild | None
 
     @property
+    def pip(self) -> str:
+        """The apt package that brings pip, for the devel image."""
+        return (self.python or list(self.distribution.pythons.values())[-1]).pip
+
+    @property
     def hermetic(self) -> bool:
         """Whether Bazel downloads the compiler."""
         return self.cc is None and self.llvm is None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from serving_factory.pipeline.records import Record
 
 STAGES = ("compile", "extract", "libraries", "inspect", "package", "smoke", "push")
+DEVEL_STAGES = ("devel", "push_devel")  # beside these, of the image to work in; they need what `smoke` has tried
 FIRST_WITH_REGISTRY = "push"  # from this one on, a stage runs only where a registry is named
 
 

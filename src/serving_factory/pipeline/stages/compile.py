@@ -245,7 +245,7 @@ def devel_image_command(recipe: Recipe, folder: Path) -> str:
 
 
 @contextmanager
-def ready_request(job: Job, *, target: str, output: Path, runs_bazel: bool = True) -> Iterator[BuildRequest]:
+def ready_request(job: Job, *, target: str, output: Path | None, runs_bazel: bool = True) -> Iterator[BuildRequest]:
     """Give the request for the files of a stage; its inputs and secrets are in place for as long as the block lasts."""
     recipe = job.recipe
     stage_inputs(recipe.inputs, job.staged_inputs)

@@ -23,7 +23,7 @@ from serving_factory.recipes.labels import BuiltBinary, image_env, image_json, i
 from serving_factory.recipes.recipe import Recipe, decides, key_of, short
 
 LAUNCHER = "launcher"  # a target of the devel Dockerfile: what starts the server in the image
-_PACKAGE_KEY_LABEL = "org.serving-factory.package.key"
+PACKAGE_KEY_LABEL = "org.serving-factory.package.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,14 +122,14 @@ def _inputs(job: Job) -> Mapping[str, object]:
 
 def _run(job: Job, progress: Progress) -> Packaged:
     recipe, binary = job.recipe, built_binary(job)
-    _must_be_inspected(job, binary.sha256)
+    must_be_inspected(job, binary.sha256)
     dockerfile, facts = job.folder / "recipe" / "runtime.Dockerfile", job.folder / "recipe" / "facts"
     write_atomically(dockerfile, recipe.runtime)
     for name, text in _facts(recipe, binary).items():
         write_atomically(facts / name, text)
     full, aliases = image_tags(job)
     references = [f"{recipe.images.repository}:{tag}" for tag in (*full, *aliases)]
-    labels = {**_labels(job), _PACKAGE_KEY_LABEL: _image_key(job)}
+    labels = {**_labels(job), PACKAGE_KEY_LABEL: _image_key(job)}
     launcher = built_launcher(job, progress)
     before = {had for reference in references if (had := job.site.packaged.get(reference))}
     # Also after a build that was ended in the middle: it may have taken the names already.
@@ -171,7 +171,7 @@ def _remove_unnamed(images: Iterable[str], job: Job) -> None:
         job.site.engine.remove_unnamed(image)
 
 
-def _must_be_inspected(job: Job, inspected: str) -> None:
+def must_be_inspected(job: Job, inspected: str) -> None:
     """Read the binary once more: the labels and tags of its image must not describe another one."""
     found = file_digest(job.artifact / BINARY)
     if found != inspected:
@@ -182,7 +182,8 @@ def _must_be_inspected(job: Job, inspected: str) -> None:
         )
 
 
-def _intact(job: Job, outputs: Packaged) -> bool:
+def has_names(job: Job, outputs: Packaged) -> bool:
+    """Whether the engine has the image under all its names."""
     return all(job.site.packaged.get(name) == outputs.image for name in outputs.names)
 
 
@@ -194,6 +195,6 @@ PACKAGE = Stage(
     run=_run,
     product="image",
     needs=(COMPILE, EXTRACT, LIBRARIES, INSPECT),
-    intact=_intact,
+    intact=has_names,
     engine=True,
 )

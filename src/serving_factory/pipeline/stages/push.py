@@ -17,7 +17,7 @@ from serving_factory.errors import RegistryError, TagTakenError, UsageError
 from serving_factory.pipeline.job import VARIANT_LABEL, Job, Progress, Stage
 from serving_factory.pipeline.records import Outputs
 from serving_factory.pipeline.retry import asking_again
-from serving_factory.pipeline.stages.package import PACKAGE
+from serving_factory.pipeline.stages.package import PACKAGE, Packaged
 from serving_factory.pipeline.stages.smoke import SMOKE
 from serving_factory.recipes.labels import RELEASE_LABEL
 from serving_factory.recipes.recipe import Recipe
@@ -102,9 +102,9 @@ class Pushed(Outputs):
         return {"pushed": pushed, **({"not_moved": stay} if stay else {})}
 
 
-def _inputs(job: Job) -> Mapping[str, object]:
+def _inputs(made: Stage[Packaged], job: Job) -> Mapping[str, object]:
     names = check_pushable(job.recipe, job.site.registries)
-    packaged = job.record(PACKAGE).outputs
+    packaged = job.record(made).outputs
     return {
         "image": packaged.image,
         "smoke": job.record(SMOKE).key,
@@ -127,8 +127,8 @@ def _try_push(registry: Registry, name: ImageName, job: Job, report: Callable[[s
     asking_again(lambda: registry.try_push(name.repository), report, sleep=job.cancel.wait)
 
 
-def _run(job: Job, progress: Progress) -> Pushed:
-    packaged = job.record(PACKAGE).outputs
+def _run(made: Stage[Packaged], job: Job, progress: Progress) -> Pushed:
+    packaged = job.record(made).outputs
     names = push_names(packaged.repository, job.site.registries)
     push = partial(push_to, image=packaged.image, full=packaged.tags, aliases=packaged.aliases)
     return Pushed(places=tuple(push(job, name, local=packaged.repository, progress=progress) for name in names))
@@ -244,13 +244,19 @@ def holds(job: Job, place: Place) -> bool:
     return all(_held_digest(job, registry, place.name, tag) == digest for tag, digest in place.digests.items())
 
 
-PUSH = Stage(
-    name="push",
-    version=2,
-    outputs=Pushed,
-    inputs=_inputs,
-    run=_run,
-    product="image in the registry",
-    needs=(PACKAGE, SMOKE),
-    intact=_intact,
-)
+def push_stage(name: str, made: Stage[Packaged], *, version: int) -> Stage[Pushed]:
+    """Make the stage that pushes the image of another one, once the binary in it has passed the smoke test."""
+    return Stage(
+        name=name,
+        version=version,
+        outputs=Pushed,
+        inputs=partial(_inputs, made),
+        run=partial(_run, made),
+        product="image in the registry",
+        needs=(made, SMOKE),
+        intact=_intact,
+        pushes=True,
+    )
+
+
+PUSH = push_stage("push", PACKAGE, version=2)
