@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import stat
+import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -140,10 +140,10 @@ class FakeEngine:
 
 @dataclass
 class Build:
-    """What was built: the request, and its context: path -> mode and time."""
+    """What was built: the request, and its archive: path -> mode, time and owner."""
 
     request: BuildRequest
-    context: dict[str, tuple[int, int]]
+    archive: dict[str, tuple[int, int, int]]
 
 
 @dataclass
@@ -167,9 +167,10 @@ class Embed:
     ) -> BuildResult:
         assert log.name == "embed.log"
         assert cancel
-        progress("COPY models/ /models/")
-        paths = {path.relative_to(request.context).as_posix(): path.stat() for path in request.context.rglob("*")}
-        held = {name: (stat.S_IMODE(found.st_mode), int(found.st_mtime)) for name, found in paths.items()}
+        progress("ADD model.tar /")
+        with tarfile.open(request.context / "model.tar") as archive:
+            held = {one.name: (one.mode, int(one.mtime), one.uid) for one in archive}
+        assert [path.name for path in request.context.iterdir()] == ["model.tar"]
         self.builds.append(Build(request, held))
         self.engine.model = request.dockerfile.read_text().partition("MODEL_NAME=")[2].split()[0]
         self.engine.images[request.tags[0]] = MADE  # also where it is ended now
@@ -216,13 +217,15 @@ def test_the_image_has_the_model_with_modes_and_times_of_its_own(embed: Embed, t
     document = found(embed(str(tmp_path / "half_plus_two"), "--json"))
     (build,) = embed.builds
     place = "models/half_plus_two/123"
-    assert {name for name, (mode, _) in build.context.items() if mode == 0o644} == {
+    assert {name for name, (mode, _, _) in build.archive.items() if mode == 0o644} == {
         f"{place}/{name}" for name in (*files, "saved_model.pb")
     }
-    assert {(mode, time) for mode, time in build.context.values()} == {(0o755, CREATED), (0o644, CREATED)}
+    assert set(build.archive.values()) == {(0o755, CREATED, 0), (0o644, CREATED, 0)}
+    folders = ("models", "models/half_plus_two", place, f"{place}/assets", f"{place}/variables")
+    assert list(build.archive)[:5] == list(folders), "what is in a folder comes after it"
     request = build.request
     assert (request.network, request.build_args) == ("none", (("SOURCE_DATE_EPOCH", str(CREATED)),))
-    assert "FROM r:full\nCOPY models/ /models/\nENV MODEL_NAME=half_plus_two" in request.dockerfile.read_text()
+    assert "FROM r:full\nADD model.tar /\nENV MODEL_NAME=half_plus_two" in request.dockerfile.read_text()
     labels = dict(request.labels)
     assert labels["org.serving-factory.model.sha256"] == document["sha256"]
     assert labels["org.opencontainers.image.title"].startswith("half_plus_two 123 on TensorFlow Serving 2.19.1, cpu")
@@ -430,7 +433,7 @@ def test_a_container_that_ends_is_reported(embed: Embed) -> None:
 @pytest.mark.parametrize(
     ("fault", "code", "text"),
     [
-        (BuildFailed(step="[2/2] COPY models/ /models/", tail=("no",), exit_code=1, text=""), 24, "failed to build"),
+        (BuildFailed(step="[2/2] ADD model.tar /", tail=("no",), exit_code=1, text=""), 24, "failed to build"),
         (KeyboardInterrupt(), 130, "Cancelled"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_module
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from serving_factory.catalogue.releases import releases
@@ -45,10 +45,7 @@ def deploy(typed: Sequence[str], options: DeployOptions) -> None:
     if not ids:
         raise UsageError(f"`deploy {kind}` takes VARIANT..., got no word", remedy="`./factory list` shows all variants")
     output = Path(options.output or "deploy")
-    services = services_of(options.asked, ids)
-    if options.model != "volume":
-        name = options.model.partition(":")[2]
-        services = [_embedded(one, options.asked.folder / one.variant.id, name) for one in services]
+    services = services_of(options.asked, ids, options.model)
     planned = [
         _File(variant=one.variant.id, path=path, text=text, change=_change(path, text))
         for one in services
@@ -69,41 +66,50 @@ def deploy(typed: Sequence[str], options: DeployOptions) -> None:
     show({"written": not options.dry_run, "files": files}, text, json=options.json)
 
 
-def services_of(asked: Asked, ids: Sequence[str]) -> list[Service]:
-    """Describe the services of some variants; NotBuiltError names all of them that were not pushed."""
+def services_of(asked: Asked, ids: Sequence[str], source: str = "volume") -> list[Service]:
+    """Describe the services of some variants, with models from a source; NotBuiltError where one was not pushed."""
     matrix = asked.load()
     chosen = select(matrix, variants=ids)
-    images = {one.id: recorded_image(asked.folder / one.id) for one in chosen}
+    folders = {one.id: asked.folder / one.id for one in chosen}
+    if source == "volume":
+        images = {id_: (image, "") for id_, image in _pushed(folders).items()}
+    else:
+        images = {id_: _embedded(id_, folder, source.partition(":")[2]) for id_, folder in folders.items()}
+    facts = {one.id: releases()[one.release].server for one in chosen}
+    return [
+        Service(
+            variant=one,
+            image=images[one.id][0],
+            user=matrix.images.user,
+            health=HEALTH,
+            rest=facts[one.id].rest,
+            flags=frozenset(facts[one.id].flags),
+            model=images[one.id][1],
+        )
+        for one in chosen
+    ]
+
+
+def _pushed(folders: Mapping[str, Path]) -> Mapping[str, str]:
+    """Name the variants' images by their digests; NotBuiltError names all of them that were not pushed."""
+    images = {id_: recorded_image(folder) for id_, folder in folders.items()}
     if missing := [id_ for id_, image in images.items() if image is None or not image.published]:
         raise NotBuiltError(
             f"not pushed, or packaged again since: {', '.join(missing)}",
             why="a service names its image by the digest that a registry gave it",
             remedy=f"./factory build --registry HOST {' '.join(f'--variant {id_}' for id_ in missing)}",
         )
-    facts = {one.id: releases()[one.release].server for one in chosen}
-    return [
-        Service(
-            variant=one,
-            image=image.name,
-            user=matrix.images.user,
-            health=HEALTH,
-            rest=facts[one.id].rest,
-            flags=frozenset(facts[one.id].flags),
-        )
-        for one in chosen
-        if (image := images[one.id])
-    ]
+    return {id_: image.name for id_, image in images.items() if image}
 
 
-def _embedded(service: Service, folder: Path, name: str) -> Service:
-    """Serve a model that is in an image made from a variant's; NotBuiltError, UsageError where there is no one such."""
+def _embedded(id_: str, folder: Path, name: str) -> tuple[str, str]:
+    """Name an image that was made from a variant's, and its model; NotBuiltError, UsageError if that is not one."""
     packaged = PACKAGE.read(folder)
     found = {
         one.model: image
         for one in embedded_models(folder)
         if packaged and one.base == packaged.outputs.image and (image := pushed_name(one)) and name in {"", one.model}
     }
-    id_ = service.variant.id
     if not found:
         raise NotBuiltError(
             f"no model{f' {name}' if name else ''} is embedded in the image of {id_} and pushed",
@@ -116,7 +122,7 @@ def _embedded(service: Service, folder: Path, name: str) -> Service:
             remedy=f"name one: --model embedded:{next(iter(found))}",
         )
     ((model, image),) = found.items()
-    return replace(service, image=image, model=model)
+    return image, model
 
 
 def _files(kind: str, service: Service, folder: Path, root: Path) -> Iterator[tuple[Path, str]]:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path, PurePath
 
 from serving_factory.pipeline.records import read_json, write_atomically
@@ -19,10 +20,12 @@ from serving_factory.pipeline.records import read_json, write_atomically
 _SETTLED = 2.0
 
 
-def file_digest(path: Path) -> str:
+def file_digest(file: Path | BufferedReader) -> str:
     """The sha256 of a file, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            return file_digest(stream)
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # Quoted path → what is there: `file` or `program` with its sha256, or `link` with its quoted target

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 from serving_factory.docker.buildx import BuildFailed, BuildRequest
 from serving_factory.docker.registry import ImageName
@@ -156,7 +159,7 @@ def plan_embedding(job: Job, place: Path, *, name: str, request: Request | None)
         job=job,
         packaged=packaged,
         model=model,
-        sha256=_digest(model.folder, model),
+        sha256=_digest(_digests(model.folder, model), model),
         question=question_for(model, name, job.recipe.release.server, request),
     )
     if not is_tag(embedding.tag):
@@ -268,7 +271,8 @@ def _build(embedding: Embedding, temporary: str, progress: Progress) -> str | No
     shutil.rmtree(context, ignore_errors=True)  # what a killed run left
     try:
         epoch = job.site.engine.image_created(embedding.packaged.image)
-        _stage(embedding, context, epoch)
+        context.mkdir(parents=True)
+        _archive(embedding, context / "model.tar", epoch)
         request = BuildRequest(
             dockerfile=dockerfile,
             context=context,
@@ -289,27 +293,43 @@ def _build(embedding: Embedding, temporary: str, progress: Progress) -> str | No
         shutil.rmtree(context, ignore_errors=True)
 
 
-def _stage(embedding: Embedding, context: Path, epoch: int) -> None:
-    """Copy the model as it is to be in the image: readable by every user, and with one time, so that it is the same."""
+def _archive(embedding: Embedding, file: Path, epoch: int) -> None:
+    """Write the model as it is to be in the image: readable by every user, and the same wherever it is made."""
+    # An archive, because BuildKit sets times of folders that it copies when it has last fetched something into them.
     model = embedding.model
-    target = context / "models" / embedding.name / str(model.version)
-    for name in model.files:
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model.folder / name, target / name)
-    if _digest(target, model) != embedding.sha256:
+    target = PurePosixPath("models", embedding.name, str(model.version))
+    paths = [target / name for name in model.files]
+    folders = {folder for path in paths for folder in path.parents if folder.name}
+    with tarfile.open(file, "w") as archive:
+        for folder in sorted(folders):
+            archive.addfile(_entry(folder, epoch, mode=0o755, type=tarfile.DIRTYPE))
+        for path, name in zip(paths, model.files, strict=True):
+            with (model.folder / name).open("rb") as stream:
+                archive.addfile(_entry(path, epoch, mode=0o644, size=os.fstat(stream.fileno()).st_size), stream)
+    with tarfile.open(file) as archive:
+        held = {one.name: cast("BufferedReader", archive.extractfile(one)) for one in archive if one.isfile()}
+        digests = {name: file_digest(held[str(path)]) for path, name in zip(paths, model.files, strict=True)}
+    if _digest(digests, model) != embedding.sha256:
         raise ModelError(
             f"{model.folder} was changed while it was copied.",
             remedy="Run the same command again when nothing writes to it.",
         )
-    for path in (context, *context.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-        os.utime(path, (epoch, epoch))
 
 
-def _digest(folder: Path, model: SavedModel) -> str:
-    return entries_digest(
-        {quoted(PurePosixPath(str(model.version), name)): ("file", file_digest(folder / name)) for name in model.files}
-    )
+def _entry(path: PurePosixPath, epoch: int, **values: object) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(str(path))
+    for name, value in {"mtime": epoch, **values}.items():
+        setattr(entry, name, value)
+    return entry
+
+
+def _digests(folder: Path, model: SavedModel) -> Mapping[str, str]:
+    return {name: file_digest(folder / name) for name in model.files}
+
+
+def _digest(digests: Mapping[str, str], model: SavedModel) -> str:
+    entries = {quoted(PurePosixPath(str(model.version), name)): ("file", digests[name]) for name in model.files}
+    return entries_digest(entries)
 
 
 def _try_image(embedding: Embedding, image: str, progress: Progress) -> Mapping[str, str]:
