@@ -141,11 +141,11 @@ def test_another_machines_cpu_never_comes_with_this_machines_driver(
     assert read_host("", "").driver_from.endswith("is not there")
 
 
-@pytest.mark.parametrize("text", [None, "", "processor : 0\nFeatures : fp asimd\n"])
-def test_a_file_without_flags_is_refused(tmp_path: Path, text: str | None) -> None:
-    if text is not None:
-        (tmp_path / "cpuinfo").write_text(text)
-    with pytest.raises(FactoryError, match="cpuinfo lists no flags"):
+@pytest.mark.parametrize("data", [None, b"", b"processor : 0\nFeatures : fp asimd\n", b"\x7fELF\xd0"])
+def test_a_file_without_flags_is_refused(tmp_path: Path, data: bytes | None) -> None:
+    if data is not None:
+        (tmp_path / "cpuinfo").write_bytes(data)
+    with pytest.raises(FactoryError, match="there is no file .*cpuinfo" if data is None else "cpuinfo lists no flags"):
         read_host(str(tmp_path / "cpuinfo"), "")
 
 

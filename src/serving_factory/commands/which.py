@@ -74,7 +74,7 @@ def read_host(cpuinfo: str, driver: str) -> Host:
     flags = probes.cpu_flags(file)
     if flags is None:
         raise FactoryError(
-            f"{file} lists no flags of an x86-64 CPU",
+            f"{file} lists no flags of an x86-64 CPU" if file.is_file() else f"there is no file {file}",
             remedy="copy /proc/cpuinfo of the machine that will serve, and name it: --cpuinfo FILE",
         )
     if driver:

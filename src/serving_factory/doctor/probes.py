@@ -19,7 +19,7 @@ _DRIVER = re.compile(r"Kernel Module\s+(?:for \S+\s+)?(\d+(?:\.\d+)+)")
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
     """Return the features of this machine's CPU; None where Linux lists none, or it is no x86 CPU."""
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
     flags = next((line for line in lines if line.startswith("flags")), None)
     return None if flags is None else frozenset(flags.partition(":")[2].split())
 
