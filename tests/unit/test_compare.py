@@ -93,6 +93,15 @@ def test_a_quiet_machine_is_not() -> None:
     assert results([sample(100, 0.01)] * 6, [sample(103, 0.01)] * 6).notes == ()
 
 
+def test_what_is_certain_under_some_loads_only_is_said() -> None:
+    found = measured([sample(100, 0.01)] * 6, [sample(200, 0.01)] * 6)
+    found.samples.update(
+        {(A, RATE): [sample(100, 0.01)] * 6, (B, RATE): [sample(100, n / 100) for n in (1, 2, 1, 1, 3, 1)]}
+    )
+    (note,) = results_of(found, (A, B), {"one": 1, "two": 1}).notes
+    assert note.startswith("b differs from a with certainty under 1 of 2 loads.")
+
+
 def test_too_few_rounds_are_said_to_be_too_few() -> None:
     (note,) = results([sample(100, 0.01)] * 2, [sample(300, 0.01)] * 2).notes
     assert note == "6 rounds or more say whether b differs from a; these were fewer."

@@ -122,8 +122,14 @@ def notes_of(figures: Sequence[Figures], servers: Sequence[str]) -> list[str]:
     found = []
     for name in servers[1:]:
         mine = [one for one in figures if one.server == name and one.ratio]
-        if mine and not any(one.differs for one in mine):
+        certain = sum(bool(one.differs) for one in mine)
+        if mine and not certain:
             found.append(_indistinct(name, servers[0], [one.ratio for one in mine if one.ratio]))
+        elif certain < len(mine):
+            found.append(
+                f"{name} differs from {servers[0]} with certainty under {certain} of {len(mine)} loads. Under the "
+                "others they are equally fast, or the machine is too noisy to show which is faster."
+            )
     if busy := [one for one in figures if one.client >= SATURATED]:
         most = max(one.client for one in busy)
         found.append(
