@@ -294,6 +294,11 @@ def test_inputs_with_different_numbers_of_rows_are_refused() -> None:
         inputs_for("model", signature, (2,))
 
 
+def test_an_input_that_no_memory_holds_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"`--sizes 9999`: the input x would be \[1, 9999, 9999, 3\]"):
+        asked("DT_FLOAT", (-1, -1, -1, 3), 9999)
+
+
 def test_inputs_of_another_type_are_refused() -> None:
     with pytest.raises(UsageError, match="x is DT_HALF"):
         asked("DT_HALF", (-1, 2))

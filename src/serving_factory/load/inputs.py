@@ -21,6 +21,7 @@ _CODES = {"DT_FLOAT": "f", "DT_DOUBLE": "d", "DT_INT32": "i", "DT_INT64": "q", "
 _FLOATS = ("DT_FLOAT", "DT_DOUBLE")
 _STRING = "DT_STRING"
 _FORMATS = ("PNG", "JPEG")
+_MOST_NUMBERS = 2**26  # 4096 by 4096 pixels of RGB are fewer; as JSON they have 300 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,11 @@ def _numbers(model: str, signature: Signature, size: int, *, pictures: bool) -> 
         first, *others = signature.shapes[name] or (-1,)
         open_first = 1 if pictures else size
         shape = [open_first if first < 0 else first, *(size if one < 0 else one for one in others)]
+        if math.prod(shape) > _MOST_NUMBERS:
+            raise UsageError(
+                f"`--sizes {size}`: the input {name} would be {shape}, more than {_MOST_NUMBERS:,} numbers",
+                remedy="give smaller --sizes",
+            )
         last = [number for number, _ in zip(_pattern(kind), range(shape[-1]), strict=False)]
         content = struct.pack(f"<{len(last)}{_CODES[kind]}", *last) * math.prod(shape[:-1])
         tensors[name] = pb.TensorProto(dtype=kind, tensor_shape=_shape(shape), tensor_content=content)
