@@ -31,6 +31,7 @@ from serving_factory.pipeline.records import write_atomically
 
 _GPU_VARIABLE = "NVIDIA_VISIBLE_DEVICES"  # set in images that NVIDIA's tools are to give GPUs
 _USUAL_INPUTS = 3
+_NO_OP = "Op type"  # begins what a server says of an op that it does not have, or not for strings
 _IDLE = 0.25  # of the CPUs
 
 
@@ -165,7 +166,7 @@ def _loadable(engine: Engine, subjects: Sequence[Subject], models: Sequence[Path
                 with started(engine, subject, model, owner=owner, patience=PATIENCE, cancel=Cancel()):
                     pass
         except ServerNotReadyError as error:
-            if "Op type not registered" not in error.what:
+            if _NO_OP not in error.what:
                 raise
             progress(f"{subject.name} cannot decode pictures: the client decodes, and sends pixels.")
         else:
