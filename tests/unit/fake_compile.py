@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,6 +53,15 @@ class FakeEngine:
 
     def image_size(self, _name: str) -> int:
         return 9
+
+    def remove_if_only(self, image: str, names: Collection[str]) -> bool:
+        found = {name for name, of in self.names.items() if of == image}
+        if not found <= {*names}:
+            return False
+        for name in found:
+            del self.names[name]
+        self.removed.append(image)
+        return True
 
     def remove_unnamed(self, image: str) -> None:
         self.removed.append(image)

@@ -306,6 +306,30 @@ class TestImages:
         Engine.connect().remove_unnamed("sha256:1")
         assert fake.asked["DELETE /images/sha256:1"] == removed
 
+    @pytest.mark.parametrize(
+        ("found", "answer", "removed"),
+        [
+            (["r:full", "r:alias"], (200, []), True),
+            ([], (200, []), True),
+            (["r:full", "mine:1"], (200, []), False),
+            (["r:full"], (409, {"message": "used by running container"}), False),
+            (["r:full"], (404, {"message": "No such image"}), False),
+        ],
+    )
+    def test_an_image_that_was_replaced_goes_unless_it_has_another_name_or_is_used(
+        self, fake: FakeEngine, found: list[str], answer: Answer, *, removed: bool
+    ) -> None:
+        fake.answers["GET /images/sha256:1/json"] = (200, {"Id": "sha256:1", "RepoTags": found})
+        for name in ("sha256:1", "r:full", "r:alias"):
+            fake.answers[f"DELETE /images/{name}"] = answer
+        assert Engine.connect().remove_if_only("sha256:1", ["r:full", "r:alias", "r:third"]) is removed
+        asked = [name for name in fake.asked if name.startswith("DELETE")]
+        assert asked == ([] if "mine:1" in found else [f"DELETE /images/{name}" for name in found or ["sha256:1"]])
+        fake.answers["DELETE /images/sha256:1"] = fake.answers["DELETE /images/r:full"] = (500, {"message": "no"})
+        if asked:
+            with pytest.raises(EngineError):
+                Engine.connect().remove_if_only("sha256:1", ["r:full", "r:alias"])
+
     def test_capacity(self, fake: FakeEngine) -> None:
         fake.answers["GET /info"] = (200, {"NCPU": 2, "MemTotal": 25_000_000_000})
         assert Engine.connect().capacity() == (2, 25_000_000_000)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invoke.exceptions import Exit
 
@@ -36,13 +36,23 @@ from serving_factory.pipeline.events import Event, EventKind, Status, VariantRes
 from serving_factory.pipeline.history import Recorder, disk_of
 from serving_factory.pipeline.job import Job, Site, Stage, Use
 from serving_factory.pipeline.records import matrix_name
-from serving_factory.pipeline.runner import candidates, has_work, needs_of, plan_stages
+from serving_factory.pipeline.runner import (
+    candidates,
+    has_work,
+    needs_of,
+    plan_stages,
+    remove_replaced,
+    unpushed_images,
+)
 from serving_factory.pipeline.runner import clean as clean_site
 from serving_factory.pipeline.scheduler import PipelineRun
 from serving_factory.pipeline.stages import DEVEL_STAGES, stage, stages_for
 from serving_factory.recipes.addresses import Download, downloads_of
 from serving_factory.recipes.pins import require_locked, unpinned_bases
 from serving_factory.recipes.recipe import Unbuildable, recipes_for
+
+if TYPE_CHECKING:
+    from serving_factory.pipeline.stages.package import Packaged
 
 
 def build(options: RunOptions) -> None:
@@ -152,6 +162,7 @@ def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResu
     checkout, site = options.asked.checkout, run.site
     with hold_lock(checkout.build), hold_matrix_lock(site.build):
         turns, estimate = _begin(run)
+        held = {job.recipe.variant.id: unpushed_images(job) for job in run.jobs}
         recorder = Recorder(
             checkout.build,
             run.jobs,
@@ -181,7 +192,7 @@ def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResu
         reporter.summary(results)
         notes = ""
         if not isinstance(done.ended_by, CancelledError):
-            notes = _after(run.jobs, stages, results, run.matrix.resources.cache)
+            notes = _removed(run.jobs, held, results) + _after(run.jobs, stages, results, run.matrix.resources.cache)
     if recorder.trouble:
         progress(f"Note: {recorder.trouble}")
     (sys.stderr if options.json else sys.stdout).write(notes)
@@ -216,6 +227,21 @@ def _needs(run: _Run, estimate: RunEstimate) -> tuple[list[Download], str]:
     shown = [(one.what, one.shown) for one in downloads]
     disk, free = sum(map(disk_of, recipes)), free_disk(engine_facts())
     return downloads, needs_text(shown, disk=disk, free=free, estimate=estimate)
+
+
+def _removed(jobs: Sequence[Job], held: Mapping[str, Mapping[str, Packaged]], results: Sequence[VariantResult]) -> str:
+    """Remove the images that this run has replaced by others, and say so: they would pile up under their full tags."""
+    built = {result.variant for result in results if result.status is Status.BUILT}
+    try:
+        names = [
+            name
+            for job in jobs
+            if job.recipe.variant.id in built
+            for name in remove_replaced(job, held[job.recipe.variant.id])
+        ]
+    except FactoryError as error:  # what was built is built
+        return f"Images that newer ones replaced could not be removed: {error.what}\nWhat to do: {error.remedy}\n"
+    return f"Removed {count(len(names), 'image')} that newer ones replaced: {', '.join(names)}.\n" if names else ""
 
 
 def _after(jobs: Sequence[Job], stages: Sequence[Stage[Any]], results: Sequence[VariantResult], cap: str | None) -> str:

@@ -11,7 +11,7 @@ import struct
 import tarfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -209,6 +209,23 @@ class Engine:
             contextlib.suppress(ImageNotFound),
         ):
             self._api.remove_image(reference)
+
+    def remove_if_only(self, image: str, names: Collection[str]) -> bool:
+        """Remove an image that has no other names than these, unless a container uses it; give whether it did."""
+        with typed(f"The image {image} could not be removed.", remedy="Try 'docker images'."):
+            try:
+                found = self._images.get(image).tags
+                if not {*found} <= {*names}:
+                    return False
+                for name in found or [image]:  # with its last name the image goes
+                    self._api.remove_image(name)
+            except ImageNotFound:
+                return False
+            except APIError as error:
+                if error.status_code != HTTPStatus.CONFLICT:
+                    raise
+                return False
+        return True
 
     def remove_unnamed(self, image: str) -> None:
         """Remove an image by its id if it has no name any more and no container uses it."""

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serving_factory.docker.caches import drop_cache_mounts
 from serving_factory.errors import FactoryError, NotBuiltError, os_errors_typed
 from serving_factory.pipeline.budget import Candidate
 from serving_factory.pipeline.events import Emit, Event, EventKind, Status, VariantResult
 from serving_factory.pipeline.job import Job, Site, Stage
-from serving_factory.pipeline.records import Outputs, Record, clear_logs, put_aside, record_path, write_record
+from serving_factory.pipeline.records import (
+    Outputs,
+    Record,
+    clear_logs,
+    put_aside,
+    read_json,
+    record_path,
+    write_record,
+)
 from serving_factory.pipeline.retry import Recovery
 from serving_factory.pipeline.stages import STAGES, reached, stage
-from serving_factory.recipes.recipe import CACHES, key_of
+from serving_factory.recipes.recipe import CACHES, key_of, short
+
+if TYPE_CHECKING:
+    from serving_factory.pipeline.stages.package import Packaged
 
 
 class VariantRun:
@@ -228,6 +239,30 @@ def has_work(one: Stage[Any], job: Job) -> bool:
         return bool(one.reason(job))
     except (FactoryError, OSError):  # the stage itself will report it
         return True
+
+
+_PUSHED_BY = {"package": "push", "devel": "push_devel"}
+
+
+def unpushed_images(job: Job) -> Mapping[str, Packaged]:
+    """The images that a variant's records name and no registry holds, by the stage that made each."""
+    found: dict[str, Packaged] = {}
+    for made, by in _PUSHED_BY.items():
+        record: Record[Packaged] | None = stage(made).read(job.folder)
+        # Without its stage, which takes half a second to import.
+        pushed = read_json(record_path(job.folder, by), dict[str, Any]) or {}
+        if record and (pushed.get("inputs") or {}).get("image") != short(key_of(part=record.outputs.image)):
+            found[made] = record.outputs
+    return found
+
+
+def remove_replaced(job: Job, before: Mapping[str, Packaged]) -> Iterator[str]:
+    """Remove those of the images that others have replaced; give a name of each. One with another name stays."""
+    for made, image in before.items():
+        now = stage(made).read(job.folder)
+        replaced = now is not None and now.outputs.image != image.image
+        if replaced and job.site.engine.remove_if_only(image.image, image.names):
+            yield image.names[0]
 
 
 def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
