@@ -21,6 +21,7 @@ from serving_factory.commands.boundary import open_streams  # noqa: E402
 from serving_factory.commands.cli import Command  # noqa: E402
 from serving_factory.commands.shared import (  # noqa: E402
     Asked,
+    BenchOptions,
     CacheOptions,
     Checkout,
     Chosen,
@@ -523,6 +524,24 @@ def compare(
     compare_images(images, options)
 
 
+@Command
+def bench(options: BenchOptions, *, variants: VariantIds = ()) -> None:
+    """Measure what each CPU level of a release answers, against the lowest level and the one below.
+
+    All levels of a release and flavour take turns in one run, each with one CPU: the dense model over REST and gRPC,
+    1 row and 32. A difference that the machine is too noisy to show is said to be uncertain. The history keeps it.
+
+    Examples:
+        ./factory bench 2.19.1-cpu-v3
+        ./factory bench --release 2.19.1 --gate 0.9
+        ./factory bench --matrix samples/matrix.yaml --flavour cpu --json
+        ./factory bench --dry-run
+    """
+    from serving_factory.commands.bench import bench as measure_levels
+
+    measure_levels(variants, options)
+
+
 # --- Maintain ---------------------------------------------------------------------------------------------------------
 
 _CHECKS = (
@@ -603,7 +622,7 @@ _GROUPS = {
         *("demo", "build", "compile", "inspect", "package", "smoke", "refresh"),
         *("push", "publish", "embed", "deploy"),
     ],
-    "Measure": ["compare"],
+    "Measure": ["compare", "bench"],
     "Maintain": ["setup", "test", "cache", "clean"],
 }
 _ALONE = {"setup": "Make the machine ready: environment, Docker engine, the sample's base image, an emulator of CPUs."}

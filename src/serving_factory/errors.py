@@ -268,6 +268,10 @@ class LoadError(FactoryError, code=53):
     """A server under load gave no usable answer."""
 
 
+class LevelSlowerError(FactoryError, code=54):
+    """A CPU level answers certainly fewer requests than `bench --gate` allows, against the level below."""
+
+
 class GitError(FactoryError, code=60):
     """A git mirror does not have the requested commit or file, or cannot be read."""
 

@@ -73,6 +73,8 @@ def test_each_step_of_the_nightly_works_on_the_sample(
         "vars.BAZEL_REMOTE_CACHE": "",
         "secrets.BAZEL_REMOTE_HEADERS": "",
         "matrix.variant": V1,
+        "vars.BENCH_ROUNDS || 7": "1",
+        "vars.BENCH_SECONDS || 1": "0.1",
     }
     runner = Runner(checkout, values, tmp_path)
     runner.run("plan")
@@ -83,6 +85,11 @@ def test_each_step_of_the_nightly_works_on_the_sample(
     runner.run("build")
     assert checkout.record(V1, "push")["outputs"]
     assert V1 in runner.summary.read_text(encoding="utf-8")
+    runner.run("bench")
+    measured = runner.summary.read_text(encoding="utf-8").rpartition("answers/s")[2]
+    assert [line.split()[:4] for line in measured.splitlines() if line.startswith(V1)] == [
+        [V1, protocol, rows, word] for protocol in ("REST", "gRPC") for rows, word in (("1", "row"), ("32", "rows"))
+    ]
     assert local_registry.host not in (tmp_path / "docker" / "config.json").read_text(encoding="utf-8")  # logged out
     assert local_registry.password not in runner.summary.read_text(encoding="utf-8")
 

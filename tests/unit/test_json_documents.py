@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from serving_factory.catalogue.levels import Level, level_facts
+from serving_factory.commands import bench as benching
 from serving_factory.commands import build as building
 from serving_factory.commands import cache as caching
 from serving_factory.commands import compare as comparing
@@ -22,9 +23,12 @@ from serving_factory.commands import inputs as filling
 from serving_factory.commands import preflight as looking
 from serving_factory.commands import publish as publishing
 from serving_factory.commands import refresh as refreshing
+from serving_factory.commands.images import recorded_image
 from serving_factory.commands.shared import Asked
 from serving_factory.docker.engine import Engine
 from serving_factory.errors import CompileError
+from serving_factory.load.rounds import Load, Measured
+from serving_factory.load.servers import Subject
 from serving_factory.output.reporters import JsonLinesReporter, RunView
 from serving_factory.output.text import Stream, duration, label, size
 from serving_factory.pipeline.budget import Budget
@@ -44,6 +48,7 @@ from serving_factory.recipes.recipe import recipe_for
 from .matrices import ROOT, document, load
 from .stage_records import write_records
 from .test_bazel_caches import CACHES
+from .test_bench import sample
 from .test_compare import both_loads, comparison
 from .test_offline_inputs import repository
 from .test_preflight import recorded
@@ -80,6 +85,8 @@ CASES: Mapping[str, tuple[str, list[str]]] = {
     "history of a run": ("history", ["history", "2"]),
     "history of two runs": ("history", ["history", "1", "2"]),
     "report": ("report", ["report"]),
+    "bench": ("bench", ["bench", "--gate", "0.9"]),
+    "bench --dry-run": ("bench", ["bench", "--dry-run"]),
     "doctor": ("doctor", ["doctor"]),
     "doctor --driver": ("doctor", ["doctor", "--driver", "535.54.03"]),
     "which": ("which", ["which", "--cpuinfo", "cpuinfo"]),
@@ -152,6 +159,12 @@ def run(
         folder=tmp_path / "packages", packages=70, new=3, bytes=12_000_000, wheels=(tmp_path / "x.whl",)
     )
     engine = SimpleNamespace(registry=lambda *_, **__: FakeRegistry())
+    idle = SimpleNamespace(image_id=lambda _name: "sha256:id", remove_strays=lambda _owner: 0)
+    image = recorded_image(Asked(matrix="matrix.yaml").folder / "2.19.1-cpu-v3")
+    assert image
+    subject = Subject(name="2.19.1-cpu-v3", image=image.name, cpus=1)
+    measured = Measured()
+    measured.samples[subject, Load("gRPC", "1 row")] = [sample(1000)] * 7
     site = Site(build=tmp_path, models=tmp_path, connect=lambda: cast("Engine", engine))
     changed = Changed(bytes=3000, files=4, caches=CACHES)
     for place, name, value in (
@@ -169,6 +182,9 @@ def run(
         (doctoring, "reach_all", {}),
         (publishing, "site_of", site),
         (refreshing, "compare_images", (compared(),)),
+        (benching, "site_of", SimpleNamespace(engine=idle, owner="o")),
+        (benching, "measure", measured),
+        (benching, "cpu_flags", None),
     ):
         monkeypatch.setattr(place, name, lambda *_, value=value, **_more: value)
 
@@ -294,6 +310,7 @@ CONSTANT = {
         *("and", "four", "fifths", "of", "what", "slowest", "answers", "on", "without", "pause", "at", "set", "rates"),
         *("each", "for", "load", "connections:", "compare.html", "compare.json"),
     },
+    "bench": {"500.0", "990.0"},  # milliseconds
 }
 """Words of a command's tables that are no facts."""
 

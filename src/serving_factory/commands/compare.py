@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from serving_factory.commands.compare_page import comparison_page, spread
+from serving_factory.commands.compare_page import comparison_page
 from serving_factory.commands.images import recorded_image
 from serving_factory.commands.report import build_command
 from serving_factory.commands.shared import CompareOptions, progress, show, width
+from serving_factory.commands.watched import watched
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import GpuAccess
 from serving_factory.docker.process import Cancel
 from serving_factory.errors import GpuMissingError, NotBuiltError, ServerNotReadyError, UnknownNameError, UsageError
 from serving_factory.load.results import Figures, Results, results_of
-from serving_factory.load.rounds import PATIENCE, OnStep, Plan, measure
+from serving_factory.load.rounds import PATIENCE, Plan, measure
 from serving_factory.load.servers import Subject, started
-from serving_factory.load.statistics import CONFIDENCE
+from serving_factory.load.statistics import CONFIDENCE, spread
 from serving_factory.matrix.problems import nearest
 from serving_factory.output.text import duration, size, table
 from serving_factory.pipeline.build_lock import hold_lock
@@ -179,7 +178,7 @@ def _measured(engine: Engine, plan: Plan) -> Comparison:
     began = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     load = round(os.getloadavg()[0], 2)
     machine = {"cpus": cpus, "memory": memory, "load_average": load}
-    with _watched() as on_step:
+    with watched() as on_step:
         measured = measure(engine, plan, cancel=Cancel(), on_step=on_step)
     sizes = {one.image: engine.image_size(one.image) for one in plan.subjects}
     results = results_of(measured, plan.subjects, sizes)
@@ -187,35 +186,6 @@ def _measured(engine: Engine, plan: Plan) -> Comparison:
         busy = f"The machine was busy before this began: a load average of {load:g} on {cpus} CPUs."
         results = replace(results, notes=(busy, *results.notes))
     return Comparison(started=began, machine=machine, plan=plan, results=results)
-
-
-@contextmanager
-def _watched() -> Iterator[OnStep]:
-    """Show where the run stands: a bar on a terminal, else a line for each round."""
-    if not sys.stderr.isatty():
-        seen = set[str]()
-
-        def by_line(done: int, steps: int, text: str) -> None:
-            del done, steps
-            if (where := text.partition(":")[0]) not in seen:
-                seen.add(where)
-                progress(where)
-
-        yield by_line
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
-
-    columns = (
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, steps, text: bar.update(task, completed=done, total=steps or None, description=text)
 
 
 # --- what is printed --------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from serving_factory.load.results import Figures, Results
-from serving_factory.load.statistics import CONFIDENCE, Interval
+from serving_factory.load.statistics import CONFIDENCE, Interval, spread
 from serving_factory.output.page import Bar, Node, Range, bars, charts, legend, lines, node, page, table
 from serving_factory.output.text import size
 
@@ -173,10 +173,3 @@ def _method(comparison: Comparison) -> list[Node]:
 
 def _range(figure: Interval, factor: float = 1.0) -> Range:
     return factor * figure.low, factor * figure.middle, factor * figure.high
-
-
-def spread(figure: Interval, form: str, factor: float = 1.0) -> str:
-    """A figure with its interval: `12.0 (11.8 to 12.4)`."""
-    values = (figure.middle, figure.low, figure.high)
-    middle, low, high = (f"{factor * value:{form}}" if math.isfinite(value) else "never" for value in values)
-    return middle if low == high else f"{middle} ({low} to {high})"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from serving_factory.commands.shared import Asked, progress, show, width
 from serving_factory.errors import UnknownNameError, UsageError
+from serving_factory.load.levels import LevelFigures
+from serving_factory.load.statistics import spread
 from serving_factory.output.text import cell, count, duration, label, size, table, words
 from serving_factory.pipeline.build_lock import held_since
 from serving_factory.pipeline.history import Change, Run, changes, read_run, read_runs, run_numbers
@@ -86,6 +88,7 @@ def _show_run(run: Run, *, json: bool) -> None:
             {**asdict(one), "facts": [{"name": name, "value": value} for name, value in one.facts.items()]}
             for one in run.stages
         ],
+        "bench": run.bench,
     }
     heads = ("variant", "result", ">time", ">estimated", ">binary", ">image", "binary's sha256", "error")
     rows = [
@@ -101,13 +104,39 @@ def _show_run(run: Run, *, json: bool) -> None:
         )
         for one in run.variants
     ]
-    without = "It did not end by itself.\n" if run.ended is None else "It had no variant to work on.\n"
+    measured = bench_table(run.bench) if run.bench else "It had no variant to work on.\n"
+    without = "It did not end by itself.\n" if run.ended is None else measured
     text = f"Run {run.id}, {run.started}, {span(run)}: {run.command}\n\n"
     text += table(heads, rows, width=width()) if rows else without
     if run.stages:
         worked = [(one.variant, one.stage, one.status, _time(one.seconds)) for one in run.stages]
         text += f"\nStages that ran:\n\n{table(('variant', 'stage', 'result', '>time'), worked, width=width())}"
     show(document, text, json=json)
+
+
+def bench_table(figures: Sequence[LevelFigures]) -> str:
+    """A line for each variant and load."""
+    heads = (
+        "variant",
+        "protocol",
+        "input",
+        ">answers/s",
+        ">p50 ms",
+        ">p99 ms",
+        ">to the lowest",
+        ">to the one below",
+        "gate",
+    )
+    rows = [
+        (
+            *(one.variant, one.protocol, one.input, spread(one.per_second, ".0f")),
+            *(spread(each, ".1f", 1000) if each else "never" for each in (one.p50, one.p99)),
+            *(spread(each, ".2f") if each else "" for each in (one.to_lowest, one.to_below)),
+            one.verdict or "",
+        )
+        for one in figures
+    ]
+    return table(heads, rows, width=width()) + "\n"
 
 
 def _show_changes(before: Run, after: Run, *, json: bool) -> None:

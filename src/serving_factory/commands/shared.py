@@ -97,6 +97,7 @@ _sizes = _reader(
     "write {} 128,256",
 )
 _seconds = _reader(r"[0-9]{1,4}(\.[0-9]+)?", float, "a positive number of seconds", "write {0} 2, or {0} 0.5")
+_ratio = _reader(r"[0-9](\.[0-9]{1,3})?", float, "a positive number below 10", "write {} 0.9")
 _use = _reader("auto|require|never", str, "auto, require or never", "write {} require, or leave it out for auto")
 _source = _reader(
     "volume|embedded(:[A-Za-z0-9][A-Za-z0-9_.-]*)?",
@@ -332,6 +333,9 @@ _CPUS = "limit each image to so many CPUs; several limits are servers of their o
 _SIZES = "heights and widths of pictures, or numbers of rows (default: 128,256,512, or 1,32)"
 _RATES = "requests a second to send beside the most (default: half and four fifths of the slowest one's most)"
 _ROUNDS = "measure so often; below 6 no difference is certain (default: 7)"
+_EACH = "send each load for so long, in each round (default: 1)"
+_PLAN = "print what would be measured and how long it takes, and start nothing"
+_GATE = "fail where a level certainly answers less than this part of what the level below answers, such as 0.9"
 _MODEL = "a model's folder, with a numbered one in it (default: a picture model)"
 
 
@@ -346,13 +350,23 @@ class CompareOptions:
     sizes: Annotated[tuple[int, ...] | None, Option(_SIZES, "NUMBERS", _sizes)] = None
     rates: Annotated[tuple[float, ...] | None, Option(_RATES, "NUMBERS", _numbers)] = None
     rounds: Annotated[int | None, Option(_ROUNDS, "INTEGER", _positive)] = None
-    seconds: Annotated[
-        float | None, Option("send each load for so long, in each round (default: 1)", "SECONDS", _seconds)
-    ] = None
+    seconds: Annotated[float | None, Option(_EACH, "SECONDS", _seconds)] = None
     output: Annotated[str, Option("the page; JSON goes beside it (default: compare.html)", "FILE", new_file)] = (
         "compare.html"
     )
-    dry_run: Annotated[bool, Option("print what would be measured and how long it takes, and start nothing")] = False
+    dry_run: Annotated[bool, Option(_PLAN)] = False
+    json: Json = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """The options of `bench`."""
+
+    asked: Annotated[Asked, ("matrix", "target", "release", "flavour")]
+    gate: Annotated[float | None, Option(_GATE, "NUMBER", _ratio)] = None
+    rounds: Annotated[int, Option(_ROUNDS, "INTEGER", _positive)] = 7
+    seconds: Annotated[float, Option(_EACH, "SECONDS", _seconds)] = 1.0
+    dry_run: Annotated[bool, Option(_PLAN)] = False
     json: Json = False
 
 

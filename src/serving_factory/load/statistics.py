@@ -44,3 +44,10 @@ def ratio_of(ours: Sequence[float], theirs: Sequence[float]) -> Interval:
 def percentile(values: Sequence[float], share: float) -> float:
     """The value that a share of all do not exceed (nearest rank); infinite where there is none."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else math.inf
+
+
+def spread(figure: Interval, form: str, factor: float = 1.0) -> str:
+    """A figure with its interval: `12.0 (11.8 to 12.4)`."""
+    values = (figure.middle, figure.low, figure.high)
+    middle, low, high = (f"{factor * value:{form}}" if math.isfinite(value) else "never" for value in values)
+    return middle if low == high else f"{middle} ({low} to {high})"

@@ -23,6 +23,7 @@ from typing import Any
 
 from serving_factory.catalogue.upstream_files import read_workspace
 from serving_factory.errors import HistoryError, os_remedy
+from serving_factory.load.levels import LevelFigures
 from serving_factory.pipeline import estimates, events
 from serving_factory.pipeline.budget import Schedule
 from serving_factory.pipeline.estimates import NOTHING_TO_DO, RunEstimate, StageRun
@@ -38,6 +39,7 @@ _OLD = "history.sqlite"  # what earlier factories wrote
 _FORMAT = 1
 _KEPT = 300  # runs
 _FILE = re.compile(r"([1-9][0-9]{0,8})\.jsonl")
+_BENCH = "bench"  # the name of an event
 _ENDINGS = {EventKind.FINISHED.value, EventKind.FAILED.value, EventKind.CANCELLED.value}
 _SENSELESS = (LookupError, TypeError, ValueError, AttributeError)  # what reading a document of another shape raises
 
@@ -77,6 +79,7 @@ class Run:
     damaged: int = 0  # lines of its file that cannot be read
     variants: tuple[VariantRun, ...] = ()  # what became of them; empty before the end
     stages: tuple[StageRun, ...] = ()  # those that worked, in the order in which they ended
+    bench: tuple[LevelFigures, ...] = ()  # what `bench` measured
 
 
 def run_numbers(build: Path) -> list[int]:
@@ -119,19 +122,22 @@ def read_run(build: Path, number: int, *, whole: bool = True) -> Run:
             remedy="delete the file, or read it with the factory that wrote it",
         ) from None
     stages: list[StageRun] = []
+    bench: list[LevelFigures] = []
     damaged = 0
     for line in filter(None, rest.split(b"\n") if whole else [rest.rpartition(b"\n")[2]]):
         try:
             event = json.loads(line)
             if event["event"] == "summary":
                 members |= _end(event)
+            elif event["event"] == _BENCH:
+                bench.append(decode_known(LevelFigures, event))
             elif event["event"] in _ENDINGS and "seconds" in event:  # else the stage had not begun
                 _seconds(event)
                 one = decode_known(StageRun, {**event, "status": event["event"], "facts": {}})
                 stages.append(replace(one, facts=numbers(event.get("facts", {}))))
         except (*_SENSELESS, RecursionError):
             damaged += 1
-    return Run(**members, damaged=damaged, stages=tuple(stages))
+    return Run(**members, damaged=damaged, stages=tuple(stages), bench=tuple(bench))
 
 
 def _content(file: Path) -> bytes:
@@ -264,6 +270,11 @@ class Recorder:
                 if event.kind is EventKind.FINISHED and (record := stage(event.stage).read(job.folder)):
                     members |= {"key": record.key, "facts": numbers(asdict(record.outputs))}
             self._write(event.kind.value, members)
+
+    def add(self, figures: LevelFigures) -> None:
+        """Write what was measured of a variant."""
+        with self._lock:
+            self._write(_BENCH, asdict(figures))
 
     def end(self, results: Sequence[VariantResult]) -> None:
         """Write what became of the variants, and remove the files of the oldest runs."""

@@ -56,9 +56,14 @@ class Emulated:
     ended: int | None  # the server's exit code there; the launcher had refused with 78
 
     def __str__(self) -> str:
-        parts = [f"served on {self.cpu}"] if self.cpu else []
-        parts += [f"ended with {exit_text(self.ended)} on {self.lower_cpu}"] if self.lower_cpu else []
+        parts = [f"served on {_model(self.cpu)}"] if self.cpu else []
+        parts += [f"ended with {exit_text(self.ended)} on {_model(self.lower_cpu)}"] if self.lower_cpu else []
         return f"{'; '.join(parts)} (qemu {self.qemu})"
+
+
+def _model(cpu: str) -> str:
+    """A CPU by its model, without what is turned off and on."""
+    return cpu.partition(",")[0]
 
 
 def plan_emulation(emulator: Emulator, level: Level, cpu_flags: Sequence[str]) -> tuple[EmulationPlan | None, str]:

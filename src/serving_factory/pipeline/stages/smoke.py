@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from serving_factory.catalogue.cuda import cuda_in_image, why_not_driver
-from serving_factory.catalogue.levels import emulated_cpus, level_below
+from serving_factory.catalogue.levels import emulated_cpus, level_below, level_facts
 from serving_factory.docker.emulator import EMULATOR, Emulator
 from serving_factory.docker.host import GPU_REMEDY, GpuAccess
 from serving_factory.errors import EmulatorMissingError, GpuDriverError, GpuMissingError
@@ -55,10 +55,11 @@ def _inputs(job: Job) -> Mapping[str, object]:
     }
 
 
-def _emulated_cpus(job: Job) -> list[str]:
+def _emulated_cpus(job: Job) -> list[list[str]]:
     # Not the emulator's version: another one emulates the same CPUs, and smokes nothing again.
     level = job.recipe.variant.level
-    return [emulated_cpus()[one] for one in (level, level_below(level)) if one and one in emulated_cpus()]
+    levels = [one for one in (level, level_below(level)) if one and one in emulated_cpus()]
+    return [[emulated_cpus()[one], *level_facts(one).cpuinfo] for one in levels]
 
 
 def can_emulate(job: Job) -> bool:
@@ -204,7 +205,7 @@ def _run(job: Job, progress: Progress) -> Smoked:
 
 SMOKE = Stage(
     name="smoke",
-    version=5,
+    version=6,
     outputs=Smoked,
     inputs=_inputs,
     run=_run,
