@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serving_factory.commands.report import matrix_page, measure, past
+from serving_factory.commands.report import COMPARISON, Speed, matrix_page, measure, past, read_speeds
 from serving_factory.commands.shared import Asked
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.pipeline.history import Run, VariantRun
@@ -50,7 +50,7 @@ def made(matrix: Matrix, records: dict[str, dict[str, Record[Any]]], runs: list[
     for one in matrix.variants:
         document = measure(one.id, records.get(one.id, {}))
         command = None if document["compiled"] else f"./factory build --variant {one.id}"
-        found.append((one, {**document, "runs": past(one.id, runs), "build_command": command}))
+        found.append((one, {**document, "runs": past(one.id, runs), "speed": None, "build_command": command}))
     return matrix_page("a <matrix> & more", found, runs)
 
 
@@ -127,6 +127,45 @@ def test_records_and_runs_are_in_it(matrix: Matrix) -> None:
     assert f"./factory build --variant {OLD3}" in text
 
 
+def comparison(*servers: tuple[str, str, float], figures: list[tuple[str, float | None, float, bool]]) -> str:
+    """What `compare` writes: servers with image and CPUs, and of each a rate, a ratio and whether that is certain."""
+    interval = {"low": 1.0, "high": 2.0, "confidence": 0.95}
+    measured = [
+        {"server": server, "rate": rate, "ratio": {"middle": ratio, **interval}, "differs": differs, "more": 1}
+        for server, rate, ratio, differs in figures
+    ]
+    found = [{"name": name, "image": image, "cpus": cpus, "gpu": False} for name, image, cpus in servers]
+    return json.dumps({"servers": found, "figures": measured})
+
+
+def test_speeds_are_of_equal_cpus_and_loads_without_pause(tmp_path: Path) -> None:
+    file = tmp_path / "comparison.json"
+    figures = [
+        ("b", None, 1.5, True),
+        ("b", None, 1.9, True),
+        ("b", 100.0, 9.0, True),
+        ("c", None, 0.9, True),
+        ("c", None, 1.2, True),
+        ("d", None, 7.0, True),
+        ("e", None, 1.5, False),
+    ]
+    servers = [(name, f"image-{name}", 8.0 if name == "d" else 1.0) for name in "abcde"]
+    file.write_text(comparison(*servers, figures=figures))
+    found = read_speeds(file)
+    assert found["image-b"] == Speed(times_as="a", lowest=1.5, highest=1.9, certain=True)
+    assert {name: one.certain for name, one in found.items()} == {"image-b": True, "image-c": False, "image-e": False}
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"servers": [{}], "figures": []}', "[]"])
+def test_a_comparison_that_cannot_be_read_is_a_note(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "comparison.json"
+    file.write_text(text)
+    assert read_speeds(file) == {}
+    assert capsys.readouterr().err.startswith(f"Note: {file} cannot be read: ")
+
+
 def test_two_hundred_variants_are_one_page(tmp_path: Path) -> None:
     wide = {"flavour": "cpu", "levels": ["x86-64", "avx", "x86-64-v3"]}
     matrix = load(tmp_path, {**MATRIX, "releases": [">=1.9"], "targets": {"standard": wide}})
@@ -145,11 +184,17 @@ def test_the_page_goes_to_a_file_and_takes_the_place_of_the_text(
     factory: Factory,  # noqa: F811 - the fixture
 ) -> None:
     matrix, file = str(write(tmp_path, MATRIX)), tmp_path / "report.html"
-    write_records(Asked(matrix=matrix).folder / NEW1, *STAGES)
+    folder = Asked(matrix=matrix).folder
+    write_records(folder / NEW1, *STAGES)
+    of_its_digest = comparison(
+        ("base", "h", 1), ("one", "h:5000/r@sha256:pushed", 1), figures=[("one", None, 1.5, True)]
+    )
+    (folder / COMPARISON).write_text(of_its_digest)
     ended = factory("report", "--html", str(file), "--matrix", matrix)
     assert (ended.code, ended.out, ended.err) == (0, "", f"Wrote {file}.\n")
     text = file.read_text(encoding="utf-8")
     assert problems(text) == []
+    assert "1.50 times base" in rows(text)[NEW1]
     assert rows(text)["2.19.1-cpu"] == "pushed | not built"
     assert f"./factory build --matrix {matrix} --variant {NEW3}" in text
     ended = factory("report", "--html", str(file), "--matrix", matrix, "--variant", NEW1, "--json")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from serving_factory.pipeline.records import Record
 from serving_factory.pipeline.stages import reached
 from serving_factory.pipeline.stages.package import Packaged
 from serving_factory.pipeline.stages.push import Pushed
@@ -32,3 +35,12 @@ def recorded_image(folder: Path) -> Image | None:
             place = pushed.places[0]
             return Image(f"{place.name}@{next(iter(place.digests.values()))}", published=True)
     return Image(packaged.names[0], published=False)
+
+
+def image_names(records: Mapping[str, Record[Any]]) -> frozenset[str]:
+    """All names that stay with a variant's image: its full tag in the engine, and its digest in each registry."""
+    if "package" not in records:
+        return frozenset()
+    pushed = records["push"].outputs.places if "push" in records else ()
+    digests = {f"{place.name}@{digest}" for place in pushed for digest in place.digests.values()}
+    return frozenset({records["package"].outputs.names[0], *digests})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_module
 import shlex
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -11,17 +12,20 @@ from typing import Any
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.commands.history import listed_runs, span
+from serving_factory.commands.images import image_names
 from serving_factory.commands.shared import Asked, progress, show, write_file
+from serving_factory.load.statistics import Interval
 from serving_factory.matrix.variant import Variant
 from serving_factory.output import page as pages
 from serving_factory.output.page import Node, node
 from serving_factory.output.text import cell, count, duration, label, page, size, words
 from serving_factory.pipeline.history import Run
-from serving_factory.pipeline.records import Record, matrix_name
+from serving_factory.pipeline.records import Record, decode_known, matrix_name
 from serving_factory.pipeline.stages import reached
 
 _ABSENT = "absent"
 _LATEST = 20  # runs that the page lists
+COMPARISON = "comparison.json"  # in a matrix's build folder: what `compare` last found of its images
 
 _MEASURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("compiled", "compiled", str),
@@ -72,15 +76,64 @@ def show_report(asked: Asked, *, json: bool, html: str = "") -> None:
     chosen = asked.choose(asked.load())
     name = matrix_name(asked.file, asked.checkout.root)
     runs = listed_runs(asked.checkout.build, name)
+    speeds = read_speeds(asked.folder / COMPARISON)
     documents = []
     for variant in chosen:
-        one = measure(variant.id, reached(asked.folder / variant.id))
+        records = reached(asked.folder / variant.id)
+        one = measure(variant.id, records)
         command = None if one["compiled"] else build_command(asked, variant.id)
-        documents.append({**one, "runs": past(variant.id, runs), "build_command": command})
+        speed = next((speeds[name] for name in image_names(records) if name in speeds), None)
+        documents.append({**one, "runs": past(variant.id, runs), "speed": speed, "build_command": command})
     if html:
         write_file(Path(html), matrix_page(name, list(zip(chosen, documents, strict=True)), runs))
         progress(f"Wrote {html}.")
     show({"variants": documents}, "" if html else report_page(documents), json=json)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """How many times as fast as another image one answers: the lowest and highest ratio of all inputs and protocols."""
+
+    times_as: str
+    lowest: float
+    highest: float
+    certain: bool  # whether it is faster under each load, or slower, by the comparison's confidence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Server:
+    name: str
+    image: str
+    cpus: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Figure:
+    server: str
+    rate: float | None
+    ratio: Interval | None
+    differs: bool | None
+
+
+def read_speeds(file: Path) -> dict[str, Speed]:
+    """Read how fast images are, of the servers that had the first one's CPUs; a file that cannot be read is a note."""
+    try:
+        document = json_module.loads(file.read_bytes())
+        servers = [decode_known(_Server, one) for one in document["servers"]]
+        figures = [decode_known(_Figure, one) for one in document["figures"]]
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        progress(f"Note: {file} cannot be read: {error}")
+        return {}
+    found = {}
+    for one in servers:
+        mine = [each for each in figures if each.server == one.name and each.rate is None and each.ratio]
+        ratios = [each.ratio.middle for each in mine if each.ratio]
+        if ratios and one.cpus == servers[0].cpus:
+            certain = all(each.differs for each in mine) and (min(ratios) > 1 or max(ratios) < 1)
+            found[one.image] = Speed(times_as=servers[0].name, lowest=min(ratios), highest=max(ratios), certain=certain)
+    return found
 
 
 def past(variant: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -178,6 +231,7 @@ _NUMBERS: tuple[tuple[str, Callable[[Mapping[str, Any]], Node]], ...] = (
     (">from caches", lambda one: _hits(one["actions"], one["disk_cache_hits"], one["remote_cache_hits"])),
     (">smoke checks", lambda one: _checks(one["smoke_checks"])),
     ("its builds", lambda one: _builds(one["runs"])),
+    (">speed", lambda one: _speed(one["speed"])),
     (">peak memory", lambda one: cell(one["peak_memory_bytes"], size)),
     (">downloaded", lambda one: cell(one["bytes_fetched"], size)),
     ("tried on GPU", lambda one: one["gpu"].name if one["gpu"] else ""),
@@ -209,6 +263,15 @@ def _hits(actions: int | None, *hits: int | None) -> str:
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
     return f"{len(checks)} in {duration(sum(one['seconds'] for one in checks))}" if checks else ""
+
+
+def _speed(speed: Speed | None) -> str:
+    if speed is None:
+        return ""
+    low, high = (f"{value:.2f}" for value in (speed.lowest, speed.highest))
+    return (
+        f"{low if low == high else f'{low} to {high}'} times {speed.times_as}{'' if speed.certain else ', not certain'}"
+    )
 
 
 def _builds(runs: Sequence[Mapping[str, Any]]) -> Node:
