@@ -66,10 +66,11 @@ def _servers(results: Results) -> list[Node]:
         for one in results.servers
     ]
     heads = ("server", "image", ">CPUs", "GPU", ">image size", ">start, s")
-    both = charts(
-        bars("Start, in seconds until the model is served", [("", starts)]), bars("Size of the image", [("", sizes)])
-    )
-    return [table("Servers", heads, rows), both]
+    return [
+        table("Servers", heads, rows),
+        bars("Start, in seconds until the model is served", [("", starts)]),
+        bars("Size of the image", [("", sizes)]),
+    ]
 
 
 def _throughput(results: Results) -> list[Node]:
