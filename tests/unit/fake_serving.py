@@ -145,7 +145,8 @@ def _handler(fake: FakeServing) -> type[BaseHTTPRequestHandler]:
             fake.requests.append((self.path, body))
             document = json.loads(body)
             values = document.get("instances") or document["inputs"]["x"]
-            values = values[0] if isinstance(values[0], list) and "inputs" in document else values
+            values = values[0] if isinstance(values[0], list) else values  # a column of rows of one
+            values = [row["x"][0] if isinstance(row, dict) else row for row in values]
             try:
                 values = fake.predict(values, "REST")
             except LookupError as error:

@@ -355,6 +355,11 @@ def test_texts_are_empty_and_the_default_signature_goes_first(embed: Embed, tmp_
 
 def test_an_old_release_is_asked_what_it_can(embed: Embed, tmp_path: Path) -> None:
     assert "REST: zeros -> y" in embed(str(MODEL), variant=OLD).err
+    scalar = graph(serving_default=signature({"x": tensor()}))
+    page = embed(str(write_model(tmp_path / "scalar", scalar)), "--dry-run", variant=OLD).out
+    assert "REST       not asked to predict: the release takes rows alone, and the signature has none\n" in page
+    nothing = embed(str(write_model(tmp_path / "nothing", graph(a=signature({})))), "--dry-run").out
+    assert "REST       not asked to predict: the signature takes nothing\n" in nothing
     ended = embed(str(MODEL), variant=NO_REST)
     assert ended.code == 0, ended
     assert "REST: not asked to predict: the release has none" in ended.err

@@ -54,15 +54,18 @@ def test_ops_are_those_of_functions_too_and_functions_are_none(tmp_path: Path) -
     assert read_saved_model(write_model(tmp_path, made)).ops == {"PartitionedCall", "Conv2D", "Relu"}
 
 
-def test_a_size_that_is_not_known_is_1(tmp_path: Path) -> None:
+def test_a_size_that_is_not_known_is_1_and_a_reference_is_its_type(tmp_path: Path) -> None:
     unknown = tensor("DT_STRING")
     unknown.tensor_shape.unknown_rank = True
-    inputs = {"a": tensor("DT_INT64", -1, 3), "b": tensor("DT_BOOL"), "c": unknown}
+    reference = tensor()
+    reference.dtype = 101  # type: ignore[assignment]  # DT_FLOAT_REF, which the messages do not name
+    inputs = {"a": tensor("DT_INT64", -1, 3), "b": tensor("DT_BOOL"), "c": unknown, "d": reference}
     found = read_saved_model(write_model(tmp_path, graph(serving_default=signature(inputs)))).signatures
     assert found["serving_default"].inputs == {
         "a": TensorKind("DT_INT64", (1, 3)),
         "b": TensorKind("DT_BOOL", ()),
         "c": TensorKind("DT_STRING", (1,)),
+        "d": TensorKind("DT_FLOAT", ()),
     }
 
 

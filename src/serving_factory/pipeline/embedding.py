@@ -160,7 +160,7 @@ def plan_embedding(job: Job, place: Path, *, name: str, request: Request | None)
         packaged=packaged,
         model=model,
         sha256=_digest(_digests(model.folder, model), model),
-        question=question_for(model, name, job.recipe.release.server, request),
+        question=question_for(model, name, job.recipe.release, request),
     )
     if not is_tag(embedding.tag):
         raise UsageError(

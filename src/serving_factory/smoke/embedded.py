@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from serving_factory.catalogue.facts import ServerFacts
+from packaging.version import Version
+
+from serving_factory.catalogue.facts import Release, ServerFacts
 from serving_factory.docker.engine import ContainerSpec, Engine
 from serving_factory.docker.process import Cancel
 from serving_factory.errors import ModelError, SmokeError, UsageError, WrongAnswerError
@@ -27,6 +29,7 @@ _PATIENCE = 600.0  # seconds: a large model takes minutes to load, and its first
 _ANSWER_WITHIN = 60.0
 _HEALTH_TIMEOUT = 60.0
 _TOLERANCE = 1e-5
+_COLUMNS = Version("1.11.0")  # the first whose json_tensor.cc knows `inputs`
 # Zero by type in JSON: those that json_tensor.cc converts, in every release from 1.8.0 on.
 _IN_JSON: Mapping[str, object] = {
     **dict.fromkeys(("DT_FLOAT", "DT_DOUBLE"), 0.0),
@@ -64,6 +67,7 @@ class Question:
     kinds: ModelSignature
     request: Request | None
     facts: ServerFacts  # what the release's server can do
+    columns: bool  # whether REST takes whole tensors by name, and not rows alone
     unasked: Mapping[str, str]  # protocol -> why it is not asked to predict
 
 
@@ -90,8 +94,9 @@ def read_request(file: Path) -> Request:
     return Request(file=file, body=body, expected=expected, tolerance=float(tolerance))
 
 
-def question_for(model: SavedModel, name: str, facts: ServerFacts, request: Request | None) -> Question:
+def question_for(model: SavedModel, name: str, release: Release, request: Request | None) -> Question:
     """Choose a signature and the protocols; raises UsageError, ModelError where there is nothing to ask."""
+    facts, columns = release.server, release.version >= _COLUMNS
     if request and not facts.rest:
         raise UsageError("`--request` is for REST, which this release does not have", remedy="leave it out")
     names = sorted(model.signatures, key=lambda one: (one != DEFAULT_SIGNATURE, one))
@@ -103,7 +108,7 @@ def question_for(model: SavedModel, name: str, facts: ServerFacts, request: Requ
             remedy="name one of them at `signature_name` in the request",
         )
     kinds = model.signatures[signature]
-    unasked = dict(_unasked(kinds, facts, request))
+    unasked = dict(_unasked(kinds, facts, request, columns=columns))
     if len(unasked) > 1:
         raise ModelError(
             f"No zeros can be sent to the signature {signature} of {name}.",
@@ -119,11 +124,14 @@ def question_for(model: SavedModel, name: str, facts: ServerFacts, request: Requ
         kinds=kinds,
         request=request,
         facts=facts,
+        columns=columns,
         unasked=unasked,
     )
 
 
-def _unasked(kinds: ModelSignature, facts: ServerFacts, request: Request | None) -> Iterator[tuple[str, str]]:
+def _unasked(
+    kinds: ModelSignature, facts: ServerFacts, request: Request | None, *, columns: bool
+) -> Iterator[tuple[str, str]]:
     if request:
         yield "gRPC", "the request is one of REST"
         return
@@ -131,8 +139,18 @@ def _unasked(kinds: ModelSignature, facts: ServerFacts, request: Request | None)
         yield "REST", "the release has none"
     elif no_json := _others(kinds.inputs, _IN_JSON):
         yield "REST", f"JSON has no form of {no_json}"
+    elif not kinds.inputs:
+        yield "REST", "the signature takes nothing"
+    elif not columns and not _has_rows(kinds):
+        yield "REST", "the release takes rows alone, and the signature has none"
     if no_zero := _others(kinds.inputs, {**_BYTES, "DT_STRING": 0}):
         yield "gRPC", f"there is no zero of {no_zero}"
+
+
+def _has_rows(kinds: ModelSignature) -> bool:
+    """Whether all tensors have the same first size."""
+    first = {kind.sizes[:1] for kind in (*kinds.inputs.values(), *kinds.outputs.values())}
+    return len(first) == 1 and () not in first
 
 
 def _others(inputs: Mapping[str, TensorKind], known: Mapping[str, object]) -> str:
@@ -183,18 +201,17 @@ def hardened(image: str, *, environment: Mapping[str, str], owner: str, **more: 
 
 def _ask_rest(question: Question, server: RunningServer) -> str:
     request = question.request
-    zeros = {name: _zeros(_IN_JSON[kind.dtype], kind.sizes) for name, kind in question.kinds.inputs.items()}
-    body = request.body if request else {"signature_name": question.signature, "inputs": zeros}
+    body = request.body if request else _zero_body(question)
     member = "predictions" if "instances" in body else "outputs"
     got = _asked(
         question, server, lambda: server.rest.predict_json(question.model, body, lambda answer: answer[member])
     )
     if request is None:
-        named = set(got) if isinstance(got, dict) else set()
-        _require(
-            question, server, "REST", question.kinds.outputs.keys() - named if len(question.kinds.outputs) > 1 else ()
-        )
-        return f"zeros -> {', '.join(question.kinds.outputs)}"
+        outputs = question.kinds.outputs
+        first = got if question.columns else got[0]
+        named = set(first) if isinstance(first, dict) else set()
+        _require(question, server, "REST", outputs.keys() - named if len(outputs) > 1 else ())
+        return f"zeros -> {', '.join(outputs)}"
     if request.expected is None:
         return f"{request.file} -> {_brief(got)}"
     if difference := differs(got, request.expected, request.tolerance, member):
@@ -205,6 +222,16 @@ def _ask_rest(question: Question, server: RunningServer) -> str:
             remedy="Correct the model, or `expected` and `tolerance` in the request.",
         )
     return f"{request.file} -> {_brief(got)}, as expected"
+
+
+def _zero_body(question: Question) -> Mapping[str, object]:
+    inputs = question.kinds.inputs
+    if question.columns:
+        columns = {name: _zeros(_IN_JSON[kind.dtype], kind.sizes) for name, kind in inputs.items()}
+        return {"signature_name": question.signature, "inputs": columns}
+    row = {name: _zeros(_IN_JSON[kind.dtype], kind.sizes[1:]) for name, kind in inputs.items()}
+    number = next(iter(inputs.values())).sizes[0]
+    return {"signature_name": question.signature, "instances": [row] * number}
 
 
 def _ask_grpc(question: Question, server: RunningServer) -> str:

@@ -23,6 +23,7 @@ _METHODS = {f"tensorflow/serving/{name}" for name in ("predict", "classify", "re
 _GRAPH = "saved_model.pb"
 _INDEX, _SHARD = "variables/variables.index", re.compile(r"variables/variables\.data-(\d{5})-of-(\d{5})")
 _VARIABLES = {"VarHandleOp", "VarHandlesOp", "Variable", "VariableV2"}
+_REFERENCE = 100  # added to a type, that of a reference to it (types.proto): a variable of TensorFlow 1 as an output
 _SHOWN = 5
 
 
@@ -182,7 +183,7 @@ def _signature(signature: messages_pb2.SignatureDef) -> ModelSignature:
 def _kind(tensor: messages_pb2.TensorInfo) -> TensorKind:
     shape = tensor.tensor_shape
     sizes = (1,) if shape.unknown_rank else tuple(dim.size if dim.size >= 0 else 1 for dim in shape.dim)
-    return TensorKind(enum_name(messages_pb2.DataType, tensor.dtype), sizes)
+    return TensorKind(enum_name(messages_pb2.DataType, tensor.dtype % _REFERENCE), sizes)
 
 
 def _incomplete(folder: Path, why: str) -> ModelError:
