@@ -17,13 +17,13 @@ from serving_factory.pipeline.embedding import (
     Embedding,
     add_names,
     check_ops,
-    check_push,
     make_image,
     parse_name,
     plan_embedding,
     push_embedded,
     up_to_date,
 )
+from serving_factory.pipeline.stages.push import check_pushable
 from serving_factory.smoke.embedded import read_request
 
 
@@ -38,7 +38,8 @@ def embed(options: EmbedOptions) -> None:
         parse_name(name)
     request = read_request(Path(options.request)) if options.request else None
     (job,) = jobs_of(options.asked, (options.variant,))
-    check_push(job, options.registry)
+    if options.registry:
+        check_pushable(job.recipe, options.registry)
     with nullcontext() if options.dry_run else hold_matrix_lock(job.site.build):
         embedding = plan_embedding(job, Path(options.model), name=options.name, request=request)
         made = up_to_date(embedding)

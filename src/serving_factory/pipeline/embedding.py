@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tarfile
@@ -10,11 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import cast
 
 from serving_factory.docker.buildx import BuildFailed, BuildRequest
+from serving_factory.docker.engine import ContainerSpec
 from serving_factory.docker.registry import ImageName
 from serving_factory.errors import ModelError, NotBuiltError, PackageError, UsageError, cleaned_up
 from serving_factory.inspection.device_code import not_named
@@ -25,11 +26,12 @@ from serving_factory.pipeline.job import Job, Progress
 from serving_factory.pipeline.records import Outputs, Record, log_path, read_record, write_atomically, write_record
 from serving_factory.pipeline.stages.compile import BINARY, logged_build
 from serving_factory.pipeline.stages.package import PACKAGE, Packaged
-from serving_factory.pipeline.stages.push import Place, check_pushable, has_registry, holds, push_names, push_to
+from serving_factory.pipeline.stages.push import Place, has_registry, holds, push_names, push_to
 from serving_factory.pipeline.stages.smoke import gpu_access
 from serving_factory.recipes.recipe import key_of, render, short
-from serving_factory.smoke.embedded import Question, Request, ask_embedded, hardened, question_for
+from serving_factory.smoke.embedded import Question, Request, ask_embedded, question_for
 from serving_factory.smoke.saved_model import SavedModel, read_saved_model
+from serving_factory.smoke.server import GRPC_PORT, REST_PORT
 
 VERSION = 1  # raised whenever another image is made of the same model, or it is tried in another way
 _STAGE, _FOLDER = "embed", "embedded"
@@ -249,19 +251,15 @@ def make_image(embedding: Embedding, progress: Progress) -> Embedded:
         checks=checks,
         places=(),
     )
-    seconds = time.monotonic() - began
-    variant = job.recipe.variant.id
-    write_record(
-        embedding.folder,
-        Record(
-            variant=variant,
-            stage=_STAGE,
-            key=embedding.key,
-            started=started.isoformat(timespec="seconds"),
-            seconds=round(seconds, 3),
-            outputs=made,
-        ),
+    record = Record(
+        variant=job.recipe.variant.id,
+        stage=_STAGE,
+        key=embedding.key,
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - began, 3),
+        outputs=made,
     )
+    write_record(embedding.folder, record)
     return made
 
 
@@ -300,12 +298,11 @@ def _archive(embedding: Embedding, file: Path, epoch: int) -> None:
     target = PurePosixPath("models", embedding.name, str(model.version))
     paths = [target / name for name in model.files]
     folders = {folder for path in paths for folder in path.parents if folder.name}
-    with tarfile.open(file, "w") as archive:
+    with tarfile.open(file, "w", dereference=True) as archive:
         for folder in sorted(folders):
-            archive.addfile(_entry(folder, epoch, mode=0o755, type=tarfile.DIRTYPE))
+            archive.add(model.folder, folder, recursive=False, filter=partial(_normalised, epoch=epoch))
         for path, name in zip(paths, model.files, strict=True):
-            with (model.folder / name).open("rb") as stream:
-                archive.addfile(_entry(path, epoch, mode=0o644, size=os.fstat(stream.fileno()).st_size), stream)
+            archive.add(model.folder / name, path, filter=partial(_normalised, epoch=epoch))
     with tarfile.open(file) as archive:
         held = {one.name: cast("BufferedReader", archive.extractfile(one)) for one in archive if one.isfile()}
         digests = {name: file_digest(held[str(path)]) for path, name in zip(paths, model.files, strict=True)}
@@ -316,10 +313,10 @@ def _archive(embedding: Embedding, file: Path, epoch: int) -> None:
         )
 
 
-def _entry(path: PurePosixPath, epoch: int, **values: object) -> tarfile.TarInfo:
-    entry = tarfile.TarInfo(str(path))
-    for name, value in {"mtime": epoch, **values}.items():
-        setattr(entry, name, value)
+def _normalised(entry: tarfile.TarInfo, *, epoch: int) -> tarfile.TarInfo:
+    entry.mtime, entry.mode = epoch, 0o755 if entry.isdir() else 0o644
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
     return entry
 
 
@@ -339,7 +336,19 @@ def _try_image(embedding: Embedding, image: str, progress: Progress) -> Mapping[
         progress("not tried on a GPU: the engine can give containers no GPU")
     # An engine whose default runtime is NVIDIA's gives GPUs to all whose environment does not say `void`.
     environment = {"NVIDIA_VISIBLE_DEVICES": "void"} if gpu and not access else {}
-    spec = hardened(image, environment=environment, owner=job.site.owner, gpu=access)
+    # Stricter than production: nothing writable, no rights, a user that no image knows, and no setting.
+    spec = ContainerSpec(
+        image=image,
+        environment=tuple(environment.items()),
+        ports=(GRPC_PORT, REST_PORT),
+        read_only=True,
+        cap_drop=("ALL",),
+        user="12345",
+        security_opt=("no-new-privileges",),
+        gpu=access,
+        health_interval=1.0,
+        owner=job.site.owner,
+    )
     return ask_embedded(job.site.engine, spec, embedding.question, cancel=job.cancel, progress=progress)
 
 
@@ -372,12 +381,6 @@ def push_embedded(
         places = [one for one in places if one is not old] + [new]
         made = _recorded(embedding, replace(made, places=tuple(places)))
     return made
-
-
-def check_push(job: Job, registries: Sequence[str]) -> None:
-    """Refuse before any work what cannot be pushed."""
-    if registries:
-        check_pushable(job.recipe, registries)
 
 
 def _recorded(embedding: Embedding, made: Embedded) -> Embedded:

@@ -23,7 +23,7 @@ from serving_factory.smoke.checks import check_healthy, check_ready, check_stop,
 from serving_factory.smoke.grpc_client import enum_name, shape_of
 from serving_factory.smoke.run import look
 from serving_factory.smoke.saved_model import DEFAULT_SIGNATURE, ModelSignature, SavedModel, TensorKind
-from serving_factory.smoke.server import GRPC_PORT, REST_PORT, RunningServer
+from serving_factory.smoke.server import RunningServer
 
 _PATIENCE = 600.0  # seconds: a large model takes minutes to load, and its first answer may compile
 _ANSWER_WITHIN = 60.0
@@ -183,22 +183,6 @@ def ask_embedded(
     return seen
 
 
-def hardened(image: str, *, environment: Mapping[str, str], owner: str, **more: Any) -> ContainerSpec:  # noqa: ANN401
-    """Say how it is run: with nothing writable, no capabilities, as a user that no image knows, without any setting."""
-    return ContainerSpec(
-        image=image,
-        environment=tuple(environment.items()),
-        ports=(GRPC_PORT, REST_PORT),
-        read_only=True,
-        cap_drop=("ALL",),
-        user="12345",
-        security_opt=("no-new-privileges",),
-        health_interval=1.0,
-        owner=owner,
-        **more,
-    )
-
-
 def _ask_rest(question: Question, server: RunningServer) -> str:
     request = question.request
     body = request.body if request else _zero_body(question)
@@ -238,12 +222,8 @@ def _ask_grpc(question: Question, server: RunningServer) -> str:
     inputs = {name: _zero_tensor(kind) for name, kind in question.kinds.inputs.items()}
     outputs = _asked(question, server, lambda: server.grpc.predict_tensors(question.model, question.signature, inputs))
     types = {name: enum_name(pb.DataType, tensor.dtype) for name, tensor in outputs.items()}
-    _require(
-        question,
-        server,
-        "gRPC",
-        [name for name, kind in question.kinds.outputs.items() if types.get(name) != kind.dtype],
-    )
+    kinds = question.kinds.outputs.items()
+    _require(question, server, "gRPC", [name for name, kind in kinds if types.get(name) != kind.dtype])
     return f"zeros -> {', '.join(f'{name} {[dim.size for dim in outputs[name].tensor_shape.dim]}' for name in types)}"
 
 
