@@ -90,7 +90,7 @@ def test_an_image_with_a_model_serves_as_it_is_and_is_pushed_and_deployed(
 
 
 def test_a_model_that_fails_leaves_no_image_and_no_container(embedding: Checkout, tmp_path: Path) -> None:
-    before = names(embedding)
+    before, unnamed = names(embedding), embedding.unnamed_images()
 
     def fails(code: int, text: str, *more: str, graph: bytes = GRAPH.read_bytes()) -> None:
         (tmp_path / "m" / "1").mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def test_a_model_that_fails_leaves_no_image_and_no_container(embedding: Checkout
         ended = embedding.run(*words(tmp_path / "m", *more))
         assert (ended.code, ended.out, ended.err.count("Error: ")) == (code, "", 1), ended
         assert text in ended.err
-        assert (names(embedding), embedding.containers(), embedding.unnamed_images()) == (before, [], [])
+        assert (names(embedding), embedding.containers(), embedding.unnamed_images()) == (before, [], unnamed)
 
     other_op, other_tensor = (
         GRAPH.read_bytes().replace(*pair) for pair in ((b"\x03Mul", b"\x03Mvl"), (b"y:0", b"q:0"))
@@ -113,4 +113,4 @@ def test_a_model_that_fails_leaves_no_image_and_no_container(embedding: Checkout
         running.send(signal.SIGINT)
         assert running.wait().code == 130
     assert wait_until(lambda: embedding.containers() == [])
-    assert (names(embedding), embedding.unnamed_images()) == (before, [])
+    assert (names(embedding), embedding.unnamed_images()) == (before, unnamed)
