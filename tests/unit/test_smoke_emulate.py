@@ -33,6 +33,7 @@ from .test_tasks import Factory, factory, module  # noqa: F401 - fixtures
 
 GUARD = "The TensorFlow library was compiled to use AVX2 instructions, but these aren't available on your machine."
 V3, AVX = emulated_cpus()[Level.V3], emulated_cpus()[Level.AVX]
+AVX_512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 SERVER = "/usr/lib/serving-factory/tensorflow_model_server"
 
 # A qemu that does not know CPUs whose name it is given: `--version` is of the program that it runs.
@@ -238,6 +239,8 @@ def test_an_emulator_that_has_no_cpu_for_an_image_is_none(qemu: Emulator) -> Non
 
 def test_every_level_has_an_emulated_cpu_and_one_below() -> None:
     assert tuple(emulated_cpus()) == LEVELS
+    assert emulated_cpus()[Level.V4] == ",".join([V3, *(f"{name}=on" for name in AVX_512)]), "qemu emulates none of it"
+    assert set(level_facts(Level.V4).cpuinfo) == {*level_facts(Level.V3).cpuinfo, *AVX_512}
     assert [level_below(level) for level in (*LEVELS, Level.NATIVE)] == [None, *LEVELS[:-1], None]
 
 
