@@ -25,7 +25,7 @@ from serving_factory.load.generator import Sample, closed_loop, open_loop
 from serving_factory.load.inputs import inputs_for, picture
 from serving_factory.load.rounds import Load, Measured, Plan, measure
 from serving_factory.load.servers import GRPC, REST, Subject
-from serving_factory.load.statistics import FEWEST_ROUNDS, interval, percentile, ratio_of
+from serving_factory.load.statistics import FEWEST_ROUNDS, Interval, interval, percentile, ratio_of, spread
 from serving_factory.smoke import messages_pb2 as pb
 from serving_factory.smoke.answers import ServerAnswerError, Signature
 
@@ -104,6 +104,19 @@ def test_what_slows_down_whole_rounds_hides_no_difference() -> None:
 def test_too_few_rounds_say_nothing() -> None:
     assert ratio_of([2.0] * (FEWEST_ROUNDS - 1), [1.0] * (FEWEST_ROUNDS - 1)).excludes(1.0) is None
     assert ratio_of([2.0] * FEWEST_ROUNDS, [1.0] * FEWEST_ROUNDS).excludes(1.0) is True
+
+
+@pytest.mark.parametrize(
+    ("figure", "text"),
+    [
+        ((0.4014, 0.4, 12.34), "0.401 (0.4 to 12.3)"),
+        ((1654.2, 99.96, 12345.6), "1654 (100 to 12346)"),
+        ((7.0, 7.0, 7.0), "7"),
+        ((7.0, 7.0, math.inf), "7 (7 to never)"),
+    ],
+)
+def test_a_figure_has_three_digits_and_its_interval(figure: tuple[float, float, float], text: str) -> None:
+    assert spread(Interval(*figure, 0.98)) == text
 
 
 # --- sending ----------------------------------------------------------------------------------------------------------

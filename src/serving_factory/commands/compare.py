@@ -243,7 +243,7 @@ def _plan_text(plan: Plan, options: CompareOptions, inputs: int) -> str:
 
 def _text(comparison: Comparison, page: Path) -> str:
     results = comparison.results
-    servers = [(one.name, size(one.image_size), f"{spread(one.start, '.3g')} s") for one in results.servers]
+    servers = [(one.name, size(one.image_size), f"{spread(one.start)} s") for one in results.servers]
     heads = ("server", "protocol", "input", ">rate", ">answers/s", ">p50 ms", ">p99 ms", ">ratio", "")
     return (
         f"{table(('server', '>image', '>start'), servers, width=width())}\n"
@@ -255,13 +255,13 @@ def _text(comparison: Comparison, page: Path) -> str:
 
 def _row(one: Figures) -> tuple[str, ...]:
     first, *_, last = one.latencies
-    ratio = f"{spread(one.ratio, '.3g')}" if one.ratio else ""
+    ratio = f"{spread(one.ratio)}" if one.ratio else ""
     certain = {True: "", False: "not certain", None: ""}[one.differs]
     return (
         *(one.server, one.protocol, one.input, f"{one.rate:g}" if one.rate else "most"),
         *(
-            spread(one.per_second, ".0f"),
-            *(spread(each.seconds, ".1f", 1000) for each in (first, last)),
+            spread(one.per_second),
+            *(spread(each.seconds, factor=1000) for each in (first, last)),
             ratio,
             certain,
         ),

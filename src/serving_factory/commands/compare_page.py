@@ -47,8 +47,7 @@ def _names(results: Results) -> list[str]:
 
 def _servers(results: Results) -> list[Node]:
     starts = [
-        Bar(one.name, _range(one.start), f"{spread(one.start, '.3g')} s", number)
-        for number, one in enumerate(results.servers)
+        Bar(one.name, _range(one.start), f"{spread(one.start)} s", number) for number, one in enumerate(results.servers)
     ]
     sizes = [
         Bar(one.name, (one.image_size / _MIB,) * 3, size(one.image_size), number)
@@ -61,7 +60,7 @@ def _servers(results: Results) -> list[Node]:
             f"{one.cpus:g}" if one.cpus else "all",
             "yes" if one.gpu else "no",
             size(one.image_size),
-            spread(one.start, ".3g"),
+            spread(one.start),
         )
         for one in results.servers
     ]
@@ -79,13 +78,12 @@ def _throughput(results: Results) -> list[Node]:
     for figures in _cells(most):
         shown = [(one, one.per_cpu or one.per_second) for one in figures]
         made = [
-            Bar(one.server, _range(value), spread(value, ".3g"), _names(results).index(one.server))
-            for one, value in shown
+            Bar(one.server, _range(value), spread(value), _names(results).index(one.server)) for one, value in shown
         ]
         groups.append((f"{figures[0].protocol}, {figures[0].input}", made))
     first = results.servers[0].name
     rows = [
-        (one.server, one.protocol, one.input, spread(one.ratio, ".3g"), _certain(one))
+        (one.server, one.protocol, one.input, spread(one.ratio), _certain(one))
         for one in results.figures
         if one.ratio and one.rate is None
     ]
@@ -145,8 +143,8 @@ def _all(results: Results) -> Node:
     rows = [
         (
             *(one.server, one.protocol, one.input, f"{one.rate:g}" if one.rate else "without pause"),
-            *(spread(one.per_second, ".4g"), *(spread(each.seconds, ".3g", 1000) for each in one.latencies)),
-            spread(one.ratio, ".3g") if one.ratio else "",
+            *(spread(one.per_second), *(spread(each.seconds, factor=1000) for each in one.latencies)),
+            spread(one.ratio) if one.ratio else "",
             *(str(one.requests), str(one.failures + one.unsent), f"{one.client:.2f}"),
         )
         for one in results.figures

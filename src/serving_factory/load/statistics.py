@@ -11,6 +11,8 @@ CONFIDENCE = 0.95
 FEWEST_ROUNDS = 6
 """Below, even the whole range of the rounds holds the median with less than CONFIDENCE: 1 - 2**(1 - rounds)."""
 
+_WHOLE = 99.95  # from here on three digits are all before the point
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -46,8 +48,13 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else math.inf
 
 
-def spread(figure: Interval, form: str, factor: float = 1.0) -> str:
-    """A figure with its interval: `12.0 (11.8 to 12.4)`."""
-    values = (figure.middle, figure.low, figure.high)
-    middle, low, high = (f"{factor * value:{form}}" if math.isfinite(value) else "never" for value in values)
+def spread(figure: Interval, form: str = "", factor: float = 1.0) -> str:
+    """A figure with its interval, `12.5 (11.8 to 12.9)`; without a form three digits, or all before the point."""
+
+    def text(value: float) -> str:
+        if not math.isfinite(value):
+            return "never"
+        return f"{factor * value:{form or ('.0f' if factor * value >= _WHOLE else '.3g')}}"
+
+    middle, low, high = map(text, (figure.middle, figure.low, figure.high))
     return middle if low == high else f"{middle} ({low} to {high})"
