@@ -84,6 +84,27 @@ def test_the_stub_of_the_driver_is_gone_when_its_run_ends() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("tag", "flavour", "pip", "finds"),
+    [
+        ("1.5.0", "cpu", "python-pip", "/inputs/rootfs"),
+        ("1.15.0", "gpu", "python-pip", "ENV LD_LIBRARY_PATH"),
+        ("2.5.1", "mkl", "python3-pip", "/inputs/rootfs"),
+        ("2.17.1", "gpu", "python3-pip", "ENV LD_LIBRARY_PATH"),
+        ("2.20.0", "gpu", "python3-pip", "/inputs/rootfs"),
+    ],
+)
+def test_the_devel_image_has_a_pip_and_finds_what_the_server_needs(
+    tag: str, flavour: str, pip: str, finds: str
+) -> None:
+    devel = committed(tag, flavour).partition("# --- devel: ")[2]
+    assert f"      {pip} \\\n" in devel
+    assert ("ENV LD_LIBRARY_PATH" in devel, "/inputs/rootfs" in devel) == (
+        finds == "ENV LD_LIBRARY_PATH",
+        finds == "/inputs/rootfs",
+    )
+
+
 def test_a_dockerfile_says_nothing_of_what_it_does_not_do(tmp_path: Path) -> None:
     assert "Java" not in committed("1.11.1", "cpu")
     assert "cuda_configure looks at" not in committed("2.20.0", "gpu"), "from 2.18 on Bazel brings CUDA"

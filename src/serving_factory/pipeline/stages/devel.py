@@ -17,6 +17,7 @@ from serving_factory.pipeline.stages.package import (
     built_binary,
     has_names,
     must_be_inspected,
+    packaged,
 )
 from serving_factory.recipes.labels import image_labels
 from serving_factory.recipes.recipe import decides, short
@@ -54,29 +55,20 @@ def _inputs(job: Job) -> Mapping[str, object]:
 def _run(job: Job, progress: Progress) -> Packaged:
     binary, log = built_binary(job), job.log(DEVEL.name)
     must_be_inspected(job, binary.sha256)
-    repository = job.recipe.images.repository
     full, aliases = devel_tags(job)
-    references = tuple(f"{repository}:{tag}" for tag in (*full, *aliases))
     labels = {**_labels(job), PACKAGE_KEY_LABEL: _image_key(job)}
     with ready_request(job, target=DEVEL.name, output=None, runs_bazel=False) as ready:
         request = replace(
             ready,
             contexts=(*ready.contexts, ("artifact", str(job.artifact))),  # so nothing is compiled again
             labels=tuple(sorted(labels.items())),
-            tags=references,
+            tags=tuple(f"{job.recipe.images.repository}:{tag}" for tag in (*full, *aliases)),
         )
         try:
             result = logged_build(request, log, progress=progress, cancel=job.cancel)
         except BuildFailed as failed:
             raise build_error(job, failed, log) from None
-    return Packaged(
-        image=result.image_id or job.site.engine.image_id(references[0]) or "",
-        size=job.site.engine.image_size(references[0]),
-        repository=repository,
-        tags=full,
-        aliases=aliases,
-        binary_sha256=binary.sha256,
-    )
+    return packaged(job, result, full, aliases, binary_sha256=binary.sha256)
 
 
 DEVEL = Stage(

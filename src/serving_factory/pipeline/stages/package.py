@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving_factory.docker.buildx import BuildFailed
+from serving_factory.docker.buildx import BuildFailed, BuildResult
 from serving_factory.errors import ArtifactError, PackageError, cleaned_up
 from serving_factory.matrix.tags import full_tags
 from serving_factory.pipeline.digests import file_digest
@@ -156,13 +156,22 @@ def _run(job: Job, progress: Progress) -> Packaged:
                 why="\n".join(failed.tail),
                 remedy="fix dockerfiles/templates/runtime.Dockerfile.j2, or the base image, and run the same command",
             ) from None
+    return packaged(job, result, full, aliases, binary_sha256=binary.sha256)
+
+
+def packaged(
+    job: Job, result: BuildResult, full: tuple[str, ...], aliases: tuple[str, ...], *, binary_sha256: str
+) -> Packaged:
+    """Say what a build has put into the engine under these tags."""
+    repository, engine = job.recipe.images.repository, job.site.engine
+    name = f"{repository}:{full[0]}"
     return Packaged(
-        image=result.image_id or job.site.engine.image_id(references[0]) or "",
-        size=job.site.engine.image_size(references[0]),
-        repository=recipe.images.repository,
+        image=result.image_id or engine.image_id(name) or "",
+        size=engine.image_size(name),
+        repository=repository,
         tags=full,
         aliases=aliases,
-        binary_sha256=binary.sha256,
+        binary_sha256=binary_sha256,
     )
 
 
