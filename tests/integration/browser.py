@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from PIL import Image
+from PIL import Image, ImageStat
 
 from .containers import LABEL
 from .pipeline import docker
@@ -117,3 +117,19 @@ class Browser:
     def picture(self) -> Image.Image:
         """What is to be seen."""
         return Image.open(io.BytesIO(base64.b64decode(self.call("Page.captureScreenshot")["data"])))
+
+    def faults(self, name: str, *, scheme: str, width: int) -> list[str]:
+        """What a reader of a page would miss, and what its console says."""
+        self.open(name, scheme=scheme, width=width)
+        found = [f"console: {one}" for one in self.messages]
+        found += [f"asked for {one}" for one in self.requests if one != f"file:///pages/{name}"]
+        if self.ask("document.documentElement.scrollWidth > innerWidth"):
+            found.append("wider than the window")
+        picture = self.picture().convert("L")
+        (paper,) = ImageStat.Stat(picture).median
+        inked = 1 - sum(picture.histogram()[max(0, paper - 8) : paper + 9]) / (picture.width * picture.height)
+        if inked < 0.005:
+            found.append("blank")
+        if (paper > 128) is not (scheme == "light"):
+            found.append(f"not {scheme}")
+        return found

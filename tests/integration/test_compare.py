@@ -6,6 +6,7 @@ import json
 import signal
 from pathlib import Path
 
+from .browser import Browser
 from .demo_story import Demo
 from .pipeline import MATRIX, V1, V3
 
@@ -33,6 +34,11 @@ def test_two_images_are_compared(demo: Demo, tmp_path: Path) -> None:
     assert text.count("<svg") == 5
     assert V3 in text
     assert demo.checkout.containers() == []
+
+    # In a browser.
+    with Browser.run(tmp_path) as browser:
+        for scheme, width in (("light", 1200), ("dark", 1200), ("dark", 400)):
+            assert browser.faults(page.name, scheme=scheme, width=width) == []
 
 
 def test_an_interrupted_comparison_leaves_no_container(demo: Demo, tmp_path: Path) -> None:

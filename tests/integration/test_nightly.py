@@ -93,24 +93,27 @@ def test_each_step_of_the_nightly_works_on_the_sample(
     assert local_registry.host not in (tmp_path / "docker" / "config.json").read_text(encoding="utf-8")  # logged out
     assert local_registry.password not in runner.summary.read_text(encoding="utf-8")
 
-    # As the job that reports finds it: nothing but what the job that builds has uploaded.
-    move_artifact(checkout.folder / "build", tmp_path, values)
+    # As the job that reports finds it: nothing but what the others have uploaded.
+    build = checkout.folder / "build"
+    for name in ("build", "bench"):
+        move_artifact(build, tmp_path / "artifacts", name, values)
+    shutil.rmtree(build)
+    (tmp_path / "artifacts").rename(build)
     runner.run("report")
     page = (checkout.folder / "report.html").read_text(encoding="utf-8")
     assert f"pushed: {V1}" in page
     assert "Numbers" in page
+    assert "bench --matrix" in page
 
 
-def move_artifact(build: Path, folder: Path, values: dict[str, str]) -> None:
-    """Leave of a build folder what the workflow uploads of it, by its patterns below that."""
-    (upload,) = [one for one in job("build")["steps"] if "upload-artifact" in one.get("uses", "")]
+def move_artifact(build: Path, folder: Path, name: str, values: dict[str, str]) -> None:
+    """Move what a job uploads of the build folder, by its patterns below that."""
+    (upload,) = [one for one in job(name)["steps"] if "upload-artifact" in one.get("uses", "")]
     for pattern in EXPRESSION.sub(lambda found: values[found[1]], upload["with"]["path"]).split():
         for found in list(build.glob(pattern.removeprefix("build/"))):
-            place = folder / "artifact" / found.relative_to(build)
+            place = folder / found.relative_to(build)
             place.parent.mkdir(parents=True, exist_ok=True)
             found.rename(place)
-    shutil.rmtree(build)
-    (folder / "artifact").rename(build)
 
 
 def test_each_step_of_a_release_works_up_to_github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from PIL import ImageStat
 
 from .browser import Browser
 from .demo_story import Demo
@@ -33,31 +32,14 @@ def browser(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Br
         yield running
 
 
-def faults(browser: Browser, name: str, *, scheme: str, width: int) -> list[str]:
-    """What a reader would miss, or a console says."""
-    browser.open(name, scheme=scheme, width=width)
-    found = [f"console: {one}" for one in browser.messages]
-    found += [f"asked for {one}" for one in browser.requests if one != f"file:///pages/{name}"]
-    if browser.ask("document.documentElement.scrollWidth > innerWidth"):
-        found.append("wider than the window")
-    picture = browser.picture().convert("L")
-    (paper,) = ImageStat.Stat(picture).median
-    inked = 1 - sum(picture.histogram()[max(0, paper - 8) : paper + 9]) / (picture.width * picture.height)
-    if inked < 0.005:
-        found.append("blank")
-    if (paper > 128) is not (scheme == "light"):
-        found.append(f"not {scheme}")
-    return found
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_seen_as_a_whole_and_loads_nothing(browser: Browser, name: str, scheme: str) -> None:
-    assert [faults(browser, name, scheme=scheme, width=width) for width in (1200, 400)] == [[], []]
+    assert [browser.faults(name, scheme=scheme, width=width) for width in (1200, 400)] == [[], []]
 
 
 def test_a_faulty_page_is_found_out(browser: Browser) -> None:
-    found = faults(browser, "faulty.html", scheme="dark", width=400)
+    found = browser.faults("faulty.html", scheme="dark", width=400)
     for fault in ("a fault", "asked for http://127.0.0.1/x.png", "wider than", "blank", "not dark"):
         assert any(fault in one for one in found), found
 

@@ -14,8 +14,6 @@ import pytest
 from serving_factory.commands import compare as comparing
 from serving_factory.commands.compare import Comparison, compare, document_of
 from serving_factory.commands.compare_page import comparison_page
-from serving_factory.commands.images import Image
-from serving_factory.commands.report import COMPARISON, read_speeds
 from serving_factory.commands.shared import Asked, Checkout, CompareOptions
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import GpuAccess
@@ -42,7 +40,6 @@ from .test_smoke import Script
 from .test_tasks import Factory, factory, module  # noqa: F401 - fixtures
 
 A, B = Subject(name="a", image="one", cpus=1), Subject(name="b", image="two", cpus=2)
-V1, V3 = "2.19.1-cpu-v1", "2.19.1-cpu-v3"
 MOST, RATE = Load(REST, "128²"), Load(REST, "128²", 100.0)
 
 
@@ -259,24 +256,6 @@ def test_images_are_compared_and_both_files_are_written(
     assert document["notes"][0] == "The machine was busy before this began: a load average of 1.5 on 2 CPUs."
     assert err.splitlines() == ["round 1 of 2", "round 2 of 2"]
     assert machine.running == []
-
-
-@pytest.mark.usefixtures("machine")
-def test_report_finds_how_fast_variants_were(options: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {V1: "one:1", V3: "two:1"}
-    monkeypatch.setattr(
-        comparing,
-        "recorded_image",
-        lambda folder: Image(made[folder.name], published=False) if folder.name in made else None,
-    )
-    given = options(**FAST, model=half_plus_two())
-    compare(["two:1", "one:1"], given)
-    file = given.asked.folder / COMPARISON
-    assert not file.exists(), "no image of the matrix"
-    compare([V1, V3], given)
-    (name,), (speed,) = zip(*read_speeds(file).items(), strict=True)
-    assert (name, speed.times_as, speed.certain) == ("two:1", V1, False)
-    assert 0 < speed.lowest <= speed.highest
 
 
 def test_a_dry_run_asks_no_engine_and_writes_nothing(

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serving_factory.commands.report import COMPARISON, Speed, matrix_page, measure, past, read_speeds
+from serving_factory.commands.report import Speed, matrix_page, measure, past, speeds
 from serving_factory.commands.shared import Asked
+from serving_factory.load.levels import LevelFigures
+from serving_factory.load.statistics import Interval
 from serving_factory.matrix.matrix import Matrix
-from serving_factory.pipeline.history import Run, VariantRun
-from serving_factory.pipeline.records import Record
+from serving_factory.pipeline.history import Recorder, Run, VariantRun
+from serving_factory.pipeline.records import Record, matrix_name
 from serving_factory.pipeline.stages import STAGES
 
 from .matrices import document, load, write
@@ -127,43 +130,33 @@ def test_records_and_runs_are_in_it(matrix: Matrix) -> None:
     assert f"./factory build --variant {OLD3}" in text
 
 
-def comparison(*servers: tuple[str, str, float], figures: list[tuple[str, float | None, float, bool]]) -> str:
-    """What `compare` writes: servers with image and CPUs, and of each a rate, a ratio and whether that is certain."""
-    interval = {"low": 1.0, "high": 2.0, "confidence": 0.95}
-    measured = [
-        {"server": server, "rate": rate, "ratio": {"middle": ratio, **interval}, "differs": differs, "more": 1}
-        for server, rate, ratio, differs in figures
-    ]
-    found = [{"name": name, "image": image, "cpus": cpus, "gpu": False} for name, image, cpus in servers]
-    return json.dumps({"servers": found, "figures": measured})
+def figures(image: str, *ratios: tuple[float, float, float], lowest: str = OLD1) -> tuple[LevelFigures, ...]:
+    """What `bench` finds of an image, by the ratio's interval under each load."""
+    rate = Interval(100, 100, 100, 0.98)
+    about: dict[str, Any] = {"variant": "v", "level": "l", "image": image, "protocol": "REST", "input": "1 row"}
+    return tuple(
+        LevelFigures(per_second=rate, client=0.1, lowest=lowest, to_lowest=Interval(*ratio, 0.98), **about)
+        for ratio in ratios
+    )
 
 
-def test_speeds_are_of_equal_cpus_and_loads_without_pause(tmp_path: Path) -> None:
-    file = tmp_path / "comparison.json"
-    figures = [
-        ("b", None, 1.5, True),
-        ("b", None, 1.9, True),
-        ("b", 100.0, 9.0, True),
-        ("c", None, 0.9, True),
-        ("c", None, 1.2, True),
-        ("d", None, 7.0, True),
-        ("e", None, 1.5, False),
-    ]
-    servers = [(name, f"image-{name}", 8.0 if name == "d" else 1.0) for name in "abcde"]
-    file.write_text(comparison(*servers, figures=figures))
-    found = read_speeds(file)
-    assert found["image-b"] == Speed(times_as="a", lowest=1.5, highest=1.9, certain=True)
-    assert {name: one.certain for name, one in found.items()} == {"image-b": True, "image-c": False, "image-e": False}
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"servers": [{}], "figures": []}', "[]"])
-def test_a_comparison_that_cannot_be_read_is_a_note(
-    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "comparison.json"
-    file.write_text(text)
-    assert read_speeds(file) == {}
-    assert capsys.readouterr().err.startswith(f"Note: {file} cannot be read: ")
+def test_speeds_are_those_of_the_latest_bench_of_each_image() -> None:
+    latest = replace(
+        run(3),
+        bench=(
+            *figures("faster", (1.5, 1.4, 1.6), (1.9, 1.8, 2.0)),
+            *figures("mixed", (0.8, 0.7, 0.9), (1.2, 1.1, 1.3)),
+        ),
+    )
+    earlier = replace(run(2), bench=(*figures("faster", (9, 9, 9)), *figures("unsure", (1.1, 0.9, 1.3))))
+    alone = replace(run(1), bench=tuple(replace(one, to_lowest=None) for one in figures("alone", (1, 1, 1))))
+    found = speeds([latest, earlier, alone])
+    assert found["faster"] == Speed(times_as=OLD1, low=1.5, high=1.9, certain=True, run=3)
+    assert {name: (one.certain, one.run) for name, one in found.items()} == {
+        "faster": (True, 3),
+        "mixed": (False, 3),
+        "unsure": (False, 2),
+    }
 
 
 def test_two_hundred_variants_are_one_page(tmp_path: Path) -> None:
@@ -184,17 +177,18 @@ def test_the_page_goes_to_a_file_and_takes_the_place_of_the_text(
     factory: Factory,  # noqa: F811 - the fixture
 ) -> None:
     matrix, file = str(write(tmp_path, MATRIX)), tmp_path / "report.html"
-    folder = Asked(matrix=matrix).folder
-    write_records(folder / NEW1, *STAGES)
-    of_its_digest = comparison(
-        ("base", "h", 1), ("one", "h:5000/r@sha256:pushed", 1), figures=[("one", None, 1.5, True)]
-    )
-    (folder / COMPARISON).write_text(of_its_digest)
+    asked = Asked(matrix=matrix)
+    write_records(asked.folder / NEW1, *STAGES)
+    name = matrix_name(asked.file, asked.checkout.root)
+    recorder = Recorder(asked.checkout.build, [], command="bench", matrix=name)
+    for one in figures("h:5000/r@sha256:pushed", (1.5, 1.4, 1.6)):
+        recorder.add(one)
+    recorder.end([])
     ended = factory("report", "--html", str(file), "--matrix", matrix)
     assert (ended.code, ended.out, ended.err) == (0, "", f"Wrote {file}.\n")
     text = file.read_text(encoding="utf-8")
     assert problems(text) == []
-    assert "1.50 times base" in rows(text)[NEW1]
+    assert f"1.50 times {OLD1}" in rows(text)[NEW1]
     assert rows(text)["2.19.1-cpu"] == "pushed | not built"
     assert f"./factory build --matrix {matrix} --variant {NEW3}" in text
     ended = factory("report", "--html", str(file), "--matrix", matrix, "--variant", NEW1, "--json")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from serving_factory.commands.compare_page import comparison_page
 from serving_factory.commands.images import recorded_image
-from serving_factory.commands.report import COMPARISON, build_command
+from serving_factory.commands.report import build_command
 from serving_factory.commands.shared import CompareOptions, progress, show, width
 from serving_factory.commands.watched import watched
 from serving_factory.docker.engine import Engine
@@ -57,8 +57,6 @@ def compare(words: Sequence[str], options: CompareOptions) -> None:
     page, document = Path(options.output), document_of(comparison)
     write_atomically(page, comparison_page(comparison))
     write_atomically(page.with_suffix(".json"), document_text(document))
-    if any(word != image for word, image in images.items()):
-        write_atomically(options.asked.folder / COMPARISON, document_text(document))  # for `report`
     show(document, _text(comparison, page), json=options.json)
 
 

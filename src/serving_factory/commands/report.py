@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json as json_module
 import shlex
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,18 @@ from serving_factory.catalogue.levels import Level
 from serving_factory.commands.history import listed_runs, span
 from serving_factory.commands.images import image_names
 from serving_factory.commands.shared import Asked, progress, show, write_file
+from serving_factory.load.levels import LevelFigures
 from serving_factory.load.statistics import Interval
 from serving_factory.matrix.variant import Variant
 from serving_factory.output import page as pages
 from serving_factory.output.page import Node, node
 from serving_factory.output.text import cell, count, duration, label, page, size, words
-from serving_factory.pipeline.history import Run
-from serving_factory.pipeline.records import Record, decode_known, matrix_name
+from serving_factory.pipeline.history import Run, read_run
+from serving_factory.pipeline.records import Record, matrix_name
 from serving_factory.pipeline.stages import reached
 
 _ABSENT = "absent"
 _LATEST = 20  # runs that the page lists
-COMPARISON = "comparison.json"  # in a matrix's build folder: what `compare` last found of its images
 
 _MEASURES: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("compiled", "compiled", str),
@@ -76,13 +75,14 @@ def show_report(asked: Asked, *, json: bool, html: str = "") -> None:
     chosen = asked.choose(asked.load())
     name = matrix_name(asked.file, asked.checkout.root)
     runs = listed_runs(asked.checkout.build, name)
-    speeds = read_speeds(asked.folder / COMPARISON)
+    benches = (read_run(asked.checkout.build, run.id) for run in runs if run.command.split()[:1] == ["bench"])
+    known = speeds(benches)
     documents = []
     for variant in chosen:
         records = reached(asked.folder / variant.id)
         one = measure(variant.id, records)
         command = None if one["compiled"] else build_command(asked, variant.id)
-        speed = next((speeds[name] for name in image_names(records) if name in speeds), None)
+        speed = next((known[name] for name in image_names(records) if name in known), None)
         documents.append({**one, "runs": past(variant.id, runs), "speed": speed, "build_command": command})
     if html:
         write_file(Path(html), matrix_page(name, list(zip(chosen, documents, strict=True)), runs))
@@ -92,48 +92,32 @@ def show_report(asked: Asked, *, json: bool, html: str = "") -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """How many times as fast as another image one answers: the lowest and highest ratio of all inputs and protocols."""
+    """How many times the answers of its lowest level an image gives: the lowest and the highest ratio of all loads."""
 
-    times_as: str
-    lowest: float
-    highest: float
-    certain: bool  # whether it is faster under each load, or slower, by the comparison's confidence
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Server:
-    name: str
-    image: str
-    cpus: float | None
+    times_as: str  # the variant of the lowest level
+    low: float
+    high: float
+    certain: bool  # whether it is faster under each load, or slower under each
+    run: int  # that measured it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Figure:
-    server: str
-    rate: float | None
-    ratio: Interval | None
-    differs: bool | None
-
-
-def read_speeds(file: Path) -> dict[str, Speed]:
-    """Read how fast images are, of the servers that had the first one's CPUs; a file that cannot be read is a note."""
-    try:
-        document = json_module.loads(file.read_bytes())
-        servers = [decode_known(_Server, one) for one in document["servers"]]
-        figures = [decode_known(_Figure, one) for one in document["figures"]]
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        progress(f"Note: {file} cannot be read: {error}")
-        return {}
-    found = {}
-    for one in servers:
-        mine = [each for each in figures if each.server == one.name and each.rate is None and each.ratio]
-        ratios = [each.ratio.middle for each in mine if each.ratio]
-        if ratios and one.cpus == servers[0].cpus:
-            certain = all(each.differs for each in mine) and (min(ratios) > 1 or max(ratios) < 1)
-            found[one.image] = Speed(times_as=servers[0].name, lowest=min(ratios), highest=max(ratios), certain=certain)
+def speeds(runs: Iterable[Run]) -> dict[str, Speed]:
+    """How fast images are, by the latest of these runs of `bench` that had each, the latest first."""
+    found: dict[str, Speed] = {}
+    for run in runs:
+        by_image: dict[str, list[LevelFigures]] = {}
+        for one in run.bench:
+            by_image.setdefault(one.image, []).append(one)
+        for image, figures in by_image.items():
+            if ratios := [one.to_lowest for one in figures if one.to_lowest]:
+                found.setdefault(image, _speed_of(ratios, str(figures[0].lowest), run.id))
     return found
+
+
+def _speed_of(ratios: Sequence[Interval], lowest: str, run: int) -> Speed:
+    low, high = (choose(one.middle for one in ratios) for choose in (min, max))
+    certain = all(one.excludes(1.0) for one in ratios) and (low > 1 or high < 1)
+    return Speed(times_as=lowest, low=low, high=high, certain=certain, run=run)
 
 
 def past(variant: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -268,7 +252,7 @@ def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
 def _speed(speed: Speed | None) -> str:
     if speed is None:
         return ""
-    low, high = (f"{value:.2f}" for value in (speed.lowest, speed.highest))
+    low, high = (f"{value:.2f}" for value in (speed.low, speed.high))
     return (
         f"{low if low == high else f'{low} to {high}'} times {speed.times_as}{'' if speed.certain else ', not certain'}"
     )
