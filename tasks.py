@@ -461,6 +461,47 @@ def publish(options: PublishOptions) -> None:
 
 
 @Command
+def keys(
+    *,
+    verb: Annotated[str, Option("new", "VERB", positional=True)] = "",
+    output: Annotated[str, Option("the folder to write to (default: this one)", "DIR")] = "",
+) -> None:
+    """Make a key pair that signs what is pushed: cosign.key and cosign.pub, as cosign has them.
+
+    The password is that in COSIGN_PASSWORD; without it, it is asked for.
+
+    Examples:
+        ./factory keys new
+        ./factory keys new --output ../keys
+    """
+    from serving_factory.commands.keys import keys as make_keys
+
+    make_keys(verb, output=output)
+
+
+@Command
+def verify(
+    asked: Whole,
+    *,
+    image: Annotated[str, Option("an image in a registry: NAME[:TAG][@DIGEST]", "IMAGE", positional=True)] = "",
+    key: Annotated[str, Option("the public key of who signs", "FILE")] = "",
+    deep: Annotated[bool, Option("read the binary's CPU level and code for GPUs again")] = False,
+    json: Json = False,
+) -> None:
+    """Check an image in a registry, without Docker: digests, labels, binary, base, signature, SBOM, provenance.
+
+    The base is compared with the matrix file's lock file. Checks whose evidence is not there are skipped, and say so.
+
+    Examples:
+        ./factory verify registry.example.com/team/serving:2.19.1-cpu-v3 --key cosign.pub
+        ./factory verify 127.0.0.1:5000/team/serving:2.19.1-cpu-v3 --deep --json
+    """
+    from serving_factory.commands.verify import verify as check
+
+    check(asked, image, key=key, deep=deep, json=json)
+
+
+@Command
 def embed(options: EmbedOptions) -> None:
     """Put a model into a variant's image: checked, tried with its own signature, and only then tagged.
 
@@ -621,6 +662,7 @@ _GROUPS = {
     "Build": [
         *("demo", "build", "compile", "inspect", "package", "smoke", "refresh"),
         *("push", "publish", "embed", "deploy"),
+        *("keys", "verify"),
     ],
     "Measure": ["compare", "bench"],
     "Maintain": ["setup", "test", "cache", "clean"],

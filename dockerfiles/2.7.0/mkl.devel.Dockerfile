@@ -149,6 +149,19 @@ RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,
 FROM scratch AS preflight
 COPY --from=preflight_run /preflight/ /
 
+# --- externals: which external repositories the server is made of; no part of what is compiled below -------------------
+FROM fetch AS externals_run
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# Called as the preflight is, with the options of this build.
+COPY --chmod=0755 externals.sh /factory/preflight.sh
+RUN --mount=type=secret,id=network --mount=type=secret,id=ca --mount=type=tmpfs,target=/run/inputs \
+    --mount=type=secret,id=truststore --mount=type=secret,id=bazelrc --mount=type=bind,from=distdir,target=/inputs/distdir \
+    --mount=type=cache,id=serving-factory-bazel-repository,target=/cache/repository \
+    /factory/bazel.sh preflight
+
+FROM scratch AS externals
+COPY --from=externals_run /preflight/ /
+
 # --- binary_build: the Bazel build -------------------------------------------------------------------------------------
 FROM fetch AS binary_build
 ARG COPTS=""

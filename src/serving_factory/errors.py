@@ -308,6 +308,26 @@ class OutdatedError(FactoryError, code=74):
     """Images hold packages that their distribution has in higher versions."""
 
 
+class SigningKeyError(FactoryError, code=80):
+    """A key file, or what signs with it, cannot be used: no such file, a wrong password, no key in it, no libraries."""
+
+
+class SigningCommandError(FactoryError, code=81):
+    """The command that signs failed, or left no signature in the registry."""
+
+
+class SignatureError(FactoryError, code=82):
+    """What a registry holds has no signature, or none of the given key."""
+
+
+class ImageDiffersError(FactoryError, code=83):
+    """An image in a registry is not what its manifest, its labels or the lock file say."""
+
+
+class ProofError(FactoryError, code=84):
+    """An SBOM or a provenance is damaged, not signed, or about another image."""
+
+
 class CancelledError(FactoryError, code=130):
     """Ctrl-C or SIGTERM."""
 

@@ -12,9 +12,12 @@ import pytest
 from .build_grid import build_grid_python
 from .demo_story import Demo, run_demo
 from .fixtures_registry import faulty_proxy, local_registry, logged_in
-from .pipeline import V1, VARIANTS, Checkout
+from .pipeline import V1, VARIANTS, Checkout, docker
 
 __all__ = ["build_grid_python", "faulty_proxy", "local_registry", "logged_in"]
+
+TOOLS = Path(__file__).with_name("deploy_tools")
+BASE = ("--build-context", "debian:bookworm-slim=docker-image://serving-factory/base:bookworm")
 
 os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"  # its reaper is an image that no closed network has
 
@@ -50,6 +53,14 @@ def whole_checkout(demo: Demo, tmp_path: Path) -> Iterator[Checkout]:
     copy = demo.checkout.copy(tmp_path / "factory", *VARIANTS)
     yield copy
     shutil.rmtree(copy.folder)
+
+
+@pytest.fixture(scope="session")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with kubectl, docker-compose and cosign of Debian's next release."""
+    folder = tmp_path_factory.mktemp("tools")
+    docker("buildx", "build", *BASE, "--output", f"type=local,dest={folder}", str(TOOLS), seconds=300)
+    return folder
 
 
 @pytest.fixture(scope="session")

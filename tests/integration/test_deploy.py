@@ -21,23 +21,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from .conftest import BASE
 from .containers import container
 from .pipeline import MATRIX, ROOT, V1, Checkout, docker, wait_until
 from .registry import PORT, LocalRegistry, write_docker_config
 
-TOOLS = Path(__file__).with_name("deploy_tools")
 NODE = Path(__file__).with_name("podman_image")
-BASE = ("--build-context", "debian:bookworm-slim=docker-image://serving-factory/base:bookworm")
 GATEWAY = "serving-factory-test/gateway"
 MODELS = ROOT / "samples" / "model_server" / "models"
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with kubectl and docker-compose of Debian's next release."""
-    folder = tmp_path_factory.mktemp("tools")
-    docker("buildx", "build", *BASE, "--output", f"type=local,dest={folder}", str(TOOLS), seconds=300)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import pytest
 
 from .pipeline import ROOT, V1, Checkout, docker
 from .registry import LocalRegistry
-from .test_deploy import GATEWAY, build_gateway, tools, wheels
+from .test_deploy import GATEWAY, build_gateway, wheels
 
-__all__ = ["tools", "wheels"]
+__all__ = ["wheels"]
 
 PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
 SCRIPT, EXPECTED = (re.compile(rf"```{language}\n(.*?)```", re.DOTALL) for language in ("sh", "text"))

@@ -220,8 +220,8 @@ def test_rules_of_devel_images(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     found = list(instructions(text))
     stages = [rest.partition(" AS ")[2] for word, rest in found if word == "FROM"]
-    own = ["base_build", "init", "sources", "fetch", "preflight_run", "preflight", "binary_build", "artifact"]
-    own += ["launcher_build", "launcher", "export", "devel"]
+    own = ["base_build", "init", "sources", "fetch", "preflight_run", "preflight", "externals_run", "externals"]
+    own += ["binary_build", "artifact", "launcher_build", "launcher", "export", "devel"]
     assert stages[-len(own) :] == own
     assert "--host_copt" not in text, "a level is for the target configuration only"
     level = [stage.name for stage in stages_of(text).values() if any("COPTS" in line for line in stage.instructions)]

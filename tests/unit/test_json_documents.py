@@ -43,6 +43,8 @@ from serving_factory.pipeline.outdated import Compared, Outdated
 from serving_factory.pipeline.preflight import Declared
 from serving_factory.pipeline.records import Record, build_folder, write_record
 from serving_factory.pipeline.stages import STAGES
+from serving_factory.proofs import verify as checking
+from serving_factory.proofs.verify import Check, Verdict
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import ROOT, document, load
@@ -91,6 +93,7 @@ CASES: Mapping[str, tuple[str, list[str]]] = {
     "doctor --driver": ("doctor", ["doctor", "--driver", "535.54.03"]),
     "which": ("which", ["which", "--cpuinfo", "cpuinfo"]),
     "embed": ("embed", ["embed", MODEL, "--variant", "2.19.1-cpu-v3", "--dry-run"]),
+    "verify": ("verify", ["verify", "r.example/team/serving:x"]),
     "deploy kubernetes": ("deploy", ["deploy", "kubernetes", "2.19.1-cpu-v3"]),
     "deploy compose": ("deploy", ["deploy", "compose", "2.19.1-cpu-v3"]),
     "compare": ("compare", ["compare", "one:1", "two:1"]),
@@ -178,6 +181,7 @@ def run(
         (caching, "prune_caches", changed),
         (caching, "import_caches", changed),
         (comparing, "_run", comparison(both_loads())),
+        (checking, "verify", [Check(name="user", verdict=Verdict.OK, found="65532", error=CompileError)]),
         (building, "budget_of", Budget(cpus=8, memory=64 * 2**30)),
         (doctoring, "reach_all", {}),
         (publishing, "site_of", site),
@@ -280,6 +284,7 @@ def shown(text: str) -> Iterator[str]:
 
 
 CONSTANT = {
+    "verify": {"checks"},
     "catalogue": {"none", "yes", "no", "exists"},
     "cache": {"total", "all", "builds", "for", "downloads"},
     "report": {"absent"},

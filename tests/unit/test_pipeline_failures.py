@@ -122,7 +122,7 @@ def test_the_steps_of_the_dockerfiles_that_run_bazel_are_known_as_such() -> None
         error = failure_error(killed, variant="v", step=f"[x 1/1] {run}", tail=(), share=SHARE)
         assert isinstance(error, errors.OutOfMemoryError)
         jobs.append(error.jobs)
-    assert sorted(jobs) == [0, SHARE.jobs, SHARE.jobs], "preflight, fetch and build"
+    assert sorted(jobs) == [0, 0, SHARE.jobs, SHARE.jobs], "preflight, externals, fetch and build"
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from serving_factory.errors import (
     RegistryError,
     RegistryFaultError,
     RegistryLimitError,
+    SignatureError,
 )
 from serving_factory.matrix.tags import Index
 from serving_factory.matrix.variant import Variant
@@ -140,6 +141,28 @@ def others(registry: FakeRegistry, tmp_path: Path) -> Publisher:
 
 
 # --- what an index is -------------------------------------------------------------------------------------------------
+
+
+def test_an_index_is_signed_before_its_tag_moves(ours: Publisher, registry: FakeRegistry) -> None:
+    draft, signed = ours.draft(V1, V3), []
+
+    def sign(_draft: Draft, digest: str) -> None:
+        signed.append((digest, registry.tags.get(TAG)))
+
+    for _ in range(2):
+        publish([draft], ours.build, ours.reports.append, sign=sign, sleep=ours.slept.append)
+    digest = registry.tags[TAG]
+    assert signed[0] == (digest, None)
+    assert {one for one, _ in signed} == {digest}
+
+
+def test_no_tag_moves_to_an_index_that_is_not_signed(ours: Publisher, registry: FakeRegistry) -> None:
+    def sign(_draft: Draft, _digest: str) -> None:
+        raise SignatureError("it is not signed with this key")
+
+    with pytest.raises(SignatureError):
+        publish([ours.draft(V1, V3)], ours.build, ours.reports.append, sign=sign)
+    assert registry.tags == {}
 
 
 def test_the_lowest_level_has_no_variant(ours: Publisher, registry: FakeRegistry) -> None:

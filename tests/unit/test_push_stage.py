@@ -5,21 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.push import PushResult
-from serving_factory.errors import FactoryError, RegistryDeniedError, RegistryError, RegistryFaultError, TagTakenError
+from serving_factory.docker.registry import Manifest
+from serving_factory.errors import (
+    FactoryError,
+    RegistryDeniedError,
+    RegistryError,
+    RegistryFaultError,
+    SignatureError,
+    TagTakenError,
+)
 from serving_factory.pipeline.job import Job, Site
-from serving_factory.pipeline.records import write_record
+from serving_factory.pipeline.records import Record, write_record
 from serving_factory.pipeline.stages.push import PUSH, try_pushes
 from serving_factory.recipes.labels import RELEASE_LABEL
 from serving_factory.recipes.recipe import recipe_for
 
 from .matrices import load
 from .stage_records import record
+
+if TYPE_CHECKING:
+    from serving_factory.proofs.signatures import Signer
 
 IMAGE, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 MANIFEST, OLD = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -36,6 +47,7 @@ class FakeRegistry:
     labelled: dict[str, dict[str, str]] = field(default_factory=dict)
     refuses: FactoryError | None = None
     tried: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
 
     def try_push(self, repository: str) -> None:
         self.tried.append(repository)
@@ -47,6 +59,13 @@ class FakeRegistry:
 
     def config_digest(self, _repository: str, digest: str) -> str:
         return self.configs.get(digest, "")
+
+    def manifest(self, _repository: str, reference: str) -> Manifest | None:
+        return Manifest(body=reference.encode(), media_type="application/json")
+
+    def put_manifest(self, _repository: str, reference: str, manifest: Manifest) -> None:
+        self.moved.append(reference)
+        self.held[reference] = manifest.body.decode()
 
     def labels(self, _repository: str, digest: str) -> dict[str, str]:
         return self.labelled.get(digest, {})
@@ -82,6 +101,28 @@ class FakeEngine:
         if not self.lies:
             self.registry(repository.partition("/")[0]).held[tag] = MANIFEST
         return PushResult(digest=MANIFEST, pushed_layers=1)
+
+
+@dataclass
+class FakeSigner:
+    """Signs at once, and remembers which tags the registry had then."""
+
+    known: FakeRegistry
+    identity: str = "key 1"
+    signed: set[str] = field(default_factory=set)
+    tags: list[str] = field(default_factory=list)
+    refuses: FactoryError | None = None
+
+    def sign(self, _registry: object, repository: str, digest: str, _cancel: object) -> bool:
+        assert repository == "team/serving"
+        if self.refuses:
+            raise self.refuses
+        self.tags += self.known.held
+        self.signed.add(digest)
+        return True
+
+    def is_signed(self, _registry: object, _repository: str, digest: str) -> bool:
+        return digest in self.signed
 
 
 @pytest.fixture
@@ -137,6 +178,65 @@ def test_a_full_tag_names_one_image_for_ever(job: Job, engine: FakeEngine, confi
     assert "image: {tags:" in caught.value.remedy
     assert engine.pushed == []
     assert engine.known.held == {FULL: OLD, "latest": OLD}
+
+
+@pytest.fixture
+def signer(job: Job, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> FakeSigner:
+    made = FakeSigner(engine.known)
+
+    def prove(_job: Job, registry: object, repository: str, digest: str, signer: FakeSigner) -> None:
+        signer.sign(registry, repository, digest, None)
+
+    monkeypatch.setattr("serving_factory.pipeline.proofs.prove", prove)
+    job.site.signer = cast("Signer", made)
+    return made
+
+
+def test_a_digest_is_signed_before_an_alias_has_it(job: Job, engine: FakeEngine, signer: FakeSigner) -> None:
+    engine.known.held["latest"], engine.known.configs = OLD, {MANIFEST: IMAGE}
+    outputs = run(job)
+    assert signer.tags == ["latest", FULL]
+    assert engine.pushed == [FULL]
+    assert engine.known.moved == ALIASES
+    assert outputs["signed"] == (MANIFEST,)
+    assert outputs["digests"] == dict.fromkeys([FULL, *ALIASES], MANIFEST)
+    assert run(job)["digests"] == outputs["digests"]
+    assert engine.known.moved == ALIASES, "what an alias stands for already is not sent"
+
+
+def test_no_alias_moves_to_what_is_not_signed(job: Job, engine: FakeEngine, signer: FakeSigner) -> None:
+    engine.known.held["latest"] = OLD
+    signer.refuses = SignatureError("it is not signed with this key")
+    with pytest.raises(SignatureError):
+        run(job)
+    assert engine.known.held == {"latest": OLD, FULL: MANIFEST}
+
+
+@pytest.mark.usefixtures("signer")
+def test_an_alias_that_someone_else_moves_at_the_same_time_is_an_error(
+    job: Job, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine.known, "put_manifest", lambda *_: engine.known.held.update(latest=OLD))
+    with pytest.raises(RegistryError, match="someone else pushes the same tag"):
+        run(job)
+
+
+def test_what_is_signed_is_signed_once(job: Job, signer: FakeSigner) -> None:
+    write_record(job.folder, record("smoke"))
+    pushed = Record(
+        variant=job.recipe.variant.id,
+        stage="push",
+        key=PUSH.key(job),
+        started="2026-01-01T00:00:00+00:00",
+        seconds=1.0,
+        outputs=PUSH.run(job, lambda _: None),
+    )
+    write_record(job.folder, pushed)
+    assert PUSH.reason(job) == ""
+    signer.signed.clear()
+    assert PUSH.reason(job) == "the image in the registry is missing or was changed"
+    signer.identity = "key 2"
+    assert PUSH.reason(job).startswith("what decides push has changed")
 
 
 def test_aliases_move(job: Job, engine: FakeEngine) -> None:

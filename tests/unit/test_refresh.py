@@ -20,9 +20,10 @@ from serving_factory.errors import EngineError, FactoryError, FetchError, NotBui
 from serving_factory.matrix.lockfile import Lock, read_lock
 from serving_factory.pipeline import outdated as outdated_module
 from serving_factory.pipeline.job import Job
-from serving_factory.pipeline.outdated import Compared, Outdated, Package, compare_images, packages_in
+from serving_factory.pipeline.outdated import Compared, Outdated, compare_images
 from serving_factory.pipeline.scheduler import PipelineRun
 from serving_factory.pipeline.stages import stage
+from serving_factory.proofs.described import Package, packages_in
 
 from .fake_compile import IMAGE, FakeDocker
 from .matrices import ROOT, write

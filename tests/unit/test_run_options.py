@@ -60,7 +60,7 @@ def bazel_steps(text: str) -> list[str]:
 def test_steps_that_run_bazel_mount_the_secrets_that_are_given_and_all_else(tmp_path: Path, given: set[str]) -> None:
     made = job(tmp_path)
     before, after = bazel_steps(made.recipe.devel), bazel_steps(without_absent_secrets(made.recipe.devel, given))
-    assert len(before) == len(after) == 3
+    assert len(before) == len(after) == 4
     for whole, here in zip(before, after, strict=True):
         mounts = [word for word in whole.split() if word.startswith("--mount=")]
         kept = [word for word in mounts if "type=secret" not in word or word.rpartition("=")[2] in given]

@@ -48,6 +48,7 @@ TASKS = (
     *("bake-file", "bench", "build", "cache", "catalogue", "clean", "compile", "demo", "deploy", "doctor", "embed"),
     *("explain", "generate", "history", "inputs", "inspect", "list", "lock", "package", "preflight", "publish", "push"),
     *("refresh", "report", "smoke", "test", "which"),
+    *("keys", "verify"),
     "compare",
 )
 

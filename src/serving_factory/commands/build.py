@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from invoke.exceptions import Exit
 
 from serving_factory.commands.boundary import exit_with
+from serving_factory.commands.keys import signer_of
 from serving_factory.commands.plan import Plan, budget_of, plan_run, site_of
 from serving_factory.commands.shared import Asked, RunOptions, progress, show, width, write
 from serving_factory.errors import CancelledError, EngineUnavailableError, FactoryError, UsageError
@@ -116,12 +117,14 @@ def _prepared(options: RunOptions, stages: Sequence[Stage[Any]]) -> _Run:
     if options.locked:
         require_locked(chosen, matrix)
     recipes, unbuildable = recipes_for(chosen, matrix)
+    signer = None
     if stages[-1].pushes:
         from serving_factory.pipeline.stages.push import check_pushable
 
         for recipe in recipes:
             check_pushable(recipe, options.registry)
-    site, gpu, emulate = site_of(options.asked, options.registry), Use(options.gpu), Use(options.emulate)
+        signer = signer_of(matrix)
+    site, gpu, emulate = site_of(options.asked, options.registry, signer), Use(options.gpu), Use(options.emulate)
     if gpu is Use.REQUIRE and not any(variant.cuda for variant in chosen):
         remedy = "choose one, such as --target gpu-optimized"
         raise UsageError("`--gpu require` is for gpu variants, and none is chosen", remedy=remedy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serving_factory.commands.shared import Asked, progress
 from serving_factory.errors import EngineError, EngineUnavailableError, UsageError
@@ -16,8 +16,11 @@ from serving_factory.pipeline.job import Job, Site, Stage
 from serving_factory.pipeline.records import matrix_name
 from serving_factory.recipes.recipe import recipes_for
 
+if TYPE_CHECKING:
+    from serving_factory.proofs.signatures import Signer
 
-def site_of(asked: Asked, registries: Sequence[str] = ()) -> Site:
+
+def site_of(asked: Asked, registries: Sequence[str] = (), signer: Signer | None = None) -> Site:
     """Where the pipeline of a matrix file works."""
     checkout = asked.checkout
     return Site(
@@ -25,6 +28,7 @@ def site_of(asked: Asked, registries: Sequence[str] = ()) -> Site:
         models=checkout.models,
         programs=checkout.programs,
         registries=registries,
+        signer=signer,
         report=progress,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from serving_factory.commands.build import run_stage
+from serving_factory.commands.keys import signer_of
 from serving_factory.commands.plan import site_of
 from serving_factory.commands.shared import PublishOptions, RunOptions, progress, show, width, write
 from serving_factory.docker.registry import ImageName, Registry
@@ -75,7 +76,8 @@ def publish(options: PublishOptions) -> None:
     """Push what is not pushed yet, and put the indexes of the chosen variants; or print the plan."""
     matrix = options.asked.load()
     chosen = frozenset(one.id for one in options.asked.choose(matrix))
-    indexes, site = _indexes(matrix, chosen), site_of(options.asked, options.registry)
+    signer = signer_of(matrix)
+    indexes, site = _indexes(matrix, chosen), site_of(options.asked, options.registry, signer)
     places = push_names(matrix.images.repository, options.registry)
     registries = {one: site.engine.registry(one.registry, report=progress) for one in places}
 
@@ -101,8 +103,13 @@ def publish(options: PublishOptions) -> None:
         )
         for one in planned
     ]
+
+    def sign(draft: Draft, digest: str) -> None:
+        if signer:
+            signer.sign(draft.registry, draft.place.repository, digest)
+
     with hold_lock(options.asked.checkout.build), hold_matrix_lock(site.build):
-        published = publish_indexes(drafts, site.build, progress)
+        published = publish_indexes(drafts, site.build, progress, sign=sign)
     if options.json:
         rows = [_row(one, *published[one.name]) for one in planned]
         write(json_line("indexes", {"schema_version": SCHEMA_VERSION, "indexes": rows}, at=utc_now()))

@@ -132,7 +132,14 @@ class Client:
             handlers.append(_Proxies(self.route.proxies, self.route.no_proxy))
         return urllib.request.build_opener(*handlers)
 
-    def ask(self, method: str, url: str, headers: Mapping[str, str] | None = None, data: bytes | None = None) -> Answer:
+    def ask(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+        sink: Callable[[bytes], object] | None = None,  # takes the body of a success, piece by piece, however large
+    ) -> Answer:
         """Send one request; redirections are followed without these headers. Raises NoAnswerError."""
         patience = self.patience
         deadline = time.monotonic() + patience.total
@@ -146,7 +153,7 @@ class Client:
             request = urllib.request.Request(url, data=data, method=method)  # noqa: S310 - callers give http and https
             for name, value in (headers or {}).items():
                 request.add_unredirected_header(name, value)
-            exchange = partial(self._exchange, request, deadline)
+            exchange = partial(self._exchange, request, deadline, sink)
             return bounded(exchange, seconds=patience.total, cancel=patience.cancel, on_wait=report)
         except urllib.error.URLError as error:
             trouble = next((each for kind, each in _TROUBLES if isinstance(error.reason, kind)), Trouble.UNREACHABLE)
@@ -159,10 +166,12 @@ class Client:
         except ValueError as error:  # of a redirection, or of the environment; a UnicodeError is one
             raise NoAnswerError(Trouble.ADDRESS, error) from error
 
-    def _exchange(self, request: urllib.request.Request, deadline: float) -> Answer:
+    def _exchange(
+        self, request: urllib.request.Request, deadline: float, sink: Callable[[bytes], object] | None
+    ) -> Answer:
         try:
             with self._opener().open(request, timeout=self.patience.each) as response:
-                return Answer(response.status, response.headers, _read(response, deadline))
+                return Answer(response.status, response.headers, _read(response, deadline, sink))
         except urllib.error.HTTPError as error:
             with error:
                 try:
@@ -172,10 +181,13 @@ class Client:
                 return Answer(error.code, error.headers, body)
 
 
-def _read(response: IO[bytes], deadline: float) -> bytes:
+def _read(response: IO[bytes], deadline: float, sink: Callable[[bytes], object] | None = None) -> bytes:
     body = b""
     while piece := response.read1(CHUNK):  # type: ignore[attr-defined] # http.client.HTTPResponse has it
-        body += piece
+        if sink:
+            sink(piece)
+        else:
+            body += piece
         if len(body) > MAX_BYTES:
             raise NoAnswerError(Trouble.TOO_BIG, f"more than {MAX_BYTES // 2**20} MiB")
         if time.monotonic() > deadline:

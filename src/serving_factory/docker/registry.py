@@ -9,10 +9,10 @@ import ipaddress
 import json
 import re
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -54,6 +54,7 @@ _PATH_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
 _NO_JSON = (ValueError, RecursionError)
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header may hold
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+_BLOB_SECONDS = 3600.0  # for a blob, which may have gigabytes
 _TLS_TRIAL = 5.0  # seconds in which a registry that may go without TLS shows whether it speaks it
 
 _UNREACHABLE = re.compile(
@@ -259,6 +260,7 @@ class Registry:
         self.host = host
         self._credentials = credentials
         self._insecure = insecure or is_loopback(host)
+        self._known: dict[str, dict[str, str]] = {}  # scope → the header that it last accepted
         self._server = "registry-1.docker.io" if host == DOCKER_HUB else host
         client, files = client or Client(), sorted((CERTIFICATES / host).glob("*.crt"))
         context = trusting_anyone() if self._insecure else trusting(client.route.ca_certificates, *files)
@@ -294,11 +296,11 @@ class Registry:
             return None
         return Manifest(body=answer.body, media_type=answer.headers.get_content_type())
 
-    def put_manifest(self, repository: str, reference: str, manifest: Manifest) -> None:
-        """Send a manifest or an index under a tag or its own digest; what it names must be there already."""
+    def put_manifest(self, repository: str, reference: str, manifest: Manifest) -> Mapping[str, str]:
+        """Send a manifest or an index under a tag or its own digest, after what it names; give the answer's headers."""
         url = f"{self._base}{repository}/manifests/{urllib.parse.quote(reference, safe=':')}"
-        headers = {"Content-Type": manifest.media_type}
-        answer, _ = self._ask("PUT", url, f"repository:{repository}:pull,push", data=manifest.body, **headers)
+        scope = f"repository:{repository}:pull,push"
+        answer, _ = self._ask("PUT", url, scope, data=manifest.body, content_type=manifest.media_type)
         if answer.status in {http.HTTPStatus.BAD_REQUEST, http.HTTPStatus.NOT_FOUND}:
             raise RegistryError(
                 f"The registry {self.host} does not take {repository}:{reference}.",
@@ -307,6 +309,7 @@ class Registry:
                 "that takes OCI image indexes.",
             )
         self._check(answer)
+        return {name.lower(): value for name, value in answer.headers.items()}
 
     def config_digest(self, repository: str, digest: str) -> str:
         """The digest of an image's configuration, which is the image's id in the engine; empty for an index."""
@@ -326,6 +329,56 @@ class Registry:
             return frozenset(_platform(_mapping(_mapping(entry).get("platform"))) for entry in listed)
         config = str(_mapping(manifest.get("config")).get("digest"))
         return frozenset({_platform(self._content(repository, "blobs", config))})
+
+    def referrers(self, repository: str, digest: str) -> Manifest | None:
+        """Fetch the index of what refers to a manifest; None where the registry keeps none itself."""
+        # Distribution specification, "Listing Referrers"
+        answer, _ = self._ask("GET", f"{self._base}{repository}/referrers/{digest}", f"repository:{repository}:pull")
+        # What knows no such question answers in many ways.
+        if answer.status in {
+            http.HTTPStatus.BAD_REQUEST,
+            http.HTTPStatus.NOT_FOUND,
+            http.HTTPStatus.METHOD_NOT_ALLOWED,
+        }:
+            return None
+        self._check(answer)
+        return Manifest(body=answer.body, media_type=MANIFESTS[0])
+
+    def blob(self, repository: str, digest: str, sink: Callable[[bytes], object]) -> bool:
+        """Fetch a blob of any size, piece by piece, and do not compare its digest; False if there is none."""
+        patience = replace(self._client.patience, total=_BLOB_SECONDS)
+        patient = replace(self._client, patience=patience)
+        url = f"{self._base}{repository}/blobs/{digest}"
+        answer, _ = self._ask("GET", url, f"repository:{repository}:pull", send=partial(patient.ask, sink=sink))
+        if answer.status == http.HTTPStatus.NOT_FOUND:
+            return False
+        self._check(answer)
+        return True
+
+    def small_blob(self, repository: str, digest: str) -> bytes | None:
+        """Fetch a blob of a few MiB at most, and do not compare its digest; None if there is none."""
+        answer = self._pull("GET", f"{repository}/blobs/{digest}")
+        return None if answer is None else answer.body
+
+    def put_blob(self, repository: str, content: bytes) -> str:
+        """Store a blob, unless the registry has it; give its digest."""
+        digest = digest_of(content)
+        if self._pull("HEAD", f"{repository}/blobs/{digest}") is not None:
+            return digest
+        url, scope = f"{self._base}{repository}/blobs/uploads/", f"repository:{repository}:pull,push"
+        answer, _ = self._ask("POST", url, scope, data=b"")
+        self._check(answer)
+        upload = urllib.parse.urljoin(url, answer.headers.get("Location") or "")
+        upload += f"{'&' if '?' in upload else '?'}digest={digest}"
+        if urllib.parse.urlsplit(upload)[:2] != urllib.parse.urlsplit(url)[:2]:
+            raise RegistryError(
+                f"The registry {self.host} wants an upload sent to another host.",
+                why=urllib.parse.urlsplit(upload).netloc,
+                remedy="Use the registry by that host's name: no other host gets its credentials.",
+            )
+        answer, _ = self._ask("PUT", upload, scope, data=content, content_type="application/octet-stream")
+        self._check(answer)
+        return digest
 
     def log_in(self, repository: str) -> bool:
         """Show the registry our credentials, as a push to a repository does first; False where it requires none."""
@@ -373,13 +426,25 @@ class Registry:
         return answer
 
     def _ask(
-        self, method: str, url: str, scope: str, *, data: bytes | None = None, **headers: str
+        self,
+        method: str,
+        url: str,
+        scope: str,
+        *,
+        data: bytes | None = None,
+        content_type: str = "",
+        send: Callable[..., Answer] | None = None,  # in the place of the client's `ask`
+        **headers: str,
     ) -> tuple[Answer, dict[str, str]]:
         """Ask; and again, with authorization, where the registry requires it. Gives the headers of the last request."""
-        answer = self._open(method, url, headers, data)
+        headers |= {"Content-Type": content_type} if content_type else {}
+        headers |= self._known.get(scope, {})
+        answer = self._open(method, url, headers, data, send)
         if answer.status == http.HTTPStatus.UNAUTHORIZED:
             headers |= self._authorized(answer, scope)
-            answer = self._open(method, url, headers, data)
+            answer = self._open(method, url, headers, data, send)
+            if answer.status < http.HTTPStatus.BAD_REQUEST:
+                self._known[scope] = {"Authorization": headers["Authorization"]}
         return answer, headers
 
     def _authorized(self, refused: Answer, scope: str) -> dict[str, str]:
@@ -450,9 +515,16 @@ class Registry:
             "in a browser first. A registry of API version 2 must be at that address.",
         )
 
-    def _open(self, method: str, url: str, headers: dict[str, str], data: bytes | None = None) -> Answer:
+    def _open(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        data: bytes | None = None,
+        send: Callable[..., Answer] | None = None,
+    ) -> Answer:
         try:
-            return self._client.ask(method, url, headers, data)
+            return (send or self._client.ask)(method, url, headers, data)
         except NoAnswerError as error:
             match error.trouble:
                 case Trouble.CERTIFICATE:

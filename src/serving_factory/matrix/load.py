@@ -58,6 +58,7 @@ def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
         network=model.network,
         lock=read_lock(file),
         resources=model.resources,
+        signing=model.signing,
         dropped=tuple(expansion.dropped),
         selections=chosen,
         rules=rules.whole,

@@ -11,7 +11,7 @@ from serving_factory.catalogue.levels import flag_sets
 from serving_factory.matrix.document import Document
 from serving_factory.matrix.expand import Dropped
 from serving_factory.matrix.lockfile import Lock
-from serving_factory.matrix.model import Images, OwnRelease, Resources
+from serving_factory.matrix.model import Images, OwnRelease, Resources, Signing
 from serving_factory.matrix.problems import KeyPath, dotted
 from serving_factory.matrix.rules import Rule
 from serving_factory.matrix.settings import AllSettings, Network, Settings
@@ -47,6 +47,7 @@ class Matrix:
     network: Network
     lock: Lock
     resources: Resources
+    signing: Signing
     dropped: tuple[Dropped, ...]
     selections: tuple[Selection, ...]
     rules: tuple[Rule, ...]

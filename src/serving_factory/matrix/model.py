@@ -10,7 +10,7 @@ from pathlib import Path
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
 from serving_factory.matrix import words
-from serving_factory.matrix.schema import Conflict, Either, Keys, Many, Section, Table, Text, Whole, key
+from serving_factory.matrix.schema import Boolean, Conflict, Either, Keys, Many, Section, Table, Text, Whole, key
 from serving_factory.matrix.settings import SOURCE, ImageChoice, Network, PerRelease, Settings
 from serving_factory.matrix.variant import Candidate, Platform
 
@@ -143,6 +143,34 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Signing(Keys):
+    """How what is pushed is signed; nothing is where the file says nothing."""
+
+    # The files are looked at by what signs: no other machine needs to have them.
+    command: tuple[str, ...] = key(
+        Many(words.COMMAND_WORD, least=0),
+        "Or a command that signs {image}, a name with its digest, such as cosign with a key in a cloud.",
+        (),
+    )
+    public_key: str | None = key(words.FILE, "The file with the public key by which its signatures are checked.", None)
+    attestations: bool = key(Boolean(), "true also signs SBOM and provenance as cosign's attestations.", default=False)
+    key: str | None = key(
+        words.FILE, "The file with the private key, as cosign has it.", None
+    )  # last: it hides the function
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """One way to sign."""
+        if self.key and self.command:
+            yield ("command",), "there is a key, too", "Name a key or a command."
+        elif self.public_key and not self.command:
+            yield ("public_key",), "it is for the signatures of a command", "Remove it: the key holds its public key."
+        elif self.attestations and not self.key:
+            yield ("attestations",), "they need a key", "Name one at key, or let `cosign attest` make them."
+        if self.command and not any("{image}" in word for word in self.command):
+            yield ("command",), "no word of it holds {image}", "Add it where the image's name belongs."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OwnRelease(Keys):
     """Sources with a name of their own, built as a release of upstream: a branch, a nightly, a candidate."""
 
@@ -184,6 +212,7 @@ class MatrixFile(Settings):
         Many(Section(PerRelease), least=0), "What holds for some releases alone; of two entries the later one wins.", ()
     )
     network: Network = key(Network)
+    signing: Signing = key(Signing)
 
 
 def own_releases(model: MatrixFile) -> Mapping[int, OwnRelease]:

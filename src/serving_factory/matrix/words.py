@@ -216,6 +216,9 @@ RUNTIME_BASE = Text(_runtime_base, rf"^(?:{SLIM}$|(?:{SLIM_OF})?{IMAGE.pattern.r
 TARGET = matching(_NAME, "a target's name is lower-case words joined by '.' or '-'", "Write it like cpu-standard.")
 REASON = matching(r"[\s\S]*\w[\s\S]*", "a reason is words", "Write why: `explain --dropped` prints it.")
 
+FILE = matching(r"[^\x00-\x1f]+", "a file's name is not empty and holds no control characters", "Write its path.")
+COMMAND_WORD = matching(r"[^\x00]+", "a word of a command is not empty", "Remove it.")
+
 DURATION = matching(
     r"[1-9][0-9]{0,5}[smh]", "a duration is a whole number of seconds, minutes or hours", "Write it like 30s, 5m or 1h."
 )

@@ -23,6 +23,7 @@ from serving_factory.recipes.recipe import Recipe, key_of, short
 if TYPE_CHECKING:
     from serving_factory.docker.emulator import Emulator
     from serving_factory.docker.engine import Engine
+    from serving_factory.proofs.signatures import Signer
 
 
 class Use(StrEnum):
@@ -47,6 +48,7 @@ class Site:
         models: Path,
         programs: Path | None = None,
         registries: Sequence[str] = (),
+        signer: Signer | None = None,
         connect: Callable[[], Engine] | None = None,
         report: Callable[[str], object] = lambda _text: None,  # called with a sentence while the engine is slow
     ) -> None:
@@ -54,6 +56,7 @@ class Site:
         self.models = models
         self.programs = programs  # where `./factory setup` puts programs that the machine does not have
         self.registries = registries
+        self.signer = signer  # signs what is pushed
         self._connect = connect
         self._report = report
         self._no_engine: EngineUnavailableError | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,21 +16,10 @@ from serving_factory.pipeline.job import Job, Progress
 from serving_factory.pipeline.records import write_atomically
 from serving_factory.pipeline.stages.compile import logged_build
 from serving_factory.pipeline.stages.package import PACKAGE
+from serving_factory.proofs.described import DPKG_RECORDS, Package, packages_in
 from serving_factory.recipes.recipe import CONTEXT
 
-# dpkg's own, and what collect.sh leaves of each package that something was copied from
-_RECORDS = ("/var/lib/dpkg/status", "/var/lib/dpkg/status.d")
-_FIELD = re.compile(r"^(Package|Version|Source|Status): *(.*)$", re.MULTILINE)
 _NO_CHANGELOG = "-"  # as newer.sh writes it
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Package:
-    """A package that an image holds, or something of."""
-
-    name: str
-    version: str
-    source_version: str  # of its source package: changelogs have that
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,27 +61,14 @@ def read_packages(job: Job) -> tuple[Package, ...]:
             why=image,
             remedy=f"make it again: ./factory package --variant {variant}",
         )
-    found = packages_in(job.site.engine.read_files(image, *_RECORDS, owner=job.site.owner))
+    found = packages_in(job.site.engine.read_files(image, *DPKG_RECORDS, owner=job.site.owner))
     if not found:
         raise PackageError(
             f"{variant}: the image has no records of packages",
-            why=f"{image} has nothing in {' or '.join(_RECORDS)}",
+            why=f"{image} has nothing in {' or '.join(DPKG_RECORDS)}",
             remedy="images on a base of Debian or Ubuntu have them: name one at image.base",
         )
     return found
-
-
-def packages_in(files: Mapping[str, bytes]) -> tuple[Package, ...]:
-    """Read dpkg's records, in the order of `files`: what was copied later counts."""
-    found: dict[str, Package] = {}
-    for content in files.values():
-        for paragraph in re.split(r"\n{2,}", content.decode("utf-8", errors="replace")):
-            fields = dict(_FIELD.findall(paragraph))
-            if {"Package", "Version"} <= fields.keys() and fields.get("Status", "installed").endswith("installed"):
-                version = fields["Version"]
-                source = re.search(r"\((.+)\)", fields.get("Source", ""))
-                found[fields["Package"]] = Package(fields["Package"], version, source[1] if source else version)
-    return tuple(sorted(found.values()))
 
 
 def _compared(held: Sequence[tuple[Job, tuple[Package, ...]]], progress: Progress) -> Iterator[Compared]:

@@ -27,7 +27,7 @@ _STOPPED = re.compile(
 )
 _BAZEL_DECLARES = re.compile(r"^# /DEFAULT\.WORKSPACE\S*\n\w+\(\n  name = \"([^\"]+)\"", re.MULTILINE)
 _LABELS = {"Label", "clean_dep", "str"}  # functions that return the label that they are given
-_BAZELS_OWN = re.compile(r"bazel_tools$|local_config_|platforms$")
+BAZELS_OWN = re.compile(r"bazel_tools$|local_config_|platforms$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ def read_report(folder: Path) -> Report:
     found = tuple(
         _found(name, declared.get(name), distdir, overrides, cache)
         for name in external
-        if name not in gone and not _BAZELS_OWN.match(name)
+        if name not in gone and not BAZELS_OWN.match(name)
     )
     seen = {*gone, *overrides, *external, *_BAZEL_DECLARES.findall("\n".join(_lines(folder / "query.build")))}
     failed = _lines(folder / "bazel.exit") != ["0"]

@@ -94,6 +94,7 @@ def publish(
     build: Path,
     report: Callable[[str], object],
     *,
+    sign: Callable[[Draft, str], object] = lambda _draft, _digest: None,  # signs the digest of an index, once
     sleep: Callable[[float], object] = time.sleep,
 ) -> Mapping[str, tuple[Published, str]]:
     """Put indexes: all by their digests first, then the tags. Gives, by name, what is there and what was done."""
@@ -112,10 +113,11 @@ def publish(
                 continue
             manifest = _merged(draft, held, ask)
             if held and held.digest == manifest.digest:
+                ask(partial(sign, draft, held.digest))
                 done[draft.name] = (journal.note(draft, held, moved=True), "published" if attempt else "up_to_date")
             else:
                 changes.append(_Change(draft=draft, manifest=manifest, seen=held.digest if held else ""))
-        _put_all(changes, journal, ask)
+        _put_all(changes, journal, sign, ask)
         pending = [change.draft for change in changes]
         if not pending:
             return done
@@ -127,9 +129,10 @@ def publish(
     )
 
 
-def _put_all(changes: Sequence[_Change], journal: _Journal, ask: Ask) -> None:
+def _put_all(changes: Sequence[_Change], journal: _Journal, sign: Callable[[Draft, str], object], ask: Ask) -> None:
     for change in changes:
         _put(change, change.manifest.digest, ask)
+        ask(partial(sign, change.draft, change.manifest.digest))
         journal.note(change.draft, change.manifest, moved=False)
     for change in changes:
         if _digest(change.draft, ask) == change.seen:

@@ -1,4 +1,4 @@
-"""push: full tags first, then the aliases; then the registry itself is asked what it holds."""
+"""push: full tags first, then their signatures, then the aliases; the registry itself is asked what it holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serving_factory.docker.registry import ImageName
 from serving_factory.errors import RegistryError, TagTakenError, UsageError
 from serving_factory.pipeline.job import VARIANT_LABEL, Job, Progress, Stage
 from serving_factory.pipeline.records import Outputs
-from serving_factory.pipeline.retry import asking_again
+from serving_factory.pipeline.retry import Result, asking_again
 from serving_factory.pipeline.stages.package import PACKAGE, Packaged
 from serving_factory.pipeline.stages.smoke import SMOKE
 from serving_factory.recipes.labels import RELEASE_LABEL
@@ -82,6 +82,7 @@ class Place:
     digests: Mapping[str, str]  # tag → digest of its manifest
     not_moved: Mapping[str, str]  # alias → the later release that it stays at
     pushed_layers: int  # how many it had not
+    signed: tuple[str, ...] = ()  # the digests that were signed, or were before
 
     @property
     def name(self) -> ImageName:
@@ -112,6 +113,7 @@ def _inputs(made: Stage[Packaged], job: Job) -> Mapping[str, object]:
         "repositories": [name.repository for name in names],
         "tags": packaged.tags,
         "aliases": packaged.aliases,
+        **({"signer": job.site.signer.identity} if job.site.signer else {}),
     }
 
 
@@ -150,36 +152,83 @@ def push_to(
     _try_push(registry, name, job, job.report_retry)
     digests: dict[str, str] = {}
     not_moved: dict[str, str] = {}
+    signed: dict[str, str] = {}
     blobs = 0
-    for tag in (*full, *aliases, *others):
-        if tag in full and (held := _held_already(job, registry, name, tag, image)):
-            digests[tag] = held
-            continue
-        if tag in aliases and (later := _later_release(job, registry, name, tag)):
-            not_moved[tag] = later
-            continue
+
+    def push_tag(tag: str) -> None:
+        nonlocal blobs
         pushed = _push_tag(job, name, image, tag, local=local, progress=progress)
         digests[tag] = pushed.digest
         blobs += pushed.pushed_layers
-        if (held := _held_digest(job, registry, name, tag)) != pushed.digest:
-            raise RegistryError(
-                f"{name}:{tag} was pushed as {pushed.digest}; the registry holds {held or 'nothing'}",
-                remedy="see whether someone else pushes the same tag; then run the same command again",
-            )
+        _confirm(job, registry, name, tag, pushed.digest)
+
+    for tag in full:
+        if held := _held_already(job, registry, name, tag, image):
+            digests[tag] = held
+        else:
+            push_tag(tag)
+        if job.site.signer and digests[tag] not in signed.values():
+            signed[tag] = _signed(job, registry, name, digests[tag], image=image, progress=progress)
+    for tag in (*aliases, *others):
+        if tag in aliases and (later := _later_release(job, registry, name, tag)):
+            not_moved[tag] = later
+        elif signed:
+            # What the engine pushes may have another digest than before: an alias must have one that is signed.
+            digests[tag] = next(iter(signed.values()))
+            _move(job, registry, name, tag, digests[tag])
+        else:
+            push_tag(tag)
     return Place(
         registry=name.registry,
         repository=name.repository,
         digests=digests,
         not_moved=not_moved,
         pushed_layers=blobs,
+        signed=tuple(signed.values()),
     )
+
+
+def _confirm(job: Job, registry: Registry, name: ImageName, tag: str, digest: str) -> None:
+    if (held := _held_digest(job, registry, name, tag)) != digest:
+        raise RegistryError(
+            f"{name}:{tag} was pushed as {digest}; the registry holds {held or 'nothing'}",
+            remedy="see whether someone else pushes the same tag; then run the same command again",
+        )
+
+
+def _signed(job: Job, registry: Registry, name: ImageName, digest: str, *, image: str, progress: Progress) -> str:
+    """Sign a digest, and read the signature back; to what serves, SBOM and provenance are attached. Give the digest."""
+    # Its libraries are those of the extra `signing`.
+    from serving_factory.pipeline.proofs import prove
+
+    signer, repository = job.site.signer, name.repository
+    if signer is not None:
+        progress(f"sign {digest}")
+        if image == job.record(PACKAGE).outputs.image:
+            _asking(job, lambda: prove(job, registry, repository, digest, signer))
+        else:
+            _asking(job, lambda: signer.sign(registry, repository, digest, job.cancel))
+    return digest
+
+
+def _move(job: Job, registry: Registry, name: ImageName, alias: str, digest: str) -> None:
+    """Let an alias stand for a manifest that the registry has."""
+    if _held_digest(job, registry, name, alias) == digest:
+        return
+    if manifest := _asking(job, lambda: registry.manifest(name.repository, digest)):
+        _asking(job, lambda: registry.put_manifest(name.repository, alias, manifest))
+    _confirm(job, registry, name, alias, digest)
+
+
+def _asking(job: Job, question: Callable[[], Result]) -> Result:
+    return asking_again(question, job.report_retry, sleep=job.cancel.wait)
 
 
 def _later_release(job: Job, registry: Registry, name: ImageName, alias: str) -> str:
     """The release that a registry has an alias for that names none, where it is later than this one; else empty."""
     if job.recipe.variant.release_name in alias or (held := _held_digest(job, registry, name, alias)) is None:
         return ""
-    labels = asking_again(lambda: registry.labels(name.repository, held), job.report_retry, sleep=job.cancel.wait)
+    labels = _asking(job, lambda: registry.labels(name.repository, held))
     release = labels.get(RELEASE_LABEL, "") if VARIANT_LABEL in labels else ""
     with suppress(InvalidVersion):
         return release if Version(release) > job.recipe.variant.version else ""
@@ -192,9 +241,7 @@ def _held_already(job: Job, registry: Registry, name: ImageName, tag: str, image
     # The engine's id of an image is the digest of its configuration, or with containerd's store of its manifest.
     if held is None or held == image:
         return held
-    config = asking_again(
-        lambda: registry.config_digest(name.repository, held), job.report_retry, sleep=job.cancel.wait
-    )
+    config = _asking(job, lambda: registry.config_digest(name.repository, held))
     if config == image:
         return held
     raise TagTakenError(
@@ -239,9 +286,13 @@ def _intact(job: Job, outputs: Pushed) -> bool:
 
 
 def holds(job: Job, place: Place) -> bool:
-    """Whether a registry still holds all that was pushed to it."""
-    registry = job.site.engine.registry(place.registry, cancel=job.cancel)
-    return all(_held_digest(job, registry, place.name, tag) == digest for tag, digest in place.digests.items())
+    """Whether a registry still holds all that was pushed to it, and the signatures of this run's signer."""
+    registry, signer = job.site.engine.registry(place.registry, cancel=job.cancel), job.site.signer
+    if any(_held_digest(job, registry, place.name, tag) != digest for tag, digest in place.digests.items()):
+        return False
+    return signer is None or all(
+        _asking(job, partial(signer.is_signed, registry, place.repository, digest)) for digest in place.signed
+    )
 
 
 def push_stage(name: str, made: Stage[Packaged], *, version: int) -> Stage[Pushed]:
@@ -259,4 +310,4 @@ def push_stage(name: str, made: Stage[Packaged], *, version: int) -> Stage[Pushe
     )
 
 
-PUSH = push_stage("push", PACKAGE, version=2)
+PUSH = push_stage("push", PACKAGE, version=3)

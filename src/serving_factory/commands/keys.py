@@ -1,0 +1,113 @@
+"""`keys`: makes the key pair by which what is pushed is signed; and what signs, by the matrix file."""
+
+from __future__ import annotations
+
+import getpass
+import importlib
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving_factory.commands.shared import write
+from serving_factory.errors import FactoryError, SigningKeyError, UsageError
+
+if TYPE_CHECKING:
+    from serving_factory.matrix.matrix import Matrix
+    from serving_factory.proofs.signatures import Signer
+
+
+def keys(verb: str, *, output: str) -> None:
+    """Write a key pair into a folder; files that are there stay, and are an error."""
+    if verb != "new":
+        raise UsageError(
+            f"`keys {verb}` is no command" if verb else "`keys` needs a command",
+            why="the command is: new",
+            remedy="`./factory keys new --output DIR` makes a key pair",
+        )
+    require_extra()
+    from serving_factory.proofs.keys import PRIVATE, PUBLIC, PrivateKey
+
+    folder = Path(output or ".")
+    private, public = folder / PRIVATE, folder / PUBLIC
+    if taken := [str(file) for file in (private, public) if os.path.lexists(file)]:
+        raise FactoryError(
+            f"There is a key already: {', '.join(taken)}.",
+            remedy="Name another folder with --output, or move that key away: what it signed is checked with it.",
+        )
+    key = PrivateKey.new()
+    content = key.encrypted(_new_password())
+    folder.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+        stream.write(content)
+    public.write_bytes(key.public.pem())
+    write(
+        f"Wrote {private}, which signs, and {public}, which checks; fingerprint sha256:{key.public.fingerprint}.\n"
+        f"Keep {PRIVATE} out of version control. In the matrix file: signing: {{key: {private}}}\n"
+    )
+
+
+def require_extra() -> None:
+    """Raise SigningKeyError where the libraries of the extra `signing` are not installed."""
+    try:
+        importlib.import_module("serving_factory.proofs.keys")
+    except ImportError as error:
+        raise SigningKeyError(
+            "The libraries that sign are not installed.",
+            why=str(error),
+            remedy="Install the package with its extra: pip install 'serving-factory[signing]'; ./factory does.",
+        ) from error
+
+
+def signer_of(matrix: Matrix) -> Signer | None:
+    """What signs, by the matrix file; None where it says nothing. It may ask for the key's password."""
+    signing, folder = matrix.signing, matrix.file.parent
+    if not (signing.key or signing.command):
+        return None
+    require_extra()
+    from serving_factory.proofs.keys import PrivateKey, PublicKey, is_encrypted
+    from serving_factory.proofs.signatures import CommandSigner, KeySigner
+
+    if signing.key is None:
+        public = PublicKey.read(folder / signing.public_key) if signing.public_key else None
+        return CommandSigner(signing.command, public)
+    file = folder / signing.key
+    password = _password(file) if is_encrypted(file) else b""
+    return KeySigner(PrivateKey.read(file, password), attestations=signing.attestations)
+
+
+def _password(file: Path) -> bytes:
+    from serving_factory.proofs.keys import PASSWORD
+
+    given = os.environ.get(PASSWORD)
+    if given is not None:
+        return given.encode()
+    if not sys.stdin.isatty():
+        raise SigningKeyError(
+            f"The key {file} needs a password, and there is none.",
+            remedy=f"Set {PASSWORD}, or run this at a terminal, where it asks.",
+        )
+    return _typed(file)
+
+
+@cache
+def _typed(file: Path) -> bytes:
+    return getpass.getpass(f"Password of {file}: ").encode()
+
+
+def _new_password() -> bytes:
+    from serving_factory.proofs.keys import PASSWORD
+
+    given = os.environ.get(PASSWORD)
+    if given is not None:
+        return given.encode()
+    if not sys.stdin.isatty():
+        raise SigningKeyError(
+            "A new key needs a password, and there is none.",
+            remedy=f"Set {PASSWORD} (empty for none), or run this at a terminal, where it asks.",
+        )
+    first, again = (getpass.getpass(text).encode() for text in ("Password of the new key: ", "Once more: "))
+    if first != again:
+        raise SigningKeyError("The two passwords differ.", remedy="Run the same command again.")
+    return first

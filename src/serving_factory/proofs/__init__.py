@@ -1,0 +1,1 @@
+"""What travels with an image: signatures, and what `verify` reads back from a registry. Needs the extra `signing`."""

@@ -1,0 +1,76 @@
+"""How an image was made: an in-toto Statement v1 with SLSA's provenance v1."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+from serving_factory.proofs.described import Described
+
+_STATEMENT = "https://in-toto.io/Statement/v1"
+PROVENANCE, CYCLONEDX = "https://slsa.dev/provenance/v1", "https://cyclonedx.org/bom"
+_BUILD = "urn:serving-factory:build:1"  # what the parameters mean: docs/proofs.md
+_COMMIT = re.compile(r"(?P<url>\S+)#(?P<commit>[0-9a-f]{40})")
+
+
+def provenance(about: Described) -> bytes:
+    """Write the provenance: the same image gives the same bytes."""
+    external = {
+        "variant": about.variant,
+        "release": about.release,
+        "flavour": about.flavour,
+        "level": about.level,
+        "platform": about.platform,
+        **about.parameters,
+    }
+    internal = {
+        "compile_key": about.compile_key,
+        "package_key": about.package_key,
+        "compiler": about.compiler,
+        "bazel": about.bazel,
+        "configs": list(about.configs),
+        "arguments": dict(about.arguments),
+    }
+    return statement(
+        about,
+        PROVENANCE,
+        {
+            "buildDefinition": {
+                "buildType": _BUILD,
+                "externalParameters": external,
+                "internalParameters": internal,
+                "resolvedDependencies": list(_dependencies(about)),
+            },
+            "runDetails": {
+                "builder": {"id": "urn:serving-factory", "version": {"serving-factory": about.factory}},
+                "metadata": {
+                    "invocationId": about.package_key,
+                    "startedOn": about.started,
+                    "finishedOn": about.finished,
+                },
+                "byproducts": [{"name": "tensorflow_model_server", "digest": {"sha256": about.binary_sha256}}],
+            },
+        },
+    )
+
+
+def statement(about: Described, kind: str, predicate: Mapping[str, object]) -> bytes:
+    """Write an in-toto statement about the image."""
+    subject = {"name": about.repository, "digest": {"sha256": about.digest.partition(":")[2]}}
+    document = {"_type": _STATEMENT, "subject": [subject], "predicateType": kind, "predicate": predicate}
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _dependencies(about: Described) -> Iterator[Mapping[str, object]]:
+    if commit := _COMMIT.fullmatch(about.source):
+        yield {"uri": f"git+{commit['url']}@{commit['commit']}", "digest": {"gitCommit": commit["commit"]}}
+    else:  # a folder
+        yield {"name": "source", "digest": {"sha256": about.source.removeprefix("sha256:")}}
+    for name, digest in about.bases.items():
+        known = {"digest": {"sha256": digest.partition(":")[2]}} if digest.startswith("sha256:") else {}
+        yield {"name": name, "uri": f"docker-image://{name.partition('@')[0]}", **known}
+    for one in about.externals:
+        if one.urls:
+            stated = {"digest": {"sha256": one.sha256}} if one.sha256 else {}
+            yield {"name": one.name, "uri": f"{one.urls[0]}{f'@{one.ref}' if one.ref else ''}", **stated}

@@ -1,0 +1,218 @@
+"""Signatures of what a registry holds, by digest, as cosign writes and checks them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serving_factory.docker.process import Cancel, run
+from serving_factory.docker.referrers import Artifact, add_layer, fallback_tag, layers_at, referrers_of
+from serving_factory.docker.registry import ImageName, Registry, digest_of
+from serving_factory.errors import SignatureError, SigningCommandError
+from serving_factory.proofs.keys import PrivateKey, PublicKey
+
+# sigstore/cosign, pkg/types/media.go and pkg/oci/static/signature.go
+_SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
+_SIGNATURE = "dev.cosignproject.cosign/signature"
+_KIND = "cosign container image signature"
+DSSE = "application/vnd.dsse.envelope.v1+json"
+_BUNDLE = "application/vnd.dev.sigstore.bundle"
+IN_TOTO = "application/vnd.in-toto+json"
+_SECONDS = 600.0  # in which a command of the user's has signed
+_SHOWN = 10  # lines of its output
+_NO_JSON = (ValueError, KeyError, TypeError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """A signature that a registry keeps for a digest; `message` names that digest."""
+
+    message: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeySigner:
+    """Signs with a key file."""
+
+    key: PrivateKey
+    attestations: bool = False  # whether statements are signed for `cosign verify-attestation`, too
+
+    @property
+    def identity(self) -> str:
+        """What distinguishes it from another signer."""
+        return self.key.public.fingerprint
+
+    def sign(self, registry: Registry, repository: str, digest: str, cancel: Cancel | None = None) -> bool:  # noqa: ARG002
+        """Sign a manifest or an index and read the signature back; False where this key has signed it already."""
+        if self.is_signed(registry, repository, digest):
+            return False
+        message = _message(registry, repository, digest)
+        signature = {_SIGNATURE: base64.b64encode(self.key.sign(message)).decode("ascii")}
+        artifact = Artifact(media_type=_SIMPLE_SIGNING, content=message, annotations=signature)
+        add_layer(registry, repository, fallback_tag(digest, ".sig"), artifact)
+        require_signed(registry, repository, digest, self.key.public)
+        return True
+
+    def is_signed(self, registry: Registry, repository: str, digest: str) -> bool:
+        """Whether the registry has a signature of its own."""
+        return is_signed(registry, repository, digest, self.key.public)
+
+    def attest(self, registry: Registry, repository: str, digest: str, statement: bytes) -> None:
+        """Sign an in-toto statement about a manifest, once, for `cosign verify-attestation`."""
+        tag = fallback_tag(digest, ".att")
+        for _, content in layers_at(registry, repository, tag):
+            held = _of_envelope(_document(content))
+            if any(_payload(one) == statement and self.key.public.signed(one.message, one.signature) for one in held):
+                return
+        envelope = {
+            "payloadType": IN_TOTO,
+            "payload": base64.b64encode(statement).decode("ascii"),
+            "signatures": [{"keyid": "", "sig": base64.b64encode(self.key.sign(_pae(statement))).decode("ascii")}],
+        }
+        kind = {"predicateType": str(_document(statement).get("predicateType")), _SIGNATURE: ""}
+        content = json.dumps(envelope, separators=(",", ":")).encode()
+        add_layer(registry, repository, tag, Artifact(media_type=DSSE, content=content, annotations=kind))
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSigner:
+    """Signs with a command of the user's, such as cosign with a key in a cloud."""
+
+    command: tuple[str, ...]  # `{image}` stands for the image's name with its digest
+    public: PublicKey | None  # what its signatures are checked with; without one, that there is one
+
+    @property
+    def identity(self) -> str:
+        """What distinguishes it from another signer."""
+        return self.public.fingerprint if self.public else digest_of("\0".join(self.command).encode())
+
+    def sign(self, registry: Registry, repository: str, digest: str, cancel: Cancel | None = None) -> bool:
+        """Sign a manifest or an index and read the signature back; False where it is signed already."""
+        if self.is_signed(registry, repository, digest):
+            return False
+        image = f"{ImageName(registry.host, repository)}@{digest}"
+        command = [word.replace("{image}", image) for word in self.command]
+        lines: list[str] = []
+        try:
+            code = run(command, on_line=lines.append, timeout=_SECONDS, cancel=cancel)
+        except (OSError, TimeoutError) as error:
+            raise self._failed(image, str(error)) from error
+        if code:
+            raise self._failed(image, "\n".join([*lines[-_SHOWN:], f"It ended with exit code {code}."]))
+        if not self.is_signed(registry, repository, digest):
+            why = "of the key at `signing.public_key`" if self.public else "at all"
+            raise self._failed(image, "\n".join([*lines[-_SHOWN:], f"The registry has no signature of it {why}."]))
+        return True
+
+    def is_signed(self, registry: Registry, repository: str, digest: str) -> bool:
+        """Whether the registry has a signature of its own."""
+        if self.public:
+            return is_signed(registry, repository, digest, self.public)
+        return any(signatures_of(registry, repository, digest))
+
+    def _failed(self, image: str, why: str) -> SigningCommandError:
+        return SigningCommandError(
+            f"The command that signs did not sign {image}.",
+            why=why,
+            remedy="Correct `signing.command` in the matrix file, and try it by hand with that image.",
+        )
+
+
+Signer = KeySigner | CommandSigner
+
+
+def is_signed(registry: Registry, repository: str, digest: str, key: PublicKey) -> bool:
+    """Whether a registry has a signature of this key for a manifest or an index."""
+    return any(key.signed(one.message, one.signature) for one in signatures_of(registry, repository, digest))
+
+
+def require_signed(registry: Registry, repository: str, digest: str, key: PublicKey) -> None:
+    """Raise SignatureError where a registry has no signature of this key for a manifest or an index."""
+    found = list(signatures_of(registry, repository, digest))
+    if any(key.signed(one.message, one.signature) for one in found):
+        return
+    name = f"{ImageName(registry.host, repository)}@{digest}"
+    raise SignatureError(
+        f"{name} is not signed with this key." if found else f"{name} is not signed.",
+        why=f"signatures of other keys: {len(found)}; this key: sha256:{key.fingerprint}" if found else "",
+        remedy="See who pushed it, and give the public key of who signs these images.",
+    )
+
+
+def signatures_of(registry: Registry, repository: str, digest: str) -> Iterator[Signature]:
+    """The signatures that name this digest, of whatever key: at cosign's `.sig` tag, and in Sigstore's bundles."""
+    for layer, message in layers_at(registry, repository, fallback_tag(digest, ".sig")):
+        signature = _decoded((layer.get("annotations") or {}).get(_SIGNATURE))
+        if signature and _names(message, digest):
+            yield Signature(message=message, signature=signature)
+    for referrer in referrers_of(registry, repository, digest):
+        if referrer.artifact_type.startswith(_BUNDLE):
+            for layer in referrer.document.get("layers") or ():
+                bundle = _document(registry.small_blob(repository, str(layer.get("digest"))) or b"")
+                for one in _of_envelope(bundle.get("dsseEnvelope")):
+                    if digest in subjects_of(_document(_payload(one))):
+                        yield one
+
+
+def subjects_of(statement: Mapping[str, Any]) -> frozenset[str]:
+    """The digests that an in-toto statement is about."""
+    try:
+        return frozenset(f"sha256:{one['digest']['sha256']}" for one in statement["subject"])
+    except _NO_JSON:
+        return frozenset()
+
+
+def _message(registry: Registry, repository: str, digest: str) -> bytes:
+    """What is signed: the format "simple signing" of containers/image."""
+    critical = {
+        "identity": {"docker-reference": f"{registry.host}/{repository}"},
+        "image": {"docker-manifest-digest": digest},
+        "type": _KIND,
+    }
+    return json.dumps({"critical": critical, "optional": None}, separators=(",", ":")).encode()
+
+
+def _names(message: bytes, digest: str) -> bool:
+    try:
+        critical = json.loads(message)["critical"]
+        return bool(critical["type"] == _KIND and critical["image"]["docker-manifest-digest"] == digest)
+    except _NO_JSON:
+        return False
+
+
+def _pae(statement: bytes) -> bytes:
+    """What DSSE signs (secure-systems-lab/dsse, protocol.md)."""
+    return b"DSSEv1 %d %s %d %s" % (len(IN_TOTO), IN_TOTO.encode(), len(statement), statement)
+
+
+def _payload(signature: Signature) -> bytes:
+    """The statement in what DSSE signs."""
+    return signature.message.split(b" ", 4)[-1]
+
+
+def _of_envelope(envelope: object) -> list[Signature]:
+    if not isinstance(envelope, dict) or envelope.get("payloadType") != IN_TOTO:
+        return []
+    statement = _decoded(envelope.get("payload"))
+    signatures = [_decoded(one.get("sig")) for one in envelope.get("signatures") or () if isinstance(one, dict)]
+    return [Signature(message=_pae(statement), signature=one) for one in signatures if one]
+
+
+def _decoded(text: object) -> bytes:
+    try:
+        return base64.b64decode(str(text), validate=True)
+    except binascii.Error:
+        return b""
+
+
+def _document(content: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

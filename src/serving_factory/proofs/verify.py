@@ -1,0 +1,391 @@
+"""Checks of an image by what a registry has of it: what a consumer would do, without Docker and without records."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from serving_factory.docker.referrers import Referrer, referrers_of
+from serving_factory.docker.registry import INDEX, ImageName, Manifest, Registry, digest_of
+from serving_factory.errors import (
+    ArtifactError,
+    FactoryError,
+    ImageDiffersError,
+    ProofError,
+    RegistryError,
+    SignatureError,
+)
+from serving_factory.proofs.image import File, Layer, read_layers
+from serving_factory.proofs.keys import PublicKey
+from serving_factory.proofs.sbom import SBOM
+from serving_factory.proofs.signatures import IN_TOTO, is_signed, require_signed, signatures_of, subjects_of
+
+BINARY = "usr/lib/serving-factory/tensorflow_model_server"
+_IMAGE_JSON = "usr/share/serving-factory/image.json"
+_OURS = "org.serving-factory."
+_OCI = "org.opencontainers.image."
+_LISTS = (INDEX, "application/vnd.docker.distribution.manifest.list.v2+json")
+
+
+class Verdict(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    FAILED = "failed"
+    SKIPPED = "skipped"  # what it needs is not there, or was not given
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One check of one image."""
+
+    name: str
+    verdict: Verdict
+    found: str  # in a sentence
+    error: type[FactoryError]  # what a failure is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What to check, and with what."""
+
+    name: ImageName
+    tag: str  # empty where only a digest was given
+    digest: str  # empty where only a tag was given
+    key: PublicKey | None
+    lock: Mapping[str, str]  # base image → digest, as locked
+    lock_file: str
+    deep: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a registry gave."""
+
+    asked: Subject
+    registry: Registry
+    held: str  # the digest that the tag stands for, or was asked for
+    manifest: Manifest
+    referrers: tuple[Referrer, ...]
+    config: bytes | None = None
+    layers: tuple[Layer, ...] = ()
+    binary_file: Path | None = None
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the configuration says; `_AbsentError` where it cannot be read."""
+        try:
+            found = json.loads(self.config or b"")
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise _AbsentError("the configuration cannot be read")
+        return found
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The image's labels."""
+        return (self.settings.get("config") or {}).get("Labels") or {}
+
+    def label(self, name: str) -> str:
+        """A label; `_AbsentError` where the image has none."""
+        if found := self.labels.get(name):
+            return found
+        raise _AbsentError(f"the image has no label {name}")
+
+    def file(self, path: str) -> File:
+        """The uppermost file at a path; `_AbsentError` where there is none."""
+        for layer in reversed(self.layers):
+            if path in layer.files:
+                return layer.files[path]
+        raise _AbsentError(f"the image has no file /{path}")
+
+    @property
+    def image_json(self) -> Mapping[str, Any]:
+        """What the image says of itself."""
+        try:
+            found = json.loads(self.file(_IMAGE_JSON).content)
+            return {**found, "binary": dict(found["binary"] or {})}
+        except (ValueError, RecursionError, TypeError, KeyError) as error:
+            raise _WrongError(f"/{_IMAGE_JSON} cannot be read") from error
+
+
+class _WrongError(Exception):
+    """A check found something else than it must."""
+
+
+class _AbsentError(Exception):
+    """A check has nothing to look at."""
+
+
+def verify(registry: Registry, asked: Subject) -> list[Check]:
+    """Check an image; of an index its signature, and each image in it, whose checks' names begin with the platform."""
+    held = registry.manifest_digest(asked.name.repository, asked.tag or asked.digest)
+    manifest = registry.manifest(asked.name.repository, asked.digest or held or "") if held else None
+    if held is None or manifest is None:
+        raise RegistryError(
+            f"The registry {registry.host} has no image {asked.name}{f':{asked.tag}' * bool(asked.tag)}"
+            f"{f'@{asked.digest}' * bool(asked.digest)}.",
+            remedy="Correct the image's name, tag or digest.",
+        )
+    if manifest.media_type in _LISTS:
+        return _of_index(registry, asked, held, manifest)
+    with tempfile.TemporaryDirectory() as folder:
+        return _of_image(registry, asked, held, manifest, Path(folder))
+
+
+def _of_index(registry: Registry, asked: Subject, held: str, manifest: Manifest) -> list[Check]:
+    seen = _evidence(registry, asked, held, manifest)
+    found = [_checked(one, seen) for one in CHECKS if one.name in {"tag", "manifest", "signature"}]
+    for entry in manifest.document.get("manifests") or ():
+        about = entry.get("platform") or {}
+        platform = "/".join(str(about[one]) for one in ("os", "architecture", "variant") if about.get(one))
+        part = replace(asked, tag="", digest=str(entry.get("digest")))
+        found += [replace(one, name=f"{platform} {one.name}") for one in verify(registry, part) if one.name != "tag"]
+    return found
+
+
+def _of_image(registry: Registry, asked: Subject, held: str, manifest: Manifest, folder: Path) -> list[Check]:
+    repository, document = asked.name.repository, manifest.document
+    config = registry.small_blob(repository, str((document.get("config") or {}).get("digest")))
+    kept = folder / "binary" if asked.deep else None
+    layers = read_layers(registry, repository, document.get("layers") or (), {BINARY: kept, _IMAGE_JSON: None})
+    seen = _evidence(registry, asked, held, manifest)
+    seen = replace(seen, config=config, layers=layers, binary_file=kept)
+    return [_checked(one, seen) for one in CHECKS]
+
+
+def _evidence(registry: Registry, asked: Subject, held: str, manifest: Manifest) -> Evidence:
+    return Evidence(
+        asked=asked,
+        registry=registry,
+        held=held,
+        manifest=manifest,
+        referrers=tuple(referrers_of(registry, asked.name.repository, manifest.digest)),
+    )
+
+
+def _checked(one: _Kind, seen: Evidence) -> Check:
+    try:
+        verdict, found = Verdict.OK, one.look(seen)
+    except _WrongError as failed:
+        verdict, found = Verdict.FAILED, str(failed)
+    except _AbsentError as unknown:
+        verdict, found = (Verdict.FAILED if one.required else Verdict.SKIPPED), str(unknown)
+    except (SignatureError, ArtifactError) as error:
+        verdict, found = Verdict.FAILED, " ".join(filter(None, (error.what, error.why)))
+    return Check(name=one.name, verdict=verdict, found=found, error=one.error)
+
+
+def _same(found: object, expected: object, what: str) -> None:
+    if found != expected:
+        raise _WrongError(f"{what}: expected {expected}, found {found or 'nothing'}")
+
+
+# --- what is checked --------------------------------------------------------------------------------------------------
+
+
+def _tag(seen: Evidence) -> str:
+    asked = seen.asked
+    if not asked.tag:
+        raise _AbsentError("only a digest was given")
+    if asked.digest:
+        _same(seen.held, asked.digest, f"the tag {asked.tag} stands for another digest")
+    return f"{asked.tag} is {seen.held}"
+
+
+def _manifest(seen: Evidence) -> str:
+    _same(seen.manifest.digest, seen.asked.digest or seen.held, "the manifest has another digest than its name")
+    if not seen.manifest.document:
+        raise _WrongError("the manifest is no JSON object")
+    return f"{seen.manifest.media_type}, {len(seen.manifest.body)} bytes"
+
+
+def _config(seen: Evidence) -> str:
+    entry = seen.manifest.document.get("config") or {}
+    if seen.config is None:
+        raise _WrongError("the registry has no configuration of the image")
+    _same(digest_of(seen.config), entry.get("digest"), "the configuration has another digest than the manifest says")
+    _same(len(seen.config), entry.get("size"), "the configuration has another size than the manifest says")
+    return f"{seen.settings.get('os')}/{seen.settings.get('architecture')}, {entry['digest']}"
+
+
+def _layers(seen: Evidence) -> str:
+    entries = seen.manifest.document.get("layers") or ()
+    for entry, layer in zip(entries, seen.layers, strict=True):
+        if not layer.digest:
+            raise _WrongError(f"the layer {entry.get('digest')}: {layer.trouble}")
+        _same(layer.digest, entry.get("digest"), "a layer has another digest than the manifest says")
+        _same(layer.size, entry.get("size"), "a layer has another size than the manifest says")
+    return f"{len(seen.layers)} layers, {sum(layer.size for layer in seen.layers)} bytes"
+
+
+def _contents(seen: Evidence) -> str:
+    expected = list((seen.settings.get("rootfs") or {}).get("diff_ids") or ())
+    for layer in seen.layers:
+        if layer.trouble:
+            raise _WrongError(f"the layer {layer.digest or '(none)'}: {layer.trouble}")
+    _same(
+        [layer.diff_id for layer in seen.layers], expected, "what the layers hold is not what the configuration lists"
+    )
+    return f"{len(expected)} layers hold what the configuration lists"
+
+
+def _user(seen: Evidence) -> str:
+    user = str((seen.settings.get("config") or {}).get("User") or "")
+    if user.partition(":")[0] in {"", "0", "root"}:
+        raise _WrongError(f"the image runs as root: its user is '{user}'")
+    return user
+
+
+def _stop_signal(seen: Evidence) -> str:
+    signal = str((seen.settings.get("config") or {}).get("StopSignal") or "")
+    _same(signal, "SIGTERM", "another signal stops it")
+    return signal
+
+
+def _binary(seen: Evidence) -> str:
+    found = seen.file(BINARY).sha256
+    _same(found, seen.label(f"{_OURS}binary.sha256"), "the binary is not that of the label")
+    _same(found, seen.image_json["binary"].get("sha256"), "the binary is not that of image.json")
+    return f"sha256:{found}, as in the label and in image.json"
+
+
+def _identity(seen: Evidence) -> str:
+    document, labels = seen.image_json, seen.labels
+    for name, label in (
+        ("variant", f"{_OURS}variant"),
+        ("release", f"{_OCI}version"),
+        ("flavour", f"{_OURS}flavour"),
+        ("level", f"{_OURS}level"),
+    ):
+        _same(labels.get(label), document.get(name), f"the label {label} is not what image.json says")
+    compiled = document["binary"].get("compile_key")
+    _same(labels.get(f"{_OURS}compile.key"), compiled, "the compile key of the label is not that of image.json")
+    return f"{document['variant']}, release {document['release']}, compile key {str(compiled)[:12]}"
+
+
+def _base(seen: Evidence) -> str:
+    name, digest = seen.label(f"{_OCI}base.name"), seen.labels.get(f"{_OCI}base.digest", "")
+    locked = seen.asked.lock.get(name)
+    if locked is None:
+        raise _AbsentError(f"{seen.asked.lock_file} does not have {name}")
+    _same(digest, locked, f"{name} is another one than {seen.asked.lock_file} has")
+    return f"{name}@{digest}, as locked"
+
+
+def _signature(seen: Evidence) -> str:
+    repository, digest, key = seen.asked.name.repository, seen.manifest.digest, seen.asked.key
+    if key is None:
+        count = sum(1 for _ in signatures_of(seen.registry, repository, digest))
+        raise _AbsentError(f"signatures: {count}; --key checks whose they are" if count else "there is none")
+    require_signed(seen.registry, repository, digest, key)
+    return f"of the key sha256:{key.fingerprint}"
+
+
+def _proof(seen: Evidence, kind: str, what: str) -> Mapping[str, Any]:
+    """The document of a referrer, with a signature of its own where a key is given."""
+    repository = seen.asked.name.repository
+    found = [one for one in seen.referrers if one.artifact_type == kind]
+    if not found:
+        raise _AbsentError(f"the registry has no {what} of it")
+    key = seen.asked.key
+    signed = [one for one in found if key is None or is_signed(seen.registry, repository, one.digest, key)]
+    if not signed:
+        raise _WrongError(f"the {what} is not signed with this key")
+    layer: Mapping[str, Any] = next(iter(signed[-1].document.get("layers") or ()), {})
+    try:
+        content = seen.registry.small_blob(repository, str(layer.get("digest"))) or b""
+        document = json.loads(content) if digest_of(content) == layer.get("digest") else None
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise _WrongError(f"the {what} is damaged")
+    return document
+
+
+def _sbom(seen: Evidence) -> str:
+    document = _proof(seen, SBOM, "SBOM")
+    about = (document.get("metadata") or {}).get("component") or {}
+    hashes = {one.get("content") for one in about.get("hashes") or ()}
+    if seen.manifest.digest.partition(":")[2] not in hashes:
+        raise _WrongError(f"the SBOM is about another image: {about.get('name')} {about.get('version')}")
+    components = document.get("components") or ()
+    binary = seen.file(BINARY).sha256
+    if not any(hashed.get("content") == binary for one in components for hashed in one.get("hashes") or ()):
+        raise _WrongError("the SBOM does not have this image's binary")
+    return f"{document.get('bomFormat')} {document.get('specVersion')}, {len(components)} components"
+
+
+def _provenance(seen: Evidence) -> str:
+    statement = _proof(seen, IN_TOTO, "provenance")
+    if seen.manifest.digest not in subjects_of(statement):
+        raise _WrongError("the provenance is about another image")
+    try:
+        predicate = statement["predicate"]
+        internal = predicate["buildDefinition"]["internalParameters"]
+        (product,) = predicate["runDetails"]["byproducts"]
+        binary, key, started = product["digest"]["sha256"], internal["compile_key"], predicate["runDetails"]["metadata"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _WrongError("the provenance lacks what the factory writes") from error
+    _same(binary, seen.file(BINARY).sha256, "the provenance is of another binary")
+    _same(key, seen.label(f"{_OURS}compile.key"), "the provenance has another compile key than the label")
+    return f"{statement.get('predicateType')}, compiled {started.get('startedOn')}"
+
+
+def _level(seen: Evidence) -> str:
+    from serving_factory.proofs.deep import level_of
+
+    level = seen.label(f"{_OURS}level")
+    wrong, text = level_of(_kept(seen), level, seen.label(f"{_OCI}version"))
+    if wrong:
+        raise _WrongError(wrong)
+    return text
+
+
+def _device_code(seen: Evidence) -> str:
+    from serving_factory.inspection.device_code import read_device_code
+
+    found = " ".join(read_device_code(_kept(seen)).throughout)
+    _same(found, seen.labels.get(f"{_OURS}capabilities", ""), "the code for GPUs is not that of the label")
+    return found or "none, as the label says"
+
+
+def _kept(seen: Evidence) -> Path:
+    if seen.binary_file is None:
+        raise _AbsentError("--deep reads the binary")
+    if not seen.binary_file.is_file():
+        raise _AbsentError("the image has no binary")
+    return seen.binary_file
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    name: str
+    look: Callable[[Evidence], str]
+    error: type[FactoryError] = ImageDiffersError
+    required: bool = field(default=True, kw_only=True)  # whether it fails where there is nothing to look at
+
+
+CHECKS = (
+    _Kind("tag", _tag, required=False),
+    _Kind("manifest", _manifest),
+    _Kind("config", _config),
+    _Kind("layers", _layers),
+    _Kind("contents", _contents),
+    _Kind("user", _user),
+    _Kind("stop_signal", _stop_signal),
+    _Kind("binary", _binary),
+    _Kind("identity", _identity),
+    _Kind("base", _base, required=False),
+    _Kind("signature", _signature, SignatureError, required=False),
+    _Kind("sbom", _sbom, ProofError, required=False),
+    _Kind("provenance", _provenance, ProofError, required=False),
+    _Kind("level", _level, required=False),
+    _Kind("device_code", _device_code, required=False),
+)

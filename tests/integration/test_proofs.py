@@ -1,0 +1,144 @@
+"""A pushed image with its proofs, in a real registry: cosign is asked, with no network but loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serving_factory.docker.registry import Registry
+from serving_factory.matrix.load import load_matrix
+from serving_factory.pipeline.job import Job, Site
+from serving_factory.pipeline.proofs import built_externals, externals_in
+from serving_factory.recipes.recipe import recipe_for
+from tests.unit.stage_records import write_records
+
+from .pipeline import MATRIX, ROOT, V1, Checkout
+from .preflight_workspace import make_archive
+from .registry import FaultyProxy, LocalRegistry
+
+# Whatever would leave this machine ends at once.
+CLOSED = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
+PASSWORD = {"COSIGN_PASSWORD": "correct horse"}
+SENDING = {"PUT", "PATCH", "POST"}
+KINDS = {"slsaprovenance1": "https://slsa.dev/provenance/v1", "cyclonedx": "https://cyclonedx.org/bom"}
+
+
+@pytest.mark.usefixtures("logged_in")
+def test_an_image_is_pushed_with_its_proofs_and_checked_by_cosign_and_by_verify(
+    checkout: Checkout, local_registry: LocalRegistry, faulty_proxy: FaultyProxy, tools: Path, tmp_path: Path
+) -> None:
+    for name in ("ours", "others"):
+        assert checkout.run("keys", "new", "--output", str(tmp_path / name), env=PASSWORD).code == 0
+    ours, others = (str(tmp_path / name / "cosign.pub") for name in ("ours", "others"))
+    checkout = checkout.with_own_repository()
+    with (checkout.folder / MATRIX).open("a", encoding="utf-8") as file:
+        file.write(f"\nsigning: {{key: {tmp_path}/ours/cosign.key, attestations: true}}\n")
+    checkout.build_one().built()
+    push = checkout.line("push", "--registry", faulty_proxy.host, "--variant", V1)
+
+    # Full tags, then proofs and the image's signature, then aliases.
+    assert checkout.run(*push, env=PASSWORD).built().stages(V1) == {"push": "finished"}
+    (place,) = checkout.record(V1, "push")["outputs"]["places"]
+    (full,) = checkout.record(V1, "package")["outputs"]["tags"]
+    digest = place["digests"][full]
+    assert place["signed"] == [digest]
+    put = [
+        path.rpartition("/")[2] for method, path in faulty_proxy.requests if method == "PUT" and "/manifests/" in path
+    ]
+    signature = f"{digest.replace(':', '-')}.sig"
+    aliases = ["2.19.1-cpu-v1", "2.19.1-cpu-standard"]
+    assert (put[0], put[-3:]) == (full, [signature, *aliases])
+    registry = Registry(local_registry.host, credentials=local_registry.credentials)
+    assert {registry.manifest_digest(checkout.repository, tag) for tag in (full, *aliases)} == {digest}
+
+    # Again: nothing is signed or sent.
+    faulty_proxy.requests.clear()
+    (checkout.record_file(V1, "push")).unlink()
+    assert checkout.run(*push, env=PASSWORD).built().stages(V1) == {"push": "finished"}
+    assert [one for one in faulty_proxy.requests if one[0] in SENDING and "uploads" not in one[1]] == []
+
+    image = f"{faulty_proxy.host}/{checkout.repository}:{full}@{digest}"
+
+    def cosign(*arguments: str) -> subprocess.CompletedProcess[str]:
+        common = ("--private-infrastructure=true", "--allow-insecure-registry", image)
+        environment = {**os.environ, **CLOSED}
+        return subprocess.run(
+            [tools / "cosign", *arguments, *common], env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert (done := cosign("verify", "--key", ours)).returncode == 0, done.stderr
+    assert cosign("verify", "--key", others).returncode != 0
+    for kind, predicate in KINDS.items():
+        done = cosign("verify-attestation", "--key", ours, "--type", kind)
+        assert done.returncode == 0, done.stderr
+        assert predicate in done.stderr + done.stdout or json.loads(done.stdout.splitlines()[0])["payload"]
+        assert cosign("verify-attestation", "--key", others, "--type", kind).returncode != 0
+
+    # The same from the registry alone; without an engine.
+    nowhere = {"DOCKER_HOST": "tcp://127.0.0.1:9"}
+    verify = ("verify", image, "--deep", "--json", "--matrix", MATRIX)
+    done_verify = checkout.run(*verify, "--key", ours, env=nowhere)
+    checks = {one["name"]: one for one in json.loads(done_verify.out)["checks"]}
+    assert done_verify.code == 0, done_verify
+    assert {name for name, one in checks.items() if one["verdict"] != "ok"} == {"base"}, "it is not in a lock file"
+    refused = checkout.run(*verify, "--key", others, env=nowhere)
+    assert refused.code == 82, refused
+    assert "is not signed with this key" in refused.err
+    wrong = checkout.run(*push, env={"COSIGN_PASSWORD": "wrong"})
+    assert wrong.code == 80, wrong
+    assert "password of the key" in wrong.err
+
+
+BUILD = """\
+config_setting(name = "windows", values = {"cpu": "x64_windows"})
+genrule(name = "made", outs = ["made.h"], cmd = "touch $@", tools = ["@tool//:tool"])
+cc_binary(
+    name = "tensorflow_model_server",
+    srcs = ["main.cc", "made.h"],
+    deps = select({":windows": ["@unused//:unused"], "//conditions:default": ["@used//:used"]}),
+)
+"""
+
+
+def test_of_bazel_s_archives_those_are_named_that_the_server_is_made_of(tmp_path: Path) -> None:
+    """One is compiled in, one is for another platform alone, one is a tool of the build."""
+    source, distdir = tmp_path / "source", tmp_path / "distdir"
+    servers = source / "tensorflow_serving" / "model_servers"
+    servers.mkdir(parents=True)
+    distdir.mkdir()
+    declared = ['load("@bazel_tools//tools/build_defs/repo:http.bzl", "http_archive")']
+    digests = {}
+    for name in ("used", "unused", "tool"):
+        archive = make_archive(name, "proofs")
+        (distdir / f"{name}-1.0.tar.gz").write_bytes(archive)
+        digests[name] = hashlib.sha256(archive).hexdigest()
+        url = f"https://code.invalid/{name}-1.0.tar.gz"
+        rule = f'name = "{name}", urls = ["{url}"], sha256 = "{digests[name]}", strip_prefix = "{name}-1.0"'
+        declared.append(f"http_archive({rule})")
+    for name in ("rules_cc", "rules_java"):
+        shutil.copytree(ROOT / "samples" / "model_server" / "third_party" / name, source / "third_party" / name)
+        declared.append(f'local_repository(name = "{name}", path = "third_party/{name}")')
+    (source / "WORKSPACE").write_text("\n".join(['workspace(name = "tf_serving")', *declared, ""]))
+    (source / "BUILD").touch()
+    (source / "LICENSE").touch()
+    (servers / "BUILD").write_text(BUILD)
+    (servers / "main.cc").write_text("int main() {}\n")
+    sample = yaml.safe_load((ROOT / "samples" / "matrix.yaml").read_text(encoding="utf-8"))
+    bazel = {**sample["bazel"], "distdir": str(distdir)}
+    (tmp_path / "matrix.yaml").write_text(yaml.safe_dump({**sample, "source": str(source), "bazel": bazel}))
+    matrix = load_matrix(tmp_path / "matrix.yaml")
+    job = Job(recipe=recipe_for(matrix.variants[0], matrix), site=Site(build=tmp_path / "build", models=tmp_path))
+    write_records(job.folder, "compile")
+    (found,) = externals_in(built_externals(job))
+    assert (found.name, found.urls, found.sha256) == (
+        "used",
+        ("https://code.invalid/used-1.0.tar.gz",),
+        digests["used"],
+    )

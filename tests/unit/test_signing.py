@@ -1,0 +1,395 @@
+"""Keys and signatures: what cosign has, what is refused, and what two writers of one tag must not lose."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from serving_factory.commands.keys import keys, signer_of
+from serving_factory.docker.referrers import Artifact, attach, fallback_tag, referrers_of
+from serving_factory.errors import (
+    FactoryError,
+    MatrixError,
+    RegistryError,
+    RegistryFaultError,
+    SignatureError,
+    SigningCommandError,
+    SigningKeyError,
+    UsageError,
+)
+from serving_factory.proofs.keys import PrivateKey, PublicKey
+from serving_factory.proofs.signatures import (
+    CommandSigner,
+    KeySigner,
+    is_signed,
+    require_signed,
+    signatures_of,
+    subjects_of,
+)
+
+from .byte_registry import ByteRegistry
+from .matrices import document, load
+
+IMAGE = "application/vnd.oci.image.manifest.v1+json"
+DSSE = "application/vnd.dsse.envelope.v1+json"
+REPOSITORY = "team/serving"
+
+
+@pytest.fixture
+def registry() -> Iterator[ByteRegistry]:
+    with ByteRegistry.run() as made:
+        yield made
+
+
+@pytest.fixture
+def digest(registry: ByteRegistry) -> str:
+    return registry.put("x", IMAGE, b'{"schemaVersion":2}')
+
+
+@pytest.fixture(scope="module")
+def key() -> PrivateKey:
+    return PrivateKey.new()
+
+
+@pytest.fixture(scope="module")
+def key_file(key: PrivateKey, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("key") / "cosign.key"
+    file.write_bytes(key.encrypted(b"pw"))
+    return file
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_file_is_read_with_its_password(key: PrivateKey, key_file: Path) -> None:
+    assert PrivateKey.read(key_file, b"pw").public.fingerprint == key.public.fingerprint
+    document = json.loads(base64.b64decode(b"".join(key_file.read_bytes().splitlines()[1:-1])))
+    assert document["kdf"]["params"] == {"N": 65536, "r": 8, "p": 1}
+
+
+def test_a_wrong_password_is_said(key_file: Path) -> None:
+    with pytest.raises(SigningKeyError, match=r"password of the key .* is wrong"):
+        PrivateKey.read(key_file, b"other")
+
+
+def pem(key: PrivateKey, password: bytes = b"") -> bytes:
+    hidden = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    return key.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
+
+
+@pytest.mark.parametrize(("held", "given"), [(b"", b""), (b"", b"unneeded"), (b"pw", b"pw")])
+def test_a_key_of_openssl_does_as_well(key: PrivateKey, tmp_path: Path, held: bytes, given: bytes) -> None:
+    (tmp_path / "key.pem").write_bytes(pem(key, held))
+    assert PrivateKey.read(tmp_path / "key.pem", given).public.fingerprint == key.public.fingerprint
+
+
+@pytest.mark.parametrize("given", [b"", b"other"])
+def test_the_password_of_a_key_of_openssl_can_be_wrong(key: PrivateKey, tmp_path: Path, given: bytes) -> None:
+    (tmp_path / "key.pem").write_bytes(pem(key, b"pw"))
+    with pytest.raises(SigningKeyError, match="password"):
+        PrivateKey.read(tmp_path / "key.pem", given)
+
+
+def sigstore(**members: object) -> bytes:
+    """A key file of cosign's with other content."""
+    kdf = {"name": "scrypt", "params": {"N": 65536, "r": 8, "p": 1}, "salt": ""}
+    document = {"kdf": kdf, "cipher": {"name": "nacl/secretbox", "nonce": ""}, "ciphertext": "", **members}
+    body = base64.b64encode(json.dumps(document).encode()).decode()
+    frame = "-----{} ENCRYPTED SIGSTORE PRIVATE KEY-----"
+    return f"{frame.format('BEGIN')}\n{body}\n{frame.format('END')}\n".encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no key\n",
+        b"-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\n????\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n",
+        sigstore(kdf={"name": "scrypt", "params": {"N": 2**30, "r": 8, "p": 1}, "salt": ""}),
+        sigstore(kdf={"name": "argon2", "params": {}, "salt": ""}),
+        sigstore(cipher={"name": "aes", "nonce": ""}),
+        sigstore(kdf={}),
+        rsa.generate_private_key(65537, 2048).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
+    ],
+)
+def test_what_is_no_key_that_signs(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.key").write_bytes(content)
+    with pytest.raises(SigningKeyError, match="holds no private key that can sign"):
+        PrivateKey.read(tmp_path / "a.key", b"pw")
+
+
+def test_a_missing_key_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SigningKeyError, match=r"a\.key cannot be read"):
+        PrivateKey.read(tmp_path / "a.key", b"")
+
+
+def test_a_public_key_is_read(key: PrivateKey, key_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.pub").write_bytes(key.public.pem())
+    assert PublicKey.read(tmp_path / "a.pub").fingerprint == key.public.fingerprint
+    with pytest.raises(SigningKeyError, match="It is a private key"):
+        PublicKey.read(key_file)
+    (tmp_path / "b.pub").write_bytes(b"none")
+    with pytest.raises(SigningKeyError, match="holds no public key"):
+        PublicKey.read(tmp_path / "b.pub")
+
+
+def test_keys_new_writes_a_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COSIGN_PASSWORD", "secret words")
+    keys("new", output=str(tmp_path / "a"))
+    private, public = tmp_path / "a" / "cosign.key", tmp_path / "a" / "cosign.pub"
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    read = PrivateKey.read(private, b"secret words")
+    printed = capsys.readouterr().out
+    assert read.public.fingerprint == PublicKey.read(public).fingerprint
+    assert read.public.fingerprint in printed
+    assert "secret" not in printed
+    with pytest.raises(FactoryError, match="There is a key already"):
+        keys("new", output=str(tmp_path / "a"))
+
+
+def test_keys_needs_a_verb(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="`keys` needs a command"):
+        keys("", output=str(tmp_path))
+
+
+def test_a_password_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key_file: Path) -> None:
+    monkeypatch.delenv("COSIGN_PASSWORD", raising=False)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    typed = iter(["pw", "pw", "pw", "other", "pw"])
+    monkeypatch.setattr("getpass.getpass", lambda _: next(typed))
+    keys("new", output=str(tmp_path / "a"))
+    PrivateKey.read(tmp_path / "a" / "cosign.key", b"pw")
+    with pytest.raises(SigningKeyError, match="two passwords differ"):
+        keys("new", output=str(tmp_path / "b"))
+    assert not (tmp_path / "b").exists()
+    assert signer_of(load(tmp_path, document(signing={"key": str(key_file)}))) is not None
+
+
+def test_without_a_terminal_there_must_be_a_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key_file: Path
+) -> None:
+    monkeypatch.delenv("COSIGN_PASSWORD", raising=False)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    with pytest.raises(SigningKeyError, match="needs a password, and there is none"):
+        keys("new", output=str(tmp_path))
+    with pytest.raises(SigningKeyError, match="needs a password, and there is none"):
+        signer_of(load(tmp_path, document(signing={"key": str(key_file)})))
+
+
+def test_without_the_libraries_the_remedy_is_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "serving_factory.proofs.keys", None)
+    with pytest.raises(SigningKeyError) as caught:
+        signer_of(load(tmp_path, document(signing={"key": "cosign.key"})))
+    assert "serving-factory[signing]" in caught.value.remedy
+
+
+def test_the_core_does_without_the_libraries() -> None:
+    code = "import tasks, sys, serving_factory.commands.list, serving_factory.commands.build\n"
+    code += "print([name for name in ('cryptography', 'nacl', 'cyclonedx') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+# --- the matrix file --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("signing", "rule"),
+    [
+        ({"key": "a", "command": ["sign", "{image}"]}, "there is a key, too"),
+        ({"command": ["sign"]}, "no word of it holds {image}"),
+        ({"key": "a", "public_key": "b"}, "it is for the signatures of a command"),
+        ({"command": ["sign", "{image}"], "attestations": True}, "they need a key"),
+    ],
+)
+def test_a_file_with_signing_that_fits_not_together(tmp_path: Path, signing: dict[str, object], rule: str) -> None:
+    with pytest.raises(MatrixError, match=re.escape(rule)):
+        load(tmp_path, document(signing=signing))
+
+
+def test_a_key_is_looked_for_by_what_signs_alone(tmp_path: Path) -> None:
+    matrix = load(tmp_path, document(signing={"key": "nowhere.key"}))
+    with pytest.raises(SigningKeyError, match=r"nowhere\.key cannot be read"):
+        signer_of(matrix)
+    assert signer_of(load(tmp_path)) is None
+
+
+# --- signatures -------------------------------------------------------------------------------------------------------
+
+
+def test_a_digest_is_signed_once(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
+    signer = KeySigner(key)
+    assert not is_signed(registry.client, REPOSITORY, digest, key.public)
+    assert signer.sign(registry.client, REPOSITORY, digest)
+    writes = len(registry.writes)
+    assert not signer.sign(registry.client, REPOSITORY, digest)
+    assert len(registry.writes) == writes
+    (one,) = signatures_of(registry.client, REPOSITORY, digest)
+    assert json.loads(one.message)["critical"]["image"]["docker-manifest-digest"] == digest
+    require_signed(registry.client, REPOSITORY, digest, key.public)
+
+
+def test_two_keys_sign_one_digest(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
+    other = PrivateKey.new()
+    KeySigner(key).sign(registry.client, REPOSITORY, digest)
+    with pytest.raises(SignatureError, match="is not signed with this key"):
+        require_signed(registry.client, REPOSITORY, digest, other.public)
+    KeySigner(other).sign(registry.client, REPOSITORY, digest)
+    for one in (key, other):
+        require_signed(registry.client, REPOSITORY, digest, one.public)
+
+
+def test_what_is_not_signed_is_said(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
+    with pytest.raises(SignatureError, match="is not signed"):
+        require_signed(registry.client, REPOSITORY, digest, key.public)
+
+
+def test_a_signature_of_another_digest_does_not_count(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
+    other = registry.put("y", IMAGE, b'{"schemaVersion":2 }')
+    KeySigner(key).sign(registry.client, REPOSITORY, other)
+    registry.tags[fallback_tag(digest, ".sig")] = registry.tags[fallback_tag(other, ".sig")]
+    assert not is_signed(registry.client, REPOSITORY, digest, key.public)
+
+
+def test_a_changed_message_does_not_count(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
+    KeySigner(key).sign(registry.client, REPOSITORY, digest)
+    for name, content in registry.blobs.items():
+        registry.blobs[name] = content.replace(b"team/serving", b"evil/serving")
+    assert not is_signed(registry.client, REPOSITORY, digest, key.public)
+
+
+def statement(digest: str) -> bytes:
+    subject = [{"name": REPOSITORY, "digest": {"sha256": digest.partition(":")[2]}}]
+    return json.dumps({"subject": subject, "predicateType": "https://slsa.dev/provenance/v1"}).encode()
+
+
+def test_a_statement_is_attested_once(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
+    for _ in range(2):
+        KeySigner(key).attest(registry.client, REPOSITORY, digest, statement(digest))
+    _, content = registry.manifests[registry.tags[fallback_tag(digest, ".att")]]
+    (layer,) = json.loads(content)["layers"]
+    assert layer["mediaType"] == DSSE
+    assert layer["annotations"]["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert json.loads(base64.b64decode(json.loads(registry.blobs[layer["digest"]])["payload"])) == json.loads(
+        statement(digest)
+    )
+    assert subjects_of(json.loads(statement(digest))) == {digest}
+
+
+def test_a_bundle_of_sigstores_counts(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
+    """What cosign 3 leaves."""
+    KeySigner(key).attest(registry.client, REPOSITORY, digest, statement(digest))
+    _, content = registry.manifests[registry.tags.pop(fallback_tag(digest, ".att"))]
+    envelope = json.loads(registry.blobs[json.loads(content)["layers"][0]["digest"]])
+    kind = "application/vnd.dev.sigstore.bundle.v0.3+json"
+    bundle = Artifact(media_type=kind, content=json.dumps({"mediaType": kind, "dsseEnvelope": envelope}).encode())
+    attach(registry.client, REPOSITORY, digest, bundle)
+    require_signed(registry.client, REPOSITORY, digest, key.public)
+
+
+def command(registry: ByteRegistry, code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", f"import sys\n{code}", "{image}", registry.host)
+
+
+def test_a_command_signs(registry: ByteRegistry, digest: str, key: PrivateKey, key_file: Path) -> None:
+    code = (
+        "from pathlib import Path\nfrom serving_factory.docker.registry import Registry\n"
+        "from serving_factory.proofs.keys import PrivateKey\nfrom serving_factory.proofs.signatures import KeySigner\n"
+        f"key = PrivateKey.read(Path({str(key_file)!r}), b'pw')\nname, _, digest = sys.argv[1].partition('@')\n"
+        "KeySigner(key).sign(Registry(sys.argv[2]), name.partition('/')[2], digest)"
+    )
+    signer = CommandSigner(command(registry, code), key.public)
+    assert signer.sign(registry.client, REPOSITORY, digest)
+    assert not signer.sign(registry.client, REPOSITORY, digest)
+    assert not CommandSigner(command(registry, "sys.exit(1)"), None).sign(registry.client, REPOSITORY, digest)
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("print('no such key'); sys.exit(3)", "no such key\nIt ended with exit code 3"),
+        ("pass", "has no signature of it"),
+    ],
+)
+def test_a_command_that_did_not_sign(registry: ByteRegistry, digest: str, code: str, why: str) -> None:
+    with pytest.raises(SigningCommandError) as caught:
+        CommandSigner(command(registry, code), None).sign(registry.client, REPOSITORY, digest)
+    assert f"{registry.host}/{REPOSITORY}@{digest}" in caught.value.what
+    assert why in caught.value.why
+
+
+def test_a_command_that_is_missing(registry: ByteRegistry, digest: str) -> None:
+    with pytest.raises(SigningCommandError) as caught:
+        CommandSigner(("no-such-program-here", "{image}"), None).sign(registry.client, REPOSITORY, digest)
+    assert "no-such-program-here" in caught.value.why
+
+
+# --- what a registry keeps beside an image ----------------------------------------------------------------------------
+
+PAPER = Artifact(media_type="application/x-paper", content=b"one")
+LEAF = Artifact(media_type="application/x-leaf", content=b"two", annotations={"a": "b"})
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_artifacts_refer_to_a_manifest(registry: ByteRegistry, digest: str, listed: bool) -> None:  # noqa: FBT001
+    registry.keeps_referrers = listed
+    attached = [attach(registry.client, REPOSITORY, digest, one) for one in (PAPER, LEAF, PAPER)]
+    assert attached[0] == attached[2]
+    assert (fallback_tag(digest) in registry.tags) is not listed
+    if not listed:
+        found = list(referrers_of(registry.client, REPOSITORY, digest))
+        assert [one.artifact_type for one in found] == ["application/x-paper", "application/x-leaf"]
+        assert [one.digest for one in found] == attached[:2]
+
+
+def test_two_writers_lose_nothing(registry: ByteRegistry, digest: str) -> None:
+    """Another client writes the list between our write and our look at it."""
+    tag = fallback_tag(digest)
+    attach(registry.client, REPOSITORY, digest, PAPER)
+    theirs, lost = registry.tags[tag], [True]
+
+    def overwrite(reference: str) -> None:
+        if reference == tag and lost:
+            lost.clear()
+            registry.tags[tag] = theirs
+
+    registry.after_put = overwrite
+    attach(registry.client, REPOSITORY, digest, LEAF)
+    assert not lost
+    assert len(list(referrers_of(registry.client, REPOSITORY, digest))) == 2
+
+
+def test_a_list_that_never_keeps_an_entry(registry: ByteRegistry, digest: str) -> None:
+    def forget(reference: str) -> None:
+        registry.tags.pop(reference, None)
+
+    registry.after_put = forget
+    with pytest.raises(RegistryFaultError, match="does not keep what is written"):
+        attach(registry.client, REPOSITORY, digest, PAPER)
+
+
+def test_a_registry_that_takes_no_artifacts(registry: ByteRegistry, digest: str) -> None:
+    registry.refuses = "PUT .*/manifests/"
+    with pytest.raises(RegistryError, match="does not take a manifest with a subject") as caught:
+        attach(registry.client, REPOSITORY, digest, PAPER)
+    assert "not taken" in caught.value.why
+    assert "`signing`" in caught.value.remedy
+
+
+def test_nothing_is_attached_to_nothing(registry: ByteRegistry) -> None:
+    with pytest.raises(RegistryError, match="to attach anything to"):
+        attach(registry.client, REPOSITORY, "sha256:" + "0" * 64, PAPER)

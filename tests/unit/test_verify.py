@@ -1,0 +1,390 @@
+"""What `verify` finds in a registry: a whole image passes, a tampered one fails its own check with its own message."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving_factory.commands.shared import Asked
+from serving_factory.commands.verify import verify as command
+from serving_factory.docker.referrers import fallback_tag
+from serving_factory.docker.registry import INDEX, ImageName
+from serving_factory.errors import (
+    FactoryError,
+    ImageDiffersError,
+    ProofError,
+    RegistryError,
+    SignatureError,
+    UsageError,
+)
+from serving_factory.inspection.facts import DeviceCode
+from serving_factory.proofs import deep
+from serving_factory.proofs.keys import PrivateKey
+from serving_factory.proofs.sbom import SBOM
+from serving_factory.proofs.signatures import IN_TOTO
+from serving_factory.proofs.verify import CHECKS, Check, Subject, Verdict, verify
+
+from .byte_registry import ByteRegistry
+from .elf_files import Elf
+from .matrices import write
+from .published_image import BASE, COMPILE_KEY, KEY, MANIFEST, REPOSITORY, PublishedImage, archive
+
+OTHER = "sha256:" + "9" * 64
+
+
+@pytest.fixture
+def registry() -> Iterator[ByteRegistry]:
+    with ByteRegistry.run() as made:
+        yield made
+
+
+def checks(
+    registry: ByteRegistry,
+    *,
+    digest: str = "",
+    tag: str = "x",
+    read: bool = False,
+    **other: Any,  # noqa: ANN401 - members of a Subject
+) -> dict[str, Check]:
+    asked: dict[str, Any] = {"key": KEY.public, "lock": {"debian:bookworm": BASE}, "lock_file": "matrix.lock"}
+    name = ImageName(registry.host, REPOSITORY)
+    subject = Subject(name=name, tag=tag, digest=digest, deep=read, **{**asked, **other})
+    return {one.name: one for one in verify(registry.client, subject)}
+
+
+def test_a_whole_image_passes(registry: ByteRegistry) -> None:
+    digest = PublishedImage().publish(registry)
+    registry.asked.clear()
+    found = checks(registry, digest=digest)
+    assert list(found) == [one.name for one in CHECKS]
+    skipped = {name for name, one in found.items() if one.verdict is Verdict.SKIPPED}
+    assert skipped == {"level", "device_code"}
+    assert all(one.verdict is Verdict.OK for name, one in found.items() if name not in skipped)
+    assert registry.writes == []
+
+
+# --- one tampered image for each check --------------------------------------------------------------------------------
+
+Tamper = Callable[[ByteRegistry], None]
+
+
+def published(**parts: Any) -> Tamper:  # noqa: ANN401 - the parts of an image
+    def tamper(registry: ByteRegistry) -> None:
+        PublishedImage(**parts).publish(registry)
+
+    return tamper
+
+
+def changed(where: Callable[[ByteRegistry, str], str], content: bytes | None) -> Tamper:
+    """A whole image, of which the registry then holds something else under one digest, or nothing."""
+
+    def tamper(registry: ByteRegistry) -> None:
+        name = where(registry, PublishedImage().publish(registry))
+        if content is None:
+            del registry.blobs[name]
+        else:
+            registry.blobs[name] = content
+
+    return tamper
+
+
+def manifest_of(registry: ByteRegistry, digest: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(registry.manifests[digest][1])
+    return found
+
+
+def config(registry: ByteRegistry, digest: str) -> str:
+    return str(manifest_of(registry, digest)["config"]["digest"])
+
+
+def last_layer(registry: ByteRegistry, digest: str) -> str:
+    return str(manifest_of(registry, digest)["layers"][-1]["digest"])
+
+
+def proof(kind: str) -> Callable[[ByteRegistry, str], str]:
+    def where(registry: ByteRegistry, digest: str) -> str:
+        for entry in json.loads(registry.manifests[registry.tags[fallback_tag(digest)]][1])["manifests"]:
+            if entry["artifactType"] == kind:
+                return str(manifest_of(registry, entry["digest"])["layers"][0]["digest"])
+        raise AssertionError(kind)
+
+    return where
+
+
+def other_manifest(registry: ByteRegistry) -> None:
+    digest = PublishedImage().publish(registry)
+    kind, content = registry.manifests[digest]
+    registry.manifests[digest] = (kind, content.replace(b'"schemaVersion": 2', b'"schemaVersion": 3'))
+
+
+def list_without(kind: str) -> Tamper:
+    """The registry's list of what refers to the image lacks an entry."""
+
+    def tamper(registry: ByteRegistry) -> None:
+        tag = fallback_tag(PublishedImage().publish(registry))
+        index = json.loads(registry.manifests[registry.tags[tag]][1])
+        index["manifests"] = [one for one in index["manifests"] if one["artifactType"] != kind]
+        registry.put(tag, INDEX, json.dumps(index).encode())
+
+    return tamper
+
+
+def unsigned(kind: str) -> Tamper:
+    def tamper(registry: ByteRegistry) -> None:
+        tag = fallback_tag(PublishedImage().publish(registry))
+        for one in json.loads(registry.manifests[registry.tags[tag]][1])["manifests"]:
+            if one["artifactType"] == kind:
+                del registry.tags[fallback_tag(one["digest"], ".sig")]
+
+    return tamper
+
+
+def without_signature(registry: ByteRegistry) -> None:
+    del registry.tags[fallback_tag(PublishedImage().publish(registry), ".sig")]
+
+
+OTHER_BINARY = "f" * 64
+TAMPERED: dict[str, tuple[str, str, Tamper]] = {
+    "manifest": ("manifest", "the manifest has another digest than its name", other_manifest),
+    "no configuration": ("config", "the registry has no configuration of the image", changed(config, None)),
+    "configuration": ("config", "the configuration has another digest", changed(config, b"{}")),
+    "no layer": ("layers", "the registry has no such blob", changed(last_layer, None)),
+    "layer": ("layers", "a layer has another digest than the manifest says", changed(last_layer, gzip.compress(b""))),
+    "damaged layer": ("contents", "it cannot be unpacked", published(layers=[gzip.compress(b"x")[:-4], b"\x1f\x8bx"])),
+    "content": (
+        "contents",
+        "what the layers hold is not what the configuration lists",
+        published(diff_ids=[OTHER, OTHER]),
+    ),
+    "root": ("user", "the image runs as root: its user is '0:0'", published(settings={"User": "0:0"})),
+    "no user": ("user", "the image runs as root: its user is ''", published(settings={"User": ""})),
+    "stop signal": ("stop_signal", "expected SIGTERM, found SIGKILL", published(settings={"StopSignal": "SIGKILL"})),
+    "binary": (
+        "binary",
+        "the binary is not that of the label",
+        published(labels={"org.serving-factory.binary.sha256": OTHER_BINARY}),
+    ),
+    "image.json": (
+        "binary",
+        "the binary is not that of image.json",
+        published(says={"binary": {"sha256": OTHER_BINARY, "compile_key": COMPILE_KEY}}),
+    ),
+    "no binary": (
+        "binary",
+        "the image has no file /usr/lib/serving-factory/tensorflow_model_server",
+        published(layers=[gzip.compress(archive({"a": b""}))] * 2),
+    ),
+    "no facts": ("identity", "image.json cannot be read", published(says={"binary": 7})),
+    "variant": (
+        "identity",
+        "the label org.serving-factory.variant is not what image.json says",
+        published(labels={"org.serving-factory.variant": "2.19.1-cpu-v3"}),
+    ),
+    "compile key": (
+        "identity",
+        "the compile key of the label is not that of image.json",
+        published(labels={"org.serving-factory.compile.key": "0" * 64}),
+    ),
+    "base": (
+        "base",
+        "debian:bookworm is another one than matrix.lock has",
+        published(labels={"org.opencontainers.image.base.digest": OTHER}),
+    ),
+    "base that is not pinned": (
+        "base",
+        "found nothing",
+        published(labels={"org.opencontainers.image.base.digest": ""}),
+    ),
+    "signature": ("signature", "is not signed.", without_signature),
+    "key": ("signature", "is not signed with this key", published(signer=PrivateKey.new())),
+    "SBOM": ("sbom", "the SBOM is about another image", published(about={"digest": OTHER})),
+    "SBOM of another binary": (
+        "sbom",
+        "the SBOM does not have this image's binary",
+        published(about={"binary_sha256": OTHER_BINARY}),
+    ),
+    "damaged SBOM": ("sbom", "the SBOM is damaged", changed(proof(SBOM), b"{}")),
+    "unsigned SBOM": ("sbom", "the SBOM is not signed with this key", unsigned(SBOM)),
+    "provenance": ("provenance", "the provenance is about another image", published(about={"digest": OTHER})),
+    "provenance of another binary": (
+        "provenance",
+        "the provenance is of another binary",
+        published(about={"binary_sha256": OTHER_BINARY}),
+    ),
+    "provenance of another compile": (
+        "provenance",
+        "the provenance has another compile key than the label",
+        published(about={"compile_key": "0" * 64}),
+    ),
+    "damaged provenance": ("provenance", "the provenance is damaged", changed(proof(IN_TOTO), b"[]")),
+    "unsigned provenance": ("provenance", "the provenance is not signed with this key", unsigned(IN_TOTO)),
+}
+"""What was changed: the check that fails, and what it says."""
+
+
+@pytest.mark.parametrize("case", TAMPERED)
+def test_a_tampered_image_fails_its_own_check(registry: ByteRegistry, case: str) -> None:
+    name, message, tamper = TAMPERED[case]
+    tamper(registry)
+    found = checks(registry)[name]
+    assert found.verdict is Verdict.FAILED
+    assert message in found.found
+
+
+def test_each_check_has_a_tampered_image() -> None:
+    elsewhere = {"tag", "level", "device_code"}
+    assert {one.name for one in CHECKS} == {name for name, _, _ in TAMPERED.values()} | elsewhere
+
+
+def test_a_tag_must_stand_for_the_digest(registry: ByteRegistry) -> None:
+    digest = PublishedImage().publish(registry)
+    PublishedImage(binary=b"another").publish(registry)
+    found = checks(registry, digest=digest)["tag"]
+    assert found.verdict is Verdict.FAILED
+    assert "the tag x stands for another digest" in found.found
+    assert checks(registry, digest=digest, tag="")["tag"].verdict is Verdict.SKIPPED
+
+
+@pytest.mark.parametrize(
+    ("tamper", "name", "why"),
+    [
+        (list_without(SBOM), "sbom", "the registry has no SBOM of it"),
+        (list_without(IN_TOTO), "provenance", "the registry has no provenance of it"),
+    ],
+)
+def test_what_is_not_there_is_skipped(registry: ByteRegistry, tamper: Tamper, name: str, why: str) -> None:
+    tamper(registry)
+    found = checks(registry)[name]
+    assert (found.verdict, found.found) == (Verdict.SKIPPED, why)
+
+
+def test_without_a_key_or_a_lock_those_checks_are_skipped(registry: ByteRegistry) -> None:
+    PublishedImage().publish(registry)
+    found = checks(registry, key=None, lock={})
+    assert {name for name, one in found.items() if one.verdict is Verdict.SKIPPED} == {
+        *("base", "signature", "level", "device_code")
+    }
+    assert found["signature"].found == "signatures: 1; --key checks whose they are"
+    assert found["base"].found == "matrix.lock does not have debian:bookworm"
+
+
+def test_an_image_that_is_not_there(registry: ByteRegistry) -> None:
+    with pytest.raises(RegistryError, match=r"has no image .*team/serving:x"):
+        checks(registry)
+
+
+def test_each_image_of_an_index_is_checked(registry: ByteRegistry) -> None:
+    first, second = (PublishedImage(binary=one).publish(registry, one.decode()) for one in (b"1", b"3"))
+    about = {"os": "linux", "architecture": "amd64"}
+    listed = [
+        {"mediaType": MANIFEST, "digest": digest, "size": 1, "platform": {**about, **more}}
+        for digest, more in ((first, {}), (second, {"variant": "v3"}))
+    ]
+    registry.put("x", INDEX, json.dumps({"schemaVersion": 2, "manifests": listed}).encode())
+    found = checks(registry)
+    assert list(found)[:3] == ["tag", "manifest", "signature"]
+    assert found["signature"].verdict is Verdict.FAILED, "the index itself is not signed"
+    assert found["linux/amd64 signature"].verdict is Verdict.OK
+    assert found["linux/amd64/v3 binary"].verdict is Verdict.OK
+    registry.blobs[last_layer(registry, second)] = b""
+    assert checks(registry)["linux/amd64/v3 layers"].verdict is Verdict.FAILED
+
+
+# --- reading the binary again -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def device_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = DeviceCode(fat_binaries={"sm_80": 1}, sizes={"sm_80": 1})
+    monkeypatch.setattr("serving_factory.inspection.device_code.read_device_code", lambda _: found)
+
+
+@pytest.mark.usefixtures("device_code")
+def test_the_level_is_read_again(registry: ByteRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+
+    def level_of(binary: Path, level: str, release: str) -> tuple[str, str]:
+        seen.append(binary.read_bytes())
+        return ("code above the level" if level == "x86-64" else ""), f"{level} {release}"
+
+    monkeypatch.setattr(deep, "level_of", level_of)
+    PublishedImage().publish(registry)
+    found = checks(registry, read=True)
+    assert (found["level"].verdict, found["level"].found) == (Verdict.FAILED, "code above the level")
+    assert seen == [b"a server"]
+
+
+@pytest.mark.usefixtures("device_code")
+@pytest.mark.parametrize(("label", "verdict"), [("sm_80", Verdict.OK), ("sm_80 sm_90", Verdict.FAILED)])
+def test_the_code_for_gpus_is_read_again(
+    registry: ByteRegistry, monkeypatch: pytest.MonkeyPatch, label: str, verdict: Verdict
+) -> None:
+    monkeypatch.setattr(deep, "level_of", lambda *_: ("", "as it must be"))
+    PublishedImage(labels={"org.serving-factory.capabilities": label}).publish(registry)
+    found = checks(registry, read=True)
+    assert found["level"].found == "as it must be"
+    assert found["device_code"].verdict is verdict
+    assert "sm_80" in found["device_code"].found
+
+
+def test_what_is_no_program_fails(registry: ByteRegistry) -> None:
+    PublishedImage().publish(registry)
+    found = checks(registry, read=True)
+    assert {found[name].verdict for name in ("level", "device_code")} == {Verdict.FAILED}
+    assert "no sound ELF file" in found["level"].found
+
+
+@pytest.mark.parametrize(("level", "wrong"), [("x86-64", False), ("x86-64-v3", True)])
+def test_a_level_is_compared_with_the_code(tmp_path: Path, level: str, wrong: bool) -> None:  # noqa: FBT001
+    """A program without symbols, and without an instruction of the higher level."""
+    file = Elf(text=b"\xc3" * 64).write(tmp_path / "server")
+    assert bool(deep.level_of(file, level, "2.19.1")[0]) is wrong
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Asked:
+    (tmp_path / "matrix.lock").write_text(f"bases: {{'debian:bookworm': '{BASE}'}}")
+    (tmp_path / "cosign.pub").write_bytes(KEY.public.pem())
+    return Asked(matrix=str(write(tmp_path)))
+
+
+def run(asked: Asked, image: str) -> None:
+    command(asked, image, key=str(Path(asked.matrix).parent / "cosign.pub"), deep=False, json=False)
+
+
+def test_the_command_prints_a_line_for_each_check(
+    registry: ByteRegistry, asked: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = PublishedImage().publish(registry)
+    run(asked, f"{registry.host}/{REPOSITORY}:x@{digest}")
+    printed = capsys.readouterr().out
+    assert all(one.name in printed for one in CHECKS)
+    assert "15 checks: 13 ok, 2 skipped" in printed
+
+
+@pytest.mark.parametrize(
+    ("case", "error"), [("root", ImageDiffersError), ("key", SignatureError), ("damaged SBOM", ProofError)]
+)
+def test_a_failure_has_an_exit_code_of_its_own(
+    registry: ByteRegistry, asked: Asked, case: str, error: type[FactoryError]
+) -> None:
+    name, message, tamper = TAMPERED[case]
+    tamper(registry)
+    with pytest.raises(error) as caught:
+        run(asked, f"{registry.host}/{REPOSITORY}:x")
+    assert name in caught.value.what
+    assert message in caught.value.why
+
+
+@pytest.mark.parametrize("image", ["", "r.example/a@sha256:1", "r.example/UPPER"])
+def test_a_name_that_is_none(asked: Asked, image: str) -> None:
+    with pytest.raises(UsageError):
+        run(asked, image)
