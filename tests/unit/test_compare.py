@@ -270,6 +270,7 @@ def test_a_dry_run_asks_no_engine_and_writes_nothing(
     planned = json.loads(capsys.readouterr().out)
     assert planned["plan"]["seconds"] == 2.0
     assert planned["estimate"] == 7 * (2 + 2 * 3 * (1 + 2 * 3))
+    assert planned["estimate_decoding"] == 7 * (2 + 2 * 6 * (1 + 2 * 3))
     assert not (tmp_path / "report.html").exists()
 
 

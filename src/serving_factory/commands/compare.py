@@ -30,6 +30,7 @@ from serving_factory.pipeline.records import write_atomically
 
 _GPU_VARIABLE = "NVIDIA_VISIBLE_DEVICES"  # set in images that NVIDIA's tools are to give GPUs
 _USUAL_INPUTS = 3
+_PICTURES = ("picture_encoded", "picture")  # the first decodes
 _NO_OP = "Op type"  # begins what a server says of an op that it does not have, or not for strings
 _IDLE = 0.25  # of the CPUs
 
@@ -102,7 +103,7 @@ def _images(words: Sequence[str], options: CompareOptions) -> dict[str, str]:
 def _models(options: CompareOptions) -> list[Path]:
     """The models to try, the first that all servers load is used."""
     if not options.model:
-        return [options.asked.checkout.models / name for name in ("picture_encoded", "picture")]
+        return [options.asked.checkout.models / name for name in _PICTURES]
     model = Path(options.model)
     if not any((one / "saved_model.pb").is_file() for one in model.glob("[0-9]*")):
         raise UsageError(
@@ -135,7 +136,7 @@ def _checked(engine: Engine, images: Mapping[str, str], options: CompareOptions)
     if max(cpus) > most:
         raise UsageError(
             f"`--cpus {max(cpus):g}`: the engine's machine has {most}",
-            remedy=f"give --cpus {most} at most, or name an engine with more in DOCKER_HOST",
+            remedy=f"give --cpus {most} at most",
         )
     if not options.gpus:
         return _subjects(images, cpus, None)
@@ -160,7 +161,7 @@ def _loadable(engine: Engine, subjects: Sequence[Subject], models: Sequence[Path
     """The first model that all servers load: one that lacks an op of the first loads the second."""
     for model in models[:-1]:
         try:
-            for subject in subjects:
+            for subject in {one.image: one for one in subjects}.values():
                 progress(f"{subject.name}: does it load {model.name}?")
                 with started(engine, subject, model, owner=owner, patience=PATIENCE, cancel=Cancel()):
                     pass
@@ -192,7 +193,11 @@ def _measured(engine: Engine, plan: Plan) -> Comparison:
 
 
 def _planned(plan: Plan, inputs: int) -> dict[str, object]:
-    return {"plan": _plan_document(plan), "estimate": round(plan.estimate(inputs))}
+    return {
+        "plan": _plan_document(plan),
+        "estimate": round(plan.estimate(inputs)),
+        "estimate_decoding": round(plan.estimate(2 * inputs)) if plan.model.name in _PICTURES else None,
+    }
 
 
 def _plan_document(plan: Plan) -> dict[str, object]:
@@ -225,6 +230,7 @@ def document_of(comparison: Comparison) -> dict[str, object]:
 
 def _plan_text(plan: Plan, options: CompareOptions, inputs: int) -> str:
     rows = [(one.name, one.image, "all" if one.gpu else f"{one.cpus:g}") for one in plan.subjects]
+    decoding = "" if options.model else f"; {duration(plan.estimate(2 * inputs))} where all decode, PNG and JPEG"
     usual = "half and four fifths of what the slowest answers"
     rates = f"{', '.join(f'{rate:g}' for rate in plan.rates)} requests/s" if plan.rates else usual
     return (
@@ -234,7 +240,7 @@ def _plan_text(plan: Plan, options: CompareOptions, inputs: int) -> str:
         f"  load      {' and '.join(plan.protocols)} on {plan.connections} connections: without pause, at set rates\n"
         f"  rates     {rates}\n"
         f"  rounds    {plan.rounds}, each of {plan.seconds:g} s for each load\n"
-        f"  estimate  {duration(plan.estimate(inputs))}\n"
+        f"  estimate  {duration(plan.estimate(inputs))}{decoding}\n"
         f"  writes    {options.output}, {Path(options.output).with_suffix('.json')}\n"
     )
 

@@ -47,7 +47,7 @@ def closed_loop(sends: Sequence[Send], seconds: float) -> Sample:
     def due(began: float, sent: int) -> float | None:
         return None if sent >= len(sends) and time.perf_counter() - began >= seconds else began
 
-    return _drive(sends, due, from_due=False)
+    return _drive(sends, due)
 
 
 def open_loop(sends: Sequence[Send], rate: float, seconds: float) -> Sample:
@@ -61,11 +61,11 @@ def open_loop(sends: Sequence[Send], rate: float, seconds: float) -> Sample:
         late = time.perf_counter() - began > seconds + max(seconds, _PATIENCE)
         return None if sent >= planned or late else began + sent / rate
 
-    return _drive(sends, due, from_due=True, planned=planned)
+    return _drive(sends, due, planned=planned, least=planned / rate)
 
 
 def _drive(
-    sends: Sequence[Send], due: Callable[[float, int], float | None], *, from_due: bool, planned: int = 0
+    sends: Sequence[Send], due: Callable[[float, int], float | None], *, planned: int = 0, least: float = 0.0
 ) -> Sample:
     """Send on all connections at once; `due` says when a request is to be sent, and None at the end."""
     numbers, stop = itertools.count(), threading.Event()
@@ -78,7 +78,7 @@ def _drive(
             now = time.perf_counter()
             if at > now:
                 stop.wait(at - now)
-            start = at if from_due else now
+            start = at if planned else now
             try:
                 send()
             except ServingApiError as error:
@@ -95,7 +95,7 @@ def _drive(
         pool.shutdown(wait=False)  # after a Ctrl-C a thread may wait for an answer until its container is gone
     seconds = time.perf_counter() - began
     return Sample(
-        seconds=seconds,
+        seconds=max(seconds, least),
         latencies=tuple(latencies),
         failures=tuple(failures),
         unsent=max(0, planned - len(latencies) - len(failures)),

@@ -104,7 +104,7 @@ def picture(size: int, form: str) -> bytes:
     except ImportError:
         raise FactoryError(
             "PNG and JPEG pictures need Pillow, which is not installed",
-            remedy="pip install 'serving-factory[report]', or ./factory setup",
+            remedy="./factory setup, or in this checkout: pip install '.[report]'",
         ) from None
     gradient, noise = Image.radial_gradient("L").resize((size, size)), Image.effect_noise((size, size), 40)
     channels = [Image.blend(turned, noise, 0.1) for turned in (gradient, gradient.rotate(90), gradient.rotate(180))]
