@@ -162,7 +162,7 @@ def matrix_page(name: str, found: Sequence[tuple[Variant, Mapping[str, Any]]], r
     if found:
         sections.append(("Variants", [_grid([variant for variant, _ in found], states)]))
     if begun:
-        sections.append(("Numbers", [_numbers(begun, states)]))
+        sections.append(("Numbers", _numbers(begun, states)))
     if runs:
         sections.append(("Runs", [_runs(runs)]))
     if never:
@@ -208,31 +208,64 @@ def _grid(variants: Sequence[Variant], states: Mapping[str, _State]) -> Node:
     return pages.table("By CPU level", ("release and flavour", *levels), cells)
 
 
-_NUMBERS: tuple[tuple[str, Callable[[Mapping[str, Any]], Node]], ...] = (
+_Columns = Sequence[tuple[str, Callable[[Mapping[str, Any]], Node]]]
+_IMAGES: _Columns = (
     (">binary", lambda one: cell(one["binary_size"], size)),
     (">image", lambda one: cell(one["image_size"], size)),
-    (">compile", lambda one: cell(one["stage_seconds"], duration)),
-    (">from caches", lambda one: _hits(one["actions"], one["disk_cache_hits"], one["remote_cache_hits"])),
     (">smoke checks", lambda one: _checks(one["smoke_checks"])),
     ("its builds", lambda one: _builds(one["runs"])),
-    (">speed", lambda one: _speed(one["speed"])),
-    (">peak memory", lambda one: cell(one["peak_memory_bytes"], size)),
-    (">downloaded", lambda one: cell(one["bytes_fetched"], size)),
+    ("speed", lambda one: _speed(one["speed"])),
     ("tried on GPU", lambda one: one["gpu"].name if one["gpu"] else ""),
     ("emulated CPUs", lambda one: cell(one["emulated"])),
 )
+_COMPILES: _Columns = (
+    (">compile stage", lambda one: cell(one["stage_seconds"], duration)),
+    (">critical path", lambda one: cell(one["critical_path_seconds"], duration)),
+    (">actions", lambda one: cell(one["actions"], "{:,}".format)),
+    (">from caches", lambda one: _hits(one["actions"], one["disk_cache_hits"], one["remote_cache_hits"])),
+    (">downloaded", lambda one: cell(one["bytes_fetched"], size)),
+    (">peak memory", lambda one: cell(one["peak_memory_bytes"], size)),
+)
 
 
-def _numbers(documents: Sequence[Mapping[str, Any]], states: Mapping[str, _State]) -> Node:
-    columns = {head: [form(one) for one in documents] for head, form in _NUMBERS}
-    known = {head: cells for head, cells in columns.items() if any(one != "" for one in cells)}
-    rows = []
-    for one, *cells in zip(documents, *known.values(), strict=True):
-        state = states[one["variant"]]
-        more = f" ({state.more})" if state.more else ""
-        word = node("span", node("span", state.word, class_=state.style), more, class_="whole")
-        rows.append((_place(one["variant"]), word, *cells))
-    return pages.table("What the records say. What is not known is blank", ("variant", "state", *known), rows)
+def _numbers(documents: Sequence[Mapping[str, Any]], states: Mapping[str, _State]) -> list[Node]:
+    ways = [(_place(one["variant"]), _words(states[one["variant"]])) for one in documents]
+    tables = [
+        _table(
+            "What was made; speed: answers a second, in ratio to the lowest CPU level",
+            ("variant", "state"),
+            ways,
+            _IMAGES,
+            documents,
+        )
+    ]
+    if compiled := [one for one in documents if one["compiled"]]:
+        names = [(_whole(one["variant"]),) for one in compiled]
+        tables.append(_table("How it was compiled", ("variant",), names, _COMPILES, compiled))
+    return tables
+
+
+def _table(
+    caption: str,
+    heads: Sequence[str],
+    firsts: Sequence[Sequence[Node]],
+    columns: _Columns,
+    documents: Sequence[Mapping[str, Any]],
+) -> Node:
+    """A table without the columns of which nothing is known."""
+    cells = {head: [form(one) for one in documents] for head, form in columns}
+    known = {head: column for head, column in cells.items() if any(one != "" for one in column)}
+    rows = [(*first, *others) for first, *others in zip(firsts, *known.values(), strict=True)]
+    return pages.table(caption, (*heads, *known), rows)
+
+
+def _words(state: _State) -> Node:
+    more = f" ({state.more})" if state.more else ""
+    return node("span", node("span", state.word, class_=state.style), more, class_="whole")
+
+
+def _whole(text: str) -> Node:
+    return node("span", text, class_="whole")
 
 
 def _place(variant: str) -> Node:
@@ -242,20 +275,18 @@ def _place(variant: str) -> Node:
 
 def _hits(actions: int | None, *hits: int | None) -> str:
     known = [number for number in hits if number is not None]
-    return f"{100 * sum(known) // actions}% of {actions:,} actions" if known and actions else ""
+    return f"{sum(known):,} ({100 * sum(known) // actions}%)" if known and actions else ""
 
 
 def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
     return f"{len(checks)} in {duration(sum(one['seconds'] for one in checks))}" if checks else ""
 
 
-def _speed(speed: Speed | None) -> str:
+def _speed(speed: Speed | None) -> Node:
     if speed is None:
         return ""
     low, high = (f"{value:.2f}" for value in (speed.low, speed.high))
-    return (
-        f"{low if low == high else f'{low} to {high}'} times {speed.times_as}{'' if speed.certain else ', not certain'}"
-    )
+    return _whole((low if low == high else f"{low} to {high}") + ("" if speed.certain else ", uncertain"))
 
 
 def _builds(runs: Sequence[Mapping[str, Any]]) -> Node:
