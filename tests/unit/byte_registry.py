@@ -26,6 +26,7 @@ class ByteRegistry:
     manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)  # digest → media type and content
     tags: dict[str, str] = field(default_factory=dict)
     keeps_referrers: bool = False
+    uploads_to: str = ""  # the beginning of the address to which it wants uploads; empty for its own
     refuses: str = ""  # a pattern of what it does not take: `PUT /v2/...`
     after_put: Callable[[str], None] = lambda _: None  # called with the reference of each manifest that came
     asked: list[str] = field(default_factory=list)
@@ -86,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = self.held.blobs.get(match[1])
             self._reply(404) if content is None else self._reply(200, content)
         elif re.search(r"/blobs/uploads/$", self.path):
-            self._reply(202, Location=f"{self.path}1?state=x")
+            self._reply(202, Location=f"{self.held.uploads_to}{self.path}1?state=x")
         elif match := re.search(r"/blobs/uploads/1\?state=x&digest=(sha256:[0-9a-f]{64})$", self.path):
             self._reply(201 if self.held.put_blob(body) == match[1] else 400)
         else:

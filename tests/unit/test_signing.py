@@ -390,6 +390,12 @@ def test_a_registry_that_takes_no_artifacts(registry: ByteRegistry, digest: str)
     assert "`signing`" in caught.value.remedy
 
 
+def test_no_other_host_gets_an_upload(registry: ByteRegistry, digest: str) -> None:
+    registry.uploads_to = "http://other.example"
+    with pytest.raises(RegistryError, match="wants an upload sent to another host"):
+        attach(registry.client, REPOSITORY, digest, PAPER)
+
+
 def test_nothing_is_attached_to_nothing(registry: ByteRegistry) -> None:
     with pytest.raises(RegistryError, match="to attach anything to"):
         attach(registry.client, REPOSITORY, "sha256:" + "0" * 64, PAPER)

@@ -273,6 +273,30 @@ def test_without_a_key_or_a_lock_those_checks_are_skipped(registry: ByteRegistry
     assert found["base"].found == "matrix.lock does not have debian:bookworm"
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"7",
+        b"{}",
+        b'{"config": 7, "layers": 3}',
+        b'{"config": {"digest": 5}, "layers": [1, "a", {}, {"digest": []}]}',
+        b'{"config": {"digest": "CONFIG"}, "layers": []}',
+    ],
+)
+@pytest.mark.parametrize(
+    "config", [b"[]", b"{", b'{"config": 3, "rootfs": []}', b'{"config": {"Labels": 1, "User": []}}']
+)
+def test_a_registry_may_send_anything(registry: ByteRegistry, content: bytes, config: bytes) -> None:
+    named = content.replace(b"CONFIG", registry.put_blob(config).encode())
+    digest = registry.put("x", MANIFEST, named)
+    for tag in (fallback_tag(digest), fallback_tag(digest, ".sig")):
+        registry.put(tag, INDEX, b'{"manifests": [1, {}, {"digest": 7}], "layers": [2, {}, {"annotations": 1}]}')
+    found = checks(registry, read=True)
+    assert found["layers" if b"3" in content else "user"].verdict in {Verdict.OK, Verdict.FAILED}
+    assert found["binary"].verdict is Verdict.FAILED
+    assert found["signature"].verdict is Verdict.FAILED
+
+
 def test_an_image_that_is_not_there(registry: ByteRegistry) -> None:
     with pytest.raises(RegistryError, match=r"has no image .*team/serving:x"):
         checks(registry)

@@ -73,13 +73,13 @@ def attach(registry: Registry, repository: str, subject: str, artifact: Artifact
 def referrers_of(registry: Registry, repository: str, subject: str) -> Iterator[Referrer]:
     """What refers to a manifest, by the registry's own list or the index at the fallback tag."""
     index = registry.referrers(repository, subject) or registry.manifest(repository, fallback_tag(subject))
-    for entry in index.document.get("manifests") or () if index else ():
+    for entry in listed(index.document.get("manifests")) if index else ():
         digest = str(entry.get("digest"))
         held = registry.manifest(repository, digest)
         if held is None or held.digest != digest:
             continue
         document = held.document
-        if (document.get("subject") or {}).get("digest") == subject:
+        if members(document.get("subject")).get("digest") == subject:
             yield Referrer(digest=digest, artifact_type=str(document.get("artifactType") or ""), document=document)
 
 
@@ -90,7 +90,7 @@ def add_layer(registry: Registry, repository: str, tag: str, artifact: Artifact)
     layer["annotations"] = dict(artifact.annotations)
 
     def change(held: Manifest | None) -> Manifest | None:
-        layers = list(held.document.get("layers") or ()) if held else []
+        layers = listed(held.document.get("layers")) if held else []
         if layer in layers:
             return None
         layers.append(layer)
@@ -106,10 +106,20 @@ def add_layer(registry: Registry, repository: str, tag: str, artifact: Artifact)
 def layers_at(registry: Registry, repository: str, tag: str) -> Iterator[tuple[Mapping[str, Any], bytes]]:
     """The layers of the image at one of cosign's tags, each with its content; those that are damaged are left out."""
     held = registry.manifest(repository, tag)
-    for layer in held.document.get("layers") or () if held else ():
+    for layer in listed(held.document.get("layers")) if held else ():
         content = registry.small_blob(repository, str(layer.get("digest")))
-        if content is not None and digest_of(content) == layer["digest"]:
+        if content is not None and digest_of(content) == layer.get("digest"):
             yield layer, content
+
+
+def members(value: object) -> Mapping[str, Any]:
+    """What JSON says, if that is an object; else nothing: a registry may send anything."""
+    return value if isinstance(value, dict) else {}
+
+
+def listed(value: object) -> list[Mapping[str, Any]]:
+    """The objects of what JSON says, if that is a list."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def descriptor(media_type: str, digest: str, size: int) -> dict[str, Any]:
@@ -119,7 +129,7 @@ def descriptor(media_type: str, digest: str, size: int) -> dict[str, Any]:
 
 def _listing(entry: Mapping[str, Any]) -> Callable[[Manifest | None], Manifest | None]:
     def change(held: Manifest | None) -> Manifest | None:
-        entries = list(held.document.get("manifests") or ()) if held else []
+        entries = listed(held.document.get("manifests")) if held else []
         if any(one.get("digest") == entry["digest"] for one in entries):
             return None
         content = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [*entries, entry]}

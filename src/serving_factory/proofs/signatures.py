@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving_factory.docker.process import Cancel, run
-from serving_factory.docker.referrers import Artifact, add_layer, fallback_tag, layers_at, referrers_of
+from serving_factory.docker.referrers import Artifact, add_layer, fallback_tag, layers_at, listed, members, referrers_of
 from serving_factory.docker.registry import ImageName, Registry, digest_of
 from serving_factory.errors import SignatureError, SigningCommandError
 from serving_factory.proofs.keys import PrivateKey, PublicKey
@@ -147,12 +147,12 @@ def require_signed(registry: Registry, repository: str, digest: str, key: Public
 def signatures_of(registry: Registry, repository: str, digest: str) -> Iterator[Signature]:
     """The signatures that name this digest, of whatever key: at cosign's `.sig` tag, and in Sigstore's bundles."""
     for layer, message in layers_at(registry, repository, fallback_tag(digest, ".sig")):
-        signature = _decoded((layer.get("annotations") or {}).get(_SIGNATURE))
+        signature = _decoded(members(layer.get("annotations")).get(_SIGNATURE))
         if signature and _names(message, digest):
             yield Signature(message=message, signature=signature)
     for referrer in referrers_of(registry, repository, digest):
         if referrer.artifact_type.startswith(_BUNDLE):
-            for layer in referrer.document.get("layers") or ():
+            for layer in listed(referrer.document.get("layers")):
                 bundle = _document(registry.small_blob(repository, str(layer.get("digest"))) or b"")
                 for one in _of_envelope(bundle.get("dsseEnvelope")):
                     if digest in subjects_of(_document(_payload(one))):
@@ -199,7 +199,7 @@ def _of_envelope(envelope: object) -> list[Signature]:
     if not isinstance(envelope, dict) or envelope.get("payloadType") != IN_TOTO:
         return []
     statement = _decoded(envelope.get("payload"))
-    signatures = [_decoded(one.get("sig")) for one in envelope.get("signatures") or () if isinstance(one, dict)]
+    signatures = [_decoded(one.get("sig")) for one in listed(envelope.get("signatures"))]
     return [Signature(message=_pae(statement), signature=one) for one in signatures if one]
 
 

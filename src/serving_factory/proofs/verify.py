@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from serving_factory.docker.referrers import Referrer, referrers_of
+from serving_factory.docker.referrers import Referrer, listed, members, referrers_of
 from serving_factory.docker.registry import INDEX, ImageName, Manifest, Registry, digest_of
 from serving_factory.errors import (
     ArtifactError,
@@ -90,7 +90,7 @@ class Evidence:
     @property
     def labels(self) -> Mapping[str, str]:
         """The image's labels."""
-        return (self.settings.get("config") or {}).get("Labels") or {}
+        return members(members(self.settings.get("config")).get("Labels"))
 
     def label(self, name: str) -> str:
         """A label; `_AbsentError` where the image has none."""
@@ -128,9 +128,9 @@ def verify(registry: Registry, asked: Subject) -> list[Check]:
     held = registry.manifest_digest(asked.name.repository, asked.tag or asked.digest)
     manifest = registry.manifest(asked.name.repository, asked.digest or held or "") if held else None
     if held is None or manifest is None:
+        reference = f"{':' * bool(asked.tag)}{asked.tag}{'@' * bool(asked.digest)}{asked.digest}"
         raise RegistryError(
-            f"The registry {registry.host} has no image {asked.name}{f':{asked.tag}' * bool(asked.tag)}"
-            f"{f'@{asked.digest}' * bool(asked.digest)}.",
+            f"The registry {registry.host} has no image {asked.name}{reference}.",
             remedy="Correct the image's name, tag or digest.",
         )
     if manifest.media_type in _LISTS:
@@ -142,8 +142,8 @@ def verify(registry: Registry, asked: Subject) -> list[Check]:
 def _of_index(registry: Registry, asked: Subject, held: str, manifest: Manifest) -> list[Check]:
     seen = _evidence(registry, asked, held, manifest)
     found = [_checked(one, seen) for one in CHECKS if one.name in {"tag", "manifest", "signature"}]
-    for entry in manifest.document.get("manifests") or ():
-        about = entry.get("platform") or {}
+    for entry in listed(manifest.document.get("manifests")):
+        about = members(entry.get("platform"))
         platform = "/".join(str(about[one]) for one in ("os", "architecture", "variant") if about.get(one))
         part = replace(asked, tag="", digest=str(entry.get("digest")))
         found += [replace(one, name=f"{platform} {one.name}") for one in verify(registry, part) if one.name != "tag"]
@@ -152,9 +152,9 @@ def _of_index(registry: Registry, asked: Subject, held: str, manifest: Manifest)
 
 def _of_image(registry: Registry, asked: Subject, held: str, manifest: Manifest, folder: Path) -> list[Check]:
     repository, document = asked.name.repository, manifest.document
-    config = registry.small_blob(repository, str((document.get("config") or {}).get("digest")))
+    config = registry.small_blob(repository, str(members(document.get("config")).get("digest")))
     kept = folder / "binary" if asked.deep else None
-    layers = read_layers(registry, repository, document.get("layers") or (), {BINARY: kept, _IMAGE_JSON: None})
+    layers = read_layers(registry, repository, listed(document.get("layers")), {BINARY: kept, _IMAGE_JSON: None})
     seen = _evidence(registry, asked, held, manifest)
     seen = replace(seen, config=config, layers=layers, binary_file=kept)
     return [_checked(one, seen) for one in CHECKS]
@@ -207,7 +207,7 @@ def _manifest(seen: Evidence) -> str:
 
 
 def _config(seen: Evidence) -> str:
-    entry = seen.manifest.document.get("config") or {}
+    entry = members(seen.manifest.document.get("config"))
     if seen.config is None:
         raise _WrongError("the registry has no configuration of the image")
     _same(digest_of(seen.config), entry.get("digest"), "the configuration has another digest than the manifest says")
@@ -216,7 +216,7 @@ def _config(seen: Evidence) -> str:
 
 
 def _layers(seen: Evidence) -> str:
-    entries = seen.manifest.document.get("layers") or ()
+    entries = listed(seen.manifest.document.get("layers"))
     for entry, layer in zip(entries, seen.layers, strict=True):
         if not layer.digest:
             raise _WrongError(f"the layer {entry.get('digest')}: {layer.trouble}")
@@ -226,25 +226,25 @@ def _layers(seen: Evidence) -> str:
 
 
 def _contents(seen: Evidence) -> str:
-    expected = list((seen.settings.get("rootfs") or {}).get("diff_ids") or ())
+    expected = members(seen.settings.get("rootfs")).get("diff_ids")
     for layer in seen.layers:
         if layer.trouble:
             raise _WrongError(f"the layer {layer.digest or '(none)'}: {layer.trouble}")
     _same(
         [layer.diff_id for layer in seen.layers], expected, "what the layers hold is not what the configuration lists"
     )
-    return f"{len(expected)} layers hold what the configuration lists"
+    return f"{len(seen.layers)} layers hold what the configuration lists"
 
 
 def _user(seen: Evidence) -> str:
-    user = str((seen.settings.get("config") or {}).get("User") or "")
+    user = str(members(seen.settings.get("config")).get("User") or "")
     if user.partition(":")[0] in {"", "0", "root"}:
         raise _WrongError(f"the image runs as root: its user is '{user}'")
     return user
 
 
 def _stop_signal(seen: Evidence) -> str:
-    signal = str((seen.settings.get("config") or {}).get("StopSignal") or "")
+    signal = str(members(seen.settings.get("config")).get("StopSignal") or "")
     _same(signal, "SIGTERM", "another signal stops it")
     return signal
 
@@ -298,7 +298,7 @@ def _proof(seen: Evidence, kind: str, what: str) -> Mapping[str, Any]:
     signed = [one for one in found if key is None or is_signed(seen.registry, repository, one.digest, key)]
     if not signed:
         raise _WrongError(f"the {what} is not signed with this key")
-    layer: Mapping[str, Any] = next(iter(signed[-1].document.get("layers") or ()), {})
+    layer: Mapping[str, Any] = next(iter(listed(signed[-1].document.get("layers"))), {})
     try:
         content = seen.registry.small_blob(repository, str(layer.get("digest"))) or b""
         document = json.loads(content) if digest_of(content) == layer.get("digest") else None
@@ -311,13 +311,13 @@ def _proof(seen: Evidence, kind: str, what: str) -> Mapping[str, Any]:
 
 def _sbom(seen: Evidence) -> str:
     document = _proof(seen, SBOM, "SBOM")
-    about = (document.get("metadata") or {}).get("component") or {}
-    hashes = {one.get("content") for one in about.get("hashes") or ()}
+    about = members(members(document.get("metadata")).get("component"))
+    hashes = {one.get("content") for one in listed(about.get("hashes"))}
     if seen.manifest.digest.partition(":")[2] not in hashes:
         raise _WrongError(f"the SBOM is about another image: {about.get('name')} {about.get('version')}")
-    components = document.get("components") or ()
+    components = listed(document.get("components"))
     binary = seen.file(BINARY).sha256
-    if not any(hashed.get("content") == binary for one in components for hashed in one.get("hashes") or ()):
+    if not any(hashed.get("content") == binary for one in components for hashed in listed(one.get("hashes"))):
         raise _WrongError("the SBOM does not have this image's binary")
     return f"{document.get('bomFormat')} {document.get('specVersion')}, {len(components)} components"
 
@@ -330,12 +330,13 @@ def _provenance(seen: Evidence) -> str:
         predicate = statement["predicate"]
         internal = predicate["buildDefinition"]["internalParameters"]
         (product,) = predicate["runDetails"]["byproducts"]
-        binary, key, started = product["digest"]["sha256"], internal["compile_key"], predicate["runDetails"]["metadata"]
+        binary, key = product["digest"]["sha256"], internal["compile_key"]
+        started = predicate["runDetails"]["metadata"]["startedOn"]
     except (KeyError, TypeError, ValueError) as error:
         raise _WrongError("the provenance lacks what the factory writes") from error
     _same(binary, seen.file(BINARY).sha256, "the provenance is of another binary")
     _same(key, seen.label(f"{_OURS}compile.key"), "the provenance has another compile key than the label")
-    return f"{statement.get('predicateType')}, compiled {started.get('startedOn')}"
+    return f"{statement.get('predicateType')}, compiled {started}"
 
 
 def _level(seen: Evidence) -> str:
