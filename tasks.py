@@ -443,6 +443,23 @@ def push(options: PushOptions) -> None:
 
 
 @Command
+def combine(options: PushOptions) -> None:
+    """Make one image with all levels of a release and flavour, which starts the best one for the CPU.
+
+    Of cpu and mkl variants that are built and smoke-tested. The image is smoke-tested, too, and with --registry pushed
+    (docs/one-name.md).
+
+    Examples:
+        ./factory combine --release 2.19.1
+        ./factory combine --release 2.19.1 --registry registry.example.com
+        ./factory combine --target cpu-optimized --json
+    """
+    from serving_factory.commands.combine import combine as combine_levels
+
+    combine_levels(options)
+
+
+@Command
 def publish(options: PublishOptions) -> None:
     """Publish one name for all CPU levels of a release and flavour: an OCI index of pushed images.
 
@@ -661,7 +678,7 @@ _GROUPS = {
     "Fill inputs": ["preflight", "inputs"],
     "Build": [
         *("demo", "build", "compile", "inspect", "package", "smoke", "refresh"),
-        *("push", "publish", "embed", "deploy"),
+        *("push", "publish", "combine", "embed", "deploy"),
         *("keys", "verify"),
     ],
     "Measure": ["compare", "bench"],

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks.measuring import parser
+from tests.integration import conftest  # noqa: F401 - it says how containers for tests are started
 from tests.integration.pipeline import V1, V3, Checkout
 from tests.integration.registry import FaultyProxy, LocalRegistry, write_docker_config
 

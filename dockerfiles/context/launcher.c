@@ -1,6 +1,7 @@
 /* /usr/bin/tensorflow_model_server: does what must hold however the server is started, and becomes the server.
  *
- * A CPU that lacks what the image needs ends it with exit code 78 and a sentence. As PID 1 it becomes tf_serving_init, which
+ * A CPU that lacks what the image needs ends it with exit code 78 and a sentence. Of an image with a server for each of several
+ * CPU levels it starts the highest that the CPU has. As PID 1 it becomes tf_serving_init, which
  * starts the server and passes signals on to it; otherwise it becomes the server, without another process.
  * Called tf_serving_health, it is the health check.
  *
@@ -10,6 +11,9 @@
 
 #include "launcher.h"
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -22,11 +26,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define SERVER ROOT "/usr/lib/serving-factory/tensorflow_model_server"
+#define FOLDER ROOT "/usr/lib/serving-factory/"
+#define SERVER FOLDER "tensorflow_model_server"
+#define CHOICE "TF_SERVING_CPU_LEVEL"
 #define INIT ROOT "/usr/bin/tf_serving_init"
 #define HEALTH_CHECK "tf_serving_health"
 
-enum { EXIT_NO_MEMORY = 71, EXIT_CPU = 78, EXIT_CANNOT_RUN = 126, EXIT_NOT_FOUND = 127 };
+enum { EXIT_NO_LEVEL = 64, EXIT_NO_MEMORY = 71, EXIT_CPU = 78, EXIT_CANNOT_RUN = 126, EXIT_NOT_FOUND = 127 };
 
 void say(const char *format, ...)
 {
@@ -76,9 +82,13 @@ void read_facts(struct facts *facts)
         const char *name;
         size_t place, size;
     } known[] = {
-        FACT("FLAVOUR=", flavour),         FACT("LEVEL=", level),   FACT("CPU_FLAGS=", cpu_flags),
-        FACT("LOWER_IMAGE=", lower_image), FACT("CUDA=", cuda),     FACT("DRIVER=", driver),
-        FACT("CAPABILITIES=", capabilities), FACT("MODEL_STATUS=", model_status),
+        FACT("FLAVOUR=", flavour),           FACT("LEVEL=", level.name),          FACT("CPU_FLAGS=", level.cpu_flags),
+        FACT("LOWER_IMAGE=", lower_image),   FACT("CUDA=", cuda),                 FACT("DRIVER=", driver),
+        FACT("CAPABILITIES=", capabilities), FACT("MODEL_STATUS=", model_status), FACT("LEVEL_1=", higher[0].name),
+        FACT("CPU_FLAGS_1=", higher[0].cpu_flags), FACT("LEVEL_2=", higher[1].name),
+        FACT("CPU_FLAGS_2=", higher[1].cpu_flags), FACT("LEVEL_3=", higher[2].name),
+        FACT("CPU_FLAGS_3=", higher[2].cpu_flags), FACT("LEVEL_4=", higher[3].name),
+        FACT("CPU_FLAGS_4=", higher[3].cpu_flags),
     };
     static char text[16384];
 
@@ -127,33 +137,104 @@ static int has_word(const char *words, const char *word, size_t length)
     return 0;
 }
 
-/* Without the flags of an x86 CPU there is nothing to compare, and the server is started. */
-static void check_cpu(const struct facts *facts)
+/* Whether the CPU itself has a flag. An emulated one may have fewer than /proc/cpuinfo, which is the host's, lists. */
+static int cpu_has(const char *flag, size_t length)
 {
-    static char cpuinfo[65536];
-    char missing[sizeof facts->cpu_flags + 1] = "";
+#ifdef __x86_64__
+    enum { EAX, EBX, ECX, EDX };
+    static const struct {
+        const char *name;
+        unsigned leaf, word, bit; /* of CPUID */
+    } known[] = {
+        {"pni", 1, ECX, 0},           {"ssse3", 1, ECX, 9},      {"fma", 1, ECX, 12},      {"cx16", 1, ECX, 13},
+        {"sse4_1", 1, ECX, 19},       {"sse4_2", 1, ECX, 20},    {"movbe", 1, ECX, 22},    {"popcnt", 1, ECX, 23},
+        {"avx", 1, ECX, 28},          {"f16c", 1, ECX, 29},      {"bmi1", 7, EBX, 3},      {"avx2", 7, EBX, 5},
+        {"bmi2", 7, EBX, 8},          {"avx512f", 7, EBX, 16},   {"avx512dq", 7, EBX, 17}, {"avx512cd", 7, EBX, 28},
+        {"avx512bw", 7, EBX, 30},     {"avx512vl", 7, EBX, 31},  {"lahf_lm", 0x80000001, ECX, 0},
+        {"abm", 0x80000001, ECX, 5},
+    };
 
-    if (facts->cpu_flags[0] == '\0' || read_file(ROOT "/proc/cpuinfo", cpuinfo, sizeof cpuinfo) < 0)
-        return;
-    char *name = cpuinfo_value(cpuinfo, "model name"), *has = cpuinfo_value(cpuinfo, "flags");
-    if (has == NULL)
-        return;
-    end_line(has);
-    if (name != NULL)
-        end_line(name);
-    for (const char *flag = facts->cpu_flags; *flag != '\0';) {
+    for (size_t i = 0; ROOT[0] == '\0' && i < sizeof known / sizeof known[0]; i++) {
+        unsigned words[4] = {0}, leaf = known[i].leaf;
+        if (strlen(known[i].name) != length || strncmp(known[i].name, flag, length) != 0)
+            continue;
+        if (__get_cpuid_max(leaf & 0x80000000, NULL) >= leaf)
+            __cpuid_count(leaf, 0, words[EAX], words[EBX], words[ECX], words[EDX]);
+        return words[known[i].word] >> known[i].bit & 1;
+    }
+#else
+    (void)flag, (void)length;
+#endif
+    return 1;
+}
+
+/* The flags of a level that the CPU lacks, each after a space. Without the flags of an x86 CPU there is nothing to compare. */
+static const char *missing_flags(const struct level *level, const char *has)
+{
+    static char missing[sizeof level->cpu_flags * 2];
+
+    missing[0] = '\0';
+    for (const char *flag = level->cpu_flags; has != NULL && *flag != '\0';) {
         size_t length = strcspn(flag, " "), used = strlen(missing);
-        if (length > 0 && !has_word(has, flag, length))
+        if (length > 0 && !(has_word(has, flag, length) && cpu_has(flag, length)))
             snprintf(missing + used, sizeof missing - used, " %.*s", (int)length, flag);
         flag += length + strspn(flag + length, " ");
     }
-    if (missing[0] == '\0')
-        return;
-    say("this image is made for CPUs of level %s, and the CPU of this machine (%s) lacks:%s. Use %s instead. "
+    return missing;
+}
+
+static void refuse_cpu(const char *what, const struct level *level, const char *name, const char *missing,
+                       const char *instead)
+{
+    say("%s is made for CPUs of level %s, and the CPU of this machine (%s) lacks:%s. Use %s instead. "
         "In a virtual machine the CPU may have more than it shows: then let the machine pass on the host's CPU type.",
-        facts->level, name != NULL ? name : "its name is not given", missing,
-        facts->lower_image[0] != '\0' ? facts->lower_image : "an image of a lower level");
+        what, level->name, name, missing, instead);
     exit(EXIT_CPU);
+}
+
+/* The level to start: the one that TF_SERVING_CPU_LEVEL names, or the highest that the CPU has. */
+static const struct level *choose_level(const struct facts *facts, int serves)
+{
+    static char cpuinfo[65536];
+    const char *given = getenv(CHOICE), *missing;
+    int chosen = given != NULL && given[0] != '\0';
+    char *name = NULL, *has = NULL;
+
+    if ((facts->level.cpu_flags[0] != '\0' || facts->higher[0].name[0] != '\0') &&
+        read_file(ROOT "/proc/cpuinfo", cpuinfo, sizeof cpuinfo) >= 0) {
+        name = cpuinfo_value(cpuinfo, "model name");
+        has = cpuinfo_value(cpuinfo, "flags");
+        if (has != NULL)
+            end_line(has);
+        if (name != NULL)
+            end_line(name);
+    }
+    if (name == NULL)
+        name = "its name is not given";
+    for (const struct level *one = facts->higher; one < facts->higher + MOST_HIGHER && one->name[0] != '\0'; one++) {
+        missing = missing_flags(one, has);
+        if (chosen ? strcmp(one->name, given) != 0 : has == NULL || missing[0] != '\0')
+            continue;
+        if (missing[0] != '\0')
+            refuse_cpu("this server", one, name, missing, "another " CHOICE " or none");
+        if (serves)
+            say("the server of level %s is started, %s (%s)", one->name, chosen ? "by " CHOICE : "by the CPU", name);
+        return one;
+    }
+    if (chosen && strcmp(facts->level.name, given) != 0) {
+        char levels[MOST_HIGHER * (sizeof facts->level.name + 2)] = "";
+        for (int i = MOST_HIGHER; i-- > 0;)
+            strcat(strcat(levels, facts->higher[i].name[0] != '\0' ? ", " : ""), facts->higher[i].name);
+        say(CHOICE " is '%s', and this image has no server of that level. It has: %s%s", given, facts->level.name, levels);
+        exit(EXIT_NO_LEVEL);
+    }
+    missing = missing_flags(&facts->level, has);
+    if (missing[0] != '\0')
+        refuse_cpu("this image", &facts->level, name, missing,
+                   facts->lower_image[0] != '\0' ? facts->lower_image : "an image of a lower level");
+    if (serves && facts->higher[0].name[0] != '\0')
+        say("the server of level %s is started, %s (%s)", facts->level.name, chosen ? "by " CHOICE : "by the CPU", name);
+    return &facts->level;
 }
 
 /* --- threads ---------------------------------------------------------------------------------------------------------- */
@@ -287,9 +368,9 @@ static int become(char **words)
     execv(words[0], words);
 
     int error = errno;
-    if (error == ENOENT && strcmp(words[0], SERVER) == 0)
-        say("this is only the launcher: the server itself is not at " SERVER ". "
-            "Copy that file too, or build on the whole image.");
+    if (error == ENOENT && strncmp(words[0], FOLDER, strlen(FOLDER)) == 0)
+        say("this is only the launcher: the server itself is not at %s. "
+            "Copy that file too, or build on the whole image.", words[0]);
     else
         say("cannot run %s: %s", words[0], strerror(error));
     return error == ENOENT ? EXIT_NOT_FOUND : EXIT_CANNOT_RUN;
@@ -299,20 +380,23 @@ int main(int argc, char **argv)
 {
     static struct facts facts;
     static struct command command;
+    static char server[sizeof SERVER + sizeof facts.level.name + 1] = SERVER;
     const char *name = argc > 0 ? strrchr(argv[0], '/') : NULL;
     int serves = 1;
 
     if (argc > 0 && strcmp(name != NULL ? name + 1 : argv[0], HEALTH_CHECK) == 0)
         return check_health();
     read_facts(&facts);
-    check_cpu(&facts);
     command.words = calloc((size_t)argc + 8, sizeof *command.words);
     if (command.words == NULL)
         return EXIT_NO_MEMORY;
-    command.words[command.count++] = INIT;
-    command.words[command.count++] = SERVER;
     for (int i = 1; i < argc; i++)
         serves = serves && strcmp(argv[i], "--version") != 0 && strcmp(argv[i], "--help") != 0;
+    const struct level *level = choose_level(&facts, serves);
+    command.words[command.count++] = INIT;
+    command.words[command.count++] = server;
+    if (level != &facts.level)
+        snprintf(server, sizeof server, FOLDER "%s/tensorflow_model_server", level->name);
     if (serves) {
         report_driver(&facts);
         set_threads(&facts, &command, argv + 1);

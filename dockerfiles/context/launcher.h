@@ -9,11 +9,19 @@
 #define ROOT "" /* the unit tests have an image and a machine of their own below another folder */
 #endif
 
+/* A level that the image has a server for, and the flags that its CPU must have, as Linux names them. */
+struct level {
+    char name[32];
+    char cpu_flags[4096];
+};
+
+enum { MOST_HIGHER = 4 };
+
 /* What image.env says of the image; empty where it says nothing. */
 struct facts {
     char flavour[16];
-    char level[32];
-    char cpu_flags[4096];
+    struct level level;               /* the image's; of an image with several, the lowest */
+    struct level higher[MOST_HIGHER]; /* the others of an image with several, the highest first, then empty ones */
     char lower_image[512];
     char cuda[32];
     char driver[32];

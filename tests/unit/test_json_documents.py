@@ -339,7 +339,7 @@ def test_a_document_has_its_version_documented_snake_case_names_and_the_facts_of
 
 
 def test_every_task_with_json_is_a_case_or_prints_events(module: Any) -> None:  # noqa: ANN401, F811 - the fixture
-    of_events = {"build", "compile", "inspect", "package", "smoke", "push", "publish", "demo"}
+    of_events = {"build", "compile", "inspect", "package", "smoke", "push", "publish", "combine", "demo"}
     with_json = {
         name
         for name in module.ns.task_names

@@ -135,6 +135,101 @@ def test_the_facts_do_not_mix_with_the_environment(world: World) -> None:
     assert "level x86-64-v3" in outcome.said
 
 
+# --- an image with several levels ---
+
+
+WHOLE = f"{HASWELL} avx512f avx512bw"
+LEVELS = {
+    "FLAVOUR": "cpu",
+    "LEVEL": "x86-64",
+    "CPU_FLAGS": "",
+    "LEVEL_1": "x86-64-v4",
+    "CPU_FLAGS_1": f"{V3['CPU_FLAGS']} avx512f avx512bw",
+    "LEVEL_2": "x86-64-v3",
+    "CPU_FLAGS_2": V3["CPU_FLAGS"],
+}
+
+
+@pytest.fixture
+def levels(world: World) -> World:
+    """An image with x86-64, x86-64-v3 and x86-64-v4: each server says which it is, and ends."""
+    world.facts(**LEVELS)
+    for folder in ("", "x86-64-v3/", "x86-64-v4/"):
+        text = "#!/bin/sh\necho pid=$$\necho A=\necho B=\necho ${0%/*} $*\n".replace("${0%/*}", folder or "lowest")
+        world.write(f"usr/lib/serving-factory/{folder}tensorflow_model_server", text).chmod(0o755)
+    return world
+
+
+@pytest.mark.parametrize(
+    ("flags", "level", "server"),
+    [
+        (WHOLE, "x86-64-v4", "x86-64-v4/"),
+        (HASWELL, "x86-64-v3", "x86-64-v3/"),
+        (HASWELL.replace(" bmi2", ""), "x86-64", "lowest"),
+        (WESTMERE, "x86-64", "lowest"),
+    ],
+)
+def test_the_highest_level_that_the_cpu_has_is_started(levels: World, flags: str, level: str, server: str) -> None:
+    cpu(levels, flags)
+    outcome = levels.start("--port=1")
+    assert outcome.server == [f"{server} --port=1"]
+    assert outcome.said == f"the server of level {level} is started, by the CPU (Intel(R) Xeon(R) CPU X5660)\n"
+    assert outcome.same_process
+    assert levels.start("--version").said == "", "what is asked for must not be mixed with it"
+
+
+def test_a_machine_that_says_nothing_of_its_cpu_gets_the_lowest(levels: World) -> None:
+    (levels.root / "proc/cpuinfo").unlink()
+    assert levels.start().server == ["lowest"]
+
+
+@pytest.mark.parametrize(("level", "server"), [("x86-64", "lowest"), ("x86-64-v3", "x86-64-v3/"), ("", "x86-64-v4/")])
+def test_the_environment_overrules_the_cpu(levels: World, level: str, server: str) -> None:
+    cpu(levels, WHOLE)
+    outcome = levels.start(environment={"TF_SERVING_CPU_LEVEL": level})
+    assert outcome.server == [server]
+    assert ("by TF_SERVING_CPU_LEVEL" in outcome.said) == bool(level)
+
+
+def test_a_level_that_the_cpu_has_not_is_refused(levels: World) -> None:
+    cpu(levels, HASWELL)
+    outcome = levels.start(environment={"TF_SERVING_CPU_LEVEL": "x86-64-v4"})
+    assert outcome.code == 78
+    assert outcome.said.startswith(
+        "this server is made for CPUs of level x86-64-v4, and the CPU of this machine (Intel(R) Xeon(R) CPU X5660) "
+        "lacks: avx512f avx512bw. Use another TF_SERVING_CPU_LEVEL or none instead."
+    )
+    assert not outcome.started
+
+
+def test_a_level_that_the_image_has_not_is_refused(levels: World) -> None:
+    outcome = levels.start(environment={"TF_SERVING_CPU_LEVEL": "v3"})
+    assert outcome.code == 64
+    assert outcome.said == (
+        "TF_SERVING_CPU_LEVEL is 'v3', and this image has no server of that level. "
+        "It has: x86-64, x86-64-v3, x86-64-v4\n"
+    )
+
+
+def test_an_image_with_one_level_knows_its_own_and_no_other(world: World) -> None:
+    assert world.start(environment={"TF_SERVING_CPU_LEVEL": "x86-64-v3"}).started
+    outcome = world.start(environment={"TF_SERVING_CPU_LEVEL": "x86-64"})
+    assert (outcome.code, outcome.said[-15:]) == (64, "has: x86-64-v3\n")
+
+
+def test_the_lowest_level_is_checked_as_that_of_any_image(levels: World) -> None:
+    levels.facts(**{**LEVELS, "LEVEL": "x86-64-v2", "CPU_FLAGS": "sse4_2"})
+    cpu(levels, "fpu")
+    assert levels.start().code == 78
+
+
+def test_a_missing_server_of_a_level_is_named(levels: World) -> None:
+    (levels.root / "usr/lib/serving-factory/x86-64-v3/tensorflow_model_server").unlink()
+    outcome = levels.start()
+    assert outcome.code == 127
+    assert "x86-64-v3/tensorflow_model_server. Copy that file too" in outcome.said
+
+
 # --- threads ---
 
 

@@ -13,7 +13,7 @@ from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import Level
 from serving_factory.errors import MatrixError
 from serving_factory.matrix.model import Alias, Images
-from serving_factory.matrix.tags import alias_tags, full_tags, indexes_of
+from serving_factory.matrix.tags import alias_tags, combined_of, full_tags, indexes_of
 from serving_factory.matrix.variant import Candidate, Variant
 from serving_factory.matrix.words import ALIAS_WORDS, TAG_WORDS, is_tag, template_rule
 
@@ -158,6 +158,21 @@ def test_an_index_has_all_levels_of_a_build_that_oci_has_a_word_for(tmp_path: Pa
     assert moving == {tag for tag in found if tag.startswith("latest")}
 
 
+def test_an_image_with_all_levels_is_of_one_build_for_the_cpu(tmp_path: Path) -> None:
+    """`avx`, too, which has no word of OCI's; and none where there is one level."""
+    text = INDEXES.replace(
+        'aliases: ["{id}"]', 'aliases: ["{id}"]\n  combined: ["{release}{flavour-suffix}-all", "all"]'
+    )
+    with pytest.raises(MatrixError, match=r"the image with all levels of 2.19.1-mkl would both be tagged all"):
+        load(tmp_path, text)
+    matrix = load(tmp_path, text.replace(', "all"]', ', "{flavour}"]').replace("[avx, x86-64-v3]", "[x86-64-v3]"))
+    found = combined_of(matrix.images, matrix.candidates)
+    assert {tuple(variant.id for variant in variants): tags for variants, tags in found.items()} == {
+        ("2.18.1-cpu-v1", "2.18.1-cpu-avx", "2.18.1-cpu-v3"): ("2.18.1-all",),
+        ("2.19.1-cpu-v1", "2.19.1-cpu-avx", "2.19.1-cpu-v3"): ("2.19.1-all", "cpu"),
+    }
+
+
 def test_a_cuda_that_is_not_upstreams_is_in_the_name_of_an_index() -> None:
     gpu = Variant(release="2.19.1", flavour=Flavour.GPU, level=Level.V1, cuda="12.4", capabilities=("8.0", "9.0"))
     assert gpu.gpu_suffix == "-cuda12.4-sm80-90"
@@ -171,7 +186,7 @@ def test_a_cuda_that_is_not_upstreams_is_in_the_name_of_an_index() -> None:
         ('"{release}{flavour-suffix}"', "2.18.1-gpu-cuda12.2-sm90 would both be tagged 2.18.1-gpu"),
         ('"{release}-{flavour}-v1"', "2.18.1-cpu-v1 and the index of 2.18.1-cpu would both be tagged 2.18.1-cpu-v1"),
         ('"{id}"', "image.indexes[0]: '{id}': a placeholder is one of {release}"),
-        ('{tag: "a{flavour}", where: {levels: [x86-64-v4]}}', "Loosen one, or remove the index"),
+        ('{tag: "a{flavour}", where: {levels: [x86-64-v4]}}', "Loosen one, or remove it from indexes"),
         ('{tag: "a{flavour}", where: {targets: [mlk]}}', "did you mean 'mkl'"),
     ],
 )

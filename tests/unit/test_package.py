@@ -36,6 +36,7 @@ def test_an_alias_does_not_change_the_image(tmp_path: Path, monkeypatch: pytest.
         artifact=tmp_path,
         log=lambda _stage: tmp_path / "log",
         cancel=None,
+        higher=(),
     )
     monkeypatch.setattr(package, "must_be_inspected", lambda *_arguments: None)
     monkeypatch.setattr(package, "_facts", lambda *_arguments: {})
@@ -83,6 +84,7 @@ def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
         artifact=tmp_path,
         log=lambda _stage: tmp_path / "log",
         cancel=None,
+        higher=(),
     )
     monkeypatch.setattr(package, "must_be_inspected", lambda *_arguments: None)
     monkeypatch.setattr(package, "_facts", lambda *_arguments: {})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from pathlib import Path
+from threading import Condition, get_ident
 from typing import Any, cast
 
 import pytest
@@ -292,16 +293,48 @@ def test_a_tag_without_a_release_never_goes_back(ours: Publisher, registry: Fake
 # --- two at once ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_no_entry_is_lost_however_many_publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """Three at once, with requests that take up to a tenth of the time after which an index is read again."""
-    monkeypatch.setattr("serving_factory.pipeline.publish.SETTLE", 0.1)
-    chance, registry = random.Random(seed), FakeRegistry()  # noqa: S311 - a test may foresee it
-    registry.before = lambda _method, _reference: time.sleep(chance.uniform(0, 0.01))
+class Clock:
+    """A time of our own for some threads, of which one runs at a time: the one whose wait ends first."""
+
+    def __init__(self, threads: int) -> None:
+        self._condition = Condition()
+        self._waiting: list[tuple[float, int]] = []
+        self._running = threads
+        self._now, self._turn = 0.0, 0
+
+    def wait(self, seconds: float) -> None:
+        with self._condition:
+            heappush(self._waiting, (self._now + seconds, get_ident()))
+            self.end()
+            self._condition.wait_for(lambda: self._turn == get_ident())
+            self._turn = 0
+
+    def end(self) -> None:
+        with self._condition:
+            self._running -= 1
+            if self._running == 0 and self._waiting:
+                self._now, self._turn = heappop(self._waiting)
+                self._running = 1
+                self._condition.notify_all()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_entry_is_lost_however_many_publish(tmp_path: Path, seed: int) -> None:
+    """Three at once, whose requests take up to half the time after which an index is read again."""
+    chance, registry, clock = random.Random(seed), FakeRegistry(), Clock(3)  # noqa: S311 - it is to be the same again
     whole = Index(tag=TAG, release=TAG, moves=False, variants=(V1, V3, V4))
     drafts = [Publisher(registry, tmp_path / one.id).draft(one, index=whole) for one in whole.variants]
+    registry.before = lambda _method, _reference: clock.wait(chance.uniform(0, SETTLE / 2))
+
+    def run(draft: Draft) -> None:
+        clock.wait(chance.uniform(0, 2 * SETTLE))
+        try:
+            publish([draft], tmp_path / next(iter(draft.images)), print, sleep=clock.wait)
+        finally:
+            clock.end()
+
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda draft: publish([draft], tmp_path / next(iter(draft.images)), print), drafts))
+        list(pool.map(run, drafts))
     assert sorted(registry.entries()) == ["linux/amd64", "linux/amd64/v3", "linux/amd64/v4"]
 
 
@@ -339,6 +372,22 @@ def test_a_change_between_the_read_and_the_put_is_not_overwritten(
     ours.publish(mine)
     assert len(registry.entries()) == 2
     assert registry.puts().count(TAG) == 2, "one each: ours was put once, after it was read again"
+
+
+def test_a_put_that_is_tried_again_looks_again(ours: Publisher, others: Publisher, registry: FakeRegistry) -> None:
+    """The registry fails at our PUT; while we wait, the other one publishes."""
+    mine, theirs = ours.draft(V1), others.draft(V3)
+
+    def before(method: str, reference: str) -> None:
+        if (method, reference) == ("PUT", TAG):
+            registry.before = lambda _method, _reference: None
+            others.publish(theirs)
+            raise RegistryFaultError("500")
+
+    registry.before = before
+    ours.publish(mine)
+    assert len(registry.entries()) == 2
+    assert [one for one in registry.asked if one == ("PUT", TAG)] == [("PUT", TAG)] * 3, "ours in vain, theirs, ours"
 
 
 def test_who_is_overwritten_for_ever_gives_up(ours: Publisher, others: Publisher, registry: FakeRegistry) -> None:

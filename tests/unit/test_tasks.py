@@ -45,6 +45,7 @@ VARIANTS = ["2.19.1-cpu-v1", "2.19.1-cpu-v3", "2.19.1-mkl-v3"]
 RELEASE = ["--release", "2.19.1", "--target", "cpu-standard", "--target", "cpu-optimized", "--target", "mkl-optimized"]
 STAGES = [*stages.STAGES[: stages.STAGES.index(stages.FIRST_WITH_REGISTRY)]]
 TASKS = (
+    "combine",
     *("bake-file", "bench", "build", "cache", "catalogue", "clean", "compile", "demo", "deploy", "doctor", "embed"),
     *("explain", "generate", "history", "inputs", "inspect", "list", "lock", "package", "preflight", "publish", "push"),
     *("refresh", "report", "smoke", "test", "which"),

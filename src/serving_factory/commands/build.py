@@ -59,7 +59,10 @@ if TYPE_CHECKING:
 def build(options: RunOptions) -> None:
     """Take the chosen variants through the pipeline, with a registry to the push; or print the plan."""
     stages = stages_for(registry=bool(options.registry))
-    (_print_plan if options.dry_run else _run)(options, stages)
+    if options.dry_run:
+        _print_plan(options, stages)
+    else:
+        carry_out(_prepared(options, stages))
 
 
 def run_stage(name: str, options: RunOptions) -> None:
@@ -69,18 +72,21 @@ def run_stage(name: str, options: RunOptions) -> None:
         "inspect": ("libraries", "inspect"),
         "refresh": ("libraries", "inspect", "package", "smoke"),
     }
-    _run(options, tuple(map(stage, together.get(name, (name,)))))
+    carry_out(_prepared(options, tuple(map(stage, together.get(name, (name,))))))
 
 
 def push(options: RunOptions) -> None:
     """Push the images of the chosen variants, or their devel images; or print what would be pushed."""
     stages = tuple(map(stage, DEVEL_STAGES if options.devel else ("push",)))
-    (_print_pushes if options.dry_run else _run)(options, stages)
+    if options.dry_run:
+        _print_pushes(options, stages)
+    else:
+        carry_out(_prepared(options, stages))
 
 
 def demo(options: RunOptions) -> None:
     """Take the sample through the pipeline, and print how to run an image of it."""
-    results = _run(options, stages_for(registry=bool(options.registry)))
+    results = carry_out(_prepared(options, stages_for(registry=bool(options.registry))))
     if not options.json:
         write("\n" + demo_table(results, models=options.asked.checkout.models, width=width()))
 
@@ -94,7 +100,9 @@ def clean(asked: Asked, *, images: bool, caches: bool) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class Run:
+    """The jobs of a command, and what they go through."""
+
     options: RunOptions
     matrix: Matrix
     chosen: tuple[Variant, ...]
@@ -104,11 +112,12 @@ class _Run:
     stages: Sequence[Stage[Any]]
 
     def plan(self, work: Sequence[Candidate], budget: Budget | None) -> Plan:
+        """Schedule and estimate what the jobs have to do."""
         limits = self.options.limits(self.matrix.resources)
         return plan_run(self.options.asked, self.jobs, work, limits=limits, budget=budget)
 
 
-def _prepared(options: RunOptions, stages: Sequence[Stage[Any]]) -> _Run:
+def _prepared(options: RunOptions, stages: Sequence[Stage[Any]]) -> Run:
     """Choose variants; refuse now what could not be done after hours of building."""
     options.policy()
     matrix = options.asked.load()
@@ -129,10 +138,10 @@ def _prepared(options: RunOptions, stages: Sequence[Stage[Any]]) -> _Run:
         remedy = "choose one, such as --target gpu-optimized"
         raise UsageError("`--gpu require` is for gpu variants, and none is chosen", remedy=remedy)
     jobs = [Job(recipe=recipe, site=site, gpu=gpu, emulate=emulate) for recipe in recipes]
-    return _Run(options, matrix, chosen, site, jobs, tuple(unbuildable), stages)
+    return Run(options, matrix, chosen, site, jobs, tuple(unbuildable), stages)
 
 
-def _begin(run: _Run) -> tuple[Schedule, RunEstimate]:
+def _begin(run: Run) -> tuple[Schedule, RunEstimate]:
     """Take over old records; see whether GPUs, emulator and registry are there; say which variant works when."""
     progress(*(f"Note: {line}" for line in adopt_old_records(run.jobs)))
     if smoke := next((one for one in run.stages if one.name == "smoke"), None):
@@ -154,8 +163,9 @@ def _begin(run: _Run) -> tuple[Schedule, RunEstimate]:
     return plan.schedule, plan.estimate
 
 
-def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResult, ...]:
-    run = _prepared(options, stages)
+def carry_out(run: Run) -> tuple[VariantResult, ...]:
+    """Take jobs through stages, and report; ends with an Exit where any failed."""
+    options, stages = run.options, run.stages
     if any(one.compiles for one in stages) and (unpinned := unpinned_bases(run.chosen, run.matrix)):
         progress(
             f"Not pinned: {', '.join(unpinned)}. `./factory lock` pins base images by digest; "
@@ -205,7 +215,7 @@ def _run(options: RunOptions, stages: Sequence[Stage[Any]]) -> tuple[VariantResu
     return results
 
 
-def _licence_notes(run: _Run) -> Iterator[str]:
+def _licence_notes(run: Run) -> Iterator[str]:
     """NVIDIA's licence wants to be read before CUDA is downloaded."""
     compiles = next((one for one in run.stages if one.compiles), None)
     gpus = (job.recipe.toolchain.gpu for job in run.jobs if compiles and has_work(compiles, job))
@@ -216,7 +226,7 @@ def _licence_notes(run: _Run) -> Iterator[str]:
         )
 
 
-def _needs(run: _Run, estimate: RunEstimate) -> tuple[list[Download], str]:
+def _needs(run: Run, estimate: RunEstimate) -> tuple[list[Download], str]:
     """What the first builds of a release download, and in words; none where an earlier run was measured."""
     first = {one.variant for one in estimate.variants if one.compiles and one.basis is Basis.ESTIMATE}
     recipes = [job.recipe for job in run.jobs if job.recipe.variant.id in first]

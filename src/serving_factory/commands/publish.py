@@ -29,7 +29,7 @@ from serving_factory.pipeline.publish import (
     platforms_of,
 )
 from serving_factory.pipeline.publish import publish as publish_indexes
-from serving_factory.pipeline.runner import needs_of
+from serving_factory.pipeline.runner import why_not_ready
 from serving_factory.pipeline.stages.push import PUSH, push_names
 from serving_factory.recipes.recipe import recipes_for
 
@@ -119,7 +119,7 @@ def publish(options: PublishOptions) -> None:
 
 def _indexes(matrix: Matrix, chosen: frozenset[str]) -> tuple[Index, ...]:
     """The indexes with any of the chosen variants; MatrixError where two would have one tag."""
-    problems = tag_findings(matrix.document, matrix.images, matrix.candidates, WHOLE, indexes=True)
+    problems = tag_findings(matrix.document, matrix.images, matrix.candidates, WHOLE, used={"indexes"})
     if located := [matrix.document.located(one) for one in problems]:
         raise matrix_error(matrix.file, located)
     found = indexes_of(matrix.images, matrix.candidates)
@@ -150,7 +150,7 @@ def _whereabouts(matrix: Matrix, indexes: Sequence[Index], site: Site, chosen: f
 
 
 def _where(job: Job, chosen: frozenset[str]) -> _Where:
-    if why := next((why for needed in needs_of((PUSH,)) if (why := needed.reason(job))), ""):
+    if why := why_not_ready(job, PUSH):
         return _Where(State.MISSING, why)
     if why := PUSH.reason(job):
         is_chosen = job.recipe.variant.id in chosen

@@ -80,7 +80,7 @@ def _about_all(
         yield from expansion.consequences
     settled = [one for one in expansion.kept if not any(rule.concerns(one) for rule in rules.doubtful)]
     yield from _clashes(settled, {one.target: one for one in chosen})
-    yield from tag_findings(document, model.image, settled, broken, indexes=False)
+    yield from tag_findings(document, model.image, settled, broken)
     yield from _unknown_bases(model, broken)
     yield from _own_names(model)
 

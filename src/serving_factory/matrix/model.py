@@ -111,6 +111,11 @@ class Images(ImageChoice):
         f"Tags by which a client gets the image of its CPU's level. Placeholders: {', '.join(words.INDEX_WORDS)}.",
         (IndexTag(tag="{release}{flavour-suffix}{gpu-suffix}"),),
     )
+    combined: tuple[IndexTag, ...] = key(
+        Many(Text(lambda text: IndexTag(tag=_INDEX(text))), least=0, most=20),
+        f"Aliases of images with all levels of a release and flavour. Placeholders: {', '.join(words.INDEX_WORDS)}.",
+        (IndexTag(tag="{release}{flavour-suffix}-all"),),
+    )
     labels: Mapping[str, str] = key(Table(words.LABEL, Text()), "Labels of your own for every image.", dict)
     # The highest uid that Docker takes for a number (moby/sys/user, maxID).
     user: int = key(Whole(0, 2**31 - 1), "The user, and the group of the same number, that the server runs as.", 65532)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from serving_factory.catalogue.facts import Flavour
@@ -62,33 +62,45 @@ class Index:
 
 def indexes_of(images: Images, kept: Sequence[Candidate]) -> tuple[Index, ...]:
     """Give all indexes, each with the variants that belong into it."""
+    return tuple(replace(one, variants=tuple(_for_index(one.variants))) for one in _gathered(images.indexes, kept))
+
+
+def combined_of(images: Images, kept: Sequence[Candidate]) -> Mapping[tuple[Variant, ...], tuple[str, ...]]:
+    """The variants of each image with all levels, the lowest first → its aliases. None for GPUs: these are large."""
+    found: dict[tuple[Variant, ...], tuple[str, ...]] = {}
+    for one in _gathered(images.combined, kept):
+        if len(one.variants) > 1 and not one.variants[0].cuda:
+            found[one.variants] = (*found.get(one.variants, ()), one.tag)
+    return found
+
+
+def _gathered(templates: Iterable[IndexTag], kept: Sequence[Candidate]) -> Iterator[Index]:
+    """Each tag, with all that have it."""
     members: dict[str, dict[str, Variant]] = {}
     moving: set[str] = set()
-    for template in images.indexes:
+    for template in templates:
         for tag, variant in _aliased(template, kept):
             members.setdefault(tag, {})[variant.id] = variant
             moving |= set() if any(word in template.tag for word in _NAMES_A_RELEASE) else {tag}
-    return tuple(
-        Index(tag=tag, release=variants[0].release_name, moves=tag in moving, variants=variants)
-        for tag, found in members.items()
-        if (variants := tuple(_for_index(found.values())))
-    )
+    for tag, found in members.items():
+        variants = tuple(sorted(found.values(), key=lambda one: one.order))
+        yield Index(tag=tag, release=variants[0].release_name, moves=tag in moving, variants=variants)
 
 
 def _for_index(variants: Iterable[Variant]) -> Iterator[Variant]:
     """Those that an index can name: levels that OCI has a word for, and the lowest one, which needs none."""
     lowest: set[Platform] = set()
-    for one in sorted(variants, key=lambda one: one.order):
+    for one in variants:
         if one.platform not in lowest or one.level in _LEVELS_OF_OCI:
             yield one
         lowest.add(one.platform)
 
 
 def tag_findings(
-    document: Document, images: Images, kept: Sequence[Candidate], broken: Broken, *, indexes: bool
+    document: Document, images: Images, kept: Sequence[Candidate], broken: Broken, *, used: Collection[str] = ()
 ) -> Iterator[Problem]:
     """Find tags that are too long, or two variants': the image pushed last would take it from the other."""
-    # Not every file is published as indexes: unless `indexes`, those that the file does not name itself are left out.
+    # Not every file is published as indexes: those that the file does not name itself count where they are `used`.
     owners: dict[str, tuple[str, str]] = {}
     variants = dict.fromkeys(one.variant for one in kept)
     for index, template in enumerate(images.tags):
@@ -99,30 +111,30 @@ def tag_findings(
                 for one in variants
             ]
             yield from _findings(document, ("image", "tags", index), template, filled, owners)
-    with_indexes = indexes or document.has(("image", "indexes"))
-    named: Mapping[str, Sequence[Alias | IndexTag]] = {
-        "aliases": images.aliases,
-        "indexes": images.indexes if with_indexes else (),
+    cpu = [one for one in kept if not one.variant.cuda]
+    named: Mapping[str, tuple[Sequence[Alias | IndexTag], Sequence[Candidate], str]] = {
+        "aliases": (images.aliases, kept, ""),
+        "indexes": (images.indexes, kept, "the index of "),
+        "combined": (images.combined, cpu, "the image with all levels of "),
     }
-    for kind, listed in named.items():
+    for kind, (listed, candidates, what) in named.items():
         for index, one in enumerate(listed):
             path: KeyPath = ("image", kind, index)
-            if broken.at(*path):
+            if broken.at(*path) or not (kind == "aliases" or kind in used or document.has(path[:-1])):
                 continue
-            yield from _findings(document, path, one.tag, list(_owned(one, kept)), owners)
+            yield from _findings(document, path, one.tag, list(_owned(one, candidates, what)), owners)
             if kept and not any(one.where.met_by(candidate) for candidate in kept):
-                rule, name = "no selected variant meets all of these conditions", _KINDS[kind]
-                yield Problem(path=(*path, "where"), rule=rule, remedy=f"Loosen one, or remove the {name}.")
+                rule = "no selected variant meets all of these conditions"
+                yield Problem(path=(*path, "where"), rule=rule, remedy=f"Loosen one, or remove it from {kind}.")
 
 
-_KINDS = {"aliases": "alias", "indexes": "index"}
 _DEVEL_OF = "the devel image of "
 
 
-def _owned(named: Alias | IndexTag, kept: Sequence[Candidate]) -> Iterator[tuple[str, str]]:
+def _owned(named: Alias | IndexTag, kept: Sequence[Candidate], what: str) -> Iterator[tuple[str, str]]:
     """Give the tags of a template, each with whose it is."""
     if isinstance(named, IndexTag):
-        yield from ((tag, f"the index of {variant.build}") for tag, variant in _aliased(named, kept))
+        yield from ((tag, f"{what}{variant.build}") for tag, variant in _aliased(named, kept))
         return
     for devel, of in ((False, ""), (True, _DEVEL_OF)):
         yield from ((tag, f"{of}{variant.id}") for tag, variant in _tags_of(named, kept, devel=devel))
@@ -175,7 +187,11 @@ def _broken(
     for tag, name in filled:
         owner, other = owners.setdefault(tag, (name, template))
         if owner != name:
-            words = "{flavour} or {gpu-suffix}" if name.startswith("the index") else "{id}, {flavour} or {level}"
+            words = (
+                "{flavour} or {gpu-suffix}"
+                if name.startswith(("the index", "the image"))
+                else "{id}, {flavour} or {level}"
+            )
             remedy = f"Put {words} into the template, or say at `where:` which of them has it."
             clash = remedy if other == template else f"{other!r} gives it too: change one of the two."
             yield f"{owner} and {name} would both be tagged {tag}", clash

@@ -96,6 +96,7 @@ class Variant:
     cuda: str | None = None
     capabilities: tuple[str, ...] = ()  # as TensorFlow spells them; empty for its default
     own_release: str = ""  # a name of the file's own, for sources that are built like the release
+    combined: bool = False  # of an image with all levels of its build: `level` is the lowest
 
     @property
     def release_name(self) -> str:
@@ -108,7 +109,7 @@ class Variant:
 
         Compiler options are no part of it: within one matrix they must be the same where all else is.
         """
-        name = f"{self.build}-{level_facts(self.level).short}"
+        name = f"{self.build}-{'all' if self.combined else level_facts(self.level).short}"
         return name if self.platform is Platform.LINUX_AMD64 else f"{name}-{self.platform.rpartition('/')[2]}"
 
     @property

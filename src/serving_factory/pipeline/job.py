@@ -145,6 +145,7 @@ class Job:
     share: Share = ONE_JOB  # of the engine's machine
     gpu: Use = Use.AUTO  # whether its image is tried on a GPU
     emulate: Use = Use.AUTO  # whether it is tried on emulated CPUs
+    higher: tuple[Job, ...] = ()  # whose binaries its image has as well, the lowest level first
     cancel: Cancel = field(default_factory=Cancel)  # asks its stages to end
     # called, at least once, when compilers need the share no more: Bazel is done, or the compile stage has ended
     release_share: Callable[[], None] = lambda: None

@@ -58,6 +58,10 @@ def described(job: Job, repository: str, digest: str) -> Described:
     compile_record, package_record, read = job.record(COMPILE), job.record(PACKAGE), job.record(EXTRACT).outputs
     compiled = compile_record.outputs
     image, owner = package_record.outputs.image, job.site.owner
+    options = {"device_code": list(variant.device_code), "copts": list(variant.all_copts)}
+    parameters: dict[str, object] = {"cuda": variant.cuda, **options}
+    if job.higher:
+        parameters["higher"] = [_higher(one) for one in job.higher]
     files = dict(job.site.engine.read_files(image, *DPKG_RECORDS, _OS_RELEASE, owner=owner))
     distribution = files.pop(_OS_RELEASE, b"").decode("utf-8", errors="replace")
     packaged = datetime.fromisoformat(package_record.started) + timedelta(seconds=package_record.seconds)
@@ -69,7 +73,7 @@ def described(job: Job, repository: str, digest: str) -> Described:
         flavour=variant.flavour.value,
         level=variant.level.value,
         platform=variant.platform.value,
-        parameters={"cuda": variant.cuda, "device_code": list(variant.device_code), "copts": list(variant.all_copts)},
+        parameters=parameters,
         binary_sha256=read.sha256,
         binary_version=server_version(read.version),
         build_id=read.build_id,
@@ -89,6 +93,14 @@ def described(job: Job, repository: str, digest: str) -> Described:
         started=compile_record.started,
         finished=packaged.isoformat(),
     )
+
+
+def _higher(job: Job) -> dict[str, object]:
+    """What provenance says of a binary of a higher level in the same image."""
+    variant = job.recipe.variant
+    compile_key, binary = job.record(COMPILE).key, job.record(EXTRACT).outputs.sha256
+    made = {"level": variant.level.value, "copts": list(variant.all_copts), "compile_key": compile_key}
+    return {**made, "binary_sha256": binary}
 
 
 def _libraries(job: Job) -> Iterator[Library]:

@@ -131,21 +131,22 @@ def publish(
 
 def _put_all(changes: Sequence[_Change], journal: _Journal, sign: Callable[[Draft, str], object], ask: Ask) -> None:
     for change in changes:
-        _put(change, change.manifest.digest, ask)
+        ask(partial(_put, change, change.manifest.digest))
         ask(partial(sign, change.draft, change.manifest.digest))
         journal.note(change.draft, change.manifest, moved=False)
     for change in changes:
-        if _digest(change.draft, ask) == change.seen:
-            _put(change, change.draft.index.tag, ask)
+        ask(partial(_move, change))
 
 
-def _put(change: _Change, reference: str, ask: Ask) -> None:
+def _put(change: _Change, reference: str) -> None:
+    change.draft.registry.put_manifest(change.draft.place.repository, reference, change.manifest)
+
+
+def _move(change: _Change) -> None:
+    """Move the tag, unless others have: each attempt looks again, for a wait lies between."""
     draft = change.draft
-    ask(partial(draft.registry.put_manifest, draft.place.repository, reference, change.manifest))
-
-
-def _digest(draft: Draft, ask: Ask) -> str:
-    return ask(partial(draft.registry.manifest_digest, draft.place.repository, draft.index.tag)) or ""
+    if (draft.registry.manifest_digest(draft.place.repository, draft.index.tag) or "") == change.seen:
+        _put(change, draft.index.tag)
 
 
 class _Journal:

@@ -191,6 +191,11 @@ def needs_of(stages: Sequence[Stage[Any]]) -> tuple[Stage[Any], ...]:
     return tuple(dict.fromkeys(needed for one in stages for needed in one.all_needs if needed not in stages))
 
 
+def why_not_ready(job: Job, one: Stage[Any]) -> str:
+    """Why what a stage needs is not as it would be made now; empty where it is."""
+    return next((why for needed in one.all_needs if (why := needed.reason(job))), "")
+
+
 def plan_stages(jobs: Sequence[Job], stages: Sequence[Stage[Any]]) -> tuple[Candidate, ...]:
     """Say which stages would run. The base image is taken to be the recorded one."""
     return tuple(_plan(job, stages) for job in jobs)

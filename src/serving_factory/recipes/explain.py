@@ -20,7 +20,7 @@ from serving_factory.matrix.matrix import (
     variant_origins,
 )
 from serving_factory.matrix.problems import KeyPath, without_password
-from serving_factory.matrix.tags import full_tags
+from serving_factory.matrix.tags import full_tags, indexes_of
 from serving_factory.matrix.variant import Variant
 from serving_factory.matrix.words import SLIM_OF
 from serving_factory.recipes.pins import is_slim, runtime_base
@@ -251,6 +251,7 @@ def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:
     upgrades = matrix.lock.upgrades(runtime_base(variant, settings))
     tags = _names(images.repository, full_tags(images, variant, binary="BINARY", image="IMAGE"))
     aliases = _names(images.repository, matrix.aliases_of(variant))
+    holding = [one.tag for one in indexes_of(images, matrix.candidates) if variant in one.variants]
     labels = [
         Explained("label", value, origin(matrix, ("image", "labels")), of=name)
         for name, value in sorted(images.labels.items())
@@ -258,6 +259,7 @@ def _image(variant: Variant, matrix: Matrix) -> tuple[Explained, ...]:
     return (
         Explained("full_tags", tags, origin(matrix, ("image", "tags"))),
         Explained("aliases", aliases, origin(matrix, ("image", "aliases"))),
+        Explained("indexes", _names(images.repository, holding), origin(matrix, ("image", "indexes"))),
         Explained("user", str(images.user), origin(matrix, ("image", "user"))),
         Explained("base", f"{slim}{matrix.lock.pinned(runtime_base(variant, settings))}", base_origin(matrix, variant)),
         *([Explained("upgrades", upgrades, str(matrix.lock.file))] if upgrades else []),

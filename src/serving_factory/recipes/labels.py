@@ -18,6 +18,15 @@ LEVEL_LABEL = "org.serving-factory.level"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HigherBinary:
+    """A binary of a higher level in the same image."""
+
+    level: str
+    sha256: str
+    cpu_flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltBinary:
     """What was read back from a compiled binary, as far as its image says it."""
 
@@ -31,6 +40,7 @@ class BuiltBinary:
     compile_key: str
     device_code: tuple[str, ...]  # machine code for GPUs, `sm_80`, that all of it has, and PTX, `compute_90`
     cpu_flags: tuple[str, ...]  # what /proc/cpuinfo must list: of the level, and what upstream's own flags add to that
+    higher: tuple[HigherBinary, ...] = ()  # of an image with several levels, the others, the lowest first
 
 
 def image_labels(
@@ -41,7 +51,8 @@ def image_labels(
     variant, name = recipe.variant, recipe.variant.release_name
     on, collects, slim = (recipe.base, False, False) if devel else (recipe.runtime_base, recipe.collects, recipe.slim)
     base, _, digest = on.image.partition("@")
-    title = f"TensorFlow Serving {name}, {variant.flavour}, {variant.level}{', devel' if devel else ''}"
+    level = "all levels" if variant.combined else variant.level
+    title = f"TensorFlow Serving {name}, {variant.flavour}, {level}{', devel' if devel else ''}"
     labels = {
         "org.opencontainers.image.title": title,
         RELEASE_LABEL: name,
@@ -70,6 +81,7 @@ def image_labels(
             "org.serving-factory.binary.sha256": binary.sha256,
             "org.serving-factory.compile.key": binary.compile_key,
             "org.serving-factory.cpu-flags": " ".join(binary.cpu_flags),
+            "org.serving-factory.higher-levels": " ".join(one.level for one in binary.higher),
         }
     return {name: value for name, value in sorted({**labels, **recipe.images.labels}.items()) if value}
 
@@ -89,7 +101,7 @@ def _licences(recipe: Recipe) -> str:
 def image_json(recipe: Recipe, binary: BuiltBinary | None) -> str:
     """Write the JSON file that every image carries; `binary` is null where it was not read back."""
     variant = recipe.variant
-    document = {
+    document: dict[str, object] = {
         "variant": variant.id,
         "release": variant.release_name,
         "like": variant.release if variant.own_release else None,
@@ -103,8 +115,10 @@ def image_json(recipe: Recipe, binary: BuiltBinary | None) -> str:
         "base": recipe.runtime_base.name,
         "slim": recipe.slim,
         "build_base": recipe.base.name,
-        "binary": asdict(binary) if binary else None,
+        "binary": {name: value for name, value in asdict(binary).items() if name != "higher"} if binary else None,
     }
+    if binary and binary.higher:
+        document["higher"] = [asdict(one) for one in binary.higher]
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -133,6 +147,10 @@ def image_env(recipe: Recipe, binary: BuiltBinary | None) -> str:
         "REST": "yes" if recipe.release.server.rest else "no",
         "MODEL_STATUS": "yes" if recipe.release.server.model_status else "no",
     }
+    for number, one in enumerate(
+        reversed(binary.higher if binary else ()), 1
+    ):  # the launcher takes the first that fits
+        lines |= {f"LEVEL_{number}": one.level, f"CPU_FLAGS_{number}": " ".join(one.cpu_flags)}
     if variant.cuda:
         driver = cudas()[variant.cuda].minimum_driver
         lines |= {"CUDA": variant.cuda, "DRIVER": driver, "CAPABILITIES": " ".join(_device_code(recipe, binary))}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving_factory.catalogue.distributions import slim_base
 from serving_factory.catalogue.facts import Flavour, Release
-from serving_factory.catalogue.levels import LEVELS
+from serving_factory.catalogue.levels import LEVELS, Level
 from serving_factory.catalogue.releases import UPSTREAM_TARGET, UPSTREAM_URL, releases
 from serving_factory.errors import BazelTooOldError, RecipeError
 from serving_factory.matrix.matrix import Matrix
@@ -235,6 +235,18 @@ def _devel(release: Release, variant: Variant, toolchain: Toolchain) -> str:
         bazel_target=UPSTREAM_TARGET,
         binary_path=UPSTREAM_TARGET.removeprefix("//").replace(":", "/"),
     )
+
+
+_COPY = "COPY --link --chmod=0755 --from={0} tensorflow_model_server /usr/lib/serving-factory/{1}\n"
+
+
+def combined_recipe(recipe: Recipe, higher: tuple[Level, ...], aliases: tuple[str, ...]) -> Recipe:
+    """Make the recipe of an image with all levels, from that of the lowest."""
+    # Beside the line of the template that copies the server: no other image's Dockerfile knows of it.
+    server = _COPY.format("artifact", "")
+    more = "".join(_COPY.format(level.value, f"{level.value}/") for level in higher)
+    runtime = recipe.runtime.replace(server, server + more)
+    return replace(recipe, variant=replace(recipe.variant, combined=True), aliases=aliases, runtime=runtime)
 
 
 def _arguments(

@@ -1,3 +1,4 @@
+#!/bin/sh
 # usage: pull.sh IMAGE; prints for each client and each wish which variant it gets. /auth has a config.json.
 asks() {
     printf '%s ' "$1"

@@ -65,6 +65,7 @@ def runtime_request(
     launcher: str | None = None,
     facts: Path | None = None,
     libraries: Path | None = None,
+    higher: Mapping[str, Path] | None = None,
     secrets: tuple[tuple[str, Path], ...] = (),
     target: str | None = None,
     output: Path | None = None,
@@ -80,6 +81,7 @@ def runtime_request(
         "libraries": libraries,
         "facts": facts,
         "apt": recipe.inputs.apt if installs else None,
+        **(higher or {}),  # of an image with several levels: each level's artifact
     }
     return BuildRequest(
         dockerfile=dockerfile,

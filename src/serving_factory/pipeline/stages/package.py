@@ -19,7 +19,7 @@ from serving_factory.pipeline.stages.compile import BINARY, COMPILE, build_error
 from serving_factory.pipeline.stages.extract import EXTRACT, server_version
 from serving_factory.pipeline.stages.inspect import INSPECT
 from serving_factory.pipeline.stages.libraries import LIBRARIES, instructions, libraries_folder, runtime_request
-from serving_factory.recipes.labels import BuiltBinary, image_env, image_json, image_labels
+from serving_factory.recipes.labels import BuiltBinary, HigherBinary, image_env, image_json, image_labels
 from serving_factory.recipes.recipe import Recipe, decides, key_of, short
 
 LAUNCHER = "launcher"  # a target of the devel Dockerfile: what starts the server in the image
@@ -61,12 +61,21 @@ def built_binary(job: Job) -> BuiltBinary:
         compile_key=compiled.key,
         device_code=found.device_code.throughout,
         cpu_flags=job.record(INSPECT).outputs.cpu_flags,
+        higher=tuple(
+            HigherBinary(
+                level=one.recipe.variant.level.value,
+                sha256=one.record(EXTRACT).outputs.sha256,
+                cpu_flags=one.record(INSPECT).outputs.cpu_flags,
+            )
+            for one in job.higher
+        ),
     )
 
 
 def image_tags(job: Job) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Compute the image's full tags, from the binary's record and all else that is in the image, and its aliases."""
-    recipe, binary = job.recipe, short(job.record(EXTRACT).outputs.sha256)
+    recipe, digests = job.recipe, [one.record(EXTRACT).outputs.sha256 for one in (job, *job.higher)]
+    binary = short(key_of(binaries=digests)) if job.higher else short(digests[0])
     return full_tags(recipe.images, recipe.variant, binary=binary, image=short(_image_key(job))), recipe.aliases
 
 
@@ -123,6 +132,8 @@ def _inputs(job: Job) -> Mapping[str, object]:
 def _run(job: Job, progress: Progress) -> Packaged:
     recipe, binary = job.recipe, built_binary(job)
     must_be_inspected(job, binary.sha256)
+    for one in job.higher:
+        must_be_inspected(one, one.record(EXTRACT).outputs.sha256)
     dockerfile, facts = job.folder / "recipe" / "runtime.Dockerfile", job.folder / "recipe" / "facts"
     write_atomically(dockerfile, recipe.runtime)
     for name, text in _facts(recipe, binary).items():
@@ -147,6 +158,7 @@ def _run(job: Job, progress: Progress) -> Packaged:
             labels=labels,
             tags=references,
             libraries=libraries_folder(job) if recipe.collects else None,
+            higher={one.recipe.variant.level.value: one.artifact for one in job.higher},
         )
         try:
             result = logged_build(request, job.log(PACKAGE.name), progress=progress, cancel=job.cancel)
