@@ -53,7 +53,8 @@ def run(script: str, checkout: Checkout, environment: Mapping[str, str]) -> str:
         cwd=checkout.folder,
         env=checkout.environment(environment),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",  # openssl prints what the server sends first, if that comes soon enough
         timeout=240,
         check=False,
     )
