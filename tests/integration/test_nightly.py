@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.unit.upstream_trees import DEVEL, tree_2_19_1, write_tag
+
 from .pipeline import MATRIX, ROOT, V1, Checkout
 from .registry import LocalRegistry
 
@@ -39,6 +41,7 @@ class Runner:
         # What ./factory does once the machine is ready.
         (checkout.folder / "factory").write_text(f'#!/bin/sh\nexec {sys.executable} -m invoke "$@"\n', encoding="utf-8")
         (checkout.folder / "factory").chmod(0o755)
+        shutil.copytree(ROOT / "scripts", checkout.folder / "scripts", dirs_exist_ok=True)
 
     def run(self, name: str, file: Path = NIGHTLY) -> None:
         """Run every step of a job."""
@@ -65,6 +68,10 @@ def test_each_step_of_the_nightly_works_on_the_sample(
     checkout: Checkout, local_registry: LocalRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    tree = tree_2_19_1()
+    tree[DEVEL] = tree[DEVEL].replace("ENV BAZEL_VERSION 6.5.0", "ENV BAZEL_VERSION 7.0.0")
+    for tag in ("2.19.1", "2.99.0"):
+        upstream = write_tag(tmp_path / "upstream", tag, tree)
     values = {
         "vars.MATRIX || 'matrix.yaml'": MATRIX,
         "vars.REGISTRY": local_registry.host,
@@ -73,6 +80,11 @@ def test_each_step_of_the_nightly_works_on_the_sample(
         "vars.BAZEL_REMOTE_CACHE": "",
         "secrets.BAZEL_REMOTE_HEADERS": "",
         "matrix.variant": V1,
+        "vars.UPSTREAM || 'https://github.com/tensorflow/serving.git'": str(upstream),
+        "github.token": "-",
+        "github.server_url": "https://github.com",
+        "github.repository": "owner/name",
+        "github.run_id": "7",
         "vars.BENCH_ROUNDS || 7": "1",
         "vars.BENCH_SECONDS || 1": "0.1",
     }
@@ -82,6 +94,9 @@ def test_each_step_of_the_nightly_works_on_the_sample(
     assert name == "matrix"
     assert V1 in [one["variant"] for one in yaml.safe_load(matrix)["include"]]
 
+    # What the checks find fails none of them. The sample has nothing to lock.
+    (checkout.folder / MATRIX.replace(".yaml", ".lock")).write_text("bases: {}\n", encoding="utf-8")
+    runner.run("checks")
     runner.run("build")
     assert checkout.record(V1, "push")["outputs"]
     assert V1 in runner.summary.read_text(encoding="utf-8")
@@ -95,7 +110,7 @@ def test_each_step_of_the_nightly_works_on_the_sample(
 
     # As the job that reports finds it: nothing but what the others have uploaded.
     build = checkout.folder / "build"
-    for name in ("build", "bench"):
+    for name in ("checks", "build", "bench"):
         move_artifact(build, tmp_path / "artifacts", name, values)
     shutil.rmtree(build)
     (tmp_path / "artifacts").rename(build)
@@ -104,6 +119,33 @@ def test_each_step_of_the_nightly_works_on_the_sample(
     assert f"pushed: {V1}" in page
     assert "Numbers" in page
     assert "bench --matrix" in page
+
+    calls = gh_calls(tmp_path, monkeypatch)
+    result = job("issue")["steps"][-1]["env"]["RESULT"]
+    runner = Runner(checkout, {**values, EXPRESSION.findall(result)[0]: "success"}, tmp_path)
+    runner.run("issue")
+    issue = calls.read_text(encoding="utf-8")
+    assert issue.startswith("issue list ")
+    assert (
+        "issue create --title The nightly needs attention --body It passed, and its checks found something: " in issue
+    )
+    assert "lock --matrix" not in issue
+    assert f"scripts/nightly_upstream.sh {MATRIX} {upstream}\n\nended with 8:" in issue
+    assert "the catalogue has 6.5.0, upstream 7.0.0" in issue
+    assert "Upstream has releases that the catalogue does not have (docs/new-release.md): 2.99.0\n" in issue
+    refreshed = f"refresh --matrix {MATRIX} --variant {V1} --check\n\nended with "
+    assert refreshed not in issue or f"{refreshed}74:" in issue  # as the distribution is on this day
+
+
+def gh_calls(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in for the GitHub CLI; give the file that its arguments go into."""
+    gh = folder / "bin" / "gh"
+    gh.parent.mkdir()
+    gh.write_text(f'#!/bin/sh\necho "$*" >>{folder}/calls\n', encoding="utf-8")
+    gh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(gh.parent), prepend=":")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "owner/name")
+    return folder / "calls"
 
 
 def move_artifact(build: Path, folder: Path, name: str, values: dict[str, str]) -> None:
@@ -126,12 +168,7 @@ def test_each_step_of_a_release_works_up_to_github(tmp_path: Path, monkeypatch: 
     place = checkout.folder / "build" / ".uv" / "bin" / "uv"
     place.parent.mkdir(parents=True)
     place.symlink_to(uv)
-    gh = tmp_path / "bin" / "gh"
-    gh.parent.mkdir()
-    gh.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/calls\n', encoding="utf-8")
-    gh.chmod(0o755)
-    monkeypatch.setenv("PATH", str(gh.parent), prepend=":")
-    monkeypatch.setenv("GITHUB_REPOSITORY", "owner/name")
+    gh_calls(tmp_path, monkeypatch)
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
     Runner(checkout, {"github.ref_name": f"v{version}", "github.token": "-"}, tmp_path).run("release", RELEASE)

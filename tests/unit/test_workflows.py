@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from .upstream_trees import write_tag
+
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = ROOT / ".github" / "workflows"
 ZIZMOR = ("zizmor", "--offline", "--no-progress", "--quiet")
@@ -90,7 +92,8 @@ def gh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program = tmp_path / "bin" / "gh"
     program.parent.mkdir()
     program.write_text(
-        f'#!/bin/sh\n[ "$1 $2" != "issue list" ] || {{ cat {tmp_path}/issues; exit; }}\necho "$*" >>{tmp_path}/calls\n',
+        f'#!/bin/sh\n[ "$1 $2" != "issue list" ] || {{ cat {tmp_path}/issues; exit; }}\n'
+        f'[ "$1 $2" != "issue view" ] || {{ cat {tmp_path}/last; exit; }}\necho "$*" >>{tmp_path}/calls\n',
         encoding="utf-8",
     )
     program.chmod(0o755)
@@ -99,6 +102,18 @@ def gh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     monkeypatch.setenv("GITHUB_REPOSITORY", "owner/name")
     return tmp_path
+
+
+def check(gh: Path, place: str, command: str) -> subprocess.CompletedProcess[str]:
+    line = [str(ROOT / "scripts" / "nightly_check.sh"), str(gh / "checks" / place), "sh", "-c", command]
+    return subprocess.run(line, check=True, capture_output=True, text=True, timeout=30)
+
+
+def report(gh: Path, result: str) -> str:
+    (gh / "calls").write_text("", encoding="utf-8")
+    line = [str(ROOT / "scripts" / "nightly_issue.sh"), result, URL, str(gh / "checks")]
+    subprocess.run(line, check=True, capture_output=True, timeout=30)
+    return (gh / "calls").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -113,8 +128,81 @@ def gh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_one_issue_is_open_while_the_nightly_fails(gh: Path, result: str, open_issue: str, call: str) -> None:
     (gh / "issues").write_text(open_issue, encoding="utf-8")
-    subprocess.run([ROOT / "scripts" / "nightly_issue.sh", result, URL], check=True, capture_output=True, timeout=30)
-    calls = (gh / "calls").read_text(encoding="utf-8")
+    calls = report(gh, result)
     assert calls.startswith(call)
     assert len(calls.splitlines()) == bool(call)
     assert (URL in calls) == bool(call)
+
+
+def test_what_the_checks_find_goes_into_the_issue_and_fails_nothing(gh: Path) -> None:
+    assert check(gh, "upstream/lock.md", "echo all is well").stdout == "all is well\n"
+    check(gh, "2.19.1-cpu-v3/refresh.md", "echo Error: two packages >&2; exit 74")
+    check(gh, "upstream/catalogue.md", "seq 1000; exit 8")
+    assert not (gh / "checks" / "upstream" / "lock.md").exists()
+
+    calls = report(gh, "success")
+    assert calls.startswith(
+        f"issue create --title The nightly needs attention --body It passed, and its checks found something: {URL}\n"
+    )
+    for text in ("ended with 74:\n\n~~~~\nError: two packages\n~~~~", "ended with 8:\n\n~~~~\n971\n", "\n1000\n~~~~"):
+        assert text in calls
+    assert report(gh, "failure").startswith(
+        f"issue create --title The nightly needs attention --body It failed: {URL}\n"
+    )
+    assert "two packages" in report(gh, "failure")
+    assert report(gh, "cancelled") == ""
+
+    # The same the next night adds nothing; a failure does, and so does another finding.
+    (gh / "issues").write_text("7\n", encoding="utf-8")
+    (gh / "last").write_text(calls, encoding="utf-8")
+    assert report(gh, "success") == ""
+    assert report(gh, "failure").startswith("issue comment 7 --body It failed")
+    check(gh, "upstream/catalogue.md", "echo another; exit 8")
+    assert report(gh, "success").startswith("issue comment 7 --body It passed, and its checks found something")
+
+    # What a check no longer finds is gone, and with the last of it the issue.
+    check(gh, "upstream/catalogue.md", "true")
+    check(gh, "2.19.1-cpu-v3/refresh.md", "true")
+    assert report(gh, "success").startswith("issue close 7 ")
+
+
+def test_findings_longer_than_an_issue_may_be_are_cut(gh: Path) -> None:
+    for number in range(30):
+        check(gh, f"{number}/refresh.md", "for i in $(seq 40); do printf '%0300d\\n' $i; done; exit 74")
+    assert 50_000 < len(report(gh, "success")) < 65_536
+
+
+def test_upstreams_tags_are_compared_with_the_catalogue(tmp_path: Path) -> None:
+    (tmp_path / "factory").write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        """"list --matrix own.yaml --json") echo '{"variants": [{"release": "own", "like": "2.0.0"}, """
+        """{"release": "1.5.0", "like": null}]}' ;;\n"""
+        """"catalogue --json") echo '{"releases": [{"release": "1.5.0"}, {"release": "2.0.0"}]}' ;;\n"""
+        '*) echo "$1 $2 $3 $(cat "$4/version")"; [ ! -e differs ] || exit 8 ;;\n'
+        "esac\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "factory").chmod(0o755)
+    upstream = tmp_path / "upstream"
+    for tag in ("1.4.0", "1.5.0", "2.0.0", "2.1.0-rc1"):
+        write_tag(upstream, tag, {"version": tag})
+
+    def run() -> tuple[int, str]:
+        line = [str(ROOT / "scripts" / "nightly_upstream.sh"), "own.yaml", str(upstream)]
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
+        return done.returncode, done.stdout + done.stderr
+
+    agreed = "catalogue 1.5.0 --check-upstream 1.5.0\ncatalogue 2.0.0 --check-upstream 2.0.0\n"
+    assert run() == (0, agreed)
+    for tag in ("1.5.1", "2.10.0"):
+        write_tag(upstream, tag, {"version": tag})
+    new = "Upstream has releases that the catalogue does not have (docs/new-release.md): 1.5.1 2.10.0\n"
+    assert run() == (8, agreed + new)
+    subprocess.run(["git", "-C", upstream, "tag", "--delete", *("1.5.1", "2.10.0")], check=True, capture_output=True)
+    (tmp_path / "differs").touch()
+    assert run() == (8, agreed)
+    (tmp_path / "differs").unlink()
+    subprocess.run(["git", "-C", upstream, "tag", "--delete", "1.5.0"], check=True, capture_output=True)
+    code, text = run()
+    assert (code, "Upstream has no tag 1.5.0 any more." in text) == (8, True)

@@ -5,7 +5,9 @@ Everything is text, so that a test plants a difference by replacing a piece of i
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 DOCKER = "tensorflow_serving/tools/docker"
@@ -258,3 +260,14 @@ def write_tree(folder: Path, tree: Mapping[str, str]) -> Path:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
     return folder
+
+
+def write_tag(repository: Path, tag: str, tree: Mapping[str, str]) -> Path:
+    """Commit a tree to a git repository, which is made if there is none, as a tag."""
+    run = partial(subprocess.run, cwd=write_tree(repository, tree), check=True, capture_output=True)
+    settings = ("-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "commit.gpgSign=false")
+    run(["git", "init", "--quiet"])
+    run(["git", "add", "--all"])
+    run(["git", *settings, "commit", "--quiet", "--allow-empty", "--message", tag])
+    run(["git", "tag", tag])
+    return repository
