@@ -211,6 +211,27 @@ def history(
 
 
 @Command
+def changes(
+    *,
+    images: Annotated[tuple[str, ...], Option("the older image, then the newer", "IMAGE", positional=True)] = (),
+    since: Annotated[str, Option("compare the images of this run with those of now instead", "RUN")] = "",
+    json: Json = False,
+) -> None:
+    """Show in what an image differs from an earlier one, and why, as Markdown for a release note.
+
+    It names sources, flags, compiler, bases, packages and labels. The engine must have both images; none is started.
+
+    Examples:
+        ./factory changes serving:2.19.1-cpu-v3-0123456789ab-ba9876543210 serving:2.19.1-cpu-v3
+        ./factory changes --since 12
+        ./factory changes --since 12 --json
+    """
+    from serving_factory.commands.changes import show_changes
+
+    show_changes(images, since=since, json=json)
+
+
+@Command
 def report(
     asked: Chosen,
     *,
@@ -674,7 +695,10 @@ def clean(
 
 
 _GROUPS = {
-    "See": ["list", "explain", "catalogue", "generate", "lock", "bake-file", "history", "report", "doctor", "which"],
+    "See": [
+        *("list", "explain", "catalogue", "generate", "lock", "bake-file"),
+        *("history", "changes", "report", "doctor", "which"),
+    ],
     "Fill inputs": ["preflight", "inputs"],
     "Build": [
         *("demo", "build", "compile", "inspect", "package", "smoke", "refresh"),

@@ -17,6 +17,7 @@ from serving_factory.catalogue.levels import Level, level_facts
 from serving_factory.commands import bench as benching
 from serving_factory.commands import build as building
 from serving_factory.commands import cache as caching
+from serving_factory.commands import changes as changing
 from serving_factory.commands import compare as comparing
 from serving_factory.commands import doctor as doctoring
 from serving_factory.commands import inputs as filling
@@ -51,6 +52,7 @@ from .matrices import ROOT, document, load
 from .stage_records import write_records
 from .test_bazel_caches import CACHES
 from .test_bench import sample
+from .test_changes import ANOTHER, OLD, of
 from .test_compare import both_loads, comparison
 from .test_offline_inputs import repository
 from .test_preflight import recorded
@@ -86,6 +88,7 @@ CASES: Mapping[str, tuple[str, list[str]]] = {
     "history": ("history", ["history"]),
     "history of a run": ("history", ["history", "2"]),
     "history of two runs": ("history", ["history", "1", "2"]),
+    "changes": ("changes", ["changes", "serving:old", "serving:new"]),
     "report": ("report", ["report"]),
     "bench": ("bench", ["bench", "--gate", "0.9"]),
     "bench --dry-run": ("bench", ["bench", "--dry-run"]),
@@ -108,7 +111,7 @@ CASES: Mapping[str, tuple[str, list[str]]] = {
 }
 """Each case: its section in docs/json.md, and the command but for --matrix and --json."""
 
-WITHOUT_MATRIX = {"catalogue"}
+WITHOUT_MATRIX = {"catalogue", "changes"}
 MATRIX = document(
     releases=["2.19.1", "2.3.4"],
     image={"repository": "team/serving", "aliases": ["{id}"], "labels": {"com.example.team": "a team", "b": "c"}},
@@ -186,6 +189,8 @@ def run(
         (doctoring, "reach_all", {}),
         (publishing, "site_of", site),
         (refreshing, "compare_images", (compared(),)),
+        (changing, "read_facts", OLD),
+        (changing, "compare_facts", changing.compare_facts(OLD, of(binary={**ANOTHER, "compiler": "gcc 11"}))),
         (benching, "site_of", SimpleNamespace(engine=idle, owner="o")),
         (benching, "measure", measured),
         (benching, "cpu_flags", None),
@@ -315,6 +320,7 @@ CONSTANT = {
         *("and", "four", "fifths", "of", "what", "slowest", "answers", "on", "without", "pause", "at", "set", "rates"),
         *("each", "for", "load", "connections:", "decode", "PNG", "JPEG", "compare.html", "compare.json"),
     },
+    "changes": {"since", "became", "because", "of:"},
     "bench": {"500.0", "990.0"},  # milliseconds
 }
 """Words of a command's tables that are no facts."""

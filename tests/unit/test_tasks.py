@@ -50,6 +50,7 @@ TASKS = (
     *("explain", "generate", "history", "inputs", "inspect", "list", "lock", "package", "preflight", "publish", "push"),
     *("refresh", "report", "smoke", "test", "which"),
     *("keys", "verify"),
+    "changes",
     "compare",
 )
 

@@ -22,12 +22,21 @@ _DIGEST = 19  # characters of `sha256:` and a dozen digits
 
 def show_history(asked: Asked, numbers: Sequence[str], *, json: bool) -> None:
     """Print the latest runs (of the matrix file, if one is named); or one of them; or what changed between two."""
-    chosen = [_number(word) for word in numbers]
     build = asked.checkout.build
-    if not chosen:
+    if not numbers:
         name = matrix_name(asked.file, asked.checkout.root) if asked.matrix else ""
         _show_runs(listed_runs(build, name), json=json)
         return
+    runs = named_runs(build, numbers)
+    if len(runs) == 1:
+        _show_run(runs[0], json=json)
+    else:
+        _show_changes(runs[0], runs[1], json=json)
+
+
+def named_runs(build: Path, numbers: Sequence[str]) -> list[Run]:
+    """Read runs by their numbers."""
+    chosen = [_number(word) for word in numbers]
     since = held_since(build)
     known = run_numbers(build)
     for number in chosen:
@@ -38,10 +47,7 @@ def show_history(asked: Asked, numbers: Sequence[str], *, json: bool) -> None:
     for run in runs:
         if run.damaged:
             progress(f"Note: run {run.id}: {count(run.damaged, 'line')} of its file cannot be read")
-    if len(runs) == 1:
-        _show_run(runs[0], json=json)
-    else:
-        _show_changes(runs[0], runs[1], json=json)
+    return runs
 
 
 def listed_runs(build: Path, matrix: str = "") -> list[Run]:

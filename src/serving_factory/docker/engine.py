@@ -186,6 +186,10 @@ class Engine:
         pairs = (one.partition("=") for one in self._attributes(reference)["Config"].get("Env") or ())
         return {name: value for name, _, value in pairs}
 
+    def image_labels(self, reference: str) -> Mapping[str, str]:
+        """An image's labels."""
+        return dict(self._attributes(reference)["Config"].get("Labels") or {})
+
     def _attributes(self, reference: str) -> Mapping[str, Any]:
         with typed(f"The engine has no image {reference}.", remedy="Build it first."):
             found: Mapping[str, Any] = self._images.get(reference).attrs

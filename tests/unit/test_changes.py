@@ -1,0 +1,198 @@
+"""In what two images differ and why: each kind of change is named, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from serving_factory.commands import changes as changing
+from serving_factory.commands.changes import Compared, ImageFacts, changes_text, compare_facts, read_facts, show_changes
+from serving_factory.errors import ArtifactError, NotBuiltError, UnknownNameError, UsageError
+from serving_factory.pipeline.job import Site
+
+BINARY = {
+    "source": "c0ffee",
+    "base_digest": "sha256:b",
+    "compiler": "gcc 10.2.1",
+    "bazel": "6.5.0",
+    "version": "2.19.1",
+}
+FACTS: Mapping[str, Any] = {
+    "release": "2.19.1",
+    "copts": ["-mavx2", "-mfma"],
+    "configs": [],
+    "base": "debian:bookworm-slim",
+    "slim": False,
+    "binary": {**BINARY, "sha256": "1" * 64, "compile_key": "2" * 64, "device_code": [], "cpu_flags": ["avx2", "fma"]},
+}
+OLD = ImageFacts(
+    name="serving:old",
+    image="sha256:old",
+    size=90_000_000,
+    labels={"org.serving-factory.base.id": "sha256:d1", "org.serving-factory.copts": "-mavx2", "com.example.team": "a"},
+    facts=FACTS,
+    packages={"libc6": "2.36-9", "libssl3": "3.0.16-1"},
+)
+NEW = replace(OLD, name="serving:new", image="sha256:new")
+
+
+def of(*, binary: Mapping[str, object] | None = None, **facts: object) -> ImageFacts:
+    """The new image, with other facts."""
+    return replace(NEW, facts={**FACTS, **facts, "binary": {**FACTS["binary"], **(binary or {})}})
+
+
+def rows(compared: Compared) -> list[tuple[str, str, str | None, str | None]]:
+    return [(one.kind, one.name, one.before, one.after) for one in compared.changes]
+
+
+ANOTHER = {"sha256": "3" * 64, "compile_key": "4" * 64}
+
+
+@pytest.mark.parametrize(
+    ("after", "name", "before", "now"),
+    [
+        (of(release="2.19.2", binary=ANOTHER), "release", "2.19.1", "2.19.2"),
+        (of(binary={**ANOTHER, "source": "decaf"}), "sources", "c0ffee", "decaf"),
+        (of(copts=["-mavx2"], binary=ANOTHER), "flags", "-mavx2 -mfma", "-mavx2"),
+        (of(configs=["mkl"], binary=ANOTHER), "configs", None, "mkl"),
+        (of(binary={**ANOTHER, "base_digest": "sha256:c"}), "build base's digest", "sha256:b", "sha256:c"),
+        (of(binary={**ANOTHER, "compiler": "gcc 10.3.0"}), "compiler", "gcc 10.2.1", "gcc 10.3.0"),
+        (of(binary={**ANOTHER, "bazel": "6.5.1"}), "Bazel", "6.5.0", "6.5.1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else None,
+)
+def test_what_decides_the_binary_is_why_it_is_another(
+    after: ImageFacts, name: str, before: str | None, now: str | None
+) -> None:
+    found = compare_facts(OLD, after)
+    assert rows(found) == [
+        ("fact", name, before, now),
+        ("fact", "compile key", "2" * 64, "4" * 64),
+        ("fact", "binary", "1" * 64, "3" * 64),
+    ]
+    assert (found.binary_reasons, found.image_reasons) == ((name,), ("binary",))
+
+
+def test_another_binary_without_another_input_is_the_factorys_or_a_second_compile() -> None:
+    assert compare_facts(OLD, of(binary=ANOTHER)).binary_reasons == ("the factory's recipe",)
+    again = compare_facts(OLD, of(binary={"sha256": "3" * 64}))
+    assert again.binary_reasons == ("a second compile by the same recipe",)
+
+
+@pytest.mark.parametrize(
+    ("after", "row", "reason"),
+    [
+        (of(base="debian:trixie-slim"), ("fact", "base", "debian:bookworm-slim", "debian:trixie-slim"), "base"),
+        (of(slim=True), ("fact", "slim", "no", "yes"), "slim"),
+        (
+            replace(NEW, labels={**OLD.labels, "org.serving-factory.base.id": "sha256:d2"}),
+            ("fact", "base's digest", "sha256:d1", "sha256:d2"),
+            "base's digest",
+        ),
+        (
+            replace(NEW, packages={**OLD.packages, "libssl3": "3.0.17-1"}),
+            ("package", "libssl3", "3.0.16-1", "3.0.17-1"),
+            "1 package",
+        ),
+        (replace(NEW, packages={"libc6": "2.36-9"}), ("package", "libssl3", "3.0.16-1", None), "1 package"),
+        (
+            replace(NEW, labels={**OLD.labels, "com.example.team": "b"}),
+            ("label", "com.example.team", "a", "b"),
+            "label com.example.team",
+        ),
+    ],
+    ids=["base", "slim", "base's digest", "package", "package that went", "label"],
+)
+def test_what_is_around_the_binary_is_why_the_image_is_another(
+    after: ImageFacts, row: tuple[str, str, str | None, str | None], reason: str
+) -> None:
+    found = compare_facts(OLD, after)
+    assert (rows(found), found.binary_reasons, found.image_reasons) == ([row], (), (reason,))
+    assert "- The same binary.\n" in changes_text(found)
+
+
+def test_nothing_changed_says_so() -> None:
+    same = compare_facts(OLD, replace(OLD, name="serving:alias"))
+    assert (same.changes, same.binary_reasons, same.image_reasons) == ((), (), ())
+    assert changes_text(same) == "## serving:alias since serving:old\n\nNothing changed: both are sha256:old.\n"
+    assert compare_facts(OLD, NEW).image_reasons == ("the factory's own files in it",)
+
+
+def test_an_image_of_others_says_nothing_of_its_binary() -> None:
+    found = compare_facts(replace(OLD, facts={}, labels={}), NEW)
+    assert found.binary_reasons is None
+    assert "- Which binary is in both is not known" in changes_text(found)
+
+
+def test_the_text_is_markdown() -> None:
+    after = replace(of(binary={**ANOTHER, "compiler": "gcc | 11"}), packages={**OLD.packages, "libssl3": "3.0.17-1"})
+    assert changes_text(compare_facts(OLD, after)) == (
+        "## serving:new since serving:old\n\n"
+        "`sha256:old`, 85.8 MiB, became `sha256:new`, 85.8 MiB.\n\n"
+        "- Another binary, because of: compiler.\n"
+        "- Another image, because of: binary, 1 package.\n\n"
+        "| what | before | after |\n|---|---|---|\n"
+        "| compiler | gcc 10.2.1 | gcc \\| 11 |\n"
+        f"| compile key | {'2' * 64} | {'4' * 64} |\n"
+        f"| binary | {'1' * 64} | {'3' * 64} |\n"
+        "| package libssl3 | 3.0.16-1 | 3.0.17-1 |\n"
+    )
+
+
+def engine_with(facts: bytes) -> Site:
+    engine = SimpleNamespace(
+        image_id=lambda name: None if name == "gone" else "sha256:new",
+        image_size=lambda _image: 90_000_000,
+        image_labels=lambda _image: OLD.labels,
+        read_files=lambda _image, *paths, owner: (
+            {
+                paths[0]: b"Package: libc6\nStatus: install ok installed\nVersion: 2.36-9\n",
+                "/var/lib/dpkg/status.d/libssl3": b"Package: libssl3\nVersion: 3.0.16-1\n",
+                paths[-1]: facts,
+            }
+            if owner == "o"
+            else {}
+        ),
+    )
+    return cast("Site", SimpleNamespace(engine=engine, owner="o"))
+
+
+def test_an_images_facts_are_read_from_its_files() -> None:
+    assert read_facts(engine_with(json.dumps(FACTS).encode()), "serving:new") == NEW
+    with pytest.raises(UnknownNameError, match="the engine has no image gone"):
+        read_facts(engine_with(b""), "gone")
+    with pytest.raises(ArtifactError, match=r"image\.json in serving:new cannot be read"):
+        read_facts(engine_with(b"no JSON"), "serving:new")
+
+
+@pytest.mark.parametrize(
+    ("images", "since"), [((), ""), (("a:1",), ""), (("a:1", "b:1", "c:1"), ""), (("a:1", "b:1"), "3")]
+)
+def test_two_images_or_a_run_are_needed(images: tuple[str, ...], since: str) -> None:
+    with pytest.raises(UsageError, match="takes two images, or --since RUN; got"):
+        show_changes(images, since=since, json=False)
+
+
+def test_a_run_whose_images_are_gone_cannot_be_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variants = [SimpleNamespace(variant="2.19.1-cpu-v3", image=image) for image in ("gone", None)]
+    run = SimpleNamespace(id=3, matrix="matrix.yaml", variants=variants)
+    site = SimpleNamespace(build=None, engine=SimpleNamespace(image_id=lambda _name: None), owner="o")
+    now = SimpleNamespace(outputs=SimpleNamespace(names=("serving:new",)))
+    monkeypatch.setattr(changing, "site_of", lambda _asked: site)
+    monkeypatch.setattr(changing, "named_runs", lambda _build, _numbers: [run])
+    monkeypatch.setattr(changing, "PACKAGE", SimpleNamespace(read=lambda _folder: now))
+    with pytest.raises(NotBuiltError, match="no image of run 3 can be compared"):
+        show_changes((), since="3", json=False)
+    assert "2.19.1-cpu-v3: the engine no longer has gone, its image of run 3" in capsys.readouterr().err
+
+    site.engine.image_id = lambda _name: "sha256:old"
+    monkeypatch.setattr(changing, "read_facts", lambda _site, name: OLD if name == "gone" else NEW)
+    show_changes((), since="3", json=False)
+    assert capsys.readouterr().out.startswith("## serving:new since serving:old\n")
