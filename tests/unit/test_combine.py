@@ -14,6 +14,7 @@ from serving_factory.commands import combine as combining
 from serving_factory.commands.build import Run
 from serving_factory.docker.engine import Engine
 from serving_factory.pipeline.job import Job, Site
+from serving_factory.pipeline.proofs import higher_binary
 from serving_factory.pipeline.records import write_record
 from serving_factory.pipeline.stages.package import PACKAGE, built_binary, image_tags
 from serving_factory.recipes.labels import image_env, image_json, image_labels
@@ -79,6 +80,12 @@ def test_the_image_says_what_its_launcher_chooses_among(tmp_path: Path) -> None:
     labels = image_labels(recipe, binary)
     assert labels["org.serving-factory.higher-levels"] == "x86-64-v3 x86-64-v4"
     assert labels["org.opencontainers.image.title"] == "TensorFlow Serving 2.19.1, cpu, all levels"
+
+
+def test_provenance_speaks_of_each_binary(tmp_path: Path) -> None:
+    made = [higher_binary(one) for one in combined(tmp_path).higher]
+    assert [(one["level"], one["binary_sha256"]) for one in made] == [("x86-64-v3", "3" * 64), ("x86-64-v4", "4" * 64)]
+    assert all(one["compile_key"] == "k" for one in made)
 
 
 def test_each_binary_is_copied_and_the_libraries_once(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def described(job: Job, repository: str, digest: str) -> Described:
     options = {"device_code": list(variant.device_code), "copts": list(variant.all_copts)}
     parameters: dict[str, object] = {"cuda": variant.cuda, **options}
     if job.higher:
-        parameters["higher"] = [_higher(one) for one in job.higher]
+        parameters["higher"] = [higher_binary(one) for one in job.higher]
     files = dict(job.site.engine.read_files(image, *DPKG_RECORDS, _OS_RELEASE, owner=owner))
     distribution = files.pop(_OS_RELEASE, b"").decode("utf-8", errors="replace")
     packaged = datetime.fromisoformat(package_record.started) + timedelta(seconds=package_record.seconds)
@@ -95,7 +95,7 @@ def described(job: Job, repository: str, digest: str) -> Described:
     )
 
 
-def _higher(job: Job) -> dict[str, object]:
+def higher_binary(job: Job) -> dict[str, object]:
     """What provenance says of a binary of a higher level in the same image."""
     variant = job.recipe.variant
     compile_key, binary = job.record(COMPILE).key, job.record(EXTRACT).outputs.sha256
