@@ -46,6 +46,7 @@ class PublishedImage:
 
     binary: bytes = b"a server"
     base: bytes = b"root"  # what its base holds
+    more: dict[str, bytes] = field(default_factory=dict)  # other files beside the server
     labels: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)  # of the configuration's `config`
     says: dict[str, Any] = field(default_factory=dict)  # image.json
@@ -63,7 +64,7 @@ class PublishedImage:
             SERVER: self.binary,
             "usr/share/serving-factory/image.json": json.dumps({**said, **self.says}).encode(),
         }
-        plain = [archive({"etc/passwd": self.base}), archive(server)]
+        plain = [archive({"etc/passwd": self.base}), archive({**server, **self.more})]
         packed = self.layers or [gzip.compress(one, mtime=0) for one in plain]
         labels = {
             "org.opencontainers.image.version": "2.19.1",

@@ -29,7 +29,7 @@ from serving_factory.proofs.sbom import SBOM
 from serving_factory.proofs.signatures import IN_TOTO
 from serving_factory.proofs.verify import CHECKS, Check, Subject, Verdict, verify
 
-from .byte_registry import ByteRegistry
+from .byte_registry import ByteRegistry, digest_of
 from .elf_files import Elf
 from .matrices import write
 from .published_image import BASE, COMPILE_KEY, KEY, MANIFEST, REPOSITORY, PublishedImage, archive
@@ -66,6 +66,13 @@ def test_a_whole_image_passes(registry: ByteRegistry) -> None:
     assert skipped == {"level", "device_code"}
     assert all(one.verdict is Verdict.OK for name, one in found.items() if name not in skipped)
     assert registry.writes == []
+
+
+def test_an_image_with_several_levels_passes(registry: ByteRegistry) -> None:
+    higher = {"level": "x86-64-v3", "sha256": digest_of(b"v3").partition(":")[2]}
+    PublishedImage(more={V3_SERVER: b"v3"}, says={"higher": [higher]}).publish(registry)
+    found = checks(registry)["binary"]
+    assert (found.verdict, found.found.endswith("; those of x86-64-v3 too")) == (Verdict.OK, True)
 
 
 # --- one tampered image for each check --------------------------------------------------------------------------------
@@ -149,6 +156,7 @@ def without_signature(registry: ByteRegistry) -> None:
 
 
 OTHER_BINARY = "f" * 64
+V3_SERVER = "usr/lib/serving-factory/x86-64-v3/tensorflow_model_server"
 TAMPERED: dict[str, tuple[str, str, Tamper]] = {
     "manifest": ("manifest", "the manifest has another digest than its name", other_manifest),
     "no configuration": ("config", "the registry has no configuration of the image", changed(config, None)),
@@ -173,6 +181,16 @@ TAMPERED: dict[str, tuple[str, str, Tamper]] = {
         "binary",
         "the binary is not that of image.json",
         published(says={"binary": {"sha256": OTHER_BINARY, "compile_key": COMPILE_KEY}}),
+    ),
+    "binary of a higher level": (
+        "binary",
+        "the server of level x86-64-v3 is not that of image.json",
+        published(more={V3_SERVER: b"another"}, says={"higher": [{"level": "x86-64-v3", "sha256": OTHER_BINARY}]}),
+    ),
+    "no binary of a higher level": (
+        "binary",
+        f"the image has no file /{V3_SERVER}",
+        published(says={"higher": [{"level": "x86-64-v3", "sha256": OTHER_BINARY}]}),
     ),
     "no binary": (
         "binary",

@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from serving_factory.catalogue.levels import Level
 from serving_factory.docker.referrers import Referrer, listed, members, referrers_of
 from serving_factory.docker.registry import INDEX, ImageName, Manifest, Registry, digest_of
 from serving_factory.errors import (
@@ -26,6 +27,8 @@ from serving_factory.proofs.sbom import SBOM
 from serving_factory.proofs.signatures import IN_TOTO, is_signed, require_signed, signatures_of, subjects_of
 
 BINARY = "usr/lib/serving-factory/tensorflow_model_server"
+# Where an image with several levels has the others' servers
+_HIGHER = {level.value: f"usr/lib/serving-factory/{level.value}/tensorflow_model_server" for level in Level}
 _IMAGE_JSON = "usr/share/serving-factory/image.json"
 _OURS = "org.serving-factory."
 _OCI = "org.opencontainers.image."
@@ -154,7 +157,8 @@ def _of_image(registry: Registry, asked: Subject, held: str, manifest: Manifest,
     repository, document = asked.name.repository, manifest.document
     config = registry.small_blob(repository, str(members(document.get("config")).get("digest")))
     kept = folder / "binary" if asked.deep else None
-    layers = read_layers(registry, repository, listed(document.get("layers")), {BINARY: kept, _IMAGE_JSON: None})
+    paths = {BINARY: kept, _IMAGE_JSON: None, **dict.fromkeys(_HIGHER.values())}
+    layers = read_layers(registry, repository, listed(document.get("layers")), paths)
     seen = _evidence(registry, asked, held, manifest)
     seen = replace(seen, config=config, layers=layers, binary_file=kept)
     return [_checked(one, seen) for one in CHECKS]
@@ -253,7 +257,12 @@ def _binary(seen: Evidence) -> str:
     found = seen.file(BINARY).sha256
     _same(found, seen.label(f"{_OURS}binary.sha256"), "the binary is not that of the label")
     _same(found, seen.image_json["binary"].get("sha256"), "the binary is not that of image.json")
-    return f"sha256:{found}, as in the label and in image.json"
+    higher = [(str(one.get("level")), one.get("sha256")) for one in listed(seen.image_json.get("higher"))]
+    for level, sha256 in higher:
+        server = seen.file(_HIGHER.get(level, f"usr/lib/serving-factory/{level}"))
+        _same(server.sha256, sha256, f"the server of level {level} is not that of image.json")
+    others = f"; those of {', '.join(level for level, _ in higher)} too" if higher else ""
+    return f"sha256:{found}, as in the label and in image.json{others}"
 
 
 def _identity(seen: Evidence) -> str:
