@@ -88,6 +88,11 @@ def test_another_binary_without_another_input_is_the_factorys_or_a_second_compil
     ("after", "row", "reason"),
     [
         (of(base="debian:trixie-slim"), ("fact", "base", "debian:bookworm-slim", "debian:trixie-slim"), "base"),
+        (
+            of(higher=[{"level": "x86-64-v3", "sha256": "5", "cpu_flags": []}]),
+            ("fact", "binary of x86-64-v3", None, "5"),
+            "binary of x86-64-v3",
+        ),
         (of(slim=True), ("fact", "slim", "no", "yes"), "slim"),
         (
             replace(NEW, labels={**OLD.labels, "org.serving-factory.base.id": "sha256:d2"}),
@@ -106,7 +111,7 @@ def test_another_binary_without_another_input_is_the_factorys_or_a_second_compil
             "label com.example.team",
         ),
     ],
-    ids=["base", "slim", "base's digest", "package", "package that went", "label"],
+    ids=["base", "another level", "slim", "base's digest", "package", "package that went", "label"],
 )
 def test_what_is_around_the_binary_is_why_the_image_is_another(
     after: ImageFacts, row: tuple[str, str, str | None, str | None], reason: str

@@ -152,6 +152,7 @@ def compare_facts(before: ImageFacts, after: ImageFacts) -> Compared:
     if before.image == after.image:
         return Compared(before=before, after=after, changes=())
     compiled, read = (_facts(before, after, places) for places in (_COMPILED, _READ))
+    higher = list(_differ("fact", *map(_higher, (before, after))))
     digests = [{"base's digest": one.labels[_BASE_ID]} if _BASE_ID in one.labels else {} for one in (before, after)]
     base = [*_facts(before, after, _BASE), *_differ("fact", *digests)]
     packages = list(_differ("package", before.packages, after.packages))
@@ -167,16 +168,21 @@ def compare_facts(before: ImageFacts, after: ImageFacts) -> Compared:
     else:
         binary_reasons = ["the factory's recipe" if "compile key" in other else "a second compile by the same recipe"]
     image_reasons = ["binary"] if binary_reasons else []
-    image_reasons += [one.name for one in base]
+    image_reasons += [one.name for one in (*higher, *base)]
     image_reasons += [count(len(packages), "package")] if packages else []
     image_reasons += [f"label {one.name}" for one in labels]
     return Compared(
         before=before,
         after=after,
-        changes=(*compiled, *read, *base, *packages, *labels),
+        changes=(*compiled, *read, *higher, *base, *packages, *labels),
         binary_reasons=None if binary_reasons is None else tuple(binary_reasons),
         image_reasons=tuple(image_reasons or ["the factory's own files in it"]),
     )
+
+
+def _higher(image: ImageFacts) -> Mapping[str, str]:
+    """The binaries of the other levels in an image with several."""
+    return {f"binary of {one['level']}": one["sha256"] for one in image.facts.get("higher", ())}
 
 
 def _users_labels(image: ImageFacts) -> Mapping[str, str]:
