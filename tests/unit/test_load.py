@@ -168,11 +168,12 @@ def test_an_open_loop_keeps_its_schedule_whatever_the_answers_do() -> None:
 
     found = open_loop([send], rate=100, seconds=0.5)
     assert (len(found.latencies), found.unsent) == (50, 0)
-    assert sum(one > 0.1 for one in found.latencies) >= 8
+    slow = sum(one > 0.1 for one in found.latencies)
+    assert slow >= 8
     assert sorted(found.latencies)[25] < 0.1
     # A closed loop sees one slow request only.
     stalls = iter([0.2])
-    assert sum(one > 0.1 for one in closed_loop([send], 0.5).latencies) <= 3
+    assert sum(one > 0.1 for one in closed_loop([send], 0.5).latencies) < slow / 2
     assert sent[20] >= 0.19
     assert sent[49] >= 0.48
 
@@ -192,9 +193,9 @@ def test_failures_are_counted_and_end_nothing() -> None:
         if next(calls) % 2:
             raise ServerAnswerError("HTTP 500")
 
-    found = open_loop([send], rate=400, seconds=0.05)
+    found = open_loop([send], rate=40, seconds=0.5)
     assert (len(found.latencies), found.failures) == (10, ("HTTP 500",) * 10)
-    assert found.per_second <= 200, "the time until the next one would be due counts, too"
+    assert found.per_second <= 20, "the time until the next one would be due counts, too"
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
