@@ -521,7 +521,7 @@ def keys(
 def verify(
     asked: Whole,
     *,
-    image: Annotated[str, Option("an image in a registry: NAME[:TAG][@DIGEST]", "IMAGE", positional=True)] = "",
+    image: Annotated[str, Option("an image in a registry, or a pushed variant", "IMAGE", positional=True)] = "",
     key: Annotated[str, Option("the public key of who signs", "FILE")] = "",
     deep: Annotated[bool, Option("read the binary's CPU level and code for GPUs again")] = False,
     json: Json = False,
@@ -533,6 +533,7 @@ def verify(
     Examples:
         ./factory verify registry.example.com/team/serving:2.19.1-cpu-v3 --key cosign.pub
         ./factory verify 127.0.0.1:5000/team/serving:2.19.1-cpu-v3 --deep --json
+        ./factory verify 2.19.1-cpu-v3
     """
     from serving_factory.commands.verify import verify as check
 

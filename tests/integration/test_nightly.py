@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tomllib
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from serving_factory.docker.registry import Registry
 from tests.unit.upstream_trees import DEVEL, tree_2_19_1, write_tag
 
 from .pipeline import MATRIX, ROOT, V1, Checkout
@@ -78,6 +81,9 @@ def test_each_step_of_the_nightly_works_on_the_sample(
         "vars.REGISTRY_USER || github.actor": local_registry.username,
         "secrets.REGISTRY_PASSWORD || secrets.GITHUB_TOKEN": local_registry.password,
         "vars.BAZEL_REMOTE_CACHE": "",
+        "vars.COSIGN_PUBLIC_KEY": "",
+        "secrets.COSIGN_KEY": "planted",
+        "secrets.COSIGN_PASSWORD": "",
         "secrets.BAZEL_REMOTE_HEADERS": "",
         "matrix.variant": V1,
         "vars.UPSTREAM || 'https://github.com/tensorflow/serving.git'": str(upstream),
@@ -98,7 +104,12 @@ def test_each_step_of_the_nightly_works_on_the_sample(
     (checkout.folder / MATRIX.replace(".yaml", ".lock")).write_text("bases: {}\n", encoding="utf-8")
     runner.run("checks")
     runner.run("build")
-    assert checkout.record(V1, "push")["outputs"]
+    (place,) = checkout.record(V1, "push")["outputs"]["places"]
+    assert stat.filemode((checkout.folder / "cosign.key").stat().st_mode) == "-rw-------"
+    asked = Registry(local_registry.host, credentials=local_registry.credentials)
+    index = asked.manifest(checkout.repository, "2.19.1")
+    assert index
+    assert {one["digest"] for one in json.loads(index.body)["manifests"]} >= {*place["digests"].values()}
     assert V1 in runner.summary.read_text(encoding="utf-8")
     runner.run("bench")
     measured = runner.summary.read_text(encoding="utf-8").rpartition("answers/s")[2]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from serving_factory.commands.history import show_history
-from serving_factory.commands.report import build_command, measure, show_report
+from serving_factory.commands.images import build_command
+from serving_factory.commands.report import measure, show_report
 from serving_factory.commands.shared import Asked, Checkout
 from serving_factory.errors import HistoryError, UnknownNameError, UsageError
 from serving_factory.pipeline.build_lock import hold_lock

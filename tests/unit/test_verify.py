@@ -17,12 +17,17 @@ from serving_factory.docker.registry import INDEX, ImageName
 from serving_factory.errors import (
     FactoryError,
     ImageDiffersError,
+    NotBuiltError,
     ProofError,
     RegistryError,
     SignatureError,
+    UnknownNameError,
     UsageError,
 )
 from serving_factory.inspection.facts import DeviceCode
+from serving_factory.pipeline.records import write_record
+from serving_factory.pipeline.stages import STAGES
+from serving_factory.pipeline.stages.push import Place
 from serving_factory.proofs import deep
 from serving_factory.proofs.keys import PrivateKey
 from serving_factory.proofs.sbom import SBOM
@@ -33,6 +38,7 @@ from .byte_registry import ByteRegistry, digest_of
 from .elf_files import Elf
 from .matrices import write
 from .published_image import BASE, COMPILE_KEY, KEY, MANIFEST, REPOSITORY, PublishedImage, archive
+from .stage_records import record, write_records
 
 OTHER = "sha256:" + "9" * 64
 
@@ -424,6 +430,24 @@ def test_a_failure_has_an_exit_code_of_its_own(
         run(asked, f"{registry.host}/{REPOSITORY}:x")
     assert name in caught.value.what
     assert message in caught.value.why
+
+
+def test_a_variants_name_stands_for_what_was_pushed_of_it(
+    registry: ByteRegistry, asked: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variant = "2.19.1-cpu-v1"
+    with pytest.raises(UnknownNameError, match=f"did you mean '{variant}'"):
+        run(asked, "2.19.1-cpu-v2")
+    with pytest.raises(NotBuiltError, match="no image that passed"):
+        run(asked, variant)
+    write_records(asked.folder / variant, *STAGES[:-1])
+    with pytest.raises(NotBuiltError, match="not pushed"):
+        run(asked, variant)
+    digests = {"full": PublishedImage().publish(registry)}
+    place = Place(registry=registry.host, repository=REPOSITORY, digests=digests, not_moved={}, pushed_layers=1)
+    write_record(asked.folder / variant, record("push", variant=variant, places=(place,)))
+    run(asked, variant)
+    assert "15 checks: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("image", ["", "r.example/a@sha256:1", "r.example/UPPER"])

@@ -9,19 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from serving_factory.commands.compare_page import comparison_page
-from serving_factory.commands.images import recorded_image
-from serving_factory.commands.report import build_command
+from serving_factory.commands.images import build_command, named_image
 from serving_factory.commands.shared import CompareOptions, progress, show, width
 from serving_factory.commands.watched import watched
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import GpuAccess
 from serving_factory.docker.process import Cancel
-from serving_factory.errors import GpuMissingError, NotBuiltError, ServerNotReadyError, UnknownNameError, UsageError
+from serving_factory.errors import GpuMissingError, ServerNotReadyError, UnknownNameError, UsageError
 from serving_factory.load.results import Figures, Results, results_of
 from serving_factory.load.rounds import PATIENCE, Plan, measure
 from serving_factory.load.servers import Subject, started
 from serving_factory.load.statistics import CONFIDENCE, spread
-from serving_factory.matrix.problems import nearest
 from serving_factory.output.text import duration, size, table
 from serving_factory.pipeline.build_lock import hold_lock
 from serving_factory.pipeline.events import document_text
@@ -81,23 +79,8 @@ def _images(words: Sequence[str], options: CompareOptions) -> dict[str, str]:
             f"{twice[0]} is named twice", remedy="name each image once; --cpus 1,8 gives it several limits"
         )
     variants = {one.id for one in options.asked.load().variants}
-    found = {}
-    for word in words:
-        found[word] = word
-        if word in variants:
-            image = recorded_image(options.asked.folder / word)
-            if image is None:
-                raise NotBuiltError(
-                    f"{word} has no image that passed its smoke test", remedy=build_command(options.asked, word)
-                )
-            found[word] = image.name
-        elif not set(word) & set("/:@"):
-            near = nearest(word, variants)
-            raise UnknownNameError(
-                f"{word} is no variant of {options.asked.file}" + (f"; did you mean {near!r}?" if near else ""),
-                remedy="`./factory list` shows variants; other images are named with their tag: serving:2.19.1",
-            )
-    return found
+    images = {word: named_image(options.asked, word, variants) for word in words}
+    return {word: image.name if image else word for word, image in images.items()}
 
 
 def _models(options: CompareOptions) -> list[Path]:

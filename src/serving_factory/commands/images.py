@@ -1,12 +1,16 @@
-"""Which image a variant has, by its records."""
+"""Which image a variant has, by its records; what stands for an image on the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serving_factory.commands.shared import Asked
+from serving_factory.errors import NotBuiltError, UnknownNameError
+from serving_factory.matrix.problems import nearest
 from serving_factory.pipeline.records import Record
 from serving_factory.pipeline.stages import reached
 from serving_factory.pipeline.stages.package import Packaged
@@ -35,6 +39,33 @@ def recorded_image(folder: Path) -> Image | None:
             place = pushed.places[0]
             return Image(f"{place.name}@{next(iter(place.digests.values()))}", published=True)
     return Image(packaged.names[0], published=False)
+
+
+def named_image(asked: Asked, word: str, variants: Collection[str]) -> Image | None:
+    """The image of a variant that is named by its id; None where the word is an image's own name.
+
+    Raises:
+        NotBuiltError: the variant has no image.
+        UnknownNameError: it is neither.
+    """
+    if word in variants:
+        image = recorded_image(asked.folder / word)
+        if image is None:
+            raise NotBuiltError(f"{word} has no image that passed its smoke test", remedy=build_command(asked, word))
+        return image
+    if not set(word) & set("/:@"):
+        near = nearest(word, variants)
+        raise UnknownNameError(
+            f"{word} is no variant of {asked.file}" + (f"; did you mean {near!r}?" if near else ""),
+            remedy="`./factory list` shows variants; other images are named with their tag: serving:2.19.1",
+        )
+    return None
+
+
+def build_command(asked: Asked, variant: str) -> str:
+    """The command that builds a variant of the matrix that was asked for."""
+    matrix = ("--matrix", asked.matrix) if asked.matrix else ()
+    return shlex.join(["./factory", "build", *matrix, "--variant", variant])
 
 
 def image_names(records: Mapping[str, Record[Any]]) -> frozenset[str]:

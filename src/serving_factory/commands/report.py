@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from serving_factory.catalogue.levels import Level
 from serving_factory.commands.history import listed_runs, span
-from serving_factory.commands.images import image_names
+from serving_factory.commands.images import build_command, image_names
 from serving_factory.commands.shared import Asked, progress, show, write_file
 from serving_factory.load.levels import LevelFigures
 from serving_factory.load.statistics import Interval
@@ -139,12 +138,6 @@ def report_page(documents: Sequence[Mapping[str, Any]]) -> str:
     never = tuple((one["variant"], one["build_command"]) for one in documents if one["build_command"])
     sections.append(("Not built yet; to build:", never))
     return page("Report", sections)
-
-
-def build_command(asked: Asked, variant: str) -> str:
-    """The command that builds a variant of the matrix that was asked for."""
-    matrix = ("--matrix", asked.matrix) if asked.matrix else ()
-    return shlex.join(["./factory", "build", *matrix, "--variant", variant])
 
 
 # --- the page for browsers --------------------------------------------------------------------------------------------

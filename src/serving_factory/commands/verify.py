@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serving_factory.commands.images import build_command, named_image
 from serving_factory.commands.keys import require_extra
 from serving_factory.commands.shared import Asked, progress, show, width
 from serving_factory.docker.http import Client, Patience
 from serving_factory.docker.registry import DIGEST, ImageName, Registry, credentials_for
-from serving_factory.errors import UsageError
+from serving_factory.errors import NotBuiltError, UsageError
 from serving_factory.matrix.lockfile import read_lock
 from serving_factory.output.text import count, table, words
 
@@ -25,8 +26,11 @@ def verify(asked: Asked, image: str, *, key: str, deep: bool, json: bool) -> Non
     if not image:
         raise UsageError(
             "`verify` needs an image",
-            remedy="name it as docker does: ./factory verify registry.example.com/team/serving:2.19.1-cpu-v3",
+            remedy="name it as docker does, or a variant that was pushed: "
+            "./factory verify registry.example.com/team/serving:2.19.1-cpu-v3",
         )
+    if not set(image) & set("/:@"):
+        image = _pushed(asked, image)
     require_extra()
     from serving_factory.proofs.keys import PublicKey
     from serving_factory.proofs.verify import Subject, Verdict
@@ -58,6 +62,16 @@ def verify(asked: Asked, image: str, *, key: str, deep: bool, json: bool) -> Non
             why="\n".join(one.found for one in failed),
             remedy="Do not use it; see who pushed it, and push the image again from its build.",
         )
+
+
+def _pushed(asked: Asked, variant: str) -> str:
+    """What a registry was given of a variant, by its digest; raises NotBuiltError, UnknownNameError."""
+    image = named_image(asked, variant, {one.id for one in asked.load().variants})
+    if image is None or not image.published:
+        raise NotBuiltError(
+            f"{variant} has an image that was not pushed", remedy=f"{build_command(asked, variant)} --registry REGISTRY"
+        )
+    return image.name
 
 
 def checks_table(found: Sequence[Check], *, width: int | None = None) -> str:
