@@ -345,6 +345,14 @@ def test_zeros_go_where_a_form_of_them_is_known(embed: Embed, tmp_path: Path) ->
     assert "--request FILE" in ended.err
 
 
+def test_zeros_that_no_memory_holds_are_not_sent(embed: Embed, tmp_path: Path) -> None:
+    huge = graph(serving_default=signature({"x": tensor("DT_FLOAT", -1, 10**12)}))
+    ended = embed(str(write_model(tmp_path / "huge", huge)), "--dry-run")
+    assert ended.code == 29
+    assert "REST: the inputs have 1,000,000,000,000 values" in ended.err
+    assert "--request FILE" in ended.err
+
+
 def test_texts_are_empty_and_the_default_signature_goes_first(embed: Embed, tmp_path: Path) -> None:
     other = signature({"x": tensor("DT_STRING", -1)}, method="tensorflow/serving/classify")
     made = graph(a=other, serving_default=signature())
@@ -517,6 +525,8 @@ def test_what_is_typed_wrong_is_one_message(embed: Embed, words: tuple[str, ...]
     ("body", "text"),
     [
         ("{", "is not JSON"),
+        (f"{'[' * 100_000}", "is not JSON"),
+        ('{"instances": [1.0], "expect": [2.5]}', "unknown member `expect`"),
         ("[1]", "must be an object with `instances` or `inputs`"),
         ('{"instances": [], "inputs": []}', "must be an object with `instances` or `inputs`"),
         ('{"instances": [1.0], "tolerance": "1"}', "`tolerance` must be a number from 0 on, got '1'"),

@@ -45,6 +45,13 @@ class Comparison:
 
 def compare(words: Sequence[str], options: CompareOptions) -> None:
     """Measure images against each other, and write the page and its JSON; a dry run only says what would be done."""
+    page = Path(options.output)
+    if page.suffix == ".json":
+        raise UsageError(
+            f"`--output` names the page, got {options.output!r}",
+            why="JSON goes beside the page, into the file of the same name that ends in .json",
+            remedy=f"write it like --output {page.with_suffix('.html')}",
+        )
     images = _images(words, options)
     models = _models(options)
     if options.dry_run:
@@ -53,7 +60,7 @@ def compare(words: Sequence[str], options: CompareOptions) -> None:
         show(_planned(plan, inputs), _plan_text(plan, options, inputs), json=options.json)
         return
     comparison = _run(images, models, options)
-    page, document = Path(options.output), document_of(comparison)
+    document = document_of(comparison)
     write_atomically(page, comparison_page(comparison))
     write_atomically(page.with_suffix(".json"), document_text(document))
     show(document, _text(comparison, page), json=options.json)

@@ -127,8 +127,9 @@ def notes_of(figures: Sequence[Figures], servers: Sequence[str]) -> list[str]:
             found.append(_indistinct(name, servers[0], [one.ratio for one in mine if one.ratio]))
         elif certain < len(mine):
             found.append(
-                f"{name} differs from {servers[0]} with certainty under {certain} of {len(mine)} loads. Under the "
-                "others they are equally fast, or the machine is too noisy to show which is faster."
+                f"{name} differs from {servers[0]} with certainty under {certain} of {len(mine)} loads; of servers "
+                f"that are equally fast, {_by_chance(mine):.2g} would seem to on average. Under the others they are "
+                "equally fast, or the machine is too noisy to show which is faster."
             )
     if busy := [one for one in figures if one.client >= SATURATED]:
         most = max(one.client for one in busy)
@@ -146,6 +147,11 @@ def notes_of(figures: Sequence[Figures], servers: Sequence[str]) -> list[str]:
                 f"{one.unsent} were not sent in time, and count as without an answer."
             )
     return found
+
+
+def _by_chance(figures: Sequence[Figures]) -> float:
+    """Under how many of these loads the noise alone makes an interval without 1, on average."""
+    return sum(1 - one.ratio.confidence for one in figures if one.ratio)
 
 
 def _indistinct(name: str, first: str, ratios: Sequence[Interval]) -> str:

@@ -29,6 +29,8 @@ _PATIENCE = 600.0  # seconds: a large model takes minutes to load, and its first
 _ANSWER_WITHIN = 60.0
 _HEALTH_TIMEOUT = 60.0
 _TOLERANCE = 1e-5
+_MEMBERS = ("signature_name", "instances", "inputs", "expected", "tolerance")
+_MOST_ZEROS = 2**25  # more values would take gigabytes as JSON, here and in the server
 _COLUMNS = Version("1.11.0")  # the first whose json_tensor.cc knows `inputs`
 # Zero by type in JSON: those that json_tensor.cc converts, in every release from 1.8.0 on.
 _IN_JSON: Mapping[str, object] = {
@@ -76,7 +78,7 @@ def read_request(file: Path) -> Request:
     example = 'write it like {"instances": [1.0, 2.0], "expected": [2.5, 3.0]}'
     try:
         body = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"`--request` {file} is not JSON: {error}", remedy=example) from None
     if not isinstance(body, dict) or ("instances" in body) == ("inputs" in body):
         raise UsageError(
@@ -84,6 +86,9 @@ def read_request(file: Path) -> Request:
             why="it is the body of a predict request of TensorFlow Serving's REST API",
             remedy=example,
         )
+    if unknown := sorted(body.keys() - {*_MEMBERS}):  # servers pass over them
+        known = ", ".join(f"`{name}`" for name in _MEMBERS)
+        raise UsageError(f"`--request` {file}: unknown member `{unknown[0]}`", why=f"known are {known}", remedy=example)
     expected, tolerance = body.pop("expected", None), body.pop("tolerance", _TOLERANCE)
     if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < math.inf:
         raise UsageError(
@@ -134,6 +139,10 @@ def _unasked(
 ) -> Iterator[tuple[str, str]]:
     if request:
         yield "gRPC", "the request is one of REST"
+        return
+    values = sum(math.prod(kind.sizes) for kind in kinds.inputs.values())
+    if values > _MOST_ZEROS:
+        yield from dict.fromkeys(("REST", "gRPC"), f"the inputs have {values:,} values").items()
         return
     if not facts.rest:
         yield "REST", "the release has none"

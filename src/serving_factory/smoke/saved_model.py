@@ -23,6 +23,7 @@ _METHODS = {f"tensorflow/serving/{name}" for name in ("predict", "classify", "re
 _GRAPH = "saved_model.pb"
 _INDEX, _SHARD = "variables/variables.index", re.compile(r"variables/variables\.data-(\d{5})-of-(\d{5})")
 _VARIABLES = {"VarHandleOp", "VarHandlesOp", "Variable", "VariableV2"}
+_VERSIONS = range(2**63)  # servers pass over folders with another number (file_system_storage_path_source.cc)
 _REFERENCE = 100  # added to a type, that of a reference to it (types.proto): a variable of TensorFlow 1 as an output
 _SHOWN = 5
 
@@ -96,8 +97,8 @@ def _versions(place: Path) -> tuple[Path, set[int]]:
         return place, {1}
     found: dict[int, Path] = {}
     for path in sorted(place.iterdir()):
-        numbered = path.name.isascii() and path.name.isdecimal() and path.is_dir()
-        if numbered and (other := found.setdefault(int(path.name), path)) != path:
+        numbered = path.name.isascii() and path.name.isdecimal() and int(path.name) in _VERSIONS
+        if numbered and path.is_dir() and (other := found.setdefault(int(path.name), path)) != path:
             raise ModelError(f"{other} and {path} are the same version.", remedy="Remove one of them.")
     if not found:
         raise ModelError(
