@@ -52,6 +52,7 @@ class PublishedImage:
     says: dict[str, Any] = field(default_factory=dict)  # image.json
     diff_ids: list[str] | None = None
     layers: list[bytes] = field(default_factory=list)  # packed
+    above: list[bytes] = field(default_factory=list)  # more layers, not packed
     about: dict[str, Any] = field(default_factory=dict)  # what SBOM and provenance say instead
     signer: PrivateKey | None = KEY
 
@@ -64,7 +65,7 @@ class PublishedImage:
             SERVER: self.binary,
             "usr/share/serving-factory/image.json": json.dumps({**said, **self.says}).encode(),
         }
-        plain = [archive({"etc/passwd": self.base}), archive({**server, **self.more})]
+        plain = [archive({"etc/passwd": self.base}), archive({**server, **self.more}), *self.above]
         packed = self.layers or [gzip.compress(one, mtime=0) for one in plain]
         labels = {
             "org.opencontainers.image.version": "2.19.1",

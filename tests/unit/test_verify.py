@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 
 from serving_factory.commands.shared import Asked
 from serving_factory.commands.verify import verify as command
-from serving_factory.docker.referrers import fallback_tag
+from serving_factory.docker.referrers import Artifact, attach, fallback_tag
 from serving_factory.docker.registry import INDEX, ImageName
 from serving_factory.errors import (
     FactoryError,
@@ -32,7 +34,7 @@ from serving_factory.proofs import deep
 from serving_factory.proofs.keys import PrivateKey
 from serving_factory.proofs.sbom import SBOM
 from serving_factory.proofs.signatures import IN_TOTO
-from serving_factory.proofs.verify import CHECKS, Check, Subject, Verdict, verify
+from serving_factory.proofs.verify import BINARY, CHECKS, Check, Subject, Verdict, verify
 
 from .byte_registry import ByteRegistry, digest_of
 from .elf_files import Elf
@@ -161,6 +163,31 @@ def without_signature(registry: ByteRegistry) -> None:
     del registry.tags[fallback_tag(PublishedImage().publish(registry), ".sig")]
 
 
+def upper(name: str, kind: bytes) -> Tamper:
+    """A whole image, and a layer above with one more member."""
+
+    def tamper(registry: ByteRegistry) -> None:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/evil"
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w") as made:
+            made.addfile(member)
+        PublishedImage(above=[stream.getvalue()]).publish(registry)
+
+    return tamper
+
+
+def nonsense() -> bytes:
+    """A layer with a header that Python's tarfile raises a ValueError of."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as made:
+        member = tarfile.TarInfo("a")
+        member.pax_headers = {"GNU.sparse.map": "x,y"}
+        made.addfile(member)
+    return gzip.compress(stream.getvalue())
+
+
+NONSENSE = nonsense()
 OTHER_BINARY = "f" * 64
 V3_SERVER = "usr/lib/serving-factory/x86-64-v3/tensorflow_model_server"
 TAMPERED: dict[str, tuple[str, str, Tamper]] = {
@@ -203,6 +230,24 @@ TAMPERED: dict[str, tuple[str, str, Tamper]] = {
         "the image has no file /usr/lib/serving-factory/tensorflow_model_server",
         published(layers=[gzip.compress(archive({"a": b""}))] * 2),
     ),
+    "link in its place": ("binary", "an upper layer removes /usr/lib", upper(BINARY, tarfile.SYMTYPE)),
+    "link to it": ("binary", "an upper layer removes /usr/lib", upper(f"./usr//{BINARY[4:]}", tarfile.LNKTYPE)),
+    "link in its folder's place": (
+        "binary",
+        "an upper layer removes",
+        upper("usr/lib/serving-factory", tarfile.SYMTYPE),
+    ),
+    "folder in its place": ("binary", "an upper layer removes", upper(BINARY, tarfile.DIRTYPE)),
+    "removed": ("binary", "an upper layer removes", upper("usr/lib/.wh.serving-factory", tarfile.REGTYPE)),
+    "removed with all": ("binary", "an upper layer removes", upper("usr/lib/.wh..wh..opq", tarfile.REGTYPE)),
+    "another path to it": (
+        "binary",
+        "the binary is not that of the label",
+        upper("usr//lib/./serving-factory/a/../tensorflow_model_server", tarfile.REGTYPE),
+    ),
+    "headers without sense": ("contents", "it cannot be unpacked", published(layers=[NONSENSE])),
+    "no labels": ("identity", "the image has no label", published(settings={"Labels": {}}, says={"variant": None})),
+    "root by another number": ("user", "the image runs as root", published(settings={"User": "00"})),
     "no facts": ("identity", "image.json cannot be read", published(says={"binary": 7})),
     "variant": (
         "identity",
@@ -321,6 +366,13 @@ def test_a_registry_may_send_anything(registry: ByteRegistry, content: bytes, co
     assert found["signature"].verdict is Verdict.FAILED
 
 
+def test_an_sbom_may_say_anything(registry: ByteRegistry) -> None:
+    digest = PublishedImage(signer=None).publish(registry)
+    said = {"metadata": {"component": {"hashes": [{"content": []}]}}, "components": 1}
+    attach(registry.client, REPOSITORY, digest, Artifact(media_type=SBOM, content=json.dumps(said).encode()))
+    assert checks(registry, key=None)["sbom"].verdict is Verdict.FAILED
+
+
 def test_an_image_that_is_not_there(registry: ByteRegistry) -> None:
     with pytest.raises(RegistryError, match=r"has no image .*team/serving:x"):
         checks(registry)
@@ -343,6 +395,21 @@ def test_each_image_of_an_index_is_checked(registry: ByteRegistry) -> None:
     assert checks(registry)["linux/amd64/v3 layers"].verdict is Verdict.FAILED
 
 
+@pytest.mark.parametrize("listed", [[], 7])
+def test_an_index_without_an_image_fails(registry: ByteRegistry, listed: object) -> None:
+    registry.put("x", INDEX, json.dumps({"manifests": listed}).encode())
+    found = checks(registry, key=None)["manifest"]
+    assert (found.verdict, found.found) == (Verdict.FAILED, "the index has no image")
+
+
+def test_an_index_in_an_index_is_no_image(registry: ByteRegistry) -> None:
+    """However many a registry sends: it may answer each digest with the same index."""
+    content = json.dumps({"manifests": [{"digest": OTHER, "platform": {"os": "linux"}}]}).encode()
+    registry.put("x", INDEX, content)
+    registry.manifests[OTHER] = (INDEX, content)
+    assert checks(registry)["linux manifest"].verdict is Verdict.FAILED
+
+
 # --- reading the binary again -----------------------------------------------------------------------------------------
 
 
@@ -356,9 +423,9 @@ def device_code(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_level_is_read_again(registry: ByteRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bytes] = []
 
-    def level_of(binary: Path, level: str, release: str) -> tuple[str, str]:
+    def level_of(binary: Path, level: str, release: str) -> deep.LevelRead:
         seen.append(binary.read_bytes())
-        return ("code above the level" if level == "x86-64" else ""), f"{level} {release}"
+        return deep.LevelRead(wrong="code above the level" * (level == "x86-64"), found=f"{level} {release}")
 
     monkeypatch.setattr(deep, "level_of", level_of)
     PublishedImage().publish(registry)
@@ -372,7 +439,7 @@ def test_the_level_is_read_again(registry: ByteRegistry, monkeypatch: pytest.Mon
 def test_the_code_for_gpus_is_read_again(
     registry: ByteRegistry, monkeypatch: pytest.MonkeyPatch, label: str, verdict: Verdict
 ) -> None:
-    monkeypatch.setattr(deep, "level_of", lambda *_: ("", "as it must be"))
+    monkeypatch.setattr(deep, "level_of", lambda *_: deep.LevelRead(found="as it must be"))
     PublishedImage(labels={"org.serving-factory.capabilities": label}).publish(registry)
     found = checks(registry, read=True)
     assert found["level"].found == "as it must be"
@@ -391,7 +458,25 @@ def test_what_is_no_program_fails(registry: ByteRegistry) -> None:
 def test_a_level_is_compared_with_the_code(tmp_path: Path, level: str, wrong: bool) -> None:  # noqa: FBT001
     """A program without symbols, and without an instruction of the higher level."""
     file = Elf(text=b"\xc3" * 64).write(tmp_path / "server")
-    assert bool(deep.level_of(file, level, "2.19.1")[0]) is wrong
+    assert bool(deep.level_of(file, level, "2.19.1").wrong) is wrong
+
+
+@pytest.mark.usefixtures("device_code")
+def test_a_level_that_is_not_proven_is_skipped(registry: ByteRegistry, tmp_path: Path) -> None:
+    """Without symbols nobody knows whose code has an instruction above the level."""
+    vfmadd = b"\xc4\xe2\xf1\xb8\xc2"
+    PublishedImage(binary=Elf(text=vfmadd * 8 + b"\xc3").write(tmp_path / "server").read_bytes()).publish(registry)
+    level = checks(registry, read=True)["level"]
+    assert level.verdict is Verdict.SKIPPED
+    assert "not proven" in level.found
+
+
+@pytest.mark.usefixtures("device_code")
+def test_the_uppermost_server_is_read(registry: ByteRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [gzip.compress(archive({BINARY: content})) for content in (b"lower" * 2**20, b"upper")]
+    monkeypatch.setattr(deep, "level_of", lambda file, *_: deep.LevelRead(found=file.read_bytes().decode()))
+    PublishedImage(layers=layers).publish(registry)
+    assert checks(registry, read=True)["level"].found == "upper"
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

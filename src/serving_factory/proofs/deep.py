@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
@@ -15,8 +16,17 @@ from serving_factory.inspection.rules import Expectation, Rule, VersionAnswer, c
 _RULES = {Rule.MACHINE, Rule.LEVEL_KEPT, Rule.LEVEL_USED}
 
 
-def level_of(binary: Path, level: str, release: str) -> tuple[str, str]:
-    """Compare a binary with a level: what is wrong, or empty; and what was found."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelRead:
+    """What the code of a binary says of its level."""
+
+    wrong: str = ""
+    found: str = ""
+    proven: bool = True  # whether nothing is in doubt
+
+
+def level_of(binary: Path, level: str, release: str) -> LevelRead:
+    """Compare a binary with a level."""
     try:
         upstream = upstream_flags(Version(release))
     except InvalidVersion:  # a release with a name of its own
@@ -34,5 +44,8 @@ def level_of(binary: Path, level: str, release: str) -> tuple[str, str]:
         missing=(),
     )
     found = [one for one in findings if one.rule in _RULES]
-    wrong = "; ".join(one.text for one in found if one.ok is False)
-    return wrong, "; ".join(one.text for one in found)
+    return LevelRead(
+        wrong="; ".join(one.text for one in found if one.ok is False),
+        found="; ".join(one.text for one in found),
+        proven=all(one.ok for one in found),
+    )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import posixpath
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ CHUNK = 2**20
 _GZIP = b"\x1f\x8b"
 _AT_ONCE = 2  # layers; each takes a CPU to decompress
 _LIMIT = 2**20  # bytes of a small file
+_WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"  # image specification, "Whiteouts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,11 @@ class File:
     size: int
     sha256: str
     content: bytes  # of a small file; else empty
+    kept: Path | None = None  # a copy
+
+
+REMOVED = File(size=0, sha256="", content=b"")
+"""Stands for a file of a lower layer that is not there any more, or is a link or a folder now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +71,7 @@ class _Hashing:
 def read_layers(
     registry: Registry, repository: str, layers: Sequence[Mapping[str, Any]], paths: Mapping[str, Path | None]
 ) -> tuple[Layer, ...]:
-    """Fetch the layers of a manifest, and look at files in them: path → where a copy is kept, if at all."""
+    """Fetch the layers of a manifest, and look at files in them: path → the folder for copies, if any is kept."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return tuple(pool.map(lambda one: _read_layer(registry, repository, str(one.get("digest")), paths), layers))
 
@@ -83,13 +90,13 @@ def _read_layer(registry: Registry, repository: str, digest: str, paths: Mapping
             return Layer(digest="", size=0, diff_id="", trouble="the registry has no such blob")
         found = f"sha256:{sent.hexdigest()}"
         packed.seek(0)
-        files: dict[str, File] = {}
         try:
             with _unpacked(packed) as stream:
-                files |= dict(_files(stream, paths))
+                files = _files(stream, paths)
                 return Layer(digest=found, size=size, diff_id=stream.drain(), files=files)
-        except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-            return Layer(digest=found, size=size, diff_id="", trouble=f"it cannot be unpacked: {error}", files=files)
+        # tarfile raises the last two where a header says nonsense.
+        except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, RecursionError) as error:
+            return Layer(digest=found, size=size, diff_id="", trouble=f"it cannot be unpacked: {error}")
 
 
 @contextmanager
@@ -103,21 +110,36 @@ def _unpacked(packed: IO[bytes]) -> Iterator[_Hashing]:
         yield _Hashing(packed)
 
 
-def _files(stream: _Hashing, paths: Mapping[str, Path | None]) -> Iterator[tuple[str, File]]:
+def _files(stream: _Hashing, paths: Mapping[str, Path | None]) -> Mapping[str, File]:
+    files: dict[str, File] = {}
+    of_lower_layers: dict[str, File] = {}
     with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK) as archive:  # type: ignore[call-overload] # it reads
         for member in archive:
-            path = member.name.removeprefix("./").lstrip("/")
-            if path in paths and member.isfile():
-                yield path, _file(archive, member, paths[path])
+            path = posixpath.normpath(f"/{member.name}").lstrip("/")
+            folder, name = posixpath.split(path)
+            if name.startswith(_WHITEOUT):
+                gone = folder if name == _OPAQUE else posixpath.join(folder, name.removeprefix(_WHITEOUT))
+                of_lower_layers |= dict.fromkeys(_at_or_below(gone, paths), REMOVED)
+            elif path in paths and member.isfile():
+                files[path] = _file(archive, member, paths[path])
+            elif path in paths or not member.isdir():
+                files |= dict.fromkeys(_at_or_below(path, paths), REMOVED)
+    return of_lower_layers | files
 
 
-def _file(archive: tarfile.TarFile, member: tarfile.TarInfo, keep: Path | None) -> File:
+def _at_or_below(place: str, paths: Iterable[str]) -> list[str]:
+    return [one for one in paths if not place or f"{one}/".startswith(f"{place}/")]
+
+
+def _file(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path | None) -> File:
     content, sha256, opened = b"", hashlib.sha256(), archive.extractfile(member)
-    with keep.open("wb") if keep else nullcontext() as kept:
+    # A name of its own: other layers, which are read at the same time, may have the same file.
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) if folder else nullcontext() as kept:
         while opened and (piece := opened.read(CHUNK)):
             sha256.update(piece)
             if kept:
                 kept.write(piece)
             elif member.size <= _LIMIT:
                 content += piece
-    return File(size=member.size, sha256=sha256.hexdigest(), content=content)
+    copy = Path(kept.name) if kept else None
+    return File(size=member.size, sha256=sha256.hexdigest(), content=content, kept=copy)

@@ -21,7 +21,7 @@ from serving_factory.errors import (
     RegistryError,
     SignatureError,
 )
-from serving_factory.proofs.image import File, Layer, read_layers
+from serving_factory.proofs.image import REMOVED, File, Layer, read_layers
 from serving_factory.proofs.keys import PublicKey
 from serving_factory.proofs.sbom import SBOM
 from serving_factory.proofs.signatures import IN_TOTO, is_signed, require_signed, signatures_of, subjects_of
@@ -77,7 +77,6 @@ class Evidence:
     referrers: tuple[Referrer, ...]
     config: bytes | None = None
     layers: tuple[Layer, ...] = ()
-    binary_file: Path | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -93,7 +92,8 @@ class Evidence:
     @property
     def labels(self) -> Mapping[str, str]:
         """The image's labels."""
-        return members(members(self.settings.get("config")).get("Labels"))
+        labels = members(members(self.settings.get("config")).get("Labels"))
+        return {name: str(value) for name, value in labels.items()}
 
     def label(self, name: str) -> str:
         """A label; `_AbsentError` where the image has none."""
@@ -104,8 +104,10 @@ class Evidence:
     def file(self, path: str) -> File:
         """The uppermost file at a path; `_AbsentError` where there is none."""
         for layer in reversed(self.layers):
+            if (found := layer.files.get(path, REMOVED)) is not REMOVED:
+                return found
             if path in layer.files:
-                return layer.files[path]
+                raise _AbsentError(f"an upper layer removes /{path}, or has a link or a folder in its place")
         raise _AbsentError(f"the image has no file /{path}")
 
     @property
@@ -128,6 +130,12 @@ class _AbsentError(Exception):
 
 def verify(registry: Registry, asked: Subject) -> list[Check]:
     """Check an image; of an index its signature, and each image in it, whose checks' names begin with the platform."""
+    held, manifest = _asked_for(registry, asked)
+    return (_of_index if manifest.media_type in _LISTS else _of_image)(registry, asked, held, manifest)
+
+
+def _asked_for(registry: Registry, asked: Subject) -> tuple[str, Manifest]:
+    """The digest that the tag stands for, and the manifest or index."""
     held = registry.manifest_digest(asked.name.repository, asked.tag or asked.digest)
     manifest = registry.manifest(asked.name.repository, asked.digest or held or "") if held else None
     if held is None or manifest is None:
@@ -136,10 +144,7 @@ def verify(registry: Registry, asked: Subject) -> list[Check]:
             f"The registry {registry.host} has no image {asked.name}{reference}.",
             remedy="Correct the image's name, tag or digest.",
         )
-    if manifest.media_type in _LISTS:
-        return _of_index(registry, asked, held, manifest)
-    with tempfile.TemporaryDirectory() as folder:
-        return _of_image(registry, asked, held, manifest, Path(folder))
+    return held, manifest
 
 
 def _of_index(registry: Registry, asked: Subject, held: str, manifest: Manifest) -> list[Check]:
@@ -149,19 +154,21 @@ def _of_index(registry: Registry, asked: Subject, held: str, manifest: Manifest)
         about = members(entry.get("platform"))
         platform = "/".join(str(about[one]) for one in ("os", "architecture", "variant") if about.get(one))
         part = replace(asked, tag="", digest=str(entry.get("digest")))
-        found += [replace(one, name=f"{platform} {one.name}") for one in verify(registry, part) if one.name != "tag"]
+        # As an image, whatever it says: a registry could send indexes without end.
+        of_part = _of_image(registry, part, *_asked_for(registry, part))
+        found += [replace(one, name=f"{platform} {one.name}") for one in of_part if one.name != "tag"]
     return found
 
 
-def _of_image(registry: Registry, asked: Subject, held: str, manifest: Manifest, folder: Path) -> list[Check]:
+def _of_image(registry: Registry, asked: Subject, held: str, manifest: Manifest) -> list[Check]:
     repository, document = asked.name.repository, manifest.document
     config = registry.small_blob(repository, str(members(document.get("config")).get("digest")))
-    kept = folder / "binary" if asked.deep else None
-    paths = {BINARY: kept, _IMAGE_JSON: None, **dict.fromkeys(_HIGHER.values())}
-    layers = read_layers(registry, repository, listed(document.get("layers")), paths)
-    seen = _evidence(registry, asked, held, manifest)
-    seen = replace(seen, config=config, layers=layers, binary_file=kept)
-    return [_checked(one, seen) for one in CHECKS]
+    with tempfile.TemporaryDirectory() as folder:
+        copies = Path(folder) if asked.deep else None
+        paths = {BINARY: copies, _IMAGE_JSON: None, **dict.fromkeys(_HIGHER.values())}
+        layers = read_layers(registry, repository, listed(document.get("layers")), paths)
+        seen = replace(_evidence(registry, asked, held, manifest), config=config, layers=layers)
+        return [_checked(one, seen) for one in CHECKS]
 
 
 def _evidence(registry: Registry, asked: Subject, held: str, manifest: Manifest) -> Evidence:
@@ -207,6 +214,8 @@ def _manifest(seen: Evidence) -> str:
     _same(seen.manifest.digest, seen.asked.digest or seen.held, "the manifest has another digest than its name")
     if not seen.manifest.document:
         raise _WrongError("the manifest is no JSON object")
+    if seen.manifest.media_type in _LISTS and not listed(seen.manifest.document.get("manifests")):
+        raise _WrongError("the index has no image")
     return f"{seen.manifest.media_type}, {len(seen.manifest.body)} bytes"
 
 
@@ -242,7 +251,8 @@ def _contents(seen: Evidence) -> str:
 
 def _user(seen: Evidence) -> str:
     user = str(members(seen.settings.get("config")).get("User") or "")
-    if user.partition(":")[0] in {"", "0", "root"}:
+    name = user.partition(":")[0]
+    if name == "root" or not name.lstrip("+-0"):  # Docker reads 00 as a number, too
         raise _WrongError(f"the image runs as root: its user is '{user}'")
     return user
 
@@ -266,16 +276,16 @@ def _binary(seen: Evidence) -> str:
 
 
 def _identity(seen: Evidence) -> str:
-    document, labels = seen.image_json, seen.labels
+    document = seen.image_json
     for name, label in (
         ("variant", f"{_OURS}variant"),
         ("release", f"{_OCI}version"),
         ("flavour", f"{_OURS}flavour"),
         ("level", f"{_OURS}level"),
     ):
-        _same(labels.get(label), document.get(name), f"the label {label} is not what image.json says")
+        _same(seen.label(label), document.get(name), f"the label {label} is not what image.json says")
     compiled = document["binary"].get("compile_key")
-    _same(labels.get(f"{_OURS}compile.key"), compiled, "the compile key of the label is not that of image.json")
+    _same(seen.label(f"{_OURS}compile.key"), compiled, "the compile key of the label is not that of image.json")
     return f"{document['variant']}, release {document['release']}, compile key {str(compiled)[:12]}"
 
 
@@ -321,7 +331,7 @@ def _proof(seen: Evidence, kind: str, what: str) -> Mapping[str, Any]:
 def _sbom(seen: Evidence) -> str:
     document = _proof(seen, SBOM, "SBOM")
     about = members(members(document.get("metadata")).get("component"))
-    hashes = {one.get("content") for one in listed(about.get("hashes"))}
+    hashes = [one.get("content") for one in listed(about.get("hashes"))]
     if seen.manifest.digest.partition(":")[2] not in hashes:
         raise _WrongError(f"the SBOM is about another image: {about.get('name')} {about.get('version')}")
     components = listed(document.get("components"))
@@ -352,10 +362,12 @@ def _level(seen: Evidence) -> str:
     from serving_factory.proofs.deep import level_of
 
     level = seen.label(f"{_OURS}level")
-    wrong, text = level_of(_kept(seen), level, seen.label(f"{_OCI}version"))
-    if wrong:
-        raise _WrongError(wrong)
-    return text
+    read = level_of(_kept(seen), level, seen.label(f"{_OCI}version"))
+    if read.wrong:
+        raise _WrongError(read.wrong)
+    if not read.proven:
+        raise _AbsentError(read.found)
+    return read.found
 
 
 def _device_code(seen: Evidence) -> str:
@@ -367,11 +379,9 @@ def _device_code(seen: Evidence) -> str:
 
 
 def _kept(seen: Evidence) -> Path:
-    if seen.binary_file is None:
-        raise _AbsentError("--deep reads the binary")
-    if not seen.binary_file.is_file():
-        raise _AbsentError("the image has no binary")
-    return seen.binary_file
+    if kept := seen.file(BINARY).kept:
+        return kept
+    raise _AbsentError("--deep reads the binary")
 
 
 @dataclass(frozen=True, slots=True)
