@@ -19,6 +19,7 @@ from serving_factory.docker.engine import ContainerSpec, Engine
 from serving_factory.docker.host import GpuAccess
 from serving_factory.docker.push import PushResult
 from serving_factory.pipeline import embedding
+from serving_factory.pipeline.build_lock import hold_lock
 from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.embedding import embedded_models
 from serving_factory.pipeline.records import write_record
@@ -287,6 +288,13 @@ def test_more_names_are_given_and_recorded(embed: Embed) -> None:
     assert document["work"] is True
     assert len(embed.builds) == 1
     assert found(embed(str(MODEL), "--tag", "team/a:1", "--json"))["work"] is False
+
+
+def test_it_waits_for_whatever_else_runs_containers_of_this_checkout(embed: Embed) -> None:
+    with hold_lock(Asked().checkout.build):
+        assert embed(str(MODEL), "--dry-run").code == 0
+        assert embed(str(MODEL)).code == 10
+    assert embed(str(MODEL)).code == 0
 
 
 def test_a_dry_run_checks_the_model_and_starts_nothing(embed: Embed) -> None:

@@ -15,10 +15,11 @@ from serving_factory.pipeline.events import Status, VariantResult
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.records import write_record
 from serving_factory.pipeline.runner import remove_replaced, unpushed_images
+from serving_factory.pipeline.stages import STAGES
 from serving_factory.recipes.recipe import key_of, short
 
 from .fake_compile import FakeDocker, FakeEngine
-from .stage_records import record
+from .stage_records import record, write_records
 
 OLD, NEW = "sha256:old", "sha256:new"
 FULL, ALIAS = "r:full-old", "r:alias"
@@ -37,6 +38,7 @@ def job(tmp_path: Path, fake_docker: FakeDocker, engine: FakeEngine) -> Job:
     made = fake_docker.job(tmp_path)
     site = Site(build=made.site.build, models=tmp_path, connect=lambda: cast("Engine", engine))
     made = replace(made, site=site)
+    write_records(made.folder, *STAGES[:-1])
     package(made, OLD, "full-old")
     return made
 
@@ -86,6 +88,12 @@ def test_one_that_was_pushed_stays(job: Job, engine: FakeEngine, pushed: str) ->
 def test_it_stays_until_the_new_one_has_passed_everything(job: Job, engine: FakeEngine, status: Status) -> None:
     assert run(job, status) == ""
     assert engine.removed == []
+
+
+def test_it_stays_where_only_package_ran(job: Job, engine: FakeEngine) -> None:
+    write_record(job.folder, replace(record("smoke"), inputs={"image": short(key_of(part=OLD))}))
+    assert run(job) == ""
+    assert engine.names[FULL] == OLD
 
 
 def test_without_a_record_there_is_nothing_to_remove(job: Job) -> None:

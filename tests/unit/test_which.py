@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from serving_factory.errors import (
 )
 from serving_factory.matrix.variant import Variant, variant_of
 from serving_factory.pipeline.records import write_record
-from serving_factory.pipeline.stages import STAGES
+from serving_factory.pipeline.stages import STAGES, reached
 from serving_factory.recipes.recipe import key_of, short
 
 from .matrices import write
@@ -169,6 +170,13 @@ def test_an_earlier_images_push_does_not_count(tmp_path: Path, image: str, *, pu
     found = recorded_image(tmp_path)
     assert found
     assert found.published is published
+
+
+def test_an_image_that_was_packaged_after_the_last_smoke_test_has_not_passed_it(tmp_path: Path) -> None:
+    write_records(tmp_path, *STAGES)
+    write_record(tmp_path, replace(record("smoke"), inputs={"image": short(key_of(part="sha256:earlier"))}))
+    assert recorded_image(tmp_path) is None
+    assert list(reached(tmp_path)) == list(STAGES[:-2])
 
 
 def test_a_gpu_image_is_run_with_the_gpus() -> None:

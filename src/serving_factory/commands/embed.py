@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 from serving_factory.commands.plan import jobs_of
 from serving_factory.commands.shared import EmbedOptions, progress, show
 from serving_factory.errors import UsageError
 from serving_factory.output.text import count, size
-from serving_factory.pipeline.build_lock import hold_matrix_lock
+from serving_factory.pipeline.build_lock import hold_lock, hold_matrix_lock
 from serving_factory.pipeline.embedding import (
     Embedded,
     Embedding,
@@ -40,7 +40,11 @@ def embed(options: EmbedOptions) -> None:
     (job,) = jobs_of(options.asked, (options.variant,))
     if options.registry:
         check_pushable(job.recipe, options.registry)
-    with nullcontext() if options.dry_run else hold_matrix_lock(job.site.build):
+    with ExitStack() as locks:
+        if not options.dry_run:
+            # `compare` and `bench` hold the checkout's alone; without it each would remove the other's containers.
+            locks.enter_context(hold_lock(options.asked.checkout.build))
+            locks.enter_context(hold_matrix_lock(job.site.build))
         embedding = plan_embedding(job, Path(options.model), name=options.name, request=request)
         made = up_to_date(embedding)
         ops = "" if made else check_ops(embedding)

@@ -15,7 +15,6 @@ from serving_factory.pipeline.records import Record
 from serving_factory.pipeline.stages import reached
 from serving_factory.pipeline.stages.package import Packaged
 from serving_factory.pipeline.stages.push import Pushed
-from serving_factory.recipes.recipe import key_of, short
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +33,8 @@ def recorded_image(folder: Path) -> Image | None:
     packaged: Packaged = records["package"].outputs
     if push := records.get("push"):
         pushed: Pushed = push.outputs
-        image = short(key_of(part=packaged.image))  # as Stage.digests has it: an earlier image may have been pushed
-        if push.inputs.get("image", image) == image:
-            place = pushed.places[0]
-            return Image(f"{place.name}@{next(iter(place.digests.values()))}", published=True)
+        place = pushed.places[0]
+        return Image(f"{place.name}@{next(iter(place.digests.values()))}", published=True)
     return Image(packaged.names[0], published=False)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving_factory.pipeline.records import record_path
+from serving_factory.recipes.recipe import key_of, short
 
 if TYPE_CHECKING:
     from serving_factory.pipeline.job import Stage
@@ -41,7 +42,14 @@ def reached(folder: Path) -> Mapping[str, Record[Any]]:
     for name in STAGES:
         there = os.path.exists(record_path(folder, name))  # noqa: PTH110 - Path.exists raises for a closed folder
         record = stage(name).read(folder) if there else None
-        if record is None:
+        if record is None or not _is_of_image(record, found.get("package")):
             break
         found[name] = record
     return found
+
+
+def _is_of_image(record: Record[Any], packaged: Record[Any] | None) -> bool:
+    """Whether what was tried or pushed is the image that was packaged last; earlier factories did not write it down."""
+    if packaged is None or "image" not in record.inputs:
+        return True
+    return record.inputs["image"] == short(key_of(part=packaged.outputs.image))  # as Stage.digests has it
