@@ -164,6 +164,20 @@ class TestReadFiles:
         assert fake.asked["POST /containers/NAME/start"] == 0
         assert fake.asked["DELETE /containers/NAME"] == 1
 
+    def test_a_container_that_someone_removes_is_not_an_image_without_files(self, fake: FakeEngine) -> None:
+        def gone(handler: Handler) -> None:
+            fake.answers["GET /containers/NAME/json"] = (404, {"message": "No such container: NAME"})
+            handler.send_error(404)
+
+        fake.answers |= {
+            CREATE: (201, {"Id": "NAME"}),
+            "GET /containers/NAME/json": (200, {"Id": "NAME"}),
+            "GET /containers/NAME/archive": gone,
+            "DELETE /containers/NAME": (404, {"message": "No such container: NAME"}),
+        }
+        with pytest.raises(EngineError, match="No file of an/image:1 could be read"):
+            Engine.connect().read_files("an/image:1", "/a", owner="me")
+
     def test_an_image_that_is_gone(self, fake: FakeEngine) -> None:
         fake.answers |= {CREATE: (404, {"message": "No such image: gone"}), "DELETE /containers/NAME": (204, None)}
         with pytest.raises(EngineError, match="No file of gone could be read"):

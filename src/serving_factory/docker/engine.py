@@ -263,11 +263,13 @@ class Engine:
         ):
             made = self._containers.create(image, ["none"], name=name, labels={OWNER_LABEL: owner})
             for path in paths:
-                with contextlib.suppress(NotFound):
+                try:
                     chunks, _ = self._api.get_archive(str(made.id), path)
                     with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
                         files = ((member.name, archive.extractfile(member)) for member in archive if member.isreg())
                         found |= {str(PurePosixPath(path).parent / inner): file.read() for inner, file in files if file}
+                except NotFound:
+                    made.reload()  # raises where it is the container that is gone: another factory took it for a stray
         return found
 
     def remove_strays(self, owner: str) -> int:
