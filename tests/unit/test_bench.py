@@ -135,6 +135,14 @@ def test_what_the_client_hides_is_said() -> None:
     ]
 
 
+def test_requests_without_an_answer_are_said() -> None:
+    found = figures({V1: STEADY, V3: STEADY}, failures=20)
+    (note,) = notes_of(list(found.values()))
+    assert note.startswith(
+        "More than one request of a hundred had no usable answer, in some round: 2.19.1-cpu-v1, gRPC"
+    )
+
+
 def test_a_level_without_another_is_said_to_be_compared_with_nothing() -> None:
     found = list(figures({V3: STEADY}).values())
     assert found[0].to_lowest is None

@@ -171,8 +171,14 @@ def test_an_images_facts_are_read_from_its_files() -> None:
     assert read_facts(engine_with(json.dumps(FACTS).encode()), "serving:new") == NEW
     with pytest.raises(UnknownNameError, match="the engine has no image gone"):
         read_facts(engine_with(b""), "gone")
-    with pytest.raises(ArtifactError, match=r"image\.json in serving:new cannot be read"):
-        read_facts(engine_with(b"no JSON"), "serving:new")
+    for facts in (b"no JSON", b"[1]", b"[" * 100_000):
+        with pytest.raises(ArtifactError, match=r"image\.json in serving:new cannot be read"):
+            read_facts(engine_with(facts), "serving:new")
+
+
+@pytest.mark.parametrize("higher", [7, ["x"], [{}], [{"level": [], "sha256": {}}]])
+def test_an_image_may_say_anything_of_its_levels(higher: object) -> None:
+    assert "Another image" in changes_text(compare_facts(OLD, of(higher=higher)))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from pathlib import Path
 from threading import Condition, get_ident
@@ -28,8 +28,10 @@ from serving_factory.errors import (
 )
 from serving_factory.matrix.tags import Index
 from serving_factory.matrix.variant import Variant
-from serving_factory.pipeline.publish import SETTLE, Draft, Published, publish
+from serving_factory.pipeline.job import VARIANT_LABEL
+from serving_factory.pipeline.publish import SETTLE, Draft, Published, entries_of, later_release, publish
 from serving_factory.pipeline.records import read_record
+from serving_factory.recipes.labels import LEVEL_LABEL, RELEASE_LABEL
 
 TAG = "2.19.1"
 IMAGE = MANIFESTS[3]
@@ -91,6 +93,10 @@ class FakeRegistry:
             ]
             for one in self.index(tag)["manifests"]
         }
+
+    def entries_by_name(self) -> set[str]:
+        """Platforms, of an index with any entries."""
+        return {one.platform for one in entries_of(self.held[self.tags[TAG]])}
 
     def puts(self) -> list[str]:
         return [reference for method, reference in self.asked if method == "PUT"]
@@ -270,6 +276,32 @@ def test_entries_that_no_factory_made_stay_unless_they_are_in_the_way(ours: Publ
         "linux/arm64": arm,
     }
     assert registry.index()["annotations"]["team"] == "ours"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"digest": [], "size": 1},
+        {"digest": "sha256:1", "size": "many"},
+        {"digest": "IMAGE", "size": 1, "platform": [], "annotations": 3},
+        {"digest": "IMAGE", "size": 1, "platform": {"os": 7}, "annotations": {LEVEL_LABEL: [], VARIANT_LABEL: 5}},
+        {"digest": "IMAGE", "size": 1, "platform": "linux", "annotations": {LEVEL_LABEL: "x86-64-v4"}},
+    ],
+)
+def test_an_index_may_hold_anything(ours: Publisher, registry: FakeRegistry, entry: dict[str, Any]) -> None:
+    if entry["digest"] == "IMAGE":
+        entry = {**entry, "digest": registry.image("of someone else")}
+    held = {"manifests": [entry, 7], "annotations": {RELEASE_LABEL: TAG}}
+    found = Manifest(body=json.dumps(held).encode(), media_type=INDEX)
+    registry.held[found.digest], registry.tags[TAG] = found, found.digest
+    list(entries_of(found))
+    ours.publish(ours.draft(V1, V3))
+    assert {"linux/amd64", "linux/amd64/v3"} <= registry.entries_by_name()
+
+
+def test_a_release_that_is_no_text_is_not_later() -> None:
+    held = Manifest(body=json.dumps({"annotations": {RELEASE_LABEL: [9]}}).encode(), media_type=INDEX)
+    assert later_release(held, replace(BOTH, moves=True)) == ""
 
 
 def test_a_tag_without_a_release_holds_nothing_of_an_earlier_one(ours: Publisher, registry: FakeRegistry) -> None:

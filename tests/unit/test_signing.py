@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import stat
 import subprocess
@@ -119,6 +120,10 @@ def sigstore(**members: object) -> bytes:
         sigstore(kdf={"name": "argon2", "params": {}, "salt": ""}),
         sigstore(cipher={"name": "aes", "nonce": ""}),
         sigstore(kdf={}),
+        sigstore(kdf=7),
+        sigstore(cipher={"name": "nacl/secretbox", "nonce": 7}),
+        b"-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\n%b\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----\n"
+        % base64.b64encode(b"[" * 100_000),
         rsa.generate_private_key(65537, 2048).private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
@@ -159,6 +164,23 @@ def test_keys_new_writes_a_pair(
     assert "secret" not in printed
     with pytest.raises(FactoryError, match="There is a key already"):
         keys("new", output=str(tmp_path / "a"))
+
+
+def test_a_password_may_have_any_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environb, b"COSIGN_PASSWORD", b"\xe4\xff")
+    keys("new", output=str(tmp_path))
+    PrivateKey.read(tmp_path / "cosign.key", b"\xe4\xff")
+
+
+def test_a_password_that_is_not_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(_: str) -> str:
+        raise EOFError
+
+    monkeypatch.delenv("COSIGN_PASSWORD", raising=False)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("getpass.getpass", end)
+    with pytest.raises(SigningKeyError, match="No password was typed"):
+        keys("new", output=str(tmp_path))
 
 
 def test_keys_needs_a_verb(tmp_path: Path) -> None:

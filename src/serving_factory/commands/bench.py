@@ -208,6 +208,9 @@ def notes_of(figures: Sequence[LevelFigures]) -> list[str]:
             f"The client was the limit in {count(len(busy), 'figure')} of {len(figures)}: there the servers may do "
             "more than is shown, and differ by more."
         )
+    if failing := [one for one in figures if one.p99 is None]:
+        names = ", ".join(f"{one.variant}, {one.protocol}, {one.input}" for one in failing)
+        found.append(f"More than one request of a hundred had no usable answer, in some round: {names}.")
     alone = [one.variant for one in figures if one.lowest is None]
     compared = {one.lowest for one in figures}
     if only := [name for name in dict.fromkeys(alone) if name not in compared]:

@@ -10,6 +10,7 @@ from typing import Any
 from serving_factory.commands.history import named_runs
 from serving_factory.commands.plan import site_of
 from serving_factory.commands.shared import Asked, progress, show
+from serving_factory.docker.referrers import listed
 from serving_factory.errors import ArtifactError, NotBuiltError, UnknownNameError, UsageError
 from serving_factory.output.text import count, size
 from serving_factory.pipeline.job import Site
@@ -133,10 +134,12 @@ def read_facts(site: Site, name: str) -> ImageFacts:
     files = dict(site.engine.read_files(image, *DPKG_RECORDS, _FACTS, owner=site.owner))
     try:
         facts = json_format.loads(files.pop(_FACTS, b"{}"))
-    except ValueError as error:
-        raise ArtifactError(
-            f"{_FACTS} in {name} cannot be read", why=str(error), remedy="name an image that this factory made"
-        ) from None
+        why = "" if isinstance(facts, dict) else "it is no JSON object"
+    except (ValueError, RecursionError) as error:
+        facts, why = {}, str(error)
+    if why:
+        remedy = "name an image that this factory made"
+        raise ArtifactError(f"{_FACTS} in {name} cannot be read", why=why, remedy=remedy)
     return ImageFacts(
         name=name,
         image=image,
@@ -182,7 +185,7 @@ def compare_facts(before: ImageFacts, after: ImageFacts) -> Compared:
 
 def _higher(image: ImageFacts) -> Mapping[str, str]:
     """The binaries of the other levels in an image with several."""
-    return {f"binary of {one['level']}": one["sha256"] for one in image.facts.get("higher", ())}
+    return {f"binary of {one.get('level')}": str(one.get("sha256")) for one in listed(image.facts.get("higher"))}
 
 
 def _users_labels(image: ImageFacts) -> Mapping[str, str]:

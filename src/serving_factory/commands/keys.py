@@ -82,18 +82,13 @@ def _password(file: Path) -> bytes:
 
     given = os.environ.get(PASSWORD)
     if given is not None:
-        return given.encode()
+        return os.fsencode(given)
     if not sys.stdin.isatty():
         raise SigningKeyError(
             f"The key {file} needs a password, and there is none.",
             remedy=f"Set {PASSWORD}, or run this at a terminal, where it asks.",
         )
-    return _typed(file)
-
-
-@cache
-def _typed(file: Path) -> bytes:
-    return getpass.getpass(f"Password of {file}: ").encode()
+    return _typed_once(file)
 
 
 def _new_password() -> bytes:
@@ -101,13 +96,25 @@ def _new_password() -> bytes:
 
     given = os.environ.get(PASSWORD)
     if given is not None:
-        return given.encode()
+        return os.fsencode(given)
     if not sys.stdin.isatty():
         raise SigningKeyError(
             "A new key needs a password, and there is none.",
             remedy=f"Set {PASSWORD} (empty for none), or run this at a terminal, where it asks.",
         )
-    first, again = (getpass.getpass(text).encode() for text in ("Password of the new key: ", "Once more: "))
+    first, again = map(_typed, ("Password of the new key: ", "Once more: "))
     if first != again:
         raise SigningKeyError("The two passwords differ.", remedy="Run the same command again.")
     return first
+
+
+@cache
+def _typed_once(file: Path) -> bytes:
+    return _typed(f"Password of {file}: ")
+
+
+def _typed(question: str) -> bytes:
+    try:
+        return os.fsencode(getpass.getpass(question))
+    except EOFError:  # Ctrl-D
+        raise SigningKeyError("No password was typed.", remedy="Run the same command again.") from None

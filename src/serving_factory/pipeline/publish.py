@@ -20,6 +20,7 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts
+from serving_factory.docker.referrers import listed, members
 from serving_factory.docker.registry import INDEX, ImageName, Manifest, Registry
 from serving_factory.errors import IndexContestedError, RegistryError
 from serving_factory.matrix.tags import Index
@@ -186,16 +187,16 @@ def later_release(held: Manifest | None, index: Index) -> str:
     """The release that a tag without one stands for in a registry, where it is later than the index's; else empty."""
     release = _annotations(held.document).get(RELEASE_LABEL, "") if held else ""
     with suppress(InvalidVersion):
-        return str(release) if index.moves and Version(release) > Version(index.release) else ""
+        return str(release) if index.moves and Version(str(release)) > Version(index.release) else ""
     return ""
 
 
 def entries_of(manifest: Manifest) -> Iterator[Entry]:
     """The images in an index."""
-    for one in _listed(manifest.document):
-        platform, variant = one.get("platform") or {}, _annotations(one).get(VARIANT_LABEL, "")
-        parts = (platform.get("os"), platform.get("architecture"), platform.get("variant"))
-        yield Entry(platform="/".join(filter(None, parts)), variant=variant, digest=str(one.get("digest")))
+    for one in _sound_entries(manifest.document):
+        platform, variant = members(one.get("platform")), str(_annotations(one).get(VARIANT_LABEL, ""))
+        parts = [str(platform[part]) for part in ("os", "architecture", "variant") if platform.get(part)]
+        yield Entry(platform="/".join(parts), variant=variant, digest=one["digest"])
 
 
 def platforms_of(index: Index) -> Mapping[str, str]:
@@ -209,22 +210,22 @@ def _merged(draft: Draft, held: Manifest | None, ask: Ask) -> Manifest:
     index, document = draft.index, held.document if held else {}
     if _annotations(document).get(RELEASE_LABEL, index.release) != index.release:
         document = {}  # of another release: nothing of it belongs to this one
-    listed = _listed(document)
-    known = {one.get("digest"): (str(one.get("mediaType")), int(one.get("size") or 0)) for one in listed}
+    there = _sound_entries(document)
+    known = {one["digest"]: (str(one.get("mediaType")), one["size"]) for one in there}
     ours = [
         _descriptor(draft, one, known.get(digest) or _look(draft, one, digest, ask))
         for one in index.variants
         if (digest := draft.images.get(one.id))
     ]
     taken = {_slot(one) for one in ours}
-    found = [*ours, *(one for one in listed if _is_known(one) and _slot(one) not in taken)]
+    found = [*ours, *(one for one in there if _is_known(one) and _slot(one) not in taken)]
     lowest = _lowest([*((one.platform, one.level) for one in index.variants), *map(_slot, found)])
     found.sort(key=lambda one: (_slot(one)[0], LEVELS.index(_slot(one)[1])))
     for one in found:
         system, architecture, *level = _platform(*_slot(one), lowest).split("/")
         one["platform"] = {"architecture": architecture, "os": system, **({"variant": level[0]} if level else {})}
     platforms = [one["platform"] for one in found]
-    foreign = [one for one in listed if not _is_known(one) and one.get("platform") not in platforms]
+    foreign = [one for one in there if not _is_known(one) and one.get("platform") not in platforms]
     whole = {
         "schemaVersion": 2,
         "mediaType": INDEX,
@@ -264,12 +265,12 @@ def _descriptor(draft: Draft, variant: Variant, kind: tuple[str, int]) -> dict[s
 
 def _is_known(entry: Mapping[str, Any]) -> bool:
     """Whether a factory wrote the entry, and of a level that this one knows."""
-    return _annotations(entry).get(LEVEL_LABEL) in set(LEVELS)
+    return _annotations(entry).get(LEVEL_LABEL) in LEVELS
 
 
 def _slot(entry: Mapping[str, Any]) -> tuple[str, Level]:
     """An entry's platform and level: an index has one image for each."""
-    platform = entry.get("platform") or {}
+    platform = members(entry.get("platform"))
     return f"{platform.get('os')}/{platform.get('architecture')}", Level(_annotations(entry)[LEVEL_LABEL])
 
 
@@ -285,11 +286,11 @@ def _platform(platform: str, level: Level, lowest: Mapping[str, Level]) -> str:
     return platform if lowest[platform] is level else f"{platform}/{level_facts(level).short}"
 
 
-def _listed(document: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
-    listed = document.get("manifests")
-    return [dict(one) for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+def _sound_entries(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """An index's entries, without those that name nothing: a registry may send anything."""
+    entries = listed(document.get("manifests"))
+    return [dict(one) for one in entries if isinstance(one.get("digest"), str) and isinstance(one.get("size"), int)]
 
 
 def _annotations(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = entry.get("annotations")
-    return found if isinstance(found, dict) else {}
+    return members(entry.get("annotations"))

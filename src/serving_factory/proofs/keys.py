@@ -104,10 +104,12 @@ class PrivateKey:
         except CryptoError as error:
             raise _wrong_password(file) from error
         except TypeError as error:  # a password where the file needs none, or the other way round
+            if block:
+                raise _no_key(file) from error
             if b"ENCRYPTED" in content:
                 raise _wrong_password(file) from error
             found = serialization.load_pem_private_key(content, None)
-        except (ValueError, KeyError, UnsupportedAlgorithm) as error:
+        except (ValueError, KeyError, RecursionError, UnsupportedAlgorithm) as error:
             if "password" in str(error).lower():
                 raise _wrong_password(file) from error
             raise _no_key(file) from error
