@@ -42,6 +42,10 @@ Version: 12.2.0-14+b1
 Package: removed
 Status: deinstall ok config-files
 Version: 1
+
+Package: broken
+Status: install ok half-installed
+Version: 1
 """
 COPIED = b"Package: libssl3\nStatus: install ok installed\nSource: openssl\nVersion: 3.0.17-1\n"
 NEWER = Outdated(package="libssl3", installed="3.0.16-1", available="3.0.18-1", cves=("CVE-2026-1234",))
@@ -193,6 +197,10 @@ def no_packages(job: Job, _played: Played) -> None:
     job.site.engine.files.clear()  # type: ignore[attr-defined]
 
 
+def another_base(job: Job, _played: Played) -> None:
+    job.site.engine.files["/usr/share/serving-factory/image.json"] = b'{"base": "debian:trixie@sha256:0"}'  # type: ignore[attr-defined]
+
+
 def no_record(job: Job, _played: Played) -> None:
     shutil.rmtree(job.folder)
 
@@ -212,6 +220,7 @@ def no_apt(_job: Job, played: Played) -> None:
 FAULTS: Mapping[Callable[[Job, Played], None], tuple[type[FactoryError], str, str]] = {
     no_image: (EngineError, "no longer the image", "./factory package --variant 2.19.1-cpu-v3"),
     no_packages: (PackageError, "no records of packages", "image.base"),
+    another_base: (NotBuiltError, "its image stands on debian:trixie, and the matrix file says", "./factory build"),
     no_record: (NotBuiltError, "2.19.1-cpu-v3", "./factory build"),
     no_network: (FetchError, "Could not connect", "network.apt"),
     no_trust: (FetchError, "Certificate verification failed", "SERVING_FACTORY_CA_CERTIFICATES"),

@@ -15,9 +15,8 @@ from serving_factory.errors import ArtifactError, NotBuiltError, UnknownNameErro
 from serving_factory.output.text import count, size
 from serving_factory.pipeline.job import Site
 from serving_factory.pipeline.stages.package import PACKAGE
-from serving_factory.proofs.described import DPKG_RECORDS, packages_in
+from serving_factory.proofs.described import DPKG_RECORDS, IMAGE_JSON, packages_in
 
-_FACTS = "/usr/share/serving-factory/image.json"
 _OWN_LABELS = ("org.serving-factory.", "org.opencontainers.image.")  # made of what image.json says, and of the base
 _BASE_ID = "org.serving-factory.base.id"
 
@@ -131,15 +130,15 @@ def read_facts(site: Site, name: str) -> ImageFacts:
     image = site.engine.image_id(name)
     if image is None:
         raise UnknownNameError(f"the engine has no image {name}", remedy=f"docker pull {name}")
-    files = dict(site.engine.read_files(image, *DPKG_RECORDS, _FACTS, owner=site.owner))
+    files = dict(site.engine.read_files(image, *DPKG_RECORDS, IMAGE_JSON, owner=site.owner))
     try:
-        facts = json_format.loads(files.pop(_FACTS, b"{}"))
+        facts = json_format.loads(files.pop(IMAGE_JSON, b"{}"))
         why = "" if isinstance(facts, dict) else "it is no JSON object"
     except (ValueError, RecursionError) as error:
         facts, why = {}, str(error)
     if why:
         remedy = "name an image that this factory made"
-        raise ArtifactError(f"{_FACTS} in {name} cannot be read", why=why, remedy=remedy)
+        raise ArtifactError(f"{IMAGE_JSON} in {name} cannot be read", why=why, remedy=remedy)
     return ImageFacts(
         name=name,
         image=image,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving_factory.docker.buildx import BuildFailed, BuildRequest
-from serving_factory.errors import EngineError, FactoryError, FetchError, PackageError
+from serving_factory.errors import EngineError, FactoryError, FetchError, NotBuiltError, PackageError
+from serving_factory.matrix.lockfile import base_name
 from serving_factory.pipeline.failures import NAME_CERTIFICATES, Kind, classify
 from serving_factory.pipeline.inputs import secret_files, secrets_of
 from serving_factory.pipeline.job import Job, Progress
 from serving_factory.pipeline.records import write_atomically
 from serving_factory.pipeline.stages.compile import logged_build
 from serving_factory.pipeline.stages.package import PACKAGE
-from serving_factory.proofs.described import DPKG_RECORDS, Package, packages_in
+from serving_factory.proofs.described import DPKG_RECORDS, IMAGE_JSON, Package, packages_in
 from serving_factory.recipes.recipe import CONTEXT
 
 _NO_CHANGELOG = "-"  # as newer.sh writes it
@@ -61,7 +63,14 @@ def read_packages(job: Job) -> tuple[Package, ...]:
             why=image,
             remedy=f"make it again: ./factory package --variant {variant}",
         )
-    found = packages_in(job.site.engine.read_files(image, *DPKG_RECORDS, owner=job.site.owner))
+    files = dict(job.site.engine.read_files(image, *DPKG_RECORDS, IMAGE_JSON, owner=job.site.owner))
+    base, now = json.loads(files.pop(IMAGE_JSON, b"{}")).get("base"), base_name(job.recipe.runtime_base.name)
+    if base and base_name(base) != now:  # another distribution's versions say nothing of its packages
+        raise NotBuiltError(
+            f"{variant}: its image stands on {base_name(base)}, and the matrix file says {now}",
+            remedy=f"make the image again: ./factory build --variant {variant}",
+        )
+    found = packages_in(files)
     if not found:
         raise PackageError(
             f"{variant}: the image has no records of packages",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 # dpkg's own, and what collect.sh leaves of each package that something was copied from
 DPKG_RECORDS = ("/var/lib/dpkg/status", "/var/lib/dpkg/status.d")
+IMAGE_JSON = "/usr/share/serving-factory/image.json"  # what an image says of itself
 _FIELD = re.compile(r"^(Package|Version|Source|Status|Architecture): *(.*)$", re.MULTILINE)
 
 
@@ -86,7 +87,7 @@ def packages_in(files: Mapping[str, bytes]) -> tuple[Package, ...]:
     for content in files.values():
         for paragraph in re.split(r"\n{2,}", content.decode("utf-8", errors="replace")):
             fields = dict(_FIELD.findall(paragraph))
-            if {"Package", "Version"} <= fields.keys() and fields.get("Status", "installed").endswith("installed"):
+            if {"Package", "Version"} <= fields.keys() and fields.get("Status", " installed").endswith(" installed"):
                 name, version = fields["Package"], fields["Version"]
                 source, _, its_version = fields.get("Source", "").partition(" ")
                 found[name] = Package(
