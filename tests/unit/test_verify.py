@@ -7,16 +7,21 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from threading import Event
+from time import sleep
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from serving_factory.commands.shared import Asked
 from serving_factory.commands.verify import verify as command
 from serving_factory.docker.referrers import Artifact, attach, fallback_tag
-from serving_factory.docker.registry import INDEX, ImageName
+from serving_factory.docker.registry import INDEX, ImageName, Registry
 from serving_factory.errors import (
+    CancelledError,
     FactoryError,
     ImageDiffersError,
     NotBuiltError,
@@ -31,6 +36,7 @@ from serving_factory.pipeline.records import write_record
 from serving_factory.pipeline.stages import STAGES
 from serving_factory.pipeline.stages.push import Place
 from serving_factory.proofs import deep
+from serving_factory.proofs.image import read_layers
 from serving_factory.proofs.keys import PrivateKey
 from serving_factory.proofs.sbom import SBOM
 from serving_factory.proofs.signatures import IN_TOTO
@@ -371,6 +377,27 @@ def test_an_sbom_may_say_anything(registry: ByteRegistry) -> None:
     said = {"metadata": {"component": {"hashes": [{"content": []}]}}, "components": 1}
     attach(registry.client, REPOSITORY, digest, Artifact(media_type=SBOM, content=json.dumps(said).encode()))
     assert checks(registry, key=None)["sbom"].verdict is Verdict.FAILED
+
+
+def test_a_layer_that_fails_ends_the_others() -> None:
+    """As Ctrl-C does: they may be large."""
+    ended = Event()
+
+    def blob(_repository: str, digest: str, sink: Callable[[bytes], object]) -> bool:
+        if digest == "broken":
+            raise RegistryError("cut")
+        with suppress(CancelledError):
+            for _ in range(500):
+                sink(b"x")
+                sleep(0.01)
+            return True
+        ended.set()
+        raise CancelledError("")
+
+    registry = cast("Registry", SimpleNamespace(blob=blob))
+    with pytest.raises(RegistryError, match="cut"):
+        read_layers(registry, "a", [{"digest": "broken"}, {"digest": "large"}], {})
+    assert ended.is_set()
 
 
 def test_an_image_that_is_not_there(registry: ByteRegistry) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from serving_factory.docker.process import Cancel
 from serving_factory.docker.registry import Registry
 
 CHUNK = 2**20
@@ -52,13 +53,13 @@ class Layer:
 class _Hashing:
     """A stream that is read through, and hashed."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream, self.sha256, self.size = stream, hashlib.sha256(), 0
+    def __init__(self, stream: IO[bytes], cancel: Cancel) -> None:
+        self._stream, self._cancel, self.sha256 = stream, cancel, hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
+        self._cancel.check()
         data = self._stream.read(size)
         self.sha256.update(data)
-        self.size += len(data)
         return data
 
     def drain(self) -> str:
@@ -72,16 +73,27 @@ def read_layers(
     registry: Registry, repository: str, layers: Sequence[Mapping[str, Any]], paths: Mapping[str, Path | None]
 ) -> tuple[Layer, ...]:
     """Fetch the layers of a manifest, and look at files in them: path → the folder for copies, if any is kept."""
+    cancel = Cancel()
+
+    def read(layer: Mapping[str, Any]) -> Layer:
+        return _read_layer(registry, repository, str(layer.get("digest")), paths, cancel)
+
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return tuple(pool.map(lambda one: _read_layer(registry, repository, str(one.get("digest")), paths), layers))
+        try:
+            return tuple(pool.map(read, layers))
+        finally:
+            cancel.ask()  # after an error or Ctrl-C nobody waits for the rest of a large layer
 
 
-def _read_layer(registry: Registry, repository: str, digest: str, paths: Mapping[str, Path | None]) -> Layer:
+def _read_layer(
+    registry: Registry, repository: str, digest: str, paths: Mapping[str, Path | None], cancel: Cancel
+) -> Layer:
     with tempfile.TemporaryFile() as packed:
         sent, size = hashlib.sha256(), 0
 
         def sink(piece: bytes) -> None:
             nonlocal size
+            cancel.check()
             size += len(piece)
             sent.update(piece)
             packed.write(piece)
@@ -91,7 +103,7 @@ def _read_layer(registry: Registry, repository: str, digest: str, paths: Mapping
         found = f"sha256:{sent.hexdigest()}"
         packed.seek(0)
         try:
-            with _unpacked(packed) as stream:
+            with _unpacked(packed, cancel) as stream:
                 files = _files(stream, paths)
                 return Layer(digest=found, size=size, diff_id=stream.drain(), files=files)
         # tarfile raises the last two where a header says nonsense.
@@ -100,14 +112,14 @@ def _read_layer(registry: Registry, repository: str, digest: str, paths: Mapping
 
 
 @contextmanager
-def _unpacked(packed: IO[bytes]) -> Iterator[_Hashing]:
+def _unpacked(packed: IO[bytes], cancel: Cancel) -> Iterator[_Hashing]:
     zipped = packed.read(len(_GZIP)) == _GZIP
     packed.seek(0)
     if zipped:
         with gzip.GzipFile(fileobj=packed) as stream:
-            yield _Hashing(stream)  # type: ignore[arg-type] # it has what is used of a stream
+            yield _Hashing(stream, cancel)  # type: ignore[arg-type] # it has what is used of a stream
     else:
-        yield _Hashing(packed)
+        yield _Hashing(packed, cancel)
 
 
 def _files(stream: _Hashing, paths: Mapping[str, Path | None]) -> Mapping[str, File]:
