@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,35 @@ def test_jobs_have_a_time_limit_and_actions_are_commits(path: Path) -> None:
     assert [name for name, job in workflow["jobs"].items() if "timeout-minutes" not in job] == []
     used = [step["uses"] for job in workflow["jobs"].values() for step in job["steps"] if "uses" in step]
     assert [action for action in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)] == []
+
+
+def step(job: str, name: str) -> str:
+    """What a step of the nightly runs."""
+    steps = yaml.safe_load((WORKFLOWS / "nightly.yml").read_text(encoding="utf-8"))["jobs"][job]["steps"]
+    return next(str(one["run"]) for one in steps if name in {one.get("name"), one.get("id")})
+
+
+def run_step(folder: Path, script: str, **environment: str) -> int:
+    given = {**os.environ, "MATRIX": "matrices/a.yaml", **environment}
+    return subprocess.run(["bash", "-e", "-c", script], cwd=folder, env=given, check=False, timeout=20).returncode
+
+
+def test_the_key_lies_beside_the_matrix_file_for_as_long_as_the_job_runs(tmp_path: Path) -> None:
+    """There `signing.key` is looked for; and a runner of one's own keeps files."""
+    key, script = tmp_path / "matrices" / "cosign.key", step("build", "The key that signs, where the matrix has one")
+    key.parent.mkdir()
+    assert run_step(tmp_path, script, COSIGN_KEY="") == 0
+    assert not key.exists()
+    assert run_step(tmp_path, script, COSIGN_KEY="planted") == 0
+    assert (key.read_text(encoding="utf-8"), stat.filemode(key.stat().st_mode)) == ("planted", "-rw-------")
+    run_step(tmp_path, step("build", "Log out, and remove the key"), REGISTRY="r.invalid", DOCKER_CONFIG=str(tmp_path))
+    assert not key.exists()
+
+
+def test_a_matrix_that_cannot_be_listed_fails_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "factory").write_text("#!/bin/sh\nexit 2\n", encoding="utf-8")
+    (tmp_path / "factory").chmod(0o755)
+    assert run_step(tmp_path, step("plan", "list"), GITHUB_OUTPUT=str(tmp_path / "output")) == 2
 
 
 def test_a_push_is_never_cancelled() -> None:
