@@ -312,15 +312,29 @@ def test_a_statement_is_attested_once(registry: ByteRegistry, digest: str, key: 
     assert subjects_of(json.loads(statement(digest))) == {digest}
 
 
-def test_a_bundle_of_sigstores_counts(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
+def put_bundle(registry: ByteRegistry, digest: str, key: PrivateKey, predicate: str) -> None:
     """What cosign 3 leaves."""
-    KeySigner(key).attest(registry.client, REPOSITORY, digest, statement(digest))
+    said = json.dumps({**json.loads(statement(digest)), "predicateType": predicate}).encode()
+    KeySigner(key).attest(registry.client, REPOSITORY, digest, said)
     _, content = registry.manifests[registry.tags.pop(fallback_tag(digest, ".att"))]
     envelope = json.loads(registry.blobs[json.loads(content)["layers"][0]["digest"]])
     kind = "application/vnd.dev.sigstore.bundle.v0.3+json"
     bundle = Artifact(media_type=kind, content=json.dumps({"mediaType": kind, "dsseEnvelope": envelope}).encode())
     attach(registry.client, REPOSITORY, digest, bundle)
+
+
+def test_a_bundle_of_sigstores_counts(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
+    put_bundle(registry, digest, key, "https://sigstore.dev/cosign/sign/v1")
     require_signed(registry.client, REPOSITORY, digest, key.public)
+
+
+def test_a_bundle_that_says_something_else_is_no_signature(
+    registry: ByteRegistry, digest: str, key: PrivateKey
+) -> None:
+    """Such as an attestation of what a scan found in the image."""
+    put_bundle(registry, digest, key, "https://cosign.sigstore.dev/attestation/vuln/v1")
+    with pytest.raises(SignatureError, match="is not signed"):
+        require_signed(registry.client, REPOSITORY, digest, key.public)
 
 
 def command(registry: ByteRegistry, code: str) -> tuple[str, ...]:

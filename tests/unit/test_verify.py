@@ -381,11 +381,13 @@ def test_an_sbom_may_say_anything(registry: ByteRegistry) -> None:
 
 def test_a_layer_that_fails_ends_the_others() -> None:
     """As Ctrl-C does: they may be large."""
-    ended = Event()
+    began, ended = Event(), Event()
 
     def blob(_repository: str, digest: str, sink: Callable[[bytes], object]) -> bool:
         if digest == "broken":
+            assert began.wait(20)
             raise RegistryError("cut")
+        began.set()
         with suppress(CancelledError):
             for _ in range(500):
                 sink(b"x")

@@ -82,7 +82,7 @@ def read_layers(
         try:
             return tuple(pool.map(read, layers))
         finally:
-            cancel.ask()  # after an error or Ctrl-C nobody waits for the rest of a large layer
+            cancel.ask()  # after an error or Ctrl-C the rest of a large layer is of no use
 
 
 def _read_layer(

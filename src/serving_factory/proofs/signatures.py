@@ -19,6 +19,7 @@ from serving_factory.proofs.keys import PrivateKey, PublicKey
 _SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 _SIGNATURE = "dev.cosignproject.cosign/signature"
 _KIND = "cosign container image signature"
+_SIGNED = "https://sigstore.dev/cosign/sign/v1"  # the predicate by which cosign 3 signs; others say something else
 DSSE = "application/vnd.dsse.envelope.v1+json"
 _BUNDLE = "application/vnd.dev.sigstore.bundle"
 IN_TOTO = "application/vnd.in-toto+json"
@@ -155,7 +156,8 @@ def signatures_of(registry: Registry, repository: str, digest: str) -> Iterator[
             for layer in listed(referrer.document.get("layers")):
                 bundle = _document(registry.small_blob(repository, str(layer.get("digest"))) or b"")
                 for one in _of_envelope(bundle.get("dsseEnvelope")):
-                    if digest in subjects_of(_document(_payload(one))):
+                    statement = _document(_payload(one))
+                    if statement.get("predicateType") == _SIGNED and digest in subjects_of(statement):
                         yield one
 
 
