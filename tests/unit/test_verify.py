@@ -226,6 +226,16 @@ TAMPERED: dict[str, tuple[str, str, Tamper]] = {
         "the server of level x86-64-v3 is not that of image.json",
         published(more={V3_SERVER: b"another"}, says={"higher": [{"level": "x86-64-v3", "sha256": OTHER_BINARY}]}),
     ),
+    "binary of a level that is not named": (
+        "binary",
+        "image.json does not name the servers of x86-64-v3 that the image has",
+        published(more={V3_SERVER: b"another"}),
+    ),
+    "link to one of a level that is not named": (
+        "binary",
+        "image.json does not name the servers of x86-64-v3",
+        upper(V3_SERVER, tarfile.SYMTYPE),
+    ),
     "no binary of a higher level": (
         "binary",
         f"the image has no file /{V3_SERVER}",

@@ -101,14 +101,18 @@ class Evidence:
             return found
         raise _AbsentError(f"the image has no label {name}")
 
+    def uppermost(self, path: str) -> File | None:
+        """What the uppermost layer has of a path, `REMOVED` among others; None where none has anything."""
+        return next((layer.files[path] for layer in reversed(self.layers) if path in layer.files), None)
+
     def file(self, path: str) -> File:
         """The uppermost file at a path; `_AbsentError` where there is none."""
-        for layer in reversed(self.layers):
-            if (found := layer.files.get(path, REMOVED)) is not REMOVED:
-                return found
-            if path in layer.files:
-                raise _AbsentError(f"an upper layer removes /{path}, or has a link or a folder in its place")
-        raise _AbsentError(f"the image has no file /{path}")
+        found = self.uppermost(path)
+        if found is None:
+            raise _AbsentError(f"the image has no file /{path}")
+        if found is REMOVED:
+            raise _AbsentError(f"an upper layer removes /{path}, or has a link or a folder in its place")
+        return found
 
     @property
     def image_json(self) -> Mapping[str, Any]:
@@ -271,6 +275,9 @@ def _binary(seen: Evidence) -> str:
     for level, sha256 in higher:
         server = seen.file(_HIGHER.get(level, f"usr/lib/serving-factory/{level}"))
         _same(server.sha256, sha256, f"the server of level {level} is not that of image.json")
+    unnamed = _HIGHER.keys() - {level for level, _ in higher}
+    if found_more := [level for level in sorted(unnamed) if seen.uppermost(_HIGHER[level])]:
+        raise _WrongError(f"image.json does not name the servers of {', '.join(found_more)} that the image has")
     others = f"; those of {', '.join(level for level, _ in higher)} too" if higher else ""
     return f"sha256:{found}, as in the label and in image.json{others}"
 
