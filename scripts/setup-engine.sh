@@ -153,9 +153,10 @@ start_daemon_by_hand() {
         return 0
     fi
     say "starting dockerd in the background (log: $daemon_log)"
-    # Else BuildKit passes on 2 MiB of a step's output, and a build of hours prints more.
-    BUILDKIT_STEP_LOG_MAX_SIZE=-1 BUILDKIT_STEP_LOG_MAX_SPEED=-1 \
-        setsid nohup dockerd >>"$daemon_log" 2>&1 </dev/null 9>&- &
+    # BuildKit runs git in the daemon's folder, and a checkout may be removed. Without these settings it passes on 2 MiB
+    # of a step's output, and a build of hours prints more.
+    (cd / && BUILDKIT_STEP_LOG_MAX_SIZE=-1 BUILDKIT_STEP_LOG_MAX_SPEED=-1 \
+        exec setsid nohup dockerd >>"$daemon_log" 2>&1 </dev/null 9>&-) &
     daemon_pid=$!
 }
 

@@ -49,7 +49,7 @@ esac
 """,
     "dockerd": """
 [ "$1" != --version ] || { echo "Docker version $(cat "$STATE/dockerd"), build x"; exit; }
-echo "dockerd with BUILDKIT_STEP_LOG_MAX_SIZE=$BUILDKIT_STEP_LOG_MAX_SIZE" >> "$STATE/calls"
+echo "dockerd with BUILDKIT_STEP_LOG_MAX_SIZE=$BUILDKIT_STEP_LOG_MAX_SIZE in $PWD" >> "$STATE/calls"
 echo 'failed to start daemon: no iptables'
 [ -e "$STATE/dockerd-broken" ] || { cp "$STATE/dockerd" "$STATE/engine.new"; mv "$STATE/engine.new" "$STATE/engine"; }
 """,
