@@ -160,8 +160,8 @@ def layers(image: str) -> set[str]:
 
 def dockerfile(base: str) -> str:
     release = releases()["2.19.1"]
-    served = {"flavour": Flavour.CPU, "base": base, "collects": False, "gpu": None, "images": Images(repository="a")}
-    return render("runtime.Dockerfile.j2", release=release, **served)
+    served = {"flavour": Flavour.CPU, "base": base, "collects": False, "slim": None, "upgrades": (), "gpu": None}
+    return render("runtime.Dockerfile.j2", release=release, images=Images(repository="a"), **served)
 
 
 @contextmanager
