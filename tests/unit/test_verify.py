@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -22,6 +23,7 @@ from serving_factory.docker.referrers import Artifact, attach, fallback_tag
 from serving_factory.docker.registry import INDEX, ImageName, Registry
 from serving_factory.errors import (
     CancelledError,
+    DiskFullError,
     FactoryError,
     ImageDiffersError,
     NotBuiltError,
@@ -410,6 +412,25 @@ def test_a_layer_that_fails_ends_the_others() -> None:
     with pytest.raises(RegistryError, match="cut"):
         read_layers(registry, "a", [{"digest": "broken"}, {"digest": "large"}], {})
     assert ended.is_set()
+
+
+class FullDisk(io.BytesIO):
+    """A file on a disk without space."""
+
+    name = "/full"
+
+    def write(self, _: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("files", ["TemporaryFile", "NamedTemporaryFile"])
+def test_a_full_disk_is_no_fault_of_registry_or_image(
+    registry: ByteRegistry, monkeypatch: pytest.MonkeyPatch, files: str
+) -> None:
+    PublishedImage().publish(registry)
+    monkeypatch.setattr(f"tempfile.{files}", lambda **_: FullDisk())
+    with pytest.raises(DiskFullError):
+        checks(registry, read=True)
 
 
 def test_an_image_that_is_not_there(registry: ByteRegistry) -> None:

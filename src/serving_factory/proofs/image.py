@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from serving_factory.docker.process import Cancel
 from serving_factory.docker.registry import Registry
+from serving_factory.errors import os_errors_typed
 
 CHUNK = 2**20
 _GZIP = b"\x1f\x8b"
@@ -96,12 +97,14 @@ def _read_layer(
             cancel.check()
             size += len(piece)
             sent.update(piece)
-            packed.write(piece)
+            with os_errors_typed():  # a full disk is not the registry's fault
+                packed.write(piece)
 
         if not registry.blob(repository, digest, sink):
             return Layer(digest="", size=0, diff_id="", trouble="the registry has no such blob")
         found = f"sha256:{sent.hexdigest()}"
-        packed.seek(0)
+        with os_errors_typed():
+            packed.seek(0)
         try:
             with _unpacked(packed, cancel) as stream:
                 files = _files(stream, paths)
@@ -150,7 +153,8 @@ def _file(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path | None
         while opened and (piece := opened.read(CHUNK)):
             sha256.update(piece)
             if kept:
-                kept.write(piece)
+                with os_errors_typed():
+                    kept.write(piece)
             elif member.size <= _LIMIT:
                 content += piece
     copy = Path(kept.name) if kept else None
