@@ -93,6 +93,9 @@ def test_each_step_of_the_nightly_works_on_the_sample(
         "vars.BENCH_ROUNDS || 7": "1",
         "vars.BENCH_SECONDS || 1": "0.1",
     }
+    # An index that no other test knows.
+    name = f"repository: {checkout.repository}\n"
+    checkout.edit(MATRIX, name, f"{name}  indexes: ['nightly-{{release}}{{flavour-suffix}}{{gpu-suffix}}']\n")
     runner = Runner(checkout, values, tmp_path)
     runner.run("plan")
     name, _, matrix = runner.output.read_text(encoding="utf-8").partition("=")
@@ -106,7 +109,7 @@ def test_each_step_of_the_nightly_works_on_the_sample(
     (place,) = checkout.record(V1, "push")["outputs"]["places"]
     assert not list(checkout.folder.rglob("cosign.key")), "the secret goes with the job"
     asked = Registry(local_registry.host, credentials=local_registry.credentials)
-    index = asked.manifest(checkout.repository, "2.19.1")
+    index = asked.manifest(checkout.repository, "nightly-2.19.1")
     assert index
     assert {one["digest"] for one in json.loads(index.body)["manifests"]} >= {*place["digests"].values()}
     assert V1 in runner.summary.read_text(encoding="utf-8")
