@@ -70,7 +70,8 @@ def test_full_tags_go_first_and_the_registry_confirms(
     push = checkout.line("push", "--registry", faulty_proxy.host, "--variant", V1)
     assert checkout.run(*push).built().stages(V1) == {"push": "finished"}
     tags = [full_tag(checkout), *ALIASES]
-    assert [path.rpartition("/")[2] for path in sent(faulty_proxy, "manifests")] == tags
+    asked = "\n".join(map(" ".join, faulty_proxy.requests))
+    assert [path.rpartition("/")[2] for path in sent(faulty_proxy, "manifests")] == tags, asked
     assert sent(faulty_proxy, "blobs"), "or the second push proves nothing"
     (outputs,) = checkout.record(V1, "push")["outputs"]["places"]
     assert list(outputs["digests"]) == tags
