@@ -158,7 +158,7 @@ static int cpu_has(const char *flag, size_t length)
         unsigned words[4] = {0}, leaf = known[i].leaf;
         if (strlen(known[i].name) != length || strncmp(known[i].name, flag, length) != 0)
             continue;
-        if (__get_cpuid_max(leaf & 0x80000000, NULL) >= leaf)
+        if ((unsigned)__get_cpuid_max(leaf & 0x80000000, NULL) >= leaf)
             __cpuid_count(leaf, 0, words[EAX], words[EBX], words[ECX], words[EDX]);
         return words[known[i].word] >> known[i].bit & 1;
     }
