@@ -10,7 +10,7 @@ from typing import Any
 from serving_factory.commands.history import named_runs
 from serving_factory.commands.plan import site_of
 from serving_factory.commands.shared import Asked, progress, show
-from serving_factory.docker.referrers import listed
+from serving_factory.docker.registry import listed
 from serving_factory.errors import ArtifactError, NotBuiltError, UnknownNameError, UsageError
 from serving_factory.output.text import count, size
 from serving_factory.pipeline.job import Site

@@ -297,7 +297,6 @@ class InputsOptions:
 
 _TAG = "another name for the image, such as team/model:1; with --registry it is pushed too"
 _SOURCE = "where the model is: volume (default) or embedded, in an image that `embed` pushed; of several embedded:NAME"
-_MODEL = "a folder with a folder for each version of the model, or one SavedModel"
 _REQUEST = "ask this instead of zeros: the body of a REST predict request, and `expected` beside it"
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving_factory.docker.registry import INDEX, MANIFESTS, Manifest, Registry, digest_of
+from serving_factory.docker.registry import INDEX, MANIFESTS, Manifest, Registry, digest_of, listed, members
 from serving_factory.errors import RegistryError, RegistryFaultError
 
 IMAGE = MANIFESTS[1]
@@ -110,16 +110,6 @@ def layers_at(registry: Registry, repository: str, tag: str) -> Iterator[tuple[M
         content = registry.small_blob(repository, str(layer.get("digest")))
         if content is not None and digest_of(content) == layer.get("digest"):
             yield layer, content
-
-
-def members(value: object) -> Mapping[str, Any]:
-    """What JSON says, if that is an object; else nothing: a registry may send anything."""
-    return value if isinstance(value, dict) else {}
-
-
-def listed(value: object) -> list[Mapping[str, Any]]:
-    """The objects of what JSON says, if that is a list."""
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def descriptor(media_type: str, digest: str, size: int) -> dict[str, Any]:

@@ -313,21 +313,21 @@ class Registry:
 
     def config_digest(self, repository: str, digest: str) -> str:
         """The digest of an image's configuration, which is the image's id in the engine; empty for an index."""
-        return str(_mapping(self._content(repository, "manifests", digest).get("config")).get("digest") or "")
+        return str(members(self._content(repository, "manifests", digest).get("config")).get("digest") or "")
 
     def labels(self, repository: str, digest: str) -> Mapping[str, str]:
         """The labels of an image; none of an index."""
         config = self.config_digest(repository, digest)
-        found = _mapping(self._content(repository, "blobs", config).get("config")) if config else {}
-        return {name: str(value) for name, value in _mapping(found.get("Labels")).items()}
+        found = members(self._content(repository, "blobs", config).get("config")) if config else {}
+        return {name: str(value) for name, value in members(found.get("Labels")).items()}
 
     def platforms(self, repository: str, digest: str) -> frozenset[str]:
         """The platforms that an image or an index is for, such as `linux/amd64`."""
         manifest = self._content(repository, "manifests", digest)
-        listed = manifest.get("manifests")
-        if isinstance(listed, list):
-            return frozenset(_platform(_mapping(_mapping(entry).get("platform"))) for entry in listed)
-        config = str(_mapping(manifest.get("config")).get("digest"))
+        entries = manifest.get("manifests")
+        if isinstance(entries, list):
+            return frozenset(_platform(members(members(entry).get("platform"))) for entry in entries)
+        config = str(members(manifest.get("config")).get("digest"))
         return frozenset({_platform(self._content(repository, "blobs", config))})
 
     def referrers(self, repository: str, digest: str) -> Manifest | None:
@@ -556,8 +556,14 @@ def _object(body: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def members(value: object) -> Mapping[str, Any]:
+    """What JSON says, if that is an object; else nothing: a registry may send anything."""
     return value if isinstance(value, dict) else {}
+
+
+def listed(value: object) -> list[Mapping[str, Any]]:
+    """The objects of what JSON says, if that is a list."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _platform(entry: Mapping[str, Any]) -> str:

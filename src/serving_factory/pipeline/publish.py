@@ -20,8 +20,7 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts
-from serving_factory.docker.referrers import listed, members
-from serving_factory.docker.registry import INDEX, ImageName, Manifest, Registry
+from serving_factory.docker.registry import INDEX, ImageName, Manifest, Registry, listed, members
 from serving_factory.errors import IndexContestedError, RegistryError
 from serving_factory.matrix.tags import Index
 from serving_factory.matrix.variant import Variant

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving_factory.docker.process import Cancel, run
-from serving_factory.docker.referrers import Artifact, add_layer, fallback_tag, layers_at, listed, members, referrers_of
-from serving_factory.docker.registry import ImageName, Registry, digest_of
+from serving_factory.docker.referrers import Artifact, add_layer, fallback_tag, layers_at, referrers_of
+from serving_factory.docker.registry import ImageName, Registry, digest_of, listed, members
 from serving_factory.errors import SignatureError, SigningCommandError
 from serving_factory.proofs.keys import PrivateKey, PublicKey
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from serving_factory.catalogue.levels import Level
-from serving_factory.docker.referrers import Referrer, listed, members, referrers_of
-from serving_factory.docker.registry import INDEX, ImageName, Manifest, Registry, digest_of
+from serving_factory.docker.referrers import Referrer, referrers_of
+from serving_factory.docker.registry import INDEX, ImageName, Manifest, Registry, digest_of, listed, members
 from serving_factory.errors import (
     ArtifactError,
     FactoryError,
