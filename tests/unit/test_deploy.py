@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,18 @@ def test_names_are_labels_however_long_the_id() -> None:
     assert service(GPU).name == "serving-2-19-1-gpu-cuda12-2-v3"
 
 
+def test_models_with_other_names_have_services_with_other_names() -> None:
+    """A name in Kubernetes has neither capitals nor `_` nor `.`, and a model's has."""
+    long = "x" * 30
+    models = ("my-model", "my_model", "My-Model", "my.model", "my-model-", "my--model", f"{long}_a", f"{long}-a", long)
+    names = [service(V3, model=model).name for model in models]
+    assert len({*names}) == len(models)
+    assert names[0] == "serving-2-19-1-cpu-v3-my-model"
+    for name in names:
+        assert re.fullmatch("[a-z]([a-z0-9-]*[a-z0-9])?", name)
+        assert len(name) <= 50
+
+
 # --- compose ----------------------------------------------------------------------------------------------------------
 
 
@@ -331,7 +344,7 @@ def test_a_model_in_the_image_needs_no_volume_and_no_name(id_: str) -> None:
     assert not [path for path in found if path.startswith("kserve/")]
     deployment = found["base/deployment.yaml"]
     validate(deployment)
-    assert deployment["metadata"]["name"] == f"serving-{id_.replace('.', '-')}-my-model-1"
+    assert deployment["metadata"]["name"].startswith(f"serving-{id_.replace('.', '-')}-my-model-1"[:43])
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert [one["name"] for one in (*container["volumeMounts"], *pod["volumes"])] == ["tmp", "tmp"]

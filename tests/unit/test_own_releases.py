@@ -145,6 +145,21 @@ def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
     assert "releases[1].name: '2.21.0-rc1': another entry has this name" in line
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("rc.1", "rc_1"), "releases[1].name: 'rc_1': but for its separators it is 'rc.1'"),
+        (("2_19_1",), "releases[0].name: '2_19_1': upstream has a release of this name"),
+    ],
+)
+def test_names_that_are_one_in_bake_files_and_kubernetes_are_refused(
+    tmp_path: Path, names: tuple[str, ...], said: str
+) -> None:
+    tree(tmp_path / "tree")
+    (line,) = problems(tmp_path, document(releases=[{**RC, "name": name} for name in names]))
+    assert said in line
+
+
 def test_the_error_for_an_unknown_release_tells_of_it(tmp_path: Path) -> None:
     with pytest.raises(MatrixError) as caught:
         load(tmp_path, document(releases=["2.21.0-rc1"]))

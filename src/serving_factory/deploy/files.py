@@ -39,9 +39,11 @@ class Service:
 
     @property
     def name(self) -> str:
-        """A DNS label, of at most 50 characters."""
+        """A DNS label, of at most 50 characters; it ends in a checksum where others could have the same letters."""
         name = f"serving-{re.sub('[^a-z0-9]+', '-', self.what.lower()).rstrip('-')}"
-        return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 7]}-{_checksum(name)[:6]}"
+        if len(name) <= _LONGEST and (not self.model or _LABEL.fullmatch(self.model)):
+            return name
+        return f"{name[: _LONGEST - 7].rstrip('-')}-{_checksum(self.what)[:6]}"
 
     @property
     def gpu(self) -> bool:
@@ -49,6 +51,7 @@ class Service:
         return self.variant.flavour is Flavour.GPU
 
 
+_LABEL = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
 _LONGEST = 50  # of a label's 63 characters: suffixes are added
 
 

@@ -19,7 +19,7 @@ from serving_factory.matrix.settings import AllSettings, all_settings
 from serving_factory.matrix.tags import alias_tags, tag_findings
 from serving_factory.matrix.targets import Selection, selections
 from serving_factory.matrix.variant import Candidate, Variant
-from serving_factory.matrix.words import SLIM, SLIM_OF, release_tags
+from serving_factory.matrix.words import SLIM, SLIM_OF, release_tags, without_separators
 
 
 def load_matrix(file: Path, given: Iterable[Given] = ()) -> Matrix:
@@ -123,13 +123,14 @@ def _unused(model: MatrixFile, broken: Broken) -> Iterator[Problem]:
 
 
 def _own_names(model: MatrixFile) -> Iterator[Problem]:
-    """Find releases of the file's own with one name."""
-    names: set[str] = set()
+    """Find releases of the file's own with one name, also where only their separators differ."""
+    names: dict[str, str] = {}
     for index, one in own_releases(model).items():
-        if one.name and one.name in names:
-            remedy = "Give each a name of its own."
-            yield Problem(path=("releases", index, "name"), rule="another entry has this name", remedy=remedy)
-        names.add(one.name)
+        if other := one.name and names.get(without_separators(one.name)):
+            rule = "another entry has this name" if other == one.name else f"but for its separators it is {other!r}"
+            remedy = "Give each a name of its own, in which bake files and Kubernetes differ, too."
+            yield Problem(path=("releases", index, "name"), rule=rule, remedy=remedy)
+        names[without_separators(one.name)] = one.name
 
 
 def _unknown_bases(model: MatrixFile, broken: Broken) -> Iterator[Problem]:

@@ -141,8 +141,13 @@ def _like(text: str) -> str:
     return text
 
 
+def without_separators(name: str) -> str:
+    """Spell a name so that two which are one in a bake file, where `.` is `_`, or as a DNS label are the same."""
+    return re.sub("[._-]", "-", name)
+
+
 def _own_name(text: str) -> str:
-    if text in releases():
+    if without_separators(text) in map(without_separators, releases()):
         raise BrokenRuleError("upstream has a release of this name", "Name it otherwise, such as 2.21.0-rc1.")
     return str(_OWN_NAME.check(text))
 
