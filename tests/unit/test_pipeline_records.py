@@ -24,6 +24,7 @@ from serving_factory.pipeline.records import (
     write_record,
 )
 from serving_factory.pipeline.stages import STAGES, reached, stage
+from serving_factory.recipes.recipe import key_of, short
 
 from .stage_records import OBSTACLES, OUTPUTS, record, write_records
 
@@ -48,6 +49,14 @@ def test_behind_a_gap_nothing_is_reached(tmp_path: Path) -> None:
     record_path(tmp_path, "inspect").unlink()
     assert tuple(reached(tmp_path)) == ("compile", "extract", "libraries")
     assert last_stage(tmp_path, STAGES) == "libraries"
+
+
+def test_an_image_that_was_packaged_after_its_smoke_test_has_reached_no_smoke_test(tmp_path: Path) -> None:
+    """As `./factory package` alone leaves it."""
+    write_records(tmp_path, *STAGES)
+    for image, last in (("sha256:image", "push"), ("sha256:earlier", "package")):
+        write_record(tmp_path, replace(record("smoke"), inputs={"image": short(key_of(part=image))}))
+        assert last_stage(tmp_path, STAGES) == [*reached(tmp_path)][-1] == last
 
 
 def test_absent_is_none(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from datetime import datetime
 from enum import Enum
 from functools import cache
-from itertools import count, takewhile
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -96,10 +96,32 @@ def _read(folder: Path, stage: str, outputs: Any, form: int | None) -> Record[An
 
 def last_stage(folder: Path, stages: Sequence[str]) -> str:
     """The last of these stages that a variant has reached without a gap; empty before the first."""
-    # What lies behind a gap describes an earlier binary or image. Outputs are not looked at.
-    documents = ((stage, _document(folder, stage)) for stage in stages)
-    reached = takewhile(lambda pair: pair[1] is not None and pair[1].get("format") == FORMAT, documents)
-    return next(reversed([stage for stage, _ in reached]), "")
+    # Without the stages' own types, which take a while to import.
+    return next(reversed(without_gap(folder, stages, lambda one: _read(folder, one, dict[str, Any], FORMAT))), "")
+
+
+def without_gap(
+    folder: Path, stages: Sequence[str], read: Callable[[str], Record[Any] | None]
+) -> dict[str, Record[Any]]:
+    """Read the records of these stages up to the first that has none, or one of another image."""
+    # What lies behind a gap describes an earlier binary or image.
+    found: dict[str, Record[Any]] = {}
+    for name in stages:
+        there = os.path.exists(record_path(folder, name))  # noqa: PTH110 - Path.exists raises for a closed folder
+        record = read(name) if there else None
+        if record is None or not _is_of_image(record, found.get("package")):
+            break
+        found[name] = record
+    return found
+
+
+def _is_of_image(record: Record[Any], packaged: Record[Any] | None) -> bool:
+    """Whether what was tried or pushed is the image that was packaged last; earlier factories did not write it down."""
+    if packaged is None or "image" not in record.inputs:
+        return True
+    made = packaged.outputs
+    image = made.get("image") if isinstance(made, dict) else made.image
+    return record.inputs["image"] == short(key_of(part=image))  # as Stage.digests has it
 
 
 def write_record(folder: Path, record: Record[Any]) -> None:

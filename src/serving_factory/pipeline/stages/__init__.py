@@ -5,14 +5,12 @@ A new stage is a module here that defines a `Stage` by the module's name in capi
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving_factory.pipeline.records import record_path
-from serving_factory.recipes.recipe import key_of, short
+from serving_factory.pipeline.records import without_gap
 
 if TYPE_CHECKING:
     from serving_factory.pipeline.job import Stage
@@ -37,19 +35,4 @@ def stages_for(*, registry: bool) -> tuple[Stage[Any], ...]:
 
 def reached(folder: Path) -> Mapping[str, Record[Any]]:
     """Read the records of the stages that a variant has been through without a gap, in their order."""
-    # What lies behind a gap describes an earlier binary or image.
-    found: dict[str, Record[Any]] = {}
-    for name in STAGES:
-        there = os.path.exists(record_path(folder, name))  # noqa: PTH110 - Path.exists raises for a closed folder
-        record = stage(name).read(folder) if there else None
-        if record is None or not _is_of_image(record, found.get("package")):
-            break
-        found[name] = record
-    return found
-
-
-def _is_of_image(record: Record[Any], packaged: Record[Any] | None) -> bool:
-    """Whether what was tried or pushed is the image that was packaged last; earlier factories did not write it down."""
-    if packaged is None or "image" not in record.inputs:
-        return True
-    return record.inputs["image"] == short(key_of(part=packaged.outputs.image))  # as Stage.digests has it
+    return without_gap(folder, STAGES, lambda name: stage(name).read(folder))
