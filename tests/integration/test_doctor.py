@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CHECKS = {
     *("engine", "API", "buildx", "image store", "garbage collection", "clock", "GPU", "memory", "disk", "inotify"),
-    *("CPU", "proxies", "registry login", "downloads", "base images"),
+    *("CPU", "emulator", "proxies", "registry login", "downloads", "base images"),
 }
 
 

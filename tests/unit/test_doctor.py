@@ -44,6 +44,7 @@ from serving_factory.doctor.checks import (
     check_cpu,
     check_disk,
     check_driver,
+    check_emulator,
     check_engine,
     check_gpu,
     check_inotify,
@@ -496,6 +497,18 @@ def test_the_target_that_suits_a_cpu_is_named() -> None:
     assert "none of this matrix" in check_cpu(flags(Level.V2), {}, {"o": [Level.V4]}).found
 
 
+def test_the_emulator_and_what_it_does_not_emulate() -> None:
+    bad(check_emulator("", {}), Verdict.WARN, "there is no qemu-x86_64-static")
+    assert "`./factory setup` brings it" in check_emulator("", {}).remedy
+    well(check_emulator("qemu 7.2.22, /usr/bin/q", {}))
+    v4 = check_emulator("qemu 7.2.22, /usr/bin/q", {Level.V4: "qemu 7.2.22 does not emulate avx512f"})
+    well(v4)
+    assert v4.found == "qemu 7.2.22, /usr/bin/q; not x86-64-v4"
+    old = check_emulator("qemu 6.0, /usr/bin/q", {Level.V3: "qemu 6.0 does not emulate avx2", Level.V4: "no"})
+    bad(old, Verdict.WARN, "qemu 6.0 does not emulate avx2")
+    assert "of x86-64-v3, smoke proves no CPU level" in old.means
+
+
 # --- the network's checks ---------------------------------------------------------------------------------------------
 
 
@@ -671,7 +684,7 @@ def test_without_an_engine_the_rest_is_looked_at_all_the_same(
         doctoring.examine(asked, json=True)
     found = json.loads(capsys.readouterr().out)["checks"]
     assert [check["name"] for check in found if check["verdict"] == "fail"] == ["engine"]
-    assert {"inotify", "CPU", "proxies", "registry login"} <= {check["name"] for check in found}
+    assert {"inotify", "CPU", "emulator", "proxies", "registry login"} <= {check["name"] for check in found}
     assert "permission denied on the socket" in found[0]["found"]
     assert found[0]["remedy"] == "start it", "the remedy is the error's own"
 

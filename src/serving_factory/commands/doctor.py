@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from serving_factory.catalogue.cuda import Cuda
+from serving_factory.catalogue.levels import Level, emulated_cpus
 from serving_factory.commands.plan import Plan, plan_run, site_of
 from serving_factory.commands.shared import Asked, RunOptions, show
 from serving_factory.docker.caches import cache_sizes
+from serving_factory.docker.emulator import Emulator
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import EngineFacts, collection_rules, engine_facts
 from serving_factory.docker.http import reach_all
@@ -90,6 +92,7 @@ def _checks(asked: Asked, matrix: Matrix, variants: Sequence[Variant], needed: M
         free = probes.free_disk(facts)
         yield doctor_checks.check_disk(free=free, one=max(disk, default=0), planned=sum(disk))
     yield from _machine_checks(matrix, variants, facts)
+    yield _emulator(site.emulator, {one.level for one in variants})
     yield from _network_checks(matrix, recipes, facts)
 
 
@@ -144,6 +147,14 @@ def _machine_checks(matrix: Matrix, variants: Sequence[Variant], facts: EngineFa
         {name: [levels[id_] for id_ in ids] for name, ids in matrix.targets.items()},
     )
     yield seen_here(cpu, elsewhere)
+
+
+def _emulator(emulator: Emulator | None, planned: Collection[Level]) -> Check:
+    if emulator is None:
+        return doctor_checks.check_emulator("", {})
+    cpus = {level: cpu for level, cpu in emulated_cpus().items() if level in planned}
+    refused = {level: why for level, cpu in cpus.items() if (why := emulator.why_not(cpu))}
+    return doctor_checks.check_emulator(f"qemu {emulator.version}, {emulator.path}", refused)
 
 
 def _network_checks(matrix: Matrix, recipes: Sequence[Recipe], facts: EngineFacts | None) -> Iterator[Check]:

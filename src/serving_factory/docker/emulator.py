@@ -10,6 +10,8 @@ from pathlib import Path
 from serving_factory.docker.process import run
 
 EMULATOR = "qemu-x86_64-static"
+GET_EMULATOR = "`./factory setup` brings it on Debian and Ubuntu; elsewhere install the package qemu-user-static."
+NEWER_EMULATOR = f"Put a later {EMULATOR} on PATH; 7.2 and later emulate AVX2."
 _SECONDS = 20.0  # what one question may take
 _VERSION = re.compile(r"qemu-x86_64 version (\S+)")
 _CANNOT = re.compile(r"TCG doesn't support requested feature: \S*\.(\S+) \[")

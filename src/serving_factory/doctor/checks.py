@@ -16,6 +16,7 @@ from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts
 from serving_factory.catalogue.releases import releases
 from serving_factory.docker.client import FREE_SOME_SPACE
+from serving_factory.docker.emulator import EMULATOR, GET_EMULATOR, NEWER_EMULATOR
 from serving_factory.docker.host import GPU_REMEDY, CollectionRule, EngineFacts, GpuAccess
 from serving_factory.docker.http import Reach
 from serving_factory.pipeline.budget import Share, count_jobs, gib
@@ -295,6 +296,19 @@ def check_cpu(
         remedy = f"build them on a machine whose CPU has them, or choose: --target {suit or 'NAME'}"
         return warn("CPU", found, means, remedy)
     return ok("CPU", found)
+
+
+def check_emulator(emulator: str, refused: Mapping[Level, str]) -> Check:
+    """Check what emulates CPUs for smoke: its version and place, empty for none; planned levels → why it has none."""
+    means = "smoke proves no CPU level by running: it tries images on this machine's own CPU"
+    if not emulator:
+        return warn("emulator", f"there is no {EMULATOR}", means, GET_EMULATOR)
+    # AVX-512, which no qemu emulates, is nothing that can be had.
+    if lower := {level: why for level, why in refused.items() if level is not LEVELS[-1]}:
+        return warn(
+            "emulator", f"{emulator}: {next(iter(lower.values()))}", f"of {', '.join(lower)}, {means}", NEWER_EMULATOR
+        )
+    return ok("emulator", f"{emulator}; not {', '.join(refused)}" if refused else emulator)
 
 
 class Login(StrEnum):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from serving_factory.catalogue.cuda import cuda_in_image, why_not_driver
 from serving_factory.catalogue.levels import emulated_cpus, level_below, level_facts
-from serving_factory.docker.emulator import EMULATOR, Emulator
+from serving_factory.docker.emulator import EMULATOR, GET_EMULATOR, NEWER_EMULATOR, Emulator
 from serving_factory.docker.host import GPU_REMEDY, GpuAccess
 from serving_factory.errors import EmulatorMissingError, GpuDriverError, GpuMissingError
 from serving_factory.matrix.variant import Platform
@@ -82,7 +82,7 @@ def emulator(job: Job) -> Emulator:
         return found
     raise EmulatorMissingError(
         f"{job.recipe.variant.id}: an emulated CPU is required, and there is no {EMULATOR} on this machine.",
-        remedy="`./factory setup` brings it on Debian and Ubuntu; elsewhere install the package qemu-user-static.",
+        remedy=GET_EMULATOR,
     )
 
 
@@ -100,7 +100,7 @@ def _emulation_plan(job: Job) -> tuple[EmulationPlan | None, str]:
     if why_not and job.emulate is Use.REQUIRE:
         raise EmulatorMissingError(
             f"{variant.id}: an emulated CPU is required, and {why_not}.",
-            remedy="Put a later qemu-x86_64-static on PATH; 7.2 and later emulate AVX2.",
+            remedy=NEWER_EMULATOR,
         )
     return plan, why_not
 
