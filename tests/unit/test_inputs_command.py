@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +20,7 @@ from serving_factory.commands.plan import jobs_of
 from serving_factory.commands.shared import Asked, Checkout, InputsOptions
 from serving_factory.docker import git as source_package
 from serving_factory.errors import CompileError, FactoryError, FetchError, MissingInputsError, UsageError
+from serving_factory.matrix.load import load_matrix
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.offline.packages import _merge_index, _required_packages
 from serving_factory.pipeline.preflight import Found, Missing, MissingProgram, Report, preflight_folder
@@ -275,3 +278,40 @@ def test_lists_of_packages_become_lists_of_sources() -> None:
 def test_the_packages_of_a_slim_base_are_downloaded(tmp_path: Path, base: str, count: int) -> None:
     matrix = load(tmp_path, document(image={"repository": "r", "base": base}))
     assert list(_required_packages(recipe_for(matrix.variants[0], matrix))).count("tzdata") == count
+
+
+CUDA = {"gpu": {"flavour": "gpu", "levels": ["x86-64"]}}
+
+
+@pytest.mark.parametrize(
+    ("sections", "there", "elsewhere"),
+    [
+        ({}, {"curl", "python3-pip", "build-essential"}, set()),
+        ({"releases": ["1.15.0"]}, {"unzip", "python-pip"}, set()),
+        ({"releases": ["1.9.1"], "toolchain": {"base": "debian:bullseye"}}, {"ca-certificates", "python3-pip"}, set()),
+        ({"targets": CUDA}, {"gnupg", "python3-pip"}, {"clang-17"}),
+        ({"targets": CUDA, "releases": ["1.15.0"]}, {"gnupg"}, {"cuda-cudart-dev-10-0", "libnvinfer-dev"}),
+    ],
+)
+def test_what_the_dockerfiles_install_from_the_distribution_is_downloaded(
+    tmp_path: Path, sections: dict[str, Any], there: set[str], elsewhere: set[str]
+) -> None:
+    matrix = load(tmp_path, document(**sections))
+    recipe = recipe_for(matrix.variants[0], matrix)
+    found = set(_required_packages(recipe))
+    assert there <= found
+    assert not elsewhere & found
+    assert {name.split("=")[0] for name in elsewhere} <= set(re.findall(r"[a-z0-9.-]+", recipe.devel))
+    assert set(recipe.toolchain.packages) <= found
+
+
+def test_what_fetches_cuda_as_wheels_is_downloaded() -> None:
+    matrix = load_matrix(ROOT / "samples" / "matrix.yaml")
+    recipe = recipe_for(next(one for one in matrix.variants if one.cuda), matrix)
+    assert {"clang-19", "python3-pip", "unzip"} <= set(_required_packages(recipe))
+
+
+def test_what_the_lock_file_upgrades_is_downloaded(tmp_path: Path) -> None:
+    matrix = load(tmp_path, document())
+    recipe = replace(recipe_for(matrix.variants[0], matrix), upgrades=("libssl3=3.0.1",))
+    assert "libssl3" in set(_required_packages(recipe))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 _FROM = re.compile(r"FROM (?P<base>\S+)(?: AS (?P<name>\S+))?$")
 _COPY = re.compile(r"COPY (?P<flags>(?:--\S+ )*)(?P<paths>.+)$")
 _OTHER_STAGE = re.compile(r"(?:--|,)from=([^\s,]+)")
+_INSTALL = re.compile(r"\bapt_install ((?:[^\s&|;]+\s*)+)")
 _BLANK = re.compile(r"^\s*\n", re.MULTILINE)
 _OF_C = re.compile(r"/\*.*?\*/", re.DOTALL)
 _COMMENTS = {".sh": re.compile(r"^\s*#(?!!).*", re.MULTILINE), ".c": _OF_C, ".h": _OF_C}
@@ -38,6 +39,12 @@ class Stage:
         return frozenset(
             path for copy in copies if "--from=" not in copy["flags"] for path in copy["paths"].split()[:-1]
         )
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What it installs with apt, as inputs.sh does."""
+        calls = (call for line in self.instructions for call in _INSTALL.findall(line))
+        return tuple(package for call in calls for package in call.split())
 
 
 def stages(text: str) -> Mapping[str, Stage]:

@@ -19,6 +19,7 @@ from serving_factory.pipeline.inputs import secret_files, secrets_of
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.records import copy_atomically, write_atomically
 from serving_factory.pipeline.stages.compile import logged_build
+from serving_factory.recipes.dockerfile import stages
 from serving_factory.recipes.recipe import CONTEXT, Recipe
 
 _INDEX = "Packages"
@@ -78,19 +79,17 @@ def download_packages(job: Job, folder: Path, *, progress: Callable[[str], None]
 
 
 def _required_packages(recipe: Recipe) -> Iterator[str]:
-    """What the stages of the Dockerfiles install from the distribution of the compile."""
-    toolchain = recipe.toolchain
-    yield from toolchain.packages
-    if toolchain.llvm or (toolchain.gpu and toolchain.gpu.repositories):
-        yield "gnupg"
-    if toolchain.wheel and recipe.inputs.distdir is None:
-        yield from ("ca-certificates", "python3-pip")  # which then asks the package index
-    if toolchain.gpu and toolchain.gpu.wheels:
-        yield from ("ca-certificates", "python3-pip", "unzip")
-    if toolchain.gpu and toolchain.gpu.device_compiler:
-        yield toolchain.gpu.device_compiler
-    if recipe.slim and recipe.runtime_base.image == recipe.base.image:
-        yield from slim_base().packages
+    """What the Dockerfiles install from the distribution of the compile, without LLVM's and NVIDIA's own packages."""
+    llvm, gpu = recipe.toolchain.llvm, recipe.toolchain.gpu
+    elsewhere: set[str | None] = set(llvm.packages if llvm else ())
+    if gpu:
+        elsewhere |= {*gpu.cuda.packages, gpu.compat}
+        elsewhere |= {*gpu.tensorrt.packages, gpu.tensorrt.repository} if gpu.tensorrt else set()
+    named = [package for stage in stages(recipe.devel).values() for package in stage.packages]
+    if recipe.runtime_base.image == recipe.base.image:
+        named += [one.partition("=")[0] for one in recipe.upgrades]
+        named += slim_base().packages if recipe.slim else ()
+    yield from (package for package in dict.fromkeys(named) if package not in elsewhere)
 
 
 def _error(job: Job, failed: BuildFailed, log: Path) -> FactoryError:
