@@ -214,15 +214,18 @@ def history(
 def changes(
     *,
     images: Annotated[tuple[str, ...], Option("the older image, then the newer", "IMAGE", positional=True)] = (),
-    since: Annotated[str, Option("compare the images of this run with those of now instead", "RUN")] = "",
+    since: Annotated[str, Option("compare with this run, or an image with this digest", "RUN|DIGEST")] = "",
     json: Json = False,
 ) -> None:
     """Show in what an image differs from an earlier one, and why, as Markdown for a release note.
 
-    It names sources, flags, compiler, bases, packages and labels. The engine must have both images; none is started.
+    It names sources, flags, compiler, bases, packages and labels, and what Bazel compiled in. An image that is named
+    with its registry is read from there, without an engine; others are the engine's. None is started (docs/images.md).
 
     Examples:
         ./factory changes serving:2.19.1-cpu-v3-0123456789ab-ba9876543210 serving:2.19.1-cpu-v3
+        ./factory changes registry.example.com/team/serving:2.19.1-cpu-v3 --since sha256:45f4…
+        ./factory changes registry.example.com/team/serving:2.19.0 registry.example.com/team/serving:2.19.1
         ./factory changes --since 12
         ./factory changes --since 12 --json
     """

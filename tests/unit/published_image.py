@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serving_factory.docker.referrers import Artifact, attach
-from serving_factory.proofs.described import Described, External, Library, Package
+from serving_factory.proofs.described import IN_TOTO, SBOM, Described, External, Library, Package
 from serving_factory.proofs.keys import PrivateKey
 from serving_factory.proofs.provenance import provenance
-from serving_factory.proofs.sbom import SBOM, sbom
-from serving_factory.proofs.signatures import IN_TOTO, KeySigner
+from serving_factory.proofs.sbom import sbom
+from serving_factory.proofs.signatures import KeySigner
 
 from .byte_registry import ByteRegistry, digest_of
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,10 +11,25 @@ from typing import Any, cast
 import pytest
 
 from serving_factory.commands import changes as changing
-from serving_factory.commands.changes import Compared, ImageFacts, changes_text, compare_facts, read_facts, show_changes
-from serving_factory.errors import ArtifactError, NotBuiltError, UnknownNameError, UsageError
-from serving_factory.pipeline.job import Site
+from serving_factory.commands.changes import Compared, changes_text, compare_facts, show_changes
+from serving_factory.commands.images import Image
+from serving_factory.docker.engine import Engine
+from serving_factory.docker.referrers import Artifact, attach
+from serving_factory.docker.registry import INDEX
+from serving_factory.errors import (
+    ArtifactError,
+    ImageDiffersError,
+    NotBuiltError,
+    RegistryError,
+    UnknownNameError,
+    UsageError,
+)
+from serving_factory.proofs.facts import ImageFacts, facts_in_engine
 
+from .byte_registry import ByteRegistry
+from .published_image import MANIFEST, REPOSITORY, PublishedImage, archive, described
+
+DIGEST = "sha256:" + "d" * 64
 BINARY = {
     "source": "c0ffee",
     "base_digest": "sha256:b",
@@ -22,7 +37,7 @@ BINARY = {
     "bazel": "6.5.0",
     "version": "2.19.1",
 }
-FACTS: Mapping[str, Any] = {
+FACTS: dict[str, Any] = {
     "release": "2.19.1",
     "copts": ["-mavx2", "-mfma"],
     "configs": [],
@@ -33,12 +48,13 @@ FACTS: Mapping[str, Any] = {
 OLD = ImageFacts(
     name="serving:old",
     image="sha256:old",
+    config="sha256:old",
     size=90_000_000,
     labels={"org.serving-factory.base.id": "sha256:d1", "org.serving-factory.copts": "-mavx2", "com.example.team": "a"},
     facts=FACTS,
     packages={"libc6": "2.36-9", "libssl3": "3.0.16-1"},
 )
-NEW = replace(OLD, name="serving:new", image="sha256:new")
+NEW = replace(OLD, name="serving:new", image="sha256:new", config="sha256:new")
 
 
 def of(*, binary: Mapping[str, object] | None = None, **facts: object) -> ImageFacts:
@@ -149,7 +165,7 @@ def test_the_text_is_markdown() -> None:
     )
 
 
-def engine_with(facts: bytes) -> Site:
+def engine_with(facts: bytes) -> Engine:
     engine = SimpleNamespace(
         image_id=lambda name: None if name == "gone" else "sha256:new",
         image_size=lambda _image: 90_000_000,
@@ -164,16 +180,16 @@ def engine_with(facts: bytes) -> Site:
             else {}
         ),
     )
-    return cast("Site", SimpleNamespace(engine=engine, owner="o"))
+    return cast("Engine", engine)
 
 
 def test_an_images_facts_are_read_from_its_files() -> None:
-    assert read_facts(engine_with(json.dumps(FACTS).encode()), "serving:new") == NEW
+    assert facts_in_engine(engine_with(json.dumps(FACTS).encode()), "serving:new", "o") == NEW
     with pytest.raises(UnknownNameError, match="the engine has no image gone"):
-        read_facts(engine_with(b""), "gone")
+        facts_in_engine(engine_with(b""), "gone", "o")
     for facts in (b"no JSON", b"[1]", b"[" * 100_000):
         with pytest.raises(ArtifactError, match=r"image\.json in serving:new cannot be read"):
-            read_facts(engine_with(facts), "serving:new")
+            facts_in_engine(engine_with(facts), "serving:new", "o")
 
 
 @pytest.mark.parametrize("higher", [7, ["x"], [{}], [{"level": [], "sha256": {}}]])
@@ -182,17 +198,26 @@ def test_an_image_may_say_anything_of_its_levels(higher: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "since"), [((), ""), (("a:1",), ""), (("a:1", "b:1", "c:1"), ""), (("a:1", "b:1"), "3")]
+    ("images", "since"),
+    [
+        ((), ""),
+        (("a:1",), ""),
+        (("a:1", "b:1", "c:1"), ""),
+        (("a:1", "b:1"), "3"),
+        (("a:1", "b:1"), DIGEST),
+        (("a:1",), "3"),
+        ((), DIGEST),
+    ],
 )
-def test_two_images_or_a_run_are_needed(images: tuple[str, ...], since: str) -> None:
-    with pytest.raises(UsageError, match="takes two images, or --since RUN; got"):
+def test_two_images_a_digest_or_a_run_are_needed(images: tuple[str, ...], since: str) -> None:
+    with pytest.raises(UsageError, match="takes two images, --since RUN, or an image and --since DIGEST; got"):
         show_changes(images, since=since, json=False)
 
 
 def test_a_run_whose_images_are_gone_cannot_be_compared(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    variants = [SimpleNamespace(variant="2.19.1-cpu-v3", image=image) for image in ("gone", None)]
+    variants = [SimpleNamespace(variant="2.19.1-cpu-v3", image=image, pushed=None) for image in ("gone", None)]
     run = SimpleNamespace(id=3, matrix="matrix.yaml", variants=variants)
     site = SimpleNamespace(build=None, engine=SimpleNamespace(image_id=lambda _name: None), owner="o")
     now = SimpleNamespace(outputs=SimpleNamespace(names=("serving:new",)))
@@ -204,6 +229,146 @@ def test_a_run_whose_images_are_gone_cannot_be_compared(
     assert "2.19.1-cpu-v3: the engine no longer has gone, its image of run 3" in capsys.readouterr().err
 
     site.engine.image_id = lambda _name: "sha256:old"
-    monkeypatch.setattr(changing, "read_facts", lambda _site, name: OLD if name == "gone" else NEW)
+    monkeypatch.setattr(changing, "facts_in_engine", lambda _engine, name, _owner: OLD if name == "gone" else NEW)
     show_changes((), since="3", json=False)
     assert capsys.readouterr().out.startswith("## serving:new since serving:old\n")
+
+
+STATUS = "var/lib/dpkg/status"
+FOLDER = "var/lib/dpkg/status.d"
+
+
+def dpkg(name: str, version: str) -> bytes:
+    return f"Package: {name}\nStatus: install ok installed\nVersion: {version}\n".encode()
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[ByteRegistry]:
+    """A registry; an engine is not asked."""
+    monkeypatch.setattr(changing, "site_of", lambda _asked: SimpleNamespace(build=None))
+    with ByteRegistry.run() as running:
+        yield running
+
+
+def changed(capsys: pytest.CaptureFixture[str], *images: str, since: str = "") -> dict[str, Any]:
+    show_changes(images, since=since, json=True)
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+def test_two_images_of_a_registry_are_read_there(registry: ByteRegistry, capsys: pytest.CaptureFixture[str]) -> None:
+    zlib, abseil = described().externals[:2]
+    files = {STATUS: dpkg("libc6", "2.36-9"), f"{FOLDER}/libssl3": dpkg("libssl3", "3.0.16-1")}
+    facts = {**FACTS, "copts": ["-mavx"]}
+    old = PublishedImage(more=files, says=facts).publish(registry, "old")
+    newer = {**files, f"{FOLDER}/libssl3": dpkg("libssl3", "3.0.17-1")}
+    about = {"externals": (replace(zlib, sha256="e" * 64), abseil), "factory": "0.2.0"}
+    new = PublishedImage(
+        binary=b"another",
+        more=newer,
+        says={**facts, "copts": ["-mavx2"], "binary": {**FACTS["binary"], **ANOTHER}},
+        about=about,
+    ).publish(registry, "new")
+    place = f"{registry.host}/{REPOSITORY}"
+    registry.asked.clear()
+    document = changed(capsys, f"{place}:old", f"{place}:new")
+    (pair,) = document["images"]
+    assert [pair[when]["image"] for when in ("before", "after")] == [old, new]
+    assert {(one["kind"], one["name"]): (one["before"], one["after"]) for one in pair["changes"]} == {
+        ("fact", "flags"): ("-mavx", "-mavx2"),
+        ("fact", "compile key"): ("2" * 64, "4" * 64),
+        ("fact", "binary"): ("1" * 64, "3" * 64),
+        ("fact", "factory"): ("0.1.0", "0.2.0"),
+        ("external", "zlib"): ("a" * 64, "e" * 64),
+        ("external", "here"): ("", None),
+        ("package", "libssl3"): ("3.0.16-1", "3.0.17-1"),
+    }
+    assert pair["binary_reasons"] == ["flags", "2 changes of Bazel's external repositories"]
+    assert pair["image_reasons"] == ["binary", "1 package"]
+    base = registry.manifests[old][1]
+    (shared,) = {one["digest"] for one in json.loads(base)["layers"]} & {
+        one["digest"] for one in json.loads(registry.manifests[new][1])["layers"]
+    }
+    assert sum(shared in request for request in registry.asked) == 1, "a layer of both is fetched once"
+    assert changed(capsys, f"{place}:new", since=old) == document | {
+        "images": [pair | {"before": pair["before"] | {"name": f"{place}@{old}"}}]
+    }
+    assert changed(capsys, f"{place}:old", f"{place}@{old}")["images"][0]["image_reasons"] == []
+
+
+def test_what_an_upper_layer_removes_of_the_packages_is_not_there(
+    registry: ByteRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {f"{FOLDER}/{name}": dpkg(name, "1") for name in ("a", "b", "c")}
+    PublishedImage(more=files, says=FACTS, signer=None).publish(registry, "old")
+    place = f"{registry.host}/{REPOSITORY}"
+    for above, gone in (
+        ([archive({f"{FOLDER}/.wh.a": b""})], {"a"}),
+        ([archive({f"{FOLDER}/.wh..wh..opq": b"", f"{FOLDER}/b": dpkg("b", "1")})], {"a", "c"}),
+        ([archive({"var/lib/.wh.dpkg": b""}), archive({f"{FOLDER}/c": dpkg("c", "1")})], {"a", "b"}),
+    ):
+        PublishedImage(more=files, says=FACTS, above=above, signer=None).publish(registry, "new")
+        (pair,) = changed(capsys, f"{place}:old", f"{place}:new")["images"]
+        assert {one["name"] for one in pair["changes"]} == gone
+        assert {one["after"] for one in pair["changes"]} == {None}
+
+
+def put_index(registry: ByteRegistry, tag: str, **images: str) -> str:
+    entries = [
+        {"digest": digest, "platform": {"os": "linux", "architecture": "amd64", "variant": level}}
+        for level, digest in images.items()
+    ]
+    return registry.put(tag, INDEX, json.dumps({"manifests": entries}).encode())
+
+
+def test_images_of_two_indexes_are_compared_by_platform(
+    registry: ByteRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = (PublishedImage(says={**FACTS, "slim": slim}, signer=None).publish(registry) for slim in (False, True))
+    put_index(registry, "old", v1=old, v2=old)
+    put_index(registry, "new", v1=new, v3=new)
+    place = f"{registry.host}/{REPOSITORY}"
+    document = changed(capsys, f"{place}:old", f"{place}:new")
+    (pair,) = document["images"]
+    assert (pair["after"]["name"], pair["image_reasons"]) == (f"{place}:new (linux/amd64/v1)", ["slim"])
+    assert document["platforms"] == [
+        {"kind": "platform", "name": "linux/amd64/v3", "before": None, "after": f"{place}:new"},
+        {"kind": "platform", "name": "linux/amd64/v2", "before": f"{place}:old", "after": None},
+    ]
+    show_changes((f"{place}:old", f"{place}:new"), since="", json=False)
+    assert f"## {place}:new (linux/amd64/v3): new\n" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="is an index of images, and what it is compared with is one image"):
+        show_changes((f"{place}:old", f"{place}@{old}"), since="", json=False)
+
+
+def test_what_a_registry_has_not_or_is_not_ours_is_said(registry: ByteRegistry) -> None:
+    place = f"{registry.host}/{REPOSITORY}"
+    ours = PublishedImage(says=FACTS, signer=None).publish(registry, "ours")
+    for image in (f"{place}:absent", f"{place}@{DIGEST}"):
+        with pytest.raises(RegistryError, match=f"has no image {image}"):
+            show_changes((f"{place}:ours", image), since="", json=False)
+    attach(registry.client, REPOSITORY, ours, Artifact(media_type="text/plain", content=b"x"))
+    artifact = next(one for one, (_, body) in registry.manifests.items() if b"text/plain" in body)
+    with pytest.raises(ArtifactError, match="is no image"):
+        show_changes((f"{place}:ours", f"{place}@{artifact}"), since="", json=False)
+    others = json.loads(registry.manifests[ours][1])
+    others["layers"] = others["layers"][:1]  # without image.json
+    for tag in ("a", "b"):
+        registry.put(tag, MANIFEST, json.dumps({**others, "annotations": {"tag": tag}}).encode())
+    with pytest.raises(ArtifactError, match="say nothing of themselves"):
+        show_changes((f"{place}:a", f"{place}:b"), since="", json=False)
+    registry.blobs[others["layers"][0]["digest"]] = b"something else"
+    with pytest.raises(ImageDiffersError, match="is damaged in its registry"):
+        show_changes((f"{place}:ours", f"{place}:a"), since="", json=False)
+
+
+def test_what_was_pushed_in_a_run_is_read_from_the_registry(
+    registry: ByteRegistry, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"{registry.host}/{REPOSITORY}"
+    old, new = (PublishedImage(says={**FACTS, "slim": slim}).publish(registry) for slim in (False, True))
+    one = SimpleNamespace(variant="2.19.1-cpu-v3", image="sha256:1", pushed=f"{place}@{old}")
+    monkeypatch.setattr(changing, "named_runs", lambda *_: [SimpleNamespace(id=3, matrix="m.yaml", variants=[one])])
+    monkeypatch.setattr(changing, "PACKAGE", SimpleNamespace(read=lambda _folder: "a record"))
+    monkeypatch.setattr(changing, "recorded_image", lambda _folder: Image(f"{place}@{new}", published=True))
+    assert changed(capsys, since="3")["images"][0]["image_reasons"] == ["slim"]

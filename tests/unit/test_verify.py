@@ -38,10 +38,9 @@ from serving_factory.pipeline.records import write_record
 from serving_factory.pipeline.stages import STAGES
 from serving_factory.pipeline.stages.push import Place
 from serving_factory.proofs import deep
+from serving_factory.proofs.described import IN_TOTO, SBOM
 from serving_factory.proofs.image import read_layers
 from serving_factory.proofs.keys import PrivateKey
-from serving_factory.proofs.sbom import SBOM
-from serving_factory.proofs.signatures import IN_TOTO
 from serving_factory.proofs.verify import BINARY, CHECKS, Check, Subject, Verdict, verify
 
 from .byte_registry import ByteRegistry, digest_of

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json as json_format
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from serving_factory.commands.history import named_runs
+from serving_factory.commands.images import recorded_image, registry_alone
 from serving_factory.commands.plan import site_of
 from serving_factory.commands.shared import Asked, progress, show
-from serving_factory.docker.registry import listed
-from serving_factory.errors import ArtifactError, NotBuiltError, UnknownNameError, UsageError
+from serving_factory.docker.registry import DIGEST, ImageName, listed, names_registry
+from serving_factory.errors import ArtifactError, NotBuiltError, UsageError
 from serving_factory.output.text import count, size
 from serving_factory.pipeline.job import Site
 from serving_factory.pipeline.stages.package import PACKAGE
-from serving_factory.proofs.described import DPKG_RECORDS, IMAGE_JSON, packages_in
+from serving_factory.proofs.described import IMAGE_JSON
+from serving_factory.proofs.facts import ImageFacts, facts_in_engine, facts_in_registry, find_images
+from serving_factory.proofs.image import Layer
 
 _OWN_LABELS = ("org.serving-factory.", "org.opencontainers.image.")  # made of what image.json says, and of the base
 _BASE_ID = "org.serving-factory.base.id"
@@ -45,23 +48,11 @@ _READ = {
 _BASE = {"base": "base", "slim": "slim"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFacts:
-    """What an image says of itself."""
-
-    name: str  # as it was typed
-    image: str  # its id
-    size: int  # bytes
-    labels: Mapping[str, str]
-    facts: Mapping[str, Any]  # its image.json; empty where it has none, as upstream's images
-    packages: Mapping[str, str]  # name -> version
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Change:
-    """One thing in which two images differ; None where one of them does not have it."""
+    """One thing in which two images or indexes differ; None where one of them does not have it."""
 
-    kind: str  # `fact`, `package` or `label`
+    kind: str  # `fact`, `external`, `package` or `label`; `platform` of two indexes
     name: str
     before: str | None
     after: str | None
@@ -79,79 +70,104 @@ class Compared:
 
 
 def show_changes(images: Sequence[str], *, since: str, json: bool) -> None:
-    """Compare two images, or what variants had in a run with what they have now; no container is started."""
-    if (len(images), bool(since)) not in {(2, False), (0, True)}:
-        got = f"{count(len(images), 'image')}{' and --since' * bool(since)}"
+    """Compare two images, an image with an earlier one of its name, or what variants had in a run with those of now."""
+    by_digest = bool(DIGEST.fullmatch(since))
+    if len(images) != (1 if by_digest else 0 if since else 2):
+        got = f"{count(len(images), 'image')}{' and --since ' * bool(since)}{since}"
         raise UsageError(
-            f"`changes` takes two images, or --since RUN; got {got}",
+            f"`changes` takes two images, --since RUN, or an image and --since DIGEST; got {got}",
             remedy="name the older image, then the newer; `./factory history` lists the runs",
         )
     site = site_of(Asked())
-    pairs = list(_since(site, since)) if since else [(images[0], images[1])]
-    compared = [compare_facts(read_facts(site, before), read_facts(site, after)) for before, after in pairs]
+    if by_digest:
+        pairs = [(f"{_untagged(images[0])}@{since}", images[0])]
+    else:
+        pairs = list(_since(site, since)) if since else [(images[0], images[1])]
+    layers: dict[str, Layer] = {}  # two images often share some
+    found = [one for before, after in pairs for one in _compare(site, before, after, layers)]
+    compared = [one for one in found if isinstance(one, Compared)]
     document = {
         "images": [
             {
                 **{when: {"name": one.name, "image": one.image, "size": one.size} for when, one in sides},
-                "binary_reasons": found.binary_reasons,
-                "image_reasons": found.image_reasons,
-                "changes": found.changes,
+                "binary_reasons": pair.binary_reasons,
+                "image_reasons": pair.image_reasons,
+                "changes": pair.changes,
             }
-            for found in compared
-            for sides in [(("before", found.before), ("after", found.after))]
-        ]
+            for pair in compared
+            for sides in [(("before", pair.before), ("after", pair.after))]
+        ],
+        "platforms": [one for one in found if isinstance(one, Change)],
     }
-    show(document, "\n".join(changes_text(one) for one in compared), json=json)
+    show(document, "\n".join(map(_text, found)), json=json)
+
+
+def _untagged(image: str) -> str:
+    """The name of an image without tag and digest."""
+    folder, slash, last = image.partition("@")[0].rpartition("/")
+    return f"{folder}{slash}{last.partition(':')[0]}"
 
 
 def _since(site: Site, number: str) -> Iterator[tuple[str, str]]:
-    """The images of a run's variants that the engine still has, each with the variant's image of now."""
+    """The images of a run's variants, each with the variant's of now: both in the engine, or both in a registry."""
     (run,) = named_runs(site.build, [number])
     folder = Asked(matrix=run.matrix).folder
     found = 0
     for one in run.variants:
-        record = PACKAGE.read(folder / one.variant)
-        if one.image and record:
-            if site.engine.image_id(one.image) is None:
-                progress(f"Note: {one.variant}: the engine no longer has {one.image}, its image of run {run.id}")
-                continue
-            found += 1
+        record, now = PACKAGE.read(folder / one.variant), recorded_image(folder / one.variant)
+        if not (one.image and record):
+            continue
+        if one.pushed and now and now.published:
+            yield one.pushed, now.name
+        elif site.engine.image_id(one.image):
             yield one.image, record.outputs.names[0]
+        else:
+            progress(f"Note: {one.variant}: the engine no longer has {one.image}, its image of run {run.id}")
+            continue
+        found += 1
     if not found:
         raise NotBuiltError(
             f"no image of run {run.id} can be compared",
-            why="none of its variants has both an image of that run in the engine, and one of now",
-            remedy="name two images: an image that was pushed can be pulled again",
+            why="none of its variants has both an image of that run, in the engine or pushed, and one of now",
+            remedy="name two images: one that was pushed is read from its registry",
         )
 
 
-def read_facts(site: Site, name: str) -> ImageFacts:
-    """Read what an image of the engine says of itself."""
-    image = site.engine.image_id(name)
-    if image is None:
-        raise UnknownNameError(f"the engine has no image {name}", remedy=f"docker pull {name}")
-    files = dict(site.engine.read_files(image, *DPKG_RECORDS, IMAGE_JSON, owner=site.owner))
-    try:
-        facts = json_format.loads(files.pop(IMAGE_JSON, b"{}"))
-        why = "" if isinstance(facts, dict) else "it is no JSON object"
-    except (ValueError, RecursionError) as error:
-        facts, why = {}, str(error)
-    if why:
-        remedy = "name an image that this factory made"
-        raise ArtifactError(f"{IMAGE_JSON} in {name} cannot be read", why=why, remedy=remedy)
-    return ImageFacts(
-        name=name,
-        image=image,
-        size=site.engine.image_size(image),
-        labels=site.engine.image_labels(image),
-        facts=facts,
-        packages={one.name: one.version for one in packages_in(files)},
-    )
+def _compare(site: Site, before: str, after: str, layers: dict[str, Layer]) -> Iterator[Compared | Change]:
+    """Compare two images; of two indexes the images for the same platform, and those that one of both has."""
+    old, new = (_named(site, one, layers) for one in (before, after))
+    if ("" in old) != ("" in new):
+        index, entries = (after, new) if "" in old else (before, old)
+        raise UsageError(
+            f"{index} is an index of images, and what it is compared with is one image",
+            why=f"It has {', '.join(entries) or 'none'}.",
+            remedy="name two indexes, or two images: `./factory verify` lists those of an index",
+        )
+    for platform in dict.fromkeys([*new, *old]):
+        if platform in old and platform in new:
+            yield compare_facts(old[platform](), new[platform]())
+        else:
+            sides = (name if platform in there else None for name, there in ((before, old), (after, new)))
+            yield Change("platform", platform, *sides)
+
+
+def _named(site: Site, word: str, layers: dict[str, Layer]) -> Mapping[str, Callable[[], ImageFacts]]:
+    """What reads an image, or by platform the images of an index. A name with a registry is asked for there."""
+    if not names_registry(word):
+        return {"": partial(facts_in_engine, site.engine, word, site.owner)}
+    found = find_images(registry_alone(ImageName.parse_reference(word)[0].registry), word)
+    return {platform: partial(facts_in_registry, one, layers) for platform, one in found.items()}
 
 
 def compare_facts(before: ImageFacts, after: ImageFacts) -> Compared:
     """Find in what two images differ: first what decides the binary, last packages and labels."""
-    if before.image == after.image:
+    if not (before.facts or after.facts):
+        raise ArtifactError(
+            f"{before.name} and {after.name} say nothing of themselves",
+            why=f"neither has {IMAGE_JSON}, which this factory puts into each image",
+            remedy="name images that this factory made",
+        )
+    if before.image == after.image or before.config == after.config:
         return Compared(before=before, after=after, changes=())
     compiled, read = (_facts(before, after, places) for places in (_COMPILED, _READ))
     higher = list(_differ("fact", *map(_higher, (before, after))))
@@ -159,16 +175,12 @@ def compare_facts(before: ImageFacts, after: ImageFacts) -> Compared:
     base = [*_facts(before, after, _BASE), *_differ("fact", *digests)]
     packages = list(_differ("package", before.packages, after.packages))
     labels = list(_differ("label", *map(_users_labels, (before, after))))
-    binary_reasons: list[str] | None
-    other = {one.name for one in read}
-    if any(_at(one.facts, _READ["binary"]) is None for one in (before, after)):
-        binary_reasons = None
-    elif "binary" not in other:
-        binary_reasons = []
-    elif compiled:
-        binary_reasons = [one.name for one in compiled]
-    else:
-        binary_reasons = ["the factory's recipe" if "compile key" in other else "a second compile by the same recipe"]
+    externals: list[Change] = []
+    if before.externals is not None and after.externals is not None:  # else it is not known of one
+        externals = list(_differ("external", before.externals, after.externals))
+    if before.factory and after.factory and before.factory != after.factory:
+        read.append(Change("fact", "factory", before.factory, after.factory))
+    binary_reasons = _binary_reasons(before, after, [*compiled, *read], externals)
     image_reasons = ["binary"] if binary_reasons else []
     image_reasons += [one.name for one in (*higher, *base)]
     image_reasons += [count(len(packages), "package")] if packages else []
@@ -176,10 +188,27 @@ def compare_facts(before: ImageFacts, after: ImageFacts) -> Compared:
     return Compared(
         before=before,
         after=after,
-        changes=(*compiled, *read, *higher, *base, *packages, *labels),
-        binary_reasons=None if binary_reasons is None else tuple(binary_reasons),
+        changes=(*compiled, *read, *externals, *higher, *base, *packages, *labels),
+        binary_reasons=binary_reasons,
         image_reasons=tuple(image_reasons or ["the factory's own files in it"]),
     )
+
+
+def _binary_reasons(
+    before: ImageFacts, after: ImageFacts, facts: Sequence[Change], externals: Sequence[Change]
+) -> tuple[str, ...] | None:
+    """Why the binaries differ; empty where they do not, None where that is not known."""
+    if any(_at(one.facts, _READ["binary"]) is None for one in (before, after)):
+        return None
+    other = [one.name for one in facts]
+    if "binary" not in other:
+        return ()
+    reasons = [name for name in other if name in _COMPILED]
+    if externals:
+        reasons.append(f"{count(len(externals), 'change')} of Bazel's external repositories")
+    if reasons:
+        return tuple(reasons)
+    return ("the factory's recipe" if "compile key" in other else "a second compile by the same recipe",)
 
 
 def _higher(image: ImageFacts) -> Mapping[str, str]:
@@ -210,7 +239,13 @@ def _differ(kind: str, before: Mapping[str, str | None], after: Mapping[str, str
     for name in dict.fromkeys([*before, *after]):
         old, new = before.get(name), after.get(name)
         if old != new:
-            yield Change(kind=kind, name=name, before=old, after=new)
+            yield Change(kind, name, old, new)
+
+
+def _text(found: Compared | Change) -> str:
+    if isinstance(found, Compared):
+        return changes_text(found)
+    return f"## {found.after or found.before} ({found.name}): {'new' if found.after else 'not there any more'}\n"
 
 
 def changes_text(compared: Compared) -> str:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving_factory.commands.shared import Asked
+from serving_factory.commands.shared import Asked, progress
+from serving_factory.docker.http import Client, Patience
+from serving_factory.docker.registry import Registry, credentials_for
 from serving_factory.errors import NotBuiltError, UnknownNameError
 from serving_factory.matrix.problems import nearest
 from serving_factory.pipeline.records import Record
@@ -33,8 +35,7 @@ def recorded_image(folder: Path) -> Image | None:
     packaged: Packaged = records["package"].outputs
     if push := records.get("push"):
         pushed: Pushed = push.outputs
-        place = pushed.places[0]
-        return Image(f"{place.name}@{next(iter(place.digests.values()))}", published=True)
+        return Image(pushed.places[0].image, published=True)
     return Image(packaged.names[0], published=False)
 
 
@@ -57,6 +58,11 @@ def named_image(asked: Asked, word: str, variants: Collection[str]) -> Image | N
             remedy="`./factory list` shows variants; other images are named with their tag: serving:2.19.1",
         )
     return None
+
+
+def registry_alone(host: str) -> Registry:
+    """A registry, asked with the credentials of `docker login` and without an engine."""
+    return Registry(host, credentials=credentials_for(host), client=Client(patience=Patience(report=progress)))
 
 
 def build_command(asked: Asked, variant: str) -> str:

@@ -6,11 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serving_factory.commands.images import build_command, named_image
+from serving_factory.commands.images import build_command, named_image, registry_alone
 from serving_factory.commands.keys import require_extra
-from serving_factory.commands.shared import Asked, progress, show, width
-from serving_factory.docker.http import Client, Patience
-from serving_factory.docker.registry import DIGEST, ImageName, Registry, credentials_for
+from serving_factory.commands.shared import Asked, show, width
+from serving_factory.docker.registry import DIGEST, ImageName
 from serving_factory.errors import NotBuiltError, UsageError
 from serving_factory.matrix.lockfile import read_lock
 from serving_factory.output.text import count, table, words
@@ -51,8 +50,7 @@ def verify(asked: Asked, image: str, *, key: str, deep: bool, json: bool) -> Non
         lock_file=lock.file.name if lock.file else "",
         deep=deep,
     )
-    client = Client(patience=Patience(report=progress))
-    found = check(Registry(name.registry, credentials=credentials_for(name.registry), client=client), subject)
+    found = check(registry_alone(name.registry), subject)
     checks = [{"name": one.name, "verdict": one.verdict.value, "found": one.found} for one in found]
     show({"image": image, "checks": checks}, checks_table(found, width=width()), json=json)
     if failed := [one for one in found if one.verdict is Verdict.FAILED]:

@@ -83,6 +83,18 @@ def referrers_of(registry: Registry, repository: str, subject: str) -> Iterator[
             yield Referrer(digest=digest, artifact_type=str(document.get("artifactType") or ""), document=document)
 
 
+def document_of(registry: Registry, repository: str, referrer: Referrer) -> Mapping[str, Any] | None:
+    """Fetch the JSON document that a referrer holds; None where it is damaged."""
+    layers = listed(referrer.document.get("layers"))
+    digest = str(layers[0].get("digest")) if layers else ""
+    try:
+        content = registry.small_blob(repository, digest) or b""
+        document = json.loads(content) if digest_of(content) == digest else None
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
 def add_layer(registry: Registry, repository: str, tag: str, artifact: Artifact) -> str:
     """Add a document to the image at one of cosign's tags, which may hold others; give that image's digest."""
     registry.put_blob(repository, artifact.content)

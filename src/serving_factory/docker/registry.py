@@ -141,6 +141,12 @@ def from_text(registry: str, text: str) -> FactoryError:
     )
 
 
+def names_registry(text: str) -> bool:
+    """Whether an image's name begins with a registry, as Docker reads it: by a dot, a colon, or `localhost`."""
+    first, slash, _ = text.partition("/")
+    return bool(slash) and ("." in first or ":" in first or first == "localhost")
+
+
 @dataclass(frozen=True, slots=True)
 class ImageName:
     """A repository in a registry: `127.0.0.1:5000` and `team/image`."""
@@ -151,10 +157,8 @@ class ImageName:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `[registry/]path` as Docker does; UsageError where it is no such name, or has a tag or digest."""
-        # The first part is a registry if it has a dot or a colon or is `localhost`; else all is Docker Hub's.
-        first, slash, rest = text.partition("/")
-        if slash and ("." in first or ":" in first or first == "localhost"):
-            registry, repository = first, rest
+        if names_registry(text):
+            registry, _, repository = text.partition("/")
         else:
             registry, repository = DOCKER_HUB, text
         if registry in {DOCKER_HUB, f"index.{DOCKER_HUB}"}:

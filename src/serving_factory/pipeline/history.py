@@ -60,6 +60,7 @@ class VariantRun:
     binary_size: int | None = None
     image: str | None = None  # the image's id, likewise
     image_size: int | None = None
+    pushed: str | None = None  # the image's name by digest in the first registry; None where it was not pushed
     error: str | None = None  # the name of the error's class, where it failed
 
 
@@ -297,6 +298,7 @@ class Recorder:
         binary, image = records.get("extract"), records.get("package")
         made = {"binary": binary and binary.outputs.sha256, "binary_size": binary and binary.outputs.size}
         made |= {"image": image and image.outputs.image, "image_size": image and image.outputs.size}
+        made |= {"pushed": push.outputs.places[0].image if (push := records.get("push")) else None}
         return {**_about(job), "estimate": self._estimates.get(variant), "made": made}
 
     def _write(self, name: str, members: Mapping[str, object]) -> None:

@@ -20,10 +20,19 @@ from serving_factory.pipeline.stages.compile import COMPILE, build_error, logged
 from serving_factory.pipeline.stages.extract import EXTRACT, server_version
 from serving_factory.pipeline.stages.libraries import libraries_folder
 from serving_factory.pipeline.stages.package import PACKAGE
-from serving_factory.proofs.described import DPKG_RECORDS, Described, External, Library, os_release, packages_in
+from serving_factory.proofs.described import (
+    DPKG_RECORDS,
+    IN_TOTO,
+    SBOM,
+    Described,
+    External,
+    Library,
+    os_release,
+    packages_in,
+)
 from serving_factory.proofs.provenance import CYCLONEDX, provenance, statement
-from serving_factory.proofs.sbom import SBOM, sbom
-from serving_factory.proofs.signatures import IN_TOTO, KeySigner, Signer
+from serving_factory.proofs.sbom import sbom
+from serving_factory.proofs.signatures import KeySigner, Signer
 from serving_factory.recipes.recipe import decides, key_of, short
 
 EXTERNALS = "externals"  # a target of the devel Dockerfile

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 # dpkg's own, and what collect.sh leaves of each package that something was copied from
 DPKG_RECORDS = ("/var/lib/dpkg/status", "/var/lib/dpkg/status.d")
+SBOM, IN_TOTO = "application/vnd.cyclonedx+json", "application/vnd.in-toto+json"  # artifact types
 IMAGE_JSON = "/usr/share/serving-factory/image.json"  # what an image says of itself
 _FIELD = re.compile(r"^(Package|Version|Source|Status|Architecture): *(.*)$", re.MULTILINE)
 

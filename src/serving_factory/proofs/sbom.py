@@ -17,7 +17,6 @@ from packageurl import PackageURL
 from serving_factory.errors import ProofError
 from serving_factory.proofs.described import Described, External, Package
 
-SBOM = "application/vnd.cyclonedx+json"
 _NAMESPACE = uuid.UUID("0c0d8c1b-6b0c-5d0e-9b53-3f5b0a2f7d11")  # any: serial numbers are made of it and the digest
 
 

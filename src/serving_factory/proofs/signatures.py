@@ -13,6 +13,7 @@ from serving_factory.docker.process import Cancel, run
 from serving_factory.docker.referrers import Artifact, add_layer, fallback_tag, layers_at, referrers_of
 from serving_factory.docker.registry import ImageName, Registry, digest_of, listed, members
 from serving_factory.errors import SignatureError, SigningCommandError
+from serving_factory.proofs.described import IN_TOTO
 from serving_factory.proofs.keys import PrivateKey, PublicKey
 
 # sigstore/cosign, pkg/types/media.go and pkg/oci/static/signature.go
@@ -22,7 +23,6 @@ _KIND = "cosign container image signature"
 _SIGNED = "https://sigstore.dev/cosign/sign/v1"  # the predicate by which cosign 3 signs; others say something else
 DSSE = "application/vnd.dsse.envelope.v1+json"
 _BUNDLE = "application/vnd.dev.sigstore.bundle"
-IN_TOTO = "application/vnd.in-toto+json"
 _SECONDS = 600.0  # in which a command of the user's has signed
 _SHOWN = 10  # lines of its output
 _NO_JSON = (ValueError, KeyError, TypeError, RecursionError)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,28 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from serving_factory.catalogue.levels import Level
-from serving_factory.docker.referrers import Referrer, referrers_of
-from serving_factory.docker.registry import INDEX, ImageName, Manifest, Registry, digest_of, listed, members
-from serving_factory.errors import (
-    ArtifactError,
-    FactoryError,
-    ImageDiffersError,
-    ProofError,
-    RegistryError,
-    SignatureError,
+from serving_factory.docker.referrers import Referrer, document_of, referrers_of
+from serving_factory.docker.registry import ImageName, Manifest, Registry, digest_of, listed, members
+from serving_factory.errors import ArtifactError, FactoryError, ImageDiffersError, ProofError, SignatureError
+from serving_factory.proofs.described import IN_TOTO, SBOM
+from serving_factory.proofs.image import (
+    IMAGE_FILE,
+    AbsentError,
+    Image,
+    WrongError,
+    fetch_image,
+    find_manifest,
+    images_of,
+    is_index,
 )
-from serving_factory.proofs.image import REMOVED, File, Layer, read_layers
 from serving_factory.proofs.keys import PublicKey
-from serving_factory.proofs.sbom import SBOM
-from serving_factory.proofs.signatures import IN_TOTO, is_signed, require_signed, signatures_of, subjects_of
+from serving_factory.proofs.signatures import is_signed, require_signed, signatures_of, subjects_of
 
 BINARY = "usr/lib/serving-factory/tensorflow_model_server"
 # Where an image with several levels has the others' servers
 _HIGHER = {level.value: f"usr/lib/serving-factory/{level.value}/tensorflow_model_server" for level in Level}
-_IMAGE_JSON = "usr/share/serving-factory/image.json"
 _OURS = "org.serving-factory."
 _OCI = "org.opencontainers.image."
-_LISTS = (INDEX, "application/vnd.docker.distribution.manifest.list.v2+json")
 
 
 class Verdict(StrEnum):
@@ -73,124 +72,47 @@ class Evidence:
     asked: Subject
     registry: Registry
     held: str  # the digest that the tag stands for, or was asked for
-    manifest: Manifest
+    image: Image
     referrers: tuple[Referrer, ...]
-    config: bytes | None = None
-    layers: tuple[Layer, ...] = ()
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """What the configuration says; `_AbsentError` where it cannot be read."""
-        try:
-            found = json.loads(self.config or b"")
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            raise _AbsentError("the configuration cannot be read")
-        return found
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """The image's labels."""
-        labels = members(members(self.settings.get("config")).get("Labels"))
-        return {name: str(value) for name, value in labels.items()}
-
-    def label(self, name: str) -> str:
-        """A label; `_AbsentError` where the image has none."""
-        if found := self.labels.get(name):
-            return found
-        raise _AbsentError(f"the image has no label {name}")
-
-    def uppermost(self, path: str) -> File | None:
-        """What the uppermost layer has of a path, `REMOVED` among others; None where none has anything."""
-        return next((layer.files[path] for layer in reversed(self.layers) if path in layer.files), None)
-
-    def file(self, path: str) -> File:
-        """The uppermost file at a path; `_AbsentError` where there is none."""
-        found = self.uppermost(path)
-        if found is None:
-            raise _AbsentError(f"the image has no file /{path}")
-        if found is REMOVED:
-            raise _AbsentError(f"an upper layer removes /{path}, or has a link or a folder in its place")
-        return found
-
-    @property
-    def image_json(self) -> Mapping[str, Any]:
-        """What the image says of itself."""
-        try:
-            found = json.loads(self.file(_IMAGE_JSON).content)
-            return {**found, "binary": dict(found["binary"] or {})}
-        except (ValueError, RecursionError, TypeError, KeyError) as error:
-            raise _WrongError(f"/{_IMAGE_JSON} cannot be read") from error
-
-
-class _WrongError(Exception):
-    """A check found something else than it must."""
-
-
-class _AbsentError(Exception):
-    """A check has nothing to look at."""
 
 
 def verify(registry: Registry, asked: Subject) -> list[Check]:
     """Check an image; of an index its signature, and each image in it, whose checks' names begin with the platform."""
-    held, manifest = _asked_for(registry, asked)
-    return (_of_index if manifest.media_type in _LISTS else _of_image)(registry, asked, held, manifest)
-
-
-def _asked_for(registry: Registry, asked: Subject) -> tuple[str, Manifest]:
-    """The digest that the tag stands for, and the manifest or index."""
-    held = registry.manifest_digest(asked.name.repository, asked.tag or asked.digest)
-    manifest = registry.manifest(asked.name.repository, asked.digest or held or "") if held else None
-    if held is None or manifest is None:
-        reference = f"{':' * bool(asked.tag)}{asked.tag}{'@' * bool(asked.digest)}{asked.digest}"
-        raise RegistryError(
-            f"The registry {registry.host} has no image {asked.name}{reference}.",
-            remedy="Correct the image's name, tag or digest.",
-        )
-    return held, manifest
+    held, manifest = find_manifest(registry, asked.name, asked.tag, asked.digest)
+    return (_of_index if is_index(manifest) else _of_image)(registry, asked, held, manifest)
 
 
 def _of_index(registry: Registry, asked: Subject, held: str, manifest: Manifest) -> list[Check]:
-    seen = _evidence(registry, asked, held, manifest)
+    seen = _evidence(registry, asked, held, Image(manifest=manifest))
     found = [_checked(one, seen) for one in CHECKS if one.name in {"tag", "manifest", "signature"}]
-    for entry in listed(manifest.document.get("manifests")):
-        about = members(entry.get("platform"))
-        platform = "/".join(str(about[one]) for one in ("os", "architecture", "variant") if about.get(one))
-        part = replace(asked, tag="", digest=str(entry.get("digest")))
+    for platform, digest in images_of(manifest):
+        part = replace(asked, tag="", digest=digest)
         # As an image, whatever it says: a registry could send indexes without end.
-        of_part = _of_image(registry, part, *_asked_for(registry, part))
+        of_part = _of_image(registry, part, *find_manifest(registry, part.name, part.tag, part.digest))
         found += [replace(one, name=f"{platform} {one.name}") for one in of_part if one.name != "tag"]
     return found
 
 
 def _of_image(registry: Registry, asked: Subject, held: str, manifest: Manifest) -> list[Check]:
-    repository, document = asked.name.repository, manifest.document
-    config = registry.small_blob(repository, str(members(document.get("config")).get("digest")))
     with tempfile.TemporaryDirectory() as folder:
         copies = Path(folder) if asked.deep else None
-        paths = {BINARY: copies, _IMAGE_JSON: None, **dict.fromkeys(_HIGHER.values())}
-        layers = read_layers(registry, repository, listed(document.get("layers")), paths)
-        seen = replace(_evidence(registry, asked, held, manifest), config=config, layers=layers)
+        paths = {BINARY: copies, IMAGE_FILE: None, **dict.fromkeys(_HIGHER.values())}
+        image = fetch_image(registry, asked.name.repository, manifest, paths)
+        seen = _evidence(registry, asked, held, image)
         return [_checked(one, seen) for one in CHECKS]
 
 
-def _evidence(registry: Registry, asked: Subject, held: str, manifest: Manifest) -> Evidence:
-    return Evidence(
-        asked=asked,
-        registry=registry,
-        held=held,
-        manifest=manifest,
-        referrers=tuple(referrers_of(registry, asked.name.repository, manifest.digest)),
-    )
+def _evidence(registry: Registry, asked: Subject, held: str, image: Image) -> Evidence:
+    referrers = tuple(referrers_of(registry, asked.name.repository, image.manifest.digest))
+    return Evidence(asked=asked, registry=registry, held=held, image=image, referrers=referrers)
 
 
 def _checked(one: _Kind, seen: Evidence) -> Check:
     try:
         verdict, found = Verdict.OK, one.look(seen)
-    except _WrongError as failed:
+    except WrongError as failed:
         verdict, found = Verdict.FAILED, str(failed)
-    except _AbsentError as unknown:
+    except AbsentError as unknown:
         verdict, found = (Verdict.FAILED if one.required else Verdict.SKIPPED), str(unknown)
     except (SignatureError, ArtifactError) as error:
         verdict, found = Verdict.FAILED, " ".join(filter(None, (error.what, error.why)))
@@ -199,7 +121,7 @@ def _checked(one: _Kind, seen: Evidence) -> Check:
 
 def _same(found: object, expected: object, what: str) -> None:
     if found != expected:
-        raise _WrongError(f"{what}: expected {expected}, found {found or 'nothing'}")
+        raise WrongError(f"{what}: expected {expected}, found {found or 'nothing'}")
 
 
 # --- what is checked --------------------------------------------------------------------------------------------------
@@ -208,108 +130,112 @@ def _same(found: object, expected: object, what: str) -> None:
 def _tag(seen: Evidence) -> str:
     asked = seen.asked
     if not asked.tag:
-        raise _AbsentError("only a digest was given")
+        raise AbsentError("only a digest was given")
     if asked.digest:
         _same(seen.held, asked.digest, f"the tag {asked.tag} stands for another digest")
     return f"{asked.tag} is {seen.held}"
 
 
 def _manifest(seen: Evidence) -> str:
-    _same(seen.manifest.digest, seen.asked.digest or seen.held, "the manifest has another digest than its name")
-    if not seen.manifest.document:
-        raise _WrongError("the manifest is no JSON object")
-    if seen.manifest.media_type in _LISTS and not listed(seen.manifest.document.get("manifests")):
-        raise _WrongError("the index has no image")
-    return f"{seen.manifest.media_type}, {len(seen.manifest.body)} bytes"
+    _same(seen.image.manifest.digest, seen.asked.digest or seen.held, "the manifest has another digest than its name")
+    if not seen.image.manifest.document:
+        raise WrongError("the manifest is no JSON object")
+    if is_index(seen.image.manifest) and not listed(seen.image.manifest.document.get("manifests")):
+        raise WrongError("the index has no image")
+    return f"{seen.image.manifest.media_type}, {len(seen.image.manifest.body)} bytes"
 
 
 def _config(seen: Evidence) -> str:
-    entry = members(seen.manifest.document.get("config"))
-    if seen.config is None:
-        raise _WrongError("the registry has no configuration of the image")
-    _same(digest_of(seen.config), entry.get("digest"), "the configuration has another digest than the manifest says")
-    _same(len(seen.config), entry.get("size"), "the configuration has another size than the manifest says")
-    return f"{seen.settings.get('os')}/{seen.settings.get('architecture')}, {entry['digest']}"
+    entry = members(seen.image.manifest.document.get("config"))
+    if seen.image.config is None:
+        raise WrongError("the registry has no configuration of the image")
+    _same(
+        digest_of(seen.image.config), entry.get("digest"), "the configuration has another digest than the manifest says"
+    )
+    _same(len(seen.image.config), entry.get("size"), "the configuration has another size than the manifest says")
+    return f"{seen.image.settings.get('os')}/{seen.image.settings.get('architecture')}, {entry['digest']}"
 
 
 def _layers(seen: Evidence) -> str:
-    entries = listed(seen.manifest.document.get("layers"))
-    for entry, layer in zip(entries, seen.layers, strict=True):
+    entries = listed(seen.image.manifest.document.get("layers"))
+    for entry, layer in zip(entries, seen.image.layers, strict=True):
         if not layer.digest:
-            raise _WrongError(f"the layer {entry.get('digest')}: {layer.trouble}")
+            raise WrongError(f"the layer {entry.get('digest')}: {layer.trouble}")
         _same(layer.digest, entry.get("digest"), "a layer has another digest than the manifest says")
         _same(layer.size, entry.get("size"), "a layer has another size than the manifest says")
-    return f"{len(seen.layers)} layers, {sum(layer.size for layer in seen.layers)} bytes"
+    return f"{len(seen.image.layers)} layers, {sum(layer.size for layer in seen.image.layers)} bytes"
 
 
 def _contents(seen: Evidence) -> str:
-    expected = members(seen.settings.get("rootfs")).get("diff_ids")
-    for layer in seen.layers:
+    expected = members(seen.image.settings.get("rootfs")).get("diff_ids")
+    for layer in seen.image.layers:
         if layer.trouble:
-            raise _WrongError(f"the layer {layer.digest or '(none)'}: {layer.trouble}")
+            raise WrongError(f"the layer {layer.digest or '(none)'}: {layer.trouble}")
     _same(
-        [layer.diff_id for layer in seen.layers], expected, "what the layers hold is not what the configuration lists"
+        [layer.diff_id for layer in seen.image.layers],
+        expected,
+        "what the layers hold is not what the configuration lists",
     )
-    return f"{len(seen.layers)} layers hold what the configuration lists"
+    return f"{len(seen.image.layers)} layers hold what the configuration lists"
 
 
 def _user(seen: Evidence) -> str:
-    user = str(members(seen.settings.get("config")).get("User") or "")
+    user = str(members(seen.image.settings.get("config")).get("User") or "")
     name = user.partition(":")[0]
     if name == "root" or not name.lstrip("+-0"):  # Docker reads 00 as a number, too
-        raise _WrongError(f"the image runs as root: its user is '{user}'")
+        raise WrongError(f"the image runs as root: its user is '{user}'")
     return user
 
 
 def _stop_signal(seen: Evidence) -> str:
-    signal = str(members(seen.settings.get("config")).get("StopSignal") or "")
+    signal = str(members(seen.image.settings.get("config")).get("StopSignal") or "")
     _same(signal, "SIGTERM", "another signal stops it")
     return signal
 
 
 def _binary(seen: Evidence) -> str:
-    found = seen.file(BINARY).sha256
-    _same(found, seen.label(f"{_OURS}binary.sha256"), "the binary is not that of the label")
-    _same(found, seen.image_json["binary"].get("sha256"), "the binary is not that of image.json")
-    higher = [(str(one.get("level")), one.get("sha256")) for one in listed(seen.image_json.get("higher"))]
+    found = seen.image.file(BINARY).sha256
+    _same(found, seen.image.label(f"{_OURS}binary.sha256"), "the binary is not that of the label")
+    _same(found, seen.image.image_json["binary"].get("sha256"), "the binary is not that of image.json")
+    higher = [(str(one.get("level")), one.get("sha256")) for one in listed(seen.image.image_json.get("higher"))]
     for level, sha256 in higher:
-        server = seen.file(_HIGHER.get(level, f"usr/lib/serving-factory/{level}"))
+        server = seen.image.file(_HIGHER.get(level, f"usr/lib/serving-factory/{level}"))
         _same(server.sha256, sha256, f"the server of level {level} is not that of image.json")
     unnamed = _HIGHER.keys() - {level for level, _ in higher}
-    if found_more := [level for level in sorted(unnamed) if seen.uppermost(_HIGHER[level])]:
-        raise _WrongError(f"image.json does not name the servers of {', '.join(found_more)} that the image has")
+    if found_more := [level for level in sorted(unnamed) if seen.image.uppermost(_HIGHER[level])]:
+        raise WrongError(f"image.json does not name the servers of {', '.join(found_more)} that the image has")
     others = f"; those of {', '.join(level for level, _ in higher)} too" if higher else ""
     return f"sha256:{found}, as in the label and in image.json{others}"
 
 
 def _identity(seen: Evidence) -> str:
-    document = seen.image_json
+    document = seen.image.image_json
     for name, label in (
         ("variant", f"{_OURS}variant"),
         ("release", f"{_OCI}version"),
         ("flavour", f"{_OURS}flavour"),
         ("level", f"{_OURS}level"),
     ):
-        _same(seen.label(label), document.get(name), f"the label {label} is not what image.json says")
+        _same(seen.image.label(label), document.get(name), f"the label {label} is not what image.json says")
     compiled = document["binary"].get("compile_key")
-    _same(seen.label(f"{_OURS}compile.key"), compiled, "the compile key of the label is not that of image.json")
+    _same(seen.image.label(f"{_OURS}compile.key"), compiled, "the compile key of the label is not that of image.json")
     return f"{document['variant']}, release {document['release']}, compile key {str(compiled)[:12]}"
 
 
 def _base(seen: Evidence) -> str:
-    name, digest = seen.label(f"{_OCI}base.name"), seen.labels.get(f"{_OCI}base.digest", "")
+    name, digest = seen.image.label(f"{_OCI}base.name"), seen.image.labels.get(f"{_OCI}base.digest", "")
     locked = seen.asked.lock.get(name)
     if locked is None:
-        raise _AbsentError(f"{seen.asked.lock_file} does not have {name}")
+        raise AbsentError(f"{seen.asked.lock_file} does not have {name}")
     _same(digest, locked, f"{name} is another one than {seen.asked.lock_file} has")
     return f"{name}@{digest}, as locked"
 
 
 def _signature(seen: Evidence) -> str:
-    repository, digest, key = seen.asked.name.repository, seen.manifest.digest, seen.asked.key
+    repository, digest, key = seen.asked.name.repository, seen.image.manifest.digest, seen.asked.key
     if key is None:
         count = sum(1 for _ in signatures_of(seen.registry, repository, digest))
-        raise _AbsentError(f"signatures: {count}; --key checks whose they are" if count else "there is none")
+        raise AbsentError(f"signatures: {count}; --key checks whose they are" if count else "there is none")
     require_signed(seen.registry, repository, digest, key)
     return f"of the key sha256:{key.fingerprint}"
 
@@ -319,19 +245,14 @@ def _proof(seen: Evidence, kind: str, what: str) -> Mapping[str, Any]:
     repository = seen.asked.name.repository
     found = [one for one in seen.referrers if one.artifact_type == kind]
     if not found:
-        raise _AbsentError(f"the registry has no {what} of it")
+        raise AbsentError(f"the registry has no {what} of it")
     key = seen.asked.key
     signed = [one for one in found if key is None or is_signed(seen.registry, repository, one.digest, key)]
     if not signed:
-        raise _WrongError(f"the {what} is not signed with this key")
-    layer: Mapping[str, Any] = next(iter(listed(signed[-1].document.get("layers"))), {})
-    try:
-        content = seen.registry.small_blob(repository, str(layer.get("digest"))) or b""
-        document = json.loads(content) if digest_of(content) == layer.get("digest") else None
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
-        raise _WrongError(f"the {what} is damaged")
+        raise WrongError(f"the {what} is not signed with this key")
+    document = document_of(seen.registry, repository, signed[-1])
+    if document is None:
+        raise WrongError(f"the {what} is damaged")
     return document
 
 
@@ -339,19 +260,19 @@ def _sbom(seen: Evidence) -> str:
     document = _proof(seen, SBOM, "SBOM")
     about = members(members(document.get("metadata")).get("component"))
     hashes = [one.get("content") for one in listed(about.get("hashes"))]
-    if seen.manifest.digest.partition(":")[2] not in hashes:
-        raise _WrongError(f"the SBOM is about another image: {about.get('name')} {about.get('version')}")
+    if seen.image.manifest.digest.partition(":")[2] not in hashes:
+        raise WrongError(f"the SBOM is about another image: {about.get('name')} {about.get('version')}")
     components = listed(document.get("components"))
-    binary = seen.file(BINARY).sha256
+    binary = seen.image.file(BINARY).sha256
     if not any(hashed.get("content") == binary for one in components for hashed in listed(one.get("hashes"))):
-        raise _WrongError("the SBOM does not have this image's binary")
+        raise WrongError("the SBOM does not have this image's binary")
     return f"{document.get('bomFormat')} {document.get('specVersion')}, {len(components)} components"
 
 
 def _provenance(seen: Evidence) -> str:
     statement = _proof(seen, IN_TOTO, "provenance")
-    if seen.manifest.digest not in subjects_of(statement):
-        raise _WrongError("the provenance is about another image")
+    if seen.image.manifest.digest not in subjects_of(statement):
+        raise WrongError("the provenance is about another image")
     try:
         predicate = statement["predicate"]
         internal = predicate["buildDefinition"]["internalParameters"]
@@ -359,21 +280,21 @@ def _provenance(seen: Evidence) -> str:
         binary, key = product["digest"]["sha256"], internal["compile_key"]
         started = predicate["runDetails"]["metadata"]["startedOn"]
     except (KeyError, TypeError, ValueError) as error:
-        raise _WrongError("the provenance lacks what the factory writes") from error
-    _same(binary, seen.file(BINARY).sha256, "the provenance is of another binary")
-    _same(key, seen.label(f"{_OURS}compile.key"), "the provenance has another compile key than the label")
+        raise WrongError("the provenance lacks what the factory writes") from error
+    _same(binary, seen.image.file(BINARY).sha256, "the provenance is of another binary")
+    _same(key, seen.image.label(f"{_OURS}compile.key"), "the provenance has another compile key than the label")
     return f"{statement.get('predicateType')}, compiled {started}"
 
 
 def _level(seen: Evidence) -> str:
     from serving_factory.proofs.deep import level_of
 
-    level = seen.label(f"{_OURS}level")
-    read = level_of(_kept(seen), level, seen.label(f"{_OCI}version"))
+    level = seen.image.label(f"{_OURS}level")
+    read = level_of(_kept(seen), level, seen.image.label(f"{_OCI}version"))
     if read.wrong:
-        raise _WrongError(read.wrong)
+        raise WrongError(read.wrong)
     if not read.proven:
-        raise _AbsentError(read.found)
+        raise AbsentError(read.found)
     return read.found
 
 
@@ -381,14 +302,14 @@ def _device_code(seen: Evidence) -> str:
     from serving_factory.inspection.device_code import read_device_code
 
     found = " ".join(read_device_code(_kept(seen)).throughout)
-    _same(found, seen.labels.get(f"{_OURS}capabilities", ""), "the code for GPUs is not that of the label")
+    _same(found, seen.image.labels.get(f"{_OURS}capabilities", ""), "the code for GPUs is not that of the label")
     return found or "none, as the label says"
 
 
 def _kept(seen: Evidence) -> Path:
-    if kept := seen.file(BINARY).kept:
+    if kept := seen.image.file(BINARY).kept:
         return kept
-    raise _AbsentError("--deep reads the binary")
+    raise AbsentError("--deep reads the binary")
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,11 @@ class Place:
         """The repository there."""
         return ImageName(self.registry, self.repository)
 
+    @property
+    def image(self) -> str:
+        """What `docker pull` takes: the name with a digest."""
+        return f"{self.name}@{next(iter(self.digests.values()))}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed(Outputs):
