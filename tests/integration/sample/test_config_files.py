@@ -89,7 +89,10 @@ def test_policies_labels_and_metrics(start_server: StartServer, protos: ServingP
             protos.call(channel, PREDICTION_SERVICE, "Predict", request)
         request.model_spec.name = "all"
         response = protos.call(channel, PREDICTION_SERVICE, "Predict", request)
-    assert response.model_spec.version.value == 1
+        assert response.model_spec.version.value == 1
+        request.model_spec.name = 'a"b\\c\nd'
+        with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
+            protos.call(channel, PREDICTION_SERVICE, "Predict", request)
 
     counts = page(server, "/a.b").splitlines()
     assert counts[0] == "# TYPE :tensorflow:serving:request_count counter"
@@ -97,6 +100,8 @@ def test_policies_labels_and_metrics(start_server: StartServer, protos: ServingP
     assert ':tensorflow:serving:request_count{model_name="all",status="OK"} 7' in counts
     assert ':tensorflow:serving:request_count{model_name="all",status="NOT_FOUND"} 1' in counts
     assert ':tensorflow:serving:request_count{model_name="one",status="INVALID_ARGUMENT"} 1' in counts
+    escaped = r':tensorflow:serving:request_count{model_name="a\"b\\c\nd",status="INVALID_ARGUMENT"} 1'
+    assert escaped in counts, "as Prometheus' text format has it"
     assert server.get("/axb").code == 404, "a path is no pattern"
 
     (models_folder / "latest" / "3").rename(models_folder / "latest" / "4")

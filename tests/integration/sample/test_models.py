@@ -22,6 +22,7 @@ from .serving_protos import PREDICTION_SERVICE, ServingProtos
 NO_RETRY = "--max_num_load_retries=0"
 OLD_ANSWER, NEW_ANSWER = 3.0, 4.0
 """Of half_plus_two and of its successor, to x = 2."""
+ONES, TWOS = (1, 1, 1, 1), (1, 2, 2, 1)
 
 
 def put_version(models: Path, name: str, version: str, source: Path) -> None:
@@ -126,16 +127,24 @@ def test_a_convolution_of_another_kind_is_refused(
     start_server: StartServer, write_models: ModuleType, models_folder: Path
 ) -> None:
     m = write_models
-    strides = m.block(1, b"".join(m.number(3, stride) for stride in (1, 1, 1, 1)))
-    nodes = [
-        m.placeholder("x"),
-        m.constant("filter", (1, 1, 1, 1), [1.0]),
-        m.operation("y", "Conv2D", "x", "filter", padding=m.block(2, "SAME"), strides=strides),
-    ]
-    write_model(models_folder, m, "conv", nodes)
-    status = only_status(start_server(models_folder, "conv"), "conv")
-    assert (status["state"], status["status"]["error_code"]) == ("END", "UNIMPLEMENTED")
-    assert "with strides" in status["status"]["error_message"]
+    padding = m.block(2, "SAME")
+    ones, twos = (m.block(1, b"".join(m.number(3, stride) for stride in strides)) for strides in (ONES, TWOS))
+    refused = {
+        "ones": ({"padding": padding, "strides": ones}, "UNIMPLEMENTED", "with strides"),
+        "no_strides": ({"padding": padding}, "INVALID_ARGUMENT", "NodeDef missing attr 'strides' from Op<name=Conv2D"),
+        "no_padding": ({"strides": twos}, "INVALID_ARGUMENT", "NodeDef missing attr 'padding' from Op<name=Conv2D"),
+    }
+    for name, (attributes, _, _) in refused.items():
+        filter_ = m.constant("filter", (1, 1, 1, 1), [1.0])
+        nodes = [m.placeholder("x"), filter_, m.operation("y", "Conv2D", "x", "filter", **attributes)]
+        write_model(models_folder, m, name, nodes)
+    entries = (f'config {{ name: "{one}" base_path: "/models/{one}" model_platform: "tensorflow" }}' for one in refused)
+    (models_folder / "models.config").write_text(f"model_config_list {{ {' '.join(entries)} }}")
+    server = start_server(models_folder, "ignored", "--model_config_file=/models/models.config")
+    for name, (_, code, message) in refused.items():
+        status = only_status(server, name)
+        assert (status["state"], status["status"]["error_code"]) == ("END", code)
+        assert message in status["status"]["error_message"]
 
 
 def test_broadcasting_and_every_small_op(

@@ -29,7 +29,10 @@ class RequestCounts {
  private:
   static std::string Escaped(const std::string& text) {
     std::string escaped;
-    for (const char one : text) escaped += (one == '\\' || one == '"') ? std::string{'\\', one} : std::string{one};
+    for (const char one : text) {
+      if (one == '\\' || one == '"' || one == '\n') escaped += '\\';
+      escaped += one == '\n' ? 'n' : one;
+    }
     return escaped;
   }
 

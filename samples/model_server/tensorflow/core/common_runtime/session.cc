@@ -42,6 +42,12 @@ void CheckAttributes(const NodeDef& node) {
     throw Error(error::UNIMPLEMENTED, "Op type '", node.op(), "' of node '", node.name(), "' with ", attr.first,
                 " = { ", value.ShortDebugString(), " }: this server evaluates plain ops on DT_FLOAT only");
   }
+  if (node.op() != "Conv2D") return;
+  for (const char* name : {"strides", "padding"}) {  // upstream has no default for these
+    if (node.attr().count(name) != 0) continue;
+    throw Error(error::INVALID_ARGUMENT, "NodeDef missing attr '", name, "' from Op<name=", node.op(), ">; NodeDef: ",
+                node.name());
+  }
 }
 
 Tensor ConstantFromProto(const TensorProto& proto) {
