@@ -23,9 +23,9 @@ BELOW: dict[str, set[str]] = {
     "recipes": {"matrix", "catalogue", "errors"},
     "docker": {"errors"},
     "inspection": {"catalogue", "errors"},
-    "smoke": {"docker", "recipes", "matrix", "catalogue", "errors"},
+    "smoke": {"docker", "catalogue", "errors"},
     "load": {"smoke", "docker", "errors"},
-    "doctor": {"pipeline.budget", "docker", "recipes", "matrix", "catalogue", "errors"},
+    "doctor": {"pipeline.budget", "docker", "recipes", "catalogue", "errors"},
     "proofs": {"inspection", "docker", "catalogue", "errors"},
     "pipeline": {
         "proofs",
