@@ -1,4 +1,4 @@
-"""A pushed image with its proofs, in a real registry: cosign is asked, with no network but loopback."""
+"""A pushed image with its proofs, in a real registry: cosign 2 and 3 are asked, with no network but loopback."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serving_factory.docker.registry import Registry
+from serving_factory.docker.referrers import fallback_tag
+from serving_factory.docker.registry import INDEX, Manifest, Registry
 from serving_factory.matrix.load import load_matrix
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.proofs import built_externals, externals_in
+from serving_factory.proofs.keys import PrivateKey, PublicKey
+from serving_factory.proofs.sbom import SBOM
+from serving_factory.proofs.signatures import CommandSigner
 from serving_factory.recipes.recipe import recipe_for
 from tests.unit.stage_records import write_records
 
@@ -27,12 +31,17 @@ from .registry import FaultyProxy, LocalRegistry
 CLOSED = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
 PASSWORD = {"COSIGN_PASSWORD": "correct horse"}
 SENDING = {"PUT", "PATCH", "POST"}
-KINDS = {"slsaprovenance1": "https://slsa.dev/provenance/v1", "cyclonedx": "https://cyclonedx.org/bom"}
+UNLOGGED = ("--insecure-ignore-tlog=true", "--allow-insecure-registry")
 
 
 @pytest.mark.usefixtures("logged_in")
 def test_an_image_is_pushed_with_its_proofs_and_checked_by_cosign_and_by_verify(
-    checkout: Checkout, local_registry: LocalRegistry, faulty_proxy: FaultyProxy, tools: Path, tmp_path: Path
+    checkout: Checkout,
+    local_registry: LocalRegistry,
+    faulty_proxy: FaultyProxy,
+    tools: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("ours", "others"):
         assert checkout.run("keys", "new", "--output", str(tmp_path / name), env=PASSWORD).code == 0
@@ -54,7 +63,8 @@ def test_an_image_is_pushed_with_its_proofs_and_checked_by_cosign_and_by_verify(
     ]
     signature = f"{digest.replace(':', '-')}.sig"
     aliases = ["2.19.1-cpu-v1", "2.19.1-cpu-standard"]
-    assert (put[0], put[-3:]) == (full, [signature, *aliases])
+    # The bundle that cosign 3 reads is put after the signature of cosign 2, by its digest, and then the list of it.
+    assert (put[0], put[-5], put[-3:]) == (full, signature, [fallback_tag(digest), *aliases])
     registry = Registry(local_registry.host, credentials=local_registry.credentials)
     assert {registry.manifest_digest(repository, tag) for tag in (full, *aliases)} == {digest}
 
@@ -66,31 +76,59 @@ def test_an_image_is_pushed_with_its_proofs_and_checked_by_cosign_and_by_verify(
 
     image = f"{faulty_proxy.host}/{repository}:{full}@{digest}"
 
-    def cosign(*arguments: str) -> subprocess.CompletedProcess[str]:
-        common = ("--private-infrastructure=true", "--allow-insecure-registry", image)
-        environment = {**os.environ, **CLOSED}
-        return subprocess.run(
-            [tools / "cosign", *arguments, *common], env=environment, capture_output=True, text=True, check=False
+    def cosign(program: str, *arguments: str, code: int | None = 0) -> None:
+        environment = {**os.environ, **CLOSED, **PASSWORD}
+        done = subprocess.run(
+            [tools / program, *arguments], env=environment, capture_output=True, text=True, check=False
         )
+        assert done.returncode == code if code is not None else done.returncode != 0, done
 
-    assert (done := cosign("verify", "--key", ours)).returncode == 0, done.stderr
-    assert cosign("verify", "--key", others).returncode != 0
-    for kind, predicate in KINDS.items():
-        done = cosign("verify-attestation", "--key", ours, "--type", kind)
-        assert done.returncode == 0, done.stderr
-        assert predicate in done.stderr + done.stdout or json.loads(done.stdout.splitlines()[0])["payload"]
-        assert cosign("verify-attestation", "--key", others, "--type", kind).returncode != 0
+    def both_cosigns_verify() -> None:
+        for program in ("cosign", "cosign3"):
+            cosign(program, "verify", "--key", ours, *UNLOGGED, image)
+            cosign(program, "verify", "--key", others, *UNLOGGED, image, code=None)
+            for kind in ("slsaprovenance1", "cyclonedx"):
+                attested = (program, "verify-attestation", "--type", kind, *UNLOGGED, image)
+                cosign(*attested, "--key", ours)
+                cosign(*attested, "--key", others, code=None)
+
+    both_cosigns_verify()
 
     # The same from the registry alone; without an engine.
     nowhere = {"DOCKER_HOST": "tcp://127.0.0.1:9"}
-    verify = ("verify", image, "--deep", "--json", "--matrix", MATRIX)
-    done_verify = checkout.run(*verify, "--key", ours, env=nowhere)
+    verify = ("verify", image, "--json", "--matrix", MATRIX)
+    done_verify = checkout.run(*verify, "--deep", "--key", ours, env=nowhere)
     checks = {one["name"]: one for one in json.loads(done_verify.out)["checks"]}
     assert done_verify.code == 0, done_verify
     assert {name for name, one in checks.items() if one["verdict"] != "ok"} == {"base"}, "it is not in a lock file"
     refused = checkout.run(*verify, "--key", others, env=nowhere)
     assert refused.code == 82, refused
     assert "is not signed with this key" in refused.err
+
+    # cosign 3 as the command that signs, with a pair of its own; it leaves a bundle alone, and reads nothing but bundles.
+    unlogged, theirs = str(tmp_path / "signing.json"), str(tmp_path / "theirs")
+    cosign("cosign3", "signing-config", "create", "--out", unlogged)
+    cosign("cosign3", "generate-key-pair", "--output-key-prefix", theirs)
+    sign = ("sign", "--yes", "--signing-config", unlogged, "--key")
+    public = PublicKey.read(Path(f"{theirs}.pub"))
+    assert PrivateKey.read(Path(f"{theirs}.key"), b"correct horse").public.fingerprint == public.fingerprint
+    for name, value in {**CLOSED, **PASSWORD}.items():
+        monkeypatch.setenv(name, value)
+    by_command = CommandSigner((str(tools / "cosign3"), *sign, f"{theirs}.key", "{image}"), public)
+    assert not by_command.is_signed(registry, repository, digest)
+    assert by_command.sign(registry, repository, digest)
+    cosign("cosign3", *sign, str(tmp_path / "ours" / "cosign.key"), image)
+    both_cosigns_verify()
+
+    # Someone removes the SBOM; the same push puts it back.
+    tag = fallback_tag(digest)
+    beside = json.loads(registry.manifest(repository, tag).body)  # type: ignore[union-attr] # it is there
+    beside["manifests"] = [one for one in beside["manifests"] if one["artifactType"] != SBOM]
+    registry.put_manifest(repository, tag, Manifest(body=json.dumps(beside).encode(), media_type=INDEX))
+    refused = checkout.run(*verify, "--key", ours, env=nowhere)
+    assert (refused.code, "the registry has no SBOM of it" in refused.err) == (84, True), refused
+    assert checkout.run(*push, env=PASSWORD).built().stages(V1) == {"push": "finished"}
+    assert checkout.run(*verify, "--key", ours, env=nowhere).code == 0
 
 
 BUILD = """\

@@ -24,6 +24,7 @@ from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.embedding import embedded_models
 from serving_factory.pipeline.records import write_record
 from serving_factory.pipeline.stages import STAGES
+from serving_factory.proofs.described import Model
 from serving_factory.smoke.embedded import differs
 
 from .elf_files import Elf
@@ -93,7 +94,7 @@ class FakeEngine:
     access: GpuAccess | None = None
     specs: list[ContainerSpec] = field(default_factory=list)
     running: int = 0
-    known: FakeRegistry = field(default_factory=FakeRegistry)
+    known: FakeRegistry = field(default_factory=lambda: FakeRegistry(configs={MANIFEST: MADE}))
     pushed: list[str] = field(default_factory=list)
     exits: int | None = None
 
@@ -582,15 +583,64 @@ def test_it_is_pushed_by_its_own_tag_and_its_names_and_the_digests_are_recorded(
     tag = document["name"].removeprefix("r:")
     pushed = [f"r.example/r:{tag}", "r.example/team/a:1", "s.example/b:2"]
     assert embed.engine.pushed == pushed
-    assert document["pushed"] == [f"{name}@{MANIFEST}" for name in pushed]
+    own = [f"{name.rpartition(':')[0]}:{tag}" for name in pushed]
+    assert document["pushed"] == [f"{name}@{MANIFEST}" for name in (own[0], own[1], pushed[1], own[2], pushed[2])]
     assert set(embed.engine.images) == {"r:full", document["name"], "team/a:1", "s.example/b:2"}
     again = found(embed(*words))
     assert (again["work"], len(embed.engine.pushed)) == (False, 3)
     (made,) = embedded_models(embed.folder())
-    assert [one.digests for one in made.places] == [{tag: MANIFEST}, {"1": MANIFEST}, {"2": MANIFEST}]
+    assert [one.digests for one in made.places] == [dict.fromkeys((tag, *more), MANIFEST) for more in ("", "1", "2")]
     embed.engine.known.held.pop("1")
     assert found(embed(*words))["work"] is True, "the registry had lost it"
     assert embed.engine.pushed[3:] == ["r.example/team/a:1"]
+
+
+@dataclass
+class FakeSigner:
+    """Signs at once, and remembers what the registry had then, and which model was named."""
+
+    engine: FakeEngine
+    identity: str = "key 1"
+    opened: int = 0
+    proven: set[tuple[str, str]] = field(default_factory=set)
+    seen: list[tuple[list[str], Model]] = field(default_factory=list)
+
+    def prove(self, _job: object, _registry: object, name: str, digest: str, _me: object, **about: Any) -> None:  # noqa: ANN401
+        assert about["image"] == MADE
+        self.seen.append((sorted(self.engine.known.held), about["model"]))
+        self.proven.add((name, digest))
+
+    def has_proofs(self, _registry: object, name: str, digest: str, **_: object) -> bool:
+        return (name, digest) in self.proven
+
+    is_signed = has_proofs
+
+
+def test_it_is_signed_before_any_other_name_has_it(embed: Embed, monkeypatch: pytest.MonkeyPatch) -> None:
+    signer = FakeSigner(embed.engine)
+
+    def signer_of(_matrix: object) -> FakeSigner:
+        signer.opened += 1
+        return signer
+
+    monkeypatch.setattr("serving_factory.commands.plan.signer_of", signer_of)
+    monkeypatch.setattr("serving_factory.pipeline.proofs.prove", signer.prove)
+    monkeypatch.setattr("serving_factory.pipeline.proofs.has_proofs", signer.has_proofs)
+    words = (str(MODEL), "--tag", "r:1", "--tag", "team/a:2", "--json")
+    made = found(embed(*words))
+    found(embed(*words, "--registry", "r.example", "--dry-run"))
+    assert signer.opened == 0, "nothing is sent"
+    pushed = found(embed(*words, "--registry", "r.example"))
+    tag = made["name"].removeprefix("r:")
+    assert embed.engine.pushed == [f"r.example/r:{tag}"]
+    assert embed.engine.known.moved == ["1", "2"]
+    (first, model), (second, _) = signer.seen
+    assert (first, second) == ([tag], sorted(["1", tag]))
+    assert (model.name, model.version, model.sha256) == ("half_plus_two", 123, pushed["sha256"])
+    assert found(embed(*words, "--registry", "r.example"))["work"] is False
+    signer.proven.clear()
+    assert found(embed(*words, "--registry", "r.example"))["work"] is True, "its proofs were removed"
+    assert len(signer.seen) == 4
 
 
 def test_its_own_tag_never_moves(embed: Embed) -> None:

@@ -110,6 +110,7 @@ class FakeSigner:
     known: FakeRegistry
     identity: str = "key 1"
     signed: set[str] = field(default_factory=set)
+    proven: set[str] = field(default_factory=set)
     tags: list[str] = field(default_factory=list)
     refuses: FactoryError | None = None
 
@@ -184,10 +185,18 @@ def test_a_full_tag_names_one_image_for_ever(job: Job, engine: FakeEngine, confi
 def signer(job: Job, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> FakeSigner:
     made = FakeSigner(engine.known)
 
-    def prove(_job: Job, registry: object, repository: str, digest: str, signer: FakeSigner) -> None:
+    def prove(
+        _job: Job, registry: object, repository: str, digest: str, signer: FakeSigner, *, image: str, model: object
+    ) -> None:
+        assert (image, model) == (IMAGE, None)
         signer.sign(registry, repository, digest, None)
+        signer.proven.add(digest)
+
+    def has_proofs(_registry: object, _repository: str, digest: str, signer: FakeSigner) -> bool:
+        return digest in signer.proven
 
     monkeypatch.setattr("serving_factory.pipeline.proofs.prove", prove)
+    monkeypatch.setattr("serving_factory.pipeline.proofs.has_proofs", has_proofs)
     job.site.signer = cast("Signer", made)
     return made
 
@@ -233,8 +242,10 @@ def test_what_is_signed_is_signed_once(job: Job, signer: FakeSigner) -> None:
     )
     write_record(job.folder, pushed)
     assert PUSH.reason(job) == ""
-    signer.signed.clear()
-    assert PUSH.reason(job) == "the image in the registry is missing or was changed"
+    for lost in (signer.signed, signer.proven):
+        lost.clear()
+        assert PUSH.reason(job) == "the image in the registry is missing or was changed"
+        lost.add(MANIFEST)
     signer.identity = "key 2"
     assert PUSH.reason(job).startswith("what decides push has changed")
 

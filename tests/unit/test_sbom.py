@@ -17,8 +17,8 @@ from serving_factory.errors import ProofError
 from serving_factory.pipeline import proofs
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.proofs import described as gather
-from serving_factory.pipeline.proofs import externals_in, prove
-from serving_factory.proofs.described import IN_TOTO, SBOM, External, Package, os_release, packages_in
+from serving_factory.pipeline.proofs import externals_in, has_proofs, prove
+from serving_factory.proofs.described import IN_TOTO, SBOM, External, Model, Package, os_release, packages_in
 from serving_factory.proofs.provenance import provenance
 from serving_factory.proofs.sbom import sbom
 from serving_factory.proofs.signatures import DSSE, KeySigner
@@ -163,7 +163,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
 
 def answers(folder: Path, **other: str) -> Path:
     """What externals.sh leaves."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     for name in ("query.build", "packages", "licences", "overrides"):
         (folder / name).write_text(other.get(name.replace(".", "_"), ""))
     return folder
@@ -203,7 +203,7 @@ def registry() -> Iterator[ByteRegistry]:
 
 
 def test_the_records_say_what_an_image_is(job: Job) -> None:
-    about = gather(job, "r.example/team/serving", BASE)
+    about = gather(job, "r.example/team/serving", BASE, image="sha256:image")
     assert about.variant == job.recipe.variant.id
     assert [one.name for one in about.packages] == ["libc6"]
     assert [one.path for one in about.libraries] == ["/usr/lib/libssl.so.3"]
@@ -215,10 +215,12 @@ def test_the_records_say_what_an_image_is(job: Job) -> None:
 def test_an_image_is_proven_once(job: Job, registry: ByteRegistry) -> None:
     digest = registry.put("x", MANIFEST, b"{}")
     signer = KeySigner(KEY, attestations=True)
-    prove(job, registry.client, REPOSITORY, digest, signer)
+    prove(job, registry.client, REPOSITORY, digest, signer, image="sha256:image", model=None)
     listed = json.loads(registry.manifests[registry.tags[fallback_tag(digest)]][1])["manifests"]
-    assert {one["artifactType"] for one in listed} == {SBOM, IN_TOTO}
-    assert all(signer.is_signed(registry.client, REPOSITORY, one["digest"]) for one in listed)
+    proofs = [one for one in listed if one["artifactType"] in {SBOM, IN_TOTO}]
+    assert len(proofs) == 2
+    assert all(signer.is_signed(registry.client, REPOSITORY, one["digest"]) for one in proofs)
+    assert has_proofs(registry.client, REPOSITORY, digest, signer)
     assert signer.is_signed(registry.client, REPOSITORY, digest)
     attested = json.loads(registry.manifests[registry.tags[fallback_tag(digest, ".att")]][1])["layers"]
     assert {one["annotations"]["predicateType"] for one in attested} == {
@@ -227,5 +229,34 @@ def test_an_image_is_proven_once(job: Job, registry: ByteRegistry) -> None:
     }
     assert {one["mediaType"] for one in attested} == {DSSE}
     writes = len(registry.writes)
-    prove(job, registry.client, REPOSITORY, digest, signer)
+    prove(job, registry.client, REPOSITORY, digest, signer, image="sha256:image", model=None)
     assert len(registry.writes) == writes
+
+
+def test_what_is_missing_of_the_proofs_is_made_again(job: Job, registry: ByteRegistry) -> None:
+    """Also attestations of an image that was signed before the matrix file asked for them."""
+    digest, plain, attesting = registry.put("x", MANIFEST, b"{}"), KeySigner(KEY), KeySigner(KEY, attestations=True)
+
+    def made(signer: KeySigner) -> bool:
+        before = has_proofs(registry.client, REPOSITORY, digest, signer)
+        prove(job, registry.client, REPOSITORY, digest, signer, image="sha256:image", model=None)
+        return not before and has_proofs(registry.client, REPOSITORY, digest, signer)
+
+    assert [made(plain), made(plain), made(attesting), made(attesting)] == [True, False, True, False]
+    del registry.tags[fallback_tag(digest)]
+    assert plain.is_signed(registry.client, REPOSITORY, digest) is False
+    assert made(plain)
+
+
+def test_a_model_inside_is_named(job: Job) -> None:
+    model = Model(name="ranker", version=7, sha256="4" * 64, finished="2026-02-01T00:00:00+00:00")
+    about = gather(job, "r.example/team/serving", BASE, image="sha256:image", model=model)
+    bom = json.loads(sbom(about))
+    (found,) = (one for one in bom["components"] if one["type"] == "machine-learning-model")
+    assert (found["name"], found["version"], found["hashes"][0]["content"]) == ("ranker", "7", "4" * 64)
+    assert "model" in next(one for one in bom["dependencies"] if one["ref"] == "image")["dependsOn"]
+    predicate = json.loads(provenance(about))["predicate"]
+    assert predicate["buildDefinition"]["externalParameters"]["model"] == {"name": "ranker", "version": 7}
+    named = {"name": "models/ranker/7", "digest": {"sha256": "4" * 64}}
+    assert named in predicate["buildDefinition"]["resolvedDependencies"]
+    assert predicate["runDetails"]["metadata"]["finishedOn"] == model.finished

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from serving_factory.commands.keys import keys, signer_of
 from serving_factory.docker.referrers import Artifact, attach, fallback_tag, referrers_of
@@ -212,6 +212,23 @@ def test_without_a_terminal_there_must_be_a_password(
         signer_of(load(tmp_path, document(signing={"key": str(key_file)})))
 
 
+def test_a_dry_run_needs_no_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: PrivateKey, key_file: Path
+) -> None:
+    monkeypatch.delenv("COSIGN_PASSWORD", raising=False)
+    matrix = load(tmp_path, document(signing={"key": str(key_file)}))
+    unknown = signer_of(matrix, dry_run=True)
+    assert unknown
+    key_file.with_suffix(".pub").write_bytes(key.public.pem())
+    known = signer_of(matrix, dry_run=True)
+    monkeypatch.setenv("COSIGN_PASSWORD", "pw")
+    real = signer_of(matrix)
+    assert known
+    assert real
+    assert known.identity == real.identity != unknown.identity
+    key_file.with_suffix(".pub").unlink()
+
+
 def test_without_the_libraries_the_remedy_is_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "serving_factory.proofs.keys", None)
     with pytest.raises(SigningKeyError) as caught:
@@ -260,9 +277,37 @@ def test_a_digest_is_signed_once(registry: ByteRegistry, digest: str, key: Priva
     writes = len(registry.writes)
     assert not signer.sign(registry.client, REPOSITORY, digest)
     assert len(registry.writes) == writes
-    (one,) = signatures_of(registry.client, REPOSITORY, digest)
-    assert json.loads(one.message)["critical"]["image"]["docker-manifest-digest"] == digest
+    for_cosign_2, for_cosign_3 = (one.message for one in signatures_of(registry.client, REPOSITORY, digest))
+    assert json.loads(for_cosign_2)["critical"]["image"]["docker-manifest-digest"] == digest
+    assert subjects_of(json.loads(for_cosign_3.split(b" ", 4)[-1])) == {digest}
     require_signed(registry.client, REPOSITORY, digest, key.public)
+
+
+@pytest.mark.parametrize("suffix", [".sig", ""])
+def test_a_form_of_the_signature_that_was_removed_is_made_again(
+    registry: ByteRegistry, digest: str, key: PrivateKey, suffix: str
+) -> None:
+    signer = KeySigner(key)
+    signer.sign(registry.client, REPOSITORY, digest)
+    del registry.tags[fallback_tag(digest, suffix)]
+    require_signed(registry.client, REPOSITORY, digest, key.public)
+    assert not signer.is_signed(registry.client, REPOSITORY, digest)
+    assert signer.sign(registry.client, REPOSITORY, digest)
+    assert len(list(signatures_of(registry.client, REPOSITORY, digest))) == 2
+
+
+@pytest.mark.parametrize(
+    ("curve", "own"),
+    [(ec.SECP256R1(), hashes.SHA256()), (ec.SECP384R1(), hashes.SHA384()), (ec.SECP521R1(), hashes.SHA512())],
+)
+def test_keys_of_other_curves_sign_as_cosign_checks(curve: ec.EllipticCurve, own: hashes.HashAlgorithm) -> None:
+    """cosign 2.5 and 3.1 were seen to check with SHA-256, and 3.1 to sign with the curve's own."""
+    key = ec.generate_private_key(curve)
+    key.public_key().verify(PrivateKey(key).sign(b"said"), b"said", ec.ECDSA(hashes.SHA256()))
+    public = PublicKey(key.public_key())
+    for algorithm in (hashes.SHA256(), own):
+        assert public.signed(b"said", key.sign(b"said", ec.ECDSA(algorithm)))
+        assert not public.signed(b"said more", key.sign(b"said", ec.ECDSA(algorithm)))
 
 
 def test_two_keys_sign_one_digest(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
@@ -289,8 +334,16 @@ def test_a_signature_of_another_digest_does_not_count(registry: ByteRegistry, di
 
 def test_a_changed_message_does_not_count(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
     KeySigner(key).sign(registry.client, REPOSITORY, digest)
+    stated = next(
+        json.loads(one)["dsseEnvelope"]["payload"] for one in registry.blobs.values() if b"dsseEnvelope" in one
+    )
+    other = base64.b64encode(base64.b64decode(stated).replace(b"team/serving", b"evil/serving"))
     for name, content in registry.blobs.items():
-        registry.blobs[name] = content.replace(b"team/serving", b"evil/serving")
+        changed = content.replace(b"team/serving", b"evil/serving").replace(stated.encode(), other)
+        registry.blobs[name] = changed
+    assert len(list(signatures_of(registry.client, REPOSITORY, digest))) == 1, (
+        "the bundle's: its digest is not compared"
+    )
     assert not is_signed(registry.client, REPOSITORY, digest, key.public)
 
 
@@ -300,22 +353,32 @@ def statement(digest: str) -> bytes:
 
 
 def test_a_statement_is_attested_once(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
-    for _ in range(2):
-        KeySigner(key).attest(registry.client, REPOSITORY, digest, statement(digest))
+    kind, signer = "https://slsa.dev/provenance/v1", KeySigner(key)
+    assert signer.attested(registry.client, REPOSITORY, digest) == frozenset()
+    signer.attest(registry.client, REPOSITORY, digest, statement(digest))
+    writes = len(registry.writes)
+    signer.attest(registry.client, REPOSITORY, digest, statement(digest))
+    assert len(registry.writes) == writes
+    assert signer.attested(registry.client, REPOSITORY, digest) == {kind}
+    assert KeySigner(PrivateKey.new()).attested(registry.client, REPOSITORY, digest) == frozenset()
+    assert not is_signed(registry.client, REPOSITORY, digest, key.public), "a statement about it is no signature of it"
     _, content = registry.manifests[registry.tags[fallback_tag(digest, ".att")]]
     (layer,) = json.loads(content)["layers"]
     assert layer["mediaType"] == DSSE
-    assert layer["annotations"]["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert layer["annotations"]["predicateType"] == kind
     assert json.loads(base64.b64decode(json.loads(registry.blobs[layer["digest"]])["payload"])) == json.loads(
         statement(digest)
     )
     assert subjects_of(json.loads(statement(digest))) == {digest}
+    del registry.tags[fallback_tag(digest)]
+    assert signer.attested(registry.client, REPOSITORY, digest) == frozenset(), "cosign 3 would not find it"
 
 
 def put_bundle(registry: ByteRegistry, digest: str, key: PrivateKey, predicate: str) -> None:
     """What cosign 3 leaves."""
     said = json.dumps({**json.loads(statement(digest)), "predicateType": predicate}).encode()
     KeySigner(key).attest(registry.client, REPOSITORY, digest, said)
+    del registry.tags[fallback_tag(digest)]
     _, content = registry.manifests[registry.tags.pop(fallback_tag(digest, ".att"))]
     envelope = json.loads(registry.blobs[json.loads(content)["layers"][0]["digest"]])
     kind = "application/vnd.dev.sigstore.bundle.v0.3+json"

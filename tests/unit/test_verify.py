@@ -38,7 +38,7 @@ from serving_factory.pipeline.records import write_record
 from serving_factory.pipeline.stages import STAGES
 from serving_factory.pipeline.stages.push import Place
 from serving_factory.proofs import deep
-from serving_factory.proofs.described import IN_TOTO, SBOM
+from serving_factory.proofs.described import IN_TOTO, SBOM, Model
 from serving_factory.proofs.image import read_layers
 from serving_factory.proofs.keys import PrivateKey
 from serving_factory.proofs.verify import BINARY, CHECKS, Check, Subject, Verdict, verify
@@ -81,6 +81,13 @@ def test_a_whole_image_passes(registry: ByteRegistry) -> None:
     assert skipped == {"level", "device_code"}
     assert all(one.verdict is Verdict.OK for name, one in found.items() if name not in skipped)
     assert registry.writes == []
+
+
+def test_an_image_with_a_model_passes(registry: ByteRegistry) -> None:
+    model = Model(name="ranker", version=7, sha256="4" * 64, finished="2026-02-01T00:00:00+00:00")
+    labels = {"org.serving-factory.model.sha256": model.sha256}
+    PublishedImage(labels=labels, about={"model": model}).publish(registry)
+    assert {one.verdict for one in checks(registry).values()} == {Verdict.OK, Verdict.SKIPPED}
 
 
 def test_an_image_with_several_levels_passes(registry: ByteRegistry) -> None:
@@ -161,13 +168,14 @@ def unsigned(kind: str) -> Tamper:
         tag = fallback_tag(PublishedImage().publish(registry))
         for one in json.loads(registry.manifests[registry.tags[tag]][1])["manifests"]:
             if one["artifactType"] == kind:
-                del registry.tags[fallback_tag(one["digest"], ".sig")]
+                del registry.tags[fallback_tag(one["digest"], ".sig")], registry.tags[fallback_tag(one["digest"])]
 
     return tamper
 
 
 def without_signature(registry: ByteRegistry) -> None:
-    del registry.tags[fallback_tag(PublishedImage().publish(registry), ".sig")]
+    digest = PublishedImage().publish(registry)
+    del registry.tags[fallback_tag(digest, ".sig")], registry.tags[fallback_tag(digest)]
 
 
 def upper(name: str, kind: bytes) -> Tamper:
@@ -295,6 +303,7 @@ TAMPERED: dict[str, tuple[str, str, Tamper]] = {
         published(about={"binary_sha256": OTHER_BINARY}),
     ),
     "damaged SBOM": ("sbom", "the SBOM is damaged", changed(proof(SBOM), b"{}")),
+    "no SBOM": ("sbom", "the registry has no SBOM of it", list_without(SBOM)),
     "unsigned SBOM": ("sbom", "the SBOM is not signed with this key", unsigned(SBOM)),
     "provenance": ("provenance", "the provenance is about another image", published(about={"digest": OTHER})),
     "provenance of another binary": (
@@ -308,6 +317,12 @@ TAMPERED: dict[str, tuple[str, str, Tamper]] = {
         published(about={"compile_key": "0" * 64}),
     ),
     "damaged provenance": ("provenance", "the provenance is damaged", changed(proof(IN_TOTO), b"[]")),
+    "no provenance": ("provenance", "the registry has no provenance of it", list_without(IN_TOTO)),
+    "another model": (
+        "provenance",
+        "the provenance does not have the model of the label",
+        published(labels={"org.serving-factory.model.sha256": "4" * 64}),
+    ),
     "unsigned provenance": ("provenance", "the provenance is not signed with this key", unsigned(IN_TOTO)),
 }
 """What was changed: the check that fails, and what it says."""
@@ -343,9 +358,11 @@ def test_a_tag_must_stand_for_the_digest(registry: ByteRegistry) -> None:
         (list_without(IN_TOTO), "provenance", "the registry has no provenance of it"),
     ],
 )
-def test_what_is_not_there_is_skipped(registry: ByteRegistry, tamper: Tamper, name: str, why: str) -> None:
+def test_without_a_key_what_is_not_there_is_skipped(
+    registry: ByteRegistry, tamper: Tamper, name: str, why: str
+) -> None:
     tamper(registry)
-    found = checks(registry)[name]
+    found = checks(registry, key=None)[name]
     assert (found.verdict, found.found) == (Verdict.SKIPPED, why)
 
 
@@ -355,7 +372,7 @@ def test_without_a_key_or_a_lock_those_checks_are_skipped(registry: ByteRegistry
     assert {name for name, one in found.items() if one.verdict is Verdict.SKIPPED} == {
         *("base", "signature", "level", "device_code")
     }
-    assert found["signature"].found == "signatures: 1; --key checks whose they are"
+    assert found["signature"].found == "it is signed; --key checks by whom"
     assert found["base"].found == "matrix.lock does not have debian:bookworm"
 
 

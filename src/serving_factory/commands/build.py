@@ -132,7 +132,7 @@ def _prepared(options: RunOptions, stages: Sequence[Stage[Any]]) -> Run:
 
         for recipe in recipes:
             check_pushable(recipe, options.registry)
-        signer = signer_of(matrix)
+        signer = signer_of(matrix, dry_run=options.dry_run)
     site, gpu, emulate = site_of(options.asked, options.registry, signer), Use(options.gpu), Use(options.emulate)
     if gpu is Use.REQUIRE and not any(variant.cuda for variant in chosen):
         remedy = "choose one, such as --target gpu-optimized"

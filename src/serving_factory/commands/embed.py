@@ -37,7 +37,7 @@ def embed(options: EmbedOptions) -> None:
     for name in options.tag:
         parse_name(name)
     request = read_request(Path(options.request)) if options.request else None
-    (job,) = jobs_of(options.asked, (options.variant,))
+    (job,) = jobs_of(options.asked, (options.variant,), sign=bool(options.registry) and not options.dry_run)
     if options.registry:
         check_pushable(job.recipe, options.registry)
     with ExitStack() as locks:
@@ -57,11 +57,13 @@ def embed(options: EmbedOptions) -> None:
             progress(*(f"{name}: {text}" for name, text in facts.items()))
             made = make_image(embedding, progress)
         made = add_names(embedding, made, options.tag)
+        work = made != before
         if options.registry:
-            made = push_embedded(embedding, made, options.tag, options.registry, progress)
+            made, pushed = push_embedded(embedding, made, options.tag, options.registry, progress)
+            work |= pushed
     document = {**_document(embedding, facts), "image": made.image, "names": made.all_names, "size": made.size}
-    document |= {"work": made != before, "checks": _pairs(made.checks), "pushed": _pushed(made)}
-    show(document, _page(embedding, made, before), json=options.json)
+    document |= {"work": work, "checks": _pairs(made.checks), "pushed": _pushed(made)}
+    show(document, _page(embedding, made, work=work), json=options.json)
 
 
 def _facts(embedding: Embedding, ops: str) -> Iterator[tuple[str, str]]:
@@ -113,8 +115,8 @@ def _print_plan(embedding: Embedding, made: Embedded | None, facts: Mapping[str,
     show({**_document(embedding, facts), "would": steps}, text, json=options.json)
 
 
-def _page(embedding: Embedding, made: Embedded, before: Embedded | None) -> str:
-    if made == before:
+def _page(embedding: Embedding, made: Embedded, *, work: bool) -> str:
+    if not work:
         return f"Nothing to do: {made.name} holds version {made.version} of {made.model} already.\n"
     gpu = ("--gpus", "all") if embedding.job.recipe.variant.cuda else ()
     command = ("docker", "run", "--rm", *gpu, "--read-only", "-p", "8500:8500", "-p", "8501:8501", made.all_names[-1])

@@ -60,20 +60,24 @@ def require_extra() -> None:
         ) from error
 
 
-def signer_of(matrix: Matrix) -> Signer | None:
-    """What signs, by the matrix file; None where it says nothing. It may ask for the key's password."""
+def signer_of(matrix: Matrix, *, dry_run: bool = False) -> Signer | None:
+    """What signs, by the matrix file; None where it says nothing. It may ask for a password, but for no dry run."""
     signing, folder = matrix.signing, matrix.file.parent
     if not (signing.key or signing.command):
         return None
     require_extra()
-    from serving_factory.proofs.keys import PrivateKey, PublicKey, is_encrypted
+    from serving_factory.proofs.keys import PASSWORD, PrivateKey, PublicKey, is_encrypted
     from serving_factory.proofs.signatures import CommandSigner, KeySigner
 
     if signing.key is None:
         public = PublicKey.read(folder / signing.public_key) if signing.public_key else None
         return CommandSigner(signing.command, public)
     file = folder / signing.key
-    password = _password(file) if is_encrypted(file) else b""
+    encrypted = is_encrypted(file)
+    if dry_run and encrypted and PASSWORD not in os.environ:
+        public_file = file.with_suffix(".pub")
+        return CommandSigner((), PublicKey.read(public_file) if public_file.is_file() else None)  # that only looks
+    password = _password(file) if encrypted else b""
     return KeySigner(PrivateKey.read(file, password), attestations=signing.attestations)
 
 

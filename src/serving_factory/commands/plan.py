@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from serving_factory.commands.keys import signer_of
 from serving_factory.commands.shared import Asked, progress
 from serving_factory.errors import EngineError, EngineUnavailableError, UsageError
 from serving_factory.output.text import size
@@ -33,13 +34,13 @@ def site_of(asked: Asked, registries: Sequence[str] = (), signer: Signer | None 
     )
 
 
-def jobs_of(asked: Asked, variants: Sequence[str]) -> list[Job]:
-    """The jobs of these variants; the error of the first one that cannot be built."""
+def jobs_of(asked: Asked, variants: Sequence[str], *, sign: bool = False) -> list[Job]:
+    """The jobs of these variants, with what signs where that is asked for; the error of one that cannot be built."""
     matrix = asked.load()
     recipes, unbuildable = recipes_for(replace(asked, variant=tuple(variants)).choose(matrix), matrix)
     if unbuildable:
         raise unbuildable[0].error
-    site = site_of(asked)
+    site = site_of(asked, signer=signer_of(matrix) if sign else None)
     return [Job(recipe=recipe, site=site) for recipe in recipes]
 
 

@@ -76,7 +76,7 @@ def publish(options: PublishOptions) -> None:
     """Push what is not pushed yet, and put the indexes of the chosen variants; or print the plan."""
     matrix = options.asked.load()
     chosen = frozenset(one.id for one in options.asked.choose(matrix))
-    signer = signer_of(matrix)
+    signer = signer_of(matrix, dry_run=options.dry_run)
     indexes, site = _indexes(matrix, chosen), site_of(options.asked, options.registry, signer)
     places = push_names(matrix.images.repository, options.registry)
     registries = {one: site.engine.registry(one.registry, report=progress) for one in places}

@@ -28,6 +28,7 @@ from serving_factory.pipeline.stages.compile import BINARY, logged_build
 from serving_factory.pipeline.stages.package import PACKAGE, Packaged
 from serving_factory.pipeline.stages.push import Place, has_registry, holds, push_names, push_to
 from serving_factory.pipeline.stages.smoke import gpu_access
+from serving_factory.proofs.described import Model
 from serving_factory.recipes.recipe import key_of, render, short
 from serving_factory.smoke.embedded import Question, Request, ask_embedded, question_for
 from serving_factory.smoke.saved_model import SavedModel, read_saved_model
@@ -362,25 +363,54 @@ def add_names(embedding: Embedding, made: Embedded, names: Sequence[str]) -> Emb
 
 def push_embedded(
     embedding: Embedding, made: Embedded, names: Sequence[str], registries: Sequence[str], progress: Progress
-) -> Embedded:
-    """Push the image to each registry, under its own tag and these names, and record the digests."""
-    # A name that begins with a registry goes there and nowhere else.
-    job = embedding.job
-    planned = [(name, embedding.tag, True, made.repository) for name in push_names(made.repository, registries)]
+) -> tuple[Embedded, bool]:
+    """Push the image to each place, under its own tag and then these names, and record the digests; was it work?"""
+    job, model, work = embedding.job, _described(embedding), False
+    for name, (local, tags) in _places(made, names, registries).items():
+        places = {one.name: one for one in made.places}
+        held = places[name].digests if name in places else {}
+        expected = {tag: held.get(tag, "") for tag in (embedding.tag, *tags)}
+        if name in places and holds(job, replace(places[name], digests=expected), proven=True):
+            continue
+        new = push_to(
+            job,
+            name,
+            image=made.image,
+            full=(embedding.tag,),
+            others=tags,
+            local=local,
+            proven=True,
+            model=model,
+            progress=progress,
+        )
+        if local != made.repository:  # its own tag is pushed there, and is no name in the engine
+            job.site.engine.remove_image(f"{name}:{embedding.tag}")
+        places[name] = replace(new, digests={**held, **new.digests})
+        made, work = _recorded(embedding, replace(made, places=tuple(places.values()))), True
+    return made, work
+
+
+def _places(
+    made: Embedded, names: Sequence[str], registries: Sequence[str]
+) -> Mapping[ImageName, tuple[str, Sequence[str]]]:
+    """Where the image is pushed: the repository that it has in the engine, and its tags there beside its own."""
+    places: dict[ImageName, tuple[str, list[str]]] = {}
+    for name in push_names(made.repository, registries):
+        places[name] = made.repository, []
     for text in names:
         repository, tag = parse_name(text)
-        to = () if has_registry(repository) else registries
-        planned += [(name, tag, False, repository) for name in push_names(repository, to)]
-    places = list(made.places)
-    for name, tag, full, local in planned:
-        old = next((one for one in places if one.name == name and tag in one.digests), None)
-        if old and holds(job, old):
-            continue
-        tags = {"full" if full else "others": (tag,)}
-        new = push_to(job, name, image=made.image, local=local, progress=progress, **tags)
-        places = [one for one in places if one is not old] + [new]
-        made = _recorded(embedding, replace(made, places=tuple(places)))
-    return made
+        # A name that begins with a registry goes there and nowhere else.
+        for name in push_names(repository, () if has_registry(repository) else registries):
+            places.setdefault(name, (repository, []))[1].append(tag)
+    return places
+
+
+def _described(embedding: Embedding) -> Model | None:
+    """The model, as SBOM and provenance name it."""
+    if record := read_embedded(embedding.folder):
+        made, finished = record.outputs, record.ended.isoformat()
+        return Model(name=made.model, version=made.version, sha256=made.model_sha256, finished=finished)
+    return None
 
 
 def _recorded(embedding: Embedding, made: Embedded) -> Embedded:

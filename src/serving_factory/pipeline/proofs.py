@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from collections.abc import Iterator
 from pathlib import Path
 
 import serving_factory
@@ -27,10 +26,11 @@ from serving_factory.proofs.described import (
     Described,
     External,
     Library,
+    Model,
     os_release,
     packages_in,
 )
-from serving_factory.proofs.provenance import CYCLONEDX, provenance, statement
+from serving_factory.proofs.provenance import CYCLONEDX, PROVENANCE, provenance, statement
 from serving_factory.proofs.sbom import sbom
 from serving_factory.proofs.signatures import KeySigner, Signer
 from serving_factory.recipes.recipe import decides, key_of, short
@@ -38,42 +38,49 @@ from serving_factory.recipes.recipe import decides, key_of, short
 EXTERNALS = "externals"  # a target of the devel Dockerfile
 _ANSWERS = ("query.build", "packages", "licences", "overrides")
 _EXTERNAL = re.compile(r"@+([^/]+)//")
+_PROOFS = {SBOM, IN_TOTO}
 _OS_RELEASE = "/usr/lib/os-release"
 
 
-def prove(job: Job, registry: Registry, repository: str, digest: str, signer: Signer) -> None:
+def prove(
+    job: Job, registry: Registry, repository: str, digest: str, signer: Signer, *, image: str, model: Model | None
+) -> None:
     """Attach SBOM and provenance to an image, and sign them and then the image, each once."""
-    signed = {
-        one.artifact_type
-        for one in referrers_of(registry, repository, digest)
-        if one.artifact_type in {SBOM, IN_TOTO} and signer.is_signed(registry, repository, one.digest)
-    }
-    if signed != {SBOM, IN_TOTO}:
-        about = described(job, f"{registry.host}/{repository}", digest)
-        made: dict[str, Callable[[Described], bytes]] = {SBOM: sbom, IN_TOTO: provenance}
-        for kind in made.keys() - signed:
-            content = made[kind](about)
+    if not has_proofs(registry, repository, digest, signer):
+        name = f"{registry.host}/{repository}"
+        about = described(job, name, digest, image=image, model=model)
+        for kind, content in {SBOM: sbom(about), IN_TOTO: provenance(about)}.items():
             artifact = Artifact(media_type=kind, content=content)
             signer.sign(registry, repository, attach(registry, repository, digest, artifact), job.cancel)
             if isinstance(signer, KeySigner) and signer.attestations:
-                attested = content if kind == IN_TOTO else statement(about, CYCLONEDX, json.loads(content))
+                attested = content if kind == IN_TOTO else statement(name, digest, CYCLONEDX, json.loads(content))
                 signer.attest(registry, repository, digest, attested)
     signer.sign(registry, repository, digest, job.cancel)
 
 
-def described(job: Job, repository: str, digest: str) -> Described:
-    """Gather what is known of a packaged image."""
+def has_proofs(registry: Registry, repository: str, digest: str, signer: Signer) -> bool:
+    """Whether a registry has SBOM and provenance of an image, each signed, and attested where the signer does that."""
+    signed = {
+        one.artifact_type
+        for one in referrers_of(registry, repository, digest)
+        if one.artifact_type in _PROOFS and signer.is_signed(registry, repository, one.digest)
+    }
+    if isinstance(signer, KeySigner) and signer.attestations:
+        return signed == _PROOFS and signer.attested(registry, repository, digest) >= {PROVENANCE, CYCLONEDX}
+    return signed == _PROOFS
+
+
+def described(job: Job, repository: str, digest: str, *, image: str, model: Model | None = None) -> Described:
+    """Gather what is known of an image, by its id in the engine: a packaged one, or one with a model put into that."""
     recipe, variant = job.recipe, job.recipe.variant
     compile_record, package_record, read = job.record(COMPILE), job.record(PACKAGE), job.record(EXTRACT).outputs
     compiled = compile_record.outputs
-    image, owner = package_record.outputs.image, job.site.owner
     options = {"device_code": list(variant.device_code), "copts": list(variant.all_copts)}
     parameters: dict[str, object] = {"cuda": variant.cuda, **options}
     if job.higher:
         parameters["higher"] = [higher_binary(one) for one in job.higher]
-    files = dict(job.site.engine.read_files(image, *DPKG_RECORDS, _OS_RELEASE, owner=owner))
+    files = dict(job.site.engine.read_files(image, *DPKG_RECORDS, _OS_RELEASE, owner=job.site.owner))
     distribution = files.pop(_OS_RELEASE, b"").decode("utf-8", errors="replace")
-    packaged = datetime.fromisoformat(package_record.started) + timedelta(seconds=package_record.seconds)
     return Described(
         repository=repository,
         digest=digest,
@@ -100,7 +107,8 @@ def described(job: Job, repository: str, digest: str) -> Described:
         package_key=package_record.key,
         factory=serving_factory.__version__,
         started=compile_record.started,
-        finished=packaged.isoformat(),
+        finished=model.finished if model else package_record.ended.isoformat(),
+        model=model,
     )
 
 

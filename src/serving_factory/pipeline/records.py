@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from functools import cache
 from itertools import count
@@ -61,6 +61,11 @@ class Record(Generic[O]):
     def __post_init__(self) -> None:
         if self.seconds < 0 or datetime.fromisoformat(self.started).tzinfo is None:
             raise ValueError(f"{self.started}, {self.seconds} s: no work takes place then, or for so long")
+
+    @property
+    def ended(self) -> datetime:
+        """When it was done."""
+        return datetime.fromisoformat(self.started) + timedelta(seconds=self.seconds)
 
 
 def record_path(folder: Path, stage: str) -> Path:

@@ -45,6 +45,16 @@ class External:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model that was put into an image."""
+
+    name: str
+    version: int
+    sha256: str  # of its version, its files' names and contents
+    finished: str  # when the image with it was made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Described:
     """An image, and how it was made."""
 
@@ -73,7 +83,8 @@ class Described:
     package_key: str
     factory: str  # this factory's version
     started: str  # when the compile began
-    finished: str  # when the image was packaged
+    finished: str  # when the image was made
+    model: Model | None = None
 
 
 def os_release(text: str) -> Mapping[str, str]:

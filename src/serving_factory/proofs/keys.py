@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -30,7 +31,9 @@ _KNOWN_SCRYPT = tuple({**_SCRYPT, "N": 2**power} for power in (15, 16, 17))
 _SCRYPT_BYTES = 2**28  # of memory: 128 * N * r, and some more
 _LINE = 64
 _BLOCK = re.compile(rb"-----BEGIN ENCRYPTED (?:SIGSTORE|COSIGN) PRIVATE KEY-----(.*?)-----END ENCRYPTED ", re.DOTALL)
-_HASHES: Mapping[int, hashes.HashAlgorithm] = {384: hashes.SHA384(), 521: hashes.SHA512()}
+# cosign 2.5 and 3.1 check by a key of any curve signatures of SHA-256 alone, but 3.1 signs with the curve's own hash.
+_ECDSA = ec.ECDSA(hashes.SHA256())
+_OF_CURVES: Mapping[int, ec.ECDSA] = {384: ec.ECDSA(hashes.SHA384()), 521: ec.ECDSA(hashes.SHA512())}
 _Public = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
@@ -70,14 +73,10 @@ class PublicKey:
 
     def signed(self, message: bytes, signature: bytes) -> bool:
         """Whether the signature is this key's, of this message."""
-        try:
-            if isinstance(self.key, rsa.RSAPublicKey):
-                self.key.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
-            else:
-                self.key.verify(signature, message, _algorithm(self.key.curve))
-        except InvalidSignature:
-            return False
-        return True
+        if isinstance(self.key, rsa.RSAPublicKey):
+            return _passes(partial(self.key.verify, signature, message, padding.PKCS1v15(), hashes.SHA256()))
+        own = _OF_CURVES.get(self.key.curve.key_size, _ECDSA)
+        return any(_passes(partial(self.key.verify, signature, message, one)) for one in (_ECDSA, own))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +123,7 @@ class PrivateKey:
 
     def sign(self, message: bytes) -> bytes:
         """Sign a message (DER)."""
-        return self.key.sign(message, _algorithm(self.key.curve))
+        return self.key.sign(message, _ECDSA)
 
     def encrypted(self, password: bytes) -> bytes:
         """What its file holds, under a password."""
@@ -182,8 +181,12 @@ def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-def _algorithm(curve: ec.EllipticCurve) -> ec.ECDSA:
-    return ec.ECDSA(_HASHES.get(curve.key_size, hashes.SHA256()))
+def _passes(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _wrong_password(file: Path) -> SigningKeyError:

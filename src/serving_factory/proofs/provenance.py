@@ -23,6 +23,7 @@ def provenance(about: Described) -> bytes:
         "level": about.level,
         "platform": about.platform,
         **about.parameters,
+        **({"model": {"name": about.model.name, "version": about.model.version}} if about.model else {}),
     }
     internal = {
         "compile_key": about.compile_key,
@@ -33,7 +34,8 @@ def provenance(about: Described) -> bytes:
         "arguments": dict(about.arguments),
     }
     return statement(
-        about,
+        about.repository,
+        about.digest,
         PROVENANCE,
         {
             "buildDefinition": {
@@ -55,9 +57,9 @@ def provenance(about: Described) -> bytes:
     )
 
 
-def statement(about: Described, kind: str, predicate: Mapping[str, object]) -> bytes:
-    """Write an in-toto statement about the image."""
-    subject = {"name": about.repository, "digest": {"sha256": about.digest.partition(":")[2]}}
+def statement(name: str, digest: str, kind: str, predicate: Mapping[str, object]) -> bytes:
+    """Write an in-toto statement about an image in a repository of this name."""
+    subject = {"name": name, "digest": {"sha256": digest.partition(":")[2]}}
     document = {"_type": _STATEMENT, "subject": [subject], "predicateType": kind, "predicate": predicate}
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -70,6 +72,8 @@ def _dependencies(about: Described) -> Iterator[Mapping[str, object]]:
     for name, digest in about.bases.items():
         known = {"digest": {"sha256": digest.partition(":")[2]}} if digest.startswith("sha256:") else {}
         yield {"name": name, "uri": f"docker-image://{name.partition('@')[0]}", **known}
+    if model := about.model:
+        yield {"name": f"models/{model.name}/{model.version}", "digest": {"sha256": model.sha256}}
     for one in about.externals:
         if one.urls:
             stated = {"digest": {"sha256": one.sha256}} if one.sha256 else {}

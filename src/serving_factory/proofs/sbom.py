@@ -65,6 +65,15 @@ def _components(about: Described) -> Iterator[Component]:
         hashes=_sha256(about.binary_sha256),
         properties=[Property(name="serving-factory:build-id", value=about.build_id)] if about.build_id else (),
     )
+    if model := about.model:
+        yield Component(
+            type=ComponentType.MACHINE_LEARNING_MODEL,
+            name=model.name,
+            version=str(model.version),
+            bom_ref="model",
+            scope=ComponentScope.REQUIRED,
+            hashes=_sha256(model.sha256),
+        )
     yield from (_package(one, about) for one in about.packages)
     for library in about.libraries:
         yield Component(

@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from serving_factory.docker.process import Cancel, run
-from serving_factory.docker.referrers import Artifact, add_layer, fallback_tag, layers_at, referrers_of
+from serving_factory.docker.referrers import Artifact, add_layer, attach, fallback_tag, layers_at, referrers_of
 from serving_factory.docker.registry import ImageName, Registry, digest_of, listed, members
 from serving_factory.errors import SignatureError, SigningCommandError
 from serving_factory.proofs.described import IN_TOTO
 from serving_factory.proofs.keys import PrivateKey, PublicKey
+from serving_factory.proofs.provenance import statement
 
 # sigstore/cosign, pkg/types/media.go and pkg/oci/static/signature.go
 _SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -22,7 +23,8 @@ _SIGNATURE = "dev.cosignproject.cosign/signature"
 _KIND = "cosign container image signature"
 _SIGNED = "https://sigstore.dev/cosign/sign/v1"  # the predicate by which cosign 3 signs; others say something else
 DSSE = "application/vnd.dsse.envelope.v1+json"
-_BUNDLE = "application/vnd.dev.sigstore.bundle"
+_BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+_BUNDLES = "application/vnd.dev.sigstore.bundle"  # of any version
 _SECONDS = 600.0  # in which a command of the user's has signed
 _SHOWN = 10  # lines of its output
 _NO_JSON = (ValueError, KeyError, TypeError, RecursionError)
@@ -50,34 +52,65 @@ class KeySigner:
 
     def sign(self, registry: Registry, repository: str, digest: str, cancel: Cancel | None = None) -> bool:  # noqa: ARG002
         """Sign a manifest or an index and read the signature back; False where this key has signed it already."""
-        if self.is_signed(registry, repository, digest):
+        at_tag, in_bundle = (self._made_any(form(registry, repository, digest)) for form in _FORMS)
+        if at_tag and in_bundle:
             return False
-        message = _message(registry, repository, digest)
-        signature = {_SIGNATURE: base64.b64encode(self.key.sign(message)).decode("ascii")}
-        artifact = Artifact(media_type=_SIMPLE_SIGNING, content=message, annotations=signature)
-        add_layer(registry, repository, fallback_tag(digest, ".sig"), artifact)
+        name = f"{registry.host}/{repository}"
+        if not at_tag:
+            message = _message(name, digest)
+            signature = {_SIGNATURE: base64.b64encode(self.key.sign(message)).decode("ascii")}
+            artifact = Artifact(media_type=_SIMPLE_SIGNING, content=message, annotations=signature)
+            add_layer(registry, repository, fallback_tag(digest, ".sig"), artifact)
+        if not in_bundle:
+            self._attach_bundle(registry, repository, digest, statement(name, digest, _SIGNED, {}))
         require_signed(registry, repository, digest, self.key.public)
         return True
 
     def is_signed(self, registry: Registry, repository: str, digest: str) -> bool:
-        """Whether the registry has a signature of its own."""
-        return is_signed(registry, repository, digest, self.key.public)
+        """Whether the registry has its signature in both forms."""
+        return all(self._made_any(form(registry, repository, digest)) for form in _FORMS)
 
-    def attest(self, registry: Registry, repository: str, digest: str, statement: bytes) -> None:
+    def attest(self, registry: Registry, repository: str, digest: str, stated: bytes) -> None:
         """Sign an in-toto statement about a manifest, once, for `cosign verify-attestation`."""
-        tag = fallback_tag(digest, ".att")
-        for _, content in layers_at(registry, repository, tag):
-            held = _of_envelope(_document(content))
-            if any(_payload(one) == statement and self.key.public.signed(one.message, one.signature) for one in held):
-                return
-        envelope = {
+        if not self._made_any(one for one in _attested(registry, repository, digest) if _payload(one) == stated):
+            kind = {"predicateType": _predicate(stated), _SIGNATURE: ""}
+            content = _encoded(self._envelope(stated))
+            artifact = Artifact(media_type=DSSE, content=content, annotations=kind)
+            add_layer(registry, repository, fallback_tag(digest, ".att"), artifact)
+        if not self._made_any(one for one in _bundled(registry, repository, digest) if _payload(one) == stated):
+            self._attach_bundle(registry, repository, digest, stated)
+
+    def attested(self, registry: Registry, repository: str, digest: str) -> frozenset[str]:
+        """The predicate types of what it has attested of a manifest, in both forms."""
+        kinds = (
+            {_predicate(_payload(one)) for one in form(registry, repository, digest) if self._made_any([one])}
+            for form in (_attested, _bundled)
+        )
+        return frozenset(set.intersection(*kinds))
+
+    def _made_any(self, signatures: Iterable[Signature]) -> bool:
+        return any(self.key.public.signed(one.message, one.signature) for one in signatures)
+
+    def _envelope(self, stated: bytes) -> Mapping[str, object]:
+        """A statement, signed (DSSE)."""
+        return {
             "payloadType": IN_TOTO,
-            "payload": base64.b64encode(statement).decode("ascii"),
-            "signatures": [{"keyid": "", "sig": base64.b64encode(self.key.sign(_pae(statement))).decode("ascii")}],
+            "payload": base64.b64encode(stated).decode("ascii"),
+            "signatures": [{"keyid": "", "sig": base64.b64encode(self.key.sign(_pae(stated))).decode("ascii")}],
         }
-        kind = {"predicateType": str(_document(statement).get("predicateType")), _SIGNATURE: ""}
-        content = json.dumps(envelope, separators=(",", ":")).encode()
-        add_layer(registry, repository, tag, Artifact(media_type=DSSE, content=content, annotations=kind))
+
+    def _attach_bundle(self, registry: Registry, repository: str, digest: str, stated: bytes) -> None:
+        """Sign a statement as cosign 3 does: where there is any bundle, it reads nothing else."""
+        hint = base64.b64encode(bytes.fromhex(self.key.public.fingerprint)).decode("ascii")
+        bundle = {
+            "mediaType": _BUNDLE,
+            "verificationMaterial": {"publicKey": {"hint": hint}},
+            "dsseEnvelope": self._envelope(stated),
+        }
+        content = {"dev.sigstore.bundle.content": "dsse-envelope"}
+        said = {**content, "dev.sigstore.bundle.predicateType": _predicate(stated)}
+        artifact = Artifact(media_type=_BUNDLE, content=_encoded(bundle), annotations=said)
+        attach(registry, repository, digest, artifact)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,36 +180,60 @@ def require_signed(registry: Registry, repository: str, digest: str, key: Public
 
 def signatures_of(registry: Registry, repository: str, digest: str) -> Iterator[Signature]:
     """The signatures that name this digest, of whatever key: at cosign's `.sig` tag, and in Sigstore's bundles."""
+    yield from _at_tag(registry, repository, digest)
+    yield from _in_bundles(registry, repository, digest)
+
+
+def _at_tag(registry: Registry, repository: str, digest: str) -> Iterator[Signature]:
+    """As cosign 2 leaves them."""
     for layer, message in layers_at(registry, repository, fallback_tag(digest, ".sig")):
         signature = _decoded(members(layer.get("annotations")).get(_SIGNATURE))
         if signature and _names(message, digest):
             yield Signature(message=message, signature=signature)
+
+
+def _in_bundles(registry: Registry, repository: str, digest: str) -> Iterator[Signature]:
+    """As cosign 3 leaves them."""
+    for one in _bundled(registry, repository, digest):
+        stated = _document(_payload(one))
+        if stated.get("predicateType") == _SIGNED and digest in subjects_of(stated):
+            yield one
+
+
+def _attested(registry: Registry, repository: str, digest: str) -> Iterator[Signature]:
+    """What is signed at cosign 2's `.att` tag."""
+    for _, content in layers_at(registry, repository, fallback_tag(digest, ".att")):
+        yield from _of_envelope(_document(content))
+
+
+_FORMS = (_at_tag, _in_bundles)
+
+
+def _bundled(registry: Registry, repository: str, digest: str) -> Iterator[Signature]:
+    """What is signed in Sigstore's bundles beside a manifest, whatever it says."""
     for referrer in referrers_of(registry, repository, digest):
-        if referrer.artifact_type.startswith(_BUNDLE):
+        if referrer.artifact_type.startswith(_BUNDLES):
             for layer in listed(referrer.document.get("layers")):
                 bundle = _document(registry.small_blob(repository, str(layer.get("digest"))) or b"")
-                for one in _of_envelope(bundle.get("dsseEnvelope")):
-                    statement = _document(_payload(one))
-                    if statement.get("predicateType") == _SIGNED and digest in subjects_of(statement):
-                        yield one
+                yield from _of_envelope(bundle.get("dsseEnvelope"))
 
 
-def subjects_of(statement: Mapping[str, Any]) -> frozenset[str]:
+def subjects_of(stated: Mapping[str, Any]) -> frozenset[str]:
     """The digests that an in-toto statement is about."""
     try:
-        return frozenset(f"sha256:{one['digest']['sha256']}" for one in statement["subject"])
+        return frozenset(f"sha256:{one['digest']['sha256']}" for one in stated["subject"])
     except _NO_JSON:
         return frozenset()
 
 
-def _message(registry: Registry, repository: str, digest: str) -> bytes:
+def _message(name: str, digest: str) -> bytes:
     """What is signed: the format "simple signing" of containers/image."""
     critical = {
-        "identity": {"docker-reference": f"{registry.host}/{repository}"},
+        "identity": {"docker-reference": name},
         "image": {"docker-manifest-digest": digest},
         "type": _KIND,
     }
-    return json.dumps({"critical": critical, "optional": None}, separators=(",", ":")).encode()
+    return _encoded({"critical": critical, "optional": None})
 
 
 def _names(message: bytes, digest: str) -> bool:
@@ -187,9 +244,9 @@ def _names(message: bytes, digest: str) -> bool:
         return False
 
 
-def _pae(statement: bytes) -> bytes:
+def _pae(stated: bytes) -> bytes:
     """What DSSE signs (secure-systems-lab/dsse, protocol.md)."""
-    return b"DSSEv1 %d %s %d %s" % (len(IN_TOTO), IN_TOTO.encode(), len(statement), statement)
+    return b"DSSEv1 %d %s %d %s" % (len(IN_TOTO), IN_TOTO.encode(), len(stated), stated)
 
 
 def _payload(signature: Signature) -> bytes:
@@ -197,12 +254,16 @@ def _payload(signature: Signature) -> bytes:
     return signature.message.split(b" ", 4)[-1]
 
 
+def _predicate(stated: bytes) -> str:
+    return str(_document(stated).get("predicateType"))
+
+
 def _of_envelope(envelope: object) -> list[Signature]:
     if not isinstance(envelope, dict) or envelope.get("payloadType") != IN_TOTO:
         return []
-    statement = _decoded(envelope.get("payload"))
+    message = _pae(_decoded(envelope.get("payload")))
     signatures = [_decoded(one.get("sig")) for one in listed(envelope.get("signatures"))]
-    return [Signature(message=_pae(statement), signature=one) for one in signatures if one]
+    return [Signature(message=message, signature=one) for one in signatures if one]
 
 
 def _decoded(text: object) -> bytes:
@@ -210,6 +271,10 @@ def _decoded(text: object) -> bytes:
         return base64.b64decode(str(text), validate=True)
     except binascii.Error:
         return b""
+
+
+def _encoded(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def _document(content: bytes) -> Mapping[str, Any]:

@@ -234,8 +234,8 @@ def _base(seen: Evidence) -> str:
 def _signature(seen: Evidence) -> str:
     repository, digest, key = seen.asked.name.repository, seen.image.manifest.digest, seen.asked.key
     if key is None:
-        count = sum(1 for _ in signatures_of(seen.registry, repository, digest))
-        raise AbsentError(f"signatures: {count}; --key checks whose they are" if count else "there is none")
+        signed = any(signatures_of(seen.registry, repository, digest))
+        raise AbsentError("it is signed; --key checks by whom" if signed else "there is none")
     require_signed(seen.registry, repository, digest, key)
     return f"of the key sha256:{key.fingerprint}"
 
@@ -244,9 +244,10 @@ def _proof(seen: Evidence, kind: str, what: str) -> Mapping[str, Any]:
     """The document of a referrer, with a signature of its own where a key is given."""
     repository = seen.asked.name.repository
     found = [one for one in seen.referrers if one.artifact_type == kind]
-    if not found:
-        raise AbsentError(f"the registry has no {what} of it")
     key = seen.asked.key
+    if not found:
+        # Who has the key knows that a signed image has both: so that they were removed.
+        raise (WrongError if key else AbsentError)(f"the registry has no {what} of it")
     signed = [one for one in found if key is None or is_signed(seen.registry, repository, one.digest, key)]
     if not signed:
         raise WrongError(f"the {what} is not signed with this key")
@@ -279,10 +280,16 @@ def _provenance(seen: Evidence) -> str:
         (product,) = predicate["runDetails"]["byproducts"]
         binary, key = product["digest"]["sha256"], internal["compile_key"]
         started = predicate["runDetails"]["metadata"]["startedOn"]
+        models = [
+            members(one.get("digest")).get("sha256") for one in predicate["buildDefinition"]["resolvedDependencies"]
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise WrongError("the provenance lacks what the factory writes") from error
     _same(binary, seen.image.file(BINARY).sha256, "the provenance is of another binary")
     _same(key, seen.image.label(f"{_OURS}compile.key"), "the provenance has another compile key than the label")
+    model = seen.image.labels.get(f"{_OURS}model.sha256")
+    if model and model not in models:
+        raise WrongError("the provenance does not have the model of the label")
     return f"{statement.get('predicateType')}, compiled {started}"
 
 

@@ -25,6 +25,7 @@ from serving_factory.recipes.recipe import Recipe
 if TYPE_CHECKING:
     from serving_factory.docker.push import PushResult
     from serving_factory.docker.registry import Registry
+    from serving_factory.proofs.described import Model
 
 _LAST_PORT = 65535
 # Without a dot or a port Docker takes the first word for a folder on Docker Hub.
@@ -137,7 +138,7 @@ def _try_push(registry: Registry, name: ImageName, job: Job, report: Callable[[s
 def _run(made: Stage[Packaged], job: Job, progress: Progress) -> Pushed:
     packaged = job.record(made).outputs
     names = push_names(packaged.repository, job.site.registries)
-    push = partial(push_to, image=packaged.image, full=packaged.tags, aliases=packaged.aliases)
+    push = partial(push_to, image=packaged.image, full=packaged.tags, aliases=packaged.aliases, proven=made is PACKAGE)
     return Pushed(places=tuple(push(job, name, local=packaged.repository, progress=progress) for name in names))
 
 
@@ -150,6 +151,8 @@ def push_to(
     aliases: Sequence[str] = (),  # tags that move on, but to no earlier release
     others: Sequence[str] = (),  # tags that move in any case
     local: str,  # the repository whose names stay in the engine
+    proven: bool,  # whether it serves: then it gets SBOM and provenance where one signs
+    model: Model | None = None,  # that was put into it
     progress: Progress,
 ) -> Place:
     """Push an image under its tags, in this order, and ask the registry what it holds then."""
@@ -173,7 +176,9 @@ def push_to(
         else:
             push_tag(tag)
         if job.site.signer and digests[tag] not in signed.values():
-            signed[tag] = _signed(job, registry, name, digests[tag], image=image, progress=progress)
+            progress(f"sign {digests[tag]}")
+            _sign(job, registry, name, digests[tag], image=image if proven else "", model=model)
+            signed[tag] = digests[tag]
     for tag in (*aliases, *others):
         if tag in aliases and (later := _later_release(job, registry, name, tag)):
             not_moved[tag] = later
@@ -201,19 +206,16 @@ def _confirm(job: Job, registry: Registry, name: ImageName, tag: str, digest: st
         )
 
 
-def _signed(job: Job, registry: Registry, name: ImageName, digest: str, *, image: str, progress: Progress) -> str:
-    """Sign a digest, and read the signature back; to what serves, SBOM and provenance are attached. Give the digest."""
+def _sign(job: Job, registry: Registry, name: ImageName, digest: str, *, image: str, model: Model | None) -> None:
+    """Sign a digest, and read the signature back; to an image that serves attach SBOM and provenance."""
     # Its libraries are those of the extra `signing`.
     from serving_factory.pipeline.proofs import prove
 
     signer, repository = job.site.signer, name.repository
-    if signer is not None:
-        progress(f"sign {digest}")
-        if image == job.record(PACKAGE).outputs.image:
-            _asking(job, lambda: prove(job, registry, repository, digest, signer))
-        else:
-            _asking(job, lambda: signer.sign(registry, repository, digest, job.cancel))
-    return digest
+    if signer and image:
+        _asking(job, lambda: prove(job, registry, repository, digest, signer, image=image, model=model))
+    elif signer:
+        _asking(job, lambda: signer.sign(registry, repository, digest, job.cancel))
 
 
 def _move(job: Job, registry: Registry, name: ImageName, alias: str, digest: str) -> None:
@@ -286,17 +288,24 @@ def _held_digest(job: Job, registry: Registry, name: ImageName, tag: str) -> str
     )
 
 
-def _intact(job: Job, outputs: Pushed) -> bool:
-    return all(holds(job, one) for one in outputs.places)
+def _intact(made: Stage[Packaged], job: Job, outputs: Pushed) -> bool:
+    return all(holds(job, one, proven=made is PACKAGE) for one in outputs.places)
 
 
-def holds(job: Job, place: Place) -> bool:
-    """Whether a registry still holds all that was pushed to it, and the signatures of this run's signer."""
+def holds(job: Job, place: Place, *, proven: bool) -> bool:
+    """Whether a registry still holds all that was pushed to it, and what this run's signer leaves beside that."""
     registry, signer = job.site.engine.registry(place.registry, cancel=job.cancel), job.site.signer
     if any(_held_digest(job, registry, place.name, tag) != digest for tag, digest in place.digests.items()):
         return False
-    return signer is None or all(
-        _asking(job, partial(signer.is_signed, registry, place.repository, digest)) for digest in place.signed
+    if signer is None:
+        return True
+    from serving_factory.pipeline.proofs import has_proofs
+
+    questions = (signer.is_signed, *((partial(has_proofs, signer=signer),) if proven else ()))
+    return bool(place.signed) and all(
+        _asking(job, partial(question, registry, place.repository, digest))
+        for digest in place.signed
+        for question in questions
     )
 
 
@@ -310,7 +319,7 @@ def push_stage(name: str, made: Stage[Packaged], *, version: int) -> Stage[Pushe
         run=partial(_run, made),
         product="image in the registry",
         needs=(made, SMOKE),
-        intact=_intact,
+        intact=partial(_intact, made),
         pushes=True,
     )
 
