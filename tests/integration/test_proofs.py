@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -17,8 +16,8 @@ from serving_factory.docker.registry import INDEX, Manifest, Registry
 from serving_factory.matrix.load import load_matrix
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.proofs import built_externals, externals_in
+from serving_factory.proofs.described import SBOM
 from serving_factory.proofs.keys import PrivateKey, PublicKey
-from serving_factory.proofs.sbom import SBOM
 from serving_factory.proofs.signatures import CommandSigner
 from serving_factory.recipes.recipe import recipe_for
 from tests.unit.stage_records import write_records
@@ -27,24 +26,64 @@ from .pipeline import MATRIX, ROOT, V1, Checkout
 from .preflight_workspace import make_archive
 from .registry import FaultyProxy, LocalRegistry
 
+PASSWORD = {"COSIGN_PASSWORD": "correct horse"}
 # Whatever would leave this machine ends at once.
 CLOSED = {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
-PASSWORD = {"COSIGN_PASSWORD": "correct horse"}
-SENDING = {"PUT", "PATCH", "POST"}
 UNLOGGED = ("--insecure-ignore-tlog=true", "--allow-insecure-registry")
+SENDING = {"PUT", "PATCH", "POST"}
 
 
-@pytest.mark.usefixtures("logged_in")
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network but loopback, and the keys' password."""
+    for name, value in {**CLOSED, **PASSWORD}.items():
+        monkeypatch.setenv(name, value)
+
+
+def passes(program: Path, *arguments: str) -> bool:
+    return subprocess.run([program, *arguments], check=False).returncode == 0
+
+
+def both_cosigns_check(tools: Path, image: str, keys: dict[str, bool]) -> None:
+    """The image's signature and attestations; the public keys with which they pass, and those with which not."""
+    for program in (tools / "cosign", tools / "cosign3"):
+        for key, expected in keys.items():
+            assert passes(program, "verify", "--key", key, *UNLOGGED, image) is expected
+            for kind in ("slsaprovenance1", "cyclonedx"):
+                attested = ("verify-attestation", "--key", key, "--type", kind)
+                assert passes(program, *attested, *UNLOGGED, image) is expected
+
+
+def cosign_3_signs(cosign3: Path, folder: Path, registry: Registry, repository: str, digest: str) -> None:
+    """As the command of the matrix file, with a pair of its own. It leaves a bundle alone, and is found there."""
+    unlogged, theirs = str(folder / "signing.json"), str(folder / "theirs")
+    assert passes(cosign3, "signing-config", "create", "--out", unlogged)
+    assert passes(cosign3, "generate-key-pair", "--output-key-prefix", theirs)
+    public = PublicKey.read(Path(f"{theirs}.pub"))
+    assert PrivateKey.read(Path(f"{theirs}.key"), b"correct horse").public.fingerprint == public.fingerprint
+    sign = ("sign", "--yes", "--signing-config", unlogged, "--key")
+    signer = CommandSigner((str(cosign3), *sign, f"{theirs}.key", "{image}"), public)
+    assert not signer.is_signed(registry, repository, digest)
+    assert signer.sign(registry, repository, digest)
+    # A pair of ours does as well there.
+    assert passes(cosign3, *sign, str(folder / "ours" / "cosign.key"), f"{registry.host}/{repository}@{digest}")
+
+
+def remove_sbom(registry: Registry, repository: str, digest: str) -> None:
+    """Take it from the list of what refers to the image."""
+    held = registry.manifest(repository, fallback_tag(digest))
+    assert held
+    kept = [one for one in held.document["manifests"] if one["artifactType"] != SBOM]
+    changed = json.dumps({**held.document, "manifests": kept}).encode()
+    registry.put_manifest(repository, fallback_tag(digest), Manifest(body=changed, media_type=INDEX))
+
+
+@pytest.mark.usefixtures("logged_in", "closed")
 def test_an_image_is_pushed_with_its_proofs_and_checked_by_cosign_and_by_verify(
-    checkout: Checkout,
-    local_registry: LocalRegistry,
-    faulty_proxy: FaultyProxy,
-    tools: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    checkout: Checkout, local_registry: LocalRegistry, faulty_proxy: FaultyProxy, tools: Path, tmp_path: Path
 ) -> None:
     for name in ("ours", "others"):
-        assert checkout.run("keys", "new", "--output", str(tmp_path / name), env=PASSWORD).code == 0
+        assert checkout.run("keys", "new", "--output", str(tmp_path / name)).code == 0
     ours, others = (str(tmp_path / name / "cosign.pub") for name in ("ours", "others"))
     with (checkout.folder / MATRIX).open("a", encoding="utf-8") as file:
         file.write(f"\nsigning: {{key: {tmp_path}/ours/cosign.key, attestations: true}}\n")
@@ -53,7 +92,7 @@ def test_an_image_is_pushed_with_its_proofs_and_checked_by_cosign_and_by_verify(
     push = checkout.line("push", "--registry", place, "--variant", V1)
 
     # Full tags, then proofs and the image's signature, then aliases.
-    assert checkout.run(*push, env=PASSWORD).built().stages(V1) == {"push": "finished"}
+    assert checkout.run(*push).built().stages(V1) == {"push": "finished"}
     (pushed,) = checkout.record(V1, "push")["outputs"]["places"]
     (full,) = checkout.record(V1, "package")["outputs"]["tags"]
     digest = pushed["digests"][full]
@@ -61,9 +100,8 @@ def test_an_image_is_pushed_with_its_proofs_and_checked_by_cosign_and_by_verify(
     put = [
         path.rpartition("/")[2] for method, path in faulty_proxy.requests if method == "PUT" and "/manifests/" in path
     ]
-    signature = f"{digest.replace(':', '-')}.sig"
-    aliases = ["2.19.1-cpu-v1", "2.19.1-cpu-standard"]
-    # The bundle that cosign 3 reads is put after the signature of cosign 2, by its digest, and then the list of it.
+    # After cosign 2's signature the bundle that cosign 3 reads, by its digest, and the list that has it.
+    signature, aliases = fallback_tag(digest, ".sig"), ["2.19.1-cpu-v1", "2.19.1-cpu-standard"]
     assert (put[0], put[-5], put[-3:]) == (full, signature, [fallback_tag(digest), *aliases])
     registry = Registry(local_registry.host, credentials=local_registry.credentials)
     assert {registry.manifest_digest(repository, tag) for tag in (full, *aliases)} == {digest}
@@ -71,28 +109,11 @@ def test_an_image_is_pushed_with_its_proofs_and_checked_by_cosign_and_by_verify(
     # Again: nothing is signed or sent.
     faulty_proxy.requests.clear()
     (checkout.record_file(V1, "push")).unlink()
-    assert checkout.run(*push, env=PASSWORD).built().stages(V1) == {"push": "finished"}
+    assert checkout.run(*push).built().stages(V1) == {"push": "finished"}
     assert [one for one in faulty_proxy.requests if one[0] in SENDING and "uploads" not in one[1]] == []
 
     image = f"{faulty_proxy.host}/{repository}:{full}@{digest}"
-
-    def cosign(program: str, *arguments: str, code: int | None = 0) -> None:
-        environment = {**os.environ, **CLOSED, **PASSWORD}
-        done = subprocess.run(
-            [tools / program, *arguments], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code if code is not None else done.returncode != 0, done
-
-    def both_cosigns_verify() -> None:
-        for program in ("cosign", "cosign3"):
-            cosign(program, "verify", "--key", ours, *UNLOGGED, image)
-            cosign(program, "verify", "--key", others, *UNLOGGED, image, code=None)
-            for kind in ("slsaprovenance1", "cyclonedx"):
-                attested = (program, "verify-attestation", "--type", kind, *UNLOGGED, image)
-                cosign(*attested, "--key", ours)
-                cosign(*attested, "--key", others, code=None)
-
-    both_cosigns_verify()
+    both_cosigns_check(tools, image, {ours: True, others: False})
 
     # The same from the registry alone; without an engine.
     nowhere = {"DOCKER_HOST": "tcp://127.0.0.1:9"}
@@ -105,29 +126,14 @@ def test_an_image_is_pushed_with_its_proofs_and_checked_by_cosign_and_by_verify(
     assert refused.code == 82, refused
     assert "is not signed with this key" in refused.err
 
-    # cosign 3 as the command that signs, with a pair of its own; it leaves a bundle alone, and reads nothing but bundles.
-    unlogged, theirs = str(tmp_path / "signing.json"), str(tmp_path / "theirs")
-    cosign("cosign3", "signing-config", "create", "--out", unlogged)
-    cosign("cosign3", "generate-key-pair", "--output-key-prefix", theirs)
-    sign = ("sign", "--yes", "--signing-config", unlogged, "--key")
-    public = PublicKey.read(Path(f"{theirs}.pub"))
-    assert PrivateKey.read(Path(f"{theirs}.key"), b"correct horse").public.fingerprint == public.fingerprint
-    for name, value in {**CLOSED, **PASSWORD}.items():
-        monkeypatch.setenv(name, value)
-    by_command = CommandSigner((str(tools / "cosign3"), *sign, f"{theirs}.key", "{image}"), public)
-    assert not by_command.is_signed(registry, repository, digest)
-    assert by_command.sign(registry, repository, digest)
-    cosign("cosign3", *sign, str(tmp_path / "ours" / "cosign.key"), image)
-    both_cosigns_verify()
+    # cosign 3 reads no signature but those in bundles where there is any, such as another's.
+    cosign_3_signs(tools / "cosign3", tmp_path, registry, repository, digest)
+    both_cosigns_check(tools, image, {ours: True})
 
-    # Someone removes the SBOM; the same push puts it back.
-    tag = fallback_tag(digest)
-    beside = json.loads(registry.manifest(repository, tag).body)  # type: ignore[union-attr] # it is there
-    beside["manifests"] = [one for one in beside["manifests"] if one["artifactType"] != SBOM]
-    registry.put_manifest(repository, tag, Manifest(body=json.dumps(beside).encode(), media_type=INDEX))
+    remove_sbom(registry, repository, digest)
     refused = checkout.run(*verify, "--key", ours, env=nowhere)
     assert (refused.code, "the registry has no SBOM of it" in refused.err) == (84, True), refused
-    assert checkout.run(*push, env=PASSWORD).built().stages(V1) == {"push": "finished"}
+    assert checkout.run(*push).built().stages(V1) == {"push": "finished"}
     assert checkout.run(*verify, "--key", ours, env=nowhere).code == 0
 
 
