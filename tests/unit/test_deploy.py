@@ -384,6 +384,14 @@ def embedded(folder: Path, model: str, **changes: Any) -> None:  # noqa: ANN401 
     )
 
 
+def test_the_command_to_build_what_is_not_pushed_is_of_the_same_matrix(
+    pushed: Callable[..., Any], tmp_path: Path
+) -> None:
+    (remedy,) = (one for one in pushed("compose", "2.19.1-mkl-v3").err.splitlines() if "What to do" in one)
+    command = f"./factory build --matrix {tmp_path}/matrix.yaml --variant 2.19.1-mkl-v3 --registry HOST"
+    assert remedy == f"What to do: {command}"
+
+
 def test_an_embedded_model_is_served_by_the_digest_of_its_own_image(pushed: Callable[..., Any], tmp_path: Path) -> None:
     folder = Asked(matrix=str(tmp_path / "matrix.yaml")).folder / V3
     words = ("kubernetes", V3, "--model", "embedded")

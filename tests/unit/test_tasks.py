@@ -234,6 +234,8 @@ def test_what_reads_the_matrix_takes_another_file_and_a_choice(module: ModuleTyp
     [
         (["explain", "2.19.1-cpu-v33"], 4, "no variant is named '2.19.1-cpu-v33'; did you mean '2.19.1-cpu-v3'?"),
         (["list", "--target", "cpu-optimised"], 4, "did you mean 'cpu-optimized'?"),
+        (["list", "--variant", "a,b"], 4, "give the option once for each: --variant a --variant b"),
+        (["preflight", "--variant", "nope"], 4, "no variant is named 'nope'"),
         (["build", "--dry-run", "--release", "2.19.0"], 4, "release 2.19.0 is not in this matrix"),
         (["compile", "--variant", "cpu"], 4, "no variant is named 'cpu'"),
         (["list", "--target", "cpu-standard", "--variant", VARIANTS[1]], 4, "matches all of"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from serving_factory.catalogue.levels import level_facts
 from serving_factory.commands.history import bench_table
-from serving_factory.commands.images import Image, recorded_image
+from serving_factory.commands.images import Image, build_command, recorded_image
 from serving_factory.commands.plan import site_of
 from serving_factory.commands.shared import BenchOptions, progress, show, width
 from serving_factory.commands.watched import watched
@@ -103,7 +103,7 @@ def _groups(
     missing = [one.id for one in chosen if one.id not in built]
     if missing and (named or len(missing) == len(chosen)):
         raise NotBuiltError(
-            f"{missing[0]} has no image that passed its smoke test", remedy=f"./factory build --variant {missing[0]}"
+            f"{missing[0]} has no image that passed its smoke test", remedy=build_command(options.asked, missing[0])
         )
     flags = cpu_flags()
     lacks = {

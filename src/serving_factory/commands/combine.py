@@ -78,7 +78,7 @@ def _check_built(parts: Sequence[Job]) -> None:
         raise NotBuiltError(
             f"not all levels are built: {', '.join(reasons)}",
             why="\n".join(f"{id_}: {why}" for id_, why in reasons.items()),
-            remedy=f"./factory build {' '.join(f'--variant {id_}' for id_ in reasons)}",
+            remedy=f"./factory build {' '.join(f'--variant {id_}' for id_ in reasons)}, with the same --matrix",
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving_factory.catalogue.releases import releases
-from serving_factory.commands.images import recorded_image
+from serving_factory.commands.images import build_command, recorded_image
 from serving_factory.commands.shared import Asked, DeployOptions, show
 from serving_factory.deploy.compose import compose_files
 from serving_factory.deploy.files import Service, is_own
@@ -72,7 +72,7 @@ def services_of(asked: Asked, ids: Sequence[str], source: str = "volume") -> lis
     chosen = select(matrix, variants=ids)
     folders = {one.id: asked.folder / one.id for one in chosen}
     if source == "volume":
-        images = {id_: (image, "") for id_, image in _pushed(folders).items()}
+        images = {id_: (image, "") for id_, image in _pushed(asked, folders).items()}
     else:
         images = {id_: _embedded(id_, folder, source.partition(":")[2]) for id_, folder in folders.items()}
     facts = {one.id: releases()[one.release].server for one in chosen}
@@ -90,14 +90,14 @@ def services_of(asked: Asked, ids: Sequence[str], source: str = "volume") -> lis
     ]
 
 
-def _pushed(folders: Mapping[str, Path]) -> Mapping[str, str]:
+def _pushed(asked: Asked, folders: Mapping[str, Path]) -> Mapping[str, str]:
     """Name the variants' images by their digests; NotBuiltError names all of them that were not pushed."""
     images = {id_: recorded_image(folder) for id_, folder in folders.items()}
     if missing := [id_ for id_, image in images.items() if image is None or not image.published]:
         raise NotBuiltError(
             f"not pushed, or packaged again since: {', '.join(missing)}",
             why="a service names its image by the digest that a registry gave it",
-            remedy=f"./factory build --registry HOST {' '.join(f'--variant {id_}' for id_ in missing)}",
+            remedy=f"{build_command(asked, *missing)} --registry HOST",
         )
     return {id_: image.name for id_, image in images.items() if image}
 

@@ -65,10 +65,11 @@ def registry_alone(host: str) -> Registry:
     return Registry(host, credentials=credentials_for(host), client=Client(patience=Patience(report=progress)))
 
 
-def build_command(asked: Asked, variant: str) -> str:
-    """The command that builds a variant of the matrix that was asked for."""
+def build_command(asked: Asked, *variants: str) -> str:
+    """The command that builds variants of the matrix that was asked for."""
     matrix = ("--matrix", asked.matrix) if asked.matrix else ()
-    return shlex.join(["./factory", "build", *matrix, "--variant", variant])
+    chosen = (word for variant in variants for word in ("--variant", variant))
+    return shlex.join(["./factory", "build", *matrix, *chosen])
 
 
 def image_names(records: Mapping[str, Record[Any]]) -> frozenset[str]:

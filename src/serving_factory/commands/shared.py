@@ -115,7 +115,9 @@ Driver = Annotated[str, Option("an NVIDIA driver's version, as nvidia-smi prints
 Json = Annotated[bool, Option("print JSON for machines: an object per line, or one document")]
 Registry = Annotated[tuple[str, ...], Option("push to this registry", "HOST[:PORT]")]
 VariantId = Annotated[str, Option("a variant's id, such as 2.19.1-cpu-v3", "VARIANT", positional=True)]
-VariantIds = Annotated[tuple[str, ...], Option("ids of variants, such as 1.9.1-cpu-v1", "VARIANT", positional=True)]
+VariantIds = Annotated[
+    tuple[str, ...], Option("ids of variants, such as 1.9.1-cpu-v1", "VARIANT", positional=True, name="variant")
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,8 @@ def _known(
     if hints:
         own = "; a branch, a nightly or a candidate gets a name of its own at releases: in the matrix file"
         remedy = f"name a {kind} of the list above{own if kind == 'release' else ''}"
+        if listed := next((name.split(",") for name in names if "," in name), None):
+            remedy = f"give the option once for each: {' '.join(f'--{kind} {word.strip()}' for word in listed)}"
         raise error("; ".join(hints), why=f"{kind}s: {', '.join(valid)}", remedy=remedy)
 
 

@@ -184,9 +184,10 @@ class Job:
         """The record of an earlier stage; NotBuiltError where that has not run."""
         record = stage.read(self.folder)
         if record is None:
+            id_ = self.recipe.variant.id
             raise NotBuiltError(
-                f"{self.recipe.variant.id}: the stage {stage.name} has not run",
-                remedy="run `./factory build` with the same options: it runs all that is missing",
+                f"{id_}: the stage {stage.name} has not run",
+                remedy=f"run `./factory build --variant {id_}` with the same --matrix: it runs all that is missing",
             )
         return record
 

@@ -61,14 +61,14 @@ def read_packages(job: Job) -> tuple[Package, ...]:
         raise EngineError(
             f"{variant}: the engine has no longer the image that was packaged",
             why=image,
-            remedy=f"make it again: ./factory package --variant {variant}",
+            remedy=f"make it again: ./factory package --variant {variant}, with the same --matrix",
         )
     files = dict(job.site.engine.read_files(image, *DPKG_RECORDS, IMAGE_JSON, owner=job.site.owner))
     base, now = json.loads(files.pop(IMAGE_JSON, b"{}")).get("base"), base_name(job.recipe.runtime_base.name)
     if base and base_name(base) != now:  # another distribution's versions say nothing of its packages
         raise NotBuiltError(
             f"{variant}: its image stands on {base_name(base)}, and the matrix file says {now}",
-            remedy=f"make the image again: ./factory build --variant {variant}",
+            remedy=f"make the image again: ./factory build --variant {variant}, with the same --matrix",
         )
     found = packages_in(files)
     if not found:
