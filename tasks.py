@@ -655,7 +655,10 @@ def test(
         ./factory test -k registry
     """
     chosen = ("-k", k) if k else () if unit else ("--cov",)
-    suites = [("pytest", "-n", "auto", "tests/unit", *chosen), ("pytest", "tests/integration", *(chosen if k else ()))]
+    suites = [
+        ("pytest", "-n", "auto", "tests/unit", *chosen),
+        ("pytest", "-n", "2", "tests/integration", *(chosen if k else ())),
+    ]
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for command in (*_CHECKS, *suites[: 1 if unit else 2]):
         sys.stdout.write(f"+ {' '.join(command)}\n")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from .build_grid import build_grid_python
 from .demo_story import Demo, run_demo
@@ -29,7 +32,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(1200))
 
 
-@pytest.fixture(scope="session")
+def work_unit(name: str) -> str:
+    """What a test runs with on one worker: its file; or all that need the demo, as they share its images' names."""
+    return "demo" if re.search(r"[-[]demo[]-]", name) else name.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """Spread the tests over the workers of `-n`."""
+    scheduler = LoadFileScheduling(config, log)
+    scheduler._split_scope = work_unit
+    return scheduler
+
+
+@pytest.fixture(scope="session", params=["demo"])  # the parameter is in the names of its tests, for the scheduler
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """The demo, run once in a checkout of its own; everything after it builds on what it left."""
     checkout = Checkout.make(tmp_path_factory.mktemp("demo") / "factory")

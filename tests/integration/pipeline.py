@@ -22,7 +22,7 @@ from serving_factory.pipeline import stages
 from serving_factory.recipes.recipe import CACHES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
 __all__ = [
@@ -41,7 +41,9 @@ __all__ = [
     "Outcome",
     "Running",
     "docker",
+    "found_in",
     "processes_with",
+    "saved",
     "wait_until",
 ]
 
@@ -70,6 +72,25 @@ def docker(*arguments: str, seconds: float = 60.0) -> str:
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=seconds, check=False)
     assert done.returncode == 0, f"docker {arguments}: {done.stderr}"
     return done.stdout
+
+
+def found_in(chunks: Iterable[bytes], needles: Mapping[str, bytes]) -> set[str]:
+    """Which texts, by their names, a stream holds."""
+    longest, found, rest = max(map(len, needles.values())), set(), b""
+    for chunk in chunks:
+        text = rest + chunk
+        found |= {name for name, needle in needles.items() if needle in text}
+        rest = text[-longest:]
+    return found
+
+
+def saved(image: str) -> Iterator[bytes]:
+    """An image as the engine saves it: layers as plain tar files, history and configuration as JSON."""
+    with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        while chunk := process.stdout.read(1 << 22):
+            yield chunk
+    assert process.returncode == 0
 
 
 def processes_with(text: str) -> list[str]:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tarfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from serving_factory.pipeline.stages.compile import devel_request
 from serving_factory.recipes.recipe import recipe_for
 
 from .closed_network import HOST, Authority, Proxy, Server, gateway
-from .pipeline import MATRIX, MODEL, ROOT, V1, Checkout, docker
+from .pipeline import MATRIX, MODEL, ROOT, V1, Checkout, docker, found_in, saved
 from .test_pipeline import docker_that_tells
 
 BASE = "serving-factory/base:bookworm"
@@ -138,25 +138,6 @@ def archive(checkout: Checkout, folder: Path) -> None:
         f'http_archive(\n    name = "rules_cc",\n    strip_prefix = "rules_cc",\n    sha256 = "{digest}",\n'
         '    urls = ["https://code.invalid/team/rules_cc.tar.gz"],\n)',
     )
-
-
-def found_in(chunks: Iterable[bytes], needles: Mapping[str, bytes]) -> set[str]:
-    """Which texts, by their names, a stream holds."""
-    longest, found, rest = max(map(len, needles.values())), set(), b""
-    for chunk in chunks:
-        text = rest + chunk
-        found |= {name for name, needle in needles.items() if needle in text}
-        rest = text[-longest:]
-    return found
-
-
-def saved(image: str) -> Iterator[bytes]:
-    """An image as the engine saves it: layers as plain tar files, history and configuration as JSON."""
-    with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        while chunk := process.stdout.read(1 << 22):
-            yield chunk
-    assert process.returncode == 0
 
 
 def devel_image(checkout: Checkout, env: Mapping[str, str], tag: str) -> None:

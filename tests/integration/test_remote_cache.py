@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .build_grid import BuildGrid
-from .pipeline import LABEL, docker
+from .pipeline import LABEL, docker, found_in, saved
 from .small_workspace import (
     ALL_ACTIONS,
     HOST_ACTIONS,
@@ -47,37 +45,6 @@ def puts(requests: list[str]) -> int:
     return sum(line.startswith("PUT 201 ") for line in requests)
 
 
-def where_they_are(small: SmallWorkspace, image: Path, *texts: str) -> list[list[str]]:
-    """The files that hold each text: all that a build left in the checkout, and all layers of its devel image."""
-    found: list[list[str]] = [[] for _ in texts]
-
-    def look(name: str, data: bytes) -> None:
-        for text, names in zip(texts, found, strict=True):
-            if text.encode() in data:
-                names.append(name)
-
-    (folder,) = small.checkout.folder.glob("build/matrix-*")
-    for path in folder.rglob("*"):
-        if path.is_file():
-            look(str(path), path.read_bytes())
-    with tarfile.open(image) as whole:
-        for member in (one for one in whole if one.isfile()):
-            data = _read(whole, member)
-            look(member.name, data)
-            if data[257:262] == b"ustar":
-                with tarfile.open(fileobj=io.BytesIO(data)) as layer:
-                    for one in layer:
-                        if one.isfile():
-                            look(one.name, _read(layer, one))
-    return found
-
-
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = tar.extractfile(member)
-    assert stream
-    return stream.read()
-
-
 def toolchain_of(small: SmallWorkspace) -> str:
     """The id of the one toolchain that was used."""
     *_, toolchain = json.loads(small.run("cache", "show", "--json").built().out)["caches"]
@@ -85,8 +52,8 @@ def toolchain_of(small: SmallWorkspace) -> str:
     return name
 
 
-def devel_image(small: SmallWorkspace, file: Path, options: str) -> Path:
-    """Write the image that the last build's binary was made in: all its steps are in BuildKit's cache."""
+def devel_image(small: SmallWorkspace, options: str) -> str:
+    """The image that the last build's binary was made in: all its steps are in BuildKit's cache."""
     (folder,) = small.checkout.folder.glob("build/matrix-*")
     name = f"{small.checkout.repository}:devel"
     argv = ["buildx", "build", "--target", "binary_build", "--load", "--tag", name]
@@ -99,12 +66,11 @@ def devel_image(small: SmallWorkspace, file: Path, options: str) -> Path:
     argv += ["--build-arg", f"BAZEL_RESOURCES={(recipe / 'resources').read_text()}"]
     argv += ["--file", str(recipe / "devel.Dockerfile")]
     docker(*argv, str(small.checkout.folder / "dockerfiles" / "context"), seconds=300)
-    docker("save", "--output", str(file), name, seconds=300)
-    return file
+    return name
 
 
 @pytest.mark.timeout(1800)
-def test_a_cache_over_http(small: SmallWorkspace, web_dav: WebDav, tmp_path: Path) -> None:
+def test_a_cache_over_http(small: SmallWorkspace, web_dav: WebDav) -> None:
     """In one test, as each part begins with what the one before it left."""
     there = f"cache: '{web_dav.url}', headers: {{x-planted: {SECRET}}}"
     small.configure(options="--define=round=1", remote=f"{there}, upload: true")
@@ -116,12 +82,13 @@ def test_a_cache_over_http(small: SmallWorkspace, web_dav: WebDav, tmp_path: Pat
     assert all(f"header={SECRET}" in line for line in requests), "each request has the header"
     place = f"/bazel/{toolchain_of(small)}/"
     assert all(line.split()[2].startswith(place) for line in requests), "each toolchain has a folder of its own"
-    image = devel_image(small, tmp_path / "image.tar", "--define=round=1")
+    image = devel_image(small, "--define=round=1")
     events = next(small.checkout.folder.glob("build/matrix-*/*/artifact/facts/bazel-events.json"))
     (invocation,) = set(re.findall(r"Invocation ID: (\S{36})", events.read_text(encoding="utf-8")))
-    with_invocation, with_secret = where_they_are(small, image, invocation, SECRET)
-    assert "factory/bazel-events.json" in with_invocation, "it is the image of this very build"
-    assert with_secret == []
+    needles = {"invocation": invocation.encode(), "secret": SECRET.encode()}
+    assert found_in(saved(image), needles) == {"invocation"}, "it is the image of this very build"
+    files = (path.read_bytes() for path in small.checkout.folder.glob("build/matrix-*/**/*") if path.is_file())
+    assert found_in(files, needles) == {"invocation"}
 
     small.empty_caches()
     small.configure(options="--define=round=2", remote=there)
