@@ -10,6 +10,7 @@ import base64
 import contextlib
 import http.client
 import json
+import os
 import re
 import socket
 import subprocess
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Fault", "FaultyProxy", "LocalRegistry", "write_docker_config"]
 
 FOLDER = Path(__file__).with_name("registry_image")
-IMAGE = "serving-factory-test/registry"
+IMAGE = f"serving-factory-test/registry:{os.getpid()}"  # another run of tests may end at any moment
 PORT = 5000
 READY_WITHIN = 30.0  # seconds
 

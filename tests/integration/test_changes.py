@@ -15,7 +15,7 @@ NOWHERE = {"DOCKER_HOST": "tcp://127.0.0.1:9"}
 def test_two_images_differ_as_their_variants_do_and_one_does_not_differ_from_itself(
     demo: Demo, checkout: Checkout, local_registry: LocalRegistry, logged_in: Path, tmp_path: Path
 ) -> None:
-    containers = docker("ps", "--all", "--quiet", "--filter", "status=created")
+    containers = demo.checkout.containers(of_all=True)
     old, new = (str(demo.checkout.record(variant, "package")["outputs"]["image"]) for variant in (V1, MKL_V3))
     (found,) = json.loads(checkout.run("changes", old, new, "--json").built().out)["images"]
     assert (found["before"]["image"], found["after"]["image"]) == (old, new)
@@ -27,7 +27,7 @@ def test_two_images_differ_as_their_variants_do_and_one_does_not_differ_from_its
     assert changed["fact", "binary"] == tuple(binaries)
     assert changed["package", "libgomp1"][0] is None
     assert ("fact", "compiler") not in changed
-    assert set(containers.split()) >= set(docker("ps", "--all", "--quiet", "--filter", "status=created").split())
+    assert set(containers) >= set(demo.checkout.containers(of_all=True))
 
     text = checkout.run("changes", "--since", "1").built().out
     assert text.endswith(f"Nothing changed: both are {old}.\n")
