@@ -25,6 +25,7 @@ from serving_factory.commands.shared import (  # noqa: E402
     CacheOptions,
     Checkout,
     Chosen,
+    CombineOptions,
     CompareOptions,
     CompileOptions,
     DeployOptions,
@@ -467,7 +468,7 @@ def push(options: PushOptions) -> None:
 
 
 @Command
-def combine(options: PushOptions) -> None:
+def combine(options: CombineOptions) -> None:
     """Make one image with all levels of a release and flavour, which starts the best one for the CPU.
 
     Of cpu and mkl variants that are built and smoke-tested. The image is smoke-tested, too, and with --registry pushed
@@ -476,6 +477,7 @@ def combine(options: PushOptions) -> None:
     Examples:
         ./factory combine --release 2.19.1
         ./factory combine --release 2.19.1 --registry registry.example.com
+        ./factory combine --release 2.19.1 --dry-run
         ./factory combine --target cpu-optimized --json
     """
     from serving_factory.commands.combine import combine as combine_levels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 from pathlib import Path
 
@@ -45,6 +46,10 @@ def test_one_image_starts_the_server_of_each_cpu(
     assert max(own) < row["size"] < max(own) + 2 * row["levels"][1]["binary_size"], "all but the server is there once"
     again = checkout.run(*checkout.line("combine", "--target", "cpu-optimized", "--registry", local_registry.host))
     assert again.built().stages("2.19.1-cpu-all") == dict.fromkeys(("package", "smoke", "push"), "up_to_date")
+
+    dry = checkout.line("combine", "--target", "cpu-standard", "--registry", local_registry.host, "--dry-run")
+    (planned,) = json.loads(checkout.run(*dry).built().out)["images"]
+    assert (planned["run"], planned["names"][0]) == ([], f"{local_registry.host}/{row['names'][0]}")
 
     image, emulator = row["names"][0], find_emulator(ROOT / "build" / ".setup")
     refused = subprocess.run(

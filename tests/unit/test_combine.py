@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from serving_factory.catalogue.levels import Level
+from serving_factory.commands import build as building
 from serving_factory.commands import combine as combining
 from serving_factory.commands.build import Run
 from serving_factory.docker.engine import Engine
+from serving_factory.pipeline.build_lock import hold_matrix_lock
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.proofs import higher_binary
 from serving_factory.pipeline.records import write_record
@@ -56,7 +58,9 @@ def combined(folder: Path) -> Job:
     matrix = load(folder, MATRIX)
     site = Site(build=folder, models=folder, connect=lambda: cast("Engine", None))
     lowest, *higher = (written(Job(recipe=recipe_for(one, matrix), site=site)) for one in matrix.variants[:3])
-    return combining._combined([lowest, *higher], ("2.19.1-all",))
+    job = combining._combined([lowest, *higher], ("2.19.1-all",))
+    combining._give_records(job, lowest)
+    return job
 
 
 def test_the_image_says_what_its_launcher_chooses_among(tmp_path: Path) -> None:
@@ -128,15 +132,18 @@ def combine(
     tmp_path: Path,
 ) -> Callable[..., Ended]:
     """Run `combine` with levels that are built, but for those in `reasons`."""
-    site = Site(build=tmp_path / "build", models=tmp_path)
+
+    def site_of(_asked: object, registries: Sequence[str], _signer: object) -> Site:
+        return Site(build=tmp_path / "build", models=tmp_path, registries=registries)
 
     def carry_out(run: Run) -> None:
+        run.prepare()
         assert [one.name for one in run.stages] == ["package", "smoke", *(["push"] if run.options.registry else [])]
         for job in run.jobs:
             made = record("package", size=120 * 2**20, tags=("full",), aliases=job.recipe.aliases)
             write_record(job.folder, made)
 
-    monkeypatch.setattr(combining, "site_of", lambda *_: site)
+    monkeypatch.setattr(combining, "site_of", site_of)
     monkeypatch.setattr(combining, "carry_out", carry_out)
 
     def run(*words: str, reasons: dict[str, str] | None = None, libraries: str = "f" * 64) -> Ended:
@@ -178,6 +185,40 @@ def test_levels_with_different_libraries_are_refused(combine: Callable[..., Ende
     ended = combine("--target", "old", libraries="0" * 64)
     assert ended.code == 24
     assert "the levels have different libraries" in ended.err
+
+
+def test_a_dry_run_says_what_would_be_made_and_writes_nothing(combine: Callable[..., Ended], tmp_path: Path) -> None:
+    ended = combine("--target", "old", "--registry", "r.example", "--dry-run", "--json")
+    assert (ended.code, ended.err) == (0, "")
+    (image,) = json.loads(ended.out)["images"]
+    assert image["run"] == ["package", "smoke", "push"]
+    full, alias = image["names"]
+    assert full.startswith("r.example/team/serving:2.19.1-cpu-all-")
+    assert alias == "r.example/team/serving:2.19.1-all"
+    assert image["size"] == 100 * 2**20 + 2 * image["levels"][0]["binary_size"]
+    assert [one["level"] for one in image["levels"]] == ["x86-64", "x86-64-v3", "x86-64-v4"]
+    assert not (tmp_path / "build" / "2.19.1-cpu-all").exists()
+
+    text = combine("--target", "old", "--dry-run").out
+    assert f"\nNames:\n  {full.removeprefix('r.example/')}\n" in text
+    assert text.endswith("\nNothing was built or pushed.\n")
+    combine("--target", "old")
+    record_of_it = tmp_path / "build" / "2.19.1-cpu-all" / "package.json"
+    before = record_of_it.read_bytes()
+    assert json.loads(combine("--target", "old", "--dry-run", "--json").out)["images"][0]["run"] == ["package", "smoke"]
+    assert record_of_it.read_bytes() == before
+    refused = combine("--target", "old", "--dry-run", reasons={"2.19.1-cpu-v3": "smoke has not run"})
+    assert (refused.code, "not all levels are built" in refused.err) == (6, True)
+
+
+def test_another_factory_that_works_here_is_not_disturbed(
+    combine: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(combining, "carry_out", building.carry_out)
+    with hold_matrix_lock(tmp_path / "build"):
+        ended = combine("--target", "old")
+    assert "another factory works with this matrix file" in ended.err
+    assert not (tmp_path / "build" / "2.19.1-cpu-all").exists()
 
 
 def test_one_level_is_not_combined(combine: Callable[..., Ended]) -> None:

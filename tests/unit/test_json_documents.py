@@ -18,6 +18,7 @@ from serving_factory.commands import bench as benching
 from serving_factory.commands import build as building
 from serving_factory.commands import cache as caching
 from serving_factory.commands import changes as changing
+from serving_factory.commands import combine as combining
 from serving_factory.commands import compare as comparing
 from serving_factory.commands import doctor as doctoring
 from serving_factory.commands import inputs as filling
@@ -107,6 +108,7 @@ CASES: Mapping[str, tuple[str, list[str]]] = {
     "cache import": ("cache", ["cache", "import", "matrix.yaml"]),
     "build --dry-run": ("build --dry-run", ["build", "--dry-run"]),
     "publish --dry-run": ("publish --dry-run", ["publish", "--dry-run", "--registry", "r.example"]),
+    "combine --dry-run": ("combine --dry-run", ["combine", "--dry-run", "--release", "2.19.1"]),
     "push --dry-run": ("push --dry-run", ["push", "--dry-run", "--registry", "registry.example.com"]),
 }
 """Each case: its section in docs/json.md, and the command but for --matrix and --json."""
@@ -173,6 +175,9 @@ def run(
     measured.samples[subject, Load("gRPC", "1 row")] = [sample(1000)] * 7
     site = Site(build=tmp_path, models=tmp_path, connect=lambda: cast("Engine", engine))
     changed = Changed(bytes=3000, files=4, caches=CACHES)
+    level = {"level": "x86-64", "binary_size": 5 * 2**20, "binary_sha256": "1" * 64, "image_size": 50 * 2**20}
+    planned = {"variant": "2.19.1-cpu-all", "run": ("package",), "names": ["team/serving:all"], "size": 60 * 2**20}
+    planned["levels"] = [level]
     for place, name, value in (
         (looking, "run_preflight", report),
         (filling, "run_preflight", report),
@@ -188,6 +193,7 @@ def run(
         (building, "budget_of", Budget(cpus=8, memory=64 * 2**30)),
         (doctoring, "reach_all", {}),
         (publishing, "site_of", site),
+        (combining, "_planned", planned),
         (refreshing, "compare_images", (compared(),)),
         (changing, "facts_in_engine", OLD),
         (changing, "site_of", SimpleNamespace(engine=idle, owner="o")),
@@ -295,6 +301,7 @@ CONSTANT = {
     "cache": {"total", "all", "builds", "for", "downloads"},
     "report": {"absent"},
     "build --dry-run": {"nothing", "after", "about", "of", "memory"},
+    "combine --dry-run": {"was", "built", "or", "pushed."},
     "push --dry-run": {"nothing", "`./factory", "build`", "first:"},
     "list": {"cannot", "be", "built"},
     "refresh": {"no", "changelog"},

@@ -12,13 +12,14 @@ import stat
 import subprocess
 import threading
 import urllib.parse
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
 from serving_factory.docker import registry as registries
-from serving_factory.docker.http import Client, Patience
+from serving_factory.docker.http import Answer, Client, Patience
 from serving_factory.docker.registry import INDEX, Credentials, ImageName, Manifest, Registry, credentials_for
 from serving_factory.errors import (
     DockerSettingsError,
@@ -66,10 +67,11 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _any  # noqa: N815  (names that http.server looks up)
 
-    def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
+    def reply(self, status: int, body: bytes = b"", **headers: str | list[str]) -> None:
         self.send_response(status)
         for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
+            for one in [value] if isinstance(value, str) else value:
+                self.send_header(name.replace("_", "-"), one)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
@@ -532,6 +534,209 @@ class TestWhatIsNoRegistry:
         with pytest.raises(RegistryError, match="web page") as caught:
             ask(Registry(fake.host))
         assert "log-in" in caught.value.remedy
+
+
+class TestHabits:
+    """What registries in use do, each in its own way."""
+
+    @pytest.mark.parametrize(
+        "challenges",
+        [
+            ['Basic realm="r", Bearer realm="http://{host}/token",service="the registry"'],
+            ['Basic realm="say \\"Bearer realm=x", Bearer realm="http://{host}/token", service="the registry"'],
+            ["bearer Realm=http://{host}/token,service=the%20registry"],
+            ['Bearer realm="/token",service="the registry",scope="repository:team/a:pull,push"'],
+            ["Negotiate", 'Basic realm="r"', 'Bearer realm="http://{host}/token",service="the registry"'],
+        ],
+    )
+    def test_challenges(self, fake: FakeRegistry, challenges: list[str]) -> None:
+        def handler(fake: FakeRegistry, request: Handler) -> None:
+            if request.path.startswith("/token"):
+                assert "registry" in request.path
+                request.reply(200, b'{"token": "", "access_token": "good"}')
+            elif request.authorization == "Bearer good":
+                found(fake, request)
+            else:
+                request.reply(401, WWW_Authenticate=[one.format(host=fake.host) for one in challenges])
+
+        fake.handler = handler
+        assert Registry(fake.host, credentials=ME).manifest_digest("team/a", "1") == DIGEST
+
+    @pytest.mark.parametrize("challenges", [["NEGOTIATE", "BASIC"], ['Bearer realm="ftp://x", Basic realm="r"']])
+    def test_basic_is_what_is_left(self, fake: FakeRegistry, challenges: list[str]) -> None:
+        def handler(fake: FakeRegistry, request: Handler) -> None:
+            if request.authorization == basic(ME):
+                found(fake, request)
+            else:
+                request.reply(401, WWW_Authenticate=challenges)
+
+        fake.handler = handler
+        assert Registry(fake.host, credentials=ME).manifest_digest("a", "1") == DIGEST
+
+    def test_what_is_hidden_from_strangers(self, fake: FakeRegistry) -> None:
+        def handler(fake: FakeRegistry, request: Handler) -> None:
+            if request.authorization == basic(ME):
+                found(fake, request)
+            elif request.path == "/v2/":
+                request.reply(401, WWW_Authenticate='Basic realm="r"')
+            else:
+                request.reply(404)
+
+        fake.handler = handler
+        assert Registry(fake.host).manifest_digest("a", "1") is None
+        assert Registry(fake.host, credentials=ME).manifest_digest("a", "1") == DIGEST
+
+    def test_a_token_is_kept_where_there_is_nothing(self, fake: FakeRegistry) -> None:
+        def handler(fake: FakeRegistry, request: Handler) -> None:
+            request.reply(404) if request.authorization == "Bearer good" else wants_token(fake, request)
+
+        fake.handler = handler
+        registry = Registry(fake.host)
+        assert [registry.manifest_digest("a", tag) for tag in ("1", "2")] == [None, None]
+        assert [one.partition("?")[0] for one in fake.asked] == [
+            *("HEAD /v2/a/manifests/1", "GET /token", "HEAD /v2/a/manifests/1"),
+            "HEAD /v2/a/manifests/2",
+        ]
+
+    def test_it_says_who_asks(self, fake: FakeRegistry) -> None:
+        fake.handler = lambda fake, request: (
+            found(fake, request)
+            if request.path == "/elsewhere"
+            else request.reply(307, Location=f"http://{fake.host}/elsewhere")
+        )
+        Registry(fake.host).manifest_digest("a", "1")
+        assert all(headers["User-Agent"].startswith("serving-factory/") for _, _, headers, _ in fake.requests)
+
+    @pytest.mark.parametrize(
+        "place", ["/v2/team/a/blobs/uploads/1?state=x", "http://{host}/up?state=x", "http://{other}/up?state=x"]
+    )
+    def test_where_an_upload_goes(self, fake: FakeRegistry, place: str) -> None:
+        other = fake.host.replace("127.0.0.1", "localhost")
+
+        def handler(fake: FakeRegistry, request: Handler) -> None:
+            path = request.path.partition("?")[0]
+            if request.command == "PUT":
+                request.reply(201, Content_Type="text/html; charset=utf-8")
+            elif request.authorization != basic(ME):
+                wants_basic(fake, request)
+            elif request.command == "POST":
+                request.reply(202, Location=place.format(host=fake.host, other=other), Content_Type="text/html")
+            else:
+                assert path.startswith("/v2/team/a/blobs/sha256:")
+                request.reply(404)
+
+        fake.handler = handler
+        digest = Registry(fake.host, credentials=ME).put_blob("team/a", b"content")
+        method, path, headers, body = fake.requests[-1]
+        assert (method, path.endswith(f"?state=x&digest={digest}"), body) == ("PUT", True, b"content")
+        assert headers.get("Authorization") == (None if "other" in place else basic(ME))
+
+    @pytest.mark.parametrize("place", ["http://r.example/up", "http://[::1", "ftp://r.example/up"])
+    def test_no_upload_without_tls(self, place: str) -> None:
+        class Fixed(Client):
+            def ask(self, method: str, *_: object, **__: object) -> Answer:
+                headers = Message()
+                headers["Location"] = place
+                assert method != "PUT"
+                return Answer(202 if method == "POST" else 404, headers, b"")
+
+        with pytest.raises(RegistryError, match="to no HTTPS address"):
+            Registry("r.example", client=Fixed()).put_blob("a", b"content")
+
+    def test_a_greeting_that_calls_itself_html(self, fake: FakeRegistry) -> None:
+        version = {"Docker_Distribution_API_Version": "registry/2.0"}
+        fake.handler = lambda _, request: request.reply(200, b"true", Content_Type="text/html", **version)
+        assert not Registry(fake.host).log_in("a")
+
+    @pytest.mark.parametrize("status", [400, 405, 409, 412])
+    def test_a_tag_that_may_not_move(self, fake: FakeRegistry, status: int) -> None:
+        fake.handler = lambda _, request: request.reply(status, b"the tag is immutable")
+        with pytest.raises(RegistryError, match="does not take a:1") as caught:
+            Registry(fake.host).put_manifest("a", "1", Manifest(body=MANIFEST, media_type=INDEX))
+        assert "the tag is immutable" in caught.value.why
+        assert "immutable tags" in caught.value.remedy
+
+    @pytest.mark.parametrize("header", ["application/json", f"{INDEX}; charset=utf-8"])
+    def test_the_kind_of_a_manifest(self, fake: FakeRegistry, header: str) -> None:
+        body = json.dumps({"mediaType": INDEX}).encode()
+        fake.handler = lambda _, request: request.reply(200, body, Content_Type=header)
+        held = Registry(fake.host).manifest("a", "1")
+        assert held
+        assert held.media_type == INDEX
+
+
+class TestReferrers:
+    """Distribution specification 1.1, "Listing Referrers"."""
+
+    URL = f"/v2/a/referrers/{DIGEST}"
+
+    def pages(self, *links: str) -> Callable[[FakeRegistry, Handler], None]:
+        """A list of which each page has one entry, and one more page than links."""
+
+        def handler(fake: FakeRegistry, request: Handler) -> None:
+            number = int(request.path.partition("page=")[2] or 0)
+            more = {"Link": links[number].format(host=fake.host, url=self.URL)} if number < len(links) else {}
+            body = json.dumps({"manifests": [{"digest": str(number)}, "no entry"]}).encode()
+            request.reply(200, body, Content_Type=INDEX, **more)
+
+        return handler
+
+    def test_all_pages_are_read(self, fake: FakeRegistry) -> None:
+        fake.handler = self.pages(
+            '<{url}?page=1>; rel="next"',
+            "<?page=2>; rel=next",
+            '</x>; rel="prev", <http://{host}{url}?page=3>; rel="next"',
+        )
+        listing = Registry(fake.host).referrers("a", DIGEST)
+        assert listing == [{"digest": str(number)} for number in range(4)]
+
+    @pytest.mark.parametrize(
+        ("link", "pages"),
+        [("<{url}>; rel=next", 1), ("<http://other.example{url}>; rel=next", 1), ("<http://[::1>; rel=next", 1)],
+    )
+    def test_a_list_that_goes_nowhere(self, fake: FakeRegistry, link: str, pages: int) -> None:
+        fake.handler = self.pages(link)
+        with pytest.raises(RegistryError, match="gave no whole list"):
+            Registry(fake.host).referrers("a", DIGEST)
+        assert len(fake.asked) == pages
+
+    def test_a_list_without_end(self, fake: FakeRegistry) -> None:
+        fake.handler = self.pages(*(f"<{{url}}?page={number + 1}>; rel=next" for number in range(1000)))
+        with pytest.raises(RegistryError, match="gave no whole list"):
+            Registry(fake.host).referrers("a", DIGEST)
+        assert len(fake.asked) == 100
+
+    @pytest.mark.parametrize("status", [400, 404, 405, 406, 501])
+    def test_a_registry_that_keeps_none(self, fake: FakeRegistry, status: int) -> None:
+        fake.handler = lambda _, request: request.reply(status)
+        assert Registry(fake.host).referrers("a", DIGEST) is None
+
+    @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"manifests": 7}'])
+    def test_an_answer_that_is_no_list(self, fake: FakeRegistry, body: bytes) -> None:
+        fake.handler = lambda _, request: request.reply(200, body, Content_Type="text/html")
+        assert Registry(fake.host).referrers("a", DIGEST) is None
+
+    def test_a_redirection_to_a_page_for_browsers(self, fake: FakeRegistry) -> None:
+        fake.handler = lambda fake, request: request.reply(303, Location=f"http://{fake.host}/-/v2/packages")
+        assert Registry(fake.host).referrers("a", DIGEST) is None
+        assert fake.asked == [f"GET {self.URL}"]
+
+    @pytest.mark.parametrize(
+        ("status", "error"), [(401, RegistryDeniedError), (429, RegistryLimitError), (500, RegistryFaultError)]
+    )
+    def test_not_knowing_is_not_taken_for_none(
+        self, fake: FakeRegistry, status: int, error: type[FactoryError]
+    ) -> None:
+        fake.handler = lambda _, request: request.reply(status)
+        with pytest.raises(error):
+            Registry(fake.host).referrers("a", DIGEST)
+
+    @pytest.mark.parametrize(("status", "error"), [(404, RegistryError), (500, RegistryFaultError)])
+    def test_a_page_that_is_missing(self, fake: FakeRegistry, status: int, error: type[FactoryError]) -> None:
+        first = self.pages("<?page=1>; rel=next")
+        fake.handler = lambda fake, request: request.reply(status) if "page=" in request.path else first(fake, request)
+        with pytest.raises(error):
+            Registry(fake.host).referrers("a", DIGEST)
 
 
 class TestTls:

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from serving_factory.commands.keys import keys, signer_of
 from serving_factory.docker.referrers import Artifact, attach, fallback_tag, referrers_of
+from serving_factory.docker.registry import INDEX
 from serving_factory.errors import (
     FactoryError,
     MatrixError,
@@ -489,10 +490,15 @@ def test_a_registry_that_takes_no_artifacts(registry: ByteRegistry, digest: str)
     assert "`signing`" in caught.value.remedy
 
 
-def test_no_other_host_gets_an_upload(registry: ByteRegistry, digest: str) -> None:
-    registry.uploads_to = "http://other.example"
-    with pytest.raises(RegistryError, match="wants an upload sent to another host"):
-        attach(registry.client, REPOSITORY, digest, PAPER)
+def test_the_registry_reads_the_fallback_tag_as_the_digest(registry: ByteRegistry) -> None:
+    """As GitLab does: what it gives is the image or index itself, whose entries are no referrers."""
+    child = registry.put("child", IMAGE, b"{}")
+    index = registry.put("index", INDEX, json.dumps({"manifests": [{"digest": child}]}).encode())
+    registry.tags[fallback_tag(index)] = index
+    assert list(referrers_of(registry.client, REPOSITORY, index)) == []
+    attach(registry.client, REPOSITORY, index, PAPER)
+    entries = json.loads(registry.manifests[registry.tags[fallback_tag(index)]][1])["manifests"]
+    assert [one["artifactType"] for one in entries] == ["application/x-paper"]
 
 
 def test_nothing_is_attached_to_nothing(registry: ByteRegistry) -> None:

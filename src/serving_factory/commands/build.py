@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -110,6 +110,7 @@ class Run:
     jobs: list[Job]
     unbuildable: tuple[Unbuildable, ...]
     stages: Sequence[Stage[Any]]
+    prepare: Callable[[], object] = lambda: None  # what is done first of all, once no other factory works here
 
     def plan(self, work: Sequence[Candidate], budget: Budget | None) -> Plan:
         """Schedule and estimate what the jobs have to do."""
@@ -174,6 +175,7 @@ def carry_out(run: Run) -> tuple[VariantResult, ...]:
     progress(*_licence_notes(run))
     checkout, site = options.asked.checkout, run.site
     with hold_lock(checkout.build), hold_matrix_lock(site.build):
+        run.prepare()
         turns, estimate = _begin(run)
         held = {job.recipe.variant.id: unpushed_images(job) for job in run.jobs}
         recorder = Recorder(

@@ -250,6 +250,7 @@ class RunOptions:
 StageOptions = Annotated[RunOptions, ("asked", "json")]
 SmokeOptions = Annotated[RunOptions, ("asked", "gpu", "emulate", "json")]
 PushOptions = Annotated[RunOptions, ("asked", "registry", "devel", "dry_run", "json")]
+CombineOptions = Annotated[RunOptions, ("asked", "registry", "dry_run", "json")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
+import serving_factory
 from serving_factory.docker.process import Cancel, bounded
 from serving_factory.errors import DownloadError, DownloadFaultError, UsageError
 
 MAX_BYTES = 4 * 2**20  # the largest manifest that registries must take (OCI distribution specification)
 CHUNK = 65536
 REASON_LIMIT = 500  # characters of an answer that an error quotes
+# Some networks in front of registries refuse what the standard library says of itself: cloudflare's error 1010.
+_AGENT = f"serving-factory/{serving_factory.__version__}"
 GONE = frozenset({http.HTTPStatus.NOT_FOUND, http.HTTPStatus.GONE})
 DENIED = frozenset({http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN})
 
@@ -122,10 +125,14 @@ class Client:
     direct: bool = False  # without the route's proxies
     context: ssl.SSLContext | None = None  # whom it trusts, if not the route's authorities
     patience: Patience = field(default_factory=Patience)
+    redirected: bool = True  # whether redirections are followed
 
     def _opener(self) -> urllib.request.OpenerDirector:
         context = self.context or trusting(self.route.ca_certificates)
-        handlers: list[urllib.request.BaseHandler] = [_Redirects(), urllib.request.HTTPSHandler(context=context)]
+        handlers: list[urllib.request.BaseHandler] = [
+            _Redirects(self.redirected),
+            urllib.request.HTTPSHandler(context=context),
+        ]
         if self.direct:
             handlers.append(urllib.request.ProxyHandler({}))
         elif self.route.proxies:
@@ -151,6 +158,7 @@ class Client:
 
         try:
             request = urllib.request.Request(url, data=data, method=method)  # noqa: S310 - callers give http and https
+            request.add_header("User-Agent", _AGENT)
             for name, value in (headers or {}).items():
                 request.add_unredirected_header(name, value)
             exchange = partial(self._exchange, request, deadline, sink)
@@ -247,7 +255,12 @@ class _Proxies(urllib.request.ProxyHandler):
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Keeps the method: the standard library turns a redirected HEAD into a GET."""
 
+    def __init__(self, follow: bool) -> None:  # noqa: FBT001 - its one setting
+        self._follow = follow
+
     def redirect_request(self, req: urllib.request.Request, *answer: Any) -> urllib.request.Request | None:  # noqa: ANN401
+        if not self._follow:
+            return None
         redirected = super().redirect_request(req, *answer)
         if redirected is not None:
             redirected.method = req.get_method()

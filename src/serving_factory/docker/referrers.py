@@ -66,14 +66,16 @@ def attach(registry: Registry, repository: str, subject: str, artifact: Artifact
         answer = registry.put_manifest(repository, made.digest, made)
     if "oci-subject" not in answer:  # the registry does not keep the list itself, so the client does
         listed = {**descriptor(IMAGE, made.digest, len(made.body)), "artifactType": artifact.media_type}
-        _append(registry, repository, fallback_tag(subject), _listing(listed))
+        _append(registry, repository, fallback_tag(subject), _listing(listed, subject))
     return made.digest
 
 
 def referrers_of(registry: Registry, repository: str, subject: str) -> Iterator[Referrer]:
     """What refers to a manifest, by the registry's own list or the index at the fallback tag."""
-    index = registry.referrers(repository, subject) or registry.manifest(repository, fallback_tag(subject))
-    for entry in listed(index.document.get("manifests")) if index else ():
+    entries = registry.referrers(repository, subject)
+    if entries is None:
+        entries = _entries(registry.manifest(repository, fallback_tag(subject)), subject)
+    for entry in entries:
         digest = str(entry.get("digest"))
         held = registry.manifest(repository, digest)
         if held is None or held.digest != digest:
@@ -129,9 +131,15 @@ def descriptor(media_type: str, digest: str, size: int) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": digest, "size": size}
 
 
-def _listing(entry: Mapping[str, Any]) -> Callable[[Manifest | None], Manifest | None]:
+def _entries(held: Manifest | None, subject: str) -> list[Mapping[str, Any]]:
+    """The list at the fallback tag."""
+    # GitLab reads the tag as the digest: what it gives then is the subject itself, an index perhaps.
+    return [] if held is None or held.digest == subject else listed(held.document.get("manifests"))
+
+
+def _listing(entry: Mapping[str, Any], subject: str) -> Callable[[Manifest | None], Manifest | None]:
     def change(held: Manifest | None) -> Manifest | None:
-        entries = listed(held.document.get("manifests")) if held else []
+        entries = _entries(held, subject)
         if any(one.get("digest") == entry["digest"] for one in entries):
             return None
         content = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [*entries, entry]}

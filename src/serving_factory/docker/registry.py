@@ -9,7 +9,7 @@ import ipaddress
 import json
 import re
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -53,7 +53,11 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PATH_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
 _NO_JSON = (ValueError, RecursionError)
 _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header may hold
-_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+# Of a challenge (RFC 9110, section 11.6.1): a parameter, or else the name of a scheme.
+_CHALLENGE = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))|([A-Za-z][\w-]*)')
+_NEXT = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next\b', re.IGNORECASE)  # RFC 8288
+_PAGES = 100  # of one list
+_NOT_TAKEN = {400, 404, 405, 409, 412, 413, 415}  # what registries answer to a manifest that they do not take
 _BLOB_SECONDS = 3600.0  # for a blob, which may have gigabytes
 _TLS_TRIAL = 5.0  # seconds in which a registry that may go without TLS shows whether it speaks it
 
@@ -298,19 +302,22 @@ class Registry:
         answer = self._pull("GET", f"{repository}/manifests/{urllib.parse.quote(reference, safe=':')}")
         if answer is None:
             return None
-        return Manifest(body=answer.body, media_type=answer.headers.get_content_type())
+        held = Manifest(body=answer.body, media_type=answer.headers.get_content_type())
+        said = str(held.document.get("mediaType"))
+        return replace(held, media_type=said) if held.media_type not in MANIFESTS and said in MANIFESTS else held
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest) -> Mapping[str, str]:
         """Send a manifest or an index under a tag or its own digest, after what it names; give the answer's headers."""
         url = f"{self._base}{repository}/manifests/{urllib.parse.quote(reference, safe=':')}"
         scope = f"repository:{repository}:pull,push"
         answer, _ = self._ask("PUT", url, scope, data=manifest.body, content_type=manifest.media_type)
-        if answer.status in {http.HTTPStatus.BAD_REQUEST, http.HTTPStatus.NOT_FOUND}:
+        if answer.status in _NOT_TAKEN:
             raise RegistryError(
                 f"The registry {self.host} does not take {repository}:{reference}.",
                 why=f"It answered {answer.status}: {answer.reason}",
-                remedy="See in its answer what is missing: push the images again (./factory push), or use a registry "
-                "that takes OCI image indexes.",
+                remedy="See in its answer why. Are images missing there? Push them again (./factory push). May the tag "
+                "not move? Leave it out of the registry's rules for immutable tags. Does it take no OCI image indexes? "
+                "Use one that does.",
             )
         self._check(answer)
         return {name.lower(): value for name, value in answer.headers.items()}
@@ -334,19 +341,31 @@ class Registry:
         config = str(members(manifest.get("config")).get("digest"))
         return frozenset({_platform(self._content(repository, "blobs", config))})
 
-    def referrers(self, repository: str, digest: str) -> Manifest | None:
-        """Fetch the index of what refers to a manifest; None where the registry keeps none itself."""
+    def referrers(self, repository: str, digest: str) -> list[Mapping[str, Any]] | None:
+        """List what refers to a manifest, of all pages; None where the registry keeps no such list itself."""
         # Distribution specification, "Listing Referrers"
-        answer, _ = self._ask("GET", f"{self._base}{repository}/referrers/{digest}", f"repository:{repository}:pull")
-        # What knows no such question answers in many ways.
-        if answer.status in {
-            http.HTTPStatus.BAD_REQUEST,
-            http.HTTPStatus.NOT_FOUND,
-            http.HTTPStatus.METHOD_NOT_ALLOWED,
-        }:
-            return None
-        self._check(answer)
-        return Manifest(body=answer.body, media_type=MANIFESTS[0])
+        url, found, asked = f"{self._base}{repository}/referrers/{digest}", [], set[str]()
+        scope, stay = f"repository:{repository}:pull", replace(self._client, redirected=False)
+        while url not in asked and len(asked) < _PAGES:
+            answer, _ = self._ask("GET", url, scope, send=stay.ask, Accept=INDEX)
+            # What knows no such question answers in many ways: ghcr.io leads to a page for browsers.
+            page = (_object(answer.body) or {}).get("manifests") if answer.status == http.HTTPStatus.OK else None
+            unknown = answer.status == http.HTTPStatus.NOT_IMPLEMENTED or not answer.is_fault
+            if not asked and not isinstance(page, list) and unknown and answer.status not in DENIED:
+                return None
+            self._check(answer)
+            found += listed(page)
+            asked.add(url)
+            if not (following := _NEXT.search(", ".join(answer.headers.get_all("Link", [])))):
+                return found
+            url = _joined(url, following[1])
+            if not _same_origin(url, self._base):
+                break
+        raise RegistryError(
+            f"The registry {self.host} gave no whole list of what refers to {repository}@{digest}.",
+            why=f"After {len(asked)} pages it names {url} as the next.",
+            remedy="Look at the registry's own log, and at what stands in between, such as a proxy.",
+        )
 
     def blob(self, repository: str, digest: str, sink: Callable[[bytes], object]) -> bool:
         """Fetch a blob of any size, piece by piece, and do not compare its digest; False if there is none."""
@@ -372,15 +391,19 @@ class Registry:
         url, scope = f"{self._base}{repository}/blobs/uploads/", f"repository:{repository}:pull,push"
         answer, _ = self._ask("POST", url, scope, data=b"")
         self._check(answer)
-        upload = urllib.parse.urljoin(url, answer.headers.get("Location") or "")
+        upload = _joined(url, answer.headers.get("Location", ""))
         upload += f"{'&' if '?' in upload else '?'}digest={digest}"
-        if urllib.parse.urlsplit(upload)[:2] != urllib.parse.urlsplit(url)[:2]:
+        kind = "application/octet-stream"
+        if _same_origin(upload, url):
+            answer, _ = self._ask("PUT", upload, scope, data=content, content_type=kind)
+        elif upload.startswith(self._schemes):  # the specification allows it; no other host gets our credentials
+            answer = self._open("PUT", upload, {"Content-Type": kind}, content)
+        else:
             raise RegistryError(
-                f"The registry {self.host} wants an upload sent to another host.",
-                why=urllib.parse.urlsplit(upload).netloc,
-                remedy="Use the registry by that host's name: no other host gets its credentials.",
+                f"The registry {self.host} wants an upload sent to no HTTPS address.",
+                why=upload.partition("?")[0],
+                remedy="Correct the registry's own address in its settings, and in those of a proxy before it.",
             )
-        answer, _ = self._ask("PUT", upload, scope, data=content, content_type="application/octet-stream")
         self._check(answer)
         return digest
 
@@ -401,11 +424,9 @@ class Registry:
                 remedy="Create the repository there first, or correct image.repository in the matrix file.",
             )
         self._check(answer)
-        with suppress(FactoryError, ValueError):  # an upload that is left there expires
-            upload = urllib.parse.urljoin(url, answer.headers["Location"] or "")
-            if (
-                urllib.parse.urlsplit(upload)[:2] == urllib.parse.urlsplit(url)[:2]
-            ):  # no other host gets our credentials
+        with suppress(FactoryError):  # an upload that is left there expires
+            upload = _joined(url, answer.headers.get("Location", ""))
+            if _same_origin(upload, url):  # no other host gets our credentials
                 self._open("DELETE", upload, headers)
 
     def _content(self, repository: str, kind: str, digest: str) -> dict[str, Any]:
@@ -443,33 +464,44 @@ class Registry:
         """Ask; and again, with authorization, where the registry requires it. Gives the headers of the last request."""
         headers |= {"Content-Type": content_type} if content_type else {}
         headers |= self._known.get(scope, {})
-        answer = self._open(method, url, headers, data, send)
-        if answer.status == http.HTTPStatus.UNAUTHORIZED:
-            headers |= self._authorized(answer, scope)
+        answer = refused = self._open(method, url, headers, data, send)
+        if answer.status == http.HTTPStatus.NOT_FOUND and self._credentials and "Authorization" not in headers:
+            refused = self._welcome  # some hide from strangers that there is anything, and say here that they do
+        if refused.status == http.HTTPStatus.UNAUTHORIZED:
+            headers |= self._authorized(refused, scope)
             answer = self._open(method, url, headers, data, send)
-            if answer.status < http.HTTPStatus.BAD_REQUEST:
+            if answer.status not in DENIED:
                 self._known[scope] = {"Authorization": headers["Authorization"]}
         return answer, headers
 
     def _authorized(self, refused: Answer, scope: str) -> dict[str, str]:
         """The header that a registry asks for by refusing a request without it."""
-        challenge = refused.headers.get("WWW-Authenticate", "")
-        if not challenge:
+        texts = refused.headers.get_all("WWW-Authenticate", [])
+        if not texts:
             raise denied(self.host, f"It answered {refused.status}: {refused.reason}")
-        scheme, _, rest = challenge.partition(" ")
-        values = dict(_CHALLENGE.findall(rest))
-        realms = ("https://", "http://") if self._insecure else ("https://",)  # no password over plain HTTP
-        if scheme.lower() == "basic":
+        challenges = _challenges(texts)
+        bearer = challenges.get("bearer", {})
+        realm = _joined(self._base, bearer["realm"]) if bearer.get("realm") else ""
+        if realm.startswith(self._schemes):  # no password over plain HTTP
+            return {"Authorization": f"Bearer {self._token(realm, bearer.get('service', ''), scope)}"}
+        if "basic" in challenges:
             if self._credentials is None:
                 raise denied(self.host, "It requires a log-in, and Docker's configuration has none for it.")
             return self._basic(self._credentials)
-        if scheme.lower() == "bearer" and values.get("realm", "").startswith(realms):
-            return {"Authorization": f"Bearer {self._token(values['realm'], values.get('service', ''), scope)}"}
         raise RegistryError(
             f"The registry {self.host} asks for a kind of log-in that the factory does not know.",
-            why=f"WWW-Authenticate: {challenge}",
+            why=f"WWW-Authenticate: {', '.join(texts)}",
             remedy="Use a registry with Basic or Bearer authentication (all that 'docker login' knows).",
         )
+
+    @cached_property
+    def _welcome(self) -> Answer:
+        """What it answers to one who has not logged in."""
+        return self._open("GET", self._base, {})
+
+    @property
+    def _schemes(self) -> tuple[str, ...]:
+        return ("https://", "http://") if self._insecure else ("https://",)
 
     def _basic(self, credentials: Credentials) -> dict[str, str]:
         pair = f"{credentials.username}:{credentials.password}".encode()
@@ -502,7 +534,12 @@ class Registry:
 
     def _check(self, answer: Answer) -> None:
         status, why = answer.status, f"It answered {answer.status}: {answer.reason}"
-        is_web_page = str(answer.headers.get("Content-Type", "")).lower().startswith("text/html")
+        # Quay's answers are HTML by their headers where they have no content, or `true`.
+        is_web_page = (
+            answer.status == http.HTTPStatus.OK
+            and str(answer.headers.get("Content-Type", "")).lower().startswith("text/html")
+            and "Docker-Distribution-Api-Version" not in answer.headers
+        )
         if status < http.HTTPStatus.MULTIPLE_CHOICES and not is_web_page:
             return
         if status in DENIED:
@@ -558,6 +595,31 @@ def _object(body: bytes) -> dict[str, Any] | None:
     except _NO_JSON:
         return None
     return found if isinstance(found, dict) else None
+
+
+def _challenges(texts: Iterable[str]) -> Mapping[str, Mapping[str, str]]:
+    """The schemes by which a registry lets one log in, each with its parameters."""
+    found: dict[str, dict[str, str]] = {}
+    for text in texts:
+        scheme: dict[str, str] = {}
+        for name, quoted, bare, other in _CHALLENGE.findall(text):
+            if other:
+                scheme = found.setdefault(other.lower(), {})
+            else:
+                scheme.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) or bare)
+    return found
+
+
+def _joined(base: str, place: str) -> str:
+    """An address that an answer names; empty where it is none."""
+    try:
+        return urllib.parse.urljoin(base, place)
+    except ValueError:
+        return ""
+
+
+def _same_origin(url: str, other: str) -> bool:
+    return urllib.parse.urlsplit(url)[:2] == urllib.parse.urlsplit(other)[:2]
 
 
 def members(value: object) -> Mapping[str, Any]:
