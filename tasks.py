@@ -8,9 +8,11 @@ import gc
 import os
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 from invoke.collection import Collection
 
@@ -656,18 +658,58 @@ def test(
         ./factory test
         ./factory test -k registry
     """
+    for command in _CHECKS:
+        if _run(command) != [0]:
+            raise FactoryError(f"failed: {' '.join(command)}")
     chosen = ("-k", k) if k else () if unit else ("--cov",)
     suites = [
         ("pytest", "-n", "auto", "tests/unit", *chosen),
         ("pytest", "-n", "2", "tests/integration", *(chosen if k else ())),
-    ]
+    ][: 1 if unit else 2]
+    passes = (0, _NOTHING_MATCHES) if k else (0,)
+    failed = [" ".join(suite) for suite, code in zip(suites, _run(*suites), strict=True) if code not in passes]
+    if failed:
+        raise FactoryError(f"failed: {', '.join(failed)}")
+
+
+def _run(*commands: tuple[str, ...]) -> list[int]:
+    """Run programs of the environment at once, and show what each prints after that of the one before it."""
+    from tempfile import TemporaryFile
+
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for command in (*_CHECKS, *suites[: 1 if unit else 2]):
-        sys.stdout.write(f"+ {' '.join(command)}\n")
+    with ExitStack() as stack:
+        files = [stack.enter_context(TemporaryFile()) for _ in commands[1:]]
+        sys.stdout.write(f"+ {' '.join(commands[0])}\n")
         sys.stdout.flush()
-        code = subprocess.run(command, cwd=Checkout.here().root, env=environment, check=False).returncode
-        if code and not (k and code == _NOTHING_MATCHES):
-            raise FactoryError(f"failed: {' '.join(command)}")
+        processes = [
+            subprocess.Popen(command, cwd=Checkout.here().root, env=environment, stdout=output, stderr=output)
+            for command, output in zip(commands, (None, *files), strict=True)
+        ]
+        try:
+            processes[0].wait()
+            for command, process, file in zip(commands[1:], processes[1:], files, strict=True):
+                sys.stdout.write(f"+ {' '.join(command)}\n")
+                sys.stdout.flush()
+                _follow(process, file)
+        except KeyboardInterrupt:
+            # All of them are interrupted, and take away what they have made.
+            for process in processes:
+                process.wait()
+            raise
+    return [process.wait() for process in processes]
+
+
+def _follow(process: subprocess.Popen[bytes], file: IO[bytes]) -> None:
+    """Show what a process prints into a file, until its end."""
+    place, ended = 0, False
+    while not ended:
+        ended = process.poll() is not None
+        while text := os.pread(file.fileno(), 1 << 16, place):
+            sys.stdout.buffer.write(text)
+            sys.stdout.buffer.flush()
+            place += len(text)
+        if not ended:
+            time.sleep(0.2)
 
 
 @Command

@@ -6,8 +6,10 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -774,3 +776,51 @@ def test_preflight_refuses_what_cannot_be_built(factory: Factory, tmp_path: Path
     ended = factory("preflight", "2.3.4-cpu-v1", "--matrix", str(write(tmp_path, SMALL.replace("2.19.1", "2.3.4"))))
     assert ended.code == RecipeError.exit_code
     assert "let `./factory lock` find it out" in ended.err
+
+
+def test_the_tests_without_an_engine_and_those_with_one_run_at_once(
+    module: ModuleType, factory: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes, started = {"tests/unit": 0, "tests/integration": 0}, list[list[str]]()
+
+    def run(*commands: tuple[str, ...]) -> list[int]:
+        started.append([next((word for word in command if word in codes), command[0]) for command in commands])
+        return [codes.get(word, 0) for word in started[-1]]
+
+    monkeypatch.setattr(module, "_run", run)
+    assert factory("test").code == 0
+    assert started[-1] == ["tests/unit", "tests/integration"]
+    assert factory("test", "--unit").code == 0
+    assert started[-1] == ["tests/unit"]
+    codes["tests/integration"] = 5  # nothing matches
+    assert factory("test", "-k", "registry").code == 0
+    failed = factory("test")
+    assert failed.code == 1
+    assert failed.err.startswith("Error: failed: pytest -n 2 tests/integration\n")
+    codes["ruff"] = 1
+    assert factory("test").err.startswith("Error: failed: ruff check .\n")
+    assert started[-1] == ["ruff"]
+
+
+def test_what_programs_print_at_once_is_shown_one_after_the_other(tmp_path: Path) -> None:
+    wait = f"while [ ! -e {tmp_path / 'second'} ]; do sleep 0.05; done"  # they do run at once
+    first, second = f"{wait}; echo one >&2; exit 3", f"echo two; touch {tmp_path / 'second'}"
+    script = f"import tasks; print(tasks._run(('sh', '-c', {first!r}), ('sh', '-c', {second!r})))"
+    command = [sys.executable, "-c", script]
+    out = subprocess.check_output(command, cwd=ROOT, stderr=subprocess.STDOUT, text=True)
+    assert out.splitlines() == [f"+ sh -c {first}", "one", f"+ sh -c {second}", "two", "[3, 0]"]
+
+
+def test_ctrl_c_lets_programs_that_run_at_once_clean_up(tmp_path: Path) -> None:
+    program = (
+        f"trap 'sleep 0.5; touch {tmp_path}/$0; exit' INT; touch {tmp_path}/$0.ready; while :; do sleep 0.05; done"
+    )
+    commands = [("sh", "-c", program, name) for name in ("first", "second")]
+    restored = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{restored}; import tasks; tasks._run(*{commands!r})"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        while len(list(tmp_path.glob("*.ready"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+    assert {"first", "second"} <= {path.name for path in tmp_path.iterdir()}
