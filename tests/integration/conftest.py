@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from xdist.scheduler import LoadFileScheduling
 from .build_grid import build_grid_python
 from .demo_story import Demo, run_demo
 from .fixtures_registry import faulty_proxy, local_registry, logged_in
-from .pipeline import V1, VARIANTS, Checkout, docker
+from .pipeline import ROOT, V1, VARIANTS, Checkout, docker
 
 __all__ = ["build_grid_python", "faulty_proxy", "local_registry", "logged_in"]
 
@@ -75,6 +77,18 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with kubectl, docker-compose and cosign of Debian's next release."""
     folder = tmp_path_factory.mktemp("tools")
     docker("buildx", "build", *BASE, "--output", f"type=local,dest={folder}", str(TOOLS), seconds=300)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The gateway's packages, for the Python of Debian bookworm."""
+    folder = tmp_path_factory.mktemp("wheels")
+    environment = tmp_path_factory.mktemp("pip")
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    download = (environment / "bin" / "python", "-m", "pip", "download", "--quiet", "--dest", folder)
+    chosen = ("--require-hashes", "--only-binary=:all:", "--python-version", "3.11")
+    subprocess.run([*download, *chosen, "-r", ROOT / "examples" / "gateway" / "requirements.txt"], check=True)
     return folder
 
 

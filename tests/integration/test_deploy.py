@@ -7,7 +7,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -29,18 +28,6 @@ from .registry import PORT, LocalRegistry, write_docker_config
 NODE = Path(__file__).with_name("podman_image")
 GATEWAY = "serving-factory-test/gateway"
 MODELS = ROOT / "samples" / "model_server" / "models"
-
-
-@pytest.fixture(scope="module")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The gateway's packages, for the Python of Debian bookworm."""
-    folder = tmp_path_factory.mktemp("wheels")
-    environment = tmp_path_factory.mktemp("pip")
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    download = (environment / "bin" / "python", "-m", "pip", "download", "--quiet", "--dest", folder)
-    chosen = ("--require-hashes", "--only-binary=:all:", "--python-version", "3.11")
-    subprocess.run([*download, *chosen, "-r", ROOT / "examples" / "gateway" / "requirements.txt"], check=True)
-    return folder
 
 
 def build_gateway(name: str, wheels: Path, *more: str) -> str:

@@ -13,9 +13,7 @@ import pytest
 
 from .pipeline import ROOT, V1, Checkout, docker
 from .registry import LocalRegistry
-from .test_deploy import GATEWAY, build_gateway, wheels
-
-__all__ = ["wheels"]
+from .test_deploy import GATEWAY, build_gateway
 
 PAGE = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
 SCRIPT, EXPECTED = (re.compile(rf"```{language}\n(.*?)```", re.DOTALL) for language in ("sh", "text"))
