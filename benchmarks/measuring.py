@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Ratio", "best", "parser", "report", "seconds"]
-
 
 def parser(text: str | None) -> argparse.ArgumentParser:
     """A parser whose help is the module's own text."""

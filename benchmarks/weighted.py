@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from serving_factory.recipes.recipe import Recipe
 
-__all__ = ["HEADER", "KERNEL", "LEVELS", "MOST", "Bench", "weighted"]
-
 MOST = 112
 """Heavy files that the sample has at most: tools/weight/BUILD."""
 LEVELS = ("x86-64", "x86-64-v3")

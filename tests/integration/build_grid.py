@@ -18,8 +18,6 @@ from serving_factory.docker.engine import OWNER_LABEL
 from .closed_network import gateway
 from .pipeline import docker, wait_until
 
-__all__ = ["BuildGrid", "answers", "build_grid_python"]
-
 BUILD_GRID = "buildgrid==0.2.53"
 """The last one that is content with SQLite: later ones want PostgreSQL."""
 

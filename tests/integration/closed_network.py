@@ -22,8 +22,6 @@ from urllib.parse import urlsplit
 
 from .pipeline import docker
 
-__all__ = ["HOST", "Authority", "GitServer", "Proxy", "Server", "gateway"]
-
 HOST = "archives.test"
 """No resolver knows it: what asks for it has gone through the proxy."""
 

@@ -14,8 +14,6 @@ from serving_factory.pipeline.bazel import BazelProgress
 
 from .pipeline import MATRIX, V1, V3, Checkout, Outcome, processes_with, wait_until
 
-__all__ = ["COPTS", "FLAVOUR", "Demo", "Left", "run_demo"]
-
 COMPILING = re.compile(r"\d+/\d+ (?:Compiling )?(?:\S*[/:])?(?!tensorflow_model_server;)([^;:/\s]+);")
 """Bazel shows the file, or the label of its target where the line would be too long: the last part of either."""
 FLAVOUR = "  cpu-optimized:\n    flavour: cpu\n"

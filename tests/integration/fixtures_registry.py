@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["faulty_proxy", "local_registry", "logged_in"]
-
 
 @pytest.fixture(scope="session")
 def local_registry() -> Iterator[LocalRegistry]:

@@ -16,8 +16,6 @@ import pytest
 
 from .pipeline import ROOT, docker, wait_until
 
-__all__ = ["BASE", "OwnEngine", "needs_root"]
-
 BASE = "serving-factory/base:bookworm"
 DEVEL = "samples/dockerfiles/2.19.1/cpu.devel.Dockerfile"
 

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from .pipeline import ROOT
 
-__all__ = ["MISSING", "PINNED_C", "TARGET_FOLDER", "make_archive", "write_workspace"]
-
 TARGET_FOLDER = "tensorflow_serving/model_servers"
 MISSING = ("b", "c", "s")
 PINNED_C = "c" * 64

@@ -29,8 +29,6 @@ from serving_factory.docker.registry import Credentials
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Fault", "FaultyProxy", "LocalRegistry", "write_docker_config"]
-
 FOLDER = Path(__file__).with_name("registry_image")
 IMAGE = f"serving-factory-test/registry:{os.getpid()}"  # another run of tests may end at any moment
 PORT = 5000

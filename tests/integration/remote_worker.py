@@ -33,8 +33,6 @@ from buildgrid._protos.google.bytestream import bytestream_pb2, bytestream_pb2_g
 from buildgrid._protos.google.devtools.remoteworkers.v1test2 import bots_pb2, bots_pb2_grpc, worker_pb2
 from buildgrid._protos.google.rpc import code_pb2
 
-__all__ = ["main"]
-
 CHUNK = 2**20
 LONGEST_POLL = 15.0
 """Seconds until the server must have answered, if only that there is nothing to do."""

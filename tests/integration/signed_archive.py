@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Signer", "package"]
-
 
 def package(folder: Path, name: str, *, version: str = "1.0", files: Mapping[str, bytes] | None = None) -> Path:
     """Make a package that installs files, by default one, and put it into the index of the folder that it is in."""

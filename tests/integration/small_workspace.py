@@ -13,16 +13,6 @@ from typing import Any, Self
 
 from .pipeline import LABEL, MODEL, ROOT, Checkout, Outcome
 
-__all__ = [
-    "ALL_ACTIONS",
-    "HOST_ACTIONS",
-    "LEVEL_ACTIONS",
-    "MATRIX_FILE",
-    "SERVER_FILE",
-    "STARTUP_OPTION",
-    "SmallWorkspace",
-]
-
 HOST_ACTIONS, LEVEL_ACTIONS = 3, 2
 ALL_ACTIONS = HOST_ACTIONS + LEVEL_ACTIONS
 

@@ -6,11 +6,10 @@ import base64
 import hashlib
 import http.client
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import yaml
 from serving_factory.docker.buildx import BuildRequest, build
 from serving_factory.matrix.load import load_matrix
 from serving_factory.recipes.recipe import recipe_for
+from tests.unit.http_servers import serving
 
 from .pipeline import ROOT, Checkout, Outcome
 from .registry import FaultyProxy, LocalRegistry, write_docker_config
@@ -138,14 +138,10 @@ def mirror(tmp_path: Path, place: Place) -> Iterator[Path]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_address[1]}/"
+    with serving(partial(Quiet, directory=folder)) as port:
+        url = f"http://127.0.0.1:{port}/"
         place.write(bazel={"version": BAZEL}, network={**place.document["network"], "bazel_mirror": url})
         yield folder
-        server.shutdown()
-        thread.join()
 
 
 def checksum(mirror: Path, text: str | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.server
 import io
 import os
 import shutil
@@ -18,20 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .pipeline import MODEL, V1, Checkout, docker
+from tests.unit.http_servers import QuietHandler, serving
 
-__all__ = [
-    "BUILD",
-    "MAIN",
-    "PACKAGE",
-    "Archives",
-    "archives",
-    "cache_held",
-    "in_caches",
-    "limited_memory",
-    "slow",
-    "tiny_checkout",
-]
+from .pipeline import MODEL, V1, Checkout, docker
 
 PACKAGE = f"{MODEL}/tensorflow_serving/model_servers"
 BUILD = f"{PACKAGE}/BUILD"
@@ -157,7 +145,7 @@ def archives() -> Iterator[Archives]:
     content = _archive()
     cut = threading.Event()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
@@ -171,23 +159,14 @@ def archives() -> Iterator[Archives]:
             else:
                 self.wfile.write(content)
 
-        def log_message(self, *_arguments: object) -> None:
-            pass
-
-        def finish(self) -> None:
+        def finish(self) -> None:  # noqa: N802
             with contextlib.suppress(OSError):
                 super().finish()
 
     bridge = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").strip()
-    with http.server.ThreadingHTTPServer((bridge, 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            address = f"http://{bridge}:{server.server_port}/{os.urandom(4).hex()}/dep.tar.gz"
-            yield Archives(address=address, sha256=hashlib.sha256(content).hexdigest(), size=len(content), cut=cut)
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler, host=bridge) as port:
+        address = f"http://{bridge}:{port}/{os.urandom(4).hex()}/dep.tar.gz"
+        yield Archives(address=address, sha256=hashlib.sha256(content).hexdigest(), size=len(content), cut=cut)
 
 
 def _archive() -> bytes:

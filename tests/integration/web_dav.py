@@ -12,8 +12,6 @@ from serving_factory.docker.engine import OWNER_LABEL
 from .build_grid import answers
 from .pipeline import docker, wait_until
 
-__all__ = ["WebDav"]
-
 FOLDER = Path(__file__).with_name("webdav_image")
 IMAGE = "serving-factory-test/webdav"
 

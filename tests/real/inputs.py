@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["real_matrix"]
-
 VARIABLE = "REAL_MATRIX"
 
 

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from tests.integration.closed_network import Authority, GitServer, Proxy, Server
 
-__all__ = ["HOSTS", "Config"]
-
 HOSTS = (
     *("bitbucket.org", "curl.haxx.se", "ftp.exim.org", "github.com", "mirror.bazel.build"),
     *("storage.googleapis.com", "www.nasm.us", "www.sqlite.org", "zlib.net"),

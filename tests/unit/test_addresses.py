@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from serving_factory.matrix.variant import Variant
 from serving_factory.recipes.addresses import Download, Kind, archive_mirror, downloads_of
 from serving_factory.recipes.recipe import recipe_for
 
+from .http_servers import QuietHandler, serving
 from .matrices import ROOT, document, load, tree
 
 ADDRESS = re.compile(r"https?://[^\s\"'\\)]+")
@@ -116,23 +115,17 @@ def test_an_answer_that_says_nothing_is_no_failure(reach: Reach, verdict: str) -
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-class Answers(BaseHTTPRequestHandler):
+class Answers(QuietHandler):
     """Answers HEAD with the status that the path names."""
 
-    def do_HEAD(self) -> None:
-        self.send_response(int(self.path.strip("/")))
-        self.end_headers()
-
-    def log_message(self, *_arguments: object) -> None:
-        pass
+    def do_HEAD(self) -> None:  # noqa: N802
+        self.reply(int(self.path.strip("/")))
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as running:
-        threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
+    with serving(Answers) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(

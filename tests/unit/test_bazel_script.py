@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import os
 import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,8 @@ import pytest
 
 from serving_factory.pipeline.failures import classify
 from serving_factory.pipeline.stages.compile import read_measures
+
+from .http_servers import QuietHandler, serving
 
 SCRIPT = Path(__file__).parents[2] / "dockerfiles" / "context" / "bazel.sh"
 REMOTE = "build:factory-remote --remote_cache=http://cache/{toolchain}\n"
@@ -83,13 +83,8 @@ def box(tmp_path: Path) -> Box:
 @pytest.fixture
 def port() -> Iterator[int]:
     """Of something that answers."""
-    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(QuietHandler) as port:
+        yield port
 
 
 def version_1(box: Box) -> None:

@@ -15,7 +15,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
@@ -37,6 +36,8 @@ from serving_factory.errors import (
     RegistryFaultError,
     RegistryLimitError,
 )
+
+from .http_servers import QuietHandler, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +63,7 @@ class FakeEngine:
         }
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     """One request to a FakeEngine."""
 
     fake: FakeEngine
@@ -86,16 +87,9 @@ class Handler(BaseHTTPRequestHandler):
             answer(self)
             return
         status, content = answer
-        data = b"" if content is None else json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        self.reply(status, b"" if content is None else json.dumps(content).encode())
 
     do_GET = do_POST = do_DELETE = _any  # noqa: N815  (names that http.server looks up)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
@@ -105,17 +99,13 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeEngine
     class Bound(Handler):
         fake = engine
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Bound) as server:
-        engine.host = f"tcp://127.0.0.1:{server.server_address[1]}"
+    with serving(Bound) as port:
+        engine.host = f"tcp://127.0.0.1:{port}"
         for name in ("DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("DOCKER_HOST", engine.host)
         monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield engine
-        server.shutdown()
-        thread.join()
 
 
 def archive(**files: str) -> Answer:
@@ -128,11 +118,7 @@ def archive(**files: str) -> Answer:
             out.addfile(member, io.BytesIO(text.encode()))
 
     def answer(handler: Handler) -> None:
-        handler.send_response(200)
-        handler.send_header("X-Docker-Container-Path-Stat", base64.b64encode(b"{}").decode())
-        handler.send_header("Content-Length", str(len(tar.getvalue())))
-        handler.end_headers()
-        handler.wfile.write(tar.getvalue())
+        handler.reply(200, tar.getvalue(), X_Docker_Container_Path_Stat=base64.b64encode(b"{}").decode())
 
     return answer
 

@@ -7,12 +7,12 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
 
+from .http_servers import QuietHandler, serving
 from .launchers import PATIENCE, World
 
 if TYPE_CHECKING:
@@ -34,25 +34,14 @@ def status(*states: str, error: str = "") -> str:
 def rest_server(answers: Mapping[str, str], *, delay: float = 0) -> Iterator[int]:
     """A server that knows a few paths; gives its port."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802
             time.sleep(delay)
             known = answers.get(self.path)
-            self.send_response(200 if known is not None else 404)
-            self.end_headers()
-            self.wfile.write((known or '{"error": "not found"}').encode())
+            self.reply(200 if known is not None else 404, (known or '{"error": "not found"}').encode())
 
-        def log_message(self, *_: object) -> None:
-            """Nothing is logged."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as port:
+        yield port
 
 
 @contextmanager
