@@ -146,7 +146,7 @@ def archives() -> Iterator[Archives]:
     cut = threading.Event()
 
     class Handler(QuietHandler):
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -159,7 +159,7 @@ def archives() -> Iterator[Archives]:
             else:
                 self.wfile.write(content)
 
-        def finish(self) -> None:  # noqa: N802
+        def finish(self) -> None:
             with contextlib.suppress(OSError):
                 super().finish()
 
