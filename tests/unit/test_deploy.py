@@ -15,9 +15,7 @@ import yaml
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts, node_labels
 from serving_factory.catalogue.releases import releases
 from serving_factory.commands.shared import Asked
-from serving_factory.deploy.compose import compose_files
-from serving_factory.deploy.files import Service, is_own
-from serving_factory.deploy.kubernetes import manifests
+from serving_factory.deploy.files import Service, compose_files, is_own, manifests
 from serving_factory.matrix.variant import Variant, variant_of
 from serving_factory.pipeline.embedding import Embedded, embedded_folder
 from serving_factory.pipeline.records import Record, write_record

@@ -11,9 +11,7 @@ from pathlib import Path
 from serving_factory.catalogue.releases import releases
 from serving_factory.commands.images import build_command, recorded_image
 from serving_factory.commands.shared import Asked, DeployOptions, show
-from serving_factory.deploy.compose import compose_files
-from serving_factory.deploy.files import Service, is_own
-from serving_factory.deploy.kubernetes import manifests
+from serving_factory.deploy.files import Service, compose_files, is_own, manifests
 from serving_factory.errors import FactoryError, NotBuiltError, UsageError
 from serving_factory.matrix.select import select
 from serving_factory.output.text import count

@@ -1,4 +1,4 @@
-"""Files of a service: rendered from templates, each with a first line by which it is known again."""
+"""Files of a service for Kubernetes and compose: from templates, each with a first line by which it is known again."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving_factory.catalogue.facts import Flavour
+from serving_factory.catalogue.levels import LEVELS, node_labels
 from serving_factory.matrix.variant import Variant
 
 if TYPE_CHECKING:
@@ -55,7 +56,58 @@ _LABEL = re.compile("[a-z0-9]+(-[a-z0-9]+)*")
 _LONGEST = 50  # of a label's 63 characters: suffixes are added
 
 
-def render(template: str, values: Mapping[str, object]) -> str:
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """What a server of an overlay gets."""
+
+    name: str
+    cpus: int
+    memory: str
+
+
+_SIZES = (_Size("1-cpu", 1, "2Gi"), _Size("8-cpu", 8, "8Gi"))
+_GPU_SIZES = (_Size("gpu", 4, "16Gi"),)
+_BASE = ("deployment", "service", "hpa", "pdb", "networkpolicy", "kustomization")
+_THREADS = ("tensorflow_inter_op_parallelism", "tensorflow_intra_op_parallelism")
+
+
+def manifests(service: Service) -> Mapping[str, str]:
+    """A Kustomize base and its overlays, and a runtime for KServe: all files, by their path."""
+    values = {
+        **_values(service),
+        "variant": service.variant,
+        "user": service.user or 65532,  # an image that runs as root by default runs as any other user too
+        "health": service.health,
+        "rest": service.rest,
+        "baseline": service.variant.level is LEVELS[0],
+        "terms": node_labels()[service.variant.level],
+        # Before 1.15 one flag is for both pools.
+        "threads": _THREADS if service.flags.issuperset(_THREADS) else ("tensorflow_session_parallelism",),
+    }
+    files = {f"base/{name}.yaml": _render(f"kubernetes/base/{name}.yaml.j2", values) for name in _BASE}
+    for size in _GPU_SIZES if service.gpu else _SIZES:
+        for name in ("kustomization", "deployment"):
+            text = _render(f"kubernetes/overlay/{name}.yaml.j2", {**values, "size": size})
+            files[f"overlays/{size.name}/{name}.yaml"] = text
+    if service.rest and not service.model:  # KServe brings the model
+        files["kserve/serving-runtime.yaml"] = _render("kubernetes/serving-runtime.yaml.j2", values)
+    return files
+
+
+def compose_files(service: Service, *, gateway: str) -> Mapping[str, str]:
+    """A server with a gateway before it, and both in one container: all files, by their name.
+
+    `gateway` is the folder of the gateway's Dockerfile, as these files see it.
+    """
+    values = {**_values(service), "gateway": gateway}
+    return {name: _render(f"compose/{name}.j2", values) for name in ("compose.yaml", "compose.single.yaml")}
+
+
+def _values(service: Service) -> Mapping[str, object]:
+    return {"name": service.name, "image": service.image, "model": service.model, "gpu": service.gpu}
+
+
+def _render(template: str, values: Mapping[str, object]) -> str:
     """Fill a template."""
     text = _templates().get_template(template).render(values)
     return f"{_FIRST_LINE} {_checksum(text)}\n{text}"
