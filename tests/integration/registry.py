@@ -222,6 +222,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     plan: FaultyProxy
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # or what asks for TLS gets an answer that is no HTTP, and asks no further
 
     def _answer(self) -> None:
         body = self._body()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -70,6 +71,46 @@ class ByteRegistry:
         self.blobs[digest] = content
         return digest
 
+    def answer(self, method: str, path: str, body: bytes = b"", kind: str = "") -> tuple[int, bytes, Mapping[str, str]]:
+        """Answer a request whose body has this media type: status, body and headers."""
+        request = f"{method} {path}"
+        self.asked.append(request)
+        if self.refuses and re.search(self.refuses, request):
+            return 400, b"not taken", {}
+        if match := re.fullmatch(r"/v2/.+/manifests/([^/]+)", path):
+            return self._put_manifest(match[1], body, kind) if method == "PUT" else self._manifest(match[1])
+        if match := re.fullmatch(r"/v2/.+/blobs/(sha256:[0-9a-f]{64})", path):
+            content = self.blobs.get(match[1])
+            return (404, b"", {}) if content is None else (200, content, {})
+        if "/blobs/uploads/" in path:
+            return self._upload(method, path, body)
+        return (200 if path == "/v2/" else 404), b"", {}
+
+    def _upload(self, method: str, path: str, body: bytes) -> tuple[int, bytes, Mapping[str, str]]:
+        if method == "POST":
+            return 202, b"", {"Location": f"{self.uploads_to}{path}1?state=x"}
+        match = re.search(r"/1\?state=x&digest=(sha256:[0-9a-f]{64})$", path)
+        if method == "PUT":
+            return (201 if match and self.put_blob(body) == match[1] else 400), b"", {}
+        return 204, b"", {}
+
+    def _put_manifest(self, reference: str, body: bytes, kind: str) -> tuple[int, bytes, Mapping[str, str]]:
+        document = json.loads(body)
+        named = [*document.get("layers", ()), *document.get("manifests", ())]
+        named += [document["config"]] if "config" in document else []
+        if missing := [one["digest"] for one in named if one["digest"] not in {*self.blobs, *self.manifests}]:
+            return 400, f"MANIFEST_BLOB_UNKNOWN {missing}".encode(), {}
+        self.put(reference, kind, body)
+        self.after_put(reference)
+        return 201, b"", {"OCI-Subject": "sha256:1"} if self.keeps_referrers else {}
+
+    def _manifest(self, reference: str) -> tuple[int, bytes, Mapping[str, str]]:
+        digest = self.tags.get(reference, reference)
+        if digest not in self.manifests:
+            return 404, b"", {}
+        kind, content = self.manifests[digest]
+        return 200, content, {"Content-Type": kind, "Docker-Content-Digest": digest}
+
 
 class _Handler(BaseHTTPRequestHandler):
     held: ByteRegistry
@@ -77,46 +118,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        request = f"{self.command} {self.path}"
-        self.held.asked.append(request)
-        if self.held.refuses and re.search(self.held.refuses, request):
-            self._reply(400, b"not taken")
-        elif match := re.fullmatch(r"/v2/.+/manifests/([^/]+)", self.path):
-            self._manifest(match[1], body)
-        elif match := re.fullmatch(r"/v2/.+/blobs/(sha256:[0-9a-f]{64})", self.path):
-            content = self.held.blobs.get(match[1])
-            self._reply(404) if content is None else self._reply(200, content)
-        elif re.search(r"/blobs/uploads/$", self.path):
-            self._reply(202, Location=f"{self.held.uploads_to}{self.path}1?state=x")
-        elif match := re.search(r"/blobs/uploads/1\?state=x&digest=(sha256:[0-9a-f]{64})$", self.path):
-            self._reply(201 if self.held.put_blob(body) == match[1] else 400)
-        else:
-            self._reply(200 if self.path == "/v2/" else 404)
-
-    do_GET = do_HEAD = do_POST = do_PUT = _any  # noqa: N815 - names that http.server looks up
-
-    def _manifest(self, reference: str, body: bytes) -> None:
-        if self.command == "PUT":
-            self.held.put(reference, self.headers["Content-Type"], body)
-            self.held.after_put(reference)
-            headers = {"OCI_Subject": "sha256:1"} if self.held.keeps_referrers else {}
-            self._reply(201, b"", **headers)
-            return
-        digest = self.held.tags.get(reference, reference)
-        if digest not in self.held.manifests:
-            self._reply(404)
-            return
-        kind, content = self.held.manifests[digest]
-        self._reply(200, content, Content_Type=kind, Docker_Content_Digest=digest)
-
-    def _reply(self, status: int, body: bytes = b"", **headers: str) -> None:
+        status, content, headers = self.held.answer(self.command, self.path, body, self.headers.get("Content-Type", ""))
         self.send_response(status)
         for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body)))
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(content)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _any  # noqa: N815 - names that http.server looks up
 
     def log_message(self, *_: object) -> None:
         pass

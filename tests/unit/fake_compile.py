@@ -48,8 +48,8 @@ class FakeEngine:
     def image_names(self, _label: str) -> dict[str, str]:
         return dict(self.names)
 
-    def image_id(self, name: str) -> str | None:
-        return self.names.get(name)
+    def image_id(self, *names: str) -> str | None:
+        return next((self.names[name] for name in names if name in self.names), None)
 
     def image_size(self, _name: str) -> int:
         return 9
@@ -86,14 +86,14 @@ class FakeDocker:
         log.write("it was built\n")
         if request.output is None:
             self.engine.names |= dict.fromkeys(request.tags, IMAGE)
-            return BuildResult(image_id=IMAGE, steps=1, cached=0)
+            return BuildResult(digests=(IMAGE,), steps=1, cached=0)
         for kind in ("started", "done"):
             on_step(Step(name=BUILD, kind=kind))
         request.output.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=request.output.parent) as scratch:
             self._write_artifact(Path(scratch, "files"))
             _replace(request.output, Path(scratch, "files"))
-        return BuildResult(image_id=None, steps=3, cached=1)
+        return BuildResult(digests=(), steps=3, cached=1)
 
     def _write_artifact(self, folder: Path) -> None:
         library = folder / "rootfs" / "usr" / "lib" / "libm.so.6"

@@ -287,11 +287,11 @@ class TestBuild:
     def test_image(self, monkeypatch: pytest.MonkeyPatch) -> None:
         metadata = {"containerimage.config.digest": "sha256:c", "containerimage.digest": "sha256:m"}
         result, _ = build(monkeypatch, FakeRun(COLD, 0, metadata=metadata))
-        assert (result.image_id, result.steps, result.cached) == ("sha256:c", 3, 0)
+        assert (result.digests, result.steps, result.cached) == (("sha256:c", "sha256:m"), 3, 0)
 
     def test_image_of_an_engine_that_names_only_the_manifest(self, monkeypatch: pytest.MonkeyPatch) -> None:
         result, _ = build(monkeypatch, FakeRun(COLD, 0, metadata={"containerimage.digest": "sha256:m"}))
-        assert result.image_id == "sha256:m"
+        assert result.digests == ("sha256:m",)
 
     def test_log(self, monkeypatch: pytest.MonkeyPatch) -> None:
         _, log = build(monkeypatch, FakeRun(["stray text", *COLD], 0))
@@ -454,7 +454,7 @@ class TestOutputFolder:
     def test_new(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         out = tmp_path / "deep" / "out"
         result, _ = build(monkeypatch, FakeRun(COLD, 0, files={"x": "new"}), self.request(out))
-        assert result.image_id is None
+        assert result.digests == ()
         assert (out / "x").read_text() == "new"
         assert out.stat().st_mode & 0o777 == 0o755
         assert list(out.parent.iterdir()) == [out]

@@ -201,7 +201,7 @@ def test_work_on_mounts_leaves_nothing_but_the_mounts(
         on_step(Step(name="[work 1/1] RUN x", kind="log", text="cache repository 0 0 0 "))
         if fails:
             raise BuildFailed(step="x", tail=(), exit_code=1, text="")
-        return BuildResult(image_id=None, steps=1, cached=0)
+        return BuildResult(digests=(), steps=1, cached=0)
 
     monkeypatch.setattr(process, "run", run)
     monkeypatch.setattr(caches, "build", build)

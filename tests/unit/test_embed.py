@@ -101,8 +101,8 @@ class FakeEngine:
     def gpu(self) -> GpuAccess | None:
         return self.access
 
-    def image_id(self, reference: str) -> str | None:
-        return self.images.get(reference)
+    def image_id(self, *references: str) -> str | None:
+        return next((self.images[one] for one in references if one in self.images), None)
 
     def image_size(self, _reference: str) -> int:
         return 9
@@ -178,7 +178,7 @@ class Embed:
         self.engine.images[request.tags[0]] = MADE  # also where it is ended now
         if self.fails:
             raise self.fails
-        return BuildResult(image_id=MADE, steps=2, cached=0)
+        return BuildResult(digests=(MADE,), steps=2, cached=0)
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ class FakeEngine:
         self.names.add(f"{repository}:{tag}")
 
     def remove_image(self, reference: str) -> None:
-        self.names.remove(reference)
+        self.names.discard(reference)
 
     def push(self, repository: str, tag: str, *, on_status: Callable[[str], None], **_: object) -> PushResult:
         self.places.append(repository)

@@ -98,7 +98,9 @@ class BuildRequest:
 class BuildResult:
     """A build that succeeded."""
 
-    image_id: str | None  # the loaded image's id, `sha256:...`; None with an output folder
+    # of the loaded image's configuration and of its manifest, `sha256:...`: one of them is its id in the engine, which
+    # one the image store decides; empty with an output folder
+    digests: tuple[str, ...]
     steps: int  # how many of the Dockerfile's instructions the result needed, without FROM
     cached: int  # how many of these were there already
 
@@ -142,13 +144,14 @@ def build(
         if code != 0:
             client.check_space(metadata.parent)
             raise _failure(status, code)
-        image_id = None
+        digests: tuple[str, ...] = ()
         if partial is not None and request.output is not None:
             _replace(request.output, partial)
         else:
             found = json.loads(metadata.read_text(encoding="utf-8"))
-            image_id = found.get("containerimage.config.digest") or found.get("containerimage.digest")
-    return BuildResult(image_id=image_id, steps=status.steps, cached=status.cached)
+            known = (found.get(f"containerimage.{one}") for one in ("config.digest", "digest"))
+            digests = tuple(dict.fromkeys(filter(None, known)))
+    return BuildResult(digests=digests, steps=status.steps, cached=status.cached)
 
 
 def _run(argv: list[str], on_line: Callable[[str], None], cancel: Cancel | None) -> int:

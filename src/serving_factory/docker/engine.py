@@ -159,13 +159,15 @@ class Engine:
             info: dict[str, Any] = self._api.info()
         return info
 
-    def image_id(self, reference: str) -> str | None:
-        """An image's id, `sha256:...`; None if the engine has no such image."""
-        with typed(f"The engine could not look for the image {reference}.", remedy="Try 'docker images'."):
-            try:
+    def image_id(self, *references: str) -> str | None:
+        """The id, `sha256:...`, of the first of these images that the engine has; None if it has none of them."""
+        for reference in references:
+            with (
+                typed(f"The engine could not look for the image {reference}.", remedy="Try 'docker images'."),
+                contextlib.suppress(ImageNotFound),
+            ):
                 return str(self._images.get(reference).id)
-            except ImageNotFound:
-                return None
+        return None
 
     def has_registry(self, reference: str) -> bool:
         """Whether the engine knows a registry's digest of an image: it was pulled or pushed."""

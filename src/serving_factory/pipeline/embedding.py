@@ -236,7 +236,7 @@ def make_image(embedding: Embedding, progress: Progress) -> Embedded:
     job.site.strays  # noqa: B018 - looking removes them
     temporary = f"{packaged.repository}:{_STAGE}-{short(embedding.image_key)}"
     with cleaned_up(lambda: engine.remove_image(temporary)):
-        image = _build(embedding, temporary, progress) or engine.image_id(temporary) or ""
+        image = engine.image_id(*_build(embedding, temporary, progress), temporary) or ""
         checks = _try_image(embedding, image, progress)
         engine.tag(image, packaged.repository, embedding.tag)
     made = Embedded(
@@ -264,7 +264,7 @@ def make_image(embedding: Embedding, progress: Progress) -> Embedded:
     return made
 
 
-def _build(embedding: Embedding, temporary: str, progress: Progress) -> str | None:
+def _build(embedding: Embedding, temporary: str, progress: Progress) -> tuple[str, ...]:
     job, dockerfile, context = embedding.job, embedding.folder / "Dockerfile", embedding.folder / "context"
     write_atomically(dockerfile, embedding.dockerfile)
     shutil.rmtree(context, ignore_errors=True)  # what a killed run left
@@ -281,7 +281,7 @@ def _build(embedding: Embedding, temporary: str, progress: Progress) -> str | No
             tags=(temporary,),
         )
         log = log_path(embedding.folder, _STAGE)
-        return logged_build(request, log, progress=progress, cancel=job.cancel).image_id
+        return logged_build(request, log, progress=progress, cancel=job.cancel).digests
     except BuildFailed as failed:
         raise PackageError(
             f"the image with {embedding.name} failed to build in {step_title(failed.step)}",

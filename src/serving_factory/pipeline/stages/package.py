@@ -178,7 +178,7 @@ def packaged(
     repository, engine = job.recipe.images.repository, job.site.engine
     name = f"{repository}:{full[0]}"
     return Packaged(
-        image=result.image_id or engine.image_id(name) or "",
+        image=engine.image_id(*result.digests, name) or "",
         size=engine.image_size(name),
         repository=repository,
         tags=full,

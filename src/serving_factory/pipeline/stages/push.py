@@ -173,6 +173,7 @@ def push_to(
     for tag in full:
         if held := _held_already(job, registry, name, tag, image):
             digests[tag] = held
+            _forget_name(job, name, tag, local=local)  # of a push that was killed when the registry had all
         else:
             push_tag(tag)
         if job.site.signer and digests[tag] not in signed.values():
@@ -275,9 +276,13 @@ def _push_tag(job: Job, name: ImageName, image: str, tag: str, *, local: str, pr
             sleep=job.cancel.wait,
         )
     finally:
-        # The registry's name is only needed for the push; the image keeps its own names.
-        if repository != local:
-            engine.remove_image(f"{repository}:{tag}")
+        _forget_name(job, name, tag, local=local)
+
+
+def _forget_name(job: Job, name: ImageName, tag: str, *, local: str) -> None:
+    # The registry's name is only needed for the push; the image keeps its own names.
+    if str(name) != local:
+        job.site.engine.remove_image(f"{name}:{tag}")
 
 
 def _held_digest(job: Job, registry: Registry, name: ImageName, tag: str) -> str | None:
