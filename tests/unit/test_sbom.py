@@ -171,7 +171,7 @@ def answers(folder: Path, **other: str) -> Path:
 
 @pytest.mark.parametrize("at", ["@", "@@"])
 def test_only_what_the_server_depends_on_is_named(tmp_path: Path, at: str) -> None:
-    """The queries' answers as Bazel 0.17.2, 0.24.1, 2.1.0 and 4.2.3 print them; later ones have two @."""
+    """The queries' answers as Bazel 0.17.2, 0.24.1, 2.1.0, 4.2.3 and 7.7.1 print them; with modules there are two @."""
     declared = "\n".join(
         f'http_archive(\n  name = "{name}",\n  urls = ["https://a.b/{name}.tar.gz"],\n  sha256 = "{64 * name[0]}",\n)'
         for name in ("ab", "unused")
@@ -194,6 +194,17 @@ def test_only_what_the_server_depends_on_is_named(tmp_path: Path, at: str) -> No
         ),
         External(name="here", urls=(), sha256="", ref="", overridden=True, licences=()),
     )
+
+
+def test_what_bazel_7_declares_itself_is_named_only_where_it_is_downloaded(tmp_path: Path) -> None:
+    recorded = Path(__file__).parent / "recorded" / "preflight-bazel-7.7.1" / "query.build"
+    names = ("bazel_skylib", "host_platform", "internal_platforms_do_not_use", "platforms", "r", "rules_java_builtin")
+    folder = answers(
+        tmp_path / "externals",
+        query_build=recorded.read_text(encoding="utf-8"),
+        packages="".join(f"@{name}//\n" for name in names),
+    )
+    assert [one.name for one in externals_in(folder)] == ["bazel_skylib", "r"]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import base64
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,11 +23,14 @@ _FAILED = re.compile(r"no such package '@+(?P<name>[^/']+)//[^']*': (?P<reason>.
 _DOWNLOAD = re.compile(r"Error downloading \[(?P<urls>[^\]]*)\] to \S*/(?P<file>[^/\s]+): (?P<reason>.*)")
 _NOT_IN_DISTDIR = re.compile(r"FileNotFoundException: \S*/inputs/distdir/(?P<file>[^/\s]+) \(")
 _STOPPED = re.compile(
-    r"error loading package '(?:external)?': |^ERROR: (?:no such package '@|While resolving toolchains )"
+    r"error loading package '(?:external)?': |^ERROR: Error computing the main repository mapping: "
+    r"|^ERROR: (?:no such package '@|(?:\S+: )?While resolving toolchains )"
 )
+# Bazel 7 says `no such package` of each that a target needs, too.
+_ANALYSED = re.compile(r"^ERROR: .*(?: depends on @| and referenced by ')")
 _BAZEL_DECLARES = re.compile(r"^# /DEFAULT\.WORKSPACE\S*\n\w+\(\n  name = \"([^\"]+)\"", re.MULTILINE)
 _LABELS = {"Label", "clean_dep", "str"}  # functions that return the label that they are given
-BAZELS_OWN = re.compile(r"bazel_tools$|local_config_|platforms$")
+_BAZELS_OWN = re.compile(r"bazel_tools$|local_config_|platforms$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +106,13 @@ def read_report(folder: Path) -> Report:
     gone = {one.name for one in missing}
     external = [line.partition(" -> ")[0] for line in _lines(folder / "external")]
     overrides, cache = set(_lines(folder / "overrides")), set(_lines(folder / "cache"))
+    built_in = declared_by_bazel("\n".join(_lines(folder / "query.build")))
     found = tuple(
         _found(name, declared.get(name), distdir, overrides, cache)
         for name in external
-        if name not in gone and not BAZELS_OWN.match(name)
+        if name not in gone and not is_bazels_own(name, declared.get(name), built_in)
     )
-    seen = {*gone, *overrides, *external, *_BAZEL_DECLARES.findall("\n".join(_lines(folder / "query.build")))}
+    seen = {*gone, *overrides, *external, *built_in}
     failed = _lines(folder / "bazel.exit") != ["0"]
     return Report(
         missing=missing,
@@ -120,7 +124,7 @@ def read_report(folder: Path) -> Report:
             for one in declared.values()
             if one.name not in seen and (one.urls or one.sha256) and one.sha256 not in distdir.values()
         ),
-        stopped=bool(missing) and any(_STOPPED.search(line) for line in log),
+        stopped=bool(missing) and any(map(_STOPPED.search, log)) and not any(map(_ANALYSED.search, log)),
         failed=failed,
         errors=() if missing else tuple(dict.fromkeys(line for line in log if line.startswith("ERROR: "))),
     )
@@ -154,6 +158,16 @@ def declared_repositories(text: str) -> Iterator[Declared]:
         for node in ast.walk(block):
             if isinstance(node, ast.Call) and (one := _declared(node)):
                 yield one
+
+
+def declared_by_bazel(query: str) -> frozenset[str]:
+    """Find what Bazel itself declares, in the text of `bazel query --output=build`."""
+    return frozenset(_BAZEL_DECLARES.findall(query))
+
+
+def is_bazels_own(name: str, declared: Declared | None, built_in: Container[str]) -> bool:
+    """Whether a repository is a part of Bazel, or made by it of the machine; not what it downloads."""
+    return bool(_BAZELS_OWN.match(name)) or (name in built_in and not (declared and (declared.urls or declared.sha256)))
 
 
 def _declared(call: ast.Call) -> Declared | None:

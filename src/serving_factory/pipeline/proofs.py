@@ -14,7 +14,7 @@ from serving_factory.docker.referrers import Artifact, attach, referrers_of
 from serving_factory.docker.registry import Registry
 from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.job import Job
-from serving_factory.pipeline.preflight import BAZELS_OWN, Declared, declared_repositories
+from serving_factory.pipeline.preflight import Declared, declared_by_bazel, declared_repositories, is_bazels_own
 from serving_factory.pipeline.stages.compile import COMPILE, build_error, logged_build, ready_request
 from serving_factory.pipeline.stages.extract import EXTRACT, server_version
 from serving_factory.pipeline.stages.libraries import libraries_folder
@@ -147,14 +147,19 @@ def built_externals(job: Job) -> Path:
 def externals_in(folder: Path) -> tuple[External, ...]:
     """Read what externals.sh left, whose comments say what that is; without Bazel's own repositories."""
     lines = {name: (folder / name).read_text(encoding="utf-8").splitlines() for name in _ANSWERS}
-    declared = {one.name: one for one in declared_repositories("\n".join(lines["query.build"]))}
+    query = "\n".join(lines["query.build"])
+    declared, built_in = {one.name: one for one in declared_repositories(query)}, declared_by_bazel(query)
     licences: dict[str, list[tuple[str, str]]] = {}
     for line in lines["licences"]:
         digest, _, path = line.partition("  ")
         name, _, file = path.partition("/")
         licences.setdefault(name, []).append((file, digest))
     used = {match[1] for line in lines["packages"] if (match := _EXTERNAL.match(line))}
-    found = [declared.get(name) or Declared(name=name, rule="") for name in sorted(used) if not BAZELS_OWN.match(name)]
+    found = [
+        declared.get(name) or Declared(name=name, rule="")
+        for name in sorted(used)
+        if not is_bazels_own(name, declared.get(name), built_in)
+    ]
     return tuple(
         External(
             name=one.name,

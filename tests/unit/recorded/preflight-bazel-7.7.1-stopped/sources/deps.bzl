@@ -1,0 +1,3 @@
+load("@s//:defs.bzl", "s_deps")
+def deps():
+    s_deps()
