@@ -121,6 +121,7 @@ RUN printf '%s\n' \
       > /factory/bazel.conf \
  && printf '%s\n' \
       "startup ${BAZEL_STARTUP_OPTIONS}" \
+      'build --remote_download_outputs=all' \
       'build --config=cuda_clang' \
       "build --copt=-fPIC" \
       "build --repo_env=TF_CUDA_COMPUTE_CAPABILITIES=${CUDA_CAPABILITIES}" \

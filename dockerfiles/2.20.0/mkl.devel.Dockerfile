@@ -117,6 +117,7 @@ RUN printf '%s\n' \
       > /factory/bazel.conf \
  && printf '%s\n' \
       "startup ${BAZEL_STARTUP_OPTIONS}" \
+      'build --remote_download_outputs=all' \
       'build --config=mkl' \
       'build --config=clang_local' \
       "build ${BAZEL_OPTIONS}" \

@@ -77,19 +77,21 @@ def test_before_bazel_5_hits_are_the_remote_caches_where_there_was_one(
 
 
 @pytest.mark.parametrize(
-    ("events", "local", "hits"),
+    ("bazel", "actions", "spawned"),
     [
-        ("bazel-2.1.0-cold.jsonl", 3, 0),
-        ("bazel-2.1.0-warm.jsonl", 0, 3),
-        ("bazel-0.17.2-cold.jsonl", 3, 0),
-        ("bazel-0.17.2-warm.jsonl", 0, 3),
+        ("7.7.1", 19, 10),
+        ("2.1.0", 7, 3),
+        ("0.17.2", 7, 3),  # its event lacks the count, and it is read from what Bazel prints
     ],
 )
-def test_older_bazels_as_recorded(tmp_path: Path, events: str, local: int, hits: int) -> None:
-    reported = run_facts(facts(tmp_path, events), seen(*BOTH_RAN))
+@pytest.mark.parametrize("warm", [False, True])
+def test_other_bazels_as_recorded(tmp_path: Path, bazel: str, actions: int, spawned: int, warm: bool) -> None:  # noqa: FBT001
+    reported = run_facts(facts(tmp_path, f"bazel-{bazel}-{'warm' if warm else 'cold'}.jsonl"), seen(*BOTH_RAN))
+    local, hits = (0, spawned) if warm else (spawned, 0)
     assert (reported["local_actions"], reported["disk_cache_hits"]) == (local, hits)
-    assert reported["actions"] == 7, "0.17's event lacks the count, and it is read from what Bazel prints"
+    assert (reported["remote_cache_hits"], reported["actions"]) == (0, actions)
     assert reported["wall_seconds"] is not None
+    assert reported["critical_path_seconds"] is not None
 
 
 def test_what_no_bazel_reports_is_not_known(tmp_path: Path) -> None:

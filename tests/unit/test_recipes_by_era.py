@@ -216,6 +216,12 @@ def test_fixes_are_for_bases_with_a_new_glibc() -> None:
     assert not any("fixes/" in path.read_text("utf-8") for path in (ROOT / "dockerfiles").glob("*/*.devel.Dockerfile"))
 
 
+@pytest.mark.parametrize(("tag", "asked"), [("2.19.1", False), ("2.20.0", True)])
+def test_bazel_7_is_asked_to_read_all_that_its_caches_have(tag: str, asked: bool) -> None:  # noqa: FBT001
+    """Else a damaged entry of the disk cache ends the build; before 7 that is the default."""
+    assert ("'build --remote_download_outputs=all'" in committed(tag, "cpu")) == asked
+
+
 def test_every_bazel_gets_flags_that_it_knows() -> None:
     assert bazel_flag("repository_cache", "0.5.4") == "--experimental_repository_cache"
     assert bazel_flag("disk_cache", "0.11.1") is None

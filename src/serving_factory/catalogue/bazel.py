@@ -41,6 +41,7 @@ class RemoteAbility(StrEnum):
     CLIENT_CERTIFICATE = "client_certificate"
     EXECUTOR = "executor"
     EXECUTOR_BESIDE_DISK = "executor_beside_disk"
+    TOPLEVEL_BY_DEFAULT = "toplevel_by_default"
 
 
 @cache

@@ -89,8 +89,9 @@ _WHEEL_CHECKSUM = re.compile(
 _ADDED = re.compile(r"\bADD (?:--\S+ )*(?P<input>\S+)")
 
 _FETCH = re.compile(
-    # Bazel's downloader
-    r"Error downloading \[.*(?:Connection (?:reset|refused|timed out)|Connect timed out|Read timed out|Unknown host|"
+    # Bazel's downloader, and what asks a registry of modules
+    r"(?:Error downloading \[|Error accessing registry ).*"
+    r"(?:Connection (?:reset|refused|timed out)|Connect timed out|Read timed out|Unknown host|"
     r"No route to host|Network is unreachable|Premature EOF|Bytes read \d+ but wanted|"
     r"Remote host (?:terminated|closed)|GET returned (?:408|429|5\d\d)|Timed out|Broken pipe)"
     # git
@@ -117,7 +118,7 @@ _FETCH = re.compile(
 _UNTRUSTED = re.compile(
     r"Could not fetch URL .*CERTIFICATE_VERIFY_FAILED|[EW]: Failed to fetch .*[Cc]ertificate verification failed"
     r"|fatal: unable to access .*(?:certificate verification failed|SSL certificate problem)|curl: \(60\) "
-    r"|Error downloading \[.*PKIX path (?:building|validation) failed"
+    r"|(?:Error downloading \[|Error accessing registry ).*PKIX path (?:building|validation) failed"
     r"|(?:^|\] )(?:ERROR|failed): .*x509: certificate signed by unknown authority"
 )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from packaging.version import Version
 
-from serving_factory.catalogue.bazel import bazel_flag, bazel_reads
+from serving_factory.catalogue.bazel import RemoteAbility, bazel_flag, bazel_reads, has_ability
 from serving_factory.catalogue.cuda import cuda_in_image, cudas
 from serving_factory.catalogue.distributions import (
     Distribution,
@@ -69,6 +69,7 @@ class Bazel:
     given: bool  # whether the matrix names the file
     disk_cache: str | None  # its flag for the disk cache; None where it has none
     event_file: str  # its flag for the file of build events
+    toplevel: bool  # whether it reads only the target's own outputs from its caches, unless it is asked for all
     old_spellings: tuple[tuple[str, str], ...]  # an option's usual name -> its flag, where that is another
 
 
@@ -322,6 +323,7 @@ def _bazel(variant: Variant, release: Release, choice: BazelChoice, lock: Lock) 
         given=choice.binary is not None,
         disk_cache=bazel_flag("disk_cache", version),
         event_file=bazel_flag("build_event_json_file", version) or "",
+        toplevel=has_ability(Version(version), RemoteAbility.TOPLEVEL_BY_DEFAULT),
         old_spellings=tuple(
             (option, spelling)
             for option in _INPUT_OPTIONS
