@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from serving_factory.docker.buildx import BuildFailed, BuildRequest
 from serving_factory.errors import CancelledError, CompileError, EngineError
+from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.stages import package
 from serving_factory.pipeline.stages.extract import server_version, version_lines
 
 from .fake_compile import FakeDocker
 
 
-def test_an_alias_does_not_change_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    requests: list[BuildRequest] = []
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A job whose build of an image was ended: what was asked of BuildKit, and which images were to be removed."""
 
-    def ended(request: BuildRequest, *_arguments: object, **_more: object) -> None:
-        requests.append(request)
+    job: Job
+    requests: list[BuildRequest] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        with pytest.raises(CancelledError):
+            package._run(self.job, lambda _text: None)
+
+
+@pytest.fixture
+def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
+    def refused(image: str) -> None:
+        made.removed.append(image)
+        raise EngineError("it could not be removed")
+
+    def end(request: BuildRequest, *_arguments: object, **_more: object) -> None:
+        made.requests.append(request)
         raise CancelledError("The run was cancelled.")
 
-    job = SimpleNamespace(
+    packaged = {"r:full": "sha256:old", "r:other": "sha256:another"}
+    job = SimpleNamespace(  # what of a job is looked at
         recipe=SimpleNamespace(
             images=SimpleNamespace(repository="r"),
             inputs=SimpleNamespace(offline=False),
@@ -31,72 +51,40 @@ def test_an_alias_does_not_change_the_image(tmp_path: Path, monkeypatch: pytest.
             upgrades=(),
             runtime="FROM scratch",
         ),
-        site=SimpleNamespace(packaged={}),
+        site=SimpleNamespace(packaged=packaged, engine=SimpleNamespace(remove_unnamed=refused)),
         folder=tmp_path,
         artifact=tmp_path,
         log=lambda _stage: tmp_path / "log",
         cancel=None,
         higher=(),
     )
+    made = Ended(cast("Job", job))
     monkeypatch.setattr(package, "must_be_inspected", lambda *_arguments: None)
     monkeypatch.setattr(package, "_facts", lambda *_arguments: {})
     monkeypatch.setattr(package, "_content", lambda _job: {"files": {}})
     monkeypatch.setattr(package, "built_binary", lambda _job: SimpleNamespace(sha256="b"))
     monkeypatch.setattr(package, "_labels", lambda _job: {})
+    monkeypatch.setattr(package, "image_tags", lambda _job: (("full",), ()))
     monkeypatch.setattr(package, "built_launcher", lambda *_arguments: tmp_path)
-    monkeypatch.setattr(package, "logged_build", ended)
+    monkeypatch.setattr(package, "logged_build", end)
+    return made
+
+
+def test_an_alias_does_not_change_the_image(ended: Ended, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = []
     for aliases in ((), ("latest",)):
         monkeypatch.setattr(package, "image_tags", lambda _job, aliases=aliases: (("full",), aliases))
-        keys.append(package.PACKAGE.key(job))  # type: ignore[arg-type]  # what of a job is looked at
-        with pytest.raises(CancelledError):
-            package._run(job, lambda _text: None)  # type: ignore[arg-type]
-    assert requests[0].tags != requests[1].tags
-    assert requests[0].labels == requests[1].labels
+        keys.append(package.PACKAGE.key(ended.job))
+        ended.run()
+    one, other = ended.requests
+    assert one.tags != other.tags
+    assert one.labels == other.labels
     assert keys[0] != keys[1], "or the alias would not be given"
 
 
-def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    removed: list[str] = []
-
-    def ended(*_arguments: object, **_more: object) -> None:
-        raise CancelledError("The run was cancelled.")
-
-    def refused(image: str) -> None:
-        removed.append(image)
-        raise EngineError("it could not be removed")
-
-    engine = SimpleNamespace(remove_unnamed=refused)
-    site = SimpleNamespace(packaged={"r:full": "sha256:old", "r:other": "sha256:another"}, engine=engine)
-    job = SimpleNamespace(
-        recipe=SimpleNamespace(
-            images=SimpleNamespace(repository="r"),
-            inputs=SimpleNamespace(offline=False),
-            runtime_base=SimpleNamespace(contexts=()),
-            collects=False,
-            upgrades=(),
-            runtime="FROM scratch",
-        ),
-        site=site,
-        folder=tmp_path,
-        artifact=tmp_path,
-        log=lambda _stage: tmp_path / "log",
-        cancel=None,
-        higher=(),
-    )
-    monkeypatch.setattr(package, "must_be_inspected", lambda *_arguments: None)
-    monkeypatch.setattr(package, "_facts", lambda *_arguments: {})
-    monkeypatch.setattr(package, "_content", lambda _job: {})
-    monkeypatch.setattr(package, "built_binary", lambda _job: SimpleNamespace(sha256="b"))
-    monkeypatch.setattr(package, "_labels", lambda _job: {})
-    monkeypatch.setattr(package, "image_tags", lambda _job: (("full",), ()))
-    monkeypatch.setattr(package, "built_launcher", lambda *_arguments: tmp_path)
-    monkeypatch.setattr(package, "logged_build", ended)
-    with pytest.raises(CancelledError):
-        package._run(job, lambda _text: None)  # type: ignore[arg-type]  # what of a job is looked at
-    assert removed == ["sha256:old"]
+def test_an_image_that_lost_its_names_goes_also_when_the_build_is_ended(ended: Ended) -> None:
+    ended.run()
+    assert ended.removed == ["sha256:old"]
 
 
 def test_the_launcher_is_compiled_once_for_each_state_of_its_recipe(
