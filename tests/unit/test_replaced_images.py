@@ -14,8 +14,8 @@ from serving_factory.errors import EngineError
 from serving_factory.pipeline.events import Status, VariantResult
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.records import write_record
-from serving_factory.pipeline.runner import remove_replaced, unpushed_images
-from serving_factory.pipeline.stages import STAGES
+from serving_factory.pipeline.runner import clean, note_replaced, remove_replaced
+from serving_factory.pipeline.stages import STAGES, stage
 from serving_factory.recipes.recipe import key_of, short
 
 from .fake_compile import FakeDocker, FakeEngine
@@ -47,11 +47,11 @@ def package(job: Job, image: str, tag: str, *, made: str = "package") -> None:
     write_record(job.folder, record(made, image=image, tags=(tag,), aliases=("alias",)))
 
 
-def run(job: Job, status: Status = Status.BUILT) -> str:
+def run(job: Job, status: Status = Status.BUILT, *, image: str = NEW, made: str = "package") -> str:
     """A run that makes another image; what is printed at its end."""
-    held = {ID: unpushed_images(job)}
-    package(job, NEW, "full-new")
-    return _removed([job], held, [VariantResult(variant=ID, status=status)])
+    note_replaced(job, stage(made))
+    package(job, image, f"full-{image.rpartition(':')[2]}", made=made)
+    return _removed([job], [VariantResult(variant=ID, status=status)])
 
 
 def test_the_image_of_the_record_before_goes_and_a_line_says_so(job: Job, engine: FakeEngine) -> None:
@@ -64,10 +64,7 @@ def test_the_image_of_the_record_before_goes_and_a_line_says_so(job: Job, engine
 def test_a_devel_image_likewise(job: Job, engine: FakeEngine) -> None:
     package(job, "sha256:work", "full-work", made="devel")
     engine.names["r:full-work"] = "sha256:work"
-    held = unpushed_images(job)
-    assert list(held) == ["package", "devel"]
-    package(job, "sha256:other", "full-other", made="devel")
-    assert list(remove_replaced(job, held)) == ["r:full-work"]
+    assert "r:full-work" in run(job, image="sha256:other", made="devel")
     assert engine.names == {FULL: OLD, ALIAS: NEW}
 
 
@@ -84,10 +81,35 @@ def test_one_that_was_pushed_stays(job: Job, engine: FakeEngine, pushed: str) ->
     assert (FULL in engine.names) == (pushed == OLD)
 
 
-@pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED, Status.UP_TO_DATE])
+@pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED, Status.SKIPPED])
 def test_it_stays_until_the_new_one_has_passed_everything(job: Job, engine: FakeEngine, status: Status) -> None:
     assert run(job, status) == ""
     assert engine.removed == []
+
+
+@pytest.mark.parametrize("status", [Status.BUILT, Status.UP_TO_DATE])
+def test_what_runs_left_that_failed_goes_once_one_has_passed(job: Job, engine: FakeEngine, status: Status) -> None:
+    for image in ("sha256:bad", "sha256:worse"):
+        assert run(job, Status.FAILED, image=image) == ""
+        engine.names[f"r:full-{image.rpartition(':')[2]}"] = image
+    assert run(job, status) == f"Removed 3 images that newer ones replaced: {FULL}, r:full-bad, r:full-worse.\n"
+    assert engine.names == {ALIAS: NEW}
+
+
+def test_an_image_that_is_made_again_stays(job: Job, engine: FakeEngine) -> None:
+    assert run(job, Status.FAILED) == ""
+    engine.names["r:full-new"] = NEW
+    assert run(job, image=OLD) == "Removed 1 image that newer ones replaced: r:full-new.\n"
+    assert FULL in engine.names
+    assert run(job, image="sha256:third") == f"Removed 1 image that newer ones replaced: {FULL}.\n"
+
+
+def test_clean_removes_them_too(job: Job, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeEngine, "remove_image", lambda fake, name: fake.names.pop(name, None), raising=False)
+    run(job, Status.FAILED)
+    job.dockerfile.parent.mkdir(parents=True)
+    assert f"removed image {FULL}" in list(clean(job.site, images=True, caches=False))
+    assert engine.names == {}
 
 
 def test_it_stays_where_only_package_ran(job: Job, engine: FakeEngine) -> None:
@@ -97,10 +119,10 @@ def test_it_stays_where_only_package_ran(job: Job, engine: FakeEngine) -> None:
 
 
 def test_without_a_record_there_is_nothing_to_remove(job: Job) -> None:
-    held = unpushed_images(job)
+    note_replaced(job, stage("package"))
     (job.folder / "package.json").unlink()
-    assert unpushed_images(job) == {}
-    assert list(remove_replaced(job, held)) == []
+    assert list(remove_replaced(job)) == []
+    assert list(remove_replaced(job)) == [], "nor once more"
 
 
 def test_an_engine_that_refuses_fails_no_run(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

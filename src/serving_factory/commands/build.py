@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from invoke.exceptions import Exit
 
@@ -43,7 +43,6 @@ from serving_factory.pipeline.runner import (
     needs_of,
     plan_stages,
     remove_replaced,
-    unpushed_images,
 )
 from serving_factory.pipeline.runner import clean as clean_site
 from serving_factory.pipeline.scheduler import PipelineRun
@@ -51,9 +50,6 @@ from serving_factory.pipeline.stages import DEVEL_STAGES, stage, stages_for
 from serving_factory.recipes.addresses import Download, downloads_of
 from serving_factory.recipes.pins import require_locked, unpinned_bases
 from serving_factory.recipes.recipe import Unbuildable, recipes_for
-
-if TYPE_CHECKING:
-    from serving_factory.pipeline.stages.package import Packaged
 
 
 def build(options: RunOptions) -> None:
@@ -177,7 +173,6 @@ def carry_out(run: Run) -> tuple[VariantResult, ...]:
     with hold_lock(checkout.build), hold_matrix_lock(site.build):
         run.prepare()
         turns, estimate = _begin(run)
-        held = {job.recipe.variant.id: unpushed_images(job) for job in run.jobs}
         recorder = Recorder(
             checkout.build,
             run.jobs,
@@ -207,7 +202,7 @@ def carry_out(run: Run) -> tuple[VariantResult, ...]:
         reporter.summary(results)
         notes = ""
         if not isinstance(done.ended_by, CancelledError):
-            notes = _removed(run.jobs, held, results) + _after(run.jobs, stages, results, run.matrix.resources.cache)
+            notes = _removed(run.jobs, results) + _after(run.jobs, stages, results, run.matrix.resources.cache)
     if recorder.trouble:
         progress(f"Note: {recorder.trouble}")
     (sys.stderr if options.json else sys.stdout).write(notes)
@@ -244,16 +239,11 @@ def _needs(run: Run, estimate: RunEstimate) -> tuple[list[Download], str]:
     return downloads, needs_text(shown, disk=disk, free=free, estimate=estimate)
 
 
-def _removed(jobs: Sequence[Job], held: Mapping[str, Mapping[str, Packaged]], results: Sequence[VariantResult]) -> str:
-    """Remove the images that this run has replaced by others, and say so: they would pile up under their full tags."""
-    built = {result.variant for result in results if result.status is Status.BUILT}
+def _removed(jobs: Sequence[Job], results: Sequence[VariantResult]) -> str:
+    """Remove the images that runs have replaced by others, and say so: they would pile up under their full tags."""
+    passed = {result.variant for result in results if result.status in {Status.BUILT, Status.UP_TO_DATE}}
     try:
-        names = [
-            name
-            for job in jobs
-            if job.recipe.variant.id in built
-            for name in remove_replaced(job, held[job.recipe.variant.id])
-        ]
+        names = [name for job in jobs if job.recipe.variant.id in passed for name in remove_replaced(job)]
     except FactoryError as error:  # what was built is built
         return f"Images that newer ones replaced could not be removed: {error.what}\nWhat to do: {error.remedy}\n"
     return f"Removed {count(len(names), 'image')} that newer ones replaced: {', '.join(names)}.\n" if names else ""

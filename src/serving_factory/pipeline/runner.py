@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serving_factory.docker.caches import drop_cache_mounts
@@ -21,6 +23,7 @@ from serving_factory.pipeline.records import (
     put_aside,
     read_json,
     record_path,
+    write_atomically,
     write_record,
 )
 from serving_factory.pipeline.retry import Recovery
@@ -85,6 +88,7 @@ class VariantRun:
         self._report(one, EventKind.STARTED, text=reason if one.ran_before(job.folder) else "")
         self._running, self._since, self._tries = one, time.monotonic(), []
         clear_logs(job.log(one.name))
+        note_replaced(job, one)
         record_path(job.folder, one.name).unlink(missing_ok=True)
         started, recovery = datetime.now(UTC), Recovery(job)
         while True:
@@ -247,29 +251,54 @@ def has_work(one: Stage[Any], job: Job) -> bool:
 
 
 _PUSHED_BY = {"package": "push", "devel": "push_devel"}
+_REPLACED = "replaced.json"
 
 
-def unpushed_images(job: Job) -> Mapping[str, Packaged]:
-    """The images that a variant's records name and no registry holds, by the stage that made each."""
-    found: dict[str, Packaged] = {}
-    for made, by in _PUSHED_BY.items():
-        record: Record[Packaged] | None = stage(made).read(job.folder)
-        # Without its stage, which takes half a second to import.
-        pushed = read_json(record_path(job.folder, by), dict[str, Any]) or {}
-        if record and (pushed.get("inputs") or {}).get("image") != short(key_of(part=record.outputs.image)):
-            found[made] = record.outputs
-    return found
+@dataclass(frozen=True, slots=True)
+class _Replaced:
+    """An image whose record another one has taken the place of."""
+
+    made: str  # the stage that made it
+    image: str
+    names: tuple[str, ...]
 
 
-def remove_replaced(job: Job, before: Mapping[str, Packaged]) -> Iterator[str]:
-    """Remove those of the images that others have replaced; give a name of each. One with another name stays."""
-    for made, image in before.items():
-        now = stage(made).read(job.folder)
-        replaced = now is not None and now.outputs.image != image.image
-        if made == "package" and "smoke" not in reached(job.folder):
-            continue  # `./factory package` alone: until the new one is tried, this is the one that works
-        if replaced and job.site.engine.remove_if_only(image.image, image.names):
-            yield image.names[0]
+def _replaced(folder: Path) -> tuple[_Replaced, ...]:
+    """Read which images of a variant were replaced, and not removed yet."""
+    return read_json(folder / _REPLACED, tuple[_Replaced, ...]) or ()
+
+
+def _keep_replaced(folder: Path, images: Iterable[_Replaced]) -> None:
+    members = [asdict(one) for one in dict.fromkeys(images)]
+    write_atomically(folder / _REPLACED, json.dumps(members, indent=2, ensure_ascii=False) + "\n")
+
+
+def note_replaced(job: Job, one: Stage[Any]) -> None:
+    """Note the image of a record that is about to go, where a stage makes images and no registry holds this one."""
+    # On disk: a run that fails, or is killed, leaves it to a later one.
+    record: Record[Packaged] | None = one.read(job.folder) if one.name in _PUSHED_BY else None
+    if record is None:
+        return
+    # Without its stage, which takes half a second to import.
+    pushed = read_json(record_path(job.folder, _PUSHED_BY[one.name]), dict[str, Any]) or {}
+    if (pushed.get("inputs") or {}).get("image") != short(key_of(part=record.outputs.image)):
+        image = _Replaced(one.name, record.outputs.image, record.outputs.names)
+        _keep_replaced(job.folder, (*_replaced(job.folder), image))
+
+
+def remove_replaced(job: Job) -> Iterator[str]:
+    """Remove the images that others have replaced; give a name of each. One with another name stays."""
+    noted, kept = _replaced(job.folder), []
+    for one in noted:
+        now: Record[Packaged] | None = stage(one.made).read(job.folder)
+        if now is None or (one.made == "package" and "smoke" not in reached(job.folder)):
+            kept.append(one)  # until another one is tried, this may be the one that works
+        elif now.outputs.image != one.image and job.site.engine.remove_if_only(one.image, one.names):
+            yield one.names[0]
+    if kept:
+        _keep_replaced(job.folder, kept)
+    elif noted:
+        (job.folder / _REPLACED).unlink(missing_ok=True)
 
 
 def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
@@ -284,6 +313,7 @@ def clean(site: Site, *, images: bool, caches: bool) -> Iterator[str]:
         made = [stage(name) for name in ("package", "devel")]
         records = [record for folder in folders for one in made if (record := one.read(folder))]
         names = {name for record in records for name in record.outputs.names}
+        names |= {name for folder in folders for one in _replaced(folder) for name in one.names}
         embedded = {name for folder in folders for one in embedded_models(folder) for name in one.all_names}
         for name in sorted(names | embedded):
             site.engine.remove_image(name)
