@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from serving_factory.commands.keys import keys, signer_of
+from serving_factory.commands.keys import checker_of, keys, signer_of
 from serving_factory.docker.referrers import Artifact, attach, fallback_tag, referrers_of
 from serving_factory.docker.registry import INDEX
 from serving_factory.errors import (
@@ -31,6 +31,7 @@ from serving_factory.errors import (
 )
 from serving_factory.proofs.keys import PrivateKey, PublicKey
 from serving_factory.proofs.signatures import (
+    CommandCheck,
     CommandSigner,
     KeySigner,
     is_signed,
@@ -252,6 +253,12 @@ def test_the_core_does_without_the_libraries() -> None:
     [
         ({"key": "a", "command": ["sign", "{image}"]}, "there is a key, too"),
         ({"command": ["sign"]}, "no word of it holds {image}"),
+        ({"command": ["sign", "{image}"], "verify": ["see"]}, "no word of it holds {image}"),
+        (
+            {"command": ["sign", "{image}"], "verify": ["see", "{image}"], "public_key": "b"},
+            "there is a public key, too",
+        ),
+        ({"key": "a", "verify": ["see", "{image}"]}, "it is for the signatures of a command"),
         ({"key": "a", "public_key": "b"}, "it is for the signatures of a command"),
         ({"command": ["sign", "{image}"], "attestations": True}, "they need a key"),
     ],
@@ -430,6 +437,41 @@ def test_a_command_that_did_not_sign(registry: ByteRegistry, digest: str, code: 
         CommandSigner(command(registry, code), None).sign(registry.client, REPOSITORY, digest)
     assert f"{registry.host}/{REPOSITORY}@{digest}" in caught.value.what
     assert why in caught.value.why
+
+
+def test_a_command_checks_what_was_signed(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
+    """As cosign does by the identity in a certificate."""
+    right, wrong = (CommandCheck(command(registry, code)) for code in ("", "print('no such identity'); sys.exit(12)"))
+    assert not is_signed(registry.client, REPOSITORY, digest, right), "it is not asked about nothing"
+    KeySigner(key).sign(registry.client, REPOSITORY, digest)
+    assert CommandSigner(command(registry, "sys.exit(1)"), right).sign(registry.client, REPOSITORY, digest) is False
+    require_signed(registry.client, REPOSITORY, digest, right)
+    with pytest.raises(SignatureError, match=r"is not signed as `signing\.verify` demands") as caught:
+        CommandSigner(command(registry, ""), wrong).sign(registry.client, REPOSITORY, digest)
+    assert "no such identity\nIt ended with exit code 12" in caught.value.why
+    with pytest.raises(SigningCommandError, match="command that checks signatures did not check"):
+        is_signed(registry.client, REPOSITORY, digest, CommandCheck(("no-such-program-here", "{image}")))
+
+
+def test_a_command_gets_the_name_with_the_digest(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
+    KeySigner(key).sign(registry.client, REPOSITORY, digest)
+    says = CommandCheck(command(registry, "print(sys.argv[1]); sys.exit(1)"))
+    assert says.fault(registry.client, REPOSITORY, digest).startswith(f"{registry.host}/{REPOSITORY}@{digest}\n")
+
+
+def test_what_checks_a_variant_is_what_the_matrix_file_says(tmp_path: Path, key: PrivateKey) -> None:
+    def found(**signing: object) -> object:
+        return checker_of(load(tmp_path, document(signing=signing)))
+
+    sign = ["cosign", "sign", "{image}"]
+    public = tmp_path / "cosign.pub"
+    assert (found(), found(command=sign), found(key=str(tmp_path / "cosign.key"))) == (None, None, None)
+    public.write_bytes(key.public.pem())
+    for signing in ({"key": str(tmp_path / "cosign.key")}, {"command": sign, "public_key": str(public)}):
+        by = found(**signing)
+        assert isinstance(by, PublicKey)
+        assert by.fingerprint == key.public.fingerprint
+    assert found(command=sign, verify=["cosign", "verify", "{image}"]) == CommandCheck(("cosign", "verify", "{image}"))
 
 
 def test_a_command_that_is_missing(registry: ByteRegistry, digest: str) -> None:

@@ -41,6 +41,7 @@ from serving_factory.proofs import deep
 from serving_factory.proofs.described import IN_TOTO, SBOM, Model
 from serving_factory.proofs.image import read_layers
 from serving_factory.proofs.keys import PrivateKey
+from serving_factory.proofs.signatures import CommandCheck
 from serving_factory.proofs.verify import BINARY, CHECKS, Check, Subject, Verdict, verify
 
 from .byte_registry import ByteRegistry, digest_of
@@ -88,6 +89,19 @@ def test_an_image_with_a_model_passes(registry: ByteRegistry) -> None:
     labels = {"org.serving-factory.model.sha256": model.sha256}
     PublishedImage(labels=labels, about={"model": model}).publish(registry)
     assert {one.verdict for one in checks(registry).values()} == {Verdict.OK, Verdict.SKIPPED}
+
+
+def test_a_command_checks_signatures_in_place_of_a_key(registry: ByteRegistry) -> None:
+    """Also those of SBOM and provenance: by name, the command gets each of the three."""
+    digest = PublishedImage().publish(registry)
+    found = checks(registry, key=CommandCheck(("true", "{image}")))
+    assert {one.verdict for one in found.values()} == {Verdict.OK, Verdict.SKIPPED}
+    assert found["signature"].found == "as `signing.verify` demands"
+    only = f"case $0 in *{digest}) ;; *) echo no; exit 1 ;; esac"
+    found = checks(registry, key=CommandCheck(("sh", "-c", only, "{image}")))
+    assert [name for name, one in found.items() if one.verdict is Verdict.FAILED] == ["sbom", "provenance"]
+    found = checks(registry, key=CommandCheck(("false", "{image}")))
+    assert found["signature"].found.endswith("is not signed as `signing.verify` demands. It ended with exit code 1.")
 
 
 def test_an_image_with_several_levels_passes(registry: ByteRegistry) -> None:

@@ -111,6 +111,13 @@ def test_a_matrix_that_cannot_be_listed_fails_the_plan(tmp_path: Path) -> None:
     assert run_step(tmp_path, step("plan", "list"), GITHUB_OUTPUT=str(tmp_path / "output")) == 2
 
 
+def test_only_what_signs_may_ask_for_a_token_that_says_who_it_is() -> None:
+    for path in WORKFLOWS.glob("*.yml"):
+        jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
+        asking = [name for name, job in jobs.items() if "id-token" in job.get("permissions", {})]
+        assert asking == (["build"] if path.name == "nightly.yml" else [])
+
+
 def test_a_push_is_never_cancelled() -> None:
     workflow = yaml.safe_load((WORKFLOWS / "nightly.yml").read_text(encoding="utf-8"))
     assert workflow["concurrency"]["cancel-in-progress"] is False

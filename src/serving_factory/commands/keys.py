@@ -15,7 +15,7 @@ from serving_factory.errors import FactoryError, SigningKeyError, UsageError
 
 if TYPE_CHECKING:
     from serving_factory.matrix.matrix import Matrix
-    from serving_factory.proofs.signatures import Signer
+    from serving_factory.proofs.signatures import Checker, Signer
 
 
 def keys(verb: str, *, output: str) -> None:
@@ -67,18 +67,31 @@ def signer_of(matrix: Matrix, *, dry_run: bool = False) -> Signer | None:
         return None
     require_extra()
     from serving_factory.proofs.keys import PASSWORD, PrivateKey, PublicKey, is_encrypted
-    from serving_factory.proofs.signatures import CommandSigner, KeySigner
+    from serving_factory.proofs.signatures import CommandCheck, CommandSigner, KeySigner
 
     if signing.key is None:
         public = PublicKey.read(folder / signing.public_key) if signing.public_key else None
-        return CommandSigner(signing.command, public)
+        return CommandSigner(signing.command, CommandCheck(signing.verify) if signing.verify else public)
     file = folder / signing.key
     encrypted = is_encrypted(file)
     if dry_run and encrypted and PASSWORD not in os.environ:
-        public_file = file.with_suffix(".pub")
-        return CommandSigner((), PublicKey.read(public_file) if public_file.is_file() else None)  # that only looks
+        return CommandSigner((), checker_of(matrix))  # that only looks
     password = _password(file) if encrypted else b""
     return KeySigner(PrivateKey.read(file, password), attestations=signing.attestations)
+
+
+def checker_of(matrix: Matrix) -> Checker | None:
+    """What checks what this factory pushes, by the matrix file; None where it says nothing, or the key is not here."""
+    require_extra()
+    from serving_factory.proofs.keys import PublicKey
+    from serving_factory.proofs.signatures import CommandCheck
+
+    signing = matrix.signing
+    if signing.verify:
+        return CommandCheck(signing.verify)
+    named = signing.public_key or (Path(signing.key).with_suffix(".pub") if signing.key else "")
+    file = matrix.file.parent / named
+    return PublicKey.read(file) if file.is_file() else None
 
 
 def _password(file: Path) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serving_factory.commands.images import build_command, named_image, registry_alone
-from serving_factory.commands.keys import require_extra
+from serving_factory.commands.keys import checker_of, require_extra
 from serving_factory.commands.shared import Asked, show, width
 from serving_factory.docker.registry import DIGEST, ImageName
 from serving_factory.errors import NotBuiltError, UsageError
@@ -28,9 +28,10 @@ def verify(asked: Asked, image: str, *, key: str, deep: bool, json: bool) -> Non
             remedy="name it as docker does, or a variant that was pushed: "
             "./factory verify registry.example.com/team/serving:2.19.1-cpu-v3",
         )
-    if not set(image) & set("/:@"):
-        image = _pushed(asked, image)
     require_extra()
+    checker = None
+    if not set(image) & set("/:@"):
+        image, checker = _pushed(asked, image), checker_of(asked.load())
     from serving_factory.proofs.keys import PublicKey
     from serving_factory.proofs.verify import Subject, Verdict
     from serving_factory.proofs.verify import verify as check
@@ -45,7 +46,7 @@ def verify(asked: Asked, image: str, *, key: str, deep: bool, json: bool) -> Non
         name=name,
         tag="" if digest and not has_tag else tagged.rpartition(":")[2] if has_tag else reference,
         digest=digest,
-        key=PublicKey.read(Path(key)) if key else None,
+        key=PublicKey.read(Path(key)) if key else checker,
         lock=lock.bases,
         lock_file=lock.file.name if lock.file else "",
         deep=deep,

@@ -157,6 +157,11 @@ class Signing(Keys):
         "Or a command that signs {image}, a name with its digest, such as cosign with a key in a cloud.",
         (),
     )
+    verify: tuple[str, ...] = key(
+        Many(words.COMMAND_WORD, least=0),
+        "A command that checks the signature of {image}, such as cosign by the identity in a certificate.",
+        (),
+    )
     public_key: str | None = key(words.FILE, "The file with the public key by which its signatures are checked.", None)
     attestations: bool = key(Boolean(), "true also signs SBOM and provenance as cosign's attestations.", default=False)
     key: str | None = key(
@@ -169,10 +174,14 @@ class Signing(Keys):
             yield ("command",), "there is a key, too", "Name a key or a command."
         elif self.public_key and not self.command:
             yield ("public_key",), "it is for the signatures of a command", "Remove it: the key holds its public key."
+        elif self.verify and (self.public_key or not self.command):
+            rule = "there is a public key, too" if self.public_key else "it is for the signatures of a command"
+            yield ("verify",), rule, "Remove one of them." if self.public_key else "Remove it: the key checks its own."
         elif self.attestations and not self.key:
             yield ("attestations",), "they need a key", "Name one at key, or let `cosign attest` make them."
-        if self.command and not any("{image}" in word for word in self.command):
-            yield ("command",), "no word of it holds {image}", "Add it where the image's name belongs."
+        for name, command in (("command", self.command), ("verify", self.verify)):
+            if command and not any("{image}" in word for word in command):
+                yield (name,), "no word of it holds {image}", "Add it where the image's name belongs."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

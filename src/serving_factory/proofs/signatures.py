@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,39 +114,62 @@ class KeySigner:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandCheck:
+    """Checks signatures with a command of the user's, such as cosign by the identity in a certificate."""
+
+    command: tuple[str, ...]  # `{image}` stands for the image's name with its digest
+
+    def fault(self, registry: Registry, repository: str, digest: str) -> str:
+        """What it says where it ends with an error; empty where it does not."""
+        image = f"{ImageName(registry.host, repository)}@{digest}"
+        try:
+            return _fault(self.command, image)
+        except (OSError, TimeoutError) as error:
+            raise SigningCommandError(
+                f"The command that checks signatures did not check {image}.",
+                why=str(error),
+                remedy="Correct `signing.verify` in the matrix file, and try it by hand with that image.",
+            ) from error
+
+
+Checker = PublicKey | CommandCheck
+
+
+@dataclass(frozen=True, slots=True)
 class CommandSigner:
     """Signs with a command of the user's, such as cosign with a key in a cloud."""
 
     command: tuple[str, ...]  # `{image}` stands for the image's name with its digest
-    public: PublicKey | None  # what its signatures are checked with; without one, that there is one
+    check: Checker | None  # what its signatures are checked with; without one, that there is one
 
     @property
     def identity(self) -> str:
         """What distinguishes it from another signer."""
-        return self.public.fingerprint if self.public else digest_of("\0".join(self.command).encode())
+        if isinstance(self.check, PublicKey):
+            return self.check.fingerprint
+        return digest_of("\0".join(self.command).encode())
 
     def sign(self, registry: Registry, repository: str, digest: str, cancel: Cancel | None = None) -> bool:
         """Sign a manifest or an index and read the signature back; False where it is signed already."""
         if self.is_signed(registry, repository, digest):
             return False
         image = f"{ImageName(registry.host, repository)}@{digest}"
-        command = [word.replace("{image}", image) for word in self.command]
-        lines: list[str] = []
         try:
-            code = run(command, on_line=lines.append, timeout=_SECONDS, cancel=cancel)
+            fault = _fault(self.command, image, cancel)
         except (OSError, TimeoutError) as error:
             raise self._failed(image, str(error)) from error
-        if code:
-            raise self._failed(image, "\n".join([*lines[-_SHOWN:], f"It ended with exit code {code}."]))
-        if not self.is_signed(registry, repository, digest):
-            why = "of the key at `signing.public_key`" if self.public else "at all"
-            raise self._failed(image, "\n".join([*lines[-_SHOWN:], f"The registry has no signature of it {why}."]))
+        if fault:
+            raise self._failed(image, fault)
+        if self.check:
+            require_signed(registry, repository, digest, self.check)
+        elif not self.is_signed(registry, repository, digest):
+            raise self._failed(image, "The registry has no signature of it.")
         return True
 
     def is_signed(self, registry: Registry, repository: str, digest: str) -> bool:
         """Whether the registry has a signature of its own."""
-        if self.public:
-            return is_signed(registry, repository, digest, self.public)
+        if self.check:
+            return is_signed(registry, repository, digest, self.check)
         return any(signatures_of(registry, repository, digest))
 
     def _failed(self, image: str, why: str) -> SigningCommandError:
@@ -160,22 +183,43 @@ class CommandSigner:
 Signer = KeySigner | CommandSigner
 
 
-def is_signed(registry: Registry, repository: str, digest: str, key: PublicKey) -> bool:
-    """Whether a registry has a signature of this key for a manifest or an index."""
-    return any(key.signed(one.message, one.signature) for one in signatures_of(registry, repository, digest))
+def _fault(command: Sequence[str], image: str, cancel: Cancel | None = None) -> str:
+    """Run a command about an image; give what it said last where it ended with an error, else nothing."""
+    lines: list[str] = []
+    filled = [word.replace("{image}", image) for word in command]
+    code = run(filled, on_line=lines.append, timeout=_SECONDS, cancel=cancel)
+    return "\n".join([*lines[-_SHOWN:], f"It ended with exit code {code}."]) if code else ""
 
 
-def require_signed(registry: Registry, repository: str, digest: str, key: PublicKey) -> None:
-    """Raise SignatureError where a registry has no signature of this key for a manifest or an index."""
+def is_signed(registry: Registry, repository: str, digest: str, by: Checker) -> bool:
+    """Whether a registry has a signature for a manifest or an index that this key made, or this command takes."""
+    try:
+        require_signed(registry, repository, digest, by)
+    except SignatureError:
+        return False
+    return True
+
+
+def require_signed(registry: Registry, repository: str, digest: str, by: Checker) -> None:
+    """Raise SignatureError where a registry has no signature for a manifest or an index that counts."""
     found = list(signatures_of(registry, repository, digest))
-    if any(key.signed(one.message, one.signature) for one in found):
-        return
-    name = f"{ImageName(registry.host, repository)}@{digest}"
-    raise SignatureError(
-        f"{name} is not signed with this key." if found else f"{name} is not signed.",
-        why=f"signatures of other keys: {len(found)}; this key: sha256:{key.fingerprint}" if found else "",
-        remedy="See who pushed it, and give the public key of who signs these images.",
-    )
+    fault = ""
+    if isinstance(by, CommandCheck):
+        fault = by.fault(registry, repository, digest) if found else ""
+    elif found and not any(by.signed(one.message, one.signature) for one in found):
+        fault = f"signatures of other keys: {len(found)}; this key: sha256:{by.fingerprint}"
+    if fault or not found:
+        name = f"{ImageName(registry.host, repository)}@{digest}"
+        raise SignatureError(
+            f"{name} is not signed {way(by)}." if found else f"{name} is not signed.",
+            why=fault,
+            remedy="See who pushed it, and give the public key of who signs these images.",
+        )
+
+
+def way(by: Checker) -> str:
+    """How a signature is to be made, for messages."""
+    return "as `signing.verify` demands" if isinstance(by, CommandCheck) else "with this key"
 
 
 def signatures_of(registry: Registry, repository: str, digest: str) -> Iterator[Signature]:

@@ -25,7 +25,7 @@ from serving_factory.proofs.image import (
     is_index,
 )
 from serving_factory.proofs.keys import PublicKey
-from serving_factory.proofs.signatures import is_signed, require_signed, signatures_of, subjects_of
+from serving_factory.proofs.signatures import Checker, is_signed, require_signed, signatures_of, subjects_of, way
 
 BINARY = "usr/lib/serving-factory/tensorflow_model_server"
 # Where an image with several levels has the others' servers
@@ -59,7 +59,7 @@ class Subject:
     name: ImageName
     tag: str  # empty where only a digest was given
     digest: str  # empty where only a tag was given
-    key: PublicKey | None
+    key: Checker | None
     lock: Mapping[str, str]  # base image → digest, as locked
     lock_file: str
     deep: bool = False
@@ -237,7 +237,7 @@ def _signature(seen: Evidence) -> str:
         signed = any(signatures_of(seen.registry, repository, digest))
         raise AbsentError("it is signed; --key checks by whom" if signed else "there is none")
     require_signed(seen.registry, repository, digest, key)
-    return f"of the key sha256:{key.fingerprint}"
+    return f"of the key sha256:{key.fingerprint}" if isinstance(key, PublicKey) else way(key)
 
 
 def _proof(seen: Evidence, kind: str, what: str) -> Mapping[str, Any]:
@@ -249,8 +249,8 @@ def _proof(seen: Evidence, kind: str, what: str) -> Mapping[str, Any]:
         # Who has the key knows that a signed image has both: so that they were removed.
         raise (WrongError if key else AbsentError)(f"the registry has no {what} of it")
     signed = [one for one in found if key is None or is_signed(seen.registry, repository, one.digest, key)]
-    if not signed:
-        raise WrongError(f"the {what} is not signed with this key")
+    if key and not signed:
+        raise WrongError(f"the {what} is not signed {way(key)}")
     document = document_of(seen.registry, repository, signed[-1])
     if document is None:
         raise WrongError(f"the {what} is damaged")
