@@ -60,12 +60,16 @@ def answer(name: str) -> object:
 
 @pytest.mark.usefixtures("logged_in")
 def test_an_image_with_a_model_serves_as_it_is_and_is_pushed_and_deployed(
-    embedding: Checkout, local_registry: LocalRegistry, tmp_path: Path
+    embedding: Checkout, local_registry: LocalRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tmp_path / "half_plus_two"
     shutil.copytree(MODEL, model)
     model.chmod(0o700)
     (model / "00000123" / "saved_model.pb").chmod(0o600)
+    monkeypatch.setenv("COSIGN_PASSWORD", "pw")
+    assert embedding.run("keys", "new", "--output", str(tmp_path)).code == 0
+    with (embedding.folder / MATRIX).open("a", encoding="utf-8") as file:
+        file.write(f"\nsigning: {{key: {tmp_path}/cosign.key}}\n")
     done = embedding.run(*words(model, "--json", "--registry", local_registry.host))
     assert done.code == 0, done
     found = json.loads(done.out)
@@ -84,6 +88,12 @@ def test_an_image_with_a_model_serves_as_it_is_and_is_pushed_and_deployed(
 
     ((pushed, digest),) = (one.split("@") for one in found["pushed"])
     assert pushed == f"{local_registry.host}/{found['name']}"
+    # It is signed, and what lies beside it names the model.
+    checked = embedding.run("verify", f"{pushed}@{digest}", "--key", str(tmp_path / "cosign.pub"), "--json")
+    verdicts = {one["name"]: one["verdict"] for one in json.loads(checked.out)["checks"]}
+    assert (checked.code, verdicts["signature"], verdicts["sbom"], verdicts["provenance"]) == (0, "ok", "ok", "ok"), (
+        checked
+    )
     deployed = embedding.run("deploy", "kubernetes", V1, "--model", "embedded", "--matrix", MATRIX, "--dry-run")
     assert f"image: {local_registry.host}/{embedding.repository}@{digest}\n" in deployed.out
     assert "claimName" not in deployed.out

@@ -128,7 +128,7 @@ def test_an_image_is_pushed_with_its_proofs_and_checked_by_cosign_and_by_verify(
 
     # cosign 3 reads no signature but those in bundles where there is any, such as another's.
     cosign_3_signs(tools / "cosign3", tmp_path, registry, repository, digest)
-    both_cosigns_check(tools, image, {ours: True})
+    assert passes(tools / "cosign3", "verify", "--key", ours, *UNLOGGED, image)
 
     remove_sbom(registry, repository, digest)
     refused = checkout.run(*verify, "--key", ours, env=nowhere)

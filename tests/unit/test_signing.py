@@ -498,6 +498,14 @@ def test_artifacts_refer_to_a_manifest(registry: ByteRegistry, digest: str, list
         assert [one.digest for one in found] == attached[:2]
 
 
+def test_of_what_refers_to_an_image_only_what_is_asked_for_is_fetched(registry: ByteRegistry, digest: str) -> None:
+    paper, leaf = (attach(registry.client, REPOSITORY, digest, one) for one in (PAPER, LEAF))
+    registry.asked.clear()
+    (found,) = referrers_of(registry.client, REPOSITORY, digest, "application/x-l", "text/")
+    assert found.digest == leaf
+    assert not [one for one in registry.asked if paper in one]
+
+
 def test_two_writers_lose_nothing(registry: ByteRegistry, digest: str) -> None:
     """Another client writes the list between our write and our look at it."""
     tag = fallback_tag(digest)

@@ -40,7 +40,8 @@ def combine(options: RunOptions) -> None:
     if options.registry:
         push_names(matrix.images.repository, options.registry)
     chosen = {one.id for one in options.asked.choose(matrix)}
-    site = site_of(options.asked, options.registry, signer_of(matrix) if options.registry else None)
+    signer = signer_of(matrix, dry_run=options.dry_run) if options.registry else None
+    site = site_of(options.asked, options.registry, signer)
     stages = tuple(map(stage, ("package", "smoke", *(["push"] if options.registry else []))))
     images = [(_combined(parts, tags), parts) for tags, parts in _parts(matrix, chosen, site)]
     if options.dry_run:
