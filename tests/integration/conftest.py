@@ -28,15 +28,16 @@ os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"  # its reaper is an image th
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whichever test is the first to need the demo waits for it, on a bare machine for minutes."""
+    """Whichever test is the first to need what is built waits for it, on a bare machine for minutes."""
     for item in items:
-        if "demo" in getattr(item, "fixturenames", ()):
+        if {"demo", "built"}.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.timeout(1200))
 
 
 def work_unit(name: str) -> str:
-    """What a test runs with on one worker: its file; or all that need the demo, as they share its images' names."""
-    return "demo" if re.search(r"[-[]demo[]-]", name) else name.partition("::")[0]
+    """What a test runs with on one worker: its file; or all on one checkout's copies, which share images' names."""
+    shared = re.search(r"[-[](demo|built)[]-]", name)
+    return shared[1] if shared else name.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
@@ -56,10 +57,21 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         checkout.clear()
 
 
+@pytest.fixture(scope="session", params=["built"])
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """A checkout with one variant built, the cheapest: tests on copies of it run beside those on the demo."""
+    checkout = Checkout.make(tmp_path_factory.mktemp("built") / "factory")
+    try:
+        checkout.build_one().built()
+        yield checkout
+    finally:
+        checkout.clear()
+
+
 @pytest.fixture
-def checkout(demo: Demo, tmp_path: Path) -> Iterator[Checkout]:
-    """A copy of the demo's checkout to change, with one variant built: the cheapest."""
-    copy = demo.checkout.copy(tmp_path / "factory", V1)
+def checkout(built: Checkout, tmp_path: Path) -> Iterator[Checkout]:
+    """A copy to change, with one variant built."""
+    copy = built.copy(tmp_path / "factory", V1)
     yield copy
     shutil.rmtree(copy.folder)
 

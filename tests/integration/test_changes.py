@@ -13,9 +13,9 @@ NOWHERE = {"DOCKER_HOST": "tcp://127.0.0.1:9"}
 
 
 def test_two_images_differ_as_their_variants_do_and_one_does_not_differ_from_itself(
-    demo: Demo, checkout: Checkout, local_registry: LocalRegistry, logged_in: Path, tmp_path: Path
+    demo: Demo, whole_checkout: Checkout, local_registry: LocalRegistry, logged_in: Path, tmp_path: Path
 ) -> None:
-    containers = demo.checkout.containers(of_all=True)
+    checkout, containers = whole_checkout, demo.checkout.containers(of_all=True)
     old, new = (str(demo.checkout.record(variant, "package")["outputs"]["image"]) for variant in (V1, MKL_V3))
     (found,) = json.loads(checkout.run("changes", old, new, "--json").built().out)["images"]
     assert (found["before"]["image"], found["after"]["image"]) == (old, new)
