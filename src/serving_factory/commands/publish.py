@@ -179,7 +179,8 @@ def _publishable(planned: Sequence[_Planned], *, partial: bool, quiet: bool = Fa
         raise IndexIncompleteError(
             f"images are missing of {', '.join(one.name for one in incomplete)}",
             why="\n".join(dict.fromkeys(line for one in incomplete for line in _missing_lines(one))),
-            remedy="run `./factory build` for them, or choose them; --partial publishes the others",
+            remedy="run `./factory build` for them, or choose them"
+            + ("" if partial else "; --partial publishes the others"),
         )
     for one in () if quiet else incomplete:
         progress(*(f"Note: missing in {one.name}: {line}" for line in _missing_lines(one)))
