@@ -18,6 +18,7 @@ from .build_grid import build_grid_python
 from .demo_story import Demo, run_demo
 from .fixtures_registry import faulty_proxy, local_registry, logged_in
 from .pipeline import ROOT, V1, VARIANTS, Checkout, docker
+from .tiny import tiny_checkout
 
 __all__ = ["build_grid_python", "faulty_proxy", "local_registry", "logged_in"]
 
@@ -108,3 +109,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sample_image(demo: Demo) -> str:
     """The id of the demo's image for x86-64."""
     return str(demo.checkout.record(V1, "package")["outputs"]["image"])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """A checkout whose sample is one file, for all tests of a module."""
+    with tiny_checkout(tmp_path_factory.mktemp("tiny") / "factory") as checkout:
+        yield checkout

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from .pipeline import V1, Checkout
-from .tiny import MAIN, tiny_checkout
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    with tiny_checkout(tmp_path_factory.mktemp("tiny") / "factory") as checkout:
-        yield checkout
+from .tiny import MAIN
 
 
 def test_a_warning_is_not_printed_and_an_error_is(tiny: Checkout) -> None:

@@ -7,10 +7,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from .own_engine import needs_root
 from .pipeline import (
@@ -26,7 +23,7 @@ from .pipeline import (
     processes_with,
     wait_until,
 )
-from .tiny import BUILD, MAIN, archives, cache_held, in_caches, limited_memory, slow, tiny_checkout
+from .tiny import BUILD, MAIN, archives, cache_held, in_caches, limited_memory, slow
 
 EATS = """\
 [genrule(
@@ -48,12 +45,6 @@ DAMAGE_ANEW = (
     f"if [ ! -d /cache/repository/damaged ]; then cp -r $disk /cache/repository/damaged; {DAMAGE_KEPT}; fi; "
     "mkdir -p $disk; cp -rf /cache/repository/damaged/. $disk"
 )
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    with tiny_checkout(tmp_path_factory.mktemp("tiny") / "factory") as checkout:
-        yield checkout
 
 
 def compile_them(checkout: Checkout, *variants: str, env: dict[str, str] | None = None) -> Outcome:

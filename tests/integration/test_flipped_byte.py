@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from .pipeline import V1, Checkout
-from .tiny import BUILD, in_caches, tiny_checkout
+from .tiny import BUILD, in_caches
 
 FLIP = (
     'find /cache -path "*/cas/*" -type f -size +0 | while read -r file; do '
     'chmod u+w "$file"; size=$(stat -c %s "$file"); '
     'printf "\\377" | dd of="$file" bs=1 seek=$((size / 2)) conv=notrunc status=none; done'
 )
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    with tiny_checkout(tmp_path_factory.mktemp("tiny") / "factory") as checkout:
-        yield checkout
 
 
 def test_a_flipped_byte_costs_its_action_and_no_build(tiny: Checkout, tmp_path: Path) -> None:

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
 from .pipeline import V1, V3, Checkout
-from .tiny import BUILD, PACKAGE, archives, tiny_checkout
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    with tiny_checkout(tmp_path_factory.mktemp("tiny") / "factory") as checkout:
-        yield checkout
+from .tiny import BUILD, PACKAGE, archives
 
 
 def compiled(checkout: Checkout, variant: str) -> dict[str, Any]:

@@ -6,22 +6,14 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .pipeline import V1, Checkout, processes_with, wait_until
-from .tiny import tiny_checkout
 
 GRACE, AT_ONCE = 10.0, 5.0
 """Seconds: what a build gets to end by itself; and within what all is over when nothing is waited for."""
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    with tiny_checkout(tmp_path_factory.mktemp("tiny") / "factory") as checkout:
-        yield checkout
 
 
 @pytest.fixture
