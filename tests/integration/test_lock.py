@@ -138,8 +138,8 @@ def mirror(tmp_path: Path, place: Place) -> Iterator[Path]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with serving(partial(Quiet, directory=folder)) as port:
-        url = f"http://127.0.0.1:{port}/"
+    with serving(partial(Quiet, directory=folder)) as server:
+        url = f"http://127.0.0.1:{server.server_port}/"
         place.write(bazel={"version": BAZEL}, network={**place.document["network"], "bazel_mirror": url})
         yield folder
 

@@ -164,8 +164,8 @@ def archives() -> Iterator[Archives]:
                 super().finish()
 
     bridge = docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}").strip()
-    with serving(Handler, host=bridge) as port:
-        address = f"http://{bridge}:{port}/{os.urandom(4).hex()}/dep.tar.gz"
+    with serving(Handler, host=bridge) as server:
+        address = f"http://{bridge}:{server.server_port}/{os.urandom(4).hex()}/dep.tar.gz"
         yield Archives(address=address, sha256=hashlib.sha256(content).hexdigest(), size=len(content), cut=cut)
 
 

@@ -6,12 +6,12 @@ import contextlib
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from serving_factory.docker.registry import Registry
+
+from .http_servers import QuietHandler, serving
 
 
 def digest_of(content: bytes) -> str:
@@ -40,15 +40,9 @@ class ByteRegistry:
         class Bound(_Handler):
             held = registry
 
-        with ThreadingHTTPServer(("127.0.0.1", 0), Bound) as server:
-            registry.host = f"127.0.0.1:{server.server_address[1]}"
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-            thread.start()
-            try:
-                yield registry
-            finally:
-                server.shutdown()
-                thread.join()
+        with serving(Bound) as server:
+            registry.host = f"127.0.0.1:{server.server_port}"
+            yield registry
 
     @property
     def client(self) -> Registry:
@@ -112,22 +106,13 @@ class ByteRegistry:
         return 200, content, {"Content-Type": kind, "Docker-Content-Digest": digest}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     held: ByteRegistry
     protocol_version = "HTTP/1.1"
 
     def _any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         status, content, headers = self.held.answer(self.command, self.path, body, self.headers.get("Content-Type", ""))
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+        self.reply(status, content, **headers)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _any  # noqa: N815 - names that http.server looks up
-
-    def log_message(self, *_: object) -> None:
-        pass

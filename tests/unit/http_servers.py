@@ -12,11 +12,12 @@ from typing import Any
 class QuietHandler(BaseHTTPRequestHandler):
     """Logs nothing, and answers in one call."""
 
-    def reply(self, status: int, body: bytes = b"", **headers: str) -> None:
+    def reply(self, status: int, body: bytes = b"", **headers: str | list[str]) -> None:
         """Answer; `_` in the name of a header stands for `-`."""
         self.send_response(status)
         for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
+            for one in [value] if isinstance(value, str) else value:
+                self.send_header(name.replace("_", "-"), one)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
@@ -27,13 +28,13 @@ class QuietHandler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(handler: Callable[..., Any], *, host: str = "127.0.0.1") -> Iterator[int]:
-    """Serve requests; gives the port."""
+def serving(handler: Callable[..., Any], *, host: str = "127.0.0.1") -> Iterator[ThreadingHTTPServer]:
+    """Serve requests; gives the server."""
     with ThreadingHTTPServer((host, 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield server.server_port
+            yield server
         finally:
             server.shutdown()
             thread.join()

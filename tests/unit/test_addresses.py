@@ -124,8 +124,8 @@ class Answers(QuietHandler):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with serving(Answers) as port:
-        yield f"http://127.0.0.1:{port}"
+    with serving(Answers) as server:
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 @pytest.mark.parametrize(

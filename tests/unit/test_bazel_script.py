@@ -83,8 +83,8 @@ def box(tmp_path: Path) -> Box:
 @pytest.fixture
 def port() -> Iterator[int]:
     """Of something that answers."""
-    with serving(QuietHandler) as port:
-        yield port
+    with serving(QuietHandler) as server:
+        yield server.server_port
 
 
 def version_1(box: Box) -> None:

@@ -99,8 +99,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeEngine
     class Bound(Handler):
         fake = engine
 
-    with serving(Bound) as port:
-        engine.host = f"tcp://127.0.0.1:{port}"
+    with serving(Bound) as server:
+        engine.host = f"tcp://127.0.0.1:{server.server_port}"
         for name in ("DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("DOCKER_HOST", engine.host)

@@ -40,8 +40,8 @@ def rest_server(answers: Mapping[str, str], *, delay: float = 0) -> Iterator[int
             known = answers.get(self.path)
             self.reply(200 if known is not None else 404, (known or '{"error": "not found"}').encode())
 
-    with serving(Handler) as port:
-        yield port
+    with serving(Handler) as server:
+        yield server.server_port
 
 
 @contextmanager

@@ -13,7 +13,6 @@ import subprocess
 import threading
 import urllib.parse
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,8 +31,11 @@ from serving_factory.errors import (
     UsageError,
 )
 
+from .http_servers import QuietHandler, serving
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from http.server import ThreadingHTTPServer
     from pathlib import Path
 
 DIGEST = "sha256:" + "ab" * 32
@@ -55,7 +57,7 @@ class FakeRegistry:
         return [f"{method} {path}" for method, path, _, _ in self.requests]
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     """One request to a FakeRegistry."""
 
     fake: FakeRegistry
@@ -67,16 +69,6 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _any  # noqa: N815  (names that http.server looks up)
 
-    def reply(self, status: int, body: bytes = b"", **headers: str | list[str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            for one in [value] if isinstance(value, str) else value:
-                self.send_header(name.replace("_", "-"), one)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
     def cut(self) -> None:
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
@@ -84,9 +76,6 @@ class Handler(BaseHTTPRequestHandler):
     @property
     def authorization(self) -> str:
         return self.headers.get("Authorization", "")
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
@@ -96,14 +85,10 @@ def fake() -> Iterator[FakeRegistry]:
     class Bound(Handler):
         fake = registry
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Bound) as server:
+    with serving(Bound) as server:
         registry.server = server
-        registry.host = f"127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+        registry.host = f"127.0.0.1:{server.server_port}"
         yield registry
-        server.shutdown()
-        thread.join()
 
 
 def basic(credentials: Credentials) -> str:
