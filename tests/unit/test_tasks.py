@@ -797,9 +797,9 @@ def test_the_tests_without_an_engine_and_those_with_one_run_at_once(
     failed = factory("test")
     assert failed.code == 1
     assert failed.err.startswith("Error: failed: pytest -n 2 tests/integration\n")
-    codes["ruff"] = 1
-    assert factory("test").err.startswith("Error: failed: ruff check .\n")
-    assert started[-1] == ["ruff"]
+    codes |= {"ruff": 1, "mypy": 2}
+    assert factory("test").err.startswith("Error: failed: ruff check ., ruff format --check ., mypy\n")
+    assert started[-1][:3] == ["ruff", "ruff", "mypy"]
 
 
 def test_what_programs_print_at_once_is_shown_one_after_the_other(tmp_path: Path) -> None:
