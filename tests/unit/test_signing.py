@@ -498,12 +498,16 @@ def test_artifacts_refer_to_a_manifest(registry: ByteRegistry, digest: str, list
         assert [one.digest for one in found] == attached[:2]
 
 
-def test_of_what_refers_to_an_image_only_what_is_asked_for_is_fetched(registry: ByteRegistry, digest: str) -> None:
-    paper, leaf = (attach(registry.client, REPOSITORY, digest, one) for one in (PAPER, LEAF))
-    registry.asked.clear()
-    (found,) = referrers_of(registry.client, REPOSITORY, digest, "application/x-l", "text/")
-    assert found.digest == leaf
-    assert not [one for one in registry.asked if paper in one]
+def test_a_list_of_cosign_3_is_read_although_it_says_another_type(
+    registry: ByteRegistry, digest: str, key: PrivateKey
+) -> None:
+    put_bundle(registry, digest, key, "https://sigstore.dev/cosign/sign/v1")
+    kind, content = registry.manifests[registry.tags[fallback_tag(digest)]]
+    said = {"artifactType": "application/vnd.oci.empty.v1+json"}
+    index = json.loads(content)
+    index["manifests"] = [{**one, **said} for one in index["manifests"]]
+    registry.put(fallback_tag(digest), kind, json.dumps(index).encode())
+    require_signed(registry.client, REPOSITORY, digest, key.public)
 
 
 def test_two_writers_lose_nothing(registry: ByteRegistry, digest: str) -> None:

@@ -70,15 +70,14 @@ def attach(registry: Registry, repository: str, subject: str, artifact: Artifact
     return made.digest
 
 
-def referrers_of(registry: Registry, repository: str, subject: str, *kinds: str) -> Iterator[Referrer]:
-    """What refers to a manifest, all or of these types (beginnings); by the registry's own list or the fallback tag."""
+def referrers_of(registry: Registry, repository: str, subject: str) -> Iterator[Referrer]:
+    """What refers to a manifest, by the registry's own list or the index at the fallback tag."""
+    # Of their types the manifests are asked: cosign 3.1.1 lists its bundles with the type of their empty configuration.
     entries = registry.referrers(repository, subject)
     if entries is None:
         entries = _entries(registry.manifest(repository, fallback_tag(subject)), subject)
     for entry in entries:
-        digest, kind = str(entry.get("digest")), str(entry.get("artifactType") or "")
-        if kinds and kind and not kind.startswith(kinds):
-            continue
+        digest = str(entry.get("digest"))
         held = registry.manifest(repository, digest)
         if held is None or held.digest != digest:
             continue

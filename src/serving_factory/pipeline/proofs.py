@@ -62,7 +62,7 @@ def has_proofs(registry: Registry, repository: str, digest: str, signer: Signer)
     """Whether a registry has SBOM and provenance of an image, each signed, and attested where the signer does that."""
     signed = {
         one.artifact_type
-        for one in referrers_of(registry, repository, digest, *_PROOFS)
+        for one in referrers_of(registry, repository, digest)
         if one.artifact_type in _PROOFS and signer.is_signed(registry, repository, one.digest)
     }
     if isinstance(signer, KeySigner) and signer.attestations:

@@ -255,7 +255,7 @@ _FORMS = (_at_tag, _in_bundles)
 
 def _bundled(registry: Registry, repository: str, digest: str) -> Iterator[Signature]:
     """What is signed in Sigstore's bundles beside a manifest, whatever it says."""
-    for referrer in referrers_of(registry, repository, digest, _BUNDLES):
+    for referrer in referrers_of(registry, repository, digest):
         if referrer.artifact_type.startswith(_BUNDLES):
             for layer in listed(referrer.document.get("layers")):
                 bundle = _document(registry.small_blob(repository, str(layer.get("digest"))) or b"")
