@@ -625,7 +625,7 @@ def test_it_is_signed_before_any_other_name_has_it(embed: Embed, monkeypatch: py
 
     monkeypatch.setattr("serving_factory.commands.plan.signer_of", signer_of)
     monkeypatch.setattr("serving_factory.pipeline.proofs.prove", signer.prove)
-    monkeypatch.setattr("serving_factory.pipeline.proofs.has_proofs", signer.has_proofs)
+    monkeypatch.setattr("serving_factory.proofs.signatures.has_proofs", signer.has_proofs)
     words = (str(MODEL), "--tag", "r:1", "--tag", "team/a:2", "--json")
     made = found(embed(*words))
     found(embed(*words, "--registry", "r.example", "--dry-run"))

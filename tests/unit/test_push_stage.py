@@ -196,7 +196,7 @@ def signer(job: Job, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Fak
         return digest in signer.proven
 
     monkeypatch.setattr("serving_factory.pipeline.proofs.prove", prove)
-    monkeypatch.setattr("serving_factory.pipeline.proofs.has_proofs", has_proofs)
+    monkeypatch.setattr("serving_factory.proofs.signatures.has_proofs", has_proofs)
     job.site.signer = cast("Signer", made)
     return made
 

@@ -17,11 +17,11 @@ from serving_factory.errors import ProofError
 from serving_factory.pipeline import proofs
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.proofs import described as gather
-from serving_factory.pipeline.proofs import externals_in, has_proofs, prove
+from serving_factory.pipeline.proofs import externals_in, prove
 from serving_factory.proofs.described import IN_TOTO, SBOM, External, Model, Package, os_release, packages_in
 from serving_factory.proofs.provenance import provenance
 from serving_factory.proofs.sbom import sbom
-from serving_factory.proofs.signatures import DSSE, KeySigner
+from serving_factory.proofs.signatures import DSSE, KeySigner, has_proofs
 from serving_factory.recipes.recipe import recipe_for
 
 from .byte_registry import ByteRegistry

@@ -245,6 +245,13 @@ def test_the_core_does_without_the_libraries() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_looking_for_proofs_does_without_what_writes_them() -> None:
+    """A push that is up to date looks, and that library takes longer to load than the whole command."""
+    code = "import sys, serving_factory.proofs.signatures; print('cyclonedx' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 # --- the matrix file --------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import serving_factory
 from serving_factory.docker.buildx import BuildFailed
-from serving_factory.docker.referrers import Artifact, attach, referrers_of
+from serving_factory.docker.referrers import Artifact, attach
 from serving_factory.docker.registry import Registry
 from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.job import Job
@@ -30,15 +30,14 @@ from serving_factory.proofs.described import (
     os_release,
     packages_in,
 )
-from serving_factory.proofs.provenance import CYCLONEDX, PROVENANCE, provenance, statement
+from serving_factory.proofs.provenance import CYCLONEDX, provenance, statement
 from serving_factory.proofs.sbom import sbom
-from serving_factory.proofs.signatures import KeySigner, Signer
+from serving_factory.proofs.signatures import KeySigner, Signer, has_proofs
 from serving_factory.recipes.recipe import decides, key_of, short
 
 EXTERNALS = "externals"  # a target of the devel Dockerfile
 _ANSWERS = ("query.build", "packages", "licences", "overrides")
 _EXTERNAL = re.compile(r"@+([^/]+)//")
-_PROOFS = {SBOM, IN_TOTO}
 _OS_RELEASE = "/usr/lib/os-release"
 
 
@@ -56,18 +55,6 @@ def prove(
                 attested = content if kind == IN_TOTO else statement(name, digest, CYCLONEDX, json.loads(content))
                 signer.attest(registry, repository, digest, attested)
     signer.sign(registry, repository, digest, job.cancel)
-
-
-def has_proofs(registry: Registry, repository: str, digest: str, signer: Signer) -> bool:
-    """Whether a registry has SBOM and provenance of an image, each signed, and attested where the signer does that."""
-    signed = {
-        one.artifact_type
-        for one in referrers_of(registry, repository, digest)
-        if one.artifact_type in _PROOFS and signer.is_signed(registry, repository, one.digest)
-    }
-    if isinstance(signer, KeySigner) and signer.attestations:
-        return signed == _PROOFS and signer.attested(registry, repository, digest) >= {PROVENANCE, CYCLONEDX}
-    return signed == _PROOFS
 
 
 def described(job: Job, repository: str, digest: str, *, image: str, model: Model | None = None) -> Described:

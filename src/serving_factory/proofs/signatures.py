@@ -13,9 +13,9 @@ from serving_factory.docker.process import Cancel, run
 from serving_factory.docker.referrers import Artifact, add_layer, attach, fallback_tag, layers_at, referrers_of
 from serving_factory.docker.registry import ImageName, Registry, digest_of, listed, members
 from serving_factory.errors import SignatureError, SigningCommandError
-from serving_factory.proofs.described import IN_TOTO
+from serving_factory.proofs.described import IN_TOTO, SBOM
 from serving_factory.proofs.keys import PrivateKey, PublicKey
-from serving_factory.proofs.provenance import statement
+from serving_factory.proofs.provenance import CYCLONEDX, PROVENANCE, statement
 
 # sigstore/cosign, pkg/types/media.go and pkg/oci/static/signature.go
 _SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -25,6 +25,7 @@ _SIGNED = "https://sigstore.dev/cosign/sign/v1"  # the predicate by which cosign
 DSSE = "application/vnd.dsse.envelope.v1+json"
 _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _BUNDLES = "application/vnd.dev.sigstore.bundle"  # of any version
+_DOCUMENTS = {SBOM, IN_TOTO}
 _SECONDS = 600.0  # in which a command of the user's has signed
 _SHOWN = 10  # lines of its output
 _NO_JSON = (ValueError, KeyError, TypeError, RecursionError)
@@ -181,6 +182,18 @@ class CommandSigner:
 
 
 Signer = KeySigner | CommandSigner
+
+
+def has_proofs(registry: Registry, repository: str, digest: str, signer: Signer) -> bool:
+    """Whether a registry has SBOM and provenance of an image, each signed, and attested where the signer does that."""
+    signed = {
+        one.artifact_type
+        for one in referrers_of(registry, repository, digest)
+        if one.artifact_type in _DOCUMENTS and signer.is_signed(registry, repository, one.digest)
+    }
+    if isinstance(signer, KeySigner) and signer.attestations:
+        return signed == _DOCUMENTS and signer.attested(registry, repository, digest) >= {PROVENANCE, CYCLONEDX}
+    return signed == _DOCUMENTS
 
 
 def _fault(command: Sequence[str], image: str, cancel: Cancel | None = None) -> str:

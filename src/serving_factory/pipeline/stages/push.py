@@ -304,7 +304,7 @@ def holds(job: Job, place: Place, *, proven: bool) -> bool:
         return False
     if signer is None:
         return True
-    from serving_factory.pipeline.proofs import has_proofs
+    from serving_factory.proofs.signatures import has_proofs  # its libraries are those of the extra `signing`
 
     questions = (signer.is_signed, *((partial(has_proofs, signer=signer),) if proven else ()))
     return bool(place.signed) and all(
