@@ -157,27 +157,25 @@ class CommandSigner:
         image = f"{ImageName(registry.host, repository)}@{digest}"
         try:
             fault = _fault(self.command, image, cancel)
+            if not fault:
+                require_signed(registry, repository, digest, self.check)
         except (OSError, TimeoutError) as error:
             raise self._failed(image, str(error)) from error
+        except SignatureError as error:
+            raise self._failed(image, "\n".join(filter(None, (error.what, error.why)))) from error
         if fault:
             raise self._failed(image, fault)
-        if self.check:
-            require_signed(registry, repository, digest, self.check)
-        elif not self.is_signed(registry, repository, digest):
-            raise self._failed(image, "The registry has no signature of it.")
         return True
 
     def is_signed(self, registry: Registry, repository: str, digest: str) -> bool:
         """Whether the registry has a signature of its own."""
-        if self.check:
-            return is_signed(registry, repository, digest, self.check)
-        return any(signatures_of(registry, repository, digest))
+        return is_signed(registry, repository, digest, self.check)
 
     def _failed(self, image: str, why: str) -> SigningCommandError:
         return SigningCommandError(
             f"The command that signs did not sign {image}.",
             why=why,
-            remedy="Correct `signing.command` in the matrix file, and try it by hand with that image.",
+            remedy="Correct `signing` in the matrix file, and try its commands by hand with that image.",
         )
 
 
@@ -204,8 +202,8 @@ def _fault(command: Sequence[str], image: str, cancel: Cancel | None = None) -> 
     return "\n".join([*lines[-_SHOWN:], f"It ended with exit code {code}."]) if code else ""
 
 
-def is_signed(registry: Registry, repository: str, digest: str, by: Checker) -> bool:
-    """Whether a registry has a signature for a manifest or an index that this key made, or this command takes."""
+def is_signed(registry: Registry, repository: str, digest: str, by: Checker | None) -> bool:
+    """Whether a registry has a signature for a manifest or an index that counts."""
     try:
         require_signed(registry, repository, digest, by)
     except SignatureError:
@@ -213,18 +211,18 @@ def is_signed(registry: Registry, repository: str, digest: str, by: Checker) -> 
     return True
 
 
-def require_signed(registry: Registry, repository: str, digest: str, by: Checker) -> None:
-    """Raise SignatureError where a registry has no signature for a manifest or an index that counts."""
+def require_signed(registry: Registry, repository: str, digest: str, by: Checker | None) -> None:
+    """Raise SignatureError where a registry has no signature that counts: of this key, by this command, else any."""
     found = list(signatures_of(registry, repository, digest))
     fault = ""
     if isinstance(by, CommandCheck):
         fault = by.fault(registry, repository, digest) if found else ""
-    elif found and not any(by.signed(one.message, one.signature) for one in found):
+    elif found and by and not any(by.signed(one.message, one.signature) for one in found):
         fault = f"signatures of other keys: {len(found)}; this key: sha256:{by.fingerprint}"
     if fault or not found:
         name = f"{ImageName(registry.host, repository)}@{digest}"
         raise SignatureError(
-            f"{name} is not signed {way(by)}." if found else f"{name} is not signed.",
+            f"{name} is not signed {way(by)}." if by and found else f"{name} is not signed.",
             why=fault,
             remedy="See who pushed it, and give the public key of who signs these images.",
         )
