@@ -19,10 +19,13 @@ from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.proofs import higher_binary
 from serving_factory.pipeline.records import write_record
 from serving_factory.pipeline.stages.package import PACKAGE, built_binary, image_tags
+from serving_factory.proofs.provenance import provenance
+from serving_factory.proofs.sbom import sbom
 from serving_factory.recipes.labels import image_env, image_json, image_labels
 from serving_factory.recipes.recipe import combined_recipe, recipe_for
 
 from .matrices import load, write
+from .published_image import described
 from .stage_records import record
 from .test_tasks import Ended, Factory, factory, module  # noqa: F401 - fixtures
 
@@ -88,8 +91,13 @@ def test_the_image_says_what_its_launcher_chooses_among(tmp_path: Path) -> None:
 
 def test_provenance_speaks_of_each_binary(tmp_path: Path) -> None:
     made = [higher_binary(one) for one in combined(tmp_path).higher]
-    assert [(one["level"], one["binary_sha256"]) for one in made] == [("x86-64-v3", "3" * 64), ("x86-64-v4", "4" * 64)]
-    assert all(one["compile_key"] == "k" for one in made)
+    assert [(one.level, one.binary_sha256) for one in made] == [("x86-64-v3", "3" * 64), ("x86-64-v4", "4" * 64)]
+    assert all(one.compile_key == "k" for one in made)
+    about = described(higher=tuple(made))
+    servers = [one for one in json.loads(sbom(about))["components"] if one["name"] == "tensorflow_model_server"]
+    assert {one["hashes"][0]["content"] for one in servers} == {about.binary_sha256, "3" * 64, "4" * 64}
+    external = json.loads(provenance(about))["predicate"]["buildDefinition"]["externalParameters"]
+    assert [one["level"] for one in external["higher"]] == ["x86-64-v3", "x86-64-v4"]
 
 
 def test_each_binary_is_copied_and_the_libraries_once(tmp_path: Path) -> None:

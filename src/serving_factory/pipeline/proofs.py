@@ -25,6 +25,7 @@ from serving_factory.proofs.described import (
     SBOM,
     Described,
     External,
+    Higher,
     Library,
     Model,
     os_release,
@@ -64,8 +65,6 @@ def described(job: Job, repository: str, digest: str, *, image: str, model: Mode
     compiled = compile_record.outputs
     options = {"device_code": list(variant.device_code), "copts": list(variant.all_copts)}
     parameters: dict[str, object] = {"cuda": variant.cuda, **options}
-    if job.higher:
-        parameters["higher"] = [higher_binary(one) for one in job.higher]
     files = dict(job.site.engine.read_files(image, *DPKG_RECORDS, _OS_RELEASE, owner=job.site.owner))
     distribution = files.pop(_OS_RELEASE, b"").decode("utf-8", errors="replace")
     return Described(
@@ -94,17 +93,20 @@ def described(job: Job, repository: str, digest: str, *, image: str, model: Mode
         package_key=package_record.key,
         factory=serving_factory.__version__,
         started=compile_record.started,
+        higher=tuple(map(higher_binary, job.higher)),
         finished=model.finished if model else package_record.ended.isoformat(),
         model=model,
     )
 
 
-def higher_binary(job: Job) -> dict[str, object]:
-    """What provenance says of a binary of a higher level in the same image."""
-    variant = job.recipe.variant
-    compile_key, binary = job.record(COMPILE).key, job.record(EXTRACT).outputs.sha256
-    made = {"level": variant.level.value, "copts": list(variant.all_copts), "compile_key": compile_key}
-    return {**made, "binary_sha256": binary}
+def higher_binary(job: Job) -> Higher:
+    """What SBOM and provenance say of a binary of a higher level in the same image."""
+    return Higher(
+        level=job.recipe.variant.level.value,
+        copts=tuple(job.recipe.variant.all_copts),
+        compile_key=job.record(COMPILE).key,
+        binary_sha256=job.record(EXTRACT).outputs.sha256,
+    )
 
 
 def _libraries(job: Job) -> Iterator[Library]:

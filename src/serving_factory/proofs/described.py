@@ -45,6 +45,16 @@ class External:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Higher:
+    """The server of a higher level in the same image."""
+
+    level: str
+    copts: tuple[str, ...]
+    compile_key: str
+    binary_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """A model that was put into an image."""
 
@@ -84,6 +94,7 @@ class Described:
     factory: str  # this factory's version
     started: str  # when the compile began
     finished: str  # when the image was made
+    higher: tuple[Higher, ...] = ()
     model: Model | None = None
 
 

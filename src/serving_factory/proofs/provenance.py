@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 
 from serving_factory.proofs.described import Described
 
@@ -23,6 +24,7 @@ def provenance(about: Described) -> bytes:
         "level": about.level,
         "platform": about.platform,
         **about.parameters,
+        **({"higher": [asdict(one) for one in about.higher]} if about.higher else {}),
         **({"model": {"name": about.model.name, "version": about.model.version}} if about.model else {}),
     }
     internal = {

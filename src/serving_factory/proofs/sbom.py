@@ -56,15 +56,11 @@ def _image(about: Described) -> Component:
 
 
 def _components(about: Described) -> Iterator[Component]:
-    yield Component(
-        type=ComponentType.APPLICATION,
-        name="tensorflow_model_server",
-        version=about.binary_version or about.release,
-        bom_ref="binary",
-        scope=ComponentScope.REQUIRED,
-        hashes=_sha256(about.binary_sha256),
-        properties=[Property(name="serving-factory:build-id", value=about.build_id)] if about.build_id else (),
-    )
+    build_id = [Property(name="serving-factory:build-id", value=about.build_id)] if about.build_id else []
+    yield _server(about, "binary", about.binary_sha256, build_id)
+    for one in about.higher:
+        level = Property(name="serving-factory:level", value=one.level)
+        yield _server(about, f"binary:{one.level}", one.binary_sha256, [level])
     if model := about.model:
         yield Component(
             type=ComponentType.MACHINE_LEARNING_MODEL,
@@ -95,6 +91,18 @@ def _components(about: Described) -> Iterator[Component]:
                 bom_ref=f"tool:{name}",
                 scope=ComponentScope.EXCLUDED,
             )
+
+
+def _server(about: Described, bom_ref: str, sha256: str, properties: list[Property]) -> Component:
+    return Component(
+        type=ComponentType.APPLICATION,
+        name="tensorflow_model_server",
+        version=about.binary_version or about.release,
+        bom_ref=bom_ref,
+        scope=ComponentScope.REQUIRED,
+        hashes=_sha256(sha256),
+        properties=properties,
+    )
 
 
 def _external(one: External) -> Component:
