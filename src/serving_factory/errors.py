@@ -313,7 +313,7 @@ class SigningKeyError(FactoryError, code=80):
 
 
 class SigningCommandError(FactoryError, code=81):
-    """The command that signs failed, or left no signature in the registry."""
+    """The command that signs failed, or left no signature that counts; or the one that checks could not run."""
 
 
 class SignatureError(FactoryError, code=82):
@@ -325,7 +325,7 @@ class ImageDiffersError(FactoryError, code=83):
 
 
 class ProofError(FactoryError, code=84):
-    """An SBOM or a provenance is damaged, not signed, or about another image."""
+    """An SBOM or a provenance is missing, damaged, not signed, or about another image."""
 
 
 class CancelledError(FactoryError, code=130):
