@@ -25,28 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
-__all__ = [
-    "BAZEL_SCRIPT",
-    "BUILD_STAGES",
-    "GPU_V1",
-    "GPU_V3",
-    "LABEL",
-    "MATRIX",
-    "MKL_V3",
-    "MODEL",
-    "V1",
-    "V3",
-    "VARIANTS",
-    "Checkout",
-    "Outcome",
-    "Running",
-    "docker",
-    "found_in",
-    "processes_with",
-    "saved",
-    "wait_until",
-]
-
 ROOT = Path(__file__).parents[2]
 PARTS = ("tasks.py", "matrix.yaml", "matrix.schema.json", "dockerfiles", "docs", "samples", "src")
 MATRIX = "samples/matrix.yaml"

@@ -9,15 +9,14 @@ import pytest
 from serving_factory.catalogue.levels import Level
 from serving_factory.commands.generate import generated_folder
 from serving_factory.errors import UsageError
-from serving_factory.matrix.load import load_matrix
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.records import build_folder, matrix_name
 from serving_factory.pipeline.stages.compile import COMPILE
 from serving_factory.pipeline.stages.push import PUSH, push_name
 from serving_factory.recipes.pins import Base
-from serving_factory.recipes.recipe import Recipe, recipe_for
+from serving_factory.recipes.recipe import recipe_for
 
-from .matrices import SHIPPED, document, load
+from .matrices import document, load
 
 CHECKOUT = Path("/work/factory")
 BUILD = CHECKOUT / "build"
@@ -59,11 +58,6 @@ def site(folder: Path, **images: str | None) -> Site:
     for name, image_id in images.items():
         made.assume_image(name.replace("_", ":"), image_id)
     return made
-
-
-def sample_recipe() -> Recipe:
-    matrix = load_matrix(SHIPPED[1])
-    return recipe_for(matrix.variants[0], matrix)
 
 
 def test_a_swapped_base_counts_by_its_image_id(tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ from .test_tasks import Factory, factory, module  # noqa: F401 - fixtures
 
 MODELS = ROOT / "samples" / "model_server" / "models"
 NONE_GIVEN = "the engine can give containers no GPU"
-GPU_MATRIX = document(targets={"gpu": {"flavour": "gpu", "levels": ["x86-64-v3"]}})
 
 
 class GpuEngine(FakeEngine):

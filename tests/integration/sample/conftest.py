@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +23,6 @@ from .serving_protos import ServingProtos
 WORKSPACE = Path(__file__).parents[3] / "samples" / "model_server"
 MODELS = WORKSPACE / "models"
 
-# Where the models lie in the container -> name.
-ModelsConfig = Mapping[str, str]
 StartServer = Callable[..., SampleServer]
 CreateServer = Callable[..., Container]
 
