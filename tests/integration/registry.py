@@ -129,6 +129,7 @@ class Fault:
         times: how many requests it is for.
         status: answer with this HTTP status; 0 passes the request on.
         cut: close the connection without an answer.
+        half: do so after this many bytes of the body.
         delay: seconds to wait first.
         retry_after: the header Retry-After of the answer; empty for none.
     """
@@ -139,6 +140,7 @@ class Fault:
     status: int = 0
     retry_after: str = ""
     cut: bool = False
+    half: int = 0
     delay: float = 0.0
 
 
@@ -185,12 +187,20 @@ class FaultyProxy:
         method: str = "",
         path: str = "",
         cut: bool = False,
+        half: int = 0,
         delay: float = 0.0,
         retry_after: str = "",
     ) -> Fault:
         """Plan a fault; see `Fault`. `times` of it counts down as it happens."""
         fault = Fault(
-            method=method, path=path, times=times, status=status, cut=cut, delay=delay, retry_after=retry_after
+            method=method,
+            path=path,
+            times=times,
+            status=status,
+            cut=cut,
+            half=half,
+            delay=delay,
+            retry_after=retry_after,
         )
         with self.lock:
             self.faults.append(fault)
@@ -225,11 +235,11 @@ class _Handler(BaseHTTPRequestHandler):
     default_request_version = "HTTP/1.0"  # or what asks for TLS gets an answer that is no HTTP, and asks no further
 
     def _answer(self) -> None:
-        body = self._body()
         fault = self.plan.next_fault(self.command, self.path)
+        body = self.rfile.read(fault.half) if fault and fault.half else self._body()  # waits where there is less
         if fault is not None:
             time.sleep(fault.delay)
-            if fault.cut:
+            if fault.cut or fault.half:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return

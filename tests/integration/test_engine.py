@@ -23,7 +23,7 @@ from serving_factory.docker.buildx import TAIL, BuildFailed, BuildRequest, Build
 from serving_factory.docker.engine import OWNER_LABEL, ContainerSpec, Engine, Mount
 from serving_factory.docker.http import Client, Patience
 from serving_factory.docker.process import Cancel
-from serving_factory.docker.registry import Registry, credentials_for
+from serving_factory.docker.registry import Registry, credentials_for, digest_of
 from serving_factory.docker.solve_status import Step
 from serving_factory.errors import (
     CancelledError,
@@ -582,6 +582,35 @@ class TestPushWithFaults:
         result = engine.push(behind_proxy, "1", on_status=told.append)
         assert result.pushed_layers == 2
         assert any(text.startswith("Retrying in") for text in told)
+
+    def test_an_upload_that_is_cut_in_the_middle(
+        self, engine: Engine, local_registry: LocalRegistry, faulty_proxy: FaultyProxy, behind_proxy: str
+    ) -> None:
+        """The engine's, of a layer, and ours, of a signature or an SBOM: both are sent again, and whole."""
+        path = behind_proxy.partition("/")[2]
+        cut = [faulty_proxy.fail(method="PATCH", path="/blobs/uploads/", half=5000)]
+        result = engine.push(behind_proxy, "1", on_status=ignore)
+        asked = Registry(local_registry.host, credentials=local_registry.credentials)
+        assert asked.manifest_digest(path, "1") == result.digest
+        registry = Registry(faulty_proxy.host, credentials=local_registry.credentials)
+        content = os.urandom(100_000)
+        cut.append(faulty_proxy.fail(method="PUT", path="/blobs/uploads/", half=5000))
+        with pytest.raises(RegistryFaultError):
+            registry.put_blob(path, content)
+        assert [fault.times for fault in cut] == [0, 0]
+        assert asked.small_blob(path, digest_of(content)) is None
+        assert asked.small_blob(path, registry.put_blob(path, content)) == content
+
+    def test_a_rate_limit_is_waited_for_as_long_as_it_says(
+        self, engine: Engine, faulty_proxy: FaultyProxy, behind_proxy: str
+    ) -> None:
+        """What the engine says of it has no Retry-After: so the registry itself is asked."""
+        engine.push(behind_proxy, "1", on_status=ignore)  # it asks for no upload again
+        for method, path in (("PUT", "/manifests/"), ("POST", "/blobs/uploads/")):
+            faulty_proxy.fail(status=429, method=method, path=path, retry_after="29")
+        waits: list[float] = []
+        asking_again(lambda: engine.push(behind_proxy, "1", on_status=ignore), ignore, sleep=waits.append)
+        assert waits == [29.0]
 
     def test_manifest_question(self, faulty_proxy: FaultyProxy) -> None:
         registry = Registry(

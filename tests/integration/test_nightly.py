@@ -63,7 +63,7 @@ class Runner:
                 check=False,
                 timeout=300,
             )
-            assert done.returncode == 0, f"{step['run']}\n{done.stdout}{done.stderr}"
+            assert done.returncode == 0 or step.get("continue-on-error"), f"{step['run']}\n{done.stdout}{done.stderr}"
 
 
 def test_each_step_of_the_nightly_works_on_the_sample(

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import signal
+import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from serving_factory.docker.registry import Registry
+from serving_factory.catalogue.facts import Flavour
+from serving_factory.catalogue.levels import LEVELS
+from serving_factory.docker.registry import MANIFESTS, ImageName, Manifest, Registry
+from serving_factory.matrix.tags import Index
+from serving_factory.matrix.variant import Platform, Variant
+from serving_factory.pipeline.publish import Draft, entries_of, publish
 
 from .pipeline import MATRIX, V1, V3, Checkout, docker
 from .registry import FaultyProxy, LocalRegistry
@@ -17,6 +26,7 @@ TOOLS = Path(__file__).with_name("pull_tools")
 IMAGE = "serving-factory-test/pull-tools"
 BASE = ("--build-context", "debian:bookworm-slim=docker-image://serving-factory/base:bookworm")
 TARGETS = ("--target", "cpu-standard", "--target", "cpu-optimized")
+FORK = multiprocessing.get_context("fork")
 LABEL = '{{index .Config.Labels "org.serving-factory.variant"}}'
 
 
@@ -95,6 +105,38 @@ def test_one_name_for_each_cpu_and_each_client(
         "skopeo/v4": V1,
         "podman/": V1,
     }
+
+
+def publish_one(registry: LocalRegistry, index: Index, variant: Variant, build: Path) -> None:
+    """As a job of the nightly: push an image of one level, and add it to the index."""
+    place, asked = ImageName(registry.host, "team/at-once"), Registry(registry.host, credentials=registry.credentials)
+    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "size": 2}
+    config["digest"] = asked.put_blob(place.repository, json.dumps({"variant": variant.id}).encode())
+    body = json.dumps({"schemaVersion": 2, "mediaType": MANIFESTS[1], "config": config, "layers": []}).encode()
+    image = Manifest(body=body, media_type=MANIFESTS[1])
+    asked.put_manifest(place.repository, image.digest, image)
+    draft = Draft(index=index, place=place, registry=asked, images={variant.id: image.digest})
+    published, status = publish([draft], build, lambda _: None)[draft.name]
+    assert (status, published.moved) == ("published", True)
+
+
+def test_six_jobs_that_publish_at_once_lose_nothing(local_registry: LocalRegistry, tmp_path: Path) -> None:
+    """Each is a process of its own, with a build folder of its own."""
+    variants = [Variant(release="2.19.1", flavour=Flavour.CPU, level=level) for level in LEVELS]
+    variants.append(replace(variants[0], platform=Platform.LINUX_ARM64))
+    index = Index(tag=uuid.uuid4().hex, release="2.19.1", moves=False, variants=tuple(variants))
+    processes = [
+        FORK.Process(target=publish_one, args=(local_registry, index, one, tmp_path / str(number)))
+        for number, one in enumerate(variants)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 6
+    held = Registry(local_registry.host, credentials=local_registry.credentials).manifest("team/at-once", index.tag)
+    assert held
+    assert {one.variant for one in entries_of(held)} == {one.id for one in variants}
 
 
 @pytest.mark.usefixtures("logged_in")

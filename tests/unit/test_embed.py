@@ -581,18 +581,19 @@ def test_it_is_pushed_by_its_own_tag_and_its_names_and_the_digests_are_recorded(
     words = (str(MODEL), "--tag", "team/a:1", "--tag", "s.example/b:2", "--registry", "r.example", "--json")
     document = found(embed(*words))
     tag = document["name"].removeprefix("r:")
-    pushed = [f"r.example/r:{tag}", "r.example/team/a:1", "s.example/b:2"]
-    assert embed.engine.pushed == pushed
-    own = [f"{name.rpartition(':')[0]}:{tag}" for name in pushed]
-    assert document["pushed"] == [f"{name}@{MANIFEST}" for name in (own[0], own[1], pushed[1], own[2], pushed[2])]
+    own = [f"{name}:{tag}" for name in ("r.example/r", "r.example/team/a", "s.example/b")]
+    assert embed.engine.pushed == own[:1], "the fake is one registry for all hosts"
+    assert embed.engine.known.moved == ["1", "2"]
+    names = (own[0], own[1], "r.example/team/a:1", own[2], "s.example/b:2")
+    assert document["pushed"] == [f"{name}@{MANIFEST}" for name in names]
     assert set(embed.engine.images) == {"r:full", document["name"], "team/a:1", "s.example/b:2"}
     again = found(embed(*words))
-    assert (again["work"], len(embed.engine.pushed)) == (False, 3)
+    assert (again["work"], len(embed.engine.known.moved)) == (False, 2)
     (made,) = embedded_models(embed.folder())
     assert [one.digests for one in made.places] == [dict.fromkeys((tag, *more), MANIFEST) for more in ("", "1", "2")]
     embed.engine.known.held.pop("1")
     assert found(embed(*words))["work"] is True, "the registry had lost it"
-    assert embed.engine.pushed[3:] == ["r.example/team/a:1"]
+    assert embed.engine.known.moved[2:] == ["1"]
 
 
 @dataclass

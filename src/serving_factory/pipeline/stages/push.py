@@ -147,7 +147,7 @@ def push_to(
     name: ImageName,
     *,
     image: str,
-    full: Sequence[str] = (),  # tags that name one image for ever
+    full: Sequence[str],  # tags that name one image for ever; at least one
     aliases: Sequence[str] = (),  # tags that move on, but to no earlier release
     others: Sequence[str] = (),  # tags that move in any case
     local: str,  # the repository whose names stay in the engine
@@ -162,20 +162,15 @@ def push_to(
     not_moved: dict[str, str] = {}
     signed: dict[str, str] = {}
     blobs = 0
-
-    def push_tag(tag: str) -> None:
-        nonlocal blobs
-        pushed = _push_tag(job, name, image, tag, local=local, progress=progress)
-        digests[tag] = pushed.digest
-        blobs += pushed.pushed_layers
-        _confirm(job, registry, name, tag, pushed.digest)
-
     for tag in full:
         if held := _held_already(job, registry, name, tag, image):
             digests[tag] = held
             _forget_name(job, name, tag, local=local)  # of a push that was killed when the registry had all
         else:
-            push_tag(tag)
+            pushed = _push_tag(job, name, image, tag, local=local, progress=progress)
+            digests[tag] = pushed.digest
+            blobs += pushed.pushed_layers
+            _confirm(job, registry, name, tag, pushed.digest)
         if job.site.signer and digests[tag] not in signed.values():
             progress(f"sign {digests[tag]}")
             _sign(job, registry, name, digests[tag], image=image if proven else "", model=model)
@@ -183,12 +178,10 @@ def push_to(
     for tag in (*aliases, *others):
         if tag in aliases and (later := _later_release(job, registry, name, tag)):
             not_moved[tag] = later
-        elif signed:
-            # What the engine pushes may have another digest than before: an alias must have one that is signed.
-            digests[tag] = next(iter(signed.values()))
-            _move(job, registry, name, tag, digests[tag])
         else:
-            push_tag(tag)
+            # What the engine pushes may have another digest than before: an alias must have the one that is signed.
+            digests[tag] = digests[full[0]]
+            _move(job, registry, name, tag, digests[tag])
     return Place(
         registry=name.registry,
         repository=name.repository,
