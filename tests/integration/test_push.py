@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import json
 import re
 import socket
 import subprocess
@@ -61,6 +62,16 @@ def sent(proxy: FaultyProxy, what: str) -> list[str]:
     return [path for method, path in proxy.requests if method in SENDING and f"/{what}/" in path]
 
 
+def make_again(checkout: Checkout) -> None:
+    """Have the engine, and the record, have another image with all that the packaged one has, but its time."""
+    record = checkout.record(V1, "package")
+    container = docker("create", record["outputs"]["image"]).strip()
+    record["outputs"]["image"] = docker("commit", container).strip()
+    docker("rm", container)
+    checkout.record_file(V1, "package").write_text(json.dumps(record), encoding="utf-8")
+    checkout.claim_names(V1)
+
+
 @pytest.mark.usefixtures("logged_in")
 def test_full_tags_go_first_and_the_registry_confirms(
     checkout: Checkout, local_registry: LocalRegistry, faulty_proxy: FaultyProxy
@@ -87,6 +98,14 @@ def test_full_tags_go_first_and_the_registry_confirms(
     checkout.record_file(V1, "push").unlink()
     assert checkout.run(*push).built().stages(V1) == {"push": "finished"}
     assert sent(faulty_proxy, "blobs") == []
+    assert checkout.record(V1, "push")["outputs"]["places"][0]["digests"] == outputs["digests"]
+
+    # A clean runner makes another image of the same content, and no error of it.
+    make_again(checkout)
+    checkout.record_file(V1, "push").unlink()
+    faulty_proxy.requests.clear()
+    assert checkout.build_one("--registry", faulty_proxy.host).built().stages(V1)["push"] == "finished"
+    assert {path for what in ("blobs", "manifests") for path in sent(faulty_proxy, what)} == set()
     assert checkout.record(V1, "push")["outputs"]["places"][0]["digests"] == outputs["digests"]
 
 

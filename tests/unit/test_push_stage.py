@@ -22,6 +22,7 @@ from serving_factory.errors import (
 )
 from serving_factory.pipeline.job import Job, Site
 from serving_factory.pipeline.records import Record, write_record
+from serving_factory.pipeline.stages.package import PACKAGE_KEY_LABEL
 from serving_factory.pipeline.stages.push import PUSH, try_pushes
 from serving_factory.recipes.labels import RELEASE_LABEL
 from serving_factory.recipes.recipe import recipe_for
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 IMAGE, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 MANIFEST, OLD = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 BOTH = ("r.example/team", "s.example")
+LABELS = {PACKAGE_KEY_LABEL: "a key", "org.serving-factory.binary.sha256": "b" * 64}
 FULL, ALIASES = "2.19.1-cpu-v1-0123", ["2.19.1-cpu", "latest"]
 
 
@@ -85,6 +87,10 @@ class FakeEngine:
 
     def registry(self, host: str, **_: object) -> FakeRegistry:
         return self.known if host == "r.example" else self.others[host]
+
+    def image_labels(self, image: str) -> dict[str, str]:
+        assert image == IMAGE
+        return LABELS
 
     def tag(self, _image: str, repository: str, tag: str) -> None:
         self.names.add(f"{repository}:{tag}")
@@ -167,9 +173,31 @@ def test_a_full_tag_that_is_there_is_no_work(job: Job, engine: FakeEngine, held:
     assert outputs["digests"] == dict.fromkeys([FULL, *ALIASES], held)
 
 
+def test_what_another_machine_made_of_the_same_stays(job: Job, engine: FakeEngine) -> None:
+    """As a clean runner does each night: only the times in its image are others."""
+    engine.known.held, engine.known.configs, engine.known.labelled = {FULL: OLD}, {OLD: OTHER}, {OLD: LABELS}
+    assert run(job)["digests"] == dict.fromkeys([FULL, *ALIASES], OLD)
+    assert engine.pushed == []
+
+
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_what_a_run_left_that_ended_before_it_signed_is_replaced(
+    job: Job, engine: FakeEngine, signer: FakeSigner, *, is_signed: bool
+) -> None:
+    engine.known.held, engine.known.configs, engine.known.labelled = {FULL: OLD}, {OLD: OTHER}, {OLD: LABELS}
+    signer.signed |= {OLD} if is_signed else set()
+    digest = OLD if is_signed else MANIFEST
+    assert run(job)["digests"] == dict.fromkeys([FULL, *ALIASES], digest)
+    assert engine.pushed == ([] if is_signed else [FULL])
+    assert digest in signer.signed
+
+
+@pytest.mark.parametrize("labels", [{}, {PACKAGE_KEY_LABEL: "another"}, LABELS | {"model": "x"}])
 @pytest.mark.parametrize("configs", [{OLD: OTHER}, {}])
-def test_a_full_tag_names_one_image_for_ever(job: Job, engine: FakeEngine, configs: dict[str, str]) -> None:
-    engine.known.held = {FULL: OLD, "latest": OLD}
+def test_a_full_tag_names_one_image_for_ever(
+    job: Job, engine: FakeEngine, configs: dict[str, str], labels: dict[str, str]
+) -> None:
+    engine.known.held, engine.known.labelled = {FULL: OLD, "latest": OLD}, {OLD: labels}
     engine.known.configs = configs
     with pytest.raises(TagTakenError) as caught:
         run(job)

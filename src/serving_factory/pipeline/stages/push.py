@@ -17,7 +17,7 @@ from serving_factory.errors import RegistryError, TagTakenError, UsageError
 from serving_factory.pipeline.job import VARIANT_LABEL, Job, Progress, Stage
 from serving_factory.pipeline.records import Outputs
 from serving_factory.pipeline.retry import Result, asking_again
-from serving_factory.pipeline.stages.package import PACKAGE, Packaged
+from serving_factory.pipeline.stages.package import PACKAGE, PACKAGE_KEY_LABEL, Packaged
 from serving_factory.pipeline.stages.smoke import SMOKE
 from serving_factory.recipes.labels import RELEASE_LABEL
 from serving_factory.recipes.recipe import Recipe
@@ -245,12 +245,23 @@ def _held_already(job: Job, registry: Registry, name: ImageName, tag: str, image
     config = _asking(job, lambda: registry.config_digest(name.repository, held))
     if config == image:
         return held
+    if _same_content(job, registry, name, held, image):
+        # Made on another machine, or before a clean runner began: what it is called and all that decides it are equal.
+        signer = job.site.signer
+        signed = signer is None or _asking(job, lambda: signer.is_signed(registry, name.repository, held))
+        return held if signed else None  # one that was never signed was never published: a run ended before that
     raise TagTakenError(
         f"{name}:{tag} is another image in the registry, and a full tag names one image for ever",
         why=f"the registry holds {held}{f' (image {config})' if config else ''}\nto be pushed is the image {image}",
-        remedy="put {image} into the full tags at `image: {tags: [...]}` in the matrix file; where it is there, the "
-        "other image is another machine's: push from that one, or delete the tag in the registry if nothing uses it",
+        remedy="put {image} into the full tags at `image: {tags: [...]}` in the matrix file, so that other content has "
+        "another tag; or delete the tag in the registry if nothing uses it",
     )
+
+
+def _same_content(job: Job, registry: Registry, name: ImageName, held: str, image: str) -> bool:
+    """Whether an image in the registry was made of the same as one in the engine, at another time."""
+    there = _asking(job, lambda: registry.labels(name.repository, held))
+    return PACKAGE_KEY_LABEL in there and there == job.site.engine.image_labels(image)
 
 
 def _push_tag(job: Job, name: ImageName, image: str, tag: str, *, local: str, progress: Progress) -> PushResult:
