@@ -333,4 +333,4 @@ def push_stage(name: str, made: Stage[Packaged], *, version: int) -> Stage[Pushe
     )
 
 
-PUSH = push_stage("push", PACKAGE, version=3)
+PUSH = push_stage("push", PACKAGE, version=4)
