@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from serving_factory.commands.keys import checker_of, keys, signer_of
-from serving_factory.docker.referrers import Artifact, attach, fallback_tag, referrers_of
+from serving_factory.docker.referrers import Artifact, add_layer, attach, fallback_tag, referrers_of
 from serving_factory.docker.registry import INDEX
 from serving_factory.errors import (
     FactoryError,
@@ -45,6 +45,7 @@ from .matrices import document, load
 
 IMAGE = "application/vnd.oci.image.manifest.v1+json"
 DSSE = "application/vnd.dsse.envelope.v1+json"
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 REPOSITORY = "team/serving"
 
 
@@ -396,8 +397,7 @@ def put_bundle(registry: ByteRegistry, digest: str, key: PrivateKey, predicate: 
     del registry.tags[fallback_tag(digest)]
     _, content = registry.manifests[registry.tags.pop(fallback_tag(digest, ".att"))]
     envelope = json.loads(registry.blobs[json.loads(content)["layers"][0]["digest"]])
-    kind = "application/vnd.dev.sigstore.bundle.v0.3+json"
-    bundle = Artifact(media_type=kind, content=json.dumps({"mediaType": kind, "dsseEnvelope": envelope}).encode())
+    bundle = Artifact(media_type=BUNDLE, content=json.dumps({"mediaType": BUNDLE, "dsseEnvelope": envelope}).encode())
     attach(registry.client, REPOSITORY, digest, bundle)
 
 
@@ -413,6 +413,37 @@ def test_a_bundle_that_says_something_else_is_no_signature(
     put_bundle(registry, digest, key, "https://cosign.sigstore.dev/attestation/vuln/v1")
     with pytest.raises(SignatureError, match="is not signed"):
         require_signed(registry.client, REPOSITORY, digest, key.public)
+
+
+ENVELOPE = {"payloadType": "application/vnd.in-toto+json", "payload": "e30=", "signatures": [{"sig": "e30="}]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b" " * (5 * 2**20),
+        b"[1]",
+        b'{"dsseEnvelope": [1]}',
+        json.dumps({"dsseEnvelope": {**ENVELOPE, "payload": "\u00e9"}}).encode(),
+        json.dumps({"dsseEnvelope": {**ENVELOPE, "signatures": [{"sig": "\u00e9"}, 3]}}).encode(),
+    ],
+)
+def test_what_others_attach_hides_no_signature(
+    registry: ByteRegistry, digest: str, key: PrivateKey, content: bytes
+) -> None:
+    """Damaged, or larger than any signature, such as the report of a scan."""
+    attach(registry.client, REPOSITORY, digest, Artifact(media_type=BUNDLE, content=content))
+    odd = {"dev.cosignproject.cosign/signature": "\u00e9"}
+    add_layer(
+        registry.client,
+        REPOSITORY,
+        fallback_tag(digest, ".sig"),
+        Artifact(media_type="application/x-any", content=content, annotations=odd),
+    )
+    assert not is_signed(registry.client, REPOSITORY, digest, key.public)
+    assert KeySigner(key).sign(registry.client, REPOSITORY, digest)
+    require_signed(registry.client, REPOSITORY, digest, key.public)
 
 
 def command(registry: ByteRegistry, code: str) -> tuple[str, ...]:

@@ -379,8 +379,13 @@ class Registry:
         return True
 
     def small_blob(self, repository: str, digest: str) -> bytes | None:
-        """Fetch a blob of a few MiB at most, and do not compare its digest; None if there is none."""
-        answer = self._pull("GET", f"{repository}/blobs/{digest}")
+        """Fetch a blob, and do not compare its digest; None if there is none, or it has more than a few MiB."""
+        try:
+            answer = self._pull("GET", f"{repository}/blobs/{digest}")
+        except RegistryError as error:
+            if isinstance(error.__cause__, NoAnswerError) and error.__cause__.trouble is Trouble.TOO_BIG:
+                return None  # what others keep beside an image, such as the report of a scan, is of no concern here
+            raise
         return None if answer is None else answer.body
 
     def put_blob(self, repository: str, content: bytes) -> str:
