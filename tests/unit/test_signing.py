@@ -505,6 +505,8 @@ def test_what_checks_a_variant_is_what_the_matrix_file_says(tmp_path: Path, key:
     sign = ["cosign", "sign", "{image}"]
     public = tmp_path / "cosign.pub"
     assert (found(), found(command=sign), found(key=str(tmp_path / "cosign.key"))) == (None, None, None)
+    with pytest.raises(SigningKeyError, match="cannot be read"):
+        found(command=sign, public_key=str(public))
     public.write_bytes(key.public.pem())
     for signing in ({"key": str(tmp_path / "cosign.key")}, {"command": sign, "public_key": str(public)}):
         by = found(**signing)

@@ -89,9 +89,11 @@ def checker_of(matrix: Matrix) -> Checker | None:
     signing = matrix.signing
     if signing.verify:
         return CommandCheck(signing.verify)
-    named = signing.public_key or (Path(signing.key).with_suffix(".pub") if signing.key else "")
-    file = matrix.file.parent / named
-    return PublicKey.read(file) if file.is_file() else None
+    folder = matrix.file.parent
+    if signing.public_key:
+        return PublicKey.read(folder / signing.public_key)
+    beside = (folder / signing.key).with_suffix(".pub") if signing.key else None
+    return PublicKey.read(beside) if beside and beside.is_file() else None
 
 
 def _password(file: Path) -> bytes:
