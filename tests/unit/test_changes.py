@@ -165,6 +165,16 @@ def test_the_text_is_markdown() -> None:
     )
 
 
+def test_what_an_image_says_writes_no_lines_of_its_own() -> None:
+    odd = replace(NEW, name="serving:new (linux\n## x)", labels={**OLD.labels, "a\n\n# b": "c\r\x1b[31md\n# e|f"})
+    text = changes_text(compare_facts(OLD, odd))
+    assert [line for line in text.splitlines() if line.startswith("#")] == [
+        "## serving:new (linux ## x) since serving:old"
+    ]
+    assert "| label a  # b | none | d # e\\|f |\n" in text
+    assert "because of: label a  # b." in text
+
+
 def engine_with(facts: bytes) -> Engine:
     engine = SimpleNamespace(
         image_id=lambda name: None if name == "gone" else "sha256:new",

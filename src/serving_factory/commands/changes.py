@@ -13,7 +13,7 @@ from serving_factory.commands.plan import site_of
 from serving_factory.commands.shared import Asked, progress, show
 from serving_factory.docker.registry import DIGEST, ImageName, listed, names_registry
 from serving_factory.errors import ArtifactError, NotBuiltError, UsageError
-from serving_factory.output.text import count, size
+from serving_factory.output.text import clean, count, size
 from serving_factory.pipeline.job import Site
 from serving_factory.pipeline.stages.package import PACKAGE
 from serving_factory.proofs.described import IMAGE_JSON
@@ -245,13 +245,13 @@ def _differ(kind: str, before: Mapping[str, str | None], after: Mapping[str, str
 def _text(found: Compared | Change) -> str:
     if isinstance(found, Compared):
         return changes_text(found)
-    return f"## {found.after or found.before} ({found.name}): {'new' if found.after else 'not there any more'}\n"
+    return f"## {found.after or found.before} ({clean(found.name)}): {'new' if found.after else 'not there any more'}\n"
 
 
 def changes_text(compared: Compared) -> str:
     """The comparison as Markdown, for a release note."""
     before, after = compared.before, compared.after
-    text = f"## {after.name} since {before.name}\n\n"
+    text = f"## {clean(after.name)} since {clean(before.name)}\n\n"
     if not compared.image_reasons:
         return f"{text}Nothing changed: both are {after.image}.\n"
     text += f"`{before.image}`, {size(before.size)}, became `{after.image}`, {size(after.size)}.\n\n"
@@ -261,7 +261,7 @@ def changes_text(compared: Compared) -> str:
         text += f"- Another binary, because of: {', '.join(compared.binary_reasons)}.\n"
     else:
         text += "- The same binary.\n"
-    text += f"- Another image, because of: {', '.join(compared.image_reasons)}.\n"
+    text += f"- Another image, because of: {', '.join(map(clean, compared.image_reasons))}.\n"
     if compared.changes:
         text += "\n| what | before | after |\n|---|---|---|\n"
     for one in compared.changes:
@@ -271,4 +271,4 @@ def changes_text(compared: Compared) -> str:
 
 
 def _cell(value: str | None) -> str:
-    return "none" if value is None else value.replace("|", "\\|").replace("\n", " ")
+    return "none" if value is None else clean(value).replace("|", "\\|")
