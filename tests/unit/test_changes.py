@@ -24,6 +24,7 @@ from serving_factory.errors import (
     UnknownNameError,
     UsageError,
 )
+from serving_factory.proofs.described import IN_TOTO, SBOM
 from serving_factory.proofs.facts import ImageFacts, facts_in_engine
 
 from .byte_registry import ByteRegistry
@@ -304,6 +305,9 @@ def test_two_images_of_a_registry_are_read_there(registry: ByteRegistry, capsys:
         "images": [pair | {"before": pair["before"] | {"name": f"{place}@{old}"}}]
     }
     assert changed(capsys, f"{place}:old", f"{place}@{old}")["images"][0]["image_reasons"] == []
+    for kind in (SBOM, IN_TOTO):  # such as the SBOM that a scanner attached
+        attach(registry.client, REPOSITORY, new, Artifact(media_type=kind, content=b'{"components": [{"name": "a"}]}'))
+    assert changed(capsys, f"{place}:old", f"{place}:new") == document
 
 
 def test_what_an_upper_layer_removes_of_the_packages_is_not_there(

@@ -421,6 +421,17 @@ def test_an_sbom_may_say_anything(registry: ByteRegistry) -> None:
     assert checks(registry, key=None)["sbom"].verdict is Verdict.FAILED
 
 
+@pytest.mark.parametrize("kind", [SBOM, IN_TOTO])
+@pytest.mark.parametrize("content", [b'{"bomFormat": "CycloneDX"}', b"{"])
+def test_documents_of_others_beside_ours_do_no_harm(registry: ByteRegistry, kind: str, content: bytes) -> None:
+    """Such as the SBOM that a scanner attached."""
+    digest = PublishedImage().publish(registry)
+    attach(registry.client, REPOSITORY, digest, Artifact(media_type=kind, content=content))
+    for key in (KEY.public, None):
+        found = checks(registry, key=key)
+        assert {found[name].verdict for name in ("sbom", "provenance")} == {Verdict.OK}
+
+
 def test_a_layer_that_fails_ends_the_others() -> None:
     """As Ctrl-C does: they may be large."""
     began, ended = Event(), Event()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.referrers import document_of, referrers_of
@@ -26,6 +26,7 @@ from serving_factory.proofs.image import (
 
 _STATUS, _STATUS_FOLDER = DPKG_RECORDS[0].removeprefix("/"), f"{DPKG_RECORDS[1].removeprefix('/')}/"
 _OURS = "name an image that this factory made"
+Said = TypeVar("Said")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,6 @@ def facts_in_registry(held: RegistryImage, known: dict[str, Layer]) -> ImageFact
                 f"{name} cannot be read", why=f"the layer {layer.digest}: {layer.trouble}", remedy=_OURS
             )
         known[layer.digest] = layer
-    documents = _proofs(held)
     try:
         return ImageFacts(
             name=name,
@@ -127,8 +127,8 @@ def facts_in_registry(held: RegistryImage, known: dict[str, Layer]) -> ImageFact
             labels=image.labels,
             facts=image.image_json if image.uppermost(IMAGE_FILE) else {},
             packages=_packages(image),
-            externals=_externals(documents[SBOM]) if SBOM in documents else None,
-            factory=_factory(documents[IN_TOTO]) if IN_TOTO in documents else None,
+            externals=_said(held, SBOM, _externals),
+            factory=_said(held, IN_TOTO, _factory),
         )
     except (WrongError, AbsentError) as error:
         raise ArtifactError(f"{name} cannot be read", why=str(error), remedy=_OURS) from error
@@ -145,25 +145,27 @@ def _packages(image: Image) -> Mapping[str, str]:
     return {one.name: one.version for one in packages_in({path: file.content for path, file in files.items()})}
 
 
-def _proofs(held: RegistryImage) -> Mapping[str, Mapping[str, Any]]:
-    """SBOM and provenance, the last of each; no signature is checked."""
-    found = {}
+def _said(held: RegistryImage, kind: str, read: Callable[[Mapping[str, Any]], Said | None]) -> Said | None:
+    """What the last of the factory's documents of a kind says; no signature is checked."""
+    found = None
     for one in referrers_of(held.registry, held.repository, held.manifest.digest):
-        if one.artifact_type in {SBOM, IN_TOTO} and (document := document_of(held.registry, held.repository, one)):
-            found[one.artifact_type] = document
+        if one.artifact_type == kind and (document := document_of(held.registry, held.repository, one)):
+            said = read(document)
+            found = found if said is None else said
     return found
 
 
-def _externals(sbom: Mapping[str, Any]) -> Mapping[str, str]:
-    """What Bazel compiled in: by commit or tag, else by the checksum of its archive."""
+def _externals(sbom: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """What Bazel compiled in: by commit or tag, else by the checksum of its archive; None of an SBOM of others."""
     found = {}
-    for one in listed(sbom.get("components")):
+    components = listed(sbom.get("components"))
+    for one in components:
         if str(one.get("bom-ref")).startswith("bazel:"):
             hashes = [
                 hashed for place in listed(one.get("externalReferences")) for hashed in listed(place.get("hashes"))
             ]
             found[str(one.get("name"))] = str(one.get("version") or (hashes[0].get("content") if hashes else ""))
-    return found
+    return found if any(one.get("bom-ref") == "binary" for one in components) else None
 
 
 def _factory(provenance: Mapping[str, Any]) -> str | None:

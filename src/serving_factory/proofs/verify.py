@@ -240,25 +240,33 @@ def _signature(seen: Evidence) -> str:
     return f"of the key sha256:{key.fingerprint}" if isinstance(key, PublicKey) else way(key)
 
 
-def _proof(seen: Evidence, kind: str, what: str) -> Mapping[str, Any]:
-    """The document of a referrer, with a signature of its own where a key is given."""
+def _proof(seen: Evidence, kind: str, what: str, look: Callable[[Evidence, Mapping[str, Any]], str]) -> str:
+    """Look at a referrer's document, with a signature of its own where a key is given; one of several must pass."""
     repository = seen.asked.name.repository
     found = [one for one in seen.referrers if one.artifact_type == kind]
     key = seen.asked.key
     if not found:
         # Who has the key knows that a signed image has both: so that they were removed.
         raise (WrongError if key else AbsentError)(f"the registry has no {what} of it")
-    signed = [one for one in found if key is None or is_signed(seen.registry, repository, one.digest, key)]
-    if key and not signed:
-        raise WrongError(f"the {what} is not signed {way(key)}")
-    document = document_of(seen.registry, repository, signed[-1])
-    if document is None:
-        raise WrongError(f"the {what} is damaged")
-    return document
+    if key:
+        found = [one for one in found if is_signed(seen.registry, repository, one.digest, key)]
+        if not found:
+            raise WrongError(f"the {what} is not signed {way(key)}")
+    fault: AbsentError | WrongError = WrongError(f"the {what} is damaged")
+    for one in found:
+        try:
+            if document := document_of(seen.registry, repository, one):
+                return look(seen, document)
+        except (AbsentError, WrongError) as error:
+            fault = error
+    raise fault
 
 
 def _sbom(seen: Evidence) -> str:
-    document = _proof(seen, SBOM, "SBOM")
+    return _proof(seen, SBOM, "SBOM", _about_image)
+
+
+def _about_image(seen: Evidence, document: Mapping[str, Any]) -> str:
     about = members(members(document.get("metadata")).get("component"))
     hashes = [one.get("content") for one in listed(about.get("hashes"))]
     if seen.image.manifest.digest.partition(":")[2] not in hashes:
@@ -271,7 +279,10 @@ def _sbom(seen: Evidence) -> str:
 
 
 def _provenance(seen: Evidence) -> str:
-    statement = _proof(seen, IN_TOTO, "provenance")
+    return _proof(seen, IN_TOTO, "provenance", _made)
+
+
+def _made(seen: Evidence, statement: Mapping[str, Any]) -> str:
     if seen.image.manifest.digest not in subjects_of(statement):
         raise WrongError("the provenance is about another image")
     try:
