@@ -16,7 +16,7 @@ from typing import cast
 
 from serving_factory.docker.buildx import BuildFailed, BuildRequest
 from serving_factory.docker.engine import ContainerSpec
-from serving_factory.docker.registry import ImageName
+from serving_factory.docker.registry import ImageName, names_registry
 from serving_factory.errors import ModelError, NotBuiltError, PackageError, UsageError, cleaned_up
 from serving_factory.inspection.device_code import not_named
 from serving_factory.matrix.words import is_tag
@@ -26,7 +26,7 @@ from serving_factory.pipeline.job import Job, Progress
 from serving_factory.pipeline.records import Outputs, Record, log_path, read_record, write_atomically, write_record
 from serving_factory.pipeline.stages.compile import BINARY, logged_build
 from serving_factory.pipeline.stages.package import PACKAGE, Packaged
-from serving_factory.pipeline.stages.push import Place, has_registry, holds, push_names, push_to
+from serving_factory.pipeline.stages.push import Place, holds, push_names, push_to
 from serving_factory.pipeline.stages.smoke import gpu_access
 from serving_factory.proofs.described import Model
 from serving_factory.recipes.recipe import key_of, render, short
@@ -400,7 +400,7 @@ def _places(
     for text in names:
         repository, tag = parse_name(text)
         # A name that begins with a registry goes there and nowhere else.
-        for name in push_names(repository, () if has_registry(repository) else registries):
+        for name in push_names(repository, () if names_registry(repository) else registries):
             places.setdefault(name, (repository, []))[1].append(tag)
     return places
 

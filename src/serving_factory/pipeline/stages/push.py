@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from packaging.version import InvalidVersion, Version
 
 from serving_factory.catalogue.levels import Level
-from serving_factory.docker.registry import ImageName
+from serving_factory.docker.registry import ImageName, names_registry
 from serving_factory.errors import RegistryError, TagTakenError, UsageError
 from serving_factory.pipeline.job import VARIANT_LABEL, Job, Progress, Stage
 from serving_factory.pipeline.records import Outputs
@@ -45,18 +45,12 @@ def push_name(repository: str, registry: str | None) -> ImageName:
                 remedy="write it like registry.example.com or 127.0.0.1:5000; `docker login` gives the password",
             )
         return ImageName.parse(f"{registry.rstrip('/')}/{repository}")
-    if has_registry(repository):
+    if names_registry(repository):
         return ImageName.parse(repository)
     raise UsageError(
         f"no registry to push {repository} to",
         remedy="give --registry HOST[:PORT], or begin image.repository in the matrix file with the registry's name",
     )
-
-
-def has_registry(repository: str) -> bool:
-    """Whether a repository's name begins with a registry's."""
-    first, slash, _ = repository.partition("/")
-    return bool(slash) and ("." in first or ":" in first or first == "localhost")
 
 
 def push_names(repository: str, registries: Sequence[str]) -> tuple[ImageName, ...]:
