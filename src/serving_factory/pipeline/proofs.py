@@ -32,7 +32,6 @@ from serving_factory.proofs.described import (
     packages_in,
 )
 from serving_factory.proofs.provenance import CYCLONEDX, provenance, statement
-from serving_factory.proofs.sbom import sbom
 from serving_factory.proofs.signatures import KeySigner, Signer, has_proofs
 from serving_factory.recipes.recipe import decides, key_of, short
 
@@ -47,6 +46,8 @@ def prove(
 ) -> None:
     """Attach SBOM and provenance to an image, and sign them and then the image, each once."""
     if not has_proofs(registry, repository, digest, signer):
+        from serving_factory.proofs.sbom import sbom  # its libraries take longer to import than an unchanged push
+
         name = f"{registry.host}/{repository}"
         about = described(job, name, digest, image=image, model=model)
         for kind, content in {SBOM: sbom(about), IN_TOTO: provenance(about)}.items():
