@@ -19,7 +19,7 @@ import pytest
 
 from serving_factory.docker import registry as registries
 from serving_factory.docker.http import Answer, Client, Patience
-from serving_factory.docker.registry import INDEX, Credentials, ImageName, Manifest, Registry, credentials_for
+from serving_factory.docker.registry import INDEX, Credentials, ImageName, Manifest, Memory, Registry, credentials_for
 from serving_factory.errors import (
     DockerSettingsError,
     FactoryError,
@@ -650,6 +650,36 @@ class TestHabits:
         assert held.media_type == INDEX
 
 
+class TestMemory:
+    """What one has learnt of a registry, the next one that asks it in the same run does not ask again."""
+
+    def test_what_is_not_asked_twice(self, fake: FakeRegistry) -> None:
+        digest = "sha256:" + hashlib.sha256(MANIFEST).hexdigest()
+
+        def handler(fake: FakeRegistry, request: Handler) -> None:
+            if request.path.startswith("/token") or request.authorization != "Bearer good":
+                wants_token(fake, request)
+            else:
+                request.reply(*((404, b"page not found") if "referrers" in request.path else (200, MANIFEST)))
+
+        fake.handler = handler
+        memory = Memory()
+        for _ in range(2):
+            registry = Registry(fake.host, memory=memory)
+            held = registry.manifest("a", digest)
+            assert held
+            assert (held.body, registry.small_blob("a", digest)) == (MANIFEST, MANIFEST)
+            assert registry.referrers("a", digest) is None
+            assert registry.manifest("a", "a-tag")
+            assert registry.manifest("a", DIGEST), "another content than its name says"
+        asked = [one.partition("?")[0] for one in fake.asked]
+        assert asked == [
+            *(f"GET /v2/a/manifests/{digest}", "GET /token", f"GET /v2/a/manifests/{digest}"),
+            *(f"GET /v2/a/blobs/{digest}", f"GET /v2/a/referrers/{digest}"),
+            *("GET /v2/a/manifests/a-tag", f"GET /v2/a/manifests/{DIGEST}") * 2,
+        ]
+
+
 class TestReferrers:
     """Distribution specification 1.1, "Listing Referrers"."""
 
@@ -695,6 +725,16 @@ class TestReferrers:
     def test_a_registry_that_keeps_none(self, fake: FakeRegistry, status: int) -> None:
         fake.handler = lambda _, request: request.reply(status)
         assert Registry(fake.host).referrers("a", DIGEST) is None
+
+    def test_one_manifest_without_a_list(self, fake: FakeRegistry) -> None:
+        pages = self.pages()
+        unknown = b'{"errors": [{"code": "MANIFEST_UNKNOWN"}]}'
+        fake.handler = lambda fake, request: (
+            pages(fake, request) if DIGEST in request.path else request.reply(404, unknown)
+        )
+        registry = Registry(fake.host)
+        assert registry.referrers("a", "sha256:" + "cd" * 32) is None
+        assert registry.referrers("a", DIGEST) == [{"digest": "0"}]
 
     @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"manifests": 7}'])
     def test_an_answer_that_is_no_list(self, fake: FakeRegistry, body: bytes) -> None:

@@ -11,6 +11,7 @@ import struct
 import tarfile
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from serving_factory.docker.host import GpuAccess, gpu_access
 from serving_factory.docker.http import Client, Patience
 from serving_factory.docker.process import Cancel, bounded
 from serving_factory.docker.push import THINKING, PushResult, Stream, read_push
-from serving_factory.docker.registry import ImageName, Registry, credentials_for, is_insecure
+from serving_factory.docker.registry import ImageName, Memory, Registry, credentials_for, is_insecure
 from serving_factory.errors import DiskFullError, EngineError, EngineUnavailableError, cleaned_up
 
 # The SDK's own, those of requests (which are OSErrors), and those of urllib3 that a broken stream raises.
@@ -124,6 +125,7 @@ class Engine:
         self._api = client.api
         self._containers = client.containers
         self._images = client.images
+        self._registries: defaultdict[str, Memory] = defaultdict(Memory)
 
     @classmethod
     def connect(cls, report: Callable[[str], object] = lambda _text: None) -> Self:
@@ -301,6 +303,7 @@ class Engine:
             credentials=credentials_for(host),
             insecure=is_insecure(host, self._info.get("RegistryConfig") or {}),
             client=Client(patience=Patience(cancel=cancel, report=report)),
+            memory=self._registries[host],
         )
 
     def push(

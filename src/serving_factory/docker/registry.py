@@ -57,6 +57,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]+")  # what a header may hold
 _CHALLENGE = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))|([A-Za-z][\w-]*)')
 _NEXT = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next\b', re.IGNORECASE)  # RFC 8288
 _PAGES = 100  # of one list
+_KEPT = 2**20  # bytes of a content that is not fetched twice
 _NOT_TAKEN = {400, 404, 405, 409, 412, 413, 415}  # what registries answer to a manifest that they do not take
 _BLOB_SECONDS = 3600.0  # for a blob, which may have gigabytes
 _TLS_TRIAL = 5.0  # seconds in which a registry that may go without TLS shows whether it speaks it
@@ -247,6 +248,16 @@ def digest_of(body: bytes) -> str:
     return f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
+@dataclass(slots=True)
+class Memory:
+    """What the answers of a registry have shown, for all that ask it in one run."""
+
+    base: str = ""  # of its addresses
+    accepted: dict[str, dict[str, str]] = field(default_factory=dict)  # scope → the header that it last accepted
+    lists_referrers: bool = True
+    contents: dict[str, Answer] = field(default_factory=dict)  # small ones, by their path, which has their digest
+
+
 class Registry:
     """One registry.
 
@@ -264,18 +275,23 @@ class Registry:
         credentials: Credentials | None = None,
         insecure: bool = False,
         client: Client | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.host = host
+        self._memory = memory or Memory()
         self._credentials = credentials
         self._insecure = insecure or is_loopback(host)
-        self._known: dict[str, dict[str, str]] = {}  # scope → the header that it last accepted
         self._server = "registry-1.docker.io" if host == DOCKER_HUB else host
         client, files = client or Client(), sorted((CERTIFICATES / host).glob("*.crt"))
         context = trusting_anyone() if self._insecure else trusting(client.route.ca_certificates, *files)
         self._client = replace(client, direct=is_loopback(host), context=context)
 
-    @cached_property
+    @property
     def _base(self) -> str:
+        self._memory.base = self._memory.base or self._found_base()
+        return self._memory.base
+
+    def _found_base(self) -> str:
         if self._insecure:
             patience = self._client.patience
             trial = replace(self._client, patience=replace(patience, each=min(_TLS_TRIAL, patience.each)))
@@ -344,6 +360,8 @@ class Registry:
     def referrers(self, repository: str, digest: str) -> list[Mapping[str, Any]] | None:
         """List what refers to a manifest, of all pages; None where the registry keeps no such list itself."""
         # Distribution specification, "Listing Referrers"
+        if not self._memory.lists_referrers:
+            return None
         url, found, asked = f"{self._base}{repository}/referrers/{digest}", [], set[str]()
         scope, stay = f"repository:{repository}:pull", replace(self._client, redirected=False)
         while url not in asked and len(asked) < _PAGES:
@@ -352,6 +370,8 @@ class Registry:
             page = (_object(answer.body) or {}).get("manifests") if answer.status == http.HTTPStatus.OK else None
             unknown = answer.status == http.HTTPStatus.NOT_IMPLEMENTED or not answer.is_fault
             if not asked and not isinstance(page, list) and unknown and answer.status not in DENIED:
+                # One that keeps lists, but none of this manifest, says so as a registry does.
+                self._memory.lists_referrers = _object(answer.body) is not None
                 return None
             self._check(answer)
             found += listed(page)
@@ -449,10 +469,15 @@ class Registry:
 
     def _pull(self, method: str, path: str) -> Answer | None:
         scope = f"repository:{re.split(r'/(?:manifests|blobs)/', path)[0]}:pull"
+        contents = self._memory.contents
+        if method == "GET" and path in contents:
+            return contents[path]
         answer, _ = self._ask(method, f"{self._base}{path}", scope, Accept=", ".join(MANIFESTS))
         if answer.status == http.HTTPStatus.NOT_FOUND:
             return None
         self._check(answer)
+        if method == "GET" and len(answer.body) <= _KEPT and path.endswith(digest_of(answer.body)):
+            contents[path] = answer
         return answer
 
     def _ask(
@@ -468,7 +493,7 @@ class Registry:
     ) -> tuple[Answer, dict[str, str]]:
         """Ask; and again, with authorization, where the registry requires it. Gives the headers of the last request."""
         headers |= {"Content-Type": content_type} if content_type else {}
-        headers |= self._known.get(scope, {})
+        headers |= self._memory.accepted.get(scope, {})
         answer = refused = self._open(method, url, headers, data, send)
         if answer.status == http.HTTPStatus.NOT_FOUND and self._credentials and "Authorization" not in headers:
             refused = self._welcome  # some hide from strangers that there is anything, and say here that they do
@@ -476,7 +501,7 @@ class Registry:
             headers |= self._authorized(refused, scope)
             answer = self._open(method, url, headers, data, send)
             if answer.status not in DENIED:
-                self._known[scope] = {"Authorization": headers["Authorization"]}
+                self._memory.accepted[scope] = {"Authorization": headers["Authorization"]}
         return answer, headers
 
     def _authorized(self, refused: Answer, scope: str) -> dict[str, str]:
