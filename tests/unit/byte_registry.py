@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from serving_factory.docker.registry import Registry
+from serving_factory.docker.registry import INDEX, Registry
 
 from .http_servers import QuietHandler, serving
 
@@ -76,6 +76,8 @@ class ByteRegistry:
         if match := re.fullmatch(r"/v2/.+/blobs/(sha256:[0-9a-f]{64})", path):
             content = self.blobs.get(match[1])
             return (404, b"", {}) if content is None else (200, content, {})
+        if self.keeps_referrers and (match := re.fullmatch(r"/v2/.+/referrers/(sha256:[0-9a-f]{64})", path)):
+            return self._referrers(match[1])
         if "/blobs/uploads/" in path:
             return self._upload(method, path, body)
         return (200 if path == "/v2/" else 404), b"", {}
@@ -97,6 +99,16 @@ class ByteRegistry:
         self.put(reference, kind, body)
         self.after_put(reference)
         return 201, b"", {"OCI-Subject": "sha256:1"} if self.keeps_referrers else {}
+
+    def _referrers(self, subject: str) -> tuple[int, bytes, Mapping[str, str]]:
+        """The list, with the type of each configuration in place of the artifact's, as go-containerregistry has it."""
+        documents = {digest: json.loads(content) for digest, (_, content) in self.manifests.items()}
+        found = [
+            {"digest": digest, "artifactType": document["config"]["mediaType"]}
+            for digest, document in documents.items()
+            if document.get("subject", {}).get("digest") == subject
+        ]
+        return 200, json.dumps({"manifests": found}).encode(), {"Content-Type": INDEX}
 
     def _manifest(self, reference: str) -> tuple[int, bytes, Mapping[str, str]]:
         digest = self.tags.get(reference, reference)

@@ -248,7 +248,7 @@ def world(recipes: list[Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     about = described(digest=digest_of(manifest(digest_of(CONFIG), digest_of(LAYER))))
     document = sbom(about)  # whose check against CycloneDX's schema takes longer than all requests
     monkeypatch.setattr("serving_factory.pipeline.proofs.described", lambda *_, **__: about)
-    monkeypatch.setattr("serving_factory.pipeline.proofs.sbom", lambda _: document)
+    monkeypatch.setattr("serving_factory.proofs.sbom.sbom", lambda _: document)
     monkeypatch.setattr(os, "fsync", lambda _: None)
     return make
 

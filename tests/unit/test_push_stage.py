@@ -50,6 +50,7 @@ class FakeRegistry:
     refuses: FactoryError | None = None
     tried: list[str] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
+    lag: int = 0  # how many looks at what was pushed find nothing yet
 
     def try_push(self, repository: str) -> None:
         self.tried.append(repository)
@@ -57,6 +58,9 @@ class FakeRegistry:
             raise self.refuses
 
     def manifest_digest(self, _repository: str, reference: str) -> str | None:
+        if reference in self.held and self.lag:
+            self.lag -= 1
+            return None
         return self.held.get(reference)
 
     def config_digest(self, _repository: str, digest: str) -> str:
@@ -254,6 +258,7 @@ def test_no_alias_moves_to_what_is_not_signed(job: Job, engine: FakeEngine, sign
 def test_an_alias_that_someone_else_moves_at_the_same_time_is_an_error(
     job: Job, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("serving_factory.docker.process.Cancel.wait", lambda *_: None)
     monkeypatch.setattr(engine.known, "put_manifest", lambda *_: engine.known.held.update(latest=OLD))
     with pytest.raises(RegistryError, match="someone else pushes the same tag"):
         run(job)
@@ -354,7 +359,18 @@ def test_nothing_is_pushed_where_the_registry_refuses(job: Job, engine: FakeEngi
     assert engine.pushed == []
 
 
-def test_the_registry_must_hold_what_was_pushed(job: Job, engine: FakeEngine) -> None:
+def test_a_registry_may_show_what_was_pushed_after_a_while(
+    job: Job, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused: list[float] = []
+    monkeypatch.setattr("serving_factory.docker.process.Cancel.wait", lambda _, seconds: paused.append(seconds))
+    engine.known.lag = 3
+    run(job)
+    assert sum(paused) > 3
+
+
+def test_the_registry_must_hold_what_was_pushed(job: Job, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving_factory.docker.process.Cancel.wait", lambda *_: None)
     engine.lies = True
     with pytest.raises(RegistryError, match="holds nothing"):
         run(job)

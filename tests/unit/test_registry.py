@@ -628,6 +628,13 @@ class TestHabits:
         with pytest.raises(RegistryError, match="to no HTTPS address"):
             Registry("r.example", client=Fixed()).put_blob("a", b"content")
 
+    @pytest.mark.parametrize("status", [405, 501])
+    def test_one_without_head(self, fake: FakeRegistry, status: int) -> None:
+        fake.handler = lambda _, request: (
+            request.reply(status) if request.command == "HEAD" else request.reply(200, MANIFEST)
+        )
+        assert Registry(fake.host).manifest_digest("a", "1") == f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
+
     def test_a_greeting_that_calls_itself_html(self, fake: FakeRegistry) -> None:
         version = {"Docker_Distribution_API_Version": "registry/2.0"}
         fake.handler = lambda _, request: request.reply(200, b"true", Content_Type="text/html", **version)

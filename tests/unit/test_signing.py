@@ -533,10 +533,29 @@ def test_artifacts_refer_to_a_manifest(registry: ByteRegistry, digest: str, list
     attached = [attach(registry.client, REPOSITORY, digest, one) for one in (PAPER, LEAF, PAPER)]
     assert attached[0] == attached[2]
     assert (fallback_tag(digest) in registry.tags) is not listed
-    if not listed:
-        found = list(referrers_of(registry.client, REPOSITORY, digest))
-        assert [one.artifact_type for one in found] == ["application/x-paper", "application/x-leaf"]
-        assert [one.digest for one in found] == attached[:2]
+    found = list(referrers_of(registry.client, REPOSITORY, digest))
+    assert [one.artifact_type for one in found] == ["application/x-paper", "application/x-leaf"]
+    assert [one.digest for one in found] == attached[:2]
+
+
+def test_a_registry_that_only_says_that_it_keeps_the_list(registry: ByteRegistry, digest: str) -> None:
+    registry.keeps_referrers, registry.refuses = True, "GET .*/referrers/"
+    attached = attach(registry.client, REPOSITORY, digest, PAPER)
+    assert [one.digest for one in referrers_of(registry.client, REPOSITORY, digest)] == [attached]
+
+
+def test_what_was_written_is_waited_for(registry: ByteRegistry, digest: str) -> None:
+    """As long as the registry still shows what was before."""
+    tag, stale = fallback_tag(digest), [3]
+
+    def lag(reference: str) -> None:
+        if reference == tag and stale:
+            stale.pop()
+            registry.tags.pop(tag)
+
+    registry.after_put = lag
+    attach(registry.client, REPOSITORY, digest, PAPER)
+    assert len(list(referrers_of(registry.client, REPOSITORY, digest))) == 1
 
 
 def test_a_list_of_cosign_3_is_read_although_it_says_another_type(
@@ -568,7 +587,9 @@ def test_two_writers_lose_nothing(registry: ByteRegistry, digest: str) -> None:
     assert len(list(referrers_of(registry.client, REPOSITORY, digest))) == 2
 
 
-def test_a_list_that_never_keeps_an_entry(registry: ByteRegistry, digest: str) -> None:
+def test_a_list_that_never_keeps_an_entry(registry: ByteRegistry, digest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving_factory.docker.referrers._PAUSE", 0)
+
     def forget(reference: str) -> None:
         registry.tags.pop(reference, None)
 
@@ -597,5 +618,5 @@ def test_the_registry_reads_the_fallback_tag_as_the_digest(registry: ByteRegistr
 
 
 def test_nothing_is_attached_to_nothing(registry: ByteRegistry) -> None:
-    with pytest.raises(RegistryError, match="to attach anything to"):
+    with pytest.raises(RegistryFaultError, match="to attach anything to"):
         attach(registry.client, REPOSITORY, "sha256:" + "0" * 64, PAPER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ _CONFIG = "application/vnd.oci.image.config.v1+json"
 _EMPTY = b"{}"  # image specification, "Guidance for an Empty Descriptor"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _ATTEMPTS = 8  # writers of one tag that get in each other's way
+_PAUSE = 0.1  # seconds; it doubles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ def attach(registry: Registry, repository: str, subject: str, artifact: Artifact
     """Store a document as a referrer of a manifest, once; give the referrer's digest."""
     held = registry.manifest(repository, subject)
     if held is None:
-        raise RegistryError(
+        raise RegistryFaultError(  # some show what was pushed only after a while
             f"The registry {registry.host} has no {repository}@{subject} to attach anything to.",
             remedy="Push the image first.",
         )
@@ -64,7 +66,8 @@ def attach(registry: Registry, repository: str, subject: str, artifact: Artifact
     )
     with _refused(registry, "a manifest with a subject"):
         answer = registry.put_manifest(repository, made.digest, made)
-    if "oci-subject" not in answer:  # the registry does not keep the list itself, so the client does
+    # Where the registry does not keep the list itself, the client does. Some say that they do, and do not.
+    if "oci-subject" not in answer or registry.referrers(repository, subject) is None:
         listed = {**descriptor(IMAGE, made.digest, len(made.body)), "artifactType": artifact.media_type}
         _append(registry, repository, fallback_tag(subject), _listing(listed, subject))
     return made.digest
@@ -151,7 +154,8 @@ def _listing(entry: Mapping[str, Any], subject: str) -> Callable[[Manifest | Non
 
 def _append(registry: Registry, repository: str, tag: str, change: Callable[[Manifest | None], Manifest | None]) -> str:
     """Change what a tag stands for until it has the change: others may write the same tag at the same time."""
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
+        time.sleep(_PAUSE * (2 ** max(attempt - 1, 0) - 1))  # some show what was written only after a while
         held = registry.manifest(repository, tag)
         changed = change(held)
         if changed is None:

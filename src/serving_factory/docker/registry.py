@@ -9,7 +9,7 @@ import ipaddress
 import json
 import re
 import urllib.parse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -58,6 +58,7 @@ _CHALLENGE = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))|([A-
 _NEXT = re.compile(r'<([^>]*)>\s*;[^,]*\brel="?next\b', re.IGNORECASE)  # RFC 8288
 _PAGES = 100  # of one list
 _KEPT = 2**20  # bytes of a content that is not fetched twice
+_NO_SUCH_METHOD = {405, 501}
 _NOT_TAKEN = {400, 404, 405, 409, 412, 413, 415}  # what registries answer to a manifest that they do not take
 _BLOB_SECONDS = 3600.0  # for a blob, which may have gigabytes
 _TLS_TRIAL = 5.0  # seconds in which a registry that may go without TLS shows whether it speaks it
@@ -304,7 +305,7 @@ class Registry:
     def manifest_digest(self, repository: str, reference: str) -> str | None:
         """The digest that a tag (or a digest) stands for now; None if the registry says that there is none."""
         path = f"{repository}/manifests/{urllib.parse.quote(reference, safe=':')}"
-        answer = self._pull("HEAD", path)
+        answer = self._pull("HEAD", path, unless=_NO_SUCH_METHOD)
         if answer is None:
             return None
         digest = answer.headers.get("Docker-Content-Digest", "")
@@ -467,7 +468,8 @@ class Registry:
             remedy="Run the same command again; if it goes on, look at the registry's own log.",
         )
 
-    def _pull(self, method: str, path: str) -> Answer | None:
+    def _pull(self, method: str, path: str, unless: Container[int] = ()) -> Answer | None:
+        """Fetch; None for nothing there. An answer of a status in `unless` is given as it is."""
         scope = f"repository:{re.split(r'/(?:manifests|blobs)/', path)[0]}:pull"
         contents = self._memory.contents
         if method == "GET" and path in contents:
@@ -475,6 +477,8 @@ class Registry:
         answer, _ = self._ask(method, f"{self._base}{path}", scope, Accept=", ".join(MANIFESTS))
         if answer.status == http.HTTPStatus.NOT_FOUND:
             return None
+        if answer.status in unless:
+            return answer
         self._check(answer)
         if method == "GET" and len(answer.body) <= _KEPT and path.endswith(digest_of(answer.body)):
             contents[path] = answer

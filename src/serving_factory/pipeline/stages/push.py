@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from serving_factory.proofs.described import Model
 
 _LAST_PORT = 65535
+_PAUSES = (0.5, 1.0, 2.0)  # seconds between two looks: ghcr.io shows what was pushed only after a while
 # Without a dot or a port Docker takes the first word for a folder on Docker Hub.
 _REGISTRY = re.compile(
     r"(?:localhost|(?:[A-Za-z0-9-]+\.)+[A-Za-z0-9-]+|[A-Za-z0-9-]+(?=:))(?::(?P<port>\d{1,5}))?(?:/[a-z0-9._-]+)*/?"
@@ -187,11 +188,15 @@ def push_to(
 
 
 def _confirm(job: Job, registry: Registry, name: ImageName, tag: str, digest: str) -> None:
-    if (held := _held_digest(job, registry, name, tag)) != digest:
-        raise RegistryError(
-            f"{name}:{tag} was pushed as {digest}; the registry holds {held or 'nothing'}",
-            remedy="see whether someone else pushes the same tag; then run the same command again",
-        )
+    for pause in (*_PAUSES, None):
+        if (held := _held_digest(job, registry, name, tag)) == digest:
+            return
+        if pause is None:
+            raise RegistryError(
+                f"{name}:{tag} was pushed as {digest}; the registry holds {held or 'nothing'}",
+                remedy="see whether someone else pushes the same tag; then run the same command again",
+            )
+        job.cancel.wait(pause)
 
 
 def _sign(job: Job, registry: Registry, name: ImageName, digest: str, *, image: str, model: Model | None) -> None:
