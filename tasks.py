@@ -6,10 +6,11 @@ Each task imports the command that it needs, and no other: `list` waits neither 
 import atexit
 import gc
 import os
+import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Annotated
@@ -663,9 +664,11 @@ def test(
     if not unit:  # those with an engine hold servers to their times: the others take what these leave of the CPUs
         suites = [("nice", *suites[0]), ("pytest", "-n", "2", "tests/integration", *(chosen if k else ()))]
     for commands, fine in ((_CHECKS, {0}), (suites, {0, _NOTHING_MATCHES} if k else {0})):
-        codes = zip(commands, _run(*commands), strict=True)
-        if failed := [" ".join(command) for command, code in codes if code not in fine]:
+        codes = _run(*commands)
+        if failed := [" ".join(command) for command, code in zip(commands, codes, strict=True) if code not in fine]:
             raise FactoryError(f"failed: {', '.join(failed)}")
+        if set(codes) == {_NOTHING_MATCHES}:
+            raise FactoryError(f"no test matches -k {k}", remedy="name a part of a test's name, or of its file's")
 
 
 def _run(*commands: tuple[str, ...]) -> list[int]:
@@ -673,26 +676,52 @@ def _run(*commands: tuple[str, ...]) -> list[int]:
     from tempfile import TemporaryFile
 
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    processes: list[subprocess.Popen[bytes]] = []
+    _title(commands[0])
     with ExitStack() as stack:
         files = [stack.enter_context(TemporaryFile()) for _ in commands[1:]]
-        sys.stdout.write(f"+ {' '.join(commands[0])}\n")
-        sys.stdout.flush()
-        processes = [
-            subprocess.Popen(command, cwd=Checkout.here().root, env=environment, stdout=output, stderr=output)
-            for command, output in zip(commands, (None, *files), strict=True)
-        ]
         try:
+            for command, output in zip(commands, (None, *files), strict=True):
+                processes.append(
+                    subprocess.Popen(
+                        command,
+                        cwd=Checkout.here().root,
+                        env=environment,
+                        stdout=output,
+                        stderr=output,
+                        start_new_session=True,
+                    )
+                )
             processes[0].wait()
             for command, process, file in zip(commands[1:], processes[1:], files, strict=True):
-                sys.stdout.write(f"+ {' '.join(command)}\n")
-                sys.stdout.flush()
+                _title(command)
                 _follow(process, file)
-        except KeyboardInterrupt:
-            # All of them are interrupted, and take away what they have made.
-            for process in processes:
-                process.wait()
+        except BaseException:
+            _end(processes)
             raise
     return [process.wait() for process in processes]
+
+
+def _title(command: tuple[str, ...]) -> None:
+    sys.stdout.write(f"+ {' '.join(command)}\n")
+    sys.stdout.flush()
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Interrupt programs, which then take away what they have made; a second interrupt ends them at once."""
+    # They have sessions of their own: a Ctrl-C at the terminal reaches only us, as SIGTERM does.
+    try:
+        _signal(processes, signal.SIGINT)
+        for process in processes:
+            process.wait()
+    finally:
+        _signal(processes, signal.SIGKILL)
+
+
+def _signal(processes: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
 
 def _follow(process: subprocess.Popen[bytes], file: IO[bytes]) -> None:

@@ -41,6 +41,7 @@ def work_unit(name: str) -> str:
     return shared[1] if shared else name.partition("::")[0]
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
     """Spread the tests over the workers of `-n`."""
     scheduler = LoadFileScheduling(config, log)

@@ -59,7 +59,7 @@ def test_what_is_built_is_run_and_pushed_by_the_id_that_the_engine_gives_it(engi
         assert wait_until(lambda: container.exit_code() == 0)
     connected.tag(image, PLACE, "second")
 
-    answers = engine.inside("curl", "--silent", f"http://127.0.0.1:{PORT}/v2/")
+    answers = engine.inside(sys.executable, "-c", f"import socket; socket.create_connection(('127.0.0.1', {PORT}))")
     assert wait_until(lambda: subprocess.run(answers, capture_output=True, check=False).returncode == 0)
     pushed = subprocess.run(engine.inside(sys.executable, "-c", PUSH), capture_output=True, text=True, check=False)
     assert pushed.stdout.split() == [image, image, image, "0"], pushed.stderr

@@ -794,6 +794,10 @@ def test_the_tests_without_an_engine_and_those_with_one_run_at_once(
     assert started[-1] == ["tests/unit"]
     codes["tests/integration"] = 5  # nothing matches
     assert factory("test", "-k", "registry").code == 0
+    codes["tests/unit"] = 5
+    for arguments in (("test", "-k", "no_such"), ("test", "--unit", "-k", "no_such")):
+        assert factory(*arguments).err.startswith("Error: no test matches -k no_such\n")
+    codes["tests/unit"] = 0
     failed = factory("test")
     assert failed.code == 1
     assert failed.err.startswith("Error: failed: pytest -n 2 tests/integration\n")
@@ -811,16 +815,41 @@ def test_what_programs_print_at_once_is_shown_one_after_the_other(tmp_path: Path
     assert out.splitlines() == [f"+ sh -c {first}", "one", f"+ sh -c {second}", "two", "[3, 0]"]
 
 
-def test_ctrl_c_lets_programs_that_run_at_once_clean_up(tmp_path: Path) -> None:
-    program = (
-        f"trap 'sleep 0.5; touch {tmp_path}/$0; exit' INT; touch {tmp_path}/$0.ready; while :; do sleep 0.05; done"
-    )
+def run_and_interrupt(folder: Path, *, signals: int) -> set[str]:
+    """Interrupt only what runs two programs at once, whose cleaning up takes 1 s; the files that they leave."""
+    program = f"trap 'sleep 1; touch {folder}/$0; exit' INT; touch {folder}/$0.ready; while :; do sleep 0.05; done"
     commands = [("sh", "-c", program, name) for name in ("first", "second")]
     restored = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     command = [sys.executable, "-c", f"{restored}; import tasks; tasks._run(*{commands!r})"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True) as process:
-        while len(list(tmp_path.glob("*.ready"))) < 2:
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        while len(list(folder.glob("*.ready"))) < 2:
             assert process.poll() is None
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
-    assert {"first", "second"} <= {path.name for path in tmp_path.iterdir()}
+        for _ in range(signals):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+    return {path.name for path in folder.iterdir()}
+
+
+def test_ctrl_c_lets_programs_that_run_at_once_clean_up(tmp_path: Path) -> None:
+    assert {"first", "second"} <= run_and_interrupt(tmp_path, signals=1)
+
+
+def test_a_second_ctrl_c_ends_them_at_once(tmp_path: Path) -> None:
+    left = run_and_interrupt(tmp_path, signals=2)
+    time.sleep(1)
+    assert left == {path.name for path in tmp_path.iterdir()} == {"first.ready", "second.ready"}
+
+
+def test_where_one_cannot_be_started_the_others_end(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Kept(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(module.subprocess, "Popen", Kept)
+    with pytest.raises(FileNotFoundError):
+        module._run(("sleep", "60"), ("no-such-program",))
+    assert [one.poll() for one in started] == [-signal.SIGINT]
