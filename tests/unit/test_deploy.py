@@ -396,6 +396,7 @@ def test_an_embedded_model_is_served_by_the_digest_of_its_own_image(pushed: Call
     ended = pushed(*words)
     assert ended.code == 6
     assert f"no model is embedded in the image of {V3} and pushed" in ended.err
+    assert f": ./factory embed MODEL_DIR --matrix {tmp_path}/matrix.yaml --variant {V3} --registry HOST\n" in ended.err
     embedded(folder, "other", places=())
     embedded(folder, "old", base="sha256:earlier")
     assert pushed(*words).code == 6, "not pushed, and made from an earlier image"

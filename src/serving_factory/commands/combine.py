@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from serving_factory.commands.build import Run, carry_out
+from serving_factory.commands.images import build_command
 from serving_factory.commands.keys import signer_of
 from serving_factory.commands.plan import site_of
-from serving_factory.commands.shared import RunOptions, show, width, write
+from serving_factory.commands.shared import Asked, RunOptions, show, width, write
 from serving_factory.errors import NotBuiltError, PackageError, UsageError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.problems import WHOLE, matrix_error
@@ -45,7 +46,7 @@ def combine(options: RunOptions) -> None:
     stages = tuple(map(stage, ("package", "smoke", *(["push"] if options.registry else []))))
     images = [(_combined(parts, tags), parts) for tags, parts in _parts(matrix, chosen, site)]
     if options.dry_run:
-        rows = [_planned(job, parts, stages) for job, parts in images]
+        rows = [_planned(options.asked, job, parts, stages) for job, parts in images]
         names = [f"  {name}" for row in rows for name in row["names"]]
         listed = "".join(f"{line}\n" for line in ("", "Names:", *names))
         show({"images": rows}, f"{_text(rows)}{listed}\nNothing was built or pushed.\n", json=options.json)
@@ -53,7 +54,7 @@ def combine(options: RunOptions) -> None:
 
     def prepare() -> None:
         for job, parts in images:
-            _check_built(job, parts)
+            _check_built(options.asked, job, parts)
             _give_records(job, parts[0])
 
     jobs = [job for job, _ in images]
@@ -96,13 +97,13 @@ def _combined(parts: Sequence[Job], tags: tuple[str, ...]) -> Job:
     return Job(recipe=recipe, site=lowest.site, higher=tuple(higher))
 
 
-def _check_built(job: Job, parts: Sequence[Job]) -> None:
+def _check_built(asked: Asked, job: Job, parts: Sequence[Job]) -> None:
     """Refuse an image of which a level is not built and smoke-tested as an image of its own, or has other libraries."""
     if reasons := {one.recipe.variant.id: why for one in parts if (why := why_not_ready(one, PUSH))}:
         raise NotBuiltError(
             f"not all levels are built: {', '.join(reasons)}",
             why="\n".join(f"{id_}: {why}" for id_, why in reasons.items()),
-            remedy=f"./factory build {' '.join(f'--variant {id_}' for id_ in reasons)}, with the same --matrix",
+            remedy=build_command(asked, *reasons),
         )
     libraries = {one.recipe.variant.id: one.record(LIBRARIES).outputs.rootfs for one in parts}
     if len(set(libraries.values())) > 1:
@@ -125,9 +126,9 @@ def _give_records(job: Job, lowest: Job) -> None:
             link.symlink_to(os.path.relpath(lowest.folder / name, job.folder))
 
 
-def _planned(job: Job, parts: Sequence[Job], stages: Sequence[Stage[Any]]) -> dict[str, Any]:
+def _planned(asked: Asked, job: Job, parts: Sequence[Job], stages: Sequence[Stage[Any]]) -> dict[str, Any]:
     """What would be made, as JSON has it (docs/json.md); nothing is written where a build would look for it."""
-    _check_built(job, parts)
+    _check_built(asked, job, parts)
     site = job.site
     with tempfile.TemporaryDirectory() as folder:
         elsewhere = Site(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving_factory.catalogue.releases import releases
-from serving_factory.commands.images import build_command, recorded_image
+from serving_factory.commands.images import build_command, chosen_words, recorded_image
 from serving_factory.commands.shared import Asked, DeployOptions, show
 from serving_factory.deploy.files import Service, compose_files, is_own, manifests
 from serving_factory.errors import FactoryError, NotBuiltError, UsageError
@@ -72,7 +72,7 @@ def services_of(asked: Asked, ids: Sequence[str], source: str = "volume") -> lis
     if source == "volume":
         images = {id_: (image, "") for id_, image in _pushed(asked, folders).items()}
     else:
-        images = {id_: _embedded(id_, folder, source.partition(":")[2]) for id_, folder in folders.items()}
+        images = {id_: _embedded(asked, id_, folder, source.partition(":")[2]) for id_, folder in folders.items()}
     facts = {one.id: releases()[one.release].server for one in chosen}
     return [
         Service(
@@ -100,7 +100,7 @@ def _pushed(asked: Asked, folders: Mapping[str, Path]) -> Mapping[str, str]:
     return {id_: image.name for id_, image in images.items() if image}
 
 
-def _embedded(id_: str, folder: Path, name: str) -> tuple[str, str]:
+def _embedded(asked: Asked, id_: str, folder: Path, name: str) -> tuple[str, str]:
     """Name an image that was made from a variant's, and its model; NotBuiltError, UsageError if that is not one."""
     packaged = PACKAGE.read(folder)
     found = {
@@ -112,7 +112,7 @@ def _embedded(id_: str, folder: Path, name: str) -> tuple[str, str]:
         raise NotBuiltError(
             f"no model{f' {name}' if name else ''} is embedded in the image of {id_} and pushed",
             why="a service names its image by the digest that a registry gave it",
-            remedy=f"./factory embed MODEL_DIR --variant {id_} --registry HOST, with the same --matrix",
+            remedy=f"./factory embed MODEL_DIR {chosen_words(asked, id_)} --registry HOST",
         )
     if len(found) > 1:
         raise UsageError(

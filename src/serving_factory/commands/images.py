@@ -67,9 +67,13 @@ def registry_alone(host: str) -> Registry:
 
 def build_command(asked: Asked, *variants: str) -> str:
     """The command that builds variants of the matrix that was asked for."""
+    return f"./factory build {chosen_words(asked, *variants)}"
+
+
+def chosen_words(asked: Asked, *variants: str) -> str:
+    """The options that choose variants of the matrix that was asked for."""
     matrix = ("--matrix", asked.matrix) if asked.matrix else ()
-    chosen = (word for variant in variants for word in ("--variant", variant))
-    return shlex.join(["./factory", "build", *matrix, *chosen])
+    return shlex.join([*matrix, *(word for variant in variants for word in ("--variant", variant))])
 
 
 def image_names(records: Mapping[str, Record[Any]]) -> frozenset[str]:

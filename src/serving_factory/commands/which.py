@@ -12,7 +12,7 @@ from packaging.version import Version
 from serving_factory.catalogue.cuda import Cuda, why_not_driver
 from serving_factory.catalogue.facts import Flavour
 from serving_factory.catalogue.levels import LEVELS, level_facts
-from serving_factory.commands.images import Image, recorded_image
+from serving_factory.commands.images import Image, build_command, recorded_image
 from serving_factory.commands.shared import Asked, show
 from serving_factory.docker.host import GpuAccess
 from serving_factory.doctor import probes
@@ -58,7 +58,7 @@ def which(asked: Asked, *, cpuinfo: str, driver: str) -> tuple[dict[str, object]
         one: matrix.cuda_of(one) for one in asked.choose(matrix) if asked.flavour or one.flavour is not Flavour.MKL
     }
     images = {one.id: image for one in chosen if (image := recorded_image(asked.folder / one.id))}
-    choice = choose(chosen, host, images)
+    choice = choose(asked, chosen, host, images)
     return _document(choice, host, images[choice.variant.id]), _page(choice, host, images[choice.variant.id])
 
 
@@ -87,7 +87,7 @@ def read_host(cpuinfo: str, driver: str) -> Host:
     return Host(flags=flags, flags_from=str(file), driver=found, driver_from=source)
 
 
-def choose(variants: Mapping[Variant, Cuda | None], host: Host, images: Mapping[str, Image]) -> Choice:
+def choose(asked: Asked, variants: Mapping[Variant, Cuda | None], host: Host, images: Mapping[str, Image]) -> Choice:
     """Choose among variants, each with its CUDA: the newest release, on a GPU if it can, at the highest level."""
     found = {one.id: _why_not(one, cuda, host) for one, cuda in variants.items()}
     reasons = {id_: reason for id_, reason in found.items() if reason}
@@ -98,7 +98,7 @@ def choose(variants: Mapping[Variant, Cuda | None], host: Host, images: Mapping[
     if not built:
         raise NotBuiltError(
             f"{fitting[0].id} would run on this machine, and it is not built; nor is any other that would",
-            remedy=f"./factory build --variant {fitting[0].id}, with the same --matrix",
+            remedy=build_command(asked, fitting[0].id),
         )
     equal = [one.id for one in built if _rank(one) == _rank(built[0])]
     if len(equal) > 1:

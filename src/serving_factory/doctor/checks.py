@@ -300,14 +300,13 @@ def check_cpu(
 
 def check_emulator(emulator: str, refused: Mapping[Level, str]) -> Check:
     """Check what emulates CPUs for smoke: its version and place, empty for none; planned levels → why it has none."""
-    means = "smoke proves no CPU level by running: it tries images on this machine's own CPU"
     if not emulator:
+        means = "smoke proves no CPU level by running: it tries images on this machine's own CPU"
         return warn("emulator", f"there is no {EMULATOR}", means, GET_EMULATOR)
     # AVX-512, which no qemu emulates, is nothing that can be had.
     if lower := {level: why for level, why in refused.items() if level is not LEVELS[-1]}:
-        return warn(
-            "emulator", f"{emulator}: {next(iter(lower.values()))}", f"of {', '.join(lower)}, {means}", NEWER_EMULATOR
-        )
+        means = f"smoke does not prove {', '.join(lower)} by running: it tries such images on this machine's own CPU"
+        return warn("emulator", f"{emulator}: {next(iter(lower.values()))}", means, NEWER_EMULATOR)
     return ok("emulator", f"{emulator}; not {', '.join(refused)}" if refused else emulator)
 
 
