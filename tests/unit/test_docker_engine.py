@@ -270,6 +270,7 @@ class TestImages:
         fake.answers["DELETE /images/nope"] = (404, {"message": "No such image: nope"})
         engine = Engine.connect()
         assert engine.image_id("nope") is None
+        assert engine.image_id("nope", "an/image:1") == "sha256:1"
         engine.remove_image("nope")
         with pytest.raises(EngineError, match="no image nope"):
             engine.image_size("nope")

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from serving_factory.docker.buildx import BuildFailed, BuildRequest
+from serving_factory.docker.buildx import BuildFailed, BuildRequest, BuildResult
 from serving_factory.errors import CancelledError, CompileError, EngineError
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.stages import package
@@ -136,3 +136,14 @@ def test_a_launcher_that_cannot_be_compiled_is_an_error_of_its_step(
 def test_what_a_server_says_of_its_version(printed: str, lines: list[str], version: str) -> None:
     assert version_lines(printed) == lines
     assert server_version(lines) == version
+
+
+@pytest.mark.parametrize("built", ["sha256:configuration", "sha256:manifest"])
+def test_the_image_is_the_one_that_was_built_also_where_its_name_has_moved(
+    fake_docker: FakeDocker, tmp_path: Path, built: str
+) -> None:
+    job = fake_docker.job(tmp_path)
+    name = f"{job.recipe.images.repository}:full"
+    fake_docker.engine.names |= {built: built, name: "sha256:of another factory"}
+    result = BuildResult(digests=("sha256:configuration", "sha256:manifest"), steps=1, cached=0)
+    assert package.packaged(job, result, ("full",), (), binary_sha256="0" * 64).image == built

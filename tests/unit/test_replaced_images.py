@@ -10,11 +10,11 @@ import pytest
 
 from serving_factory.commands.build import _removed
 from serving_factory.docker.engine import Engine
-from serving_factory.errors import EngineError
+from serving_factory.errors import EngineError, PackageError
 from serving_factory.pipeline.events import Status, VariantResult
 from serving_factory.pipeline.job import Job, Site
-from serving_factory.pipeline.records import write_record
-from serving_factory.pipeline.runner import clean, note_replaced, remove_replaced
+from serving_factory.pipeline.records import Outputs, write_record
+from serving_factory.pipeline.runner import VariantRun, clean, note_replaced, remove_replaced
 from serving_factory.pipeline.stages import STAGES, stage
 from serving_factory.recipes.recipe import key_of, short
 
@@ -94,6 +94,17 @@ def test_what_runs_left_that_failed_goes_once_one_has_passed(job: Job, engine: F
         engine.names[f"r:full-{image.rpartition(':')[2]}"] = image
     assert run(job, status) == f"Removed 3 images that newer ones replaced: {FULL}, r:full-bad, r:full-worse.\n"
     assert engine.names == {ALIAS: NEW}
+
+
+def test_a_run_that_fails_notes_the_image_of_the_record_that_it_takes_away(job: Job) -> None:
+    def fail(_job: Job, _progress: object) -> Outputs:
+        raise PackageError("no")
+
+    failing = replace(stage("package"), run=fail, inputs=lambda _job: {}, needs=())
+    VariantRun(job, (failing,), lambda _event: None).run()
+    assert not (job.folder / "package.json").exists()
+    package(job, NEW, "full-new")
+    assert list(remove_replaced(job)) == [FULL]
 
 
 def test_an_image_that_is_made_again_stays(job: Job, engine: FakeEngine) -> None:
