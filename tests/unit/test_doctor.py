@@ -9,7 +9,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -18,6 +19,7 @@ from serving_factory.catalogue.levels import Level, level_facts
 from serving_factory.commands import doctor as doctoring
 from serving_factory.commands.doctor import doctor_page
 from serving_factory.commands.shared import Asked, Checkout
+from serving_factory.docker.emulator import Emulator
 from serving_factory.docker.engine import Engine
 from serving_factory.docker.host import (
     CollectionRule,
@@ -507,6 +509,11 @@ def test_the_emulator_and_what_it_does_not_emulate() -> None:
     old = check_emulator("qemu 6.0, /usr/bin/q", {Level.V3: "qemu 6.0 does not emulate avx2", Level.V4: "no"})
     bad(old, Verdict.WARN, "qemu 6.0 does not emulate avx2")
     assert "smoke does not prove x86-64-v3 by running" in old.means
+
+
+def test_only_planned_levels_are_tried_on_the_emulator() -> None:
+    emulator = SimpleNamespace(version="7.2.22", path="/usr/bin/q", why_not=lambda cpu: f"qemu does not emulate {cpu}")
+    assert doctoring._emulator(cast("Emulator", emulator), {Level.V4}).found == "qemu 7.2.22, /usr/bin/q; not x86-64-v4"
 
 
 # --- the network's checks ---------------------------------------------------------------------------------------------
