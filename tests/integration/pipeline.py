@@ -41,6 +41,7 @@ V1, V3, GPU_V1, GPU_V3, MKL_V3 = VARIANTS = (
     "2.19.1-mkl-v3",
 )
 BUILD_STAGES = stages.STAGES[: stages.STAGES.index(stages.FIRST_WITH_REGISTRY)]
+IMAGES = f"serving-factory-test/{os.getpid()}"  # of the tests of this run: another one may end at any moment
 LONGEST = 570.0  # seconds that one command may take
 NOT_INHERITED = ("CI", "GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY")
 

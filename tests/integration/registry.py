@@ -10,7 +10,6 @@ import base64
 import contextlib
 import http.client
 import json
-import os
 import re
 import socket
 import subprocess
@@ -26,11 +25,13 @@ from testcontainers.core.container import DockerContainer
 from serving_factory.docker.engine import OWNER_LABEL
 from serving_factory.docker.registry import Credentials
 
+from .pipeline import IMAGES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FOLDER = Path(__file__).with_name("registry_image")
-IMAGE = f"serving-factory-test/registry:{os.getpid()}"  # another run of tests may end at any moment
+IMAGE = f"{IMAGES}/registry"
 PORT = 5000
 READY_WITHIN = 30.0  # seconds
 

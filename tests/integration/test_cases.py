@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .containers import LABEL, STOPS_WITHIN, container, docker, exit_code, run, stop
+from .pipeline import IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -318,7 +319,7 @@ def test_it_ends(machine: Machine, case: Case) -> None:
 @pytest.fixture(scope="module")
 def children(machine: Machine) -> Iterator[Callable[[str], str]]:
     """Builds an image from ours; gives its name."""
-    ours, made = "serving-factory-test/cases:ours", ["serving-factory-test/cases:ours"]
+    ours, made = f"{IMAGES}/cases:ours", [f"{IMAGES}/cases:ours"]
     docker("tag", machine.image, ours)
     context = machine.folder / "context"
     context.mkdir()
@@ -327,7 +328,7 @@ def children(machine: Machine) -> Iterator[Callable[[str], str]]:
     )
 
     def build(text: str) -> str:
-        name = f"serving-factory-test/cases:{len(made)}"
+        name = f"{IMAGES}/cases:{len(made)}"
         made.append(name)
         (context / "Dockerfile").write_text(text.format(image=ours))
         contexts = ("--build-context", f"model={MODEL}")
@@ -355,7 +356,7 @@ def test_a_container_is_healthy_by_dockers_own_account(machine: Machine) -> None
 
 def test_a_copied_and_committed_model_is_served(machine: Machine) -> None:
     """The way of upstream's documentation to an image with a model inside."""
-    committed = "serving-factory-test/cases:committed"
+    committed = f"{IMAGES}/cases:committed"
     with container(machine.image) as base:
         docker("cp", str(MODEL), f"{base}:/models/half_plus_two")
         docker("commit", "--change", "ENV MODEL_NAME half_plus_two", base, committed)

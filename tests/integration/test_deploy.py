@@ -186,7 +186,8 @@ class Compose:
 def composed(tools: Path, file: Path, **environment: str) -> Iterator[Compose]:
     """Run a compose file for as long as the block lasts."""
     argv = (str(tools / "docker-compose"), "--file", str(file))
-    compose = Compose(argv, {**os.environ, "MODELS": str(MODELS), "ADDRESS": "127.0.0.1:0", **environment})
+    project = {"COMPOSE_PROJECT_NAME": f"test-{os.getpid()}"}  # the file's own name may be that of another run of tests
+    compose = Compose(argv, {**os.environ, **project, "MODELS": str(MODELS), "ADDRESS": "127.0.0.1:0", **environment})
     try:
         compose("up", "--detach", "--wait", "--no-build", "--quiet-pull")
         yield compose

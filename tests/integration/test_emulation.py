@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 from serving_factory.catalogue.levels import LEVELS, Level, emulated_cpus, level_facts
 from serving_factory.catalogue.releases import releases
 from serving_factory.docker.emulator import Emulator, find_emulator
-from serving_factory.docker.engine import Engine
+from serving_factory.docker.engine import OWNER_LABEL, Engine
 from serving_factory.docker.process import Cancel
 from serving_factory.errors import LevelDiffersError
 from serving_factory.smoke.checks import CHECKS
@@ -25,6 +26,7 @@ from serving_factory.smoke.run import run_checks
 from .demo_story import Demo
 from .pipeline import GPU_V1, GPU_V3, ROOT, V1, V3, docker
 
+OWNER = f"test-{os.getpid()}"
 SERVER = "/usr/lib/serving-factory/tensorflow_model_server"
 MODELS = ROOT / "samples" / "model_server" / "models"
 
@@ -137,7 +139,7 @@ def smoke(qemu: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sm
             reported_version="2.19.1",
             server=releases()["2.19.1"].server,
             scratch=tmp_path,
-            owner="test-emulation",
+            owner=OWNER,
             emulation=emulation,
             no_emulation=why_not,
             no_gpu="not asked for",
@@ -190,7 +192,7 @@ def test_a_lower_binary_in_a_higher_image_is_found(smoke: Smoke, mislabelled: Ca
     report = smoke(mislabelled(V3, V1), Level.V3)
     assert isinstance(report.error, LevelDiffersError)
     assert "The server of x86-64-v3 still ran after 3 s on an emulated CPU of avx" in report.error.what
-    assert docker("ps", "--all", "--quiet", "--filter", "label=org.serving-factory.owner=test-emulation") == ""
+    assert docker("ps", "--all", "--quiet", "--filter", f"label={OWNER_LABEL}={OWNER}") == ""
 
 
 def test_where_qemu_has_no_cpu_of_the_level_the_one_below_is_tried(smoke: Smoke, demo: Demo) -> None:

@@ -38,6 +38,7 @@ from serving_factory.errors import (
 )
 from serving_factory.pipeline.retry import asking_again
 
+from .pipeline import IMAGES
 from .registry import FaultyProxy, LocalRegistry, write_docker_config
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 BASE = "serving-factory/base:bookworm"
 LABEL = (OWNER_LABEL, "test")
-IMAGE = "serving-factory-test/engine:1"
+IMAGE = f"{IMAGES}/engine:1"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 from serving_factory.pipeline.digests import tree_entries
 
-from .pipeline import BUILD_STAGES, LABEL, MATRIX, ROOT, V1, Checkout, docker
+from .pipeline import BUILD_STAGES, IMAGES, LABEL, MATRIX, ROOT, V1, Checkout, docker
 from .tiny import MAIN, tiny_checkout
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BASE = "debian:bookworm-slim"
 RC = "2.21.0-rc1-cpu-v1"
 NATIVE = "2.19.1-cpu-native"
-BASES = "serving-factory-test/bases"
+BASES = f"{IMAGES}/bases"
 # Bases of the same distribution as the toolchain's, in which something is different.
 DOCKERFILE = """\
 FROM serving-factory/base:bookworm AS other

@@ -19,11 +19,11 @@ from serving_factory.matrix.tags import Index
 from serving_factory.matrix.variant import Platform, Variant
 from serving_factory.pipeline.publish import Draft, entries_of, publish
 
-from .pipeline import MATRIX, V1, V3, Checkout, docker
+from .pipeline import IMAGES, MATRIX, V1, V3, Checkout, docker
 from .registry import FaultyProxy, LocalRegistry
 
 TOOLS = Path(__file__).with_name("pull_tools")
-IMAGE = "serving-factory-test/pull-tools"
+IMAGE = f"{IMAGES}/pull-tools"
 BASE = ("--build-context", "debian:bookworm-slim=docker-image://serving-factory/base:bookworm")
 TARGETS = ("--target", "cpu-standard", "--target", "cpu-optimized")
 FORK = multiprocessing.get_context("fork")

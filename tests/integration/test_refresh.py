@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from .pipeline import MATRIX, V1, Checkout, docker
+from .pipeline import IMAGES, MATRIX, V1, Checkout, docker
 from .signed_archive import package
 
 BASE = "debian:bookworm-slim"
-IMAGE = "serving-factory-test/refresh:1"
+IMAGE = f"{IMAGES}/refresh:1"
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 CHANGELOG = """\
 aged (1.1) stable; urgency=high

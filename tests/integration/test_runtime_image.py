@@ -25,14 +25,15 @@ from serving_factory.recipes.recipe import render
 from tests.unit.launchers import compiler_options
 
 from .containers import LABEL, STOPS_WITHIN, container, docker, exit_code, run, stop, wait_for
+from .pipeline import IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 CONTEXT = Path(__file__).parents[2] / "dockerfiles" / "context"
 BASE = "serving-factory/base:bookworm"
-TOOLCHAIN = "serving-factory-test/runtime-toolchain"
-IMAGE = "serving-factory-test/runtime-image"
+TOOLCHAIN = f"{IMAGES}/runtime-toolchain"
+IMAGE = f"{IMAGES}/runtime-image"
 INIT = "/usr/bin/tf_serving_init"
 LAUNCHER = "/usr/bin/tensorflow_model_server"
 HEALTH = "/usr/bin/tf_serving_health"

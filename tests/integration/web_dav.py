@@ -10,10 +10,10 @@ from pathlib import Path
 from serving_factory.docker.engine import OWNER_LABEL
 
 from .build_grid import answers
-from .pipeline import docker, wait_until
+from .pipeline import IMAGES, docker, wait_until
 
 FOLDER = Path(__file__).with_name("webdav_image")
-IMAGE = "serving-factory-test/webdav"
+IMAGE = f"{IMAGES}/webdav"
 
 
 @dataclass(frozen=True, slots=True)
