@@ -124,7 +124,8 @@ def logged(*lines: str) -> BazelSteps:
 def test_a_remote_that_is_of_no_use_is_noted_with_what_bazel_says_of_it() -> None:
     refused = "WARNING: Failed to query remote execution capabilities: UNAUTHENTICATED: who are you?"
     assert logged("WARNING: Reading from Remote Cache:", refused).remote_trouble == "UNAUTHENTICATED: who are you?"
-    for trouble in ("WARNING: Reading from Remote Cache:", "WARNING: Writing to Remote Cache:"):
+    seven = "WARNING: Remote Cache: Connection refused (connect failed): /172.17.0.14:8080"  # as 7.7.1 said it
+    for trouble in ("WARNING: Reading from Remote Cache:", "WARNING: Writing to Remote Cache:", seven):
         assert logged(trouble).remote_trouble == "some of its answers were errors"
         assert logged(refused, trouble).remote_trouble == "UNAUTHENTICATED: who are you?"
     again = "factory: no remote: Bazel ended with exit code 34, and begins again without it"

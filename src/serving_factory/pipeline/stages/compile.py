@@ -39,7 +39,7 @@ _STEP = re.compile(r"/factory/bazel\.sh (fetch|build)\b")
 _NO_REMOTE = re.compile(r"^factory: no remote: (\S+) does not answer$")
 _AGAIN = re.compile(r"^factory: no remote: (Bazel ended with exit code \d+)")
 _REFUSED = re.compile(r"^(?:WARNING|ERROR): Failed to query remote execution capabilities: (.+)$")
-_TROUBLE = re.compile(r"^WARNING: (?:Reading from|Writing to) Remote Cache:")
+_TROUBLE = re.compile(r"^WARNING: (?:Reading from |Writing to )?Remote Cache:")
 _DISK_HIT, _REMOTE_HIT, _REMOTE, _INTERNAL = "disk cache hit", "remote cache hit", "remote", "internal"
 
 
