@@ -9,17 +9,22 @@ import re
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from serving_factory.commands.keys import checker_of, keys, signer_of
+from serving_factory.docker.http import Client, Patience
+from serving_factory.docker.process import Cancel
 from serving_factory.docker.referrers import Artifact, add_layer, attach, fallback_tag, referrers_of
-from serving_factory.docker.registry import INDEX
+from serving_factory.docker.registry import INDEX, Registry
 from serving_factory.errors import (
+    CancelledError,
     FactoryError,
     MatrixError,
     RegistryError,
@@ -496,6 +501,17 @@ def test_a_command_gets_the_name_with_the_digest(registry: ByteRegistry, digest:
     KeySigner(key).sign(registry.client, REPOSITORY, digest)
     says = CommandCheck(command(registry, "print(sys.argv[1]); sys.exit(1)"))
     assert says.fault(registry.client, REPOSITORY, digest).startswith(f"{registry.host}/{REPOSITORY}@{digest}\n")
+
+
+def test_a_command_that_checks_ends_with_the_run(registry: ByteRegistry, digest: str, key: PrivateKey) -> None:
+    KeySigner(key).sign(registry.client, REPOSITORY, digest)
+    cancel = Cancel()
+    asked = Registry(registry.host, client=Client(patience=Patience(cancel=cancel)))
+    Timer(1.0, cancel.ask).start()
+    began = time.monotonic()
+    with pytest.raises(CancelledError):
+        is_signed(asked, REPOSITORY, digest, CommandCheck(command(registry, "import time; time.sleep(100)")))
+    assert time.monotonic() - began < 30
 
 
 def test_what_checks_a_variant_is_what_the_matrix_file_says(tmp_path: Path, key: PrivateKey) -> None:

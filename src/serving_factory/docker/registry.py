@@ -30,6 +30,7 @@ from serving_factory.docker.http import (
     trusting,
     trusting_anyone,
 )
+from serving_factory.docker.process import Cancel
 from serving_factory.errors import (
     FactoryError,
     RegistryDeniedError,
@@ -301,6 +302,11 @@ class Registry:
             except NoAnswerError:
                 return f"http://{self._server}/v2/"
         return f"https://{self._server}/v2/"
+
+    @property
+    def cancel(self) -> Cancel | None:
+        """What ends each wait for it, if anything does."""
+        return self._client.patience.cancel
 
     def manifest_digest(self, repository: str, reference: str) -> str | None:
         """The digest that a tag (or a digest) stands for now; None if the registry says that there is none."""

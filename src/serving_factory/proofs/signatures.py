@@ -123,7 +123,7 @@ class CommandCheck:
         """What it says where it ends with an error; empty where it does not."""
         image = f"{ImageName(registry.host, repository)}@{digest}"
         try:
-            return _fault(self.command, image)
+            return _fault(self.command, image, registry.cancel)
         except (OSError, TimeoutError) as error:
             raise SigningCommandError(
                 f"The command that checks signatures did not check {image}.",
