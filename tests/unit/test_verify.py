@@ -9,6 +9,7 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from time import sleep
@@ -38,7 +39,7 @@ from serving_factory.pipeline.records import write_record
 from serving_factory.pipeline.stages import STAGES
 from serving_factory.pipeline.stages.push import Place
 from serving_factory.proofs import deep
-from serving_factory.proofs.described import IN_TOTO, SBOM, Model
+from serving_factory.proofs.described import IN_TOTO, SBOM, Higher, Model
 from serving_factory.proofs.image import read_layers
 from serving_factory.proofs.keys import PrivateKey
 from serving_factory.proofs.signatures import CommandCheck
@@ -104,11 +105,18 @@ def test_a_command_checks_signatures_in_place_of_a_key(registry: ByteRegistry) -
     assert found["signature"].found.endswith("is not signed as `signing.verify` demands. It ended with exit code 1.")
 
 
+V3_SERVER = "usr/lib/serving-factory/x86-64-v3/tensorflow_model_server"
+V3_SHA256 = digest_of(b"v3").partition(":")[2]
+V3 = Higher(level="x86-64-v3", copts=("-mavx2",), compile_key="e" * 64, binary_sha256=V3_SHA256)
+SAYS_V3 = {"higher": [{"level": V3.level, "sha256": V3_SHA256}]}
+WITH_V3 = PublishedImage(more={V3_SERVER: b"v3"}, says=SAYS_V3, about={"higher": (V3,)})
+
+
 def test_an_image_with_several_levels_passes(registry: ByteRegistry) -> None:
-    higher = {"level": "x86-64-v3", "sha256": digest_of(b"v3").partition(":")[2]}
-    PublishedImage(more={V3_SERVER: b"v3"}, says={"higher": [higher]}).publish(registry)
-    found = checks(registry)["binary"]
-    assert (found.verdict, found.found.endswith("; those of x86-64-v3 too")) == (Verdict.OK, True)
+    WITH_V3.publish(registry)
+    found = checks(registry)
+    assert {one.verdict for one in found.values()} == {Verdict.OK, Verdict.SKIPPED}
+    assert found["binary"].found.endswith("; those of x86-64-v3 too")
 
 
 # --- one tampered image for each check --------------------------------------------------------------------------------
@@ -218,7 +226,6 @@ def nonsense() -> bytes:
 
 NONSENSE = nonsense()
 OTHER_BINARY = "f" * 64
-V3_SERVER = "usr/lib/serving-factory/x86-64-v3/tensorflow_model_server"
 TAMPERED: dict[str, tuple[str, str, Tamper]] = {
     "manifest": ("manifest", "the manifest has another digest than its name", other_manifest),
     "no configuration": ("config", "the registry has no configuration of the image", changed(config, None)),
@@ -316,6 +323,11 @@ TAMPERED: dict[str, tuple[str, str, Tamper]] = {
         "the SBOM does not have this image's binary",
         published(about={"binary_sha256": OTHER_BINARY}),
     ),
+    "SBOM without a server": (
+        "sbom",
+        "the SBOM does not have the servers of x86-64-v3",
+        published(more={V3_SERVER: b"v3"}, says=SAYS_V3),
+    ),
     "damaged SBOM": ("sbom", "the SBOM is damaged", changed(proof(SBOM), b"{}")),
     "no SBOM": ("sbom", "the registry has no SBOM of it", list_without(SBOM)),
     "unsigned SBOM": ("sbom", "the SBOM is not signed with this key", unsigned(SBOM)),
@@ -324,6 +336,15 @@ TAMPERED: dict[str, tuple[str, str, Tamper]] = {
         "provenance",
         "the provenance is of another binary",
         published(about={"binary_sha256": OTHER_BINARY}),
+    ),
+    "provenance of another server": (
+        "provenance",
+        "the provenance is of other servers of higher levels",
+        published(
+            more={V3_SERVER: b"v3"},
+            says=SAYS_V3,
+            about={"higher": (replace(V3, binary_sha256=OTHER_BINARY),)},
+        ),
     ),
     "provenance of another compile": (
         "provenance",
@@ -419,6 +440,29 @@ def test_an_sbom_may_say_anything(registry: ByteRegistry) -> None:
     said = {"metadata": {"component": {"hashes": [{"content": []}]}}, "components": 1}
     attach(registry.client, REPOSITORY, digest, Artifact(media_type=SBOM, content=json.dumps(said).encode()))
     assert checks(registry, key=None)["sbom"].verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize(
+    "predicate",
+    [
+        7,
+        {"buildDefinition": []},
+        {"buildDefinition": {"externalParameters": [], "internalParameters": {"compile_key": 1}}},
+        {
+            "buildDefinition": {
+                "externalParameters": {"higher": [1]},
+                "internalParameters": {"compile_key": 1},
+                "resolvedDependencies": [1],
+            },
+            "runDetails": {"byproducts": [{"digest": {"sha256": 1}}], "metadata": {"startedOn": 1}},
+        },
+    ],
+)
+def test_a_provenance_may_say_anything(registry: ByteRegistry, predicate: object) -> None:
+    digest = PublishedImage(signer=None).publish(registry)
+    said = {"subject": [{"digest": {"sha256": digest.partition(":")[2]}}], "predicate": predicate}
+    attach(registry.client, REPOSITORY, digest, Artifact(media_type=IN_TOTO, content=json.dumps(said).encode()))
+    assert checks(registry, key=None)["provenance"].verdict is Verdict.FAILED
 
 
 @pytest.mark.parametrize("kind", [SBOM, IN_TOTO])

@@ -197,7 +197,7 @@ def _binary(seen: Evidence) -> str:
     found = seen.image.file(BINARY).sha256
     _same(found, seen.image.label(f"{_OURS}binary.sha256"), "the binary is not that of the label")
     _same(found, seen.image.image_json["binary"].get("sha256"), "the binary is not that of image.json")
-    higher = [(str(one.get("level")), one.get("sha256")) for one in listed(seen.image.image_json.get("higher"))]
+    higher = _higher(seen.image)
     for level, sha256 in higher:
         server = seen.image.file(_HIGHER.get(level, f"usr/lib/serving-factory/{level}"))
         _same(server.sha256, sha256, f"the server of level {level} is not that of image.json")
@@ -206,6 +206,11 @@ def _binary(seen: Evidence) -> str:
         raise WrongError(f"image.json does not name the servers of {', '.join(found_more)} that the image has")
     others = f"; those of {', '.join(level for level, _ in higher)} too" if higher else ""
     return f"sha256:{found}, as in the label and in image.json{others}"
+
+
+def _higher(image: Image) -> list[tuple[str, object]]:
+    """The levels and digests of further servers, by image.json."""
+    return [(str(one.get("level")), one.get("sha256")) for one in listed(image.image_json.get("higher"))]
 
 
 def _identity(seen: Evidence) -> str:
@@ -272,9 +277,11 @@ def _about_image(seen: Evidence, document: Mapping[str, Any]) -> str:
     if seen.image.manifest.digest.partition(":")[2] not in hashes:
         raise WrongError(f"the SBOM is about another image: {about.get('name')} {about.get('version')}")
     components = listed(document.get("components"))
-    binary = seen.image.file(BINARY).sha256
-    if not any(hashed.get("content") == binary for one in components for hashed in listed(one.get("hashes"))):
+    held = [hashed.get("content") for one in components for hashed in listed(one.get("hashes"))]
+    if seen.image.file(BINARY).sha256 not in held:
         raise WrongError("the SBOM does not have this image's binary")
+    if missing := [level for level, sha256 in _higher(seen.image) if sha256 not in held]:
+        raise WrongError(f"the SBOM does not have the servers of {', '.join(missing)}")
     return f"{document.get('bomFormat')} {document.get('specVersion')}, {len(components)} components"
 
 
@@ -291,12 +298,14 @@ def _made(seen: Evidence, statement: Mapping[str, Any]) -> str:
         (product,) = predicate["runDetails"]["byproducts"]
         binary, key = product["digest"]["sha256"], internal["compile_key"]
         started = predicate["runDetails"]["metadata"]["startedOn"]
-        models = [
-            members(one.get("digest")).get("sha256") for one in predicate["buildDefinition"]["resolvedDependencies"]
-        ]
-    except (KeyError, TypeError, ValueError) as error:
+        external = predicate["buildDefinition"]["externalParameters"]
+        higher = [(one.get("level"), one.get("binary_sha256")) for one in listed(external.get("higher"))]
+        dependencies = listed(predicate["buildDefinition"]["resolvedDependencies"])
+        models = [members(one.get("digest")).get("sha256") for one in dependencies]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WrongError("the provenance lacks what the factory writes") from error
     _same(binary, seen.image.file(BINARY).sha256, "the provenance is of another binary")
+    _same(higher, _higher(seen.image), "the provenance is of other servers of higher levels")
     _same(key, seen.image.label(f"{_OURS}compile.key"), "the provenance has another compile key than the label")
     model = seen.image.labels.get(f"{_OURS}model.sha256")
     if model and model not in models:
