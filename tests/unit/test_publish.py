@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from heapq import heappop, heappush
 from pathlib import Path
 from threading import Condition, get_ident
@@ -29,8 +30,9 @@ from serving_factory.errors import (
 from serving_factory.matrix.tags import Index
 from serving_factory.matrix.variant import Platform, Variant
 from serving_factory.pipeline.job import VARIANT_LABEL
-from serving_factory.pipeline.publish import SETTLE, Draft, Published, entries_of, later_release, publish
+from serving_factory.pipeline.publish import SETTLE, Draft, Published, entries_of, later_release, publish, sign_index
 from serving_factory.pipeline.records import read_record
+from serving_factory.proofs.signatures import Signer
 from serving_factory.recipes.labels import LEVEL_LABEL, RELEASE_LABEL
 
 TAG = "2.19.1"
@@ -153,8 +155,8 @@ def others(registry: FakeRegistry, tmp_path: Path) -> Publisher:
 def test_an_index_is_signed_before_its_tag_moves(ours: Publisher, registry: FakeRegistry) -> None:
     draft, signed = ours.draft(V1, V3), []
 
-    def sign(_draft: Draft, digest: str) -> None:
-        signed.append((digest, registry.tags.get(TAG)))
+    def sign(_draft: Draft, index: Manifest) -> None:
+        signed.append((index.digest, registry.tags.get(TAG)))
 
     for _ in range(2):
         publish([draft], ours.build, ours.reports.append, sign=sign, sleep=ours.slept.append)
@@ -164,12 +166,43 @@ def test_an_index_is_signed_before_its_tag_moves(ours: Publisher, registry: Fake
 
 
 def test_no_tag_moves_to_an_index_that_is_not_signed(ours: Publisher, registry: FakeRegistry) -> None:
-    def sign(_draft: Draft, _digest: str) -> None:
+    def sign(_draft: Draft, _index: Manifest) -> None:
         raise SignatureError("it is not signed with this key")
 
     with pytest.raises(SignatureError):
         publish([ours.draft(V1, V3)], ours.build, ours.reports.append, sign=sign)
     assert registry.tags == {}
+
+
+@dataclass
+class FakeSigner:
+    """Notes what is signed."""
+
+    signed: set[str] = field(default_factory=set)
+
+    def is_signed(self, _registry: object, _repository: str, digest: str) -> bool:
+        return digest in self.signed
+
+    def sign(self, _registry: object, _repository: str, digest: str) -> bool:
+        self.signed.add(digest)
+        return True
+
+
+def test_an_index_with_an_image_of_others_that_is_not_signed_is_not_signed(
+    ours: Publisher, others: Publisher, registry: FakeRegistry
+) -> None:
+    """Whoever may push could otherwise have an image pass for ours."""
+    theirs, signer = others.draft(V3), FakeSigner()
+    others.publish(theirs)
+    held, sign = registry.tags[TAG], partial(sign_index, cast("Signer", signer))
+    with pytest.raises(SignatureError, match="has images that are not signed") as caught:
+        publish([ours.draft(V1)], ours.build, ours.reports.append, sign=sign, sleep=ours.slept.append)
+    assert caught.value.why == f"linux/amd64/v3 {V3.id} {theirs.images[V3.id]}"
+    assert (registry.tags[TAG], signer.signed) == (held, set())
+    signer.signed |= set(theirs.images.values())
+    publish([ours.draft(V1)], ours.build, ours.reports.append, sign=sign, sleep=ours.slept.append)
+    assert registry.tags[TAG] in signer.signed
+    assert len(registry.index()["manifests"]) == 2
 
 
 def test_the_lowest_level_has_no_variant(ours: Publisher, registry: FakeRegistry) -> None:

@@ -10,7 +10,7 @@ from serving_factory.commands.build import run_stage
 from serving_factory.commands.keys import signer_of
 from serving_factory.commands.plan import site_of
 from serving_factory.commands.shared import PublishOptions, RunOptions, progress, show, width, write
-from serving_factory.docker.registry import ImageName, Registry
+from serving_factory.docker.registry import ImageName, Manifest, Registry
 from serving_factory.errors import IndexIncompleteError, UsageError
 from serving_factory.matrix.matrix import Matrix
 from serving_factory.matrix.problems import WHOLE, matrix_error
@@ -27,6 +27,7 @@ from serving_factory.pipeline.publish import (
     held_index,
     later_release,
     platforms_of,
+    sign_index,
 )
 from serving_factory.pipeline.publish import publish as publish_indexes
 from serving_factory.pipeline.runner import why_not_ready
@@ -104,9 +105,9 @@ def publish(options: PublishOptions) -> None:
         for one in planned
     ]
 
-    def sign(draft: Draft, digest: str) -> None:
+    def sign(draft: Draft, index: Manifest) -> None:
         if signer:
-            signer.sign(draft.registry, draft.place.repository, digest)
+            sign_index(signer, draft, index)
 
     with hold_lock(options.asked.checkout.build), hold_matrix_lock(site.build):
         published = publish_indexes(drafts, site.build, progress, sign=sign)

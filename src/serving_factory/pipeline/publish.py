@@ -15,19 +15,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import InvalidVersion, Version
 
 from serving_factory.catalogue.levels import LEVELS, Level, level_facts
 from serving_factory.docker.registry import INDEX, ImageName, Manifest, Registry, listed, members
-from serving_factory.errors import IndexContestedError, RegistryError
+from serving_factory.errors import IndexContestedError, RegistryError, SignatureError
 from serving_factory.matrix.tags import Index
 from serving_factory.matrix.variant import Variant
 from serving_factory.pipeline.job import VARIANT_LABEL
 from serving_factory.pipeline.records import Outputs, Record, read_record, write_record
 from serving_factory.pipeline.retry import asking_again
 from serving_factory.recipes.labels import LEVEL_LABEL, RELEASE_LABEL
+
+if TYPE_CHECKING:
+    from serving_factory.proofs.signatures import Signer
 
 SETTLE = 1.0  # seconds after which an index is read again
 _ROUNDS = 8
@@ -94,7 +97,7 @@ def publish(
     build: Path,
     report: Callable[[str], object],
     *,
-    sign: Callable[[Draft, str], object] = lambda _draft, _digest: None,  # signs the digest of an index, once
+    sign: Callable[[Draft, Manifest], object] = lambda _draft, _index: None,  # signs an index, once
     sleep: Callable[[float], object] = time.sleep,
 ) -> Mapping[str, tuple[Published, str]]:
     """Put indexes: all by their digests first, then the tags. Gives, by name, what is there and what was done."""
@@ -113,7 +116,7 @@ def publish(
                 continue
             manifest = _merged(draft, held, ask)
             if held and held.digest == manifest.digest:
-                ask(partial(sign, draft, held.digest))
+                ask(partial(sign, draft, held))
                 done[draft.name] = (journal.note(draft, held, moved=True), "published" if attempt else "up_to_date")
             else:
                 changes.append(_Change(draft=draft, manifest=manifest, seen=held.digest if held else ""))
@@ -129,10 +132,12 @@ def publish(
     )
 
 
-def _put_all(changes: Sequence[_Change], journal: _Journal, sign: Callable[[Draft, str], object], ask: Ask) -> None:
+def _put_all(
+    changes: Sequence[_Change], journal: _Journal, sign: Callable[[Draft, Manifest], object], ask: Ask
+) -> None:
     for change in changes:
         ask(partial(_put, change, change.manifest.digest))
-        ask(partial(sign, change.draft, change.manifest.digest))
+        ask(partial(sign, change.draft, change.manifest))
         journal.note(change.draft, change.manifest, moved=False)
     for change in changes:
         ask(partial(_move, change))
@@ -147,6 +152,23 @@ def _move(change: _Change) -> None:
     draft = change.draft
     if (draft.registry.manifest_digest(draft.place.repository, draft.index.tag) or "") == change.seen:
         _put(change, draft.index.tag)
+
+
+def sign_index(signer: Signer, draft: Draft, index: Manifest) -> None:
+    """Sign an index, once; SignatureError where it has an image of others that this signer has not signed."""
+    registry, repository = draft.registry, draft.place.repository
+    if signer.is_signed(registry, repository, index.digest):
+        return
+    # What anyone who may push has put into the index would otherwise pass for ours.
+    others = [one for one in entries_of(index) if one.digest not in draft.images.values()]
+    if unsigned := [one for one in others if not signer.is_signed(registry, repository, one.digest)]:
+        raise SignatureError(
+            f"The index {draft.name} has images that are not signed, and so is not signed itself.",
+            why="\n".join(" ".join(filter(None, (one.platform, one.variant, one.digest))) for one in unsigned),
+            remedy="See who pushed them. Push them again with the same `signing`, or delete that tag in the registry; "
+            "then run the same command again.",
+        )
+    signer.sign(registry, repository, index.digest)
 
 
 class _Journal:
