@@ -716,6 +716,8 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
             process.wait()
     finally:
         _signal(processes, signal.SIGKILL)
+        for process in processes:
+            process.wait()
 
 
 def _signal(processes: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:

@@ -815,30 +815,33 @@ def test_what_programs_print_at_once_is_shown_one_after_the_other(tmp_path: Path
     assert out.splitlines() == [f"+ sh -c {first}", "one", f"+ sh -c {second}", "two", "[3, 0]"]
 
 
-def run_and_interrupt(folder: Path, *, signals: int) -> set[str]:
-    """Interrupt only what runs two programs at once, whose cleaning up takes 1 s; the files that they leave."""
-    program = f"trap 'sleep 1; touch {folder}/$0; exit' INT; touch {folder}/$0.ready; while :; do sleep 0.05; done"
-    commands = [("sh", "-c", program, name) for name in ("first", "second")]
-    restored = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = [sys.executable, "-c", f"{restored}; import tasks; tasks._run(*{commands!r})"]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
-        while len(list(folder.glob("*.ready"))) < 2:
-            assert process.poll() is None
-            time.sleep(0.05)
-        for _ in range(signals):
+def run_and_interrupt(folder: Path, *, signals: int, cleaning: int) -> set[str]:
+    """Interrupt only what runs two programs at once, which clean up for some seconds; the files that they leave."""
+    program = f"trap 'touch {folder}/$$.pid; sleep {cleaning}; touch {folder}/$0; exit' INT; touch {folder}/$0.ready; "
+    commands = [("sh", "-c", f"{program}while :; do sleep 0.05; done", name) for name in ("first", "second")]
+    script = f"""
+import pathlib, signal, tasks
+signal.signal(signal.SIGINT, signal.default_int_handler)
+wait = tasks.subprocess.Popen.wait
+tasks.subprocess.Popen.wait = lambda process: (pathlib.Path({str(folder / "all.ready")!r}).touch(), wait(process))[1]
+tasks._run(*{commands!r})
+"""
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        for pattern, count in (("*.ready", 3), ("*.pid", 2))[:signals]:
+            while len(list(folder.glob(pattern))) < count:
+                assert process.poll() is None
+                time.sleep(0.05)
             process.send_signal(signal.SIGINT)
-            time.sleep(0.3)
     return {path.name for path in folder.iterdir()}
 
 
 def test_ctrl_c_lets_programs_that_run_at_once_clean_up(tmp_path: Path) -> None:
-    assert {"first", "second"} <= run_and_interrupt(tmp_path, signals=1)
+    assert {"first", "second"} <= run_and_interrupt(tmp_path, signals=1, cleaning=1)
 
 
 def test_a_second_ctrl_c_ends_them_at_once(tmp_path: Path) -> None:
-    left = run_and_interrupt(tmp_path, signals=2)
-    time.sleep(1)
-    assert left == {path.name for path in tmp_path.iterdir()} == {"first.ready", "second.ready"}
+    assert not {"first", "second"} & run_and_interrupt(tmp_path, signals=2, cleaning=60)
+    assert not [file for file in tmp_path.glob("*.pid") if Path("/proc", file.stem).exists()]
 
 
 def test_where_one_cannot_be_started_the_others_end(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
