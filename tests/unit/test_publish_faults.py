@@ -366,6 +366,17 @@ def test_what_is_over_soon_is_waited_for_in_any_step(
         check_whole(disturbed, whole)
 
 
+def test_a_registry_that_fails_now_and_then_is_asked_again_for_what_failed(
+    world: Callable[[], World], whole: World
+) -> None:
+    """More often in one push than any question is asked again."""
+    disturbed = world()
+    disturbed.before = on(range(0, 10**9, 15), refused(503))
+    disturbed.publish()
+    assert len(disturbed.waits) > len(whole.requests) // 15
+    check_whole(disturbed, whole)
+
+
 def test_an_answer_that_is_lost_is_asked_for_again_in_any_step(world: Callable[[], World], whole: World) -> None:
     """The registry has done what it was asked for."""
     for number, _request in steps(whole):

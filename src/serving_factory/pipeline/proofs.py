@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import serving_factory
@@ -15,6 +16,7 @@ from serving_factory.docker.registry import Registry
 from serving_factory.pipeline.digests import file_digest
 from serving_factory.pipeline.job import Job
 from serving_factory.pipeline.preflight import Declared, declared_by_bazel, declared_repositories, is_bazels_own
+from serving_factory.pipeline.retry import asking_again
 from serving_factory.pipeline.stages.compile import COMPILE, build_error, logged_build, ready_request
 from serving_factory.pipeline.stages.extract import EXTRACT, server_version
 from serving_factory.pipeline.stages.libraries import libraries_folder
@@ -44,19 +46,21 @@ _OS_RELEASE = "/usr/lib/os-release"
 def prove(
     job: Job, registry: Registry, repository: str, digest: str, signer: Signer, *, image: str, model: Model | None
 ) -> None:
-    """Attach SBOM and provenance to an image, and sign them and then the image, each once."""
-    if not has_proofs(registry, repository, digest, signer):
+    """Attach SBOM and provenance to an image, and sign them and then the image, each once; a fault repeats one step."""
+    ask = partial(asking_again, report=job.report_retry, sleep=job.cancel.wait)
+    if not ask(partial(has_proofs, registry, repository, digest, signer)):
         from serving_factory.proofs.sbom import sbom  # its libraries take longer to import than an unchanged push
 
         name = f"{registry.host}/{repository}"
         about = described(job, name, digest, image=image, model=model)
         for kind, content in {SBOM: sbom(about), IN_TOTO: provenance(about)}.items():
             artifact = Artifact(media_type=kind, content=content)
-            signer.sign(registry, repository, attach(registry, repository, digest, artifact), job.cancel)
+            attached = ask(partial(attach, registry, repository, digest, artifact))
+            ask(partial(signer.sign, registry, repository, attached, job.cancel))
             if isinstance(signer, KeySigner) and signer.attestations:
                 attested = content if kind == IN_TOTO else statement(name, digest, CYCLONEDX, json.loads(content))
-                signer.attest(registry, repository, digest, attested)
-    signer.sign(registry, repository, digest, job.cancel)
+                ask(partial(signer.attest, registry, repository, digest, attested))
+    ask(partial(signer.sign, registry, repository, digest, job.cancel))
 
 
 def described(job: Job, repository: str, digest: str, *, image: str, model: Model | None = None) -> Described:

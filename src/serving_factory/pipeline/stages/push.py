@@ -206,7 +206,7 @@ def _sign(job: Job, registry: Registry, name: ImageName, digest: str, *, image: 
 
     signer, repository = job.site.signer, name.repository
     if signer and image:
-        _asking(job, lambda: prove(job, registry, repository, digest, signer, image=image, model=model))
+        prove(job, registry, repository, digest, signer, image=image, model=model)
     elif signer:
         _asking(job, lambda: signer.sign(registry, repository, digest, job.cancel))
 
