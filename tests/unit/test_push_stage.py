@@ -124,7 +124,7 @@ class FakeSigner:
     tags: list[str] = field(default_factory=list)
     refuses: FactoryError | None = None
 
-    def sign(self, _registry: object, repository: str, digest: str, _cancel: object) -> bool:
+    def sign(self, _registry: object, repository: str, digest: str) -> bool:
         assert repository == "team/serving"
         if self.refuses:
             raise self.refuses
@@ -222,7 +222,7 @@ def signer(job: Job, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Fak
         _job: Job, registry: object, repository: str, digest: str, signer: FakeSigner, *, image: str, model: object
     ) -> None:
         assert (image, model) == (IMAGE, None)
-        signer.sign(registry, repository, digest, None)
+        signer.sign(registry, repository, digest)
         signer.proven.add(digest)
 
     def has_proofs(_registry: object, _repository: str, digest: str, signer: FakeSigner) -> bool:

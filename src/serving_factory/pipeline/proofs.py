@@ -56,11 +56,11 @@ def prove(
         for kind, content in {SBOM: sbom(about), IN_TOTO: provenance(about)}.items():
             artifact = Artifact(media_type=kind, content=content)
             attached = ask(partial(attach, registry, repository, digest, artifact))
-            ask(partial(signer.sign, registry, repository, attached, job.cancel))
+            ask(partial(signer.sign, registry, repository, attached))
             if isinstance(signer, KeySigner) and signer.attestations:
                 attested = content if kind == IN_TOTO else statement(name, digest, CYCLONEDX, json.loads(content))
                 ask(partial(signer.attest, registry, repository, digest, attested))
-    ask(partial(signer.sign, registry, repository, digest, job.cancel))
+    ask(partial(signer.sign, registry, repository, digest))
 
 
 def described(job: Job, repository: str, digest: str, *, image: str, model: Model | None = None) -> Described:

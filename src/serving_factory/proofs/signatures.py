@@ -50,7 +50,7 @@ class KeySigner:
         """What distinguishes it from another signer."""
         return self.key.public.fingerprint
 
-    def sign(self, registry: Registry, repository: str, digest: str, cancel: Cancel | None = None) -> bool:  # noqa: ARG002
+    def sign(self, registry: Registry, repository: str, digest: str) -> bool:
         """Sign a manifest or an index and read the signature back; False where this key has signed it already."""
         at_tag, in_bundle = (self._made_any(form(registry, repository, digest)) for form in _FORMS)
         if at_tag and in_bundle:
@@ -149,13 +149,13 @@ class CommandSigner:
             return self.check.fingerprint
         return digest_of("\0".join(self.command).encode())
 
-    def sign(self, registry: Registry, repository: str, digest: str, cancel: Cancel | None = None) -> bool:
+    def sign(self, registry: Registry, repository: str, digest: str) -> bool:
         """Sign a manifest or an index and read the signature back; False where it is signed already."""
         if self.is_signed(registry, repository, digest):
             return False
         image = f"{ImageName(registry.host, repository)}@{digest}"
         try:
-            fault = _fault(self.command, image, cancel)
+            fault = _fault(self.command, image, registry.cancel)
             if not fault:
                 require_signed(registry, repository, digest, self.check)
         except (OSError, TimeoutError) as error:
@@ -193,7 +193,7 @@ def has_proofs(registry: Registry, repository: str, digest: str, signer: Signer)
     return signed == _DOCUMENTS
 
 
-def _fault(command: Sequence[str], image: str, cancel: Cancel | None = None) -> str:
+def _fault(command: Sequence[str], image: str, cancel: Cancel | None) -> str:
     """Run a command about an image; give what it said last where it ended with an error, else nothing."""
     lines: list[str] = []
     filled = [word.replace("{image}", image) for word in command]

@@ -208,7 +208,7 @@ def _sign(job: Job, registry: Registry, name: ImageName, digest: str, *, image: 
     if signer and image:
         prove(job, registry, repository, digest, signer, image=image, model=model)
     elif signer:
-        _asking(job, lambda: signer.sign(registry, repository, digest, job.cancel))
+        _asking(job, lambda: signer.sign(registry, repository, digest))
 
 
 def _move(job: Job, registry: Registry, name: ImageName, alias: str, digest: str) -> None:
