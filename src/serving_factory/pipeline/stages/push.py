@@ -248,7 +248,7 @@ def _held_already(job: Job, registry: Registry, name: ImageName, tag: str, image
         # Made on another machine, or before a clean runner began: what it is called and all that decides it are equal.
         signer = job.site.signer
         signed = signer is None or _asking(job, lambda: signer.is_signed(registry, name.repository, held))
-        # What nobody signed is not known to be ours: what was tested here takes its place, and is signed.
+        # What no one signed is not known to be ours: what was tested here takes its place, and is signed.
         return held if signed else None
     raise TagTakenError(
         f"{name}:{tag} is another image in the registry, and a full tag names one image for ever",
