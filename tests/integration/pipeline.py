@@ -385,6 +385,7 @@ class Checkout:
         """Remove its containers, its images and itself. Bazel's caches stay: the next tests are glad of them."""
         for container in self.containers(of_all=True):
             docker("rm", "--force", "--volumes", container)
-        for image in set(docker("images", "--quiet", "--filter", f"label={LABEL}={self.mark}").split()):
+        # The newest first: an image goes before the one that it was made of.
+        for image in dict.fromkeys(docker("images", "--quiet", "--filter", f"label={LABEL}={self.mark}").split()):
             docker("rmi", "--force", image)
         shutil.rmtree(self.folder)

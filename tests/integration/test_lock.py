@@ -45,7 +45,7 @@ class Shelf:
         """Send a request, and give the Location of the answer."""
         pair = base64.b64encode(f"{self.registry.username}:{self.registry.password}".encode()).decode()
         headers = {"Authorization": f"Basic {pair}", "Content-Type": kind}
-        connection = http.client.HTTPConnection(self.registry.host, timeout=10)
+        connection = http.client.HTTPConnection(self.registry.host, timeout=60)
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()

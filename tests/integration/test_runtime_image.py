@@ -38,11 +38,12 @@ INIT = "/usr/bin/tf_serving_init"
 LAUNCHER = "/usr/bin/tensorflow_model_server"
 HEALTH = "/usr/bin/tf_serving_health"
 
+# libzstd as Debian has it now: a newer one than the base has would go along, which is a test of its own.
 TOOLCHAIN_DOCKERFILE = f"""\
 FROM {BASE}
+RUN apt-get update && apt-get install -y --only-upgrade libzstd1
 RUN dpkg-query -W -f '${{Package}} ${{Version}}\\n' | LC_ALL=C sort > /base-packages
-RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev libgomp1 libyaml-dev libzstd-dev
+RUN apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev libgomp1 libyaml-dev libzstd-dev
 """
 
 # Like upstream's server: no signal handlers, --version anywhere among the arguments, REST on the port that is given.
