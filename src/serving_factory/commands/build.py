@@ -215,8 +215,8 @@ def carry_out(run: Run) -> tuple[VariantResult, ...]:
 def _licence_notes(run: Run) -> Iterator[str]:
     """NVIDIA's licence wants to be read before CUDA is downloaded."""
     compiles = next((one for one in run.stages if one.compiles), None)
-    gpus = (job.recipe.toolchain.gpu for job in run.jobs if compiles and has_work(compiles, job))
-    for version in dict.fromkeys(gpu.version for gpu in gpus if gpu):
+    with_gpu = [(gpu, job) for job in run.jobs if (gpu := job.recipe.toolchain.gpu)]
+    for version in dict.fromkeys(gpu.version for gpu, job in with_gpu if compiles and has_work(compiles, job)):
         yield (
             f"CUDA {version} is NVIDIA's: who builds a gpu variant accepts its licence, "
             "https://docs.nvidia.com/cuda/eula/. A copy is in each image, in /usr/share/doc."
